@@ -1,0 +1,5 @@
+"""A pull-based dispatch agent."""
+
+from typing import Final
+
+__version__: Final = "0.1.0"

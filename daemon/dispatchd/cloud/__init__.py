@@ -1,0 +1,1 @@
+"""The dispatch endpoint over HTTP; the only place that knows wire names."""

@@ -1,0 +1,39 @@
+"""How long to wait before the next try: full jitter, drawn after the cap.
+
+Random numbers come in as arguments, so that a bad night can be replayed.
+"""
+
+from typing import Final
+
+CAP_S: Final = 60.0
+"""Longest wait between two tries (seconds): recovery after an outage of any length takes at most this."""
+
+RETRY_AFTER_CAP_S: Final = 300.0
+"""Longest wait that an endpoint can ask for (seconds): a mistake there must not silence a machine for a day."""
+
+_LONGEST_SHIFT: Final = 16
+"""Doublings after which every base has passed the cap; keeps the power small after a week of failures."""
+
+
+def full_jitter_s(
+    failures: int, draw: float, *, base_s: float = 1.0, cap_s: float = CAP_S
+) -> float:
+    """Return the seconds to wait after `failures` failures in a row (1 or more).
+
+    Args:
+        failures: Failures so far.
+        draw: A random number from [0, 1).
+        base_s: Upper bound of the first wait, in seconds.
+        cap_s: Upper bound of every wait, in seconds.
+    """
+    return draw * float(min(cap_s, base_s * 2 ** min(failures - 1, _LONGEST_SHIFT)))
+
+
+def after_asked_s(asked_s: float, draw: float) -> float:
+    """Return the seconds to wait where the endpoint asked for `asked_s` (Retry-After).
+
+    Never shorter than asked, up to the cap; up to a tenth longer, and at least up to a second, so
+    that a fleet that was told the same doesn't come back as one.
+    """
+    asked = min(max(asked_s, 0.0), RETRY_AFTER_CAP_S)
+    return asked + draw * max(1.0, asked / 10)

@@ -1,0 +1,208 @@
+"""The job as the endpoint hands it out, and the durable record of it on this machine."""
+
+from datetime import datetime
+from typing import Final, Self
+
+from attrs import evolve, frozen
+
+from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
+from dispatchd.domain.phase import TRANSITIONS, Event, Phase
+from dispatchd.errors import InvalidTransition
+
+CANCEL: Final = "cancel"
+"""The command of a job that ends another one."""
+
+STEPS_KEPT: Final = 16
+"""How many of its last steps a record keeps (count)."""
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""Any JSON value."""
+
+
+@frozen(kw_only=True)
+class Job:
+    """One unit of work as the endpoint hands it out, without payload and headers.
+
+    An empty string or None is a field that the endpoint left out. `claim_token` fences the claim
+    and is a secret; `lease_s` is the time, in seconds, for which the endpoint grants it.
+    """
+
+    id: str
+    workflow: str = ""
+    command: str = ""
+    event: str = ""
+    action: str = ""
+    delivery_id: str = ""
+    repository: str = ""
+    repository_id: int | None = None
+    installation_id: int | None = None
+    binding_id: str = ""
+    license_id: str = ""
+    ref: str = ""
+    sha: str = ""
+    pull_request: int | None = None
+    issue: int | None = None
+    comment_id: int | None = None
+    check_run_id: int | None = None
+    actor: str = ""
+    status: str = ""
+    claimed_by: str = ""
+    target_run_id: str = ""
+    claim_token: str = ""
+    lease_s: float | None = None
+    extensions: tuple[str, ...] = ()
+
+    @property
+    def is_cancel(self) -> bool:
+        """Whether this job asks for the end of another run instead of one of its own."""
+        return self.command == CANCEL
+
+
+@frozen(kw_only=True)
+class ProcessIdentity:
+    """A process that can't be mistaken for another: pid, start time (clock ticks since boot), boot id.
+
+    A bare pid is reused by the kernel; see proc_pid_stat(5), field 22, and random(4), boot_id.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@frozen(kw_only=True)
+class Attempt:
+    """One process start of a run. `stop` is why the daemon is ending it, written before the signal."""
+
+    number: int
+    started_at: datetime
+    deadline_at: datetime
+    process: ProcessIdentity | None = None
+    stop: FailureCause | None = None
+    ended_at: datetime | None = None
+    cause: FailureCause | None = None
+
+
+@frozen(kw_only=True)
+class Step:
+    """One line of a job's story: what happened, when, and the phase that it led to."""
+
+    at: datetime
+    event: Event
+    phase: Phase
+
+    def __str__(self) -> str:
+        return f"{self.at:%H:%M:%S} {self.event} -> {self.phase}"
+
+
+@frozen(kw_only=True)
+class TrackedJob:
+    """The durable record of a job, from pull until its finish has been acknowledged.
+
+    `attempts` are oldest first, `steps` the last `STEPS_KEPT`, oldest first. `retry_at` is set in
+    `retry_wait` only, `verdict` from `finishing` on; a record in history without a verdict is a job
+    that was given back before anything ran.
+    """
+
+    job: Job
+    run_id: str
+    phase: Phase
+    received_at: datetime
+    changed_at: datetime
+    attempts: tuple[Attempt, ...] = ()
+    retry_at: datetime | None = None
+    verdict: Verdict | None = None
+    steps: tuple[Step, ...] = ()
+
+    @classmethod
+    def received(cls, job: Job, *, now: datetime) -> Self:
+        """Return the first record of a job: the run's id is the job's, so that a job has one run."""
+        return cls(
+            job=job,
+            run_id=job.id,
+            phase=Phase.PENDING_ACCEPT,
+            received_at=now,
+            changed_at=now,
+        )
+
+    def advance(
+        self, event: Event, now: datetime, *, verdict: Verdict | None = None
+    ) -> Self:
+        """Return the record after an event.
+
+        Args:
+            event: What happened.
+            now: When, as an aware UTC time.
+            verdict: The end of the run, for the events that lead to `finishing`.
+
+        Raises:
+            InvalidTransition: The table has no such row; nothing has changed.
+        """
+        phase = TRANSITIONS.get((self.phase, event))
+        if phase is None:
+            story = ", ".join(str(step) for step in self.steps)
+            raise InvalidTransition(
+                job_id=self.job.id, phase=self.phase, event=event, story=story
+            )
+        steps = (*self.steps, Step(at=now, event=event, phase=phase))[-STEPS_KEPT:]
+        # The first verdict stands: a message that arrives late can't rewrite how a run ended.
+        decided = self.verdict or (verdict if phase is Phase.FINISHING else None)
+        retry_at = self.retry_at if phase is Phase.RETRY_WAIT else None
+        return evolve(
+            self,
+            phase=phase,
+            changed_at=now,
+            steps=steps,
+            verdict=decided,
+            retry_at=retry_at,
+        )
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The newest attempt, or None before the first."""
+        return self.attempts[-1] if self.attempts else None
+
+    def with_attempt(self, attempt: Attempt) -> Self:
+        """Return the record with this attempt added, or put in the place of the one with its number."""
+        kept = tuple(each for each in self.attempts if each.number != attempt.number)
+        return evolve(self, attempts=(*kept, attempt))
+
+    def without_attempt(self, number: int) -> Self:
+        """Return the record without an attempt that never ran."""
+        return evolve(
+            self,
+            attempts=tuple(each for each in self.attempts if each.number != number),
+        )
+
+    def with_claim(self, job: Job) -> Self:
+        """Return the record with the claim of a newer delivery of the same job."""
+        return evolve(
+            self,
+            job=evolve(
+                self.job,
+                claim_token=job.claim_token,
+                lease_s=job.lease_s,
+                extensions=job.extensions,
+            ),
+        )
+
+    @property
+    def was_given_back(self) -> bool:
+        """Whether the job left without anything having been run, so that it may come again."""
+        return self.phase is Phase.HISTORY and self.verdict is None
+
+    @property
+    def is_wanted_dead(self) -> bool:
+        """Whether the daemon has decided to end the running attempt."""
+        return (
+            self.phase is Phase.RUNNING
+            and self.attempt is not None
+            and self.attempt.stop is not None
+        )
+
+
+def cancelled(summary: str) -> Verdict:
+    """Return the verdict of a run that somebody ended before it began."""
+    return Verdict(
+        outcome=Outcome.ABORTED, cause=FailureCause.CANCELLED, summary=summary
+    )

@@ -1,0 +1,196 @@
+"""Where a tracked job stands, and the only moves it can make.
+
+The machine is data: `TRANSITIONS` maps (phase, event) to the next phase, and a pair that isn't in it
+is a bug. A repeated or late message that must be harmless is a row that stays where it is, so that
+nothing outside this table decides what a duplicate means.
+
+Every phase but history owes exactly one action (`OWES`). Loops look for debts and pay them; a
+restarted daemon finds the same debts in the same records, so recovery is no special case.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class Phase(StrEnum):
+    """Where a tracked job stands; the values are those on disk."""
+
+    PENDING_ACCEPT = "pending_accept"
+    """Durable here; the endpoint has not confirmed that the job is ours."""
+    ACCEPTED = "accepted"
+    """Ours; waits for a slot."""
+    RUNNING = "running"
+    """An attempt has, or is about to get, a process."""
+    RETRY_WAIT = "retry_wait"
+    """A retry-safe failure; the next attempt has a time."""
+    NEEDS_ATTENTION = "needs_attention"
+    """Parked for a person; holds no slot."""
+    FINISHING = "finishing"
+    """The outcome is decided; the endpoint has not acknowledged it."""
+    HISTORY = "history"
+    """Nothing is owed any more."""
+
+
+class Event(StrEnum):
+    """What can happen to a tracked job."""
+
+    REDELIVERED = "redelivered"
+    """The endpoint handed the same job out again."""
+    ACCEPT_CONFIRMED = "accept_confirmed"
+    """The endpoint agreed that the job is ours: the fence before any process."""
+    ACCEPT_REFUSED = "accept_refused"
+    """The endpoint said that the job isn't ours (404, 409, 410)."""
+    LEASE_LOST = "lease_lost"
+    """A heartbeat was answered with 404, 409 or 410."""
+    RELEASED = "released"
+    """We handed the unstarted job back."""
+    ATTEMPT_STARTING = "attempt_starting"
+    """An attempt is about to get its process."""
+    ATTEMPT_STARTED = "attempt_started"
+    """The attempt's process exists, behind its closed gate."""
+    ATTEMPT_NEVER_STARTED = "attempt_never_started"
+    """The gate stayed closed: nothing ran, so the attempt doesn't count."""
+    STOP_ORDERED = "stop_ordered"
+    """A watchdog decided to end the running attempt."""
+    CANCEL_REQUESTED = "cancel_requested"
+    """Somebody wants the run to end."""
+    ATTEMPT_FAILED = "attempt_failed"
+    """A retry-safe failure within the budget."""
+    REJECTED = "rejected"
+    """The job can't be run here: unknown workflow or broken contract."""
+    DECIDED = "decided"
+    """The outcome is known."""
+    PARKED = "parked"
+    """Only a person can say how this goes on."""
+    FINISH_ACKNOWLEDGED = "finish_acknowledged"
+    """The endpoint has the outcome."""
+    FINISH_REFUSED = "finish_refused"
+    """The endpoint closed the job without us (404, 409, 410)."""
+
+
+class Debt(StrEnum):
+    """The one action that a phase owes."""
+
+    ACCEPT = "accept"
+    START = "start"
+    FOLLOW = "follow"
+    WAIT = "wait"
+    ASK_A_PERSON = "ask a person"
+    FINISH = "finish"
+    NOTHING = "nothing"
+
+
+OWES: Final[Mapping[Phase, Debt]] = MappingProxyType(
+    {
+        Phase.PENDING_ACCEPT: Debt.ACCEPT,
+        Phase.ACCEPTED: Debt.START,
+        Phase.RUNNING: Debt.FOLLOW,
+        Phase.RETRY_WAIT: Debt.WAIT,
+        Phase.NEEDS_ATTENTION: Debt.ASK_A_PERSON,
+        Phase.FINISHING: Debt.FINISH,
+        Phase.HISTORY: Debt.NOTHING,
+    }
+)
+
+UNSTARTED: Final = frozenset({Phase.PENDING_ACCEPT, Phase.ACCEPTED})
+"""Phases in which no process of the job has existed, so that it can be handed back."""
+
+_STAY: Final[Mapping[Phase, frozenset[Event]]] = {
+    Phase.PENDING_ACCEPT: frozenset({Event.REDELIVERED}),
+    Phase.ACCEPTED: frozenset({Event.REDELIVERED, Event.ACCEPT_CONFIRMED}),
+    Phase.RUNNING: frozenset(
+        {
+            Event.REDELIVERED,
+            Event.ACCEPT_CONFIRMED,
+            # A run is never given up because the endpoint lost patience: a late result is still a result.
+            Event.ACCEPT_REFUSED,
+            Event.LEASE_LOST,
+            Event.RELEASED,
+            Event.ATTEMPT_STARTED,
+            Event.STOP_ORDERED,
+            Event.CANCEL_REQUESTED,
+        }
+    ),
+    Phase.RETRY_WAIT: frozenset({Event.REDELIVERED, Event.ACCEPT_CONFIRMED}),
+    Phase.NEEDS_ATTENTION: frozenset(
+        {
+            Event.REDELIVERED,
+            Event.ACCEPT_CONFIRMED,
+            Event.ACCEPT_REFUSED,
+            Event.LEASE_LOST,
+            Event.RELEASED,
+        }
+    ),
+    Phase.FINISHING: frozenset(
+        {
+            Event.REDELIVERED,
+            Event.ACCEPT_CONFIRMED,
+            Event.ACCEPT_REFUSED,
+            Event.LEASE_LOST,
+            Event.RELEASED,
+            Event.CANCEL_REQUESTED,
+        }
+    ),
+    Phase.HISTORY: frozenset(
+        {
+            # Its finish is repeated, it is never run again (`loops/report.py`).
+            Event.REDELIVERED,
+            Event.ACCEPT_CONFIRMED,
+            Event.ACCEPT_REFUSED,
+            Event.LEASE_LOST,
+            Event.RELEASED,
+            Event.CANCEL_REQUESTED,
+            Event.FINISH_ACKNOWLEDGED,
+            Event.FINISH_REFUSED,
+        }
+    ),
+}
+
+_MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
+    (Phase.PENDING_ACCEPT, Event.ACCEPT_CONFIRMED): Phase.ACCEPTED,
+    (Phase.PENDING_ACCEPT, Event.ACCEPT_REFUSED): Phase.HISTORY,
+    (Phase.PENDING_ACCEPT, Event.LEASE_LOST): Phase.HISTORY,
+    (Phase.PENDING_ACCEPT, Event.RELEASED): Phase.HISTORY,
+    (Phase.PENDING_ACCEPT, Event.CANCEL_REQUESTED): Phase.FINISHING,
+    (Phase.PENDING_ACCEPT, Event.REJECTED): Phase.FINISHING,
+    (Phase.PENDING_ACCEPT, Event.PARKED): Phase.NEEDS_ATTENTION,
+    (Phase.ACCEPTED, Event.ATTEMPT_STARTING): Phase.RUNNING,
+    (Phase.ACCEPTED, Event.ACCEPT_REFUSED): Phase.HISTORY,
+    (Phase.ACCEPTED, Event.LEASE_LOST): Phase.HISTORY,
+    (Phase.ACCEPTED, Event.RELEASED): Phase.HISTORY,
+    (Phase.ACCEPTED, Event.CANCEL_REQUESTED): Phase.FINISHING,
+    (Phase.ACCEPTED, Event.REJECTED): Phase.FINISHING,
+    (Phase.ACCEPTED, Event.DECIDED): Phase.FINISHING,
+    (Phase.ACCEPTED, Event.PARKED): Phase.NEEDS_ATTENTION,
+    (Phase.RUNNING, Event.ATTEMPT_NEVER_STARTED): Phase.ACCEPTED,
+    (Phase.RUNNING, Event.ATTEMPT_FAILED): Phase.RETRY_WAIT,
+    (Phase.RUNNING, Event.DECIDED): Phase.FINISHING,
+    (Phase.RUNNING, Event.PARKED): Phase.NEEDS_ATTENTION,
+    (Phase.RETRY_WAIT, Event.ATTEMPT_STARTING): Phase.RUNNING,
+    # Nothing runs now, and starting again would pass the fence that the endpoint has closed.
+    (Phase.RETRY_WAIT, Event.ACCEPT_REFUSED): Phase.HISTORY,
+    (Phase.RETRY_WAIT, Event.LEASE_LOST): Phase.HISTORY,
+    (Phase.RETRY_WAIT, Event.CANCEL_REQUESTED): Phase.FINISHING,
+    (Phase.RETRY_WAIT, Event.REJECTED): Phase.FINISHING,
+    (Phase.RETRY_WAIT, Event.PARKED): Phase.NEEDS_ATTENTION,
+    (Phase.NEEDS_ATTENTION, Event.CANCEL_REQUESTED): Phase.FINISHING,
+    (Phase.FINISHING, Event.FINISH_ACKNOWLEDGED): Phase.HISTORY,
+    (Phase.FINISHING, Event.FINISH_REFUSED): Phase.HISTORY,
+}
+
+TRANSITIONS: Final[Mapping[tuple[Phase, Event], Phase]] = MappingProxyType(
+    {(phase, event): phase for phase, events in _STAY.items() for event in events}
+    | dict(_MOVE)
+)
+
+
+def diagram() -> str:
+    """Return the moves of the table as a Mermaid state diagram, rows in table order."""
+    lines = ["stateDiagram-v2", f"    [*] --> {Phase.PENDING_ACCEPT}: pulled"]
+    lines += [
+        f"    {before} --> {after}: {event}" for (before, event), after in _MOVE.items()
+    ]
+    lines.append(f"    {Phase.HISTORY} --> [*]: retention over")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Runs as child processes of this machine."""

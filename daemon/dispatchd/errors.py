@@ -1,0 +1,219 @@
+"""Every error raised on purpose, in one tree split by what the catcher does next.
+
+DispatchdError
+├─ UserError            one line and an exit code (sysexits.h); the start is refused
+│  ├─ ConfigError       the configuration can't be used: every problem at once
+│  ├─ UsageError        the command line asks for what doesn't exist
+│  ├─ NotReachable      a command needs something that isn't there now
+│  ├─ FolderUnusable    the state folder can't be created or written
+│  ├─ StoreLocked       another daemon owns the state folder
+│  └─ RecordTooNew      a newer release wrote the store
+├─ RemoteError          the daemon stays up
+│  ├─ Retryable         wait and repeat: Unavailable, RateLimited, ProtocolError
+│  ├─ JobClosed         stop working for this job: Gone, Conflict
+│  └─ IdentityError     wait for another identity: Unauthorized, Forbidden, Revoked
+├─ RunError             becomes an outcome with a failure cause: SpawnFailed
+├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
+├─ StoreUnavailable     the disk refused a write; wait and repeat
+├─ RecordUnreadable     quarantine this record, go on
+└─ InvalidTransition    a bug; only the bug fence of `loops/run.py` catches it
+
+Raise leaves, catch branches. Constructors take fields and build the sentence.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from attrs import frozen
+
+
+class DispatchdError(Exception):
+    """The root: everything below is raised on purpose."""
+
+
+class UserError(DispatchdError):
+    """Something a person has to put right; shown as one line."""
+
+    exit_code: ClassVar[int] = os.EX_SOFTWARE
+
+
+@frozen(kw_only=True)
+class Problem:
+    """One thing wrong in one place of a file: where, and what was expected there."""
+
+    file: Path
+    key: str
+    expected: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: {self.key}: {self.expected}"
+            if self.key
+            else f"{self.file}: {self.expected}"
+        )
+
+
+class ConfigError(UserError):
+    """The configuration can't be used; carries every problem found, in file order."""
+
+    exit_code = os.EX_CONFIG
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class UsageError(UserError):
+    """The command line names something that doesn't exist or can't be."""
+
+    exit_code = os.EX_USAGE
+
+
+class NotReachable(UserError):
+    """A command needs something that isn't there now, such as an extra or a free port."""
+
+    exit_code = os.EX_UNAVAILABLE
+
+
+class FolderUnusable(UserError):
+    """A folder that must be writable isn't."""
+
+    exit_code = os.EX_CANTCREAT
+
+    def __init__(self, *, folder: Path, error: OSError) -> None:
+        self.folder = folder
+        if isinstance(error, PermissionError):
+            self.exit_code = os.EX_NOPERM  # type: ignore[misc]  # the kind of refusal decides, not the class
+        super().__init__(
+            f"cannot use the folder {folder}: {error.strerror}; create it or give this user write access"
+        )
+
+
+class StoreLocked(UserError):
+    """Another daemon holds the state folder."""
+
+    exit_code = os.EX_UNAVAILABLE
+
+    def __init__(self, *, folder: Path, holder: str) -> None:
+        self.folder = folder
+        who = f"pid {holder}" if holder else "another process"
+        super().__init__(
+            f"cannot use {folder}: {who} is already running on it; stop that one, or give this one another store.folder"
+        )
+
+
+class RecordTooNew(UserError):
+    """A record was written by a newer release."""
+
+    exit_code = os.EX_CONFIG
+
+    def __init__(self, *, path: Path, version: int, newest: int) -> None:
+        self.path, self.version, self.newest = path, version, newest
+        super().__init__(
+            f"cannot read {path}: it has schema_version {version} and this release reads up to {newest}; start the newer release again"
+        )
+
+
+class RemoteError(DispatchdError):
+    """The endpoint, or something on the way to it, didn't do what was asked.
+
+    `call` names the call (`pull`, `accept`, ...); `reason` says what came back.
+    """
+
+    def __init__(
+        self, *, call: str, reason: str, retry_after_s: float | None = None
+    ) -> None:
+        self.call, self.reason, self.retry_after_s = call, reason, retry_after_s
+        super().__init__(f"cannot {call}: {reason}")
+
+
+class Retryable(RemoteError):
+    """Wait and repeat; `retry_after_s` is what the endpoint asked for, in seconds."""
+
+
+class Unavailable(Retryable):
+    """No usable answer: the network, a proxy, or a server error."""
+
+
+class RateLimited(Retryable):
+    """The endpoint asks for fewer calls (429)."""
+
+
+class ProtocolError(Retryable):
+    """An answer that isn't the contract's, such as a proxy's page with status 200."""
+
+
+class JobClosed(RemoteError):
+    """The endpoint doesn't take more about this job from this machine."""
+
+
+class Gone(JobClosed):
+    """The endpoint has closed or forgotten the job (404, 410)."""
+
+
+class Conflict(JobClosed):
+    """The job belongs to somebody else now (409)."""
+
+
+class IdentityError(RemoteError):
+    """The endpoint doesn't take this machine's credentials."""
+
+
+class Unauthorized(IdentityError):
+    """The credentials aren't valid (401)."""
+
+
+class Forbidden(IdentityError):
+    """The credentials don't allow this (403)."""
+
+
+class Revoked(IdentityError):
+    """The license or the machine has been revoked (410 outside of a job)."""
+
+
+class RunError(DispatchdError):
+    """A run can't go on; becomes an outcome with a failure cause."""
+
+
+class SpawnFailed(RunError):
+    """A workflow's command can't be started."""
+
+    def __init__(self, *, command: str, reason: str) -> None:
+        self.command, self.reason = command, reason
+        super().__init__(f"cannot start {command}: {reason}")
+
+
+class ContractViolation(DispatchdError):
+    """A document breaks a contract: `path` is a JSON path such as `$.id`, `rule` what it had to be."""
+
+    def __init__(self, *, contract: str, path: str, rule: str) -> None:
+        self.contract, self.path, self.rule = contract, path, rule
+        super().__init__(f"{contract}: {path}: {rule}")
+
+
+class StoreUnavailable(DispatchdError):
+    """A write did not become durable, so what it would have said has not happened."""
+
+    def __init__(self, *, path: Path, error: OSError) -> None:
+        self.path, self.error = path, error
+        super().__init__(f"cannot write {path}: {error.strerror or error}")
+
+
+class RecordUnreadable(DispatchdError):
+    """One record can't be understood."""
+
+    def __init__(self, *, path: Path, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"cannot read {path}: {reason}")
+
+
+class InvalidTransition(DispatchdError):
+    """The table has no row for this phase and event; `story` tells the job's last steps."""
+
+    def __init__(self, *, job_id: str, phase: str, event: str, story: str) -> None:
+        self.job_id, self.phase, self.event = job_id, phase, event
+        super().__init__(
+            f"cannot apply {event} to job {job_id} in phase {phase}; its last steps: {story or 'none'}"
+        )

@@ -1,0 +1,1 @@
+"""Durable facts: tracked jobs, and the folders of their runs."""
