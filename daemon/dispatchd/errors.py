@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from attrs import frozen
+from typing_extensions import override
 
 
 class DispatchdError(Exception):
@@ -47,6 +48,7 @@ class Problem:
     key: str
     expected: str
 
+    @override
     def __str__(self) -> str:
         return (
             f"{self.file}: {self.key}: {self.expected}"
@@ -70,11 +72,17 @@ class UsageError(UserError):
 
     exit_code = os.EX_USAGE
 
+    def __init__(self, *, cannot: str, reason: str) -> None:
+        super().__init__(f"cannot {cannot}: {reason}")
+
 
 class NotReachable(UserError):
     """A command needs something that isn't there now, such as an extra or a free port."""
 
     exit_code = os.EX_UNAVAILABLE
+
+    def __init__(self, *, cannot: str, reason: str) -> None:
+        super().__init__(f"cannot {cannot}: {reason}")
 
 
 class FolderUnusable(UserError):

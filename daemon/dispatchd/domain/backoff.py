@@ -37,3 +37,18 @@ def after_asked_s(asked_s: float, draw: float) -> float:
     """
     asked = min(max(asked_s, 0.0), RETRY_AFTER_CAP_S)
     return asked + draw * max(1.0, asked / 10)
+
+
+def next_try_s(failures: int, asked_s: float | None, draw: float) -> float:
+    """Return the seconds to wait before the next try of a remote call.
+
+    Args:
+        failures: Failures in a row so far, 1 or more.
+        asked_s: What the endpoint asked for (Retry-After, seconds), or None.
+        draw: A random number from [0, 1).
+    """
+    return (
+        full_jitter_s(failures, draw)
+        if asked_s is None
+        else after_asked_s(asked_s, draw)
+    )

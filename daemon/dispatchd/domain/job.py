@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Final, Self
 
 from attrs import evolve, frozen
+from typing_extensions import override
 
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import TRANSITIONS, Event, Phase
@@ -91,6 +92,7 @@ class Step:
     event: Event
     phase: Phase
 
+    @override
     def __str__(self) -> str:
         return f"{self.at:%H:%M:%S} {self.event} -> {self.phase}"
 

@@ -64,6 +64,11 @@ class Exit:
     escalated: bool = False
 
 
+@frozen
+class NeverStarted:
+    """The attempt's command was certainly never executed."""
+
+
 _SIGNAL_BASE: Final = 128
 """A shell reports a command that signal n ended as 128 + n (POSIX.1-2017, Shell, 2.8.2)."""
 

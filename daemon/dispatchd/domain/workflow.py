@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from attrs import frozen
+
+DEFAULT_KILL_GRACE_S: Final = 10.0
+"""Seconds between SIGTERM and SIGKILL where nothing else is configured."""
 
 
 @frozen(kw_only=True)

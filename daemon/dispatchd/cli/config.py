@@ -1,0 +1,52 @@
+"""`dispatchd config check`: is the configuration one that the daemon can use?"""
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from dispatchd.cli.options import config_option, json_option, load_config, print_json
+from dispatchd.config import Config
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+@click.group()
+def config() -> None:
+    """Check the configuration."""
+
+
+@config.command()
+@config_option
+@json_option
+def check(config_file: Path | None, *, as_json: bool) -> None:
+    """Say whether the configuration can be used; every mistake gets one line and the exit code is 78."""
+    found = load_config(config_file)
+    warnings = list(_warnings(found))
+    if as_json:
+        print_json(
+            {
+                "file": str(found.file),
+                "workflows": sorted(found.workflows),
+                "warnings": warnings,
+            }
+        )
+        return
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    names = ", ".join(sorted(found.workflows)) or "none"
+    click.echo(
+        f"{found.file} is good; workflows: {names}; state in {found.state_folder}"
+    )
+
+
+def _warnings(found: Config) -> Iterator[str]:
+    if found.secret_file.stat().st_mode & _OTHERS:
+        yield f"{found.secret_file} is open to other users; run: chmod 600 {found.secret_file}"
+    if not found.workflows:
+        yield f"{found.file} has no [workflows.NAME], so every job would be rejected"
+    for name, workflow in found.workflows.items():
+        if not workflow.program.is_file():
+            yield f"workflows.{name}.command: there is no {workflow.program} now; jobs for it would fail"

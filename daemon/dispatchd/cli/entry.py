@@ -1,0 +1,107 @@
+"""The front door: finds the command, and turns every expected error into one line and an exit code."""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Final, NoReturn
+
+import click
+from typing_extensions import override
+
+from dispatchd import __version__
+from dispatchd.errors import UserError
+
+_COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "run": ("dispatchd.cli.run", "Run the daemon in the foreground."),
+    "demo": (
+        "dispatchd.cli.demo",
+        "Show the main job end to end, on this machine alone.",
+    ),
+    "status": ("dispatchd.cli.status", "Say what the daemon is doing."),
+    "jobs": ("dispatchd.cli.jobs", "List the tracked and the latest past jobs."),
+    "show": ("dispatchd.cli.show", "Show everything about one job."),
+    "logs": ("dispatchd.cli.logs", "Print what a job's command wrote."),
+    "explain": (
+        "dispatchd.cli.explain",
+        "Say which workflow and parameters a job would get.",
+    ),
+    "config": ("dispatchd.cli.config", "Check the configuration."),
+    "hub": ("dispatchd.cli.hub", "Serve a dispatch endpoint (extra `hub`)."),
+}
+"""Command to its module, imported when it is asked for, and its line in `--help`."""
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command when it is run, so that `--help` is instant."""
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        if not isinstance(command, click.Command):
+            message = f"{cmd_name} is not a command"
+            raise TypeError(message)
+        return command
+
+    @override
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dispatchd")
+def cli() -> None:
+    """Take dispatch jobs from an endpoint, run them here, and report how they end."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0, or a code of sysexits.h."""
+    try:
+        code = cli.main(prog_name="dispatchd", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        _complain(f"{error.format_message()} (see --help)")
+        code = os.EX_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        code = 130  # 128 + SIGINT, as a shell says it
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `dispatchd jobs | head`; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except UserError as error:
+        code = _refuse([error])
+    except BaseExceptionGroup as group:
+        expected, unexpected = group.split(UserError)
+        if expected is None or unexpected is not None:
+            raise
+        code = _refuse(list(_leaves(expected)))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse(errors: list[UserError]) -> int:
+    for error in errors:
+        for line in str(error).splitlines():
+            _complain(line)
+    return errors[0].exit_code
+
+
+def _leaves(group: BaseExceptionGroup[UserError]) -> Iterator[UserError]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each
+
+
+def _complain(line: str) -> None:
+    click.echo(f"dispatchd: {line}", err=True)

@@ -1,0 +1,97 @@
+"""`dispatchd explain EVENT.json`: which workflow and parameters would a job get?"""
+
+from pathlib import Path
+
+import click
+
+from dispatchd.cli.options import (
+    config_option,
+    json_option,
+    load_config,
+    print_json,
+    print_pairs,
+)
+from dispatchd.cloud.wire import read_delivery
+from dispatchd.domain.delivery import Delivery
+from dispatchd.domain.event import job_from_event
+from dispatchd.domain.parameters import derive, runtime_parameters
+from dispatchd.domain.raw_json import loads, members
+from dispatchd.errors import ContractViolation, UsageError
+
+
+@click.command()
+@config_option
+@json_option
+@click.option(
+    "--workflow",
+    help="The workflow of a bare payload.  [default: the only one configured]",
+)
+@click.option(
+    "--event", help="The event of a bare payload, as in X-GitHub-Event.", default=""
+)
+@click.argument("file", metavar="EVENT.json", type=click.Path(path_type=Path))
+def explain(
+    config_file: Path | None,
+    *,
+    as_json: bool,
+    workflow: str | None,
+    event: str,
+    file: Path,
+) -> None:
+    """Say which workflow and parameters a job would get, without running it.
+
+    EVENT.json is a dispatch job as an endpoint hands it out, or the bare payload of a GitHub event.
+    """
+    config = load_config(config_file)
+    names = list(config.workflows)
+    delivery = _read(file, workflow or (names[0] if len(names) == 1 else ""), event)
+    found = config.workflows.get(delivery.job.workflow)
+    parameters = derive(delivery.job, loads(delivery.payload))
+    refusal = delivery.flaw and f"the job breaks the contract: {delivery.flaw}"
+    if not refusal and found is None and not delivery.job.is_cancel:
+        refusal = f"no workflow called {delivery.job.workflow!r} is configured; there are: {', '.join(names) or 'none'}"
+    if as_json:
+        print_json(
+            {
+                "workflow": delivery.job.workflow,
+                "rejected": refusal or None,
+                "command": list(found.command) if found else None,
+                "parameters": dict(parameters.values),
+                "left_out": {each.name: each.reason for each in parameters.left_out},
+                "runtime_parameters": runtime_parameters(parameters.values),
+            }
+        )
+        return
+    if found:
+        click.echo(f"workflow {found.name} would run: {' '.join(found.command)}")
+    if refusal:
+        click.echo(f"it would be rejected: {refusal}")
+    if parameters.values:
+        print_pairs(parameters.values)
+    for each in parameters.left_out:
+        click.echo(f"left out: {each.name}: {each.reason}")
+
+
+def _read(file: Path, workflow: str, event: str) -> Delivery:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (
+            (error.strerror or str(error))
+            if isinstance(error, OSError)
+            else "not UTF-8 text"
+        )
+        raise UsageError(cannot=f"read {file}", reason=reason) from error
+    try:
+        if "dag_name" in members(text):
+            return read_delivery(text)
+        payload = loads(text)
+    except ContractViolation as violation:
+        raise UsageError(
+            cannot=f"use {file}", reason=f"{violation.path} {violation.rule}"
+        ) from violation
+    return Delivery(
+        job=job_from_event("explained", workflow, event, payload),
+        payload=text,
+        headers="null",
+    )

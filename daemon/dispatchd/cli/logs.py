@@ -1,0 +1,94 @@
+"""`dispatchd logs [-f] JOB`: what a job's command wrote to stdout and stderr."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+
+from dispatchd.cli.options import (
+    config_option,
+    find_job,
+    json_option,
+    load_config,
+    print_json,
+)
+from dispatchd.config import Config
+from dispatchd.domain.job import TrackedJob
+from dispatchd.domain.phase import Phase
+from dispatchd.errors import UsageError
+from dispatchd.store.runs import Runs
+
+_CHUNK_BYTES: Final = 64 * 1024
+_LOOK_S: Final = 0.2
+"""How often a followed file is looked at (seconds): growth of a file isn't announced without inotify(7)."""
+
+_LIVE: Final = frozenset(
+    {Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT}
+)
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option(
+    "--attempt",
+    type=click.IntRange(min=1),
+    help="Which attempt.  [default: the newest]",
+)
+@click.argument("job")
+def logs(
+    config_file: Path | None,
+    *,
+    as_json: bool,
+    follow: bool,
+    attempt: int | None,
+    job: str,
+) -> None:
+    """Print what the command of JOB (its id, or the beginning of it) wrote to stdout and stderr."""
+    config = load_config(config_file)
+    record = find_job(config, job)
+    number = attempt or len(record.attempts) or 1
+    path = _output_file(
+        config, record, number, may_come=follow and record.phase in _LIVE
+    )
+    if as_json:
+        text = path.read_text(errors="replace") if path.exists() else ""
+        print_json(
+            {"job": record.job.id, "attempt": number, "file": str(path), "output": text}
+        )
+        return
+    for chunk in _chunks(config, record.job.id, path, follow=follow):
+        click.echo(chunk, nl=False)
+
+
+def _output_file(
+    config: Config, record: TrackedJob, number: int, *, may_come: bool
+) -> Path:
+    path = Runs.open(config.state_folder).folder(record.run_id).output_file(number)
+    if not path.exists() and not may_come:
+        raise UsageError(
+            cannot=f"show output of job {record.job.id}",
+            reason=f"attempt {number} has written none ({path})",
+        )
+    return path
+
+
+def _chunks(
+    config: Config, job_id: str, path: Path, *, follow: bool
+) -> Iterator[bytes]:
+    position = 0
+    while True:
+        # Looked at first: what is written before the end is then read in the last round.
+        live = follow and find_job(config, job_id).phase in _LIVE
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(position)
+                while chunk := file.read(_CHUNK_BYTES):
+                    position += len(chunk)
+                    yield chunk
+        if not live:
+            return
+        time.sleep(_LOOK_S)

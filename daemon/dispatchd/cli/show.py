@@ -1,0 +1,69 @@
+"""`dispatchd show JOB`: everything about one job."""
+
+from pathlib import Path
+
+import click
+
+from dispatchd.cli.options import (
+    config_option,
+    find_job,
+    json_option,
+    load_config,
+    print_json,
+    print_pairs,
+)
+from dispatchd.cli.views import age, document, purpose, standing
+from dispatchd.domain.job import Attempt, TrackedJob
+from dispatchd.store.runs import RunFolder, Runs
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("job")
+def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
+    """Show everything about JOB (its id, or the beginning of it)."""
+    config = load_config(config_file)
+    record = find_job(config, job)
+    folder = Runs.open(config.state_folder).folder(record.run_id)
+    if as_json:
+        print_json({**document(record), "run_folder": str(folder.path)})
+        return
+    print_pairs(_facts(record, folder))
+    if record.attempts:
+        click.echo("\nAttempts")
+        for attempt in record.attempts:
+            click.echo(f"  {_attempt(attempt)}")
+    click.echo("\nSteps")
+    click.echo(f"  {record.received_at:%Y-%m-%d %H:%M:%S}  received")
+    for step in record.steps:
+        click.echo(f"  {step.at:%Y-%m-%d %H:%M:%S}  {step.event} -> {step.phase}")
+
+
+def _facts(record: TrackedJob, folder: RunFolder) -> dict[str, str]:
+    job, verdict = record.job, record.verdict
+    return {
+        "job": job.id,
+        "workflow": job.workflow or job.command,
+        "for": purpose(record),
+        "actor": job.actor,
+        "phase": f"{record.phase} for {age(record.changed_at)}",
+        "stands at": standing(record),
+        "summary": verdict.summary if verdict else "",
+        "next attempt": f"{record.retry_at:%Y-%m-%d %H:%M:%S} UTC"
+        if record.retry_at
+        else "",
+        "run folder": str(folder.path),
+        "output": str(folder.output_file(record.attempts[-1].number))
+        if record.attempts
+        else "",
+    }
+
+
+def _attempt(attempt: Attempt) -> str:
+    pid = f", pid {attempt.process.pid}" if attempt.process else ""
+    if attempt.ended_at is None:
+        stop = f", being ended: {attempt.stop}" if attempt.stop else ""
+        return f"{attempt.number}. started {age(attempt.started_at)} ago{pid}{stop}"
+    seconds = (attempt.ended_at - attempt.started_at).total_seconds()
+    return f"{attempt.number}. took {seconds:.1f} s{pid}, {attempt.cause or 'success'}"

@@ -1,0 +1,47 @@
+"""A tracked job for people and for `--json`; the claim token stays out of both."""
+
+from datetime import UTC, datetime
+
+from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.domain.phase import Phase
+from dispatchd.store.codec import to_document
+
+
+def document(record: TrackedJob) -> dict[str, Json]:
+    """Return a record as JSON, without its secret."""
+    found = to_document(record)
+    job = found.get("job")
+    if isinstance(job, dict):
+        job.pop("claim_token", None)
+    return found
+
+
+def purpose(record: TrackedJob) -> str:
+    """Return what a job is for, in a few words."""
+    job = record.job
+    about = (
+        f"#{job.pull_request or job.issue}"
+        if job.pull_request or job.issue
+        else job.sha[:10] or job.ref
+    )
+    event = f"{job.event}.{job.action}" if job.action else job.event
+    return " ".join(word for word in (job.repository, about, event) if word)
+
+
+def standing(record: TrackedJob) -> str:
+    """Return the outcome with its cause where there is one, else the phase."""
+    verdict = record.verdict
+    if verdict is None:
+        return "given back" if record.phase is Phase.HISTORY else record.phase
+    cause = f" ({verdict.cause})" if verdict.cause else ""
+    unreported = " - not reported yet" if record.phase is Phase.FINISHING else ""
+    return f"{verdict.outcome}{cause}{unreported}"
+
+
+def age(since: datetime) -> str:
+    """Return how long ago something was, such as `3 m`."""
+    seconds = max(0.0, (datetime.now(UTC) - since).total_seconds())  # noqa: TID251  # shown, never decided from
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds:.0f} s"

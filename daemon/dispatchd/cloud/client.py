@@ -1,0 +1,247 @@
+"""The dispatch endpoint over HTTP. Implements `loops.ports.Source`; see contracts/README.md."""
+
+import json
+from datetime import datetime
+from typing import Final, Protocol
+from urllib.parse import quote
+
+import anyio
+import httpx
+from anyio import to_thread
+from attrs import define
+
+from dispatchd.cloud.credentials import Credentials
+from dispatchd.cloud.replies import (
+    MAX_BYTES,
+    Reply,
+    hold_applied,
+    json_object,
+    not_json,
+    refuse_errors,
+)
+from dispatchd.cloud.wire import read_delivery
+from dispatchd.contracts import check
+from dispatchd.domain.delivery import Beat, Delivery, NoJob
+from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.errors import ContractViolation, ProtocolError, Unavailable
+
+_PATH: Final = "/api/v1/github/dispatch"
+
+_HOLD_SLACK_S: Final = 10.0
+"""How much longer than asked a held poll may take before the connection counts as dead (seconds)."""
+
+_QUICK_S: Final = 1.0
+"""A poll that ends sooner than this was not held, whatever it says (seconds)."""
+
+_THREAD_BYTES: Final = 256 * 1024
+"""From this size on a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
+
+
+class Clock(Protocol):
+    """Where times come from."""
+
+    def now(self) -> datetime:
+        """Return the wall-clock time, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow, from any start."""
+        ...
+
+
+class _ClosedWithoutAnswer(Unavailable):
+    """The connection was closed before a status line came."""
+
+
+@define(kw_only=True)
+class DispatchEndpoint:
+    """Calls of one machine to one endpoint; every call has a deadline."""
+
+    http: httpx.AsyncClient
+    credentials: Credentials
+    call_timeout_s: float
+    clock: Clock
+
+    async def pull(self, hold_s: float) -> Delivery | NoJob:
+        """Ask for one job; the endpoint may hold the question for `hold_s` seconds.
+
+        Raises:
+            _ClosedWithoutAnswer: An Unavailable: the connection was closed at once.
+        """
+        hold = int(hold_s)
+        began = self.clock.monotonic()
+        body: dict[str, Json] = {
+            "license_id": self.credentials.license_id,
+            "server_id": self.credentials.server_id,
+            "heartbeat_secret": self.credentials.secret("pull"),
+        }
+        headers = {"Prefer": f"wait={hold}"} if hold else {}
+        deadline_s = max(self.call_timeout_s, hold + _HOLD_SLACK_S)
+        try:
+            reply = await self._post(
+                "pull", f"{_PATH}/pull", body, headers=headers, deadline_s=deadline_s
+            )
+        except _ClosedWithoutAnswer:
+            held_s = self.clock.monotonic() - began
+            if hold == 0 or held_s < _QUICK_S:
+                raise
+            return NoJob(held=False, cut_after_s=held_s)
+        refuse_errors("pull", reply, about_a_job=False, now=self.clock.now())
+        if reply.status != httpx.codes.NO_CONTENT:
+            return await _delivery(reply)
+        held_s = self.clock.monotonic() - began
+        return NoJob(
+            held=held_s >= _QUICK_S
+            and (hold_applied(reply.headers) or held_s >= hold / 2)
+        )
+
+    async def accept(self, record: TrackedJob) -> None:
+        """Tell the endpoint that this machine has the job, and learn whether it agrees."""
+        await self._about("accept", record, {"dag_run_id": record.run_id})
+
+    async def finish(self, record: TrackedJob) -> None:
+        """Tell the endpoint how the job ended.
+
+        Raises:
+            ValueError: The record has no verdict.
+        """
+        if record.verdict is None:
+            message = f"job {record.job.id} has no verdict to report"
+            raise ValueError(message)
+        verdict = record.verdict
+        await self._about(
+            "finish",
+            record,
+            {"result_status": verdict.outcome.value, "result_summary": verdict.summary},
+        )
+
+    async def heartbeat(self, record: TrackedJob) -> Beat:
+        """Extend the job's lease, and learn whether somebody wants it to end."""
+        reply = await self._about("heartbeat", record, {"phase": record.phase.value})
+        if not reply.body:
+            return Beat()
+        document = json_object("heartbeat", reply)
+        _check("heartbeat", "heartbeat-reply", document)
+        return Beat(cancel_requested=document.get("cancel_requested") is True)
+
+    async def release(self, record: TrackedJob, reason: str) -> None:
+        """Hand an unstarted job back."""
+        await self._about("release", record, {"reason": reason})
+
+    async def _about(
+        self, call: str, record: TrackedJob, body: dict[str, Json]
+    ) -> Reply:
+        job = record.job
+        identity: dict[str, Json] = {
+            "license_id": self.credentials.license_id,
+            "server_id": self.credentials.server_id,
+            "secret": self.credentials.secret(call),
+        }
+        claim: dict[str, Json] = (
+            {"claim_token": job.claim_token} if job.claim_token else {}
+        )
+        reply = await self._post(
+            call,
+            f"{_PATH}/{_in_path(job.id)}/{call}",
+            {**identity, **claim, **body},
+            headers={},
+            deadline_s=self.call_timeout_s,
+        )
+        refuse_errors(call, reply, about_a_job=True, now=self.clock.now())
+        if reply.body:
+            # A proxy's page with status 200 must not pass for the endpoint's word.
+            json_object(call, reply)
+        return reply
+
+    async def _post(
+        self,
+        call: str,
+        path: str,
+        body: dict[str, Json],
+        *,
+        headers: dict[str, str],
+        deadline_s: float,
+    ) -> Reply:
+        headers = {"Content-Type": "application/json", **headers}
+        answering = False
+        try:
+            with anyio.fail_after(deadline_s):
+                # ASCII with escapes, which can carry any id that JSON can.
+                content = json.dumps(body).encode()
+                async with self.http.stream(
+                    "POST", path, content=content, headers=headers
+                ) as response:
+                    answering = True
+                    return Reply(
+                        status=response.status_code,
+                        headers=response.headers,
+                        body=await _read(call, response),
+                    )
+        except TimeoutError as error:
+            raise Unavailable(
+                call=call, reason=f"no complete answer within {deadline_s:g} s"
+            ) from error
+        except (httpx.RemoteProtocolError, httpx.ReadError) as error:
+            if answering:
+                raise Unavailable(
+                    call=call, reason="the answer was cut off in the middle"
+                ) from error
+            raise _ClosedWithoutAnswer(
+                call=call, reason="the connection was closed without an answer"
+            ) from error
+        except httpx.HTTPError as error:
+            raise Unavailable(call=call, reason=_explain(error)) from error
+
+
+def _in_path(job_id: str) -> str:
+    encoded = quote(job_id, safe="", errors="surrogatepass")
+    # Dots alone would mean another folder (RFC 3986, 5.2.4).
+    return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
+
+
+async def _read(call: str, response: httpx.Response) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.aiter_bytes():
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise ProtocolError(
+                call=call, reason=f"the answer is larger than {MAX_BYTES >> 20} MiB"
+            )
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _delivery(reply: Reply) -> Delivery:
+    try:
+        text = reply.body.decode()
+        if len(text) < _THREAD_BYTES:
+            return read_delivery(text)
+        return await to_thread.run_sync(read_delivery, text)
+    except UnicodeDecodeError as error:
+        raise ProtocolError(call="pull", reason=not_json(reply)) from error
+    except ContractViolation as violation:
+        reason = (
+            not_json(reply)
+            if violation.contract == "JSON"
+            else f"the job can't be used: {violation}"
+        )
+        raise ProtocolError(call="pull", reason=reason) from violation
+
+
+def _check(call: str, contract: str, document: object) -> None:
+    try:
+        check(contract, document)
+    except ContractViolation as violation:
+        raise ProtocolError(
+            call=call, reason=f"the reply breaks the contract: {violation}"
+        ) from violation
+
+
+def _explain(error: httpx.HTTPError) -> str:
+    """Return why a call failed, in the words of the deepest cause: the operating system's, where it has some."""
+    deepest: BaseException = error
+    while (below := deepest.__cause__ or deepest.__context__) is not None:
+        deepest = below
+    words = str(deepest) or str(error) or type(error).__name__
+    return f"{type(error).__name__}: {words}"

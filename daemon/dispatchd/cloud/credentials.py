@@ -1,0 +1,45 @@
+"""The machine's credentials: who it is, and the secret that proves it, read anew at each call."""
+
+from pathlib import Path
+
+from attrs import define, field
+
+from dispatchd.errors import Unauthorized
+
+
+@define(kw_only=True)
+class Credentials:
+    """A machine's identity at the endpoint.
+
+    The secret stays in its file, so that rotating it needs no restart. `seen` collects every secret
+    that has been read, for redaction.
+    """
+
+    license_id: str
+    server_id: str
+    secret_file: Path
+    seen: set[str] = field(factory=set, init=False)
+
+    def secret(self, call: str) -> str:
+        """Return the machine's secret, without surrounding white space.
+
+        Args:
+            call: What it is needed for, for the error.
+
+        Raises:
+            Unauthorized: There is none to be had now.
+        """
+        try:
+            secret = self.secret_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise Unauthorized(
+                call=call,
+                reason=f"the machine secret {self.secret_file} can't be read: {reason}",
+            ) from error
+        if not secret:
+            raise Unauthorized(
+                call=call, reason=f"the machine secret {self.secret_file} is empty"
+            )
+        self.seen.add(secret)
+        return secret

@@ -1,0 +1,167 @@
+"""From a reply to a value or to a RemoteError: the one place that says what an answer means.
+
+Deliberately absent: any answer after which the daemon gives up. Whatever an endpoint or a proxy says,
+the daemon stays up and asks again.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.domain.job import Json
+from dispatchd.errors import (
+    Conflict,
+    Forbidden,
+    Gone,
+    ProtocolError,
+    RateLimited,
+    RemoteError,
+    Revoked,
+    Unauthorized,
+    Unavailable,
+)
+
+MAX_BYTES: Final = 32 * 1024 * 1024
+"""Largest reply that is read (bytes); contracts/README.md, size limits."""
+
+_QUOTED: Final = 200
+"""How much of a reply's own message is repeated in an error (characters)."""
+
+_ANY_CALL: Final[Mapping[int, type[RemoteError]]] = MappingProxyType(
+    {
+        HTTPStatus.UNAUTHORIZED: Unauthorized,
+        HTTPStatus.FORBIDDEN: Forbidden,
+        HTTPStatus.TOO_MANY_REQUESTS: RateLimited,
+    }
+)
+
+_JOB_CALL: Final[Mapping[int, type[RemoteError]]] = MappingProxyType(
+    {HTTPStatus.NOT_FOUND: Gone, HTTPStatus.GONE: Gone, HTTPStatus.CONFLICT: Conflict}
+)
+
+_MACHINE_CALL: Final[Mapping[int, type[RemoteError]]] = MappingProxyType(
+    {HTTPStatus.GONE: Revoked}
+)
+
+
+@frozen(kw_only=True)
+class Reply:
+    """What came back: `headers` with lower-case names, `body` as bytes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def refuse_errors(call: str, reply: Reply, *, about_a_job: bool, now: datetime) -> None:
+    """Return if the reply is a success.
+
+    Args:
+        call: The call's name, for the error.
+        reply: What came back.
+        about_a_job: Whether 404, 409 and 410 speak of a job rather than of the machine.
+        now: The wall-clock time, for a Retry-After that names a date.
+
+    Fails with RemoteError: The leaf that the status means.
+    """
+    if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
+        return
+    table = {**_ANY_CALL, **(_JOB_CALL if about_a_job else _MACHINE_CALL)}
+    fallback = (
+        Unavailable
+        if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        else ProtocolError
+    )
+    kind = table.get(reply.status, fallback)
+    raise kind(
+        call=call,
+        reason=_reason(reply),
+        retry_after_s=retry_after_s(reply.headers, now),
+    )
+
+
+def json_object(call: str, reply: Reply) -> dict[str, Json]:
+    """Return the JSON object in a successful reply's body.
+
+    Raises:
+        ProtocolError: It is something else, such as a proxy's page.
+    """
+    try:
+        value = json.loads(reply.body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(call=call, reason=not_json(reply)) from error
+    if not isinstance(value, dict):
+        raise ProtocolError(call=call, reason="the reply is JSON, but not an object")
+    return value
+
+
+def not_json(reply: Reply) -> str:
+    """Return what to say of a successful reply whose body isn't the contract's JSON."""
+    kind = reply.headers.get("content-type", "no content type").split(";")[0]
+    if not reply.body:
+        return f"status {reply.status} with an empty body where the contract wants JSON"
+    page = " (a proxy's or a login page?)" if "html" in kind else ""
+    return f"status {reply.status} with {kind}{page} where the contract wants JSON"
+
+
+def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3), or None.
+
+    A date is measured from the reply's own Date where it has one, so that a wrong clock here does no harm.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    until, since = _http_date(value), _http_date(headers.get("date", "")) or now
+    return None if until is None else max(0.0, (until - since).total_seconds())
+
+
+def hold_applied(headers: Mapping[str, str]) -> bool:
+    """Return whether the endpoint says that it honoured `Prefer: wait` (RFC 7240, 3)."""
+    applied = headers.get("preference-applied", "")
+    return any(part.strip().lower().startswith("wait") for part in applied.split(","))
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return date if date.tzinfo is not None else None
+
+
+def _reason(reply: Reply) -> str:
+    try:
+        phrase = f" {HTTPStatus(reply.status).phrase}"
+    except ValueError:
+        phrase = ""
+    location = reply.headers.get("location", "")
+    target = (
+        f", a redirect to {location[:_QUOTED]}, which is not followed"
+        if location
+        else ""
+    )
+    message = _message(reply)
+    return f"status {reply.status}{phrase}{target}" + (
+        f": {message}" if message else ""
+    )
+
+
+def _message(reply: Reply) -> str:
+    """Return what a reply says of itself in the contract's `message`, as one short line; pages are not quoted."""
+    try:
+        document = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return ""
+    message = document.get("message") if isinstance(document, dict) else None
+    if not isinstance(message, str):
+        return ""
+    return "".join(
+        letter if letter.isprintable() else " " for letter in message[:_QUOTED]
+    )

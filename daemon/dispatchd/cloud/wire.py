@@ -1,0 +1,84 @@
+"""A job in the wire's names <-> a job in ours; see contracts/README.md, dispatch job."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from attrs import fields
+
+from dispatchd.contracts import check
+from dispatchd.conversion import strict_converter
+from dispatchd.domain.delivery import Delivery
+from dispatchd.domain.job import Job, Json
+from dispatchd.domain.raw_json import members
+from dispatchd.errors import ContractViolation
+
+LONGEST_ID: Final = 512
+"""Longest job id (characters), as in the dispatch-job schema."""
+
+_WIRE_NAMES: Final = {
+    "workflow": "dag_name",
+    "event": "event_name",
+    "action": "event_action",
+    "repository": "repository_name",
+    "pull_request": "pull_request_number",
+    "issue": "issue_number",
+    "actor": "actor_login",
+    "target_run_id": "dag_run_id",
+    "lease_s": "lease_seconds",
+}
+
+_FIELDS: Final = {
+    field.name: _WIRE_NAMES.get(field.name, field.name) for field in fields(Job)
+}
+
+_converter = strict_converter(forbid_extra_keys=False, detailed_validation=False)
+
+
+def job_from_wire(document: Mapping[str, Json]) -> Job:
+    """Return the job in a document that keeps the contract; zero values and null count as absent."""
+    found = {ours: document.get(theirs) for ours, theirs in _FIELDS.items()}
+    return _converter.structure(
+        {name: value for name, value in found.items() if value not in (None, "", 0)},
+        Job,
+    )
+
+
+def job_to_wire(job: Job) -> dict[str, Json]:
+    """Return a job in the wire's names, absent fields left out."""
+    return {_FIELDS[name]: value for name, value in _converter.unstructure(job).items()}
+
+
+def read_delivery(text: str) -> Delivery:
+    """Return the job in the body of a pull's reply, flawed or not.
+
+    A job that breaks the contract still has to be finished, so all that is needed of it is an id.
+
+    Raises:
+        ContractViolation: The body isn't a JSON object with a usable id.
+    """
+    found = members(text)
+    document = {name: member.value for name, member in found.items()}
+    texts = {
+        name: found[name].text if name in found else "null"
+        for name in ("payload", "headers")
+    }
+    try:
+        check("dispatch-job", document)
+    except ContractViolation as violation:
+        job_id = document.get("id")
+        if not isinstance(job_id, str) or not 0 < len(job_id) <= LONGEST_ID:
+            raise
+        flaw = f"{violation.path} {violation.rule}"
+        return Delivery(job=_claim_only(document, job_id), flaw=flaw, **texts)
+    return Delivery(job=job_from_wire(document), **texts)
+
+
+def _claim_only(document: Mapping[str, Json], job_id: str) -> Job:
+    """Return what is needed to finish a flawed job: its id, its claim, and its purpose as far as it is readable."""
+    text = {name: value for name, value in document.items() if isinstance(value, str)}
+    return Job(
+        id=job_id,
+        claim_token=text.get("claim_token", ""),
+        workflow=text.get("dag_name", ""),
+        repository=text.get("repository_name", ""),
+    )

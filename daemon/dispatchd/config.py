@@ -1,0 +1,244 @@
+"""The configuration: a TOML file, checked as a whole, every mistake named at once.
+
+What each key means, its default and its unit stand in `config.example.toml` and in the config schema;
+the limits that a schema can state are in the schema alone.
+"""
+
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import httpx
+from attrs import field, frozen
+
+from dispatchd.contracts import violations
+from dispatchd.conversion import strict_converter
+from dispatchd.domain.job import Json
+from dispatchd.domain.workflow import DEFAULT_KILL_GRACE_S, Workflow
+from dispatchd.errors import ConfigError, Problem
+
+
+@frozen(kw_only=True)
+class Cloud:
+    """The endpoint and this machine's identity there; times in seconds."""
+
+    url: str
+    license_id: str
+    server_id: str
+    secret_file: str
+    hold_s: float = 50.0
+    poll_interval_s: float = 10.0
+    call_timeout_s: float = 30.0
+
+
+@frozen(kw_only=True)
+class Store:
+    """Where tracked jobs and runs are kept, and for how long."""
+
+    folder: str = ""
+    history_days: float = 14.0
+    min_free_mib: int = 100
+
+
+@frozen(kw_only=True)
+class Limits:
+    """How much runs at a time, and the limits of workflows that set none of their own; times in seconds."""
+
+    slots: int = 1
+    queue_ahead: int = 1
+    kill_grace_s: float = DEFAULT_KILL_GRACE_S
+    max_duration_s: float = 3600.0
+    max_retries: int = 0
+
+
+@frozen(kw_only=True)
+class Log:
+    """How much is logged, and in which form."""
+
+    level: str = "info"
+    format: str = "auto"
+
+
+@frozen(kw_only=True)
+class _WorkflowEntry:
+    """A workflow as it stands in the file; None is taken from `[runs]`."""
+
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(factory=dict)
+    kill_grace_s: float | None = None
+    max_duration_s: float | None = None
+    max_retries: int | None = None
+
+
+@frozen(kw_only=True)
+class _File:
+    cloud: Cloud
+    store: Store = field(factory=Store)
+    runs: Limits = field(factory=Limits)
+    log: Log = field(factory=Log)
+    workflows: Mapping[str, _WorkflowEntry] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class Config:
+    """A configuration that can be used: paths absolute, programs found, defaults filled in."""
+
+    file: Path
+    cloud: Cloud
+    secret_file: Path
+    state_folder: Path
+    history_days: float
+    min_free_bytes: int
+    limits: Limits
+    log: Log
+    workflows: Mapping[str, Workflow]
+
+
+_converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
+
+
+def load(path: Path, *, default_state_folder: Path, search_path: str) -> Config:
+    """Read and check a configuration file.
+
+    Args:
+        path: The file.
+        default_state_folder: Used where the file names none.
+        search_path: Where programs without a slash are looked for, in the form of PATH.
+
+    Raises:
+        ConfigError: It can't be used; carries every problem that could be found in one go.
+    """
+    path = path.absolute()
+    document = _parse(path)
+    problems = [
+        Problem(
+            file=path,
+            key=violation.path.removeprefix("$").removeprefix("."),
+            expected=violation.rule,
+        )
+        for violation in violations("config", document)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    content = _converter.structure(document, _File)
+    workflows = {
+        name: _workflow(name, entry, content.runs, path.parent, search_path)
+        for name, entry in content.workflows.items()
+    }
+    config = Config(
+        file=path,
+        cloud=content.cloud,
+        secret_file=path.parent / content.cloud.secret_file,
+        state_folder=(
+            path.parent / content.store.folder
+            if content.store.folder
+            else default_state_folder
+        ).absolute(),
+        history_days=content.store.history_days,
+        min_free_bytes=content.store.min_free_mib << 20,
+        limits=content.runs,
+        log=content.log,
+        workflows=workflows,
+    )
+    problems = [
+        Problem(file=path, key=key, expected=expected)
+        for key, expected in _unusable(config)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _parse(path: Path) -> dict[str, Json]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}; name another file with --config"
+        raise ConfigError([Problem(file=path, key="", expected=reason)]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            [Problem(file=path, key="", expected=f"must be UTF-8 text ({error})")]
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_toml_problem(path, str(error))]) from error
+
+
+def _toml_problem(path: Path, message: str) -> Problem:
+    # The only syntax error that has a key: a table or key that is written twice.
+    prefix = "Cannot declare ("
+    if message.startswith(prefix):
+        names, _, rest = message.removeprefix(prefix).partition(")")
+        key = ".".join(name.strip(" '\"") for name in names.split(",") if name.strip())
+        return Problem(
+            file=path,
+            key=key,
+            expected=f"must be declared once, and is there a second time{rest.removeprefix(' twice')}",
+        )
+    return Problem(file=path, key="", expected=f"must be TOML: {message}")
+
+
+def _workflow(
+    name: str, entry: _WorkflowEntry, limits: Limits, folder: Path, search_path: str
+) -> Workflow:
+    return Workflow(
+        name=name,
+        command=(_program(entry.command[0], folder, search_path), *entry.command[1:]),
+        env=dict(entry.env),
+        max_duration_s=limits.max_duration_s
+        if entry.max_duration_s is None
+        else entry.max_duration_s,
+        kill_grace_s=limits.kill_grace_s
+        if entry.kill_grace_s is None
+        else entry.kill_grace_s,
+        max_retries=limits.max_retries
+        if entry.max_retries is None
+        else entry.max_retries,
+    )
+
+
+def _program(program: str, folder: Path, search_path: str) -> str:
+    if "/" in program:
+        return str(folder / program)
+    return shutil.which(program, path=search_path) or program
+
+
+def _unusable(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield what a schema can't see: key and expectation."""
+    try:
+        url = httpx.URL(config.cloud.url)
+    except httpx.InvalidURL as error:
+        yield "cloud.url", f"must be a URL ({error})"
+    else:
+        if url.scheme not in ("http", "https") or not url.host:
+            yield (
+                "cloud.url",
+                f"must be an http or https URL with a host, not {config.cloud.url!r}",
+            )
+    if not config.secret_file.is_file():
+        yield (
+            "cloud.secret_file",
+            f"must be a file with the machine's secret; there is none at {config.secret_file}",
+        )
+    elif not os.access(config.secret_file, os.R_OK):
+        yield (
+            "cloud.secret_file",
+            f"must be readable by this user: {config.secret_file}",
+        )
+    for name, workflow in config.workflows.items():
+        expectation = _unusable_program(workflow, config.file.parent)
+        if expectation:
+            yield f"workflows.{name}.command", expectation
+
+
+def _unusable_program(workflow: Workflow, folder: Path) -> str:
+    program = workflow.program
+    if not program.is_absolute():
+        return f"must start with a program on PATH, an absolute path, or a path relative to this file; no {str(program)!r} on PATH"
+    # What lies beside the file belongs to the configuration. Any other absolute path may be on a file
+    # system that isn't mounted yet: a run that can't start says so for its own job alone.
+    if program.is_relative_to(folder) and not program.is_file():
+        return f"must start with a program that exists; there is no file {program}"
+    return ""

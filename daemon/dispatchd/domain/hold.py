@@ -1,0 +1,37 @@
+"""How long a pull may be held: shorter after cuts on the way, growing back when polls come through.
+
+Proxies close idle connections after a minute or two. A cut poll is an empty poll, and the next one asks
+for less; see contracts/README.md, long poll.
+"""
+
+from typing import Final, Self
+
+from attrs import evolve, frozen
+
+FLOOR_S: Final = 15.0
+"""The shortest hold that is asked for after cuts (seconds), unless the configured one is shorter still."""
+
+_SHRINK: Final = 0.8
+_GROW: Final = 1.25
+
+
+@frozen(kw_only=True)
+class Hold:
+    """The hold to ask for next (`now_s`) and the configured one (`longest_s`), in seconds."""
+
+    longest_s: float
+    now_s: float
+
+    @classmethod
+    def of(cls, longest_s: float) -> Self:
+        """Return the hold to begin with."""
+        return cls(longest_s=longest_s, now_s=longest_s)
+
+    def after_cut(self, held_s: float) -> Self:
+        """Return the hold after a poll was cut `held_s` seconds into it."""
+        floor = min(FLOOR_S, self.longest_s)
+        return evolve(self, now_s=max(floor, min(self.now_s, held_s) * _SHRINK))
+
+    def after_full(self) -> Self:
+        """Return the hold after a poll that came through."""
+        return evolve(self, now_s=min(self.longest_s, self.now_s * _GROW))

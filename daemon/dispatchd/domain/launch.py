@@ -1,0 +1,23 @@
+"""What an engine needs to know to start one attempt."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import frozen
+
+
+@frozen(kw_only=True)
+class Launch:
+    """One attempt, ready to start.
+
+    `command` is the argument vector, its first item an absolute path; `env` is the child's whole
+    environment; `folder` is empty and belongs to the engine, which keeps there what it needs to find
+    the attempt again; stdout and stderr are appended to `output_file`.
+    """
+
+    run_id: str
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    workspace: Path
+    folder: Path
+    output_file: Path

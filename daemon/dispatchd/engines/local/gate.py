@@ -1,0 +1,119 @@
+"""The shim: a few lines of POSIX sh that wait behind a pipe, run the command, and leave its exit code.
+
+The shim is started first and does nothing until the daemon has durably recorded its identity and opens
+the gate. If the daemon dies before that, the shim reads end-of-file and exits, so an attempt that
+nobody knows of never runs. It leads its own session and outlives the daemon: stopping or upgrading
+dispatchd doesn't touch a run.
+
+What it leaves in the attempt's folder is `started`, made after the gate has opened, and `exit`, renamed
+into place when the command has ended: readers trust a file or its absence, never half of it.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Final, Self
+
+from attrs import frozen
+
+from dispatchd.domain.job import ProcessIdentity
+from dispatchd.domain.launch import Launch
+from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.engines.local.process import boot_id, identify
+from dispatchd.errors import SpawnFailed
+
+_SHIM: Final = """\
+# Signals sent to the group are for the command; the shim stays to write its exit code.
+trap : HUP INT QUIT TERM
+attempt=$1 workspace=$2
+shift 2
+read -r word && [ "$word" = go ] || exit 0
+: >"$attempt/started"
+cd "$workspace" && "$@" </dev/null
+code=$?
+printf '%s\\n' "$code" >"$attempt/exit.aside" && mv "$attempt/exit.aside" "$attempt/exit"
+"""
+
+_SHELL: Final = "/bin/sh"
+
+
+@frozen(kw_only=True)
+class Gated:
+    """A shim that waits behind its gate; `gate` is the pipe's write end."""
+
+    child: subprocess.Popen[bytes]
+    identity: ProcessIdentity
+    gate: int
+
+    @classmethod
+    def spawn(cls, launch: Launch) -> Self:
+        """Start a shim behind a closed gate. Blocks for about a millisecond.
+
+        Raises:
+            SpawnFailed: The command can't be executed, or the system refuses another process.
+        """
+        _check_program(launch.command[0])
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            output = os.open(
+                launch.output_file,
+                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
+                0o600,
+            )
+            try:
+                child = subprocess.Popen(
+                    [
+                        _SHELL,
+                        "-c",
+                        _SHIM,
+                        "dispatchd-run",
+                        str(launch.folder),
+                        str(launch.workspace),
+                        *launch.command,
+                    ],
+                    env=dict(launch.env),
+                    stdin=read_end,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            finally:
+                os.close(output)
+        except OSError as error:
+            os.close(write_end)
+            raise SpawnFailed(
+                command=launch.command[0], reason=error.strerror or str(error)
+            ) from error
+        finally:
+            os.close(read_end)
+        identity = identify(child.pid)
+        if identity is None:
+            os.close(write_end)
+            raise SpawnFailed(
+                command=launch.command[0], reason="its process vanished at once"
+            )
+        return cls(child=child, identity=identity, gate=write_end)
+
+    def open(self) -> None:
+        """Let the command run."""
+        os.write(self.gate, b"go\n")
+
+
+def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
+    """Return what a shim that is gone has left in its attempt's folder."""
+    try:
+        text = (folder / "exit").read_text()
+    except FileNotFoundError:
+        # After a power cut the marker may be missing although the gate was open: then the run may have begun.
+        if process.boot_id == boot_id() and not (folder / "started").exists():
+            return NeverStarted()
+        return Exit(code=None)
+    return Exit(code=int(text)) if text.endswith("\n") else Exit(code=None)
+
+
+def _check_program(program: str) -> None:
+    path = Path(program)
+    if not path.exists():
+        raise SpawnFailed(command=program, reason="there is no such file")
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise SpawnFailed(command=program, reason="it isn't an executable file")

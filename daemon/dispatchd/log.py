@@ -1,0 +1,81 @@
+"""Structured logs: an event in snake_case and bound keys, on stdout, scrubbed of every known secret.
+
+JSON where stdout is not a terminal; under systemd each line begins with its priority (sd-daemon(3)).
+"""
+
+import logging
+import sys
+from collections.abc import Collection
+from typing import Final
+
+import structlog
+
+from dispatchd.domain.redaction import scrub
+
+_PRIORITIES: Final = {
+    "debug": 7,
+    "info": 6,
+    "warning": 4,
+    "error": 3,
+    "exception": 3,
+    "critical": 2,
+}
+"""syslog(3) levels."""
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure(
+    level: str, form: str, *, secrets: Collection[str], under_systemd: bool
+) -> None:
+    """Set up logging for this process.
+
+    Args:
+        level: The lowest level that is shown: debug, info, warning or error.
+        form: `json`, `text`, or `auto`, which is text on a terminal and JSON elsewhere.
+        secrets: Known secrets; may grow afterwards.
+        under_systemd: Whether stdout goes to the journal.
+    """
+    as_text = form == "text" or (form == "auto" and sys.stdout.isatty())
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stdout.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+        if as_text
+        else structlog.processors.JSONRenderer(default=str)
+    )
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if as_text else [structlog.processors.format_exc_info]),
+        renderer,
+        _Scrubber(secrets),
+    ]
+    if under_systemd:
+        processors.append(_with_priority)
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+
+
+class _Scrubber:
+    """The last word on every line, so that no caller can forget it."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        self._secrets = secrets
+
+    def __call__(self, _logger: object, _method: str, line: object) -> str:
+        return scrub(str(line), self._secrets)
+
+
+def _with_priority(_logger: object, method: str, line: object) -> str:
+    return f"<{_PRIORITIES.get(method, 6)}>{line}"

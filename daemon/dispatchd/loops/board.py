@@ -1,0 +1,41 @@
+"""What each loop is doing now, in a few words, and what the endpoint has shown that it can."""
+
+from datetime import datetime
+
+import anyio
+from attrs import define, field
+
+
+@define
+class Board:
+    """Written by the loops, read by `status`; nothing is decided from it."""
+
+    doing: dict[str, str] = field(factory=dict)
+    """Loop name to what it does now."""
+    endpoint: str = "not asked yet"
+    """How the last pull went."""
+    long_poll: bool | None = None
+    """Whether the endpoint holds polls; None until it has shown it."""
+    extensions: tuple[str, ...] = ()
+    """What the newest job offered, sorted."""
+    last_pull_at: datetime | None = None
+    """When a pull last succeeded, with or without a job."""
+    last_report_at: datetime | None = None
+    """When an accept or finish last succeeded."""
+    _changed: anyio.Event = field(factory=anyio.Event)
+
+    @property
+    def changed(self) -> anyio.Event:
+        """The event of the next change."""
+        return self._changed
+
+    def say(self, loop: str, doing: str) -> None:
+        """Write down what a loop is doing."""
+        if self.doing.get(loop) != doing:
+            self.doing[loop] = doing
+            self.ring()
+
+    def ring(self) -> None:
+        """Tell readers that something here has changed."""
+        self._changed.set()
+        self._changed = anyio.Event()

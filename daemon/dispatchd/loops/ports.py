@@ -1,0 +1,79 @@
+"""What the loops need from the outside: a source of jobs, an engine for runs, a clock.
+
+A port's docstring is its contract: an implementation can be written from it alone.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from dispatchd.domain.delivery import Beat, Delivery, NoJob
+from dispatchd.domain.job import ProcessIdentity, TrackedJob
+from dispatchd.domain.launch import Launch
+from dispatchd.domain.outcome import Exit, NeverStarted
+
+
+class Clock(Protocol):
+    """Where times come from."""
+
+    def now(self) -> datetime:
+        """Return the wall-clock time, aware, in UTC."""
+        ...
+
+
+class Source(Protocol):
+    """Where jobs come from and where outcomes go.
+
+    Every call has its own deadline and fails only with a leaf of `RemoteError`. Every call but `pull`
+    may be repeated with the same record, and has the same effect as once. Concurrent calls are fine.
+    """
+
+    async def pull(self, hold_s: float) -> Delivery | NoJob:
+        """Ask for one job, letting the endpoint hold the question for `hold_s` seconds (0: not at all)."""
+        ...
+
+    async def accept(self, record: TrackedJob) -> None:
+        """Return once the source agrees that the job is this machine's; JobClosed if it isn't."""
+        ...
+
+    async def finish(self, record: TrackedJob) -> None:
+        """Return once the source has the verdict; JobClosed if it takes none for this job any more."""
+        ...
+
+    async def heartbeat(self, record: TrackedJob) -> Beat:
+        """Extend the job's lease; JobClosed if it is lost."""
+        ...
+
+    async def release(self, record: TrackedJob, reason: str) -> None:
+        """Hand an unstarted job back; JobClosed if it was not ours to hand back."""
+        ...
+
+
+class Engine(Protocol):
+    """What executes attempts. It must outlive the daemon: nothing ends because the daemon does."""
+
+    async def start(
+        self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
+    ) -> None:
+        """Start an attempt.
+
+        `record` is awaited with the attempt's identity before the command can run. If it raises, is
+        cancelled, or the daemon dies in it, the command never runs. Returns when the command may run.
+        Fails with SpawnFailed if the command can't be executed.
+        """
+        ...
+
+    async def observe(
+        self, process: ProcessIdentity, folder: Path
+    ) -> Exit | NeverStarted:
+        """Wait for the end of an attempt, whichever daemon started it; at once if it has ended."""
+        ...
+
+    async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
+        """End a running attempt, politely for `grace_s` seconds; True if force was needed."""
+        ...
+
+    async def clear(self, process: ProcessIdentity, run_id: str) -> int:
+        """End what an attempt that has ended left behind; return how many processes."""
+        ...

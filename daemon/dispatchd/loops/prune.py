@@ -1,0 +1,55 @@
+"""Prune: what has been in history for longer than the retention time goes, with the files of its run."""
+
+from datetime import timedelta
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED, to_thread
+from anyio.abc import TaskStatus
+from attrs import define, field
+
+from dispatchd.errors import StoreUnavailable
+from dispatchd.loops.ports import Clock
+from dispatchd.store.jobs import JobStore
+from dispatchd.store.runs import Runs
+
+_EVERY_S: Final = 3600.0
+"""Time between two rounds (seconds)."""
+
+
+@define(kw_only=True)
+class PruneLoop:
+    """Keeps the state folder from growing for ever; `history_days` is the retention time in days."""
+
+    store: JobStore
+    runs: Runs
+    clock: Clock
+    history_days: float
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Prune at once and then every hour, until cancelled."""
+        task_status.started()
+        while True:
+            try:
+                removed = await to_thread.run_sync(self._round)
+            except StoreUnavailable as error:
+                self._log.error("prune_failed", error=str(error))
+            else:
+                if removed:
+                    self._log.info(
+                        "history_pruned",
+                        jobs=removed,
+                        older_than_days=self.history_days,
+                    )
+            await anyio.sleep(_EVERY_S)
+
+    def _round(self) -> int:
+        before = self.clock.now() - timedelta(days=self.history_days)
+        removed = self.store.prune(before=before)
+        for record in removed:
+            self.runs.remove(record.run_id)
+        return len(removed)

@@ -1,0 +1,168 @@
+"""Report: accept and finish, each job with its own retry; what is closed leaves for history.
+
+The accept is the fence: no process of a job starts before the source has confirmed it. A finish is
+repeated for ever, because a late result is still a result. One job's trouble never delays another.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskGroup, TaskStatus
+from attrs import define, field, frozen
+
+from dispatchd.domain.backoff import next_try_s
+from dispatchd.domain.job import TrackedJob
+from dispatchd.domain.phase import OWES, UNSTARTED, Debt, Event, Phase
+from dispatchd.errors import JobClosed, RemoteError
+from dispatchd.loops.board import Board
+from dispatchd.loops.log_context import job_context
+from dispatchd.loops.ports import Clock, Source
+from dispatchd.loops.tracker import Tracker
+
+_CALLS_AT_ONCE: Final = 8
+"""Reports under way at the same time (count): enough to hide the round trip, too few to be a burden."""
+
+
+@frozen
+class _Call:
+    """One call that a record owes, and the events of its two ends."""
+
+    name: str
+    send: Callable[[TrackedJob], Awaitable[None]]
+    done: Event
+    refused: Event
+
+
+@define(kw_only=True)
+class ReportLoop:
+    """Pays what tracked jobs owe to the source."""
+
+    source: Source
+    tracker: Tracker
+    board: Board
+    clock: Clock
+    random: random.Random
+    _busy: set[str] = field(factory=set, init=False)
+    _turns: anyio.CapacityLimiter = field(
+        factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
+    )
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Report until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            while True:
+                bell = self.tracker.bell
+                self._take_up(tasks)
+                await bell.wait()
+
+    async def hand_back(self, reason: str) -> None:
+        """Give every job that has not started back to a source that takes it; the others stay."""
+        async with anyio.create_task_group() as tasks:
+            for record in self.tracker.in_phase(*UNSTARTED):
+                if "release" in record.job.extensions:
+                    tasks.start_soon(self._hand_back, record, reason)
+
+    def _take_up(self, tasks: TaskGroup) -> None:
+        owing = {
+            record.job.id
+            for record in self.tracker.in_phase(Phase.PENDING_ACCEPT, Phase.FINISHING)
+        }
+        for job_id in (owing | self.tracker.repeats) - self._busy:
+            self._busy.add(job_id)
+            tasks.start_soon(self._settle, job_id, name=f"report {job_id}")
+        waiting = len(self._busy)
+        self.board.say(
+            "report", f"{waiting} reports under way" if waiting else "nothing to report"
+        )
+
+    async def _settle(self, job_id: str) -> None:
+        failures = 0
+        try:
+            while True:
+                # Only a repeat can concern a job that is already in history, on disk alone.
+                repeat = job_id in self.tracker.repeats
+                record = (
+                    await self.tracker.find(job_id)
+                    if repeat
+                    else self.tracker.get(job_id)
+                )
+                call = None if record is None else self._owed(record)
+                if record is None or call is None:
+                    self.tracker.repeats.discard(job_id)
+                    return
+                try:
+                    await self._pay(record, call)
+                    failures = 0
+                except RemoteError as error:
+                    failures += 1
+                    await self._back_off(record, error, failures)
+        finally:
+            self._busy.discard(job_id)
+            # Between the last look at the record and this line something new may have come up.
+            self.tracker.ring()
+
+    def _owed(self, record: TrackedJob) -> _Call | None:
+        repeat = record.job.id in self.tracker.repeats
+        debt = OWES[record.phase]
+        if debt is Debt.FINISH or (repeat and record.verdict is not None):
+            return _Call(
+                "finish",
+                self.source.finish,
+                Event.FINISH_ACKNOWLEDGED,
+                Event.FINISH_REFUSED,
+            )
+        if debt is Debt.ACCEPT or repeat:
+            return _Call(
+                "accept",
+                self.source.accept,
+                Event.ACCEPT_CONFIRMED,
+                Event.ACCEPT_REFUSED,
+            )
+        return None
+
+    async def _pay(self, record: TrackedJob, call: _Call) -> None:
+        event = call.done
+        try:
+            async with self._turns:
+                await call.send(record)
+        except JobClosed as error:
+            self._log.warning(
+                "job_closed_by_endpoint",
+                call=call.name,
+                error=str(error),
+                **job_context(record),
+            )
+            event = call.refused
+        self.board.last_report_at = self.clock.now()
+        self.tracker.repeats.discard(record.job.id)
+        await self.tracker.apply(record.job.id, event)
+
+    async def _back_off(
+        self, record: TrackedJob, error: RemoteError, failures: int
+    ) -> None:
+        delay_s = next_try_s(failures, error.retry_after_s, self.random.random())
+        self._log.warning(
+            "report_failed",
+            error=str(error),
+            failures=failures,
+            retry_in_s=round(delay_s, 2),
+            **job_context(record),
+        )
+        await anyio.sleep(delay_s)
+
+    async def _hand_back(self, record: TrackedJob, reason: str) -> None:
+        try:
+            async with self._turns:
+                await self.source.release(record, reason)
+        except RemoteError as error:
+            self._log.warning("release_failed", error=str(error), **job_context(record))
+            return
+        await self.tracker.apply(record.job.id, Event.RELEASED)

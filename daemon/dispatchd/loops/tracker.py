@@ -1,0 +1,190 @@
+"""The only writer of phases: lock the job, advance, put, ring the bell.
+
+A record is durable before the act that it describes. So nothing here returns until the disk has it: a
+full or failing disk makes every loop wait at this one place, and `trouble` says so.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Final, TypeVar
+from weakref import WeakValueDictionary
+
+import anyio
+import structlog
+from anyio import to_thread
+from attrs import define, evolve, field
+
+from dispatchd.domain.backoff import full_jitter_s
+from dispatchd.domain.job import Job, TrackedJob, cancelled
+from dispatchd.domain.outcome import FailureCause, Verdict
+from dispatchd.domain.phase import Event, Phase
+from dispatchd.errors import RecordUnreadable, StoreUnavailable
+from dispatchd.loops.log_context import job_context
+from dispatchd.loops.ports import Clock
+from dispatchd.store.jobs import JobStore
+
+T = TypeVar("T")
+
+_STORE_RETRY_CAP_S: Final = 5.0
+"""Longest wait before a refused write is tried again (seconds): room on a disk comes back unannounced."""
+
+
+@define
+class Tracker:
+    """Every change of a tracked job goes through here."""
+
+    _store: JobStore
+    _clock: Clock
+    _random: random.Random
+    trouble: str = field(default="", init=False)
+    """Why the disk refuses writes at the moment, or empty."""
+    repeats: set[str] = field(factory=set, init=False)
+    """Jobs that were handed out again and whose accept or finish is to be repeated."""
+    _bell: anyio.Event = field(factory=anyio.Event, init=False)
+    _locks: WeakValueDictionary[str, anyio.Lock] = field(
+        factory=WeakValueDictionary, init=False
+    )
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    @property
+    def bell(self) -> anyio.Event:
+        """The event of the next change. Take it first, then read the state, then wait for it."""
+        return self._bell
+
+    def ring(self) -> None:
+        """Wake every loop that waits for a change."""
+        self._bell.set()
+        self._bell = anyio.Event()
+
+    def get(self, job_id: str) -> TrackedJob | None:
+        """Return a tracked job, or None once it is in history."""
+        return self._store.get(job_id)
+
+    def in_phase(self, *phases: Phase) -> list[TrackedJob]:
+        """Return the tracked jobs in some phases, oldest first."""
+        return self._store.in_phase(*phases)
+
+    async def find(self, job_id: str) -> TrackedJob | None:
+        """Return a tracked or past job, or None for one that is not known here."""
+        return self._store.get(job_id) or await to_thread.run_sync(self._past, job_id)
+
+    async def receive(
+        self, job: Job, *, rejection: Verdict | None = None
+    ) -> TrackedJob:
+        """Track a job that was handed out, or take note that a known one was handed out again.
+
+        A new job with a `rejection` is finished with it and never accepted.
+        """
+        async with self._lock(job.id):
+            known = await self.find(job.id)
+            if known is None or known.was_given_back:
+                record = TrackedJob.received(job, now=self._clock.now())
+                if rejection is not None:
+                    record = record.advance(
+                        Event.REJECTED, self._clock.now(), verdict=rejection
+                    )
+            else:
+                record = known.with_claim(job).advance(
+                    Event.REDELIVERED, self._clock.now()
+                )
+                self.repeats.add(job.id)
+            return await self._keep(record)
+
+    async def apply(
+        self,
+        job_id: str,
+        event: Event,
+        *,
+        verdict: Verdict | None = None,
+        change: Callable[[TrackedJob], TrackedJob] | None = None,
+    ) -> TrackedJob:
+        """Advance a known job by an event, and return its record once that is durable.
+
+        Args:
+            job_id: The job.
+            event: What happened to it.
+            verdict: The end of its run, for the events that lead to `finishing`.
+            change: What else is different in the record after the event, given the record before it.
+
+        Fails with InvalidTransition if the table has no such row; nothing has changed then.
+
+        Raises:
+            KeyError: The job is not known here.
+        """
+        async with self._lock(job_id):
+            known = await self.find(job_id)
+            if known is None:
+                raise KeyError(job_id)
+            before = known if change is None else change(known)
+            record = before.advance(event, self._clock.now(), verdict=verdict)
+            return (
+                record
+                if record.phase is known.phase is Phase.HISTORY
+                else await self._keep(record)
+            )
+
+    async def cancel(self, job_id: str, reason: str) -> TrackedJob:
+        """Ask for the end of a job: at once if nothing of it runs, else the run loop ends the attempt."""
+        return await self.apply(
+            job_id,
+            Event.CANCEL_REQUESTED,
+            verdict=cancelled(reason),
+            change=lambda record: with_stop(record, FailureCause.CANCELLED),
+        )
+
+    async def until_stored(self, write: Callable[[], T]) -> T:
+        """Return what a blocking write returns, repeating it for as long as the disk refuses it."""
+        failures = 0
+        while True:
+            try:
+                result = await to_thread.run_sync(write)
+            except StoreUnavailable as error:
+                failures += 1
+                delay_s = full_jitter_s(
+                    failures,
+                    self._random.random(),
+                    base_s=0.5,
+                    cap_s=_STORE_RETRY_CAP_S,
+                )
+                self._log.error(
+                    "store_write_refused",
+                    error=str(error),
+                    retry_in_s=round(delay_s, 2),
+                )
+                self.trouble = str(error)
+                await anyio.sleep(delay_s)
+            else:
+                if failures:
+                    self.trouble = ""
+                    self._log.info("store_write_accepted_again", failures=failures)
+                return result
+
+    async def _keep(self, record: TrackedJob) -> TrackedJob:
+        await self.until_stored(lambda: self._store.put(record))
+        step = record.steps[-1].event if record.steps else "received"
+        self._log.info("job_" + step, phase=record.phase, **job_context(record))
+        self.ring()
+        return record
+
+    def _past(self, job_id: str) -> TrackedJob | None:
+        try:
+            return self._store.past(job_id)
+        except RecordUnreadable as error:
+            # Without its record the job counts as new; its accept is still the fence.
+            self._log.error(
+                "history_record_unreadable", error=str(error), job_id=job_id
+            )
+            return None
+
+    def _lock(self, job_id: str) -> anyio.Lock:
+        return self._locks.setdefault(job_id, anyio.Lock())
+
+
+def with_stop(record: TrackedJob, cause: FailureCause) -> TrackedJob:
+    """Return a record whose running attempt, if it has one, is to be ended; the first cause stands."""
+    attempt = record.attempt
+    if record.phase is not Phase.RUNNING or attempt is None or attempt.stop is not None:
+        return record
+    return record.with_attempt(evolve(attempt, stop=cause))

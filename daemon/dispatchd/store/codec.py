@@ -1,0 +1,65 @@
+"""TrackedJob <-> JSON bytes, with a version and an exit (contracts/README.md, tracked-job)."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from dispatchd.conversion import strict_converter
+from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.errors import RecordTooNew, RecordUnreadable
+
+SCHEMA_VERSION: Final = 1
+"""What this release writes; it reads this version and every one before it."""
+
+Record = dict[str, Json]
+
+MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType({})
+"""From each older version to the one after it. A function in here is never edited once released."""
+
+_converter = strict_converter(forbid_extra_keys=True, detailed_validation=False)
+
+
+def to_document(record: TrackedJob) -> Record:
+    """Return a record as a JSON object, fields in order, defaults left out."""
+    return {"schema_version": SCHEMA_VERSION, **_converter.unstructure(record)}
+
+
+def encode(record: TrackedJob) -> bytes:
+    """Return a record as it stands on disk: one JSON object in ASCII."""
+    return json.dumps(to_document(record), indent=1).encode()
+
+
+def decode(data: bytes, *, path: Path) -> TrackedJob:
+    """Return the record in a file's content, migrated to this version where it is older.
+
+    Args:
+        data: The content.
+        path: Where it came from, for the errors.
+
+    Raises:
+        RecordTooNew: A newer release wrote it.
+        RecordUnreadable: It isn't a record.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RecordUnreadable(path=path, reason=f"not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise RecordUnreadable(path=path, reason="not a JSON object")
+    version = document.pop("schema_version", None)
+    if type(version) is not int or version < 1:
+        raise RecordUnreadable(
+            path=path,
+            reason=f"schema_version is {version!r:.40}, not a positive number",
+        )
+    if version > SCHEMA_VERSION:
+        raise RecordTooNew(path=path, version=version, newest=SCHEMA_VERSION)
+    try:
+        for older in range(version, SCHEMA_VERSION):
+            document = MIGRATIONS[older](document)
+        return _converter.structure(document, TrackedJob)
+    except (TypeError, ValueError, KeyError, AttributeError, ExceptionGroup) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RecordUnreadable(path=path, reason=reason[:300]) from error

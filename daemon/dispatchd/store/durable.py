@@ -1,0 +1,154 @@
+"""Files that are whole or absent: write aside, fsync, rename, fsync of the folder.
+
+What fsync promises is what the disk promises: a drive that lies about its cache, or a network file
+system with its own ideas, can lose what was acknowledged here. After an error from fsync the data is
+not there and a second fsync would lie about it (the kernel marks the pages clean), so the whole put
+has failed and its caller writes anew.
+
+The folder's fsync is shared: puts that arrive while one runs wait for the next one, together (group
+commit), so that many concurrent puts cost little more than one.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+from attrs import define, field
+
+from dispatchd.errors import FolderUnusable, StoreUnavailable
+
+FILE_MODE: Final = 0o600
+FOLDER_MODE: Final = 0o700
+_ASIDE: Final = ".aside-"
+"""Prefix of a file that is still being written; what a crash leaves is removed at the next start."""
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, for this user only; one that exists stays as it is.
+
+    Raises:
+        FolderUnusable: It can't be created or written.
+    """
+    try:
+        path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderUnusable(folder=path, error=error) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise FolderUnusable(
+            folder=path, error=PermissionError(13, "no permission to write there")
+        )
+
+
+@define
+class _Commit:
+    """One shared fsync: those who joined before it began have its result."""
+
+    done: bool = False
+    error: OSError | None = None
+
+
+@define
+class DurableFolder:
+    """One folder of files that are whole or absent; safe to use from many threads.
+
+    Two writers of the same name must be kept apart by their caller.
+    """
+
+    path: Path
+    _fd: int
+    _turn: threading.Condition = field(factory=threading.Condition, init=False)
+    _next: _Commit = field(factory=_Commit, init=False)
+    _syncing: bool = field(default=False, init=False)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a folder, creating it where it is missing, and remove half-written files.
+
+        Raises:
+            FolderUnusable: It can't be created, opened or written.
+        """
+        make_folder(path)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            for name in os.listdir(path):
+                if name.startswith(_ASIDE):
+                    os.unlink(name, dir_fd=fd)
+        except OSError as error:
+            raise FolderUnusable(folder=path, error=error) from error
+        return cls(path, fd)
+
+    def close(self) -> None:
+        """Give the folder's descriptor back; puts after this fail."""
+        os.close(self._fd)
+
+    def put(self, name: str, data: bytes) -> None:
+        """Make `data` the content of a file; when this returns, it survives a power cut.
+
+        Fails with StoreUnavailable: It may or may not be there; write it anew.
+        """
+        with self._failing_on(name):
+            self._write_aside(name, data)
+            os.rename(_ASIDE + name, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            self._sync()
+
+    def remove(self, name: str) -> None:
+        """Remove a file; a missing one is fine. Not synced: after a crash it may be back.
+
+        Fails with StoreUnavailable: It is still there.
+        """
+        with self._failing_on(name):
+            try:
+                os.unlink(name, dir_fd=self._fd)
+            except FileNotFoundError:
+                return
+
+    @contextmanager
+    def _failing_on(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreUnavailable(path=self.path / name, error=error) from error
+
+    def _write_aside(self, name: str, data: bytes) -> None:
+        aside = _ASIDE + name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        try:
+            fd = os.open(aside, flags, FILE_MODE, dir_fd=self._fd)
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError:
+            # A full disk must not stay full of our half-written files.
+            self.remove(aside)
+            raise
+
+    def _sync(self) -> None:
+        with self._turn:
+            mine = self._next
+            while self._syncing and not mine.done:
+                self._turn.wait()
+            if not mine.done:
+                self._syncing = True
+                self._next = _Commit()
+        if not mine.done:
+            self._lead(mine)
+        if mine.error is not None:
+            raise mine.error
+
+    def _lead(self, commit: _Commit) -> None:
+        error: OSError | None = None
+        try:
+            os.fsync(self._fd)
+        except OSError as failure:
+            error = failure
+        with self._turn:
+            commit.done, commit.error = True, error
+            self._syncing = False
+            self._turn.notify_all()

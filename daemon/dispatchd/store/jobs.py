@@ -1,0 +1,232 @@
+"""The tracked jobs: an index in memory over one durable file for each job.
+
+Everything here is synchronous; `loops/tracker.py` calls it from worker threads. A job is in `jobs/`
+until its finish has been acknowledged, then in `history/`. Between the two steps of that move it is in
+both, and history is the later truth.
+"""
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Self
+
+from attrs import define, field, frozen
+
+from dispatchd.domain.job import TrackedJob
+from dispatchd.domain.phase import Phase
+from dispatchd.errors import (
+    FolderUnusable,
+    RecordUnreadable,
+    StoreLocked,
+    StoreUnavailable,
+)
+from dispatchd.store.codec import decode, encode
+from dispatchd.store.durable import DurableFolder, make_folder
+from dispatchd.store.names import file_name
+
+_SUFFIX: Final = ".json"
+
+
+@frozen(kw_only=True)
+class Quarantined:
+    """A record that could not be read, and where it was moved."""
+
+    path: Path
+    moved_to: Path
+    reason: str
+
+
+def lock(folder: Path) -> int:
+    """Keep every other daemon out of a state folder; return the descriptor that holds the lock.
+
+    The lock goes with the process, however it ends (flock(2)).
+
+    Raises:
+        FolderUnusable: The folder can't be used.
+        StoreLocked: Another process holds it.
+    """
+    make_folder(folder)
+    try:
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise FolderUnusable(folder=folder, error=error) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise StoreLocked(folder=folder, holder=holder) from error
+    # Only a courtesy for the message above: a full disk must not keep the daemon from starting.
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+@define
+class JobStore:
+    """Every tracked job of one state folder. Safe to call from many threads; one writer for each job."""
+
+    _jobs: DurableFolder
+    _history: DurableFolder
+    _quarantine: Path
+    _records: dict[str, TrackedJob] = field(factory=dict, init=False)
+    _by_phase: dict[Phase, dict[str, TrackedJob]] = field(init=False)
+    _guard: threading.Lock = field(factory=threading.Lock, init=False)
+
+    @_by_phase.default
+    def _no_phases(self) -> dict[Phase, dict[str, TrackedJob]]:
+        return {phase: {} for phase in Phase}
+
+    @classmethod
+    def open(cls, folder: Path) -> tuple[Self, list[Quarantined]]:
+        """Open a state folder, creating what is missing, and load every tracked job.
+
+        Returns:
+            The store, and the records that were moved away because they can't be read.
+
+        Fails with FolderUnusable: A folder can't be used.
+        Fails with RecordTooNew: A newer release wrote a record; nothing has been changed.
+        """
+        quarantine = folder / "quarantine"
+        make_folder(quarantine)
+        store = cls(
+            DurableFolder.open(folder / "jobs"),
+            DurableFolder.open(folder / "history"),
+            quarantine,
+        )
+        try:
+            return store, store._load()
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._jobs.close()
+        self._history.close()
+
+    def get(self, job_id: str) -> TrackedJob | None:
+        """Return a tracked job, or None."""
+        with self._guard:
+            return self._records.get(job_id)
+
+    def all(self) -> list[TrackedJob]:
+        """Return every tracked job, sorted by id."""
+        with self._guard:
+            return [self._records[job_id] for job_id in sorted(self._records)]
+
+    def in_phase(self, *phases: Phase) -> list[TrackedJob]:
+        """Return the tracked jobs in some phases, those received first first."""
+        with self._guard:
+            found = [
+                record for phase in phases for record in self._by_phase[phase].values()
+            ]
+        return sorted(found, key=lambda record: record.received_at)
+
+    def past(self, job_id: str) -> TrackedJob | None:
+        """Return a job from history, or None. Reads the disk.
+
+        Fails with RecordUnreadable: Its file is there and can't be understood.
+        """
+        path = self._history.path / (file_name(job_id) + _SUFFIX)
+        return _read(path) if path.exists() else None
+
+    def put(self, record: TrackedJob) -> None:
+        """Make a record durable: a tracked job in `jobs/`, one in phase history in `history/`.
+
+        Fails with StoreUnavailable: Nothing has changed for the caller; put it again.
+        """
+        name = file_name(record.job.id) + _SUFFIX
+        if record.phase is Phase.HISTORY:
+            self._history.put(name, encode(record))
+            self._jobs.remove(name)
+        else:
+            if record.job.id not in self._records:
+                # A job that was given back and has come again; what was kept of it must not outrank this.
+                self._history.remove(name)
+            self._jobs.put(name, encode(record))
+        self._index(record)
+
+    def prune(self, *, before: datetime) -> list[TrackedJob]:
+        """Remove what left for history before a time; return what was removed."""
+        removed = []
+        for path in sorted(self._history.path.glob("*" + _SUFFIX)):
+            # A young file needs no reading; an unreadable one is never counted as old.
+            if path.stat().st_mtime >= before.timestamp():
+                continue
+            with suppress(RecordUnreadable):
+                record = _read(path)
+                self._history.remove(path.name)
+                removed.append(record)
+        return removed
+
+    def _index(self, record: TrackedJob) -> None:
+        with self._guard:
+            known = self._records.pop(record.job.id, None)
+            if known is not None:
+                del self._by_phase[known.phase][known.job.id]
+            if record.phase is not Phase.HISTORY:
+                self._records[record.job.id] = record
+                self._by_phase[record.phase][record.job.id] = record
+
+    def _load(self) -> list[Quarantined]:
+        moved = []
+        for path in sorted(self._jobs.path.glob("*" + _SUFFIX)):
+            if (self._history.path / path.name).exists():
+                self._jobs.remove(path.name)
+                continue
+            try:
+                self._index(_read(path))
+            except RecordUnreadable as error:
+                moved.append(self._move_away(path, error.reason))
+        return moved
+
+    def _move_away(self, path: Path, reason: str) -> Quarantined:
+        target = self._quarantine / path.name
+        number = 0
+        while target.exists():
+            number += 1
+            target = self._quarantine / f"{path.stem}.{number}{_SUFFIX}"
+        try:
+            path.rename(target)
+        except OSError as error:
+            raise StoreUnavailable(path=path, error=error) from error
+        return Quarantined(path=path, moved_to=target, reason=reason)
+
+
+def read_all(folder: Path) -> Iterator[TrackedJob]:
+    """Yield every readable record of a state folder, tracked and past, without taking its lock.
+
+    For looking on beside a running daemon: files are whole, so a record is at worst a moment old.
+    """
+    seen = set()
+    for part in ("jobs", "history"):
+        for path in sorted((folder / part).glob("*" + _SUFFIX)):
+            # It may move on to history, or be moved to quarantine, between the listing and the reading.
+            with suppress(FileNotFoundError, RecordUnreadable):
+                record = _read(path)
+                if record.job.id not in seen:
+                    seen.add(record.job.id)
+                    yield record
+
+
+def _read(path: Path) -> TrackedJob:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RecordUnreadable(
+            path=path, reason=error.strerror or str(error)
+        ) from error
+    record = decode(data, path=path)
+    if file_name(record.job.id) + _SUFFIX != path.name:
+        raise RecordUnreadable(
+            path=path, reason=f"it holds another job's record: {record.job.id}"
+        )
+    return record

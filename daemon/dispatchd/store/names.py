@@ -1,0 +1,22 @@
+"""Job and run ids <-> file names, without loss, collision or escape from the folder."""
+
+from hashlib import sha256
+from typing import Final
+from urllib.parse import quote
+
+_LONGEST: Final = 200
+"""Longest encoded id that is used as it is (bytes): a Linux file name has 255, and ours carry affixes."""
+
+
+def file_name(identifier: str) -> str:
+    """Return the file name for an id: percent-encoded, or hashed where that grows too long.
+
+    A hashed name starts with `%sha256-`, which percent-encoding never produces. A leading dot is
+    encoded as well, so that no id is hidden or means a parent folder.
+    """
+    encoded = quote(identifier, safe="", errors="surrogatepass")
+    if encoded.startswith("."):
+        encoded = "%2E" + encoded[1:]
+    if len(encoded) <= _LONGEST:
+        return encoded
+    return "%sha256-" + sha256(identifier.encode(errors="surrogatepass")).hexdigest()
