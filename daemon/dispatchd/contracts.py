@@ -1,0 +1,213 @@
+"""The contracts as code: find, load and apply the JSON Schemas of `contracts/`.
+
+In an installed package they are in `dispatchd/_contracts`; in a source tree, which an editable install
+uses, they are where they are written.
+
+Two things are stricter here than in JSON Schema, because the Python types behind are: a whole number is
+written without a fraction (1.0 isn't one), and NaN and Infinity, which TOML has, are no numbers.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Final
+
+from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import Draft202012Validator, extend
+
+from dispatchd.errors import ContractViolation
+
+CONTRACTS_VERSION: Final = 1
+"""The version of every contract here; contracts/README.md, versions."""
+
+_SUFFIX: Final = ".schema.json"
+
+_WANTED: Final = {
+    "string": "a string",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+
+_FOUND: Final[Mapping[type, str]] = {
+    str: "a string",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+
+_LIMITS: Final = {
+    "const": "must be {}",
+    "minLength": "must have {} or more characters",
+    "maxLength": "must have {} or fewer characters",
+    "minItems": "must have {} or more items",
+    "maxItems": "must have {} or fewer items",
+    "minimum": "must be {} or more",
+    "maximum": "must be {} or less",
+    "exclusiveMinimum": "must be more than {}",
+}
+
+_BARE: Final = re.compile("[A-Za-z0-9_-]+")
+
+
+def check(contract: str, document: object) -> None:
+    """Return if a document keeps a contract.
+
+    Args:
+        contract: The contract's name, such as `dispatch-job`.
+        document: Parsed JSON or TOML.
+
+    Raises:
+        ContractViolation: It doesn't; the most telling of its mistakes.
+    """
+    error = best_match(_validator(contract).iter_errors(document))
+    if error is not None:
+        path, rule = next(_explained(error))
+        raise ContractViolation(contract=contract, path=path, rule=rule)
+
+
+def violations(contract: str, document: object) -> list[ContractViolation]:
+    """Return every mistake of a document, in the order of its keys; an empty list if it keeps the contract."""
+    errors = sorted(
+        _validator(contract).iter_errors(document),
+        key=lambda error: _place(document, error),
+    )
+    # The validator reports each missing key by itself, without saying which: `_explained` names them all.
+    found = dict.fromkeys(each for error in errors for each in _explained(error))
+    return [
+        ContractViolation(contract=contract, path=path, rule=rule)
+        for path, rule in found
+    ]
+
+
+@cache
+def schema(contract: str) -> Mapping[str, Any]:
+    """Return a contract's JSON Schema (2020-12); not to be changed by the caller."""
+    text = (_schemas() / (contract + _SUFFIX)).read_text(encoding="utf-8")
+    found: Mapping[str, Any] = json.loads(text)
+    return found
+
+
+def names() -> list[str]:
+    """Return the names of all contracts, sorted."""
+    return sorted(
+        each.name.removesuffix(_SUFFIX)
+        for each in _schemas().iterdir()
+        if each.name.endswith(_SUFFIX)
+    )
+
+
+@cache
+def _schemas() -> Traversable:
+    packaged = files("dispatchd") / "_contracts" / "schemas"
+    if packaged.is_dir():
+        return packaged
+    return Path(__file__).parents[2] / "contracts" / "schemas"
+
+
+@cache
+def _validator(contract: str) -> Validator:
+    return _Strict(schema(contract))
+
+
+def _is_integer(_: object, value: object) -> bool:
+    return type(value) is int
+
+
+def _is_number(_: object, value: object) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
+
+
+_Strict: Final = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_integer, "number": _is_number}
+    ),
+)
+
+
+def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """Yield path and rule for somebody who doesn't know JSON Schema.
+
+    Strings, lists and objects of the document are never quoted: a rule may end up in a public check,
+    and a value may be a secret.
+    """
+    steps, instance = error.absolute_path, error.instance
+    if error.validator == "required":
+        wanted: Any = error.validator_value
+        for name in wanted:
+            if name not in instance:
+                yield _json_path(*steps, name), "is required and is missing"
+    elif error.validator == "additionalProperties":
+        known: Any = error.schema["properties"]  # type: ignore[index,call-overload]  # a schema with a keyword is an object
+        for name in instance:
+            if name not in known:
+                rule = f"is not known here; known are: {', '.join(known)}"
+                yield _json_path(*steps, name), rule
+    elif "propertyNames" in error.absolute_schema_path:
+        yield _json_path(*steps, instance), f"its name {_rule(error)}"
+    else:
+        yield _json_path(*steps), _rule(error)
+
+
+def _rule(error: ValidationError) -> str:
+    keyword, limit = str(error.validator), error.validator_value
+    if keyword == "type":
+        return _type_rule(limit, error.instance)
+    if isinstance(error.schema, Mapping) and "x-rule" in error.schema:
+        # The schema's own words, where a keyword alone would say too little.
+        return str(error.schema["x-rule"])
+    if keyword == "enum":
+        values: Any = limit
+        return f"must be one of: {', '.join(str(each) for each in values if each is not None)}"
+    if keyword in ("minLength", "minItems") and limit == 1:
+        return "must not be empty"
+    rule = _LIMITS.get(keyword, "must keep the contract's rule " + keyword)
+    return rule.format(limit) + _quoted(error.instance)
+
+
+def _type_rule(wanted: Any, instance: object) -> str:  # noqa: ANN401  # a keyword's value: a string or a list of strings
+    kinds = [wanted] if isinstance(wanted, str) else wanted
+    # That null counts as absent is no news for somebody whose value is wrong.
+    words = " or ".join(_WANTED[kind] for kind in kinds if kind != "null")
+    if {"integer", "number"} & set(kinds) and _quoted(instance):
+        return f"must be {words}{_quoted(instance)}"
+    return f"must be {words}, not {_FOUND.get(type(instance), 'a ' + type(instance).__name__)}"
+
+
+def _quoted(value: object) -> str:
+    """Return `, not N` for a number, which is never a secret; nothing for anything else."""
+    return f", not {value!r:.40}" if type(value) in (int, float) else ""
+
+
+def _json_path(*steps: str | int) -> str:
+    """Return the JSON path of a place (RFC 9535), with the short form for every bare key of TOML too."""
+    return "$" + "".join(
+        f"[{step}]"
+        if isinstance(step, int)
+        else f".{step}"
+        if _BARE.fullmatch(step)
+        else f"[{step!r}]"
+        for step in steps
+    )
+
+
+def _place(document: object, error: ValidationError) -> list[int]:
+    """Return where in a document an error is: for each level the position among its siblings."""
+    place = []
+    for step in error.absolute_path:
+        siblings: Any = document
+        place.append(step if isinstance(step, int) else list(siblings).index(step))
+        document = siblings[step]
+    return place

@@ -1,0 +1,230 @@
+"""A dispatch endpoint that can misbehave: real HTTP on loopback, scripted by the test.
+
+Every request is checked against the contracts; what it does wrong is kept in `complaints`, which must be
+empty at the end. By default it behaves: it hands out the queued jobs and takes accepts and finishes.
+"""
+
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import h11
+from anyio.abc import SocketStream, TaskStatus
+from attrs import define, field, frozen
+
+from dispatchd.contracts import check
+from dispatchd.errors import ContractViolation
+
+SECRET = "s3cret-of-the-machine"
+Json = dict[str, Any]
+
+
+@frozen(kw_only=True)
+class Request:
+    call: str
+    job_id: str
+    body: Json
+    headers: dict[str, str]
+
+    @property
+    def hold_s(self) -> float:
+        prefer = self.headers.get("prefer", "")
+        return (
+            float(prefer.removeprefix("wait=")) if prefer.startswith("wait=") else 0.0
+        )
+
+
+@frozen(kw_only=True)
+class Answer:
+    """What goes back; `cut` closes the connection without an answer, `truncated` in its middle."""
+
+    status: int = 204
+    body: bytes = b""
+    headers: dict[str, str] = field(factory=dict)
+    cut: bool = False
+    truncated: bool = False
+
+
+def as_json(document: object, status: int = 200, **headers: str) -> Answer:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(
+        status=status,
+        body=json.dumps(document).encode(),
+        headers={"content-type": "application/json", **named},
+    )
+
+
+Script = Callable[[Request], Answer | None]
+"""Decides on a request, or leaves it to the well-behaved default by returning None."""
+
+_CONTRACTS = {
+    "pull": "pull-request",
+    "accept": "accept-request",
+    "finish": "finish-request",
+    "heartbeat": "heartbeat-request",
+    "release": "release-request",
+}
+
+
+@define
+class Endpoint:
+    """State of the endpoint and everything that was asked of it."""
+
+    port: int = 0
+    holds: bool = True
+    script: Script | None = None
+    queue: deque[bytes] = field(factory=deque)
+    requests: list[Request] = field(factory=list)
+    complaints: list[str] = field(factory=list)
+    finished: dict[str, Json] = field(factory=dict)
+    accepted: dict[str, Json] = field(factory=dict)
+    cancelled: set[str] = field(factory=set)
+    _changed: anyio.Event = field(factory=anyio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def hand_out(self, job: Json | bytes) -> None:
+        self.queue.append(job if isinstance(job, bytes) else json.dumps(job).encode())
+        self._ring()
+
+    def calls(self, call: str, job_id: str = "") -> list[Request]:
+        return [
+            each
+            for each in self.requests
+            if each.call == call and (not job_id or each.job_id == job_id)
+        ]
+
+    async def until(
+        self, condition: Callable[["Endpoint"], bool], within_s: float = 30
+    ) -> None:
+        """Return when a condition on this endpoint has become true."""
+        with anyio.fail_after(within_s):
+            while not condition(self):
+                await self._changed.wait()
+
+    async def until_finished(self, *job_ids: str, within_s: float = 30) -> list[Json]:
+        await self.until(
+            lambda e: all(each in e.finished for each in job_ids), within_s
+        )
+        return [self.finished[each] for each in job_ids]
+
+    def _ring(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        listener = await anyio.create_tcp_listener(
+            local_host="127.0.0.1", local_port=self.port
+        )
+        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        task_status.started()
+        async with listener:
+            await listener.serve(self._connection)
+
+    async def _connection(self, stream: SocketStream) -> None:
+        async with stream:
+            try:
+                await self._talk(stream)
+            except (
+                anyio.BrokenResourceError,
+                anyio.EndOfStream,
+                h11.RemoteProtocolError,
+            ):
+                return
+
+    async def _talk(self, stream: SocketStream) -> None:
+        http = h11.Connection(h11.SERVER)
+        while True:
+            request = await self._read(http, stream)
+            answer = await self._answer(request)
+            if answer.cut:
+                return
+            headers = [
+                *answer.headers.items(),
+                ("content-length", str(len(answer.body))),
+            ]
+            start = h11.Response(status_code=answer.status, headers=headers)
+            await stream.send(http.send(start) or b"")
+            if answer.truncated:
+                await stream.send(answer.body[: len(answer.body) // 2])
+                return
+            await stream.send(
+                (http.send(h11.Data(data=answer.body)) or b"")
+                + (http.send(h11.EndOfMessage()) or b"")
+            )
+            http.start_next_cycle()
+
+    async def _read(self, http: h11.Connection, stream: SocketStream) -> Request:
+        head: h11.Request | None = None
+        body = b""
+        while True:
+            event = http.next_event()
+            if event is h11.NEED_DATA:
+                http.receive_data(await stream.receive())
+            elif isinstance(event, h11.Request):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage) and head is not None:
+                return self._parse(head, body)
+
+    def _parse(self, head: h11.Request, body: bytes) -> Request:
+        parts = head.target.decode().removeprefix("/api/v1/github/dispatch/").split("/")
+        document = json.loads(body)
+        call = parts[-1]
+        try:
+            check(_CONTRACTS[call], document)
+        except (ContractViolation, KeyError) as error:
+            self.complaints.append(f"{head.target!r}: {error}")
+        headers = {name.decode(): value.decode() for name, value in head.headers}
+        return Request(
+            call=call,
+            job_id=parts[0] if len(parts) > 1 else "",
+            body=document,
+            headers=headers,
+        )
+
+    async def _answer(self, request: Request) -> Answer:
+        self.requests.append(request)
+        self._ring()
+        scripted = self.script(request) if self.script else None
+        if scripted is not None:
+            return scripted
+        if request.call == "pull":
+            return await self._pull(request)
+        if request.call == "accept":
+            self.accepted[request.job_id] = request.body
+        if request.call == "finish":
+            self.finished[request.job_id] = request.body
+        self._ring()
+        if request.call == "heartbeat":
+            return as_json({"cancel_requested": request.job_id in self.cancelled})
+        return Answer()
+
+    async def _pull(self, request: Request) -> Answer:
+        applied = (
+            {"preference-applied": f"wait={request.hold_s:g}"} if self.holds else {}
+        )
+        with anyio.move_on_after(request.hold_s if self.holds else 0):
+            while not self.queue:
+                await self._changed.wait()
+        if not self.queue:
+            return Answer(headers=applied)
+        headers = {"content-type": "application/json", **applied}
+        return Answer(status=200, body=self.queue.popleft(), headers=headers)
+
+
+@asynccontextmanager
+async def endpoint(*, holds: bool = True) -> AsyncIterator[Endpoint]:
+    """Serve an endpoint on a free loopback port."""
+    found = Endpoint(holds=holds)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(found.serve)
+        yield found
+        tasks.cancel_scope.cancel()
+    assert not found.complaints

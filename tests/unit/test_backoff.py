@@ -1,0 +1,57 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatchd.domain.backoff import (
+    CAP_S,
+    RETRY_AFTER_CAP_S,
+    after_asked_s,
+    full_jitter_s,
+    next_try_s,
+)
+from dispatchd.domain.hold import FLOOR_S, Hold
+
+draws = st.floats(min_value=0, max_value=1, exclude_max=True)
+
+
+@given(failures=st.integers(1, 10**6), draw=draws)
+def test_no_wait_is_longer_than_the_cap(failures: int, draw: float) -> None:
+    assert 0 <= full_jitter_s(failures, draw) <= CAP_S
+
+
+def test_jitter_is_drawn_after_the_cap() -> None:
+    assert full_jitter_s(50, 0.5) == CAP_S / 2
+
+
+def test_the_bound_doubles() -> None:
+    assert [full_jitter_s(n, 1.0) for n in (1, 2, 3, 4)] == [1, 2, 4, 8]
+
+
+@given(asked=st.floats(min_value=0, max_value=10**9), draw=draws)
+def test_an_asked_wait_is_kept_up_to_its_cap(asked: float, draw: float) -> None:
+    delay = after_asked_s(asked, draw)
+
+    assert min(asked, RETRY_AFTER_CAP_S) <= delay <= RETRY_AFTER_CAP_S * 1.1 + 1
+
+
+def test_what_the_endpoint_asks_for_outranks_the_backoff() -> None:
+    assert next_try_s(1, 30.0, 0.0) == 30.0
+    assert next_try_s(1, None, 0.5) == 0.5
+
+
+def test_the_hold_shrinks_when_it_is_cut_and_grows_back() -> None:
+    hold = Hold.of(50)
+
+    cut = hold.after_cut(30)
+    assert cut.now_s == 24
+    for _ in range(10):
+        cut = cut.after_cut(1)
+    assert cut.now_s == FLOOR_S
+    for _ in range(10):
+        cut = cut.after_full()
+    assert cut == hold
+
+
+@pytest.mark.parametrize("longest", [0, 5])
+def test_a_short_hold_is_never_made_longer_by_cuts(longest: float) -> None:
+    assert Hold.of(longest).after_cut(1).now_s <= longest

@@ -1,0 +1,88 @@
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatchd.errors import FolderUnusable, StoreUnavailable
+from dispatchd.store.durable import DurableFolder
+from dispatchd.store.names import file_name
+
+
+def test_a_put_replaces_the_whole_file(tmp_path: Path) -> None:
+    folder = DurableFolder.open(tmp_path / "new" / "folder")
+
+    folder.put("a", b"long content")
+    folder.put("a", b"short")
+
+    assert (folder.path / "a").read_bytes() == b"short"
+    assert [each.name for each in folder.path.iterdir()] == ["a"]
+    assert (folder.path / "a").stat().st_mode & 0o777 == 0o600
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_half_written_files_of_a_crash_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".aside-a").write_bytes(b"half")
+    (tmp_path / "b").write_bytes(b"whole")
+
+    DurableFolder.open(tmp_path)
+
+    assert [each.name for each in tmp_path.iterdir()] == ["b"]
+
+
+def test_many_threads_share_a_folder(tmp_path: Path) -> None:
+    folder = DurableFolder.open(tmp_path)
+
+    def put_ten(number: int) -> None:
+        for n in range(10):
+            folder.put(f"{number}-{n}", f"{number}".encode())
+
+    threads = [threading.Thread(target=put_ten, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert len(list(tmp_path.iterdir())) == 160
+
+
+def test_a_refused_write_names_the_file_and_leaves_nothing_behind(
+    tmp_path: Path,
+) -> None:
+    folder = DurableFolder.open(tmp_path)
+    (tmp_path / "taken").mkdir()
+
+    with pytest.raises(StoreUnavailable, match="taken"):
+        folder.put("taken", b"x")
+
+    folder.put("after", b"fine")
+
+
+def test_a_failed_folder_sync_fails_the_put(tmp_path: Path) -> None:
+    folder = DurableFolder.open(tmp_path)
+    folder.close()
+
+    with pytest.raises(StoreUnavailable):
+        folder.put("a", b"x")
+
+
+def test_a_folder_in_the_way_of_a_file_is_unusable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(FolderUnusable, match="cannot use the folder"):
+        DurableFolder.open(tmp_path / "file")
+
+
+@given(st.text(min_size=1, max_size=400), st.text(min_size=1, max_size=400))
+def test_ids_become_distinct_file_names_that_stay_in_their_folder(
+    one: str, other: str
+) -> None:
+    names = {file_name(one), file_name(other)}
+
+    assert len(names) == len({one, other})
+    for name in names:
+        assert "/" not in name
+        assert not name.startswith(".")
+        assert len(os.fsencode(name)) < 230

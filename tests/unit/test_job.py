@@ -1,0 +1,123 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from attrs import evolve
+
+from dispatchd.domain.cancel import targets, verdict
+from dispatchd.domain.job import STEPS_KEPT, Attempt, Job, TrackedJob, cancelled
+from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
+from dispatchd.domain.phase import Event, Phase
+from dispatchd.errors import InvalidTransition
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+DONE = Verdict(outcome=Outcome.SUCCEEDED, summary="Succeeded.")
+
+
+def tracked(phase: Phase = Phase.PENDING_ACCEPT, **job: object) -> TrackedJob:
+    record = TrackedJob.received(
+        Job(**{"id": "job-1", "workflow": "build", **job}), now=NOW
+    )  # type: ignore[arg-type]
+    return evolve(record, phase=phase)
+
+
+def test_a_job_has_one_run_with_its_own_id() -> None:
+    assert tracked().run_id == "job-1"
+
+
+def test_an_event_moves_the_record_and_leaves_the_old_one_alone() -> None:
+    before = tracked()
+
+    after = before.advance(Event.ACCEPT_CONFIRMED, NOW + timedelta(seconds=1))
+
+    assert (before.phase, after.phase) == (Phase.PENDING_ACCEPT, Phase.ACCEPTED)
+    assert after.changed_at == NOW + timedelta(seconds=1)
+    assert [step.event for step in after.steps] == [Event.ACCEPT_CONFIRMED]
+
+
+def test_a_missing_row_tells_the_job_and_its_story() -> None:
+    record = tracked().advance(Event.ACCEPT_CONFIRMED, NOW)
+
+    with pytest.raises(
+        InvalidTransition,
+        match=r"finish_acknowledged.*job-1.*accepted.*accept_confirmed",
+    ):
+        record.advance(Event.FINISH_ACKNOWLEDGED, NOW)
+
+
+def test_only_the_last_steps_are_kept() -> None:
+    record = tracked()
+    for _ in range(STEPS_KEPT + 5):
+        record = record.advance(Event.REDELIVERED, NOW)
+
+    assert len(record.steps) == STEPS_KEPT
+
+
+def test_the_first_verdict_stands() -> None:
+    record = tracked(Phase.RUNNING).advance(Event.DECIDED, NOW, verdict=DONE)
+
+    late = record.advance(Event.CANCEL_REQUESTED, NOW, verdict=cancelled("too late"))
+
+    assert late.verdict == DONE
+
+
+def test_a_verdict_is_not_kept_by_a_job_that_goes_on() -> None:
+    record = tracked(Phase.RUNNING).advance(
+        Event.CANCEL_REQUESTED, NOW, verdict=cancelled("now")
+    )
+
+    assert (record.phase, record.verdict) == (Phase.RUNNING, None)
+
+
+def test_an_attempt_is_replaced_by_its_number() -> None:
+    first = Attempt(number=1, started_at=NOW, deadline_at=NOW)
+    record = tracked().with_attempt(first).with_attempt(evolve(first, number=2))
+
+    changed = record.with_attempt(evolve(first, number=2, stop=FailureCause.CANCELLED))
+
+    assert [each.stop for each in changed.attempts] == [None, FailureCause.CANCELLED]
+    assert changed.without_attempt(2).attempts == (first,)
+
+
+def test_a_job_that_left_without_a_verdict_was_given_back() -> None:
+    assert tracked().advance(Event.ACCEPT_REFUSED, NOW).was_given_back
+    finished = tracked(Phase.RUNNING).advance(Event.DECIDED, NOW, verdict=DONE)
+    assert not finished.advance(Event.FINISH_ACKNOWLEDGED, NOW).was_given_back
+
+
+CANCEL = Job(
+    id="c", command="cancel", repository="o/r", pull_request=7, workflow="build"
+)
+
+
+def test_a_cancel_job_means_the_run_that_it_names() -> None:
+    named = evolve(CANCEL, target_run_id="job-1")
+
+    assert targets(named, [tracked(Phase.RUNNING), tracked(id="job-2")]) == [
+        tracked(Phase.RUNNING)
+    ]
+
+
+def test_a_cancel_job_without_a_run_means_the_same_repository_pull_request_and_workflow() -> (
+    None
+):
+    same = tracked(Phase.RUNNING, repository="o/r", pull_request=7)
+    others = [
+        tracked(Phase.RUNNING, repository="o/r", pull_request=8),
+        tracked(Phase.RUNNING, repository="o/x", pull_request=7),
+        tracked(Phase.RUNNING, repository="o/r", pull_request=7, workflow="deploy"),
+        tracked(Phase.FINISHING, repository="o/r", pull_request=7),
+    ]
+
+    assert targets(CANCEL, [*others, same]) == [same]
+
+
+def test_a_cancel_job_succeeds_only_if_something_was_alive() -> None:
+    alive, ended = tracked(Phase.RUNNING), tracked(Phase.FINISHING)
+
+    assert verdict(CANCEL, [alive]).outcome is Outcome.SUCCEEDED
+    assert verdict(CANCEL, [ended]).cause is FailureCause.NO_TARGET
+    assert (
+        "no unfinished run of workflow build of o/r for pull request 7"
+        in verdict(CANCEL, []).summary
+    )
+    assert "no run r-9" in verdict(evolve(CANCEL, target_run_id="r-9"), []).summary

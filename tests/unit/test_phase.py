@@ -1,0 +1,64 @@
+import pytest
+
+from dispatchd.domain.phase import OWES, TRANSITIONS, UNSTARTED, Event, Phase, diagram
+
+
+def test_every_phase_but_history_owes_something() -> None:
+    assert {phase for phase in Phase if OWES[phase] == "nothing"} == {Phase.HISTORY}
+    assert set(OWES) == set(Phase)
+
+
+def test_nothing_leads_back_from_history() -> None:
+    after = {TRANSITIONS[pair] for pair in TRANSITIONS if pair[0] is Phase.HISTORY}
+
+    assert after == {Phase.HISTORY}
+
+
+def test_a_decided_job_can_never_run_again() -> None:
+    after = {TRANSITIONS[pair] for pair in TRANSITIONS if pair[0] is Phase.FINISHING}
+
+    assert after == {Phase.FINISHING, Phase.HISTORY}
+
+
+def test_nothing_starts_before_the_accept_is_confirmed() -> None:
+    starting = {
+        phase for phase, event in TRANSITIONS if event is Event.ATTEMPT_STARTING
+    }
+
+    assert starting == {Phase.ACCEPTED, Phase.RETRY_WAIT}
+    assert TRANSITIONS[Phase.PENDING_ACCEPT, Event.ACCEPT_CONFIRMED] is Phase.ACCEPTED
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_a_redelivery_moves_nothing(phase: Phase) -> None:
+    assert TRANSITIONS[phase, Event.REDELIVERED] is phase
+
+
+@pytest.mark.parametrize(
+    "event", [Event.CANCEL_REQUESTED, Event.ACCEPT_REFUSED, Event.LEASE_LOST]
+)
+@pytest.mark.parametrize("phase", Phase)
+def test_what_the_endpoint_says_late_has_a_row_in_every_phase(
+    phase: Phase, event: Event
+) -> None:
+    assert (phase, event) in TRANSITIONS
+
+
+def test_every_phase_can_be_reached_and_left() -> None:
+    seen, waiting = {Phase.PENDING_ACCEPT}, [Phase.PENDING_ACCEPT]
+    while waiting:
+        phase = waiting.pop()
+        for (before, _), after in TRANSITIONS.items():
+            if before is phase and after not in seen:
+                seen.add(after)
+                waiting.append(after)
+
+    assert seen == set(Phase)
+    assert set(Phase) >= UNSTARTED
+
+
+def test_the_diagram_names_every_phase() -> None:
+    text = diagram()
+
+    assert all(phase in text for phase in Phase)
+    assert "running --> retry_wait: attempt_failed" in text
