@@ -193,14 +193,13 @@ def _quoted(value: object) -> str:
 
 def _json_path(*steps: str | int) -> str:
     """Return the JSON path of a place (RFC 9535), with the short form for every bare key of TOML too."""
-    return "$" + "".join(
-        f"[{step}]"
-        if isinstance(step, int)
-        else f".{step}"
-        if _BARE.fullmatch(step)
-        else f"[{step!r}]"
-        for step in steps
-    )
+    return "$" + "".join(map(_in_path, steps))
+
+
+def _in_path(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{step}" if _BARE.fullmatch(step) else f"[{step!r}]"
 
 
 def _place(document: object, error: ValidationError) -> list[int]:

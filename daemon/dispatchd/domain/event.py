@@ -2,7 +2,6 @@
 
 from dispatchd.domain.job import Job, Json
 from dispatchd.domain.payload import at, number, text
-from dispatchd.domain.payload import number, text
 
 
 def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job:

@@ -1,0 +1,184 @@
+"""The dispatch calls: pull, accept, finish, heartbeat, release (contracts/README.md)."""
+
+import json
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+from secrets import token_urlsafe
+from typing import Final
+
+import anyio
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dispatchd.domain.job import Json
+from dispatchd.hub import rules
+from dispatchd.hub.desk import Desk, hash_token, read_body, seconds
+from dispatchd.hub.rules import Claim, Refused
+from dispatchd.hub.storage import Claimed, HubJob
+
+_PATH: Final = "/api/v1/github/dispatch"
+_LONGEST_HOLD_S: Final = 300.0
+_EXTENSIONS: Final = ("heartbeat", "release")
+_PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
+
+
+@frozen
+class Dispatch:
+    """The routes by which machines get and report jobs."""
+
+    desk: Desk
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        calls = {
+            "accept": self.accept,
+            "finish": self.finish,
+            "heartbeat": self.heartbeat,
+            "release": self.release,
+        }
+        return [
+            Route(f"{_PATH}/pull", self.pull, methods=["POST"]),
+            *(
+                Route(f"{_PATH}/{{job_id:path}}/{name}", call, methods=["POST"])
+                for name, call in calls.items()
+            ),
+        ]
+
+    async def pull(self, request: Request) -> Response:
+        """Hand out the next job, waiting for one as long as the machine prefers."""
+        body = await read_body(request, "pull-request")
+        machine = self.desk.authenticate(body, "heartbeat_secret")
+        wait = _PREFER_WAIT.search(request.headers.get("prefer", ""))
+        hold_s = seconds(wait.group(1), _LONGEST_HOLD_S) if wait else 0.0
+        headers = {"Preference-Applied": f"wait={hold_s:g}"} if wait else {}
+        token = token_urlsafe(24)
+        claimed: Claimed | None = None
+        async with anyio.create_task_group() as tasks:
+            # A machine that has hung up must not be given a job.
+            tasks.start_soon(_until_hung_up, request, tasks.cancel_scope)
+            claimed = await self._claim_within(hold_s, machine, token)
+            tasks.cancel_scope.cancel()
+        if claimed is None:
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
+        return Response(
+            self._handed_out(claimed, token),
+            media_type="application/json",
+            headers=headers,
+        )
+
+    async def accept(self, request: Request) -> Response:
+        """Confirm that a job is the machine's."""
+        body = await read_body(request, "accept-request")
+        run_id, now = str(body["dag_run_id"]), self.desk.now()
+        await self._change(
+            request,
+            body,
+            lambda job, claim: rules.accept(job, claim, run_id=run_id, now=now),
+        )
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def finish(self, request: Request) -> Response:
+        """Take the outcome of a job."""
+        body = await read_body(request, "finish-request")
+        status, summary, now = (
+            str(body["result_status"]),
+            str(body.get("result_summary", "")),
+            self.desk.now(),
+        )
+        await self._change(
+            request,
+            body,
+            lambda job, claim: rules.finish(
+                job, claim, status=status, summary=summary, now=now
+            ),
+        )
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def heartbeat(self, request: Request) -> Response:
+        """Extend a lease, and say whether somebody wants the run to end."""
+        body = await read_body(request, "heartbeat-request")
+        phase, lease_until = str(body["phase"]), self.desk.now() + self.desk.lease_s
+        job = await self._change(
+            request,
+            body,
+            lambda job, claim: rules.beat(
+                job, claim, phase=phase, lease_until=lease_until
+            ),
+        )
+        return JSONResponse(
+            {
+                "lease_seconds": self.desk.lease_s,
+                "cancel_requested": job.cancel_requested,
+            }
+        )
+
+    async def release(self, request: Request) -> Response:
+        """Take an unstarted job back."""
+        body = await read_body(request, "release-request")
+        await self._change(request, body, rules.release)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def _change(
+        self,
+        request: Request,
+        body: dict[str, Json],
+        decide: Callable[[HubJob, Claim], HubJob],
+    ) -> HubJob:
+        machine = self.desk.authenticate(body, "secret")
+        claim = Claim(machine=machine, token_hash=hash_token(body.get("claim_token")))
+        job_id = request.path_params["job_id"]
+        changed = await self.desk.use(
+            lambda: self.desk.storage.change(job_id, lambda job: decide(job, claim))
+        )
+        if changed is None:
+            raise Refused(HTTPStatus.NOT_FOUND, "there is no such job")
+        self.desk.ring()
+        return changed
+
+    async def _claim_within(
+        self, hold_s: float, machine: str, token: str
+    ) -> Claimed | None:
+        storage, deadline = self.desk.storage, anyio.current_time() + hold_s
+        while True:
+            bell, now = self.desk.bell, self.desk.now()
+            if self.desk.stopping:
+                return None
+            claimed = await self.desk.use(
+                lambda now=now: storage.claim(
+                    machine, hash_token(token), now=now, lease_s=self.desk.lease_s
+                )  # type: ignore[misc]  # a default, so that each round has its own time
+            )
+            left_s = deadline - anyio.current_time()
+            if claimed is not None or left_s <= 0:
+                return claimed
+            expiry = await self.desk.use(storage.next_expiry)
+            # A claim that nobody accepts comes back by itself, without a bell.
+            pause_s = left_s if expiry is None else min(left_s, max(0.01, expiry - now))
+            with anyio.move_on_after(pause_s):
+                await bell.wait()
+
+    def _handed_out(self, claimed: Claimed, token: str) -> str:
+        job = claimed.job
+        added = {
+            "id": job.id,
+            "status": job.state,
+            "claimed_by": job.machine,
+            "license_id": self.desk.license_id,
+            "claim_token": token,
+            "lease_seconds": self.desk.lease_s,
+            "extensions": _EXTENSIONS,
+        }
+        head = json.dumps({**job.document, **added})
+        # The exact texts that were submitted, not what they mean to a JSON library.
+        return (
+            f'{head[:-1]}, "payload": {claimed.payload}, "headers": {claimed.headers}}}'
+        )
+
+
+async def _until_hung_up(request: Request, scope: anyio.CancelScope) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

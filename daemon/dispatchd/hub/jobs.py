@@ -1,0 +1,122 @@
+"""Submitting and watching jobs. In the development form the loopback address is what protects these."""
+
+from http import HTTPStatus
+from typing import Final
+from uuid import uuid4
+
+import anyio
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dispatchd.domain.job import CANCEL, Json
+from dispatchd.hub import rules
+from dispatchd.hub.desk import Desk, read_members, seconds
+from dispatchd.hub.rules import Refused
+from dispatchd.hub.storage import HubJob, State, Submission
+
+_TEXTS: Final = ("payload", "headers")
+_LONGEST_WATCH_S: Final = 300.0
+_LONGEST_LIST: Final = 1000
+
+
+@frozen
+class Jobs:
+    """The routes by which people and programs put jobs in and see what becomes of them."""
+
+    desk: Desk
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        return [
+            Route("/api/v1/jobs", self.submit, methods=["POST"]),
+            Route("/api/v1/jobs", self.list, methods=["GET"]),
+            Route("/api/v1/jobs/{job_id:path}", self.show, methods=["GET"]),
+        ]
+
+    async def submit(self, request: Request) -> Response:
+        """Queue a job; it is durable when the answer is 201.
+
+        Raises:
+            Refused: The id is taken.
+        """
+        found = await read_members(request, "submit-request")
+        document = {
+            name: member.value for name, member in found.items() if name not in _TEXTS
+        }
+        job_id = str(document.get("id") or uuid4())
+        texts = {name: found[name].text if name in found else "null" for name in _TEXTS}
+        submission = Submission(id=job_id, document={**document, "id": job_id}, **texts)
+        now = self.desk.now()
+        if not await self.desk.use(lambda: self.desk.storage.submit(submission, now)):
+            raise Refused(HTTPStatus.CONFLICT, f"there is already a job {job_id}")
+        if document.get("command") == CANCEL:
+            await self.desk.use(lambda: self._tell_targets(job_id))
+        self.desk.ring()
+        return JSONResponse({"id": job_id}, status_code=HTTPStatus.CREATED)
+
+    async def list(self, request: Request) -> Response:
+        """Return the newest jobs, oldest of them first."""
+        state = request.query_params.get("state", "")
+        limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
+        jobs = await self.desk.use(lambda: self.desk.storage.list(state, limit))
+        return JSONResponse({"jobs": [self._view(job) for job in jobs]})
+
+    async def show(self, request: Request) -> Response:
+        """Return one job; with `wait` (seconds), once it has finished or that time is over.
+
+        Raises:
+            Refused: There is no such job.
+        """
+        job_id = request.path_params["job_id"]
+        deadline = anyio.current_time() + seconds(
+            request.query_params.get("wait"), _LONGEST_WATCH_S
+        )
+        while True:
+            bell = self.desk.bell
+            job = await self.desk.use(lambda: self.desk.storage.get(job_id))
+            if job is None:
+                raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+            left_s = deadline - anyio.current_time()
+            if job.state is State.FINISHED or left_s <= 0 or self.desk.stopping:
+                return JSONResponse(self._view(job))
+            with anyio.move_on_after(left_s):
+                await bell.wait()
+
+    def _tell_targets(self, cancel_id: str) -> None:
+        storage, now = self.desk.storage, self.desk.now()
+        cancel = storage.get(cancel_id)
+        if cancel is None:
+            return
+        for state in (State.QUEUED, State.CLAIMED, State.ACCEPTED):
+            for job in storage.list(state, _LONGEST_LIST):
+                if rules.is_target(cancel, job):
+                    storage.change(
+                        job.id, lambda found: rules.ask_to_cancel(found, now=now)
+                    )
+
+    def _view(self, job: HubJob) -> dict[str, Json]:
+        expired = job.state is State.ACCEPTED and job.lease_until < self.desk.now()
+        return {
+            **{
+                name: value
+                for name, value in job.document.items()
+                if name not in _TEXTS
+            },
+            "state": job.state.value,
+            "machine": job.machine,
+            "run_id": job.run_id,
+            "phase": job.phase,
+            "cancel_requested": job.cancel_requested,
+            "lease_expired": expired,
+            "result_status": job.result_status,
+            "result_summary": job.result_summary,
+            "created_at": job.created_at,
+            "claimed_at": job.claimed_at,
+            "accepted_at": job.accepted_at,
+            "finished_at": job.finished_at,
+            "deliveries": job.deliveries,
+            "accepts": job.accepts,
+            "finishes": job.finishes,
+        }
