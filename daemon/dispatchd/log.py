@@ -50,10 +50,14 @@ def configure(
         if as_text
         else structlog.processors.JSONRenderer(default=str)
     )
+    for_json: list[structlog.typing.Processor] = [
+        structlog.processors.format_exc_info,
+        _in_order,
+    ]
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        *([] if as_text else [structlog.processors.format_exc_info]),
+        *([] if as_text else for_json),
         renderer,
         _Scrubber(secrets),
     ]
@@ -65,6 +69,14 @@ def configure(
         logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
         cache_logger_on_first_use=True,
     )
+
+
+def _in_order(
+    _logger: object, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Put what every line has before what only some have."""
+    first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
+    return {**first, **event}
 
 
 class _Scrubber:

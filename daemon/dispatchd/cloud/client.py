@@ -8,7 +8,7 @@ from urllib.parse import quote
 import anyio
 import httpx
 from anyio import to_thread
-from attrs import define
+from attrs import define, evolve
 
 from dispatchd.cloud.credentials import Credentials
 from dispatchd.cloud.replies import (
@@ -216,17 +216,16 @@ async def _delivery(reply: Reply) -> Delivery:
     try:
         text = reply.body.decode()
         if len(text) < _THREAD_BYTES:
-            return read_delivery(text)
-        return await to_thread.run_sync(read_delivery, text)
+            delivery = read_delivery(text)
+        else:
+            delivery = await to_thread.run_sync(read_delivery, text)
     except UnicodeDecodeError as error:
         raise ProtocolError(call="pull", reason=not_json(reply)) from error
     except ContractViolation as violation:
-        reason = (
-            not_json(reply)
-            if violation.contract == "JSON"
-            else f"the job can't be used: {violation}"
-        )
+        broken = violation.contract == "JSON"
+        reason = not_json(reply) if broken else f"the job can't be used: {violation}"
         raise ProtocolError(call="pull", reason=reason) from violation
+    return evolve(delivery, holds=hold_applied(reply.headers))
 
 
 def _check(call: str, contract: str, document: object) -> None:

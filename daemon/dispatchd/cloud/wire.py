@@ -69,8 +69,15 @@ def read_delivery(text: str) -> Delivery:
         if not isinstance(job_id, str) or not 0 < len(job_id) <= LONGEST_ID:
             raise
         flaw = f"{violation.path} {violation.rule}"
-        return Delivery(job=_claim_only(document, job_id), flaw=flaw, **texts)
-    return Delivery(job=job_from_wire(document), **texts)
+        return Delivery(
+            job=_claim_only(document, job_id),
+            flaw=flaw,
+            payload=texts["payload"],
+            headers=texts["headers"],
+        )
+    return Delivery(
+        job=job_from_wire(document), payload=texts["payload"], headers=texts["headers"]
+    )
 
 
 def _claim_only(document: Mapping[str, Json], job_id: str) -> Job:

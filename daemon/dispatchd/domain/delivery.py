@@ -11,12 +11,14 @@ class Delivery:
 
     `payload` and `headers` are the exact JSON texts that came with it (`null` where none did).
     `flaw` says, for a developer, how the job breaks the contract, and is empty if it doesn't.
+    `holds` is true where the endpoint says that it holds polls.
     """
 
     job: Job
     payload: str
     headers: str
     flaw: str = ""
+    holds: bool = False
 
 
 @frozen(kw_only=True)

@@ -64,12 +64,13 @@ class Jobs:
         return JSONResponse({"jobs": [self._view(job) for job in jobs]})
 
     async def show(self, request: Request) -> Response:
-        """Return one job; with `wait` (seconds), once it has finished or that time is over.
+        """Return one job; with `wait` (seconds), once it has reached the state `until` or that time is over.
 
         Raises:
             Refused: There is no such job.
         """
         job_id = request.path_params["job_id"]
+        until = request.query_params.get("until", State.FINISHED)
         deadline = anyio.current_time() + seconds(
             request.query_params.get("wait"), _LONGEST_WATCH_S
         )
@@ -79,7 +80,11 @@ class Jobs:
             if job is None:
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
             left_s = deadline - anyio.current_time()
-            if job.state is State.FINISHED or left_s <= 0 or self.desk.stopping:
+            if (
+                job.state in (State.FINISHED, until)
+                or left_s <= 0
+                or self.desk.stopping
+            ):
                 return JSONResponse(self._view(job))
             with anyio.move_on_after(left_s):
                 await bell.wait()

@@ -177,6 +177,7 @@ class PullLoop:
         self.board.endpoint = "ok"
         if isinstance(found, Delivery):
             self.board.extensions = tuple(sorted(found.job.extensions))
+            self.board.long_poll = found.holds or self.board.long_poll
         else:
             self.board.long_poll = found.held or found.cut_after_s is not None
         self.board.ring()
