@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from jsonschema.exceptions import ValidationError, best_match
-from jsonschema.protocols import Validator
 from jsonschema.validators import Draft202012Validator, extend
 
 from dispatchd.errors import ContractViolation
@@ -117,7 +116,7 @@ def _schemas() -> Traversable:
 
 
 @cache
-def _validator(contract: str) -> Validator:
+def _validator(contract: str) -> Draft202012Validator:
     return _Strict(schema(contract))
 
 
@@ -129,7 +128,7 @@ def _is_number(_: object, value: object) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-_Strict: Final = extend(
+_Strict: Final[type[Draft202012Validator]] = extend(  # type: ignore[no-untyped-call]  # the stubs leave it open
     Draft202012Validator,
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
         {"integer": _is_integer, "number": _is_number}
@@ -143,47 +142,52 @@ def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
     Strings, lists and objects of the document are never quoted: a rule may end up in a public check,
     and a value may be a secret.
     """
-    steps, instance = error.absolute_path, error.instance
-    if error.validator == "required":
-        wanted: Any = error.validator_value
-        for name in wanted:
+    steps, keyword = error.absolute_path, error.validator
+    # The stubs allow for an error that has nothing of this; one from a validator has all of it.
+    instance: Any = error.instance
+    around: Any = error.schema
+    if keyword == "required":
+        for name in around["required"]:
             if name not in instance:
                 yield _json_path(*steps, name), "is required and is missing"
-    elif error.validator == "additionalProperties":
-        known: Any = error.schema["properties"]  # type: ignore[index,call-overload]  # a schema with a keyword is an object
+    elif keyword == "additionalProperties":
+        known = around["properties"]
         for name in instance:
             if name not in known:
                 rule = f"is not known here; known are: {', '.join(known)}"
                 yield _json_path(*steps, name), rule
     elif "propertyNames" in error.absolute_schema_path:
-        yield _json_path(*steps, instance), f"its name {_rule(error)}"
+        yield (
+            _json_path(*steps, instance),
+            f"its name {_rule(str(keyword), around, instance)}",
+        )
     else:
-        yield _json_path(*steps), _rule(error)
+        yield _json_path(*steps), _rule(str(keyword), around, instance)
 
 
-def _rule(error: ValidationError) -> str:
-    keyword, limit = str(error.validator), error.validator_value
+def _rule(keyword: str, around: Mapping[str, Any], instance: object) -> str:
+    """Return what a keyword, with the rest of its schema around it, demands of an instance."""
+    limit = around[keyword]
     if keyword == "type":
-        return _type_rule(limit, error.instance)
-    if isinstance(error.schema, Mapping) and "x-rule" in error.schema:
+        return _type_rule([limit] if isinstance(limit, str) else limit, instance)
+    if "x-rule" in around:
         # The schema's own words, where a keyword alone would say too little.
-        return str(error.schema["x-rule"])
+        return str(around["x-rule"])
     if keyword == "enum":
-        values: Any = limit
-        return f"must be one of: {', '.join(str(each) for each in values if each is not None)}"
+        return f"must be one of: {', '.join(str(each) for each in limit if each is not None)}"
     if keyword in ("minLength", "minItems") and limit == 1:
         return "must not be empty"
-    rule = _LIMITS.get(keyword, "must keep the contract's rule " + keyword)
-    return rule.format(limit) + _quoted(error.instance)
+    rule = _LIMITS.get(keyword, f"must keep the contract's rule {keyword}")
+    return rule.format(limit) + _quoted(instance)
 
 
-def _type_rule(wanted: Any, instance: object) -> str:  # noqa: ANN401  # a keyword's value: a string or a list of strings
-    kinds = [wanted] if isinstance(wanted, str) else wanted
+def _type_rule(kinds: list[str], instance: object) -> str:
     # That null counts as absent is no news for somebody whose value is wrong.
     words = " or ".join(_WANTED[kind] for kind in kinds if kind != "null")
     if {"integer", "number"} & set(kinds) and _quoted(instance):
         return f"must be {words}{_quoted(instance)}"
-    return f"must be {words}, not {_FOUND.get(type(instance), 'a ' + type(instance).__name__)}"
+    found = _FOUND.get(type(instance), f"a {type(instance).__name__}")
+    return f"must be {words}, not {found}"
 
 
 def _quoted(value: object) -> str:

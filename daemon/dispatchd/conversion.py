@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
+from operator import is_
 from typing import TypeVar
 
 from cattrs import Converter
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 
 def strict_converter(
@@ -24,13 +27,13 @@ def strict_converter(
         omit_if_default=True,
     )
     for kind in (bool, int, str):
-        converter.register_structure_hook(kind, _exactly(kind))
+        # By identity: a hook registered for str would serve its subclasses too, and leave enums as text.
+        converter.register_structure_hook_func(partial(is_, kind), _exactly(kind))
+    converter.register_structure_hook_func(_is_enum, _member)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(datetime, _instant)
     converter.register_unstructure_hook(datetime, datetime.isoformat)
-    converter.register_unstructure_hook_func(
-        lambda kind: isinstance(kind, type) and issubclass(kind, StrEnum), str
-    )
+    converter.register_unstructure_hook_func(_is_enum, str)
     return converter
 
 
@@ -50,6 +53,17 @@ _NAMES: dict[type, str] = {
     int: "a whole number",
     str: "a string",
 }
+
+
+def _is_enum(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, StrEnum)
+
+
+def _member(value: object, kind: type[E]) -> E:
+    if type(value) is not str:
+        message = f"must be a string, not {value!r:.40}"
+        raise TypeError(message)
+    return kind(value)
 
 
 def _number(value: object, _: type[float]) -> float:

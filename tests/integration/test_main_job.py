@@ -13,7 +13,14 @@ async def test_a_job_goes_from_pull_to_finish(tmp_path: Path) -> None:
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"show": SHOW})
         async with running_daemon(config) as daemon:
-            hub.hand_out({"id": "job/1", "dag_name": "show", "sha": "abc", "payload": {"a": 1.50}})
+            hub.hand_out(
+                {
+                    "id": "job/1",
+                    "dag_name": "show",
+                    "sha": "abc",
+                    "payload": {"a": 1.50},
+                }
+            )
 
             finished = (await hub.until_finished("job%2F1"))[0]
 

@@ -138,6 +138,13 @@ class DaemonProcess:
                 await anyio.sleep(0.02)
 
 
+def resident_kib(daemon: DaemonProcess) -> int:
+    """Return the resident memory of a daemon (KiB, VmRSS of proc_pid_status(5))."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1])
+
+
 @contextmanager
 def running(config: Path, **options: Any) -> Iterator[DaemonProcess]:
     """Run a daemon for the length of a block; it is killed at the end, and its log shown on failure."""

@@ -83,6 +83,7 @@ class Endpoint:
     accepted: dict[str, Json] = field(factory=dict)
     cancelled: set[str] = field(factory=set)
     _changed: anyio.Event = field(factory=anyio.Event)
+    _cut: anyio.Event = field(factory=anyio.Event)
 
     @property
     def url(self) -> str:
@@ -112,6 +113,11 @@ class Endpoint:
             lambda e: all(each in e.finished for each in job_ids), within_s
         )
         return [self.finished[each] for each in job_ids]
+
+    def cut_held_polls(self) -> None:
+        """Close the connections of the polls that are held now, without an answer."""
+        self._cut.set()
+        self._cut = anyio.Event()
 
     def _ring(self) -> None:
         self._changed.set()
@@ -210,13 +216,27 @@ class Endpoint:
         applied = (
             {"preference-applied": f"wait={request.hold_s:g}"} if self.holds else {}
         )
-        with anyio.move_on_after(request.hold_s if self.holds else 0):
-            while not self.queue:
-                await self._changed.wait()
+        cut = self._cut
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(
+                self._until_queued,
+                request.hold_s if self.holds else 0,
+                tasks.cancel_scope,
+            )
+            await cut.wait()
+            tasks.cancel_scope.cancel()
+        if cut.is_set():
+            return Answer(cut=True)
         if not self.queue:
             return Answer(headers=applied)
         headers = {"content-type": "application/json", **applied}
         return Answer(status=200, body=self.queue.popleft(), headers=headers)
+
+    async def _until_queued(self, hold_s: float, poll: anyio.CancelScope) -> None:
+        with anyio.move_on_after(hold_s):
+            while not self.queue:
+                await self._changed.wait()
+        poll.cancel()
 
 
 @asynccontextmanager

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -13,10 +14,10 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DONE = Verdict(outcome=Outcome.SUCCEEDED, summary="Succeeded.")
 
 
-def tracked(phase: Phase = Phase.PENDING_ACCEPT, **job: object) -> TrackedJob:
+def tracked(phase: Phase = Phase.PENDING_ACCEPT, **job: Any) -> TrackedJob:
     record = TrackedJob.received(
         Job(**{"id": "job-1", "workflow": "build", **job}), now=NOW
-    )  # type: ignore[arg-type]
+    )
     return evolve(record, phase=phase)
 
 

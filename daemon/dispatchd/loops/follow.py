@@ -96,7 +96,7 @@ class Follower:
         return evolve(
             end,
             escalated=escalated,
-            leftovers=await self.engine.clear(process, record.run_id),
+            leftovers=await self.engine.clear(process, folder),
         )
 
     async def _until_unwanted(self, job_id: str, deadline_at: datetime) -> None:

@@ -74,6 +74,6 @@ class Engine(Protocol):
         """End a running attempt, politely for `grace_s` seconds; True if force was needed."""
         ...
 
-    async def clear(self, process: ProcessIdentity, run_id: str) -> int:
+    async def clear(self, process: ProcessIdentity, folder: Path) -> int:
         """End what an attempt that has ended left behind; return how many processes."""
         ...

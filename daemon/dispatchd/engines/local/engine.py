@@ -20,7 +20,7 @@ from attrs import define, field
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
-from dispatchd.engines.local.gate import Gated, read_exit
+from dispatchd.engines.local.gate import MARKER, Gated, read_exit
 from dispatchd.engines.local.process import (
     boot_id,
     open_pidfd,
@@ -85,11 +85,11 @@ class LocalEngine:
         finally:
             os.close(fd)
 
-    async def clear(self, process: ProcessIdentity, run_id: str) -> int:
+    async def clear(self, process: ProcessIdentity, folder: Path) -> int:
         """End what an attempt left behind in its session, and return how many processes that were."""
         if process.boot_id != boot_id():
             return 0
-        marker = f"DISPATCHD_RUN_ID={run_id}".encode(errors="surrogateescape")
+        marker = os.fsencode(f"{MARKER}={folder}")
         ended: set[int] = set()
         for _ in range(_SWEEPS):
             # A process group's signal 0 costs nothing, a walk through /proc a few milliseconds.

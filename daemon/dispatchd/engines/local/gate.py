@@ -36,6 +36,9 @@ printf '%s\\n' "$code" >"$attempt/exit.aside" && mv "$attempt/exit.aside" "$atte
 
 _SHELL: Final = "/bin/sh"
 
+MARKER: Final = "DISPATCHD_ATTEMPT_FOLDER"
+"""Variable by which the processes of an attempt are known again; its value is the attempt's folder."""
+
 
 @frozen(kw_only=True)
 class Gated:
@@ -71,7 +74,7 @@ class Gated:
                         str(launch.workspace),
                         *launch.command,
                     ],
-                    env=dict(launch.env),
+                    env={**launch.env, MARKER: str(launch.folder)},
                     stdin=read_end,
                     stdout=output,
                     stderr=output,

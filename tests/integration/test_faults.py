@@ -1,0 +1,348 @@
+"""What endpoints and the ways to them can do: the daemon stays up, says what it is, and recovers."""
+
+import json
+from pathlib import Path
+
+import anyio
+import pytest
+
+from support.daemon import running_daemon, write_config
+from support.endpoint import SECRET, Answer, Json, Request, as_json, endpoint
+
+TRUE = ["/bin/true"]
+JOB = {"id": "j", "dag_name": "it"}
+PAGE = Answer(
+    status=200,
+    body=b"<html>Please log in</html>",
+    headers={"content-type": "text/html"},
+)
+
+
+class FirstTimes:
+    """Gives the same answer to the first few requests of a call, then leaves the rest alone."""
+
+    def __init__(self, call: str, times: int, answer: Answer) -> None:
+        self.call, self.left, self.answer = call, times, answer
+
+    def __call__(self, request: Request) -> Answer | None:
+        if request.call != self.call or self.left == 0:
+            return None
+        self.left -= 1
+        return self.answer
+
+
+FAULTS = {
+    "500": (
+        as_json({"message": "boom"}, 500),
+        "Unavailable",
+        "status 500 Internal Server Error: boom",
+    ),
+    "502 page": (
+        Answer(status=502, body=b"<html>"),
+        "Unavailable",
+        "status 502 Bad Gateway",
+    ),
+    "429": (as_json({}, 429, retry_after="1"), "RateLimited", "status 429"),
+    "a page with 200": (
+        PAGE,
+        "ProtocolError",
+        "status 200 with text/html (a proxy's or a login page?)",
+    ),
+    "nothing with 200": (Answer(status=200), "ProtocolError", "empty body"),
+    "a truncated body": (
+        Answer(status=200, body=b'{"id": "x"}' * 9, truncated=True),
+        "Unavailable",
+        "cut off",
+    ),
+    "no answer": (Answer(cut=True), "_ClosedWithoutAnswer", "closed without an answer"),
+    "401": (
+        as_json({"message": "who?"}, 401),
+        "Unauthorized",
+        "status 401 Unauthorized: who?",
+    ),
+    "403": (as_json({}, 403), "Forbidden", "status 403"),
+    "410": (as_json({}, 410), "Revoked", "status 410"),
+    "404": (as_json({}, 404), "ProtocolError", "status 404"),
+    "a redirect": (
+        Answer(status=302, headers={"location": "http://login/"}),
+        "ProtocolError",
+        "redirect to http://login/",
+    ),
+    "a list": (as_json([]), "ProtocolError", "where the contract wants JSON"),
+    "a job without an id": (as_json({"dag_name": "it"}), "ProtocolError", "$.id"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_failed_pull_is_named_and_tried_again(
+    tmp_path: Path, fault: str
+) -> None:
+    answer, kind, words = FAULTS[fault]
+    async with endpoint() as hub:
+        hub.script = FirstTimes("pull", 2, answer)
+        hub.hand_out(JOB)
+        async with running_daemon(
+            write_config(tmp_path, hub.url, {"it": TRUE})
+        ) as daemon:
+            line = await daemon.until_logged("pull_failed")
+            await hub.until_finished("j")
+            assert daemon.alive
+
+    assert line["kind"] == kind
+    assert words in line["error"]
+    assert SECRET not in daemon.log_file.read_text()
+
+
+@pytest.mark.parametrize("call", ["accept", "finish"])
+@pytest.mark.parametrize(
+    "fault", ["500", "429", "a page with 200", "a truncated body", "no answer", "401"]
+)
+async def test_a_failed_report_is_repeated_until_it_arrives(
+    tmp_path: Path, call: str, fault: str
+) -> None:
+    async with endpoint() as hub:
+        hub.script = FirstTimes(call, 2, FAULTS[fault][0])
+        hub.hand_out(JOB)
+        async with running_daemon(write_config(tmp_path, hub.url, {"it": TRUE})):
+            finished = (await hub.until_finished("j"))[0]
+
+    assert finished["result_status"] == "succeeded"
+    assert len(hub.calls(call)) == 3
+
+
+@pytest.mark.parametrize("status", [404, 409, 410])
+async def test_a_refused_accept_means_that_nothing_runs(
+    tmp_path: Path, status: int
+) -> None:
+    async with endpoint() as hub:
+        hub.script = FirstTimes("accept", 1, as_json({}, status))
+        hub.hand_out(JOB)
+        async with running_daemon(
+            write_config(tmp_path, hub.url, {"it": TRUE})
+        ) as daemon:
+            await daemon.until_logged("job_accept_refused", phase="history")
+            # It was given back without a start, so it may come again.
+            hub.hand_out(JOB)
+            await hub.until_finished("j")
+
+    assert len(hub.calls("finish")) == 1
+    assert (daemon.state / "runs/j/attempt-1/exit").read_text() == "0\n"
+
+
+@pytest.mark.parametrize("status", [404, 409, 410])
+async def test_a_refused_finish_closes_the_job(tmp_path: Path, status: int) -> None:
+    async with endpoint() as hub:
+        hub.script = FirstTimes("finish", 1, as_json({}, status))
+        hub.hand_out(JOB)
+        async with running_daemon(
+            write_config(tmp_path, hub.url, {"it": TRUE})
+        ) as daemon:
+            await daemon.until_logged("job_finish_refused", phase="history")
+
+    assert len(hub.calls("finish")) == 1
+    assert list((daemon.state / "jobs").iterdir()) == []
+
+
+async def test_one_stuck_report_does_not_delay_another(tmp_path: Path) -> None:
+    def stuck(request: Request) -> Answer | None:
+        return (
+            as_json({}, 500)
+            if request.job_id == "stuck" and request.call == "accept"
+            else None
+        )
+
+    async with endpoint() as hub:
+        hub.script = stuck
+        hub.hand_out({**JOB, "id": "stuck"})
+        hub.hand_out(JOB)
+        async with running_daemon(
+            write_config(tmp_path, hub.url, {"it": TRUE}, runs="queue_ahead = 3")
+        ):
+            await hub.until_finished("j")
+
+    assert "stuck" not in hub.finished
+
+
+async def test_finishes_made_while_the_endpoint_was_down_all_arrive(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": ["/bin/sleep", "1"]}, runs="slots = 4"
+        )
+        async with running_daemon(config) as daemon:
+            for number in range(4):
+                hub.hand_out({**JOB, "id": f"j{number}"})
+            await hub.until(lambda e: len(e.accepted) == 4)
+            hub.script = lambda _: Answer(cut=True)
+            for number in range(4):
+                await daemon.until_logged("job_decided", job_id=f"j{number}")
+            await daemon.until_logged("report_failed")
+            hub.script = None
+            finished = await hub.until_finished(
+                *(f"j{number}" for number in range(4)), within_s=70
+            )
+
+    assert [each["result_status"] for each in finished] == ["succeeded"] * 4
+
+
+@pytest.mark.parametrize("call", ["accept", "finish"])
+async def test_an_answer_that_is_lost_after_its_effect_changes_nothing(
+    tmp_path: Path, call: str
+) -> None:
+    async with endpoint() as hub:
+        hub.script = FirstTimes(call, 1, Answer(cut=True))
+        hub.hand_out(JOB)
+        async with running_daemon(
+            write_config(tmp_path, hub.url, {"it": TRUE})
+        ) as daemon:
+            await hub.until_finished("j")
+
+    assert [each.name for each in (daemon.state / "runs/j").glob("attempt-*")] == [
+        "attempt-1"
+    ]
+
+
+async def test_a_job_redelivered_after_finish_is_finished_again_and_never_run(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        hub.hand_out(JOB)
+        async with running_daemon(
+            write_config(tmp_path, hub.url, {"it": TRUE})
+        ) as daemon:
+            await daemon.until_logged("job_finish_acknowledged")
+            hub.hand_out({**JOB, "claim_token": "second"})
+            await hub.until(lambda e: len(e.calls("finish")) == 2)
+
+    assert hub.calls("finish")[1].body["claim_token"] == "second"
+    assert len(hub.calls("accept")) == 1
+    assert [each.name for each in (daemon.state / "runs/j").glob("attempt-*")] == [
+        "attempt-1"
+    ]
+
+
+async def test_a_job_redelivered_while_it_runs_is_accepted_again_and_runs_once(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": ["/bin/sleep", "1"]}, runs="queue_ahead = 3"
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({**JOB, "claim_token": "first"})
+            await daemon.until_logged("job_attempt_started")
+            hub.hand_out({**JOB, "claim_token": "second"})
+            finished = (await hub.until_finished("j"))[0]
+
+    assert [each.body["claim_token"] for each in hub.calls("accept")] == [
+        "first",
+        "second",
+    ]
+    assert finished["claim_token"] == "second"
+    assert [each.name for each in (daemon.state / "runs/j").glob("attempt-*")] == [
+        "attempt-1"
+    ]
+
+
+FLAWED: dict[str, tuple[Json, str]] = {
+    "no workflow": ({"id": "j"}, r"$.dag_name"),
+    "a wrong type": (
+        {"id": "j", "dag_name": "it", "sha": 5},
+        r"$.sha must be a string",
+    ),
+    "a wrong claim": (
+        {"id": "j", "dag_name": "it", "lease_seconds": "x"},
+        r"$.lease_seconds",
+    ),
+    "an unknown workflow": (
+        {"id": "j", "dag_name": "deploy"},
+        r"no workflow called 'deploy'",
+    ),
+}
+
+
+@pytest.mark.parametrize("flaw", FLAWED)
+async def test_a_job_that_cannot_run_here_is_rejected_with_the_reason(
+    tmp_path: Path, flaw: str
+) -> None:
+    job, words = FLAWED[flaw]
+    async with endpoint() as hub:
+        hub.hand_out(job)
+        async with running_daemon(write_config(tmp_path, hub.url, {"it": TRUE})):
+            finished = (await hub.until_finished("j"))[0]
+
+    assert finished["result_status"] == "rejected"
+    assert words in finished["result_summary"]
+
+
+async def test_an_odd_id_is_one_path_segment_and_one_file(tmp_path: Path) -> None:
+    ids = ["..", "a/../b", "ü ?#%", "x" * 512, "\ud800"]
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE}, runs="queue_ahead = 9")
+        async with running_daemon(config) as daemon:
+            for odd in ids:
+                hub.hand_out({**JOB, "id": odd})
+            await hub.until(lambda e: len(e.finished) == len(ids))
+
+    assert len(list((daemon.state / "history").iterdir())) == len(ids)
+    assert {each.body["dag_run_id"] for each in hub.calls("accept")} == set(ids)
+
+
+async def test_an_answer_over_the_limit_is_refused_in_words(tmp_path: Path) -> None:
+    huge = json.dumps({**JOB, "payload": "x" * (33 * 1024 * 1024)}).encode()
+    async with endpoint() as hub:
+        hub.hand_out(huge)
+        async with running_daemon(
+            write_config(tmp_path, hub.url, {"it": TRUE})
+        ) as daemon:
+            line = await daemon.until_logged("pull_failed")
+
+    assert "larger than 32 MiB" in line["error"]
+
+
+async def test_an_endpoint_that_does_not_hold_is_asked_at_intervals(
+    tmp_path: Path,
+) -> None:
+    async with endpoint(holds=False) as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": TRUE}, cloud="poll_interval_s = 0.6"
+        )
+        async with running_daemon(config):
+            await hub.until(lambda e: len(e.calls("pull")) >= 3)
+            hub.hand_out(JOB)
+            await hub.until_finished("j")
+
+
+async def test_a_held_poll_that_is_cut_is_an_empty_poll(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE}, cloud="hold_s = 40")
+        async with running_daemon(config) as daemon:
+            await hub.until(lambda e: bool(e.calls("pull")))
+            # Long enough that the poll counts as one that was held.
+            await anyio.sleep(1.2)
+            hub.cut_held_polls()
+            line = await daemon.until_logged("poll_cut_on_the_way")
+            hub.hand_out(JOB)
+            await hub.until_finished("j")
+            assert not [
+                each for each in daemon.log() if each.get("event") == "pull_failed"
+            ]
+
+    assert line["next_hold_s"] < 40
+
+
+async def test_a_secret_rotated_on_disk_is_used_at_once(tmp_path: Path) -> None:
+    def picky(request: Request) -> Answer | None:
+        ok = request.body.get("heartbeat_secret", "new-secret") == "new-secret"
+        return None if ok else as_json({}, 401)
+
+    async with endpoint() as hub:
+        hub.script = picky
+        hub.hand_out(JOB)
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        async with running_daemon(config) as daemon:
+            await daemon.until_logged("pull_failed", kind="Unauthorized")
+            (tmp_path / "secret").unlink()
+            (tmp_path / "secret").write_text("new-secret")
+            await hub.until_finished("j")

@@ -1,0 +1,317 @@
+"""The hub's calls, one by one, against a real hub process."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+
+from dispatchd.contracts import check
+from support.hub import HubProcess, hub
+from support.machine import PATH, Machine
+
+JOBS = "/api/v1/jobs"
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[HubProcess]:
+    async with hub(tmp_path / "hub") as found:
+        yield found
+
+
+@pytest.fixture
+def machine(server: HubProcess) -> Machine:
+    return Machine(http=server.http)
+
+
+async def row(server: HubProcess, job_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await server.http.get(f"{JOBS}/{job_id}")).json()
+    return found
+
+
+def refuses(reply: httpx.Response, status: int) -> str:
+    """Return the message of a refusal, which always has one."""
+    assert reply.status_code == status, (reply.status_code, reply.text)
+    message: str = reply.json()["message"]
+    assert message
+    return message
+
+
+async def test_a_job_goes_from_submit_to_finish(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit(
+        {"id": "j", "dag_name": "ci", "repository_id": 7, "x-own": [1]}, '{"a":1.50}'
+    )
+
+    held = await machine.pull()
+    accepted = await held.accept("run-1")
+    beaten = await held.beat("running")
+    finished = await held.finish("failed", "Exit code 1.")
+
+    assert held.job["x-own"] == [1]
+    assert held.job["claimed_by"] == "m1"
+    assert held.job["lease_seconds"] == 60
+    assert set(held.job["extensions"]) == {"heartbeat", "release"}
+    assert (accepted.status_code, finished.status_code) == (204, 204)
+    check("heartbeat-reply", beaten.json())
+    assert beaten.json() == {"lease_seconds": 60, "cancel_requested": False}
+    found = await row(server, "j")
+    assert found["state"] == "finished"
+    assert (found["machine"], found["run_id"]) == ("m1", "run-1")
+    assert found["phase"] == "running"
+    assert found["result_status"] == "failed"
+    assert found["result_summary"] == "Exit code 1."
+    assert (found["deliveries"], found["accepts"], found["finishes"]) == (1, 1, 1)
+    times = ("created_at", "claimed_at", "accepted_at", "finished_at")
+    assert 0 < found[times[0]] <= found[times[1]] <= found[times[2]] <= found[times[3]]
+    assert held.token not in json.dumps(found)
+    assert "payload" not in found
+
+
+async def test_accept_and_finish_may_be_repeated_but_not_changed(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+
+    assert [(await held.accept()).status_code for _ in range(2)] == [204, 204]
+    refuses(await held.accept("another-run"), 409)
+    assert [(await held.finish()).status_code for _ in range(2)] == [204, 204]
+    assert "succeeded" in refuses(await held.finish("failed"), 409)
+
+    for closed in (held.accept(), held.beat(), held.release()):
+        refuses(await closed, 410)
+    assert (await row(server, "j"))["result_status"] == "succeeded"
+
+
+async def test_a_job_can_be_finished_without_an_accept(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "j", "dag_name": "nobody-has-it"})
+    held = await machine.pull()
+
+    assert (await held.finish("rejected", "No such workflow.")).status_code == 204
+
+    assert (await row(server, "j"))["result_status"] == "rejected"
+
+
+async def test_a_released_job_goes_to_the_next_machine(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+    await held.accept()
+
+    assert [(await held.release()).status_code for _ in range(2)] == [204, 204]
+    refuses(await held.accept(), 409)
+    again = await Machine(http=server.http, name="m2").pull()
+
+    for stale in (held.accept(), held.finish(), held.beat(), held.release()):
+        refuses(await stale, 409)
+    assert again.token != held.token
+    assert (await again.accept()).status_code == 204
+    found = await row(server, "j")
+    assert (found["machine"], found["deliveries"]) == ("m2", 2)
+
+
+@pytest.mark.parametrize("call", ["accept", "finish", "heartbeat", "release"])
+async def test_a_call_without_the_right_to_it_changes_nothing(
+    server: HubProcess, machine: Machine, call: str
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+    before = await row(server, "j")
+    fields = {"dag_run_id": "r", "result_status": "failed", "result_summary": ""}
+    fields |= {"phase": "running", "claim_token": held.token}
+    others = Machine(http=server.http, name="m2")
+    liars = [
+        Machine(http=server.http, secret="wrong"),
+        Machine(http=server.http, secret="wröng"),
+        Machine(http=server.http, license_id="other"),
+    ]
+
+    for liar in liars:
+        refuses(await liar.call(call, "j", **fields), 401)
+        refuses(await liar.ask(), 401)
+    refuses(await others.call(call, "j", **fields), 409)
+    refuses(await machine.call(call, "j", **{**fields, "claim_token": "stale"}), 409)
+    del fields["claim_token"]
+    refuses(await machine.call(call, "j", **fields), 409)
+    refuses(await machine.call(call, "unknown", **fields), 404)
+
+    assert await row(server, "j") == before
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b"{", 400, "JSON"),
+        (b"[]", 400, "JSON"),
+        (b"", 400, "JSON"),
+        (b'{"dag_name": "\xff"}', 400, "UTF-8"),
+        (b'{"dag_name": "ci", "payload": NaN}', 400, "NaN"),
+        (b"[" * 100_000, 400, "JSON"),
+        (b"{}", 422, "$.dag_name is required"),
+        (b'{"dag_name": ""}', 422, "$.dag_name"),
+        (b'{"dag_name": "ci", "repository_id": "7"}', 422, "$.repository_id"),
+        (b'{"dag_name": "ci", "id": "\\ud800"}', 422, "$.id"),
+        (b'{"dag_name": "ci", "own": 1e999}', 422, "$.own"),
+    ],
+)
+async def test_a_broken_job_is_refused_with_the_place_and_the_reason(
+    server: HubProcess, body: bytes, status: int, reason: str
+) -> None:
+    reply = await server.http.post(JOBS, content=body)
+
+    assert reason in refuses(reply, status)
+    assert (await server.http.get(JOBS)).json() == {"jobs": []}
+
+
+async def test_broken_calls_of_a_machine_are_refused(
+    server: HubProcess, machine: Machine
+) -> None:
+    http = server.http
+
+    assert "$.secret" in refuses(await machine.call("accept", "j", secret=None), 422)
+    refuses(await http.post(f"{PATH}/pull", content=b"<html>"), 400)
+    refuses(await http.post(f"{PATH}/pull", json={}), 422)
+    for field in ("license_id", "server_id", "heartbeat_secret"):
+        body = {"license_id": "l", "server_id": "s", "heartbeat_secret": "h"}
+        text = json.dumps({**body, field: "\ud800"})
+        refuses(await http.post(f"{PATH}/pull", content=text), 422)
+    refuses(await http.get(f"{PATH}/pull"), 405)
+    refuses(await http.post("/api/v1/nothing", json={}), 404)
+    refuses(await http.get(f"{JOBS}/unknown"), 404)
+
+
+async def test_an_id_is_taken_once(server: HubProcess, machine: Machine) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"}, payload="1")
+
+    again = await server.http.post(JOBS, json={"id": "j", "dag_name": "other"})
+
+    assert "j" in refuses(again, 409)
+    assert (await machine.pull()).job["dag_name"] == "ci"
+    assert (await machine.ask()).status_code == 204
+
+
+async def test_a_job_without_an_id_gets_one(
+    server: HubProcess, machine: Machine
+) -> None:
+    ids = {await server.submit({"dag_name": "ci", "id": None}) for _ in range(3)}
+
+    assert {(await machine.pull()).id for _ in range(3)} == ids
+    assert len(ids) == 3
+
+
+@pytest.mark.parametrize(
+    "job_id",
+    ["a/b", "..", "pull", "a/accept", "ä ö%2F", "?x#y", "a\nb", "'--", "x" * 512],
+    ids=repr,
+)
+async def test_any_text_can_be_an_id(
+    server: HubProcess, machine: Machine, job_id: str
+) -> None:
+    await server.submit({"id": job_id, "dag_name": "ci"})
+
+    held = await machine.pull()
+    replies = [await held.accept(), await held.beat(), await held.finish()]
+
+    assert held.id == job_id
+    assert [each.status_code for each in replies] == [204, 200, 204]
+    found = (await server.http.get(JOBS)).json()["jobs"][0]
+    assert (found["id"], found["state"]) == (job_id, "finished")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"z": 1.50, "b": 1E+5, "n": 12345678901234567890123, "a": 1, "a": -0.0}',
+        '"\\u00e9\\/\\ud800 é\U0001f600"',
+        "[ 1e999 ,\n\ttrue ]",
+        "null",
+        '{"big": "' + "é" * (10 * 1024 * 1024) + '"}',
+    ],
+    ids=["numbers", "escapes", "spaces", "null", "20 MiB"],
+)
+async def test_payload_and_headers_come_out_as_they_went_in(
+    server: HubProcess, machine: Machine, payload: str
+) -> None:
+    headers = '{"X-B": "2",  "x-a": "1"}'
+    await server.submit({"dag_name": "ci"}, payload=payload, headers=headers)
+
+    held = await machine.pull()
+
+    assert payload in held.text
+    assert headers in held.text
+
+
+async def test_a_job_that_no_machine_could_read_is_refused(
+    server: HubProcess, machine: Machine
+) -> None:
+    for size in (32, 48):
+        body = '{"dag_name": "ci", "payload": "' + "x" * (size << 20) + '"}'
+        assert "MiB" in refuses(await server.http.post(JOBS, content=body), 413)
+
+    # The reply to a pull may have 32 MiB (contracts/README.md, limits).
+    most = '"' + "x" * ((32 << 20) - (64 << 10)) + '"'
+    await server.submit({"dag_name": "ci"}, payload=most)
+    assert len((await machine.pull()).text) < 32 << 20
+
+
+async def test_a_poll_is_held_only_where_that_is_asked_for(
+    server: HubProcess, machine: Machine
+) -> None:
+    at_once, held = await machine.ask(), await machine.ask(wait="1")
+    await server.submit({"dag_name": "ci"})
+    found = await machine.ask(wait="900")
+
+    assert "preference-applied" not in at_once.headers
+    assert held.headers["preference-applied"] == "wait=1"
+    assert held.elapsed.total_seconds() >= 1 > at_once.elapsed.total_seconds()
+    assert found.headers["preference-applied"] == "wait=300"
+    assert [r.status_code for r in (at_once, held, found)] == [204, 204, 200]
+
+
+async def test_a_watcher_is_answered_when_the_job_gets_there(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    seen: dict[str, str] = {}
+
+    async def watch(until: str) -> None:
+        seen[until] = (await server.result("j", 20, until=until))["state"]
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch, "accepted")
+            tasks.start_soon(watch, "finished")
+            held = await machine.pull(wait="10")
+            await held.accept()
+            await held.finish()
+    short = await server.http.get(f"{JOBS}/j?wait=nan&until=queued")
+
+    assert seen["finished"] == "finished"
+    assert seen["accepted"] in ("accepted", "finished")
+    assert short.json()["state"] == "finished"
+
+
+async def test_jobs_are_listed_by_state_newest_last(
+    server: HubProcess, machine: Machine
+) -> None:
+    for name in "abc":
+        await server.submit({"id": name, "dag_name": "ci"}, payload='"secret-ish"')
+    await machine.pull()
+
+    async def listed(**query: str) -> list[str]:
+        reply = await server.http.get(JOBS, params=query)
+        assert "secret-ish" not in reply.text
+        return [job["id"] for job in reply.json()["jobs"]]
+
+    assert await listed() == ["a", "b", "c"]
+    assert await listed(state="queued") == ["b", "c"]
+    assert await listed(state="claimed") == ["a"]
+    assert await listed(limit="2") == ["b", "c"]

@@ -1,0 +1,259 @@
+"""What commands can do to their supervisor: each ends with the right outcome, cause and summary."""
+
+import os
+import re
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from support.daemon import DaemonProcess, resident_kib, running_daemon, write_config
+from support.endpoint import Endpoint, endpoint
+
+Json = dict[str, Any]
+
+
+def sh(script: str) -> list[str]:
+    return ["/bin/sh", "-c", script]
+
+
+async def outcome_of(
+    tmp_path: Path, command: list[str], *, limits: str = "", runs: str = ""
+) -> tuple[Json, Json]:
+    """Return how a job with a command was finished at the endpoint, and its record."""
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": command}, limits=limits, runs=runs
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            finished = (await hub.until_finished("j"))[0]
+            line = await daemon.until_logged("job_finish_acknowledged")
+    return finished, line
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "cause", "words"),
+    [
+        ("exit 0", "succeeded", None, r"Succeeded after"),
+        ("exit 3", "failed", "exit-code", r"exit code 3"),
+        ("kill -SEGV $$", "failed", "signal", r"SIGSEGV"),
+        ("no-such-program-here", "failed", "exit-code", r"127.*command not found"),
+        # The end of a job is the end of its leader, not of the last holder of its stdout.
+        ("sleep 300 & exit 0", "succeeded", None, r"1 of its processes"),
+        (
+            "(trap '' TERM; sleep 300) & sleep 0.2; exit 4",
+            "failed",
+            "exit-code",
+            r"exit code 4.*[12] of its processes",
+        ),
+    ],
+)
+async def test_a_command_ends(
+    tmp_path: Path, script: str, status: str, cause: str | None, words: str
+) -> None:
+    finished, line = await outcome_of(tmp_path, sh(script))
+
+    assert (finished["result_status"], line["cause"]) == (status, cause)
+    assert re.search(words, finished["result_summary"])
+
+
+async def test_a_command_that_ignores_sigterm_is_killed_at_its_time_limit(
+    tmp_path: Path,
+) -> None:
+    limits = "max_duration_s = 0.5\nkill_grace_s = 0.5"
+
+    finished, line = await outcome_of(
+        tmp_path, sh("trap '' TERM; while :; do sleep 1; done"), limits=limits
+    )
+
+    assert (finished["result_status"], line["cause"]) == ("failed", "max-duration")
+    assert "SIGKILL" in finished["result_summary"]
+
+
+@pytest.mark.parametrize("mode", [None, 0o600])
+async def test_a_program_that_cannot_be_executed_fails_its_job_alone(
+    tmp_path: Path, mode: int | None
+) -> None:
+    program = tmp_path / "bin" / "tool"
+    program.parent.mkdir()
+    if mode is not None:
+        program.write_text("#!/bin/sh\n")
+        program.chmod(mode)
+
+    finished, line = await outcome_of(tmp_path / "machine", [str(program)])
+
+    assert (finished["result_status"], line["cause"]) == ("failed", "spawn")
+    assert str(program) in finished["result_summary"]
+
+
+async def test_200_mb_of_output_go_to_the_log_and_not_through_the_daemon(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"loud": sh("head -c 200000000 /dev/zero | tr '\\0' x")}
+        )
+        async with running_daemon(config) as daemon:
+            before = resident_kib(daemon)
+            hub.hand_out({"id": "j", "dag_name": "loud"})
+            finished = (await hub.until_finished("j"))[0]
+            after = resident_kib(daemon)
+
+    assert finished["result_status"] == "succeeded"
+    assert (daemon.state / "runs/j/attempt-1/output.log").stat().st_size == 200_000_000
+    # The first job brings in code that was not used before; 200 MB would be seen at once.
+    assert after - before < 8 * 1024
+
+
+async def test_a_lost_process_is_reported(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": sh("sleep 300")})
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            pid = await started_pid(daemon, hub)
+            os.killpg(pid, signal.SIGKILL)
+            finished = (await hub.until_finished("j"))[0]
+
+    assert finished["result_status"] == "failed"
+    assert "lost" in finished["result_summary"]
+
+
+async def test_a_failure_of_the_surroundings_is_tried_again_within_its_budget(
+    tmp_path: Path,
+) -> None:
+    script = 'if [ "$DISPATCHD_ATTEMPT" = 1 ]; then kill -KILL $$; fi; echo second'
+
+    finished, line = await outcome_of(tmp_path, sh(script), limits="max_retries = 1")
+
+    assert finished["result_status"] == "succeeded"
+    assert line["attempt"] == 2
+
+
+async def test_the_environment_is_built_and_not_inherited(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": sh("env")},
+            limits='env = { MINE = "1", CI = "no" }',
+        )
+        async with running_daemon(config, env={"SECRET_OF_THE_DAEMON": "x"}) as daemon:
+            hub.hand_out(
+                {
+                    "id": "j",
+                    "dag_name": "it",
+                    "ref": "refs/heads/main",
+                    "payload": {"a": 1},
+                }
+            )
+            await hub.until_finished("j")
+    output = (daemon.state / "runs/j/attempt-1/output.log").read_text()
+    environment = dict(line.split("=", 1) for line in output.splitlines())
+
+    assert "SECRET_OF_THE_DAEMON" not in environment
+    assert environment["MINE"] == "1"
+    assert environment["CI"] == "true"
+    assert environment["GITHUB_REF_NAME"] == "main"
+    assert environment["WEBHOOK_PAYLOAD"] == '{"a": 1}'
+    assert "GITHUB_ACTIONS" not in environment
+    expected: Mapping[str, str] = {
+        "DISPATCHD_RUN_ID": "j",
+        "DISPATCHD_ATTEMPT": "1",
+        "GITHUB_RUN_ID": "j",
+    }
+    assert expected.items() <= environment.items()
+
+
+async def test_a_cancel_job_ends_the_run_that_it_names(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"long": sh("sleep 300")})
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "long"})
+            pid = await started_pid(daemon, hub)
+            hub.hand_out({"id": "c", "command": "cancel", "dag_run_id": "j"})
+            target, cancel = await hub.until_finished("j", "c")
+
+    assert (target["result_status"], cancel["result_status"]) == (
+        "aborted",
+        "succeeded",
+    )
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_a_cancel_job_finds_its_target_by_what_it_is_for(tmp_path: Path) -> None:
+    purpose = {"dag_name": "long", "repository_name": "o/r", "pull_request_number": 7}
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"long": sh("sleep 300")}, runs="slots = 2"
+        )
+        async with running_daemon(config):
+            hub.hand_out({"id": "j", **purpose})
+            hub.hand_out({"id": "other", **purpose, "pull_request_number": 8})
+            await hub.until(lambda e: len(e.accepted) == 2)
+            hub.hand_out({"id": "c", "command": "cancel", **purpose})
+            target, cancel = await hub.until_finished("j", "c")
+            assert "other" not in hub.finished
+            hub.hand_out({"id": "c2", "command": "cancel", "dag_run_id": "other"})
+            await hub.until_finished("other")
+
+    assert (target["result_status"], cancel["result_status"]) == (
+        "aborted",
+        "succeeded",
+    )
+
+
+async def test_a_cancel_job_without_a_target_fails_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": sh("exit 0")})
+        async with running_daemon(config):
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await hub.until_finished("j")
+            hub.hand_out({"id": "c1", "command": "cancel", "dag_run_id": "nobody"})
+            hub.hand_out({"id": "c2", "command": "cancel", "dag_run_id": "j"})
+            unknown, ended = await hub.until_finished("c1", "c2")
+
+    assert [unknown["result_status"], ended["result_status"]] == ["failed", "failed"]
+    assert "no run nobody" in unknown["result_summary"]
+    assert "already ended" in ended["result_summary"]
+
+
+async def test_a_heartbeat_brings_the_wish_to_cancel(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"long": sh("sleep 300")})
+        async with running_daemon(config) as daemon:
+            hub.hand_out(
+                {
+                    "id": "j",
+                    "dag_name": "long",
+                    "claim_token": "tok",
+                    "lease_seconds": 1,
+                    "extensions": ["heartbeat"],
+                }
+            )
+            await started_pid(daemon, hub)
+            hub.cancelled.add("j")
+            finished = (await hub.until_finished("j"))[0]
+
+    assert finished["result_status"] == "aborted"
+    assert finished["claim_token"] == "tok"
+    assert {beat.body["claim_token"] for beat in hub.calls("heartbeat")} == {"tok"}
+    assert "tok" not in daemon.log_file.read_text()
+
+
+async def started_pid(daemon: DaemonProcess, hub: Endpoint) -> int:
+    await hub.until(lambda e: "j" in e.accepted)
+    started = daemon.state / "runs/j/attempt-1/started"
+    record = daemon.state / "jobs/j.json"
+    with anyio.fail_after(20):
+        while not started.exists():
+            # A marker file of another process: nothing announces it.
+            await anyio.sleep(0.02)
+    found = re.search(r'"pid": (\d+)', record.read_text())
+    assert found
+    return int(found[1])

@@ -1,0 +1,93 @@
+"""A machine that speaks the dispatch protocol by hand, one call at a time, over real HTTP."""
+
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+from attrs import evolve, frozen
+
+from dispatchd.contracts import check
+from support.endpoint import SECRET
+
+PATH = "/api/v1/github/dispatch"
+
+
+@frozen(kw_only=True)
+class Machine:
+    """Credentials, and the calls that they allow."""
+
+    http: httpx.AsyncClient
+    name: str = "m1"
+    license_id: str = "lic-test"
+    secret: str = SECRET
+
+    async def ask(self, *, wait: str = "") -> httpx.Response:
+        """Pull, and return whatever is answered."""
+        return await self.http.post(
+            f"{PATH}/pull",
+            json={**self._identity, "heartbeat_secret": self.secret},
+            headers={"prefer": f"wait={wait}"} if wait else {},
+        )
+
+    async def pull(self, *, wait: str = "") -> "Held":
+        """Pull a job that must come."""
+        reply = await self.ask(wait=wait)
+        assert reply.status_code == 200, (reply.status_code, reply.text)
+        job = reply.json()
+        check("dispatch-job", job)
+        return Held(machine=self, job=job, text=reply.text)
+
+    @property
+    def _identity(self) -> dict[str, str]:
+        return {"license_id": self.license_id, "server_id": self.name}
+
+    async def call(self, name: str, job_id: str, **fields: Any) -> httpx.Response:
+        """Make one of the calls about a job."""
+        encoded = quote(job_id, safe="").replace(".", "%2E")
+        return await self.http.post(
+            f"{PATH}/{encoded}/{name}",
+            json={**self._identity, "secret": self.secret, **fields},
+        )
+
+
+@frozen(kw_only=True)
+class Held:
+    """A job in a machine's hands; `text` is the exact reply that brought it."""
+
+    machine: Machine
+    job: dict[str, Any]
+    text: str
+
+    @property
+    def id(self) -> str:
+        found: str = self.job["id"]
+        return found
+
+    @property
+    def token(self) -> str:
+        found: str = self.job["claim_token"]
+        return found
+
+    def by(self, machine: Machine) -> "Held":
+        """Return the job as another machine would speak of it."""
+        return evolve(self, machine=machine)
+
+    def with_token(self, token: str) -> "Held":
+        return evolve(self, job={**self.job, "claim_token": token})
+
+    async def accept(self, run_id: str = "") -> httpx.Response:
+        return await self._call("accept", dag_run_id=run_id or self.id)
+
+    async def finish(
+        self, status: str = "succeeded", summary: str = "Done."
+    ) -> httpx.Response:
+        return await self._call("finish", result_status=status, result_summary=summary)
+
+    async def beat(self, phase: str = "running") -> httpx.Response:
+        return await self._call("heartbeat", phase=phase)
+
+    async def release(self) -> httpx.Response:
+        return await self._call("release", reason="stopping")
+
+    async def _call(self, name: str, **fields: Any) -> httpx.Response:
+        return await self.machine.call(name, self.id, claim_token=self.token, **fields)

@@ -1,0 +1,405 @@
+"""The golden examples against the schemas, and the schemas against the types that they describe."""
+
+import json
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from jsonschema import Draft202012Validator
+
+from dispatchd import config
+from dispatchd.cloud.wire import LONGEST_ID, job_to_wire, read_delivery
+from dispatchd.contracts import CONTRACTS_VERSION, check, names, schema, violations
+from dispatchd.domain.job import (
+    STEPS_KEPT,
+    Attempt,
+    Job,
+    ProcessIdentity,
+    Step,
+    TrackedJob,
+)
+from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
+from dispatchd.domain.phase import Event, Phase
+from dispatchd.errors import ContractViolation
+from dispatchd.store.codec import SCHEMA_VERSION, decode, to_document
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "contracts" / "examples"
+VALID = sorted(EXAMPLES.glob("*/valid/*.json"))
+INVALID = sorted(EXAMPLES.glob("*/invalid/*.json"))
+
+NAMES = [
+    "accept-request",
+    "activate-reply",
+    "activate-request",
+    "config",
+    "dispatch-job",
+    "finish-request",
+    "heartbeat-reply",
+    "heartbeat-request",
+    "license-heartbeat-reply",
+    "license-heartbeat-request",
+    "pull-request",
+    "release-request",
+    "submit-request",
+    "tracked-job",
+]
+CLOSED = {"config", "tracked-job"}
+
+REQUEST = {
+    "license_id": "l",
+    "server_id": "m",
+    "secret": "s3cret",
+    "result_status": "failed",
+}
+
+
+def name_of(example: Path) -> str:
+    return str(example.relative_to(EXAMPLES).with_suffix(""))
+
+
+def examples(contract: str, kind: str = "valid") -> list[Path]:
+    return sorted((EXAMPLES / contract / kind).glob("*.json"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def objects(node: object) -> Iterator[dict[str, Any]]:
+    """Yield every object inside a JSON value, itself included."""
+    if isinstance(node, dict):
+        yield node
+    children = (
+        node.values()
+        if isinstance(node, dict)
+        else node
+        if isinstance(node, list)
+        else ()
+    )
+    for child in children:
+        yield from objects(child)
+
+
+@pytest.mark.parametrize("path", VALID, ids=name_of)
+def test_every_valid_example_keeps_its_contract(path: Path) -> None:
+    check(path.parts[-3], read(path))
+
+    assert violations(path.parts[-3], read(path)) == []
+
+
+@pytest.mark.parametrize("path", INVALID, ids=name_of)
+def test_every_invalid_example_is_refused_for_its_reason(path: Path) -> None:
+    example = read(path)
+
+    with pytest.raises(ContractViolation) as caught:
+        check(path.parts[-3], example["document"])
+
+    assert caught.value.contract == path.parts[-3]
+    assert caught.value.path == example["path"]
+    assert example["rule"] in caught.value.rule
+
+
+@pytest.mark.parametrize("path", INVALID, ids=name_of)
+def test_the_most_telling_mistake_is_among_all_mistakes(path: Path) -> None:
+    example = read(path)
+
+    found = violations(path.parts[-3], example["document"])
+
+    assert any(
+        each.path == example["path"] and example["rule"] in each.rule for each in found
+    )
+
+
+def test_the_contracts_are_those_of_version_1() -> None:
+    assert names() == NAMES
+
+
+@pytest.mark.parametrize("contract", NAMES)
+def test_every_schema_keeps_its_metaschema_and_bears_its_name(contract: str) -> None:
+    Draft202012Validator.check_schema(schema(contract))
+
+    assert schema(contract)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema(contract)["$id"].endswith(
+        f"/v{CONTRACTS_VERSION}/{contract}.schema.json"
+    )
+    assert schema(contract)["title"]
+    assert not [each for each in objects(schema(contract)) if "$ref" in each]
+
+
+@pytest.mark.parametrize("contract", NAMES)
+def test_every_property_says_what_it_is(contract: str) -> None:
+    properties = [
+        (name, each)
+        for node in objects({**schema(contract), "allOf": [], "else": {}})
+        for name, each in node.get("properties", {}).items()
+        if "const" not in each or "type" in each
+    ]
+
+    assert [name for name, each in properties if not each.get("description")] == []
+
+
+@pytest.mark.parametrize("contract", NAMES)
+def test_every_contract_has_valid_and_invalid_examples(contract: str) -> None:
+    assert len(examples(contract, "valid")) >= 2
+    assert len(examples(contract, "invalid")) >= 2
+
+
+def test_no_example_lies_where_nobody_reads_it() -> None:
+    used = {*VALID, *INVALID}
+
+    assert {path for path in EXAMPLES.rglob("*") if path.is_file()} == used
+    assert {path.parts[-3] for path in used} == set(NAMES)
+
+
+@pytest.mark.parametrize("contract", NAMES)
+def test_only_the_record_and_the_configuration_refuse_unknown_properties(
+    contract: str,
+) -> None:
+    for path in examples(contract):
+        found = violations(contract, {**read(path), "of_a_newer_version": 1})
+
+        if contract not in CLOSED:
+            assert found == []
+        else:
+            assert [each.path for each in found] == ["$.of_a_newer_version"]
+
+
+def test_a_submitted_job_has_the_fields_of_a_dispatch_job() -> None:
+    dispatched, submitted = schema("dispatch-job"), schema("submit-request")
+
+    assert {**dispatched["properties"], "id": None} == {
+        **submitted["properties"],
+        "id": None,
+    }
+    assert "required" not in submitted
+    assert dispatched["properties"]["id"]["maxLength"] == LONGEST_ID
+
+
+@pytest.mark.parametrize("path", examples("dispatch-job"), ids=name_of)
+def test_a_valid_job_goes_through_our_types_and_comes_back(path: Path) -> None:
+    document = read(path)
+    known = schema("dispatch-job")["properties"].keys() - {"payload", "headers"}
+
+    delivery = read_delivery(path.read_text(encoding="utf-8"))
+
+    assert delivery.flaw == ""
+    assert json.loads(delivery.payload) == document.get("payload")
+    assert json.loads(delivery.headers) == document.get("headers")
+    assert json.loads(json.dumps(job_to_wire(delivery.job))) == {
+        name: value
+        for name, value in document.items()
+        if name in known and value not in (None, "", 0)
+    }
+
+
+@pytest.mark.parametrize("path", examples("dispatch-job", "invalid"), ids=name_of)
+def test_an_invalid_job_is_delivered_with_its_flaw_if_it_has_an_id(path: Path) -> None:
+    example = read(path)
+    text = json.dumps(example["document"])
+
+    if example["path"] in ("$", "$.id"):
+        with pytest.raises(ContractViolation):
+            read_delivery(text)
+    else:
+        assert (
+            read_delivery(text)
+            .flaw.removeprefix(example["path"])
+            .startswith((" must", " is required"))
+        )
+
+
+@pytest.mark.parametrize("path", examples("tracked-job"), ids=name_of)
+def test_a_valid_record_goes_through_our_types_and_comes_back(path: Path) -> None:
+    record = decode(path.read_bytes(), path=path)
+
+    assert json.loads(json.dumps(to_document(record))) == read(path)
+
+
+def test_a_record_with_every_field_filled_keeps_the_contract() -> None:
+    record = decode(examples("tracked-job")[0].read_bytes(), path=Path())
+    filled = {
+        field.name: ["heartbeat"]
+        if field.name == "extensions"
+        else 7
+        if "None" in str(field.type)
+        else "x"
+        for field in attrs.fields(Job)
+    }
+
+    check("tracked-job", {**to_document(record), "job": filled})
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        (TrackedJob, ()),
+        (Job, ("job",)),
+        (Attempt, ("attempts", "items")),
+        (ProcessIdentity, ("attempts", "items", "process")),
+        (Verdict, ("verdict",)),
+        (Step, ("steps", "items")),
+    ],
+)
+def test_the_record_has_the_fields_of_our_types(
+    kind: type[attrs.AttrsInstance], steps: tuple[str, ...]
+) -> None:
+    node: Any = schema("tracked-job")
+    for step in steps:
+        node = node["items"] if step == "items" else node["properties"][step]
+    fields = attrs.fields(kind)
+
+    assert list(node["properties"]) == [
+        *(["schema_version"] if kind is TrackedJob else []),
+        *(field.name for field in fields),
+    ]
+    assert set(node["required"]) - {"schema_version"} == {
+        field.name for field in fields if field.default is attrs.NOTHING
+    }
+    assert node["additionalProperties"] is False
+
+
+def test_the_closed_lists_are_those_of_our_types() -> None:
+    record = schema("tracked-job")["properties"]
+    attempt = record["attempts"]["items"]["properties"]
+    step = record["steps"]["items"]["properties"]
+    verdict = record["verdict"]["properties"]
+
+    def values(kind: type[StrEnum]) -> list[str]:
+        return [str(each) for each in kind]
+
+    assert record["schema_version"]["const"] == SCHEMA_VERSION
+    assert record["steps"]["maxItems"] == STEPS_KEPT
+    assert record["phase"]["enum"] == step["phase"]["enum"] == values(Phase)
+    assert step["event"]["enum"] == values(Event)
+    assert verdict["outcome"]["enum"] == values(Outcome)
+    for place in (verdict["cause"], attempt["cause"], attempt["stop"]):
+        assert place["enum"] == [*values(FailureCause), None]
+    assert schema("finish-request")["properties"]["result_status"]["enum"] == values(
+        Outcome
+    )
+    assert schema("heartbeat-request")["properties"]["phase"]["enum"] == [
+        each for each in values(Phase) if each != Phase.HISTORY
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ("cloud", config.Cloud),
+        ("store", config.Store),
+        ("runs", config.Limits),
+        ("log", config.Log),
+    ],
+)
+def test_the_configuration_has_the_keys_and_defaults_of_our_types(
+    table: str, kind: type[attrs.AttrsInstance]
+) -> None:
+    properties = schema("config")["properties"][table]["properties"]
+
+    for field in attrs.fields(kind):
+        documented = properties[field.name].get("default", attrs.NOTHING)
+        if (table, field.name) != ("store", "folder"):
+            assert documented == field.default
+    assert set(properties) == {field.name for field in attrs.fields(kind)}
+
+
+def test_every_mistake_is_listed_once_in_the_order_of_the_file() -> None:
+    document = {
+        "workflows": {"b": {"command_line": ["x"]}, "a": {"command": ["x", 1]}},
+        "cloud": {"url": "nowhere", "license_id": 5},
+    }
+
+    found = [str(each) for each in violations("config", document)]
+
+    assert [each.split(": ")[1] for each in found] == [
+        "$.workflows.b.command_line",
+        "$.workflows.b.command",
+        "$.workflows.a.command[1]",
+        "$.cloud.server_id",
+        "$.cloud.secret_file",
+        "$.cloud.url",
+        "$.cloud.license_id",
+    ]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "50"])
+def test_only_a_finite_number_is_a_number(value: object) -> None:
+    with pytest.raises(ContractViolation, match="must be a number"):
+        check("heartbeat-reply", {"lease_seconds": value})
+
+
+def test_a_whole_number_is_written_without_a_fraction() -> None:
+    job = {"id": "dj-1", "dag_name": "build", "issue_number": 1.0}
+
+    with pytest.raises(ContractViolation, match=r"must be a whole number, not 1\.0$"):
+        check("dispatch-job", job)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {**REQUEST, "secret": ["s3cret"]},
+        {**REQUEST, "secret": {"s3cret": "s3cret"}},
+        {**REQUEST, "result_status": "s3cret"},
+        {**REQUEST, "claim_token": {"token": "s3cret"}},
+        ["s3cret"],
+        "s3cret",
+    ],
+)
+def test_a_violation_never_quotes_a_value_that_may_be_secret(broken: object) -> None:
+    with pytest.raises(ContractViolation) as caught:
+        check("finish-request", broken)
+
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_type_that_only_toml_has_is_named() -> None:
+    document = tomllib.loads("[cloud]\nurl = 2026-11-20T12:00:00Z")
+
+    found = violations("config", document)
+
+    assert "must be a string, not a datetime" in [each.rule for each in found]
+
+
+def test_the_wheel_that_comes_from_the_sdist_carries_every_schema(
+    tmp_path: Path,
+) -> None:
+    """An editable install never looks there, so only a built wheel shows a schema that is missing."""
+    pytest.importorskip("hatchling", reason="builds the project with its own backend")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path), "-t"]
+
+    subprocess.run([*build, "sdist"], cwd=ROOT, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sdist:
+        sdist.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    subprocess.run([*build, "wheel"], cwd=source, check=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "installed")
+
+    seen = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import json; from dispatchd import contracts; print(json.dumps([contracts.__file__, contracts.names()]))",
+        ],
+        cwd=tmp_path / "installed",
+        check=True,
+        capture_output=True,
+    )
+    module, found = json.loads(seen.stdout)
+
+    assert Path(module).is_relative_to(tmp_path / "installed")
+    assert found == NAMES
+    shipped = tmp_path / "installed" / "dispatchd" / "_contracts"
+    assert len([*(shipped / "schemas").iterdir()]) == len(NAMES)
+    assert (shipped / "openapi.json").is_file()

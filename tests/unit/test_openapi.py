@@ -1,0 +1,174 @@
+"""The description of the endpoint: complete, and held together by references that resolve."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispatchd.contracts import names
+
+CONTRACTS = Path(__file__).parents[2] / "contracts"
+OPENAPI: dict[str, Any] = json.loads((CONTRACTS / "openapi.json").read_text("utf-8"))
+
+NOT_ON_THE_WIRE_OF_THE_ENDPOINT = {"config", "tracked-job", "submit-request"}
+ABOUT_A_JOB = ["accept", "finish", "heartbeat", "release"]
+OPERATIONS = {
+    "/api/v1/github/dispatch/pull": "pull",
+    **{f"/api/v1/github/dispatch/{{id}}/{call}": call for call in ABOUT_A_JOB},
+    "/api/v1/licenses/activate": "activate",
+    "/api/v1/licenses/heartbeat": "license_heartbeat",
+}
+CONTRACT_OF = {
+    "pull": ("pull-request", "dispatch-job"),
+    "accept": ("accept-request", ""),
+    "finish": ("finish-request", ""),
+    "heartbeat": ("heartbeat-request", "heartbeat-reply"),
+    "release": ("release-request", ""),
+    "activate": ("activate-request", "activate-reply"),
+    "license_heartbeat": ("license-heartbeat-request", "license-heartbeat-reply"),
+}
+ERRORS = {"400", "401", "403", "404", "409", "410", "429", "500", "503"}
+
+
+def references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, child in node.items():
+            if key == "$ref":
+                yield child
+            else:
+                yield from references(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from references(child)
+
+
+def resolved(node: dict[str, Any]) -> dict[str, Any]:
+    """Return what a node is or refers to, inside the description or in a file beside it."""
+    reference = node.get("$ref")
+    if reference is None:
+        return node
+    file, _, pointer = reference.partition("#")
+    target = json.loads((CONTRACTS / file).read_text("utf-8")) if file else OPENAPI
+    for step in pointer.split("/")[1:]:
+        target = target[step.replace("~1", "/").replace("~0", "~")]
+    assert isinstance(target, dict)
+    return target
+
+
+def operation(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = OPENAPI["paths"][path]["post"]
+    return found
+
+
+def schema_of(content: dict[str, Any]) -> dict[str, Any]:
+    return resolved(content["content"]["application/json"]["schema"])
+
+
+def test_every_reference_resolves_and_nothing_points_outside() -> None:
+    found = set(references(OPENAPI))
+
+    assert all(each.startswith(("#/", "./schemas/")) for each in found)
+    assert all(resolved({"$ref": each}) for each in found)
+
+
+def test_every_component_is_used() -> None:
+    found = set(references(OPENAPI))
+
+    unused = [
+        f"#/components/{kind}/{name}"
+        for kind, components in OPENAPI["components"].items()
+        for name in components
+        if f"#/components/{kind}/{name}" not in found
+    ]
+
+    assert unused == []
+
+
+def test_every_schema_of_the_wire_is_used() -> None:
+    used = {
+        each.removeprefix("./schemas/").removesuffix(".schema.json")
+        for each in references(OPENAPI)
+        if each.startswith("./")
+    }
+
+    assert used == set(names()) - NOT_ON_THE_WIRE_OF_THE_ENDPOINT
+
+
+def test_the_description_is_openapi_3_1_of_version_1() -> None:
+    assert OPENAPI["openapi"].startswith("3.1.")
+    assert OPENAPI["info"]["version"] == "1"
+    assert (
+        OPENAPI["jsonSchemaDialect"] == "https://json-schema.org/draft/2020-12/schema"
+    )
+
+
+def test_every_call_is_there_as_a_post_and_nothing_else() -> None:
+    found = {
+        path: {method: each["operationId"] for method, each in item.items()}
+        for path, item in OPENAPI["paths"].items()
+    }
+
+    assert found == {path: {"post": name} for path, name in OPERATIONS.items()}
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_a_call_takes_and_answers_what_its_contracts_say(path: str) -> None:
+    request, reply = CONTRACT_OF[OPERATIONS[path]]
+    success = operation(path)["responses"]["200"]
+
+    assert schema_of(operation(path)["requestBody"])["$id"].endswith(
+        f"/{request}.schema.json"
+    )
+    assert operation(path)["requestBody"]["required"] is True
+    if reply:
+        assert schema_of(success)["$id"].endswith(f"/{reply}.schema.json")
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_a_call_names_every_answer(path: str) -> None:
+    responses = operation(path)["responses"]
+    without_body = set() if "/licenses/" in path else {"204"}
+
+    assert set(responses) == {"200"} | without_body | ERRORS
+    for status in ERRORS:
+        error = resolved(responses[status])
+        assert error["description"]
+        assert schema_of(error)["properties"]["message"]["type"] == "string"
+        assert ("Retry-After" in error.get("headers", {})) == (status in ("429", "503"))
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_a_call_about_a_job_names_the_job_in_its_path(path: str) -> None:
+    parameters = [resolved(each) for each in operation(path).get("parameters", [])]
+    in_path = [each["name"] for each in parameters if each["in"] == "path"]
+
+    assert in_path == (["id"] if "{id}" in path else [])
+
+
+def test_a_pull_can_be_held() -> None:
+    pull = operation("/api/v1/github/dispatch/pull")
+    (prefer,) = (resolved(each) for each in pull["parameters"])
+
+    assert (prefer["name"], prefer["in"], prefer["required"]) == (
+        "Prefer",
+        "header",
+        False,
+    )
+    for status in ("200", "204"):
+        assert "Preference-Applied" in pull["responses"][status]["headers"]
+
+
+def test_what_is_optional_for_an_endpoint_is_marked() -> None:
+    components = OPENAPI["components"]
+    marked = {
+        OPERATIONS[path]: operation(path)["x-extension"]
+        for path in OPERATIONS
+        if "x-extension" in operation(path)
+    }
+
+    assert marked == {"heartbeat": "heartbeat", "release": "release"}
+    assert components["parameters"]["Prefer"]["x-extension"] == "long-poll"
+    assert components["headers"]["Preference-Applied"]["x-extension"] == "long-poll"
+    assert components["headers"]["Retry-After"]["x-extension"] == "retry-after"
