@@ -23,7 +23,7 @@ def write_config(
     workflows: Mapping[str, list[str]],
     *,
     cloud: str = "",
-    store: str = "",
+    store: str = 'folder = "state"\nmin_free_mib = 0',
     runs: str = "",
     limits: str = "",
 ) -> Path:
@@ -46,8 +46,6 @@ server_id = "srv-test"
 secret_file = "secret"
 {cloud}
 [store]
-folder = "state"
-min_free_mib = 0
 {store}
 [runs]
 {runs}

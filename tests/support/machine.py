@@ -1,15 +1,25 @@
 """A machine that speaks the dispatch protocol by hand, one call at a time, over real HTTP."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
+import anyio
 import httpx
-from attrs import evolve, frozen
+from attrs import define, field, frozen
 
 from dispatchd.contracts import check
 from support.endpoint import SECRET
+from support.hub import HubProcess
 
 PATH = "/api/v1/github/dispatch"
+JOBS = "/api/v1/jobs"
+
+
+def encoded(job_id: str) -> str:
+    """Return an id as one segment of a path; dots too, which clients take for folders."""
+    return quote(job_id, safe="").replace(".", "%2E")
 
 
 @frozen(kw_only=True)
@@ -43,9 +53,8 @@ class Machine:
 
     async def call(self, name: str, job_id: str, **fields: Any) -> httpx.Response:
         """Make one of the calls about a job."""
-        encoded = quote(job_id, safe="").replace(".", "%2E")
         return await self.http.post(
-            f"{PATH}/{encoded}/{name}",
+            f"{PATH}/{encoded(job_id)}/{name}",
             json={**self._identity, "secret": self.secret, **fields},
         )
 
@@ -68,13 +77,6 @@ class Held:
         found: str = self.job["claim_token"]
         return found
 
-    def by(self, machine: Machine) -> "Held":
-        """Return the job as another machine would speak of it."""
-        return evolve(self, machine=machine)
-
-    def with_token(self, token: str) -> "Held":
-        return evolve(self, job={**self.job, "claim_token": token})
-
     async def accept(self, run_id: str = "") -> httpx.Response:
         return await self._call("accept", dag_run_id=run_id or self.id)
 
@@ -91,3 +93,40 @@ class Held:
 
     async def _call(self, name: str, **fields: Any) -> httpx.Response:
         return await self.machine.call(name, self.id, claim_token=self.token, **fields)
+
+
+@define
+class HeldPoll:
+    """A poll that is waiting at the hub; `reply` is there once the block has ended."""
+
+    reply: httpx.Response = field(init=False)
+
+    async def run(self, machine: Machine) -> None:
+        self.reply = await machine.ask(wait="60")
+
+
+@asynccontextmanager
+async def held_poll(machine: Machine) -> AsyncIterator[HeldPoll]:
+    """Hold a poll for the length of a block, which has to bring about its answer."""
+    poll = HeldPoll()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(poll.run, machine)
+        for _ in range(3):
+            # Asked after the poll, answered while it is held.
+            await machine.http.get(JOBS)
+        yield poll
+
+
+async def row(server: HubProcess, job_id: str) -> dict[str, Any]:
+    """Return what the hub shows of a job."""
+    reply = await server.http.get(f"{JOBS}/{encoded(job_id)}")
+    found: dict[str, Any] = reply.json()
+    return found
+
+
+def refuses(reply: httpx.Response, status: int) -> str:
+    """Return the message of a refusal, which always has one."""
+    assert reply.status_code == status, (reply.status_code, reply.text)
+    message: str = reply.json()["message"]
+    assert message
+    return message

@@ -109,7 +109,8 @@ def serve(
             aside = port_file.with_name(port_file.name + ".aside")
             aside.write_text(str(bound_port))
             aside.replace(port_file)
-        click.echo(f"hub ready http://{host}:{bound_port}")
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"hub ready http://{shown}:{bound_port}")
 
     async def run_hub() -> None:
         await serve_hub(desk, host, port, announce)

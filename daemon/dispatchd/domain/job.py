@@ -56,7 +56,8 @@ class Job:
     @property
     def is_cancel(self) -> bool:
         """Whether this job asks for the end of another run instead of one of its own."""
-        return self.command == CANCEL
+        # Dagu's worker takes it in any case.
+        return self.command.lower() == CANCEL
 
 
 @frozen(kw_only=True)

@@ -1,16 +1,20 @@
-"""What every route of the hub shares: storage behind threads, the bell, the machines' credentials."""
+"""What every route of the hub shares: storage behind threads, the bells, bodies, the machines' credentials."""
 
+import json
+import math
 import time
 from collections.abc import Callable
 from hashlib import sha256
 from hmac import compare_digest
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 from anyio import to_thread
 from attrs import define, field
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
+from typing_extensions import override
 
 from dispatchd.contracts import check
 from dispatchd.domain.job import Json
@@ -21,11 +25,31 @@ from dispatchd.hub.storage import Storage
 
 T = TypeVar("T")
 
-MAX_BODY = 40 * 1024 * 1024
+MAX_BODY: Final = 40 * 1024 * 1024
 """Largest request that is read (bytes)."""
 
-_THREAD_BYTES = 256 * 1024
-"""From this size on a body is parsed in a worker thread (bytes)."""
+THREAD_BYTES: Final = 256 * 1024
+"""From this size on JSON is handled in a worker thread (bytes)."""
+
+TEXTS: Final = ("payload", "headers")
+"""The fields of a job that are kept as the exact texts that came."""
+
+
+@define
+class Bell:
+    """Wakes everybody who waits for something, as often as it happens."""
+
+    _next: anyio.Event = field(factory=anyio.Event)
+
+    @property
+    def next(self) -> anyio.Event:
+        """The event of the next ring. Take it first, then read the state, then wait for it."""
+        return self._next
+
+    def ring(self) -> None:
+        """Wake those who wait now."""
+        self._next.set()
+        self._next = anyio.Event()
 
 
 @define
@@ -38,22 +62,16 @@ class Desk:
     lease_s: float
     license_keys: frozenset[str] = frozenset()
     stopping: bool = False
-    _bell: anyio.Event = field(factory=anyio.Event)
-
-    @property
-    def bell(self) -> anyio.Event:
-        """The event of the next change. Take it first, then read the state, then wait for it."""
-        return self._bell
-
-    def ring(self) -> None:
-        """Wake everybody who waits for a change."""
-        self._bell.set()
-        self._bell = anyio.Event()
+    queued: Bell = field(factory=Bell)
+    """Rings when a job may be there for a machine."""
+    changed: Bell = field(factory=Bell)
+    """Rings when a job has changed its state."""
 
     def stop(self) -> None:
         """Let every held request end now."""
         self.stopping = True
-        self.ring()
+        self.queued.ring()
+        self.changed.ring()
 
     def now(self) -> float:
         """Return the wall-clock time, in seconds since the epoch: it has to survive a restart of the hub."""
@@ -71,10 +89,7 @@ class Desk:
         """
         license_id, secret = str(body["license_id"]), str(body[secret_name])
         known = compare_digest(license_id.encode(), self.license_id.encode())
-        if not (
-            compare_digest(secret.encode(errors="replace"), self.secret.encode())
-            and known
-        ):
+        if not (compare_digest(secret.encode(), self.secret.encode()) and known):
             raise Refused(
                 HTTPStatus.UNAUTHORIZED,
                 "the license or the machine's secret is not valid here",
@@ -84,7 +99,7 @@ class Desk:
 
 def hash_token(token: object) -> str:
     """Return what is kept of a claim token."""
-    return sha256(str(token or "").encode(errors="surrogatepass")).hexdigest()
+    return sha256(str(token or "").encode()).hexdigest()
 
 
 async def read_members(request: Request, contract: str) -> dict[str, Member]:
@@ -93,16 +108,9 @@ async def read_members(request: Request, contract: str) -> dict[str, Member]:
     Raises:
         Refused: The body is too large, not a JSON object, or breaks the contract.
     """
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body is larger than {MAX_BODY >> 20} MiB",
-            )
+    body = await _read(request)
     try:
-        if len(body) < _THREAD_BYTES:
+        if len(body) < THREAD_BYTES:
             return _checked(body, contract)
         return await to_thread.run_sync(_checked, body, contract)
     except ContractViolation as violation:
@@ -121,15 +129,64 @@ async def read_body(request: Request, contract: str) -> dict[str, Json]:
     }
 
 
-def _checked(body: bytes, contract: str) -> dict[str, Member]:
+async def _read(request: Request) -> bytearray:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise Refused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the body is larger than {MAX_BODY >> 20} MiB",
+            )
+    return body
+
+
+def _checked(body: bytearray, contract: str) -> dict[str, Member]:
     found = members(body.decode())
-    check(contract, {name: member.value for name, member in found.items()})
+    document = {name: member.value for name, member in found.items()}
+    check(contract, document)
+    for name in document.keys() - set(TEXTS):
+        _require_writable(contract, name, document[name])
     return found
 
 
-def seconds(value: Any, longest: float) -> float:  # noqa: ANN401  # what a query or header holds
+def _require_writable(contract: str, name: str, value: Json) -> None:
+    """Refuse what Python reads as JSON and can't write as JSON in UTF-8 again.
+
+    Raises:
+        ContractViolation: The value holds such a thing.
+    """
+    try:
+        json.dumps({name: value}, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:
+        rule = "must hold no half of a surrogate pair and no number beyond 1e308"
+        shown = name.encode(errors="replace").decode()
+        raise ContractViolation(
+            contract=contract, path=f"$.{shown}", rule=rule
+        ) from error
+
+
+def seconds(value: str | None, longest: float) -> float:
     """Return a number of seconds from a query or header, between 0 and the longest; 0 for what isn't one."""
     try:
-        return min(max(float(value), 0.0), longest)
-    except (TypeError, ValueError):
+        found = float(value or 0)
+    except ValueError:
         return 0.0
+    return 0.0 if math.isnan(found) else min(max(found, 0.0), longest)
+
+
+class _JobId(Convertor[str]):
+    """Any text in a path. Starlette's own `path` stops at a line break, which an id may hold."""
+
+    regex = "(?s:.+)"
+
+    @override
+    def convert(self, value: str) -> str:
+        return value
+
+    @override
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("job", _JobId())

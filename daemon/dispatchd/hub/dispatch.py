@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from dispatchd.domain.job import Json
 from dispatchd.hub import rules
-from dispatchd.hub.desk import Desk, hash_token, read_body, seconds
+from dispatchd.hub.desk import THREAD_BYTES, Desk, hash_token, read_body, seconds
 from dispatchd.hub.rules import Claim, Refused
 from dispatchd.hub.storage import Claimed, HubJob
 
@@ -42,7 +42,7 @@ class Dispatch:
         return [
             Route(f"{_PATH}/pull", self.pull, methods=["POST"]),
             *(
-                Route(f"{_PATH}/{{job_id:path}}/{name}", call, methods=["POST"])
+                Route(f"{_PATH}/{{job_id:job}}/{name}", call, methods=["POST"])
                 for name, call in calls.items()
             ),
         ]
@@ -55,16 +55,12 @@ class Dispatch:
         hold_s = seconds(wait.group(1), _LONGEST_HOLD_S) if wait else 0.0
         headers = {"Preference-Applied": f"wait={hold_s:g}"} if wait else {}
         token = token_urlsafe(24)
-        claimed: Claimed | None = None
-        async with anyio.create_task_group() as tasks:
-            # A machine that has hung up must not be given a job.
-            tasks.start_soon(_until_hung_up, request, tasks.cancel_scope)
-            claimed = await self._claim_within(hold_s, machine, token)
-            tasks.cancel_scope.cancel()
+        claim = Claim(machine=machine, token_hash=hash_token(token))
+        claimed = await self._claim_within(hold_s, claim, request)
         if claimed is None:
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
         return Response(
-            self._handed_out(claimed, token),
+            await self._handed_out(claimed, token),
             media_type="application/json",
             headers=headers,
         )
@@ -73,11 +69,15 @@ class Dispatch:
         """Confirm that a job is the machine's."""
         body = await read_body(request, "accept-request")
         run_id, now = str(body["dag_run_id"]), self.desk.now()
+        lease_until = now + self.desk.lease_s
         await self._change(
             request,
             body,
-            lambda job, claim: rules.accept(job, claim, run_id=run_id, now=now),
+            lambda job, claim: rules.accept(
+                job, claim, run_id=run_id, now=now, lease_until=lease_until
+            ),
         )
+        self.desk.changed.ring()
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def finish(self, request: Request) -> Response:
@@ -85,7 +85,7 @@ class Dispatch:
         body = await read_body(request, "finish-request")
         status, summary, now = (
             str(body["result_status"]),
-            str(body.get("result_summary", "")),
+            str(body.get("result_summary") or ""),
             self.desk.now(),
         )
         await self._change(
@@ -95,6 +95,7 @@ class Dispatch:
                 job, claim, status=status, summary=summary, now=now
             ),
         )
+        self.desk.changed.ring()
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def heartbeat(self, request: Request) -> Response:
@@ -119,6 +120,8 @@ class Dispatch:
         """Take an unstarted job back."""
         body = await read_body(request, "release-request")
         await self._change(request, body, rules.release)
+        self.desk.queued.ring()
+        self.desk.changed.ring()
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def _change(
@@ -135,32 +138,58 @@ class Dispatch:
         )
         if changed is None:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such job")
-        self.desk.ring()
         return changed
 
     async def _claim_within(
-        self, hold_s: float, machine: str, token: str
+        self, hold_s: float, claim: Claim, request: Request
     ) -> Claimed | None:
-        storage, deadline = self.desk.storage, anyio.current_time() + hold_s
+        deadline = anyio.current_time() + hold_s
         while True:
-            bell, now = self.desk.bell, self.desk.now()
-            if self.desk.stopping:
+            bell = self.desk.queued.next
+            if self.desk.stopping or await request.is_disconnected():
                 return None
-            claimed = await self.desk.use(
-                lambda now=now: storage.claim(
-                    machine, hash_token(token), now=now, lease_s=self.desk.lease_s
-                )  # type: ignore[misc]  # a default, so that each round has its own time
-            )
+            found = await self.desk.use(lambda: self._look(claim))
+            if isinstance(found, Claimed):
+                return await self._unless_gone(found, claim, request)
             left_s = deadline - anyio.current_time()
-            if claimed is not None or left_s <= 0:
-                return claimed
-            expiry = await self.desk.use(storage.next_expiry)
-            # A claim that nobody accepts comes back by itself, without a bell.
-            pause_s = left_s if expiry is None else min(left_s, max(0.01, expiry - now))
-            with anyio.move_on_after(pause_s):
+            if left_s <= 0:
+                return None
+            with anyio.move_on_after(min(left_s, found)):
                 await bell.wait()
 
-    def _handed_out(self, claimed: Claimed, token: str) -> str:
+    def _look(self, claim: Claim) -> Claimed | float:
+        """Return the next job, or for how long there is none unless a bell rings (seconds)."""
+        storage, now = self.desk.storage, self.desk.now()
+        claimed = storage.claim(
+            claim.machine, claim.token_hash, now=now, lease_s=self.desk.lease_s
+        )
+        if claimed is not None:
+            return claimed
+        expiry = storage.next_expiry()
+        # A claim that nobody accepts comes back by itself, without a bell.
+        return _LONGEST_HOLD_S if expiry is None else max(0.01, expiry - now)
+
+    async def _unless_gone(
+        self, claimed: Claimed, claim: Claim, request: Request
+    ) -> Claimed | None:
+        """Return the claim, or take it back where its machine has hung up meanwhile."""
+        if not await request.is_disconnected():
+            return claimed
+        await self.desk.use(
+            lambda: self.desk.storage.change(
+                claimed.job.id, lambda job: rules.take_back(job, claim)
+            )
+        )
+        self.desk.queued.ring()
+        return None
+
+    async def _handed_out(self, claimed: Claimed, token: str) -> bytes:
+        size = len(claimed.payload) + len(claimed.headers)
+        if size < THREAD_BYTES:
+            return self._written(claimed, token)
+        return await self.desk.use(lambda: self._written(claimed, token))
+
+    def _written(self, claimed: Claimed, token: str) -> bytes:
         job = claimed.job
         added = {
             "id": job.id,
@@ -173,12 +202,5 @@ class Dispatch:
         }
         head = json.dumps({**job.document, **added})
         # The exact texts that were submitted, not what they mean to a JSON library.
-        return (
-            f'{head[:-1]}, "payload": {claimed.payload}, "headers": {claimed.headers}}}'
-        )
-
-
-async def _until_hung_up(request: Request, scope: anyio.CancelScope) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
+        texts = f'"payload": {claimed.payload}, "headers": {claimed.headers}'
+        return f"{head[:-1]}, {texts}}}".encode()

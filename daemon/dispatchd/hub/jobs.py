@@ -1,5 +1,6 @@
 """Submitting and watching jobs. In the development form the loopback address is what protects these."""
 
+import json
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -10,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatchd.domain.job import CANCEL, Json
+from dispatchd.domain.job import Json
 from dispatchd.hub import rules
-from dispatchd.hub.desk import Desk, read_members, seconds
+from dispatchd.hub.desk import TEXTS, Desk, read_members, seconds
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.storage import HubJob, State, Submission
 
-_TEXTS: Final = ("payload", "headers")
+_LARGEST_JOB: Final = 32 * 1024 * 1024 - 16 * 1024
+"""Largest job that is taken (bytes): what a machine reads, less what a pull adds to it; contracts/README.md, limits."""
 _LONGEST_WATCH_S: Final = 300.0
 _LONGEST_LIST: Final = 1000
 
@@ -32,28 +34,26 @@ class Jobs:
         return [
             Route("/api/v1/jobs", self.submit, methods=["POST"]),
             Route("/api/v1/jobs", self.list, methods=["GET"]),
-            Route("/api/v1/jobs/{job_id:path}", self.show, methods=["GET"]),
+            Route("/api/v1/jobs/{job_id:job}", self.show, methods=["GET"]),
         ]
 
     async def submit(self, request: Request) -> Response:
         """Queue a job; it is durable when the answer is 201.
 
         Raises:
-            Refused: The id is taken.
+            Refused: The id is taken, or the job is larger than what a machine reads.
         """
         found = await read_members(request, "submit-request")
         document = {
-            name: member.value for name, member in found.items() if name not in _TEXTS
+            name: member.value for name, member in found.items() if name not in TEXTS
         }
         job_id = str(document.get("id") or uuid4())
-        texts = {name: found[name].text if name in found else "null" for name in _TEXTS}
+        texts = {name: found[name].text if name in found else "null" for name in TEXTS}
         submission = Submission(id=job_id, document={**document, "id": job_id}, **texts)
-        now = self.desk.now()
-        if not await self.desk.use(lambda: self.desk.storage.submit(submission, now)):
+        if not await self.desk.use(lambda: self._keep(submission)):
             raise Refused(HTTPStatus.CONFLICT, f"there is already a job {job_id}")
-        if document.get("command") == CANCEL:
-            await self.desk.use(lambda: self._tell_targets(job_id))
-        self.desk.ring()
+        self.desk.queued.ring()
+        self.desk.changed.ring()
         return JSONResponse({"id": job_id}, status_code=HTTPStatus.CREATED)
 
     async def list(self, request: Request) -> Response:
@@ -75,7 +75,7 @@ class Jobs:
             request.query_params.get("wait"), _LONGEST_WATCH_S
         )
         while True:
-            bell = self.desk.bell
+            bell = self.desk.changed.next
             job = await self.desk.use(lambda: self.desk.storage.get(job_id))
             if job is None:
                 raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
@@ -89,26 +89,28 @@ class Jobs:
             with anyio.move_on_after(left_s):
                 await bell.wait()
 
-    def _tell_targets(self, cancel_id: str) -> None:
+    def _keep(self, submission: Submission) -> bool:
+        head = json.dumps(submission.document)
+        texts = (head, submission.payload, submission.headers)
+        if sum(len(text.encode()) for text in texts) > _LARGEST_JOB:
+            raise Refused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "the job is larger than the 32 MiB that a machine reads",
+            )
         storage, now = self.desk.storage, self.desk.now()
-        cancel = storage.get(cancel_id)
-        if cancel is None:
-            return
-        for state in (State.QUEUED, State.CLAIMED, State.ACCEPTED):
-            for job in storage.list(state, _LONGEST_LIST):
-                if rules.is_target(cancel, job):
-                    storage.change(
-                        job.id, lambda found: rules.ask_to_cancel(found, now=now)
-                    )
+        if not rules.is_cancel(submission.document):
+            return storage.submit(submission, now=now)
+        return storage.submit(
+            submission,
+            now=now,
+            also=lambda job: rules.after_cancel(submission.document, job, now=now),
+        )
 
     def _view(self, job: HubJob) -> dict[str, Json]:
-        expired = job.state is State.ACCEPTED and job.lease_until < self.desk.now()
+        held = job.state in (State.CLAIMED, State.ACCEPTED)
+        expired = held and job.lease_until < self.desk.now()
         return {
-            **{
-                name: value
-                for name, value in job.document.items()
-                if name not in _TEXTS
-            },
+            **job.document,
             "state": job.state.value,
             "machine": job.machine,
             "run_id": job.run_id,

@@ -45,7 +45,7 @@ class Licenses:
             Refused: The key is not known.
         """
         body = await read_body(request, "activate-request")
-        key = str(body["key"]).encode(errors="replace")
+        key = str(body["key"]).encode()
         if not any(
             compare_digest(key, known.encode()) for known in self.desk.license_keys
         ):

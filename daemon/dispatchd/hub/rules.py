@@ -1,10 +1,11 @@
 """What a machine may do with a job: pure decisions, made inside a storage transaction."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from attrs import evolve, frozen
 
-from dispatchd.domain.job import CANCEL
+from dispatchd.domain.job import CANCEL, Json
 from dispatchd.hub.storage import HubJob, State
 
 
@@ -24,8 +25,10 @@ class Claim:
     token_hash: str
 
 
-def accept(job: HubJob, claim: Claim, *, run_id: str, now: float) -> HubJob:
-    """Return the job as accepted by the holder of its claim; again is fine.
+def accept(
+    job: HubJob, claim: Claim, *, run_id: str, now: float, lease_until: float
+) -> HubJob:
+    """Return the job as accepted by the holder of its claim, with its lease extended; again is fine.
 
     Raises:
         Refused: The job is closed, or somebody else's.
@@ -34,10 +37,11 @@ def accept(job: HubJob, claim: Claim, *, run_id: str, now: float) -> HubJob:
     if job.state is State.ACCEPTED:
         if job.run_id != run_id:
             raise Refused(HTTPStatus.CONFLICT, "the job was accepted for another run")
-        return evolve(job, accepts=job.accepts + 1)
+        return evolve(job, accepts=job.accepts + 1, lease_until=lease_until)
     return evolve(
         job,
         state=State.ACCEPTED,
+        lease_until=lease_until,
         run_id=run_id,
         accepted_at=now,
         accepts=job.accepts + 1,
@@ -80,42 +84,40 @@ def beat(job: HubJob, claim: Claim, *, phase: str, lease_until: float) -> HubJob
 
 
 def release(job: HubJob, claim: Claim) -> HubJob:
-    """Return the job as queued again, for any machine.
+    """Return the job as queued again, for any machine; again is fine.
 
     Fails with Refused: The job is closed, or somebody else's.
     """
+    if job.state is State.QUEUED and _holds(job, claim):
+        # The claim is kept until the next one, so that a repeated release is recognised.
+        return job
     _require_holder(job, claim)
     return evolve(
-        job,
-        state=State.QUEUED,
-        machine="",
-        token_hash="",
-        run_id="",
-        phase="",
-        accepted_at=0,
+        job, state=State.QUEUED, lease_until=0, run_id="", phase="", accepted_at=0
     )
 
 
-def is_target(cancel: HubJob, job: HubJob) -> bool:
-    """Return whether a cancel job means another job; the same rule as on the machine."""
-    if (
-        job.id == cancel.id
-        or job.document.get("command") == CANCEL
-        or job.state is State.FINISHED
-    ):
-        return False
-    named = cancel.document.get("dag_run_id")
-    if named:
-        return named in (job.run_id, job.id)
-    keys = ("repository_name", "pull_request_number", "dag_name")
-    return all(
-        (cancel.document.get(key) or None) == (job.document.get(key) or None)
-        for key in keys
-    )
+def take_back(job: HubJob, claim: Claim) -> HubJob:
+    """Return the job as it was before a claim that never reached its machine.
+
+    Fails with Refused: The job is closed, or somebody else's.
+    """
+    return evolve(release(job, claim), deliveries=job.deliveries - 1, claimed_at=0)
 
 
-def ask_to_cancel(job: HubJob, *, now: float) -> HubJob:
-    """Return the job closed if no machine has it, else with the wish that its machine hears of."""
+def is_cancel(document: Mapping[str, Json]) -> bool:
+    """Return whether a job asks for the end of another run; the same rule as on the machine."""
+    return str(document.get("command")).lower() == CANCEL
+
+
+def after_cancel(cancel: Mapping[str, Json], job: HubJob, *, now: float) -> HubJob:
+    """Return an unfinished job as it is once a cancel job has been submitted.
+
+    If that one means it, it is closed where no machine has it, else marked with the wish that its machine
+    hears of.
+    """
+    if not _is_meant(cancel, job):
+        return job
     if job.state is State.QUEUED:
         summary = "Cancelled before any machine had it."
         return evolve(
@@ -125,7 +127,20 @@ def ask_to_cancel(job: HubJob, *, now: float) -> HubJob:
             result_summary=summary,
             finished_at=now,
         )
-    return job if job.state is State.FINISHED else evolve(job, cancel_requested=True)
+    return evolve(job, cancel_requested=True)
+
+
+def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:
+    """Return whether a cancel job means another job; the same rule as on the machine."""
+    if is_cancel(job.document):
+        return False
+    named = cancel.get("dag_run_id")
+    if named:
+        return named in (job.run_id, job.id)
+    keys = ("repository_name", "pull_request_number", "dag_name")
+    return all(
+        (cancel.get(key) or None) == (job.document.get(key) or None) for key in keys
+    )
 
 
 def _holds(job: HubJob, claim: Claim) -> bool:

@@ -5,11 +5,13 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from typing import Final
 
 import anyio
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from typing_extensions import override
 
@@ -21,7 +23,9 @@ from dispatchd.hub.licenses import Licenses
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.storage import StorageBusy
 
-_BACKLOG = 512
+_BACKLOG: Final = 512
+_STOP_S: Final = 10
+"""How long a stop waits for requests that are still being sent (seconds)."""
 
 
 def application(desk: Desk) -> Starlette:
@@ -32,7 +36,13 @@ def application(desk: Desk) -> Starlette:
             *Jobs(desk).routes(),
             *Licenses(desk).routes(),
         ],
-        exception_handlers={Refused: _refused, StorageBusy: _busy},
+        exception_handlers={
+            Refused: _refused,
+            StorageBusy: _busy,
+            HTTPException: _unknown,
+            ClientDisconnect: _gone,
+            Exception: _failed,
+        },
     )
 
 
@@ -56,6 +66,7 @@ async def serve(
         access_log=False,
         backlog=_BACKLOG,
         lifespan="off",
+        timeout_graceful_shutdown=_STOP_S,
     )
     server = _Server(config, lambda: announce(listener.getsockname()[1]))
     async with anyio.create_task_group() as tasks:
@@ -112,6 +123,26 @@ async def _refused(_request: Request, error: Exception) -> Response:
     if not isinstance(error, Refused):
         raise error
     return JSONResponse({"message": error.message}, status_code=error.status)
+
+
+async def _unknown(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return JSONResponse(
+        {"message": error.detail}, status_code=error.status_code, headers=error.headers
+    )
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    # The traceback goes to the hub's own log, and only there.
+    return JSONResponse(
+        {"message": "the hub has failed; its log says how"},
+        status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
+    )
 
 
 async def _busy(_request: Request, error: Exception) -> Response:

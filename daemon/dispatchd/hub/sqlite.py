@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from attrs import asdict, define, evolve, fields
 
+from dispatchd.hub.rules import is_cancel
 from dispatchd.hub.storage import Claimed, HubJob, State, StorageBusy, Submission
 
 _SCHEMA: Final = """
@@ -45,6 +46,9 @@ _NAMES: Final = ", ".join(_COLUMNS)
 _PLACES: Final = ", ".join("?" for _ in _COLUMNS)
 _INSERT: Final = f"INSERT INTO jobs (urgent, {_NAMES}) VALUES (?, {_PLACES})"  # noqa: S608  # names of our own
 _UPDATE: Final = f"UPDATE jobs SET ({_NAMES}) = ({_PLACES}) WHERE id = ?"  # noqa: S608  # likewise
+_NEXT: Final = """
+SELECT * FROM jobs WHERE state = ? AND lease_until <= ? ORDER BY urgent DESC, position LIMIT 1
+"""
 _LOCK_WAIT_S: Final = 5.0
 
 
@@ -82,13 +86,21 @@ class SqliteStorage:
         """Close the database."""
         self._connection.close()
 
-    def submit(self, submission: Submission, now: float) -> bool:
-        """Keep a new job durably; False if its id is taken."""
+    def submit(
+        self,
+        submission: Submission,
+        *,
+        now: float,
+        also: Callable[[HubJob], HubJob] | None = None,
+    ) -> bool:
+        """Keep a new job durably; False, and nothing changes, if its id is taken."""
         job = HubJob(id=submission.id, document=submission.document, created_at=now)
-        urgent = submission.document.get("command") == "cancel"
+        urgent = is_cancel(submission.document)
         with self._transaction() as db:
             if db.execute("SELECT 1 FROM jobs WHERE id = ?", (job.id,)).fetchone():
                 return False
+            if also is not None:
+                self._change_unfinished(db, also)
             db.execute(_INSERT, (urgent, *_values(job)))
             db.execute(
                 "INSERT INTO texts VALUES (?, ?, ?)",
@@ -99,24 +111,23 @@ class SqliteStorage:
     def claim(
         self, machine: str, token_hash: str, *, now: float, lease_s: float
     ) -> Claimed | None:
-        """Give the next job to a machine; claims whose lease is over count as queued again."""
+        """Give a machine the next job, urgent ones first, then the oldest."""
         with self._transaction() as db:
-            db.execute(
-                "UPDATE jobs SET state = ? WHERE state = ? AND lease_until <= ?",
-                (State.QUEUED, State.CLAIMED, now),
-            )
-            row = db.execute(
-                "SELECT * FROM jobs WHERE state = ? ORDER BY urgent DESC, position LIMIT 1",
-                (State.QUEUED,),
-            ).fetchone()
-            if row is None:
+            # Two looks, because SQLite would sort all that are queued for one look at both states.
+            looks = [
+                db.execute(_NEXT, (state, now)).fetchone()
+                for state in (State.QUEUED, State.CLAIMED)
+            ]
+            rows = [row for row in looks if row is not None]
+            if not rows:
                 return None
-            queued = _job(row)
+            queued = _job(min(rows, key=lambda row: (-row["urgent"], row["position"])))
             job = evolve(
                 queued,
                 state=State.CLAIMED,
                 machine=machine,
                 token_hash=token_hash,
+                phase="",
                 lease_until=now + lease_s,
                 claimed_at=now,
                 deliveries=queued.deliveries + 1,
@@ -142,10 +153,7 @@ class SqliteStorage:
             if row is None:
                 return None
             before = _job(row)
-            after = decide(before)
-            if after != before:
-                self._write(db, after)
-            return after
+            return self._replace(db, before, decide(before))
 
     def get(self, job_id: str) -> HubJob | None:
         """Return a job, or None."""
@@ -187,6 +195,21 @@ class SqliteStorage:
                     raise
             except sqlite3.Error as error:
                 raise StorageBusy(str(error)) from error
+
+    def _change_unfinished(
+        self, db: sqlite3.Connection, decide: Callable[[HubJob], HubJob]
+    ) -> None:
+        rows = db.execute(
+            "SELECT * FROM jobs WHERE state IN (?, ?, ?)",
+            (State.QUEUED, State.CLAIMED, State.ACCEPTED),
+        ).fetchall()
+        for before in map(_job, rows):
+            self._replace(db, before, decide(before))
+
+    def _replace(self, db: sqlite3.Connection, before: HubJob, after: HubJob) -> HubJob:
+        if after != before:
+            self._write(db, after)
+        return after
 
     def _write(self, db: sqlite3.Connection, job: HubJob) -> None:
         db.execute(_UPDATE, (*_values(job), job.id))

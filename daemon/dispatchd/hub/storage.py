@@ -68,14 +68,26 @@ class Storage(Protocol):
     Every call fails with StorageBusy if the database can't be written or read now.
     """
 
-    def submit(self, submission: Submission, now: float) -> bool:
-        """Keep a new job durably; False if its id is taken."""
+    def submit(
+        self,
+        submission: Submission,
+        *,
+        now: float,
+        also: Callable[[HubJob], HubJob] | None = None,
+    ) -> bool:
+        """Keep a new job durably; False, and nothing changes, if its id is taken.
+
+        With `also`, every other unfinished job is at the same time replaced by what it makes of it.
+        """
         ...
 
     def claim(
         self, machine: str, token_hash: str, *, now: float, lease_s: float
     ) -> Claimed | None:
-        """Give the next job to a machine; claims whose lease is over count as queued again."""
+        """Give a machine the next job, urgent ones first, then the oldest.
+
+        Queued ones, and those which were claimed, not accepted, and whose lease is over.
+        """
         ...
 
     def next_expiry(self) -> float | None:

@@ -9,6 +9,7 @@ from dispatchd.domain.launch import Launch
 from dispatchd.domain.parameters import LeftOut, RunPaths, environment
 from dispatchd.domain.raw_json import loads
 from dispatchd.domain.workflow import Workflow
+from dispatchd.errors import SpawnFailed
 from dispatchd.store.runs import Runs
 
 
@@ -31,12 +32,20 @@ def prepare(
         runs: Where its folder is.
         base: The variables that every child gets from the daemon's own environment.
 
-    Blocks. Fails with StoreUnavailable if the disk refuses, OSError if the run's files are gone.
+    Blocks. Fails with StoreUnavailable if the disk refuses.
+
+    Raises:
+        SpawnFailed: What the run was to be given is gone.
     """
     number = len(record.attempts)
     run = runs.folder(record.run_id)
     folder = runs.prepare_attempt(record.run_id, number)
-    payload_text = run.event_file.read_text(errors="surrogatepass")
+    try:
+        payload_text = run.event_file.read_text(errors="surrogatepass")
+        headers_text = run.headers_file.read_text(errors="surrogatepass")
+    except OSError as error:
+        reason = f"the job's file {error.filename} is gone: {error.strerror}"
+        raise SpawnFailed(command=workflow.command[0], reason=reason) from error
     parameters = environment(
         record.job,
         loads(payload_text),
@@ -47,7 +56,7 @@ def prepare(
             event_file=str(run.event_file),
             headers_file=str(run.headers_file),
             payload_text=payload_text,
-            headers_text=run.headers_file.read_text(errors="surrogatepass"),
+            headers_text=headers_text,
         ),
     )
     launch = Launch(

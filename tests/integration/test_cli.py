@@ -1,0 +1,287 @@
+"""The command line: one clear line for every mistake, the right exit code, JSON on request."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from support.daemon import running_daemon, write_config
+from support.endpoint import endpoint
+from support.fixtures import ROOT
+
+GOOD = {"it": ["/bin/sh", "-c", "echo hello"]}
+URL = "http://127.0.0.1:9"
+
+
+def dispatchd(
+    *arguments: str, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dispatchd", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "HOME": "/nonexistent"},
+    )
+
+
+def change(config: Path, old: str, new: str) -> None:
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+
+
+BAD = {
+    "an unknown key": (
+        "[runs]",
+        "[runs]\nslot = 3",
+        "runs.slot: is not known here; known are: slots",
+    ),
+    "a wrong type": (
+        "[runs]",
+        '[runs]\nslots = "3"',
+        "runs.slots: must be a whole number, not a string",
+    ),
+    "out of range": ("[runs]", "[runs]\nslots = 0", "runs.slots: must be 1 or more"),
+    "a missing key": (
+        'license_id = "lic-test"',
+        "",
+        "cloud.license_id: is required and is missing",
+    ),
+    "a missing secret": (
+        'secret_file = "secret"',
+        'secret_file = "none"',
+        "cloud.secret_file: must be a file",
+    ),
+    "not a URL": (
+        f'url = "{URL}"',
+        'url = "hub.example"',
+        "cloud.url: must",
+    ),
+    "no such command": (
+        '"/bin/sh"',
+        '"./build.sh"',
+        "workflows.it.command: must start with a program that exists",
+    ),
+    "not on PATH": (
+        '"/bin/sh"',
+        '"no-such-tool"',
+        "workflows.it.command: must start with a program on PATH",
+    ),
+    "an empty command": (
+        '["/bin/sh", "-c", "echo hello"]',
+        "[]",
+        "workflows.it.command: must not be empty",
+    ),
+    "a duplicate": (
+        "[log]",
+        '[workflows.it]\ncommand = ["true"]\n[log]',
+        "workflows.it: must be declared once",
+    ),
+    "not TOML": ("[log]", "[log", "must be TOML"),
+}
+
+
+@pytest.mark.parametrize("mistake", BAD)
+@pytest.mark.parametrize(
+    "command", [("config", "check"), ("run",)], ids=["check", "run"]
+)
+def test_a_bad_config_gets_one_line_with_file_key_and_expectation(
+    tmp_path: Path, mistake: str, command: tuple[str, ...]
+) -> None:
+    old, new, words = BAD[mistake]
+    config = write_config(tmp_path, URL, GOOD)
+    change(config, old, new)
+
+    result = dispatchd(*command, "--config", str(config))
+
+    assert result.returncode == os.EX_CONFIG
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"dispatchd: {config}: ")
+    assert words in lines[0]
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    config = write_config(tmp_path, URL, GOOD)
+    change(config, "[runs]", "[runs]\nslots = 0\nqueue_ahead = -1")
+    change(config, 'license_id = "lic-test"', "")
+
+    result = dispatchd("config", "check", "--config", str(config))
+
+    assert len(result.stderr.splitlines()) == 3
+
+
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+    result = dispatchd("run", "--config", str(tmp_path / "none.toml"))
+
+    assert result.returncode == os.EX_CONFIG
+    assert result.stderr.splitlines() == [
+        f"dispatchd: {tmp_path}/none.toml: cannot be read: No such file or directory; name another file with --config"
+    ]
+
+
+def test_a_good_config_is_confirmed(tmp_path: Path) -> None:
+    config = write_config(tmp_path, URL, GOOD)
+
+    text = dispatchd("config", "check", "--config", str(config))
+    as_json = dispatchd("config", "check", "--json", "--config", str(config))
+
+    assert (text.returncode, as_json.returncode) == (0, 0)
+    assert "is good; workflows: it" in text.stdout
+    assert json.loads(as_json.stdout)["workflows"] == ["it"]
+
+
+def test_the_example_config_is_good_and_names_every_option(tmp_path: Path) -> None:
+    from dispatchd.contracts import schema
+
+    example = Path(__file__).parents[2] / "config.example.toml"
+    text = example.read_text()
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    (tmp_path / "machine-secret").write_text("x" * 20)
+    script = tmp_path / "workflows" / "build.sh"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\n")
+
+    result = dispatchd("config", "check", "--config", str(config))
+
+    assert result.returncode == 0, result.stderr
+    for table, content in schema("config")["properties"].items():
+        options = (
+            content.get("properties") or content["additionalProperties"]["properties"]
+        )
+        for option in options:
+            assert f"{option} =" in text, f"{table}.{option}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("nonsense",), os.EX_USAGE, "No such command"),
+        (("run", "--nonsense"), os.EX_USAGE, "No such option"),
+        (("show",), os.EX_USAGE, "Missing argument"),
+        (("hub", "serve", "--db", "x"), os.EX_USAGE, "--secret-file"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_a_usage_error(
+    arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    result = dispatchd(*arguments)
+
+    assert result.returncode == code
+    assert words in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_commands_on_an_empty_folder_say_so(tmp_path: Path) -> None:
+    config = str(write_config(tmp_path, URL, GOOD))
+
+    assert "No jobs" in dispatchd("jobs", "--config", config).stdout
+    assert json.loads(dispatchd("jobs", "--json", "--config", config).stdout) == []
+    for command in (("show", "x"), ("logs", "x")):
+        result = dispatchd(*command, "--config", config)
+        assert result.returncode == os.EX_USAGE
+        assert "cannot find a job 'x'" in result.stderr
+    assert dispatchd("status", "--config", config).returncode == os.EX_UNAVAILABLE
+
+
+async def until_status(config: str, **wanted: str) -> dict[str, Any]:
+    """Return the status once it says what is wanted; it is written with a small delay."""
+    with anyio.fail_after(20):
+        while True:
+            found: dict[str, Any] = json.loads(
+                dispatchd("status", "--json", "--config", config).stdout
+            )
+            if wanted.items() <= found.items():
+                return found
+            await anyio.sleep(0.1)
+
+
+async def test_jobs_show_logs_and_status_tell_what_happened(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        path = write_config(tmp_path, hub.url, GOOD)
+        config = str(path)
+        async with running_daemon(path) as daemon:
+            hub.hand_out(
+                {
+                    "id": "job-1",
+                    "dag_name": "it",
+                    "repository_name": "o/r",
+                    "claim_token": "very-secret",
+                    "lease_seconds": 60,
+                }
+            )
+            await daemon.until_logged("job_finish_acknowledged")
+            status = await until_status(config, endpoint="ok")
+
+    jobs = dispatchd("jobs", "--config", config).stdout
+    shown: dict[str, Any] = json.loads(
+        dispatchd("show", "job", "--json", "--config", config).stdout
+    )
+    assert "job-1" in jobs
+    assert "succeeded" in jobs
+    assert shown["verdict"]["outcome"] == "succeeded"
+    assert (
+        "finish_acknowledged -> history"
+        in dispatchd("show", "job-1", "--config", config).stdout
+    )
+    assert dispatchd("logs", "job-1", "--config", config).stdout == "hello\n"
+    assert dispatchd("logs", "-f", "job-1", "--config", config).stdout == "hello\n"
+    assert (
+        json.loads(dispatchd("logs", "--json", "job-1", "--config", config).stdout)[
+            "output"
+        ]
+        == "hello\n"
+    )
+    assert status["running"] is True
+    for command in (
+        ("jobs",),
+        ("jobs", "--json"),
+        ("show", "job-1"),
+        ("show", "job-1", "--json"),
+    ):
+        assert "very-secret" not in dispatchd(*command, "--config", config).stdout
+    assert "very-secret" not in daemon.log_file.read_text()
+    assert "not running" in dispatchd("status", "--config", config).stdout
+
+
+def test_explain_names_workflow_and_parameters_without_running(tmp_path: Path) -> None:
+    config = str(write_config(tmp_path, URL, GOOD))
+    payload = str(ROOT / "github-webhooks" / "pull_request" / "00-opened.json")
+
+    text = dispatchd("explain", "--event", "pull_request", payload, "--config", config)
+    found = json.loads(
+        dispatchd(
+            "explain", "--json", "--event", "pull_request", payload, "--config", config
+        ).stdout
+    )
+
+    assert "workflow it would run: /bin/sh -c echo hello" in text.stdout
+    assert found["parameters"]["GITHUB_PR_NUMBER"] == "2"
+    assert found["rejected"] is None
+    assert 'GITHUB_PR_NUMBER="2"' in found["runtime_parameters"]
+    assert not (tmp_path / "state").exists()
+
+
+def test_explain_takes_a_dispatch_job_and_names_its_flaws(tmp_path: Path) -> None:
+    config = str(write_config(tmp_path, URL, GOOD))
+    job = tmp_path / "job.json"
+    for document, words in (
+        ({"id": "a", "dag_name": "nope"}, "no workflow called 'nope'"),
+        ({"id": "a", "dag_name": "it", "sha": 1}, "$.sha"),
+    ):
+        job.write_text(json.dumps(document))
+        assert words in dispatchd("explain", str(job), "--config", config).stdout
+
+    job.write_text("{")
+    result = dispatchd("explain", str(job), "--config", config)
+    assert result.returncode == os.EX_USAGE
+    assert "must be JSON" in result.stderr

@@ -1,0 +1,110 @@
+"""Submitting and watching jobs, against a real hub process."""
+
+import anyio
+
+from support.hub import HubProcess
+from support.machine import JOBS, Machine, refuses
+
+BROKEN_JOBS = [
+    (b"{", 400, "JSON"),
+    (b"[]", 400, "JSON"),
+    (b"", 400, "JSON"),
+    (b'{"dag_name": "\xff"}', 400, "UTF-8"),
+    (b'{"dag_name": "ci", "payload": NaN}', 400, "NaN"),
+    (b"[" * 100_000, 400, "JSON"),
+    (b"{}", 422, "$.dag_name is required"),
+    (b'{"dag_name": ""}', 422, "$.dag_name"),
+    (b'{"dag_name": "ci", "repository_id": "7"}', 422, "$.repository_id"),
+    (b'{"dag_name": "ci", "id": "\\ud800"}', 422, "$.id"),
+    (b'{"dag_name": "ci", "own": 1e999}', 422, "$.own"),
+]
+
+
+async def test_a_broken_job_is_refused_with_the_place_and_the_reason(
+    server: HubProcess,
+) -> None:
+    for body, status, reason in BROKEN_JOBS:
+        reply = await server.http.post(JOBS, content=body)
+
+        assert reason in refuses(reply, status)
+    assert (await server.http.get(JOBS)).json() == {"jobs": []}
+
+
+async def test_an_id_is_taken_once(server: HubProcess, machine: Machine) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"}, payload="1")
+
+    again = await server.http.post(JOBS, json={"id": "j", "dag_name": "other"})
+
+    assert "j" in refuses(again, 409)
+    assert (await machine.pull()).job["dag_name"] == "ci"
+    assert (await machine.ask()).status_code == 204
+
+
+async def test_a_job_without_an_id_gets_one(
+    server: HubProcess, machine: Machine
+) -> None:
+    ids = {await server.submit({"dag_name": "ci", "id": None}) for _ in range(3)}
+
+    assert {(await machine.pull()).id for _ in range(3)} == ids
+    assert len(ids) == 3
+
+
+async def test_a_job_that_no_machine_could_read_is_refused(
+    server: HubProcess, machine: Machine
+) -> None:
+    for size in (32, 48):
+        body = '{"dag_name": "ci", "payload": "' + "x" * (size << 20) + '"}'
+        assert "MiB" in refuses(await server.http.post(JOBS, content=body), 413)
+
+    # The reply to a pull may have 32 MiB (contracts/README.md, limits).
+    most = '"' + "x" * ((32 << 20) - (64 << 10)) + '"'
+    await server.submit({"dag_name": "ci"}, payload=most)
+    assert len((await machine.pull()).text) < 32 << 20
+
+
+async def test_a_watcher_is_answered_when_the_job_gets_there(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    seen: dict[str, str] = {}
+
+    async def watch(until: str) -> None:
+        seen[until] = (await server.result("j", 20, until=until))["state"]
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watch, "accepted")
+            tasks.start_soon(watch, "finished")
+            held = await machine.pull(wait="10")
+            await held.accept()
+            await held.finish()
+
+    assert seen["finished"] == "finished"
+    assert seen["accepted"] in ("accepted", "finished")
+
+
+async def test_an_odd_wait_is_none(server: HubProcess) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+
+    for wait in ("nan", "-1", "x", "", "0.01"):
+        with anyio.fail_after(5):
+            reply = await server.http.get(f"{JOBS}/j?wait={wait}")
+        assert reply.json()["state"] == "queued"
+
+
+async def test_jobs_are_listed_by_state_newest_last(
+    server: HubProcess, machine: Machine
+) -> None:
+    for name in "abc":
+        await server.submit({"id": name, "dag_name": "ci"}, payload='"secret-ish"')
+    await machine.pull()
+
+    async def listed(**query: str) -> list[str]:
+        reply = await server.http.get(JOBS, params=query)
+        assert "secret-ish" not in reply.text
+        return [job["id"] for job in reply.json()["jobs"]]
+
+    assert await listed() == ["a", "b", "c"]
+    assert await listed(state="queued") == ["b", "c"]
+    assert await listed(state="claimed") == ["a"]
+    assert await listed(limit="2") == ["b", "c"]

@@ -1,0 +1,243 @@
+"""What can happen to the state folder: two daemons, bad records, newer records, a full disk, a restart."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.store.codec import encode
+from dispatchd.store.runs import Runs
+from support.daemon import DaemonProcess, running, running_daemon, write_config
+from support.endpoint import endpoint
+from support.records import NOW
+
+TRUE = ["/bin/true"]
+SLEEP = ["/bin/sh", "-c", "echo begun; sleep 2; exit 5"]
+JOB = {"id": "j", "dag_name": "it"}
+
+
+async def test_a_second_daemon_on_the_same_folder_refuses_with_a_clear_line(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        async with running_daemon(config) as daemon:
+            second = DaemonProcess(config)
+            second.start()
+            code = await anyio.to_thread.run_sync(second.process.wait)
+            hub.hand_out(JOB)
+            await hub.until_finished("j")
+
+    assert code == os.EX_UNAVAILABLE
+    lines = [line["text"] for line in daemon.log() if "text" in line]
+    assert len(lines) == 1
+    assert (
+        f"cannot use {daemon.state}: pid {daemon.process.pid} is already running on it"
+        in lines[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b"\xff\xfe", b"[]", b'{"schema_version": 1}', b"\0" * 300]
+)
+async def test_an_unreadable_record_is_put_aside_and_the_others_go_on(
+    tmp_path: Path, damage: bytes
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        jobs = config.parent / "state" / "jobs"
+        jobs.mkdir(parents=True)
+        (jobs / "bad.json").write_bytes(damage)
+        track(config.parent / "state", "good")
+        async with running_daemon(config) as daemon:
+            line = await daemon.until_logged("record_quarantined")
+            await hub.until_finished("good")
+
+    assert Path(line["moved_to"]).read_bytes() == damage
+    assert not (jobs / "bad.json").exists()
+
+
+async def test_a_record_of_a_newer_release_stops_the_start_and_stays(
+    tmp_path: Path,
+) -> None:
+    config = write_config(tmp_path, "http://127.0.0.1:9", {"it": TRUE})
+    jobs = config.parent / "state" / "jobs"
+    jobs.mkdir(parents=True)
+    (jobs / "new.json").write_text('{"schema_version": 2}')
+    daemon = DaemonProcess(config)
+    daemon.start()
+
+    code = await anyio.to_thread.run_sync(daemon.process.wait)
+
+    assert code == os.EX_CONFIG
+    assert (
+        "schema_version 2 and this release reads up to 1" in daemon.log_file.read_text()
+    )
+    assert (jobs / "new.json").exists()
+
+
+async def test_a_run_outlives_a_killed_daemon_and_the_next_one_reports_its_exit_code(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": SLEEP})
+        with running(config) as first:
+            hub.hand_out(JOB)
+            await first.until_logged("job_attempt_started")
+        async with running_daemon(config) as second:
+            finished = (await hub.until_finished("j"))[0]
+            await second.until_logged("job_finish_acknowledged")
+
+    assert "exit code 5" in finished["result_summary"]
+    assert (second.state / "runs/j/attempt-1/output.log").read_text() == "begun\n"
+
+
+async def test_sigterm_leaves_runs_alive_and_hands_waiting_jobs_back(
+    tmp_path: Path,
+) -> None:
+    waiting_job = {
+        "id": "w",
+        "dag_name": "it",
+        "claim_token": "t",
+        "lease_seconds": 60,
+        "extensions": ["release"],
+    }
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": SLEEP})
+        with running(config) as first:
+            hub.hand_out(JOB)
+            await first.until_logged("job_attempt_started")
+            hub.hand_out(waiting_job)
+            await first.until_logged("job_accept_confirmed", job_id="w")
+            code = await anyio.to_thread.run_sync(first.stop)
+            stopped = await first_stopped(first)
+        assert [each.job_id for each in hub.calls("release")] == ["w"]
+        async with running_daemon(config):
+            await hub.until_finished("j")
+
+    assert (code, stopped["left_running"]) == (0, 1)
+    assert "exit code 5" in hub.finished["j"]["result_summary"]
+    assert "w" not in hub.finished
+
+
+async def first_stopped(daemon: DaemonProcess) -> dict[str, int]:
+    return next(line for line in daemon.log() if line.get("event") == "daemon_stopped")
+
+
+async def test_a_second_sigint_cancels_the_runs(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/sleep", "300"]})
+        with running(config) as daemon:
+            hub.hand_out(JOB)
+            await daemon.until_logged("job_attempt_started")
+            daemon.process.send_signal(signal.SIGINT)
+            await daemon.until_logged("press_again_to_cancel_the_runs")
+            daemon.process.send_signal(signal.SIGINT)
+            code = await anyio.to_thread.run_sync(daemon.process.wait)
+
+    assert code == 0
+    assert hub.finished["j"]["result_status"] == "aborted"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 6 MiB, where that is allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(
+            f"no right to mount a small file system: {mounted.stderr.decode().strip()}"
+        )
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+async def test_a_disk_that_fills_up_while_tracking_loses_nothing(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": TRUE}, store=f'folder = "{small_disk}/state"\nmin_free_mib = 0'
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out(JOB)
+            await hub.until_finished("j")
+            ballast = fill(small_disk)
+            hub.hand_out({**JOB, "id": "full", "payload": "x" * 100_000})
+            line = await daemon.until_logged("store_write_refused")
+            assert "No space left on device" in line["error"]
+            pulls = len(hub.calls("pull"))
+            hub.hand_out({**JOB, "id": "later"})
+            await daemon.until_logged("store_write_refused", error=line["error"])
+            assert len(hub.calls("pull")) == pulls
+            ballast.unlink()
+            finished = await hub.until_finished("full", "later")
+
+    assert [each["result_status"] for each in finished] == ["succeeded"] * 2
+    assert hub.accepted.keys() == {"j", "full", "later"}
+
+
+async def test_nothing_is_pulled_while_there_is_too_little_room(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    async with endpoint() as hub:
+        settings = f'folder = "{small_disk}/state"\nmin_free_mib = 2'
+        config = write_config(tmp_path, hub.url, {"it": TRUE}, store=settings)
+        ballast = fill(small_disk)
+        async with running_daemon(config) as daemon:
+            line = await daemon.until_logged("pull_paused")
+            assert hub.calls("pull") == []
+            ballast.unlink()
+            hub.hand_out(JOB)
+            await hub.until_finished("j")
+
+    assert re.search(r"less than 2 MiB free", line["reason"])
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room on a disk with one file."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return ballast
+
+
+async def test_a_thousand_waiting_jobs_are_taken_up_at_the_start(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": TRUE}, runs="slots = 8\nqueue_ahead = 5000"
+        )
+        state = config.parent / "state"
+        for number in range(1000):
+            track(state, f"w{number}")
+        async with running_daemon(config) as daemon:
+            ready = await daemon.until_logged("daemon_ready")
+            await hub.until(lambda e: bool(e.calls("pull")))
+
+    assert ready["tracked_jobs"] == 1000
+    assert json.loads((state / "status.json").read_text())["pid"] == daemon.process.pid
+
+
+def track(state: Path, job_id: str) -> None:
+    """Write what a daemon leaves that died right after it had pulled a job."""
+    record = TrackedJob.received(Job(id=job_id, workflow="it"), now=NOW)
+    (state / "jobs").mkdir(parents=True, exist_ok=True)
+    (state / "jobs" / f"{job_id}.json").write_bytes(encode(record))
+    Runs.open(state).create(job_id, payload="null", headers="null")

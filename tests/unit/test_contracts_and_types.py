@@ -1,0 +1,154 @@
+"""The golden examples through our types and back, and the schemas against the types that they describe."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from dispatchd import config
+from dispatchd.cloud.wire import job_to_wire, read_delivery
+from dispatchd.contracts import check, schema
+from dispatchd.domain.job import (
+    STEPS_KEPT,
+    Attempt,
+    Job,
+    ProcessIdentity,
+    Step,
+    TrackedJob,
+)
+from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
+from dispatchd.domain.phase import Event, Phase
+from dispatchd.errors import ContractViolation
+from dispatchd.store.codec import SCHEMA_VERSION, decode, to_document
+from support.golden import examples, name_of, read
+
+
+@pytest.mark.parametrize("path", examples("dispatch-job"), ids=name_of)
+def test_a_valid_job_goes_through_our_types_and_comes_back(path: Path) -> None:
+    document = read(path)
+    known = schema("dispatch-job")["properties"].keys() - {"payload", "headers"}
+
+    delivery = read_delivery(path.read_text(encoding="utf-8"))
+
+    assert delivery.flaw == ""
+    assert json.loads(delivery.payload) == document.get("payload")
+    assert json.loads(delivery.headers) == document.get("headers")
+    assert json.loads(json.dumps(job_to_wire(delivery.job))) == {
+        name: value
+        for name, value in document.items()
+        if name in known and value not in (None, "", 0)
+    }
+
+
+@pytest.mark.parametrize("path", examples("dispatch-job", "invalid"), ids=name_of)
+def test_an_invalid_job_is_delivered_with_its_flaw_if_it_has_an_id(path: Path) -> None:
+    example = read(path)
+    text = json.dumps(example["document"])
+
+    if example["path"] in ("$", "$.id"):
+        with pytest.raises(ContractViolation):
+            read_delivery(text)
+    else:
+        assert (
+            read_delivery(text)
+            .flaw.removeprefix(example["path"])
+            .startswith((" must", " is required"))
+        )
+
+
+@pytest.mark.parametrize("path", examples("tracked-job"), ids=name_of)
+def test_a_valid_record_goes_through_our_types_and_comes_back(path: Path) -> None:
+    record = decode(path.read_bytes(), path=path)
+
+    assert json.loads(json.dumps(to_document(record))) == read(path)
+
+
+def test_a_record_with_every_field_filled_keeps_the_contract() -> None:
+    record = decode(examples("tracked-job")[0].read_bytes(), path=Path())
+    filled = {
+        field.name: ["heartbeat"]
+        if field.name == "extensions"
+        else 7
+        if "None" in str(field.type)
+        else "x"
+        for field in attrs.fields(Job)
+    }
+
+    check("tracked-job", {**to_document(record), "job": filled})
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        (TrackedJob, ()),
+        (Job, ("job",)),
+        (Attempt, ("attempts", "items")),
+        (ProcessIdentity, ("attempts", "items", "process")),
+        (Verdict, ("verdict",)),
+        (Step, ("steps", "items")),
+    ],
+)
+def test_the_record_has_the_fields_of_our_types(
+    kind: type[attrs.AttrsInstance], steps: tuple[str, ...]
+) -> None:
+    node: Any = schema("tracked-job")
+    for step in steps:
+        node = node["items"] if step == "items" else node["properties"][step]
+    fields = attrs.fields(kind)
+
+    assert list(node["properties"]) == [
+        *(["schema_version"] if kind is TrackedJob else []),
+        *(field.name for field in fields),
+    ]
+    assert set(node["required"]) - {"schema_version"} == {
+        field.name for field in fields if field.default is attrs.NOTHING
+    }
+    assert node["additionalProperties"] is False
+
+
+def test_the_closed_lists_are_those_of_our_types() -> None:
+    record = schema("tracked-job")["properties"]
+    attempt = record["attempts"]["items"]["properties"]
+    step = record["steps"]["items"]["properties"]
+    verdict = record["verdict"]["properties"]
+
+    def values(kind: type[StrEnum]) -> list[str]:
+        return [str(each) for each in kind]
+
+    assert record["schema_version"]["const"] == SCHEMA_VERSION
+    assert record["steps"]["maxItems"] == STEPS_KEPT
+    assert record["phase"]["enum"] == step["phase"]["enum"] == values(Phase)
+    assert step["event"]["enum"] == values(Event)
+    assert verdict["outcome"]["enum"] == values(Outcome)
+    for place in (verdict["cause"], attempt["cause"], attempt["stop"]):
+        assert place["enum"] == [*values(FailureCause), None]
+    assert schema("finish-request")["properties"]["result_status"]["enum"] == values(
+        Outcome
+    )
+    assert schema("heartbeat-request")["properties"]["phase"]["enum"] == [
+        each for each in values(Phase) if each != Phase.HISTORY
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ("cloud", config.Cloud),
+        ("store", config.Store),
+        ("runs", config.Limits),
+        ("log", config.Log),
+    ],
+)
+def test_the_configuration_has_the_keys_and_defaults_of_our_types(
+    table: str, kind: type[attrs.AttrsInstance]
+) -> None:
+    properties = schema("config")["properties"][table]["properties"]
+
+    for field in attrs.fields(kind):
+        documented = properties[field.name].get("default", attrs.NOTHING)
+        if (table, field.name) != ("store", "folder"):
+            assert documented == field.default
+    assert set(properties) == {field.name for field in attrs.fields(kind)}
