@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench docs clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,10 @@ check: $(VENV)/.dev
 ## bench: measure, and print ratios against a reference measured in the same run
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+## docs: write again what is generated from the code
+docs: $(VENV)/.dev
+	$(BIN)/python -c "from dispatchd.domain.phase import diagram; print(diagram(), end='')" >docs/phases.mmd
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
