@@ -91,7 +91,7 @@ class FolderUnusable(UserError):
     exit_code = os.EX_CANTCREAT
 
     def __init__(self, *, folder: Path, error: OSError) -> None:
-        self.folder = folder
+        self.folder, self.error = folder, error
         if isinstance(error, PermissionError):
             self.exit_code = os.EX_NOPERM  # type: ignore[misc]  # the kind of refusal decides, not the class
         super().__init__(

@@ -22,7 +22,9 @@ def test_a_decided_job_can_never_run_again() -> None:
 
 def test_nothing_starts_before_the_accept_is_confirmed() -> None:
     starting = {
-        phase for phase, event in TRANSITIONS if event is Event.ATTEMPT_STARTING
+        before
+        for (before, event), after in TRANSITIONS.items()
+        if event is Event.ATTEMPT_STARTING and after is Phase.RUNNING
     }
 
     assert starting == {Phase.ACCEPTED, Phase.RETRY_WAIT}
@@ -35,7 +37,13 @@ def test_a_redelivery_moves_nothing(phase: Phase) -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [Event.CANCEL_REQUESTED, Event.ACCEPT_REFUSED, Event.LEASE_LOST]
+    "event",
+    [
+        Event.CANCEL_REQUESTED,
+        Event.ACCEPT_CONFIRMED,
+        Event.ACCEPT_REFUSED,
+        Event.LEASE_LOST,
+    ],
 )
 @pytest.mark.parametrize("phase", Phase)
 def test_what_the_endpoint_says_late_has_a_row_in_every_phase(

@@ -97,6 +97,9 @@ OWES: Final[Mapping[Phase, Debt]] = MappingProxyType(
 UNSTARTED: Final = frozenset({Phase.PENDING_ACCEPT, Phase.ACCEPTED})
 """Phases in which no process of the job has existed, so that it can be handed back."""
 
+_TOO_LATE: Final = frozenset({Event.ATTEMPT_STARTING, Event.REJECTED, Event.DECIDED})
+"""What the run loop decided on a record that a cancel or the endpoint has ended meanwhile."""
+
 _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
     Phase.PENDING_ACCEPT: frozenset({Event.REDELIVERED}),
     Phase.ACCEPTED: frozenset({Event.REDELIVERED, Event.ACCEPT_CONFIRMED}),
@@ -107,7 +110,6 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             # A run is never given up because the endpoint lost patience: a late result is still a result.
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
-            Event.RELEASED,
             Event.ATTEMPT_STARTED,
             Event.STOP_ORDERED,
             Event.CANCEL_REQUESTED,
@@ -120,7 +122,6 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             Event.ACCEPT_CONFIRMED,
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
-            Event.RELEASED,
         }
     ),
     Phase.FINISHING: frozenset(
@@ -129,8 +130,8 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             Event.ACCEPT_CONFIRMED,
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
-            Event.RELEASED,
             Event.CANCEL_REQUESTED,
+            *_TOO_LATE,
         }
     ),
     Phase.HISTORY: frozenset(
@@ -140,10 +141,10 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             Event.ACCEPT_CONFIRMED,
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
-            Event.RELEASED,
             Event.CANCEL_REQUESTED,
             Event.FINISH_ACKNOWLEDGED,
             Event.FINISH_REFUSED,
+            *_TOO_LATE,
         }
     ),
 }

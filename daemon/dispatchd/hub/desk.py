@@ -130,14 +130,17 @@ async def read_body(request: Request, contract: str) -> dict[str, Json]:
 
 
 async def _read(request: Request) -> bytearray:
-    body = bytearray()
+    body, size = bytearray(), 0
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body is larger than {MAX_BODY >> 20} MiB",
-            )
+        # What is too much is read on and dropped: a client that is cut off while it sends sees no answer.
+        size += len(chunk)
+        if size <= MAX_BODY:
+            body += chunk
+    if size > MAX_BODY:
+        raise Refused(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            f"the body is larger than {MAX_BODY >> 20} MiB",
+        )
     return body
 
 

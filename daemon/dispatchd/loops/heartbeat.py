@@ -5,7 +5,7 @@ from typing import Final
 import anyio
 import structlog
 from anyio import TASK_STATUS_IGNORED
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field
 
 from dispatchd.domain.job import TrackedJob
@@ -20,6 +20,9 @@ _BEATS_IN_A_LEASE: Final = 6
 
 _LONGEST_PAUSE_S: Final = 30.0
 """Longest time between two beats (seconds), because a cancel request waits for the next one."""
+
+_GATHER_S: Final = 0.1
+"""How long changes are gathered before the leases are looked at again (seconds)."""
 
 _LEASED: Final = (
     Phase.PENDING_ACCEPT,
@@ -36,6 +39,8 @@ class HeartbeatLoop:
 
     source: Source
     tracker: Tracker
+    _due: dict[str, float] = field(factory=dict, init=False)
+    """Leased jobs, and when the next beat of each is due, on the clock of the event loop."""
     _busy: set[str] = field(factory=set, init=False)
     _lost: set[str] = field(factory=set, init=False)
     """Claim tokens whose lease is gone: a run goes on without it, and asking again would change nothing."""
@@ -48,54 +53,48 @@ class HeartbeatLoop:
         async with anyio.create_task_group() as tasks:
             task_status.started()
             while True:
-                bell = self.tracker.bell
-                for record in self.tracker.in_phase(*_LEASED):
-                    if (
-                        self._pause_s(record) is not None
-                        and record.job.id not in self._busy
-                    ):
-                        self._busy.add(record.job.id)
-                        tasks.start_soon(
-                            self._beat_while_leased,
-                            record.job.id,
-                            name=f"heartbeat {record.job.id}",
-                        )
-                await bell.wait()
+                bell, now = self.tracker.bell, anyio.current_time()
+                self._beat_where_due(tasks, now)
+                pause_s = min(self._due.values()) - now if self._due else None
+                with anyio.move_on_after(pause_s):
+                    await bell.wait()
+                    await anyio.sleep(_GATHER_S)
 
-    async def _beat_while_leased(self, job_id: str) -> None:
+    def _beat_where_due(self, tasks: TaskGroup, now: float) -> None:
+        pauses = {
+            record.job.id: self._pause_s(record)
+            for record in self.tracker.in_phase(*_LEASED)
+        }
+        leased = {
+            job_id: pause for job_id, pause in pauses.items() if pause is not None
+        }
+        self._due = {
+            job_id: self._due.get(job_id, now + pause)
+            for job_id, pause in leased.items()
+        }
+        for job_id, due in self._due.items():
+            if due <= now:
+                self._due[job_id] = now + leased[job_id]
+                if job_id not in self._busy:
+                    self._busy.add(job_id)
+                    tasks.start_soon(self._beat, job_id, name=f"heartbeat {job_id}")
+
+    async def _beat(self, job_id: str) -> None:
         try:
-            while True:
-                record = self.tracker.get(job_id)
-                pause = None if record is None else self._pause_s(record)
-                if pause is None:
-                    return
-                if await self._ended_within(job_id, pause):
-                    return
-                await self._beat(job_id)
+            record = self.tracker.get(job_id)
+            if record is not None:
+                await self._ask(record)
         finally:
             self._busy.discard(job_id)
 
-    async def _ended_within(self, job_id: str, pause: float) -> bool:
-        """Wait for the next beat; True if the job needs none any more."""
-        with anyio.move_on_after(pause):
-            while True:
-                bell = self.tracker.bell
-                record = self.tracker.get(job_id)
-                if record is None or record.phase not in _LEASED:
-                    return True
-                await bell.wait()
-        return False
-
-    async def _beat(self, job_id: str) -> None:
-        record = self.tracker.get(job_id)
-        if record is None:
-            return
+    async def _ask(self, record: TrackedJob) -> None:
+        job_id = record.job.id
         try:
             beat = await self.source.heartbeat(record)
         except JobClosed as error:
             self._lost.add(record.job.claim_token)
-            await self.tracker.apply(job_id, Event.LEASE_LOST)
             self._log.warning("lease_lost", error=str(error), **job_context(record))
+            await self.tracker.apply(job_id, Event.LEASE_LOST)
         except RemoteError as error:
             self._log.warning(
                 "heartbeat_failed", error=str(error), **job_context(record)
@@ -108,13 +107,9 @@ class HeartbeatLoop:
         """Return the seconds between two beats of a job, or None if it needs none."""
         job = record.job
         if (
-            record.phase not in _LEASED
-            or job.lease_s is None
+            job.lease_s is None
             or "heartbeat" not in job.extensions
+            or job.claim_token in self._lost
         ):
             return None
-        return (
-            None
-            if job.claim_token in self._lost
-            else min(job.lease_s / _BEATS_IN_A_LEASE, _LONGEST_PAUSE_S)
-        )
+        return min(job.lease_s / _BEATS_IN_A_LEASE, _LONGEST_PAUSE_S)

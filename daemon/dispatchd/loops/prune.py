@@ -49,7 +49,9 @@ class PruneLoop:
 
     def _round(self) -> int:
         before = self.clock.now() - timedelta(days=self.history_days)
-        removed = self.store.prune(before=before)
-        for record in removed:
+        old = self.store.past_before(before)
+        for record in old:
+            # In this order a crash leaves a record, which is found again, and never a folder without one.
             self.runs.remove(record.run_id)
-        return len(removed)
+            self.store.forget(record)
+        return len(old)

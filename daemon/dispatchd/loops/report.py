@@ -143,7 +143,8 @@ class ReportLoop:
             event = call.refused
         self.board.last_report_at = self.clock.now()
         self.tracker.repeats.discard(record.job.id)
-        await self.tracker.apply(record.job.id, event)
+        if record.phase is not Phase.HISTORY:
+            await self.tracker.apply(record.job.id, event)
 
     async def _back_off(
         self, record: TrackedJob, error: RemoteError, failures: int
@@ -159,10 +160,11 @@ class ReportLoop:
         await anyio.sleep(delay_s)
 
     async def _hand_back(self, record: TrackedJob, reason: str) -> None:
-        try:
+        async def release(unstarted: TrackedJob) -> None:
             async with self._turns:
-                await self.source.release(record, reason)
+                await self.source.release(unstarted, reason)
+
+        try:
+            await self.tracker.hand_back(record.job.id, release)
         except RemoteError as error:
             self._log.warning("release_failed", error=str(error), **job_context(record))
-            return
-        await self.tracker.apply(record.job.id, Event.RELEASED)

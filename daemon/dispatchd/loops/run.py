@@ -34,7 +34,8 @@ from dispatchd.loops.pull import unknown_workflow
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
 
-_ALIVE: Final = (Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT)
+_STARTABLE: Final = (Phase.ACCEPTED, Phase.RETRY_WAIT)
+_ALIVE: Final = (Phase.RUNNING, *_STARTABLE)
 
 
 @define(kw_only=True)
@@ -72,7 +73,7 @@ class RunLoop:
         for record in self.tracker.in_phase(Phase.RUNNING):
             self._spawn(tasks, record)
         if not self.stopping:
-            for record in self.tracker.in_phase(Phase.ACCEPTED, Phase.RETRY_WAIT):
+            for record in self.tracker.in_phase(*_STARTABLE):
                 if record.job.is_cancel or (
                     self._free_slots() > 0 and self._is_due(record)
                 ):
@@ -125,6 +126,9 @@ class RunLoop:
             return
         workflow = self.workflows.get(record.job.workflow)
         if record.phase is not Phase.RUNNING:
+            if self.stopping:
+                # It may be about to be handed back.
+                return
             if workflow is None:
                 await self.tracker.apply(
                     job_id,
@@ -160,8 +164,13 @@ class RunLoop:
         record = await self.tracker.apply(
             job_id,
             Event.ATTEMPT_STARTING,
-            change=lambda before: before.with_attempt(attempt),
+            change=lambda before: (
+                before.with_attempt(attempt) if before.phase in _STARTABLE else before
+            ),
         )
+        if record.phase is not Phase.RUNNING:
+            # It was cancelled, or its lease was lost, while it was taken up.
+            return record
         try:
             prepared = await self.tracker.until_stored(
                 lambda: prepare(record, workflow, self.runs, self.base_env)

@@ -5,7 +5,7 @@ full or failing disk makes every loop wait at this one place, and `trouble` says
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -17,7 +17,7 @@ from attrs import define, evolve, field
 from dispatchd.domain.backoff import full_jitter_s
 from dispatchd.domain.job import Job, TrackedJob, cancelled
 from dispatchd.domain.outcome import FailureCause, Verdict
-from dispatchd.domain.phase import Event, Phase
+from dispatchd.domain.phase import UNSTARTED, Event, Phase
 from dispatchd.errors import RecordUnreadable, StoreUnavailable
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
@@ -133,6 +133,20 @@ class Tracker:
             verdict=cancelled(reason),
             change=lambda record: with_stop(record, FailureCause.CANCELLED),
         )
+
+    async def hand_back(
+        self, job_id: str, release: Callable[[TrackedJob], Awaitable[None]]
+    ) -> None:
+        """Give an unstarted job back, and keep it from starting meanwhile; one that has started stays.
+
+        Fails with what `release` fails with; nothing has changed then.
+        """
+        async with self._lock(job_id):
+            record = self._store.get(job_id)
+            if record is None or record.phase not in UNSTARTED:
+                return
+            await release(record)
+            await self._keep(record.advance(Event.RELEASED, self._clock.now()))
 
     async def until_stored(self, write: Callable[[], T]) -> T:
         """Return what a blocking write returns, repeating it for as long as the disk refuses it."""

@@ -134,7 +134,10 @@ class JobStore:
         Fails with RecordUnreadable: Its file is there and can't be understood.
         """
         path = self._history.path / (file_name(job_id) + _SUFFIX)
-        return _read(path) if path.exists() else None
+        try:
+            return _read(path)
+        except FileNotFoundError:
+            return None
 
     def put(self, record: TrackedJob) -> None:
         """Make a record durable: a tracked job in `jobs/`, one in phase history in `history/`.
@@ -152,18 +155,19 @@ class JobStore:
             self._jobs.put(name, encode(record))
         self._index(record)
 
-    def prune(self, *, before: datetime) -> list[TrackedJob]:
-        """Remove what left for history before a time; return what was removed."""
-        removed = []
+    def past_before(self, before: datetime) -> list[TrackedJob]:
+        """Return the jobs that left for history before a time. Reads the disk."""
+        found = []
         for path in sorted(self._history.path.glob("*" + _SUFFIX)):
             # A young file needs no reading; an unreadable one is never counted as old.
-            if path.stat().st_mtime >= before.timestamp():
-                continue
-            with suppress(RecordUnreadable):
-                record = _read(path)
-                self._history.remove(path.name)
-                removed.append(record)
-        return removed
+            with suppress(FileNotFoundError, RecordUnreadable):
+                if path.stat().st_mtime < before.timestamp():
+                    found.append(_read(path))
+        return found
+
+    def forget(self, record: TrackedJob) -> None:
+        """Remove a job from history. Fails with StoreUnavailable if it is still there."""
+        self._history.remove(file_name(record.job.id) + _SUFFIX)
 
     def _index(self, record: TrackedJob) -> None:
         with self._guard:

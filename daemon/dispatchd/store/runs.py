@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from dispatchd.errors import StoreUnavailable
+from dispatchd.errors import FolderUnusable, StoreUnavailable
 from dispatchd.store.durable import FOLDER_MODE, DurableFolder, make_folder
 from dispatchd.store.names import file_name
 
@@ -73,7 +73,10 @@ class Runs:
             self._sync_root()
         except OSError as error:
             raise StoreUnavailable(path=run.path, error=error) from error
-        files = DurableFolder.open(run.path)
+        try:
+            files = DurableFolder.open(run.path)
+        except FolderUnusable as unusable:
+            raise StoreUnavailable(path=run.path, error=unusable.error) from unusable
         try:
             files.put(run.event_file.name, payload.encode(errors="surrogatepass"))
             files.put(run.headers_file.name, headers.encode(errors="surrogatepass"))

@@ -10,6 +10,7 @@ into place when the command has ended: readers trust a file or its absence, neve
 """
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Final, Self
@@ -34,6 +35,8 @@ code=$?
 printf '%s\\n' "$code" >"$attempt/exit.aside" && mv "$attempt/exit.aside" "$attempt/exit"
 """
 
+_CODE: Final = re.compile(r"[0-9]{1,3}\n")
+
 _SHELL: Final = "/bin/sh"
 
 MARKER: Final = "DISPATCHD_ATTEMPT_FOLDER"
@@ -56,7 +59,12 @@ class Gated:
             SpawnFailed: The command can't be executed, or the system refuses another process.
         """
         _check_program(launch.command[0])
-        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        try:
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            raise SpawnFailed(
+                command=launch.command[0], reason=error.strerror or str(error)
+            ) from error
         try:
             output = os.open(
                 launch.output_file,
@@ -111,7 +119,8 @@ def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
         if process.boot_id == boot_id() and not (folder / "started").exists():
             return NeverStarted()
         return Exit(code=None)
-    return Exit(code=int(text)) if text.endswith("\n") else Exit(code=None)
+    # The command could write here too; what isn't a code is none.
+    return Exit(code=int(text) if _CODE.fullmatch(text) else None)
 
 
 def _check_program(program: str) -> None:
