@@ -169,7 +169,10 @@ async def test_a_disk_that_fills_up_while_tracking_loses_nothing(
 ) -> None:
     async with endpoint() as hub:
         config = write_config(
-            tmp_path, hub.url, {"it": TRUE}, store=f'folder = "{small_disk}/state"\nmin_free_mib = 0'
+            tmp_path,
+            hub.url,
+            {"it": TRUE},
+            store=f'folder = "{small_disk}/state"\nmin_free_mib = 0',
         )
         async with running_daemon(config) as daemon:
             hub.hand_out(JOB)

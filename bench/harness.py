@@ -1,0 +1,152 @@
+"""A hub and a daemon as processes in a temporary folder, and what several benchmarks count with."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from attrs import frozen
+
+SECRET: Final = "bench-secret"
+IDENTITY: Final = {"license_id": "bench", "server_id": "machine"}
+WAIT_S: Final = 60
+"""Longest wait for one event (seconds)."""
+
+
+@frozen
+class Hub:
+    """A running hub, and a client for it."""
+
+    url: str
+    http: httpx.Client
+
+    def submit(self, job_id: str, workflow: str = "it") -> None:
+        """Queue a job with a small payload."""
+        body = {"id": job_id, "dag_name": workflow, "payload": {"job": job_id}}
+        self.http.post("/api/v1/jobs", json=body).raise_for_status()
+
+    def finished(self, job_id: str) -> dict[str, Any]:
+        """Return a job once it has finished."""
+        reply = self.http.get(f"/api/v1/jobs/{job_id}", params={"wait": WAIT_S})
+        found: dict[str, Any] = reply.raise_for_status().json()
+        return found
+
+    def call(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Make one dispatch call as a machine would."""
+        return self.http.post(
+            f"/api/v1/github/dispatch/{path}", json={**IDENTITY, **body}
+        )
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """Give a temporary folder on the disk of the working directory, which need not be that of /tmp."""
+    path = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path.cwd()))
+    (path / "secret").write_text(SECRET)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def hub(path: Path, name: str = "hub") -> Iterator[Hub]:
+    """Run a hub on a free loopback port."""
+    port_file = path / f"{name}.port"
+    options = ["--db", f"{name}.db", "--port", "0", "--port-file", port_file.name]
+    options += ["--secret-file", "secret", "--license-id", IDENTITY["license_id"]]
+    command = [sys.executable, "-m", "dispatchd", "hub", "serve", *options]
+    process = subprocess.Popen(command, cwd=path, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(port_file.exists)
+        url = f"http://127.0.0.1:{port_file.read_text()}"
+        with httpx.Client(base_url=url, timeout=2 * WAIT_S) as http:
+            yield Hub(url, http)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def write_config(
+    path: Path,
+    url: str,
+    command: Sequence[str],
+    *,
+    slots: int = 1,
+    queue_ahead: int = 1,
+) -> Path:
+    """Write a configuration with one workflow called `it`."""
+    file = path / "config.toml"
+    words = ", ".join(f"'{word}'" for word in command)
+    file.write_text(
+        f"""
+[cloud]
+url = "{url}"
+license_id = "{IDENTITY["license_id"]}"
+server_id = "{IDENTITY["server_id"]}"
+secret_file = "secret"
+[store]
+folder = "state"
+min_free_mib = 0
+[runs]
+slots = {slots}
+queue_ahead = {queue_ahead}
+[log]
+level = "warning"
+[workflows.it]
+command = [{words}]
+"""
+    )
+    return file
+
+
+@contextmanager
+def daemon(
+    config: Path, python: str = sys.executable
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a daemon; its log goes to a file beside its configuration."""
+    with (config.parent / "daemon.log").open("ab") as log:
+        command = [python, "-m", "dispatchd", "run", "--config", str(config)]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return when a condition of another process has become true.
+
+    Raises:
+        TimeoutError: It has not, for too long.
+    """
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.005)
+
+
+def timed_s(act: Callable[[], object]) -> float:
+    """Return how long an act takes (seconds)."""
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """Return the value below which a part (0 to 1) of the values lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def spread(values_s: Sequence[float]) -> str:
+    """Return median and 99th percentile of times in seconds, written in milliseconds."""
+    return f"p50 {percentile(values_s, 0.5) * 1e3:7.2f} ms   p99 {percentile(values_s, 0.99) * 1e3:7.2f} ms"
