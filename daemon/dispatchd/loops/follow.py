@@ -102,13 +102,10 @@ class Follower:
     async def _until_unwanted(self, job_id: str, deadline_at: datetime) -> None:
         """Return when the run has to end: somebody wants it dead, or its time is over."""
         left_s = (deadline_at - self.clock.now()).total_seconds()
+        wanted_dead = self.tracker.stop_event(job_id)
         with anyio.move_on_after(max(0.0, left_s)):
-            while True:
-                bell = self.tracker.bell
-                record = self.tracker.get(job_id)
-                if record is not None and record.is_wanted_dead:
-                    return
-                await bell.wait()
+            await wanted_dead.wait()
+            return
         await self.tracker.apply(
             job_id,
             Event.STOP_ORDERED,

@@ -146,15 +146,14 @@ class PullLoop:
             await anyio.lowlevel.checkpoint()
 
     async def _track(self, delivery: Delivery) -> None:
-        job = delivery.job
-        known = await self.tracker.find(job.id)
-        if known is None or known.was_given_back:
-            await self.tracker.until_stored(
-                lambda: self.runs.create(
-                    job.id, payload=delivery.payload, headers=delivery.headers
-                )
-            )
-        await self.tracker.receive(job, rejection=self._rejection(delivery))
+        job_id = delivery.job.id
+
+        def store_texts() -> None:
+            self.runs.create(job_id, payload=delivery.payload, headers=delivery.headers)
+
+        await self.tracker.receive(
+            delivery.job, store_texts=store_texts, rejection=self._rejection(delivery)
+        )
 
     def _rejection(self, delivery: Delivery) -> Verdict | None:
         if delivery.flaw:

@@ -41,6 +41,9 @@ class Tracker:
     repeats: set[str] = field(factory=set, init=False)
     """Jobs that were handed out again and whose accept or finish is to be repeated."""
     _bell: anyio.Event = field(factory=anyio.Event, init=False)
+    _stops: WeakValueDictionary[str, anyio.Event] = field(
+        factory=WeakValueDictionary, init=False
+    )
     _locks: WeakValueDictionary[str, anyio.Lock] = field(
         factory=WeakValueDictionary, init=False
     )
@@ -52,6 +55,14 @@ class Tracker:
     def bell(self) -> anyio.Event:
         """The event of the next change. Take it first, then read the state, then wait for it."""
         return self._bell
+
+    def stop_event(self, job_id: str) -> anyio.Event:
+        """Return the event of the decision to end a job's running attempt."""
+        event = self._stops.setdefault(job_id, anyio.Event())
+        record = self._store.get(job_id)
+        if record is not None and record.is_wanted_dead:
+            event.set()
+        return event
 
     def ring(self) -> None:
         """Wake every loop that waits for a change."""
@@ -71,26 +82,31 @@ class Tracker:
         return self._store.get(job_id) or await to_thread.run_sync(self._past, job_id)
 
     async def receive(
-        self, job: Job, *, rejection: Verdict | None = None
+        self,
+        job: Job,
+        *,
+        store_texts: Callable[[], None],
+        rejection: Verdict | None = None,
     ) -> TrackedJob:
         """Track a job that was handed out, or take note that a known one was handed out again.
 
-        A new job with a `rejection` is finished with it and never accepted.
+        Args:
+            job: The job.
+            store_texts: Makes what belongs to a new job durable, before its record; may be repeated.
+            rejection: Why a new job is finished at once and never accepted, where that is so.
         """
+        now = self._clock.now()
         async with self._lock(job.id):
             known = await self.find(job.id)
-            if known is None or known.was_given_back:
-                record = TrackedJob.received(job, now=self._clock.now())
-                if rejection is not None:
-                    record = record.advance(
-                        Event.REJECTED, self._clock.now(), verdict=rejection
-                    )
-            else:
-                record = known.with_claim(job).advance(
-                    Event.REDELIVERED, self._clock.now()
-                )
+            if known is not None and not known.was_given_back:
                 self.repeats.add(job.id)
-            return await self._keep(record)
+                return await self._keep(
+                    known.with_claim(job).advance(Event.REDELIVERED, now)
+                )
+            record = TrackedJob.received(job, now=now)
+            if rejection is not None:
+                record = record.advance(Event.REJECTED, now, verdict=rejection)
+            return await self._keep(record, store_texts)
 
     async def apply(
         self,
@@ -175,10 +191,20 @@ class Tracker:
                     self._log.info("store_write_accepted_again", failures=failures)
                 return result
 
-    async def _keep(self, record: TrackedJob) -> TrackedJob:
-        await self.until_stored(lambda: self._store.put(record))
+    async def _keep(
+        self, record: TrackedJob, before: Callable[[], None] | None = None
+    ) -> TrackedJob:
+        def write() -> None:
+            if before is not None:
+                before()
+            self._store.put(record)
+
+        await self.until_stored(write)
         step = record.steps[-1].event if record.steps else "received"
         self._log.info("job_" + step, phase=record.phase, **job_context(record))
+        stop = self._stops.get(record.job.id)
+        if record.is_wanted_dead and stop is not None:
+            stop.set()
         self.ring()
         return record
 

@@ -11,7 +11,7 @@ commit), so that many concurrent puts cost little more than one.
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -89,9 +89,15 @@ class DurableFolder:
 
         Fails with StoreUnavailable: It may or may not be there; write it anew.
         """
-        with self._failing_on(name):
-            self._write_aside(name, data)
-            os.rename(_ASIDE + name, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        self.put_all({name: data})
+
+    def put_all(self, files: Mapping[str, bytes]) -> None:
+        """Put several files, each whole or absent, with one fsync of the folder. Fails as `put` does."""
+        for name, data in files.items():
+            with self._failing_on(name):
+                self._write_aside(name, data)
+                os.rename(_ASIDE + name, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        with self._failing_on(""):
             self._sync()
 
     def remove(self, name: str) -> None:

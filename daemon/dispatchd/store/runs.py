@@ -78,8 +78,13 @@ class Runs:
         except FolderUnusable as unusable:
             raise StoreUnavailable(path=run.path, error=unusable.error) from unusable
         try:
-            files.put(run.event_file.name, payload.encode(errors="surrogatepass"))
-            files.put(run.headers_file.name, headers.encode(errors="surrogatepass"))
+            texts = {run.event_file.name: payload, run.headers_file.name: headers}
+            files.put_all(
+                {
+                    name: text.encode(errors="surrogatepass")
+                    for name, text in texts.items()
+                }
+            )
         finally:
             files.close()
 
