@@ -1,0 +1,275 @@
+"""Store, transitions and loops against a model of the world around them, with kills between any two steps.
+
+Everything of the daemon is real but its edges: the endpoint and the processes are models that outlive it.
+"""
+
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import anyio
+import structlog
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from typing_extensions import override
+
+from dispatchd.app import SystemClock
+from dispatchd.domain.delivery import Delivery
+from dispatchd.domain.job import Job
+from dispatchd.domain.outcome import Outcome
+from dispatchd.domain.phase import Phase
+from dispatchd.domain.workflow import Workflow
+from dispatchd.errors import (
+    ProtocolError,
+    RateLimited,
+    RemoteError,
+    Unauthorized,
+    Unavailable,
+)
+from dispatchd.loops.board import Board
+from dispatchd.loops.follow import Follower
+from dispatchd.loops.pull import PullLimits, PullLoop
+from dispatchd.loops.report import ReportLoop
+from dispatchd.loops.run import RunLoop
+from dispatchd.loops.tracker import Tracker
+from dispatchd.store.runs import Runs
+from support.model import (
+    KILLED_CODE,
+    Fuse,
+    Killed,
+    ModelEndpoint,
+    ModelEngine,
+    MortalStore,
+)
+
+SLOTS = 2
+FAULTS: list[RemoteError] = [
+    Unavailable(call="x", reason="down"),
+    RateLimited(call="x", reason="429", retry_after_s=None),
+    ProtocolError(call="x", reason="a page"),
+    Unauthorized(call="x", reason="401"),
+]
+WORKFLOW = Workflow(
+    name="it",
+    command=("/bin/true",),
+    env={},
+    max_duration_s=3600,
+    kill_grace_s=1,
+    max_retries=0,
+)
+
+
+class AtOnce(random.Random):
+    """Jitter that always draws nothing, so that no backoff takes time."""
+
+    @override
+    def random(self) -> float:
+        return 0.0
+
+
+class Daemon:
+    """The loops of one life of the daemon, wired as in `app.py`."""
+
+    def __init__(
+        self, folder: Path, endpoint: ModelEndpoint, engine: ModelEngine, fuse: Fuse
+    ) -> None:
+        self.store, quarantined = MortalStore.open(folder)
+        assert quarantined == []
+        self.store.fuse = fuse
+        clock, rng, board, runs = SystemClock(), AtOnce(), Board(), Runs.open(folder)
+        self.endpoint, self.engine = endpoint, engine
+        self.tracker = Tracker(self.store, clock, rng)
+        follower = Follower(
+            engine=engine, tracker=self.tracker, runs=runs, clock=clock, random=rng
+        )
+        workflows = {"it": WORKFLOW}
+        limits = PullLimits(
+            room=100, min_free_bytes=0, folder=folder, hold_s=1, poll_interval_s=1
+        )
+        self.loops = (
+            PullLoop(
+                source=endpoint,
+                tracker=self.tracker,
+                runs=runs,
+                workflows=workflows,
+                limits=limits,
+                board=board,
+                clock=clock,
+                random=rng,
+            ),
+            ReportLoop(
+                source=endpoint,
+                tracker=self.tracker,
+                board=board,
+                clock=clock,
+                random=rng,
+            ),
+            RunLoop(
+                engine=engine,
+                follower=follower,
+                tracker=self.tracker,
+                runs=runs,
+                workflows=workflows,
+                slots=SLOTS,
+                base_env={},
+                board=board,
+                clock=clock,
+            ),
+        )
+
+    async def live_until_settled(self) -> None:
+        """Run until nothing is left to do but to wait for processes."""
+        self.endpoint.connect()
+        self.engine.connect()
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                for loop in self.loops:
+                    tasks.start_soon(loop.run)
+                while not self.settled():
+                    with anyio.move_on_after(0.005):
+                        await self.tracker.bell.wait()
+                tasks.cancel_scope.cancel()
+
+    def settled(self) -> bool:
+        at = {phase: self.tracker.in_phase(phase) for phase in Phase}
+        owed = (
+            at[Phase.PENDING_ACCEPT]
+            or at[Phase.FINISHING]
+            or self.tracker.repeats
+            or self.endpoint.queue
+        )
+        begun = {each.run_id for each in self.engine.alive()}
+        starting = any(record.run_id not in begun for record in at[Phase.RUNNING])
+        waiting = at[Phase.ACCEPTED] and len(at[Phase.RUNNING]) < SLOTS
+        dying = any(record.is_wanted_dead for record in at[Phase.RUNNING])
+        assert not at[Phase.NEEDS_ATTENTION], "the bug fence caught something"
+        return not (owed or starting or waiting or dying)
+
+
+class Loops(RuleBasedStateMachine):
+    """Jobs come, processes end, calls fail, and the daemon is killed at any step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+        self.folder = Path(tempfile.mkdtemp(prefix="dispatchd-model-"))
+        self.fuse = Fuse()
+        self.endpoint = ModelEndpoint(fuse=self.fuse)
+        self.engine = ModelEngine(fuse=self.fuse, endpoint=self.endpoint)
+        self.cancelled: set[str] = set()
+        self.kills = 0
+
+    @override
+    def teardown(self) -> None:
+        try:
+            self.everything_ends()
+        finally:
+            shutil.rmtree(self.folder)
+
+    def live(self, *, kill_after: int | None = None) -> None:
+        self.fuse.left = kill_after
+        self.endpoint.lease_over()
+        daemon = Daemon(self.folder, self.endpoint, self.engine, self.fuse)
+        try:
+            anyio.run(daemon.live_until_settled)
+        except BaseExceptionGroup as group:
+            if group.split(Killed)[1] is not None:
+                raise
+            self.kills += 1
+        except Killed:
+            self.kills += 1
+        finally:
+            daemon.store.close()
+            self.fuse.left = None
+
+    @rule(kind=st.sampled_from(["it", "it", "it", "unknown", "flawed"]))
+    def submit(self, kind: str) -> None:
+        job_id = f"job-{len(self.endpoint.jobs)}"
+        flaw = "$.sha must be a string" if kind == "flawed" else ""
+        self.endpoint.submit(
+            Delivery(
+                job=Job(id=job_id, workflow=kind), payload="", headers="", flaw=flaw
+            )
+        )
+
+    @precondition(lambda self: self.endpoint.jobs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        target = data.draw(st.sampled_from(sorted(self.endpoint.jobs)))
+        job = Job(
+            id=f"job-{len(self.endpoint.jobs)}", command="cancel", target_run_id=target
+        )
+        self.cancelled.add(target)
+        self.endpoint.submit(Delivery(job=job, payload="", headers=""))
+
+    @precondition(lambda self: self.endpoint.jobs)
+    @rule(data=st.data())
+    def hand_out_again(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.endpoint.jobs)))
+        if job_id not in self.endpoint.queue:
+            self.endpoint.queue.append(job_id)
+
+    @precondition(lambda self: self.engine.alive())
+    @rule(data=st.data(), code=st.sampled_from([0, 0, 1, 3, 137]))
+    def end_a_process(self, data: st.DataObject, code: int) -> None:
+        data.draw(st.sampled_from(self.engine.alive())).code = code
+
+    @rule(fault=st.sampled_from(FAULTS), works=st.booleans(), times=st.integers(1, 3))
+    def fail_next(self, fault: RemoteError, works: bool, times: int) -> None:  # noqa: FBT001  # drawn by hypothesis
+        self.endpoint.faults.extend([(fault, works)] * times)
+
+    @rule()
+    def go_on(self) -> None:
+        self.live()
+
+    @rule(steps=st.integers(0, 60))
+    def be_killed(self, steps: int) -> None:
+        self.live(kill_after=steps)
+
+    @invariant()
+    def nothing_ran_twice(self) -> None:
+        assert all(count == 1 for count in self.engine.starts.values())
+
+    @invariant()
+    def every_verdict_is_what_happened(self) -> None:
+        ended = {
+            each.run_id: each.code
+            for each in self.engine.processes.values()
+            if each.begun
+        }
+        for job_id, verdict in self.endpoint.finished.items():
+            if self.endpoint.jobs[job_id].job.is_cancel:
+                continue
+            if job_id not in ended:
+                assert verdict.outcome in (Outcome.REJECTED, Outcome.ABORTED), (
+                    job_id,
+                    verdict,
+                )
+            elif ended[job_id] == 0 and job_id not in self.cancelled:
+                assert verdict.outcome is Outcome.SUCCEEDED, (job_id, verdict)
+            elif ended[job_id] == KILLED_CODE:
+                assert verdict.outcome is Outcome.ABORTED, (job_id, verdict)
+
+    def everything_ends(self) -> None:
+        """With the failures over and every process ended, every job is reported and nothing is left."""
+        self.endpoint.faults.clear()
+        for _ in range(2 * len(self.endpoint.jobs) + 2):
+            for process in self.engine.alive():
+                process.code = 0
+            self.live()
+        assert set(self.endpoint.finished) == set(self.endpoint.jobs)
+        assert list((self.folder / "jobs").glob("*.json")) == []
+        self.nothing_ran_twice()
+        self.every_verdict_is_what_happened()
+
+
+Loops.TestCase.settings = settings(
+    max_examples=100,
+    stateful_step_count=25,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestLoops = Loops.TestCase

@@ -1,0 +1,209 @@
+"""An endpoint and an engine in memory, for the state machine of the loops.
+
+Both outlive the daemon, as the real ones do. Both count their steps with the store's, so that a kill can
+come before any of them: `Killed` is no Exception, so nothing of the daemon can stop it.
+"""
+
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+from attrs import define, field
+from typing_extensions import override
+
+from dispatchd.domain.delivery import Beat, Delivery, NoJob
+from dispatchd.domain.job import Job, ProcessIdentity, TrackedJob
+from dispatchd.domain.launch import Launch
+from dispatchd.domain.outcome import Exit, NeverStarted, Verdict
+from dispatchd.errors import Conflict, Gone, RemoteError
+from dispatchd.store.jobs import JobStore
+
+KILLED_CODE = 143
+
+
+class Killed(BaseException):
+    """The daemon is gone, as after SIGKILL."""
+
+
+@define
+class Fuse:
+    """Burns down with every step that the outside could see; None never does."""
+
+    left: int | None = None
+
+    def burn(self) -> None:
+        if self.left is not None:
+            if self.left == 0:
+                raise Killed
+            self.left -= 1
+
+
+@define
+class ModelEndpoint:
+    """What the endpoint knows: who has which job, and how it ended. Implements `Source`."""
+
+    fuse: Fuse = field(factory=Fuse)
+    jobs: dict[str, Delivery] = field(factory=dict)
+    queue: deque[str] = field(factory=deque)
+    claims: dict[str, str] = field(factory=dict)
+    accepted: set[str] = field(factory=set)
+    finished: dict[str, Verdict] = field(factory=dict)
+    faults: deque[tuple[RemoteError, bool]] = field(factory=deque)
+    """Failures to come, and whether the call takes effect all the same."""
+    serial: int = 0
+    changed: anyio.Event = field(factory=anyio.Event)
+
+    def submit(self, delivery: Delivery) -> None:
+        self.jobs[delivery.job.id] = delivery
+        self.queue.append(delivery.job.id)
+
+    def lease_over(self) -> None:
+        """Queue again what was handed out and never accepted nor finished."""
+        for job_id in [
+            each
+            for each in self.claims
+            if each not in self.accepted | set(self.finished)
+        ]:
+            del self.claims[job_id]
+            if job_id not in self.queue:
+                self.queue.append(job_id)
+
+    def connect(self) -> None:
+        """Make what belongs to an event loop anew."""
+        self.changed = anyio.Event()
+
+    async def pull(self, hold_s: float) -> Delivery | NoJob:
+        await self._step(lambda: None)
+        if not self.queue:
+            # As long as the test likes.
+            await self.changed.wait()
+            return NoJob(held=True)
+        self.fuse.burn()
+        delivery = self.jobs[self.queue.popleft()]
+        job = delivery.job
+        self.serial += 1
+        self.claims[job.id] = f"claim-{self.serial}"
+        claimed = Job(
+            id=job.id,
+            workflow=job.workflow,
+            command=job.command,
+            target_run_id=job.target_run_id,
+            claim_token=self.claims[job.id],
+        )
+        # The reply may be lost on the way.
+        self.fuse.burn()
+        return Delivery(job=claimed, payload="null", headers="null", flaw=delivery.flaw)
+
+    async def accept(self, record: TrackedJob) -> None:
+        def effect() -> None:
+            self._require(record, "accept")
+            self.accepted.add(record.job.id)
+
+        await self._step(effect)
+
+    async def finish(self, record: TrackedJob) -> None:
+        def effect() -> None:
+            known = self.finished.get(record.job.id)
+            assert record.verdict is not None
+            if known is None:
+                self._require(record, "finish")
+                self.finished[record.job.id] = record.verdict
+            else:
+                assert known.outcome is record.verdict.outcome
+
+        await self._step(effect)
+
+    async def heartbeat(self, record: TrackedJob) -> Beat:
+        raise NotImplementedError(record.job.id)
+
+    async def release(self, record: TrackedJob, reason: str) -> None:
+        raise NotImplementedError(record.job.id, reason)
+
+    def _require(self, record: TrackedJob, call: str) -> None:
+        if record.job.id in self.finished:
+            raise Gone(call=call, reason="finished")
+        if self.claims.get(record.job.id) != record.job.claim_token:
+            raise Conflict(call=call, reason="another claim")
+
+    async def _step(self, effect: Callable[[], None]) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.fuse.burn()
+        fault, works = self.faults.popleft() if self.faults else (None, True)
+        if works:
+            effect()
+        self.fuse.burn()
+        if fault is not None:
+            raise fault
+
+
+@define
+class ModelProcess:
+    """A process behind its gate; it goes on when the daemon is gone."""
+
+    run_id: str
+    begun: bool = False
+    code: int | None = None
+
+
+@define
+class ModelEngine:
+    """Processes in memory. Implements `Engine`."""
+
+    fuse: Fuse = field(factory=Fuse)
+    endpoint: ModelEndpoint = field(factory=ModelEndpoint)
+    processes: dict[int, ModelProcess] = field(factory=dict)
+    starts: Counter[str] = field(factory=Counter)
+    changed: anyio.Event = field(factory=anyio.Event)
+
+    def connect(self) -> None:
+        self.changed = anyio.Event()
+
+    def alive(self) -> list[ModelProcess]:
+        return [
+            each for each in self.processes.values() if each.begun and each.code is None
+        ]
+
+    async def start(
+        self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
+    ) -> None:
+        pid = len(self.processes) + 1
+        process = self.processes[pid] = ModelProcess(launch.run_id)
+        await record(ProcessIdentity(pid=pid, start_ticks=pid, boot_id="boot"))
+        self.fuse.burn()
+        assert launch.run_id in self.endpoint.accepted, "a process before the accept"
+        process.begun = True
+        self.starts[launch.run_id] += 1
+        self.fuse.burn()
+
+    async def observe(
+        self, process: ProcessIdentity, folder: Path
+    ) -> Exit | NeverStarted:
+        found = self.processes[process.pid]
+        while found.begun and found.code is None:
+            await self.changed.wait()
+        return Exit(code=found.code) if found.begun else NeverStarted()
+
+    async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
+        self.fuse.burn()
+        found = self.processes[process.pid]
+        if found.code is None:
+            found.code = KILLED_CODE
+        self.changed.set()
+        self.changed = anyio.Event()
+        return False
+
+    async def clear(self, process: ProcessIdentity, folder: Path) -> int:
+        return 0
+
+
+class MortalStore(JobStore):
+    """The real store, with a fuse before and after every put."""
+
+    fuse: Fuse = Fuse()
+
+    @override
+    def put(self, record: TrackedJob) -> None:
+        self.fuse.burn()
+        super().put(record)
+        self.fuse.burn()
