@@ -1,0 +1,129 @@
+"""The store against a dictionary: whatever is done to both, both say the same, also after a crash."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from attrs import evolve
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from typing_extensions import override
+
+from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.outcome import Outcome, Verdict
+from dispatchd.domain.phase import Phase
+from dispatchd.errors import StoreUnavailable
+from dispatchd.store.codec import encode
+from dispatchd.store.jobs import JobStore
+from dispatchd.store.names import file_name
+from support.records import NOW
+
+ids = st.sampled_from(["a", "b", "job/1", "..", "ü", "x" * 300])
+phases = st.sampled_from([phase for phase in Phase if phase is not Phase.HISTORY])
+
+
+def record(job_id: str, phase: Phase, actor: str = "") -> TrackedJob:
+    fresh = TrackedJob.received(Job(id=job_id, workflow="it", actor=actor), now=NOW)
+    verdict = (
+        Verdict(outcome=Outcome.SUCCEEDED, summary="Done.")
+        if phase is Phase.HISTORY
+        else None
+    )
+    return evolve(fresh, phase=phase, verdict=verdict)
+
+
+class Store(RuleBasedStateMachine):
+    """`tracked` and `past` are what the store should hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="dispatchd-store-"))
+        self.tracked: dict[str, TrackedJob] = {}
+        self.past: dict[str, TrackedJob] = {}
+        self.store, _ = JobStore.open(self.folder)
+
+    @override
+    def teardown(self) -> None:
+        self.store.close()
+        shutil.rmtree(self.folder)
+
+    @rule(job_id=ids, phase=phases, actor=st.text(max_size=3))
+    def put(self, job_id: str, phase: Phase, actor: str) -> None:
+        self.tracked[job_id] = record(job_id, phase, actor)
+        self.past.pop(job_id, None)
+        self.store.put(self.tracked[job_id])
+
+    @precondition(lambda self: self.tracked)
+    @rule(data=st.data())
+    def retire(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.tracked)))
+        del self.tracked[job_id]
+        self.past[job_id] = record(job_id, Phase.HISTORY)
+        self.store.put(self.past[job_id])
+
+    @rule(job_id=ids, phase=phases)
+    def a_refused_put_changes_nothing(self, job_id: str, phase: Phase) -> None:
+        obstacle = self.folder / "jobs" / f".aside-{file_name(job_id)}.json"
+        obstacle.mkdir()
+        try:
+            self.store.put(record(job_id, phase, "refused"))
+        except StoreUnavailable:
+            refused = True
+        else:
+            refused = False
+        obstacle.rmdir()
+        # What was given back before may be forgotten already; a verdict in history never is before its job is back.
+        self.past.pop(job_id, None)
+        assert refused
+
+    @precondition(lambda self: self.past)
+    @rule(data=st.data())
+    def forget(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.past)))
+        self.store.forget(self.past.pop(job_id))
+
+    @rule(data=st.data(), job_id=ids)
+    def crash(self, data: st.DataObject, job_id: str) -> None:
+        """Come back after a crash that left half a file, or a job on both sides of its move."""
+        (self.folder / "jobs" / f".aside-{file_name(job_id)}.json").write_bytes(
+            b'{"half'
+        )
+        if self.past:
+            both = data.draw(st.sampled_from(sorted(self.past)))
+            left = self.folder / "jobs" / f"{file_name(both)}.json"
+            left.write_bytes(encode(record(both, Phase.FINISHING)))
+        self.reopen(expected=0)
+
+    @precondition(lambda self: self.tracked)
+    @rule(data=st.data(), damage=st.binary(max_size=30))
+    def damage_a_record(self, data: st.DataObject, damage: bytes) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.tracked)))
+        del self.tracked[job_id]
+        (self.folder / "jobs" / f"{file_name(job_id)}.json").write_bytes(damage)
+        self.reopen(expected=1)
+
+    def reopen(self, *, expected: int) -> None:
+        self.store.close()
+        self.store, quarantined = JobStore.open(self.folder)
+        assert len(quarantined) == expected
+
+    @invariant()
+    def both_say_the_same(self) -> None:
+        assert self.store.all() == [
+            self.tracked[job_id] for job_id in sorted(self.tracked)
+        ]
+        for phase in Phase:
+            found = {each.job.id for each in self.store.in_phase(phase)}
+            assert found == {
+                job_id for job_id, each in self.tracked.items() if each.phase is phase
+            }
+        for job_id in ("a", "job/1", ".."):
+            assert self.store.get(job_id) == self.tracked.get(job_id)
+            assert self.store.past(job_id) == self.past.get(job_id)
+
+
+Store.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=30, deadline=None, print_blob=True
+)
+TestStore = Store.TestCase
