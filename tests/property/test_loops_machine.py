@@ -139,6 +139,7 @@ class Daemon:
             or at[Phase.FINISHING]
             or self.tracker.repeats
             or self.endpoint.queue
+            or self.endpoint.open_claims()
         )
         begun = {each.run_id for each in self.engine.alive()}
         starting = any(record.run_id not in begun for record in at[Phase.RUNNING])

@@ -48,6 +48,9 @@ class ModelEndpoint:
     queue: deque[str] = field(factory=deque)
     claims: dict[str, str] = field(factory=dict)
     accepted: set[str] = field(factory=set)
+    """Jobs whose present claim has been accepted; a new claim needs a new accept."""
+    confirmed: set[str] = field(factory=set)
+    """Jobs for which any accept was ever confirmed."""
     finished: dict[str, Verdict] = field(factory=dict)
     faults: deque[tuple[RemoteError, bool]] = field(factory=deque)
     """Failures to come, and whether the call takes effect all the same."""
@@ -58,13 +61,17 @@ class ModelEndpoint:
         self.jobs[delivery.job.id] = delivery
         self.queue.append(delivery.job.id)
 
-    def lease_over(self) -> None:
-        """Queue again what was handed out and never accepted nor finished."""
-        for job_id in [
+    def open_claims(self) -> list[str]:
+        """Return what was handed out and is neither accepted nor finished."""
+        return [
             each
             for each in self.claims
             if each not in self.accepted | set(self.finished)
-        ]:
+        ]
+
+    def lease_over(self) -> None:
+        """Queue again what was handed out and never accepted nor finished."""
+        for job_id in self.open_claims():
             del self.claims[job_id]
             if job_id not in self.queue:
                 self.queue.append(job_id)
@@ -84,6 +91,7 @@ class ModelEndpoint:
         job = delivery.job
         self.serial += 1
         self.claims[job.id] = f"claim-{self.serial}"
+        self.accepted.discard(job.id)
         claimed = Job(
             id=job.id,
             workflow=job.workflow,
@@ -99,6 +107,7 @@ class ModelEndpoint:
         def effect() -> None:
             self._require(record, "accept")
             self.accepted.add(record.job.id)
+            self.confirmed.add(record.job.id)
 
         await self._step(effect)
 
@@ -171,7 +180,7 @@ class ModelEngine:
         process = self.processes[pid] = ModelProcess(launch.run_id)
         await record(ProcessIdentity(pid=pid, start_ticks=pid, boot_id="boot"))
         self.fuse.burn()
-        assert launch.run_id in self.endpoint.accepted, "a process before the accept"
+        assert launch.run_id in self.endpoint.confirmed, "a process before the accept"
         process.begun = True
         self.starts[launch.run_id] += 1
         self.fuse.burn()

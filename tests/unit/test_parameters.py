@@ -1,20 +1,12 @@
 import json
-from pathlib import Path
-from unicodedata import category
+import re
+from collections.abc import Mapping
 
 import pytest
 
 from dispatchd.domain.event import job_from_event
-from dispatchd.domain.go_quote import go_quote
 from dispatchd.domain.job import Job, Json
-from dispatchd.domain.parameters import (
-    LONGEST_TEXT,
-    LONGEST_VALUE,
-    RunPaths,
-    derive,
-    environment,
-    runtime_parameters,
-)
+from dispatchd.domain.parameters import derive
 from support.fixtures import ROOT, Example, examples
 
 JOB = Job(id="j", workflow="w")
@@ -31,18 +23,6 @@ def named(event: str, name: str) -> Example:
     return Example(event, ROOT / "github-webhooks" / event / f"{name}.json")
 
 
-def run(payload: str = "null", headers: str = "null") -> RunPaths:
-    return RunPaths(
-        run_id="j",
-        attempt=1,
-        workspace="/w",
-        event_file="/e",
-        headers_file="/h",
-        payload_text=payload,
-        headers_text=headers,
-    )
-
-
 @pytest.mark.parametrize("example", examples(), ids=lambda example: example.name)
 def test_every_real_payload_gives_its_repository_and_actor(example: Example) -> None:
     payload, values = json.loads(example.text), of(example)
@@ -56,48 +36,211 @@ def test_every_real_payload_gives_its_repository_and_actor(example: Example) -> 
     assert "" not in values.values()
 
 
-def test_a_push_names_branch_and_commit() -> None:
-    values = of(named("push", "03"))
-    payload = json.loads(named("push", "03").text)
-
-    assert values["GITHUB_REF"] == payload["ref"]
-    assert values["GITHUB_SHA"] == payload["after"]
-    assert values["GITHUB_REF_NAME"] == payload["ref"].split("/", 2)[2]
-
-
-def test_a_pull_request_names_both_branches() -> None:
-    values = of(named("pull_request", "00-opened"))
-
-    assert values["GITHUB_PR_NUMBER"] == "2"
-    assert (values["GITHUB_HEAD_REF"], values["GITHUB_BASE_REF"]) == (
-        "changes",
-        "master",
-    )
-    assert values["GITHUB_REF"] == "refs/pull/2/head"
-    assert values["GITHUB_REF_NAME"] == "2/head"
-    assert values["GITHUB_SERVER_URL"] == "https://github.com"
-    assert values["GITHUB_API_URL"] == "https://api.github.com"
+PUBLIC = {"SERVER_URL": "https://github.com", "API_URL": "https://api.github.com"}
+PULL_REQUEST = {
+    "PR_NUMBER": "2",
+    "HEAD_REF": "changes",
+    "BASE_REF": "master",
+    "REF": "refs/pull/2/head",
+    "REF_NAME": "2/head",
+    "REF_TYPE": None,
+    "SHA": "ec26c3e57ca3a959ca5aad62de7213c562f8c821",
+    "ISSUE_NUMBER": None,
+}
 
 
-def test_a_comment_names_issue_and_comment() -> None:
-    values = of(named("issue_comment", "00-created"))
+@pytest.mark.parametrize(
+    ("event", "name", "expected"),
+    [
+        (
+            "push",
+            "04",
+            {
+                "REF": "refs/heads/master",
+                "REF_NAME": "master",
+                "REF_TYPE": "branch",
+                "SHA": "6113728f27ae82c7b1a177c8d03f9e96e0adf246",
+                "REPOSITORY_ID": "186853002",
+                "REPOSITORY_OWNER": "Codertocat",
+                "RELEASE_TAG": None,
+                "EVENT_ACTION": None,
+                "HEAD_REF": None,
+                **PUBLIC,
+            },
+        ),
+        (
+            "push",
+            "00",
+            {
+                "REF_NAME": "simple-tag",
+                "REF_TYPE": "tag",
+                "RELEASE_TAG": "simple-tag",
+            },
+        ),
+        ("create", "00", {"REF_NAME": "simple-tag", "REF_TYPE": "tag", "SHA": None}),
+        ("delete", "02", {"REF": "simple-tag", "REF_TYPE": "tag"}),
+        ("pull_request", "00-opened", {"EVENT_ACTION": "opened", **PULL_REQUEST}),
+        ("pull_request_review", "02-submitted", PULL_REQUEST),
+        (
+            "pull_request_review_comment",
+            "01-created",
+            {"COMMENT_ID": "284312630", **PULL_REQUEST},
+        ),
+        (
+            "issue_comment",
+            "00-created",
+            {
+                "ISSUE_NUMBER": "1",
+                "COMMENT_ID": "492700400",
+                "PR_NUMBER": None,
+                "REF": None,
+                "SHA": None,
+            },
+        ),
+        (
+            "release",
+            "00-published",
+            {"RELEASE_TAG": "0.0.1", "REF_TYPE": "tag", "SHA": None},
+        ),
+        (
+            "check_run",
+            "08-rerequested",
+            {
+                "CHECK_RUN_ID": "4",
+                "SHA": "d6fde92930d4715a2b49857d24b940956b26d2d3",
+                "EVENT_ACTION": "rerequested",
+            },
+        ),
+        (
+            "check_suite",
+            "07-rerequested",
+            {
+                "SHA": "ec26c3e57ca3a959ca5aad62de7213c562f8c821",
+                "CHECK_RUN_ID": None,
+            },
+        ),
+        (
+            "workflow_dispatch",
+            "01",
+            {
+                "WORKFLOW": ".github/workflows/hello-world-workflow.yml",
+                "REF_NAME": "master",
+                "DISPATCH_EVENT_TYPE": None,
+            },
+        ),
+        ("workflow_run", "01-completed", {"WORKFLOW": "test"}),
+        (
+            "repository_dispatch",
+            "00-on-demand-test",
+            {"DISPATCH_EVENT_TYPE": "on-demand-test", "WORKFLOW": None},
+        ),
+        (
+            "merge_group",
+            "01-checks_requested",
+            {"SHA": "2ffea6db159f6b6c47a24e778fb9ef40cf6b1c7d", "PR_NUMBER": None},
+        ),
+        (
+            "security_advisory",
+            "01-published",
+            {"REPOSITORY": None, "REPOSITORY_OWNER": None, "ACTOR": None, **PUBLIC},
+        ),
+        ("installation", "01-created", {"REPOSITORY": None, **PUBLIC}),
+    ],
+)
+def test_an_event_gives_what_it_knows(
+    event: str, name: str, expected: Mapping[str, str | None]
+) -> None:
+    values = of(named(event, name))
 
-    assert values["GITHUB_ISSUE_NUMBER"] == "1"
-    assert values["GITHUB_COMMENT_ID"].isdigit()
-    assert "GITHUB_PR_NUMBER" not in values
+    assert {key: values.get(f"GITHUB_{key}") for key in expected} == expected
 
 
-def test_a_release_names_its_tag() -> None:
-    assert of(named("release", "00-published"))["GITHUB_RELEASE_TAG"] == "0.0.1"
+@pytest.mark.parametrize(
+    "example",
+    [each for each in examples() if "ghes" in each.name],
+    ids=lambda example: example.name,
+)
+def test_every_payload_of_an_enterprise_server_names_it(example: Example) -> None:
+    values = of(example)
+
+    server = values["GITHUB_SERVER_URL"]
+    assert re.fullmatch(r"https?://(octocoders\.github\.io|.+\.ghe-test\.net)", server)
+    assert values["GITHUB_API_URL"] == f"{server}/api/v3"
 
 
-def test_an_enterprise_server_has_its_own_addresses() -> None:
-    payload: Json = {"repository": {"html_url": "https://user:pw@git.example.com/o/r"}}
-
+@pytest.mark.parametrize(
+    ("payload", "server", "api"),
+    [
+        (
+            {"repository": {"html_url": "https://user:pw@git.example.com/o/r"}},
+            "https://git.example.com",
+            "https://git.example.com/api/v3",
+        ),
+        (
+            {"repository": {"html_url": "http://GIT.example.com:8443/o/r"}},
+            "http://git.example.com:8443",
+            "http://git.example.com:8443/api/v3",
+        ),
+        (
+            {"repository": {"html_url": "https://[2001:db8::1]:8443/o/r"}},
+            "https://[2001:db8::1]:8443",
+            "https://[2001:db8::1]:8443/api/v3",
+        ),
+        (
+            {"repository": {"html_url": "https://acme.ghe.com/o/r"}},
+            "https://acme.ghe.com",
+            "https://api.acme.ghe.com",
+        ),
+        (
+            {"repository": {"url": "https://api.github.com/repos/o/r"}},
+            "https://github.com",
+            "https://api.github.com",
+        ),
+        (
+            {"repository": {"url": "https://git.example.com/api/v3/repos/o/r"}},
+            "https://git.example.com",
+            "https://git.example.com/api/v3",
+        ),
+        (
+            {
+                "repository": {"html_url": "ssh://a"},
+                "sender": {"html_url": "https://b/u"},
+            },
+            "https://b",
+            "https://b/api/v3",
+        ),
+    ],
+)
+def test_the_addresses_are_those_of_the_server(
+    payload: Json, server: str, api: str
+) -> None:
     values = derive(JOB, payload).values
 
-    assert values["GITHUB_SERVER_URL"] == "https://git.example.com"
-    assert values["GITHUB_API_URL"] == "https://git.example.com/api/v3"
+    assert values["GITHUB_SERVER_URL"] == server
+    assert values["GITHUB_API_URL"] == api
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "github.com/o/r",
+        "file:///etc/passwd",
+        "https:///o/r",
+        "https://[::1",
+        "https://a b/o",
+        "https://a$(id)/o",
+        "https://h:port/o",
+        "https://h:999999/o",
+        "https://user@/o",
+        ["https://a/"],
+    ],
+)
+def test_an_address_that_is_none_gives_the_public_ones(address: Json) -> None:
+    values = derive(JOB, {"repository": {"html_url": address}}).values
+
+    assert values["GITHUB_SERVER_URL"] == "https://github.com"
+    assert values["GITHUB_API_URL"] == "https://api.github.com"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +276,16 @@ def test_an_enterprise_server_has_its_own_addresses() -> None:
         ),
         (Job(id="j", command="deploy"), {}, "GITHUB_COMMAND", "deploy"),
         (Job(id="j", repository="o/r"), {}, "GITHUB_REPOSITORY_OWNER", "o"),
+        (Job(id="j", repository="o"), {}, "GITHUB_REPOSITORY_OWNER", None),
+        (Job(id="j", repository_id=0), {}, "GITHUB_REPOSITORY_ID", None),
+        (Job(id="j", ref="main"), {"ref_type": "branch"}, "GITHUB_REF_TYPE", "branch"),
+        (Job(id="j", ref="main"), {"ref_type": "x"}, "GITHUB_REF_TYPE", None),
+        (
+            Job(id="j", ref="refs/tags/a"),
+            {"ref_type": "branch"},
+            "GITHUB_REF_TYPE",
+            "tag",
+        ),
         (Job(id="j", ref="refs/heads/a/b"), {}, "GITHUB_REF_NAME", "a/b"),
         (Job(id="j", ref="refs/heads/a/b"), {}, "GITHUB_REF_TYPE", "branch"),
     ],
@@ -141,64 +294,3 @@ def test_a_parameter_comes_from_its_place(
     job: Job, payload: Json, name: str, value: str | None
 ) -> None:
     assert derive(job, payload).values.get(name) == value
-
-
-@pytest.mark.parametrize(
-    ("ref", "reason"),
-    [
-        ("x" * (LONGEST_VALUE + 1), "longer than"),
-        ("a\nGITHUB_SHA=evil", "control character"),
-        ("a\0b", "control character"),
-        ("\ud800", "not Unicode"),
-    ],
-)
-def test_an_unfit_value_is_left_out_and_named(ref: str, reason: str) -> None:
-    found = derive(Job(id="j", ref=ref), None)
-
-    assert "GITHUB_REF" not in found.values
-    assert any(
-        each.name == "GITHUB_REF" and reason in each.reason for each in found.left_out
-    )
-
-
-def test_a_value_of_the_longest_size_is_kept() -> None:
-    assert (
-        derive(Job(id="j", sha="x" * LONGEST_VALUE), None).values["GITHUB_SHA"]
-        == "x" * LONGEST_VALUE
-    )
-
-
-@pytest.mark.parametrize(
-    ("size", "kept"), [(LONGEST_TEXT - 1, True), (LONGEST_TEXT, False)]
-)
-def test_the_payload_is_a_string_only_where_short(size: int, kept: bool) -> None:  # noqa: FBT001  # a column of the table
-    found = environment(JOB, None, run(payload="1" * size))
-
-    assert ("WEBHOOK_PAYLOAD" in found.values) is kept
-    assert found.values["WEBHOOK_PAYLOAD_FILE"] == "/e"
-
-
-def test_a_run_is_told_who_it_is() -> None:
-    values = environment(JOB, None, run()).values
-
-    assert values["CI"] == values["DISPATCHD"] == "true"
-    assert values["GITHUB_EVENT_PATH"] == "/e"
-    assert values["WEBHOOK_HEADERS"] == "null"
-    assert "GITHUB_ACTIONS" not in values
-
-
-def test_dagus_inline_form_is_sorted_and_quoted() -> None:
-    assert (
-        runtime_parameters({"B": 'say "hi"\n', "A": "1"}) == r'A="1" B="say \"hi\"\n"'
-    )
-
-
-def test_quoting_is_that_of_go() -> None:
-    pairs = json.loads((Path(ROOT) / "go-quote.json").read_text())["pairs"]
-    # Go may know characters of a newer Unicode than this Python.
-    known = [
-        pair for pair in pairs if all(category(letter) != "Cn" for letter in pair[0])
-    ]
-
-    assert len(known) > 1000
-    assert [go_quote(text) for text, _ in known] == [quoted for _, quoted in known]

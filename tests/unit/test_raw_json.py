@@ -1,7 +1,6 @@
 import pytest
 
 from dispatchd.domain.raw_json import loads, members
-from dispatchd.domain.redaction import MARK, scrub
 from dispatchd.errors import ContractViolation
 
 
@@ -30,6 +29,26 @@ def test_members_keep_their_exact_text() -> None:
         '{"a":1,}',
         "{a:1}",
         '{"a":1 "b":2}',
+        '{"a":1,,"b":2}',
+        '{"a":}',
+        "{'a':1}",
+        '{"a":01}',
+        '{"a":[01]}',
+        '{"a":+1}',
+        '{"a":.5}',
+        '{"a":1.}',
+        '{"a":0x1}',
+        '{"a":\u0661}',
+        '{"a":[1,]}',
+        '{"a":{"b":1,}}',
+        '{"a":{"b":NaN}}',
+        '{"a":"\n"}',
+        '{"a":"\\x41"}',
+        '{"a":"b}',
+        '{"a":1}\ufeff',
+        "\ufeff\ufeff{}",
+        "\u00a0{}",
+        "{}\v",
     ],
 )
 def test_what_is_not_a_strict_object_is_refused(text: str) -> None:
@@ -50,12 +69,31 @@ def test_loads_is_as_strict() -> None:
         loads("Infinity")
 
 
-def test_known_secrets_are_taken_out_the_longest_first() -> None:
-    assert (
-        scrub("a secret-1 and secret-12", {"secret-1", "secret-12"})
-        == f"a {MARK} and {MARK}"
-    )
+def test_a_number_that_python_would_change_keeps_its_text() -> None:
+    found = members('{"big": 1e999, "exact": 0.1000, "long": 12345678901234567890}')
+
+    assert [member.text for member in found.values()] == [
+        "1e999",
+        "0.1000",
+        "12345678901234567890",
+    ]
 
 
-def test_a_short_value_is_left_alone() -> None:
-    assert scrub("the main branch", {"main"}) == "the main branch"
+def test_a_number_of_too_many_digits_is_refused_and_not_a_crash() -> None:
+    for read in (members, loads):
+        with pytest.raises(ContractViolation, match="must be JSON"):
+            read('{"a":' + "9" * 5000 + "}")
+
+
+def test_a_payload_of_20_mib_is_cut_out_whole() -> None:
+    payload = '{"body": "' + "é" * (20 * 1024 * 1024) + '"}'
+
+    assert members(f'{{"id": "j", "payload": {payload}}}')["payload"].text == payload
+
+
+def test_an_error_names_the_place_and_not_the_text() -> None:
+    with pytest.raises(ContractViolation) as caught:
+        loads('{"token": "hunter2", "a": }')
+
+    assert "char 26" in str(caught.value)
+    assert "hunter2" not in str(caught.value)

@@ -6,7 +6,8 @@ named. Names as GitHub Actions has them; `GITHUB_ACTIONS` itself is never set, b
 write workflow commands into their output.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
@@ -26,7 +27,20 @@ LONGEST_TEXT: Final = 64 * KIB
 """From this size on payload and headers are given as files alone (bytes): Linux refuses a string of the
 environment over 128 KiB (execve(2), MAX_ARG_STRLEN)."""
 
-_GITHUB: Final = "https://github.com"
+_WHOLE_TEXTS: Final = ("WEBHOOK_HEADERS", "WEBHOOK_PAYLOAD")
+"""Dagu's names for the JSON texts; these may be longer and have several lines."""
+
+_BREAKS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Unicode's control characters (category Cc) and its two line separators."""
+
+_HOST: Final = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
+
+_ADDRESSES: Final = (
+    ("repository", "html_url"),
+    ("repository", "url"),
+    ("sender", "html_url"),
+)
+"""Where a payload says which GitHub it came from, best first; an installation's has no repository."""
 
 
 @frozen
@@ -65,11 +79,7 @@ def derive(job: Job, payload: Json) -> Parameters:
 
 def environment(job: Job, payload: Json, run: RunPaths) -> Parameters:
     """Return everything that the environment of a run says about it."""
-    fitting = _fitting([*_derived(job, payload), *_of_run(job, run)])
-    texts = {"WEBHOOK_PAYLOAD": run.payload_text, "WEBHOOK_HEADERS": run.headers_text}
-    short = {name: whole for name, whole in texts.items() if _is_short(whole)}
-    values = dict(sorted({**fitting.values, **short}.items()))
-    return Parameters(MappingProxyType(values), fitting.left_out)
+    return _fitting([*_derived(job, payload), *_of_run(job, run)])
 
 
 def runtime_parameters(values: Mapping[str, str]) -> str:
@@ -91,15 +101,15 @@ def _of_run(job: Job, run: RunPaths) -> Iterator[tuple[str, str]]:
     yield "GITHUB_RUN_ATTEMPT", str(run.attempt)
     yield "WEBHOOK_PAYLOAD_FILE", run.event_file
     yield "WEBHOOK_HEADERS_FILE", run.headers_file
+    # `null` stands for a job that came without.
+    yield "WEBHOOK_PAYLOAD", "" if run.payload_text == "null" else run.payload_text
+    yield "WEBHOOK_HEADERS", "" if run.headers_text == "null" else run.headers_text
 
 
 def _derived(job: Job, payload: Json) -> Iterator[tuple[str, str]]:
-    server = _server(payload)
+    server, api = _server_and_api(payload)
     yield "GITHUB_ACTOR", job.actor
-    yield (
-        "GITHUB_API_URL",
-        "https://api.github.com" if server == _GITHUB else f"{server}/api/v3",
-    )
+    yield "GITHUB_API_URL", api
     yield "GITHUB_BASE_REF", text(payload, "pull_request", "base", "ref")
     yield "GITHUB_CHECK_RUN_ID", _number(job.check_run_id)
     yield "GITHUB_COMMAND", job.command
@@ -111,7 +121,7 @@ def _derived(job: Job, payload: Json) -> Iterator[tuple[str, str]]:
     yield "GITHUB_HEAD_REF", text(payload, "pull_request", "head", "ref")
     yield "GITHUB_ISSUE_NUMBER", _number(job.issue)
     yield "GITHUB_PR_NUMBER", _number(job.pull_request)
-    yield from _ref(job.ref)
+    yield from _ref(job.ref, text(payload, "ref_type"))
     yield "GITHUB_RELEASE_TAG", text(payload, "release", "tag_name") or _tag(job.ref)
     yield "GITHUB_REPOSITORY", job.repository
     yield "GITHUB_REPOSITORY_ID", _number(job.repository_id)
@@ -124,17 +134,17 @@ def _derived(job: Job, payload: Json) -> Iterator[tuple[str, str]]:
     yield "GITHUB_WORKFLOW", _workflow(payload)
 
 
-def _ref(ref: str) -> Iterator[tuple[str, str]]:
+def _ref(ref: str, payload_type: str) -> Iterator[tuple[str, str]]:
     yield "GITHUB_REF", ref
     for prefix, kind in (("refs/heads/", "branch"), ("refs/tags/", "tag")):
         if ref.startswith(prefix):
             yield "GITHUB_REF_NAME", ref.removeprefix(prefix)
             yield "GITHUB_REF_TYPE", kind
             return
-    yield (
-        "GITHUB_REF_NAME",
-        ref.removeprefix("refs/pull/") if ref.startswith("refs/pull/") else ref,
-    )
+    yield "GITHUB_REF_NAME", ref.removeprefix("refs/pull/")
+    # `create` and `delete` name a short ref, and its type beside it.
+    if not ref.startswith("refs/") and payload_type in {"branch", "tag"}:
+        yield "GITHUB_REF_TYPE", payload_type
 
 
 def _tag(ref: str) -> str:
@@ -148,26 +158,33 @@ def _workflow(payload: Json) -> str:
     )
 
 
-def _server(payload: Json) -> str:
-    """Return the origin of the GitHub that an event came from; github.com where it doesn't say."""
+def _server_and_api(payload: Json) -> tuple[str, str]:
+    """Return the origins of the GitHub that an event came from, and of its API; github.com where it doesn't say."""
+    origins = (_origin(text(payload, *path)) for path in _ADDRESSES)
+    scheme, host = next(filter(None, origins), ("https", "github.com"))
+    cloud = host.removeprefix("api.")
+    if cloud == "github.com" or cloud.endswith(".ghe.com"):
+        return f"https://{cloud}", f"https://api.{cloud}"
+    return f"{scheme}://{host}", f"{scheme}://{host}/api/v3"
+
+
+def _origin(address: str) -> tuple[str, str] | None:
+    """Return scheme and host of an address, with its port if it has one, or None."""
     try:
-        url = urlsplit(text(payload, "repository", "html_url"))
-        host = url.hostname
+        url = urlsplit(address)
     except ValueError:
-        return _GITHUB
+        return None
     # User information never belongs into a variable.
-    return (
-        f"{url.scheme}://{host}"
-        if url.scheme in ("http", "https") and host
-        else _GITHUB
-    )
+    host = url.netloc.rpartition("@")[2].lower()
+    usable = url.scheme in {"http", "https"} and _HOST.fullmatch(host)
+    return (url.scheme, host) if usable else None
 
 
-def _fitting(pairs: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> Parameters:
+def _fitting(pairs: Iterable[tuple[str, str]]) -> Parameters:
     values: dict[str, str] = {}
     left_out: list[LeftOut] = []
     for name, value in sorted(pairs):
-        reason = _unfit(value)
+        reason = _unfit(name, value)
         if reason:
             left_out.append(LeftOut(name, reason))
         elif value:
@@ -175,28 +192,22 @@ def _fitting(pairs: Iterator[tuple[str, str]] | list[tuple[str, str]]) -> Parame
     return Parameters(MappingProxyType(values), tuple(left_out))
 
 
-def _unfit(value: str) -> str:
+def _unfit(name: str, value: str) -> str:
     """Return why a value can't be a variable, or an empty string."""
+    whole = name in _WHOLE_TEXTS
+    longest = LONGEST_TEXT - 1 if whole else LONGEST_VALUE
     try:
-        size = len(value.encode())
+        # Bytes are at least as many as characters: a payload of megabytes needs no encoding to be refused.
+        size = len(value) if len(value) > longest else len(value.encode())
     except UnicodeEncodeError:
         return "is not Unicode text"
-    if size > LONGEST_VALUE:
-        return f"is longer than {LONGEST_VALUE} bytes"
-    if any(letter < " " or letter == "\x7f" for letter in value):
+    if size > longest:
+        return f"is longer than {longest} bytes"
+    if "\0" in value if whole else _BREAKS.search(value):
         return "has a control character"
     return ""
 
 
-def _is_short(whole: str) -> bool:
-    # Characters are at most as many as bytes: a payload of megabytes needs no encoding to be refused.
-    if len(whole) >= LONGEST_TEXT or "\0" in whole:
-        return False
-    try:
-        return len(whole.encode()) < LONGEST_TEXT
-    except UnicodeEncodeError:
-        return False
-
-
 def _number(value: int | None) -> str:
-    return "" if value is None else str(value)
+    # 0 is Go's way to leave a number out.
+    return str(value) if value else ""

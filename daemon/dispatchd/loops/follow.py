@@ -73,11 +73,12 @@ class Follower:
         grace_s = (
             workflow.kill_grace_s if workflow is not None else DEFAULT_KILL_GRACE_S
         )
-        escalated = False
+        stopping = escalated = False
 
         async def stop_when_wanted() -> None:
-            nonlocal escalated
+            nonlocal stopping, escalated
             await self._until_unwanted(record.job.id, attempt.deadline_at)
+            stopping = True
             escalated = await self.engine.stop(process, grace_s)
             if escalated:
                 self._log.warning(
@@ -90,7 +91,9 @@ class Follower:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(stop_when_wanted, name=f"watchdog {record.run_id}")
             end = await self.engine.observe(process, folder)
-            tasks.cancel_scope.cancel()
+            # A stop that is under way ends by itself now, and knows whether force was needed.
+            if not stopping:
+                tasks.cancel_scope.cancel()
         if isinstance(end, NeverStarted):
             return end
         return evolve(

@@ -94,7 +94,7 @@ class HeartbeatLoop:
         except JobClosed as error:
             self._lost.add(record.job.claim_token)
             self._log.warning("lease_lost", error=str(error), **job_context(record))
-            await self.tracker.apply(job_id, Event.LEASE_LOST)
+            await self.tracker.answered(record, Event.LEASE_LOST)
         except RemoteError as error:
             self._log.warning(
                 "heartbeat_failed", error=str(error), **job_context(record)

@@ -142,9 +142,7 @@ class ReportLoop:
             )
             event = call.refused
         self.board.last_report_at = self.clock.now()
-        self.tracker.repeats.discard(record.job.id)
-        if record.phase is not Phase.HISTORY:
-            await self.tracker.apply(record.job.id, event)
+        await self.tracker.answered(record, event)
 
     async def _back_off(
         self, record: TrackedJob, error: RemoteError, failures: int

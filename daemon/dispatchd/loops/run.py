@@ -34,6 +34,9 @@ from dispatchd.loops.pull import unknown_workflow
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
 
+_SHORTEST_WAIT_S: Final = 0.05
+"""Shortest wait for an attempt that is almost due (seconds)."""
+
 _STARTABLE: Final = (Phase.ACCEPTED, Phase.RETRY_WAIT)
 _ALIVE: Final = (Phase.RUNNING, *_STARTABLE)
 
@@ -92,16 +95,12 @@ class RunLoop:
         return record.retry_at is None or record.retry_at <= self.clock.now()
 
     def _next_retry_s(self) -> float | None:
-        times = [
-            record.retry_at
-            for record in self.tracker.in_phase(Phase.RETRY_WAIT)
-            if record.retry_at is not None
-        ]
-        return (
-            max(0.05, (min(times) - self.clock.now()).total_seconds())
-            if times
-            else None
-        )
+        """Return the seconds until the next attempt is due, or None; a slot that gets free rings by itself."""
+        waiting = self.tracker.in_phase(Phase.RETRY_WAIT)
+        times = [record.retry_at for record in waiting if record.retry_at is not None]
+        if not times or self._free_slots() <= 0:
+            return None
+        return max(_SHORTEST_WAIT_S, (min(times) - self.clock.now()).total_seconds())
 
     async def _fence(self, job_id: str) -> None:
         """Contain a bug: the one place that catches everything, so that one job can't take the daemon down."""

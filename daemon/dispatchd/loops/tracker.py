@@ -134,12 +134,19 @@ class Tracker:
             if known is None:
                 raise KeyError(job_id)
             before = known if change is None else change(known)
-            record = before.advance(event, self._clock.now(), verdict=verdict)
-            return (
-                record
-                if record.phase is known.phase is Phase.HISTORY
-                else await self._keep(record)
-            )
+            return await self._advance(before, event, verdict)
+
+    async def answered(self, asked: TrackedJob, event: Event) -> None:
+        """Advance a job by what the endpoint answered about a record of it.
+
+        An answer to a claim that has been handed out anew meanwhile says nothing about the new one,
+        which is asked for by itself.
+        """
+        async with self._lock(asked.job.id):
+            known = await self.find(asked.job.id)
+            if known is not None and known.job.claim_token == asked.job.claim_token:
+                self.repeats.discard(asked.job.id)
+                await self._advance(known, event)
 
     async def cancel(self, job_id: str, reason: str) -> TrackedJob:
         """Ask for the end of a job: at once if nothing of it runs, else the run loop ends the attempt."""
@@ -190,6 +197,13 @@ class Tracker:
                     self.trouble = ""
                     self._log.info("store_write_accepted_again", failures=failures)
                 return result
+
+    async def _advance(
+        self, before: TrackedJob, event: Event, verdict: Verdict | None = None
+    ) -> TrackedJob:
+        record = before.advance(event, self._clock.now(), verdict=verdict)
+        # Nothing more is owed by what was in history already.
+        return record if before.phase is Phase.HISTORY else await self._keep(record)
 
     async def _keep(
         self, record: TrackedJob, before: Callable[[], None] | None = None
