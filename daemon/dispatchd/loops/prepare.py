@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from dispatchd.domain.job import TrackedJob
+from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.parameters import LeftOut, RunPaths, environment
 from dispatchd.domain.raw_json import loads
 from dispatchd.domain.workflow import Workflow
-from dispatchd.errors import SpawnFailed
+from dispatchd.errors import ContractViolation, SpawnFailed
 from dispatchd.store.runs import Runs
 
 
@@ -48,7 +48,7 @@ def prepare(
         raise SpawnFailed(command=workflow.command[0], reason=reason) from error
     parameters = environment(
         record.job,
-        loads(payload_text),
+        _payload(payload_text),
         RunPaths(
             run_id=record.run_id,
             attempt=number,
@@ -69,3 +69,12 @@ def prepare(
         output_file=run.output_file(number),
     )
     return Prepared(launch=launch, left_out=parameters.left_out)
+
+
+def _payload(text: str) -> Json:
+    try:
+        return loads(text)
+    except ContractViolation:
+        # Python's limit on nesting depends on who calls: what could be read at the pull may not be here.
+        # The command has the file; only the variables that would come from it are missing.
+        return None

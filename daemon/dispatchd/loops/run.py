@@ -175,7 +175,7 @@ class RunLoop:
                 lambda: prepare(record, workflow, self.runs, self.base_env)
             )
             for each in prepared.left_out:
-                self._log.warning(
+                self._log.info(
                     "parameter_left_out",
                     name=each.name,
                     reason=each.reason,
