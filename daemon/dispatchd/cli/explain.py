@@ -10,6 +10,7 @@ from dispatchd.cli.options import (
     load_config,
     print_json,
     print_pairs,
+    read_text,
 )
 from dispatchd.cloud.wire import read_delivery
 from dispatchd.domain.delivery import Delivery
@@ -73,15 +74,7 @@ def explain(
 
 
 def _read(file: Path, workflow: str, event: str) -> Delivery:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (
-            (error.strerror or str(error))
-            if isinstance(error, OSError)
-            else "not UTF-8 text"
-        )
-        raise UsageError(cannot=f"read {file}", reason=reason) from error
+    text = read_text(file)
     try:
         if "dag_name" in members(text):
             return read_delivery(text)

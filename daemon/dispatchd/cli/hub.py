@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from dispatchd.cli.options import read_text
 from dispatchd.errors import NotReachable, UsageError
 
 
@@ -122,15 +123,7 @@ def serve(
 
 
 def _read(file: Path) -> str:
-    try:
-        found = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (
-            (error.strerror or str(error))
-            if isinstance(error, OSError)
-            else "not UTF-8 text"
-        )
-        raise UsageError(cannot=f"read {file}", reason=reason) from error
+    found = read_text(file).strip()
     if not found:
         raise UsageError(cannot=f"use {file}", reason="it is empty")
     return found

@@ -68,6 +68,23 @@ def find_job(config: Config, job_id: str) -> TrackedJob:
     raise UsageError(cannot=cannot, reason="there is none; `dispatchd jobs` lists them")
 
 
+def read_text(file: Path) -> str:
+    """Return the text of a file that the command line names.
+
+    Raises:
+        UsageError: It can't be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (
+            (error.strerror or str(error))
+            if isinstance(error, OSError)
+            else "not UTF-8 text"
+        )
+        raise UsageError(cannot=f"read {file}", reason=reason) from error
+
+
 def print_json(value: object) -> None:
     """Print one JSON value."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
