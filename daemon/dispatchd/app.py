@@ -83,13 +83,20 @@ async def serve(config: Config, *, environment: Mapping[str, str]) -> None:
         secrets=credentials.seen,
         under_systemd="JOURNAL_STREAM" in environment,
     )
+    log = structlog.get_logger()
+    if config.secret_is_exposed:
+        log.warning(
+            "secret_open_to_other_users",
+            path=str(config.secret_file),
+            to_do="chmod 600",
+        )
     async with AsyncExitStack() as stack:
         lock_fd = lock(config.state_folder)
         stack.callback(os.close, lock_fd)
         store, quarantined = JobStore.open(config.state_folder)
         stack.callback(store.close)
         for each in quarantined:
-            structlog.get_logger().error(
+            log.error(
                 "record_quarantined",
                 path=str(each.path),
                 moved_to=str(each.moved_to),

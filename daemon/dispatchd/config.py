@@ -6,6 +6,7 @@ the limits that a schema can state are in the schema alone.
 
 import os
 import shutil
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -96,6 +97,13 @@ class Config:
     log: Log
     workflows: Mapping[str, Workflow]
 
+    @property
+    def secret_is_exposed(self) -> bool:
+        """Whether other users of this machine can get at the secret's file."""
+        return bool(self.secret_file.stat().st_mode & _OTHERS)
+
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
 

@@ -1,16 +1,12 @@
 """`dispatchd config check`: is the configuration one that the daemon can use?"""
 
-import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import click
 
 from dispatchd.cli.options import config_option, json_option, load_config, print_json
 from dispatchd.config import Config
-
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 @click.group()
@@ -43,7 +39,7 @@ def check(config_file: Path | None, *, as_json: bool) -> None:
 
 
 def _warnings(found: Config) -> Iterator[str]:
-    if found.secret_file.stat().st_mode & _OTHERS:
+    if found.secret_is_exposed:
         yield f"{found.secret_file} is open to other users; run: chmod 600 {found.secret_file}"
     if not found.workflows:
         yield f"{found.file} has no [workflows.NAME], so every job would be rejected"

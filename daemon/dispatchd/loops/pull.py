@@ -168,17 +168,18 @@ class PullLoop:
         return unknown_workflow(delivery.job.workflow)
 
     def _note_success(self, found: Delivery | NoJob) -> None:
-        if isinstance(found, Delivery) or found.cut_after_s is None:
-            # A cut poll may come from a proxy in front of nothing, so it proves no endpoint.
-            self.board.last_pull_at = self.clock.now()
+        if isinstance(found, NoJob) and found.cut_after_s is not None:
+            # It may come from a proxy in front of nothing, so it proves no endpoint.
+            return
         if self.board.endpoint != "ok":
             self._log.info("endpoint_answers", before=self.board.endpoint)
         self.board.endpoint = "ok"
+        self.board.last_pull_at = self.clock.now()
         if isinstance(found, Delivery):
             self.board.extensions = tuple(sorted(found.job.extensions))
             self.board.long_poll = found.holds or self.board.long_poll
         else:
-            self.board.long_poll = found.held or found.cut_after_s is not None
+            self.board.long_poll = found.held
         self.board.ring()
 
     async def _back_off(self, error: RemoteError, failures: int) -> None:

@@ -60,6 +60,10 @@ def lock(folder: Path) -> int:
         holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
         os.close(fd)
         raise StoreLocked(folder=folder, holder=holder) from error
+    except OSError as error:
+        # Some network file systems have no locks: then nothing here could keep a second daemon out.
+        os.close(fd)
+        raise FolderUnusable(folder=folder, error=error) from error
     # Only a courtesy for the message above: a full disk must not keep the daemon from starting.
     with suppress(OSError):
         os.ftruncate(fd, 0)
@@ -89,7 +93,9 @@ class JobStore:
         Returns:
             The store, and the records that were moved away because they can't be read.
 
-        Fails with FolderUnusable: A folder can't be used.
+        Raises:
+            FolderUnusable: A folder can't be used.
+
         Fails with RecordTooNew: A newer release wrote a record; nothing has been changed.
         """
         quarantine = folder / "quarantine"
@@ -101,6 +107,9 @@ class JobStore:
         )
         try:
             return store, store._load()
+        except StoreUnavailable as error:
+            store.close()
+            raise FolderUnusable(folder=folder, error=error.error) from error
         except BaseException:
             store.close()
             raise
