@@ -16,7 +16,7 @@ from bench.harness import (
     write_config,
 )
 
-JOBS: Final = 100
+JOBS: Final = 300
 STAMP: Final = 'date +%s.%N >"$DISPATCHD_WORKSPACE/started"'
 """The command writes down when it runs; its own end follows at once."""
 
