@@ -1,0 +1,135 @@
+"""The local engine by itself: identities, gates, and what a shim leaves behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from attrs import evolve
+
+from dispatchd.domain.job import ProcessIdentity
+from dispatchd.domain.launch import Launch
+from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.engines.local.gate import read_exit
+from dispatchd.engines.local.process import identify, open_pidfd
+
+
+def launch(tmp_path: Path, script: str) -> Launch:
+    folder, workspace = tmp_path / "attempt-1", tmp_path / "workspace"
+    folder.mkdir()
+    workspace.mkdir()
+    return Launch(
+        run_id="r",
+        command=("/bin/sh", "-c", script),
+        env={"PATH": os.defpath},
+        workspace=workspace,
+        folder=folder,
+        output_file=folder / "output.log",
+    )
+
+
+def own() -> ProcessIdentity:
+    found = identify(os.getpid())
+    assert found is not None
+    return found
+
+
+def test_a_process_is_its_pid_start_time_and_boot() -> None:
+    fd = open_pidfd(own())
+
+    assert fd is not None
+    os.close(fd)
+    assert open_pidfd(evolve(own(), start_ticks=own().start_ticks + 1)) is None
+    assert open_pidfd(evolve(own(), boot_id="another")) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "same_boot", "expected"),
+    [
+        ({"exit": "0\n", "started": ""}, True, Exit(code=0)),
+        ({"exit": "143\n", "started": ""}, False, Exit(code=143)),
+        ({"exit": "0", "started": ""}, True, Exit(code=None)),
+        ({"exit": "", "started": ""}, True, Exit(code=None)),
+        ({"exit": "rm -rf\n", "started": ""}, True, Exit(code=None)),
+        ({"started": ""}, True, Exit(code=None)),
+        ({}, True, NeverStarted()),
+        # After a power cut the marker may be missing although the run had begun.
+        ({}, False, Exit(code=None)),
+    ],
+)
+def test_what_a_shim_leaves_says_how_it_ended(
+    tmp_path: Path,
+    files: dict[str, str],
+    same_boot: bool,  # noqa: FBT001  # a column of the table
+    expected: Exit | NeverStarted,
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+
+    assert (
+        read_exit(tmp_path, own() if same_boot else evolve(own(), boot_id="another"))
+        == expected
+    )
+
+
+async def test_the_identity_is_recorded_before_the_command_runs(tmp_path: Path) -> None:
+    engine, ready = LocalEngine(), launch(tmp_path, "echo ran; exit 3")
+    recorded: list[ProcessIdentity] = []
+
+    async def record(process: ProcessIdentity) -> None:
+        assert not (ready.folder / "started").exists()
+        recorded.append(process)
+
+    await engine.start(ready, record)
+    end = await engine.observe(recorded[0], ready.folder)
+
+    assert end == Exit(code=3)
+    assert ready.output_file.read_text() == "ran\n"
+
+
+async def test_nothing_runs_if_the_identity_cannot_be_recorded(tmp_path: Path) -> None:
+    engine, ready = LocalEngine(), launch(tmp_path, "echo ran")
+    recorded: list[ProcessIdentity] = []
+
+    async def record(process: ProcessIdentity) -> None:
+        recorded.append(process)
+        raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011  # the very one from above
+        await engine.start(ready, record)
+    end = await engine.observe(recorded[0], ready.folder)
+
+    assert end == NeverStarted()
+    assert ready.output_file.read_text() == ""
+
+
+async def test_nothing_runs_if_the_daemon_dies_behind_the_closed_gate(
+    tmp_path: Path,
+) -> None:
+    ready = launch(tmp_path, "echo ran")
+    source = f"""
+import os
+from pathlib import Path
+from dispatchd.domain.launch import Launch
+from dispatchd.engines.local.gate import Gated
+p = Path({str(tmp_path)!r})
+gated = Gated.spawn(Launch(run_id="r", command=("/bin/sh", "-c", "echo ran"), env={{}}, workspace=p / "workspace",
+                           folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log"))
+print(gated.identity.pid, gated.identity.start_ticks, gated.identity.boot_id, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    dead = await anyio.to_thread.run_sync(
+        lambda: subprocess.run(
+            [sys.executable, "-c", source], capture_output=True, text=True, check=False
+        )
+    )
+    pid, ticks, boot = dead.stdout.split()
+    process = ProcessIdentity(pid=int(pid), start_ticks=int(ticks), boot_id=boot)
+
+    end = await LocalEngine().observe(process, ready.folder)
+
+    assert end == NeverStarted()
+    assert ready.output_file.read_text() == ""
