@@ -3,14 +3,11 @@
 from collections.abc import Callable
 from datetime import datetime
 from enum import StrEnum
-from functools import partial
-from operator import is_
 from typing import TypeVar
 
 from cattrs import Converter
 
 T = TypeVar("T")
-E = TypeVar("E", bound=StrEnum)
 
 
 def strict_converter(
@@ -27,9 +24,8 @@ def strict_converter(
         omit_if_default=True,
     )
     for kind in (bool, int, str):
-        # By identity: a hook registered for str would serve its subclasses too, and leave enums as text.
-        converter.register_structure_hook_func(partial(is_, kind), _exactly(kind))
-    converter.register_structure_hook_func(_is_enum, _member)
+        # By class: a hook by function comes after cattrs' own, which convert. That for str serves the enums too.
+        converter.register_structure_hook(kind, _exactly(kind))
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(datetime, _instant)
     converter.register_unstructure_hook(datetime, datetime.isoformat)
@@ -38,12 +34,12 @@ def strict_converter(
 
 
 def _exactly(kind: type[T]) -> Callable[[object, type[T]], T]:
-    def structure(value: object, _: type[T]) -> T:
+    def structure(value: object, wanted: type[T]) -> T:
         # The exact type: True is an int for isinstance.
         if type(value) is not kind:
             message = f"must be {_NAMES[kind]}, not {value!r:.40}"
             raise TypeError(message)
-        return value
+        return wanted(value)  # type: ignore[call-arg]  # the kind itself, or one of our string enums
 
     return structure
 
@@ -57,13 +53,6 @@ _NAMES: dict[type, str] = {
 
 def _is_enum(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, StrEnum)
-
-
-def _member(value: object, kind: type[E]) -> E:
-    if type(value) is not str:
-        message = f"must be a string, not {value!r:.40}"
-        raise TypeError(message)
-    return kind(value)
 
 
 def _number(value: object, _: type[float]) -> float:

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from cattrs.errors import ForbiddenExtraKeysError
+
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.errors import RecordTooNew, RecordUnreadable
@@ -17,6 +19,16 @@ Record = dict[str, Json]
 
 MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType({})
 """From each older version to the one after it. A function in here is never edited once released."""
+
+_UNLIKE_A_RECORD: Final = (
+    ForbiddenExtraKeysError,
+    TypeError,
+    ArithmeticError,
+    ValueError,
+    LookupError,
+    AttributeError,
+)
+"""What structuring raises for a document of another form."""
 
 _converter = strict_converter(forbid_extra_keys=True, detailed_validation=False)
 
@@ -60,6 +72,6 @@ def decode(data: bytes, *, path: Path) -> TrackedJob:
         for older in range(version, SCHEMA_VERSION):
             document = MIGRATIONS[older](document)
         return _converter.structure(document, TrackedJob)
-    except (TypeError, ValueError, KeyError, AttributeError, ExceptionGroup) as error:
+    except _UNLIKE_A_RECORD as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RecordUnreadable(path=path, reason=reason[:300]) from error

@@ -1,0 +1,458 @@
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+import anyio
+import pytest
+from attrs import evolve, frozen
+from typing_extensions import override
+
+from dispatchd.domain.job import Attempt, Job, TrackedJob
+from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
+from dispatchd.domain.phase import Event, Phase
+from dispatchd.errors import InvalidTransition, Unavailable
+from dispatchd.loops.tracker import Tracker
+from dispatchd.store.jobs import JobStore
+from support.records import NOW
+
+DONE = Verdict(outcome=Outcome.SUCCEEDED, summary="Done.")
+ATTEMPT = Attempt(number=1, started_at=NOW, deadline_at=NOW)
+
+
+@frozen
+class StandingClock:
+    def now(self) -> datetime:
+        return NOW
+
+
+class AtOnce(random.Random):
+    """Jitter that always draws nothing, so that a refused write is tried again at once."""
+
+    @override
+    def random(self) -> float:
+        return 0.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> JobStore:
+    return JobStore.open(tmp_path)[0]
+
+
+@pytest.fixture
+def tracker(store: JobStore) -> Tracker:
+    return Tracker(store, StandingClock(), AtOnce())
+
+
+def job(claim: str = "claim-1") -> Job:
+    return Job(id="job-1", workflow="it", claim_token=claim)
+
+
+def put(store: JobStore, phase: Phase, *, verdict: Verdict | None = None) -> TrackedJob:
+    """Track the job in a phase, with an attempt where it runs."""
+    record = evolve(
+        TrackedJob.received(job(), now=NOW),
+        phase=phase,
+        attempts=(ATTEMPT,) if phase is Phase.RUNNING else (),
+        verdict=verdict,
+    )
+    store.put(record)
+    return record
+
+
+def never() -> None:
+    pytest.fail("a job that is known already has its texts")
+
+
+@asynccontextmanager
+async def refusing_disk(tracker: Tracker, obstacle: Path) -> AsyncIterator[None]:
+    """Put a folder where a file has to go, until the body has begun and the tracker has met it."""
+    obstacle.mkdir()
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+
+            async def make_room() -> None:
+                while not tracker.trouble:
+                    await anyio.lowlevel.checkpoint()
+                obstacle.rmdir()
+
+            tasks.start_soon(make_room)
+            yield
+
+
+# What the disk refuses
+
+
+async def test_a_change_waits_until_the_disk_takes_it(
+    tmp_path: Path, store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.PENDING_ACCEPT)
+    bell = tracker.bell
+
+    async with refusing_disk(tracker, tmp_path / "jobs" / ".aside-job-1.json"):
+        record = await tracker.apply("job-1", Event.ACCEPT_CONFIRMED)
+
+    assert record.phase is Phase.ACCEPTED
+    assert tracker.trouble == ""
+    assert bell.is_set()
+    store.close()
+    assert JobStore.open(tmp_path)[0].get("job-1") == record
+
+
+async def test_nobody_hears_of_a_change_that_is_not_on_disk(
+    tmp_path: Path, store: JobStore, tracker: Tracker
+) -> None:
+    before = put(store, Phase.PENDING_ACCEPT)
+    bell = tracker.bell
+    (tmp_path / "jobs" / ".aside-job-1.json").mkdir()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(tracker.apply, "job-1", Event.ACCEPT_CONFIRMED)
+            while not tracker.trouble:
+                await anyio.lowlevel.checkpoint()
+            assert tracker.get("job-1") == before
+            assert not bell.is_set()
+            tasks.cancel_scope.cancel()
+
+    assert "job-1.json" in tracker.trouble
+    assert tracker.get("job-1") == before
+
+
+async def test_a_move_to_history_waits_until_the_disk_takes_it(
+    tmp_path: Path, store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.FINISHING, verdict=DONE)
+
+    async with refusing_disk(tracker, tmp_path / "history" / ".aside-job-1.json"):
+        record = await tracker.apply("job-1", Event.FINISH_ACKNOWLEDGED)
+
+    assert tracker.get("job-1") is None
+    assert store.past("job-1") == record
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+async def test_a_job_is_received_with_its_texts_once_there_is_room(
+    tmp_path: Path, tracker: Tracker
+) -> None:
+    texts: list[str] = []
+
+    async with refusing_disk(tracker, tmp_path / "jobs" / ".aside-job-1.json"):
+        await tracker.receive(job(), store_texts=lambda: texts.append("written"))
+
+    assert tracker.get("job-1") is not None
+    # Before each try of the record, so that no record is ever without them.
+    assert len(texts) > 1
+
+
+async def test_any_other_failure_of_a_write_is_not_waited_out(tracker: Tracker) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await tracker.until_stored(broken)
+
+
+# A job that is handed out
+
+
+async def test_a_new_job_owes_its_accept_and_its_texts_come_first(
+    tmp_path: Path, tracker: Tracker
+) -> None:
+    recorded: list[bool] = []
+
+    def store_texts() -> None:
+        recorded.append((tmp_path / "jobs" / "job-1.json").exists())
+
+    record = await tracker.receive(job(), store_texts=store_texts)
+
+    assert (record.phase, record.run_id) == (Phase.PENDING_ACCEPT, "job-1")
+    assert recorded == [False]
+    assert tracker.repeats == set()
+
+
+async def test_a_job_that_cannot_run_here_owes_its_finish_at_once(
+    tracker: Tracker,
+) -> None:
+    no = Verdict(outcome=Outcome.REJECTED, summary="No.")
+
+    record = await tracker.receive(job(), store_texts=lambda: None, rejection=no)
+
+    assert (record.phase, record.verdict) == (Phase.FINISHING, no)
+
+
+@pytest.mark.parametrize(
+    "phase", [phase for phase in Phase if phase is not Phase.HISTORY]
+)
+async def test_a_known_job_keeps_its_phase_and_gets_the_new_claim(
+    phase: Phase, store: JobStore, tracker: Tracker
+) -> None:
+    before = put(store, phase)
+
+    record = await tracker.receive(job("claim-2"), store_texts=never)
+
+    assert (record.phase, record.attempts) == (phase, before.attempts)
+    assert record.job.claim_token == "claim-2"
+    assert tracker.get("job-1") == record
+    assert tracker.repeats == {"job-1"}
+
+
+async def test_a_rejection_does_not_touch_a_job_that_is_running(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.RUNNING)
+
+    record = await tracker.receive(job(), store_texts=never, rejection=DONE)
+
+    assert (record.phase, record.verdict) == (Phase.RUNNING, None)
+
+
+async def test_a_finished_job_that_comes_again_stays_in_history_and_is_reported_again(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.HISTORY, verdict=DONE)
+
+    record = await tracker.receive(job("claim-2"), store_texts=never)
+
+    assert (record.phase, record.verdict) == (Phase.HISTORY, DONE)
+    assert tracker.repeats == {"job-1"}
+    assert tracker.in_phase(*Phase) == []
+
+
+async def test_the_new_claim_of_a_finished_job_is_found_for_its_repeat(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.HISTORY, verdict=DONE)
+
+    await tracker.receive(job("claim-2"), store_texts=never)
+
+    found = await tracker.find("job-1")
+    assert found is not None
+    assert found.job.claim_token == "claim-2"
+
+
+async def test_a_job_that_was_given_back_is_new_again(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.HISTORY)
+    texts: list[str] = []
+
+    record = await tracker.receive(
+        job("claim-2"), store_texts=lambda: texts.append("written")
+    )
+
+    assert (record.phase, record.steps) == (Phase.PENDING_ACCEPT, ())
+    assert texts == ["written"]
+    assert tracker.repeats == set()
+    assert store.past("job-1") is None
+
+
+async def test_an_unreadable_past_counts_as_none(
+    tmp_path: Path, tracker: Tracker
+) -> None:
+    (tmp_path / "history" / "job-1.json").write_bytes(b"{")
+
+    record = await tracker.receive(job(), store_texts=lambda: None)
+
+    assert record.phase is Phase.PENDING_ACCEPT
+
+
+# What happens to it
+
+
+async def test_nothing_changes_what_is_in_history(
+    store: JobStore, tracker: Tracker
+) -> None:
+    before = put(store, Phase.HISTORY, verdict=DONE)
+
+    record = await tracker.apply("job-1", Event.CANCEL_REQUESTED)
+
+    assert (record.phase, record.verdict) == (Phase.HISTORY, DONE)
+    assert store.past("job-1") == before
+    assert tracker.in_phase(*Phase) == []
+
+
+async def test_an_unknown_job_is_an_error_of_the_caller(tracker: Tracker) -> None:
+    with pytest.raises(KeyError, match="job-1"):
+        await tracker.apply("job-1", Event.ACCEPT_CONFIRMED)
+
+
+async def test_an_event_without_a_row_changes_nothing(
+    store: JobStore, tracker: Tracker
+) -> None:
+    before = put(store, Phase.PENDING_ACCEPT)
+
+    with pytest.raises(InvalidTransition):
+        await tracker.apply("job-1", Event.ATTEMPT_STARTING)
+
+    assert tracker.get("job-1") == before
+
+
+async def test_an_answer_to_an_older_claim_decides_nothing(
+    store: JobStore, tracker: Tracker
+) -> None:
+    asked = put(store, Phase.PENDING_ACCEPT)
+    await tracker.receive(job("claim-2"), store_texts=never)
+
+    await tracker.answered(asked, Event.ACCEPT_REFUSED)
+
+    record = tracker.get("job-1")
+    assert record is not None
+    assert record.phase is Phase.PENDING_ACCEPT
+    assert tracker.repeats == {"job-1"}
+
+
+async def test_an_answer_pays_for_the_repeat(store: JobStore, tracker: Tracker) -> None:
+    put(store, Phase.RUNNING)
+    asked = await tracker.receive(job("claim-2"), store_texts=never)
+
+    await tracker.answered(asked, Event.ACCEPT_CONFIRMED)
+
+    assert tracker.repeats == set()
+
+
+async def test_changes_of_one_job_come_one_after_the_other(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.PENDING_ACCEPT)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(8):
+                tasks.start_soon(tracker.apply, "job-1", Event.REDELIVERED)
+
+    record = tracker.get("job-1")
+    assert record is not None
+    assert [step.event for step in record.steps] == [Event.REDELIVERED] * 8
+
+
+# Cancel
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        Phase.PENDING_ACCEPT,
+        Phase.ACCEPTED,
+        Phase.RETRY_WAIT,
+        Phase.NEEDS_ATTENTION,
+    ],
+)
+async def test_a_cancel_ends_what_does_not_run_at_once(
+    phase: Phase, store: JobStore, tracker: Tracker
+) -> None:
+    put(store, phase)
+
+    record = await tracker.cancel("job-1", "No longer wanted.")
+
+    assert record.phase is Phase.FINISHING
+    assert record.verdict == Verdict(
+        outcome=Outcome.ABORTED,
+        cause=FailureCause.CANCELLED,
+        summary="No longer wanted.",
+    )
+
+
+async def test_a_cancel_orders_the_end_of_what_runs_durably_and_then_says_so(
+    tmp_path: Path, store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.RUNNING)
+    wanted_dead = tracker.stop_event("job-1")
+    assert not wanted_dead.is_set()
+
+    record = await tracker.cancel("job-1", "No longer wanted.")
+
+    assert (record.phase, record.verdict) == (Phase.RUNNING, None)
+    assert wanted_dead.is_set()
+    store.close()
+    on_disk = JobStore.open(tmp_path)[0].get("job-1")
+    assert on_disk is not None
+    assert on_disk.attempt == evolve(ATTEMPT, stop=FailureCause.CANCELLED)
+
+
+async def test_the_order_to_end_a_run_is_known_to_a_daemon_that_comes_later(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.RUNNING)
+    await tracker.cancel("job-1", "No longer wanted.")
+
+    assert Tracker(store, StandingClock(), AtOnce()).stop_event("job-1").is_set()
+
+
+async def test_the_first_reason_to_end_a_run_stands(
+    store: JobStore, tracker: Tracker
+) -> None:
+    record = put(store, Phase.RUNNING)
+    store.put(record.with_attempt(evolve(ATTEMPT, stop=FailureCause.MAX_DURATION)))
+
+    after = await tracker.cancel("job-1", "No longer wanted.")
+
+    assert after.attempt is not None
+    assert after.attempt.stop is FailureCause.MAX_DURATION
+
+
+@pytest.mark.parametrize("phase", [Phase.FINISHING, Phase.HISTORY])
+async def test_a_cancel_comes_too_late_for_what_is_decided(
+    phase: Phase, store: JobStore, tracker: Tracker
+) -> None:
+    put(store, phase, verdict=DONE)
+
+    record = await tracker.cancel("job-1", "No longer wanted.")
+
+    assert (record.phase, record.verdict) == (phase, DONE)
+
+
+# Handing back
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING_ACCEPT, Phase.ACCEPTED])
+async def test_an_unstarted_job_is_handed_back_and_may_come_again(
+    phase: Phase, store: JobStore, tracker: Tracker
+) -> None:
+    put(store, phase)
+    released: list[TrackedJob] = []
+
+    await tracker.hand_back("job-1", collector(released))
+
+    assert [each.phase for each in released] == [phase]
+    past = store.past("job-1")
+    assert past is not None
+    assert past.was_given_back
+
+
+async def test_a_started_job_is_not_handed_back(
+    store: JobStore, tracker: Tracker
+) -> None:
+    before = put(store, Phase.RUNNING)
+    released: list[TrackedJob] = []
+
+    await tracker.hand_back("job-1", collector(released))
+
+    assert released == []
+    assert tracker.get("job-1") == before
+
+
+async def test_a_job_that_could_not_be_handed_back_stays(
+    store: JobStore, tracker: Tracker
+) -> None:
+    before = put(store, Phase.ACCEPTED)
+
+    async def refused(_: TrackedJob) -> None:
+        await anyio.lowlevel.checkpoint()
+        raise Unavailable(call="release", reason="down")
+
+    with pytest.raises(Unavailable):
+        await tracker.hand_back("job-1", refused)
+
+    assert tracker.get("job-1") == before
+
+
+def collector(into: list[TrackedJob]) -> Callable[[TrackedJob], Awaitable[None]]:
+    """Return a release that always succeeds and keeps what it was given."""
+
+    async def release(record: TrackedJob) -> None:
+        await anyio.lowlevel.checkpoint()
+        into.append(record)
+
+    return release
