@@ -12,7 +12,7 @@ DispatchdError
 │  ├─ Retryable         wait and repeat: Unavailable, RateLimited, ProtocolError
 │  ├─ JobClosed         stop working for this job: Gone, Conflict
 │  └─ IdentityError     wait for another identity: Unauthorized, Forbidden, Revoked
-├─ RunError             becomes an outcome with a failure cause: SpawnFailed
+├─ RunError             becomes an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed
 ├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
 ├─ StoreUnavailable     the disk refused a write; wait and repeat
 ├─ RecordUnreadable     quarantine this record, go on
@@ -191,6 +191,22 @@ class SpawnFailed(RunError):
     def __init__(self, *, command: str, reason: str) -> None:
         self.command, self.reason = command, reason
         super().__init__(f"cannot start {command}: {reason}")
+
+
+class SecretUnavailable(RunError):
+    """A secret that a workflow needs can't be had at the moment; `name` is its name, never its value."""
+
+    def __init__(self, *, name: str, reason: str) -> None:
+        self.name, self.reason = name, reason
+        super().__init__(f"cannot get the secret {name}: {reason}")
+
+
+class WorkspaceFailed(RunError):
+    """The job's repository can't be laid out; `reason` has no credentials in it."""
+
+    def __init__(self, *, url: str, reason: str) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(f"cannot check out {url}: {reason}")
 
 
 class ContractViolation(DispatchdError):

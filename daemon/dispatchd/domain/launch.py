@@ -7,6 +7,20 @@ from attrs import frozen
 
 
 @frozen(kw_only=True)
+class Checkout:
+    """What a workspace is to hold before a command starts.
+
+    `url` is a repository's address without credentials; `sha` a full commit id in hex, or empty for the
+    tip of `ref`; `ref` a full git ref, or empty for the default branch; `timeout_s` is for all of it.
+    """
+
+    url: str
+    sha: str = ""
+    ref: str = ""
+    timeout_s: float
+
+
+@frozen(kw_only=True)
 class Launch:
     """One attempt, ready to start.
 
