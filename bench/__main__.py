@@ -1,6 +1,6 @@
 """Run every benchmark: `python -m bench`."""
 
-from bench import idle, latency, startup, store, throughput
+from bench import idle, latency, redaction, startup, store, throughput
 
-for module in (store, startup, latency, throughput, idle):
+for module in (store, redaction, startup, latency, throughput, idle):
     module.main()

@@ -13,6 +13,8 @@ DispatchdError
 │  ├─ JobClosed         stop working for this job: Gone, Conflict
 │  └─ IdentityError     wait for another identity: Unauthorized, Forbidden, Revoked
 ├─ RunError             becomes an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed
+├─ NotPossible          a person asked for what a job's phase doesn't allow; told to that person
+├─ Refused              a call of the control socket isn't carried out (`control/calls.py`)
 ├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
 ├─ StoreUnavailable     the disk refused a write; wait and repeat
 ├─ RecordUnreadable     quarantine this record, go on
@@ -215,6 +217,14 @@ class ContractViolation(DispatchdError):
     def __init__(self, *, contract: str, path: str, rule: str) -> None:
         self.contract, self.path, self.rule = contract, path, rule
         super().__init__(f"{contract}: {path}: {rule}")
+
+
+class NotPossible(DispatchdError):
+    """A person asked for what can't be done to a job as it stands; `reason` says how it stands."""
+
+    def __init__(self, *, do: str, job_id: str, reason: str) -> None:
+        self.job_id, self.reason = job_id, reason
+        super().__init__(f"cannot {do} job {job_id}: {reason}")
 
 
 class StoreUnavailable(DispatchdError):

@@ -5,12 +5,11 @@ JSON where stdout is not a terminal; under systemd each line begins with its pri
 
 import logging
 import sys
-from collections.abc import Collection
 from typing import Final
 
 import structlog
 
-from dispatchd.domain.redaction import scrub
+from dispatchd.known_secrets import KnownSecrets
 
 _PRIORITIES: Final = {
     "debug": 7,
@@ -31,14 +30,14 @@ _LEVELS: Final = {
 
 
 def configure(
-    level: str, form: str, *, secrets: Collection[str], under_systemd: bool
+    level: str, form: str, *, known: KnownSecrets, under_systemd: bool
 ) -> None:
     """Set up logging for this process.
 
     Args:
         level: The lowest level that is shown: debug, info, warning or error.
         form: `json`, `text`, or `auto`, which is text on a terminal and JSON elsewhere.
-        secrets: Known secrets; may grow afterwards.
+        known: What is kept out of every line.
         under_systemd: Whether stdout goes to the journal.
     """
     as_text = form == "text" or (form == "auto" and sys.stdout.isatty())
@@ -59,7 +58,7 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *([] if as_text else for_json),
         renderer,
-        _Scrubber(secrets),
+        _Scrubber(known),
     ]
     if under_systemd:
         processors.append(_with_priority)
@@ -82,11 +81,11 @@ def _in_order(
 class _Scrubber:
     """The last word on every line, so that no caller can forget it."""
 
-    def __init__(self, secrets: Collection[str]) -> None:
-        self._secrets = secrets
+    def __init__(self, known: KnownSecrets) -> None:
+        self._known = known
 
     def __call__(self, _logger: object, _method: str, line: object) -> str:
-        return scrub(str(line), self._secrets)
+        return self._known.scrub(str(line))
 
 
 def _with_priority(_logger: object, method: str, line: object) -> str:

@@ -85,6 +85,31 @@ BAD = {
         '[workflows.it]\ncommand = ["true"]\n[log]',
         "workflows.it: must be declared once",
     ),
+    "an unknown secret": (
+        "[log]",
+        '[secrets.a]\nenv = "A"\n[workflows.x]\ncommand = ["true"]\nsecrets = { KEY = "b" }\n[log]',
+        "workflows.x.secrets.KEY: must name a secret of the table [secrets]; known are: a",
+    ),
+    "an unknown secret for git": (
+        "[log]",
+        '[workflows.x]\ncommand = ["true"]\ncheckout = true\ncheckout_secret = "b"\n[log]',
+        "workflows.x.checkout_secret: must name a secret of the table [secrets]; known are: none",
+    ),
+    "a secret from two sources": (
+        "[log]",
+        '[secrets.a]\nenv = "A"\nfile = "b"\n[log]',
+        "secrets.a: must name exactly one of file, credential, env, command",
+    ),
+    "an artifact outside": (
+        "[log]",
+        '[workflows.x]\ncommand = ["true"]\nrequired_artifacts = ["../a"]\n[log]',
+        "workflows.x.required_artifacts[0]: must be a path relative to the workspace",
+    ),
+    "an address with a password": (
+        "[log]",
+        '[workflows.x]\ncommand = ["true"]\ncheckout_url = "https://u:p@h/"\n[log]',
+        "workflows.x.checkout_url: must be a URL",
+    ),
     "not TOML": ("[log]", "[log", "must be TOML"),
 }
 
@@ -147,9 +172,10 @@ def test_the_example_config_is_good_and_names_every_option(tmp_path: Path) -> No
     config = tmp_path / "config.toml"
     config.write_text(text)
     (tmp_path / "machine-secret").write_text("x" * 20)
-    script = tmp_path / "workflows" / "build.sh"
-    script.parent.mkdir()
-    script.write_text("#!/bin/sh\n")
+    for name in ("build.sh", "agent.py"):
+        script = tmp_path / "workflows" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text("#!/bin/sh\n")
 
     result = dispatchd("config", "check", "--config", str(config))
 
@@ -158,6 +184,7 @@ def test_the_example_config_is_good_and_names_every_option(tmp_path: Path) -> No
         options = (
             content.get("properties") or content["additionalProperties"]["properties"]
         )
+        assert f"[{table}" in text
         for option in options:
             assert f"{option} =" in text, f"{table}.{option}"
 

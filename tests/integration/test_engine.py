@@ -15,6 +15,8 @@ from dispatchd.domain.outcome import Exit, NeverStarted
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.engines.local.gate import read_exit
 from dispatchd.engines.local.process import identify, open_pidfd
+from dispatchd.engines.local.secrets import SecretReader
+from dispatchd.known_secrets import KnownSecrets
 
 
 def launch(tmp_path: Path, script: str) -> Launch:
@@ -29,6 +31,10 @@ def launch(tmp_path: Path, script: str) -> Launch:
         folder=folder,
         output_file=folder / "output.log",
     )
+
+
+def engine() -> LocalEngine:
+    return LocalEngine(SecretReader(environment={}), KnownSecrets())
 
 
 def own() -> ProcessIdentity:
@@ -76,22 +82,22 @@ def test_what_a_shim_leaves_says_how_it_ended(
 
 
 async def test_the_identity_is_recorded_before_the_command_runs(tmp_path: Path) -> None:
-    engine, ready = LocalEngine(), launch(tmp_path, "echo ran; exit 3")
+    local, ready = engine(), launch(tmp_path, "echo ran; exit 3")
     recorded: list[ProcessIdentity] = []
 
     async def record(process: ProcessIdentity) -> None:
         assert not (ready.folder / "started").exists()
         recorded.append(process)
 
-    await engine.start(ready, record)
-    end = await engine.observe(recorded[0], ready.folder)
+    await local.start(ready, record)
+    end = await local.observe(recorded[0], ready.folder)
 
     assert end == Exit(code=3)
     assert ready.output_file.read_text() == "ran\n"
 
 
 async def test_nothing_runs_if_the_identity_cannot_be_recorded(tmp_path: Path) -> None:
-    engine, ready = LocalEngine(), launch(tmp_path, "echo ran")
+    local, ready = engine(), launch(tmp_path, "echo ran")
     recorded: list[ProcessIdentity] = []
 
     async def record(process: ProcessIdentity) -> None:
@@ -99,8 +105,8 @@ async def test_nothing_runs_if_the_identity_cannot_be_recorded(tmp_path: Path) -
         raise OSError
 
     with pytest.raises(OSError):  # noqa: PT011  # the very one from above
-        await engine.start(ready, record)
-    end = await engine.observe(recorded[0], ready.folder)
+        await local.start(ready, record)
+    end = await local.observe(recorded[0], ready.folder)
 
     assert end == NeverStarted()
     assert ready.output_file.read_text() == ""
@@ -117,7 +123,7 @@ from dispatchd.domain.launch import Launch
 from dispatchd.engines.local.gate import Gated
 p = Path({str(tmp_path)!r})
 gated = Gated.spawn(Launch(run_id="r", command=("/bin/sh", "-c", "echo ran"), env={{}}, workspace=p / "workspace",
-                           folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log"))
+                           folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log"), {{}})
 print(gated.identity.pid, gated.identity.start_ticks, gated.identity.boot_id, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -129,7 +135,7 @@ os.kill(os.getpid(), 9)
     pid, ticks, boot = dead.stdout.split()
     process = ProcessIdentity(pid=int(pid), start_ticks=int(ticks), boot_id=boot)
 
-    end = await LocalEngine().observe(process, ready.folder)
+    end = await engine().observe(process, ready.folder)
 
     assert end == NeverStarted()
     assert ready.output_file.read_text() == ""

@@ -3,14 +3,18 @@
 Everything of the daemon is real but its edges: the endpoint and the processes are models that outlive it.
 """
 
+import json
 import random
 import shutil
 import tempfile
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import anyio
 import structlog
+from attrs import evolve
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -18,22 +22,28 @@ from typing_extensions import override
 
 from dispatchd.app import SystemClock
 from dispatchd.domain.delivery import Delivery
+from dispatchd.domain.exit_table import Contract
 from dispatchd.domain.job import Job
-from dispatchd.domain.outcome import Outcome
+from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import (
+    NotPossible,
     ProtocolError,
     RateLimited,
     RemoteError,
     Unauthorized,
     Unavailable,
 )
+from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.board import Board
+from dispatchd.loops.conclude import Concluder
+from dispatchd.loops.disk import Disk
 from dispatchd.loops.follow import Follower
 from dispatchd.loops.pull import PullLimits, PullLoop
 from dispatchd.loops.report import ReportLoop
 from dispatchd.loops.run import RunLoop
+from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
 from support.model import (
@@ -62,6 +72,16 @@ WORKFLOW = Workflow(
     max_retries=0,
 )
 
+# Its process leaves no result, so it never succeeds by itself: it is tried again, or asks for a person.
+AGENT = evolve(WORKFLOW, name="agent", contract=Contract.HEADLESS, max_retries=2)
+ATTEMPTS = 1 + AGENT.max_retries
+
+
+Order = tuple[str, str]
+"""What an operator wants: a job's id, and `park`, `retry` or `succeed`."""
+
+RESOLVED = Verdict(outcome=Outcome.SUCCEEDED, summary="An operator said so.")
+
 
 def pick(items: list[T], index: int) -> T:
     """Return one of some items, wherever the index falls."""
@@ -87,11 +107,31 @@ class Daemon:
         self.store.fuse = fuse
         clock, rng, board, runs = SystemClock(), AtOnce(), Board(), Runs.open(folder)
         self.endpoint, self.engine = endpoint, engine
-        self.tracker = Tracker(self.store, clock, rng)
-        follower = Follower(
-            engine=engine, tracker=self.tracker, runs=runs, clock=clock, random=rng
+        self.tracker, known = Tracker(self.store, clock, Disk(rng)), KnownSecrets()
+        concluder = Concluder(
+            tracker=self.tracker,
+            runs=runs,
+            known=known,
+            clock=clock,
+            random=rng,
+            retry_wait_s=1,
         )
-        workflows = {"it": WORKFLOW}
+        starter = Starter(
+            engine=engine,
+            tracker=self.tracker,
+            runs=runs,
+            concluder=concluder,
+            known=known,
+            base_env={},
+        )
+        follower = Follower(
+            engine=engine,
+            tracker=self.tracker,
+            runs=runs,
+            clock=clock,
+            concluder=concluder,
+        )
+        workflows = {"it": WORKFLOW, "agent": AGENT}
         limits = PullLimits(
             room=100, min_free_bytes=0, folder=folder, hold_s=1, poll_interval_s=1
         )
@@ -109,35 +149,48 @@ class Daemon:
             ReportLoop(
                 source=endpoint,
                 tracker=self.tracker,
+                runs=runs,
                 board=board,
                 clock=clock,
                 random=rng,
             ),
             RunLoop(
-                engine=engine,
+                starter=starter,
                 follower=follower,
+                concluder=concluder,
                 tracker=self.tracker,
                 runs=runs,
                 workflows=workflows,
                 slots=SLOTS,
-                base_env={},
                 board=board,
                 clock=clock,
             ),
         )
 
-    async def live_until_settled(self) -> None:
-        """Run until nothing is left to do but to wait for processes."""
+    async def live_until_settled(self, orders: list[Order]) -> None:
+        """Carry out what operators want, and run until only processes and people are waited for."""
         self.endpoint.connect()
         self.engine.connect()
         with anyio.fail_after(20):
             async with anyio.create_task_group() as tasks:
                 for loop in self.loops:
                     tasks.start_soon(loop.run)
+                for order in orders:
+                    await self.obey(order)
                 while not self.settled():
                     with anyio.move_on_after(0.005):
                         await self.tracker.bell.wait()
                 tasks.cancel_scope.cancel()
+
+    async def obey(self, order: Order) -> None:
+        job_id, what = order
+        with suppress(NotPossible):
+            if what == "park":
+                await self.tracker.park(job_id, "An operator wants it.")
+            else:
+                await self.tracker.resolve(
+                    job_id, None if what == "retry" else RESOLVED
+                )
 
     def settled(self) -> bool:
         at = {phase: self.tracker.in_phase(phase) for phase in Phase}
@@ -150,9 +203,12 @@ class Daemon:
         )
         begun = {each.run_id for each in self.engine.alive()}
         starting = any(record.run_id not in begun for record in at[Phase.RUNNING])
-        waiting = at[Phase.ACCEPTED] and len(at[Phase.RUNNING]) < SLOTS
+        startable = at[Phase.ACCEPTED] or at[Phase.RETRY_WAIT]
+        waiting = startable and len(at[Phase.RUNNING]) < SLOTS
         dying = any(record.is_wanted_dead for record in at[Phase.RUNNING])
-        assert not at[Phase.NEEDS_ATTENTION], "the bug fence caught something"
+        for record in at[Phase.NEEDS_ATTENTION]:
+            assert record.blocked, record
+            assert "bug" not in record.blocked, "the bug fence caught something"
         return not (owed or starting or waiting or dying)
 
 
@@ -167,6 +223,8 @@ class Loops(RuleBasedStateMachine):
         self.endpoint = ModelEndpoint(fuse=self.fuse)
         self.engine = ModelEngine(fuse=self.fuse, endpoint=self.endpoint)
         self.cancelled: set[str] = set()
+        self.orders: list[Order] = []
+        self.ordered: set[str] = set()
         self.kills = 0
 
     @override
@@ -181,7 +239,7 @@ class Loops(RuleBasedStateMachine):
         self.endpoint.lease_over()
         daemon = Daemon(self.folder, self.endpoint, self.engine, self.fuse)
         try:
-            anyio.run(daemon.live_until_settled)
+            anyio.run(daemon.live_until_settled, self.orders)
         except BaseExceptionGroup as group:
             if group.split(Killed)[1] is not None:
                 raise
@@ -189,10 +247,13 @@ class Loops(RuleBasedStateMachine):
         except Killed:
             self.kills += 1
         finally:
+            self.orders = []
             daemon.store.close()
             self.fuse.left = None
 
-    @rule(kind=st.sampled_from(["it", "it", "it", "unknown", "flawed"]))
+    @rule(
+        kind=st.sampled_from(["it", "it", "it", "agent", "agent", "unknown", "flawed"])
+    )
     def submit(self, kind: str) -> None:
         job_id = f"job-{len(self.endpoint.jobs)}"
         flaw = "$.sha must be a string" if kind == "flawed" else ""
@@ -215,6 +276,13 @@ class Loops(RuleBasedStateMachine):
         self.cancelled.add(target)
         self.endpoint.submit(Delivery(job=job, payload="", headers=""))
 
+    @rule(index=st.integers(0, 99), what=st.sampled_from(["park", "retry", "succeed"]))
+    def order(self, index: int, what: str) -> None:
+        if self.endpoint.jobs:
+            job_id = pick(sorted(self.endpoint.jobs), index)
+            self.orders.append((job_id, what))
+            self.ordered.add(job_id)
+
     @rule(index=st.integers(0, 99))
     def hand_out_again(self, index: int) -> None:
         if self.endpoint.jobs:
@@ -222,7 +290,7 @@ class Loops(RuleBasedStateMachine):
             if job_id not in self.endpoint.queue:
                 self.endpoint.queue.append(job_id)
 
-    @rule(index=st.integers(0, 99), code=st.sampled_from([0, 0, 1, 3, 137]))
+    @rule(index=st.integers(0, 99), code=st.sampled_from([0, 0, 1, 2, 3, 137]))
     def end_a_process(self, index: int, code: int) -> None:
         if self.engine.alive():
             pick(self.engine.alive(), index).code = code
@@ -244,6 +312,14 @@ class Loops(RuleBasedStateMachine):
         assert all(count == 1 for count in self.engine.starts.values())
 
     @invariant()
+    def the_budget_is_kept(self) -> None:
+        attempts = Counter(each.partition("/")[0] for each in self.engine.starts)
+        for job_id, count in attempts.items():
+            plain = self.endpoint.jobs[job_id].job.workflow == "it"
+            if job_id not in self.ordered:
+                assert count <= (1 if plain else ATTEMPTS), (job_id, count)
+
+    @invariant()
     def every_verdict_is_what_happened(self) -> None:
         ended = {
             each.run_id: each.code
@@ -251,9 +327,12 @@ class Loops(RuleBasedStateMachine):
             if each.begun
         }
         for job_id, verdict in self.endpoint.finished.items():
-            if self.endpoint.jobs[job_id].job.is_cancel:
+            job = self.endpoint.jobs[job_id].job
+            if job.is_cancel or job_id in self.ordered:
                 continue
-            if job_id not in ended:
+            if job.workflow == "agent":
+                assert verdict.outcome in (Outcome.FAILED, Outcome.ABORTED), verdict
+            elif job_id not in ended:
                 assert verdict.outcome in (Outcome.REJECTED, Outcome.ABORTED), (
                     job_id,
                     verdict,
@@ -263,10 +342,22 @@ class Loops(RuleBasedStateMachine):
             elif ended[job_id] == KILLED_CODE:
                 assert verdict.outcome is Outcome.ABORTED, (job_id, verdict)
 
+    def parked(self) -> set[str]:
+        records = (
+            json.loads(path.read_text()) for path in self.folder.glob("jobs/*.json")
+        )
+        return {
+            record["run_id"]
+            for record in records
+            if record["phase"] == "needs_attention"
+        }
+
     def everything_ends(self) -> None:
         """With the failures over and every process ended, every job is reported and nothing is left."""
         self.endpoint.faults.clear()
-        for _ in range(2 * len(self.endpoint.jobs) + 2):
+        for _ in range(ATTEMPTS * len(self.endpoint.jobs) + 3):
+            self.orders = [(job_id, "succeed") for job_id in self.endpoint.jobs]
+            self.ordered |= self.parked()
             for process in self.engine.alive():
                 process.code = 0
             self.live()

@@ -16,6 +16,7 @@ from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import Job, ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted, Verdict
+from dispatchd.domain.run_event import Progress
 from dispatchd.errors import Conflict, Gone, RemoteError
 from dispatchd.store.jobs import JobStore
 
@@ -111,7 +112,7 @@ class ModelEndpoint:
 
         await self._step(effect)
 
-    async def finish(self, record: TrackedJob) -> None:
+    async def finish(self, record: TrackedJob, output: str) -> None:
         def effect() -> None:
             known = self.finished.get(record.job.id)
             assert record.verdict is not None
@@ -123,7 +124,7 @@ class ModelEndpoint:
 
         await self._step(effect)
 
-    async def heartbeat(self, record: TrackedJob) -> Beat:
+    async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
         raise NotImplementedError(record.job.id)
 
     async def release(self, record: TrackedJob, reason: str) -> None:
@@ -163,6 +164,7 @@ class ModelEngine:
     endpoint: ModelEndpoint = field(factory=ModelEndpoint)
     processes: dict[int, ModelProcess] = field(factory=dict)
     starts: Counter[str] = field(factory=Counter)
+    """By run and attempt."""
     changed: anyio.Event = field(factory=anyio.Event)
 
     def connect(self) -> None:
@@ -182,8 +184,14 @@ class ModelEngine:
         self.fuse.burn()
         assert launch.run_id in self.endpoint.confirmed, "a process before the accept"
         process.begun = True
-        self.starts[launch.run_id] += 1
+        self.starts[f"{launch.run_id}/{launch.folder.name}"] += 1
         self.fuse.burn()
+
+    async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
+        return True
+
+    def forget(self, folder: Path) -> None:
+        pass
 
     async def observe(
         self, process: ProcessIdentity, folder: Path

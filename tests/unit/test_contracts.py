@@ -1,6 +1,7 @@
 """The golden examples against the schemas, and how a violation is told."""
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,6 +16,8 @@ from jsonschema import Draft202012Validator
 
 from dispatchd.cloud.wire import LONGEST_ID
 from dispatchd.contracts import CONTRACTS_VERSION, check, names, schema, violations
+from dispatchd.domain.exit_table import as_markdown
+from dispatchd.domain.outcome import FailureCause
 from dispatchd.errors import ContractViolation
 from support.golden import EXAMPLES, ROOT, examples, name_of, read
 
@@ -34,10 +37,16 @@ NAMES = [
     "license-heartbeat-request",
     "pull-request",
     "release-request",
+    "run-brief",
+    "run-event",
+    "run-result",
     "submit-request",
     "tracked-job",
 ]
 CLOSED = {"config", "tracked-job"}
+
+PAGE = (ROOT / "contracts" / "README.md").read_text(encoding="utf-8")
+"""The normative text."""
 
 REQUEST = {
     "license_id": "l",
@@ -173,6 +182,23 @@ def test_every_mistake_is_listed_once_in_the_order_of_the_file() -> None:
         "$.cloud.secret_file",
         "$.cloud.url",
         "$.cloud.license_id",
+    ]
+
+
+def test_the_page_has_the_table_that_the_daemon_judges_by() -> None:
+    _, _, after = PAGE.partition("<!-- exit table -->\n")
+    table, mark, _ = after.partition("<!-- end of exit table -->\n")
+
+    assert mark
+    assert table == as_markdown()
+
+
+def test_the_page_explains_every_failure_cause() -> None:
+    _, _, after = PAGE.partition("\n### Failure causes\n")
+    section, _, _ = after.partition("\n#")
+
+    assert re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE) == [
+        str(each) for each in FailureCause
     ]
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import attrs
 import pytest
 
-from dispatchd import config
 from dispatchd.cloud.wire import job_to_wire, read_delivery
+from dispatchd.config import file
 from dispatchd.contracts import check, schema
+from dispatchd.domain.exit_table import Contract
 from dispatchd.domain.job import (
     STEPS_KEPT,
     Attempt,
@@ -21,9 +22,15 @@ from dispatchd.domain.job import (
 )
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Event, Phase
+from dispatchd.domain.result import Annotation, NoResult, ResultStatus, RunResult
+from dispatchd.domain.run_event import Story
 from dispatchd.errors import ContractViolation
 from dispatchd.store.codec import SCHEMA_VERSION, decode, to_document
+from dispatchd.store.evidence import read_result
 from support.golden import examples, name_of, read
+
+OLD_RECORDS = Path(__file__).parents[1] / "fixtures" / "records"
+"""Records as earlier releases wrote them, one folder for each version."""
 
 
 @pytest.mark.parametrize("path", examples("dispatch-job"), ids=name_of)
@@ -123,6 +130,7 @@ def test_the_closed_lists_are_those_of_our_types() -> None:
     assert record["phase"]["enum"] == step["phase"]["enum"] == values(Phase)
     assert step["event"]["enum"] == values(Event)
     assert verdict["outcome"]["enum"] == values(Outcome)
+    assert attempt["contract"]["enum"] == values(Contract)
     for place in (verdict["cause"], attempt["cause"], attempt["stop"]):
         assert place["enum"] == [*values(FailureCause), None]
     assert schema("finish-request")["properties"]["result_status"]["enum"] == values(
@@ -133,13 +141,95 @@ def test_the_closed_lists_are_those_of_our_types() -> None:
     ]
 
 
+def test_the_schemas_of_a_run_have_the_values_of_our_types() -> None:
+    result = schema("run-result")["properties"]
+    workflow = schema("config")["properties"]["workflows"]["additionalProperties"]
+
+    assert result["status"]["enum"] == [str(each) for each in ResultStatus]
+    assert list(result) == [field.name for field in attrs.fields(RunResult)]
+    assert list(result["annotations"]["items"]["properties"]) == [
+        field.name for field in attrs.fields(Annotation)
+    ]
+    assert workflow["properties"]["contract"]["enum"] == [str(e) for e in Contract]
+
+
+def test_a_workflow_has_the_keys_and_defaults_of_our_type() -> None:
+    workflow = schema("config")["properties"]["workflows"]["additionalProperties"]
+    properties = workflow["properties"]
+    fields = attrs.fields_dict(file.WorkflowEntry)
+
+    assert set(properties) == set(fields)
+    for name, each in properties.items():
+        if "default" in each and each["default"] not in ([], {}):
+            default: Any = fields[name].default
+            assert each["default"] == (
+                list(default) if isinstance(default, tuple) else default
+            )
+
+
+@pytest.mark.parametrize("path", examples("run-event"), ids=name_of)
+def test_a_valid_event_is_taken(path: Path) -> None:
+    story = Story()
+
+    story.feed(json.dumps(read(path)).encode())
+
+    assert (story.events, story.malformed) == (1, 0)
+
+
+@pytest.mark.parametrize("path", examples("run-event", "invalid"), ids=name_of)
+def test_an_invalid_event_is_counted_and_skipped(path: Path) -> None:
+    story = Story()
+
+    story.feed(json.dumps(read(path)["document"]).encode())
+
+    assert (story.events, story.malformed) == (0, 1)
+
+
+@pytest.mark.parametrize("path", examples("run-result"), ids=name_of)
+def test_a_valid_result_is_read(path: Path) -> None:
+    found = read_result(path)
+
+    assert isinstance(found, RunResult)
+    assert found.status == read(path)["status"]
+
+
+@pytest.mark.parametrize("path", examples("run-result", "invalid"), ids=name_of)
+def test_an_invalid_result_is_refused_with_what_and_why(
+    path: Path, tmp_path: Path
+) -> None:
+    example = read(path)
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps(example["document"]))
+
+    found = read_result(file)
+
+    assert isinstance(found, NoResult)
+    assert example["path"].removeprefix("$.") in found.reason
+
+
+@pytest.mark.parametrize(
+    "path", sorted(OLD_RECORDS.glob("*/*.json")), ids=lambda path: path.stem
+)
+def test_a_record_of_every_earlier_version_is_read(path: Path) -> None:
+    before = read(path)
+    assert before["schema_version"] < SCHEMA_VERSION
+
+    record = decode(path.read_bytes(), path=path)
+
+    written = json.loads(json.dumps(to_document(record)))
+    check("tracked-job", written)
+    for name in before.keys() - {"schema_version"}:
+        assert written[name] == before[name]
+    assert bool(record.blocked) == (record.phase is Phase.NEEDS_ATTENTION)
+
+
 @pytest.mark.parametrize(
     ("table", "kind"),
     [
-        ("cloud", config.Cloud),
-        ("store", config.Store),
-        ("runs", config.Limits),
-        ("log", config.Log),
+        ("cloud", file.Cloud),
+        ("store", file.Store),
+        ("runs", file.Limits),
+        ("log", file.Log),
     ],
 )
 def test_the_configuration_has_the_keys_and_defaults_of_our_types(

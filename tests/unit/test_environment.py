@@ -19,6 +19,7 @@ def run(payload: str = "null", headers: str = "null") -> RunPaths:
         workspace="/w",
         event_file="/e",
         headers_file="/h",
+        events_file="/v",
         payload_text=payload,
         headers_text=headers,
     )
@@ -87,6 +88,7 @@ def test_a_run_is_told_who_it_is_and_nothing_empty() -> None:
         "CI": "true",
         "DISPATCHD": "true",
         "DISPATCHD_ATTEMPT": "1",
+        "DISPATCHD_EVENTS": "/v",
         "DISPATCHD_JOB_ID": "j",
         "DISPATCHD_RUN_ID": "j",
         "DISPATCHD_WORKFLOW": "w",

@@ -12,7 +12,14 @@ from dispatchd.contracts import names
 CONTRACTS = Path(__file__).parents[2] / "contracts"
 OPENAPI: dict[str, Any] = json.loads((CONTRACTS / "openapi.json").read_text("utf-8"))
 
-NOT_ON_THE_WIRE_OF_THE_ENDPOINT = {"config", "tracked-job", "submit-request"}
+NOT_ON_THE_WIRE_OF_THE_ENDPOINT = {
+    "config",
+    "run-brief",
+    "run-event",
+    "run-result",
+    "submit-request",
+    "tracked-job",
+}
 ABOUT_A_JOB = ["accept", "finish", "heartbeat", "release"]
 OPERATIONS = {
     "/api/v1/github/dispatch/pull": "pull",

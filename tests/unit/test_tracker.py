@@ -12,8 +12,9 @@ from typing_extensions import override
 from dispatchd.domain.job import Attempt, Job, TrackedJob
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Event, Phase
-from dispatchd.errors import InvalidTransition, Unavailable
-from dispatchd.loops.tracker import Tracker
+from dispatchd.errors import InvalidTransition, NotPossible, Unavailable
+from dispatchd.loops.disk import Disk
+from dispatchd.loops.tracker import Decision, Tracker
 from dispatchd.store.jobs import JobStore
 from support.records import NOW
 
@@ -42,7 +43,7 @@ def store(tmp_path: Path) -> JobStore:
 
 @pytest.fixture
 def tracker(store: JobStore) -> Tracker:
-    return Tracker(store, StandingClock(), AtOnce())
+    return Tracker(store, StandingClock(), Disk(AtOnce()))
 
 
 def job(claim: str = "claim-1") -> Job:
@@ -73,7 +74,7 @@ async def refusing_disk(tracker: Tracker, obstacle: Path) -> AsyncIterator[None]
         async with anyio.create_task_group() as tasks:
 
             async def make_room() -> None:
-                while not tracker.trouble:
+                while not tracker.disk.trouble:
                     await anyio.lowlevel.checkpoint()
                 obstacle.rmdir()
 
@@ -94,7 +95,7 @@ async def test_a_change_waits_until_the_disk_takes_it(
         record = await tracker.apply("job-1", Event.ACCEPT_CONFIRMED)
 
     assert record.phase is Phase.ACCEPTED
-    assert tracker.trouble == ""
+    assert tracker.disk.trouble == ""
     assert bell.is_set()
     store.close()
     assert JobStore.open(tmp_path)[0].get("job-1") == record
@@ -110,13 +111,13 @@ async def test_nobody_hears_of_a_change_that_is_not_on_disk(
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(tracker.apply, "job-1", Event.ACCEPT_CONFIRMED)
-            while not tracker.trouble:
+            while not tracker.disk.trouble:
                 await anyio.lowlevel.checkpoint()
             assert tracker.get("job-1") == before
             assert not bell.is_set()
             tasks.cancel_scope.cancel()
 
-    assert "job-1.json" in tracker.trouble
+    assert "job-1.json" in tracker.disk.trouble
     assert tracker.get("job-1") == before
 
 
@@ -151,7 +152,7 @@ async def test_any_other_failure_of_a_write_is_not_waited_out(tracker: Tracker) 
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await tracker.until_stored(broken)
+        await tracker.disk.until_stored(broken)
 
 
 # A job that is handed out
@@ -368,7 +369,7 @@ async def test_a_cancel_orders_the_end_of_what_runs_durably_and_then_says_so(
     store.close()
     on_disk = JobStore.open(tmp_path)[0].get("job-1")
     assert on_disk is not None
-    assert on_disk.attempt == evolve(ATTEMPT, stop=FailureCause.CANCELLED)
+    assert on_disk.attempt == evolve(ATTEMPT, stop=FailureCause.CANCELLED, stop_at=NOW)
 
 
 async def test_the_order_to_end_a_run_is_known_to_a_daemon_that_comes_later(
@@ -377,7 +378,7 @@ async def test_the_order_to_end_a_run_is_known_to_a_daemon_that_comes_later(
     put(store, Phase.RUNNING)
     await tracker.cancel("job-1", "No longer wanted.")
 
-    assert Tracker(store, StandingClock(), AtOnce()).stop_event("job-1").is_set()
+    assert Tracker(store, StandingClock(), Disk(AtOnce())).stop_event("job-1").is_set()
 
 
 async def test_the_first_reason_to_end_a_run_stands(
@@ -456,3 +457,131 @@ def collector(into: list[TrackedJob]) -> Callable[[TrackedJob], Awaitable[None]]
         into.append(record)
 
     return release
+
+
+@pytest.mark.parametrize(
+    "phase", [Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RETRY_WAIT]
+)
+async def test_what_does_not_run_is_parked_at_once(
+    store: JobStore, tracker: Tracker, phase: Phase
+) -> None:
+    put(store, phase)
+
+    record = await tracker.park("job-1", "Wait for the release.")
+
+    assert (record.phase, record.blocked) == (
+        Phase.NEEDS_ATTENTION,
+        "Wait for the release.",
+    )
+
+
+async def test_what_runs_is_ended_before_it_is_parked(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.RUNNING)
+    wanted_dead = tracker.stop_event("job-1")
+
+    record = await tracker.park("job-1", "Wait for the release.")
+
+    assert (record.phase, record.blocked) == (Phase.RUNNING, "Wait for the release.")
+    assert record.attempt is not None
+    assert record.attempt.stop is FailureCause.NEEDS_INPUT
+    assert wanted_dead.is_set()
+
+
+@pytest.mark.parametrize(
+    ("phase", "words"),
+    [
+        (Phase.FINISHING, "it is finishing"),
+        (Phase.NEEDS_ATTENTION, "it is needs_attention"),
+        (Phase.HISTORY, "isn't tracked any more"),
+    ],
+)
+async def test_what_has_ended_or_is_parked_is_not_parked(
+    store: JobStore, tracker: Tracker, phase: Phase, words: str
+) -> None:
+    put(store, phase, verdict=DONE)
+
+    with pytest.raises(NotPossible, match=words):
+        await tracker.park("job-1", "Too late.")
+
+
+async def test_what_is_being_ended_is_not_parked(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.RUNNING)
+    await tracker.cancel("job-1", "No longer wanted.")
+
+    with pytest.raises(NotPossible, match="being ended"):
+        await tracker.park("job-1", "Too late.")
+
+
+async def test_a_person_ends_a_parked_job(store: JobStore, tracker: Tracker) -> None:
+    put(store, Phase.ACCEPTED)
+    await tracker.park("job-1", "Which of the two?")
+
+    record = await tracker.resolve("job-1", DONE)
+
+    assert (record.phase, record.verdict, record.blocked) == (
+        Phase.FINISHING,
+        DONE,
+        "",
+    )
+
+
+async def test_another_attempt_of_a_parked_job_passes_the_fence_again(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.ACCEPTED)
+    await tracker.park("job-1", "Which of the two?")
+
+    record = await tracker.resolve("job-1", None)
+
+    assert (record.phase, record.blocked) == (Phase.PENDING_ACCEPT, "")
+
+
+@pytest.mark.parametrize("phase", set(Phase) - {Phase.NEEDS_ATTENTION})
+async def test_only_a_parked_job_is_resolved(
+    store: JobStore, tracker: Tracker, phase: Phase
+) -> None:
+    put(store, phase, verdict=DONE)
+
+    with pytest.raises(NotPossible):
+        await tracker.resolve("job-1", DONE)
+
+
+async def test_a_decision_is_made_from_the_newest_record(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.RUNNING)
+    await tracker.cancel("job-1", "No longer wanted.")
+
+    def decision(newest: TrackedJob) -> Decision:
+        assert newest.is_wanted_dead
+        return Decision(Event.DECIDED, newest, DONE)
+
+    record = await tracker.decide("job-1", decision)
+
+    assert record.phase is Phase.FINISHING
+
+
+@pytest.mark.parametrize("phase", [Phase.FINISHING, Phase.NEEDS_ATTENTION])
+async def test_nothing_is_decided_about_what_does_not_run(
+    store: JobStore, tracker: Tracker, phase: Phase
+) -> None:
+    before = put(store, phase, verdict=DONE)
+
+    after = await tracker.decide("job-1", lambda _: pytest.fail("was asked"))
+
+    assert after == before
+
+
+async def test_a_job_that_has_been_run_is_not_handed_back_although_it_waits(
+    store: JobStore, tracker: Tracker
+) -> None:
+    store.put(evolve(put(store, Phase.PENDING_ACCEPT), attempts=(ATTEMPT,)))
+
+    async def release(_: TrackedJob) -> None:
+        pytest.fail("was released")
+
+    await tracker.hand_back("job-1", release)

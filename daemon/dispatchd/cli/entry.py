@@ -22,6 +22,9 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "jobs": ("dispatchd.cli.jobs", "List the tracked and the latest past jobs."),
     "show": ("dispatchd.cli.show", "Show everything about one job."),
     "logs": ("dispatchd.cli.logs", "Print what a job's command wrote."),
+    "block": ("dispatchd.cli.steer", "Park a job for a person."),
+    "resolve": ("dispatchd.cli.steer", "Decide about a parked job."),
+    "cancel": ("dispatchd.cli.steer", "End a job."),
     "explain": (
         "dispatchd.cli.explain",
         "Say which workflow and parameters a job would get.",

@@ -14,6 +14,7 @@ from dispatchd.cli.options import (
 )
 from dispatchd.cli.views import age, document, purpose, standing
 from dispatchd.domain.job import Attempt, TrackedJob
+from dispatchd.store.evidence import read_story
 from dispatchd.store.runs import RunFolder, Runs
 
 
@@ -30,6 +31,7 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
         print_json({**document(record), "run_folder": str(folder.path)})
         return
     print_pairs(_facts(record, folder))
+    _print_story(record, folder)
     if record.attempts:
         click.echo("\nAttempts")
         for attempt in record.attempts:
@@ -38,6 +40,27 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
     click.echo(f"  {record.received_at:%Y-%m-%d %H:%M:%S}  received")
     for step in record.steps:
         click.echo(f"  {step.at:%Y-%m-%d %H:%M:%S}  {step.event} -> {step.phase}")
+
+
+def _print_story(record: TrackedJob, folder: RunFolder) -> None:
+    """Print what the newest attempt says of itself."""
+    if record.attempt is None:
+        return
+    story = read_story(folder.events_file(record.attempt.number))
+    span = story.last_span
+    told = {
+        "run phase": story.phases[-1].name if story.phases else "",
+        "phases took": story.timings(),
+        "progress": str(story.progress) if story.progress else "",
+        "last span": f"{span.name}, {span.duration_s:.1f} s, {'ok' if span.ok else 'failed'}"
+        if span
+        else "",
+        "left to do": "; ".join(story.follow_ups),
+        "bad events": f"{story.malformed} lines" if story.malformed else "",
+    }
+    if any(told.values()):
+        click.echo()
+        print_pairs(told)
 
 
 def _facts(record: TrackedJob, folder: RunFolder) -> dict[str, str]:
@@ -50,6 +73,7 @@ def _facts(record: TrackedJob, folder: RunFolder) -> dict[str, str]:
         "phase": f"{record.phase} for {age(record.changed_at)}",
         "stands at": standing(record),
         "summary": verdict.summary if verdict else "",
+        "parked for": record.blocked,
         "next attempt": f"{record.retry_at:%Y-%m-%d %H:%M:%S} UTC"
         if record.retry_at
         else "",

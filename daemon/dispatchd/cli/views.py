@@ -1,10 +1,14 @@
 """A tracked job for people and for `--json`; the claim token stays out of both."""
 
 from datetime import UTC, datetime
+from typing import Final
 
 from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.store.codec import to_document
+
+_SHOWN: Final = 60
+"""How much of a reason fits into a table (characters)."""
 
 
 def document(record: TrackedJob) -> dict[str, Json]:
@@ -32,10 +36,17 @@ def standing(record: TrackedJob) -> str:
     """Return the outcome with its cause where there is one, else the phase."""
     verdict = record.verdict
     if verdict is None:
-        return "given back" if record.phase is Phase.HISTORY else record.phase
+        return "given back" if record.phase is Phase.HISTORY else _waiting(record)
     cause = f" ({verdict.cause})" if verdict.cause else ""
     unreported = " - not reported yet" if record.phase is Phase.FINISHING else ""
     return f"{verdict.outcome}{cause}{unreported}"
+
+
+def _waiting(record: TrackedJob) -> str:
+    if not record.blocked:
+        return record.phase
+    words = " ".join(record.blocked.split())
+    return words if len(words) <= _SHOWN else words[: _SHOWN - 1] + "…"
 
 
 def age(since: datetime) -> str:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import anyio
 import httpx
 from anyio import to_thread
-from attrs import define, evolve
+from attrs import asdict, define, evolve
 
 from dispatchd.cloud.credentials import Credentials
 from dispatchd.cloud.replies import (
@@ -23,6 +23,8 @@ from dispatchd.cloud.wire import read_delivery
 from dispatchd.contracts import check
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.domain.phase import Phase
+from dispatchd.domain.run_event import Progress
 from dispatchd.errors import ContractViolation, ProtocolError, Unavailable
 
 _PATH: Final = "/api/v1/github/dispatch"
@@ -99,8 +101,8 @@ class DispatchEndpoint:
         """Tell the endpoint that this machine has the job, and learn whether it agrees."""
         await self._about("accept", record, {"dag_run_id": record.run_id})
 
-    async def finish(self, record: TrackedJob) -> None:
-        """Tell the endpoint how the job ended.
+    async def finish(self, record: TrackedJob, output: str) -> None:
+        """Tell the endpoint how the job ended, and what its run wrote in the end.
 
         Raises:
             ValueError: The record has no verdict.
@@ -109,15 +111,24 @@ class DispatchEndpoint:
             message = f"job {record.job.id} has no verdict to report"
             raise ValueError(message)
         verdict = record.verdict
+        told = {
+            "result_status": verdict.outcome.value,
+            "result_summary": self._scrubbed(verdict.summary),
+            "result_cause": verdict.cause.value if verdict.cause else "",
+            "result_output": self._scrubbed(output),
+        }
         await self._about(
-            "finish",
-            record,
-            {"result_status": verdict.outcome.value, "result_summary": verdict.summary},
+            "finish", record, {name: value for name, value in told.items() if value}
         )
 
-    async def heartbeat(self, record: TrackedJob) -> Beat:
-        """Extend the job's lease, and learn whether somebody wants it to end."""
-        reply = await self._about("heartbeat", record, {"phase": record.phase.value})
+    async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
+        """Extend the job's lease, tell how it stands, and learn whether somebody wants it to end."""
+        told: dict[str, Json] = {"phase": record.phase.value}
+        if progress is not None:
+            told["progress"] = asdict(progress)
+        if record.phase is Phase.NEEDS_ATTENTION and record.blocked:
+            told["reason"] = self._scrubbed(record.blocked)
+        reply = await self._about("heartbeat", record, told)
         if not reply.body:
             return Beat()
         document = json_object("heartbeat", reply)
@@ -127,6 +138,10 @@ class DispatchEndpoint:
     async def release(self, record: TrackedJob, reason: str) -> None:
         """Hand an unstarted job back."""
         await self._about("release", record, {"reason": reason})
+
+    def _scrubbed(self, text: str) -> str:
+        """Return a text without secrets: the last word on all that leaves, whoever wrote it."""
+        return self.credentials.known.scrub(text)
 
     async def _about(
         self, call: str, record: TrackedJob, body: dict[str, Json]

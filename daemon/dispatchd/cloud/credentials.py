@@ -2,23 +2,24 @@
 
 from pathlib import Path
 
-from attrs import define, field
+from attrs import define
 
 from dispatchd.errors import Unauthorized
+from dispatchd.known_secrets import KnownSecrets
 
 
 @define(kw_only=True)
 class Credentials:
     """A machine's identity at the endpoint.
 
-    The secret stays in its file, so that rotating it needs no restart. `seen` collects every secret
-    that has been read, for redaction.
+    The secret stays in its file, so that rotating it needs no restart. Each one that has been read
+    joins the `known` secrets.
     """
 
     license_id: str
     server_id: str
     secret_file: Path
-    seen: set[str] = field(factory=set, init=False)
+    known: KnownSecrets
 
     def secret(self, call: str) -> str:
         """Return the machine's secret, without surrounding white space.
@@ -41,5 +42,5 @@ class Credentials:
             raise Unauthorized(
                 call=call, reason=f"the machine secret {self.secret_file} is empty"
             )
-        self.seen.add(secret)
+        self.known.know("machine", [secret])
         return secret

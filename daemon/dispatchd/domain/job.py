@@ -1,17 +1,22 @@
 """The job as the endpoint hands it out, and the durable record of it on this machine."""
 
+import re
 from datetime import datetime
 from typing import Final, Self
 
 from attrs import evolve, frozen
 from typing_extensions import override
 
+from dispatchd.domain.exit_table import Contract
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
-from dispatchd.domain.phase import TRANSITIONS, Event, Phase
+from dispatchd.domain.phase import TRANSITIONS, UNSTARTED, Event, Phase
 from dispatchd.errors import InvalidTransition
 
 CANCEL: Final = "cancel"
 """The command of a job that ends another one."""
+
+_REPOSITORY: Final = re.compile(r"((?!\.)[\w.-]+)/((?!\.)[\w.-]+)", re.ASCII)
+"""Nothing that could be a path, an address or an option."""
 
 STEPS_KEPT: Final = 16
 """How many of its last steps a record keeps (count)."""
@@ -59,6 +64,12 @@ class Job:
         # Dagu's worker takes it in any case.
         return self.command.lower() == CANCEL
 
+    @property
+    def owner_and_name(self) -> tuple[str, str] | None:
+        """The two parts of the repository's name, or None where it isn't one (as GitHub has them)."""
+        found = _REPOSITORY.fullmatch(self.repository)
+        return (found[1], found[2]) if found else None
+
 
 @frozen(kw_only=True)
 class ProcessIdentity:
@@ -74,13 +85,21 @@ class ProcessIdentity:
 
 @frozen(kw_only=True)
 class Attempt:
-    """One process start of a run. `stop` is why the daemon is ending it, written before the signal."""
+    """One process start of a run, with the terms that it was started under.
+
+    A changed configuration doesn't touch what runs. `inactivity_s` 0 is no limit; `stop` is why the
+    daemon is ending it, and `stop_at` since when, both written before the signal.
+    """
 
     number: int
     started_at: datetime
     deadline_at: datetime
+    contract: Contract = Contract.PLAIN
+    inactivity_s: float = 0.0
+    kill_grace_s: float = 10.0
     process: ProcessIdentity | None = None
     stop: FailureCause | None = None
+    stop_at: datetime | None = None
     ended_at: datetime | None = None
     cause: FailureCause | None = None
 
@@ -103,8 +122,9 @@ class TrackedJob:
     """The durable record of a job, from pull until its finish has been acknowledged.
 
     `attempts` are oldest first, `steps` the last `STEPS_KEPT`, oldest first. `retry_at` is set in
-    `retry_wait` only, `verdict` from `finishing` on; a record in history without a verdict is a job
-    that was given back before anything ran.
+    `retry_wait` only, `blocked` (why a person has to decide) in `needs_attention` and while a run is
+    being ended for it, `verdict` from `finishing` on; a record in history without a verdict is a job
+    that was given back, with none of it running.
     """
 
     job: Job
@@ -114,6 +134,7 @@ class TrackedJob:
     changed_at: datetime
     attempts: tuple[Attempt, ...] = ()
     retry_at: datetime | None = None
+    blocked: str = ""
     verdict: Verdict | None = None
     steps: tuple[Step, ...] = ()
 
@@ -158,6 +179,7 @@ class TrackedJob:
             steps=steps,
             verdict=decided,
             retry_at=retry_at,
+            blocked=self.blocked if phase in _MAY_BE_BLOCKED else "",
         )
 
     @property
@@ -190,9 +212,22 @@ class TrackedJob:
         )
 
     @property
+    def queued_at(self) -> datetime:
+        """Since when it waits for its first attempt: from the pull, or from when a person let it go on."""
+        resolved = [
+            each.at for each in self.steps if each.event is Event.RESOLVED_RETRY
+        ]
+        return max([self.received_at, *resolved])
+
+    @property
     def was_given_back(self) -> bool:
-        """Whether the job left without anything having been run, so that it may come again."""
+        """Whether the job left without a verdict, so that it may come again."""
         return self.phase is Phase.HISTORY and self.verdict is None
+
+    @property
+    def is_unstarted(self) -> bool:
+        """Whether no process of the job has existed, so that it can be handed back."""
+        return self.phase in UNSTARTED and not self.attempts
 
     @property
     def is_wanted_dead(self) -> bool:
@@ -202,6 +237,16 @@ class TrackedJob:
             and self.attempt is not None
             and self.attempt.stop is not None
         )
+
+    def ending(self, cause: FailureCause, now: datetime) -> Self:
+        """Return the record with its running attempt, if it has one, to be ended; the first cause stands."""
+        attempt = self.attempt
+        if self.phase is not Phase.RUNNING or attempt is None or attempt.stop:
+            return self
+        return self.with_attempt(evolve(attempt, stop=cause, stop_at=now))
+
+
+_MAY_BE_BLOCKED: Final = (Phase.RUNNING, Phase.NEEDS_ATTENTION)
 
 
 def cancelled(summary: str) -> Verdict:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import frozen
+from attrs import Factory, frozen
+
+from dispatchd.domain.secret import SecretSource
 
 
 @frozen(kw_only=True)
@@ -25,13 +27,18 @@ class Launch:
     """One attempt, ready to start.
 
     `command` is the argument vector, its first item an absolute path; `env` is the child's whole
-    environment; `folder` is empty and belongs to the engine, which keeps there what it needs to find
-    the attempt again; stdout and stderr are appended to `output_file`.
+    environment, of which `base_env` doesn't come from job or workflow, but for `secrets`, which the engine gets at the last moment, by variable; `folder`
+    belongs to the engine, which keeps there what it needs to find the attempt again; stdout and stderr
+    are appended to `output_file`. With a `checkout` the workspace is filled first, by means of `token`.
     """
 
     run_id: str
     command: tuple[str, ...]
     env: Mapping[str, str]
+    base_env: Mapping[str, str] = Factory(dict)
     workspace: Path
     folder: Path
     output_file: Path
+    secrets: Mapping[str, SecretSource] = Factory(dict)
+    checkout: Checkout | None = None
+    token: SecretSource | None = None

@@ -1,8 +1,6 @@
-"""How a run ended: the outcome, the failure cause, and the rule that derives both from an exit."""
+"""How a run ended: the outcome, the failure cause, and what is known of an attempt that is over."""
 
 from enum import StrEnum
-from signal import Signals
-from typing import Final
 
 from attrs import frozen
 
@@ -23,27 +21,33 @@ class FailureCause(StrEnum):
     """The structured reason beside an outcome that isn't a success."""
 
     EXIT_CODE = "exit-code"
+    """The command itself said that it failed, by its exit code or its result."""
     SIGNAL = "signal"
     MAX_DURATION = "max-duration"
+    INACTIVITY_TIMEOUT = "inactivity-timeout"
     SPAWN = "spawn"
+    """Nothing could be started: the program, or a secret that it needs, isn't there."""
     LOST = "lost"
     """The process is gone and left no exit code, as after a power cut."""
+    CONTRACT_VIOLATION = "contract-violation"
+    """A headless command left no result, or none that keeps the contract."""
+    MISSING_ARTIFACT = "missing-artifact"
+    WORKSPACE = "workspace"
+    """The job's repository could not be laid out."""
     UNKNOWN_WORKFLOW = "unknown-workflow"
     INVALID_JOB = "invalid-job"
     CANCELLED = "cancelled"
+    NEEDS_INPUT = "needs-input"
+    """A person has, or had, to decide."""
+    QUEUE_TIMEOUT = "queue-timeout"
+    """It waited too long for a slot."""
     NO_TARGET = "no-target"
     """A cancel job for which nothing is left to cancel."""
 
 
-RETRY_SAFE: Final = frozenset(
-    {FailureCause.SIGNAL, FailureCause.MAX_DURATION, FailureCause.LOST}
-)
-"""Failures of the surroundings rather than of the command; only these use the retry budget."""
-
-
 @frozen(kw_only=True)
 class Verdict:
-    """The end of a run, as it is stored and reported; `summary` is one or two sentences."""
+    """The end of a run, as it is stored and reported; `summary` is one or a few sentences."""
 
     outcome: Outcome
     cause: FailureCause | None = None
@@ -67,87 +71,3 @@ class Exit:
 @frozen
 class NeverStarted:
     """The attempt's command was certainly never executed."""
-
-
-_SIGNAL_BASE: Final = 128
-"""A shell reports a command that signal n ended as 128 + n (POSIX.1-2017, Shell, 2.8.2)."""
-
-_SHELL_HINTS: Final = {
-    126: " (a shell's code for: found, but can't be executed)",
-    127: " (a shell's code for: command not found)",
-}
-
-
-def judge(exit_: Exit, *, stop: FailureCause | None, duration_s: float) -> Verdict:
-    """Derive the verdict of an attempt under the `plain` contract.
-
-    Args:
-        exit_: How the attempt ended.
-        stop: Why the daemon ended it, where it did; the first decision names the cause.
-        duration_s: Seconds from start to end.
-    """
-    verdict = (
-        _stopped(exit_, stop, duration_s)
-        if stop is not None
-        else _ended(exit_, duration_s)
-    )
-    notes = []
-    if exit_.escalated:
-        notes.append("It ignored SIGTERM and was ended with SIGKILL.")
-    if exit_.leftovers:
-        notes.append(
-            f"{exit_.leftovers} of its processes were left behind and were ended."
-        )
-    return Verdict(
-        outcome=verdict.outcome,
-        cause=verdict.cause,
-        summary=" ".join([verdict.summary, *notes]),
-    )
-
-
-def _stopped(exit_: Exit, stop: FailureCause, duration_s: float) -> Verdict:
-    if stop is FailureCause.CANCELLED:
-        return Verdict(
-            outcome=Outcome.ABORTED,
-            cause=stop,
-            summary=f"Cancelled after {duration_s:.1f} s.",
-        )
-    how = (
-        "it had to be ended"
-        if exit_.code is None
-        else f"it ended with exit code {exit_.code}"
-    )
-    return Verdict(
-        outcome=Outcome.FAILED,
-        cause=stop,
-        summary=f"Reached its time limit ({stop}) after {duration_s:.1f} s; {how}.",
-    )
-
-
-def _ended(exit_: Exit, duration_s: float) -> Verdict:
-    if exit_.code is None:
-        summary = f"The process was lost {duration_s:.1f} s after its start: it is gone and left no exit code."
-        return Verdict(outcome=Outcome.FAILED, cause=FailureCause.LOST, summary=summary)
-    if exit_.code == 0:
-        return Verdict(
-            outcome=Outcome.SUCCEEDED, summary=f"Succeeded after {duration_s:.1f} s."
-        )
-    name = signal_name(exit_.code)
-    if name is not None:
-        return Verdict(
-            outcome=Outcome.FAILED,
-            cause=FailureCause.SIGNAL,
-            summary=f"Ended by {name} after {duration_s:.1f} s.",
-        )
-    summary = f"Failed with exit code {exit_.code} after {duration_s:.1f} s{_SHELL_HINTS.get(exit_.code, '')}."
-    return Verdict(
-        outcome=Outcome.FAILED, cause=FailureCause.EXIT_CODE, summary=summary
-    )
-
-
-def signal_name(code: int) -> str | None:
-    """Return the signal that a shell's exit code stands for, such as `SIGKILL`, or None."""
-    try:
-        return Signals(code - _SIGNAL_BASE).name
-    except ValueError:
-        return None

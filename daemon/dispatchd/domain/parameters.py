@@ -61,13 +61,19 @@ class Parameters:
 
 @frozen(kw_only=True)
 class RunPaths:
-    """Where a run finds its files (absolute paths), and the JSON texts in two of them."""
+    """Where a run finds its files (absolute paths), and the JSON texts in two of them.
+
+    `brief_file` and `result_file` are empty for a command that has neither.
+    """
 
     run_id: str
     attempt: int
     workspace: str
     event_file: str
     headers_file: str
+    events_file: str
+    brief_file: str = ""
+    result_file: str = ""
     payload_text: str
     headers_text: str
 
@@ -90,7 +96,10 @@ def runtime_parameters(values: Mapping[str, str]) -> str:
 def _of_run(job: Job, run: RunPaths) -> Iterator[tuple[str, str]]:
     yield "CI", "true"
     yield "DISPATCHD", "true"
+    yield "DISPATCHD_BRIEF", run.brief_file
+    yield "DISPATCHD_EVENTS", run.events_file
     yield "DISPATCHD_JOB_ID", job.id
+    yield "DISPATCHD_RESULT", run.result_file
     yield "DISPATCHD_RUN_ID", run.run_id
     yield "DISPATCHD_ATTEMPT", str(run.attempt)
     yield "DISPATCHD_WORKFLOW", job.workflow

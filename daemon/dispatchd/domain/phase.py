@@ -64,6 +64,10 @@ class Event(StrEnum):
     """The outcome is known."""
     PARKED = "parked"
     """Only a person can say how this goes on."""
+    RESOLVED = "resolved"
+    """A person said how a parked job ends."""
+    RESOLVED_RETRY = "resolved_retry"
+    """A person wants another attempt of a parked job."""
     FINISH_ACKNOWLEDGED = "finish_acknowledged"
     """The endpoint has the outcome."""
     FINISH_REFUSED = "finish_refused"
@@ -95,10 +99,12 @@ OWES: Final[Mapping[Phase, Debt]] = MappingProxyType(
 )
 
 UNSTARTED: Final = frozenset({Phase.PENDING_ACCEPT, Phase.ACCEPTED})
-"""Phases in which no process of the job has existed, so that it can be handed back."""
+"""Phases before the next, or only, attempt; a job in one of them that has had none can be handed back."""
 
-_TOO_LATE: Final = frozenset({Event.ATTEMPT_STARTING, Event.REJECTED, Event.DECIDED})
-"""What the run loop decided on a record that a cancel or the endpoint has ended meanwhile."""
+_TOO_LATE: Final = frozenset(
+    {Event.ATTEMPT_STARTING, Event.REJECTED, Event.DECIDED, Event.PARKED}
+)
+"""What was decided on a record that a cancel or the endpoint has ended meanwhile."""
 
 _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
     Phase.PENDING_ACCEPT: frozenset({Event.REDELIVERED}),
@@ -122,6 +128,7 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             Event.ACCEPT_CONFIRMED,
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
+            Event.PARKED,
         }
     ),
     Phase.FINISHING: frozenset(
@@ -177,6 +184,9 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.RETRY_WAIT, Event.REJECTED): Phase.FINISHING,
     (Phase.RETRY_WAIT, Event.PARKED): Phase.NEEDS_ATTENTION,
     (Phase.NEEDS_ATTENTION, Event.CANCEL_REQUESTED): Phase.FINISHING,
+    (Phase.NEEDS_ATTENTION, Event.RESOLVED): Phase.FINISHING,
+    # Through the fence again: while it was parked, the endpoint may have given the job to somebody else.
+    (Phase.NEEDS_ATTENTION, Event.RESOLVED_RETRY): Phase.PENDING_ACCEPT,
     (Phase.FINISHING, Event.FINISH_ACKNOWLEDGED): Phase.HISTORY,
     (Phase.FINISHING, Event.FINISH_REFUSED): Phase.HISTORY,
 }

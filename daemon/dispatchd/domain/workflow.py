@@ -4,27 +4,60 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from attrs import frozen
+from attrs import Factory, frozen
+
+from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.secret import SecretSource
 
 DEFAULT_KILL_GRACE_S: Final = 10.0
 """Seconds between SIGTERM and SIGKILL where nothing else is configured."""
 
+HEADLESS_ARGUMENTS: Final = (
+    "--headless",
+    "--context",
+    "{brief}",
+    "--output",
+    "{result}",
+)
+"""What a headless command gets after its own arguments where nothing else is configured."""
+
+
+@frozen(kw_only=True)
+class Repository:
+    """Where the repository of a job is cloned from: `url`/OWNER/NAME, with a token if one is named."""
+
+    url: str
+    token: SecretSource | None
+    timeout_s: float
+
 
 @frozen(kw_only=True)
 class Workflow:
-    """What a workflow runs, and within which limits.
+    """What a workflow runs, with what, and within which limits.
 
-    `command` is the argument vector, its first item an absolute path. `env` is set in the child
-    beside what the job gives. `max_duration_s` and `kill_grace_s` are seconds; `max_retries` counts
-    the attempts after the first, used by retry-safe failures only.
+    `command` is the argument vector, its first item an absolute path; a headless one is followed by
+    `arguments`, in which `{brief}` and `{result}` stand for files. `env` is set in the child beside what
+    the job gives, `secrets` by variable. Limits in seconds, 0 where there is none; `max_retries` counts
+    the attempts after the first, used by retry-safe failures only. `checkout` is None for a workspace
+    that starts empty. Artifacts are paths relative to the workspace; a success that lacks one is parked,
+    or a failure if `missing_fails`.
     """
 
     name: str
     command: tuple[str, ...]
-    env: Mapping[str, str]
+    contract: Contract = Contract.PLAIN
+    arguments: tuple[str, ...] = HEADLESS_ARGUMENTS
+    env: Mapping[str, str] = Factory(dict)
+    secrets: Mapping[str, SecretSource] = Factory(dict)
     max_duration_s: float
+    inactivity_s: float = 0.0
+    queue_timeout_s: float = 0.0
     kill_grace_s: float
     max_retries: int
+    checkout: Repository | None = None
+    required_artifacts: tuple[str, ...] = ()
+    missing_fails: bool = False
+    report_output: bool = True
 
     @property
     def program(self) -> Path:

@@ -17,10 +17,12 @@ from dispatchd.domain.job import Json
 from dispatchd.hub import rules
 from dispatchd.hub.desk import THREAD_BYTES, Desk, hash_token, read_body, seconds
 from dispatchd.hub.rules import Claim, Refused
-from dispatchd.hub.storage import Claimed, HubJob
+from dispatchd.hub.storage import Claimed, HubJob, Result, Standing
 
 _PATH: Final = "/api/v1/github/dispatch"
 _LONGEST_HOLD_S: Final = 300.0
+_LONGEST_OUTPUT: Final = 20_000
+"""What is kept of a reported output (characters): the 16,000 of the contract and its first line."""
 _EXTENSIONS: Final = ("heartbeat", "release")
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
 
@@ -83,17 +85,17 @@ class Dispatch:
     async def finish(self, request: Request) -> Response:
         """Take the outcome of a job."""
         body = await read_body(request, "finish-request")
-        status, summary, now = (
-            str(body["result_status"]),
-            str(body.get("result_summary") or ""),
-            self.desk.now(),
+        now = self.desk.now()
+        result = Result(
+            status=str(body["result_status"]),
+            summary=_text(body, "result_summary"),
+            cause=_text(body, "result_cause"),
+            output=_text(body, "result_output")[:_LONGEST_OUTPUT],
         )
         await self._change(
             request,
             body,
-            lambda job, claim: rules.finish(
-                job, claim, status=status, summary=summary, now=now
-            ),
+            lambda job, claim: rules.finish(job, claim, result=result, now=now),
         )
         self.desk.changed.ring()
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -101,12 +103,18 @@ class Dispatch:
     async def heartbeat(self, request: Request) -> Response:
         """Extend a lease, and say whether somebody wants the run to end."""
         body = await read_body(request, "heartbeat-request")
-        phase, lease_until = str(body["phase"]), self.desk.now() + self.desk.lease_s
+        progress = body.get("progress")
+        standing = Standing(
+            phase=str(body["phase"]),
+            reason=_text(body, "reason"),
+            progress=json.dumps(progress) if progress else "",
+        )
+        lease_until = self.desk.now() + self.desk.lease_s
         job = await self._change(
             request,
             body,
             lambda job, claim: rules.beat(
-                job, claim, phase=phase, lease_until=lease_until
+                job, claim, standing=standing, lease_until=lease_until
             ),
         )
         return JSONResponse(
@@ -204,3 +212,7 @@ class Dispatch:
         # The exact texts that were submitted, not what they mean to a JSON library.
         texts = f'"payload": {claimed.payload}, "headers": {claimed.headers}'
         return f"{head[:-1]}, {texts}}}".encode()
+
+
+def _text(body: dict[str, Json], name: str) -> str:
+    return str(body.get(name) or "")

@@ -61,6 +61,7 @@ class Jobs:
         state = request.query_params.get("state", "")
         limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
         jobs = await self.desk.use(lambda: self.desk.storage.list(state, limit))
+        # Without their outputs, which may be 16 kB each.
         return JSONResponse({"jobs": [self._view(job) for job in jobs]})
 
     async def show(self, request: Request) -> Response:
@@ -85,7 +86,8 @@ class Jobs:
                 or left_s <= 0
                 or self.desk.stopping
             ):
-                return JSONResponse(self._view(job))
+                output = job.result_output
+                return JSONResponse({**self._view(job), "result_output": output})
             with anyio.move_on_after(left_s):
                 await bell.wait()
 
@@ -115,10 +117,13 @@ class Jobs:
             "machine": job.machine,
             "run_id": job.run_id,
             "phase": job.phase,
+            "reason": job.reason,
+            "progress": json.loads(job.progress or "null"),
             "cancel_requested": job.cancel_requested,
             "lease_expired": expired,
             "result_status": job.result_status,
             "result_summary": job.result_summary,
+            "result_cause": job.result_cause,
             "created_at": job.created_at,
             "claimed_at": job.claimed_at,
             "accepted_at": job.accepted_at,

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from attrs import evolve, frozen
 
 from dispatchd.domain.job import CANCEL, Json
-from dispatchd.hub.storage import HubJob, State
+from dispatchd.hub.storage import HubJob, Result, Standing, State
 
 
 class Refused(Exception):
@@ -48,16 +48,14 @@ def accept(
     )
 
 
-def finish(
-    job: HubJob, claim: Claim, *, status: str, summary: str, now: float
-) -> HubJob:
+def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
     """Return the job as finished by the holder of its claim; again with the same result is fine.
 
     Raises:
         Refused: The job is closed otherwise, or somebody else's.
     """
     if job.state is State.FINISHED and _holds(job, claim):
-        if job.result_status != status:
+        if job.result_status != result.status:
             raise Refused(
                 HTTPStatus.CONFLICT,
                 f"the job has already finished as {job.result_status}",
@@ -67,20 +65,31 @@ def finish(
     return evolve(
         job,
         state=State.FINISHED,
-        result_status=status,
-        result_summary=summary,
+        result_status=result.status,
+        result_summary=result.summary,
+        result_cause=result.cause,
+        result_output=result.output,
         finished_at=now,
         finishes=job.finishes + 1,
     )
 
 
-def beat(job: HubJob, claim: Claim, *, phase: str, lease_until: float) -> HubJob:
-    """Return the job with its lease extended.
+def beat(
+    job: HubJob, claim: Claim, *, standing: Standing, lease_until: float
+) -> HubJob:
+    """Return the job with its lease extended, and how it stands.
 
     Fails with Refused: The job is closed, or somebody else's.
     """
     _require_holder(job, claim)
-    return evolve(job, phase=phase, lease_until=lease_until)
+    return evolve(
+        job,
+        phase=standing.phase,
+        reason=standing.reason,
+        # Each progress is told once.
+        progress=standing.progress or job.progress,
+        lease_until=lease_until,
+    )
 
 
 def release(job: HubJob, claim: Claim) -> HubJob:

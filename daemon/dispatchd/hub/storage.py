@@ -30,6 +30,25 @@ class Submission:
 
 
 @frozen(kw_only=True)
+class Result:
+    """How a job ended, as its machine says it; contracts/README.md, results."""
+
+    status: str
+    summary: str = ""
+    cause: str = ""
+    output: str = ""
+
+
+@frozen(kw_only=True)
+class Standing:
+    """How a job stands on its machine: its phase, why it is parked, and the newest progress (JSON)."""
+
+    phase: str
+    reason: str = ""
+    progress: str = ""
+
+
+@frozen(kw_only=True)
 class HubJob:
     """A job at the hub. Times are seconds since the epoch, 0 for what has not happened."""
 
@@ -41,9 +60,13 @@ class HubJob:
     lease_until: float = 0
     run_id: str = ""
     phase: str = ""
+    reason: str = ""
+    progress: str = ""
     cancel_requested: bool = False
     result_status: str = ""
     result_summary: str = ""
+    result_cause: str = ""
+    result_output: str = ""
     created_at: float = 0
     claimed_at: float = 0
     accepted_at: float = 0

@@ -1,50 +1,37 @@
-"""Follow: one attempt, from its process to its verdict, whichever daemon started it.
+"""Follow: one attempt, from its process to its end, whichever daemon started it.
 
 Why a run is ended is durable before the signal is sent, so a daemon that dies between the two is followed
-by one that knows the reason and goes on.
+by one that knows the reason, and since when, and goes on. No deadline lives in memory: the time limit is
+in the record, and silence is measured from what the run last wrote.
 """
 
-import random
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import structlog
 from attrs import define, evolve, field
 
-from dispatchd.domain.backoff import full_jitter_s
 from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob
-from dispatchd.domain.outcome import (
-    RETRY_SAFE,
-    Exit,
-    FailureCause,
-    NeverStarted,
-    Verdict,
-    judge,
-)
+from dispatchd.domain.outcome import Exit, FailureCause, NeverStarted
 from dispatchd.domain.phase import Event
-from dispatchd.domain.workflow import DEFAULT_KILL_GRACE_S, Workflow
+from dispatchd.domain.workflow import Workflow
+from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock, Engine
-from dispatchd.loops.tracker import Tracker, with_stop
+from dispatchd.loops.tracker import Tracker
+from dispatchd.store.evidence import last_activity_ns
 from dispatchd.store.runs import Runs
-
-_RETRY_BASE_S: Final = 5.0
-"""Upper bound of the wait before the second attempt (seconds); it doubles from there."""
-
-_RETRY_CAP_S: Final = 300.0
-"""Upper bound of every wait before another attempt (seconds)."""
 
 
 @define(kw_only=True)
 class Follower:
-    """Sees attempts through to their end and decides what it means."""
+    """Sees attempts through to their end, and ends them where that is due."""
 
     engine: Engine
     tracker: Tracker
     runs: Runs
     clock: Clock
-    random: random.Random
+    concluder: Concluder
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -57,34 +44,36 @@ class Follower:
         attempt = record.attempt
         if attempt is None:
             return
+        folder = self.runs.folder(record.run_id).attempt(attempt.number)
         end: Exit | NeverStarted = NeverStarted()
-        if attempt.process is not None:
-            end = await self._watch(record, attempt, attempt.process, workflow)
-        await self._conclude(record.job.id, end, workflow)
+        readable = True
+        try:
+            if attempt.process is not None:
+                # Before the wait: afterwards nobody can say any more what has to be kept out of a report.
+                readable = await self.engine.recall(attempt.process, folder)
+                end = await self._watch(record, attempt, attempt.process)
+            await self.concluder.conclude(
+                record.job.id, end, workflow, secrets_known=readable
+            )
+        finally:
+            self.engine.forget(folder)
 
     async def _watch(
-        self,
-        record: TrackedJob,
-        attempt: Attempt,
-        process: ProcessIdentity,
-        workflow: Workflow | None,
+        self, record: TrackedJob, attempt: Attempt, process: ProcessIdentity
     ) -> Exit | NeverStarted:
         folder = self.runs.folder(record.run_id).attempt(attempt.number)
-        grace_s = (
-            workflow.kill_grace_s if workflow is not None else DEFAULT_KILL_GRACE_S
-        )
         stopping = escalated = False
 
         async def stop_when_wanted() -> None:
             nonlocal stopping, escalated
-            await self._until_unwanted(record.job.id, attempt.deadline_at)
+            await self._until_unwanted(record, attempt)
             stopping = True
-            escalated = await self.engine.stop(process, grace_s)
+            escalated = await self.engine.stop(process, self._grace_left_s(record))
             if escalated:
                 self._log.warning(
                     "run_killed",
                     reason="SIGTERM was ignored",
-                    grace_s=grace_s,
+                    grace_s=attempt.kill_grace_s,
                     **job_context(record),
                 )
 
@@ -96,77 +85,52 @@ class Follower:
                 tasks.cancel_scope.cancel()
         if isinstance(end, NeverStarted):
             return end
-        return evolve(
-            end,
-            escalated=escalated,
-            leftovers=await self.engine.clear(process, folder),
+        leftovers = await self.engine.clear(process, folder)
+        if leftovers:
+            self._log.warning("leftovers_ended", count=leftovers, **job_context(record))
+        return evolve(end, escalated=escalated, leftovers=leftovers)
+
+    def _grace_left_s(self, record: TrackedJob) -> float:
+        """Return what is left of the kill grace (seconds): a restart of the daemon doesn't begin it anew."""
+        now = self.tracker.get(record.job.id) or record
+        if now.attempt is None or now.attempt.stop_at is None:
+            return 0.0
+        passed_s = (self.clock.now() - now.attempt.stop_at).total_seconds()
+        return min(
+            max(0.0, now.attempt.kill_grace_s - passed_s), now.attempt.kill_grace_s
         )
 
-    async def _until_unwanted(self, job_id: str, deadline_at: datetime) -> None:
-        """Return when the run has to end: somebody wants it dead, or its time is over."""
-        left_s = (deadline_at - self.clock.now()).total_seconds()
-        wanted_dead = self.tracker.stop_event(job_id)
-        with anyio.move_on_after(max(0.0, left_s)):
-            await wanted_dead.wait()
-            return
-        await self.tracker.apply(
-            job_id,
-            Event.STOP_ORDERED,
-            change=lambda before: with_stop(before, FailureCause.MAX_DURATION),
-        )
-
-    async def _conclude(
-        self, job_id: str, end: Exit | NeverStarted, workflow: Workflow | None
-    ) -> None:
-        record = self.tracker.get(job_id)
-        if record is None or record.attempt is None:
-            return
-        attempt = record.attempt
-        if isinstance(end, NeverStarted):
-            if attempt.stop is not FailureCause.CANCELLED:
-                number = attempt.number
-                await self.tracker.apply(
-                    job_id,
-                    Event.ATTEMPT_NEVER_STARTED,
-                    change=lambda before: before.without_attempt(number),
-                )
+    async def _until_unwanted(self, record: TrackedJob, attempt: Attempt) -> None:
+        """Return when the run has to end: somebody wants it dead, or a watchdog does."""
+        wanted_dead = self.tracker.stop_event(record.job.id)
+        while True:
+            due_at, cause = self._deadline(record, attempt)
+            left_s = (due_at - self.clock.now()).total_seconds()
+            if left_s <= 0:
+                break
+            with anyio.move_on_after(left_s):
+                await wanted_dead.wait()
                 return
-            end = Exit(code=None)
-        duration_s = (self.clock.now() - attempt.started_at).total_seconds()
-        verdict = judge(end, stop=attempt.stop, duration_s=duration_s)
-        retries = workflow.max_retries if workflow is not None else 0
-        if verdict.cause in RETRY_SAFE and len(record.attempts) <= retries:
-            await self._retry_later(record, verdict)
-        else:
-            await self.decide(record, verdict)
+        if not wanted_dead.is_set():
+            await self.tracker.apply(
+                record.job.id,
+                Event.STOP_ORDERED,
+                change=lambda before: before.ending(cause, self.clock.now()),
+            )
 
-    async def _retry_later(self, record: TrackedJob, verdict: Verdict) -> None:
-        draw = self.random.random()
-        delay_s = full_jitter_s(
-            len(record.attempts), draw, base_s=_RETRY_BASE_S, cap_s=_RETRY_CAP_S
+    def _deadline(
+        self, record: TrackedJob, attempt: Attempt
+    ) -> tuple[datetime, FailureCause]:
+        """Return when the next watchdog fires, and which one, if the run stays silent until then."""
+        limit = (attempt.deadline_at, FailureCause.MAX_DURATION)
+        if not attempt.inactivity_s:
+            return limit
+        run = self.runs.folder(record.run_id)
+        written_ns = last_activity_ns(
+            [run.output_file(attempt.number), run.events_file(attempt.number)]
         )
-        retry_at = self.clock.now() + timedelta(seconds=delay_s)
-        await self.tracker.apply(
-            record.job.id,
-            Event.ATTEMPT_FAILED,
-            change=lambda before: evolve(
-                _with_end(before, verdict, self.clock.now()), retry_at=retry_at
-            ),
+        active_at = max(
+            attempt.started_at, datetime.fromtimestamp(written_ns / 1e9, UTC)
         )
-
-    async def decide(self, record: TrackedJob, verdict: Verdict) -> TrackedJob:
-        """End a job's run with a verdict."""
-        return await self.tracker.apply(
-            record.job.id,
-            Event.DECIDED,
-            verdict=verdict,
-            change=lambda before: _with_end(before, verdict, self.clock.now()),
-        )
-
-
-def _with_end(record: TrackedJob, verdict: Verdict, now: datetime) -> TrackedJob:
-    if record.attempt is None:
-        return record
-    return record.with_attempt(
-        evolve(record.attempt, ended_at=now, cause=verdict.cause)
-    )
+        silent_at = active_at + timedelta(seconds=attempt.inactivity_s)
+        return min(limit, (silent_at, FailureCause.INACTIVITY_TIMEOUT))

@@ -13,6 +13,7 @@ from dispatchd.domain.phase import Event, Phase
 from dispatchd.errors import JobClosed, RemoteError
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Source
+from dispatchd.loops.progress import ProgressFeed
 from dispatchd.loops.tracker import Tracker
 
 _BEATS_IN_A_LEASE: Final = 6
@@ -39,6 +40,7 @@ class HeartbeatLoop:
 
     source: Source
     tracker: Tracker
+    progress: ProgressFeed
     _due: dict[str, float] = field(factory=dict, init=False)
     """Leased jobs, and when the next beat of each is due, on the clock of the event loop."""
     _busy: set[str] = field(factory=set, init=False)
@@ -89,8 +91,9 @@ class HeartbeatLoop:
 
     async def _ask(self, record: TrackedJob) -> None:
         job_id = record.job.id
+        news = await self.progress.news(record)
         try:
-            beat = await self.source.heartbeat(record)
+            beat = await self.source.heartbeat(record, news)
         except JobClosed as error:
             self._lost.add(record.job.claim_token)
             self._log.warning("lease_lost", error=str(error), **job_context(record))
@@ -100,6 +103,8 @@ class HeartbeatLoop:
                 "heartbeat_failed", error=str(error), **job_context(record)
             )
         else:
+            if news is not None:
+                self.progress.told(record)
             if beat.cancel_requested and not record.is_wanted_dead:
                 await self.tracker.cancel(job_id, "Cancelled before it started.")
 

@@ -12,6 +12,7 @@ from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.domain.run_event import Progress
 
 
 class Clock(Protocol):
@@ -37,12 +38,15 @@ class Source(Protocol):
         """Return once the source agrees that the job is this machine's; JobClosed if it isn't."""
         ...
 
-    async def finish(self, record: TrackedJob) -> None:
-        """Return once the source has the verdict; JobClosed if it takes none for this job any more."""
+    async def finish(self, record: TrackedJob, output: str) -> None:
+        """Return once the source has the verdict; JobClosed if it takes none for this job any more.
+
+        `output` is the end of what the run wrote, without secrets, or empty.
+        """
         ...
 
-    async def heartbeat(self, record: TrackedJob) -> Beat:
-        """Extend the job's lease; JobClosed if it is lost."""
+    async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
+        """Extend the job's lease and tell how far its run is, if that is news; JobClosed if it is lost."""
         ...
 
     async def release(self, record: TrackedJob, reason: str) -> None:
@@ -60,8 +64,17 @@ class Engine(Protocol):
 
         `record` is awaited with the attempt's identity before the command can run. If it raises, is
         cancelled, or the daemon dies in it, the command never runs. Returns when the command may run.
-        Fails with SpawnFailed if the command can't be executed.
+        Fails with a leaf of RunError if that can't be: SpawnFailed, SecretUnavailable, WorkspaceFailed.
+        From then on the attempt's secrets are known, so that they can be taken out of its words.
         """
+        ...
+
+    async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
+        """Know the secrets of an attempt that another daemon started; False if they are lost."""
+        ...
+
+    def forget(self, folder: Path) -> None:
+        """Forget the secrets of an attempt that has been concluded; may be repeated."""
         ...
 
     async def observe(
@@ -75,5 +88,5 @@ class Engine(Protocol):
         ...
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> int:
-        """End what an attempt that has ended left behind; return how many processes."""
+        """End what an attempt that has ended left behind, wherever it went; return how many processes."""
         ...

@@ -1,15 +1,19 @@
 """From a tracked job and its workflow to something an engine can start."""
 
+import json
 from collections.abc import Mapping
 
 from attrs import frozen
 
-from dispatchd.domain.job import Json, TrackedJob
-from dispatchd.domain.launch import Launch
+from dispatchd.domain.brief import brief
+from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.job import Attempt, Job, Json, TrackedJob
+from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.parameters import LeftOut, RunPaths, environment
 from dispatchd.domain.raw_json import loads
-from dispatchd.domain.workflow import Workflow
-from dispatchd.errors import ContractViolation, SpawnFailed
+from dispatchd.domain.workflow import Repository, Workflow
+from dispatchd.errors import ContractViolation, SpawnFailed, WorkspaceFailed
+from dispatchd.known_secrets import KnownSecrets
 from dispatchd.store.runs import Runs
 
 
@@ -22,22 +26,30 @@ class Prepared:
 
 
 def prepare(
-    record: TrackedJob, workflow: Workflow, runs: Runs, base: Mapping[str, str]
+    record: TrackedJob,
+    attempt: Attempt,
+    workflow: Workflow,
+    runs: Runs,
+    base: Mapping[str, str],
+    known: KnownSecrets,
 ) -> Prepared:
-    """Lay out the newest attempt of a job: its folder, and an environment that is built, not inherited.
+    """Lay out an attempt: its folder and brief, and an environment that is built, not inherited.
 
     Args:
-        record: The job; it has an attempt.
+        record: The job.
+        attempt: Its newest attempt.
         workflow: What it asks for.
         runs: Where its folder is.
         base: The variables that every child gets from the daemon's own environment.
+        known: What is kept out of the brief.
 
-    Blocks. Fails with StoreUnavailable if the disk refuses.
+    Blocks. Fails with StoreUnavailable if the disk refuses, and with WorkspaceFailed if the job names no
+    repository that could be cloned.
 
     Raises:
         SpawnFailed: What the run was to be given is gone.
     """
-    number = len(record.attempts)
+    number = attempt.number
     run = runs.folder(record.run_id)
     folder = runs.prepare_attempt(record.run_id, number)
     try:
@@ -46,29 +58,83 @@ def prepare(
     except OSError as error:
         reason = f"the job's file {error.filename} is gone: {error.strerror}"
         raise SpawnFailed(command=workflow.command[0], reason=reason) from error
+    payload = _payload(payload_text)
+    headless = workflow.contract is Contract.HEADLESS
+    files = {
+        "brief": str(run.brief_file(number)) if headless else "",
+        "result": str(run.result_file(number)) if headless else "",
+    }
     parameters = environment(
         record.job,
-        _payload(payload_text),
+        payload,
         RunPaths(
             run_id=record.run_id,
             attempt=number,
             workspace=str(run.workspace),
             event_file=str(run.event_file),
             headers_file=str(run.headers_file),
+            events_file=str(run.events_file(number)),
+            brief_file=files["brief"],
+            result_file=files["result"],
             payload_text=payload_text,
             headers_text=headers_text,
         ),
     )
+    checkout = _checkout(record.job, workflow.checkout)
+    if checkout is not None:
+        runs.mark_private(record.run_id)
+    if headless:
+        document = brief(
+            record.job,
+            payload,
+            attempt,
+            workspace=str(run.workspace),
+            clone_url=checkout.url if checkout is not None else "",
+            scrub=known.scrub,
+        )
+        runs.write_brief(run, number, json.dumps(document, indent=1))
     launch = Launch(
         run_id=record.run_id,
-        command=workflow.command,
+        command=(
+            *workflow.command,
+            *(_filled(argument, files) for argument in workflow.arguments),
+        ),
         # Last the job's facts: a workflow can't make a run lie about what it is for.
         env={**base, **workflow.env, **parameters.values},
+        base_env=base,
+        secrets=workflow.secrets,
+        checkout=checkout,
+        token=workflow.checkout.token if workflow.checkout is not None else None,
         workspace=run.workspace,
         folder=folder,
         output_file=run.output_file(number),
     )
     return Prepared(launch=launch, left_out=parameters.left_out)
+
+
+def _filled(argument: str, files: Mapping[str, str]) -> str:
+    for name, path in files.items():
+        argument = argument.replace("{" + name + "}", path)
+    return argument
+
+
+def _checkout(job: Job, source: Repository | None) -> Checkout | None:
+    """Return what to clone: the owner of the machine says from where, the job only which repository.
+
+    Raises:
+        WorkspaceFailed: The job names no repository.
+    """
+    if source is None:
+        return None
+    if job.owner_and_name is None:
+        reason = f"the job's repository is {job.repository!r:.100}, not OWNER/NAME"
+        raise WorkspaceFailed(url=source.url, reason=reason)
+    return Checkout(
+        url=f"{source.url}/{job.repository}.git",
+        sha=job.sha,
+        ref=job.ref,
+        timeout_s=source.timeout_s,
+    )
 
 
 def _payload(text: str) -> Json:

@@ -1,4 +1,7 @@
-"""Prune: what has been in history for longer than the retention time goes, with the files of its run."""
+"""Prune: what has been in history for longer than the retention time goes, with the files of its run.
+
+So does a checkout that a crash has left behind its run: private code must not stay on the disk.
+"""
 
 from datetime import timedelta
 from typing import Final
@@ -9,10 +12,12 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, field
 
+from dispatchd.domain.phase import Phase
 from dispatchd.errors import StoreUnavailable
+from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.ports import Clock
 from dispatchd.store.jobs import JobStore
-from dispatchd.store.runs import Runs
+from dispatchd.store.runs import RunFolder, Runs
 
 _EVERY_S: Final = 3600.0
 """Time between two rounds (seconds)."""
@@ -24,6 +29,7 @@ class PruneLoop:
 
     store: JobStore
     runs: Runs
+    concluder: Concluder
     clock: Clock
     history_days: float
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -36,6 +42,8 @@ class PruneLoop:
         while True:
             try:
                 removed = await to_thread.run_sync(self._round)
+                for run in await to_thread.run_sync(self._abandoned):
+                    await self.concluder.clear_workspace(run)
             except StoreUnavailable as error:
                 self._log.error("prune_failed", error=str(error))
             else:
@@ -55,3 +63,12 @@ class PruneLoop:
             self.runs.remove(record.run_id)
             self.store.forget(record)
         return len(old)
+
+    def _abandoned(self) -> list[RunFolder]:
+        """Return the folders of private workspaces whose job will not run again."""
+        needed = {
+            self.runs.folder(record.run_id).path
+            for record in self.store.in_phase(*Phase)
+            if record.phase is not Phase.FINISHING
+        }
+        return [run for run in self.runs.private() if run.path not in needed]

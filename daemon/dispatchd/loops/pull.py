@@ -129,8 +129,8 @@ class PullLoop:
         busy = sum(not record.job.is_cancel for record in self.tracker.in_phase(*_BUSY))
         if busy >= self.limits.room:
             return "waiting for room: as many jobs as slots and queue allow"
-        if self.tracker.trouble:
-            return f"waiting for the disk: {self.tracker.trouble}"
+        if self.tracker.disk.trouble:
+            return f"waiting for the disk: {self.tracker.disk.trouble}"
         disk = os.statvfs(self.limits.folder)
         if disk.f_bavail * disk.f_frsize < self.limits.min_free_bytes:
             return f"waiting for the disk: less than {self.limits.min_free_bytes >> 20} MiB free in {self.limits.folder}"

@@ -10,7 +10,7 @@ from typing import Final
 
 import anyio
 import structlog
-from anyio import TASK_STATUS_IGNORED
+from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
@@ -22,6 +22,7 @@ from dispatchd.loops.board import Board
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock, Source
 from dispatchd.loops.tracker import Tracker
+from dispatchd.store.runs import Runs
 
 _CALLS_AT_ONCE: Final = 8
 """Reports under way at the same time (count): enough to hide the round trip, too few to be a burden."""
@@ -43,6 +44,7 @@ class ReportLoop:
 
     source: Source
     tracker: Tracker
+    runs: Runs
     board: Board
     clock: Clock
     random: random.Random
@@ -67,7 +69,7 @@ class ReportLoop:
         """Give every job that has not started back to a source that takes it; the others stay."""
         async with anyio.create_task_group() as tasks:
             for record in self.tracker.in_phase(*UNSTARTED):
-                if "release" in record.job.extensions:
+                if record.is_unstarted and "release" in record.job.extensions:
                     tasks.start_soon(self._hand_back, record, reason)
 
     def _take_up(self, tasks: TaskGroup) -> None:
@@ -115,7 +117,7 @@ class ReportLoop:
         if debt is Debt.FINISH or (repeat and record.verdict is not None):
             return _Call(
                 "finish",
-                self.source.finish,
+                self._finish,
                 Event.FINISH_ACKNOWLEDGED,
                 Event.FINISH_REFUSED,
             )
@@ -127,6 +129,15 @@ class ReportLoop:
                 Event.ACCEPT_REFUSED,
             )
         return None
+
+    async def _finish(self, record: TrackedJob) -> None:
+        attempt, output = record.attempt, ""
+        if attempt is not None:
+            file = self.runs.folder(record.run_id).report_file(attempt.number)
+            # A look costs less than a thread, and most runs are quiet.
+            if file.exists():
+                output = await to_thread.run_sync(self.runs.read_report, file)
+        await self.source.finish(record, output)
 
     async def _pay(self, record: TrackedJob, call: _Call) -> None:
         event = call.done

@@ -1,4 +1,4 @@
-"""Run: a slot, then an attempt; `loops/follow.py` sees it through to its verdict.
+"""Run: a slot, then an attempt; `loops/start.py` gives it a process, `loops/follow.py` sees it through.
 
 The fence of this loop is the record: `running` with the attempt's number is durable before the shim is
 forked, and the process identity before its gate opens. So each attempt starts at most once, and after a
@@ -6,7 +6,7 @@ crash the same code finds the same debts.
 """
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import anyio
@@ -16,7 +16,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, evolve, field
 
 from dispatchd.domain import cancel
-from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob
+from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.outcome import (
     FailureCause,
     Outcome,
@@ -24,18 +24,20 @@ from dispatchd.domain.outcome import (
 )
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.workflow import Workflow
-from dispatchd.errors import SpawnFailed
 from dispatchd.loops.board import Board
+from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.follow import Follower
 from dispatchd.loops.log_context import job_context
-from dispatchd.loops.ports import Clock, Engine
-from dispatchd.loops.prepare import prepare
+from dispatchd.loops.ports import Clock
 from dispatchd.loops.pull import unknown_workflow
+from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
 
 _SHORTEST_WAIT_S: Final = 0.05
 """Shortest wait for an attempt that is almost due (seconds)."""
+
+_BUG: Final = "Parked because of a bug in dispatchd; its log has the details."
 
 _STARTABLE: Final = (Phase.ACCEPTED, Phase.RETRY_WAIT)
 _ALIVE: Final = (Phase.RUNNING, *_STARTABLE)
@@ -45,13 +47,13 @@ _ALIVE: Final = (Phase.RUNNING, *_STARTABLE)
 class RunLoop:
     """Turns accepted jobs into verdicts, as many at a time as there are slots."""
 
-    engine: Engine
+    starter: Starter
     follower: Follower
+    concluder: Concluder
     tracker: Tracker
     runs: Runs
     workflows: Mapping[str, Workflow]
     slots: int
-    base_env: Mapping[str, str]
     board: Board
     clock: Clock
     stopping: bool = field(default=False, init=False)
@@ -61,6 +63,8 @@ class RunLoop:
         factory=structlog.get_logger, init=False
     )
 
+    _parked: set[str] = field(factory=set, init=False)
+
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Run jobs until cancelled; the runs themselves are left alive then."""
         async with anyio.create_task_group() as tasks:
@@ -68,7 +72,7 @@ class RunLoop:
             while True:
                 bell = self.tracker.bell
                 self._take_up(tasks)
-                with anyio.move_on_after(self._next_retry_s()):
+                with anyio.move_on_after(self._next_due_s()):
                     await bell.wait()
 
     def _take_up(self, tasks: TaskGroup) -> None:
@@ -77,10 +81,13 @@ class RunLoop:
             self._spawn(tasks, record)
         if not self.stopping:
             for record in self.tracker.in_phase(*_STARTABLE):
-                if record.job.is_cancel or (
-                    self._free_slots() > 0 and self._is_due(record)
+                if (
+                    record.job.is_cancel
+                    or self._is_overdue(record)
+                    or (self._free_slots() > 0 and self._is_due(record))
                 ):
                     self._spawn(tasks, record)
+        self._clear_resolved(tasks)
         self.board.say("run", f"{len(self._busy)} of {self.slots} slots in use")
 
     def _spawn(self, tasks: TaskGroup, record: TrackedJob) -> None:
@@ -94,13 +101,44 @@ class RunLoop:
     def _is_due(self, record: TrackedJob) -> bool:
         return record.retry_at is None or record.retry_at <= self.clock.now()
 
-    def _next_retry_s(self) -> float | None:
-        """Return the seconds until the next attempt is due, or None; a slot that gets free rings by itself."""
-        waiting = self.tracker.in_phase(Phase.RETRY_WAIT)
-        times = [record.retry_at for record in waiting if record.retry_at is not None]
-        if not times or self._free_slots() <= 0:
+    def _queue_deadline(self, record: TrackedJob) -> datetime | None:
+        """Return when a job has waited too long for its first attempt, or None if it may wait."""
+        workflow = self.workflows.get(record.job.workflow)
+        if workflow is None or not workflow.queue_timeout_s or not record.is_unstarted:
             return None
-        return max(_SHORTEST_WAIT_S, (min(times) - self.clock.now()).total_seconds())
+        return record.queued_at + timedelta(seconds=workflow.queue_timeout_s)
+
+    def _is_overdue(self, record: TrackedJob) -> bool:
+        deadline = self._queue_deadline(record)
+        return deadline is not None and deadline <= self.clock.now()
+
+    def _next_due_s(self) -> float | None:
+        """Return the seconds until time alone makes something due, or None; a slot that gets free rings."""
+        waiting = [
+            record
+            for record in self.tracker.in_phase(*_STARTABLE)
+            if record.job.id not in self._busy
+        ]
+        times = [self._queue_deadline(record) for record in waiting]
+        if self._free_slots() > 0:
+            times += [record.retry_at for record in waiting]
+        due = min((each for each in times if each is not None), default=None)
+        if due is None:
+            return None
+        return max(_SHORTEST_WAIT_S, (due - self.clock.now()).total_seconds())
+
+    def _clear_resolved(self, tasks: TaskGroup) -> None:
+        """Remove the workspaces of jobs that a person, or a cancel, has ended while they were parked."""
+        parked = {
+            record.job.id for record in self.tracker.in_phase(Phase.NEEDS_ATTENTION)
+        }
+        for job_id in self._parked - parked:
+            # The run's id is the job's.
+            run = self.runs.folder(job_id)
+            tasks.start_soon(
+                self.concluder.clear_workspace, run, name=f"clear {job_id}"
+            )
+        self._parked = parked
 
     async def _fence(self, job_id: str) -> None:
         """Contain a bug: the one place that catches everything, so that one job can't take the daemon down."""
@@ -111,7 +149,11 @@ class RunLoop:
             context = {} if record is None else job_context(record)
             self._log.exception("bug_contained", **context)
             if record is not None and record.phase in _ALIVE:
-                await self.tracker.apply(job_id, Event.PARKED)
+                await self.tracker.apply(
+                    job_id,
+                    Event.PARKED,
+                    change=lambda before: evolve(before, blocked=_BUG),
+                )
         finally:
             self._busy.discard(job_id)
             self.tracker.ring()
@@ -133,6 +175,11 @@ class RunLoop:
                     job_id,
                     Event.REJECTED,
                     verdict=unknown_workflow(record.job.workflow),
+                )
+                return
+            if self._is_overdue(record):
+                await self.tracker.apply(
+                    job_id, Event.DECIDED, verdict=_queued_too_long(workflow)
                 )
                 return
             record = await self._start(record, workflow)
@@ -158,6 +205,9 @@ class RunLoop:
             number=len(record.attempts) + 1,
             started_at=now,
             deadline_at=now + timedelta(seconds=workflow.max_duration_s),
+            contract=workflow.contract,
+            inactivity_s=workflow.inactivity_s,
+            kill_grace_s=workflow.kill_grace_s,
         )
         job_id = record.job.id
         record = await self.tracker.apply(
@@ -167,38 +217,15 @@ class RunLoop:
                 before.with_attempt(attempt) if before.phase in _STARTABLE else before
             ),
         )
-        if record.phase is not Phase.RUNNING:
-            # It was cancelled, or its lease was lost, while it was taken up.
-            return record
-        try:
-            prepared = await self.tracker.until_stored(
-                lambda: prepare(record, workflow, self.runs, self.base_env)
-            )
-            for each in prepared.left_out:
-                self._log.info(
-                    "parameter_left_out",
-                    name=each.name,
-                    reason=each.reason,
-                    **job_context(record),
-                )
-            await self.engine.start(
-                prepared.launch, lambda process: self._record_process(job_id, process)
-            )
-        except SpawnFailed as error:
-            verdict = Verdict(
-                outcome=Outcome.FAILED,
-                cause=FailureCause.SPAWN,
-                summary=f"Nothing was run: {error}.",
-            )
-            return await self.follower.decide(record, verdict)
+        if record.phase is Phase.RUNNING:
+            # Else it was cancelled, or its lease was lost, while it was taken up.
+            await self.starter.start(record, attempt, workflow)
         return self.tracker.get(job_id) or record
 
-    async def _record_process(self, job_id: str, process: ProcessIdentity) -> None:
-        def change(before: TrackedJob) -> TrackedJob:
-            return (
-                before
-                if before.attempt is None
-                else before.with_attempt(evolve(before.attempt, process=process))
-            )
 
-        await self.tracker.apply(job_id, Event.ATTEMPT_STARTED, change=change)
+def _queued_too_long(workflow: Workflow) -> Verdict:
+    return Verdict(
+        outcome=Outcome.FAILED,
+        cause=FailureCause.QUEUE_TIMEOUT,
+        summary=f"Nothing was run: it waited for more than {workflow.queue_timeout_s:g} s for a slot on this machine.",
+    )

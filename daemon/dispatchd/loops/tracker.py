@@ -1,32 +1,42 @@
 """The only writer of phases: lock the job, advance, put, ring the bell.
 
 A record is durable before the act that it describes. So nothing here returns until the disk has it: a
-full or failing disk makes every loop wait at this one place, and `trouble` says so.
+full or failing disk makes every loop wait here (`loops/disk.py`).
 """
 
-import random
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Final
 from weakref import WeakValueDictionary
 
 import anyio
 import structlog
 from anyio import to_thread
-from attrs import define, evolve, field
+from attrs import define, evolve, field, frozen
 
-from dispatchd.domain.backoff import full_jitter_s
 from dispatchd.domain.job import Job, TrackedJob, cancelled
 from dispatchd.domain.outcome import FailureCause, Verdict
-from dispatchd.domain.phase import UNSTARTED, Event, Phase
-from dispatchd.errors import RecordUnreadable, StoreUnavailable
+from dispatchd.domain.phase import Event, Phase
+from dispatchd.errors import NotPossible, RecordUnreadable
+from dispatchd.loops.disk import Disk
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
 from dispatchd.store.jobs import JobStore
 
-T = TypeVar("T")
+_PARKABLE: Final = (
+    Phase.PENDING_ACCEPT,
+    Phase.ACCEPTED,
+    Phase.RUNNING,
+    Phase.RETRY_WAIT,
+)
 
-_STORE_RETRY_CAP_S: Final = 5.0
-"""Longest wait before a refused write is tried again (seconds): room on a disk comes back unannounced."""
+
+@frozen
+class Decision:
+    """What becomes of a job: the event, the record before it with what else is different, the verdict."""
+
+    event: Event
+    record: TrackedJob
+    verdict: Verdict | None = None
 
 
 @define
@@ -35,9 +45,7 @@ class Tracker:
 
     _store: JobStore
     _clock: Clock
-    _random: random.Random
-    trouble: str = field(default="", init=False)
-    """Why the disk refuses writes at the moment, or empty."""
+    disk: Disk
     repeats: set[str] = field(factory=set, init=False)
     """Jobs that were handed out again and whose accept or finish is to be repeated."""
     _bell: anyio.Event = field(factory=anyio.Event, init=False)
@@ -104,6 +112,9 @@ class Tracker:
                     known.with_claim(job).advance(Event.REDELIVERED, now)
                 )
             record = TrackedJob.received(job, now=now)
+            if known is not None:
+                # It was given back; attempts that it has had keep their numbers, and count.
+                record = evolve(record, attempts=known.attempts)
             if rejection is not None:
                 record = record.advance(Event.REJECTED, now, verdict=rejection)
             return await self._keep(record, store_texts)
@@ -136,6 +147,57 @@ class Tracker:
             before = known if change is None else change(known)
             return await self._advance(before, event, verdict)
 
+    async def decide(
+        self, job_id: str, decision: Callable[[TrackedJob], Decision]
+    ) -> TrackedJob:
+        """Decide about a running job from its newest record, and return what it became.
+
+        `decision` is called under the job's lock, so nothing can change between its look and its word. A
+        job that doesn't run any more is left as it is.
+
+        Raises:
+            KeyError: The job is not tracked.
+        """
+        async with self._lock(job_id):
+            record = self._store.get(job_id)
+            if record is None:
+                raise KeyError(job_id)
+            if record.phase is not Phase.RUNNING:
+                return record
+            made = decision(record)
+            return await self._advance(made.record, made.event, made.verdict)
+
+    async def park(self, job_id: str, reason: str) -> TrackedJob:
+        """Park a job for a person: at once if nothing of it runs, else when its attempt has been ended.
+
+        Raises:
+            NotPossible: It is parked already, or has ended.
+        """
+        async with self._lock(job_id):
+            record = self._standing(job_id, "block", _PARKABLE)
+            event = (
+                Event.STOP_ORDERED if record.phase is Phase.RUNNING else Event.PARKED
+            )
+            if record.is_wanted_dead:
+                raise NotPossible(
+                    do="block", job_id=job_id, reason="it is being ended already"
+                )
+            now = self._clock.now()
+            parked = evolve(record, blocked=reason)
+            return await self._advance(
+                parked.ending(FailureCause.NEEDS_INPUT, now), event
+            )
+
+    async def resolve(self, job_id: str, verdict: Verdict | None) -> TrackedJob:
+        """End a parked job with a verdict, or have another attempt of it (None).
+
+        Fails with NotPossible if it isn't parked.
+        """
+        async with self._lock(job_id):
+            record = self._standing(job_id, "resolve", (Phase.NEEDS_ATTENTION,))
+            event = Event.RESOLVED_RETRY if verdict is None else Event.RESOLVED
+            return await self._advance(record, event, verdict)
+
     async def answered(self, asked: TrackedJob, event: Event) -> None:
         """Advance a job by what the endpoint answered about a record of it.
 
@@ -154,7 +216,9 @@ class Tracker:
             job_id,
             Event.CANCEL_REQUESTED,
             verdict=cancelled(reason),
-            change=lambda record: with_stop(record, FailureCause.CANCELLED),
+            change=lambda record: record.ending(
+                FailureCause.CANCELLED, self._clock.now()
+            ),
         )
 
     async def hand_back(
@@ -166,37 +230,10 @@ class Tracker:
         """
         async with self._lock(job_id):
             record = self._store.get(job_id)
-            if record is None or record.phase not in UNSTARTED:
+            if record is None or not record.is_unstarted:
                 return
             await release(record)
             await self._keep(record.advance(Event.RELEASED, self._clock.now()))
-
-    async def until_stored(self, write: Callable[[], T]) -> T:
-        """Return what a blocking write returns, repeating it for as long as the disk refuses it."""
-        failures = 0
-        while True:
-            try:
-                result = await to_thread.run_sync(write)
-            except StoreUnavailable as error:
-                failures += 1
-                delay_s = full_jitter_s(
-                    failures,
-                    self._random.random(),
-                    base_s=0.5,
-                    cap_s=_STORE_RETRY_CAP_S,
-                )
-                self._log.error(
-                    "store_write_refused",
-                    error=str(error),
-                    retry_in_s=round(delay_s, 2),
-                )
-                self.trouble = str(error)
-                await anyio.sleep(delay_s)
-            else:
-                if failures:
-                    self.trouble = ""
-                    self._log.info("store_write_accepted_again", failures=failures)
-                return result
 
     async def _advance(
         self, before: TrackedJob, event: Event, verdict: Verdict | None = None
@@ -213,13 +250,26 @@ class Tracker:
                 before()
             self._store.put(record)
 
-        await self.until_stored(write)
+        await self.disk.until_stored(write)
         step = record.steps[-1].event if record.steps else "received"
         self._log.info("job_" + step, phase=record.phase, **job_context(record))
         stop = self._stops.get(record.job.id)
         if record.is_wanted_dead and stop is not None:
             stop.set()
         self.ring()
+        return record
+
+    def _standing(self, job_id: str, do: str, phases: tuple[Phase, ...]) -> TrackedJob:
+        """Return a tracked job that is in one of some phases.
+
+        Raises:
+            NotPossible: It isn't.
+        """
+        record = self._store.get(job_id)
+        if record is None:
+            raise NotPossible(do=do, job_id=job_id, reason="it isn't tracked any more")
+        if record.phase not in phases:
+            raise NotPossible(do=do, job_id=job_id, reason=f"it is {record.phase}")
         return record
 
     def _past(self, job_id: str) -> TrackedJob | None:
@@ -234,11 +284,3 @@ class Tracker:
 
     def _lock(self, job_id: str) -> anyio.Lock:
         return self._locks.setdefault(job_id, anyio.Lock())
-
-
-def with_stop(record: TrackedJob, cause: FailureCause) -> TrackedJob:
-    """Return a record whose running attempt, if it has one, is to be ended; the first cause stands."""
-    attempt = record.attempt
-    if record.phase is not Phase.RUNNING or attempt is None or attempt.stop is not None:
-        return record
-    return record.with_attempt(evolve(attempt, stop=cause))

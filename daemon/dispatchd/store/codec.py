@@ -12,12 +12,22 @@ from dispatchd.conversion import strict_converter
 from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.errors import RecordTooNew, RecordUnreadable
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """What this release writes; it reads this version and every one before it."""
 
 Record = dict[str, Json]
 
-MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType({})
+
+def _with_a_reason(record: Record) -> Record:
+    """Version 1 parked a job only at a bug, and left the reason to the log."""
+    if record.get("phase") == "needs_attention":
+        return {**record, "blocked": "Parked by an earlier release; its log says why."}
+    return record
+
+
+MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
+    {1: _with_a_reason}
+)
 """From each older version to the one after it. A function in here is never edited once released."""
 
 _UNLIKE_A_RECORD: Final = (

@@ -2,12 +2,18 @@
 
 import os
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from attrs import frozen
 
 from dispatchd.errors import FolderUnusable, StoreUnavailable
-from dispatchd.store.durable import FOLDER_MODE, DurableFolder, make_folder
+from dispatchd.store.durable import (
+    FILE_MODE,
+    FOLDER_MODE,
+    DurableFolder,
+    make_folder,
+)
 from dispatchd.store.names import file_name
 
 
@@ -35,6 +41,36 @@ class RunFolder:
     def attempt(self, number: int) -> Path:
         """Return the folder of one attempt."""
         return self.path / f"attempt-{number}"
+
+    def brief_file(self, number: int) -> Path:
+        """Return the file that tells a headless command about its run."""
+        return self.attempt(number) / "brief.json"
+
+    def result_file(self, number: int) -> Path:
+        """Return the file in which a headless command says how its run went."""
+        return self.attempt(number) / "result.json"
+
+    def events_file(self, number: int) -> Path:
+        """Return the file to which a command appends what happens in its run, as JSON lines."""
+        return self.attempt(number) / "events.ndjson"
+
+    def report_file(self, number: int) -> Path:
+        """Return the file with the end of an attempt's output as it is reported: without secrets."""
+        return self.attempt(number) / "output.report"
+
+    def told_file(self, number: int) -> Path:
+        """Return the file with how many of an attempt's progress events the endpoint has been told."""
+        return self.attempt(number) / "progress.told"
+
+    @property
+    def private_mark(self) -> Path:
+        """A file that is there while the workspace holds a checkout, which is to be removed."""
+        return self.path / "workspace.private"
+
+    @property
+    def artifacts(self) -> Path:
+        """What is kept of a private workspace: its required artifacts."""
+        return self.path / "artifacts"
 
     def output_file(self, number: int) -> Path:
         """Return the file with what an attempt wrote to stdout and stderr."""
@@ -103,18 +139,91 @@ class Runs:
             raise StoreUnavailable(path=folder, error=error) from error
         return folder
 
+    def mark_private(self, run_id: str) -> None:
+        """Note that a run's workspace is about to hold code that must not stay there, before it does.
+
+        Raises:
+            StoreUnavailable: The note can't be made.
+        """
+        mark = self.folder(run_id).private_mark
+        try:
+            mark.touch(mode=FILE_MODE)
+        except OSError as error:
+            raise StoreUnavailable(path=mark, error=error) from error
+
+    def clear_workspace(self, run: RunFolder) -> None:
+        """Remove everything in a run's workspace, and what unfinished checkouts have left beside it.
+
+        Raises:
+            StoreUnavailable: Something of it may still be there; carries its path.
+        """
+        for each in (run.workspace, *run.path.glob("workspace.*")):
+            if each != run.private_mark:
+                _remove_tree(each)
+        try:
+            run.workspace.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            run.private_mark.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(path=run.path, error=error) from error
+
+    def private(self) -> Iterator[RunFolder]:
+        """Yield the folders of the runs whose workspace is private, in no order."""
+        for each in self._root.iterdir():
+            run = RunFolder(path=each)
+            if run.private_mark.exists():
+                yield run
+
+    def keep_artifacts(self, run_id: str, paths: Iterable[str]) -> None:
+        """Keep files and folders of a workspace that is about to go; they get a second name, not a copy.
+
+        Raises:
+            StoreUnavailable: Not all of them are kept.
+        """
+        run = self.folder(run_id)
+        _remove_tree(run.artifacts)
+        try:
+            for each in paths:
+                _link(run.workspace / each, run.artifacts / each)
+        except OSError as error:
+            raise StoreUnavailable(path=run.artifacts, error=error) from error
+
+    def write_brief(self, run: RunFolder, number: int, text: str) -> None:
+        """Write what tells a headless command about its run (JSON).
+
+        Raises:
+            StoreUnavailable: The disk refuses.
+        """
+        file = run.brief_file(number)
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise StoreUnavailable(path=file, error=error) from error
+
+    def write_report(self, run: RunFolder, number: int, text: str) -> None:
+        """Write what will be reported of an attempt's output, as a whole.
+
+        Raises:
+            StoreUnavailable: The disk refuses.
+        """
+        file = run.report_file(number)
+        try:
+            file.write_text(text, encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise StoreUnavailable(path=file, error=error) from error
+
+    def read_report(self, file: Path) -> str:
+        """Return what is to be reported of an attempt's output; empty where there is nothing. Blocks."""
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
     def remove(self, run_id: str) -> None:
         """Remove everything of a run; a missing one is fine.
 
-        Raises:
-            StoreUnavailable: Something of it is still there.
+        Fails with StoreUnavailable if something of it is still there.
         """
-        path = self.folder(run_id).path
-        try:
-            if path.exists():
-                shutil.rmtree(path)
-        except OSError as error:
-            raise StoreUnavailable(path=path, error=error) from error
+        _remove_tree(self.folder(run_id).path)
 
     def _sync_root(self) -> None:
         fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -122,3 +231,41 @@ class Runs:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _remove_tree(path: Path) -> None:
+    """Remove a folder, if it is there, with all that is in it, also what its owner has made read-only.
+
+    Raises:
+        StoreUnavailable: Something of it is still there; carries its path.
+    """
+    try:
+        try:
+            shutil.rmtree(path)
+        except PermissionError:
+            _make_writable(path)
+            shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        left = Path(error.filename) if error.filename else path
+        raise StoreUnavailable(path=left, error=error) from error
+
+
+def _make_writable(path: Path) -> None:
+    # A folder without write permission keeps what is in it (unlink(2), EACCES).
+    path.chmod(FOLDER_MODE)
+    for folder, names, _ in os.walk(path):
+        for each in (Path(folder, name) for name in names):
+            if not each.is_symlink():
+                each.chmod(FOLDER_MODE)
+
+
+def _link(found: Path, kept: Path) -> None:
+    kept.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    if found.is_dir():
+        shutil.copytree(
+            found, kept, symlinks=True, copy_function=os.link, dirs_exist_ok=True
+        )
+    elif not kept.exists():
+        os.link(found, kept)

@@ -7,27 +7,32 @@ the daemon before it started are the same call.
 
 import os
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Final
 
 import anyio
+import structlog
 from anyio import to_thread
 from attrs import define, field
 
 from dispatchd.domain.job import ProcessIdentity
-from dispatchd.domain.launch import Launch
+from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.engines.local.cgroup import Cgroups, Group
+from dispatchd.engines.local.checkout import check_out
 from dispatchd.engines.local.gate import MARKER, Gated, read_exit
 from dispatchd.engines.local.process import (
     boot_id,
+    members,
     open_pidfd,
     send,
     send_group,
-    session_members,
 )
+from dispatchd.engines.local.secrets import SecretReader, environment_of, recall
+from dispatchd.known_secrets import KnownSecrets
 
 _LEFTOVER_GRACE_S: Final = 2.0
 """How long what a run left behind may take to end after SIGTERM (seconds)."""
@@ -40,19 +45,64 @@ _SWEEPS: Final = 20
 class LocalEngine:
     """Runs attempts on this machine. Implements `loops.ports.Engine`."""
 
+    _secrets: SecretReader
+    _known: KnownSecrets
+    _cgroups: Cgroups | None = None
     _children: dict[int, subprocess.Popen[bytes]] = field(factory=dict, init=False)
 
     async def start(
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
     ) -> None:
         """Start an attempt: `record` is awaited with its identity before the command may run."""
-        gated = await to_thread.run_sync(Gated.spawn, launch)
+        env, values = await environment_of(launch, self._secrets)
+        self._known.know(str(launch.folder), values)
+        if launch.checkout is not None:
+            await self._fill(launch, launch.checkout)
+        gated = await to_thread.run_sync(self._spawn, launch, env)
         self._children[gated.identity.pid] = gated.child
         try:
             await record(gated.identity)
             gated.open()
         finally:
             os.close(gated.gate)
+
+    def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
+        gated = Gated.spawn(launch, env)
+        if self._cgroups is not None:
+            try:
+                self._cgroups.admit(gated.identity.pid, launch.folder)
+            except OSError as error:
+                # The sweep by environment is still there.
+                structlog.get_logger().warning(
+                    "cgroup_refused", error=str(error), run_id=launch.run_id
+                )
+        return gated
+
+    async def _fill(self, launch: Launch, checkout: Checkout) -> None:
+        token = None
+        if launch.token is not None:
+            token = await self._secrets.read(launch.token)
+            self._known.know(str(launch.folder), [token])
+        await check_out(
+            checkout,
+            launch.workspace,
+            token=token,
+            env=launch.base_env,
+            scratch=launch.folder,
+        )
+
+    async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
+        """Know the secrets of an attempt again that another daemon started; False if they are lost."""
+        if not self._known.knows(str(folder)):
+            values = await to_thread.run_sync(recall, process)
+            if values is None:
+                return False
+            self._known.know(str(folder), values)
+        return True
+
+    def forget(self, folder: Path) -> None:
+        """Forget the secrets of an attempt that is over."""
+        self._known.forget(str(folder))
 
     async def observe(
         self, process: ProcessIdentity, folder: Path
@@ -86,36 +136,31 @@ class LocalEngine:
             os.close(fd)
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> int:
-        """End what an attempt left behind in its session, and return how many processes that were."""
+        """End what an attempt left behind, wherever it went, and return how many processes that were."""
         if process.boot_id != boot_id():
             return 0
         marker = os.fsencode(f"{MARKER}={folder}")
+        group = Group.of(folder)
         ended: set[int] = set()
         for _ in range(_SWEEPS):
-            # A process group's signal 0 costs nothing, a walk through /proc a few milliseconds.
-            if not _group_exists(process.pid):
-                break
-            left = await to_thread.run_sync(
-                lambda: list(session_members(process, marker))
-            )
+            left = await to_thread.run_sync(_left_behind, process, marker, group)
             if not left:
                 break
             ended.update(left)
-            await _end_all(left)
+            await _end_all(left, group)
+        if group is not None:
+            await to_thread.run_sync(group.remove)
         return len(ended)
 
 
-def _group_exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _left_behind(
+    process: ProcessIdentity, marker: bytes, group: Group | None
+) -> set[int]:
+    inside = group.members() if group is not None else []
+    return {*members(process, marker), *inside}
 
 
-async def _end_all(pids: list[int]) -> None:
+async def _end_all(pids: set[int], group: Group | None) -> None:
     with ExitStack() as stack:
         fds = []
         for pid in pids:
@@ -130,6 +175,8 @@ async def _end_all(pids: list[int]) -> None:
             for fd in fds:
                 await anyio.wait_readable(fd)
             return
+        if group is not None:
+            group.kill()
         for fd in fds:
             send(fd, SIGKILL)
             await anyio.wait_readable(fd)

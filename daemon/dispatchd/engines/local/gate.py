@@ -12,6 +12,7 @@ into place when the command has ended: readers trust a file or its absence, neve
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
 
@@ -52,8 +53,8 @@ class Gated:
     gate: int
 
     @classmethod
-    def spawn(cls, launch: Launch) -> Self:
-        """Start a shim behind a closed gate. Blocks for about a millisecond.
+    def spawn(cls, launch: Launch, env: Mapping[str, str]) -> Self:
+        """Start a shim behind a closed gate, with this environment. Blocks for about a millisecond.
 
         Raises:
             SpawnFailed: The command can't be executed, or the system refuses another process.
@@ -82,7 +83,7 @@ class Gated:
                         str(launch.workspace),
                         *launch.command,
                     ],
-                    env={**launch.env, MARKER: str(launch.folder)},
+                    env={**env, MARKER: str(launch.folder)},
                     stdin=read_end,
                     stdout=output,
                     stderr=output,

@@ -8,12 +8,16 @@ import signal
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from attrs import frozen
 
 from dispatchd.domain.job import ProcessIdentity
 
-_PROC = Path("/proc")
+_PROC: Final = "/proc"
+
+_CHUNK: Final = 64 * 1024
+"""At most this much at once (bytes); an environment is smaller as a rule."""
 
 
 @frozen(kw_only=True)
@@ -21,7 +25,6 @@ class Stat:
     """What proc_pid_stat(5) says of a process, as far as it is used here."""
 
     state: str
-    session: int
     start_ticks: int
 
 
@@ -34,12 +37,12 @@ def boot_id() -> str:
 def stat(pid: int) -> Stat | None:
     """Return what the kernel says of a process, or None if it is gone."""
     try:
-        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+        content = _read(pid, "stat")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command's name may hold spaces and brackets; the fields begin after its last bracket, with number 3.
-    fields = text.rpartition(")")[2].split()
-    return Stat(state=fields[0], session=int(fields[3]), start_ticks=int(fields[19]))
+    fields = content.rpartition(b")")[2].split()
+    return Stat(state=fields[0].decode(), start_ticks=int(fields[19]))
 
 
 def identify(pid: int) -> ProcessIdentity | None:
@@ -65,23 +68,48 @@ def open_pidfd(process: ProcessIdentity) -> int | None:
     return None
 
 
-def session_members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
-    """Yield pids of the live processes that a session leader left behind, in no order.
+def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
+    """Yield pids of the live processes that a run's leader left behind, in no order.
+
+    A process belongs to the run if its environment has the marker. So one that has left the process
+    group and the session, as a daemon does, is found as well; one that has been given an empty
+    environment *and* a session of its own is not, unless the run has a cgroup.
 
     Args:
-        process: The leader, which may be gone.
-        marker: A `NAME=value` of the run's environment. A session id can be used again once the
-            session is empty; with its marker as well a process is the run's own.
+        process: The leader, which is gone.
+        marker: A `NAME=value` that is in the environment of this run alone.
     """
-    for entry in _PROC.iterdir():
-        if not entry.name.isdigit():
+    for name in os.listdir(_PROC):  # noqa: PTH208  # at the end of every run: half the time of iterdir
+        if not name.isdigit():
             continue
-        pid = int(entry.name)
+        pid = int(name)
         found = stat(pid)
-        if found is None or found.session != process.pid or found.state in "ZX":
-            continue
-        if marker in _environment(pid):
+        # Whatever it started is younger than the leader.
+        if (
+            found is not None
+            and found.state not in "ZX"
+            and found.start_ticks >= process.start_ticks
+            and marker in _environment(pid)
+        ):
             yield pid
+
+
+def kill_group(leader: int) -> None:
+    """Kill what is left of the process group of a child that the caller has not waited for, or has just."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def read_environment(process: ProcessIdentity) -> dict[str, str] | None:
+    """Return the environment that a live process was started with, or None if it has ended."""
+    found = [each for each in _environment(process.pid) if each]
+    # A zombie has the identity still, and nothing else.
+    if not found or identify(process.pid) != process:
+        return None
+    pairs = (os.fsdecode(each).partition("=") for each in found)
+    return {name: value for name, _, value in pairs}
 
 
 def send(fd: int, number: signal.Signals) -> None:
@@ -102,6 +130,18 @@ def send_group(process: ProcessIdentity, number: signal.Signals) -> None:
 
 def _environment(pid: int) -> list[bytes]:
     try:
-        return (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
+        return _read(pid, "environ").split(b"\0")
     except OSError:
         return []
+
+
+def _read(pid: int, name: str) -> bytes:
+    # Bare calls: the sweep at the end of every run reads a file or two of each process of the machine.
+    fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = b""
+        while part := os.read(fd, _CHUNK):
+            content += part
+        return content
+    finally:
+        os.close(fd)

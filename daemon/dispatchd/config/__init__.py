@@ -5,7 +5,6 @@ the limits that a schema can state are in the schema alone.
 """
 
 import os
-import shutil
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -13,74 +12,15 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from attrs import field, frozen
+from attrs import frozen
 
+from dispatchd.config.file import Cloud, File, Limits, Log
+from dispatchd.config.workflows import Reader, unknown_secrets
 from dispatchd.contracts import violations
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.job import Json
-from dispatchd.domain.workflow import DEFAULT_KILL_GRACE_S, Workflow
+from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import ConfigError, Problem
-
-
-@frozen(kw_only=True)
-class Cloud:
-    """The endpoint and this machine's identity there; times in seconds."""
-
-    url: str
-    license_id: str
-    server_id: str
-    secret_file: str
-    hold_s: float = 50.0
-    poll_interval_s: float = 10.0
-    call_timeout_s: float = 30.0
-
-
-@frozen(kw_only=True)
-class Store:
-    """Where tracked jobs and runs are kept, and for how long."""
-
-    folder: str = ""
-    history_days: float = 14.0
-    min_free_mib: int = 100
-
-
-@frozen(kw_only=True)
-class Limits:
-    """How much runs at a time, and the limits of workflows that set none of their own; times in seconds."""
-
-    slots: int = 1
-    queue_ahead: int = 1
-    kill_grace_s: float = DEFAULT_KILL_GRACE_S
-    max_duration_s: float = 3600.0
-    max_retries: int = 0
-
-
-@frozen(kw_only=True)
-class Log:
-    """How much is logged, and in which form."""
-
-    level: str = "info"
-    format: str = "auto"
-
-
-@frozen(kw_only=True)
-class _WorkflowEntry:
-    """A workflow as it stands in the file; None is taken from `[runs]`."""
-
-    command: tuple[str, ...]
-    env: Mapping[str, str] = field(factory=dict)
-    kill_grace_s: float | None = None
-    max_duration_s: float | None = None
-    max_retries: int | None = None
-
-
-@frozen(kw_only=True)
-class _File:
-    cloud: Cloud
-    store: Store = field(factory=Store)
-    runs: Limits = field(factory=Limits)
-    log: Log = field(factory=Log)
-    workflows: Mapping[str, _WorkflowEntry] = field(factory=dict)
 
 
 @frozen(kw_only=True)
@@ -131,10 +71,16 @@ def load(path: Path, *, default_state_folder: Path, search_path: str) -> Config:
     ]
     if problems:
         raise ConfigError(problems)
-    content = _converter.structure(document, _File)
+    content = _converter.structure(document, File)
+    problems = [
+        Problem(file=path, key=key, expected=expected)
+        for key, expected in unknown_secrets(content)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    reader = Reader(path.parent, search_path, content)
     workflows = {
-        name: _workflow(name, entry, content.runs, path.parent, search_path)
-        for name, entry in content.workflows.items()
+        name: reader.workflow(name, entry) for name, entry in content.workflows.items()
     }
     config = Config(
         file=path,
@@ -186,31 +132,6 @@ def _toml_problem(path: Path, message: str) -> Problem:
             expected=f"must be declared once, and is there a second time{rest.removeprefix(' twice')}",
         )
     return Problem(file=path, key="", expected=f"must be TOML: {message}")
-
-
-def _workflow(
-    name: str, entry: _WorkflowEntry, limits: Limits, folder: Path, search_path: str
-) -> Workflow:
-    return Workflow(
-        name=name,
-        command=(_program(entry.command[0], folder, search_path), *entry.command[1:]),
-        env=dict(entry.env),
-        max_duration_s=limits.max_duration_s
-        if entry.max_duration_s is None
-        else entry.max_duration_s,
-        kill_grace_s=limits.kill_grace_s
-        if entry.kill_grace_s is None
-        else entry.kill_grace_s,
-        max_retries=limits.max_retries
-        if entry.max_retries is None
-        else entry.max_retries,
-    )
-
-
-def _program(program: str, folder: Path, search_path: str) -> str:
-    if "/" in program:
-        return str(folder / program)
-    return shutil.which(program, path=search_path) or program
 
 
 def _unusable(config: Config) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,81 @@
+"""`dispatchd block`, `resolve`, `cancel`: what a person decides about a job of the running daemon."""
+
+from pathlib import Path
+
+import click
+
+from dispatchd.cli.options import config_option, find_job, json_option, load_config
+from dispatchd.domain.job import Json
+from dispatchd.errors import UsageError
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--reason", required=True, help="Why it has to wait; for those who look.")
+@click.argument("job")
+def block(config_file: Path | None, *, as_json: bool, job: str, reason: str) -> None:
+    """Park JOB for a person; what runs of it is ended first."""
+    if not reason.strip():
+        raise UsageError(cannot=f"block {job}", reason="--reason is blank")
+    _tell(config_file, job, "block", {"reason": reason}, as_json=as_json)
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--retry", "decision", flag_value="retry", help="Another attempt.")
+@click.option("--fail", "decision", flag_value="fail", help="It has failed.")
+@click.option("--succeed", "decision", flag_value="succeed", help="It has succeeded.")
+@click.option("--note", default="", help="Why; part of the job's summary.")
+@click.argument("job")
+def resolve(
+    config_file: Path | None,
+    *,
+    as_json: bool,
+    job: str,
+    decision: str | None,
+    note: str,
+) -> None:
+    """Decide about JOB, which is parked: --retry, --fail or --succeed."""
+    if decision is None:
+        reason = "one of --retry, --fail, --succeed is needed"
+        raise UsageError(cannot=f"resolve {job}", reason=reason)
+    body: dict[str, Json] = {"as": decision, "note": note}
+    _tell(config_file, job, "resolve", body, as_json=as_json)
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--reason", default="", help="Why; part of the job's summary.")
+@click.argument("job")
+def cancel(config_file: Path | None, *, as_json: bool, job: str, reason: str) -> None:
+    """End JOB: at once if nothing of it runs, else once its run has been ended."""
+    _tell(config_file, job, "cancel", {"reason": reason}, as_json=as_json)
+
+
+def _tell(
+    config_file: Path | None,
+    job: str,
+    what: str,
+    body: dict[str, Json],
+    *,
+    as_json: bool,
+) -> None:
+    from dispatchd.cli.options import print_json
+    from dispatchd.control.client import ask, in_path
+
+    config = load_config(config_file)
+    job_id = find_job(config, job).job.id
+    answer = ask(
+        config.state_folder,
+        "POST",
+        f"/v1/jobs/{in_path(job_id)}/{what}",
+        body,
+        cannot=f"{what} job {job_id}",
+    )
+    if as_json:
+        print_json(answer)
+    elif isinstance(answer, dict):
+        click.echo(f"{answer['job']}  {answer['phase']}")

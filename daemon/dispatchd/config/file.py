@@ -1,0 +1,97 @@
+"""The shapes of the configuration file, key by key; None in a workflow is taken from `[runs]`."""
+
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.workflow import DEFAULT_KILL_GRACE_S, HEADLESS_ARGUMENTS
+
+
+@frozen(kw_only=True)
+class Cloud:
+    """The endpoint and this machine's identity there; times in seconds."""
+
+    url: str
+    license_id: str
+    server_id: str
+    secret_file: str
+    hold_s: float = 50.0
+    poll_interval_s: float = 10.0
+    call_timeout_s: float = 30.0
+
+
+@frozen(kw_only=True)
+class Store:
+    """Where tracked jobs and runs are kept, and for how long."""
+
+    folder: str = ""
+    history_days: float = 14.0
+    min_free_mib: int = 100
+
+
+@frozen(kw_only=True)
+class Limits:
+    """How much runs at a time, and the limits of workflows that set none of their own; times in seconds."""
+
+    slots: int = 1
+    queue_ahead: int = 1
+    kill_grace_s: float = DEFAULT_KILL_GRACE_S
+    max_duration_s: float = 3600.0
+    inactivity_s: float = 600.0
+    queue_timeout_s: float = 0.0
+    max_retries: int | None = None
+    retry_wait_s: float = 5.0
+
+
+@frozen(kw_only=True)
+class Log:
+    """How much is logged, and in which form."""
+
+    level: str = "info"
+    format: str = "auto"
+
+
+@frozen(kw_only=True)
+class WorkflowEntry:
+    """A workflow as it stands in the file; None is taken from `[runs]`."""
+
+    command: tuple[str, ...]
+    contract: Contract = Contract.PLAIN
+    arguments: tuple[str, ...] = HEADLESS_ARGUMENTS
+    env: Mapping[str, str] = field(factory=dict)
+    secrets: Mapping[str, str] = field(factory=dict)
+    kill_grace_s: float | None = None
+    max_duration_s: float | None = None
+    inactivity_s: float | None = None
+    queue_timeout_s: float | None = None
+    max_retries: int | None = None
+    checkout: bool = False
+    checkout_url: str = "https://github.com"
+    checkout_secret: str = ""
+    checkout_timeout_s: float = 300.0
+    required_artifacts: tuple[str, ...] = ()
+    missing_artifacts: str = "park"
+    report_output: bool = True
+
+
+@frozen(kw_only=True)
+class SecretEntry:
+    """A secret as it stands in the file; the schema holds that exactly one is set."""
+
+    file: str = ""
+    credential: str = ""
+    env: str = ""
+    command: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class File:
+    """The whole file."""
+
+    cloud: Cloud
+    store: Store = field(factory=Store)
+    runs: Limits = field(factory=Limits)
+    log: Log = field(factory=Log)
+    secrets: Mapping[str, SecretEntry] = field(factory=dict)
+    workflows: Mapping[str, WorkflowEntry] = field(factory=dict)

@@ -1,0 +1,99 @@
+"""From the tables of the file to the workflows that the daemon runs."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from attrs import frozen
+
+from dispatchd.config.file import File, WorkflowEntry
+from dispatchd.domain.exit_table import DEFAULT_RETRIES, Contract
+from dispatchd.domain.secret import SecretSource
+from dispatchd.domain.workflow import Repository, Workflow
+
+T = TypeVar("T")
+
+
+@frozen
+class Reader:
+    """Turns entries of the file into what the daemon works with."""
+
+    folder: Path
+    """The folder of the configuration file, from which relative paths count."""
+    search_path: str
+    """Where programs without a slash are looked for, in the form of PATH."""
+    content: File
+
+    def workflow(self, name: str, entry: WorkflowEntry) -> Workflow:
+        """Return a workflow with its defaults filled in and its secrets found."""
+        limits = self.content.runs
+        retries = _first(
+            entry.max_retries, limits.max_retries, DEFAULT_RETRIES[entry.contract]
+        )
+        return Workflow(
+            name=name,
+            command=(self._program(entry.command[0]), *entry.command[1:]),
+            contract=entry.contract,
+            arguments=entry.arguments if entry.contract is Contract.HEADLESS else (),
+            env=dict(entry.env),
+            secrets={
+                variable: self._secret(secret)
+                for variable, secret in entry.secrets.items()
+            },
+            max_duration_s=_first(entry.max_duration_s, limits.max_duration_s),
+            inactivity_s=_first(entry.inactivity_s, limits.inactivity_s),
+            queue_timeout_s=_first(entry.queue_timeout_s, limits.queue_timeout_s),
+            kill_grace_s=_first(entry.kill_grace_s, limits.kill_grace_s),
+            max_retries=retries,
+            checkout=self._repository(entry) if entry.checkout else None,
+            required_artifacts=entry.required_artifacts,
+            missing_fails=entry.missing_artifacts == "fail",
+            report_output=entry.report_output,
+        )
+
+    def _repository(self, entry: WorkflowEntry) -> Repository:
+        token = entry.checkout_secret
+        return Repository(
+            url=entry.checkout_url.rstrip("/"),
+            token=self._secret(token) if token else None,
+            timeout_s=entry.checkout_timeout_s,
+        )
+
+    def _secret(self, name: str) -> SecretSource:
+        entry = self.content.secrets[name]
+        command = entry.command
+        return SecretSource(
+            name=name,
+            file=str(self.folder / entry.file) if entry.file else "",
+            credential=entry.credential,
+            env=entry.env,
+            command=(self._program(command[0]), *command[1:]) if command else (),
+        )
+
+    def _program(self, program: str) -> str:
+        if "/" in program:
+            return str(self.folder / program)
+        return shutil.which(program, path=self.search_path) or program
+
+
+def _first(*values: T | None) -> T:
+    """Return the first value that is set; the last one is."""
+    return next(value for value in values if value is not None)
+
+
+def unknown_secrets(content: File) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every secret that a workflow names and the file doesn't have."""
+    known = ", ".join(content.secrets) or "none"
+    for name, entry in content.workflows.items():
+        wanted = {
+            f"secrets.{variable}": secret for variable, secret in entry.secrets.items()
+        }
+        if entry.checkout_secret:
+            wanted["checkout_secret"] = entry.checkout_secret
+        for key, secret in wanted.items():
+            if secret not in content.secrets:
+                yield (
+                    f"workflows.{name}.{key}",
+                    f"must name a secret of the table [secrets]; known are: {known}",
+                )

@@ -1,0 +1,182 @@
+"""Asking the daemon of a state folder; for commands, which are short and wait."""
+
+import errno
+import grp
+import json
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, NoReturn
+from urllib.parse import quote
+
+import httpx
+
+from dispatchd.control.calls import SOCKET, socket_address
+from dispatchd.domain.job import Json
+from dispatchd.errors import NotReachable, UsageError
+
+_ORIGIN: Final = "http://dispatchd"
+"""HTTP/1.1 wants a host (RFC 9112, section 3.2); nobody resolves this one."""
+
+_TIMEOUT_S: Final = 30.0
+"""How long a daemon that is well may take for one step (seconds)."""
+
+_NOBODY: Final = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
+"""No folder, no socket, or a socket that a killed daemon left."""
+
+_FORBIDDEN: Final = {errno.EACCES, errno.EPERM}
+
+_NOT_OURS: Final = {httpx.codes.FORBIDDEN, httpx.codes.REQUEST_TIMEOUT}
+"""Refusals that say nothing about what was asked: the same call may pass for another user, or later."""
+
+
+def in_path(text: str) -> str:
+    """Return a text, such as a job's id, as one segment of a path."""
+    encoded = quote(text, safe="", errors="surrogatepass")
+    # Dots alone would mean another folder (RFC 3986, 5.2.4).
+    return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
+
+
+def ask(
+    folder: Path,
+    method: str,
+    path: str,
+    body: Json = None,
+    *,
+    cannot: str,
+    timeout_s: float = _TIMEOUT_S,
+) -> Json:
+    """Return the daemon's answer to one call.
+
+    Args:
+        folder: The daemon's state folder.
+        method: HTTP method.
+        path: Percent-encoded path and query; see `in_path`.
+        body: What is sent with it; None sends nothing.
+        cannot: What fails if this does, for the error's sentence.
+        timeout_s: For each step: connecting, sending, and each part of the answer (seconds).
+
+    Fails with NotReachable if no daemon answers or this user may not ask, and with UsageError if the
+    daemon refuses the call.
+    """
+    content = None if body is None else json.dumps(body).encode()
+    request = httpx.Request(method, f"{_ORIGIN}{path}", content=content)
+    with _answer(folder, request, cannot, httpx.Timeout(timeout_s)) as response:
+        return _decoded(response.read(), cannot)
+
+
+def stream(folder: Path, path: str, *, cannot: str) -> Iterator[Json]:
+    """Yield what the daemon tells, line by line, until it has no more to tell.
+
+    Waits as long as it takes for each line. Fails as `ask` does, and with NotReachable if the daemon ends
+    in the middle.
+    """
+    request = httpx.Request("GET", f"{_ORIGIN}{path}")
+    timeout = httpx.Timeout(_TIMEOUT_S, read=None)
+    with _answer(folder, request, cannot, timeout) as response:
+        for line in response.iter_lines():
+            yield _decoded(line.encode(), cannot)
+
+
+@contextmanager
+def _answer(
+    folder: Path, request: httpx.Request, cannot: str, timeout: httpx.Timeout
+) -> Iterator[httpx.Response]:
+    """Give the daemon's good answer while it is open.
+
+    Raises:
+        NotReachable: There is no daemon, or no way to it, or it went meanwhile.
+    """
+    try:
+        with socket_address(folder) as address, _http(address, timeout) as http:
+            _knock(address)
+            request.extensions["timeout"] = timeout.as_dict()
+            response = http.send(request, stream=True)
+            with closing(response):
+                if not response.is_success:
+                    _refuse(response, cannot)
+                yield response
+    except (OSError, httpx.HTTPError) as error:
+        reason = _reason(folder, error)
+        raise NotReachable(cannot=cannot, reason=reason) from error
+
+
+def _knock(address: str) -> None:
+    """Fail as a connection would, without making one.
+
+    httpcore 1.0 leaves a socket open when its connect(2) fails. A datagram socket can't connect to a stream
+    socket, but is told first if that is missing, forbidden or abandoned (unix(7), EPROTOTYPE).
+
+    Raises:
+        OSError: There is no live socket at the address that this user may open.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        number = probe.connect_ex(address)
+    if number != errno.EPROTOTYPE:
+        raise OSError(number, os.strerror(number))
+
+
+def _http(address: str, timeout: httpx.Timeout) -> httpx.Client:
+    # An empty context, because loading the usual certificates takes longer than the call.
+    no_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    transport = httpx.HTTPTransport(uds=address, verify=no_tls)
+    return httpx.Client(transport=transport, timeout=timeout, trust_env=False)
+
+
+def _refuse(response: httpx.Response, cannot: str) -> NoReturn:
+    document = _decoded(response.read(), cannot)
+    message = document.get("message") if isinstance(document, dict) else None
+    reason = str(message or f"the daemon answered with status {response.status_code}")
+    ours = response.is_client_error and response.status_code not in _NOT_OURS
+    raise (UsageError if ours else NotReachable)(cannot=cannot, reason=reason)
+
+
+def _decoded(content: bytes, cannot: str) -> Json:
+    try:
+        document: Json = json.loads(content)
+    except ValueError as error:
+        reason = "what answers on the control socket doesn't speak JSON"
+        raise NotReachable(cannot=cannot, reason=reason) from error
+    return document
+
+
+def _reason(folder: Path, error: OSError | httpx.HTTPError) -> str:
+    number = _errno(error)
+    if number in _NOBODY:
+        return f"no daemon is running on {folder}; start it with `dispatchd run`"
+    if number in _FORBIDDEN:
+        return f"this user may not open {folder / SOCKET}; {_who_may(folder)}"
+    if isinstance(error, httpx.TimeoutException) or number == errno.EAGAIN:
+        return "the daemon doesn't answer"
+    if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError):
+        return "the daemon ended the connection before its answer was complete"
+    return f"{folder / SOCKET}: {error}"
+
+
+def _who_may(folder: Path) -> str:
+    """Return what would help this user, naming the group if it may be known."""
+    try:
+        group = (folder / SOCKET).stat().st_gid
+    except OSError:
+        return "join the group of that folder, or use sudo"
+    return f"join the group {_group_name(group)}, or use sudo"
+
+
+def _group_name(group: int) -> str:
+    try:
+        return grp.getgrgid(group).gr_name
+    except KeyError:
+        return str(group)
+
+
+def _errno(error: BaseException) -> int | None:
+    """Return the operating system's number of the error that is behind an error."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, OSError) and below.errno is not None:
+            return below.errno
+        below = below.__cause__ or below.__context__
+    return None

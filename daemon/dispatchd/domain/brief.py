@@ -1,0 +1,103 @@
+"""What a headless command is told of its run: facts, and never a credential (contracts/README.md, run-brief).
+
+Every text in it comes from outside (a comment, a branch name, a URL), so every text is scrubbed: what has
+the form of a credential doesn't get in, whoever put it there.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from dispatchd.domain.job import Attempt, Job, Json
+from dispatchd.domain.payload import at, number, text
+
+CONTRACT_VERSION: Final = "1"
+"""Version of the headless contract: brief, result and events."""
+
+_LARGEST_ID: Final = 2**63 - 1
+"""What an id at GitHub can be (contracts/README.md, limits)."""
+
+
+def brief(
+    job: Job,
+    payload: Json,
+    attempt: Attempt,
+    *,
+    workspace: str,
+    clone_url: str = "",
+    scrub: Callable[[str], str],
+) -> dict[str, Json]:
+    """Return the brief of an attempt.
+
+    Args:
+        job: The job; the run's id is the job's.
+        payload: The body of its event; what isn't of the expected kind counts as absent.
+        attempt: The attempt.
+        workspace: Where the command starts (absolute path).
+        clone_url: Where the repository is cloned from, if the machine's owner has said so.
+        scrub: Takes credentials out of a text.
+    """
+    document: dict[str, Json] = {
+        "contract_version": CONTRACT_VERSION,
+        "job": {"id": job.id, "run_id": job.id},
+        "trigger": {
+            "event": job.event,
+            "action": job.action,
+            "command": job.command,
+            "actor": job.actor,
+            "delivery_id": job.delivery_id,
+        },
+        "repository": _repository(job, payload, clone_url),
+        "target": _target(job, payload),
+    }
+    return {
+        **{name: _scrubbed(value, scrub) for name, value in document.items()},
+        # The machine's own words.
+        "workflow": job.workflow,
+        "attempt": attempt.number,
+        "deadline": attempt.deadline_at.isoformat(),
+        "workspace": workspace,
+    }
+
+
+def _repository(job: Job, payload: Json, clone_url: str) -> Json:
+    if job.owner_and_name is None:
+        return None
+    owner, name = job.owner_and_name
+    return {
+        "owner": owner,
+        "name": name,
+        "clone_url": clone_url or text(payload, "repository", "clone_url"),
+        "default_branch": text(payload, "repository", "default_branch"),
+    }
+
+
+def _target(job: Job, payload: Json) -> Json:
+    return {
+        "ref": job.ref,
+        "sha": job.sha,
+        "base_ref": text(payload, "pull_request", "base", "ref"),
+        "head_ref": text(payload, "pull_request", "head", "ref"),
+        "pull_request": job.pull_request,
+        "issue": job.issue,
+        "comment": _comment(payload),
+    }
+
+
+def _comment(payload: Json) -> Json:
+    if not isinstance(at(payload, "comment"), dict):
+        return None
+    comment_id = number(payload, "comment", "id")
+    return {
+        "id": comment_id
+        if comment_id is not None and 0 <= comment_id <= _LARGEST_ID
+        else None,
+        "body": text(payload, "comment", "body"),
+    }
+
+
+def _scrubbed(value: Json, scrub: Callable[[str], str]) -> Json:
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, dict):
+        return {name: _scrubbed(each, scrub) for name, each in value.items()}
+    return value

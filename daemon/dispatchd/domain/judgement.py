@@ -1,0 +1,210 @@
+"""From what is known of an attempt that is over to what it means, and the sentences that say so."""
+
+from collections.abc import Callable, Mapping
+from signal import Signals
+from types import MappingProxyType
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.domain.exit_table import TABLE, Contract, Ending, Ruling, Then
+from dispatchd.domain.outcome import Exit, FailureCause, Outcome
+from dispatchd.domain.result import NoResult, ResultStatus, RunResult
+from dispatchd.domain.run_event import Story
+
+_SIGNAL_BASE: Final = 128
+"""A shell reports a command that signal n ended as 128 + n (POSIX.1-2017, Shell, 2.8.2)."""
+
+_SHELL_HINTS: Final = {
+    126: " (a shell's code for: found, but can't be executed)",
+    127: " (a shell's code for: command not found)",
+}
+
+_STOPS: Final = {
+    FailureCause.CANCELLED: Ending.CANCELLED,
+    FailureCause.NEEDS_INPUT: Ending.BLOCKED,
+    FailureCause.MAX_DURATION: Ending.MAX_DURATION,
+    FailureCause.INACTIVITY_TIMEOUT: Ending.INACTIVITY,
+}
+
+_SAID: Final = {
+    ResultStatus.SUCCESS: Ending.SUCCESS,
+    ResultStatus.PARTIAL: Ending.PARTIAL,
+    ResultStatus.FAILURE: Ending.FAILURE,
+    ResultStatus.NEEDS_INPUT: Ending.NEEDS_INPUT,
+}
+
+_CODES: Final = {1: Ending.EXIT_1, 2: Ending.EXIT_2, 3: Ending.EXIT_3}
+
+_SUCCESSES: Final = (Outcome.SUCCEEDED, Outcome.PARTIALLY_SUCCEEDED)
+
+
+@frozen(kw_only=True)
+class Evidence:
+    """All that an attempt has left behind.
+
+    `result` is None under the plain contract, which has none. `missing` are required artifacts that
+    aren't there. `parked_for` is an operator's reason to park it. `duration_s` is seconds from start to
+    end.
+    """
+
+    end: Exit
+    contract: Contract = Contract.PLAIN
+    result: RunResult | NoResult | None = None
+    story: Story
+    missing: tuple[str, ...] = ()
+    missing_fails: bool = False
+    parked_for: str = ""
+    duration_s: float
+
+
+@frozen
+class Judgement:
+    """What an attempt's end means; `summary` is for people and may hold what the command said."""
+
+    ending: Ending
+    ruling: Ruling
+    summary: str
+
+
+def judge(evidence: Evidence, stop: FailureCause | None) -> Judgement:
+    """Judge an attempt.
+
+    Args:
+        evidence: What it has left behind.
+        stop: Why the daemon ended it, where it did; the first decision names the cause.
+    """
+    ending = _ending(evidence, stop)
+    ruling = TABLE[evidence.contract][ending]
+    if evidence.missing and ruling.outcome in _SUCCESSES:
+        ending = Ending.MISSING_FAIL if evidence.missing_fails else Ending.MISSING_PARK
+        ruling = TABLE[evidence.contract][ending]
+    after = f"after {evidence.duration_s:.1f} s"
+    sentence = _SENTENCES.get(ending, _exited)(evidence, after)
+    return Judgement(ending, ruling, " ".join([sentence, *_notes(evidence, ending)]))
+
+
+def never_started(contract: Contract, ending: Ending, why: str) -> Judgement:
+    """Judge an attempt that could not get a process."""
+    return Judgement(ending, TABLE[contract][ending], f"Nothing was run: {why}.")
+
+
+def signal_name(code: int) -> str | None:
+    """Return the signal that a shell's exit code stands for, such as `SIGKILL`, or None."""
+    try:
+        return Signals(code - _SIGNAL_BASE).name
+    except ValueError:
+        return None
+
+
+def _ending(evidence: Evidence, stop: FailureCause | None) -> Ending:
+    if stop is not FailureCause.CANCELLED and evidence.story.blocked is not None:
+        # It asked for a person; however it ended then, another attempt would only ask again.
+        return Ending.BLOCKED
+    if stop is not None:
+        return _STOPS[stop]
+    code = evidence.end.code
+    if code is None:
+        return Ending.LOST
+    if code == 0:
+        return _of_success(evidence)
+    if signal_name(code) is not None:
+        return Ending.SIGNAL
+    return _CODES.get(code, Ending.OTHER_EXIT)
+
+
+def _of_success(evidence: Evidence) -> Ending:
+    match evidence.result:
+        case RunResult(status=status):
+            return _SAID[status]
+        case NoResult():
+            return Ending.NO_RESULT
+        case None:
+            return Ending.EXIT_0
+
+
+def _blocked(evidence: Evidence) -> str:
+    return f"Waits for a person: {evidence.story.blocked or evidence.parked_for}"
+
+
+def _overdue(evidence: Evidence, what: str) -> str:
+    code = evidence.end.code
+    how = "it had to be ended" if code is None else f"it ended with exit code {code}"
+    where = evidence.story.where()
+    return f"{what}; {how}." + (f" It hung {where}." if where else "")
+
+
+def _without_result(evidence: Evidence, after: str) -> str:
+    reason = evidence.result.reason if isinstance(evidence.result, NoResult) else ""
+    return f"Ended with exit code 0 {after}, without a valid result: {reason}."
+
+
+def _lacking(evidence: Evidence, after: str) -> str:
+    missing = ", ".join(evidence.missing)
+    return f"Ended well {after}, but lacks what a success needs in its workspace: {missing}."
+
+
+def _asked(evidence: Evidence, after: str) -> str:
+    # Exit 3 under the plain contract is a failure like any other.
+    if evidence.contract is Contract.PLAIN:
+        return _exited(evidence, after)
+    if isinstance(evidence.result, RunResult):
+        return f"Waits for a person: {evidence.result.summary}"
+    return f"Asks for a person (exit code 3 {after}) and says no more."
+
+
+def _exited(evidence: Evidence, after: str) -> str:
+    code = evidence.end.code
+    if isinstance(evidence.result, RunResult):
+        said = evidence.result.summary
+        return said if code == 0 else f"{said} (exit code {code} {after})"
+    if code == 0:
+        return f"Succeeded {after}."
+    return f"Failed with exit code {code} {after}{_SHELL_HINTS.get(code or 0, '')}."
+
+
+_SENTENCES: Final[Mapping[Ending, Callable[[Evidence, str], str]]] = MappingProxyType(
+    {
+        Ending.CANCELLED: lambda _, after: f"Cancelled {after}.",
+        Ending.BLOCKED: lambda evidence, _: _blocked(evidence),
+        Ending.MAX_DURATION: lambda evidence, after: _overdue(
+            evidence, f"Reached its time limit (max-duration) {after}"
+        ),
+        Ending.INACTIVITY: lambda evidence, after: _overdue(
+            evidence, f"Was silent for too long (inactivity-timeout), {after}"
+        ),
+        Ending.LOST: lambda _, after: (
+            f"The process was lost: {after} it is gone and left no exit code."
+        ),
+        Ending.SIGNAL: lambda evidence, after: (
+            f"Ended by {signal_name(evidence.end.code or 0)} {after}."
+        ),
+        Ending.NO_RESULT: _without_result,
+        Ending.NEEDS_INPUT: _asked,
+        Ending.EXIT_3: _asked,
+        Ending.MISSING_PARK: _lacking,
+        Ending.MISSING_FAIL: _lacking,
+    }
+)
+"""The first sentence of a summary; for the endings that aren't here it is about the exit code."""
+
+
+def _notes(evidence: Evidence, ending: Ending) -> list[str]:
+    """Return the sentences about what else an operator wants to know."""
+    end, story = evidence.end, evidence.story
+    notes = []
+    if ending in (Ending.EXIT_1, Ending.EXIT_2) and isinstance(
+        evidence.result, RunResult
+    ):
+        notes.append(f"It calls that {evidence.result.exit_reason}.")
+    if end.escalated:
+        notes.append("It ignored SIGTERM and was ended with SIGKILL.")
+    if end.leftovers:
+        notes.append(
+            f"{end.leftovers} of its processes were left behind and were ended."
+        )
+    if story.malformed:
+        notes.append(f"{story.malformed} lines of its events could not be read.")
+    if story.follow_ups and TABLE[evidence.contract][ending].then is not Then.RETRY:
+        notes.append(f"Left to do: {'; '.join(story.follow_ups)}.")
+    return notes

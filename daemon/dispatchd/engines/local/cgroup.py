@@ -1,0 +1,127 @@
+"""A control group for each attempt, where systemd has handed this daemon a part of the tree (Delegate=yes).
+
+Whatever a process does to its session, its group and its environment, it stays in its control group; so the
+group is what a run certainly ends with. Facts from cgroups(7), the kernel's cgroup-v2.rst (cgroup.procs,
+cgroup.kill, cgroup.events) and systemd.resource-control(5) (Delegate=). Elsewhere `process.members` has to do.
+"""
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Self
+
+from attrs import frozen
+
+_NOTE: Final = "cgroup"
+"""File in an attempt's folder with the path of its group, for a daemon that was started elsewhere."""
+
+_DELEGATED: Final = ("user.delegate", "trusted.delegate")
+"""Extended attributes by which systemd marks what it has handed over."""
+
+
+@frozen
+class Cgroups:
+    """Makes groups below a part of the tree that is this daemon's to use."""
+
+    _root: Path
+
+    @classmethod
+    def find(cls, self_folder: Path = Path("/proc/self")) -> Self | None:
+        """Return the part that has been handed to this process, or None if there is none."""
+        try:
+            mount = _mount((self_folder / "mountinfo").read_text())
+            path = _own((self_folder / "cgroup").read_text())
+        except OSError:
+            return None
+        if mount is None or path is None:
+            return None
+        own = mount / path.lstrip("/")
+        # With DelegateSubgroup= the daemon is one level below.
+        for each in (own, own.parent):
+            if each != mount and _is_delegated(each):
+                return cls(each)
+        return None
+
+    def admit(self, pid: int, folder: Path) -> None:
+        """Put a process, and so whatever it starts, into a new group for an attempt.
+
+        Fails with OSError if the kernel refuses; the attempt then is as one without a group.
+        """
+        group = self._root / _name(folder)
+        group.mkdir(exist_ok=True)
+        (folder / _NOTE).write_text(str(group))
+        (group / "cgroup.procs").write_text(str(pid))
+
+
+@frozen
+class Group:
+    """The group of one attempt."""
+
+    _path: Path
+
+    @classmethod
+    def of(cls, folder: Path) -> Self | None:
+        """Return the group of the attempt in a folder, or None if it has none any more."""
+        try:
+            path = Path((folder / _NOTE).read_text())
+        except (OSError, UnicodeDecodeError):
+            return None
+        # The command could write the note as well, but not make it another run's group.
+        ours = path.is_absolute() and path.name == _name(folder)
+        return cls(path) if ours and (path / "cgroup.kill").exists() else None
+
+    def members(self) -> list[int]:
+        """Return the pids in the group and below it."""
+        found: list[int] = []
+        for procs in (self._path / "cgroup.procs", *self._path.rglob("*/cgroup.procs")):
+            try:
+                found += [int(line) for line in procs.read_text().split()]
+            except OSError:
+                continue
+        return found
+
+    def kill(self) -> None:
+        """Kill whatever is in it at this moment and whatever it forks meanwhile (cgroup.kill)."""
+        try:
+            (self._path / "cgroup.kill").write_text("1")
+        except OSError:
+            return
+
+    def remove(self) -> None:
+        """Remove the empty group; one that isn't empty yet stays."""
+        try:
+            for each in sorted(self._path.rglob("*/"), reverse=True):
+                each.rmdir()
+            self._path.rmdir()
+        except OSError:
+            return
+
+
+def _name(folder: Path) -> str:
+    return "run-" + sha256(os.fsencode(folder)).hexdigest()[:24]
+
+
+def _mount(mountinfo: str) -> Path | None:
+    """Return where the cgroup2 file system is mounted (proc_pid_mountinfo(5))."""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        if after.startswith("cgroup2 "):
+            return Path(before.split()[4])
+    return None
+
+
+def _own(cgroup: str) -> str | None:
+    """Return this process's path in the version 2 hierarchy (cgroups(7), /proc/pid/cgroup)."""
+    return next(
+        (line[3:] for line in cgroup.splitlines() if line.startswith("0::")), None
+    )
+
+
+def _is_delegated(path: Path) -> bool:
+    for name in _DELEGATED:
+        try:
+            if os.getxattr(path, name) == b"1":
+                return os.access(path, os.W_OK)
+        except OSError:
+            continue
+    return False

@@ -1,0 +1,253 @@
+"""Filling a workspace: a shallow clone of one repository at one commit, with a token that touches no disk.
+
+git gets the token by GIT_ASKPASS (gitcredentials(7)): a program in the attempt's folder that prints a variable
+of git's own environment. It is in no argument, configuration, address or reflog. git's environment is built, so
+neither the machine's nor the user's configuration can run a hook, a helper or another address.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Final
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.abc
+from anyio import to_thread
+from attrs import frozen
+
+from dispatchd.domain.launch import Checkout
+from dispatchd.engines.local.process import kill_group
+from dispatchd.errors import WorkspaceFailed
+
+_ASKPASS: Final = """\
+#!/bin/sh
+case $1 in
+Username*) echo x-access-token ;;
+*) printf '%s\\n' "$DISPATCHD_GIT_TOKEN" ;;
+esac
+"""
+
+_TOKEN: Final = "DISPATCHD_GIT_TOKEN"  # noqa: S105  # a variable's name
+
+_SETTINGS: Final = {
+    "advice.detachedHead": "false",
+    "core.fsmonitor": "false",
+    "core.hooksPath": "/dev/null",
+    "credential.helper": "",
+    "gc.auto": "0",
+    # A redirect must not carry the token to another host.
+    "http.followRedirects": "false",
+    "init.defaultBranch": "main",
+    "protocol.allow": "never",
+    "protocol.http.allow": "always",
+    "protocol.https.allow": "always",
+    "submodule.recurse": "false",
+}
+"""Every setting of git that matters here (git-config(1)), given by its environment."""
+
+_SHA: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_REF: Final = re.compile(
+    r"(?!-)(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))[^\s~^:?*\[\\\x00-\x1f\x7f]+(?<![./])"
+)
+"""A ref that git-check-ref-format(1) lets pass, and that is no option."""
+
+_DEEPER: Final = 50
+"""How many commits of a ref are fetched where a server gives no single commit (count)."""
+
+_KEPT: Final = 64 * 1024
+"""How much of what git says is looked at (bytes)."""
+
+_LONGEST_REASON: Final = 300
+"""What is told of it (characters)."""
+
+_KILL_S: Final = 5.0
+"""How long the end of a git that was stopped is waited for (seconds)."""
+
+
+async def check_out(
+    checkout: Checkout,
+    workspace: Path,
+    *,
+    token: str | None,
+    env: Mapping[str, str],
+    scratch: Path,
+) -> None:
+    """Replace a workspace by a shallow clone of a repository at its commit.
+
+    Args:
+        checkout: What to clone.
+        workspace: Where to; what is there is removed.
+        token: For a private repository.
+        env: The variables that git gets beside its own: PATH, HOME and the like.
+        scratch: A folder of this attempt, mode 0700, for the askpass program.
+
+    Raises:
+        WorkspaceFailed: It can't be done, or takes too long; the workspace is empty or as before.
+    """
+    flaw = _flaw(checkout)
+    if flaw:
+        raise WorkspaceFailed(url=checkout.url, reason=flaw)
+    try:
+        aside = await to_thread.run_sync(_prepare, workspace, scratch)
+        git = _Git(
+            url=checkout.url,
+            folder=aside,
+            token=token,
+            env=_environment(env, token, scratch),
+        )
+        with anyio.move_on_after(checkout.timeout_s) as scope:
+            await _fill(git, checkout)
+        if scope.cancelled_caught:
+            reason = f"it took longer than {checkout.timeout_s:g} s"
+            raise WorkspaceFailed(url=checkout.url, reason=reason)
+        await to_thread.run_sync(_replace, workspace, aside)
+    except OSError as error:
+        raise WorkspaceFailed(url=checkout.url, reason=str(error.strerror)) from error
+
+
+@frozen(kw_only=True)
+class _Git:
+    """git in one folder, for one repository."""
+
+    url: str
+    folder: Path
+    token: str | None
+    env: Mapping[str, str]
+
+    async def run(self, *arguments: str) -> str:
+        """Return what a git command prints.
+
+        Raises:
+            WorkspaceFailed: It fails; says what git says.
+        """
+        try:
+            process = await anyio.open_process(
+                ["git", *arguments],
+                cwd=self.folder,
+                env=dict(self.env),
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=STDOUT,
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            reason = "git is not installed (there is none on PATH)"
+            raise WorkspaceFailed(url=self.url, reason=reason) from error
+        try:
+            said = await _read(process)
+            code = await process.wait()
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_KILL_S):
+                # Also what git has started: git-remote-https goes on without it.
+                kill_group(process.pid)
+                await process.aclose()
+        if code != 0:
+            raise WorkspaceFailed(
+                url=self.url, reason=f"git {arguments[0]}: {self._telling(said, code)}"
+            )
+        return said
+
+    def _telling(self, said: str, code: int) -> str:
+        """Return the line of git's words that says most, without the token."""
+        if self.token:
+            said = said.replace(self.token, "[redacted]")
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        telling = [
+            each for each in lines if each.startswith(("fatal:", "error:", "remote:"))
+        ]
+        return (telling or lines or [f"exit code {code}"])[-1][:_LONGEST_REASON]
+
+
+async def _fill(git: _Git, checkout: Checkout) -> None:
+    await git.run("init", "--quiet", "--template=")
+    await git.run("remote", "add", "origin", checkout.url)
+    await _fetch(git, checkout)
+    await git.run("checkout", "--quiet", "--detach", checkout.sha or "FETCH_HEAD")
+
+
+async def _fetch(git: _Git, checkout: Checkout) -> None:
+    what = checkout.sha or checkout.ref or "HEAD"
+    try:
+        await _fetch_one(git, what, depth=1)
+    except WorkspaceFailed:
+        # A server may refuse to give a commit that no ref points at (git-config(1), uploadpack.allowAnySHA1InWant).
+        if not checkout.sha or not checkout.ref:
+            raise
+        await _fetch_one(git, checkout.ref, depth=_DEEPER)
+
+
+async def _fetch_one(git: _Git, what: str, *, depth: int) -> None:
+    await git.run(
+        "fetch",
+        "--quiet",
+        f"--depth={depth}",
+        "--no-tags",
+        "--no-recurse-submodules",
+        "--end-of-options",
+        "origin",
+        what,
+    )
+
+
+async def _read(process: anyio.abc.Process) -> str:
+    kept = b""
+    if process.stdout is not None:
+        async for chunk in process.stdout:
+            kept = (kept + chunk)[-_KEPT:]
+    return kept.decode(errors="replace")
+
+
+def _flaw(checkout: Checkout) -> str:
+    """Return what is wrong with what is to be cloned, before git sees it; empty if nothing is."""
+    url = urlsplit(checkout.url)
+    if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc:
+        return "its address must be http or https, with a host and without credentials"
+    if checkout.sha and not _SHA.fullmatch(checkout.sha):
+        return f"{checkout.sha!r:.80} isn't a full commit id"
+    if checkout.ref and not _REF.fullmatch(checkout.ref):
+        return f"{checkout.ref!r:.80} isn't a ref"
+    return ""
+
+
+def _environment(
+    env: Mapping[str, str], token: str | None, scratch: Path
+) -> dict[str, str]:
+    settings = {
+        f"GIT_CONFIG_{kind}_{number}": text
+        for number, pair in enumerate(_SETTINGS.items())
+        for kind, text in zip(("KEY", "VALUE"), pair, strict=True)
+    }
+    return {
+        **env,
+        **settings,
+        "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_LFS_SKIP_SMUDGE": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": str(scratch / "askpass") if token else "/bin/false",
+        **({_TOKEN: token} if token else {}),
+    }
+
+
+def _prepare(workspace: Path, scratch: Path) -> Path:
+    """Return a new folder beside the workspace, and write the askpass program."""
+    askpass = scratch / "askpass"
+    askpass.write_text(_ASKPASS)
+    askpass.chmod(0o700)
+    # Not in the workspace itself: a git that a killed daemon left behind may still be writing there.
+    for left in workspace.parent.glob(f"{workspace.name}.checkout-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(
+        tempfile.mkdtemp(prefix=f"{workspace.name}.checkout-", dir=workspace.parent)
+    )
+
+
+def _replace(workspace: Path, aside: Path) -> None:
+    if workspace.exists():
+        shutil.rmtree(workspace)
+    aside.rename(workspace)

@@ -1,0 +1,117 @@
+"""Reading secrets at the start of a run: each anew, so that a rotated one needs no restart.
+
+A value goes into the environment of its command and nowhere else. After a restart of the daemon those of a
+run that is still going are read back from the environment of its leader (proc_pid_environ(5)), because the
+source may hold a newer value by then, and the old one has to be kept out of what is reported.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Final
+
+import anyio
+from attrs import frozen
+
+from dispatchd.domain.job import ProcessIdentity
+from dispatchd.domain.launch import Launch
+from dispatchd.domain.secret import SecretSource
+from dispatchd.engines.local.process import read_environment
+from dispatchd.errors import SecretUnavailable
+
+NAMES: Final = "DISPATCHD_SECRETS"
+"""Variable that lists the variables of a run's environment that are secrets, separated by commas."""
+
+_COMMAND_S: Final = 30.0
+"""How long a command that prints a secret may take (seconds)."""
+
+_LARGEST: Final = 64 * 1024
+"""Largest secret (bytes): Linux refuses a variable over 128 KiB (execve(2), MAX_ARG_STRLEN)."""
+
+
+@frozen(kw_only=True)
+class SecretReader:
+    """Gets secrets from where they are; `environment` is the daemon's own."""
+
+    environment: Mapping[str, str]
+
+    async def read(self, source: SecretSource) -> str:
+        """Return a secret's value.
+
+        Raises:
+            SecretUnavailable: It can't be had now; the reason doesn't quote it.
+        """
+        try:
+            data = await self._bytes(source)
+            value = data.decode().removesuffix("\n").removesuffix("\r")
+        except (OSError, KeyError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"no {error}"
+            raise SecretUnavailable(name=source.name, reason=str(reason)) from error
+        except UnicodeDecodeError as error:
+            reason = "it isn't UTF-8 text"
+            raise SecretUnavailable(name=source.name, reason=reason) from error
+        if not value or "\0" in value or len(data) > _LARGEST:
+            reason = "it is empty, holds a NUL character, or is larger than 64 KiB"
+            raise SecretUnavailable(name=source.name, reason=reason)
+        return value
+
+    async def _bytes(self, source: SecretSource) -> bytes:
+        if source.command:
+            return await self._printed(source)
+        if source.env:
+            return self.environment[source.env].encode(errors="surrogateescape")
+        path = (
+            Path(source.file)
+            if source.file
+            else Path(self.environment["CREDENTIALS_DIRECTORY"]) / source.credential
+        )
+        async with await anyio.open_file(path, "rb") as file:
+            return await file.read(_LARGEST + 1)
+
+    async def _printed(self, source: SecretSource) -> bytes:
+        try:
+            with anyio.fail_after(_COMMAND_S):
+                done = await anyio.run_process(
+                    source.command,
+                    stdin=DEVNULL,
+                    stdout=PIPE,
+                    # What it complains about may quote what it was given.
+                    stderr=DEVNULL,
+                    check=False,
+                    env=dict(self.environment),
+                    start_new_session=True,
+                )
+        except TimeoutError as error:
+            reason = f"its command took more than {_COMMAND_S:g} s"
+            raise SecretUnavailable(name=source.name, reason=reason) from error
+        if done.returncode != 0:
+            reason = f"its command ended with exit code {done.returncode}"
+            raise SecretUnavailable(name=source.name, reason=reason)
+        return done.stdout
+
+
+async def environment_of(
+    launch: Launch, reader: SecretReader
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the whole environment of a launch, and the secrets that are in it.
+
+    Fails with SecretUnavailable if one can't be had.
+    """
+    values = {
+        variable: await reader.read(source)
+        for variable, source in sorted(launch.secrets.items())
+    }
+    names = {NAMES: ",".join(values)} if values else {}
+    return {**launch.env, **values, **names}, frozenset(values.values())
+
+
+def recall(process: ProcessIdentity) -> frozenset[str] | None:
+    """Return the secrets that a leader was given, or None if it is gone. Blocks for a moment."""
+    found = read_environment(process)
+    if found is None:
+        return None
+    return frozenset(_values(found, found.get(NAMES, "").split(",")))
+
+
+def _values(environment: Mapping[str, str], names: Iterable[str]) -> Iterable[str]:
+    return (environment[name] for name in names if name in environment)

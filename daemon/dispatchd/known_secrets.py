@@ -1,0 +1,49 @@
+"""The secrets that this daemon knows at the moment, and the one redactor made of them.
+
+Everything that lets text leave the machine asks here: log lines, summaries, reports, heartbeats.
+"""
+
+from collections.abc import Iterable
+
+from attrs import define, field
+
+from dispatchd.domain.redaction import Redactor
+
+
+@define
+class KnownSecrets:
+    """Secret values by who knows them: the machine's own, and those of each run that is going on."""
+
+    _by_owner: dict[str, frozenset[str]] = field(factory=dict)
+    _redactor: Redactor = field(factory=lambda: Redactor.of(()), init=False)
+
+    def know(self, owner: str, values: Iterable[str]) -> None:
+        """Remember an owner's secrets beside those that it had before."""
+        known = self._by_owner.get(owner, frozenset())
+        new = known.union(values)
+        if owner not in self._by_owner or new != known:
+            self._by_owner[owner] = new
+            self._renew()
+
+    def forget(self, owner: str) -> None:
+        """Forget an owner's secrets; one that has none is fine."""
+        if self._by_owner.pop(owner, None):
+            self._renew()
+
+    def knows(self, owner: str) -> bool:
+        """Return whether an owner's secrets are known, also if it has none."""
+        return owner in self._by_owner
+
+    def scrub(self, text: str) -> str:
+        """Return a text without any secret that is known, and without what has the form of one."""
+        return self._redactor.scrub(text)
+
+    @property
+    def redactor(self) -> Redactor:
+        """What is made of all secrets known now."""
+        return self._redactor
+
+    def _renew(self) -> None:
+        everything = {value for each in self._by_owner.values() for value in each}
+        # One assignment: another thread that writes a line has the old one or the new one.
+        self._redactor = Redactor.of(everything)

@@ -1,0 +1,259 @@
+"""Conclude: from what an attempt left behind to its verdict, another attempt, or a person.
+
+The decision is made under the job's lock on the newest record: a cancel that arrives while the evidence is
+read still counts. What is reported of the output is written, without secrets, before the record says that
+there is something to report.
+"""
+
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+from anyio import to_thread
+from attrs import define, evolve, field, frozen
+
+from dispatchd.domain.backoff import full_jitter_s
+from dispatchd.domain.exit_table import Contract, Ending, Then
+from dispatchd.domain.job import Attempt, TrackedJob
+from dispatchd.domain.judgement import Evidence, Judgement, judge, never_started
+from dispatchd.domain.outcome import Exit, FailureCause, NeverStarted, Verdict
+from dispatchd.domain.phase import Event
+from dispatchd.domain.redaction import REPORTED, reported_tail
+from dispatchd.domain.result import RunResult
+from dispatchd.domain.run_event import Story
+from dispatchd.domain.workflow import Workflow
+from dispatchd.errors import StoreUnavailable
+from dispatchd.known_secrets import KnownSecrets
+from dispatchd.loops.log_context import job_context
+from dispatchd.loops.ports import Clock
+from dispatchd.loops.tracker import Decision, Tracker
+from dispatchd.store.evidence import (
+    missing_artifacts,
+    read_result,
+    read_story,
+    read_tail,
+)
+from dispatchd.store.runs import RunFolder, Runs
+
+_RETRY_CAP_S: Final = 300.0
+"""Upper bound of every wait before another attempt (seconds)."""
+
+_SEEN_BEFORE: Final = 16 * 1024
+"""How much is looked at before the reported end of an output (characters), so that a secret that the cut
+would halve is seen whole."""
+
+_READ: Final = 4 * REPORTED + _SEEN_BEFORE
+"""How much of an output's end is read (bytes; a character has up to 4, RFC 3629)."""
+
+_LONGEST_SUMMARY: Final = 4000
+"""What is kept of a summary (characters)."""
+
+_WITHHELD: Final = (
+    "[withheld: this ended while the daemon was away, so what would have to be taken out of it "
+    "is not known any more; it is on the machine]"
+)
+
+_Judge = Callable[[TrackedJob], Judgement]
+
+
+@frozen(kw_only=True)
+class _Found:
+    """What was read of an attempt, and whether its secrets can be taken out of its words."""
+
+    evidence: Evidence
+    secrets_known: bool
+
+
+@define(kw_only=True)
+class Concluder:
+    """Decides how attempts end, and leaves no private code behind."""
+
+    tracker: Tracker
+    runs: Runs
+    known: KnownSecrets
+    clock: Clock
+    random: random.Random
+    retry_wait_s: float
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def conclude(
+        self,
+        job_id: str,
+        end: Exit | NeverStarted,
+        workflow: Workflow | None,
+        *,
+        secrets_known: bool,
+    ) -> None:
+        """Decide what the end of a job's newest attempt means.
+
+        Args:
+            job_id: The job; it is running.
+            end: How the attempt ended.
+            workflow: What it ran; None if that has gone from the configuration.
+            secrets_known: Whether the secrets that the run was given are known, so that they can be
+                taken out of its words.
+        """
+        record = self.tracker.get(job_id)
+        if record is None or record.attempt is None:
+            return
+        attempt = record.attempt
+        if isinstance(end, NeverStarted):
+            if attempt.stop is None:
+                await self._undo(record, attempt)
+                return
+            end = Exit(code=None)
+        secret_free = workflow is not None and not workflow.secrets
+        found = await self.tracker.disk.until_stored(
+            lambda: self._read(
+                record, attempt, end, workflow, known=secrets_known or secret_free
+            )
+        )
+        await self._decide(record, workflow, lambda newest: self._judged(newest, found))
+
+    async def fail_to_start(
+        self, record: TrackedJob, workflow: Workflow, ending: Ending, why: str
+    ) -> None:
+        """Decide what it means that the newest attempt of a job could not get a process."""
+        failed = never_started(workflow.contract, ending, self.known.scrub(why))
+        await self._decide(record, workflow, lambda _: failed)
+
+    async def clear_workspace(self, run: RunFolder) -> None:
+        """Remove a checkout that is not needed any more, if the run has one; say so if something stays."""
+        if run.private_mark.exists():
+            try:
+                await to_thread.run_sync(self.runs.clear_workspace, run)
+            except StoreUnavailable as error:
+                self._log.error(
+                    "private_code_left_on_disk", path=str(error.path), error=str(error)
+                )
+
+    async def _undo(self, record: TrackedJob, attempt: Attempt) -> None:
+        await self.tracker.apply(
+            record.job.id,
+            Event.ATTEMPT_NEVER_STARTED,
+            change=lambda before: before.without_attempt(attempt.number),
+        )
+
+    def _read(
+        self,
+        record: TrackedJob,
+        attempt: Attempt,
+        end: Exit,
+        workflow: Workflow | None,
+        *,
+        known: bool,
+    ) -> _Found:
+        """Gather the evidence, and write what will be reported of the output. Blocks."""
+        run = self.runs.folder(record.run_id)
+        headless = attempt.contract is Contract.HEADLESS
+        result = read_result(run.result_file(attempt.number)) if headless else None
+        wanted = [
+            *(workflow.required_artifacts if workflow is not None else ()),
+            *(result.artifacts if isinstance(result, RunResult) else ()),
+        ]
+        missing = missing_artifacts(run.workspace, wanted)
+        if wanted and not missing and run.private_mark.exists():
+            self.runs.keep_artifacts(record.run_id, wanted)
+        if workflow is None or workflow.report_output:
+            self._write_report(run, attempt, known=known)
+        evidence = Evidence(
+            end=end,
+            contract=attempt.contract,
+            result=result,
+            story=read_story(run.events_file(attempt.number)),
+            missing=missing,
+            missing_fails=workflow is not None and workflow.missing_fails,
+            duration_s=(self.clock.now() - attempt.started_at).total_seconds(),
+        )
+        return _Found(evidence=evidence, secrets_known=known)
+
+    def _write_report(self, run: RunFolder, attempt: Attempt, *, known: bool) -> None:
+        text, before = read_tail(run.output_file(attempt.number), _READ)
+        if not text:
+            return
+        seen = text[-(REPORTED + _SEEN_BEFORE) :]
+        before += len(text) - len(seen)
+        report = (
+            reported_tail(seen, self.known.redactor, cut_before=before)
+            if known
+            else _WITHHELD
+        )
+        self.runs.write_report(run, attempt.number, report)
+
+    def _judged(self, newest: TrackedJob, found: _Found) -> Judgement:
+        evidence = evolve(found.evidence, parked_for=newest.blocked)
+        if not found.secrets_known:
+            evidence = _without_words(evidence)
+        stop = newest.attempt.stop if newest.attempt is not None else None
+        judgement = judge(evidence, stop)
+        summary = self.known.scrub(judgement.summary)
+        return evolve(judgement, summary=_shortened(summary))
+
+    async def _decide(
+        self, record: TrackedJob, workflow: Workflow | None, judged: _Judge
+    ) -> None:
+        budget = workflow.max_retries if workflow is not None else 0
+
+        def decision(newest: TrackedJob) -> Decision:
+            judgement = judged(newest)
+            ruling = judgement.ruling
+            ended = _with_end(newest, ruling.cause, self.clock.now())
+            if ruling.then is Then.PARK or ruling.outcome is None:
+                parked = evolve(ended, blocked=judgement.summary)
+                return Decision(Event.PARKED, parked)
+            if ruling.then is Then.RETRY and len(newest.attempts) <= budget:
+                self._log.warning(
+                    "attempt_failed",
+                    reason=judgement.summary,
+                    attempts_left=budget + 1 - len(newest.attempts),
+                    **job_context(newest),
+                )
+                return Decision(Event.ATTEMPT_FAILED, self._due_again(ended))
+            verdict = Verdict(
+                outcome=ruling.outcome, cause=ruling.cause, summary=judgement.summary
+            )
+            return Decision(Event.DECIDED, ended, verdict)
+
+        after = await self.tracker.decide(record.job.id, decision)
+        if not after.blocked:
+            await self.clear_workspace(self.runs.folder(record.run_id))
+
+    def _due_again(self, record: TrackedJob) -> TrackedJob:
+        delay_s = full_jitter_s(
+            len(record.attempts),
+            self.random.random(),
+            base_s=self.retry_wait_s,
+            cap_s=_RETRY_CAP_S,
+        )
+        return evolve(record, retry_at=self.clock.now() + timedelta(seconds=delay_s))
+
+
+def _with_end(
+    record: TrackedJob, cause: FailureCause | None, now: datetime
+) -> TrackedJob:
+    if record.attempt is None:
+        return record
+    return record.with_attempt(evolve(record.attempt, ended_at=now, cause=cause))
+
+
+def _without_words(evidence: Evidence) -> Evidence:
+    """Return the evidence without anything that the command itself has said."""
+    result, story = evidence.result, evidence.story
+    if isinstance(result, RunResult):
+        result = evolve(result, summary=_WITHHELD, exit_reason="withheld")
+    blocked = _WITHHELD if story.blocked is not None else None
+    return evolve(
+        evidence,
+        result=result,
+        story=Story(blocked=blocked, malformed=story.malformed),
+    )
+
+
+def _shortened(summary: str) -> str:
+    if len(summary) <= _LONGEST_SUMMARY:
+        return summary
+    return summary[: _LONGEST_SUMMARY - 1] + "…"

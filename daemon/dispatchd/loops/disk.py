@@ -1,0 +1,57 @@
+"""Waiting for the disk: the one place where a full or failing disk makes a loop wait, and says so."""
+
+import random
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import anyio
+import structlog
+from anyio import to_thread
+from attrs import define, field
+
+from dispatchd.domain.backoff import full_jitter_s
+from dispatchd.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+_RETRY_CAP_S: Final = 5.0
+"""Longest wait before a refused write is tried again (seconds): room on a disk comes back unannounced."""
+
+
+@define
+class Disk:
+    """Repeats writes until the disk takes them."""
+
+    _random: random.Random
+    trouble: str = field(default="", init=False)
+    """Why the disk refuses writes at the moment, or empty."""
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def until_stored(self, write: Callable[[], T]) -> T:
+        """Return what a blocking write returns, repeating it for as long as the disk refuses it."""
+        failures = 0
+        while True:
+            try:
+                result = await to_thread.run_sync(write)
+            except StoreUnavailable as error:
+                failures += 1
+                delay_s = full_jitter_s(
+                    failures,
+                    self._random.random(),
+                    base_s=0.5,
+                    cap_s=_RETRY_CAP_S,
+                )
+                self._log.error(
+                    "store_write_refused",
+                    error=str(error),
+                    retry_in_s=round(delay_s, 2),
+                )
+                self.trouble = str(error)
+                await anyio.sleep(delay_s)
+            else:
+                if failures:
+                    self.trouble = ""
+                    self._log.info("store_write_accepted_again", failures=failures)
+                return result

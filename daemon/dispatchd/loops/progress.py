@@ -1,0 +1,74 @@
+"""Progress: what is new in the events of running jobs, told to the endpoint once each."""
+
+from pathlib import Path
+
+import structlog
+from anyio import to_thread
+from attrs import define, field
+
+from dispatchd.domain.job import TrackedJob
+from dispatchd.domain.phase import Phase
+from dispatchd.domain.run_event import Progress
+from dispatchd.loops.log_context import job_context
+from dispatchd.store.evidence import EventReader
+from dispatchd.store.runs import Runs
+
+
+@define
+class _Cursor:
+    """How far an attempt's events have been read, and how many of its progress events have been told."""
+
+    reader: EventReader
+    file: Path
+    told: int
+
+
+@define
+class ProgressFeed:
+    """Reads events when somebody asks; nothing watches the files."""
+
+    _runs: Runs
+    _cursors: dict[str, _Cursor] = field(factory=dict, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def news(self, record: TrackedJob) -> Progress | None:
+        """Return how far a job's run is, or None if that has been told or there is no run."""
+        attempt = record.attempt
+        if record.phase is not Phase.RUNNING or attempt is None:
+            self._cursors.pop(record.job.id, None)
+            return None
+        return await to_thread.run_sync(self._read, record, attempt.number)
+
+    def told(self, record: TrackedJob) -> None:
+        """Take note that the endpoint has the newest progress; a restarted daemon knows it too."""
+        cursor = self._cursors.get(record.job.id)
+        if cursor is None:
+            return
+        cursor.told = cursor.reader.story.progress_events
+        try:
+            cursor.file.write_text(str(cursor.told))
+        except OSError as error:
+            # At worst a restarted daemon tells it again.
+            self._log.debug(
+                "progress_note_failed", error=error.strerror, **job_context(record)
+            )
+
+    def _read(self, record: TrackedJob, number: int) -> Progress | None:
+        run = self._runs.folder(record.run_id)
+        path = run.events_file(number)
+        cursor = self._cursors.get(record.job.id)
+        if cursor is None or cursor.reader.path != path:
+            file = run.told_file(number)
+            cursor = _Cursor(EventReader(path), file, _number_in(file))
+            self._cursors[record.job.id] = cursor
+        story = cursor.reader.read()
+        return story.progress if story.progress_events > cursor.told else None
+
+
+def _number_in(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,113 @@
+"""Start: give an attempt its workspace, its secrets and its process, unless somebody wants it dead first.
+
+The fence is the engine's: the process identity is durable before the command can run. Until then a failure,
+or the end of the daemon, means that nothing was run.
+"""
+
+from collections.abc import Mapping
+
+import anyio
+import structlog
+from attrs import define, evolve, field
+
+from dispatchd.domain.exit_table import Ending
+from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob
+from dispatchd.domain.phase import Event
+from dispatchd.domain.workflow import Workflow
+from dispatchd.errors import RunError, SecretUnavailable, WorkspaceFailed
+from dispatchd.known_secrets import KnownSecrets
+from dispatchd.loops.conclude import Concluder
+from dispatchd.loops.log_context import job_context
+from dispatchd.loops.ports import Engine
+from dispatchd.loops.prepare import Prepared, prepare
+from dispatchd.loops.tracker import Tracker
+from dispatchd.store.runs import Runs
+
+
+@define(kw_only=True)
+class Starter:
+    """Starts attempts; `base_env` is what every child gets of the daemon's own environment."""
+
+    engine: Engine
+    tracker: Tracker
+    runs: Runs
+    concluder: Concluder
+    known: KnownSecrets
+    base_env: Mapping[str, str]
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def start(
+        self, record: TrackedJob, attempt: Attempt, workflow: Workflow
+    ) -> None:
+        """Start a running job's newest attempt; what keeps it from starting is concluded at once."""
+        try:
+            prepared = await self.tracker.disk.until_stored(
+                lambda: prepare(
+                    record, attempt, workflow, self.runs, self.base_env, self.known
+                )
+            )
+            self._tell_left_out(record, prepared)
+            await self._launch(record, prepared)
+        except RunError as error:
+            self.engine.forget(self.runs.folder(record.run_id).attempt(attempt.number))
+            await self.concluder.fail_to_start(
+                record, workflow, _ending(error), str(error)
+            )
+
+    async def _launch(self, record: TrackedJob, prepared: Prepared) -> None:
+        """Start it, or give up when the attempt is to be ended: a checkout can take minutes.
+
+        Fails with a leaf of RunError if it can't be started.
+        """
+        job_id = record.job.id
+        failed: RunError | None = None
+
+        async def record_process(process: ProcessIdentity) -> None:
+            await self.tracker.apply(
+                job_id,
+                Event.ATTEMPT_STARTED,
+                change=lambda before: _with_process(before, process),
+            )
+
+        async with anyio.create_task_group() as tasks:
+
+            async def give_up_when_unwanted() -> None:
+                await self.tracker.stop_event(job_id).wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(give_up_when_unwanted, name=f"start watchdog {job_id}")
+            try:
+                await self.engine.start(prepared.launch, record_process)
+            except RunError as error:
+                # Kept for outside: a task group would wrap it into an exception group.
+                failed = error
+            tasks.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
+
+    def _tell_left_out(self, record: TrackedJob, prepared: Prepared) -> None:
+        for each in prepared.left_out:
+            self._log.info(
+                "parameter_left_out",
+                name=each.name,
+                reason=each.reason,
+                **job_context(record),
+            )
+
+
+def _ending(error: RunError) -> Ending:
+    match error:
+        case WorkspaceFailed():
+            return Ending.WORKSPACE
+        case SecretUnavailable():
+            return Ending.SECRET
+        case _:
+            return Ending.SPAWN
+
+
+def _with_process(record: TrackedJob, process: ProcessIdentity) -> TrackedJob:
+    if record.attempt is None:
+        return record
+    return record.with_attempt(evolve(record.attempt, process=process))

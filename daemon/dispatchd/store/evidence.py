@@ -1,0 +1,166 @@
+"""What an attempt left in its folder: result, events, the end of its output, and what its workspace lacks.
+
+Everything here was written by the command, so nothing of it is trusted: a file may be a pipe, a link, too
+large, or anything but text.
+"""
+
+import json
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from attrs import define, field
+
+from dispatchd.contracts import check
+from dispatchd.conversion import strict_converter
+from dispatchd.domain.brief import CONTRACT_VERSION
+from dispatchd.domain.result import NoResult, RunResult
+from dispatchd.domain.run_event import LONGEST_LINE, Story
+from dispatchd.errors import ContractViolation
+
+MIB: Final = 1024 * 1024
+
+LARGEST_RESULT: Final = MIB
+"""Largest result that is read (bytes); contracts/README.md, headless commands."""
+
+_LONGEST_EVENTS: Final = 64 * MIB
+"""How much of an attempt's events is read (bytes): a run that floods them must not keep the daemon busy."""
+
+_CHUNK: Final = 256 * 1024
+
+_converter = strict_converter(forbid_extra_keys=False, detailed_validation=False)
+
+
+def read_result(path: Path) -> RunResult | NoResult:
+    """Return the result in a file, or why there is none that counts. Blocks."""
+    try:
+        document = json.loads(_read_whole(path))
+    except ContractViolation as violation:
+        return NoResult(violation.rule)
+    except (ValueError, RecursionError):
+        return NoResult("it isn't JSON")
+    version = document.get("contract_version") if isinstance(document, dict) else None
+    if isinstance(version, str) and version.split(".")[0] != CONTRACT_VERSION:
+        known = f"this machine knows {CONTRACT_VERSION}"
+        return NoResult(f"it has contract_version {version[:20]!r} and {known}")
+    try:
+        check("run-result", document)
+        return _converter.structure(document, RunResult)
+    except ContractViolation as violation:
+        return NoResult(f"{violation.path} {violation.rule}")
+
+
+def last_activity_ns(paths: Iterable[Path]) -> int:
+    """Return when one of some files was last written (nanoseconds since the epoch); 0 if none is there."""
+    return max((_written_ns(path) for path in paths), default=0)
+
+
+def missing_artifacts(workspace: Path, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Return which of some relative paths are not in a workspace, or lead out of it, in their order. Blocks."""
+    inside = workspace.resolve()
+    return tuple(each for each in wanted if not _is_inside(inside, each))
+
+
+def read_tail(path: Path, limit: int) -> tuple[str, int]:
+    """Return the last `limit` bytes of a file as text, and how many bytes come before them. Blocks.
+
+    What isn't UTF-8 becomes a replacement character. A file that isn't there is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = max(0, size - limit)
+            file.seek(start)
+            # Bounded: the file may still grow under a process that was left behind.
+            return file.read(limit).decode(errors="replace"), start
+    except OSError:
+        return "", 0
+
+
+@define
+class EventReader:
+    """Reads what is new in an attempt's events; keeps where it stands and what they come to."""
+
+    path: Path
+    story: Story = field(factory=Story, init=False)
+    _offset: int = field(default=0, init=False)
+    _rest: bytes = field(default=b"", init=False)
+
+    def read(self, *, to_the_end: bool = False) -> Story:
+        """Return the story up to the last whole line, or to the very end of the file. Blocks."""
+        while self._offset < _LONGEST_EVENTS:
+            try:
+                data = _read_regular(self.path, _CHUNK, self._offset)
+            except OSError:
+                data = None
+            if not data:
+                break
+            self._offset += len(data)
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self.story.feed(line)
+            # Only its length matters any more.
+            self._rest = self._rest[: LONGEST_LINE + 1]
+        if to_the_end and self._rest:
+            self.story.feed(self._rest)
+            self._rest = b""
+        return self.story
+
+
+def read_story(path: Path) -> Story:
+    """Return what all events of an attempt that is over come to. Blocks."""
+    return EventReader(path).read(to_the_end=True)
+
+
+def _read_whole(path: Path) -> str:
+    """Return the text of a result.
+
+    Raises:
+        ContractViolation: There is none that could be JSON.
+    """
+    rule = ""
+    try:
+        data = _read_regular(path, LARGEST_RESULT + 1)
+        if data is None:
+            rule = "it isn't a regular file"
+        elif len(data) > LARGEST_RESULT:
+            rule = "it is larger than 1 MiB"
+        else:
+            return data.decode()
+    except FileNotFoundError:
+        rule = "it wrote none"
+    except OSError as error:
+        rule = f"it can't be read ({error.strerror})"
+    except UnicodeDecodeError:
+        rule = "it isn't UTF-8 text"
+    raise ContractViolation(contract="run-result", path="$", rule=rule)
+
+
+def _read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
+    """Return up to `limit` bytes of a regular file, or None for anything else; never waits for a pipe."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        return os.pread(fd, limit, offset)
+    finally:
+        os.close(fd)
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat(follow_symlinks=False).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _is_inside(inside: Path, wanted: str) -> bool:
+    if Path(wanted).is_absolute() or ".." in Path(wanted).parts:
+        return False
+    try:
+        found = (inside / wanted).resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return found.is_relative_to(inside)

@@ -1,0 +1,163 @@
+"""The example agent, end to end: hub, daemon, private clone, edit, commit, push, result; and what is left."""
+
+import json
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from support.daemon import DaemonProcess, running_daemon, write_config
+from support.git_server import GitServer, git, git_server
+from support.hub import HubProcess
+
+TOKEN = "token-of-the-installation-0815"
+AGENT = Path(__file__).parents[2] / "examples" / "coding-agent.py"
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[GitServer]:
+    with git_server(tmp_path / "served", token=TOKEN) as found:
+        yield found
+
+
+@pytest.fixture
+async def daemon(
+    tmp_path: Path, server: HubProcess, forge: GitServer
+) -> AsyncIterator[DaemonProcess]:
+    config = write_config(
+        tmp_path / "machine",
+        server.url,
+        {"agent": [sys.executable, str(AGENT)]},
+        limits=f"""
+contract = "headless"
+checkout = true
+checkout_url = "{forge.url}"
+checkout_secret = "forge"
+secrets = {{ GIT_TOKEN = "forge" }}
+required_artifacts = ["README.md"]
+""",
+    )
+    text = config.read_text()
+    config.write_text(f'{text}\n[secrets.forge]\nenv = "TOKEN_OF_THE_MACHINE"\n')
+    async with running_daemon(config, env={"TOKEN_OF_THE_MACHINE": TOKEN}) as found:
+        yield found
+
+
+def job(sha: str, job_id: str = "j") -> dict[str, Any]:
+    return {
+        "id": job_id,
+        "dag_name": "agent",
+        "event_name": "issue_comment",
+        "event_action": "created",
+        "repository_name": "o/r",
+        "ref": "refs/heads/main",
+        "sha": sha,
+    }
+
+
+def comment(body: str) -> str:
+    return json.dumps(
+        {
+            "comment": {"id": 5, "body": body},
+            "repository": {"full_name": "o/r", "default_branch": "main"},
+        }
+    )
+
+
+async def command_lines(daemon: DaemonProcess, into: list[bytes]) -> None:
+    """Collect the command lines of every process of this machine, again and again."""
+    while daemon.alive:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                into.append(await to_thread.run_sync(path.read_bytes))
+            except OSError:
+                continue
+
+
+async def test_a_coding_agent_goes_end_to_end(
+    server: HubProcess, daemon: DaemonProcess, forge: GitServer
+) -> None:
+    sha = forge.create("o/r")[2]
+    seen: list[bytes] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(command_lines, daemon, seen)
+        await server.submit(job(sha), comment("/agent mention the new office"))
+        result = await server.result("j")
+        tasks.cancel_scope.cancel()
+
+    bare = forge.root / "o/r.git"
+    assert result["result_status"] == "succeeded", result
+    assert result["result_summary"] == "Noted the request in NOTES.md on agent/j."
+    assert git(bare, "show", "agent/j:NOTES.md") == "- mention the new office"
+    assert git(bare, "rev-parse", "agent/j^") == sha
+    run = daemon.state / "runs" / "j"
+    attempt = run / "attempt-1"
+    assert (
+        git(bare, "rev-parse", "agent/j")
+        == (json.loads((attempt / "result.json").read_text())["commits"][0])
+    )
+    # The clone is gone, and what a success needs of it is kept.
+    assert list((run / "workspace").iterdir()) == []
+    assert (run / "artifacts" / "README.md").read_text() == "version 3\n"
+    assert (run / "artifacts" / "NOTES.md").exists()
+    assert any(b"remote-http" in line for line in seen)
+    assert not any(TOKEN.encode() in line for line in seen)
+    for path in [*daemon.state.rglob("*"), daemon.log_file]:
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
+
+
+async def test_an_agent_that_needs_words_asks_for_them(
+    server: HubProcess, daemon: DaemonProcess, forge: GitServer
+) -> None:
+    sha = forge.create("o/r")[2]
+    await server.submit(job(sha), comment("/agent"))
+
+    await daemon.until_logged("job_parked", job_id="j")
+    record = json.loads((daemon.state / "jobs" / "j.json").read_text())
+
+    assert "What shall I do?" in record["blocked"]
+    # A person may want to look: the clone stays until it is resolved.
+    assert (daemon.state / "runs/j/workspace/README.md").exists()
+
+
+async def test_a_clone_that_a_killed_daemon_left_is_removed_by_the_next(
+    server: HubProcess, daemon: DaemonProcess, forge: GitServer
+) -> None:
+    sha = forge.create("o/r")[2]
+    await server.submit(job(sha), comment("/agent once"))
+    await server.result("j")
+    await daemon.until_logged("job_finish_acknowledged", job_id="j")
+    daemon.kill()
+    run = daemon.state / "runs" / "j"
+    (run / "workspace.private").touch()
+    (run / "workspace" / "private.py").write_text("code")
+    locked = run / "workspace" / "locked"
+    locked.mkdir()
+    (locked / "more.py").write_text("code")
+    locked.chmod(0o500)
+
+    daemon.start()
+    with anyio.fail_after(20):
+        while (run / "workspace.private").exists():
+            # Removed by the daemon, which doesn't announce it.
+            await anyio.sleep(0.02)
+
+    assert list((run / "workspace").iterdir()) == []
+
+
+async def test_a_repository_that_cannot_be_cloned_is_tried_again(
+    tmp_path: Path, server: HubProcess, daemon: DaemonProcess, forge: GitServer
+) -> None:
+    forge.status = 500
+    await server.submit(job("f" * 40), comment("/agent once"))
+
+    await daemon.until_logged("job_attempt_failed", job_id="j")
+    record = json.loads((daemon.state / "jobs" / "j.json").read_text())
+
+    assert record["attempts"][0]["cause"] == "workspace"
+    assert record["retry_at"]
+    assert list((tmp_path / "machine/state/runs/j/workspace").iterdir()) == []

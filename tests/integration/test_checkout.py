@@ -1,0 +1,287 @@
+"""Cloning from a real git server that demands a token."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from dispatchd.domain.launch import Checkout
+from dispatchd.engines.local.checkout import check_out
+from dispatchd.errors import WorkspaceFailed
+from support.git_server import GitServer, git, git_server
+
+TOKEN = "token-of-the-installation-0815"
+UNKNOWN = "f" * 40
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[GitServer]:
+    with git_server(tmp_path / "served", token=TOKEN) as found:
+        yield found
+
+
+@pytest.fixture
+def shas(server: GitServer) -> list[str]:
+    return server.create("o/r")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home whose git configuration would do harm if anybody read it."""
+    folder = tmp_path / "home"
+    (folder / "hooks").mkdir(parents=True)
+    hook = folder / "hooks" / "post-checkout"
+    hook.write_text(f"#!/bin/sh\ntouch {folder}/hooked\n")
+    hook.chmod(0o755)
+    (folder / ".gitconfig").write_text(
+        f"[core]\nhooksPath = {folder}/hooks\n"
+        f'[credential]\nhelper = "!touch {folder}/helped"\n'
+        '[url "http://127.0.0.1:1/"]\ninsteadOf = http://127.0.0.1\n'
+    )
+    return folder
+
+
+async def clone(
+    tmp_path: Path, server: GitServer, token: str | None = TOKEN, **what: str
+) -> Path:
+    workspace, scratch = tmp_path / "run" / "workspace", tmp_path / "run" / "attempt-1"
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    checkout = Checkout(url=f"{server.url}/o/r.git", timeout_s=20, **what)
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home")}
+    await check_out(checkout, workspace, token=token, env=env, scratch=scratch)
+    return workspace
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(
+    ("ref", "index", "text"),
+    [
+        ("", None, "version 3\n"),
+        ("refs/heads/main", None, "version 3\n"),
+        ("refs/heads/main", 2, "version 3\n"),
+        ("refs/heads/main", 0, "version 1\n"),
+        ("", 1, "version 2\n"),
+        ("refs/pull/7/head", 3, "version 3\n"),
+    ],
+)
+async def test_a_private_repository_is_cloned_at_its_commit(
+    tmp_path: Path,
+    server: GitServer,
+    shas: list[str],
+    ref: str,
+    index: int | None,
+    text: str,
+) -> None:
+    sha = "" if index is None else shas[index]
+
+    workspace = await clone(tmp_path, server, ref=ref, sha=sha)
+
+    assert (workspace / "README.md").read_text() == text
+    assert git(workspace, "rev-parse", "HEAD") == (sha or shas[2])
+    assert git(workspace, "remote", "get-url", "origin") == f"{server.url}/o/r.git"
+    assert git(workspace, "status", "--porcelain") == ""
+    home = tmp_path / "home"
+    assert sorted(each.name for each in home.iterdir()) == [".gitconfig", "hooks"]
+    assert sorted(each.name for each in workspace.parent.iterdir()) == [
+        "attempt-1",
+        "workspace",
+    ]
+
+
+async def test_a_server_that_gives_no_single_commit_is_asked_for_the_ref(
+    tmp_path: Path, server: GitServer, shas: list[str]
+) -> None:
+    # Protocol version 0 is where a server refuses what no ref points at.
+    git(server.root / "o/r.git", "config", "uploadpack.allowAnySHA1InWant", "false")
+    git(server.root / "o/r.git", "config", "protocol.version", "0")
+
+    workspace = await clone(tmp_path, server, ref="refs/heads/main", sha=shas[0])
+
+    assert git(workspace, "rev-parse", "HEAD") == shas[0]
+
+
+@pytest.mark.parametrize(
+    ("token", "what", "words"),
+    [
+        ("wrong-token", {}, "Authentication failed"),
+        (None, {}, "could not read Username|Authentication failed"),
+        (TOKEN, {"sha": UNKNOWN}, "not our ref|upload-pack"),
+        (TOKEN, {"ref": "refs/heads/none"}, "couldn't find remote ref"),
+        (TOKEN, {"sha": UNKNOWN, "ref": "refs/heads/main"}, "git checkout"),
+    ],
+)
+async def test_what_cannot_be_cloned_says_why_without_the_token(
+    tmp_path: Path,
+    server: GitServer,
+    shas: list[str],
+    token: str | None,
+    what: dict[str, str],
+    words: str,
+) -> None:
+    assert shas
+
+    with pytest.raises(WorkspaceFailed, match=words) as caught:
+        await clone(tmp_path, server, token, **what)
+
+    assert "token" not in caught.value.reason.replace("wrong-token", "")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(403, "403"), (404, "not found"), (500, "500")]
+)
+async def test_a_server_that_refuses_is_quoted(
+    tmp_path: Path, server: GitServer, status: int, words: str
+) -> None:
+    server.status = status
+
+    with pytest.raises(WorkspaceFailed, match=words):
+        await clone(tmp_path, server)
+
+
+async def test_a_redirect_does_not_carry_the_token_away(
+    tmp_path: Path, server: GitServer
+) -> None:
+    with git_server(tmp_path / "other") as other:
+        server.location = other.url
+
+        with pytest.raises(WorkspaceFailed):
+            await clone(tmp_path, server)
+
+        assert other.requests == []
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ({"url": "file:///etc"}, "http or https"),
+        ({"url": "http://user:pass@127.0.0.1/o/r.git"}, "without credentials"),
+        ({"url": "--upload-pack=x"}, "http or https"),
+        ({"sha": "HEAD"}, "isn't a full commit id"),
+        ({"sha": "--upload-pack=x"}, "isn't a full commit id"),
+        ({"ref": "--upload-pack=x"}, "isn't a ref"),
+        ({"ref": "a..b"}, "isn't a ref"),
+        ({"ref": "a b"}, "isn't a ref"),
+        ({"ref": "+refs/heads/*:refs/heads/*"}, "isn't a ref"),
+        ({"ref": "a\nb"}, "isn't a ref"),
+        ({"ref": "a.lock"}, "isn't a ref"),
+    ],
+)
+async def test_what_git_must_not_see_is_refused_before_it(
+    tmp_path: Path, what: dict[str, str], words: str
+) -> None:
+    address = {"url": "http://127.0.0.1:1/o/r.git", **what}
+    checkout = Checkout(timeout_s=5, **address)
+
+    with pytest.raises(WorkspaceFailed, match=words):
+        await check_out(
+            checkout, tmp_path / "workspace", token=None, env={}, scratch=tmp_path
+        )
+
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_without_git_that_is_said(tmp_path: Path) -> None:
+    checkout = Checkout(url="http://127.0.0.1:1/o/r.git", timeout_s=5)
+
+    with pytest.raises(WorkspaceFailed, match="git is not installed"):
+        await check_out(
+            checkout,
+            tmp_path / "workspace",
+            token=None,
+            env={"PATH": str(tmp_path)},
+            scratch=tmp_path,
+        )
+
+
+def gits_in(folder: Path) -> list[bytes]:
+    """Return the command lines of the live processes that work below a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            inside = (entry / "cwd").resolve().is_relative_to(folder)
+            line = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if inside and line and entry.name != str(os.getpid()):
+            found.append(line)
+    return found
+
+
+async def test_a_clone_that_takes_too_long_is_ended_with_all_of_it(
+    tmp_path: Path, server: GitServer, shas: list[str]
+) -> None:
+    assert shas
+    server.open_gate.clear()
+    checkout = Checkout(url=f"{server.url}/o/r.git", timeout_s=1)
+
+    with pytest.raises(WorkspaceFailed, match="longer than 1 s"):
+        await check_out(
+            checkout,
+            tmp_path / "run" / "workspace",
+            token=TOKEN,
+            env={"PATH": os.environ["PATH"]},
+            scratch=ready(tmp_path),
+        )
+
+    assert gits_in(tmp_path / "run") == []
+
+
+def ready(tmp_path: Path) -> Path:
+    scratch = tmp_path / "run" / "attempt-1"
+    scratch.mkdir(parents=True)
+    return scratch
+
+
+async def until_asked(server: GitServer) -> None:
+    with anyio.fail_after(20):
+        while not server.requests:
+            # Asked by another process, in another thread.
+            await anyio.sleep(0.01)
+
+
+async def test_a_cancelled_clone_leaves_no_git(
+    tmp_path: Path, server: GitServer, shas: list[str]
+) -> None:
+    assert shas
+    server.open_gate.clear()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(clone, tmp_path, server)
+        await until_asked(server)
+        tasks.cancel_scope.cancel()
+
+    assert gits_in(tmp_path / "run") == []
+
+
+async def test_the_token_is_in_no_argument_and_in_no_file(
+    tmp_path: Path, server: GitServer, shas: list[str]
+) -> None:
+    seen: list[bytes] = []
+    server.open_gate.clear()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(clone, tmp_path, server)
+        await until_asked(server)
+        seen += await to_thread.run_sync(gits_in, tmp_path / "run")
+        server.open_gate.set()
+
+    assert shas
+    assert any(b"remote-http" in line for line in seen)
+    assert not any(TOKEN.encode() in line for line in seen)
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
+
+
+async def test_a_used_workspace_is_replaced(
+    tmp_path: Path, server: GitServer, shas: list[str]
+) -> None:
+    workspace = await clone(tmp_path, server, sha=shas[0])
+    (workspace / "left").write_text("from before")
+    (workspace.parent / "workspace.checkout-dead").mkdir()
+
+    await clone(tmp_path, server, sha=shas[1])
+
+    assert not (workspace / "left").exists()
+    assert git(workspace, "rev-parse", "HEAD") == shas[1]
+    assert not (workspace.parent / "workspace.checkout-dead").exists()

@@ -1,0 +1,189 @@
+"""What a run says of itself reaches the one who looks at it and the endpoint, and never costs the run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from anyio import to_thread
+
+from support.daemon import DaemonProcess, running_daemon, write_config
+from support.endpoint import Endpoint, endpoint
+
+JOB = {
+    "id": "j",
+    "dag_name": "it",
+    "claim_token": "t",
+    "lease_seconds": 0.6,
+    "extensions": ["heartbeat"],
+}
+
+
+def event(kind: str, **facts: object) -> str:
+    line = json.dumps({"type": kind, **facts})
+    return f"echo '{line}' >>\"$DISPATCHD_EVENTS\"\n"
+
+
+def progress(done: int) -> str:
+    return event("progress", completed=done, in_progress=1, total=3)
+
+
+def script(tmp_path: Path, *parts: str) -> tuple[list[str], list[Path]]:
+    """Return a command that runs parts of a script, and pauses between them at pipes."""
+    gates = [tmp_path / f"gate{number}" for number in range(len(parts))]
+    text = ""
+    for part, gate in zip(parts, gates, strict=True):
+        os.mkfifo(gate)
+        text += f"{part}\nread -r _ <{gate}\n"
+    return ["/bin/sh", "-c", text], gates
+
+
+def told(hub: Endpoint) -> list[int]:
+    """Return the completed steps of each progress that a heartbeat has carried."""
+    return [
+        beat.body["progress"]["completed"]
+        for beat in hub.calls("heartbeat", "j")
+        if "progress" in beat.body
+    ]
+
+
+async def beats(hub: Endpoint, count: int) -> None:
+    """Wait for some more heartbeats."""
+    before = len(hub.calls("heartbeat"))
+    await hub.until(lambda it: len(it.calls("heartbeat")) >= before + count)
+
+
+async def show(daemon: DaemonProcess) -> str:
+    command = [sys.executable, "-m", "dispatchd", "show", "j"]
+    return await to_thread.run_sync(
+        lambda: subprocess.check_output(
+            [*command, "--config", str(daemon.config)], text=True, timeout=30
+        )
+    )
+
+
+async def test_each_progress_is_told_once_also_across_a_restart(
+    tmp_path: Path,
+) -> None:
+    command, gates = script(
+        tmp_path,
+        progress(1),
+        progress(2) + "echo nonsense >>$DISPATCHD_EVENTS",
+        progress(2),
+    )
+    async with endpoint() as hub:
+        config = write_config(tmp_path / "machine", hub.url, {"it": command})
+        async with running_daemon(config) as daemon:
+            hub.hand_out(JOB)
+            await hub.until(lambda it: told(it) == [1])
+            await beats(hub, 3)
+            gates[0].write_text("go\n")
+            await hub.until(lambda it: told(it) == [1, 2])
+            await beats(hub, 2)
+            daemon.kill()
+            daemon.log_file.unlink()
+            daemon.start()
+            await daemon.until_logged("daemon_ready")
+            await beats(hub, 3)
+            assert told(hub) == [1, 2]
+            # The same again is news: the run said so once more.
+            gates[1].write_text("go\n")
+            await hub.until(lambda it: told(it) == [1, 2, 2])
+            shown = await show(daemon)
+            gates[2].write_text("go\n")
+            finished = (await hub.until_finished("j"))[0]
+
+    assert "2 of 3 done, 1 under way" in shown
+    assert "1 lines" in shown
+    assert finished["result_status"] == "succeeded"
+    assert "1 lines of its events could not be read" in finished["result_summary"]
+
+
+async def test_a_run_that_hung_is_told_with_where(tmp_path: Path) -> None:
+    at = "2026-11-21T10:00:0"
+    command = [
+        "/bin/sh",
+        "-c",
+        event("phase", name="build", at=f"{at}0Z")
+        + event("phase", name="test", at=f"{at}3Z")
+        + event("span", name="unit", started_at=f"{at}3Z", ended_at=f"{at}5Z", ok=True)
+        + "sleep 300",
+    ]
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": command}, limits="inactivity_s = 0.3"
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out(JOB)
+            finished = (await hub.until_finished("j"))[0]
+            shown = await show(daemon)
+
+    assert finished["result_cause"] == "inactivity-timeout"
+    assert "in phase test" in finished["result_summary"]
+    assert "last completed span unit" in finished["result_summary"]
+    assert "build 3.0 s" in finished["result_summary"]
+    assert "unit, 2.0 s, ok" in shown
+
+
+async def test_hostile_events_cost_nothing(tmp_path: Path) -> None:
+    flood = (
+        'head -c 30000000 /dev/zero | tr "\\0" "[" >>"$DISPATCHD_EVENTS"; '
+        'echo >>"$DISPATCHD_EVENTS"; '
+        f"{progress(3)}"
+        'rm "$DISPATCHD_EVENTS.none" 2>/dev/null; true'
+    )
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {
+                "flood": ["/bin/sh", "-c", flood],
+                "pipe": ["/bin/sh", "-c", 'mkfifo "$DISPATCHD_EVENTS"'],
+                "link": ["/bin/sh", "-c", 'ln -s /dev/zero "$DISPATCHD_EVENTS"'],
+                "gone": ["/bin/sh", "-c", 'rm -rf "$(dirname "$DISPATCHD_EVENTS")"/e*'],
+            },
+        )
+        async with running_daemon(config):
+            names = ("flood", "pipe", "link", "gone")
+            for name in names:
+                hub.hand_out({"id": name, "dag_name": name})
+            finished = await hub.until_finished(*names)
+
+    assert [each["result_status"] for each in finished] == ["succeeded"] * 4
+    assert "1 lines of its events" in finished[0]["result_summary"]
+
+
+async def test_the_end_of_the_output_is_reported_with_what_was_cut(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/sh", "-c", "seq 1 100000; echo the end"]},
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            finished = (await hub.until_finished("j"))[0]
+    whole = (daemon.state / "runs/j/attempt-1/output.log").read_text()
+
+    first, _, rest = finished["result_output"].partition("\n")
+    assert whole.endswith(rest)
+    assert 15_000 < len(rest) <= 16_000
+    assert f"{len(whole) - len(rest):,}" in first
+
+
+async def test_an_owner_keeps_the_output_at_home(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/sh", "-c", "echo private"]},
+            limits="report_output = false",
+        )
+        async with running_daemon(config):
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            finished = (await hub.until_finished("j"))[0]
+
+    assert "result_output" not in finished

@@ -1,0 +1,230 @@
+"""Parking: by the run, by an operator, and how a person ends it, on real processes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+from attrs import define
+
+from support.daemon import DaemonProcess, running_daemon, write_config
+from support.endpoint import Endpoint, endpoint
+
+ASKS = """
+if [ "$DISPATCHD_ATTEMPT" = 1 ]; then
+  echo '{"type": "block", "reason": "Which of the two?"}' >>"$DISPATCHD_EVENTS"
+fi
+echo "attempt $DISPATCHD_ATTEMPT"
+"""
+
+
+@define
+class Machine:
+    daemon: DaemonProcess
+    hub: Endpoint
+
+    async def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a `dispatchd` command on this machine's configuration."""
+        command = [sys.executable, "-m", "dispatchd", *words]
+        return await to_thread.run_sync(
+            lambda: subprocess.run(
+                [*command, "--config", str(self.daemon.config)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+            )
+        )
+
+    async def until_phase(self, job_id: str, phase: str) -> dict[str, Any]:
+        path = self.daemon.state / "jobs" / f"{job_id}.json"
+        with anyio.fail_after(30):
+            while True:
+                found: dict[str, Any] = (
+                    json.loads(path.read_text()) if path.exists() else {}
+                )
+                if found.get("phase") == phase:
+                    return found
+                # A file of another process: nothing announces it.
+                await anyio.sleep(0.02)
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    async with endpoint() as hub:
+        workflows = {
+            "asks": ["/bin/sh", "-c", ASKS],
+            "waits": ["/bin/sh", "-c", "sleep 300"],
+            "quick": ["/bin/sh", "-c", "echo done"],
+        }
+        config = write_config(tmp_path / "machine", hub.url, workflows)
+        async with running_daemon(config) as daemon:
+            yield Machine(daemon, hub)
+
+
+JOB = {
+    "id": "j",
+    "claim_token": "claim-of-the-job",
+    "lease_seconds": 1,
+    "extensions": ["heartbeat"],
+}
+
+
+async def test_a_run_parks_itself_and_a_person_has_it_tried_again(
+    machine: Machine,
+) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "asks"})
+    parked = await machine.until_phase("j", "needs_attention")
+
+    told = await machine.command("resolve", "j", "--retry")
+    finished = (await machine.hub.until_finished("j"))[0]
+
+    assert parked["blocked"] == "Waits for a person: Which of the two?"
+    assert told.stdout.split()[0] == "j"
+    assert finished["result_status"] == "succeeded"
+    assert [each.job_id for each in machine.hub.calls("accept")] == ["j", "j"]
+    output = machine.daemon.state / "runs/j/attempt-2/output.log"
+    assert output.read_text() == "attempt 2\n"
+
+
+async def test_a_parked_job_holds_no_slot_and_comes_first_and_its_lease_is_told(
+    machine: Machine,
+) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "asks"})
+    await machine.until_phase("j", "needs_attention")
+
+    machine.hub.hand_out({"id": "next", "dag_name": "quick"})
+    await machine.hub.until_finished("next")
+    machine.hub.hand_out({"id": "later", "dag_name": "waits"})
+    await machine.until_phase("later", "running")
+    listed = await machine.command("jobs")
+    await machine.hub.until(
+        lambda hub: any(beat.body.get("reason") for beat in hub.calls("heartbeat", "j"))
+    )
+
+    assert listed.stdout.splitlines()[1].startswith("j ")
+    assert "Which of the two?" in listed.stdout
+    beats = [each.body for each in machine.hub.calls("heartbeat", "j")]
+    assert beats[-1]["phase"] == "needs_attention"
+    assert "Which of the two?" in beats[-1]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("option", "status", "cause"),
+    [("--succeed", "succeeded", None), ("--fail", "failed", "needs-input")],
+)
+async def test_a_person_ends_a_parked_job(
+    machine: Machine, option: str, status: str, cause: str | None
+) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "asks"})
+    await machine.until_phase("j", "needs_attention")
+
+    await machine.command("resolve", "j", option, "--note", "The first one is it.")
+    finished = (await machine.hub.until_finished("j"))[0]
+
+    assert (finished["result_status"], finished.get("result_cause")) == (status, cause)
+    assert "The first one is it." in finished["result_summary"]
+    assert "An operator decided" in finished["result_summary"]
+
+
+async def test_an_operator_parks_a_run_which_is_ended_first(machine: Machine) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "waits"})
+    running = await machine.until_phase("j", "running")
+    await machine.daemon.until_logged("job_attempt_started", job_id="j")
+
+    told = await machine.command("block", "j", "--reason", "The branch is frozen.")
+    parked = await machine.until_phase("j", "needs_attention")
+
+    assert told.returncode == 0, told.stderr
+    assert "The branch is frozen." in parked["blocked"]
+    assert parked["attempts"][0]["cause"] == "needs-input"
+    pid = parked["attempts"][0]["process"]["pid"]
+    assert running["phase"] == "running"
+    assert not Path(f"/proc/{pid}").exists()
+
+
+async def test_an_operator_cancels_a_job(machine: Machine) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "waits"})
+    await machine.daemon.until_logged("job_attempt_started", job_id="j")
+
+    await machine.command("cancel", "j", "--reason", "Not needed.")
+    finished = (await machine.hub.until_finished("j"))[0]
+
+    assert finished["result_status"] == "aborted"
+
+
+async def test_a_parked_job_survives_a_kill_of_the_daemon(machine: Machine) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "asks"})
+    before = await machine.until_phase("j", "needs_attention")
+
+    machine.daemon.kill()
+    machine.daemon.start()
+    await machine.daemon.until_logged("daemon_ready", tracked_jobs=1)
+    after = await machine.until_phase("j", "needs_attention")
+
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "complaint"),
+    [
+        (("block", "j", "--reason", "  "), 64, "blank"),
+        (("block", "nobody", "--reason", "x"), 64, "there is none"),
+        (("block", "j", "--reason", "x"), 64, "it is needs_attention"),
+        (("resolve", "j"), 64, "--retry, --fail, --succeed"),
+        (("cancel", "nobody"), 64, "there is none"),
+    ],
+)
+async def test_what_cannot_be_done_is_said_in_one_line(
+    machine: Machine, words: tuple[str, ...], code: int, complaint: str
+) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "asks"})
+    await machine.until_phase("j", "needs_attention")
+
+    told = await machine.command(*words)
+
+    assert told.returncode == code
+    assert len(told.stderr.splitlines()) == 1
+    assert complaint in told.stderr
+
+
+async def test_without_a_daemon_a_person_is_told_to_start_it(machine: Machine) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "asks"})
+    await machine.until_phase("j", "needs_attention")
+    machine.daemon.kill()
+
+    told = await machine.command("resolve", "j", "--retry")
+
+    assert told.returncode == 69
+    assert "no daemon is running" in told.stderr
+    machine.daemon.start()
+    await machine.daemon.until_logged("daemon_ready")
+
+
+async def test_claim_tokens_show_nowhere(machine: Machine) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "asks"})
+    await machine.until_phase("j", "needs_attention")
+
+    said = [
+        await machine.command(*words)
+        for words in (
+            ("show", "j"),
+            ("show", "j", "--json"),
+            ("jobs",),
+            ("jobs", "--json"),
+            ("status",),
+            ("resolve", "j", "--succeed", "--json"),
+        )
+    ]
+    await machine.hub.until_finished("j")
+
+    for each in said:
+        assert "claim-of-the-job" not in each.stdout + each.stderr
+    assert "claim-of-the-job" not in machine.daemon.log_file.read_text()
+    names = "\n".join(str(each) for each in machine.daemon.state.rglob("*"))
+    assert "claim-of-the-job" not in names

@@ -1,0 +1,189 @@
+"""A real git server on loopback: `git http-backend` behind an HTTP server that demands a token."""
+
+import base64
+import gzip
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from attrs import define, field
+from typing_extensions import override
+
+IDENTITY = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *IDENTITY, *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null"},
+    ).stdout.strip()
+
+
+@define
+class GitServer:
+    """What it serves, and what it was asked."""
+
+    root: Path
+    token: str
+    port: int = 0
+    status: int = 0
+    """An answer to everything, in place of git's."""
+    location: str = ""
+    """Where it redirects everything to."""
+    open_gate: threading.Event = field(factory=threading.Event)
+    """Requests wait for it; set at the start."""
+    requests: list[tuple[str, str]] = field(factory=list)
+    """Path and Authorization header of each request, in order."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def create(self, name: str) -> list[str]:
+        """Make a repository with three commits on main, one on a pull request; return their ids in order."""
+        bare, work = self.root / f"{name}.git", self.root / "work" / name
+        work.mkdir(parents=True)
+        git(work, "init", "--quiet", "-b", "main")
+        shas = []
+        for number in (1, 2, 3):
+            (work / "README.md").write_text(f"version {number}\n")
+            git(work, "add", ".")
+            git(work, "commit", "--quiet", "-m", f"commit {number}")
+            shas.append(git(work, "rev-parse", "HEAD"))
+        git(work, "checkout", "--quiet", "-b", "feature")
+        (work / "feature.txt").write_text("new\n")
+        git(work, "add", ".")
+        git(work, "commit", "--quiet", "-m", "feature")
+        shas.append(git(work, "rev-parse", "HEAD"))
+        bare.parent.mkdir(parents=True, exist_ok=True)
+        git(self.root, "clone", "--quiet", "--bare", str(work), str(bare))
+        git(bare, "update-ref", "refs/pull/7/head", shas[-1])
+        git(bare, "update-ref", "-d", "refs/heads/feature")
+        git(bare, "symbolic-ref", "HEAD", "refs/heads/main")
+        git(bare, "config", "http.receivepack", "true")
+        return shas
+
+
+@contextmanager
+def git_server(root: Path, *, token: str = "") -> Iterator[GitServer]:
+    """Serve repositories below a folder for the length of a block."""
+    root.mkdir(parents=True, exist_ok=True)
+    found = GitServer(root, token)
+    found.open_gate.set()
+
+    class Handler(BaseHTTPRequestHandler):
+        @override
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            _answer(found, self)
+
+        def do_POST(self) -> None:
+            _answer(found, self)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    found.port = server.server_address[1]
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}
+    )
+    thread.start()
+    try:
+        yield found
+    finally:
+        found.open_gate.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _answer(server: GitServer, request: BaseHTTPRequestHandler) -> None:
+    given = request.headers.get("Authorization", "")
+    server.requests.append((request.path, given))
+    body = _body(request)
+    server.open_gate.wait(60)
+    login = base64.b64encode(f"x-access-token:{server.token}".encode()).decode()
+    if server.location:
+        _send(request, 302, [("Location", server.location + request.path)], b"")
+    elif server.status:
+        _send(request, server.status, [], b"no\n")
+    elif server.token and given != f"Basic {login}":
+        _send(request, 401, [("WWW-Authenticate", 'Basic realm="git"')], b"who?\n")
+    else:
+        _send(request, *_backend(server, request, body))
+
+
+def _body(request: BaseHTTPRequestHandler) -> bytes:
+    if request.headers.get("Transfer-Encoding") != "chunked":
+        return request.rfile.read(int(request.headers.get("Content-Length", "0")))
+    body = b""
+    while size := int(request.rfile.readline().split(b";")[0], 16):
+        body += request.rfile.read(size)
+        request.rfile.readline()
+    request.rfile.readline()
+    return body
+
+
+def _backend(
+    server: GitServer, request: BaseHTTPRequestHandler, body: bytes
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    if request.headers.get("Content-Encoding") == "gzip":
+        body = gzip.decompress(body)
+    parts = urlsplit(request.path)
+    done = subprocess.run(
+        ["git", "http-backend"],
+        input=body,
+        capture_output=True,
+        # It ends with 1 where it has told the client why.
+        check=False,
+        env={
+            "PATH": os.environ["PATH"],
+            "GIT_PROJECT_ROOT": str(server.root),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
+            "PATH_INFO": parts.path,
+            "QUERY_STRING": parts.query,
+            "REQUEST_METHOD": request.command,
+            "CONTENT_TYPE": request.headers.get("Content-Type", ""),
+            "CONTENT_LENGTH": str(len(body)),
+            "REMOTE_USER": "x-access-token",
+            "REMOTE_ADDR": "127.0.0.1",
+        },
+    ).stdout
+    head, _, content = done.partition(b"\r\n\r\n")
+    headers = [
+        (name, value.strip())
+        for name, _, value in (
+            line.partition(":") for line in head.decode().split("\r\n")
+        )
+    ]
+    status = next((value for name, value in headers if name == "Status"), "200")
+    return (
+        int(status.split()[0]),
+        [each for each in headers if each[0] != "Status"],
+        content,
+    )
+
+
+def _send(
+    request: BaseHTTPRequestHandler,
+    status: int,
+    headers: list[tuple[str, str]],
+    body: bytes,
+) -> None:
+    request.send_response(status)
+    for name, value in headers:
+        request.send_header(name, value)
+    request.send_header("Content-Length", str(len(body)))
+    request.end_headers()
+    request.wfile.write(body)

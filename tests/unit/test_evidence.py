@@ -1,0 +1,117 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from dispatchd.domain.result import NoResult, RunResult
+from dispatchd.store.evidence import (
+    EventReader,
+    missing_artifacts,
+    read_result,
+    read_story,
+    read_tail,
+)
+
+PROGRESS = b'{"type": "progress", "completed": 1, "in_progress": 0, "total": 2}\n'
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    inside = tmp_path / "workspace"
+    (inside / "dist").mkdir(parents=True)
+    (inside / "report.xml").write_text("<r/>")
+    (tmp_path / "secret").write_text("x")
+    (inside / "inner").symlink_to("report.xml")
+    (inside / "outer").symlink_to("../secret")
+    (inside / "up").symlink_to("..")
+    (inside / "loop").symlink_to("loop")
+    (inside / "dangling").symlink_to("nowhere")
+    return inside
+
+
+@pytest.mark.parametrize("wanted", ["report.xml", "dist", "inner", "./report.xml"])
+def test_what_is_in_the_workspace_is_there(workspace: Path, wanted: str) -> None:
+    assert missing_artifacts(workspace, [wanted]) == ()
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        "none.xml",
+        "dist/none",
+        "outer",
+        "up/secret",
+        "loop",
+        "dangling",
+        "../secret",
+        "/etc/hostname",
+        "a\0b",
+        "x" * 300,
+    ],
+)
+def test_what_is_missing_or_leads_out_is_missing(workspace: Path, wanted: str) -> None:
+    assert missing_artifacts(workspace, ["report.xml", wanted]) == (wanted,)
+
+
+def test_a_workspace_below_a_link_is_inside_itself(
+    workspace: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(workspace)
+
+    assert missing_artifacts(link, ["report.xml"]) == ()
+
+
+def test_a_result_of_exactly_1_mib_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    document = {
+        "contract_version": "1",
+        "status": "success",
+        "summary": "x",
+        "exit_reason": "y",
+        "body": "",
+    }
+    room = (1 << 20) - len(json.dumps(document))
+    file.write_text(json.dumps({**document, "body": "b" * room}))
+    assert isinstance(read_result(file), RunResult)
+
+    file.write_text(json.dumps({**document, "body": "b" * (room + 1)}))
+    assert read_result(file) == NoResult("it is larger than 1 MiB")
+
+
+def test_events_are_read_as_they_come_and_half_a_line_waits(tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    reader = EventReader(file)
+    assert reader.read().events == 0
+
+    file.write_bytes(PROGRESS + PROGRESS[:10])
+    assert reader.read().events == 1
+
+    with file.open("ab") as more:
+        more.write(PROGRESS[10:])
+    assert (reader.read().events, reader.story.malformed) == (2, 0)
+
+
+def test_the_last_line_counts_without_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(PROGRESS + PROGRESS.rstrip())
+
+    assert read_story(file).events == 2
+
+
+def test_a_line_that_never_ends_is_one_bad_line(tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(b"[" * 2_000_000 + b"\n" + PROGRESS)
+
+    story = read_story(file)
+
+    assert (story.events, story.malformed) == (1, 1)
+
+
+def test_the_tail_says_what_is_before_it(tmp_path: Path) -> None:
+    file = tmp_path / "output.log"
+    file.write_bytes(b"x" * 10 + "é".encode() + b"end")
+
+    assert read_tail(file, 100) == ("x" * 10 + "éend", 0)
+    assert read_tail(file, 4) == ("�end", 11)
+    assert read_tail(tmp_path / "none", 4) == ("", 0)
