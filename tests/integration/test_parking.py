@@ -107,6 +107,9 @@ async def test_a_parked_job_holds_no_slot_and_comes_first_and_its_lease_is_told(
         lambda hub: any(beat.body.get("reason") for beat in hub.calls("heartbeat", "j"))
     )
 
+    await machine.command("cancel", "later")
+    await machine.hub.until_finished("later")
+
     assert listed.stdout.splitlines()[1].startswith("j ")
     assert "Which of the two?" in listed.stdout
     beats = [each.body for each in machine.hub.calls("heartbeat", "j")]

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from dispatchd.domain.job import Job, TrackedJob
-from dispatchd.store.codec import encode
+from dispatchd.store.codec import SCHEMA_VERSION, encode
 from dispatchd.store.runs import Runs
 from support.daemon import DaemonProcess, running, running_daemon, write_config
 from support.endpoint import endpoint
@@ -70,7 +70,8 @@ async def test_a_record_of_a_newer_release_stops_the_start_and_stays(
     config = write_config(tmp_path, "http://127.0.0.1:9", {"it": TRUE})
     jobs = config.parent / "state" / "jobs"
     jobs.mkdir(parents=True)
-    (jobs / "new.json").write_text('{"schema_version": 2}')
+    newer = SCHEMA_VERSION + 1
+    (jobs / "new.json").write_text(f'{{"schema_version": {newer}}}')
     daemon = DaemonProcess(config)
     daemon.start()
 
@@ -78,7 +79,8 @@ async def test_a_record_of_a_newer_release_stops_the_start_and_stays(
 
     assert code == os.EX_CONFIG
     assert (
-        "schema_version 2 and this release reads up to 1" in daemon.log_file.read_text()
+        f"schema_version {newer} and this release reads up to {SCHEMA_VERSION}"
+        in daemon.log_file.read_text()
     )
     assert (jobs / "new.json").exists()
 
