@@ -5,22 +5,23 @@ import random
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from typing import Final
 
 import httpx
 import structlog
-from attrs import frozen
 
 from dispatchd import __version__
+from dispatchd.clock import SteadyClock
+from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.client import DispatchEndpoint
-from dispatchd.cloud.credentials import Credentials
+from dispatchd.cloud.transport import ReloadingTransport
 from dispatchd.config import Config
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
 from dispatchd.engines.local.cgroup import Cgroups
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.engines.local.secrets import SecretReader
+from dispatchd.identity import Granted, identity
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.log import configure
 from dispatchd.loops.board import Board
@@ -35,8 +36,9 @@ from dispatchd.loops.report import ReportLoop
 from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
+from dispatchd.outward import transport_settings
 from dispatchd.status import StatusFile
-from dispatchd.steering import Steering
+from dispatchd.steering import Steering, license_routes
 from dispatchd.store.jobs import JobStore, lock
 from dispatchd.store.runs import Runs
 
@@ -51,19 +53,6 @@ _CONNECTIONS: Final = httpx.Limits(
 )
 
 
-@frozen
-class SystemClock:
-    """The machine's clocks."""
-
-    def now(self) -> datetime:
-        """Return the wall-clock time, aware, in UTC."""
-        return datetime.now(UTC)  # noqa: TID251  # the one home of the wall clock
-
-    def monotonic(self) -> float:
-        """Return seconds that only grow."""
-        return time.monotonic()
-
-
 async def serve(config: Config, *, environment: Mapping[str, str]) -> None:
     """Run the daemon until it is told to stop; the runs it has started stay alive.
 
@@ -74,12 +63,6 @@ async def serve(config: Config, *, environment: Mapping[str, str]) -> None:
     Fails with a UserError if the state folder can't be used.
     """
     known = KnownSecrets()
-    credentials = Credentials(
-        known=known,
-        license_id=config.cloud.license_id,
-        server_id=config.cloud.server_id,
-        secret_file=config.secret_file,
-    )
     configure(
         config.log.level,
         config.log.format,
@@ -93,6 +76,7 @@ async def serve(config: Config, *, environment: Mapping[str, str]) -> None:
             path=str(config.secret_file),
             to_do="chmod 600",
         )
+    settings = transport_settings(config, environment)
     async with AsyncExitStack() as stack:
         lock_fd = lock(config.state_folder)
         stack.callback(os.close, lock_fd)
@@ -110,36 +94,41 @@ async def serve(config: Config, *, environment: Mapping[str, str]) -> None:
                 base_url=config.cloud.url,
                 headers={"User-Agent": f"dispatchd/{__version__}"},
                 timeout=None,  # noqa: S113  # every call has a deadline of its own, as a cancel scope
-                limits=_CONNECTIONS,
+                # What the environment says of proxies is read by the transport, and nothing else of it.
+                trust_env=False,
+                transport=ReloadingTransport(
+                    settings, limits=_CONNECTIONS, monotonic=time.monotonic
+                ),
             )
         )
-        await build(config, store, http, credentials, environment).run()
+        clock = SteadyClock.open(config.state_folder)
+        caller = Caller(http=http, settings=settings, clock=clock)
+        await build(config, store, caller, clock, known, environment).run()
 
 
 def build(
     config: Config,
     store: JobStore,
-    http: httpx.AsyncClient,
-    credentials: Credentials,
+    caller: Caller,
+    clock: SteadyClock,
+    known: KnownSecrets,
     environment: Mapping[str, str],
 ) -> Daemon:
     """Wire a daemon for an open store."""
-    known = credentials.known
-    clock, rng, board, engine = (
-        SystemClock(),
+    rng, board, engine = (
         random.Random(),  # noqa: S311  # for jitter, not for secrets
         Board(),
         LocalEngine(SecretReader(environment=environment), known, Cgroups.find()),
     )
     limits = config.limits
-    source = DispatchEndpoint(
-        http=http,
-        credentials=credentials,
-        call_timeout_s=config.cloud.call_timeout_s,
-        clock=clock,
-    )
     runs = Runs.open(config.state_folder)
     tracker = Tracker(store, clock, Disk(rng))
+    who = identity(config, caller, known, clock, environment, tracker.ring)
+    source = DispatchEndpoint(
+        caller=caller,
+        credentials=who.credentials,
+        call_timeout_s=config.cloud.call_timeout_s,
+    )
     concluder = Concluder(
         tracker=tracker,
         runs=runs,
@@ -180,6 +169,7 @@ def build(
         tracker=tracker,
         pull=PullLoop(
             source=source,
+            permission=Granted() if who.license is None else who.license,
             tracker=tracker,
             runs=runs,
             workflows=config.workflows,
@@ -221,7 +211,9 @@ def build(
             path=config.state_folder / "status.json", board=board, tracker=tracker
         ),
         control=ControlServer(
-            folder=config.state_folder, routes=Steering(tracker).routes()
+            folder=config.state_folder,
+            routes={**Steering(tracker).routes(), **license_routes(who.license)},
         ),
+        license=who.license,
         cancel_wait_s=max(graces) + _CANCEL_SLACK_S,
     )

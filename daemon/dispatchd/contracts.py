@@ -10,11 +10,12 @@ written without a fraction (1.0 isn't one), and NaN and Infinity, which TOML has
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from jsonschema.exceptions import ValidationError, best_match
@@ -146,16 +147,9 @@ def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
     # The stubs allow for an error that has nothing of this; one from a validator has all of it.
     instance: Any = error.instance
     around: Any = error.schema
-    if keyword == "required":
-        for name in around["required"]:
-            if name not in instance:
-                yield _json_path(*steps, name), "is required and is missing"
-    elif keyword == "additionalProperties":
-        known = around["properties"]
-        for name in instance:
-            if name not in known:
-                rule = f"is not known here; known are: {', '.join(known)}"
-                yield _json_path(*steps, name), rule
+    if keyword in _ABOUT_NAMES:
+        for name, rule in _ABOUT_NAMES[str(keyword)](around, instance):
+            yield _json_path(*steps, name), rule
     elif "propertyNames" in error.absolute_schema_path:
         yield (
             _json_path(*steps, instance),
@@ -163,6 +157,46 @@ def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
         )
     else:
         yield _json_path(*steps), _rule(str(keyword), around, instance)
+
+
+_Names = Iterator[tuple[str, str]]
+
+
+def _missing(around: Mapping[str, Any], instance: Mapping[str, object]) -> _Names:
+    for name in around["required"]:
+        if name not in instance:
+            yield name, "is required and is missing"
+
+
+def _unknown(around: Mapping[str, Any], instance: Mapping[str, object]) -> _Names:
+    known = around["properties"]
+    for name in instance:
+        if name not in known:
+            yield name, f"is not known here; known are: {', '.join(known)}"
+
+
+def _missing_beside(
+    around: Mapping[str, Any], instance: Mapping[str, object]
+) -> _Names:
+    needed_by: dict[str, list[str]] = {}
+    for given, names in around["dependentRequired"].items():
+        for name in names:
+            if given in instance and name not in instance:
+                needed_by.setdefault(name, []).append(given)
+    for name, givens in needed_by.items():
+        yield name, f"is required with {' and '.join(givens)}"
+
+
+_ABOUT_NAMES: Final[
+    Mapping[str, Callable[[Mapping[str, Any], Mapping[str, object]], _Names]]
+] = MappingProxyType(
+    {
+        "required": _missing,
+        "additionalProperties": _unknown,
+        "dependentRequired": _missing_beside,
+    }
+)
+"""Keywords that speak of an object's names: what they say of which."""
 
 
 def _rule(keyword: str, around: Mapping[str, Any], instance: object) -> str:

@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Iterator
+from typing import Final, Protocol
 
 import anyio
 import structlog
@@ -13,6 +13,7 @@ from dispatchd import __version__
 from dispatchd.control.server import ControlServer
 from dispatchd.domain.phase import Phase
 from dispatchd.loops.heartbeat import HeartbeatLoop
+from dispatchd.loops.license import LicenseLoop
 from dispatchd.loops.prune import PruneLoop
 from dispatchd.loops.pull import PullLoop
 from dispatchd.loops.report import ReportLoop
@@ -27,6 +28,12 @@ _SECOND_SIGINT_S: Final = 3.0
 """How long a stop by SIGINT waits for the second one that cancels the runs (seconds)."""
 
 
+class _Loop(Protocol):
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Run until cancelled; say when it has begun."""
+        ...
+
+
 @define(kw_only=True)
 class Daemon:
     """The loops of one daemon, and the order in which they stop."""
@@ -39,6 +46,7 @@ class Daemon:
     prune: PruneLoop
     status: StatusFile
     control: ControlServer
+    license: LicenseLoop | None
     cancel_wait_s: float
     _pulling: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -49,14 +57,7 @@ class Daemon:
         """Run every loop until a signal stops them in order."""
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with anyio.create_task_group() as tasks:
-                for loop in (
-                    self.report,
-                    self.run_loop,
-                    self.heartbeat,
-                    self.prune,
-                    self.status,
-                    self.control,
-                ):
+                for loop in self._loops():
                     await tasks.start(loop.run, name=type(loop).__name__)
                 await tasks.start(self._pull_until_stopped, name="PullLoop")
                 waiting = len(self.tracker.in_phase(*Phase))
@@ -71,6 +72,13 @@ class Daemon:
         self._log.info(
             "daemon_stopped", left_running=len(self.tracker.in_phase(Phase.RUNNING))
         )
+
+    def _loops(self) -> Iterator[_Loop]:
+        """Yield what runs beside the pull loop, in the order of their starts."""
+        if self.license is not None:
+            yield self.license
+        yield from (self.report, self.run_loop, self.heartbeat, self.prune)
+        yield from (self.status, self.control)
 
     async def _pull_until_stopped(
         self, *, task_status: anyio.abc.TaskStatus[None]

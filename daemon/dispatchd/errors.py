@@ -11,8 +11,9 @@ DispatchdError
 ├─ RemoteError          the daemon stays up
 │  ├─ Retryable         wait and repeat: Unavailable, RateLimited, ProtocolError
 │  ├─ JobClosed         stop working for this job: Gone, Conflict
-│  └─ IdentityError     wait for another identity: Unauthorized, Forbidden, Revoked
+│  └─ IdentityError     wait for another identity: Unauthorized, Skewed, Forbidden, Revoked
 ├─ RunError             becomes an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed
+├─ LicenseInvalid       a token isn't a license; the daemon waits for a better one
 ├─ NotPossible          a person asked for what a job's phase doesn't allow; told to that person
 ├─ Refused              a call of the control socket isn't carried out (`control/calls.py`)
 ├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
@@ -175,6 +176,10 @@ class Unauthorized(IdentityError):
     """The credentials aren't valid (401)."""
 
 
+class Skewed(IdentityError):
+    """The credentials aren't valid (401), while the clocks differ: the clock may be all that is wrong."""
+
+
 class Forbidden(IdentityError):
     """The credentials don't allow this (403)."""
 
@@ -217,6 +222,14 @@ class ContractViolation(DispatchdError):
     def __init__(self, *, contract: str, path: str, rule: str) -> None:
         self.contract, self.path, self.rule = contract, path, rule
         super().__init__(f"{contract}: {path}: {rule}")
+
+
+class LicenseInvalid(DispatchdError):
+    """A token isn't a license of this machine's owner; `reason` quotes nothing of it."""
+
+    def __init__(self, *, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"cannot use the license token: {reason}")
 
 
 class NotPossible(DispatchdError):

@@ -70,6 +70,11 @@ def configure(
     )
 
 
+def silence() -> None:
+    """Log nothing in this process: a command says what it has to say itself."""
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+
+
 def _in_order(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:

@@ -57,6 +57,7 @@ class StatusFile:
             "pid": os.getpid(),
             "loops": dict(board.doing),
             "endpoint": board.endpoint,
+            "clock_skew": board.skew,
             "long_poll": board.long_poll,
             "extensions": list(board.extensions),
             "last_pull_at": board.last_pull_at.isoformat()

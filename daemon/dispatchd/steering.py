@@ -1,6 +1,7 @@
 """What people can tell a running daemon about its jobs, as routes of the control socket."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
@@ -8,10 +9,12 @@ from attrs import frozen
 
 from dispatchd.control.calls import Act, Call, Refused, Reply
 from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.domain.license import LicenseStatus
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.payload import text
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import NotPossible
+from dispatchd.loops.license import LicenseLoop
 from dispatchd.loops.tracker import Tracker
 
 _ENDINGS: Final = {"fail": Outcome.FAILED, "succeed": Outcome.SUCCEEDED}
@@ -80,6 +83,47 @@ class Steering:
         note = text(call.body, "reason").strip()
         words = "Cancelled by an operator." + (f" {note}" if note else "")
         return _reply(await self._tracker.cancel(job_id, words))
+
+
+def license_routes(license_: LicenseLoop | None) -> Mapping[tuple[str, str], Act]:
+    """Return the routes about the license: what it is worth, and that somebody has changed it."""
+
+    async def show(_: Call) -> Reply:
+        if license_ is None:
+            return Reply(body={"source": "configuration"})
+        return Reply(body=license_document(license_.status, license_.server_id))
+
+    async def look(_: Call) -> Reply:
+        if license_ is not None:
+            license_.look()
+        return Reply(body={})
+
+    return {("GET", "/v1/license"): show, ("POST", "/v1/license/look"): look}
+
+
+def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:
+    """Return what is known of a license, without a secret; times in ISO 8601, null for what is not known."""
+    claims = status.claims
+
+    def at(instant: datetime | None) -> str | None:
+        return None if instant is None else instant.isoformat(timespec="seconds")
+
+    return {
+        "source": status.source,
+        "server_id": server_id,
+        "good": not status.obstacle,
+        "obstacle": status.obstacle,
+        "worth": status.worth,
+        "license_id": claims.license_id if claims else "",
+        "plan": claims.plan if claims else "",
+        "features": list(claims.features) if claims else [],
+        "warning": claims.warning if claims else "",
+        "expires_at": at(claims.expires_at if claims else None),
+        "grace_until": at(claims.grace_until if claims else None),
+        "last_heartbeat_at": at(status.last_heartbeat_at),
+        "next_heartbeat_at": at(status.next_heartbeat_at),
+        "heartbeat_trouble": status.heartbeat_trouble,
+    }
 
 
 def _verdict(outcome: Outcome, note: str) -> Verdict:

@@ -53,7 +53,7 @@ BAD = {
     "a missing key": (
         'license_id = "lic-test"',
         "",
-        "cloud.license_id: is required and is missing",
+        "cloud.license_id: is required with server_id and secret_file",
     ),
     "a missing secret": (
         'secret_file = "secret"',

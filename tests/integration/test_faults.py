@@ -54,7 +54,7 @@ FAULTS = {
         "Unavailable",
         "cut off",
     ),
-    "no answer": (Answer(cut=True), "_ClosedWithoutAnswer", "closed without an answer"),
+    "no answer": (Answer(cut=True), "ClosedWithoutAnswer", "closed without an answer"),
     "401": (
         as_json({"message": "who?"}, 401),
         "Unauthorized",

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from typing_extensions import override
 
-from dispatchd.app import SystemClock
+from dispatchd.clock import SteadyClock
 from dispatchd.domain.delivery import Delivery
 from dispatchd.domain.exit_table import Contract
 from dispatchd.domain.job import Job
@@ -35,6 +35,7 @@ from dispatchd.errors import (
     Unauthorized,
     Unavailable,
 )
+from dispatchd.identity import Granted
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
@@ -105,7 +106,12 @@ class Daemon:
         self.store, quarantined = MortalStore.open(folder)
         assert quarantined == []
         self.store.fuse = fuse
-        clock, rng, board, runs = SystemClock(), AtOnce(), Board(), Runs.open(folder)
+        clock, rng, board, runs = (
+            SteadyClock.open(folder),
+            AtOnce(),
+            Board(),
+            Runs.open(folder),
+        )
         self.endpoint, self.engine = endpoint, engine
         self.tracker, known = Tracker(self.store, clock, Disk(rng)), KnownSecrets()
         concluder = Concluder(
@@ -138,6 +144,7 @@ class Daemon:
         self.loops = (
             PullLoop(
                 source=endpoint,
+                permission=Granted(),
                 tracker=self.tracker,
                 runs=runs,
                 workflows=workflows,

@@ -66,6 +66,8 @@ _CONTRACTS = {
     "finish": "finish-request",
     "heartbeat": "heartbeat-request",
     "release": "release-request",
+    "license-activate": "activate-request",
+    "license-heartbeat": "license-heartbeat-request",
 }
 
 
@@ -180,9 +182,11 @@ class Endpoint:
                 return self._parse(head, body)
 
     def _parse(self, head: h11.Request, body: bytes) -> Request:
-        parts = head.target.decode().removeprefix("/api/v1/github/dispatch/").split("/")
+        target = head.target.decode()
+        parts = target.removeprefix("/api/v1/github/dispatch/").split("/")
         document = json.loads(body)
-        call = parts[-1]
+        licensing = target.startswith("/api/v1/licenses/")
+        call = f"license-{parts[-1]}" if licensing else parts[-1]
         try:
             check(_CONTRACTS[call], document)
         except (ContractViolation, KeyError) as error:
@@ -190,7 +194,7 @@ class Endpoint:
         headers = {name.decode(): value.decode() for name, value in head.headers}
         return Request(
             call=call,
-            job_id=parts[0] if len(parts) > 1 else "",
+            job_id=parts[0] if len(parts) > 1 and not licensing else "",
             body=document,
             headers=headers,
         )

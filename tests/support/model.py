@@ -56,6 +56,7 @@ class ModelEndpoint:
     faults: deque[tuple[RemoteError, bool]] = field(factory=deque)
     """Failures to come, and whether the call takes effect all the same."""
     serial: int = 0
+    clock_skew: str = ""
     changed: anyio.Event = field(factory=anyio.Event)
 
     def submit(self, delivery: Delivery) -> None:

@@ -27,6 +27,12 @@ class StandingClock:
     def now(self) -> datetime:
         return NOW
 
+    def of_file(self, written_ns: int) -> datetime:
+        raise NotImplementedError(written_ns)
+
+    def settle(self) -> None:
+        raise NotImplementedError
+
 
 class AtOnce(random.Random):
     """Jitter that always draws nothing, so that a refused write is tried again at once."""

@@ -1,5 +1,6 @@
 """`dispatchd config check`: is the configuration one that the daemon can use?"""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,10 @@ def config() -> None:
 @json_option
 def check(config_file: Path | None, *, as_json: bool) -> None:
     """Say whether the configuration can be used; every mistake gets one line and the exit code is 78."""
+    from dispatchd.outward import check_outward
+
     found = load_config(config_file)
+    check_outward(found, dict(os.environ))  # noqa: TID251  # the command line is where the environment comes in
     warnings = list(_warnings(found))
     if as_json:
         print_json(

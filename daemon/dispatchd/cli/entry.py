@@ -29,10 +29,19 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "dispatchd.cli.explain",
         "Say which workflow and parameters a job would get.",
     ),
+    "license": ("dispatchd.cli.license", "Say what the license is worth."),
+    "activate": ("dispatchd.cli.license", "Activate a license key on this machine."),
+    "deactivate": ("dispatchd.cli.license", "Forget the stored activation."),
+    "doctor": (
+        "dispatchd.cli.doctor",
+        "Check everything that has to work, and say what to do.",
+    ),
     "config": ("dispatchd.cli.config", "Check the configuration."),
     "hub": ("dispatchd.cli.hub", "Serve a dispatch endpoint (extra `hub`)."),
 }
 """Command to its module, imported when it is asked for, and its line in `--help`."""
+
+_NAMES: Final[Mapping[str, str]] = {"license": "license_"}
 
 
 class _LazyGroup(click.Group):
@@ -46,7 +55,9 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        # `license` is a name of Python's own, so the command has another one there.
+        command = getattr(module, _NAMES.get(cmd_name, cmd_name))
         if not isinstance(command, click.Command):
             message = f"{cmd_name} is not a command"
             raise TypeError(message)

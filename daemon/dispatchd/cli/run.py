@@ -19,9 +19,11 @@ def run(config_file: Path | None) -> None:
     import anyio
 
     from dispatchd.app import serve
+    from dispatchd.outward import check_outward
 
     config = load_config(config_file)
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
+    check_outward(config, environment)
 
     async def run_daemon() -> None:
         await serve(config, environment=environment)

@@ -39,6 +39,7 @@ def status(config_file: Path | None, *, as_json: bool) -> None:
                 False: "no, polled at intervals",
             }[found["long_poll"]],
             "extensions": ", ".join(found["extensions"]) or "none seen",
+            "clock": found.get("clock_skew") or "",
             "last pull": found["last_pull_at"] or "never",
             "last report": found["last_report_at"] or "never",
             **{f"{name} loop": doing for name, doing in found["loops"].items()},

@@ -1,23 +1,19 @@
 """The dispatch endpoint over HTTP. Implements `loops.ports.Source`; see contracts/README.md."""
 
-import json
-from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import quote
 
-import anyio
 import httpx
 from anyio import to_thread
 from attrs import asdict, define, evolve
 
+from dispatchd.cloud.caller import Caller, ClosedWithoutAnswer
 from dispatchd.cloud.credentials import Credentials
 from dispatchd.cloud.replies import (
-    MAX_BYTES,
     Reply,
     hold_applied,
     json_object,
     not_json,
-    refuse_errors,
 )
 from dispatchd.cloud.wire import read_delivery
 from dispatchd.contracts import check
@@ -25,7 +21,7 @@ from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.run_event import Progress
-from dispatchd.errors import ContractViolation, ProtocolError, Unavailable
+from dispatchd.errors import ContractViolation, ProtocolError
 
 _PATH: Final = "/api/v1/github/dispatch"
 
@@ -39,39 +35,27 @@ _THREAD_BYTES: Final = 256 * 1024
 """From this size on a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
 
 
-class Clock(Protocol):
-    """Where times come from."""
-
-    def now(self) -> datetime:
-        """Return the wall-clock time, aware, in UTC."""
-        ...
-
-    def monotonic(self) -> float:
-        """Return seconds that only grow, from any start."""
-        ...
-
-
-class _ClosedWithoutAnswer(Unavailable):
-    """The connection was closed before a status line came."""
-
-
 @define(kw_only=True)
 class DispatchEndpoint:
     """Calls of one machine to one endpoint; every call has a deadline."""
 
-    http: httpx.AsyncClient
+    caller: Caller
     credentials: Credentials
     call_timeout_s: float
-    clock: Clock
+
+    @property
+    def clock_skew(self) -> str:
+        """How this machine's clock differs from the endpoint's, in words; empty if it doesn't."""
+        return self.caller.skew.words
 
     async def pull(self, hold_s: float) -> Delivery | NoJob:
         """Ask for one job; the endpoint may hold the question for `hold_s` seconds.
 
         Raises:
-            _ClosedWithoutAnswer: An Unavailable: the connection was closed at once.
+            ClosedWithoutAnswer: An Unavailable: the connection was closed at once.
         """
         hold = int(hold_s)
-        began = self.clock.monotonic()
+        began = self.caller.clock.monotonic()
         body: dict[str, Json] = {
             "license_id": self.credentials.license_id,
             "server_id": self.credentials.server_id,
@@ -80,18 +64,18 @@ class DispatchEndpoint:
         headers = {"Prefer": f"wait={hold}"} if hold else {}
         deadline_s = max(self.call_timeout_s, hold + _HOLD_SLACK_S)
         try:
-            reply = await self._post(
+            reply = await self.caller.post(
                 "pull", f"{_PATH}/pull", body, headers=headers, deadline_s=deadline_s
             )
-        except _ClosedWithoutAnswer:
-            held_s = self.clock.monotonic() - began
+        except ClosedWithoutAnswer:
+            held_s = self.caller.clock.monotonic() - began
             if hold == 0 or held_s < _QUICK_S:
                 raise
             return NoJob(held=False, cut_after_s=held_s)
-        refuse_errors("pull", reply, about_a_job=False, now=self.clock.now())
+        self.caller.refuse_errors("pull", reply, about_a_job=False)
         if reply.status != httpx.codes.NO_CONTENT:
             return await _delivery(reply)
-        held_s = self.clock.monotonic() - began
+        held_s = self.caller.clock.monotonic() - began
         return NoJob(
             held=held_s >= _QUICK_S
             and (hold_applied(reply.headers) or held_s >= hold / 2)
@@ -155,76 +139,23 @@ class DispatchEndpoint:
         claim: dict[str, Json] = (
             {"claim_token": job.claim_token} if job.claim_token else {}
         )
-        reply = await self._post(
+        reply = await self.caller.post(
             call,
             f"{_PATH}/{_in_path(job.id)}/{call}",
             {**identity, **claim, **body},
-            headers={},
             deadline_s=self.call_timeout_s,
         )
-        refuse_errors(call, reply, about_a_job=True, now=self.clock.now())
+        self.caller.refuse_errors(call, reply, about_a_job=True)
         if reply.body:
             # A proxy's page with status 200 must not pass for the endpoint's word.
             json_object(call, reply)
         return reply
-
-    async def _post(
-        self,
-        call: str,
-        path: str,
-        body: dict[str, Json],
-        *,
-        headers: dict[str, str],
-        deadline_s: float,
-    ) -> Reply:
-        headers = {"Content-Type": "application/json", **headers}
-        answering = False
-        try:
-            with anyio.fail_after(deadline_s):
-                # ASCII with escapes, which can carry any id that JSON can.
-                content = json.dumps(body).encode()
-                async with self.http.stream(
-                    "POST", path, content=content, headers=headers
-                ) as response:
-                    answering = True
-                    return Reply(
-                        status=response.status_code,
-                        headers=response.headers,
-                        body=await _read(call, response),
-                    )
-        except TimeoutError as error:
-            raise Unavailable(
-                call=call, reason=f"no complete answer within {deadline_s:g} s"
-            ) from error
-        except (httpx.RemoteProtocolError, httpx.ReadError) as error:
-            if answering:
-                raise Unavailable(
-                    call=call, reason="the answer was cut off in the middle"
-                ) from error
-            raise _ClosedWithoutAnswer(
-                call=call, reason="the connection was closed without an answer"
-            ) from error
-        except httpx.HTTPError as error:
-            raise Unavailable(call=call, reason=_explain(error)) from error
 
 
 def _in_path(job_id: str) -> str:
     encoded = quote(job_id, safe="", errors="surrogatepass")
     # Dots alone would mean another folder (RFC 3986, 5.2.4).
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
-
-
-async def _read(call: str, response: httpx.Response) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in response.aiter_bytes():
-        size += len(chunk)
-        if size > MAX_BYTES:
-            raise ProtocolError(
-                call=call, reason=f"the answer is larger than {MAX_BYTES >> 20} MiB"
-            )
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 async def _delivery(reply: Reply) -> Delivery:
@@ -250,12 +181,3 @@ def _check(call: str, contract: str, document: object) -> None:
         raise ProtocolError(
             call=call, reason=f"the reply breaks the contract: {violation}"
         ) from violation
-
-
-def _explain(error: httpx.HTTPError) -> str:
-    """Return why a call failed, in the words of the deepest cause: the operating system's, where it has some."""
-    deepest: BaseException = error
-    while (below := deepest.__cause__ or deepest.__context__) is not None:
-        deepest = below
-    words = str(deepest) or str(error) or type(error).__name__
-    return f"{type(error).__name__}: {words}"

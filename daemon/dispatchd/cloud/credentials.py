@@ -1,16 +1,42 @@
 """The machine's credentials: who it is, and the secret that proves it, read anew at each call."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from attrs import define
 
+from dispatchd.domain.license import LicenseStatus
 from dispatchd.errors import Unauthorized
 from dispatchd.known_secrets import KnownSecrets
 
 
+class Credentials(Protocol):
+    """A machine's identity at the endpoint, as of this moment."""
+
+    @property
+    def license_id(self) -> str:
+        """Id of the license; empty where there are no credentials."""
+        ...
+
+    @property
+    def server_id(self) -> str:
+        """Id of the machine."""
+        ...
+
+    @property
+    def known(self) -> KnownSecrets:
+        """What is kept out of all that is sent."""
+        ...
+
+    def secret(self, call: str) -> str:
+        """Return the machine's secret. Fails with Unauthorized if there is none to be had now."""
+        ...
+
+
 @define(kw_only=True)
-class Credentials:
-    """A machine's identity at the endpoint.
+class ConfiguredCredentials:
+    """An identity that the machine's owner has written into the configuration.
 
     The secret stays in its file, so that rotating it needs no restart. Each one that has been read
     joins the `known` secrets.
@@ -44,3 +70,33 @@ class Credentials:
             )
         self.known.know("machine", [secret])
         return secret
+
+
+@define(kw_only=True)
+class LicensedCredentials:
+    """An identity that comes from an activated license; `status` and `server_id` say what it is now."""
+
+    known: KnownSecrets
+    current: Callable[[], tuple[LicenseStatus, str]]
+
+    @property
+    def license_id(self) -> str:
+        """Id of the license."""
+        claims = self.current()[0].claims
+        return "" if claims is None else claims.license_id
+
+    @property
+    def server_id(self) -> str:
+        """Id of the machine."""
+        return self.current()[1]
+
+    def secret(self, call: str) -> str:
+        """Return the machine's secret.
+
+        Raises:
+            Unauthorized: The license gives no credentials; says which part is missing.
+        """
+        status = self.current()[0]
+        if not status.has_credentials or status.activation is None:
+            raise Unauthorized(call=call, reason=status.obstacle)
+        return status.activation.heartbeat_secret

@@ -23,6 +23,7 @@ from dispatchd.errors import (
     RateLimited,
     RemoteError,
     Revoked,
+    Skewed,
     Unauthorized,
     Unavailable,
 )
@@ -59,7 +60,9 @@ class Reply:
     body: bytes
 
 
-def refuse_errors(call: str, reply: Reply, *, about_a_job: bool, now: datetime) -> None:
+def refuse_errors(
+    call: str, reply: Reply, *, about_a_job: bool, now: datetime, skew: str = ""
+) -> None:
     """Return if the reply is a success.
 
     Args:
@@ -67,6 +70,7 @@ def refuse_errors(call: str, reply: Reply, *, about_a_job: bool, now: datetime) 
         reply: What came back.
         about_a_job: Whether 404, 409 and 410 speak of a job rather than of the machine.
         now: The wall-clock time, for a Retry-After that names a date.
+        skew: How this machine's clock differs from the endpoint's, in words, if it does.
 
     Fails with RemoteError: The leaf that the status means.
     """
@@ -78,10 +82,13 @@ def refuse_errors(call: str, reply: Reply, *, about_a_job: bool, now: datetime) 
         if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         else ProtocolError
     )
-    kind = table.get(reply.status, fallback)
+    kind, reason = table.get(reply.status, fallback), _reason(reply)
+    if kind is Unauthorized and skew:
+        # Credentials have times in them: with a wrong clock good ones look bad.
+        kind, reason = Skewed, f"{reason}; {skew}, which may be why: set it"
     raise kind(
         call=call,
-        reason=_reason(reply),
+        reason=reason,
         retry_after_s=retry_after_s(reply.headers, now),
     )
 
@@ -118,7 +125,7 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return float(value[:9])
-    until, since = _http_date(value), _http_date(headers.get("date", "")) or now
+    until, since = http_date(value), http_date(headers.get("date", "")) or now
     return None if until is None else max(0.0, (until - since).total_seconds())
 
 
@@ -128,7 +135,8 @@ def hold_applied(headers: Mapping[str, str]) -> bool:
     return any(part.strip().lower().startswith("wait") for part in applied.split(","))
 
 
-def _http_date(value: str) -> datetime | None:
+def http_date(value: str) -> datetime | None:
+    """Return the time in an HTTP date (RFC 9110, 5.6.7), or None."""
     try:
         date = parsedate_to_datetime(value)
     except ValueError:

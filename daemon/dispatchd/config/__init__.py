@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-import httpx
 from attrs import frozen
 
-from dispatchd.config.file import Cloud, File, Limits, Log
+from dispatchd.config.file import Cloud, File, License, Limits, Log
 from dispatchd.config.workflows import Reader, unknown_secrets
 from dispatchd.contracts import violations
 from dispatchd.conversion import strict_converter
@@ -29,7 +28,9 @@ class Config:
 
     file: Path
     cloud: Cloud
-    secret_file: Path
+    secret_file: Path | None
+    """The machine's secret; None for a machine whose identity comes from a license."""
+    license: License
     state_folder: Path
     history_days: float
     min_free_bytes: int
@@ -40,7 +41,8 @@ class Config:
     @property
     def secret_is_exposed(self) -> bool:
         """Whether other users of this machine can get at the secret's file."""
-        return bool(self.secret_file.stat().st_mode & _OTHERS)
+        file = self.secret_file
+        return file is not None and bool(file.stat().st_mode & _OTHERS)
 
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -85,7 +87,10 @@ def load(path: Path, *, default_state_folder: Path, search_path: str) -> Config:
     config = Config(
         file=path,
         cloud=content.cloud,
-        secret_file=path.parent / content.cloud.secret_file,
+        secret_file=path.parent / content.cloud.secret_file
+        if content.cloud.secret_file
+        else None,
+        license=content.license,
         state_folder=(
             path.parent / content.store.folder
             if content.store.folder
@@ -136,30 +141,27 @@ def _toml_problem(path: Path, message: str) -> Problem:
 
 def _unusable(config: Config) -> Iterator[tuple[str, str]]:
     """Yield what a schema can't see: key and expectation."""
-    try:
-        url = httpx.URL(config.cloud.url)
-    except httpx.InvalidURL as error:
-        yield "cloud.url", f"must be a URL ({error})"
-    else:
-        if url.scheme not in ("http", "https") or not url.host:
-            yield (
-                "cloud.url",
-                f"must be an http or https URL with a host, not {config.cloud.url!r}",
-            )
-    if not config.secret_file.is_file():
+    if config.secret_file is not None:
+        yield from _unusable_secret(config.secret_file)
+    elif not config.license.public_keys:
         yield (
-            "cloud.secret_file",
-            f"must be a file with the machine's secret; there is none at {config.secret_file}",
-        )
-    elif not os.access(config.secret_file, os.R_OK):
-        yield (
-            "cloud.secret_file",
-            f"must be readable by this user: {config.secret_file}",
+            "license.public_keys",
+            "must name the keys that licenses are signed with; or set cloud.license_id, server_id and secret_file",
         )
     for name, workflow in config.workflows.items():
         expectation = _unusable_program(workflow, config.file.parent)
         if expectation:
             yield f"workflows.{name}.command", expectation
+
+
+def _unusable_secret(file: Path) -> Iterator[tuple[str, str]]:
+    if not file.is_file():
+        yield (
+            "cloud.secret_file",
+            f"must be a file with the machine's secret; there is none at {file}",
+        )
+    elif not os.access(file, os.R_OK):
+        yield "cloud.secret_file", f"must be readable by this user: {file}"
 
 
 def _unusable_program(workflow: Workflow, folder: Path) -> str:

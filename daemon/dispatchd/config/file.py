@@ -10,15 +10,33 @@ from dispatchd.domain.workflow import DEFAULT_KILL_GRACE_S, HEADLESS_ARGUMENTS
 
 @frozen(kw_only=True)
 class Cloud:
-    """The endpoint and this machine's identity there; times in seconds."""
+    """The endpoint, how it is reached, and this machine's identity there; times in seconds.
+
+    Either all three of the identity are set, or none: then it comes from a license.
+    """
 
     url: str
-    license_id: str
-    server_id: str
-    secret_file: str
+    license_id: str = ""
+    server_id: str = ""
+    secret_file: str = ""
+    ca_file: str = ""
+    client_cert_file: str = ""
+    client_key_file: str = ""
+    proxy: str = ""
+    proxy_credentials_file: str = ""
+    allow_insecure_host: str = ""
     hold_s: float = 50.0
     poll_interval_s: float = 10.0
     call_timeout_s: float = 30.0
+
+
+@frozen(kw_only=True)
+class License:
+    """Where the license of this machine comes from, and the keys that must have signed it."""
+
+    key_file: str = ""
+    key_credential: str = ""
+    public_keys: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -90,6 +108,7 @@ class File:
     """The whole file."""
 
     cloud: Cloud
+    license: License = field(factory=License)
     store: Store = field(factory=Store)
     runs: Limits = field(factory=Limits)
     log: Log = field(factory=Log)

@@ -11,6 +11,9 @@ CAP_S: Final = 60.0
 RETRY_AFTER_CAP_S: Final = 300.0
 """Longest wait that an endpoint can ask for (seconds): a mistake there must not silence a machine for a day."""
 
+RETRY_CAP_S: Final = 300.0
+"""Upper bound of every wait before another attempt of a run (seconds)."""
+
 _LONGEST_SHIFT: Final = 16
 """Doublings after which every base has passed the cap; keeps the power small after a week of failures."""
 

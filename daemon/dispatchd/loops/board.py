@@ -18,6 +18,8 @@ class Board:
     """Whether the endpoint holds polls; None until it has shown it."""
     extensions: tuple[str, ...] = ()
     """What the newest job offered, sorted."""
+    skew: str = ""
+    """How this machine's clock differs from the endpoint's, if it does."""
     last_pull_at: datetime | None = None
     """When a pull last succeeded, with or without a job."""
     last_report_at: datetime | None = None

@@ -14,7 +14,7 @@ import structlog
 from anyio import to_thread
 from attrs import define, evolve, field, frozen
 
-from dispatchd.domain.backoff import full_jitter_s
+from dispatchd.domain.backoff import RETRY_CAP_S, full_jitter_s
 from dispatchd.domain.exit_table import Contract, Ending, Then
 from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.judgement import Evidence, Judgement, judge, never_started
@@ -36,9 +36,6 @@ from dispatchd.store.evidence import (
     read_tail,
 )
 from dispatchd.store.runs import RunFolder, Runs
-
-_RETRY_CAP_S: Final = 300.0
-"""Upper bound of every wait before another attempt (seconds)."""
 
 _SEEN_BEFORE: Final = 16 * 1024
 """How much is looked at before the reported end of an output (characters), so that a secret that the cut
@@ -227,7 +224,7 @@ class Concluder:
             len(record.attempts),
             self.random.random(),
             base_s=self.retry_wait_s,
-            cap_s=_RETRY_CAP_S,
+            cap_s=RETRY_CAP_S,
         )
         return evolve(record, retry_at=self.clock.now() + timedelta(seconds=delay_s))
 

@@ -5,7 +5,7 @@ by one that knows the reason, and since when, and goes on. No deadline lives in 
 in the record, and silence is measured from what the run last wrote.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import anyio
 import structlog
@@ -129,8 +129,6 @@ class Follower:
         written_ns = last_activity_ns(
             [run.output_file(attempt.number), run.events_file(attempt.number)]
         )
-        active_at = max(
-            attempt.started_at, datetime.fromtimestamp(written_ns / 1e9, UTC)
-        )
+        active_at = max(attempt.started_at, self.clock.of_file(written_ns))
         silent_at = active_at + timedelta(seconds=attempt.inactivity_s)
         return min(limit, (silent_at, FailureCause.INACTIVITY_TIMEOUT))

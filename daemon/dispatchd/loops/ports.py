@@ -19,7 +19,46 @@ class Clock(Protocol):
     """Where times come from."""
 
     def now(self) -> datetime:
-        """Return the wall-clock time, aware, in UTC."""
+        """Return the time, aware, in UTC; it never jumps while the machine is up."""
+        ...
+
+    def of_file(self, written_ns: int) -> datetime:
+        """Return when a file was written, from its stamp (nanoseconds since the epoch), on the same timeline."""
+        ...
+
+    def settle(self) -> None:
+        """Catch up with the wall clock; called only while no deadline is written down."""
+        ...
+
+
+class WallClock(Clock, Protocol):
+    """A clock that also tells what the wall clock shows, for times that others have written."""
+
+    def wall(self) -> datetime:
+        """Return what the wall clock shows, aware, in UTC."""
+        ...
+
+
+class Licensing(Protocol):
+    """Who gives this machine its identity. Calls have deadlines, and fail only with leaves of `RemoteError`."""
+
+    async def activate(
+        self, key: str, server_id: str, machine_name: str
+    ) -> tuple[str, str]:
+        """Return a license token and the machine's secret for a key; may be repeated."""
+        ...
+
+    async def heartbeat(self, license_id: str, server_id: str, secret: str) -> str:
+        """Return a fresh token; Revoked or Unauthorized if the machine is not wanted any more."""
+        ...
+
+
+class Permission(Protocol):
+    """Whether this machine may take jobs."""
+
+    @property
+    def obstacle(self) -> str:
+        """Why it may not at the moment, in words; empty if it may. The tracker's bell rings when that changes."""
         ...
 
 
@@ -29,6 +68,11 @@ class Source(Protocol):
     Every call has its own deadline and fails only with a leaf of `RemoteError`. Every call but `pull`
     may be repeated with the same record, and has the same effect as once. Concurrent calls are fine.
     """
+
+    @property
+    def clock_skew(self) -> str:
+        """How this machine's clock differs from the source's as of the last call, in words; empty if it doesn't."""
+        ...
 
     async def pull(self, hold_s: float) -> Delivery | NoJob:
         """Ask for one job, letting the endpoint hold the question for `hold_s` seconds (0: not at all)."""

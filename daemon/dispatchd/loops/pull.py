@@ -24,7 +24,7 @@ from dispatchd.domain.phase import Phase
 from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import RemoteError
 from dispatchd.loops.board import Board
-from dispatchd.loops.ports import Clock, Source
+from dispatchd.loops.ports import Clock, Permission, Source
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
 
@@ -61,6 +61,7 @@ class PullLoop:
     """Takes jobs from the source while there is room for them."""
 
     source: Source
+    permission: Permission
     tracker: Tracker
     runs: Runs
     workflows: Mapping[str, Workflow]
@@ -89,9 +90,11 @@ class PullLoop:
                 found = await self.source.pull(hold.now_s)
             except RemoteError as error:
                 failures += 1
+                self._note_skew()
                 await self._back_off(error, failures)
                 continue
             failures = 0
+            self._note_skew()
             self._note_success(found)
             if isinstance(found, Delivery):
                 await self._deliver(found)
@@ -126,6 +129,8 @@ class PullLoop:
                 await bell.wait()
 
     def _obstacle(self) -> str:
+        if self.permission.obstacle:
+            return f"not allowed: {self.permission.obstacle}"
         busy = sum(not record.job.is_cancel for record in self.tracker.in_phase(*_BUSY))
         if busy >= self.limits.room:
             return "waiting for room: as many jobs as slots and queue allow"
@@ -181,6 +186,15 @@ class PullLoop:
         else:
             self.board.long_poll = found.held
         self.board.ring()
+
+    def _note_skew(self) -> None:
+        skew = self.source.clock_skew
+        if bool(skew) != bool(self.board.skew):
+            if skew:
+                self._log.warning("clock_skew", difference=skew)
+            else:
+                self._log.info("clock_skew_over")
+        self.board.skew = skew
 
     async def _back_off(self, error: RemoteError, failures: int) -> None:
         delay_s = next_try_s(failures, error.retry_after_s, self.random.random())

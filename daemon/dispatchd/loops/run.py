@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, evolve, field
 
 from dispatchd.domain import cancel
+from dispatchd.domain.backoff import RETRY_CAP_S
 from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.outcome import (
     FailureCause,
@@ -36,6 +37,8 @@ from dispatchd.store.runs import Runs
 
 _SHORTEST_WAIT_S: Final = 0.05
 """Shortest wait for an attempt that is almost due (seconds)."""
+
+_LONGEST_WAIT: Final = timedelta(seconds=RETRY_CAP_S)
 
 _BUG: Final = "Parked because of a bug in dispatchd; its log has the details."
 
@@ -76,6 +79,8 @@ class RunLoop:
                     await bell.wait()
 
     def _take_up(self, tasks: TaskGroup) -> None:
+        if not self.tracker.in_phase(*Phase):
+            self.clock.settle()
         # What has a process comes first: after a restart it holds its slot again.
         for record in self.tracker.in_phase(Phase.RUNNING):
             self._spawn(tasks, record)
@@ -99,7 +104,11 @@ class RunLoop:
         return self.slots - len(self._busy)
 
     def _is_due(self, record: TrackedJob) -> bool:
-        return record.retry_at is None or record.retry_at <= self.clock.now()
+        if record.retry_at is None:
+            return True
+        now = self.clock.now()
+        # Further away than any wait: it was written before a reboot, by a clock that has been set since.
+        return record.retry_at <= now or record.retry_at > now + _LONGEST_WAIT
 
     def _queue_deadline(self, record: TrackedJob) -> datetime | None:
         """Return when a job has waited too long for its first attempt, or None if it may wait."""

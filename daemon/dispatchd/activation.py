@@ -1,0 +1,90 @@
+"""Activation by hand, and the license as it stands on disk, for commands without a daemon."""
+
+import socket
+import time
+from collections.abc import Mapping
+
+import httpx
+from anyio import to_thread
+from attrs import evolve
+
+from dispatchd import __version__
+from dispatchd.clock import SteadyClock
+from dispatchd.cloud.caller import Caller
+from dispatchd.cloud.license.calls import LicenseEndpoint
+from dispatchd.cloud.transport import ReloadingTransport
+from dispatchd.config import Config
+from dispatchd.domain.job import Json
+from dispatchd.domain.license import Activation, Claims
+from dispatchd.errors import LicenseInvalid, NotReachable, RemoteError
+from dispatchd.identity import license_finder
+from dispatchd.known_secrets import KnownSecrets
+from dispatchd.loops.find_license import hash_of
+from dispatchd.outward import check_outward, transport_settings
+from dispatchd.steering import license_document
+
+_CONNECTIONS = httpx.Limits(max_connections=1)
+
+
+async def activate_key(
+    config: Config, environment: Mapping[str, str], key: str
+) -> Claims:
+    """Activate a license key on this machine, and keep the activation.
+
+    Fails with ConfigError if the way to the endpoint can't be used, and with StoreUnavailable or
+    FolderUnusable if the activation can't be kept.
+
+    Raises:
+        NotReachable: The endpoint doesn't activate it, or gives what this machine doesn't take.
+    """
+    check_outward(config, environment)
+    finder = license_finder(config, KnownSecrets(), environment)
+    server_id, _ = finder.identity.server_id()
+    try:
+        token, secret = await _activated(config, environment, key, server_id)
+        claims = finder.verify(token)
+    except (RemoteError, LicenseInvalid) as error:
+        raise NotReachable(cannot="activate", reason=str(error)) from error
+    now = SteadyClock.open(config.state_folder).wall()
+    activation = Activation(
+        key_hash=hash_of(key),
+        server_id=server_id,
+        token=token,
+        heartbeat_secret=secret,
+        fingerprint=finder.fingerprint,
+        activated_at=now,
+        refreshed_at=now,
+    )
+    await to_thread.run_sync(finder.identity.keep, activation)
+    return claims
+
+
+def license_on_disk(config: Config, environment: Mapping[str, str]) -> dict[str, Json]:
+    """Return what is known of the license without asking anybody, in the form of the control socket."""
+    finder = license_finder(config, KnownSecrets(), environment)
+    server_id, _ = finder.identity.server_id()
+    status = finder.find(server_id).status
+    if status.claims is not None:
+        now = SteadyClock.open(config.state_folder).wall()
+        status = evolve(status, worth=status.claims.worth(now))
+    return license_document(status, server_id)
+
+
+async def _activated(
+    config: Config, environment: Mapping[str, str], key: str, server_id: str
+) -> tuple[str, str]:
+    settings = transport_settings(config, environment)
+    transport = ReloadingTransport(
+        settings, limits=_CONNECTIONS, monotonic=time.monotonic
+    )
+    async with httpx.AsyncClient(
+        base_url=config.cloud.url,
+        headers={"User-Agent": f"dispatchd/{__version__}"},
+        timeout=None,  # noqa: S113  # the call has a deadline of its own
+        trust_env=False,
+        transport=transport,
+    ) as http:
+        clock = SteadyClock.open(config.state_folder)
+        caller = Caller(http=http, settings=settings, clock=clock)
+        endpoint = LicenseEndpoint(caller, config.cloud.call_timeout_s)
+        return await endpoint.activate(key, server_id, socket.gethostname())

@@ -1,0 +1,205 @@
+"""What has to work for this machine to take jobs, checked one by one, each with what to do about it."""
+
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+import anyio
+import httpx
+from attrs import frozen
+
+from dispatchd import __version__
+from dispatchd.clock import SteadyClock
+from dispatchd.cloud.caller import Caller
+from dispatchd.cloud.client import DispatchEndpoint
+from dispatchd.cloud.transport import ReloadingTransport
+from dispatchd.config import Config
+from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.errors import (
+    ConfigError,
+    IdentityError,
+    JobClosed,
+    RemoteError,
+)
+from dispatchd.identity import identity
+from dispatchd.known_secrets import KnownSecrets
+from dispatchd.outward import check_outward, transport_settings
+
+_FEW_INODES: Final = 10_000
+"""Free inodes below which a warning is due (count): a run needs about ten."""
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+_CONNECTIONS: Final = httpx.Limits(max_connections=2)
+
+PROBE: Final = "dispatchd-doctor"
+"""Id of a job that no endpoint has."""
+
+
+class Level(IntEnum):
+    """How a check went; the worst is the exit code."""
+
+    OK = 0
+    WARNING = 1
+    FAILED = 2
+
+
+@frozen
+class Finding:
+    """One line: what was checked, how it went, and what was seen or is to be done."""
+
+    check: str
+    level: Level
+    words: str
+
+
+async def check_up(
+    config: Config, environment: Mapping[str, str]
+) -> AsyncIterator[Finding]:
+    """Yield what is found, in the order in which things have to work."""
+    yield Finding("config", Level.OK, f"{config.file} is good")
+    for finding in _on_disk(config):
+        yield finding
+    try:
+        check_outward(config, environment)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding("config", Level.FAILED, str(problem))
+        return
+    async for finding in _outward(config, environment):
+        yield finding
+
+
+def _on_disk(config: Config) -> Iterator[Finding]:
+    folder = config.state_folder
+    yield _folder(folder)
+    if folder.is_dir():
+        yield from _space(config)
+    secret = config.secret_file
+    if secret is not None:
+        yield (
+            Finding(
+                "secret",
+                Level.WARNING,
+                f"{secret} is open to other users: chmod 600 {secret}",
+            )
+            if config.secret_is_exposed
+            else Finding("secret", Level.OK, f"{secret} is this user's alone")
+        )
+    missing = [
+        f"workflows.{name}: there is no {workflow.program}"
+        for name, workflow in config.workflows.items()
+        if not workflow.program.is_file()
+    ]
+    for words in missing:
+        yield Finding("workflows", Level.WARNING, f"{words}; its jobs would fail")
+    if not config.workflows:
+        words = "none is configured, so every job would be rejected"
+        yield Finding("workflows", Level.WARNING, words)
+    elif not missing:
+        yield Finding("workflows", Level.OK, ", ".join(sorted(config.workflows)))
+
+
+def _folder(folder: Path) -> Finding:
+    if not folder.is_dir():
+        parent = next(each for each in folder.parents if each.exists())
+        if os.access(parent, os.W_OK):
+            words = f"{folder} will be created at the first start"
+            return Finding("state folder", Level.OK, words)
+        words = f"{folder} can't be created: give this user write access to {parent}"
+        return Finding("state folder", Level.FAILED, words)
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        words = f"{folder} can't be written: give it to the user of the daemon (chown)"
+        return Finding("state folder", Level.FAILED, words)
+    if folder.stat().st_mode & _OTHERS:
+        words = f"{folder} is open to other users, and job files are private: chmod 700 {folder}"
+        return Finding("state folder", Level.WARNING, words)
+    return Finding("state folder", Level.OK, f"{folder} is this user's alone")
+
+
+def _space(config: Config) -> Iterator[Finding]:
+    disk = os.statvfs(config.state_folder)
+    free = disk.f_bavail * disk.f_frsize
+    words = f"{free >> 20} MiB free"
+    if free < config.min_free_bytes:
+        words += f", and nothing is pulled below {config.min_free_bytes >> 20} MiB (store.min_free_mib): make room"
+        yield Finding("disk space", Level.FAILED, words)
+    else:
+        yield Finding("disk space", Level.OK, words)
+    # Some file systems have no fixed number of them, and say 0.
+    if disk.f_files and disk.f_favail < _FEW_INODES:
+        words = f"only {disk.f_favail} inodes are free: remove small files"
+        yield Finding("inodes", Level.WARNING, words)
+
+
+async def _outward(
+    config: Config, environment: Mapping[str, str]
+) -> AsyncIterator[Finding]:
+    settings, known = transport_settings(config, environment), KnownSecrets()
+    proxy = settings.used_proxy()
+    yield Finding(
+        "proxy",
+        Level.OK,
+        "none" if proxy is None else f"{proxy.at} (from {proxy.source})",
+    )
+    clock = SteadyClock.open(config.state_folder)
+    transport = ReloadingTransport(
+        settings, limits=_CONNECTIONS, monotonic=time.monotonic
+    )
+    async with httpx.AsyncClient(
+        base_url=config.cloud.url,
+        headers={"User-Agent": f"dispatchd/{__version__}"},
+        timeout=None,  # noqa: S113  # every call has a deadline of its own
+        trust_env=False,
+        transport=transport,
+    ) as http:
+        caller = Caller(http=http, settings=settings, clock=clock)
+        who = identity(config, caller, known, clock, environment, lambda: None)
+        if who.license is not None:
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(who.license.run)
+                with anyio.move_on_after(config.cloud.call_timeout_s):
+                    await who.license.looked.wait()
+                tasks.cancel_scope.cancel()
+            yield _license(who.license.obstacle)
+        endpoint = DispatchEndpoint(
+            caller=caller,
+            credentials=who.credentials,
+            call_timeout_s=config.cloud.call_timeout_s,
+        )
+        yield await _asked(endpoint, config.cloud.url, clock)
+        yield _clock(endpoint.clock_skew, caller.skew.seconds)
+
+
+def _license(obstacle: str) -> Finding:
+    if obstacle:
+        return Finding("license", Level.FAILED, obstacle)
+    return Finding("license", Level.OK, "good")
+
+
+async def _asked(endpoint: DispatchEndpoint, url: str, clock: SteadyClock) -> Finding:
+    """Ask about a job that doesn't exist: it goes the whole way, and unlike a pull takes no work."""
+    probe = TrackedJob.received(Job(id=PROBE), now=clock.now())
+    try:
+        await endpoint.accept(probe)
+    except JobClosed:
+        return Finding("endpoint", Level.OK, f"{url} answers, and knows this machine")
+    except IdentityError as error:
+        words = f"{url} answers, and doesn't take this machine: {error.reason}"
+        return Finding("endpoint", Level.FAILED, words)
+    except RemoteError as error:
+        return Finding("endpoint", Level.FAILED, f"{url}: {error.reason}")
+    return Finding("endpoint", Level.OK, f"{url} answers")
+
+
+def _clock(skew: str, seconds: float | None) -> Finding:
+    if skew:
+        return Finding("clock", Level.WARNING, f"{skew}: set it (NTP)")
+    if seconds is None:
+        words = "not compared: the endpoint has not said what time it is"
+        return Finding("clock", Level.WARNING, words)
+    return Finding("clock", Level.OK, f"{abs(seconds):.0f} s from the endpoint's")

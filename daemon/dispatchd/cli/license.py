@@ -1,0 +1,157 @@
+"""`dispatchd license`, `activate`, `deactivate`: who this machine is at its endpoint."""
+
+import os
+from pathlib import Path
+
+import click
+
+from dispatchd.cli.options import (
+    config_option,
+    json_option,
+    load_config,
+    print_json,
+    print_pairs,
+)
+from dispatchd.config import Config
+from dispatchd.domain.job import Json
+from dispatchd.errors import DispatchdError, NotReachable, UsageError
+
+
+@click.command("license")
+@config_option
+@json_option
+def license_(config_file: Path | None, *, as_json: bool) -> None:
+    """Say where the license comes from, and what it is worth."""
+    config = load_config(config_file)
+    found = _told(config)
+    if as_json:
+        print_json(found)
+    elif found.get("source") == "configuration":
+        click.echo(
+            f"The identity is configured: license {config.cloud.license_id}, machine {config.cloud.server_id}."
+        )
+    else:
+        _print(found)
+
+
+@click.command()
+@config_option
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="File with the license key.  [default: it is asked for]",
+)
+def activate(config_file: Path | None, key_file: Path | None) -> None:
+    """Activate a license key on this machine; a running daemon takes it over at once.
+
+    The key comes from a file or is asked for: an argument could be read by every user of this machine.
+    """
+    config = _licensed(config_file, "activate")
+    key = _key(key_file)
+    import anyio
+
+    from dispatchd.activation import activate_key
+    from dispatchd.log import silence
+
+    silence()
+    claims = anyio.run(activate_key, config, dict(os.environ), key)  # noqa: TID251  # the command line is where the environment comes in
+    _look(config)
+    click.echo(f"activated: license {claims.license_id}, plan {claims.plan or 'none'}")
+
+
+@click.command()
+@config_option
+def deactivate(config_file: Path | None) -> None:
+    """Forget the stored activation; a running daemon pulls no more. Its runs go on and are reported."""
+    config = _licensed(config_file, "deactivate")
+    from dispatchd.store.identity import IdentityStore
+
+    try:
+        IdentityStore(config.state_folder).forget()
+    except DispatchdError as error:
+        raise NotReachable(cannot="deactivate", reason=str(error)) from error
+    _look(config)
+    click.echo("deactivated: this machine has no stored activation any more")
+
+
+def _licensed(config_file: Path | None, what: str) -> Config:
+    config = load_config(config_file)
+    if config.secret_file is not None:
+        reason = f"{config.file} has an identity of its own (cloud.license_id); it needs no license"
+        raise UsageError(cannot=what, reason=reason)
+    return config
+
+
+def _key(key_file: Path | None) -> str:
+    from dispatchd.cli.options import read_text
+
+    if key_file is not None:
+        key = read_text(key_file).strip()
+    else:
+        key = str(click.prompt("License key", hide_input=True, err=True)).strip()
+    if not key:
+        raise UsageError(cannot="activate", reason="the license key is empty")
+    return key
+
+
+def _look(config: Config) -> None:
+    """Tell a running daemon, if there is one; it would see it by itself in a few seconds."""
+    from dispatchd.control.client import ask
+
+    try:
+        ask(config.state_folder, "POST", "/v1/license/look", cannot="tell the daemon")
+    except NotReachable:
+        return
+
+
+def _told(config: Config) -> dict[str, Json]:
+    """Return what the running daemon knows, or else what is on disk."""
+    from dispatchd.control.client import ask
+
+    try:
+        found = ask(config.state_folder, "GET", "/v1/license", cannot="ask the daemon")
+    except NotReachable:
+        if config.secret_file is not None:
+            return {"source": "configuration"}
+        from dispatchd.activation import license_on_disk
+
+        environment = dict(os.environ)  # noqa: TID251  # as above
+        return {"daemon": "not running", **license_on_disk(config, environment)}
+    return found if isinstance(found, dict) else {}
+
+
+def _print(found: dict[str, Json]) -> None:
+    features = found.get("features")
+    print_pairs(
+        {
+            "license": str(found.get("license_id") or "none"),
+            "source": str(found.get("source") or "none found"),
+            "machine": str(found.get("server_id") or ""),
+            "plan": str(found.get("plan") or ""),
+            "features": ", ".join(map(str, features))
+            if isinstance(features, list)
+            else "",
+            "state": str(found.get("worth") or "unknown"),
+            "expires": _when(found, "expires_at"),
+            "grace until": _when(found, "grace_until"),
+            "may pull": "yes" if found.get("good") else f"no: {found.get('obstacle')}",
+            "warning": str(found.get("warning") or ""),
+            "last heartbeat": _when(found, "last_heartbeat_at"),
+            "next heartbeat": _when(found, "next_heartbeat_at"),
+            "trouble": str(found.get("heartbeat_trouble") or ""),
+            "daemon": str(found.get("daemon") or ""),
+        }
+    )
+
+
+def _when(found: dict[str, Json], name: str) -> str:
+    """Return a time with how far it is away, such as `2026-12-24T00:00:00+00:00 (in 33 days)`."""
+    from datetime import UTC, datetime
+
+    text = found.get(name)
+    if not isinstance(text, str):
+        return ""
+    left = datetime.fromisoformat(text) - datetime.now(UTC)  # noqa: TID251  # shown, never decided from
+    days = abs(left.days) if left.days >= 0 else abs(left.days) - 1
+    away = f"in {days} days" if left.days >= 0 else f"{days} days ago"
+    return f"{text} ({away})"

@@ -1,0 +1,104 @@
+"""The daemon's clock: wall-clock times that never jump while the machine is up.
+
+Deadlines are written down as times, so that a restarted daemon can keep them, and a wall clock can be set by
+hours in between. So all times in records are those of one timeline: seconds since boot (CLOCK_BOOTTIME,
+clock_gettime(2)) plus the wall-clock time of the boot as it was first measured. That anchor is kept, with the
+boot's id (random(4)), in the state folder: the next daemon of the same boot counts on. When no job depends on
+it, the anchor is measured anew, so that a clock that was wrong at boot doesn't stay wrong for ever.
+"""
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+from attrs import define
+
+_FILE: Final = "clock.json"
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+_TOLERATED_S: Final = 1.0
+"""A difference to the wall clock that isn't worth a new anchor (seconds)."""
+
+
+@define
+class SteadyClock:
+    """Times of this machine; implements `loops.ports.Clock` and `cloud.client.Clock`."""
+
+    _folder: Path
+    boot_at: float
+    """The wall-clock time of the boot (seconds since the epoch)."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Return the clock of a state folder: the one of this boot, or a new one."""
+        try:
+            kept = json.loads((folder / _FILE).read_text())
+            if kept["boot_id"] == _boot_id():
+                return cls(folder, float(kept["boot_at"]))
+        except (OSError, ValueError, TypeError, LookupError):
+            # None yet, or a damaged one: a new anchor is as good as the first.
+            pass
+        clock = cls(folder, _measured())
+        clock._keep()
+        return clock
+
+    def now(self) -> datetime:
+        """Return the time on the timeline of this boot, aware, in UTC."""
+        seconds = self.boot_at + time.clock_gettime(time.CLOCK_BOOTTIME)
+        return datetime.fromtimestamp(seconds, UTC)
+
+    def wall(self) -> datetime:
+        """Return what the wall clock shows, aware, in UTC; for what others have written a time on."""
+        return datetime.now(UTC)  # noqa: TID251  # the one home of the wall clock
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow."""
+        return time.monotonic()
+
+    def of_file(self, written_ns: int) -> datetime:
+        """Return when a file was written, on the timeline of this boot.
+
+        The kernel stamps files with the wall clock, and whether that was set before or after is not known.
+        So the later one of the two that is not in the future counts: a silence is never overestimated.
+        """
+        stamped = datetime.fromtimestamp(written_ns / 1e9, UTC)
+        now, jump = self.now(), self.jump()
+        likely = [each for each in (stamped, stamped - jump) if each <= now]
+        return max(likely, default=now)
+
+    def jump(self) -> timedelta:
+        """Return how far the wall clock has been set since the anchor was measured."""
+        return self.wall() - self.now()
+
+    def settle(self) -> None:
+        """Measure the anchor anew, if the wall clock was set; only while no deadline is written down."""
+        if abs(self.jump().total_seconds()) > _TOLERATED_S:
+            structlog.get_logger().info(
+                "clock_was_set", by_s=round(self.jump().total_seconds(), 1)
+            )
+            self.boot_at = _measured()
+            self._keep()
+
+    def _keep(self) -> None:
+        file = self._folder / _FILE
+        aside = file.with_suffix(".aside")
+        try:
+            aside.write_text(
+                json.dumps({"boot_id": _boot_id(), "boot_at": self.boot_at})
+            )
+            aside.replace(file)
+        except OSError as error:
+            # Without it a restart after the clock was set moves deadlines; no reason not to run.
+            structlog.get_logger().warning("clock_not_kept", error=error.strerror)
+
+
+def _measured() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)  # noqa: TID251  # as above
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text().strip()

@@ -1,0 +1,124 @@
+"""One HTTP call: a deadline for all of it, errors in words, the clocks compared."""
+
+import json
+from datetime import datetime
+from typing import Final, Protocol
+
+import anyio
+import httpx
+from attrs import define, field
+
+from dispatchd.cloud.explain import explain
+from dispatchd.cloud.failure import Kind
+from dispatchd.cloud.replies import MAX_BYTES, Reply, refuse_errors
+from dispatchd.cloud.skew import Skew
+from dispatchd.cloud.transport import TransportSettings
+from dispatchd.domain.job import Json
+from dispatchd.errors import ProtocolError, Unavailable
+
+_HUNG_UP: Final = (Kind.CLOSED, Kind.RESET)
+
+
+class Clock(Protocol):
+    """Where times come from."""
+
+    def now(self) -> datetime:
+        """Return the time, aware, in UTC."""
+        ...
+
+    def wall(self) -> datetime:
+        """Return what the wall clock shows, aware, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow, from any start."""
+        ...
+
+
+class ClosedWithoutAnswer(Unavailable):
+    """The connection was closed before a status line came."""
+
+
+@define(kw_only=True)
+class Caller:
+    """Posts JSON to one endpoint."""
+
+    http: httpx.AsyncClient
+    settings: TransportSettings
+    clock: Clock
+    skew: Skew = field(factory=Skew)
+
+    async def post(
+        self,
+        call: str,
+        path: str,
+        body: dict[str, Json],
+        *,
+        headers: dict[str, str] | None = None,
+        deadline_s: float,
+    ) -> Reply:
+        """Return what comes back for a call, whatever its status.
+
+        Fails with ClosedWithoutAnswer if the connection was closed before an answer began.
+
+        Raises:
+            Unavailable: Nothing usable came back; says why.
+        """
+        answering = False
+        # ASCII with escapes, which can carry any id that JSON can.
+        content = json.dumps(body).encode()
+        sent = {"Content-Type": "application/json", **(headers or {})}
+        try:
+            with anyio.fail_after(deadline_s):
+                async with self.http.stream(
+                    "POST", path, content=content, headers=sent
+                ) as response:
+                    answering = True
+                    reply = Reply(
+                        status=response.status_code,
+                        headers=response.headers,
+                        body=await _read(call, response),
+                    )
+        except TimeoutError as error:
+            reason = f"no complete answer within {deadline_s:g} s"
+            raise Unavailable(call=call, reason=reason) from error
+        except (httpx.RemoteProtocolError, httpx.ReadError) as error:
+            if answering:
+                reason = "the answer was cut off in the middle"
+                raise Unavailable(call=call, reason=reason) from error
+            raise await self._hung_up(call, error) from error
+        except httpx.HTTPError as error:
+            words = (await explain(error, self.settings)).words
+            raise Unavailable(call=call, reason=words) from error
+        self.skew.see(reply.headers, self.clock.wall())
+        return reply
+
+    def refuse_errors(self, call: str, reply: Reply, *, about_a_job: bool) -> None:
+        """Return if the reply is a success. Fails with the RemoteError that its status means."""
+        refuse_errors(
+            call,
+            reply,
+            about_a_job=about_a_job,
+            now=self.clock.wall(),
+            skew=self.skew.words,
+        )
+
+    async def _hung_up(self, call: str, error: httpx.HTTPError) -> Unavailable:
+        found = await explain(error, self.settings)
+        if found.kind in _HUNG_UP:
+            reason = "the connection was closed without an answer"
+            return ClosedWithoutAnswer(call=call, reason=reason)
+        return Unavailable(call=call, reason=found.words)
+
+
+async def _read(call: str, response: httpx.Response) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.aiter_bytes():
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise ProtocolError(
+                call=call, reason=f"the answer is larger than {MAX_BYTES >> 20} MiB"
+            )
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,61 @@
+"""The way of one request through httpcore: what it was doing last, and the options of its socket."""
+
+import socket
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Final
+
+from attrs import define
+
+# A peer that is gone without a word is noticed after 30 + 3 * 10 s of silence, and after 60 s with
+# something unacknowledged on the way (tcp(7)); the deadline of each call comes on top of that.
+_SOCKET_OPTIONS: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000),
+)
+
+
+class Stage(StrEnum):
+    """What a request was doing last."""
+
+    WAITING = "waiting"  # for a place in the pool, or not known
+    CONNECTING = "connecting"
+    SECURING = "securing"  # the TLS handshake
+    TUNNELLING = "tunnelling"  # CONNECT has been sent to the proxy
+    ASKING = "asking"  # the request itself is on its way
+
+
+@define
+class Course:
+    """Follows a request on its way (httpcore's `trace` extension), so that a failure can be placed.
+
+    It also sets the options of each new socket: httpcore hands none on to connections through a proxy.
+    """
+
+    proxied: bool
+    stage: Stage = Stage.WAITING
+    with_proxy: bool = False
+    fresh: bool = False
+
+    async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        """Take note of one step."""
+        match event:
+            case "connection.connect_tcp.started":
+                self.stage, self.with_proxy = Stage.CONNECTING, self.proxied
+                self.fresh = True
+            case "connection.connect_tcp.complete":
+                raw = info["return_value"].get_extra_info("socket")
+                for level, name, value in _SOCKET_OPTIONS:
+                    raw.setsockopt(level, name, value)
+            case "connection.start_tls.started":
+                self.stage = Stage.SECURING
+            case "proxy.start_tls.started":
+                self.stage, self.with_proxy = Stage.SECURING, False
+            case "http11.send_request_headers.started":
+                tunnelling = info["request"].method == b"CONNECT"
+                self.stage = Stage.TUNNELLING if tunnelling else Stage.ASKING
+            case _:
+                pass

@@ -1,0 +1,101 @@
+"""What can keep a request from being answered, and where on its way that happened."""
+
+from enum import StrEnum
+
+import httpx
+from attrs import frozen
+
+from dispatchd.cloud.course import Course, Stage
+from dispatchd.cloud.proxies import Proxy, authority, port_of
+from dispatchd.cloud.transport import TransportSettings
+
+
+class Kind(StrEnum):
+    """What kept an answer from coming."""
+
+    NAME_RESOLUTION = "name_resolution"  # the endpoint's name means nothing here
+    REFUSED = "refused"  # the machine is there, and nothing listens
+    UNREACHABLE = "unreachable"  # no route, or no answer to the connection attempt
+    PROXY_UNRESOLVED = "proxy_unresolved"  # the proxy's name means nothing here
+    PROXY_REFUSED = "proxy_refused"  # nothing listens at the proxy's address
+    PROXY_UNREACHABLE = "proxy_unreachable"  # no route to the proxy, or no answer
+    PROXY_WANTS_AUTHENTICATION = "proxy_wants_authentication"  # 407
+    PROXY_FORBIDS = "proxy_forbids"  # 403 to CONNECT
+    PROXY_FAILED = "proxy_failed"  # another answer to CONNECT
+    UNTRUSTED = "untrusted"  # nobody who is trusted vouches for the certificate
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
+    HOSTNAME_MISMATCH = "hostname_mismatch"  # a good certificate for somebody else
+    CLIENT_CERTIFICATE_REQUIRED = "client_certificate_required"
+    CLIENT_CERTIFICATE_REFUSED = "client_certificate_refused"
+    TLS_VERSION = "tls_version"  # no version in common
+    NOT_TLS = "not_tls"  # something else than TLS answers
+    TLS_FAILED = "tls_failed"  # any other end of a handshake
+    NOT_HTTP = "not_http"  # something else than HTTP answers
+    RESET = "reset"
+    CLOSED = "closed"  # without an answer
+    TIMEOUT = "timeout"  # connected, and no complete answer in time
+    FILES_UNUSABLE = "files_unusable"  # a certificate, key or credentials file
+    FOREIGN_ORIGIN = "foreign_origin"  # refused here: it would go to somebody else
+    OTHER = "other"
+
+
+@frozen(kw_only=True)
+class Explanation:
+    """What happened, for the program (`kind`) and for a person (`words`, one line)."""
+
+    kind: Kind
+    words: str
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where a request failed: who was at the other end, and what was going on."""
+
+    stage: Stage
+    fresh: bool
+    endpoint: httpx.URL
+    proxy: Proxy | None
+    with_proxy: bool
+
+    @property
+    def target(self) -> str:
+        """The endpoint's host and port."""
+        return authority(self.endpoint.host, port_of(self.endpoint))
+
+    @property
+    def peer(self) -> str:
+        """The other end of the connection that failed, in words."""
+        if self.with_proxy and self.proxy is not None:
+            return self.proxy_words
+        return f"the endpoint {self.target}"
+
+    @property
+    def proxy_words(self) -> str:
+        """The proxy, and which setting or variable names it."""
+        if self.proxy is None:
+            return "the proxy"
+        return f"the proxy {self.proxy.at} (from {self.proxy.source})"
+
+
+def place_of(error: BaseException, settings: TransportSettings) -> Place:
+    """Return where a request failed, as far as its error tells."""
+    course: object = None
+    if isinstance(error, httpx.RequestError):
+        try:
+            course = error.request.extensions.get("trace")
+        except RuntimeError:  # it has none
+            course = None
+    if not isinstance(course, Course):
+        course = Course(proxied=False)
+    try:
+        proxy = settings.used_proxy()
+    except (OSError, ValueError, httpx.InvalidURL):
+        proxy = None
+    return Place(
+        stage=course.stage,
+        fresh=course.fresh,
+        endpoint=httpx.URL(settings.url),
+        proxy=proxy,
+        with_proxy=course.with_proxy,
+    )

@@ -1,0 +1,83 @@
+"""Connections that belong together, and know when nobody needs them any more."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import anyio
+import httpx
+from attrs import define
+from typing_extensions import override
+
+_CLOSE_S: Final = 2.0
+"""How long the orderly end of a pool's connections may take (seconds)."""
+
+
+@define(eq=False)
+class Pool:
+    """Connections of one state of the files; counts the requests that are under way."""
+
+    inner: httpx.AsyncHTTPTransport
+    proxied: bool
+    since_s: float
+    requests: int = 0
+    retired: bool = False
+
+    async def retire(self) -> None:
+        """Take no more requests, and close when the last one is over."""
+        self.retired = True
+        await self._close_if_idle()
+
+    async def leave(self) -> None:
+        """Count one request less."""
+        self.requests -= 1
+        await self._close_if_idle()
+
+    async def _close_if_idle(self) -> None:
+        if self.retired and self.requests == 0:
+            # Bounded and shielded: a cancelled call may be the last one.
+            with anyio.move_on_after(_CLOSE_S, shield=True):
+                await self.inner.aclose()
+
+
+@define(eq=False)
+class LastingStream(httpx.AsyncByteStream):
+    """An answer's body, at whose end the pool learns that one request is over."""
+
+    stream: httpx.AsyncByteStream
+    pool: Pool
+    request: httpx.Request
+    closed: bool = False
+
+    @override
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with in_httpx_words(self.request):
+            async for chunk in self.stream:
+                yield chunk
+
+    @override
+    async def aclose(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            await self.stream.aclose()
+        finally:
+            await self.pool.leave()
+
+
+@contextmanager
+def in_httpx_words(request: httpx.Request) -> Iterator[None]:
+    """Turn what httpcore lets through into httpx's own kind of error.
+
+    Those are: errors of `ssl` that come behind the handshake, as with a client's certificate
+    that a TLS 1.3 server doesn't take (RFC 8446, 4.4.2.4), those of a socket's options, and the one
+    of a name that can't be asked for at all.
+
+    Raises:
+        ReadError: In its place.
+    """
+    try:
+        yield
+    except (OSError, UnicodeError) as error:
+        raise httpx.ReadError(str(error), request=request) from error

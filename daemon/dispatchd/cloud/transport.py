@@ -1,0 +1,262 @@
+"""The way out to the endpoint: pooled connections that follow their files without a restart.
+
+A pool belongs to one state of the files. When a file changes, or the pool gets old, the next request
+opens a new pool; the old one is closed when its last request is over, so that no call is cut.
+
+Deliberately absent: HTTP/2, redirects, and anything that the environment says beyond the proxy.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, cast
+
+import httpx
+import structlog
+from attrs import field, frozen
+from typing_extensions import override
+
+from dispatchd.cloud.course import Course
+from dispatchd.cloud.pool import LastingStream, Pool, in_httpx_words
+from dispatchd.cloud.proxies import (
+    Proxy,
+    check_proxy,
+    find_proxy,
+    is_loopback,
+    port_of,
+    port_problem,
+    read_credentials,
+    use_proxy,
+)
+from dispatchd.cloud.tls import check_files, client_context
+
+MAX_AGE_S: Final = 900.0
+"""How long a pool is used (seconds): a moved name and the system's new CAs are seen after that."""
+
+CONNECT_S: Final = 10.0
+"""How long a TCP connection or a TLS handshake may take, each (seconds)."""
+
+
+@frozen(kw_only=True)
+class TransportSettings:
+    """How the endpoint is reached: `[cloud]` of the configuration, with absolute paths.
+
+    `proxy` has no credentials in it; empty means that `environment` decides.
+    """
+
+    url: str
+    ca_file: Path | None = None
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
+    proxy: str = ""
+    proxy_credentials_file: Path | None = None
+    allow_insecure_host: str = ""
+    environment: Mapping[str, str] = field(repr=False)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are looked at before each request."""
+        named = (
+            self.ca_file,
+            self.client_cert_file,
+            self.client_key_file,
+            self.proxy_credentials_file,
+        )
+        return tuple(path for path in named if path is not None)
+
+    def used_proxy(self) -> Proxy | None:
+        """Return the proxy that requests go through, with its credentials as they are now.
+
+        Fails with OSError or ValueError: the proxy or its file can't be used.
+        """
+        found = find_proxy(httpx.URL(self.url), self.proxy, self.environment)
+        return None if found is None else use_proxy(found, self.proxy_credentials_file)
+
+
+def check(settings: TransportSettings) -> Iterator[tuple[str, str]]:
+    """Yield (configuration key, what was expected of it) for all that can't be used now."""
+    yield from _check_url(settings)
+    yield from check_files(
+        settings.ca_file, settings.client_cert_file, settings.client_key_file
+    )
+    if (path := settings.proxy_credentials_file) is not None:
+        try:
+            read_credentials(path)
+        except OSError as error:
+            words = f"must be a readable file: {path}: {error.strerror}"
+            yield "cloud.proxy_credentials_file", words
+        except ValueError as error:
+            yield "cloud.proxy_credentials_file", str(error)
+
+
+def _check_url(settings: TransportSettings) -> Iterator[tuple[str, str]]:
+    try:
+        url = httpx.URL(settings.url)
+    except httpx.InvalidURL as error:
+        yield "cloud.url", f"must be a URL ({error})"
+        return
+    if url.scheme not in {"http", "https"} or not url.host:
+        yield "cloud.url", "must be an http or https URL with a host"
+        return
+    if problem := port_problem(url):
+        yield "cloud.url", problem
+    if url.userinfo:
+        yield "cloud.url", "must have no credentials in it"
+    allowed = settings.allow_insecure_host.lower()
+    if url.scheme == "http" and not is_loopback(url.host) and url.host != allowed:
+        words = f"must be https, since {url.host} is another machine (cloud.allow_insecure_host can except one host)"
+        yield "cloud.url", words
+    found = find_proxy(url, settings.proxy, settings.environment)
+    if found is not None:
+        yield from check_proxy(found)
+
+
+class FilesUnusable(httpx.TransportError):
+    """There is no connection to be had with the files as they are; says what is wrong with them."""
+
+
+class ForeignOrigin(httpx.TransportError):
+    """A request for another origin than the endpoint's: it would carry the secret there."""
+
+
+_Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+class ReloadingTransport(httpx.AsyncBaseTransport):
+    """An httpx transport that takes up changed files and lets no connection grow old.
+
+    Files that can't be used leave the pool of before in use, with one warning
+    (`transport_files_unusable`) for each such state. Without a pool of before, requests fail with
+    FilesUnusable until the files are right. Requests to another origin than the endpoint's fail.
+    """
+
+    def __init__(
+        self,
+        settings: TransportSettings,
+        *,
+        limits: httpx.Limits,
+        monotonic: Callable[[], float],
+        max_age_s: float = MAX_AGE_S,
+    ) -> None:
+        self._settings, self._limits = settings, limits
+        self._monotonic, self._max_age_s = monotonic, max_age_s
+        self._origin = _origin(httpx.URL(settings.url))
+        self._pool: Pool | None = None
+        self._stamp: _Stamp | None = None
+        self._warned: _Stamp | None = None
+
+    @override
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request on a pool that fits the files as they are now.
+
+        Raises:
+            ForeignOrigin: It is for somebody else.
+            ProxyError: The proxy wants other credentials.
+        """
+        if _origin(request.url) != self._origin:
+            raise ForeignOrigin(str(request.url.host), request=request)
+        pool = await self._current(request)
+        course = Course(pool.proxied)
+        times = request.extensions.get("timeout", {})
+        request.extensions = {
+            **request.extensions,
+            "trace": course,
+            "timeout": {**times, "connect": times.get("connect") or CONNECT_S},
+        }
+        pool.requests += 1
+        try:
+            with in_httpx_words(request):
+                response = await pool.inner.handle_async_request(request)
+        except BaseException:
+            await pool.leave()
+            raise
+        body = cast("httpx.AsyncByteStream", response.stream)
+        response.stream = LastingStream(body, pool, request)
+        if (
+            pool.proxied
+            and response.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
+        ):
+            # Plain HTTP through a proxy: the same words as for a tunnel, not the endpoint's answer.
+            await response.aclose()
+            raise httpx.ProxyError("407", request=request)
+        return response
+
+    @override
+    async def aclose(self) -> None:
+        """Close the connections as soon as they are out of use."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.retire()
+
+    async def _current(self, request: httpx.Request) -> Pool:
+        """Return the pool to use, a new one where the old one's time is over.
+
+        Raises:
+            FilesUnusable: There is none, and none can be made.
+        """
+        # Looked at before the files are read: a change in between is seen the next time.
+        stamp, now_s = _stamp(self._settings.files), self._monotonic()
+        old = self._pool
+        aged = old is not None and now_s - old.since_s >= self._max_age_s
+        if old is not None and not aged and stamp in {self._stamp, self._warned}:
+            return old
+        try:
+            new = self._open(now_s)
+        except (OSError, ValueError) as error:
+            self._warn(stamp, str(error))
+            if old is None:
+                raise FilesUnusable(str(error), request=request) from error
+            return old
+        self._pool, self._stamp, self._warned = new, stamp, None
+        if old is not None:
+            await old.retire()
+        return new
+
+    def _warn(self, stamp: _Stamp, reason: str) -> None:
+        if stamp != self._warned:
+            structlog.get_logger().warning("transport_files_unusable", reason=reason)
+        self._warned = stamp
+
+    def _open(self, now_s: float) -> Pool:
+        """Return a new pool.
+
+        Raises:
+            ValueError: Something that it needs can't be used; says which key is concerned.
+
+        Fails with OSError too: a file has changed again meanwhile.
+        """
+        settings = self._settings
+        if problems := [f"{key} {expected}" for key, expected in check(settings)]:
+            raise ValueError("; ".join(problems))
+        proxy = settings.used_proxy()
+        context = client_context(
+            settings.ca_file, settings.client_cert_file, settings.client_key_file
+        )
+        inner = httpx.AsyncHTTPTransport(
+            verify=context,
+            trust_env=False,
+            limits=self._limits,
+            proxy=None if proxy is None else _for_httpx(proxy, settings.ca_file),
+        )
+        return Pool(inner, proxied=proxy is not None, since_s=now_s)
+
+
+def _for_httpx(proxy: Proxy, ca_file: Path | None) -> httpx.Proxy:
+    # The client's certificate is for the endpoint, and is not shown to a proxy.
+    context = client_context(ca_file) if proxy.url.scheme == "https" else None
+    return httpx.Proxy(proxy.url, auth=proxy.auth, ssl_context=context)
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int]:
+    return url.scheme, url.host, port_of(url)
+
+
+def _stamp(files: tuple[Path, ...]) -> _Stamp:
+    return tuple(_stamp_of(path) for path in files)
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size

@@ -1,0 +1,250 @@
+"""A license: what its token claims, and what that is worth at a point in time.
+
+Times are checked here and not by the library that checks the signature, so that a clock can be passed in.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.domain.job import Json
+from dispatchd.errors import LicenseInvalid
+
+DEFAULT_GRACE_DAYS: Final = 14.0
+"""For how long an expired token still counts where it doesn't say itself (days)."""
+
+LEEWAY: Final = timedelta(seconds=60)
+"""How far a token's times may lie ahead of this machine's clock, which is never exact."""
+
+_LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC).timestamp()
+
+
+class LicenseSource(StrEnum):
+    """Where a license comes from, in the order in which they are looked for."""
+
+    INLINE_TOKEN = "DISPATCHD_LICENSE"  # noqa: S105  # a variable's name
+    INLINE_KEY = "DISPATCHD_LICENSE_KEY"
+    CONFIGURED_KEY = "license.key"
+    ACTIVATION = "stored activation"
+    FILE = "license file"
+
+    @property
+    def heartbeats(self) -> bool:
+        """Whether the endpoint knows this machine under it, so that it is refreshed and gives credentials."""
+        return self not in (LicenseSource.INLINE_TOKEN, LicenseSource.FILE)
+
+
+class Worth(StrEnum):
+    """What a license is worth now."""
+
+    VALID = "valid"
+    GRACE = "grace"
+    """Expired, and still good for a while."""
+    EXPIRED = "expired"
+    NOT_YET = "not yet valid"
+
+
+@frozen(kw_only=True)
+class Claims:
+    """What a token says, once its signature has been checked. `grace_days` None means the default."""
+
+    license_id: str
+    version: int = 1
+    plan: str = ""
+    features: tuple[str, ...] = ()
+    activation_id: str = ""
+    warning: str = ""
+    grace_days: float | None = None
+    issued_at: datetime
+    not_before: datetime | None = None
+    expires_at: datetime | None = None
+
+    @property
+    def grace_until(self) -> datetime | None:
+        """When the grace period ends; None for a license that never expires."""
+        if self.expires_at is None:
+            return None
+        days = DEFAULT_GRACE_DAYS if self.grace_days is None else self.grace_days
+        return self.expires_at + timedelta(days=max(0.0, days))
+
+    def worth(self, now: datetime) -> Worth:
+        """Return what the license is worth at a time."""
+        if max(self.issued_at, self.not_before or self.issued_at) > now + LEEWAY:
+            return Worth.NOT_YET
+        if self.expires_at is None or now < self.expires_at:
+            return Worth.VALID
+        until = self.grace_until
+        return Worth.GRACE if until is not None and now < until else Worth.EXPIRED
+
+
+def claims_from(document: Mapping[str, Json]) -> Claims:
+    """Return the claims in a token's payload (RFC 7519, and our own: contracts/README.md, license).
+
+    Raises:
+        LicenseInvalid: One is missing or of another kind.
+    """
+    features = document.get("features", [])
+    if not isinstance(features, list) or not all(type(f) is str for f in features):
+        raise LicenseInvalid(reason="its claim features isn't a list of strings")
+    issued_at = _time(document, "iat")
+    if issued_at is None:
+        raise LicenseInvalid(reason="its claim iat is missing")
+    license_id = _text(document, "jti")
+    if not license_id:
+        raise LicenseInvalid(reason="its claim jti is missing")
+    return Claims(
+        license_id=license_id,
+        version=int(_number(document, "cv") or 1),
+        plan=_text(document, "plan"),
+        features=tuple(str(each) for each in features),
+        activation_id=_text(document, "activation_id"),
+        warning=_text(document, "wc"),
+        grace_days=_number(document, "grace_days"),
+        issued_at=issued_at,
+        not_before=_time(document, "nbf"),
+        expires_at=_time(document, "exp"),
+    )
+
+
+def _text(document: Mapping[str, Json], name: str) -> str:
+    value = document.get(name)
+    if value is None:
+        return ""
+    if type(value) is not str:
+        raise LicenseInvalid(reason=f"its claim {name} isn't a string")
+    return value
+
+
+def _number(document: Mapping[str, Json], name: str) -> float | None:
+    value = document.get(name)
+    if value is None:
+        return None
+    if type(value) is not int and type(value) is not float:
+        raise LicenseInvalid(reason=f"its claim {name} isn't a number")
+    if not -_LATEST < value < _LATEST:
+        raise LicenseInvalid(reason=f"its claim {name} is out of range")
+    return float(value)
+
+
+def _time(document: Mapping[str, Json], name: str) -> datetime | None:
+    value = _number(document, name)
+    if value is None:
+        return None
+    if value < 0:
+        raise LicenseInvalid(reason=f"its claim {name} is out of range")
+    return datetime.fromtimestamp(value, UTC)
+
+
+@frozen(kw_only=True)
+class Fingerprint:
+    """Hashes of what tells machines apart (hex of 64, or empty where it can't be read).
+
+    Two machines with one identity steal each other's jobs. A cloned disk has the same server id, so an
+    activation remembers what a clone doesn't copy: the machine id (machine-id(5), which tools that clone
+    reset) and the board's UUID, where this user may read it.
+    """
+
+    machine_id: str = ""
+    product_uuid: str = ""
+
+    def difference(self, other: "Fingerprint") -> str:
+        """Return in what two are certainly different, in words; empty if nothing says so."""
+        for name, mine, others in (
+            ("machine id", self.machine_id, other.machine_id),
+            ("product UUID", self.product_uuid, other.product_uuid),
+        ):
+            if mine and others and mine != others:
+                return f"another {name}"
+        return ""
+
+
+class Refusal(StrEnum):
+    """That the endpoint doesn't want this machine any more."""
+
+    REVOKED = "revoked"
+    DEACTIVATED = "deactivated"
+
+
+@frozen(kw_only=True)
+class Activation:
+    """What the endpoint gave this machine for a key; `key_hash` is the key's SHA-256 in hex.
+
+    `token` and `heartbeat_secret` are secrets.
+    """
+
+    key_hash: str
+    server_id: str
+    token: str
+    heartbeat_secret: str
+    fingerprint: Fingerprint
+    activated_at: datetime
+    refreshed_at: datetime
+    refused: Refusal | None = None
+
+
+@frozen(kw_only=True)
+class LicenseStatus:
+    """What is known of this machine's license; `flaw` is why there is none, or why it can't be used."""
+
+    source: LicenseSource | None = None
+    claims: Claims | None = None
+    worth: Worth | None = None
+    activation: Activation | None = None
+    flaw: str = ""
+    last_heartbeat_at: datetime | None = None
+    next_heartbeat_at: datetime | None = None
+    heartbeat_trouble: str = ""
+
+    @property
+    def obstacle(self) -> str:
+        """Why no job may be pulled under it; empty if they may."""
+        if self.flaw:
+            return self.flaw
+        if self.claims is None or self.source is None:
+            return (
+                "there is no license: set license.key_file, or run `dispatchd activate`"
+            )
+        if not self.source.heartbeats:
+            return f"the license comes from {self.source}, which gives no machine credentials: activate a key"
+        return self._incomplete() or self._refused() or self._worthless(self.claims)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether calls can be made with it: also to report runs, when no new jobs may be pulled."""
+        usable = self.source is not None and self.source.heartbeats
+        return usable and self.claims is not None and not self._incomplete()
+
+    def _incomplete(self) -> str:
+        if self.activation is None:
+            return (
+                "the license is not activated on this machine: run `dispatchd activate`"
+            )
+        if not self.activation.heartbeat_secret:
+            return (
+                "the activation has no machine secret: run `dispatchd activate` again"
+            )
+        if self.claims is None or not self.claims.activation_id:
+            return "the license names no activation (claim activation_id): run `dispatchd activate` again"
+        return ""
+
+    def _refused(self) -> str:
+        refused = self.activation.refused if self.activation is not None else None
+        match refused:
+            case Refusal.REVOKED:
+                return "the license was revoked: ask who gave it; runs go on and are reported"
+            case Refusal.DEACTIVATED:
+                return "this machine was deactivated at the endpoint: run `dispatchd activate` again"
+            case None:
+                return ""
+
+    def _worthless(self, claims: Claims) -> str:
+        match self.worth:
+            case Worth.EXPIRED:
+                return f"the license expired on {claims.expires_at:%Y-%m-%d}, and its grace period is over: renew it"
+            case Worth.NOT_YET:
+                return "the license is not valid yet: is this machine's clock right?"
+            case _:
+                return ""

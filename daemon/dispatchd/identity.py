@@ -1,0 +1,121 @@
+"""Wiring of who this machine is: by its configuration, or by a license that is kept good."""
+
+import random
+import socket
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from attrs import frozen
+
+from dispatchd.clock import SteadyClock
+from dispatchd.cloud.caller import Caller
+from dispatchd.cloud.credentials import (
+    ConfiguredCredentials,
+    Credentials,
+    LicensedCredentials,
+)
+from dispatchd.cloud.license.calls import LicenseEndpoint
+from dispatchd.config import Config
+from dispatchd.domain.license import Claims
+from dispatchd.known_secrets import KnownSecrets
+from dispatchd.loops.find_license import LicenseFinder, LicenseSources
+from dispatchd.loops.license import LicenseLoop
+from dispatchd.store.identity import IdentityStore, fingerprint
+
+
+@frozen
+class Granted:
+    """The permission of a machine whose identity is configured: it may always pull."""
+
+    obstacle: str = ""
+
+
+@frozen(kw_only=True)
+class Identity:
+    """Credentials for every call; the loop behind them, if they come from a license."""
+
+    credentials: Credentials
+    license: LicenseLoop | None
+
+
+def identity(
+    config: Config,
+    caller: Caller,
+    known: KnownSecrets,
+    clock: SteadyClock,
+    environment: Mapping[str, str],
+    on_change: Callable[[], None],
+) -> Identity:
+    """Return who this machine is."""
+    if config.secret_file is not None:
+        configured = ConfiguredCredentials(
+            known=known,
+            license_id=config.cloud.license_id,
+            server_id=config.cloud.server_id,
+            secret_file=config.secret_file,
+        )
+        return Identity(credentials=configured, license=None)
+    loop = LicenseLoop(
+        licensing=LicenseEndpoint(caller, config.cloud.call_timeout_s),
+        finder=license_finder(config, known, environment),
+        machine_name=socket.gethostname(),
+        clock=clock,
+        random=random.Random(),  # noqa: S311  # for jitter, not for secrets
+        on_change=on_change,
+    )
+    licensed = LicensedCredentials(
+        known=known, current=lambda: (loop.status, loop.server_id)
+    )
+    return Identity(credentials=licensed, license=loop)
+
+
+def license_finder(
+    config: Config, known: KnownSecrets, environment: Mapping[str, str]
+) -> LicenseFinder:
+    """Return what finds this machine's license."""
+    return LicenseFinder(
+        sources=license_sources(config, environment),
+        identity=IdentityStore(config.state_folder),
+        fingerprint=fingerprint(),
+        verify=verifier(config),
+        known=known,
+    )
+
+
+def verifier(config: Config) -> Callable[[str], Claims]:
+    """Return what checks tokens against the pinned keys, which have been checked before."""
+    # Only a machine with a license pays the 10 MiB of cryptography.
+    from dispatchd.cloud.license.tokens import load_keys, verify  # noqa: PLC0415
+
+    keys = load_keys(config.license.public_keys, config.file.parent)
+    return lambda token: verify(token, keys)
+
+
+def license_sources(config: Config, environment: Mapping[str, str]) -> LicenseSources:
+    """Return where a license may come from."""
+    folder, wanted = config.file.parent, config.license
+    credentials = environment.get("CREDENTIALS_DIRECTORY", "")
+    keys = [folder / wanted.key_file] if wanted.key_file else []
+    if wanted.key_credential and credentials:
+        keys.append(Path(credentials) / wanted.key_credential)
+    named = environment.get("DISPATCHD_LICENSE_FILE", "")
+    files = [Path(named)] if named else []
+    return LicenseSources(
+        inline_token=environment.get("DISPATCHD_LICENSE", ""),
+        inline_key=environment.get("DISPATCHD_LICENSE_KEY", ""),
+        configured_key=partial(_first_text, keys),
+        file_token=partial(_first_text, [*files, config.state_folder / "license.jwt"]),
+    )
+
+
+def _first_text(files: list[Path]) -> str:
+    """Return the text of the first file that has one; a missing or unreadable file is none."""
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if text:
+            return text
+    return ""

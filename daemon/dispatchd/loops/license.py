@@ -1,0 +1,241 @@
+"""License: find it, activate it, verify it, refresh it; and say at any time what it is worth.
+
+Nothing here ends a run or the daemon. What the endpoint says about this machine is kept on disk, so that a
+restart doesn't forget it; a license that becomes good, by whatever way, is noticed without a restart.
+"""
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED, to_thread
+from anyio.abc import TaskStatus
+from attrs import define, evolve, field
+
+from dispatchd.domain.backoff import full_jitter_s
+from dispatchd.domain.license import (
+    Activation,
+    LicenseStatus,
+    Refusal,
+    Worth,
+)
+from dispatchd.errors import (
+    LicenseInvalid,
+    RemoteError,
+    Revoked,
+    StoreUnavailable,
+    Unauthorized,
+)
+from dispatchd.loops.find_license import Found, LicenseFinder, hash_of
+from dispatchd.loops.ports import Licensing, WallClock
+
+HEARTBEAT_S: Final = 24 * 3600.0
+"""Time between two heartbeats (seconds), of which up to a tenth is jitter."""
+
+_RETRY_CAP_S: Final = 300.0
+"""Longest wait after a heartbeat that failed (seconds)."""
+
+_LOOK_S: Final = 5.0
+"""How often the sources on disk are looked at (seconds), so that a new key or activation is noticed."""
+
+
+@define(kw_only=True)
+class LicenseLoop:
+    """Keeps `status` true. Implements `loops.ports.Permission`."""
+
+    licensing: Licensing
+    finder: LicenseFinder
+    machine_name: str
+    clock: WallClock
+    random: random.Random
+    on_change: Callable[[], None]
+    status: LicenseStatus = field(factory=LicenseStatus, init=False)
+    server_id: str = field(default="", init=False)
+    looked: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set when `status` has been found for the first time."""
+    _failures: int = field(default=0, init=False)
+    _wake: anyio.Event = field(factory=anyio.Event, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    @property
+    def obstacle(self) -> str:
+        """Why no job may be pulled at the moment; empty if they may."""
+        return self.status.obstacle
+
+    def look(self) -> None:
+        """Look at the sources now: somebody has changed one."""
+        self._wake.set()
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Find the license, then keep it, until cancelled."""
+        self.server_id, flaw = await to_thread.run_sync(self.finder.identity.server_id)
+        if flaw:
+            self._log.warning("server_id_replaced", reason=flaw)
+        task_status.started()
+        while True:
+            await self._look()
+            self._wake = anyio.Event()
+            with anyio.move_on_after(_LOOK_S):
+                await self._wake.wait()
+
+    async def _look(self) -> None:
+        found = await to_thread.run_sync(self.finder.find, self.server_id)
+        status = found.status
+        if found.key:
+            status = await self._activated(found)
+        claims = status.claims
+        if _is_another(self.status.activation, status.activation):
+            self._failures = 0
+            self._schedule(0.0)
+        self._become(
+            evolve(
+                status,
+                worth=None if claims is None else claims.worth(self.clock.wall()),
+                last_heartbeat_at=self.status.last_heartbeat_at,
+                next_heartbeat_at=self.status.next_heartbeat_at,
+                heartbeat_trouble=self.status.heartbeat_trouble,
+            )
+        )
+        if self.status.has_credentials and self._is_due():
+            await self._beat()
+
+    async def _activated(self, found: Found) -> LicenseStatus:
+        """Return what the activation of a key gives, if it is time to try."""
+        source = found.status.source
+        if source is None or not self._is_due():
+            return self.status
+        try:
+            token, secret = await self.licensing.activate(
+                found.key, self.server_id, self.machine_name
+            )
+            activation = self._activation(found.key, token, secret)
+            await to_thread.run_sync(self.finder.identity.keep, activation)
+        except (RemoteError, LicenseInvalid, StoreUnavailable) as error:
+            self._put_off(str(error))
+            flaw = f"the license key could not be activated: {error}"
+            return LicenseStatus(source=source, flaw=flaw)
+        self._failures = 0
+        self._schedule(HEARTBEAT_S)
+        self._log.info("license_activated", source=source)
+        return self.finder.of_activation(activation, source, self.server_id)
+
+    def _activation(self, key: str, token: str, secret: str) -> Activation:
+        self.finder.known.know("license", [token, secret])
+        # A token that this machine would not take must not replace one that it takes.
+        self.finder.verify(token)
+        now = self.clock.wall()
+        return Activation(
+            key_hash=hash_of(key),
+            server_id=self.server_id,
+            token=token,
+            heartbeat_secret=secret,
+            fingerprint=self.finder.fingerprint,
+            activated_at=now,
+            refreshed_at=now,
+        )
+
+    async def _beat(self) -> None:
+        activation, claims = self.status.activation, self.status.claims
+        if activation is None or claims is None:
+            return
+        try:
+            token = await self.licensing.heartbeat(
+                claims.license_id, activation.server_id, activation.heartbeat_secret
+            )
+            self.finder.known.know("license", [token])
+            self.finder.verify(token)
+        except (RemoteError, LicenseInvalid) as error:
+            await self._take_refusal(activation, error)
+        else:
+            await self._refreshed(activation, token)
+
+    async def _take_refusal(
+        self, activation: Activation, error: RemoteError | LicenseInvalid
+    ) -> None:
+        match error:
+            case Revoked():
+                await self._refused(activation, Refusal.REVOKED)
+            case Unauthorized():
+                # Somebody may have activated it anew while we asked; if so, that counts.
+                if await to_thread.run_sync(self.finder.stored) == (activation, ""):
+                    await self._refused(activation, Refusal.DEACTIVATED)
+            case _:
+                # Also 400, which says that the license has expired: its grace period decides.
+                pass
+        self._put_off(str(error))
+
+    async def _refreshed(self, activation: Activation, token: str) -> None:
+        now = self.clock.wall()
+        fresh = evolve(activation, token=token, refreshed_at=now, refused=None)
+        try:
+            await to_thread.run_sync(self.finder.identity.keep, fresh)
+        except StoreUnavailable as error:
+            self._put_off(str(error))
+            return
+        self._failures = 0
+        self._schedule(HEARTBEAT_S * (1 - 0.1 * self.random.random()))
+        claims = self.finder.verify(token)
+        self._become(
+            evolve(
+                self.status,
+                activation=fresh,
+                claims=claims,
+                worth=claims.worth(now),
+                last_heartbeat_at=now,
+                heartbeat_trouble="",
+            )
+        )
+
+    async def _refused(self, activation: Activation, refusal: Refusal) -> None:
+        marked = evolve(activation, refused=refusal)
+        try:
+            await to_thread.run_sync(self.finder.identity.keep, marked)
+        except StoreUnavailable as trouble:
+            self._log.error("license_not_kept", error=str(trouble))
+        self._become(evolve(self.status, activation=marked))
+
+    def _put_off(self, trouble: str) -> None:
+        self._failures += 1
+        delay_s = full_jitter_s(
+            self._failures, self.random.random(), base_s=5.0, cap_s=_RETRY_CAP_S
+        )
+        self._schedule(delay_s)
+        self._log.warning(
+            "license_call_failed", error=trouble, retry_in_s=round(delay_s, 1)
+        )
+        self.status = evolve(self.status, heartbeat_trouble=trouble)
+
+    def _schedule(self, delay_s: float) -> None:
+        due = self.clock.now() + timedelta(seconds=delay_s)
+        self.status = evolve(self.status, next_heartbeat_at=due)
+
+    def _is_due(self) -> bool:
+        due = self.status.next_heartbeat_at
+        return due is None or due <= self.clock.now()
+
+    def _become(self, status: LicenseStatus) -> None:
+        before, self.status = self.status, status
+        if before.obstacle != status.obstacle or not self.looked.is_set():
+            if status.obstacle:
+                self._log.warning("license_obstacle", reason=status.obstacle)
+            else:
+                self._log.info("license_good", source=status.source)
+            self.on_change()
+        self.looked.set()
+        if status.worth is Worth.GRACE and before.worth is not Worth.GRACE:
+            until = status.claims.grace_until if status.claims is not None else None
+            self._log.warning("license_in_grace", until=str(until))
+
+
+def _is_another(before: Activation | None, after: Activation | None) -> bool:
+    """Return whether somebody else has activated this machine anew."""
+    return (
+        before is not None
+        and after is not None
+        and before.activated_at != after.activated_at
+    )

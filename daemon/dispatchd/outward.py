@@ -1,0 +1,59 @@
+"""How this machine reaches its endpoint, as configured; and who it is there."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dispatchd.cloud.transport import TransportSettings, check
+from dispatchd.config import Config
+from dispatchd.errors import ConfigError, Problem
+
+
+def transport_settings(
+    config: Config, environment: Mapping[str, str]
+) -> TransportSettings:
+    """Return the way to the endpoint, paths absolute."""
+    cloud, folder = config.cloud, config.file.parent
+
+    def path(name: str) -> Path | None:
+        return folder / name if name else None
+
+    return TransportSettings(
+        url=cloud.url,
+        ca_file=path(cloud.ca_file),
+        client_cert_file=path(cloud.client_cert_file),
+        client_key_file=path(cloud.client_key_file),
+        proxy=cloud.proxy,
+        proxy_credentials_file=path(cloud.proxy_credentials_file),
+        allow_insecure_host=cloud.allow_insecure_host,
+        environment=environment,
+    )
+
+
+def check_outward(config: Config, environment: Mapping[str, str]) -> None:
+    """Return if the way to the endpoint can be used.
+
+    Raises:
+        ConfigError: It can't be; carries every problem.
+    """
+    problems = [
+        Problem(file=config.file, key=key, expected=expected)
+        for key, expected in check(transport_settings(config, environment))
+    ]
+    problems += [
+        Problem(file=config.file, key="license.public_keys", expected=expected)
+        for expected in _unusable_keys(config)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _unusable_keys(config: Config) -> list[str]:
+    if not config.license.public_keys:
+        return []
+    from dispatchd.cloud.license.tokens import load_keys  # noqa: PLC0415  # 10 MiB
+
+    try:
+        load_keys(config.license.public_keys, config.file.parent)
+    except ValueError as error:
+        return [f"must be public Ed25519 keys: {error}"]
+    return []

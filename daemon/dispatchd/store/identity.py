@@ -1,0 +1,125 @@
+"""Who this machine is, on disk: its server id, its activation, and what tells it from a copy of itself."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+from uuid import UUID
+
+from attrs import frozen
+
+from dispatchd.conversion import strict_converter
+from dispatchd.domain.license import Activation, Fingerprint
+from dispatchd.errors import RecordUnreadable
+from dispatchd.store.durable import DurableFolder
+
+_SERVER_ID: Final = "server_id"
+_ACTIVATION: Final = "activation.json"
+_SCHEMA_VERSION: Final = 1
+
+PLACES: Final[Mapping[str, Path]] = MappingProxyType(
+    {
+        "machine_id": Path("/etc/machine-id"),
+        "product_uuid": Path("/sys/class/dmi/id/product_uuid"),
+    }
+)
+"""Where Linux tells what machine this is (machine-id(5); sysfs, class/dmi/id)."""
+
+_converter = strict_converter(forbid_extra_keys=True, detailed_validation=False)
+
+
+def fingerprint(places: Mapping[str, Path] = PLACES) -> Fingerprint:
+    """Return this machine's fingerprint. Hashes, because machine-id(5) wants the id itself kept private."""
+    return Fingerprint(**{name: _hashed(path) for name, path in places.items()})
+
+
+def uuid7() -> UUID:
+    """Return a new UUID of version 7: milliseconds since the epoch, then random bits (RFC 9562, 5.7)."""
+    milliseconds = time.time_ns() // 1_000_000
+    bits = int.from_bytes(os.urandom(10))
+    value = (milliseconds & (1 << 48) - 1) << 80 | bits
+    value = value & ~(0xF << 76) | 0x7 << 76
+    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+
+
+@frozen
+class IdentityStore:
+    """The files `server_id` and `activation.json` of a state folder, mode 0600. Calls block."""
+
+    _folder: Path
+
+    def server_id(self, make: Callable[[], UUID] = uuid7) -> tuple[str, str]:
+        """Return this machine's id, made once, and what was wrong with the one before, if anything.
+
+        Fails with StoreUnavailable or FolderUnusable if a new one can't be kept.
+        """
+        file = self._folder / _SERVER_ID
+        flaw = ""
+        try:
+            text = file.read_text().strip()
+            return str(UUID(text)), ""
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            flaw = f"{file} held no server id ({type(error).__name__}) and was replaced"
+        made = str(make())
+        self._put(_SERVER_ID, f"{made}\n")
+        return made, flaw
+
+    def activation(self) -> Activation | None:
+        """Return the stored activation, or None.
+
+        Raises:
+            RecordUnreadable: There is one, and it can't be understood.
+        """
+        file = self._folder / _ACTIVATION
+        try:
+            document = json.loads(file.read_text())
+            if document.pop("schema_version") != _SCHEMA_VERSION:
+                raise RecordUnreadable(path=file, reason="of another schema_version")
+            return _converter.structure(document, Activation)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RecordUnreadable(path=file, reason=str(error.strerror)) from error
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise RecordUnreadable(path=file, reason="not an activation") from error
+
+    def keep(self, activation: Activation) -> None:
+        """Keep an activation durably in place of the one before.
+
+        Fails with StoreUnavailable if the disk refuses; the one before is still there then.
+        """
+        document = {
+            "schema_version": _SCHEMA_VERSION,
+            **_converter.unstructure(activation),
+        }
+        self._put(_ACTIVATION, json.dumps(document, indent=1))
+
+    def forget(self) -> None:
+        """Remove the activation; none is fine. Fails with StoreUnavailable if the disk refuses."""
+        files = DurableFolder.open(self._folder)
+        try:
+            if (self._folder / _ACTIVATION).exists():
+                files.remove(_ACTIVATION)
+        finally:
+            files.close()
+
+    def _put(self, name: str, text: str) -> None:
+        files = DurableFolder.open(self._folder)
+        try:
+            files.put(name, text.encode())
+        finally:
+            files.close()
+
+
+def _hashed(path: Path) -> str:
+    try:
+        content = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return sha256(b"dispatchd " + content.encode()).hexdigest() if content else ""

@@ -1,0 +1,172 @@
+"""The wall clock is set by hours while runs, retries and leases are going on: nothing fires early, nothing hangs."""
+
+import json
+import shutil
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from dispatchd.clock import SteadyClock
+from support.daemon import DaemonProcess, running_daemon, write_config
+from support.endpoint import endpoint
+
+HOURS_3 = 3 * 3600
+LIMIT_S = 5.0
+LATE_S = 1.5
+
+
+@pytest.fixture(scope="session")
+def wall_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the library that sets the wall clock of one process."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler here to build the library that sets a clock")
+    library = tmp_path_factory.mktemp("clock") / "wall_clock.so"
+    source = Path(__file__).with_name("wall_clock.c")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True
+    )
+    return library
+
+
+def configure(tmp_path: Path, url: str) -> Path:
+    file = write_config(
+        tmp_path / "machine", url, {}, runs="slots = 8\nqueue_ahead = 8"
+    )
+    workflows = {
+        "long": ("sleep 300", f"max_duration_s = {LIMIT_S}"),
+        "silent": ("sleep 300", f"inactivity_s = {LIMIT_S}"),
+        "again": (
+            'date +%s.%N >"began-$DISPATCHD_ATTEMPT"; [ "$DISPATCHD_ATTEMPT" = 2 ] || kill -KILL $$',
+            "max_retries = 1",
+        ),
+    }
+    tables = "".join(
+        f'[workflows.{name}]\ncommand = ["/bin/sh", "-c", {json.dumps(script)}]\n{limits}\n'
+        for name, (script, limits) in workflows.items()
+    )
+    file.write_text(
+        file.read_text().replace("slots = 8", "slots = 8\nretry_wait_s = 8") + tables
+    )
+    return file
+
+
+def record(daemon: DaemonProcess, job_id: str) -> dict[str, Any]:
+    for folder in ("jobs", "history"):
+        path = daemon.state / folder / f"{job_id}.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+    return {}
+
+
+async def until_waiting(daemon: DaemonProcess, job_id: str) -> datetime:
+    """Return when the second attempt of a job is due."""
+    with anyio.fail_after(20):
+        while "retry_at" not in record(daemon, job_id):
+            if len(record(daemon, job_id).get("attempts", [])) > 1:
+                # Jitter can make it due at once.
+                break
+            await anyio.sleep(0.02)
+    found = record(daemon, job_id).get("retry_at")
+    return datetime.fromisoformat(found) if found else datetime.now(UTC)
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["goes on", "restarts"])
+@pytest.mark.parametrize("jump_s", [HOURS_3, -HOURS_3], ids=["+3 h", "-3 h"])
+async def test_the_wall_clock_is_set_by_hours(
+    tmp_path: Path,
+    wall_clock: Path,
+    jump_s: int,
+    restarts: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    env = {"LD_PRELOAD": str(wall_clock), "WALL_CLOCK": str(offset)}
+    async with endpoint() as hub:
+        config = configure(tmp_path, hub.url)
+        async with running_daemon(config, env=env) as daemon:
+            lease = {"claim_token": "t", "lease_seconds": 1.2}
+            hub.hand_out(
+                {"id": "l", "dag_name": "long", **lease, "extensions": ["heartbeat"]}
+            )
+            for job_id, workflow in (("s", "silent"), ("r1", "again"), ("r2", "again")):
+                hub.hand_out({"id": job_id, "dag_name": workflow})
+            for job_id in ("l", "s"):
+                await daemon.until_logged("job_attempt_started", job_id=job_id)
+            began = time.monotonic()
+            due = [await until_waiting(daemon, each) for each in ("r1", "r2")]
+
+            offset.write_text(str(jump_s))
+            if restarts:
+                daemon.kill()
+                hub.cut_held_polls()
+                daemon.log_file.unlink()
+                daemon.start()
+                await daemon.until_logged("daemon_ready")
+            first = len(hub.calls("heartbeat"))
+            await hub.until(lambda it: len(it.calls("heartbeat")) >= first + 5)
+            long, silent = await hub.until_finished("l", "s")
+            took_s = time.monotonic() - began
+            again = await hub.until_finished("r1", "r2")
+            second = [
+                float((daemon.state / "runs" / each / "workspace/began-2").read_text())
+                for each in ("r1", "r2")
+            ]
+
+    assert (long["result_cause"], silent["result_cause"]) == (
+        "max-duration",
+        "inactivity-timeout",
+    )
+    assert LIMIT_S - 1 <= took_s <= LIMIT_S + LATE_S
+    assert {each["result_status"] for each in again} == {"succeeded"}
+    for at, wanted in zip(second, due, strict=True):
+        assert -0.2 <= at - wanted.timestamp() <= LATE_S
+    # The log shows the wall clock: it was set indeed.
+    shown = datetime.fromisoformat(daemon.log()[-1]["timestamp"])
+    off_s = (shown - datetime.now(UTC)).total_seconds()
+    assert abs(off_s - jump_s) < 60
+
+
+def test_a_new_boot_measures_the_clock_anew_and_the_same_one_counts_on(
+    tmp_path: Path,
+) -> None:
+    first = SteadyClock.open(tmp_path)
+    kept = json.loads((tmp_path / "clock.json").read_text())
+    (tmp_path / "clock.json").write_text(json.dumps({**kept, "boot_at": 1000.0}))
+    same_boot = SteadyClock.open(tmp_path)
+    (tmp_path / "clock.json").write_text(
+        json.dumps({"boot_id": "another", "boot_at": 1000.0})
+    )
+    new_boot = SteadyClock.open(tmp_path)
+
+    assert abs((first.now() - first.wall()).total_seconds()) < 1
+    assert same_boot.now().year < 2000
+    assert abs(new_boot.jump().total_seconds()) < 1
+    same_boot.settle()
+    assert abs(same_boot.jump().total_seconds()) < 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"boot_id": 1}', "null"])
+def test_a_damaged_anchor_is_measured_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / "clock.json").write_text(content)
+
+    assert abs(SteadyClock.open(tmp_path).jump().total_seconds()) < 1
+
+
+def test_the_time_of_a_file_is_never_further_back_than_it_can_be(
+    tmp_path: Path,
+) -> None:
+    clock = SteadyClock.open(tmp_path)
+    now = time.time_ns()
+    ahead = SteadyClock(tmp_path, clock.boot_at + HOURS_3)
+    behind = SteadyClock(tmp_path, clock.boot_at - HOURS_3)
+
+    for each in (clock, ahead, behind):
+        silent_s = (each.now() - each.of_file(now)).total_seconds()
+        assert -0.1 <= silent_s < 1

@@ -1,0 +1,95 @@
+"""The way out as the daemon builds it, for tests that send real requests on it."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from anyio.abc import SocketStream, TaskStatus
+
+from dispatchd.cloud.explain import explain
+from dispatchd.cloud.failure import Explanation
+from dispatchd.cloud.transport import MAX_AGE_S, ReloadingTransport, TransportSettings
+
+WITHIN_S = 5.0
+"""Deadline of a call (seconds); an explanation may take 3 s more."""
+
+PULL = "/api/v1/github/dispatch/pull"
+BODY = {"license_id": "l", "server_id": "s", "heartbeat_secret": "secret-of-the-test"}
+
+
+def settings_for(
+    url: str, ca_file: Path | None = None, **more: Any
+) -> TransportSettings:
+    return TransportSettings(
+        url=url, ca_file=ca_file, **{"environment": dict[str, str](), **more}
+    )
+
+
+@asynccontextmanager
+async def client(
+    settings: TransportSettings,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    max_age_s: float = MAX_AGE_S,
+) -> AsyncIterator[httpx.AsyncClient]:
+    limits = httpx.Limits(max_connections=8, max_keepalive_connections=8)
+    transport = ReloadingTransport(
+        settings, limits=limits, monotonic=monotonic, max_age_s=max_age_s
+    )
+    async with httpx.AsyncClient(
+        base_url=settings.url, transport=transport, timeout=None, trust_env=False
+    ) as http:
+        yield http
+
+
+async def pull(
+    http: httpx.AsyncClient, *, hold_s: int = 0, within_s: float = WITHIN_S
+) -> int:
+    """Ask for a job and return the status."""
+    headers = {"Prefer": f"wait={hold_s}"} if hold_s else {}
+    with anyio.fail_after(within_s):
+        answer = await http.post(PULL, json=BODY, headers=headers)
+    return answer.status_code
+
+
+async def failure(
+    http: httpx.AsyncClient, settings: TransportSettings, within_s: float = WITHIN_S
+) -> Explanation:
+    """Ask for a job, which must fail, and return what is said of it; always in time."""
+    try:
+        status = await pull(http, within_s=within_s)
+    except (httpx.HTTPError, TimeoutError) as error:
+        with anyio.fail_after(WITHIN_S):
+            found = await explain(error, settings)
+        assert "secret" not in found.words
+        assert "\n" not in found.words
+        return found
+    return pytest.fail(f"answered with {status}")
+
+
+async def failure_of(settings: TransportSettings) -> Explanation:
+    """Ask once on a way of its own, as `failure` does."""
+    async with client(settings) as http:
+        return await failure(http, settings)
+
+
+@asynccontextmanager
+async def listening(
+    talk: Callable[[SocketStream], Awaitable[None]],
+) -> AsyncIterator[int]:
+    """Let `talk` have each connection to a free loopback port; yield the port."""
+
+    async def serve(*, task_status: TaskStatus[int]) -> None:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        async with listener:
+            task_status.started(listener.extra(anyio.abc.SocketAttribute.local_port))
+            await listener.serve(talk)
+
+    async with anyio.create_task_group() as tasks:
+        yield await tasks.start(serve)
+        tasks.cancel_scope.cancel()

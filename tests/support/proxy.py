@@ -1,0 +1,149 @@
+"""A forward proxy on loopback (RFC 9110, 9.3.6 and 3.7): it tunnels, forwards, and can refuse.
+
+Every name leads to this machine, so that the endpoint can have one that needs no DNS.
+"""
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import anyio
+from anyio.abc import SocketStream, TaskStatus
+from attrs import define, field, frozen
+
+
+@frozen(kw_only=True)
+class Asked:
+    """What the proxy was asked for; `credentials` are those of Proxy-Authorization, decoded."""
+
+    method: str
+    target: str
+    credentials: str
+
+
+@define(kw_only=True)
+class Proxy:
+    """With `credentials` it wants exactly those; with `refuse_with` it answers only that status."""
+
+    credentials: str = ""
+    refuse_with: str = ""
+    port: int = 0
+    asked: list[Asked] = field(factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def serve(self, *, task_status: TaskStatus[None]) -> None:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        task_status.started()
+        async with listener:
+            await listener.serve(self._connection)
+
+    async def _connection(self, stream: SocketStream) -> None:
+        async with stream:
+            try:
+                await self._talk(stream)
+            except (anyio.BrokenResourceError, anyio.EndOfStream, OSError):
+                return
+
+    async def _talk(self, stream: SocketStream) -> None:
+        head, rest = await _head(stream, b"")
+        asked = self._note(head)
+        if refusal := self._refusal(asked):
+            answer = f"HTTP/1.1 {refusal}\r\ncontent-length: 0\r\nconnection: close\r\n"
+            await stream.send(f"{answer}\r\n".encode())
+            return
+        port = int(urlsplit(f"//{asked.target.removeprefix('http://')}").port or 80)
+        async with await anyio.connect_tcp("127.0.0.1", port) as beyond:
+            if asked.method == "CONNECT":
+                await stream.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                await _pump_both(stream, beyond)
+            else:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(_pump, beyond, stream, tasks.cancel_scope)
+                    tasks.start_soon(self._forward, stream, beyond, head, rest)
+
+    def _note(self, head: list[str]) -> Asked:
+        method, target, _ = head[0].split(" ")
+        credentials = _field(head, "proxy-authorization").removeprefix("Basic ")
+        asked = Asked(
+            method=method,
+            target=target,
+            credentials=base64.b64decode(credentials).decode(),
+        )
+        self.asked.append(asked)
+        return asked
+
+    def _refusal(self, asked: Asked) -> str:
+        if self.credentials and asked.credentials != self.credentials:
+            return "407 Proxy Authentication Required"
+        return self.refuse_with
+
+    async def _forward(
+        self, stream: SocketStream, beyond: SocketStream, head: list[str], rest: bytes
+    ) -> None:
+        """Hand requests on in origin form, without what was for the proxy."""
+        while True:
+            method, target, version = head[0].split(" ")
+            path = target.removeprefix("http://").partition("/")[2]
+            fields = [
+                each for each in head[1:] if not each.lower().startswith("proxy-")
+            ]
+            lines = [f"{method} /{path} {version}", *fields, "", ""]
+            while len(rest) < int(_field(head, "content-length") or 0):
+                rest += await stream.receive()
+            await beyond.send("\r\n".join(lines).encode() + rest)
+            try:
+                head, rest = await _head(stream, b"")
+            except (anyio.EndOfStream, anyio.BrokenResourceError):
+                await beyond.send_eof()
+                return
+            self._note(head)
+
+
+async def _head(stream: SocketStream, received: bytes) -> tuple[list[str], bytes]:
+    """Return a request's first lines, and what came behind them."""
+    while b"\r\n\r\n" not in received:
+        received += await stream.receive()
+    head, _, rest = received.partition(b"\r\n\r\n")
+    return head.decode().split("\r\n"), rest
+
+
+def _field(head: list[str], wanted: str) -> str:
+    for each in head[1:]:
+        name, _, value = each.partition(": ")
+        if name.lower() == wanted:
+            return value
+    return ""
+
+
+async def _pump_both(one: SocketStream, other: SocketStream) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_pump, one, other, tasks.cancel_scope)
+        tasks.start_soon(_pump, other, one, tasks.cancel_scope)
+
+
+async def _pump(
+    source: SocketStream, sink: SocketStream, both: anyio.CancelScope
+) -> None:
+    try:
+        async for chunk in source:
+            await sink.send(chunk)
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        pass
+    both.cancel()
+
+
+@asynccontextmanager
+async def proxy(
+    *, credentials: str = "", refuse_with: str = ""
+) -> AsyncIterator[Proxy]:
+    """Serve a proxy on a free loopback port."""
+    found = Proxy(credentials=credentials, refuse_with=refuse_with)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(found.serve)
+        yield found
+        tasks.cancel_scope.cancel()
