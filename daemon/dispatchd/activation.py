@@ -1,18 +1,14 @@
 """Activation by hand, and the license as it stands on disk, for commands without a daemon."""
 
 import socket
-import time
 from collections.abc import Mapping
 
 import httpx
 from anyio import to_thread
 from attrs import evolve
 
-from dispatchd import __version__
 from dispatchd.clock import SteadyClock
-from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.license.calls import LicenseEndpoint
-from dispatchd.cloud.transport import ReloadingTransport
 from dispatchd.config import Config
 from dispatchd.domain.job import Json
 from dispatchd.domain.license import Activation, Claims
@@ -20,7 +16,7 @@ from dispatchd.errors import LicenseInvalid, NotReachable, RemoteError
 from dispatchd.identity import license_finder
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.find_license import hash_of
-from dispatchd.outward import check_outward, transport_settings
+from dispatchd.outward import check_outward, open_caller
 from dispatchd.steering import license_document
 
 _CONNECTIONS = httpx.Limits(max_connections=1)
@@ -73,18 +69,7 @@ def license_on_disk(config: Config, environment: Mapping[str, str]) -> dict[str,
 async def _activated(
     config: Config, environment: Mapping[str, str], key: str, server_id: str
 ) -> tuple[str, str]:
-    settings = transport_settings(config, environment)
-    transport = ReloadingTransport(
-        settings, limits=_CONNECTIONS, monotonic=time.monotonic
-    )
-    async with httpx.AsyncClient(
-        base_url=config.cloud.url,
-        headers={"User-Agent": f"dispatchd/{__version__}"},
-        timeout=None,  # noqa: S113  # the call has a deadline of its own
-        trust_env=False,
-        transport=transport,
-    ) as http:
-        clock = SteadyClock.open(config.state_folder)
-        caller = Caller(http=http, settings=settings, clock=clock)
+    clock = SteadyClock.open(config.state_folder)
+    async with open_caller(config, environment, clock, _CONNECTIONS) as caller:
         endpoint = LicenseEndpoint(caller, config.cloud.call_timeout_s)
         return await endpoint.activate(key, server_id, socket.gethostname())

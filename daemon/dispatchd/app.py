@@ -2,7 +2,6 @@
 
 import os
 import random
-import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Final
@@ -10,11 +9,9 @@ from typing import Final
 import httpx
 import structlog
 
-from dispatchd import __version__
 from dispatchd.clock import SteadyClock
 from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.client import DispatchEndpoint
-from dispatchd.cloud.transport import ReloadingTransport
 from dispatchd.config import Config
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
@@ -36,7 +33,7 @@ from dispatchd.loops.report import ReportLoop
 from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
-from dispatchd.outward import transport_settings
+from dispatchd.outward import open_caller
 from dispatchd.status import StatusFile
 from dispatchd.steering import Steering, license_routes
 from dispatchd.store.jobs import JobStore, lock
@@ -76,7 +73,6 @@ async def serve(config: Config, *, environment: Mapping[str, str]) -> None:
             path=str(config.secret_file),
             to_do="chmod 600",
         )
-    settings = transport_settings(config, environment)
     async with AsyncExitStack() as stack:
         lock_fd = lock(config.state_folder)
         stack.callback(os.close, lock_fd)
@@ -89,20 +85,10 @@ async def serve(config: Config, *, environment: Mapping[str, str]) -> None:
                 moved_to=str(each.moved_to),
                 reason=each.reason,
             )
-        http = await stack.enter_async_context(
-            httpx.AsyncClient(
-                base_url=config.cloud.url,
-                headers={"User-Agent": f"dispatchd/{__version__}"},
-                timeout=None,  # noqa: S113  # every call has a deadline of its own, as a cancel scope
-                # What the environment says of proxies is read by the transport, and nothing else of it.
-                trust_env=False,
-                transport=ReloadingTransport(
-                    settings, limits=_CONNECTIONS, monotonic=time.monotonic
-                ),
-            )
-        )
         clock = SteadyClock.open(config.state_folder)
-        caller = Caller(http=http, settings=settings, clock=clock)
+        caller = await stack.enter_async_context(
+            open_caller(config, environment, clock, _CONNECTIONS)
+        )
         await build(config, store, caller, clock, known, environment).run()
 
 

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
@@ -12,11 +11,8 @@ import anyio
 import httpx
 from attrs import frozen
 
-from dispatchd import __version__
 from dispatchd.clock import SteadyClock
-from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.client import DispatchEndpoint
-from dispatchd.cloud.transport import ReloadingTransport
 from dispatchd.config import Config
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.errors import (
@@ -27,7 +23,7 @@ from dispatchd.errors import (
 )
 from dispatchd.identity import identity
 from dispatchd.known_secrets import KnownSecrets
-from dispatchd.outward import check_outward, transport_settings
+from dispatchd.outward import check_outward, open_caller, transport_settings
 
 _FEW_INODES: Final = 10_000
 """Free inodes below which a warning is due (count): a run needs about ten."""
@@ -139,25 +135,14 @@ def _space(config: Config) -> Iterator[Finding]:
 async def _outward(
     config: Config, environment: Mapping[str, str]
 ) -> AsyncIterator[Finding]:
-    settings, known = transport_settings(config, environment), KnownSecrets()
-    proxy = settings.used_proxy()
+    proxy = transport_settings(config, environment).used_proxy()
     yield Finding(
         "proxy",
         Level.OK,
         "none" if proxy is None else f"{proxy.at} (from {proxy.source})",
     )
-    clock = SteadyClock.open(config.state_folder)
-    transport = ReloadingTransport(
-        settings, limits=_CONNECTIONS, monotonic=time.monotonic
-    )
-    async with httpx.AsyncClient(
-        base_url=config.cloud.url,
-        headers={"User-Agent": f"dispatchd/{__version__}"},
-        timeout=None,  # noqa: S113  # every call has a deadline of its own
-        trust_env=False,
-        transport=transport,
-    ) as http:
-        caller = Caller(http=http, settings=settings, clock=clock)
+    known, clock = KnownSecrets(), SteadyClock.open(config.state_folder)
+    async with open_caller(config, environment, clock, _CONNECTIONS) as caller:
         who = identity(config, caller, known, clock, environment, lambda: None)
         if who.license is not None:
             async with anyio.create_task_group() as tasks:

@@ -1,9 +1,14 @@
 """How this machine reaches its endpoint, as configured; and who it is there."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from dispatchd.cloud.transport import TransportSettings, check
+import httpx
+
+from dispatchd import __version__
+from dispatchd.cloud.caller import Caller, Clock
+from dispatchd.cloud.transport import ReloadingTransport, TransportSettings, check
 from dispatchd.config import Config
 from dispatchd.errors import ConfigError, Problem
 
@@ -27,6 +32,25 @@ def transport_settings(
         allow_insecure_host=cloud.allow_insecure_host,
         environment=environment,
     )
+
+
+@asynccontextmanager
+async def open_caller(
+    config: Config, environment: Mapping[str, str], clock: Clock, limits: httpx.Limits
+) -> AsyncIterator[Caller]:
+    """Open the way to the endpoint for the length of a block."""
+    settings = transport_settings(config, environment)
+    async with httpx.AsyncClient(
+        base_url=config.cloud.url,
+        headers={"User-Agent": f"dispatchd/{__version__}"},
+        timeout=None,  # noqa: S113  # every call has a deadline of its own, as a cancel scope
+        # What the environment says of proxies is read by the transport, and nothing else of it.
+        trust_env=False,
+        transport=ReloadingTransport(
+            settings, limits=limits, monotonic=clock.monotonic
+        ),
+    ) as http:
+        yield Caller(http=http, settings=settings, clock=clock)
 
 
 def check_outward(config: Config, environment: Mapping[str, str]) -> None:

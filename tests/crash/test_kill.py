@@ -2,8 +2,6 @@
 
 import os
 import random
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from support.daemon import DaemonProcess, write_config
 from support.hub import HubProcess, hub
+from support.preload import build
 
 RUNS = 'echo "$DISPATCHD_JOB_ID" >>"$LEDGER"; sleep 0.3; exit 7'
 JOBS = 300
@@ -34,16 +33,8 @@ def machine(folder: Path, url: str, ledger: Path, script: str, runs: str = "") -
 @pytest.fixture(scope="session")
 def kill_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the library that kills the daemon at a chosen step."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler to build the library that kills at a chosen step")
-    library = tmp_path_factory.mktemp("kill") / "kill_at.so"
     source = Path(__file__).with_name("kill_at.c")
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"],
-        check=True,
-    )
-    return library
+    return build(source, tmp_path_factory.mktemp("kill"))
 
 
 def left_alive(folder: Path) -> list[int]:

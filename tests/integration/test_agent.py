@@ -68,6 +68,14 @@ def comment(body: str) -> str:
     )
 
 
+async def until_cleared(run: Path) -> None:
+    """Wait until the clone of a run has been removed."""
+    with anyio.fail_after(20):
+        while (run / "workspace.private").exists():
+            # Removed by the daemon, which doesn't announce it.
+            await anyio.sleep(0.02)
+
+
 async def command_lines(daemon: DaemonProcess, into: list[bytes]) -> None:
     """Collect the command lines of every process of this machine, again and again."""
     while daemon.alive:
@@ -100,6 +108,7 @@ async def test_a_coding_agent_goes_end_to_end(
         git(bare, "rev-parse", "agent/j")
         == (json.loads((attempt / "result.json").read_text())["commits"][0])
     )
+    await until_cleared(run)
     # The clone is gone, and what a success needs of it is kept.
     assert list((run / "workspace").iterdir()) == []
     assert (run / "artifacts" / "README.md").read_text() == "version 3\n"
@@ -131,8 +140,9 @@ async def test_a_clone_that_a_killed_daemon_left_is_removed_by_the_next(
     await server.submit(job(sha), comment("/agent once"))
     await server.result("j")
     await daemon.until_logged("job_finish_acknowledged", job_id="j")
-    daemon.kill()
     run = daemon.state / "runs" / "j"
+    await until_cleared(run)
+    daemon.kill()
     (run / "workspace.private").touch()
     (run / "workspace" / "private.py").write_text("code")
     locked = run / "workspace" / "locked"
@@ -141,10 +151,7 @@ async def test_a_clone_that_a_killed_daemon_left_is_removed_by_the_next(
     locked.chmod(0o500)
 
     daemon.start()
-    with anyio.fail_after(20):
-        while (run / "workspace.private").exists():
-            # Removed by the daemon, which doesn't announce it.
-            await anyio.sleep(0.02)
+    await until_cleared(run)
 
     assert list((run / "workspace").iterdir()) == []
 
@@ -160,4 +167,5 @@ async def test_a_repository_that_cannot_be_cloned_is_tried_again(
 
     assert record["attempts"][0]["cause"] == "workspace"
     assert record["retry_at"]
+    await until_cleared(tmp_path / "machine/state/runs/j")
     assert list((tmp_path / "machine/state/runs/j/workspace").iterdir()) == []

@@ -1,8 +1,6 @@
 """The wall clock is set by hours while runs, retries and leases are going on: nothing fires early, nothing hangs."""
 
 import json
-import shutil
-import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from dispatchd.clock import SteadyClock
 from support.daemon import DaemonProcess, running_daemon, write_config
 from support.endpoint import endpoint
+from support.preload import build
 
 HOURS_3 = 3 * 3600
 LIMIT_S = 5.0
@@ -23,15 +22,8 @@ LATE_S = 1.5
 @pytest.fixture(scope="session")
 def wall_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the library that sets the wall clock of one process."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler here to build the library that sets a clock")
-    library = tmp_path_factory.mktemp("clock") / "wall_clock.so"
     source = Path(__file__).with_name("wall_clock.c")
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True
-    )
-    return library
+    return build(source, tmp_path_factory.mktemp("clock"))
 
 
 def configure(tmp_path: Path, url: str) -> Path:

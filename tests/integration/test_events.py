@@ -154,6 +154,50 @@ async def test_hostile_events_cost_nothing(tmp_path: Path) -> None:
     assert "1 lines of its events" in finished[0]["result_summary"]
 
 
+HOSTILE = {
+    "report is a folder": 'mkdir "$A/output.report"; echo x',
+    "report is a link": 'ln -s "$W/victim" "$A/output.report"; echo x',
+    "output is a pipe": 'rm "$A/output.log"; mkfifo "$A/output.log"',
+    "output is gone": 'echo x; rm "$A/output.log"',
+    "everything is gone": 'rm -rf "$A"',
+    "as if it had never begun": 'rm "$A/started"; kill -KILL $PPID',
+    "exit is a pipe": 'mkfifo "$A/exit"; kill -KILL $PPID',
+    "exit is a folder": 'mkdir "$A/exit"; kill -KILL $PPID',
+    "note of the group is a pipe": 'rm -f "$A/cgroup"; mkfifo "$A/cgroup"',
+    "result is a pipe": 'mkfifo "$A/result.json"',
+}
+
+
+async def test_whatever_a_command_does_to_its_folder_its_job_ends(
+    tmp_path: Path,
+) -> None:
+    head = 'A=$(dirname "$DISPATCHD_EVENTS"); W=$DISPATCHD_WORKSPACE; '
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {
+                name.replace(" ", "-"): ["/bin/sh", "-c", head + script]
+                for name, script in HOSTILE.items()
+            },
+            runs="slots = 4\nqueue_ahead = 10",
+        )
+        async with running_daemon(config) as daemon:
+            names = [name.replace(" ", "-") for name in HOSTILE]
+            for name in names:
+                hub.hand_out({"id": name, "dag_name": name})
+            finished = dict(zip(names, await hub.until_finished(*names), strict=True))
+
+    assert {each["result_status"] for each in finished.values()} <= {
+        "succeeded",
+        "failed",
+    }
+    for name in ("exit-is-a-pipe", "everything-is-gone", "as-if-it-had-never-begun"):
+        assert finished[name]["result_cause"] == "lost"
+    assert finished["report-is-a-link"]["result_output"] == "x\n"
+    assert not (daemon.state / "runs/report-is-a-link/workspace/victim").exists()
+
+
 async def test_the_end_of_the_output_is_reported_with_what_was_cut(
     tmp_path: Path,
 ) -> None:

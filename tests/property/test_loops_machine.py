@@ -32,8 +32,12 @@ from dispatchd.errors import (
     ProtocolError,
     RateLimited,
     RemoteError,
+    RunError,
+    SecretUnavailable,
+    SpawnFailed,
     Unauthorized,
     Unavailable,
+    WorkspaceFailed,
 )
 from dispatchd.identity import Granted
 from dispatchd.known_secrets import KnownSecrets
@@ -219,6 +223,13 @@ class Daemon:
         return not (owed or starting or waiting or dying)
 
 
+START_FAULTS: list[RunError] = [
+    SpawnFailed(command="it", reason="gone"),
+    WorkspaceFailed(url="x", reason="down"),
+    SecretUnavailable(name="key", reason="down"),
+]
+
+
 class Loops(RuleBasedStateMachine):
     """Jobs come, processes end, calls fail, and the daemon is killed at any step."""
 
@@ -306,6 +317,10 @@ class Loops(RuleBasedStateMachine):
     def fail_next(self, fault: RemoteError, works: bool, times: int) -> None:  # noqa: FBT001  # drawn by hypothesis
         self.endpoint.faults.extend([(fault, works)] * times)
 
+    @rule(fault=st.sampled_from(START_FAULTS))
+    def fail_next_start(self, fault: RunError) -> None:
+        self.engine.faults.append(fault)
+
     @rule()
     def go_on(self) -> None:
         self.live()
@@ -337,7 +352,7 @@ class Loops(RuleBasedStateMachine):
             job = self.endpoint.jobs[job_id].job
             if job.is_cancel or job_id in self.ordered:
                 continue
-            if job.workflow == "agent":
+            if job.workflow == "agent" or job_id in self.engine.failed:
                 assert verdict.outcome in (Outcome.FAILED, Outcome.ABORTED), verdict
             elif job_id not in ended:
                 assert verdict.outcome in (Outcome.REJECTED, Outcome.ABORTED), (
@@ -362,6 +377,7 @@ class Loops(RuleBasedStateMachine):
     def everything_ends(self) -> None:
         """With the failures over and every process ended, every job is reported and nothing is left."""
         self.endpoint.faults.clear()
+        self.engine.faults.clear()
         for _ in range(ATTEMPTS * len(self.endpoint.jobs) + 3):
             self.orders = [(job_id, "succeed") for job_id in self.endpoint.jobs]
             self.ordered |= self.parked()

@@ -17,7 +17,7 @@ from dispatchd.domain.job import Job, ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted, Verdict
 from dispatchd.domain.run_event import Progress
-from dispatchd.errors import Conflict, Gone, RemoteError
+from dispatchd.errors import Conflict, Gone, RemoteError, RunError
 from dispatchd.store.jobs import JobStore
 
 KILLED_CODE = 143
@@ -166,6 +166,10 @@ class ModelEngine:
     processes: dict[int, ModelProcess] = field(factory=dict)
     starts: Counter[str] = field(factory=Counter)
     """By run and attempt."""
+    faults: deque[RunError] = field(factory=deque)
+    """What the next starts fail with."""
+    failed: set[str] = field(factory=set)
+    """Runs of which a start has failed."""
     changed: anyio.Event = field(factory=anyio.Event)
 
     def connect(self) -> None:
@@ -179,6 +183,9 @@ class ModelEngine:
     async def start(
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
     ) -> None:
+        if self.faults:
+            self.failed.add(launch.run_id)
+            raise self.faults.popleft()
         pid = len(self.processes) + 1
         process = self.processes[pid] = ModelProcess(launch.run_id)
         await record(ProcessIdentity(pid=pid, start_ticks=pid, boot_id="boot"))

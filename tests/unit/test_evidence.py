@@ -43,6 +43,8 @@ def test_what_is_in_the_workspace_is_there(workspace: Path, wanted: str) -> None
         "up/secret",
         "loop",
         "dangling",
+        ".",
+        "dist/..",
         "../secret",
         "/etc/hostname",
         "a\0b",

@@ -104,10 +104,9 @@ class Concluder:
                 return
             end = Exit(code=None)
         secret_free = workflow is not None and not workflow.secrets
-        found = await self.tracker.disk.until_stored(
-            lambda: self._read(
-                record, attempt, end, workflow, known=secrets_known or secret_free
-            )
+        known = secrets_known or secret_free
+        found = await to_thread.run_sync(
+            lambda: self._read(record, attempt, end, workflow, known=known)
         )
         await self._decide(record, workflow, lambda newest: self._judged(newest, found))
 
@@ -116,7 +115,20 @@ class Concluder:
     ) -> None:
         """Decide what it means that the newest attempt of a job could not get a process."""
         failed = never_started(workflow.contract, ending, self.known.scrub(why))
-        await self._decide(record, workflow, lambda _: failed)
+        nothing = Evidence(
+            end=Exit(code=None),
+            contract=workflow.contract,
+            story=Story(),
+            duration_s=0.0,
+        )
+        found = _Found(evidence=nothing, secrets_known=True)
+
+        def judged(newest: TrackedJob) -> Judgement:
+            # Who has ended it meanwhile doesn't want another attempt.
+            wanted = not newest.is_wanted_dead
+            return failed if wanted else self._judged(newest, found)
+
+        await self._decide(record, workflow, judged)
 
     async def clear_workspace(self, run: RunFolder) -> None:
         """Remove a checkout that is not needed any more, if the run has one; say so if something stays."""
@@ -153,10 +165,14 @@ class Concluder:
             *(result.artifacts if isinstance(result, RunResult) else ()),
         ]
         missing = missing_artifacts(run.workspace, wanted)
-        if wanted and not missing and run.private_mark.exists():
-            self.runs.keep_artifacts(record.run_id, wanted)
-        if workflow is None or workflow.report_output:
-            self._write_report(run, attempt, known=known)
+        try:
+            if wanted and not missing and run.private_mark.exists():
+                self.runs.keep_artifacts(record.run_id, wanted)
+            if workflow is None or workflow.report_output:
+                self._write_report(run, attempt, known=known)
+        except StoreUnavailable as error:
+            # The command may have put anything in the way; its job must end all the same.
+            self._log.error("not_kept", error=str(error), **job_context(record))
         evidence = Evidence(
             end=end,
             contract=attempt.contract,

@@ -9,6 +9,7 @@ from attrs import define, field
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.run_event import Progress
+from dispatchd.hostile_files import read_regular, write_new
 from dispatchd.loops.log_context import job_context
 from dispatchd.store.evidence import EventReader
 from dispatchd.store.runs import Runs
@@ -48,7 +49,7 @@ class ProgressFeed:
             return
         cursor.told = cursor.reader.story.progress_events
         try:
-            cursor.file.write_text(str(cursor.told))
+            write_new(cursor.file, str(cursor.told).encode())
         except OSError as error:
             # At worst a restarted daemon tells it again.
             self._log.debug(
@@ -69,6 +70,6 @@ class ProgressFeed:
 
 def _number_in(file: Path) -> int:
     try:
-        return int(file.read_text())
+        return int(read_regular(file, 20) or b"0")
     except (OSError, ValueError):
         return 0

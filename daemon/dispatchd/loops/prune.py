@@ -17,7 +17,7 @@ from dispatchd.errors import StoreUnavailable
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.ports import Clock
 from dispatchd.store.jobs import JobStore
-from dispatchd.store.runs import RunFolder, Runs
+from dispatchd.store.runs import Runs
 
 _EVERY_S: Final = 3600.0
 """Time between two rounds (seconds)."""
@@ -42,8 +42,7 @@ class PruneLoop:
         while True:
             try:
                 removed = await to_thread.run_sync(self._round)
-                for run in await to_thread.run_sync(self._abandoned):
-                    await self.concluder.clear_workspace(run)
+                await self._clear_abandoned()
             except StoreUnavailable as error:
                 self._log.error("prune_failed", error=str(error))
             else:
@@ -64,11 +63,15 @@ class PruneLoop:
             self.store.forget(record)
         return len(old)
 
-    def _abandoned(self) -> list[RunFolder]:
-        """Return the folders of private workspaces whose job will not run again."""
+    async def _clear_abandoned(self) -> None:
+        """Remove the private workspaces of jobs that will not run again."""
+        private = await to_thread.run_sync(lambda: list(self.runs.private()))
+        # After the folders: a job that came meanwhile is not mistaken for one that is gone.
         needed = {
             self.runs.folder(record.run_id).path
             for record in self.store.in_phase(*Phase)
             if record.phase is not Phase.FINISHING
         }
-        return [run for run in self.runs.private() if run.path not in needed]
+        for run in private:
+            if run.path not in needed:
+                await self.concluder.clear_workspace(run)

@@ -51,10 +51,10 @@ class Starter:
             self._tell_left_out(record, prepared)
             await self._launch(record, prepared)
         except RunError as error:
-            self.engine.forget(self.runs.folder(record.run_id).attempt(attempt.number))
             await self.concluder.fail_to_start(
                 record, workflow, _ending(error), str(error)
             )
+            self.engine.forget(self.runs.folder(record.run_id).attempt(attempt.number))
 
     async def _launch(self, record: TrackedJob, prepared: Prepared) -> None:
         """Start it, or give up when the attempt is to be ended: a checkout can take minutes.

@@ -5,8 +5,6 @@ large, or anything but text.
 """
 
 import json
-import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -19,6 +17,7 @@ from dispatchd.domain.brief import CONTRACT_VERSION
 from dispatchd.domain.result import NoResult, RunResult
 from dispatchd.domain.run_event import LONGEST_LINE, Story
 from dispatchd.errors import ContractViolation
+from dispatchd.hostile_files import read_regular
 
 MIB: Final = 1024 * 1024
 
@@ -66,17 +65,14 @@ def missing_artifacts(workspace: Path, wanted: Iterable[str]) -> tuple[str, ...]
 def read_tail(path: Path, limit: int) -> tuple[str, int]:
     """Return the last `limit` bytes of a file as text, and how many bytes come before them. Blocks.
 
-    What isn't UTF-8 becomes a replacement character. A file that isn't there is empty.
+    What isn't UTF-8 becomes a replacement character. What isn't a regular file is empty.
     """
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            start = max(0, size - limit)
-            file.seek(start)
-            # Bounded: the file may still grow under a process that was left behind.
-            return file.read(limit).decode(errors="replace"), start
+        start = max(0, path.stat(follow_symlinks=False).st_size - limit)
+        data = read_regular(path, limit, start)
     except OSError:
         return "", 0
+    return ("", 0) if data is None else (data.decode(errors="replace"), start)
 
 
 @define
@@ -92,7 +88,7 @@ class EventReader:
         """Return the story up to the last whole line, or to the very end of the file. Blocks."""
         while self._offset < _LONGEST_EVENTS:
             try:
-                data = _read_regular(self.path, _CHUNK, self._offset)
+                data = read_regular(self.path, _CHUNK, self._offset)
             except OSError:
                 data = None
             if not data:
@@ -122,7 +118,7 @@ def _read_whole(path: Path) -> str:
     """
     rule = ""
     try:
-        data = _read_regular(path, LARGEST_RESULT + 1)
+        data = read_regular(path, LARGEST_RESULT + 1)
         if data is None:
             rule = "it isn't a regular file"
         elif len(data) > LARGEST_RESULT:
@@ -136,17 +132,6 @@ def _read_whole(path: Path) -> str:
     except UnicodeDecodeError:
         rule = "it isn't UTF-8 text"
     raise ContractViolation(contract="run-result", path="$", rule=rule)
-
-
-def _read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
-    """Return up to `limit` bytes of a regular file, or None for anything else; never waits for a pipe."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        return os.pread(fd, limit, offset)
-    finally:
-        os.close(fd)
 
 
 def _written_ns(path: Path) -> int:
@@ -163,4 +148,4 @@ def _is_inside(inside: Path, wanted: str) -> bool:
         found = (inside / wanted).resolve(strict=True)
     except (OSError, RuntimeError, ValueError):
         return False
-    return found.is_relative_to(inside)
+    return found != inside and found.is_relative_to(inside)

@@ -4,10 +4,12 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Final
 
 from attrs import frozen
 
 from dispatchd.errors import FolderUnusable, StoreUnavailable
+from dispatchd.hostile_files import read_regular, write_new
 from dispatchd.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
@@ -15,6 +17,9 @@ from dispatchd.store.durable import (
     make_folder,
 )
 from dispatchd.store.names import file_name
+
+_LARGEST_REPORT: Final = 128 * 1024
+"""More than a report has: 16,000 characters of up to 4 bytes, and its first line (bytes)."""
 
 
 @frozen(kw_only=True)
@@ -203,19 +208,19 @@ class Runs:
         """Write what will be reported of an attempt's output, as a whole.
 
         Raises:
-            StoreUnavailable: The disk refuses.
+            StoreUnavailable: It can't be written.
         """
         file = run.report_file(number)
         try:
-            file.write_text(text, encoding="utf-8", errors="replace")
+            write_new(file, text.encode(errors="replace"))
         except OSError as error:
             raise StoreUnavailable(path=file, error=error) from error
 
     def read_report(self, file: Path) -> str:
         """Return what is to be reported of an attempt's output; empty where there is nothing. Blocks."""
         try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+            return (read_regular(file, _LARGEST_REPORT) or b"").decode(errors="replace")
+        except OSError:
             return ""
 
     def remove(self, run_id: str) -> None:

@@ -12,8 +12,13 @@ from typing import Final, Self
 
 from attrs import frozen
 
+from dispatchd.hostile_files import read_regular
+
 _NOTE: Final = "cgroup"
 """File in an attempt's folder with the path of its group, for a daemon that was started elsewhere."""
+
+_LONGEST_PATH: Final = 4096
+"""PATH_MAX of limits.h (bytes)."""
 
 _DELEGATED: Final = ("user.delegate", "trusted.delegate")
 """Extended attributes by which systemd marks what it has handed over."""
@@ -63,8 +68,8 @@ class Group:
     def of(cls, folder: Path) -> Self | None:
         """Return the group of the attempt in a folder, or None if it has none any more."""
         try:
-            path = Path((folder / _NOTE).read_text())
-        except (OSError, UnicodeDecodeError):
+            path = Path(os.fsdecode(read_regular(folder / _NOTE, _LONGEST_PATH) or b""))
+        except OSError:
             return None
         # The command could write the note as well, but not make it another run's group.
         ours = path.is_absolute() and path.name == _name(folder)

@@ -49,6 +49,8 @@ class LocalEngine:
     _known: KnownSecrets
     _cgroups: Cgroups | None = None
     _children: dict[int, subprocess.Popen[bytes]] = field(factory=dict, init=False)
+    _begun: set[ProcessIdentity] = field(factory=set, init=False)
+    """Whose gate this daemon has opened: whatever they do to their folders, they have begun."""
 
     async def start(
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
@@ -62,6 +64,7 @@ class LocalEngine:
         self._children[gated.identity.pid] = gated.child
         try:
             await record(gated.identity)
+            self._begun.add(gated.identity)
             gated.open()
         finally:
             os.close(gated.gate)
@@ -117,7 +120,11 @@ class LocalEngine:
         child = self._children.pop(process.pid, None)
         if child is not None:
             child.wait()
-        return read_exit(folder, process)
+        end = read_exit(folder, process)
+        if process in self._begun:
+            self._begun.discard(process)
+            return Exit(code=None) if isinstance(end, NeverStarted) else end
+        return end
 
     async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
         """End an attempt: SIGTERM to its group, SIGKILL after the grace; return whether that was needed."""

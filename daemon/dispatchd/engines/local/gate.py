@@ -23,6 +23,7 @@ from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
 from dispatchd.engines.local.process import boot_id, identify
 from dispatchd.errors import SpawnFailed
+from dispatchd.hostile_files import read_regular
 
 _SHIM: Final = """\
 # Signals sent to the group are for the command; the shim stays to write its exit code.
@@ -36,7 +37,10 @@ code=$?
 printf '%s\\n' "$code" >"$attempt/exit.aside" && mv "$attempt/exit.aside" "$attempt/exit"
 """
 
-_CODE: Final = re.compile(r"[0-9]{1,3}\n")
+_CODE: Final = re.compile(rb"[0-9]{1,3}\n")
+
+_LONGEST_EXIT: Final = 16
+"""More than an exit code and its line end have (bytes)."""
 
 _SHELL: Final = "/bin/sh"
 
@@ -114,14 +118,16 @@ class Gated:
 def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
     """Return what a shim that is gone has left in its attempt's folder."""
     try:
-        text = (folder / "exit").read_text()
-    except FileNotFoundError:
+        # The command could write here too; what isn't a code is none.
+        data = read_regular(folder / "exit", _LONGEST_EXIT) or b""
+    except OSError:
         # After a power cut the marker may be missing although the gate was open: then the run may have begun.
-        if process.boot_id == boot_id() and not (folder / "started").exists():
+        # So may the whole folder, if the command has removed it.
+        here = folder.is_dir() and not (folder / "started").exists()
+        if process.boot_id == boot_id() and here:
             return NeverStarted()
         return Exit(code=None)
-    # The command could write here too; what isn't a code is none.
-    return Exit(code=int(text) if _CODE.fullmatch(text) else None)
+    return Exit(code=int(data) if _CODE.fullmatch(data) else None)
 
 
 def _check_program(program: str) -> None:
