@@ -40,9 +40,10 @@ async def record_when(
             await anyio.sleep(0.02)
 
 
-async def restart(daemon: DaemonProcess) -> datetime:
-    """Kill the daemon, and return when the next one is ready."""
+async def restart(daemon: DaemonProcess, away_s: float = 0.0) -> datetime:
+    """Kill the daemon, let some time pass, and return when the next one is ready."""
     daemon.kill()
+    await anyio.sleep(away_s)
     daemon.log_file.unlink()
     daemon.start()
     line = await daemon.until_logged("daemon_ready")
@@ -158,7 +159,8 @@ async def test_a_kill_grace_goes_on_after_a_restart(tmp_path: Path) -> None:
             await record_when(daemon, "j", lambda _: "ready" in output.read_text())
             hub.hand_out({"id": "c", "command": "cancel", "dag_run_id": "j"})
             await record_when(daemon, "j", lambda it: "stop_at" in it["attempts"][0])
-            await restart(daemon)
+            # A grace that began anew would be late by this.
+            await restart(daemon, away_s=2)
             finished = (await hub.until_finished("j"))[0]
             record = await record_when(daemon, "j", lambda it: it["phase"] == "history")
 

@@ -207,6 +207,19 @@ def test_a_stream_is_scrubbed_across_its_cuts(size: int) -> None:
     assert len("".join(pieces)) > len(text) / 2
 
 
+@pytest.mark.parametrize("into", range(23))
+def test_a_stream_is_never_cut_inside_a_secret(into: int) -> None:
+    secret, held = "a-secret-of-22-letters", 8 * 1024
+    stream = StreamRedactor(Redactor.of([secret]))
+    # Where it would be cut for its length alone.
+    first = "x" * (held - into) + secret
+    text = first + "y" * (2 * held - len(first))
+
+    told = stream.feed(text) + stream.close()
+
+    assert told == Redactor.of([secret]).scrub(text)
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
