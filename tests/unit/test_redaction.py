@@ -220,6 +220,57 @@ def test_a_stream_is_never_cut_inside_a_secret(into: int) -> None:
     assert told == Redactor.of([secret]).scrub(text)
 
 
+@pytest.mark.parametrize("secret", ["a-secret-of-22-letters", "abababab", "aaaaaa"])
+@pytest.mark.parametrize("size", [997, 16 * 1024, 1_000_000])
+def test_a_stream_lets_none_of_a_repeated_secret_through(
+    secret: str, size: int
+) -> None:
+    text = ("x " + secret * 20_000 + " " + secret + " y ") * 2
+    stream = StreamRedactor(Redactor.of([secret]))
+
+    told = "".join(
+        stream.feed(text[at : at + size]) for at in range(0, len(text), size)
+    )
+    told += stream.close()
+
+    assert told.replace(MARK, "").split() == ["x", "y", "x", "y"]
+
+
+@pytest.mark.parametrize("token", [GITHUB, "github_pat_" + "a" * 30, JWT])
+@pytest.mark.parametrize(
+    "before", ["\\n", "\\t", "\\r\\n", "\\u001b", "%0A", "\\\\n", "="]
+)
+def test_a_token_is_found_right_after_an_escape(before: str, token: str) -> None:
+    assert NOTHING.scrub(f'"log{before}{token}"') == f'"log{before}{MARK}"'
+
+
+@pytest.mark.parametrize("key", ["password: ", "token: ", "API_KEY=", "secret = "])
+@pytest.mark.parametrize("before", ["\\n", "\\r\\n", "\\n  "])
+def test_a_key_is_found_on_a_line_inside_json(before: str, key: str) -> None:
+    assert NOTHING.scrub(f'"log{before}{key}hunter2"') == f'"log{before}{key}{MARK}"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("ghp_{}", "github_pat_{}", "https://x:{}@host/", "x-access-token:{}@host"),
+        *("token={}", 'secret: "{}"', "Authorization: Bearer {}", "eyJhbGci.eyJ{}.sig"),
+        *("password: {}", "Cookie: a={}", '{{\\"token\\": \\"{}\\"}}'),
+    ],
+)
+def test_a_long_credential_leaves_no_rest(text: str) -> None:
+    assert "aaaa" not in NOTHING.scrub(text.format("a" * 200_000))
+
+
+@pytest.mark.parametrize("secret", ["a-secret-of-22-letters", "dGhpcyBpcyBhIHNlY3JldA"])
+def test_a_known_value_is_found_over_several_lines(secret: str) -> None:
+    folded = f"{secret[:8]}\n  {secret[8:16]}\r\n{secret[16:]}"
+    escaped = f'"{secret[:8]}\\n{secret[8:]}"'
+
+    assert scrub(f"> {folded} <", {secret}) == f"> {MARK} <"
+    assert scrub(escaped, {secret}) == f'"{MARK}"'
+
+
 @pytest.mark.parametrize(
     "hostile",
     [

@@ -5,6 +5,7 @@ the form of a credential (`secret_patterns`). What both find is merged first and
 other, a replacement could leave the rest of a place that overlaps it.
 """
 
+import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, Self
@@ -12,7 +13,7 @@ from typing import Final, Self
 from attrs import define, field, frozen
 
 from dispatchd.domain.secret_forms import SHORTEST, forms
-from dispatchd.domain.secret_patterns import Place, credentials
+from dispatchd.domain.secret_patterns import LONGEST, Place, credentials
 
 MARK: Final = "[redacted]"
 
@@ -22,11 +23,20 @@ REPORTED: Final = 16_000
 _ROUNDS: Final = 5
 """How often a text is looked through at most (count): a mark can bring a key and a value together."""
 
-_SPAN: Final = 8 * 1024
-"""How far a credential's form can reach, beside a private key (characters)."""
+_SPAN: Final = 16 * 1024
+"""How much of a credential is seen before it is known to be one (characters): a JWT has three long parts."""
 
-_LONGEST_HELD: Final = 128 * 1024
-"""How much a stream holds back at most (characters)."""
+_KEY_AND_INDENT: Final = 128
+"""How far before a value its key begins at most, with what tells that it is one (characters)."""
+
+_FOLDED_FROM: Final = 12
+"""Forms of this length on are found over several lines (characters): shorter ones would join chance."""
+
+_FOLD: Final = re.compile(r"(?:\r?\n|(?:\\r)?\\n)[ \t]{0,8}")
+"""A line's end inside a value: base64 is wrapped, and so is what a terminal shows; JSON escapes it."""
+
+_LINE_FOLD: Final = re.compile(r"\n[ \t]{0,8}")
+"""The same where nothing is escaped, which is most of the time; ten times quicker."""
 
 
 @frozen
@@ -63,20 +73,42 @@ class Redactor:
 
     def starts_within(self, text: str) -> int:
         """Return how much of the beginning of a text is the end of a known secret (characters)."""
-        return max(
-            (
-                length
-                for form in self._forms
-                for length in range(SHORTEST, len(form))
-                if text.startswith(form[-length:])
-            ),
-            default=0,
-        )
+        head = text[:SHORTEST]
+        if len(head) < SHORTEST:
+            return 0
+        return max((_rest_of(form, text, head) for form in self._forms), default=0)
 
     def _values(self, text: str) -> Iterator[Place]:
         for form in self._forms:
             if form in text:
                 yield from _all(text, form)
+        if "\n" in text or "\\n" in text:
+            yield from self._folded_values(text)
+
+    def _folded_values(self, text: str) -> Iterator[Place]:
+        if "\\n" in text:
+            unfolded = _FOLD.sub("", text)
+        else:
+            unfolded = _LINE_FOLD.sub("", text.replace("\r\n", "\n"))
+        found = [
+            place
+            for form in self._forms
+            if len(form) >= _FOLDED_FROM and form in unfolded
+            for place in _all(unfolded, form)
+        ]
+        if not found:
+            return
+        folds, shifts, removed = [], [0], 0
+        for fold in _FOLD.finditer(text):
+            folds.append(fold.start() - removed)
+            removed += len(fold[0])
+            shifts.append(removed)
+        for start, end in found:
+            # A fold right after the last character is no part of it, one before the first neither.
+            yield (
+                start + shifts[bisect_right(folds, start)],
+                end + shifts[bisect_right(folds, end - 1)],
+            )
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:
@@ -107,30 +139,52 @@ def reported_tail(text: str, redactor: Redactor, *, cut_before: int = 0) -> str:
 
 @define
 class StreamRedactor:
-    """Scrubs a text that comes in pieces; what is joined of its answers has no secret, wherever the cuts are."""
+    """Scrubs a text that comes in pieces; what is joined of its answers has no secret, wherever the cuts are.
+
+    It keeps what it has answered for a while: a key may be long gone when its value goes on. It does not keep
+    all of a value or a private key of more than `LONGEST` characters, and may tell the rest of such a one.
+    """
 
     _redactor: Redactor
-    _held: str = field(default="", init=False)
+    _seen: str = field(default="", init=False)
+    _told: int = field(default=0, init=False)
 
     def feed(self, piece: str) -> str:
         """Take the next piece, and return what is certain by now."""
-        self._held += piece
-        hold = max(self._redactor.reach, _SPAN)
-        if len(self._held) < 2 * hold:
+        self._seen += piece
+        # A form over several lines is longer than it is in one.
+        hold = max(2 * self._redactor.reach, _SPAN)
+        if len(self._seen) - self._told < 2 * hold:
             return ""
-        cut = len(self._held) - hold
-        for start, end in self._redactor.places(self._held):
-            if start < cut < end or cut == start:
-                cut = start
-        if cut == 0 and len(self._held) > _LONGEST_HELD:
-            cut = len(self._held) - hold
-        ready, self._held = self._held[:cut], self._held[cut:]
-        return self._redactor.scrub(ready)
+        clean, last = self._answer(len(self._seen) - hold)
+        keep = self._told - hold
+        if last >= 0:
+            keep = max(min(keep, last - _KEY_AND_INDENT), self._told - hold - LONGEST)
+        keep = max(keep, 0)
+        self._seen, self._told = self._seen[keep:], self._told - keep
+        return clean
 
     def close(self) -> str:
         """Return the rest."""
-        ready, self._held = self._held, ""
-        return self._redactor.scrub(ready)
+        clean, _ = self._answer(len(self._seen))
+        self._seen, self._told = "", 0
+        return clean
+
+    def _answer(self, until: int) -> tuple[str, int]:
+        """Return what is clean up to a character, and where what goes on there began (-1: nothing does)."""
+        clean: list[str] = []
+        last = -1
+        for start, end in self._redactor.places(self._seen):
+            if start >= until or end < self._told:
+                continue
+            if start >= self._told:
+                clean += (self._seen[self._told : start], MARK)
+            # What began before has its mark already; only its rest is new.
+            self._told, last = end, start
+        if self._told < until:
+            clean.append(self._seen[self._told : until])
+            self._told, last = until, -1
+        return "".join(clean), last
 
 
 def _all(text: str, part: str) -> Iterator[Place]:
@@ -138,6 +192,14 @@ def _all(text: str, part: str) -> Iterator[Place]:
     while start >= 0:
         yield start, start + len(part)
         start = text.find(part, start + 1)
+
+
+def _rest_of(form: str, text: str, head: str) -> int:
+    """Return how much of the end of a form a text with some head begins with (characters)."""
+    for start, _ in _all(form, head):
+        if start > 0 and text.startswith(form[start:]):
+            return len(form) - start
+    return 0
 
 
 def _merged(found: list[Place], marks: list[Place]) -> list[Place]:

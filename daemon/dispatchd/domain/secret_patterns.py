@@ -3,7 +3,7 @@
 A net below the known values, for what a command found somewhere else. It is wide where a form is certain (a
 token's prefix, a PEM block) and narrow where prose looks alike: after a colon a key has to stand where keys
 stand, at the start of a line, in quotes, or as a compound name. Every pattern takes time linear in the text:
-no quantifier is nested in another, and each is bounded.
+a quantifier without a bound takes nothing that it gives back, or ends where the next search begins.
 """
 
 import re
@@ -15,39 +15,70 @@ from typing import Final
 Place = tuple[int, int]
 """Where something is in a text: its first character, and the one after its last."""
 
-_CERTAIN: Final = re.compile(
-    r"""
-    (?<=://)[^\s/?\#'"<>]{1,512}(?=@)                         # URL userinfo (RFC 3986, 3.2.1)
-  | (?<=x-access-token:)[^\s@/'"]{1,512}
-  | (?<![A-Za-z0-9])gh[pousr]_[A-Za-z0-9._-]{20,512}          # GitHub's tokens by their prefixes
-  | (?<![A-Za-z0-9])github_pat_[A-Za-z0-9_]{20,512}
-  | (?<![\w-])eyJ[\w-]{5,2048}\.eyJ[\w-]{5,8192}\.[\w-]{0,2048}  # JWT (RFC 7519): JSON in base64url
-    """,
-    re.VERBOSE | re.ASCII,
+LONGEST: Final = 64 * 1024
+"""How long a private key can be (characters): beyond it, its rest stays."""
+
+
+def _edge(prefix: int = 0, name: str = "A-Za-z0-9") -> str:
+    """Return the pattern of a place some characters after which a name has begun.
+
+    That is where no letter of a name stands before it, except the end of an escape. Looking back from behind
+    the prefix lets the search go for the prefix, which is many times quicker.
+    """
+    over = f".{{{prefix}}}"
+    escapes = (r"\\[nrt]", "%[0-9A-Fa-f]{2}", r"\\u[0-9A-Fa-f]{4}")
+    ends = "|".join(f"(?<={escape}{over})" for escape in escapes)
+    return f"(?:(?<![{name}]{over})|{ends})"
+
+
+_CERTAIN: Final = tuple(
+    (hint, re.compile(pattern, re.VERBOSE | re.ASCII | re.DOTALL))
+    for hint, pattern in (
+        ("://", r"""://(?P<value>[^\s/?\#'"<>]+)@"""),  # URL userinfo (RFC 3986, 3.2.1)
+        (":\\/\\/", r""":\\/\\/(?P<value>[^\s/?\#'"<>]+)@"""),
+        ("x-access-token:", r"""x-access-token:(?P<value>[^\s@/'"]++)"""),
+        # GitHub's tokens by their prefixes
+        ("gh", rf"(?P<value>gh[pousr]_{_edge(4)}[A-Za-z0-9._-]{{20,}}+)"),
+        ("github_pat_", rf"(?P<value>github_pat_{_edge(11)}[A-Za-z0-9_]{{20,}}+)"),
+        # JWT (RFC 7519): JSON in base64url
+        (
+            "eyJ",
+            rf"(?P<value>eyJ{_edge(3, 'A-Za-z0-9_-')}[\w-]{{5,}}+\.eyJ[\w-]{{5,}}+\.[\w-]*+)",
+        ),
+    )
 )
+"""What is looked for where its hint is in the text."""
+
+_QUOTES: Final = r"\\{0,3}[\"']"
+"""How a quote is written, also in JSON in JSON."""
 
 _HEADER: Final = re.compile(
-    r"""
-    \b(?:proxy-)?authorization["']?\s{0,8}[:=]\s{0,8}["']?
-      (?:(?:bearer|basic|token|digest|negotiate)\s{1,8})?
-      (?P<authorization>[^\s"',;]{1,4096})
-  | \b(?:bearer|basic)\s(?P<scheme>(?=[A-Za-z._~+/=-]{0,512}[0-9])[A-Za-z0-9._~+/=-]{16,4096})
-  | ^[\s>*<]{0,8}(?:set-)?cookie:\s{0,8}(?P<cookie>[^\r\n"']{1,4096})
+    rf"""
+    authorization(?:{_QUOTES})?\s{{0,8}}[:=]\s{{0,8}}
+      (?:\[(?!redacted\]))?(?:{_QUOTES})?                    # Go and Python print lists of values
+      (?:
+        (?:digest|aws4-hmac-sha256)\s{{1,8}}(?P<several>[^\r\n]++)
+      | (?:(?:bearer|basic|token|negotiate|[a-z][\w-]{{0,30}}(?=\s{{1,8}}[^\s\d]{{0,256}}\d))\s{{1,8}})?
+        (?P<authorization>[^\s"',;\\\]]++)
+      )
+  | {_edge()}(?:bearer|basic)\s(?P<scheme>(?=[a-z._~+/=-]{{0,512}}[0-9])[a-z0-9._~+/=-]{{16,}}+)
+  | (?:^[\s>*<]{{0,8}}|["']|\\[nr])(?:set-)?cookie(?:{_QUOTES})?:\s{{0,8}}+(?:{_QUOTES})?+
+      (?P<cookie>[^\r\n"'\\{{\[]++)
     """,
     re.VERBOSE | re.IGNORECASE | re.ASCII | re.MULTILINE,
 )
 
 _KEY: Final = re.compile(
     r"""
-    (?P<word>password|passwd|passphrase|pwd|secret|token|credentials?|(?<![a-z])auth
-      |(?:api|access|private|secret|signing|encryption|session)[_-]?key|session[_-]?id)
-    (?P<end>\\?["']\]?|\])?
+    (?P<word>password|passwd|passphrase|pwd|secret|token|credentials?|(?<![a-z])auth|(?-i:(?<=_)PASS)
+      |(?:api|access|private|secret|signing|encryption|session)[_-]?key
+      |(?:session|auth)[_-]?(?:id|cookie)|sessid)
+    (?P<end>\\{0,3}["']\]?|\])?
     (?P<separator>\s{0,3}(?:=>|=(?!=)|:(?![:/]))\s{0,3})
     """,
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 
-_CERTAIN_HINTS: Final = ("://", "x-access-token:", "gh", "eyJ")
 _HEADER_HINTS: Final = ("authorization", "bearer", "basic", "cookie")
 _KEY_HINTS: Final = (
     "pass",
@@ -57,26 +88,37 @@ _KEY_HINTS: Final = (
     "credential",
     "auth",
     "key",
-    "session",
+    "sess",
 )
 """Without one of these a pattern finds nothing; looking for them first spares most lines the search."""
 
+_OPENING: Final = re.compile(r"(?P<escape>\\{0,3})(?P<quote>[\"'])")
+
+# Possessive, so that what no value follows costs no way back.
 _QUOTED: Final = {
-    quote: re.compile(rf"(?:[^{quote}\\\r\n]|\\[^\r\n]){{1,4096}}") for quote in "\"'"
+    quote: re.compile(rf"(?:[^{quote}\\\r\n]|\\[^\r\n])++") for quote in "\"'"
 }
-_ESCAPED: Final = re.compile(r"[^\"'\\\r\n]{1,4096}")
-_AFTER_EQUALS: Final = re.compile(r"[^\s\"'&]{1,4096}")
-_AFTER_COLON: Final = re.compile(r"[^\s\"',;]{1,4096}")
-_PHRASE: Final = re.compile(r"[^\r\n\"']{1,4096}(?<!\s)")
+_ESCAPED: Final = re.compile(r"[^\"'\\\r\n]++")
+_AFTER_EQUALS: Final = re.compile(r"[^\s\"'&]++")
+_AFTER_COLON: Final = re.compile(r"[^\s\"',;]++")
+_PHRASE: Final = re.compile(r"[^\r\n\"']+(?<!\s)")
 
 _NO_VALUE: Final = re.compile(
-    r"\$\w|\$[{(]|%\w+%|\{\{|<[\w .-]+>|\*{2,}|\.{3}|(?:null|none|nil|true|false|undefined|yes|no)\b",
-    re.IGNORECASE | re.ASCII,
+    r"""
+    \$[{(] | \{\{
+  | (?:\$\w{1,128} | %\w{1,128}% | <[\w .-]{1,128}> | \*{2,128} | \.{3} | [|>][+-]?
+      | null | none | nil | true | false | undefined | yes | no)
+    (?=[\s"'&,;)}\]\\] | \Z)
+    """,
+    re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
-"""References and fillers: they stand where a secret would, and are none."""
+"""References and fillers: they stand where a secret would, and are none. What only begins like one is."""
 
 _NAME: Final = frozenset(string.ascii_letters + string.digits + "_.-")
 """What a key is made of."""
+
+_ESCAPED_ENDS: Final = frozenset({"\\n", "\\r", "\\t"})
+"""What a line ends with inside JSON; its letter is no part of the key after it."""
 
 _LONGEST_PREFIX: Final = 64
 """How far before its telling word a key begins at most (characters)."""
@@ -85,21 +127,23 @@ _LONGEST_INDENT: Final = 24
 """How far before a key its line begins at most (characters)."""
 
 _LINE_START: Final = re.compile(
-    r"(?:^|[\r\n{,])[\s>*-]{0,16}(?:(?:export|set|env)\s)?\Z"
+    r"(?:^|[\r\n{,]|\\[nr])[\s>*-]{0,16}(?:(?:export|set|env)\s)?\Z"
 )
 
 _BEGIN: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _END: Final = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _BREAK: Final = r"(?:\s|\\+[nr]){0,8}"
 _BODY: Final = re.compile(
+    rf"(?:{_BREAK}(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset): [^\r\n\\]{{0,200}}){{0,8}}"
     rf"(?:{_BREAK}[A-Za-z0-9+/=]{{20,}}+)*+(?:{_BREAK}[A-Za-z0-9+/=]{{1,76}})?"
 )
-_BODY_LINE: Final = re.compile(r"[A-Za-z0-9+/=\s]{1,100}")
-_LONGEST_BLOCK: Final = 64 * 1024
-"""How long a private key can be (characters)."""
-
-_LONGEST_LINE: Final = 101
-"""How long a line of it can be, with its end (characters; RFC 7468 has 64)."""
+_BODY_BACKWARDS: Final = re.compile(
+    r"""
+    (?:[ \t]{0,16}+ (?:\n\r?|n\\{1,4}(?:r\\{1,4})?) [ \t]{0,16}+      # indent, line end, from its last character
+       (?:(?![nr]\\)[A-Za-z0-9+/=]){1,8192}+)*+
+    """,
+    re.VERBOSE,
+)
 
 
 def credentials(text: str) -> Iterator[Place]:
@@ -107,8 +151,9 @@ def credentials(text: str) -> Iterator[Place]:
     lowered = text.lower()
     if "-----" in text:
         yield from _pem_blocks(text)
-    if any(hint in text for hint in _CERTAIN_HINTS):
-        yield from (found.span() for found in _CERTAIN.finditer(text))
+    for hint, pattern in _CERTAIN:
+        if hint in text:
+            yield from (found.span("value") for found in pattern.finditer(text))
     if any(hint in lowered for hint in _HEADER_HINTS):
         for found in _HEADER.finditer(text):
             if found.lastgroup and not _NO_VALUE.match(found[found.lastgroup]):
@@ -135,16 +180,20 @@ def _value_of(text: str, key: re.Match[str]) -> Iterator[Place]:
         return
     start = key.end()
     # A quote that JSON in JSON has escaped counts as one.
-    escaped = text[start : start + 1] == "\\"
-    quote = text[start + escaped : start + escaped + 1]
-    if quote in _QUOTED:
-        start += escaped + 1
-        value = (_ESCAPED if escaped else _QUOTED[quote]).match(text, start)
+    quote = _OPENING.match(text, start)
+    if quote is not None:
+        start = quote.end()
+    # Before the value is read: many keys with one long reference after them would each read it.
+    if _NO_VALUE.match(text, start):
+        return
+    if quote is not None:
+        kind = _ESCAPED if quote["escape"] else _QUOTED[quote["quote"]]
     elif key["word"].lower().startswith("pass") and separator == ":":
-        value = _PHRASE.match(text, start)
+        kind = _PHRASE
     else:
-        value = (_AFTER_COLON if separator == ":" else _AFTER_EQUALS).match(text, start)
-    if value is not None and not _NO_VALUE.match(text, start):
+        kind = _AFTER_COLON if separator == ":" else _AFTER_EQUALS
+    value = kind.match(text, start)
+    if value is not None:
         yield start, value.end()
 
 
@@ -154,6 +203,8 @@ def _is_a_key(text: str, key: re.Match[str], *, certain: bool) -> bool:
     begin, lowest = key.start(), max(0, key.start() - _LONGEST_PREFIX)
     while begin > lowest and text[begin - 1] in _NAME:
         begin -= 1
+    if text[begin - 1 : begin + 1] in _ESCAPED_ENDS and begin < key.start():
+        begin += 1
     prefix = text[begin : key.start()]
     word = key["word"]
     compound = (
@@ -178,29 +229,16 @@ def _pem_blocks(text: str) -> Iterator[Place]:
         if begin.start() < done:
             continue
         index = bisect_left(ends, (begin.end(), 0))
-        if index < len(ends) and ends[index][1] - begin.start() <= _LONGEST_BLOCK:
+        if index < len(ends) and ends[index][1] - begin.start() <= LONGEST:
             done = ends[index][1]
         else:
             body = _BODY.match(text, begin.end())
             done = body.end() if body else begin.end()
         yield begin.start(), done
+    before = 0
     for start, end in ends:
-        yield _orphan_start(text, start), end
-
-
-def _orphan_start(text: str, end: int) -> int:
-    """Return where the base64 lines before the end of a block begin."""
-    start = end
-    while start > 0:
-        # Never further than a line can be: else many ends without a line between them would take forever.
-        lowest = max(0, start - 1 - _LONGEST_LINE)
-        before = text.rfind("\n", lowest, start - 1) + 1 or lowest
-        line = text[before:start]
-        if (
-            len(line) > _LONGEST_LINE
-            or not _BODY_LINE.fullmatch(line)
-            or not line.strip()
-        ):
-            return start
-        start = before
-    return start
+        # Only what is between it and the end before: else many ends would look at the same lines.
+        lowest = max(before, start - LONGEST)
+        body = _BODY_BACKWARDS.match(text[lowest:start][::-1])
+        yield start - (body.end() if body else 0), end
+        before = end
