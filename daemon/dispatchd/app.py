@@ -1,63 +1,64 @@
 """The composition root: builds the objects from the configuration, opens them, and runs the daemon."""
 
 import os
-import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Final
 
 import httpx
 import structlog
+from attrs import frozen
 
 from dispatchd.clock import SteadyClock
 from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.client import DispatchEndpoint
 from dispatchd.config import Config
+from dispatchd.control.metrics_server import MetricsServer
+from dispatchd.control.routes import Routes
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
-from dispatchd.engines.local.cgroup import Cgroups
-from dispatchd.engines.local.engine import LocalEngine
-from dispatchd.engines.local.secrets import SecretReader
-from dispatchd.identity import Granted, identity
+from dispatchd.domain.job import Json
+from dispatchd.execution import execution
+from dispatchd.identity import Identity, identity
+from dispatchd.inspection import EventFeed, Inspection
 from dispatchd.known_secrets import KnownSecrets
+from dispatchd.licensing import license_document, license_routes
 from dispatchd.log import configure
-from dispatchd.loops.board import Board
-from dispatchd.loops.conclude import Concluder
-from dispatchd.loops.disk import Disk
-from dispatchd.loops.follow import Follower
+from dispatchd.loops.health import Health
 from dispatchd.loops.heartbeat import HeartbeatLoop
+from dispatchd.loops.intake import IntakeLoop
 from dispatchd.loops.progress import ProgressFeed
 from dispatchd.loops.prune import PruneLoop
-from dispatchd.loops.pull import PullLimits, PullLoop
+from dispatchd.loops.pull import PullLoop
+from dispatchd.loops.pulse import Pulse
 from dispatchd.loops.report import ReportLoop
-from dispatchd.loops.run import RunLoop
-from dispatchd.loops.start import Starter
-from dispatchd.loops.tracker import Tracker
+from dispatchd.metrics import Metrics, StatusCollector
 from dispatchd.outward import open_caller
-from dispatchd.status import StatusFile
-from dispatchd.steering import Steering, license_routes
+from dispatchd.reload import Reloader, patience_s, pull_limits
+from dispatchd.status import Status
+from dispatchd.steering import Steering
+from dispatchd.store.intake import IntakeStore
 from dispatchd.store.jobs import JobStore, lock
-from dispatchd.store.runs import Runs
-
-_CANCEL_SLACK_S: Final = 5.0
-"""How much longer than its grace a cancelled run may take to be seen as ended (seconds)."""
-
-_INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
-"""What a run gets of the daemon's own environment; all else would leak."""
+from dispatchd.supervision import SupervisionLoop
+from dispatchd.systemd import ServiceManager
 
 _CONNECTIONS: Final = httpx.Limits(
     max_connections=24, max_keepalive_connections=12, keepalive_expiry=30.0
 )
 
 
-async def serve(config: Config, *, environment: Mapping[str, str]) -> None:
-    """Run the daemon until it is told to stop; the runs it has started stay alive.
+async def serve(
+    config: Config, *, environment: Mapping[str, str], reread: Callable[[], Config]
+) -> None:
+    """Run the daemon until it is told to stop; what becomes of its runs then says `runs.on_shutdown`.
 
     Args:
         config: A checked configuration.
         environment: The daemon's own environment.
+        reread: Gives the configuration anew, checked; fails with ConfigError if it can't be used.
 
-    Fails with a UserError if the state folder can't be used.
+    Fails with a UserError if the state folder or an address can't be used.
     """
     known = KnownSecrets()
     configure(
@@ -89,117 +90,175 @@ async def serve(config: Config, *, environment: Mapping[str, str]) -> None:
         caller = await stack.enter_async_context(
             open_caller(config, environment, clock, _CONNECTIONS)
         )
-        await build(config, store, caller, clock, known, environment).run()
+        opened = Opened(
+            store=store,
+            caller=caller,
+            clock=clock,
+            known=known,
+            environment=environment,
+        )
+        await build(config, opened, reread).run()
 
 
-def build(
-    config: Config,
-    store: JobStore,
-    caller: Caller,
-    clock: SteadyClock,
-    known: KnownSecrets,
-    environment: Mapping[str, str],
-) -> Daemon:
-    """Wire a daemon for an open store."""
-    rng, board, engine = (
-        random.Random(),  # noqa: S311  # for jitter, not for secrets
-        Board(),
-        LocalEngine(SecretReader(environment=environment), known, Cgroups.find()),
-    )
-    limits = config.limits
-    runs = Runs.open(config.state_folder)
-    tracker = Tracker(store, clock, Disk(rng))
+@frozen(kw_only=True)
+class Opened:
+    """What a daemon has of the outside world, open for as long as it runs."""
+
+    store: JobStore
+    caller: Caller
+    clock: SteadyClock
+    known: KnownSecrets
+    environment: Mapping[str, str]
+
+
+def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemon:
+    """Wire a daemon; `reread` gives the configuration anew."""
+    store, caller, clock = opened.store, opened.caller, opened.clock
+    known, environment = opened.known, opened.environment
+    feed, pulse = EventFeed(), Pulse()
+    metrics = Metrics(lambda: core.run_loop.workflows)
+    core = execution(config, store, clock, known, environment, (metrics.see, feed.see))
+    tracker, board, rng = core.tracker, core.board, core.random
     who = identity(config, caller, known, clock, environment, tracker.ring)
     source = DispatchEndpoint(
         caller=caller,
         credentials=who.credentials,
         call_timeout_s=config.cloud.call_timeout_s,
     )
-    concluder = Concluder(
+    report = ReportLoop(
+        source=source,
         tracker=tracker,
-        runs=runs,
-        known=known,
+        runs=core.runs,
+        board=board,
+        pulse=pulse,
         clock=clock,
         random=rng,
-        retry_wait_s=limits.retry_wait_s,
+        call_timeout_s=config.cloud.call_timeout_s,
     )
-    starter = Starter(
-        engine=engine,
+    intake = IntakeLoop(
+        store=IntakeStore(config.state_folder),
         tracker=tracker,
-        runs=runs,
-        concluder=concluder,
-        known=known,
-        base_env={
-            name: environment[name] for name in _INHERITED if name in environment
+        report=report,
+        board=board,
+        clock=clock,
+    )
+    permissions = [each for each in (intake, who.license) if each is not None]
+    pull = PullLoop(
+        source=source,
+        permissions=permissions,
+        tracker=tracker,
+        runs=core.runs,
+        workflows=config.workflows,
+        limits=pull_limits(config),
+        board=board,
+        pulse=pulse,
+        clock=clock,
+        random=rng,
+    )
+    prune = PruneLoop(
+        store=store,
+        runs=core.runs,
+        concluder=core.run_loop.concluder,
+        clock=clock,
+        history_days=config.history_days,
+    )
+    status = Status(
+        board=board,
+        health=Health(
+            board=board,
+            pulse=pulse,
+            tracker=tracker,
+            permissions=permissions,
+            clock=clock,
+            patience_s=patience_s(config),
+        ),
+        tracker=tracker,
+        intake=intake,
+        clock=clock,
+        started_at=clock.now(),
+        config_file=config.file,
+        state_folder=config.state_folder,
+        url=config.cloud.url,
+        containment=core.containment,
+        machine=lambda: {
+            "license_id": who.credentials.license_id,
+            "server_id": who.credentials.server_id,
+        },
+        license=lambda: _license(who, clock),
+        skew_s=lambda: caller.skew.seconds,
+        slots=lambda: core.run_loop.slots,
+    )
+    metrics.registry.register(StatusCollector(status, caller.counted))
+    store.on_put = metrics.put_s.observe
+    manager = ServiceManager.of(environment)
+    reloader = Reloader(
+        config=config,
+        read=reread,
+        pull=pull,
+        run_loop=core.run_loop,
+        prune=prune,
+        status=status,
+        manager=manager,
+    )
+    inspection = Inspection(
+        status=status, metrics=metrics, tracker=tracker, store=store, feed=feed
+    )
+    control = ControlServer(
+        folder=config.control_folder,
+        routes={
+            **inspection.routes(),
+            **Steering(tracker, intake, reloader.reload).routes(),
+            **license_routes(who.license),
         },
     )
-    follower = Follower(
-        engine=engine,
-        tracker=tracker,
-        runs=runs,
-        clock=clock,
-        concluder=concluder,
+    supervision = SupervisionLoop(
+        status=status,
+        manager=manager,
+        metrics=metrics,
+        textfile=_beside(config, config.metrics.textfile),
     )
-    pull_limits = PullLimits(
-        room=limits.slots + limits.queue_ahead,
-        min_free_bytes=config.min_free_bytes,
-        folder=config.state_folder,
-        hold_s=config.cloud.hold_s,
-        poll_interval_s=config.cloud.poll_interval_s,
+    heartbeat = HeartbeatLoop(
+        source=source, tracker=tracker, progress=ProgressFeed(core.runs)
     )
-    graces = [
-        limits.kill_grace_s,
-        *(workflow.kill_grace_s for workflow in config.workflows.values()),
-    ]
+    others = (
+        *(who.license, report, core.run_loop, heartbeat, prune, intake, control),
+        *(supervision, metrics_server(config.metrics.listen, inspection)),
+    )
     return Daemon(
         tracker=tracker,
-        pull=PullLoop(
-            source=source,
-            permission=Granted() if who.license is None else who.license,
-            tracker=tracker,
-            runs=runs,
-            workflows=config.workflows,
-            limits=pull_limits,
-            board=board,
-            clock=clock,
-            random=rng,
-        ),
-        run_loop=RunLoop(
-            starter=starter,
-            follower=follower,
-            concluder=concluder,
-            tracker=tracker,
-            runs=runs,
-            workflows=config.workflows,
-            slots=limits.slots,
-            board=board,
-            clock=clock,
-        ),
-        report=ReportLoop(
-            source=source,
-            tracker=tracker,
-            runs=runs,
-            board=board,
-            clock=clock,
-            random=rng,
-        ),
-        heartbeat=HeartbeatLoop(
-            source=source, tracker=tracker, progress=ProgressFeed(runs)
-        ),
-        prune=PruneLoop(
-            store=store,
-            runs=runs,
-            concluder=concluder,
-            clock=clock,
-            history_days=config.history_days,
-        ),
-        status=StatusFile(
-            path=config.state_folder / "status.json", board=board, tracker=tracker
-        ),
-        control=ControlServer(
-            folder=config.state_folder,
-            routes={**Steering(tracker).routes(), **license_routes(who.license)},
-        ),
-        license=who.license,
-        cancel_wait_s=max(graces) + _CANCEL_SLACK_S,
+        pull=pull,
+        run_loop=core.run_loop,
+        report=report,
+        others=[each for each in others if each is not None],
+        reloader=reloader,
+        status=status,
+        manager=manager,
     )
+
+
+def metrics_server(address: str, inspection: Inspection) -> MetricsServer | None:
+    """Return the server of an address in the form of `metrics.listen`, or None for none."""
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    routes: Routes = {
+        ("GET", "/metrics"): inspection.show_metrics,
+        ("GET", "/health"): inspection.show_health,
+    }
+    return MetricsServer(host=host.strip("[]"), port=int(port), routes=routes)
+
+
+def _beside(config: Config, name: str) -> Path | None:
+    return config.file.parent / name if name else None
+
+
+def _license(who: Identity, clock: SteadyClock) -> Mapping[str, Json] | None:
+    if who.license is None:
+        return None
+    status = who.license.status
+    expires_at = status.claims.expires_at if status.claims is not None else None
+    left_s = None if expires_at is None else (expires_at - clock.wall()).total_seconds()
+    return {
+        **license_document(status, who.license.server_id),
+        "expires_in_s": left_s,
+    }

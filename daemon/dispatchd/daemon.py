@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, Protocol
 
 import anyio
@@ -10,22 +10,28 @@ import structlog
 from attrs import define, field
 
 from dispatchd import __version__
-from dispatchd.control.server import ControlServer
+from dispatchd.config.file import OnShutdown
 from dispatchd.domain.phase import Phase
-from dispatchd.loops.heartbeat import HeartbeatLoop
-from dispatchd.loops.license import LicenseLoop
-from dispatchd.loops.prune import PruneLoop
+from dispatchd.errors import ConfigError
 from dispatchd.loops.pull import PullLoop
 from dispatchd.loops.report import ReportLoop
 from dispatchd.loops.run import RunLoop
 from dispatchd.loops.tracker import Tracker
-from dispatchd.status import StatusFile
+from dispatchd.reload import Reloader
+from dispatchd.status import Status
+from dispatchd.systemd import ServiceManager
 
 _REPORT_GRACE_S: Final = 5.0
 """How long a stop waits for finishes that are under way (seconds); the next start sends the rest."""
 
 _SECOND_SIGINT_S: Final = 3.0
 """How long a stop by SIGINT waits for the second one that cancels the runs (seconds)."""
+
+_CANCEL_SLACK_S: Final = 5.0
+"""How much longer than its grace a cancelled run may take to be seen as ended (seconds)."""
+
+_ASK_EVERY_S: Final = 20.0
+"""How often the service manager is asked for more time while a stop waits for runs (seconds)."""
 
 
 class _Loop(Protocol):
@@ -36,49 +42,45 @@ class _Loop(Protocol):
 
 @define(kw_only=True)
 class Daemon:
-    """The loops of one daemon, and the order in which they stop."""
+    """The loops of one daemon, and the order in which they stop.
+
+    `others` run beside the pull loop, and are started before it in their order.
+    """
 
     tracker: Tracker
     pull: PullLoop
     run_loop: RunLoop
     report: ReportLoop
-    heartbeat: HeartbeatLoop
-    prune: PruneLoop
-    status: StatusFile
-    control: ControlServer
-    license: LicenseLoop | None
-    cancel_wait_s: float
+    others: Sequence[_Loop]
+    reloader: Reloader
+    status: Status
+    manager: ServiceManager
     _pulling: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     async def run(self) -> None:
-        """Run every loop until a signal stops them in order."""
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        """Run every loop until a signal stops them in order; SIGHUP reads the configuration anew."""
+        with anyio.open_signal_receiver(
+            signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+        ) as signals:
             async with anyio.create_task_group() as tasks:
-                for loop in self._loops():
+                for loop in self.others:
                     await tasks.start(loop.run, name=type(loop).__name__)
                 await tasks.start(self._pull_until_stopped, name="PullLoop")
-                waiting = len(self.tracker.in_phase(*Phase))
                 self._log.info(
                     "daemon_ready",
                     version=__version__,
                     pid=os.getpid(),
-                    tracked_jobs=waiting,
+                    tracked_jobs=len(self.tracker.in_phase(*Phase)),
                 )
-                await self._stop_in_order(signals)
+                self.manager.ready(self.status.line())
+                await self._stop_in_order(await self._until_told(signals), signals)
                 tasks.cancel_scope.cancel()
         self._log.info(
             "daemon_stopped", left_running=len(self.tracker.in_phase(Phase.RUNNING))
         )
-
-    def _loops(self) -> Iterator[_Loop]:
-        """Yield what runs beside the pull loop, in the order of their starts."""
-        if self.license is not None:
-            yield self.license
-        yield from (self.report, self.run_loop, self.heartbeat, self.prune)
-        yield from (self.status, self.control)
 
     async def _pull_until_stopped(
         self, *, task_status: anyio.abc.TaskStatus[None]
@@ -86,21 +88,43 @@ class Daemon:
         with self._pulling:
             await self.pull.run(task_status=task_status)
 
-    async def _stop_in_order(self, signals: AsyncIterator[signal.Signals]) -> None:
-        first = await anext(signals)
+    async def _until_told(
+        self, signals: AsyncIterator[signal.Signals]
+    ) -> signal.Signals:
+        """Return the signal that stops the daemon, reloading at the others."""
+        while True:
+            number = await anext(signals)
+            if number is not signal.SIGHUP:
+                return number
+            try:
+                await self.reloader.reload()
+            except ConfigError:
+                # It has been logged, and stays in the status; the configuration before is in force.
+                continue
+
+    async def _stop_in_order(
+        self, first: signal.Signals, signals: AsyncIterator[signal.Signals]
+    ) -> None:
         running = len(self.tracker.in_phase(Phase.RUNNING))
-        self._log.info("stopping", signal=first.name, runs_left_alive=running)
+        on_shutdown = self.reloader.config.limits.on_shutdown
+        self._log.info(
+            "stopping", signal=first.name, running=running, on_shutdown=on_shutdown
+        )
+        self.manager.stopping(f"stopping; {running} running")
         self.run_loop.stopping = True
         self._pulling.cancel()
         if first is signal.SIGINT and running and await self._another(signals):
-            await self._cancel_runs()
+            on_shutdown = OnShutdown.CANCEL
+        match on_shutdown:
+            case OnShutdown.DETACH:
+                pass
+            case OnShutdown.DRAIN:
+                await self._await_runs(signals)
+            case OnShutdown.CANCEL:
+                await self._cancel_runs()
         with anyio.move_on_after(_REPORT_GRACE_S):
             await self.report.hand_back("the machine is stopping")
-            while True:
-                bell = self.tracker.bell
-                if not self.tracker.in_phase(Phase.FINISHING):
-                    break
-                await bell.wait()
+            await self._until_none(Phase.FINISHING)
 
     async def _another(self, signals: AsyncIterator[signal.Signals]) -> bool:
         self._log.info("press_again_to_cancel_the_runs", within_s=_SECOND_SIGINT_S)
@@ -110,14 +134,43 @@ class Daemon:
                     return True
         return False
 
+    async def _await_runs(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """Wait for the end of the runs, or for a second signal, which leaves them alive."""
+        async with anyio.create_task_group() as tasks:
+
+            async def give_up_when_told() -> None:
+                async for number in signals:
+                    if number is not signal.SIGHUP:
+                        self._log.info("runs_left_alive", signal=number.name)
+                        tasks.cancel_scope.cancel()
+
+            async def ask_for_time() -> None:
+                while True:
+                    self.manager.more_time(2 * _ASK_EVERY_S)
+                    await anyio.sleep(_ASK_EVERY_S)
+
+            tasks.start_soon(give_up_when_told, name="second signal")
+            tasks.start_soon(ask_for_time, name="more time")
+            await self._until_none(Phase.RUNNING)
+            tasks.cancel_scope.cancel()
+
     async def _cancel_runs(self) -> None:
+        wait_s = self._longest_grace_s() + _CANCEL_SLACK_S
+        self.manager.more_time(wait_s + _REPORT_GRACE_S)
         for record in self.tracker.in_phase(Phase.RUNNING):
             await self.tracker.cancel(
                 record.job.id, "Cancelled by the machine's operator."
             )
-        with anyio.move_on_after(self.cancel_wait_s):
-            while True:
-                bell = self.tracker.bell
-                if not self.tracker.in_phase(Phase.RUNNING):
-                    break
-                await bell.wait()
+        with anyio.move_on_after(wait_s):
+            await self._until_none(Phase.RUNNING)
+
+    def _longest_grace_s(self) -> float:
+        attempts = [each.attempt for each in self.tracker.in_phase(Phase.RUNNING)]
+        return max((each.kill_grace_s for each in attempts if each), default=0.0)
+
+    async def _until_none(self, phase: Phase) -> None:
+        while True:
+            bell = self.tracker.bell
+            if not self.tracker.in_phase(phase):
+                return
+            await bell.wait()

@@ -24,13 +24,6 @@ from dispatchd.loops.license import LicenseLoop
 from dispatchd.store.identity import IdentityStore, fingerprint
 
 
-@frozen
-class Granted:
-    """The permission of a machine whose identity is configured: it may always pull."""
-
-    obstacle: str = ""
-
-
 @frozen(kw_only=True)
 class Identity:
     """Credentials for every call; the loop behind them, if they come from a license."""

@@ -28,6 +28,8 @@ _LEVELS: Final = {
     "error": logging.ERROR,
 }
 
+_lowest = logging.INFO
+
 
 def configure(
     level: str, form: str, *, known: KnownSecrets, under_systemd: bool
@@ -53,7 +55,9 @@ def configure(
         structlog.processors.format_exc_info,
         _in_order,
     ]
+    set_level(level)
     processors: list[structlog.typing.Processor] = [
+        _drop_below_level,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *([] if as_text else for_json),
@@ -64,10 +68,24 @@ def configure(
         processors.append(_with_priority)
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
         cache_logger_on_first_use=True,
     )
+
+
+def set_level(level: str) -> None:
+    """Change the lowest level that is shown, also for loggers that exist."""
+    global _lowest  # noqa: PLW0603  # a process has one log, and structlog keeps its own settings likewise
+    _lowest = _LEVELS[level]
+
+
+def _drop_below_level(
+    _logger: object, method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    if _LEVELS.get(method, logging.ERROR) < _lowest:
+        raise structlog.DropEvent
+    return event
 
 
 def silence() -> None:

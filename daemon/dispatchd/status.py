@@ -1,74 +1,148 @@
-"""What the daemon says of itself, in a file that `dispatchd status` reads."""
+"""What the daemon says of itself: one document for `dispatchd status`, the service manager and the metrics."""
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Final
 
-import anyio
-import structlog
-from anyio import TASK_STATUS_IGNORED
-from anyio.abc import TaskStatus
 from attrs import define, field
 
 from dispatchd import __version__
 from dispatchd.domain.job import Json
 from dispatchd.domain.phase import Phase
 from dispatchd.loops.board import Board
+from dispatchd.loops.health import Health
+from dispatchd.loops.intake import IntakeLoop
+from dispatchd.loops.ports import Clock
 from dispatchd.loops.tracker import Tracker
-
-_PAUSE_S: Final = 0.5
-"""Shortest time between two writes (seconds): a busy daemon need not say everything."""
 
 
 @define(kw_only=True)
-class StatusFile:
-    """Writes the board to a file whenever it changes; not durable, because it speaks of this moment only."""
+class Status:
+    """Reads what the loops keep; nothing is decided from it.
 
-    path: Path
+    `machine` gives who this machine is at the endpoint, `license` what its license is worth (None: it has
+    none), `skew_s` the difference of its clock (seconds), `slots` how many runs it may have.
+    """
+
     board: Board
+    health: Health
     tracker: Tracker
-    _log: structlog.typing.FilteringBoundLogger = field(
-        factory=structlog.get_logger, init=False
-    )
+    intake: IntakeLoop
+    clock: Clock
+    started_at: datetime
+    config_file: Path
+    state_folder: Path
+    url: str
+    containment: str
+    machine: Callable[[], Mapping[str, Json]]
+    license: Callable[[], Mapping[str, Json] | None]
+    skew_s: Callable[[], float | None]
+    slots: Callable[[], int]
+    warnings: dict[str, str] = field(factory=dict)
+    """What an operator has to look at, by what it is about; kept by whoever finds it."""
+    reloaded_at: datetime | None = None
+    """When the configuration was last read anew with success."""
 
-    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Write until cancelled."""
-        task_status.started()
-        while True:
-            changed = self.board.changed
-            try:
-                self._write()
-            except OSError as error:
-                self._log.debug("status_not_written", error=error.strerror)
-            await anyio.sleep(_PAUSE_S)
-            await changed.wait()
-
-    def _write(self) -> None:
-        aside = self.path.with_suffix(".aside")
-        aside.write_text(json.dumps(self._document(), indent=1))
-        aside.replace(self.path)
-
-    def _document(self) -> Mapping[str, Json]:
-        board = self.board
+    def document(self) -> dict[str, Json]:
+        """Return everything, without a secret; times in ISO 8601, ages in seconds, null for what is not known."""
+        flaws = self.health.flaws
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "loops": dict(board.doing),
-            "endpoint": board.endpoint,
-            "clock_skew": board.skew,
-            "long_poll": board.long_poll,
-            "extensions": list(board.extensions),
-            "last_pull_at": board.last_pull_at.isoformat()
-            if board.last_pull_at
-            else None,
-            "last_report_at": board.last_report_at.isoformat()
-            if board.last_report_at
-            else None,
+            "started_at": _iso(self.started_at),
+            "config_file": str(self.config_file),
+            "state_folder": str(self.state_folder),
+            "reloaded_at": _iso(self.reloaded_at),
+            "ready": not flaws,
+            "flaws": list(flaws),
+            "warnings": self._warnings(),
+            "machine": dict(self.machine()),
+            "license": self._license(),
+            "intake": self._intake(),
+            "endpoint": self._endpoint(),
+            "loops": dict(self.board.doing),
             "jobs": {
                 phase.value: len(self.tracker.in_phase(phase))
                 for phase in Phase
                 if phase is not Phase.HISTORY
             },
+            "slots": {"total": self.slots(), "used": self._used()},
+            "outbox": self._outbox(),
+            "containment": self.containment,
+            "disk": self._disk(),
         }
+
+    def line(self) -> str:
+        """Return how it stands in one line, as in `pulling; 3 running, 2 waiting; last pull 4 s ago`."""
+        waiting = len(self.tracker.in_phase(*_WAITING))
+        parts = [
+            self.intake.intake.mode.value,
+            f"{self._used()} running, {waiting} waiting",
+        ]
+        age_s = self.health.last_pull_age_s
+        parts.append("no pull yet" if age_s is None else f"last pull {age_s:.0f} s ago")
+        flaws = [each for each in self.health.flaws if each != self.intake.obstacle]
+        return "; ".join([*parts, *flaws])
+
+    def _used(self) -> int:
+        return len(self.tracker.in_phase(Phase.RUNNING))
+
+    def _warnings(self) -> list[Json]:
+        quarantined = sum(1 for _ in (self.state_folder / "quarantine").iterdir())
+        found = [self.board.skew, *self.warnings.values()]
+        if quarantined:
+            found.append(
+                f"{quarantined} records are in {self.state_folder / 'quarantine'}: they could not be read"
+            )
+        return [each for each in found if each]
+
+    def _license(self) -> Json:
+        found = self.license()
+        return None if found is None else dict(found)
+
+    def _intake(self) -> Json:
+        intake = self.intake.intake
+        return {
+            "mode": intake.mode.value,
+            "reason": intake.reason,
+            "since": _iso(intake.since),
+            "until": _iso(intake.until),
+            "left": self.intake.left,
+        }
+
+    def _endpoint(self) -> Json:
+        board = self.board
+        return {
+            "url": self.url,
+            "state": board.endpoint,
+            "long_poll": board.long_poll,
+            "extensions": list(board.extensions),
+            "last_pull_at": _iso(board.last_pull_at),
+            "last_pull_age_s": self.health.last_pull_age_s,
+            "last_report_at": _iso(board.last_report_at),
+            "clock_skew_s": self.skew_s(),
+        }
+
+    def _outbox(self) -> Json:
+        outbox = self.health.outbox
+        return {
+            "depth": len(outbox),
+            "oldest_job": outbox[0].job.id if outbox else None,
+            "oldest_age_s": self.health.oldest_unreported_age_s,
+        }
+
+    def _disk(self) -> Json:
+        room = os.statvfs(self.state_folder)
+        return {
+            "free_bytes": room.f_bavail * room.f_frsize,
+            "free_inodes": room.f_favail,
+            "trouble": self.tracker.disk.trouble,
+        }
+
+
+_WAITING = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RETRY_WAIT)
+
+
+def _iso(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat(timespec="seconds")

@@ -1,32 +1,37 @@
 """What people can tell a running daemon about its jobs, as routes of the control socket."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
+import anyio
 from attrs import frozen
 
-from dispatchd.control.calls import Act, Call, Refused, Reply
+from dispatchd.control.calls import Act, Call, Lines, Refused, Reply
+from dispatchd.domain.intake import Mode
 from dispatchd.domain.job import Json, TrackedJob
-from dispatchd.domain.license import LicenseStatus
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
-from dispatchd.domain.payload import text
+from dispatchd.domain.payload import at, text
 from dispatchd.domain.phase import Phase
-from dispatchd.errors import NotPossible
-from dispatchd.loops.license import LicenseLoop
+from dispatchd.errors import ConfigError, NotPossible
+from dispatchd.loops.intake import IntakeLoop
 from dispatchd.loops.tracker import Tracker
 
 _ENDINGS: Final = {"fail": Outcome.FAILED, "succeed": Outcome.SUCCEEDED}
+
+_LONGEST_DRAIN_S: Final = 365 * 24 * 3600.0
+"""The longest deadline of a drain (seconds): what is longer is none."""
 
 _ENDED: Final = (Phase.FINISHING, Phase.HISTORY)
 
 
 @frozen
 class Steering:
-    """Parks, resolves and cancels jobs."""
+    """Parks, resolves and cancels jobs; drains, pauses and resumes the machine; reloads the configuration."""
 
     _tracker: Tracker
+    _intake: IntakeLoop
+    _reload: Callable[[], Awaitable[None]]
 
     def routes(self) -> Mapping[tuple[str, str], Act]:
         """Return the routes, for the control server."""
@@ -34,6 +39,11 @@ class Steering:
             ("POST", "/v1/jobs/{job}/block"): self.block,
             ("POST", "/v1/jobs/{job}/resolve"): self.resolve,
             ("POST", "/v1/jobs/{job}/cancel"): self.cancel,
+            ("POST", "/v1/drain"): self.drain,
+            ("GET", "/v1/drain"): self.follow_drain,
+            ("POST", "/v1/pause"): self.pause,
+            ("POST", "/v1/resume"): self.resume,
+            ("POST", "/v1/reload"): self.reload,
         }
 
     async def block(self, call: Call) -> Reply:
@@ -84,46 +94,81 @@ class Steering:
         words = "Cancelled by an operator." + (f" {note}" if note else "")
         return _reply(await self._tracker.cancel(job_id, words))
 
+    async def drain(self, call: Call) -> Reply:
+        """Empty the machine: body `{"reason": …, "deadline_s": …}`, both of which may be left out.
 
-def license_routes(license_: LicenseLoop | None) -> Mapping[tuple[str, str], Act]:
-    """Return the routes about the license: what it is worth, and that somebody has changed it."""
+        Raises:
+            Refused: The deadline is no number of seconds.
+        """
+        deadline_s = at(call.body, "deadline_s")
+        if deadline_s is None:
+            return await self._change(call, Mode.DRAINING)
+        if (
+            isinstance(deadline_s, bool)
+            or not isinstance(deadline_s, int | float)
+            or not 0 <= deadline_s <= _LONGEST_DRAIN_S
+        ):
+            reason = "`deadline_s` must be a number of seconds, up to a year"
+            raise Refused(status=HTTPStatus.BAD_REQUEST, reason=reason)
+        return await self._change(call, Mode.DRAINING, deadline_s)
 
-    async def show(_: Call) -> Reply:
-        if license_ is None:
-            return Reply(body={"source": "configuration"})
-        return Reply(body=license_document(license_.status, license_.server_id))
+    async def follow_drain(self, _: Call) -> Lines:
+        """Return what a drain still waits for, as it changes, until there is nothing or it is over."""
 
-    async def look(_: Call) -> Reply:
-        if license_ is not None:
-            license_.look()
+        async def items() -> AsyncGenerator[Json, None]:
+            told: Json = None
+            while True:
+                bell, board = self._tracker.bell, self._intake.board.changed
+                mode, left = self._intake.intake.mode, self._intake.left
+                item: Json = {"mode": mode.value, "left": left}
+                if item != told:
+                    yield item
+                    told = item
+                if mode is not Mode.DRAINING or not left:
+                    return
+                await _either(bell, board)
+
+        return Lines(items=items())
+
+    async def pause(self, call: Call) -> Reply:
+        """Take no new jobs: body `{"reason": …}`, which may be left out."""
+        return await self._change(call, Mode.PAUSED)
+
+    async def resume(self, call: Call) -> Reply:
+        """Take jobs again."""
+        return await self._change(call, Mode.PULLING)
+
+    async def reload(self, _: Call) -> Reply:
+        """Read the configuration anew.
+
+        Raises:
+            Refused: It can't be used; the one before stays in force.
+        """
+        try:
+            await self._reload()
+        except ConfigError as error:
+            raise Refused(status=HTTPStatus.CONFLICT, reason=str(error)) from error
         return Reply(body={})
 
-    return {("GET", "/v1/license"): show, ("POST", "/v1/license/look"): look}
+    async def _change(
+        self, call: Call, mode: Mode, deadline_s: float | None = None
+    ) -> Reply:
+        reason = text(call.body, "reason").strip()
+        intake = await self._intake.change(mode, reason, deadline_s=deadline_s)
+        until = intake.until.isoformat() if intake.until is not None else None
+        return Reply(body={"mode": intake.mode.value, "until": until})
 
 
-def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:
-    """Return what is known of a license, without a secret; times in ISO 8601, null for what is not known."""
-    claims = status.claims
+async def _either(*events: anyio.Event) -> None:
+    """Return when one of some events has come."""
+    async with anyio.create_task_group() as tasks:
 
-    def at(instant: datetime | None) -> str | None:
-        return None if instant is None else instant.isoformat(timespec="seconds")
+        async def wait(event: anyio.Event) -> None:
+            await event.wait()
+            tasks.cancel_scope.cancel()
 
-    return {
-        "source": status.source,
-        "server_id": server_id,
-        "good": not status.obstacle,
-        "obstacle": status.obstacle,
-        "worth": status.worth,
-        "license_id": claims.license_id if claims else "",
-        "plan": claims.plan if claims else "",
-        "features": list(claims.features) if claims else [],
-        "warning": claims.warning if claims else "",
-        "expires_at": at(claims.expires_at if claims else None),
-        "grace_until": at(claims.grace_until if claims else None),
-        "last_heartbeat_at": at(status.last_heartbeat_at),
-        "next_heartbeat_at": at(status.next_heartbeat_at),
-        "heartbeat_trouble": status.heartbeat_trouble,
-    }
+        for event in events:
+            tasks.start_soon(wait, event)
 
 
 def _verdict(outcome: Outcome, note: str) -> Verdict:

@@ -48,7 +48,7 @@ async def echo(call: Call) -> Reply:
         "parameters": dict(call.parameters),
         "query": dict(call.query),
         "body": call.body,
-        "peer": [call.peer.pid, call.peer.uid, call.peer.gid],
+        "peer": [call.peer.pid, call.peer.uid, call.peer.gid] if call.peer else None,
     }
     return Reply(body=document)
 

@@ -1,6 +1,5 @@
 """What can happen to the state folder: two daemons, bad records, newer records, a full disk, a restart."""
 
-import json
 import os
 import re
 import signal
@@ -237,7 +236,6 @@ async def test_a_thousand_waiting_jobs_are_taken_up_at_the_start(
             await hub.until(lambda e: bool(e.calls("pull")))
 
     assert ready["tracked_jobs"] == 1000
-    assert json.loads((state / "status.json").read_text())["pid"] == daemon.process.pid
 
 
 def track(state: Path, job_id: str) -> None:

@@ -39,13 +39,13 @@ from dispatchd.errors import (
     Unavailable,
     WorkspaceFailed,
 )
-from dispatchd.identity import Granted
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.follow import Follower
 from dispatchd.loops.pull import PullLimits, PullLoop
+from dispatchd.loops.pulse import Pulse
 from dispatchd.loops.report import ReportLoop
 from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
@@ -141,19 +141,25 @@ class Daemon:
             clock=clock,
             concluder=concluder,
         )
-        workflows = {"it": WORKFLOW, "agent": AGENT}
+        workflows, pulse = {"it": WORKFLOW, "agent": AGENT}, Pulse()
         limits = PullLimits(
-            room=100, min_free_bytes=0, folder=folder, hold_s=1, poll_interval_s=1
+            room=100,
+            min_free_bytes=0,
+            folder=folder,
+            hold_s=1,
+            poll_interval_s=1,
+            call_timeout_s=1,
         )
         self.loops = (
             PullLoop(
                 source=endpoint,
-                permission=Granted(),
+                permissions=(),
                 tracker=self.tracker,
                 runs=runs,
                 workflows=workflows,
                 limits=limits,
                 board=board,
+                pulse=pulse,
                 clock=clock,
                 random=rng,
             ),
@@ -162,8 +168,10 @@ class Daemon:
                 tracker=self.tracker,
                 runs=runs,
                 board=board,
+                pulse=pulse,
                 clock=clock,
                 random=rng,
+                call_timeout_s=1,
             ),
             RunLoop(
                 starter=starter,

@@ -218,6 +218,9 @@ class ModelEngine:
         self.changed = anyio.Event()
         return False
 
+    def usage(self, folder: Path) -> None:
+        return None
+
     async def clear(self, process: ProcessIdentity, folder: Path) -> int:
         return 0
 

@@ -29,6 +29,8 @@ NAMES = [
     "activate-reply",
     "activate-request",
     "config",
+    "control-event",
+    "control-status",
     "dispatch-job",
     "finish-request",
     "heartbeat-reply",
@@ -179,7 +181,6 @@ def test_every_mistake_is_listed_once_in_the_order_of_the_file() -> None:
         "$.workflows.b.command",
         "$.workflows.a.command[1]",
         "$.cloud.server_id",
-        "$.cloud.secret_file",
         "$.cloud.url",
         "$.cloud.license_id",
     ]

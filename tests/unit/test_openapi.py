@@ -14,6 +14,8 @@ OPENAPI: dict[str, Any] = json.loads((CONTRACTS / "openapi.json").read_text("utf
 
 NOT_ON_THE_WIRE_OF_THE_ENDPOINT = {
     "config",
+    "control-event",
+    "control-status",
     "run-brief",
     "run-event",
     "run-result",

@@ -25,6 +25,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "block": ("dispatchd.cli.steer", "Park a job for a person."),
     "resolve": ("dispatchd.cli.steer", "Decide about a parked job."),
     "cancel": ("dispatchd.cli.steer", "End a job."),
+    "drain": ("dispatchd.cli.intake", "Empty the machine: take nothing new."),
+    "pause": ("dispatchd.cli.intake", "Take no new jobs."),
+    "resume": ("dispatchd.cli.intake", "Take jobs again."),
+    "reload": ("dispatchd.cli.intake", "Read the configuration anew."),
     "explain": (
         "dispatchd.cli.explain",
         "Say which workflow and parameters a job would get.",

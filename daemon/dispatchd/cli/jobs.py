@@ -7,15 +7,16 @@ import click
 
 from dispatchd.cli.options import (
     config_option,
+    find_daemon,
     json_option,
-    load_config,
     print_json,
     print_table,
 )
-from dispatchd.cli.views import age, document, purpose, standing
+from dispatchd.cli.records import read_records
+from dispatchd.cli.views import age, purpose, standing
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
-from dispatchd.store.jobs import read_all
+from dispatchd.store.codec import to_public
 
 _ORDER: Final = (
     # What waits for a person comes first.
@@ -41,26 +42,18 @@ _ORDER: Final = (
 )
 def jobs(config_file: Path | None, *, as_json: bool, past: int) -> None:
     """List the tracked jobs, and the latest past ones."""
-    config = load_config(config_file)
-    records = sorted(
-        read_all(config.state_folder),
-        key=lambda record: record.changed_at,
-        reverse=True,
-    )
-    tracked = [record for record in records if record.phase is not Phase.HISTORY]
-    tracked.sort(key=lambda record: _ORDER.index(record.phase))
-    chosen = (
-        tracked + [record for record in records if record.phase is Phase.HISTORY][:past]
-    )
+    places = find_daemon(config_file)
+    chosen = read_records(places, past=past)
+    chosen.sort(key=lambda record: _ORDER.index(record.phase))
     if as_json:
-        print_json([document(record) for record in chosen])
+        print_json([to_public(record) for record in chosen])
     elif chosen:
         print_table(
             ("JOB", "WORKFLOW", "PHASE", "STANDS AT", "FOR", "SINCE"),
             [_row(record) for record in chosen],
         )
     else:
-        click.echo(f"No jobs in {config.state_folder}.")
+        click.echo(f"No jobs in {places.state_folder}.")
 
 
 def _row(record: TrackedJob) -> tuple[str, ...]:

@@ -99,7 +99,7 @@ def _look(config: Config) -> None:
     from dispatchd.control.client import ask
 
     try:
-        ask(config.state_folder, "POST", "/v1/license/look", cannot="tell the daemon")
+        ask(config.control_folder, "POST", "/v1/license/look", cannot="tell the daemon")
     except NotReachable:
         return
 
@@ -109,7 +109,9 @@ def _told(config: Config) -> dict[str, Json]:
     from dispatchd.control.client import ask
 
     try:
-        found = ask(config.state_folder, "GET", "/v1/license", cannot="ask the daemon")
+        found = ask(
+            config.control_folder, "GET", "/v1/license", cannot="ask the daemon"
+        )
     except NotReachable:
         if config.secret_file is not None:
             return {"source": "configuration"}

@@ -9,12 +9,12 @@ import click
 
 from dispatchd.cli.options import (
     config_option,
-    find_job,
+    find_daemon,
     json_option,
-    load_config,
     print_json,
 )
-from dispatchd.config import Config
+from dispatchd.cli.records import find_job
+from dispatchd.config import Places
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import UsageError
@@ -48,11 +48,11 @@ def logs(
     job: str,
 ) -> None:
     """Print what the command of JOB (its id, or the beginning of it) wrote to stdout and stderr."""
-    config = load_config(config_file)
-    record = find_job(config, job)
+    places = find_daemon(config_file)
+    record = find_job(places, job)
     number = attempt or len(record.attempts) or 1
     path = _output_file(
-        config, record, number, may_come=follow and record.phase in _LIVE
+        places, record, number, may_come=follow and record.phase in _LIVE
     )
     if as_json:
         text = path.read_text(errors="replace") if path.exists() else ""
@@ -60,14 +60,14 @@ def logs(
             {"job": record.job.id, "attempt": number, "file": str(path), "output": text}
         )
         return
-    for chunk in _chunks(config, record.job.id, path, follow=follow):
+    for chunk in _chunks(places, record.job.id, path, follow=follow):
         click.echo(chunk, nl=False)
 
 
 def _output_file(
-    config: Config, record: TrackedJob, number: int, *, may_come: bool
+    places: Places, record: TrackedJob, number: int, *, may_come: bool
 ) -> Path:
-    path = Runs.open(config.state_folder).folder(record.run_id).output_file(number)
+    path = Runs.at(places.state_folder).folder(record.run_id).output_file(number)
     if not path.exists() and not may_come:
         raise UsageError(
             cannot=f"show output of job {record.job.id}",
@@ -77,12 +77,12 @@ def _output_file(
 
 
 def _chunks(
-    config: Config, job_id: str, path: Path, *, follow: bool
+    places: Places, job_id: str, path: Path, *, follow: bool
 ) -> Iterator[bytes]:
     position = 0
     while True:
         # Looked at first: what is written before the end is then read in the last round.
-        live = follow and find_job(config, job_id).phase in _LIVE
+        live = follow and find_job(places, job_id).phase in _LIVE
         if path.exists():
             with path.open("rb") as file:
                 file.seek(position)

@@ -8,10 +8,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from dispatchd.config import Config, load
-from dispatchd.domain.job import TrackedJob
+from dispatchd.config import Config, Places, load, locate
 from dispatchd.errors import UsageError
-from dispatchd.store.jobs import read_all
 
 _SYSTEM_FILE: Final = Path("/etc/dispatchd/config.toml")
 _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -33,39 +31,34 @@ json_option = click.option(
 
 def load_config(config_file: Path | None) -> Config:
     """Return the configuration that a command is to use. Fails with ConfigError if it can't be used."""
+    environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
+    return load(
+        _file(config_file),
+        default_state_folder=_state_folder(),
+        search_path=environment.get("PATH") or _SEARCH_PATH,
+        credentials_folder=environment.get("CREDENTIALS_DIRECTORY", ""),
+    )
+
+
+def find_daemon(config_file: Path | None) -> Places:
+    """Return where the daemon of a configuration is. Fails with ConfigError if the file can't be read."""
+    return locate(_file(config_file), default_state_folder=_state_folder())
+
+
+def _file(config_file: Path | None) -> Path:
     import platformdirs
 
-    environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
     own_file = platformdirs.user_config_path("dispatchd") / "config.toml"
-    state_folder = environment.get("STATE_DIRECTORY") or str(
-        platformdirs.user_state_path("dispatchd")
+    return config_file or (own_file if own_file.exists() else _SYSTEM_FILE)
+
+
+def _state_folder() -> Path:
+    import platformdirs
+
+    found = os.environ.get("STATE_DIRECTORY")  # noqa: TID251  # as above
+    return Path(
+        found.split(":")[0] if found else platformdirs.user_state_path("dispatchd")
     )
-    return load(
-        config_file or (own_file if own_file.exists() else _SYSTEM_FILE),
-        default_state_folder=Path(state_folder.split(":")[0]),
-        search_path=environment.get("PATH") or _SEARCH_PATH,
-    )
-
-
-def find_job(config: Config, job_id: str) -> TrackedJob:
-    """Return a tracked or past job by its id, or by the beginning of it where that is enough.
-
-    Raises:
-        UsageError: There is none, or more than one.
-    """
-    found = [
-        record
-        for record in read_all(config.state_folder)
-        if record.job.id.startswith(job_id)
-    ]
-    exact = [record for record in found if record.job.id == job_id]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
-    cannot = f"find a job {job_id!r} in {config.state_folder}"
-    if found:
-        names = ", ".join(record.job.id for record in found[:5])
-        raise UsageError(cannot=cannot, reason=f"{len(found)} begin with it ({names})")
-    raise UsageError(cannot=cannot, reason="there is none; `dispatchd jobs` lists them")
 
 
 def read_text(file: Path) -> str:

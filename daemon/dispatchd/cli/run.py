@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from dispatchd.cli.options import config_option, load_config
+from dispatchd.config import Config
 
 
 @click.command()
@@ -14,18 +15,24 @@ def run(config_file: Path | None) -> None:
     """Run the daemon in the foreground.
 
     SIGTERM, or Ctrl-C once: take no more jobs and stop; commands that run stay alive, and the next
-    daemon reports how they end. Ctrl-C twice: end them first.
+    daemon reports how they end (unless runs.on_shutdown says otherwise). Ctrl-C twice: end them first.
+    SIGHUP: read the configuration anew.
     """
     import anyio
 
     from dispatchd.app import serve
     from dispatchd.outward import check_outward
 
+    def reread() -> Config:
+        again = load_config(config_file)
+        check_outward(again, environment)
+        return again
+
     config = load_config(config_file)
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     check_outward(config, environment)
 
     async def run_daemon() -> None:
-        await serve(config, environment=environment)
+        await serve(config, environment=environment, reread=reread)
 
     anyio.run(run_daemon)

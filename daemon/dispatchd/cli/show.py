@@ -6,14 +6,15 @@ import click
 
 from dispatchd.cli.options import (
     config_option,
-    find_job,
+    find_daemon,
     json_option,
-    load_config,
     print_json,
     print_pairs,
 )
-from dispatchd.cli.views import age, document, purpose, standing
+from dispatchd.cli.records import find_job
+from dispatchd.cli.views import age, purpose, standing
 from dispatchd.domain.job import Attempt, TrackedJob
+from dispatchd.store.codec import to_public
 from dispatchd.store.evidence import read_story
 from dispatchd.store.runs import RunFolder, Runs
 
@@ -24,11 +25,11 @@ from dispatchd.store.runs import RunFolder, Runs
 @click.argument("job")
 def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
     """Show everything about JOB (its id, or the beginning of it)."""
-    config = load_config(config_file)
-    record = find_job(config, job)
-    folder = Runs.open(config.state_folder).folder(record.run_id)
+    places = find_daemon(config_file)
+    record = find_job(places, job)
+    folder = Runs.at(places.state_folder).folder(record.run_id)
     if as_json:
-        print_json({**document(record), "run_folder": str(folder.path)})
+        print_json({**to_public(record), "run_folder": str(folder.path)})
         return
     print_pairs(_facts(record, folder))
     _print_story(record, folder)

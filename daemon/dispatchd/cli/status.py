@@ -1,74 +1,209 @@
-"""`dispatchd status`: what the daemon is doing, from the file that it keeps up to date."""
+"""`dispatchd status`: one screen about the daemon, from its control socket."""
 
-import json
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from dispatchd.cli.options import (
     config_option,
+    find_daemon,
     json_option,
-    load_config,
     print_json,
     print_pairs,
 )
-from dispatchd.config import Config
+from dispatchd.cli.views import length
+from dispatchd.config import Places
+from dispatchd.domain.job import Json
+from dispatchd.domain.phase import Phase
 from dispatchd.errors import NotReachable
+from dispatchd.store.jobs import read_all
+
+_TIMEOUT_S: Final = 5.0
+"""How long a daemon that is well takes at most to say how it is (seconds)."""
+
+_AGAIN_S: Final = 1.0
+"""Time between two screens (seconds)."""
+
+_HELD: Final = {None: "not seen yet", True: "held", False: "at intervals"}
 
 
 @click.command()
 @config_option
 @json_option
-def status(config_file: Path | None, *, as_json: bool) -> None:
-    """Say what the daemon is doing, and what the endpoint has shown that it can."""
-    config = load_config(config_file)
-    found = _last_word(config)
+@click.option(
+    "-w", "--watch", is_flag=True, help="Show it anew every second, until Ctrl-C."
+)
+def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
+    """Say how the daemon is, and the machine with it.
+
+    Exit code: 0 if it takes jobs or may not because somebody wants that, 1 if something is wrong, 69 if no
+    daemon answers.
+    """
+    places = find_daemon(config_file)
+    while watch:
+        _clear_screen()
+        try:
+            _print(_ask(places), as_json=as_json)
+        except NotReachable as error:
+            click.echo(error)
+        time.sleep(_AGAIN_S)
+    try:
+        document = _ask(places)
+    except NotReachable:
+        # What the store knows is worth saying all the same.
+        _print_store(places, as_json=as_json)
+        raise
+    _print(document, as_json=as_json)
+    sys.exit(0 if document["ready"] or document["intake"]["mode"] != "pulling" else 1)
+
+
+def _ask(places: Places) -> dict[str, Any]:
+    from dispatchd.control.client import ask
+
+    found: Any = ask(
+        places.control_folder,
+        "GET",
+        "/v1/status",
+        cannot="say how the daemon is",
+        timeout_s=_TIMEOUT_S,
+    )
+    return found  # type: ignore[no-any-return]  # contracts/schemas/control-status.schema.json
+
+
+def _clear_screen() -> None:
+    if sys.stdout.isatty():
+        click.clear()
+
+
+def _print(document: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json(found)
+        print_json(document)
+    else:
+        print_pairs(dict(_lines(document)))
+
+
+def _print_store(places: Places, *, as_json: bool) -> None:
+    """Print what is known without a daemon."""
+    counts: dict[str, Json] = {
+        phase.value: 0 for phase in Phase if phase is not Phase.HISTORY
+    }
+    waiting: list[datetime] = []
+    for record in read_all(places.state_folder):
+        if record.phase is Phase.HISTORY:
+            continue
+        counts[record.phase.value] = int(str(counts[record.phase.value])) + 1
+        if record.phase is Phase.FINISHING:
+            waiting.append(record.changed_at)
+    oldest_s = _age_s(min(waiting)) if waiting else None
+    if as_json:
+        print_json(
+            {"running": False, "jobs": counts, "oldest_unreported_age_s": oldest_s}
+        )
         return
     print_pairs(
         {
-            "daemon": f"pid {found['pid']}, version {found['version']}"
-            if found["running"]
-            else "not running; this is its last word",
-            "endpoint": found["endpoint"],
-            "held polls": {
-                None: "not seen yet",
-                True: "yes",
-                False: "no, polled at intervals",
-            }[found["long_poll"]],
-            "extensions": ", ".join(found["extensions"]) or "none seen",
-            "clock": found.get("clock_skew") or "",
-            "last pull": found["last_pull_at"] or "never",
-            "last report": found["last_report_at"] or "never",
-            **{f"{name} loop": doing for name, doing in found["loops"].items()},
-            "jobs": ", ".join(
-                f"{count} {phase}" for phase, count in found["jobs"].items() if count
-            )
-            or "none",
+            "daemon": "doesn't answer; this is what its store has",
+            "jobs": _counted(counts),
+            "unreported": f"since {length(oldest_s)}" if oldest_s is not None else "",
         }
     )
 
 
-def _last_word(config: Config) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(
-            (config.state_folder / "status.json").read_text()
-        )
-    except FileNotFoundError as error:
-        reason = f"no daemon has run on {config.state_folder} yet; start one with `dispatchd run`"
-        raise NotReachable(
-            cannot="say what the daemon is doing", reason=reason
-        ) from error
-    alive = Path(f"/proc/{found['pid']}").exists() and _is_holder(
-        config.state_folder, found["pid"]
+def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the lines of the screen: name and value, empty where there is nothing to say."""
+    endpoint, slots, outbox, disk = (
+        found[name] for name in ("endpoint", "slots", "outbox", "disk")
     )
-    return {"running": alive, **found}
+    state = "ready" if found["ready"] else "NOT READY"
+    up_s = _age_s(datetime.fromisoformat(found["started_at"]))
+    yield (
+        "daemon",
+        f"{state}; version {found['version']}, pid {found['pid']}, up {length(up_s)}",
+    )
+    for number, flaw in enumerate(found["flaws"], start=1):
+        yield f"  because {number}", flaw
+    machine = found["machine"]
+    yield (
+        "machine",
+        f"{machine['server_id'] or '?'} under license {machine['license_id'] or '?'}",
+    )
+    yield "license", _license(found["license"])
+    extensions = ", ".join(endpoint["extensions"])
+    yield (
+        "endpoint",
+        f"{endpoint['url']}: {endpoint['state']}; polls {_HELD[endpoint['long_poll']]}"
+        + (f"; {extensions}" if extensions else ""),
+    )
+    yield "last pull", _ago(endpoint["last_pull_age_s"])
+    yield "last report", _ago(_since(endpoint["last_report_at"]))
+    yield (
+        "clock",
+        f"{endpoint['clock_skew_s']:+.1f} s to the endpoint"
+        if endpoint["clock_skew_s"] is not None
+        else "",
+    )
+    yield "intake", _intake(found["intake"])
+    yield "slots", f"{slots['used']} of {slots['total']} in use"
+    yield "jobs", _counted(found["jobs"])
+    yield (
+        "unreported",
+        f"{outbox['depth']}; {outbox['oldest_job']} for {length(outbox['oldest_age_s'])}"
+        if outbox["depth"]
+        else "none",
+    )
+    yield "runs kept by", found["containment"]
+    free = f"{disk['free_bytes'] / (1 << 30):.1f} GiB and {disk['free_inodes']:,} inodes free"
+    yield "disk", f"{disk['trouble']}; {free}" if disk["trouble"] else free
+    yield "state", found["state_folder"]
+    reloaded = _ago(_since(found["reloaded_at"])) if found["reloaded_at"] else ""
+    yield (
+        "config",
+        found["config_file"] + (f", reloaded {reloaded}" if reloaded else ""),
+    )
+    for name, doing in found["loops"].items():
+        yield f"{name} loop", doing
+    for number, warning in enumerate(found["warnings"], start=1):
+        yield f"WARNING {number}", warning
 
 
-def _is_holder(folder: Path, pid: int) -> bool:
-    try:
-        return (folder / "lock").read_text().strip() == str(pid)
-    except OSError:
-        return False
+def _license(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    if not found["good"]:
+        return str(found["obstacle"])
+    until = f", until {found['expires_at']}" if found["expires_at"] else ""
+    return f"{found['plan'] or 'good'} ({found['worth']}){until}"
+
+
+def _intake(found: dict[str, Any]) -> str:
+    why = f" ({found['reason']})" if found["reason"] else ""
+    if found["mode"] == "pulling":
+        return "pulling"
+    since = _ago(_since(found["since"]))
+    left = f"; {found['left']} left" if found["mode"] == "draining" else ""
+    until = f"; what runs is ended at {found['until']}" if found["until"] else ""
+    return f"{found['mode'].upper()}{why}, since {since}{left}{until}"
+
+
+def _counted(jobs: dict[str, Json]) -> str:
+    return (
+        ", ".join(f"{count} {phase}" for phase, count in jobs.items() if count)
+        or "none"
+    )
+
+
+def _since(instant: str | None) -> float | None:
+    return None if instant is None else _age_s(datetime.fromisoformat(instant))
+
+
+def _age_s(instant: datetime) -> float:
+    return max(0.0, (datetime.now(UTC) - instant).total_seconds())  # noqa: TID251  # shown, never decided from
+
+
+def _ago(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{length(seconds)} ago"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from dispatchd.cli.options import config_option, find_job, json_option, load_config
+from dispatchd.cli.options import config_option, find_daemon, json_option
+from dispatchd.cli.records import find_job
 from dispatchd.domain.job import Json
 from dispatchd.errors import UsageError
 
@@ -66,10 +67,10 @@ def _tell(
     from dispatchd.cli.options import print_json
     from dispatchd.control.client import ask, in_path
 
-    config = load_config(config_file)
-    job_id = find_job(config, job).job.id
+    places = find_daemon(config_file)
+    job_id = find_job(places, job).job.id
     answer = ask(
-        config.state_folder,
+        places.control_folder,
         "POST",
         f"/v1/jobs/{in_path(job_id)}/{what}",
         body,

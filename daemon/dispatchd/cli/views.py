@@ -1,23 +1,13 @@
-"""A tracked job for people and for `--json`; the claim token stays out of both."""
+"""A tracked job in the words that people read."""
 
 from datetime import UTC, datetime
 from typing import Final
 
-from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
-from dispatchd.store.codec import to_document
 
 _SHOWN: Final = 60
 """How much of a reason fits into a table (characters)."""
-
-
-def document(record: TrackedJob) -> dict[str, Json]:
-    """Return a record as JSON, without its secret."""
-    found = to_document(record)
-    job = found.get("job")
-    if isinstance(job, dict):
-        job.pop("claim_token", None)
-    return found
 
 
 def purpose(record: TrackedJob) -> str:
@@ -51,7 +41,11 @@ def _waiting(record: TrackedJob) -> str:
 
 def age(since: datetime) -> str:
     """Return how long ago something was, such as `3 m`."""
-    seconds = max(0.0, (datetime.now(UTC) - since).total_seconds())  # noqa: TID251  # shown, never decided from
+    return length(max(0.0, (datetime.now(UTC) - since).total_seconds()))  # noqa: TID251  # shown, never decided from
+
+
+def length(seconds: float) -> str:
+    """Return a length of time in its largest unit, such as `3 m`."""
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"

@@ -1,6 +1,7 @@
 """One HTTP call: a deadline for all of it, errors in words, the clocks compared."""
 
 import json
+from collections import Counter
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -47,6 +48,11 @@ class Caller:
     settings: TransportSettings
     clock: Clock
     skew: Skew = field(factory=Skew)
+    _tally: Counter[tuple[str, str]] = field(factory=Counter, init=False)
+
+    def counted(self) -> list[tuple[str, str, int]]:
+        """Return name of the call, class of its end (`2xx` ... `5xx`, or `none` without an answer) and count, sorted."""
+        return [(*key, count) for key, count in sorted(self._tally.items())]
 
     async def post(
         self,
@@ -59,11 +65,25 @@ class Caller:
     ) -> Reply:
         """Return what comes back for a call, whatever its status.
 
-        Fails with ClosedWithoutAnswer if the connection was closed before an answer began.
-
-        Raises:
-            Unavailable: Nothing usable came back; says why.
+        Fails with ClosedWithoutAnswer if the connection was closed before an answer began, else with
+        Unavailable if nothing usable came back; says why.
         """
+        end = "none"
+        try:
+            reply = await self._post(call, path, body, headers, deadline_s)
+            end = f"{reply.status // 100}xx"
+        finally:
+            self._tally[call, end] += 1
+        return reply
+
+    async def _post(
+        self,
+        call: str,
+        path: str,
+        body: dict[str, Json],
+        headers: dict[str, str] | None,
+        deadline_s: float,
+    ) -> Reply:
         answering = False
         # ASCII with escapes, which can carry any id that JSON can.
         content = json.dumps(body).encode()

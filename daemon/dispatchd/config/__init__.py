@@ -13,11 +13,20 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.config.file import Cloud, File, License, Limits, Log
+from dispatchd.config.file import (
+    Cloud,
+    File,
+    License,
+    Limits,
+    Log,
+    Metrics,
+    Telemetry,
+)
 from dispatchd.config.workflows import Reader, unknown_secrets
 from dispatchd.contracts import violations
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.job import Json
+from dispatchd.domain.payload import text
 from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import ConfigError, Problem
 
@@ -32,31 +41,58 @@ class Config:
     """The machine's secret; None for a machine whose identity comes from a license."""
     license: License
     state_folder: Path
+    control_folder: Path
     history_days: float
     min_free_bytes: int
     limits: Limits
     log: Log
+    metrics: Metrics
+    telemetry: Telemetry
     workflows: Mapping[str, Workflow]
 
     @property
     def secret_is_exposed(self) -> bool:
         """Whether other users of this machine can get at the secret's file."""
         file = self.secret_file
-        return file is not None and bool(file.stat().st_mode & _OTHERS)
+        # A credential is systemd's to protect; for who isn't the service it may not even be there.
+        return (
+            file is not None
+            and not self.cloud.secret_credential
+            and bool(file.stat().st_mode & _OTHERS)
+        )
 
+
+_CREDENTIALS: Final = "/run/credentials/dispatchd.service"
+"""Where systemd puts the credentials of our unit (systemd.exec(5)); for what is shown, outside of the service."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
 
 
-def load(path: Path, *, default_state_folder: Path, search_path: str) -> Config:
+@frozen(kw_only=True)
+class Places:
+    """Where a daemon is found."""
+
+    state_folder: Path
+    control_folder: Path
+
+
+def load(
+    path: Path,
+    *,
+    default_state_folder: Path,
+    search_path: str,
+    credentials_folder: str = "",
+) -> Config:
     """Read and check a configuration file.
 
     Args:
         path: The file.
         default_state_folder: Used where the file names none.
         search_path: Where programs without a slash are looked for, in the form of PATH.
+        credentials_folder: Where systemd has put this service's credentials; empty for others, which can't
+            look at them.
 
     Raises:
         ConfigError: It can't be used; carries every problem that could be found in one go.
@@ -84,31 +120,60 @@ def load(path: Path, *, default_state_folder: Path, search_path: str) -> Config:
     workflows = {
         name: reader.workflow(name, entry) for name, entry in content.workflows.items()
     }
+    places = _places(
+        path, content.store.folder, content.control.folder, default_state_folder
+    )
     config = Config(
         file=path,
         cloud=content.cloud,
-        secret_file=path.parent / content.cloud.secret_file
-        if content.cloud.secret_file
-        else None,
+        secret_file=_secret_file(path, content.cloud, credentials_folder),
         license=content.license,
-        state_folder=(
-            path.parent / content.store.folder
-            if content.store.folder
-            else default_state_folder
-        ).absolute(),
+        state_folder=places.state_folder,
+        control_folder=places.control_folder,
         history_days=content.store.history_days,
         min_free_bytes=content.store.min_free_mib << 20,
         limits=content.runs,
         log=content.log,
+        metrics=content.metrics,
+        telemetry=content.telemetry,
         workflows=workflows,
     )
     problems = [
         Problem(file=path, key=key, expected=expected)
-        for key, expected in _unusable(config)
+        for key, expected in _unusable(config, credentials_folder)
     ]
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def locate(path: Path, *, default_state_folder: Path) -> Places:
+    """Return where the daemon of a configuration file is found, whatever else is wrong in that file.
+
+    For commands that ask a running daemon: it may have been started before the mistake was made.
+
+    Fails with ConfigError if the file can't be read, or isn't TOML.
+    """
+    path = path.absolute()
+    document = _parse(path)
+    return _places(
+        path,
+        text(document, "store", "folder"),
+        text(document, "control", "folder"),
+        default_state_folder,
+    )
+
+
+def _places(path: Path, state: str, control: str, default: Path) -> Places:
+    state_folder = (path.parent / state if state else default).absolute()
+    control_folder = path.parent / control if control else state_folder
+    return Places(state_folder=state_folder, control_folder=control_folder)
+
+
+def _secret_file(path: Path, cloud: Cloud, credentials_folder: str) -> Path | None:
+    if cloud.secret_credential:
+        return Path(credentials_folder or _CREDENTIALS) / cloud.secret_credential
+    return path.parent / cloud.secret_file if cloud.secret_file else None
 
 
 def _parse(path: Path) -> dict[str, Json]:
@@ -139,10 +204,20 @@ def _toml_problem(path: Path, message: str) -> Problem:
     return Problem(file=path, key="", expected=f"must be TOML: {message}")
 
 
-def _unusable(config: Config) -> Iterator[tuple[str, str]]:
+def _unusable(config: Config, credentials_folder: str) -> Iterator[tuple[str, str]]:
     """Yield what a schema can't see: key and expectation."""
+    cloud = config.cloud
     if config.secret_file is not None:
-        yield from _unusable_secret(config.secret_file)
+        if cloud.secret_file and cloud.secret_credential:
+            yield "cloud.secret_credential", "must not stand beside secret_file"
+        key = "secret_credential" if cloud.secret_credential else "secret_file"
+        if credentials_folder or not cloud.secret_credential:
+            yield from _unusable_secret(f"cloud.{key}", config.secret_file)
+    elif cloud.license_id:
+        yield (
+            "cloud.secret_file",
+            "must be set, or secret_credential, where license_id is",
+        )
     elif not config.license.public_keys:
         yield (
             "license.public_keys",
@@ -154,14 +229,14 @@ def _unusable(config: Config) -> Iterator[tuple[str, str]]:
             yield f"workflows.{name}.command", expectation
 
 
-def _unusable_secret(file: Path) -> Iterator[tuple[str, str]]:
+def _unusable_secret(key: str, file: Path) -> Iterator[tuple[str, str]]:
     if not file.is_file():
         yield (
-            "cloud.secret_file",
+            key,
             f"must be a file with the machine's secret; there is none at {file}",
         )
     elif not os.access(file, os.R_OK):
-        yield "cloud.secret_file", f"must be readable by this user: {file}"
+        yield key, f"must be readable by this user: {file}"
 
 
 def _unusable_program(workflow: Workflow, folder: Path) -> str:

@@ -1,6 +1,7 @@
 """The shapes of the configuration file, key by key; None in a workflow is taken from `[runs]`."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 
 from attrs import field, frozen
 
@@ -8,17 +9,29 @@ from dispatchd.domain.exit_table import Contract
 from dispatchd.domain.workflow import DEFAULT_KILL_GRACE_S, HEADLESS_ARGUMENTS
 
 
+class OnShutdown(StrEnum):
+    """What a stop of the daemon does to its runs."""
+
+    DETACH = "detach"
+    """They go on; the next daemon follows and reports them."""
+    DRAIN = "drain"
+    """The daemon waits for their end."""
+    CANCEL = "cancel"
+    """It ends them."""
+
+
 @frozen(kw_only=True)
 class Cloud:
     """The endpoint, how it is reached, and this machine's identity there; times in seconds.
 
-    Either all three of the identity are set, or none: then it comes from a license.
+    Either the identity is set with one of the two secrets, or nothing of it: then it comes from a license.
     """
 
     url: str
     license_id: str = ""
     server_id: str = ""
     secret_file: str = ""
+    secret_credential: str = ""
     ca_file: str = ""
     client_cert_file: str = ""
     client_key_file: str = ""
@@ -60,6 +73,10 @@ class Limits:
     queue_timeout_s: float = 0.0
     max_retries: int | None = None
     retry_wait_s: float = 5.0
+    on_shutdown: OnShutdown = OnShutdown.DETACH
+    memory_max_mib: int = 0
+    pids_max: int = 0
+    cpu_weight: int = 0
 
 
 @frozen(kw_only=True)
@@ -68,6 +85,29 @@ class Log:
 
     level: str = "info"
     format: str = "auto"
+
+
+@frozen(kw_only=True)
+class Control:
+    """Where people and tools on this machine reach the daemon; empty is the state folder."""
+
+    folder: str = ""
+
+
+@frozen(kw_only=True)
+class Metrics:
+    """Where metrics go beside the control socket; empty is nowhere."""
+
+    textfile: str = ""
+    listen: str = ""
+
+
+@frozen(kw_only=True)
+class Telemetry:
+    """Where traces go; empty is nowhere."""
+
+    otlp_url: str = ""
+    otlp_headers_file: str = ""
 
 
 @frozen(kw_only=True)
@@ -84,6 +124,9 @@ class WorkflowEntry:
     inactivity_s: float | None = None
     queue_timeout_s: float | None = None
     max_retries: int | None = None
+    memory_max_mib: int | None = None
+    pids_max: int | None = None
+    cpu_weight: int | None = None
     checkout: bool = False
     checkout_url: str = "https://github.com"
     checkout_secret: str = ""
@@ -112,5 +155,8 @@ class File:
     store: Store = field(factory=Store)
     runs: Limits = field(factory=Limits)
     log: Log = field(factory=Log)
+    control: Control = field(factory=Control)
+    metrics: Metrics = field(factory=Metrics)
+    telemetry: Telemetry = field(factory=Telemetry)
     secrets: Mapping[str, SecretEntry] = field(factory=dict)
     workflows: Mapping[str, WorkflowEntry] = field(factory=dict)

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from dispatchd.config.file import File, WorkflowEntry
 from dispatchd.domain.exit_table import DEFAULT_RETRIES, Contract
+from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 from dispatchd.domain.workflow import Repository, Workflow
 
@@ -46,6 +47,11 @@ class Reader:
             queue_timeout_s=_first(entry.queue_timeout_s, limits.queue_timeout_s),
             kill_grace_s=_first(entry.kill_grace_s, limits.kill_grace_s),
             max_retries=retries,
+            resources=Resources(
+                memory_bytes=_first(entry.memory_max_mib, limits.memory_max_mib) << 20,
+                pids=_first(entry.pids_max, limits.pids_max),
+                cpu_weight=_first(entry.cpu_weight, limits.cpu_weight),
+            ),
             checkout=self._repository(entry) if entry.checkout else None,
             required_artifacts=entry.required_artifacts,
             missing_fails=entry.missing_artifacts == "fail",

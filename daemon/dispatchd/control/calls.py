@@ -62,7 +62,8 @@ class Call:
     parameters: Mapping[str, str]
     query: Mapping[str, str]
     body: Json
-    peer: Peer
+    peer: Peer | None
+    """Who asks; None where nobody is asked, as by a scrape over TCP."""
 
 
 @frozen(kw_only=True)
@@ -80,7 +81,15 @@ class Lines:
     items: AsyncGenerator[Json, None]
 
 
-Act = Callable[[Call], Awaitable[Reply | Lines]]
+@frozen(kw_only=True)
+class Text:
+    """A text for other programs, with its media type."""
+
+    body: str
+    media_type: str
+
+
+Act = Callable[[Call], Awaitable[Reply | Text | Lines]]
 """Carries out a call or raises Refused; is cancelled only when the server stops, not when the client goes."""
 
 

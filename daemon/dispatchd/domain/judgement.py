@@ -9,6 +9,7 @@ from attrs import frozen
 
 from dispatchd.domain.exit_table import TABLE, Contract, Ending, Ruling, Then
 from dispatchd.domain.outcome import Exit, FailureCause, Outcome
+from dispatchd.domain.resources import Usage
 from dispatchd.domain.result import NoResult, ResultStatus, RunResult
 from dispatchd.domain.run_event import Story
 
@@ -203,8 +204,27 @@ def _notes(evidence: Evidence, ending: Ending) -> list[str]:
         notes.append(
             f"{end.leftovers} of its processes were left behind and were ended."
         )
+    if end.usage is not None:
+        notes += _taken(end.usage)
     if story.malformed:
         notes.append(f"{story.malformed} lines of its events could not be read.")
     if story.follow_ups and TABLE[evidence.contract][ending].then is not Then.RETRY:
         notes.append(f"Left to do: {'; '.join(story.follow_ups)}.")
+    return notes
+
+
+def _taken(usage: Usage) -> list[str]:
+    """Return the sentences about what an attempt took of the machine."""
+    notes = []
+    if usage.oom_kills:
+        notes.append(
+            f"The kernel ended {usage.oom_kills} of its processes for want of memory."
+        )
+    figures = []
+    if usage.cpu_s is not None:
+        figures.append(f"{usage.cpu_s:.1f} s of CPU")
+    if usage.peak_memory_bytes is not None:
+        figures.append(f"up to {usage.peak_memory_bytes >> 20} MiB of memory")
+    if figures:
+        notes.append(f"It took {' and '.join(figures)}.")
     return notes

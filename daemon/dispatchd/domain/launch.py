@@ -5,6 +5,7 @@ from pathlib import Path
 
 from attrs import Factory, frozen
 
+from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
 
@@ -40,5 +41,6 @@ class Launch:
     folder: Path
     output_file: Path
     secrets: Mapping[str, SecretSource] = Factory(dict)
+    resources: Resources = Factory(Resources)
     checkout: Checkout | None = None
     token: SecretSource | None = None

@@ -4,6 +4,8 @@ from enum import StrEnum
 
 from attrs import frozen
 
+from dispatchd.domain.resources import Usage
+
 
 class Outcome(StrEnum):
     """How a run ended; the values travel on the wire as `result_status`."""
@@ -60,12 +62,14 @@ class Exit:
 
     `code` is the command's exit code as a POSIX shell reports it (128 + n for signal n), or None where
     the process vanished without one. `leftovers` counts processes of the run that outlived their
-    leader and were ended. `escalated` is true where SIGKILL was needed.
+    leader and were ended. `escalated` is true where SIGKILL was needed. `usage` is None where no
+    control group counted.
     """
 
     code: int | None
     leftovers: int = 0
     escalated: bool = False
+    usage: Usage | None = None
 
 
 @frozen

@@ -7,6 +7,7 @@ from typing import Final
 from attrs import Factory, frozen
 
 from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
 DEFAULT_KILL_GRACE_S: Final = 10.0
@@ -54,6 +55,7 @@ class Workflow:
     queue_timeout_s: float = 0.0
     kill_grace_s: float
     max_retries: int
+    resources: Resources = Factory(Resources)
     checkout: Repository | None = None
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False

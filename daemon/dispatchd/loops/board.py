@@ -1,5 +1,6 @@
 """What each loop is doing now, in a few words, and what the endpoint has shown that it can."""
 
+from collections import Counter
 from datetime import datetime
 
 import anyio
@@ -20,6 +21,12 @@ class Board:
     """What the newest job offered, sorted."""
     skew: str = ""
     """How this machine's clock differs from the endpoint's, if it does."""
+    pulls: Counter[str] = field(factory=Counter)
+    """How pulls ended, with their count: `job`, `none`, `cut`, or the name of an error."""
+    polling: bool = False
+    """Whether a pull is on its way at this moment."""
+    asking_since: datetime | None = None
+    """Since when nothing but the endpoint keeps this machine from taking a job; None while something does."""
     last_pull_at: datetime | None = None
     """When a pull last succeeded, with or without a job."""
     last_report_at: datetime | None = None

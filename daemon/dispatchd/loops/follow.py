@@ -85,10 +85,11 @@ class Follower:
                 tasks.cancel_scope.cancel()
         if isinstance(end, NeverStarted):
             return end
+        usage = self.engine.usage(folder)
         leftovers = await self.engine.clear(process, folder)
         if leftovers:
             self._log.warning("leftovers_ended", count=leftovers, **job_context(record))
-        return evolve(end, escalated=escalated, leftovers=leftovers)
+        return evolve(end, escalated=escalated, leftovers=leftovers, usage=usage)
 
     def _grace_left_s(self, record: TrackedJob) -> float:
         """Return what is left of the kill grace (seconds): a restart of the daemon doesn't begin it anew."""

@@ -12,6 +12,7 @@ from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.domain.resources import Usage
 from dispatchd.domain.run_event import Progress
 
 
@@ -129,6 +130,10 @@ class Engine(Protocol):
 
     async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
         """End a running attempt, politely for `grace_s` seconds; True if force was needed."""
+        ...
+
+    def usage(self, folder: Path) -> Usage | None:
+        """Return what an attempt that has ended has taken of the machine, before it is cleared; None if nobody knows."""
         ...
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> int:

@@ -103,6 +103,7 @@ def prepare(
         env={**base, **workflow.env, **parameters.values},
         base_env=base,
         secrets=workflow.secrets,
+        resources=workflow.resources,
         checkout=checkout,
         token=workflow.checkout.token if workflow.checkout is not None else None,
         workspace=run.workspace,

@@ -6,7 +6,7 @@ that has arrived is made durable before anything else happens, also while the da
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +25,7 @@ from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import RemoteError
 from dispatchd.loops.board import Board
 from dispatchd.loops.ports import Clock, Permission, Source
+from dispatchd.loops.pulse import SLACK_S, STEP_S, Pulse
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
 
@@ -37,6 +38,9 @@ _SHORTEST_PAUSE_S: Final = 0.5
 _STOPPING_S: Final = 10.0
 """How long a job that has arrived may hold up a stop until it is on disk (seconds)."""
 
+_WELL: Final = "ok"
+"""What the board says of an endpoint whose last answer was one."""
+
 _BUSY: Final = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT)
 
 
@@ -46,7 +50,7 @@ class PullLimits:
 
     `room` counts unfinished jobs, `min_free_bytes` is the free space below which nothing is pulled;
     `hold_s` (seconds) is the hold asked of the endpoint, `poll_interval_s` (seconds) the longest pause
-    between two polls that it doesn't hold.
+    between two polls that it doesn't hold, `call_timeout_s` (seconds) the deadline of a call beyond its hold.
     """
 
     room: int
@@ -54,6 +58,7 @@ class PullLimits:
     folder: Path
     hold_s: float
     poll_interval_s: float
+    call_timeout_s: float
 
 
 @define(kw_only=True)
@@ -61,12 +66,14 @@ class PullLoop:
     """Takes jobs from the source while there is room for them."""
 
     source: Source
-    permission: Permission
+    permissions: Sequence[Permission]
+    """Whoever can forbid it; all have to agree."""
     tracker: Tracker
     runs: Runs
     workflows: Mapping[str, Workflow]
     limits: PullLimits
     board: Board
+    pulse: Pulse
     clock: Clock
     random: random.Random
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -80,24 +87,36 @@ class PullLoop:
         task_status.started()
         while True:
             await self._wait_for_room()
+            if hold.longest_s != self.limits.hold_s:
+                hold = Hold.of(self.limits.hold_s)
             self.board.say(
                 "pull",
                 "asking for a job"
                 if failures == 0
                 else f"asking again after {failures} failures",
             )
+            # The first question, also after an outage, is answered at once: whether all is well is then known.
+            asked_s = hold.now_s if self.board.endpoint == _WELL else 0.0
             try:
-                found = await self.source.pull(hold.now_s)
+                self.pulse.expect(
+                    "pull", asked_s + self.limits.call_timeout_s + SLACK_S
+                )
+                self.board.polling = True
+                found = await self.source.pull(asked_s)
             except RemoteError as error:
                 failures += 1
                 self._note_skew()
                 await self._back_off(error, failures)
                 continue
+            finally:
+                self.board.polling = False
             failures = 0
             self._note_skew()
-            self._note_success(found)
+            self._note_success(found, asked_s)
             if isinstance(found, Delivery):
                 await self._deliver(found)
+            elif asked_s == 0 and hold.now_s:
+                continue
             elif found.cut_after_s is not None:
                 hold = hold.after_cut(found.cut_after_s)
                 self._log.debug(
@@ -109,19 +128,22 @@ class PullLoop:
                 hold = hold.after_full()
             else:
                 self.board.say("pull", "waiting for the next poll")
-                await anyio.sleep(
-                    max(
-                        _SHORTEST_PAUSE_S,
-                        self.limits.poll_interval_s * self.random.random(),
-                    )
+                pause_s = max(
+                    _SHORTEST_PAUSE_S,
+                    self.limits.poll_interval_s * self.random.random(),
                 )
+                self.pulse.expect("pull", pause_s + SLACK_S)
+                await anyio.sleep(pause_s)
 
     async def _wait_for_room(self) -> None:
         while True:
             bell = self.tracker.bell
+            self.pulse.expect("pull", STEP_S)
             obstacle = self._obstacle()
             if not obstacle:
+                self.board.asking_since = self.board.asking_since or self.clock.now()
                 return
+            self.board.asking_since = None
             if self.board.doing.get("pull") != obstacle:
                 self._log.info("pull_paused", reason=obstacle)
             self.board.say("pull", obstacle)
@@ -129,8 +151,9 @@ class PullLoop:
                 await bell.wait()
 
     def _obstacle(self) -> str:
-        if self.permission.obstacle:
-            return f"not allowed: {self.permission.obstacle}"
+        for permission in self.permissions:
+            if permission.obstacle:
+                return permission.obstacle
         busy = sum(not record.job.is_cancel for record in self.tracker.in_phase(*_BUSY))
         if busy >= self.limits.room:
             return "waiting for room: as many jobs as slots and queue allow"
@@ -145,6 +168,7 @@ class PullLoop:
         delivered = False
         while not delivered:
             # A stop must not lose what the endpoint has handed out, nor wait for ever for a full disk.
+            self.pulse.expect("pull", STEP_S)
             with anyio.move_on_after(_STOPPING_S, shield=True):
                 await self._track(delivery)
                 delivered = True
@@ -172,18 +196,20 @@ class PullLoop:
             return None
         return unknown_workflow(delivery.job.workflow)
 
-    def _note_success(self, found: Delivery | NoJob) -> None:
+    def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:
         if isinstance(found, NoJob) and found.cut_after_s is not None:
             # It may come from a proxy in front of nothing, so it proves no endpoint.
+            self.board.pulls["cut"] += 1
             return
-        if self.board.endpoint != "ok":
+        self.board.pulls["job" if isinstance(found, Delivery) else "none"] += 1
+        if self.board.endpoint != _WELL:
             self._log.info("endpoint_answers", before=self.board.endpoint)
-        self.board.endpoint = "ok"
+        self.board.endpoint = _WELL
         self.board.last_pull_at = self.clock.now()
         if isinstance(found, Delivery):
             self.board.extensions = tuple(sorted(found.job.extensions))
             self.board.long_poll = found.holds or self.board.long_poll
-        else:
+        elif asked_s:
             self.board.long_poll = found.held
         self.board.ring()
 
@@ -205,8 +231,10 @@ class PullLoop:
             failures=failures,
             retry_in_s=round(delay_s, 2),
         )
+        self.board.pulls[type(error).__name__] += 1
         self.board.endpoint = f"{type(error).__name__}: {error.reason}"
         self.board.say("pull", f"waiting after {failures} failures: {error.reason}")
+        self.pulse.expect("pull", delay_s + SLACK_S)
         await anyio.sleep(delay_s)
 
 

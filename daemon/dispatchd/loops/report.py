@@ -21,6 +21,7 @@ from dispatchd.errors import JobClosed, RemoteError
 from dispatchd.loops.board import Board
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock, Source
+from dispatchd.loops.pulse import SLACK_S, STEP_S, Pulse
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
 
@@ -46,8 +47,11 @@ class ReportLoop:
     tracker: Tracker
     runs: Runs
     board: Board
+    pulse: Pulse
     clock: Clock
     random: random.Random
+    call_timeout_s: float
+    """The deadline of a call (seconds)."""
     _busy: set[str] = field(factory=set, init=False)
     _turns: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
@@ -69,7 +73,7 @@ class ReportLoop:
         """Give every job that has not started back to a source that takes it; the others stay."""
         async with anyio.create_task_group() as tasks:
             for record in self.tracker.in_phase(*UNSTARTED):
-                if record.is_unstarted and "release" in record.job.extensions:
+                if _may_go_back(record):
                     tasks.start_soon(self._hand_back, record, reason)
 
     def _take_up(self, tasks: TaskGroup) -> None:
@@ -108,6 +112,7 @@ class ReportLoop:
                     await self._back_off(record, error, failures)
         finally:
             self._busy.discard(job_id)
+            self.pulse.rest(_promise(job_id))
             # Between the last look at the record and this line something new may have come up.
             self.tracker.ring()
 
@@ -141,8 +146,10 @@ class ReportLoop:
 
     async def _pay(self, record: TrackedJob, call: _Call) -> None:
         event = call.done
+        promise = _promise(record.job.id)
         try:
             async with self._turns:
+                self.pulse.expect(promise, self.call_timeout_s + SLACK_S)
                 await call.send(record)
         except JobClosed as error:
             self._log.warning(
@@ -153,6 +160,7 @@ class ReportLoop:
             )
             event = call.refused
         self.board.last_report_at = self.clock.now()
+        self.pulse.expect(promise, STEP_S)
         await self.tracker.answered(record, event)
 
     async def _back_off(
@@ -166,6 +174,7 @@ class ReportLoop:
             retry_in_s=round(delay_s, 2),
             **job_context(record),
         )
+        self.pulse.expect(_promise(record.job.id), delay_s + SLACK_S)
         await anyio.sleep(delay_s)
 
     async def _hand_back(self, record: TrackedJob, reason: str) -> None:
@@ -177,3 +186,16 @@ class ReportLoop:
             await self.tracker.hand_back(record.job.id, release)
         except RemoteError as error:
             self._log.warning("release_failed", error=str(error), **job_context(record))
+
+
+def _may_go_back(record: TrackedJob) -> bool:
+    # A cancel is for a run of this machine: no other one could carry it out.
+    return (
+        record.is_unstarted
+        and not record.job.is_cancel
+        and "release" in record.job.extensions
+    )
+
+
+def _promise(job_id: str) -> str:
+    return f"report {job_id}"

@@ -4,7 +4,7 @@ A record is durable before the act that it describes. So nothing here returns un
 full or failing disk makes every loop wait here (`loops/disk.py`).
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -46,6 +46,8 @@ class Tracker:
     _store: JobStore
     _clock: Clock
     disk: Disk
+    _watchers: Sequence[Callable[[TrackedJob], None]] = ()
+    """Told of every record that has become durable, in order; they neither wait nor fail."""
     repeats: set[str] = field(factory=set, init=False)
     """Jobs that were handed out again and whose accept or finish is to be repeated."""
     _bell: anyio.Event = field(factory=anyio.Event, init=False)
@@ -253,6 +255,8 @@ class Tracker:
         await self.disk.until_stored(write)
         step = record.steps[-1].event if record.steps else "received"
         self._log.info("job_" + step, phase=record.phase, **job_context(record))
+        for tell in self._watchers:
+            tell(record)
         stop = self._stops.get(record.job.id)
         if record.is_wanted_dead and stop is not None:
             stop.set()

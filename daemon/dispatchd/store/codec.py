@@ -48,6 +48,15 @@ def to_document(record: TrackedJob) -> Record:
     return {"schema_version": SCHEMA_VERSION, **_converter.unstructure(record)}
 
 
+def to_public(record: TrackedJob) -> Record:
+    """Return a record as a JSON object for others to see, without its claim token."""
+    found = to_document(record)
+    job = found.get("job")
+    if isinstance(job, dict):
+        job.pop("claim_token", None)
+    return found
+
+
 def encode(record: TrackedJob) -> bytes:
     """Return a record as it stands on disk: one JSON object in ASCII."""
     return json.dumps(to_document(record), indent=1).encode()
@@ -60,14 +69,25 @@ def decode(data: bytes, *, path: Path) -> TrackedJob:
         data: The content.
         path: Where it came from, for the errors.
 
+    Fails with RecordTooNew if a newer release wrote it.
+
     Raises:
-        RecordTooNew: A newer release wrote it.
         RecordUnreadable: It isn't a record.
     """
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise RecordUnreadable(path=path, reason=f"not JSON: {error}") from error
+    return from_document(document, path=path)
+
+
+def from_document(document: Json, *, path: Path) -> TrackedJob:
+    """Return the record in a JSON object, as `decode` does; its claim token may be missing.
+
+    Raises:
+        RecordTooNew: A newer release wrote it.
+        RecordUnreadable: It isn't a record.
+    """
     if not isinstance(document, dict):
         raise RecordUnreadable(path=path, reason="not a JSON object")
     version = document.pop("schema_version", None)

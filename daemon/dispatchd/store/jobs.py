@@ -6,11 +6,14 @@ both, and history is the later truth.
 """
 
 import fcntl
+import glob
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
@@ -71,6 +74,10 @@ def lock(folder: Path) -> int:
     return fd
 
 
+def _nobody(_: float) -> None:
+    """Be told, and do nothing."""
+
+
 @define
 class JobStore:
     """Every tracked job of one state folder. Safe to call from many threads; one writer for each job."""
@@ -78,6 +85,8 @@ class JobStore:
     _jobs: DurableFolder
     _history: DurableFolder
     _quarantine: Path
+    on_put: Callable[[float], object] = _nobody
+    """Told how long each put took (seconds)."""
     _records: dict[str, TrackedJob] = field(factory=dict, init=False)
     _by_phase: dict[Phase, dict[str, TrackedJob]] = field(init=False)
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
@@ -154,6 +163,7 @@ class JobStore:
         Fails with StoreUnavailable: Nothing has changed for the caller; put it again.
         """
         name = file_name(record.job.id) + _SUFFIX
+        began = time.perf_counter()
         if record.phase is Phase.HISTORY:
             self._history.put(name, encode(record))
             self._jobs.remove(name)
@@ -162,7 +172,19 @@ class JobStore:
                 # A job that was given back and has come again; what was kept of it must not outrank this.
                 self._history.remove(name)
             self._jobs.put(name, encode(record))
+        self.on_put(time.perf_counter() - began)
         self._index(record)
+
+    def newest_past(self, count: int) -> list[TrackedJob]:
+        """Return some jobs of history, those that got there last first. Reads the disk."""
+        return list(islice(_readable(_newest_first(self._history.path)), count))
+
+    def past_like(self, beginning: str) -> list[TrackedJob]:
+        """Return the jobs of history whose ids begin like this, sorted by file name. Reads the disk."""
+        # Encoding goes letter by letter, so what an id begins with its file begins with; but for hashed ones.
+        pattern = glob.escape(file_name(beginning)) + "*" + _SUFFIX
+        paths = sorted(self._history.path.glob(pattern))
+        return [each for each in _readable(paths) if each.job.id.startswith(beginning)]
 
     def past_before(self, before: datetime) -> list[TrackedJob]:
         """Return the jobs that left for history before a time. Reads the disk."""
@@ -219,13 +241,27 @@ def read_all(folder: Path) -> Iterator[TrackedJob]:
     """
     seen = set()
     for part in ("jobs", "history"):
-        for path in sorted((folder / part).glob("*" + _SUFFIX)):
-            # It may move on to history, or be moved to quarantine, between the listing and the reading.
-            with suppress(FileNotFoundError, RecordUnreadable):
-                record = _read(path)
-                if record.job.id not in seen:
-                    seen.add(record.job.id)
-                    yield record
+        for record in _readable(sorted((folder / part).glob("*" + _SUFFIX))):
+            if record.job.id not in seen:
+                seen.add(record.job.id)
+                yield record
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        ages = [
+            (entry.stat().st_mtime_ns, entry.path)
+            for entry in entries
+            if entry.name.endswith(_SUFFIX)
+        ]
+    return [Path(path) for _, path in sorted(ages, reverse=True)]
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[TrackedJob]:
+    for path in paths:
+        # It may move on to history, or be moved to quarantine, between the listing and the reading.
+        with suppress(FileNotFoundError, RecordUnreadable):
+            yield _read(path)
 
 
 def _read(path: Path) -> TrackedJob:

@@ -89,6 +89,11 @@ class Runs:
     _root: Path
 
     @classmethod
+    def at(cls, folder: Path) -> "Runs":
+        """Return the runs of a state folder, for looking on."""
+        return cls((folder / "runs").absolute())
+
+    @classmethod
     def open(cls, folder: Path) -> "Runs":
         """Open the runs of a state folder, creating what is missing.
 

@@ -6,12 +6,14 @@ cgroup.kill, cgroup.events) and systemd.resource-control(5) (Delegate=). Elsewhe
 """
 
 import os
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self
 
 from attrs import frozen
 
+from dispatchd.domain.resources import Resources, Usage
 from dispatchd.hostile_files import read_regular
 
 _NOTE: Final = "cgroup"
@@ -24,11 +26,20 @@ _DELEGATED: Final = ("user.delegate", "trusted.delegate")
 """Extended attributes by which systemd marks what it has handed over."""
 
 
+_CONTROLLERS: Final = ("cpu", "memory", "pids")
+"""What limits need, beside the kill that every group has."""
+
+_OWN_WEIGHT: Final = "1000"
+"""cpu.weight of the daemon beside its runs, which have 100 unless a workflow says otherwise."""
+
+
 @frozen
 class Cgroups:
     """Makes groups below a part of the tree that is this daemon's to use."""
 
     _root: Path
+    controllers: tuple[str, ...] = ()
+    """Which limits can be set there."""
 
     @classmethod
     def find(cls, self_folder: Path = Path("/proc/self")) -> Self | None:
@@ -44,17 +55,30 @@ class Cgroups:
         # With DelegateSubgroup= the daemon is one level below.
         for each in (own, own.parent):
             if each != mount and _is_delegated(each):
-                return cls(each)
+                return cls(each, _enabled(each, own))
         return None
 
-    def admit(self, pid: int, folder: Path) -> None:
-        """Put a process, and so whatever it starts, into a new group for an attempt.
+    @property
+    def words(self) -> str:
+        """What runs are kept together by, and with which limits."""
+        able = ", ".join(self.controllers) or "none"
+        return f"control groups (controllers: {able})"
+
+    def admit(self, pid: int, folder: Path, resources: Resources) -> None:
+        """Put a process, and so whatever it starts, into a new group for an attempt, with its limits.
 
         Fails with OSError if the kernel refuses; the attempt then is as one without a group.
         """
         group = self._root / _name(folder)
         group.mkdir(exist_ok=True)
         (folder / _NOTE).write_text(str(group))
+        for controller, file, limit in (
+            ("memory", "memory.max", resources.memory_bytes),
+            ("pids", "pids.max", resources.pids),
+            ("cpu", "cpu.weight", resources.cpu_weight),
+        ):
+            if limit and controller in self.controllers:
+                (group / file).write_text(str(limit))
         (group / "cgroup.procs").write_text(str(pid))
 
 
@@ -85,6 +109,16 @@ class Group:
                 continue
         return found
 
+    def usage(self) -> Usage:
+        """Return what has been taken so far, as far as the kernel counts it here."""
+        cpu_usec = _fields(self._path / "cpu.stat").get("usage_usec")
+        peak = _text(self._path / "memory.peak").strip()
+        return Usage(
+            cpu_s=None if cpu_usec is None else cpu_usec / 1e6,
+            peak_memory_bytes=int(peak) if peak.isdigit() else None,
+            oom_kills=_fields(self._path / "memory.events").get("oom_kill", 0),
+        )
+
     def kill(self) -> None:
         """Kill whatever is in it at this moment and whatever it forks meanwhile (cgroup.kill)."""
         try:
@@ -100,6 +134,41 @@ class Group:
             self._path.rmdir()
         except OSError:
             return
+
+
+def _enabled(root: Path, own: Path) -> tuple[str, ...]:
+    """Turn the controllers on for the groups of runs, and return those that are.
+
+    Only from a group below (DelegateSubgroup=): the kernel doesn't let a group with controllers for others
+    have processes of its own, and systemd would fail to restart a daemon that had turned them on.
+    """
+    if own == root:
+        return ()
+    for controller in _CONTROLLERS:
+        with suppress(OSError):
+            (root / "cgroup.subtree_control").write_text(f"+{controller}")
+    enabled = _text(root / "cgroup.subtree_control").split()
+    with suppress(OSError):
+        if "cpu" in enabled:
+            (own / "cpu.weight").write_text(_OWN_WEIGHT)
+    return tuple(each for each in _CONTROLLERS if each in enabled)
+
+
+def _fields(file: Path) -> dict[str, int]:
+    """Return the numbers of a file of `name number` lines, or nothing if it isn't there."""
+    pairs = (line.split() for line in _text(file).splitlines())
+    return {
+        pair[0]: int(pair[1])
+        for pair in pairs
+        if len(pair) == 2 and pair[1].isdigit()  # noqa: PLR2004
+    }
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def _name(folder: Path) -> str:

@@ -21,6 +21,7 @@ from attrs import define, field
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.domain.resources import Usage
 from dispatchd.engines.local.cgroup import Cgroups, Group
 from dispatchd.engines.local.checkout import check_out
 from dispatchd.engines.local.gate import MARKER, Gated, read_exit
@@ -73,7 +74,7 @@ class LocalEngine:
         gated = Gated.spawn(launch, env)
         if self._cgroups is not None:
             try:
-                self._cgroups.admit(gated.identity.pid, launch.folder)
+                self._cgroups.admit(gated.identity.pid, launch.folder, launch.resources)
             except OSError as error:
                 # The sweep by environment is still there.
                 structlog.get_logger().warning(
@@ -141,6 +142,11 @@ class LocalEngine:
             return True
         finally:
             os.close(fd)
+
+    def usage(self, folder: Path) -> Usage | None:
+        """Return what an attempt has taken of the machine, as its control group has counted it."""
+        group = Group.of(folder)
+        return None if group is None else group.usage()
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> int:
         """End what an attempt left behind, wherever it went, and return how many processes that were."""

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -108,11 +109,25 @@ class Gated:
             raise SpawnFailed(
                 command=launch.command[0], reason="its process vanished at once"
             )
+        _level_off(child.pid)
         return cls(child=child, identity=identity, gate=write_end)
 
     def open(self) -> None:
         """Let the command run."""
         os.write(self.gate, b"go\n")
+
+
+def _level_off(pid: int) -> None:
+    """Take back from a run what the daemon has for itself, so that it stays alive when runs starve the machine.
+
+    A unit's Nice= and OOMScoreAdjust= go on to children; giving them up needs no privilege (setpriority(2),
+    proc_pid_oom_score_adj(5)).
+    """
+    with suppress(OSError):
+        if os.getpriority(os.PRIO_PROCESS, 0) < 0:
+            os.setpriority(os.PRIO_PROCESS, pid, 0)
+        if int(Path("/proc/self/oom_score_adj").read_text()) < 0:
+            Path(f"/proc/{pid}/oom_score_adj").write_text("0")
 
 
 def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:

@@ -1,0 +1,68 @@
+"""The records that commands show: from the daemon, and from the store where none answers."""
+
+from typing import Final
+from urllib.parse import quote
+
+import click
+
+from dispatchd.config import Places
+from dispatchd.control.calls import SOCKET
+from dispatchd.domain.job import TrackedJob
+from dispatchd.domain.phase import Phase
+from dispatchd.errors import NotReachable, UsageError
+from dispatchd.store.codec import from_document
+from dispatchd.store.jobs import read_all
+
+_TIMEOUT_S: Final = 5.0
+"""How long a daemon that is well takes at most for a list of jobs (seconds)."""
+
+
+def read_records(places: Places, *, past: int) -> list[TrackedJob]:
+    """Return every tracked job and the newest past ones, those that changed last first."""
+    found = _asked(places, f"past={past}")
+    records = read_all(places.state_folder) if found is None else found
+    newest = sorted(records, key=lambda each: each.changed_at, reverse=True)
+    tracked = [each for each in newest if each.phase is not Phase.HISTORY]
+    ended = [each for each in newest if each.phase is Phase.HISTORY]
+    return [*tracked, *ended[:past]]
+
+
+def find_job(places: Places, job_id: str) -> TrackedJob:
+    """Return a tracked or past job by its id, or by the beginning of it where that is enough.
+
+    Raises:
+        UsageError: There is none, or more than one.
+    """
+    asked = _asked(places, f"like={quote(job_id, safe='')}")
+    records = read_all(places.state_folder) if asked is None else asked
+    found = [record for record in records if record.job.id.startswith(job_id)]
+    exact = [record for record in found if record.job.id == job_id]
+    if len(exact or found) == 1:
+        return (exact or found)[0]
+    cannot = f"find a job {job_id!r} in {places.state_folder}"
+    if found:
+        names = ", ".join(record.job.id for record in found[:5])
+        raise UsageError(cannot=cannot, reason=f"{len(found)} begin with it ({names})")
+    raise UsageError(cannot=cannot, reason="there is none; `dispatchd jobs` lists them")
+
+
+def _asked(places: Places, query: str) -> list[TrackedJob] | None:
+    """Return the daemon's answer, or None if there is none and the store has to do."""
+    from dispatchd.control.client import ask
+
+    socket = places.control_folder / SOCKET
+    try:
+        answer = ask(
+            places.control_folder,
+            "GET",
+            f"/v1/jobs?{query}",
+            cannot="ask the daemon for its jobs",
+            timeout_s=_TIMEOUT_S,
+        )
+    except NotReachable as error:
+        if socket.exists():
+            click.echo(f"dispatchd: {error}; reading {places.state_folder}", err=True)
+        return None
+    documents = answer.get("jobs") if isinstance(answer, dict) else None
+    found = documents if isinstance(documents, list) else []
+    return [from_document(each, path=socket) for each in found]

@@ -1,0 +1,96 @@
+"""Wiring of what tracks and runs jobs, whoever they come from."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.clock import SteadyClock
+from dispatchd.config import Config
+from dispatchd.domain.job import TrackedJob
+from dispatchd.engines.local.cgroup import Cgroups
+from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.engines.local.secrets import SecretReader
+from dispatchd.known_secrets import KnownSecrets
+from dispatchd.loops.board import Board
+from dispatchd.loops.conclude import Concluder
+from dispatchd.loops.disk import Disk
+from dispatchd.loops.follow import Follower
+from dispatchd.loops.run import RunLoop
+from dispatchd.loops.start import Starter
+from dispatchd.loops.tracker import Tracker
+from dispatchd.store.jobs import JobStore
+from dispatchd.store.runs import Runs
+
+_INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
+"""What a run gets of the daemon's own environment; all else would leak."""
+
+
+@frozen(kw_only=True)
+class Execution:
+    """The tracker, and the loop that runs what it tracks."""
+
+    tracker: Tracker
+    runs: Runs
+    run_loop: RunLoop
+    board: Board
+    random: random.Random
+    containment: str
+    """By what runs are kept together, in words."""
+
+
+def execution(
+    config: Config,
+    store: JobStore,
+    clock: SteadyClock,
+    known: KnownSecrets,
+    environment: Mapping[str, str],
+    watchers: Sequence[Callable[[TrackedJob], None]] = (),
+) -> Execution:
+    """Return what runs the jobs of an open store; `watchers` are told of every record that has become durable."""
+    rng, board = random.Random(), Board()  # noqa: S311  # for jitter, not for secrets
+    cgroups = Cgroups.find()
+    engine = LocalEngine(SecretReader(environment=environment), known, cgroups)
+    runs = Runs.open(config.state_folder)
+    tracker = Tracker(store, clock, Disk(rng), watchers)
+    concluder = Concluder(
+        tracker=tracker,
+        runs=runs,
+        known=known,
+        clock=clock,
+        random=rng,
+        retry_wait_s=config.limits.retry_wait_s,
+    )
+    starter = Starter(
+        engine=engine,
+        tracker=tracker,
+        runs=runs,
+        concluder=concluder,
+        known=known,
+        base_env={
+            name: environment[name] for name in _INHERITED if name in environment
+        },
+    )
+    follower = Follower(
+        engine=engine, tracker=tracker, runs=runs, clock=clock, concluder=concluder
+    )
+    run_loop = RunLoop(
+        starter=starter,
+        follower=follower,
+        concluder=concluder,
+        tracker=tracker,
+        runs=runs,
+        workflows=config.workflows,
+        slots=config.limits.slots,
+        board=board,
+        clock=clock,
+    )
+    return Execution(
+        tracker=tracker,
+        runs=runs,
+        run_loop=run_loop,
+        board=board,
+        random=rng,
+        containment="sessions and process groups" if cgroups is None else cgroups.words,
+    )

@@ -1,0 +1,50 @@
+"""The license of this machine, for people: as a document, and as routes of the control socket."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from dispatchd.control.calls import Act, Call, Reply
+from dispatchd.domain.job import Json
+from dispatchd.domain.license import LicenseStatus
+from dispatchd.loops.license import LicenseLoop
+
+
+def license_routes(license_: LicenseLoop | None) -> Mapping[tuple[str, str], Act]:
+    """Return the routes about the license: what it is worth, and that somebody has changed it."""
+
+    async def show(_: Call) -> Reply:
+        if license_ is None:
+            return Reply(body={"source": "configuration"})
+        return Reply(body=license_document(license_.status, license_.server_id))
+
+    async def look(_: Call) -> Reply:
+        if license_ is not None:
+            license_.look()
+        return Reply(body={})
+
+    return {("GET", "/v1/license"): show, ("POST", "/v1/license/look"): look}
+
+
+def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:
+    """Return what is known of a license, without a secret; times in ISO 8601, null for what is not known."""
+    claims = status.claims
+
+    def at(instant: datetime | None) -> str | None:
+        return None if instant is None else instant.isoformat(timespec="seconds")
+
+    return {
+        "source": status.source,
+        "server_id": server_id,
+        "good": not status.obstacle,
+        "obstacle": status.obstacle,
+        "worth": status.worth,
+        "license_id": claims.license_id if claims else "",
+        "plan": claims.plan if claims else "",
+        "features": list(claims.features) if claims else [],
+        "warning": claims.warning if claims else "",
+        "expires_at": at(claims.expires_at if claims else None),
+        "grace_until": at(claims.grace_until if claims else None),
+        "last_heartbeat_at": at(status.last_heartbeat_at),
+        "next_heartbeat_at": at(status.next_heartbeat_at),
+        "heartbeat_trouble": status.heartbeat_trouble,
+    }

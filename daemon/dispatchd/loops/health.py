@@ -1,0 +1,83 @@
+"""Health: whether this machine takes jobs and reports them, which is more than that its process is there.
+
+A machine that is as busy as it may be is well, though it asks for nothing. One that asks and hears nothing is
+not, nor one that can't tell anybody how its runs ended.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from attrs import define
+
+from dispatchd.domain.job import TrackedJob
+from dispatchd.domain.phase import Phase
+from dispatchd.loops.board import Board
+from dispatchd.loops.ports import Clock, Permission
+from dispatchd.loops.pulse import Pulse
+from dispatchd.loops.tracker import Tracker
+
+
+@define(kw_only=True)
+class Health:
+    """Judges by what the loops have written down; `patience_s` (seconds) is twice the time between two polls."""
+
+    board: Board
+    pulse: Pulse
+    tracker: Tracker
+    permissions: Sequence[Permission]
+    clock: Clock
+    patience_s: float
+
+    @property
+    def flaws(self) -> list[str]:
+        """Why this machine is not ready, each in one sentence; empty if it is."""
+        found = [each.obstacle for each in self.permissions]
+        found += [f"the loop is stuck: {who}" for who in self.stuck]
+        found += [self.tracker.disk.trouble, self._deaf(), self._mute()]
+        return [each for each in found if each]
+
+    @property
+    def stuck(self) -> list[str]:
+        """Which loops don't go round any more, sorted; a disk that refuses writes holds them up and is no such case."""
+        return [] if self.tracker.disk.trouble else self.pulse.stuck
+
+    @property
+    def last_pull_age_s(self) -> float | None:
+        """Seconds since a pull succeeded; None before the first."""
+        at = self.board.last_pull_at
+        return None if at is None else self._age_s(at)
+
+    @property
+    def outbox(self) -> list[TrackedJob]:
+        """Jobs whose accept or finish the endpoint doesn't have yet, the one that waits longest first."""
+        owing = self.tracker.in_phase(Phase.PENDING_ACCEPT, Phase.FINISHING)
+        return sorted(owing, key=lambda record: record.changed_at)
+
+    @property
+    def oldest_unreported_age_s(self) -> float:
+        """Seconds for which the first of the outbox has waited; 0 if there is none."""
+        outbox = self.outbox
+        return self._age_s(outbox[0].changed_at) if outbox else 0.0
+
+    def _deaf(self) -> str:
+        asking_since = self.board.asking_since
+        if asking_since is None:
+            return ""
+        last = self.board.last_pull_at
+        if last is None:
+            return f"no pull has succeeded yet: {self.board.endpoint}"
+        silent_s = self._age_s(max(last, asking_since))
+        if silent_s <= self.patience_s:
+            return ""
+        return f"no pull has succeeded for {silent_s:.0f} s: {self.board.endpoint}"
+
+    def _mute(self) -> str:
+        waiting_s = self.oldest_unreported_age_s
+        last = self.board.last_report_at
+        reported_lately = last is not None and self._age_s(last) <= self.patience_s
+        if waiting_s <= self.patience_s or reported_lately:
+            return ""
+        return f"no report has succeeded while one has waited for {waiting_s:.0f} s"
+
+    def _age_s(self, instant: datetime) -> float:
+        return max(0.0, (self.clock.now() - instant).total_seconds())

@@ -1,0 +1,124 @@
+"""Intake: carries out what the operator wants about new jobs.
+
+The will is durable before it is acted on, so a restart in the middle of a drain goes on with it. A job
+whose pull was on its way when the drain began is tracked like any other, and handed back then.
+"""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED, to_thread
+from anyio.abc import TaskStatus
+from attrs import define, field
+
+from dispatchd.domain.intake import Intake, Mode
+from dispatchd.domain.phase import Phase
+from dispatchd.errors import RecordUnreadable
+from dispatchd.loops.board import Board
+from dispatchd.loops.ports import Clock
+from dispatchd.loops.report import ReportLoop
+from dispatchd.loops.tracker import Tracker
+from dispatchd.store.intake import IntakeStore
+
+BUSY: Final = (
+    Phase.PENDING_ACCEPT,
+    Phase.ACCEPTED,
+    Phase.RUNNING,
+    Phase.RETRY_WAIT,
+    Phase.FINISHING,
+)
+"""What a drain waits for; a parked job waits for a person, who may take long."""
+
+
+@define(kw_only=True)
+class IntakeLoop:
+    """Keeps the operator's will. Implements `loops.ports.Permission`."""
+
+    store: IntakeStore
+    tracker: Tracker
+    report: ReportLoop
+    board: Board
+    clock: Clock
+    intake: Intake = field(factory=Intake, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    @property
+    def obstacle(self) -> str:
+        """Why no job may be pulled at the moment; empty if they may."""
+        return self.intake.obstacle
+
+    @property
+    def left(self) -> int:
+        """How much a drain waits for (count): jobs that have not ended, and a poll that is on its way."""
+        return len(self.tracker.in_phase(*BUSY)) + self.board.polling
+
+    async def change(
+        self, mode: Mode, reason: str = "", *, deadline_s: float | None = None
+    ) -> Intake:
+        """Make a new will durable, and return it; saying the same again changes its reason and deadline."""
+        now = self.clock.now()
+        same = mode is self.intake.mode
+        until = None if deadline_s is None else now + timedelta(seconds=deadline_s)
+        changed = Intake(
+            mode=mode,
+            reason=reason,
+            since=self.intake.since if same and self.intake.since else now,
+            until=until if mode is Mode.DRAINING else None,
+        )
+        await self.tracker.disk.until_stored(lambda: self.store.keep(changed))
+        self.intake = changed
+        self._log.info("intake_changed", mode=mode, reason=reason)
+        self.tracker.ring()
+        return changed
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Carry out the will until cancelled."""
+        try:
+            self.intake = await to_thread.run_sync(self.store.load)
+        except RecordUnreadable as error:
+            # Work that waits is worse than a drain that has to be asked for again.
+            self._log.error("intake_unreadable", error=str(error))
+        if self.intake.obstacle:
+            self._log.info("intake_kept", reason=self.intake.obstacle)
+        task_status.started()
+        tried: frozenset[tuple[str, str]] = frozenset()
+        while True:
+            bell = self.tracker.bell
+            if self.intake.mode is Mode.DRAINING:
+                tried = await self._empty(tried)
+            with anyio.move_on_after(self._until_deadline_s()):
+                await bell.wait()
+
+    async def _empty(
+        self, tried: frozenset[tuple[str, str]]
+    ) -> frozenset[tuple[str, str]]:
+        """Hand back what has not started, once for each claim, and end the rest when that is due."""
+        unstarted = frozenset(
+            (record.job.id, record.job.claim_token)
+            for record in self.tracker.in_phase(*BUSY)
+            if record.is_unstarted
+        )
+        if unstarted - tried:
+            await self.report.hand_back("the machine is draining")
+        if self._is_over(self.intake.until):
+            for record in self.tracker.in_phase(*BUSY):
+                if record.phase is not Phase.FINISHING and not record.is_wanted_dead:
+                    await self.tracker.cancel(
+                        record.job.id,
+                        "Ended: the machine was drained, with a deadline.",
+                    )
+        return unstarted
+
+    def _is_over(self, instant: datetime | None) -> bool:
+        return instant is not None and instant <= self.clock.now()
+
+    def _until_deadline_s(self) -> float | None:
+        """Return the seconds until the deadline of a drain, or None if no time alone changes anything."""
+        until = self.intake.until
+        if until is None or self._is_over(until):
+            return None
+        return (until - self.clock.now()).total_seconds()

@@ -1,0 +1,137 @@
+"""Reload: the configuration is read and checked anew, and taken as a whole or not at all.
+
+Live runs keep the terms that they were started under. What can't change under a running daemon, such as its
+endpoint or its state folder, is refused by name: a restart takes it, and runs outlive restarts.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import attrs
+import structlog
+from anyio import to_thread
+from attrs import define, field
+
+from dispatchd.config import Config
+from dispatchd.errors import ConfigError, Problem
+from dispatchd.log import set_level
+from dispatchd.loops.prune import PruneLoop
+from dispatchd.loops.pull import PullLimits, PullLoop
+from dispatchd.loops.run import RunLoop
+from dispatchd.status import Status
+from dispatchd.systemd import ServiceManager
+
+_ABOUT: Final = "config"
+"""What the warning about a refused configuration is kept under."""
+
+_CHANGEABLE_IN_CLOUD: Final = frozenset({"hold_s", "poll_interval_s"})
+
+
+@define(kw_only=True)
+class Reloader:
+    """Takes a changed configuration into the loops; `read` gives it, checked."""
+
+    config: Config
+    read: Callable[[], Config]
+    pull: PullLoop
+    run_loop: RunLoop
+    prune: PruneLoop
+    status: Status
+    manager: ServiceManager
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def reload(self) -> None:
+        """Read the configuration and take it.
+
+        Raises:
+            ConfigError: It can't be used; the one before stays in force.
+        """
+        self.manager.reloading(time.monotonic())
+        try:
+            config = await to_thread.run_sync(self._read)
+        except ConfigError as error:
+            self._log.error(
+                "reload_refused", problems=[str(each) for each in error.problems]
+            )
+            self.status.warnings[_ABOUT] = (
+                f"the changed configuration is not in force: {error.problems[0]}"
+            )
+            raise
+        else:
+            self._take(config)
+        finally:
+            self.manager.ready(self.status.line())
+
+    def _read(self) -> Config:
+        config = self.read()
+        problems = list(_fixed(self.config, config))
+        if problems:
+            raise ConfigError(problems)
+        return config
+
+    def _take(self, config: Config) -> None:
+        self.config = config
+        self.pull.workflows = self.run_loop.workflows = config.workflows
+        self.pull.limits = pull_limits(config)
+        self.run_loop.slots = config.limits.slots
+        self.run_loop.concluder.retry_wait_s = config.limits.retry_wait_s
+        self.prune.history_days = config.history_days
+        self.status.health.patience_s = patience_s(config)
+        set_level(config.log.level)
+        self.status.warnings.pop(_ABOUT, None)
+        self.status.reloaded_at = self.status.clock.now()
+        self._log.info("reloaded", workflows=sorted(config.workflows))
+        self.pull.tracker.ring()
+
+
+def pull_limits(config: Config) -> PullLimits:
+    """Return how much is pulled, and how often."""
+    return PullLimits(
+        room=config.limits.slots + config.limits.queue_ahead,
+        min_free_bytes=config.min_free_bytes,
+        folder=config.state_folder,
+        hold_s=config.cloud.hold_s,
+        poll_interval_s=config.cloud.poll_interval_s,
+        call_timeout_s=config.cloud.call_timeout_s,
+    )
+
+
+def patience_s(config: Config) -> float:
+    """Return after how many seconds without a pull a machine that asks for jobs is not ready: two polls."""
+    return 2 * max(config.cloud.hold_s, config.cloud.poll_interval_s)
+
+
+def _fixed(before: Config, after: Config) -> Iterator[Problem]:
+    """Yield what has changed and can't, under a running daemon."""
+    was, now = _unchangeable(before), _unchangeable(after)
+    for key, value in now.items():
+        if value != was[key]:
+            yield Problem(
+                file=after.file,
+                key=key,
+                expected="can't change while the daemon runs: restart it, which leaves runs alive",
+            )
+
+
+def _unchangeable(config: Config) -> dict[str, object]:
+    tables: dict[str, attrs.AttrsInstance] = {
+        "cloud": config.cloud,
+        "license": config.license,
+        "metrics": config.metrics,
+        "telemetry": config.telemetry,
+    }
+    found: dict[str, object] = {
+        f"{table}.{each.name}": getattr(content, each.name)
+        for table, content in tables.items()
+        for each in attrs.fields(type(content))
+        if table != "cloud" or each.name not in _CHANGEABLE_IN_CLOUD
+    }
+    return {
+        **found,
+        "store.folder": config.state_folder,
+        "control.folder": config.control_folder,
+        "log.format": config.log.format,
+    }

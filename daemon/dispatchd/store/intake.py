@@ -1,0 +1,52 @@
+"""The operator's will about new jobs, on disk: a drain lasts over restarts until somebody ends it."""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.conversion import strict_converter
+from dispatchd.domain.intake import Intake
+from dispatchd.errors import RecordUnreadable
+from dispatchd.store.durable import DurableFolder
+
+_FILE: Final = "intake.json"
+_SCHEMA_VERSION: Final = 1
+
+_converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
+
+
+@frozen
+class IntakeStore:
+    """The file `intake.json` of a state folder, mode 0600. Calls block."""
+
+    _folder: Path
+
+    def load(self) -> Intake:
+        """Return what was kept last, or that jobs are taken.
+
+        Raises:
+            RecordUnreadable: The file can't be understood.
+        """
+        file = self._folder / _FILE
+        try:
+            document = json.loads(file.read_text())
+            if document.pop("schema_version") != _SCHEMA_VERSION:
+                raise RecordUnreadable(path=file, reason="of another schema_version")
+            return _converter.structure(document, Intake)
+        except FileNotFoundError:
+            return Intake()
+        except OSError as error:
+            raise RecordUnreadable(path=file, reason=str(error.strerror)) from error
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise RecordUnreadable(path=file, reason="not an intake record") from error
+
+    def keep(self, intake: Intake) -> None:
+        """Keep the operator's will durably. Fails with StoreUnavailable if the disk refuses."""
+        document = {"schema_version": _SCHEMA_VERSION, **_converter.unstructure(intake)}
+        files = DurableFolder.open(self._folder)
+        try:
+            files.put(_FILE, json.dumps(document, indent=1).encode())
+        finally:
+            files.close()

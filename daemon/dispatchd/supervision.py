@@ -1,0 +1,92 @@
+"""Supervision: tells the service manager, the log and the collector of metrics how the daemon is.
+
+The watchdog is fed only while the loops go round: a process that is there and deaf is restarted, which costs
+nothing, because runs outlive it.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import anyio
+import prometheus_client
+import structlog
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
+from attrs import define, field
+
+from dispatchd.metrics import Metrics
+from dispatchd.status import Status
+from dispatchd.systemd import ServiceManager
+
+_LONGEST_LOOK_S: Final = 5.0
+"""Longest time between two looks (seconds)."""
+
+_FED_IN_TIME: Final = 3
+"""How often a watchdog is fed in its time (count); sd_watchdog_enabled(3) wants at least twice."""
+
+_LOOKS_IN_PATIENCE: Final = 8
+"""How many looks fit into what readiness waits for (count)."""
+
+
+@define(kw_only=True)
+class SupervisionLoop:
+    """Looks at the status every few seconds; `textfile` is where metrics are written (None: nowhere)."""
+
+    status: Status
+    manager: ServiceManager
+    metrics: Metrics
+    textfile: Path | None
+    _flaws: tuple[str, ...] = field(default=(), init=False)
+    _line: str = field(default="", init=False)
+    _trouble: str = field(default="", init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Look until cancelled."""
+        task_status.started()
+        while True:
+            self._feed()
+            self._tell()
+            self._write_metrics()
+            await anyio.sleep(self._pause_s())
+
+    def _pause_s(self) -> float:
+        pauses = [_LONGEST_LOOK_S, self.status.health.patience_s / _LOOKS_IN_PATIENCE]
+        if self.manager.watchdog_s:
+            pauses.append(self.manager.watchdog_s / _FED_IN_TIME)
+        return min(pauses)
+
+    def _feed(self) -> None:
+        if not self.status.health.stuck:
+            self.manager.is_well()
+
+    def _tell(self) -> None:
+        line = self.status.line()
+        if line != self._line:
+            self.manager.status(line)
+            self._line = line
+        flaws = tuple(self.status.health.flaws)
+        if flaws and not self._flaws:
+            self._log.warning("not_ready", reasons=list(flaws))
+        elif self._flaws and not flaws:
+            self._log.info("ready_again")
+        self._flaws = flaws
+
+    def _write_metrics(self) -> None:
+        if self.textfile is None:
+            return
+        try:
+            prometheus_client.write_to_textfile(
+                str(self.textfile), self.metrics.registry
+            )
+        except OSError as error:
+            self._say_once(f"{self.textfile}: {error.strerror}")
+        else:
+            self._trouble = ""
+
+    def _say_once(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._log.error("metrics_not_written", error=trouble)
+        self._trouble = trouble

@@ -1,0 +1,263 @@
+"""A daemon that is made deaf or mute in any way says so: readiness, status, service manager."""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import SocketStream
+
+from dispatchd.errors import NotReachable
+from support.control import call, until_status
+from support.daemon import DaemonProcess, running, running_daemon, write_config
+from support.endpoint import Answer, Request, endpoint
+from support.preload import build
+
+QUICK = "hold_s = 1\npoll_interval_s = 1\ncall_timeout_s = 2"
+PATIENCE_S = 2
+"""Twice that hold."""
+
+
+@asynccontextmanager
+async def black_hole() -> AsyncIterator[str]:
+    """Give the address of something that takes connections and never answers."""
+
+    async def never(stream: SocketStream) -> None:
+        async with stream:
+            await anyio.sleep_forever()
+
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    async with listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, never)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        yield f"http://127.0.0.1:{port}"
+        tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def manager(folder: Path) -> Iterator[socket.socket]:
+    """Listen as a service manager does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(str(folder / "notify"))
+        listening.setblocking(False)
+        yield listening
+
+
+async def heard(listening: socket.socket) -> dict[str, str]:
+    """Return the next message of the daemon."""
+    await anyio.wait_readable(listening)
+    lines = listening.recv(65536).decode().splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
+async def until_heard(
+    listening: socket.socket, name: str, within_s: float = 30
+) -> dict[str, str]:
+    with anyio.fail_after(within_s):
+        while True:
+            words = await heard(listening)
+            if name in words:
+                return words
+
+
+async def health(daemon: DaemonProcess) -> str:
+    """Return `ready`, or why it isn't."""
+    try:
+        await call(daemon, "GET", "/v1/health")
+    except NotReachable as error:
+        return str(error)
+    return "ready"
+
+
+async def test_a_machine_is_ready_right_after_its_first_question(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": ["/bin/true"]}, cloud="hold_s = 60"
+        )
+        async with running_daemon(config) as daemon:
+            status = await until_status(daemon, lambda s: s["ready"], within_s=20)
+            await hub.until(lambda e: len(e.calls("pull")) == 2)
+
+    assert status["flaws"] == []
+    # An answer at once says whether all is well; from then on the question is held.
+    assert [each.hold_s for each in hub.calls("pull")] == [0, 60]
+
+
+async def test_an_endpoint_that_never_answers_is_a_flaw(tmp_path: Path) -> None:
+    async with black_hole() as url:
+        config = write_config(tmp_path, url, {"it": ["/bin/true"]}, cloud=QUICK)
+        async with running_daemon(config) as daemon:
+            status = await until_status(
+                daemon, lambda s: "Unavailable" in s["endpoint"]["state"]
+            )
+            said = await health(daemon)
+            await daemon.until_logged("not_ready")
+
+    assert status["ready"] is False
+    assert "no pull has succeeded yet" in status["flaws"][0]
+    assert "503" in said
+
+
+async def test_a_revoked_token_is_a_flaw_and_what_follows_it_none(
+    tmp_path: Path,
+) -> None:
+    revoked = True
+
+    def script(_: Request) -> Answer | None:
+        return Answer(status=401) if revoked else None
+
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=QUICK)
+        async with running_daemon(config) as daemon:
+            await until_status(daemon, lambda s: s["ready"])
+            hub.script = script
+            status = await until_status(daemon, lambda s: not s["ready"])
+            revoked = False
+            await until_status(daemon, lambda s: s["ready"], within_s=70)
+            await daemon.until_logged("ready_again")
+
+    assert "no pull has succeeded for" in status["flaws"][0]
+    assert "Unauthorized" in status["flaws"][0]
+
+
+async def test_reports_that_get_no_answer_are_a_flaw_though_pulls_do(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        hub.script = lambda request: (
+            Answer(status=500) if request.call == "accept" else None
+        )
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=QUICK)
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "job-1", "dag_name": "it"})
+            status = await until_status(daemon, lambda s: not s["ready"])
+
+    assert "no report has succeeded" in status["flaws"][0]
+    assert status["outbox"]["oldest_job"] == "job-1"
+    assert status["outbox"]["oldest_age_s"] > PATIENCE_S
+
+
+async def test_a_full_machine_that_asks_for_nothing_is_ready(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/sleep", "60"]},
+            cloud=QUICK,
+            runs="queue_ahead = 0",
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "job-1", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started")
+            status = await until_status(
+                daemon, lambda s: s["endpoint"]["last_pull_age_s"] > 2 * PATIENCE_S
+            )
+            await call(daemon, "POST", "/v1/jobs/job-1/cancel")
+            await hub.until_finished("job-1")
+
+    assert status["ready"] is True
+
+
+async def test_the_service_manager_hears_how_it_goes(tmp_path: Path) -> None:
+    with manager(tmp_path) as listening:
+        async with endpoint() as hub:
+            config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=QUICK)
+            env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "900000"}
+            async with running_daemon(config, env=env) as daemon:
+                ready = await until_heard(listening, "READY")
+                # Whoever waits for READY may ask at once.
+                assert await call(daemon, "GET", "/v1/status")
+                await until_heard(listening, "WATCHDOG")
+                told = await until_heard(listening, "STATUS")
+                await call(daemon, "POST", "/v1/reload")
+                reloading = await until_heard(listening, "RELOADING")
+                await until_heard(listening, "READY")
+                daemon.process.terminate()
+                await until_heard(listening, "STOPPING")
+
+    assert ready["STATUS"].startswith("pulling; 0 running, 0 waiting")
+    assert "last pull" in told["STATUS"]
+    assert int(reloading["MONOTONIC_USEC"]) > 0
+
+
+async def test_a_run_is_told_nothing_of_the_service_manager(tmp_path: Path) -> None:
+    with manager(tmp_path):
+        async with endpoint() as hub:
+            config = write_config(tmp_path, hub.url, {"it": ["/usr/bin/env"]})
+            env = {
+                "NOTIFY_SOCKET": str(tmp_path / "notify"),
+                "WATCHDOG_USEC": "9000000",
+            }
+            async with running_daemon(config, env=env) as daemon:
+                hub.hand_out({"id": "job-1", "dag_name": "it"})
+                await hub.until_finished("job-1")
+                output = (daemon.state / "runs/job-1/attempt-1/output.log").read_text()
+
+    assert "NOTIFY_SOCKET" not in output
+    assert "WATCHDOG" not in output
+
+
+async def test_a_loop_that_is_stuck_is_named_and_lets_the_watchdog_fire(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    source = Path(__file__).with_name("hang.c")
+    library = build(source, tmp_path_factory.mktemp("hang"))
+    flag = tmp_path / "hang"
+    with manager(tmp_path) as listening:
+        async with endpoint() as hub:
+            config = write_config(
+                tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=QUICK, runs="slots = 2"
+            )
+            env = {
+                "LD_PRELOAD": str(library),
+                "HANG_FLAG": str(flag),
+                # What a report ends with, and what a delivery begins with.
+                "HANG_PLACES": "/state/history:/state/runs/second",
+                "NOTIFY_SOCKET": str(tmp_path / "notify"),
+                "WATCHDOG_USEC": "3000000",
+            }
+            with running(config, env=env) as daemon:
+                await until_heard(listening, "WATCHDOG")
+                flag.touch()
+                hub.hand_out({"id": "first", "dag_name": "it"})
+                await hub.until_finished("first")
+                hub.hand_out({"id": "second", "dag_name": "it"})
+                status = await until_status(
+                    daemon,
+                    lambda s: sum("stuck" in each for each in s["flaws"]) == 2,
+                    within_s=60,
+                )
+                # Whatever was on its way has been heard after this.
+                while listening in await _readable(listening):
+                    await heard(listening)
+                with anyio.move_on_after(4):
+                    while True:
+                        assert "WATCHDOG" not in await heard(listening)
+
+    assert "the loop is stuck: pull" in status["flaws"]
+    assert "the loop is stuck: report first" in status["flaws"]
+
+
+async def _readable(listening: socket.socket) -> list[socket.socket]:
+    with anyio.move_on_after(0.05):
+        await anyio.wait_readable(listening)
+        return [listening]
+    return []
+
+
+async def test_a_daemon_with_an_abstract_address_of_its_manager_starts(
+    tmp_path: Path,
+) -> None:
+    name = f"dispatchd-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind("\0" + name)
+        listening.setblocking(False)
+        async with endpoint() as hub:
+            config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+            async with running_daemon(config, env={"NOTIFY_SOCKET": f"@{name}"}):
+                await until_heard(listening, "READY")

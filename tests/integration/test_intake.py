@@ -1,0 +1,201 @@
+"""Drain, pause and resume: what is taken, what goes back, what ends, and that it lasts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio import to_thread
+
+from support.control import call, until_status
+from support.daemon import DaemonProcess, running_daemon, write_config
+from support.endpoint import endpoint
+
+WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit 3"]
+LEASED = {
+    "lease_seconds": 60,
+    "claim_token": "token",
+    "extensions": ["heartbeat", "release"],
+}
+
+
+def job(job_id: str, **more: Any) -> dict[str, Any]:
+    return {"id": job_id, "dag_name": "it", **more}
+
+
+def let_go(daemon: DaemonProcess, job_id: str) -> None:
+    (daemon.state / "runs" / job_id / "workspace" / "go").touch()
+
+
+async def command(
+    daemon: DaemonProcess, *words: str
+) -> subprocess.CompletedProcess[str]:
+    return await to_thread.run_sync(
+        lambda: subprocess.run(
+            [sys.executable, "-m", "dispatchd", *words, "--config", str(daemon.config)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    )
+
+
+async def test_a_paused_machine_takes_nothing_and_goes_on_with_what_it_has(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": WAITS}, cloud="hold_s = 1")
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("first"))
+            await daemon.until_logged("job_attempt_started", job_id="first")
+
+            paused = await command(daemon, "pause", "--reason", "new disk")
+            # Queue ahead would take it.
+            await until_status(daemon, lambda s: "paused" in s["loops"]["pull"])
+            polls = len(hub.calls("pull"))
+            hub.hand_out(job("second"))
+            let_go(daemon, "first")
+            await hub.until_finished("first")
+            status = await call(daemon, "GET", "/v1/status")
+            polls_after = len(hub.calls("pull"))
+            await command(daemon, "resume")
+            await daemon.until_logged("job_received", job_id="second")
+
+    assert paused.stdout == "paused\n"
+    assert polls_after == polls
+    assert status["ready"] is False
+    assert status["flaws"] == [
+        "paused by an operator (new disk); `dispatchd resume` ends that"
+    ]
+    assert status["intake"]["mode"] == "paused"
+
+
+async def test_a_drain_hands_back_what_has_not_started_and_waits_for_the_rest(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": WAITS}, cloud="hold_s = 1", runs="queue_ahead = 3"
+        )
+        async with running_daemon(config) as daemon, anyio.create_task_group() as tasks:
+            hub.hand_out(job("runs", **LEASED))
+            await daemon.until_logged("job_attempt_started", job_id="runs")
+            hub.hand_out(job("waits", **LEASED))
+            hub.hand_out(job("stays"))
+            await daemon.until_logged("job_accept_confirmed", job_id="waits")
+            await daemon.until_logged("job_accept_confirmed", job_id="stays")
+            drained: list[subprocess.CompletedProcess[str]] = []
+
+            async def drain() -> None:
+                drained.append(await command(daemon, "drain", "--reason", "reboot"))
+
+            tasks.start_soon(drain)
+            await hub.until(lambda e: bool(e.calls("release", "waits")))
+            let_go(daemon, "runs")
+            # Nobody else can have it: this endpoint takes it back from nobody.
+            await daemon.until_logged("job_attempt_started", job_id="stays")
+            assert not drained
+            let_go(daemon, "stays")
+            await hub.until_finished("runs", "stays")
+            await until_status(daemon, lambda s: not s["intake"]["left"])
+
+    assert drained[0].returncode == 0
+    assert drained[0].stdout.splitlines()[-1] == "drained"
+    assert not hub.calls("release", "stays")
+    assert "waits" not in hub.finished
+
+
+async def test_a_drain_lasts_over_a_restart_until_somebody_ends_it(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": ["/bin/true"]}, cloud="hold_s = 1"
+        )
+        async with running_daemon(config) as daemon:
+            await command(daemon, "drain")
+        # The next one says anew that it is ready.
+        daemon.log_file.unlink()
+        hub.hand_out(job("later"))
+        polls = len(hub.calls("pull"))
+        async with running_daemon(config) as daemon:
+            status = await until_status(
+                daemon, lambda s: "draining" in s["loops"]["pull"]
+            )
+            assert len(hub.calls("pull")) == polls
+            again = await command(daemon, "drain", "--json")
+            await command(daemon, "resume")
+            await hub.until_finished("later")
+
+    assert status["intake"]["mode"] == "draining"
+    assert json.loads(again.stdout) == {"mode": "draining", "left": 0}
+
+
+async def test_the_deadline_of_a_drain_ends_what_still_runs(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": WAITS}, cloud="hold_s = 1")
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("runs"))
+            await daemon.until_logged("job_attempt_started", job_id="runs")
+            drained = await command(daemon, "drain", "--deadline", "1s")
+            [finish] = await hub.until_finished("runs")
+
+    assert drained.returncode == 0
+    assert finish["result_status"] == "aborted"
+
+
+async def test_the_deadline_counts_while_no_daemon_runs(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": WAITS}, cloud="hold_s = 1")
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("runs"))
+            await daemon.until_logged("job_attempt_started", job_id="runs")
+            await command(daemon, "drain", "--deadline", "1s", "--no-wait")
+            daemon.kill()
+            await anyio.sleep(1)  # the deadline itself
+            daemon.start()
+            [finish] = await hub.until_finished("runs")
+
+    assert finish["result_status"] == "aborted"
+
+
+async def test_a_job_whose_pull_was_on_its_way_is_handed_back(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": WAITS}, cloud="hold_s = 30")
+        async with running_daemon(config) as daemon:
+            await hub.until(lambda e: any(r.hold_s for r in e.calls("pull")))
+            await command(daemon, "drain", "--no-wait")
+            hub.hand_out(job("late", **LEASED))
+            await hub.until(lambda e: bool(e.calls("release", "late")))
+            status = await until_status(daemon, lambda s: not s["intake"]["left"])
+
+    assert status["jobs"]["running"] == 0
+    assert "late" not in hub.finished
+
+
+async def test_a_damaged_record_of_a_drain_is_named_and_jobs_are_taken(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        state = tmp_path / "state"
+        state.mkdir(mode=0o700)
+        (state / "intake.json").write_text("{")
+        async with running_daemon(config) as daemon:
+            line = await daemon.until_logged("intake_unreadable")
+            hub.hand_out(job("it"))
+            await hub.until_finished("it")
+
+    assert "intake.json" in line["error"]
+
+
+async def test_a_deadline_that_is_no_time_is_named(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "http://127.0.0.1:9", {"it": WAITS})
+
+    refused = await command(DaemonProcess(config), "drain", "--deadline", "soon")
+
+    assert refused.returncode == 64
+    assert "10m" in refused.stderr

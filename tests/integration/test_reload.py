@@ -1,0 +1,167 @@
+"""A changed configuration is taken as a whole or not at all, and live runs keep theirs."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from dispatchd.errors import UsageError
+from support.control import call, until_status
+from support.daemon import DaemonProcess, running_daemon, write_config
+from support.endpoint import endpoint
+
+WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit $CODE"]
+
+
+def change(config: Path, before: str, after: str) -> None:
+    text = config.read_text()
+    assert before in text
+    config.write_text(text.replace(before, after))
+
+
+def let_go(daemon: DaemonProcess, job_id: str) -> None:
+    (daemon.state / "runs" / job_id / "workspace" / "go").touch()
+
+
+async def test_a_new_workflow_is_there_after_a_reload(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"old": ["/bin/true"]})
+        async with running_daemon(config) as daemon:
+            with config.open("a") as file:
+                file.write('[workflows.new]\ncommand = ["/bin/sh", "-c", "exit 7"]\n')
+            daemon.process.send_signal(signal.SIGHUP)
+            await daemon.until_logged("reloaded")
+            hub.hand_out({"id": "job-1", "dag_name": "new"})
+            [finish] = await hub.until_finished("job-1")
+            status = await call(daemon, "GET", "/v1/status")
+
+    assert finish["result_status"] == "failed"
+    assert "exit code 7" in finish["result_summary"]
+    assert status["reloaded_at"] is not None
+
+
+async def test_a_bad_configuration_is_refused_and_named_until_it_is_mended(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        async with running_daemon(config) as daemon:
+            change(config, "[runs]", "[runs]\nslots = 0")
+            daemon.process.send_signal(signal.SIGHUP)
+            line = await daemon.until_logged("reload_refused")
+            status = await call(daemon, "GET", "/v1/status")
+            with pytest.raises(UsageError, match=r"runs\.slots"):
+                await call(daemon, "POST", "/v1/reload")
+            hub.hand_out({"id": "job-1", "dag_name": "it"})
+            [finish] = await hub.until_finished("job-1")
+            change(config, "slots = 0", "slots = 3")
+            await call(daemon, "POST", "/v1/reload")
+            mended = await call(daemon, "GET", "/v1/status")
+
+    assert "runs.slots" in line["problems"][0]
+    assert "runs.slots" in status["warnings"][0]
+    assert finish["result_status"] == "succeeded"
+    assert mended["warnings"] == []
+    assert mended["slots"]["total"] == 3
+
+
+async def test_a_live_run_keeps_its_terms_and_the_next_one_has_the_new_ones(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": WAITS}, limits='env = { CODE = "1" }'
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "before", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started", job_id="before")
+            change(config, 'CODE = "1"', 'CODE = "2"')
+            await call(daemon, "POST", "/v1/reload")
+            let_go(daemon, "before")
+            hub.hand_out({"id": "after", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started", job_id="after")
+            let_go(daemon, "after")
+            before, after = await hub.until_finished("before", "after")
+
+    assert "exit code 1" in before["result_summary"]
+    assert "exit code 2" in after["result_summary"]
+
+
+async def test_a_run_whose_workflow_has_gone_ends_as_it_would_have(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": WAITS}, limits='env = { CODE = "0" }'
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "job-1", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started", job_id="job-1")
+            change(config, '[workflows."it"]', '[workflows."other"]')
+            await call(daemon, "POST", "/v1/reload")
+            let_go(daemon, "job-1")
+            [finish] = await hub.until_finished("job-1")
+
+    assert finish["result_status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key"),
+    [
+        ('server_id = "srv-test"', 'server_id = "srv-2"', "cloud.server_id"),
+        ('folder = "state"', 'folder = "other"', "store.folder"),
+        ('format = "json"', 'format = "text"', "log.format"),
+    ],
+)
+async def test_what_cant_change_under_a_running_daemon_is_refused_by_name(
+    tmp_path: Path, before: str, after: str, key: str
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        async with running_daemon(config) as daemon:
+            change(config, before, after)
+
+            with pytest.raises(UsageError) as caught:
+                await call(daemon, "POST", "/v1/reload")
+
+    assert key in str(caught.value)
+    assert "restart" in str(caught.value)
+
+
+async def test_the_log_level_changes_for_all_that_logs(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        change(config, 'level = "debug"', 'level = "error"')
+        daemon = DaemonProcess(config)
+        daemon.start()
+        try:
+            await hub.until(lambda e: bool(e.calls("pull")))
+            hub.hand_out({"id": "quiet", "dag_name": "it"})
+            await hub.until_finished("quiet")
+            change(config, 'level = "error"', 'level = "info"')
+            daemon.process.send_signal(signal.SIGHUP)
+            await daemon.until_logged("reloaded")
+            hub.hand_out({"id": "loud", "dag_name": "it"})
+            await daemon.until_logged("job_finish_acknowledged", job_id="loud")
+        finally:
+            daemon.kill()
+
+    received = [line for line in daemon.log() if line.get("event") == "job_received"]
+    assert [line["job_id"] for line in received] == ["loud"]
+
+
+async def test_more_slots_are_used_at_once(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": WAITS}, limits='env = { CODE = "0" }'
+        )
+        async with running_daemon(config) as daemon:
+            for name in ("one", "two"):
+                hub.hand_out({"id": name, "dag_name": "it"})
+            await until_status(daemon, lambda s: s["jobs"]["accepted"] == 1)
+            change(config, "[runs]", "[runs]\nslots = 2")
+            await call(daemon, "POST", "/v1/reload")
+            await until_status(daemon, lambda s: s["slots"]["used"] == 2)
+            for name in ("one", "two"):
+                let_go(daemon, name)
+            await hub.until_finished("one", "two")
