@@ -1,6 +1,7 @@
 """Where a part of the control group tree has been handed to the daemon, nothing gets out of a run."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,12 @@ from pathlib import Path
 import anyio
 import pytest
 
-from dispatchd.engines.local.cgroup import Cgroups
+from dispatchd.domain.judgement import Evidence, judge
+from dispatchd.domain.outcome import Exit
+from dispatchd.domain.resources import Resources, Usage
+from dispatchd.domain.run_event import Story
+from dispatchd.engines.local.cgroup import Cgroups, Group
+from support.control import call
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 
@@ -109,3 +115,90 @@ def test_only_what_was_handed_over_is_used(tmp_path: Path, delegated: Path) -> N
     assert str(delegated) in found
     assert refused == "None\n"
     assert Cgroups.find(tmp_path) is None
+
+
+async def test_a_summary_says_what_the_run_took_and_the_status_what_keeps_it_together(
+    tmp_path: Path, delegated: Path
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        async with running_daemon(config, wrapper=inside(delegated)) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            [finish] = await hub.until_finished("j")
+            inside_words = (await call(daemon, "GET", "/v1/status"))["containment"]
+    async with endpoint() as hub:
+        config = write_config(tmp_path / "other", hub.url, {"it": ["/bin/true"]})
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "k", "dag_name": "it"})
+            [without] = await hub.until_finished("k")
+            outside_words = (await call(daemon, "GET", "/v1/status"))["containment"]
+
+    assert re.search(r"It took \d+\.\d s of CPU", finish["result_summary"])
+    assert "CPU" not in without["result_summary"]
+    assert inside_words.startswith("control groups")
+    assert outside_words == "sessions and process groups"
+
+
+def test_limits_are_set_and_usage_is_read_where_the_kernel_has_them(
+    tmp_path: Path,
+) -> None:
+    """On a folder in place of the kernel's: its controllers are rarely there to try."""
+    attempt, root = tmp_path / "attempt", tmp_path / "root"
+    attempt.mkdir()
+    root.mkdir()
+    limits = Resources(memory_bytes=512 << 20, pids=100, cpu_weight=50)
+
+    Cgroups(root, ("cpu", "memory", "pids")).admit(42, attempt, limits)
+    [group] = root.iterdir()
+    (group / "cgroup.kill").touch()
+    (group / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
+    (group / "memory.peak").write_text("104857600\n")
+    (group / "memory.events").write_text("oom 1\noom_kill 2\n")
+    found = Group.of(attempt)
+
+    written = {each.name: each.read_text() for each in group.iterdir()}
+    assert written["memory.max"] == str(512 << 20)
+    assert written["pids.max"] == "100"
+    assert written["cpu.weight"] == "50"
+    assert written["cgroup.procs"] == "42"
+    assert found is not None
+    assert found.usage() == Usage(cpu_s=2.5, peak_memory_bytes=100 << 20, oom_kills=2)
+
+
+def test_limits_without_their_controllers_are_left_out(tmp_path: Path) -> None:
+    attempt, root = tmp_path / "attempt", tmp_path / "root"
+    attempt.mkdir()
+    root.mkdir()
+
+    Cgroups(root, ("pids",)).admit(42, attempt, Resources(memory_bytes=1, pids=9))
+
+    [group] = root.iterdir()
+    assert sorted(each.name for each in group.iterdir()) == ["cgroup.procs", "pids.max"]
+
+
+def test_an_end_for_want_of_memory_is_named() -> None:
+    usage = Usage(cpu_s=1.25, peak_memory_bytes=512 << 20, oom_kills=1)
+    end = Exit(code=137, usage=usage)
+
+    summary = judge(Evidence(end=end, story=Story(), duration_s=2.0), None).summary
+
+    assert "Ended by SIGKILL" in summary
+    assert "The kernel ended 1 of its processes for want of memory." in summary
+    assert "It took 1.2 s of CPU and up to 512 MiB of memory." in summary
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may take precedence")
+async def test_a_run_has_nothing_of_the_precedence_that_the_daemon_has(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/usr/bin/nice"]})
+        wrapper = ("/usr/bin/nice", "-n", "-5")
+        async with running_daemon(config, wrapper=wrapper) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await hub.until_finished("j")
+            own = os.getpriority(os.PRIO_PROCESS, daemon.process.pid)
+
+    output = (daemon.state / "runs/j/attempt-1/output.log").read_text()
+    assert own == -5
+    assert output == "0\n"

@@ -1,0 +1,246 @@
+"""One trace for each job, from pull to finish, told by its record alone.
+
+Nothing is drawn and nothing is kept: ids are hashes of what a record says from its first moment on, so a
+daemon that is restarted in the middle of a job goes on with the same trace. A context that comes with a job
+(a `traceparent` among a webhook's headers) is not taken up: a stranger must not write into this machine's
+traces, nor decide which of them are kept. Nothing that a command has said is in a span.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.domain.job import STEPS_KEPT, Attempt, TrackedJob
+from dispatchd.domain.outcome import FailureCause, Outcome
+from dispatchd.domain.phase import TRANSITIONS, Event, Phase
+
+_LONGEST_VALUE: Final = 256
+"""What is kept of an attribute's text (characters): most of it comes from the endpoint."""
+
+_TRACE_ID_BYTES: Final = 16
+_SPAN_ID_BYTES: Final = 8
+"""Sizes of ids (W3C Trace Context, 3.2.2)."""
+
+_NAMES: Final[Mapping[Phase, str]] = {
+    Phase.PENDING_ACCEPT: "accept",
+    Phase.ACCEPTED: "wait",
+    Phase.RETRY_WAIT: "wait",
+    Phase.NEEDS_ATTENTION: "park",
+    Phase.FINISHING: "report",
+}
+"""Span names of phases; what runs is told by the attempts."""
+
+_REFUSALS: Final = frozenset(
+    {Event.ACCEPT_REFUSED, Event.LEASE_LOST, Event.FINISH_REFUSED}
+)
+"""Ends of a phase that are an error of its span."""
+
+_BAD: Final = frozenset({Outcome.FAILED, Outcome.ABORTED, Outcome.REJECTED})
+
+Attributes = Mapping[str, str | int]
+
+
+@frozen(kw_only=True)
+class Span:
+    """A piece of a job's time.
+
+    Ids are lower-case hex; `parent_id` is empty for the root. `error` says why it ended badly, in a word
+    of a closed list; empty where it didn't.
+    """
+
+    name: str
+    trace_id: str
+    span_id: str
+    parent_id: str
+    start: datetime
+    end: datetime
+    attributes: Attributes
+    error: str = ""
+
+
+@frozen(kw_only=True)
+class _Stay:
+    """One phase of a job, from its beginning to the event that ended it (None: it is still there)."""
+
+    phase: Phase
+    start: datetime
+    end: datetime
+    ended_by: Event | None = None
+
+
+def traceparent(record: TrackedJob, attempt_number: int) -> str:
+    """Return the context in which an attempt runs (W3C Trace Context level 1, `traceparent`).
+
+    Its parent id is that of the attempt's span, so that what a command tells of itself hangs below it.
+    """
+    span_id = _span_id(record, _attempt_name(attempt_number))
+    return f"00-{_trace_id(record)}-{span_id}-01"
+
+
+def spans_of(record: TrackedJob) -> tuple[Span, ...]:
+    """Return what a record tells: the root span `job`, and its children by the time of their beginning.
+
+    Each child lies within the root, also where the clock was set between two boots. What is not over ends
+    with the record's last change; what a record has forgotten (it keeps its last steps) is left out.
+    """
+    root = _root(record)
+    children = [*_stays_as_spans(record, root), *_attempts_as_spans(record, root)]
+    return (root, *sorted(children, key=lambda span: (span.start, span.end)))
+
+
+def _root(record: TrackedJob) -> Span:
+    job, verdict = record.job, record.verdict
+    outcome = verdict.outcome if verdict is not None else None
+    cause = verdict.cause if verdict is not None else None
+    error = (cause or outcome or "") if outcome in _BAD else ""
+    left_at = next(
+        (step.at for step in record.steps if step.phase is Phase.HISTORY),
+        record.changed_at,
+    )
+    return Span(
+        name="job",
+        trace_id=_trace_id(record),
+        span_id=_span_id(record, "job"),
+        parent_id="",
+        start=record.received_at,
+        end=max(record.received_at, left_at),
+        attributes=_attributes(
+            record,
+            {
+                "dispatchd.workflow": job.workflow,
+                "dispatchd.repository": job.repository,
+                "dispatchd.event": job.event,
+                "dispatchd.outcome": outcome or "",
+                "dispatchd.cause": cause or "",
+            },
+        ),
+        error=str(error),
+    )
+
+
+def _stays_as_spans(record: TrackedJob, root: Span) -> Iterator[Span]:
+    seen: dict[str, int] = {}
+    for stay in _stays(record):
+        name = _NAMES.get(stay.phase)
+        # A job that is rejected at once is never accepted, so nothing waited for that.
+        if name is None or stay.ended_by is Event.REJECTED:
+            continue
+        seen[name] = seen.get(name, 0) + 1
+        refused = stay.ended_by if stay.ended_by in _REFUSALS else None
+        yield _child(
+            root,
+            name=name,
+            span_id=_span_id(record, f"{name} {seen[name]}"),
+            times=(stay.start, stay.end),
+            attributes=_attributes(record, {}),
+            error=str(refused or ""),
+        )
+
+
+def _attempts_as_spans(record: TrackedJob, root: Span) -> Iterator[Span]:
+    for attempt in record.attempts:
+        if _is_of_an_earlier_claim(attempt, record):
+            continue
+        name = _attempt_name(attempt.number)
+        yield _child(
+            root,
+            name=name,
+            span_id=_span_id(record, name),
+            times=(attempt.started_at, attempt.ended_at or root.end),
+            attributes=_attributes(
+                record,
+                {
+                    "dispatchd.attempt": attempt.number,
+                    "dispatchd.cause": attempt.cause or "",
+                },
+            ),
+            error=_error_of(attempt.cause),
+        )
+
+
+def _child(
+    root: Span,
+    *,
+    name: str,
+    span_id: str,
+    times: tuple[datetime, datetime],
+    attributes: Attributes,
+    error: str,
+) -> Span:
+    start = min(max(times[0], root.start), root.end)
+    return Span(
+        name=name,
+        trace_id=root.trace_id,
+        span_id=span_id,
+        parent_id=root.span_id,
+        start=start,
+        end=min(max(times[1], start), root.end),
+        attributes=attributes,
+        error=error,
+    )
+
+
+def _stays(record: TrackedJob) -> Iterator[_Stay]:
+    """Yield the phases that a job has been in, oldest first, as far back as its record goes."""
+    steps = record.steps
+    phase, start = Phase.PENDING_ACCEPT, record.received_at
+    known = len(steps) < STEPS_KEPT
+    for step in steps:
+        if step.phase is not phase or not known:
+            if known:
+                yield _Stay(phase=phase, start=start, end=step.at, ended_by=step.event)
+            phase, start = step.phase, step.at
+            # Of a step that may have stayed where it was, nobody knows since when that was.
+            known = known or TRANSITIONS.get((step.phase, step.event)) is not step.phase
+    if known and phase is not Phase.HISTORY:
+        yield _Stay(phase=phase, start=start, end=record.changed_at)
+
+
+def _is_of_an_earlier_claim(attempt: Attempt, record: TrackedJob) -> bool:
+    """Return whether an attempt belongs to an earlier trace: the job was given back since, and came again."""
+    return attempt.ended_at is not None and attempt.ended_at <= record.received_at
+
+
+def _error_of(cause: FailureCause | None) -> str:
+    # A command that asks a person has not failed.
+    return "" if cause is None or cause is FailureCause.NEEDS_INPUT else cause.value
+
+
+def _attempt_name(number: int) -> str:
+    return f"attempt {number}"
+
+
+def _attributes(record: TrackedJob, values: Attributes) -> Attributes:
+    found = {"dispatchd.job.id": record.job.id, **values}
+    return {name: _plain(value) for name, value in found.items() if value != ""}
+
+
+def _plain(value: str | int) -> str | int:
+    """Return a value that every receiver can take: text is cut, and what isn't Unicode is replaced."""
+    if isinstance(value, int):
+        return value
+    return str(value)[:_LONGEST_VALUE].encode("utf-8", "replace").decode("utf-8")
+
+
+def _trace_id(record: TrackedJob) -> str:
+    return _hashed(_origin(record), _TRACE_ID_BYTES)
+
+
+def _span_id(record: TrackedJob, name: str) -> str:
+    return _hashed(f"{_origin(record)}\0{name}", _SPAN_ID_BYTES)
+
+
+def _origin(record: TrackedJob) -> str:
+    # A job that was given back and comes again has another time, and another trace.
+    received = record.received_at.astimezone(UTC).isoformat(timespec="microseconds")
+    return f"{received}\0{record.job.id}"
+
+
+def _hashed(text: str, size: int) -> str:
+    """Return the first bytes of a text's SHA-256 as hex, never all zero: that is no id (W3C Trace Context)."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    number = int.from_bytes(digest[:size]) or 1
+    return f"{number:0{2 * size}x}"
