@@ -17,7 +17,9 @@ DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text
 
 def documented() -> set[str]:
     rows = re.findall(
-        r"^\| `(dispatchd_\w+)[^|]*\| (\w+)", (DOCS / "metrics.md").read_text(), re.MULTILINE
+        r"^\| `(dispatchd_\w+)[^|]*\| (\w+)",
+        (DOCS / "metrics.md").read_text(),
+        re.MULTILINE,
     )
     return {
         name + suffix
@@ -60,7 +62,7 @@ def test_every_metric_is_on_the_dashboard() -> None:
 
 
 def test_panels_are_whole_and_do_not_overlap() -> None:
-    taken = set()
+    taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         assert panel["title"]
         assert panel["description"]

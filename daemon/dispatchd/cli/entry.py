@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NoReturn
 
 import click
@@ -40,8 +40,16 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "dispatchd.cli.doctor",
         "Check everything that has to work, and say what to do.",
     ),
+    "bug-report": (
+        "dispatchd.cli.bug_report",
+        "Pack what is to be known about a problem, without secrets.",
+    ),
     "config": ("dispatchd.cli.config", "Check the configuration."),
     "hub": ("dispatchd.cli.hub", "Serve a dispatch endpoint (extra `hub`)."),
+    "completion": (
+        "dispatchd.cli.completion",
+        "Print the completion script of a shell.",
+    ),
 }
 """Command to its module, imported when it is asked for, and its line in `--help`."""
 
@@ -96,7 +104,7 @@ def main() -> NoReturn:
         # The reader of our output has gone, as in `dispatchd jobs | head`; nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except UserError as error:
+    except (UserError, PermissionError) as error:
         code = _refuse([error])
     except BaseExceptionGroup as group:
         expected, unexpected = group.split(UserError)
@@ -106,11 +114,14 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _refuse(errors: list[UserError]) -> int:
+def _refuse(errors: Sequence[UserError | PermissionError]) -> int:
     for error in errors:
+        if isinstance(error, PermissionError):
+            _complain(f"cannot use {error.filename}: this user may not; use sudo")
+            return os.EX_NOPERM
         for line in str(error).splitlines():
             _complain(line)
-    return errors[0].exit_code
+    return max(each.exit_code for each in errors if isinstance(each, UserError))
 
 
 def _leaves(group: BaseExceptionGroup[UserError]) -> Iterator[UserError]:

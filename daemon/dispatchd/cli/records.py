@@ -1,5 +1,6 @@
 """The records that commands show: from the daemon, and from the store where none answers."""
 
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ _TIMEOUT_S: Final = 5.0
 
 def read_records(places: Places, *, past: int) -> list[TrackedJob]:
     """Return every tracked job and the newest past ones, those that changed last first."""
-    found = _asked(places, f"past={past}")
+    found = _asked(places, f"past={past}", _TIMEOUT_S)
     records = read_all(places.state_folder) if found is None else found
     newest = sorted(records, key=lambda each: each.changed_at, reverse=True)
     tracked = [each for each in newest if each.phase is not Phase.HISTORY]
@@ -27,13 +28,17 @@ def read_records(places: Places, *, past: int) -> list[TrackedJob]:
     return [*tracked, *ended[:past]]
 
 
-def find_job(places: Places, job_id: str) -> TrackedJob:
+def find_job(
+    places: Places, job_id: str, *, timeout_s: float = _TIMEOUT_S
+) -> TrackedJob:
     """Return a tracked or past job by its id, or by the beginning of it where that is enough.
+
+    A daemon is given `timeout_s` (seconds) to answer; without it the store has to do.
 
     Raises:
         UsageError: There is none, or more than one.
     """
-    asked = _asked(places, f"like={quote(job_id, safe='')}")
+    asked = _asked(places, f"like={quote(job_id, safe='')}", timeout_s)
     records = read_all(places.state_folder) if asked is None else asked
     found = [record for record in records if record.job.id.startswith(job_id)]
     exact = [record for record in found if record.job.id == job_id]
@@ -46,7 +51,7 @@ def find_job(places: Places, job_id: str) -> TrackedJob:
     raise UsageError(cannot=cannot, reason="there is none; `dispatchd jobs` lists them")
 
 
-def _asked(places: Places, query: str) -> list[TrackedJob] | None:
+def _asked(places: Places, query: str, timeout_s: float) -> list[TrackedJob] | None:
     """Return the daemon's answer, or None if there is none and the store has to do."""
     from dispatchd.control.client import ask
 
@@ -57,12 +62,19 @@ def _asked(places: Places, query: str) -> list[TrackedJob] | None:
             "GET",
             f"/v1/jobs?{query}",
             cannot="ask the daemon for its jobs",
-            timeout_s=_TIMEOUT_S,
+            timeout_s=timeout_s,
         )
     except NotReachable as error:
-        if socket.exists():
+        if _is_there(socket):
             click.echo(f"dispatchd: {error}; reading {places.state_folder}", err=True)
         return None
     documents = answer.get("jobs") if isinstance(answer, dict) else None
     found = documents if isinstance(documents, list) else []
     return [from_document(each, path=socket) for each in found]
+
+
+def _is_there(socket: Path) -> bool:
+    try:
+        return socket.exists()
+    except PermissionError:
+        return False

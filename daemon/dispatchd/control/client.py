@@ -21,7 +21,7 @@ from dispatchd.errors import NotReachable, UsageError
 _ORIGIN: Final = "http://dispatchd"
 """HTTP/1.1 wants a host (RFC 9112, section 3.2); nobody resolves this one."""
 
-_TIMEOUT_S: Final = 30.0
+_TIMEOUT_S: Final = 10.0
 """How long a daemon that is well may take for one step (seconds)."""
 
 _NOBODY: Final = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}

@@ -238,10 +238,20 @@ def read_all(folder: Path) -> Iterator[TrackedJob]:
     """Yield every readable record of a state folder, tracked and past, without taking its lock.
 
     For looking on beside a running daemon: files are whole, so a record is at worst a moment old.
+
+    Raises:
+        FolderUnusable: This user may not look into it.
     """
     seen = set()
     for part in ("jobs", "history"):
-        for record in _readable(sorted((folder / part).glob("*" + _SUFFIX))):
+        try:
+            names = sorted(os.listdir(folder / part))  # noqa: PTH208  # glob finds nothing where it may not look
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise FolderUnusable(folder=folder / part, error=error) from error
+        paths = [folder / part / name for name in names if name.endswith(_SUFFIX)]
+        for record in _readable(paths):
             if record.job.id not in seen:
                 seen.add(record.job.id)
                 yield record

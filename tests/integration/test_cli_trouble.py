@@ -1,0 +1,172 @@
+"""Every command where something is wrong: one clear line, the right exit code, never a traceback."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from anyio import to_thread
+
+from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.store.codec import SCHEMA_VERSION
+from dispatchd.store.jobs import JobStore
+from support.daemon import DaemonProcess, running_daemon, write_config
+from support.endpoint import endpoint
+from support.records import NOW
+
+ASK = [["drain"], ["pause"], ["resume"], ["reload"], ["status"]]
+STEER = [
+    ["cancel", "job-1"],
+    ["block", "job-1", "--reason", "x"],
+    ["resolve", "job-1", "--fail"],
+]
+LOOK = [["jobs"], ["show", "job-1"], ["logs", "job-1"]]
+NOWHERE = "http://127.0.0.1:9"
+
+
+def dispatchd(config: Path, *words: str, wrapper: list[str] | None = None) -> "Said":
+    done = subprocess.run(
+        [
+            *(wrapper or []),
+            *(sys.executable, "-m", "dispatchd", *words, "--config", str(config)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Said(done.returncode, done.stdout, done.stderr.splitlines())
+
+
+class Said:
+    def __init__(self, code: int, out: str, lines: list[str]) -> None:
+        self.code, self.out, self.lines = code, out, lines
+
+
+def name_of(words: list[str]) -> str:
+    return words[0]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A machine with one tracked job and no daemon."""
+    file = write_config(tmp_path, NOWHERE, {"it": ["/bin/true"]})
+    store, _ = JobStore.open(tmp_path / "state")
+    store.put(TrackedJob.received(Job(id="job-1", workflow="it"), now=NOW))
+    store.close()
+    return file
+
+
+@pytest.mark.parametrize("words", [*ASK, *STEER], ids=name_of)
+def test_without_a_daemon(config: Path, words: list[str]) -> None:
+    said = dispatchd(config, *words)
+
+    assert said.code == os.EX_UNAVAILABLE
+    [line] = said.lines
+    assert "no daemon is running" in line
+    assert "dispatchd run" in line
+
+
+@pytest.mark.parametrize("words", LOOK[:2], ids=name_of)
+def test_what_the_store_knows_is_shown_without_a_daemon(
+    config: Path, words: list[str]
+) -> None:
+    said = dispatchd(config, *words)
+
+    assert said.code == 0
+    assert "job-1" in said.out
+    assert said.lines == []
+
+
+@pytest.fixture
+async def stuck(config: Path) -> AsyncIterator[DaemonProcess]:
+    """A daemon that takes connections and does nothing."""
+    async with endpoint() as hub:
+        text = config.read_text().replace(NOWHERE, hub.url)
+        config.write_text(text)
+        async with running_daemon(config) as daemon:
+            daemon.process.send_signal(signal.SIGSTOP)
+            yield daemon
+            daemon.process.send_signal(signal.SIGCONT)
+
+
+async def test_with_a_stuck_daemon(stuck: DaemonProcess) -> None:
+    for words in (["status"], ["pause"], ["cancel", "job-1"]):
+        said = await to_thread.run_sync(dispatchd, stuck.config, *words)
+
+        assert said.code == os.EX_UNAVAILABLE, words
+        assert "doesn't answer" in said.lines[-1], words
+    jobs = await to_thread.run_sync(dispatchd, stuck.config, "jobs")
+    assert jobs.code == 0
+    assert "job-1" in jobs.out
+    [note] = jobs.lines
+    assert "doesn't answer" in note
+
+
+@pytest.mark.parametrize("words", [["run"], ["status"], *STEER, *LOOK], ids=name_of)
+def test_with_a_newer_store(config: Path, words: list[str]) -> None:
+    [record] = (config.parent / "state" / "jobs").iterdir()
+    newer = record.read_text().replace(
+        f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'
+    )
+    record.write_text(newer)
+
+    said = dispatchd(config, *words)
+
+    assert said.code == os.EX_CONFIG
+    [line] = said.lines
+    assert "schema_version 99" in line
+    assert "newer release" in line
+
+
+@pytest.fixture
+def powerless(config: Path) -> Iterator[list[str]]:
+    """A wrapper under which root may no more than others, beside a state folder of somebody else."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or os.geteuid() != 0:
+        pytest.skip("needs root, and setpriv to give its power up")
+    state = config.parent / "state"
+    state.chmod(0o700)
+    os.chown(state, 12345, 12345)
+    yield [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
+    os.chown(state, 0, 0)
+
+
+@pytest.mark.parametrize("words", [["run"], *ASK, *STEER, *LOOK], ids=name_of)
+def test_without_permission(
+    config: Path, powerless: list[str], words: list[str]
+) -> None:
+    said = dispatchd(config, *words, wrapper=powerless)
+
+    assert said.code in (os.EX_NOPERM, os.EX_UNAVAILABLE)
+    [line] = said.lines
+    assert str(config.parent / "state") in line
+    assert "this user" in line
+
+
+@pytest.mark.parametrize("words", [["run"], *ASK, *STEER, *LOOK], ids=name_of)
+def test_without_a_configuration(tmp_path: Path, words: list[str]) -> None:
+    said = dispatchd(tmp_path / "none.toml", *words)
+
+    assert said.code == os.EX_CONFIG
+    [line] = said.lines
+    assert "none.toml" in line
+    assert "--config" in line
+
+
+def test_a_daemon_is_asked_though_its_configuration_is_broken_by_now(
+    config: Path,
+) -> None:
+    with config.open("a") as file:
+        file.write("[runs]\n" if "[runs]" not in config.read_text() else "[nonsense]\n")
+
+    said = dispatchd(config, "status")
+
+    assert said.code == os.EX_UNAVAILABLE
+    assert "job" not in said.lines[0]
+    assert "no daemon is running" in said.lines[0]
