@@ -1,6 +1,7 @@
 """The composition root: builds the objects from the configuration, opens them, and runs the daemon."""
 
 import os
+import random
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from dispatchd.control.routes import Routes
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
 from dispatchd.domain.job import Json
+from dispatchd.errors import ConfigError, Problem
 from dispatchd.execution import execution
 from dispatchd.identity import Identity, identity
 from dispatchd.inspection import EventFeed, Inspection
@@ -42,6 +44,7 @@ from dispatchd.store.intake import IntakeStore
 from dispatchd.store.jobs import JobStore, lock
 from dispatchd.supervision import SupervisionLoop
 from dispatchd.systemd import ServiceManager
+from dispatchd.telemetry import TraceExporter, read_headers
 
 _CONNECTIONS: Final = httpx.Limits(
     max_connections=24, max_keepalive_connections=12, keepalive_expiry=30.0
@@ -117,7 +120,9 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     known, environment = opened.known, opened.environment
     feed, pulse = EventFeed(), Pulse()
     metrics = Metrics(lambda: core.run_loop.workflows)
-    core = execution(config, store, clock, known, environment, (metrics.see, feed.see))
+    traces = _traces(config, known, lambda: who.credentials.server_id)
+    watchers = [metrics.see, feed.see, *([traces.see] if traces is not None else [])]
+    core = execution(config, store, clock, known, environment, watchers)
     tracker, board, rng = core.tracker, core.board, core.random
     who = identity(config, caller, known, clock, environment, tracker.ring)
     source = DispatchEndpoint(
@@ -222,7 +227,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     )
     others = (
         *(who.license, report, core.run_loop, heartbeat, prune, intake, control),
-        *(supervision, metrics_server(config.metrics.listen, inspection)),
+        *(supervision, traces, metrics_server(config.metrics.listen, inspection)),
     )
     return Daemon(
         tracker=tracker,
@@ -246,6 +251,36 @@ def metrics_server(address: str, inspection: Inspection) -> MetricsServer | None
         ("GET", "/health"): inspection.show_health,
     }
     return MetricsServer(host=host.strip("[]"), port=int(port), routes=routes)
+
+
+def _traces(
+    config: Config, known: KnownSecrets, server_id: Callable[[], str]
+) -> TraceExporter | None:
+    """Return what sends traces, or None for none.
+
+    Raises:
+        ConfigError: The file with its headers can't be used.
+    """
+    wanted = config.telemetry
+    if not wanted.otlp_url:
+        return None
+    headers: dict[str, str] = {}
+    file = _beside(config, wanted.otlp_headers_file)
+    if file is not None:
+        try:
+            headers = read_headers(file.read_text())
+        except (OSError, ValueError) as error:
+            expected = f"must be a readable file of NAME: VALUE lines ({error})"
+            key = "telemetry.otlp_headers_file"
+            problem = Problem(file=config.file, key=key, expected=expected)
+            raise ConfigError([problem]) from error
+        known.know("telemetry", headers.values())
+    return TraceExporter(
+        url=wanted.otlp_url,
+        headers=headers,
+        instance_id=server_id,
+        random=random.Random(),  # noqa: S311  # for jitter, not for secrets
+    )
 
 
 def _beside(config: Config, name: str) -> Path | None:

@@ -71,6 +71,7 @@ def execution(
         base_env={
             name: environment[name] for name in _INHERITED if name in environment
         },
+        traced=bool(config.telemetry.otlp_url),
     )
     follower = Follower(
         engine=engine, tracker=tracker, runs=runs, clock=clock, concluder=concluder

@@ -1,9 +1,8 @@
 """Traces: one for each job that has gone to history, sent to an OpenTelemetry collector (extra `otel`).
 
 What a trace says is in `domain/trace.py`. It is sent as OTLP over HTTP by a thread of its own: a collector that
-is slow, silent or gone costs traces, and never a job. Traces are not durable: those that a killed daemon had
-not sent are lost. The daemon's own OTEL_* variables of certificates and headers count, as the SDK has it;
-the configured ones come first. No proxy and no .netrc is used.
+is slow, silent or gone costs traces, and never a job. Those that a killed daemon had not sent are lost. OTEL_*
+variables about certificates and headers count where nothing is configured; proxies and .netrc never do.
 """
 
 import logging
@@ -11,8 +10,6 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -34,7 +31,7 @@ _QUEUE: Final = 1000
 """How many jobs' traces wait for a collector (count): a few MiB at most."""
 
 _BATCH: Final = 64
-"""How many jobs' traces go in one request (count): some 400 spans, 100 KiB before compression."""
+"""How many jobs' traces go in one request (count): some 400 spans, 50 KiB before compression."""
 
 _PAUSE_S: Final = 1.0
 """Shortest time between two requests (seconds), unless a whole batch waits."""
@@ -45,15 +42,8 @@ _REQUEST_S: Final = 5.0
 _LAST_CHANCE_S: Final = 2.0
 """How long a stop waits for what is queued (seconds)."""
 
-_LONGEST_REASON: Final = 300
-"""What is logged of an error's text (characters)."""
-
-_HOPELESS: Final = frozenset(
-    {HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
-)
+_HOPELESS: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 """Answers to what was sent, which will be the same next time. All others can be mended on the other side."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @define(kw_only=True, eq=False)
@@ -70,11 +60,13 @@ class TraceExporter:
     random: random.Random
     dropped: int = field(default=0, init=False)
     """How many jobs' traces were given up so far (count)."""
-    _collector: "_Collector" = field(init=False, repr=False)
+    _send: "_Send" = field(init=False, repr=False)
+    _close: Callable[[], None] = field(init=False, repr=False)
     _queue: deque[TrackedJob] = field(factory=deque, init=False, repr=False)
     _changed: threading.Condition = field(factory=threading.Condition, init=False)
     """Guards the queue, `dropped` and what follows; rings when the thread has something to do."""
     _stopping: bool = field(default=False, init=False)
+    _sending: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
     _drop_told: bool = field(default=False, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -82,7 +74,7 @@ class TraceExporter:
     )
 
     def __attrs_post_init__(self) -> None:
-        self._collector = _open_collector(self.url, self.headers)
+        self._send, self._close = _open(self.url, self.headers)
 
     def see(self, record: TrackedJob) -> None:
         """Take note of a record that has become durable; for the tracker."""
@@ -112,17 +104,17 @@ class TraceExporter:
                 self._changed.notify()
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(thread.join, _LAST_CHANCE_S)
-            self._collector.close()
-            if self._queue:
-                self._log.warning("traces_dropped", at="stop", jobs=len(self._queue))
+            self._close()
+            if unsent := len(self._queue) + self._sending:
+                self._log.warning("traces_dropped", url=self.url, unsent=unsent)
 
     def _work(self) -> None:
         """Send batches; the only code in the thread."""
         while batch := self._next():
             spans = [span for record in batch for span in spans_of(record)]
-            answer = self._collector.send(spans, self.instance_id())
+            refusal = self._send(spans, self.instance_id())
             with self._changed:
-                self._settle(batch, answer)
+                self._settle(batch, refusal)
                 if self._stopping and self._failures:
                     return
                 self._pause()
@@ -131,42 +123,41 @@ class TraceExporter:
         """Return what to send next, oldest first; nothing once the daemon stops and all is sent."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._stopping)
-            count = min(_BATCH, len(self._queue))
-            return [self._queue.popleft() for _ in range(count)]
+            self._sending = min(_BATCH, len(self._queue))
+            return [self._queue.popleft() for _ in range(self._sending)]
 
-    def _settle(self, batch: Sequence[TrackedJob], answer: "_Answer") -> None:
-        match answer.fate:
-            case _Fate.TAKEN:
-                self._tell_recovery()
-            case _Fate.LATER:
-                self._tell_failure(answer.reason)
-                self._queue.extendleft(reversed(batch))
-                self._trim()
-            case _Fate.NEVER:
-                self._tell_failure(answer.reason)
-                self._drop(len(batch))
+    def _settle(self, batch: Sequence[TrackedJob], refusal: "_Refusal | None") -> None:
+        self._sending = 0
+        if refusal is None:
+            self._tell_recovery()
+            return
+        self._tell_failure(refusal.reason)
+        if refusal.for_ever:
+            self._drop(len(batch))
+        else:
+            self._queue.extendleft(reversed(batch))
+            self._trim()
 
     def _pause(self) -> None:
+        """Rest: after a failure for longer, else so that many short jobs share a request."""
+        enough, pause_s = _BATCH, _PAUSE_S
         if self._failures:
-            pause_s = _PAUSE_S + full_jitter_s(self._failures, self.random.random())
-            self._changed.wait_for(lambda: self._stopping, pause_s)
-        else:
-            self._changed.wait_for(
-                lambda: self._stopping or len(self._queue) >= _BATCH, _PAUSE_S
-            )
+            enough = _QUEUE + 1
+            pause_s += full_jitter_s(self._failures, self.random.random())
+        self._changed.wait_for(
+            lambda: self._stopping or len(self._queue) >= enough, pause_s
+        )
 
     def _trim(self) -> None:
-        excess = len(self._queue) - _QUEUE
-        for _ in range(excess):
+        while len(self._queue) > _QUEUE:
             self._queue.popleft()
-        if excess > 0:
-            self._drop(excess)
+            self._drop(1)
 
     def _drop(self, count: int) -> None:
         self.dropped += count
         if not self._drop_told:
             self._drop_told = True
-            self._log.warning("traces_dropped", url=self.url, queue=_QUEUE)
+            self._log.warning("traces_dropped", url=self.url, dropped=self.dropped)
 
     def _tell_failure(self, reason: str) -> None:
         self._failures += 1
@@ -175,56 +166,59 @@ class TraceExporter:
 
     def _tell_recovery(self) -> None:
         if self._failures:
-            self._log.info(
-                "traces_exported_again", url=self.url, dropped_so_far=self.dropped
-            )
+            self._log.info("traces_exported_again", url=self.url, dropped=self.dropped)
         self._failures = 0
-        if not self._queue:
-            self._drop_told = False
-
-
-class _Fate(Enum):
-    """What becomes of a batch."""
-
-    TAKEN = auto()
-    LATER = auto()
-    NEVER = auto()
+        self._drop_told = self._drop_told and bool(self._queue)
 
 
 @frozen
-class _Answer:
-    fate: _Fate
-    reason: str = ""
+class _Refusal:
+    """Why a batch was not taken, and whether it never will be."""
+
+    reason: str
+    for_ever: bool = False
 
 
-@frozen(kw_only=True)
-class _Collector:
-    """A collector, as far as the SDK has it: `send` takes spans and the machine's id, and blocks."""
-
-    send: Callable[[Sequence[Span], str], _Answer]
-    close: Callable[[], None]
+_Send = Callable[[Sequence[Span], str], _Refusal | None]
+"""Sends spans of this machine, by its id; blocks."""
 
 
 class _FirstWords(logging.Handler):
     """Keeps the first thing that the SDK logs about a batch, and everything of it from stderr."""
 
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.text = ""
+    text = ""
 
     @override
     def emit(self, record: logging.LogRecord) -> None:
-        self.text = self.text or record.getMessage()[:_LONGEST_REASON]
+        self.text = self.text or record.getMessage()
 
 
-def _open_collector(url: str, headers: Mapping[str, str]) -> _Collector:
-    """Return the SDK's exporter, made to keep its words to itself.
+def read_headers(text: str) -> dict[str, str]:
+    """Return the headers in a text of NAME: VALUE lines.
+
+    Raises:
+        ValueError: A line is none; it isn't quoted, because it may be a secret.
+    """
+    headers: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        name, _, value = (part.strip() for part in line.partition(":"))
+        if name and value and line.isascii() and value.isprintable():
+            headers[name] = value
+        elif line.strip():
+            raise ValueError(f"line {number} is none")  # noqa: TRY003
+    return headers
+
+
+def _open(url: str, headers: Mapping[str, str]) -> tuple[_Send, Callable[[], None]]:
+    """Return how to send by the SDK's exporter, which keeps its words to itself, and how to close it.
 
     Raises:
         NotReachable: The extra isn't installed.
     """
+    words, logger = _FirstWords(), logging.getLogger("opentelemetry")
+    logger.propagate, logger.handlers = False, [words]
     try:
-        # Some 25 MiB, which a daemon without traces does not pay.
+        # Some 20 MiB, which a daemon without traces does not pay.
         import requests  # noqa: PLC0415
         from opentelemetry.exporter.otlp.proto.http import (  # noqa: PLC0415
             Compression,
@@ -234,7 +228,6 @@ def _open_collector(url: str, headers: Mapping[str, str]) -> _Collector:
     except ModuleNotFoundError as error:
         reason = f"{error.name} is not installed; run: pip install 'dispatchd[otel]'"
         raise NotReachable(cannot="export traces", reason=reason) from error
-    words = _muted("opentelemetry")
     statuses: list[int] = []
 
     def note(response: requests.Response, *_: object, **__: object) -> None:
@@ -252,33 +245,28 @@ def _open_collector(url: str, headers: Mapping[str, str]) -> _Collector:
         session=session,
     )
 
-    def send(spans: Sequence[Span], instance_id: str) -> _Answer:
+    def send(spans: Sequence[Span], instance_id: str) -> _Refusal | None:
         statuses.clear()
         words.text = ""
-        result = exporter.export(_readable(spans, instance_id))
+        try:
+            result = exporter.export(_readable(spans, instance_id))
+        except requests.RequestException as error:
+            return _Refusal(str(error))  # of an older SDK
         if result is SpanExportResult.SUCCESS:
-            return _Answer(_Fate.TAKEN)
+            return None
         if not statuses:
-            return _Answer(_Fate.LATER, words.text)
-        fate = _Fate.NEVER if statuses[-1] in _HOPELESS else _Fate.LATER
-        return _Answer(fate, f"the collector answered {statuses[-1]}")
+            return _Refusal(words.text or "no answer")
+        reason = f"the collector answered {statuses[-1]}"
+        return _Refusal(reason, for_ever=statuses[-1] in _HOPELESS)
 
-    return _Collector(send=send, close=exporter.shutdown)
-
-
-def _muted(name: str) -> _FirstWords:
-    """Return what hears a logger of the standard library instead of stderr."""
-    logger, words = logging.getLogger(name), _FirstWords()
-    logger.propagate = False
-    logger.handlers = [words]
-    return words
+    return send, exporter.shutdown
 
 
 def _readable(spans: Sequence[Span], instance_id: str) -> list[Any]:
     """Return spans as the SDK's exporters take them: ReadableSpan, a type that is not imported before."""
     from opentelemetry import trace as api  # noqa: PLC0415  # as above
     from opentelemetry.sdk import resources  # noqa: PLC0415
-    from opentelemetry.sdk import trace as sdk
+    from opentelemetry.sdk import trace as sdk  # noqa: PLC0415
     from opentelemetry.sdk.util import instrumentation  # noqa: PLC0415
 
     # Not Resource.create, which asks the environment who we are.
@@ -291,13 +279,8 @@ def _readable(spans: Sequence[Span], instance_id: str) -> list[Any]:
     )
     scope = instrumentation.InstrumentationScope("dispatchd", __version__)
 
-    def context(span: Span, span_id: str) -> api.SpanContext:
-        return api.SpanContext(
-            trace_id=int(span.trace_id, 16),
-            span_id=int(span_id, 16),
-            is_remote=False,
-            trace_flags=api.TraceFlags(api.TraceFlags.SAMPLED),
-        )
+    def context(span: Span, own: str) -> api.SpanContext:
+        return api.SpanContext(int(span.trace_id, 16), int(own, 16), is_remote=False)
 
     return [
         sdk.ReadableSpan(
@@ -309,14 +292,9 @@ def _readable(spans: Sequence[Span], instance_id: str) -> list[Any]:
             status=api.Status(api.StatusCode.ERROR, span.error)
             if span.error
             else api.Status(),
-            start_time=_nanoseconds(span.start),
-            end_time=_nanoseconds(span.end),
+            start_time=span.start_ns,
+            end_time=span.end_ns,
             instrumentation_scope=scope,
         )
         for span in spans
     ]
-
-
-def _nanoseconds(at: datetime) -> int:
-    """Return nanoseconds since the epoch, exactly; none before it, which the format can't say."""
-    return max(0, (at - _EPOCH) // timedelta(microseconds=1) * 1000)

@@ -8,14 +8,14 @@ traces, nor decide which of them are kept. Nothing that a command has said is in
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from attrs import frozen
 
 from dispatchd.domain.job import STEPS_KEPT, Attempt, TrackedJob
 from dispatchd.domain.outcome import FailureCause, Outcome
-from dispatchd.domain.phase import TRANSITIONS, Event, Phase
+from dispatchd.domain.phase import Event, Phase
 
 _LONGEST_VALUE: Final = 256
 """What is kept of an attribute's text (characters): most of it comes from the endpoint."""
@@ -40,6 +40,8 @@ _REFUSALS: Final = frozenset(
 
 _BAD: Final = frozenset({Outcome.FAILED, Outcome.ABORTED, Outcome.REJECTED})
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 Attributes = Mapping[str, str | int]
 
 
@@ -59,6 +61,16 @@ class Span:
     end: datetime
     attributes: Attributes
     error: str = ""
+
+    @property
+    def start_ns(self) -> int:
+        """Nanoseconds from the epoch to the start."""
+        return _nanoseconds(self.start)
+
+    @property
+    def end_ns(self) -> int:
+        """Nanoseconds from the epoch to the end."""
+        return _nanoseconds(self.end)
 
 
 @frozen(kw_only=True)
@@ -185,17 +197,16 @@ def _child(
 
 def _stays(record: TrackedJob) -> Iterator[_Stay]:
     """Yield the phases that a job has been in, oldest first, as far back as its record goes."""
-    steps = record.steps
-    phase, start = Phase.PENDING_ACCEPT, record.received_at
-    known = len(steps) < STEPS_KEPT
-    for step in steps:
-        if step.phase is not phase or not known:
-            if known:
+    whole = len(record.steps) < STEPS_KEPT
+    phase = Phase.PENDING_ACCEPT if whole else record.steps[0].phase
+    # Since when a job had been where its oldest kept step shows it, nobody knows.
+    start = record.received_at if whole else None
+    for step in record.steps:
+        if step.phase is not phase:
+            if start is not None:
                 yield _Stay(phase=phase, start=start, end=step.at, ended_by=step.event)
             phase, start = step.phase, step.at
-            # Of a step that may have stayed where it was, nobody knows since when that was.
-            known = known or TRANSITIONS.get((step.phase, step.event)) is not step.phase
-    if known and phase is not Phase.HISTORY:
+    if start is not None and phase is not Phase.HISTORY:
         yield _Stay(phase=phase, start=start, end=record.changed_at)
 
 
@@ -244,3 +255,8 @@ def _hashed(text: str, size: int) -> str:
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     number = int.from_bytes(digest[:size]) or 1
     return f"{number:0{2 * size}x}"
+
+
+def _nanoseconds(at: datetime) -> int:
+    """Return the nanoseconds since the epoch, exactly; 0 before it, which no trace can say."""
+    return max(0, (at - _EPOCH) // timedelta(microseconds=1) * 1000)

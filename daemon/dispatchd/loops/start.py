@@ -13,6 +13,7 @@ from attrs import define, evolve, field
 from dispatchd.domain.exit_table import Ending
 from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob
 from dispatchd.domain.phase import Event
+from dispatchd.domain.trace import traceparent
 from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import RunError, SecretUnavailable, WorkspaceFailed
 from dispatchd.known_secrets import KnownSecrets
@@ -34,6 +35,8 @@ class Starter:
     concluder: Concluder
     known: KnownSecrets
     base_env: Mapping[str, str]
+    traced: bool = False
+    """Whether children are told the trace that they belong to (TRACEPARENT, W3C Trace Context)."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -42,10 +45,13 @@ class Starter:
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow
     ) -> None:
         """Start a running job's newest attempt; what keeps it from starting is concluded at once."""
+        base_env = dict(self.base_env)
+        if self.traced:
+            base_env["TRACEPARENT"] = traceparent(record, attempt.number)
         try:
             prepared = await self.tracker.disk.until_stored(
                 lambda: prepare(
-                    record, attempt, workflow, self.runs, self.base_env, self.known
+                    record, attempt, workflow, self.runs, base_env, self.known
                 )
             )
             self._tell_left_out(record, prepared)
