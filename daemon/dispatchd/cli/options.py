@@ -12,6 +12,10 @@ from dispatchd.config import Config, Places, load, locate
 from dispatchd.errors import UsageError
 
 _SYSTEM_FILE: Final = Path("/etc/dispatchd/config.toml")
+_STATE: Final = Path("/var/lib")
+_RUNTIME: Final = Path("/run")
+"""Where the units of `systemd/` have state and socket: in folders called dispatchd, or dispatchd-NAME for NAME.toml."""
+
 _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where programs are found if the daemon has no PATH."""
 
@@ -32,9 +36,10 @@ json_option = click.option(
 def load_config(config_file: Path | None) -> Config:
     """Return the configuration that a command is to use. Fails with ConfigError if it can't be used."""
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
+    file = _file(config_file)
     return load(
-        _file(config_file),
-        default_state_folder=_state_folder(),
+        file,
+        defaults=_places(file),
         search_path=environment.get("PATH") or _SEARCH_PATH,
         credentials_folder=environment.get("CREDENTIALS_DIRECTORY", ""),
     )
@@ -42,23 +47,41 @@ def load_config(config_file: Path | None) -> Config:
 
 def find_daemon(config_file: Path | None) -> Places:
     """Return where the daemon of a configuration is. Fails with ConfigError if the file can't be read."""
-    return locate(_file(config_file), default_state_folder=_state_folder())
+    file = _file(config_file)
+    return locate(file, defaults=_places(file))
 
 
 def _file(config_file: Path | None) -> Path:
     import platformdirs
 
+    if config_file is not None:
+        return config_file
     own_file = platformdirs.user_config_path("dispatchd") / "config.toml"
-    return config_file or (own_file if own_file.exists() else _SYSTEM_FILE)
+    # Another user's home, as after sudo, is as good as none.
+    return own_file if os.access(own_file, os.F_OK) else _SYSTEM_FILE
 
 
-def _state_folder() -> Path:
+def _places(file: Path) -> Places:
+    """Return where the daemon of a file is, unless the file says otherwise.
+
+    The service has folders that systemd made (systemd.exec(5), STATE_DIRECTORY and RUNTIME_DIRECTORY); who asks
+    it has to find them without.
+    """
     import platformdirs
 
-    found = os.environ.get("STATE_DIRECTORY")  # noqa: TID251  # as above
-    return Path(
-        found.split(":")[0] if found else platformdirs.user_state_path("dispatchd")
-    )
+    environment = os.environ  # noqa: TID251  # as above
+    state = environment.get("STATE_DIRECTORY", "").split(":")[0]
+    runtime = environment.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if file.absolute().parent == _SYSTEM_FILE.parent:
+        name = (
+            "dispatchd" if file.name == _SYSTEM_FILE.name else f"dispatchd-{file.stem}"
+        )
+        state = state or str(_STATE / name)
+        # Without the service nobody has made it.
+        if os.access(_RUNTIME / name, os.F_OK):
+            runtime = runtime or str(_RUNTIME / name)
+    state = state or str(platformdirs.user_state_path("dispatchd"))
+    return Places(state_folder=Path(state), control_folder=Path(runtime or state))
 
 
 def read_text(file: Path) -> str:

@@ -1,6 +1,5 @@
 """The records that commands show: from the daemon, and from the store where none answers."""
 
-from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -10,7 +9,7 @@ from dispatchd.config import Places
 from dispatchd.control.calls import SOCKET
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
-from dispatchd.errors import NotReachable, UsageError
+from dispatchd.errors import FolderUnusable, NotReachable, UsageError
 from dispatchd.store.codec import from_document
 from dispatchd.store.jobs import read_all
 
@@ -20,8 +19,7 @@ _TIMEOUT_S: Final = 5.0
 
 def read_records(places: Places, *, past: int) -> list[TrackedJob]:
     """Return every tracked job and the newest past ones, those that changed last first."""
-    found = _asked(places, f"past={past}", _TIMEOUT_S)
-    records = read_all(places.state_folder) if found is None else found
+    records = _records(places, f"past={past}", _TIMEOUT_S)
     newest = sorted(records, key=lambda each: each.changed_at, reverse=True)
     tracked = [each for each in newest if each.phase is not Phase.HISTORY]
     ended = [each for each in newest if each.phase is Phase.HISTORY]
@@ -38,8 +36,7 @@ def find_job(
     Raises:
         UsageError: There is none, or more than one.
     """
-    asked = _asked(places, f"like={quote(job_id, safe='')}", timeout_s)
-    records = read_all(places.state_folder) if asked is None else asked
+    records = _records(places, f"like={quote(job_id, safe='')}", timeout_s)
     found = [record for record in records if record.job.id.startswith(job_id)]
     exact = [record for record in found if record.job.id == job_id]
     if len(exact or found) == 1:
@@ -51,8 +48,12 @@ def find_job(
     raise UsageError(cannot=cannot, reason="there is none; `dispatchd jobs` lists them")
 
 
-def _asked(places: Places, query: str, timeout_s: float) -> list[TrackedJob] | None:
-    """Return the daemon's answer, or None if there is none and the store has to do."""
+def _records(places: Places, query: str, timeout_s: float) -> list[TrackedJob]:
+    """Return the daemon's answer, or what the store has if there is none.
+
+    Raises:
+        NotReachable: This user may look into neither.
+    """
     from dispatchd.control.client import ask
 
     socket = places.control_folder / SOCKET
@@ -65,16 +66,16 @@ def _asked(places: Places, query: str, timeout_s: float) -> list[TrackedJob] | N
             timeout_s=timeout_s,
         )
     except NotReachable as error:
-        if _is_there(socket):
+        try:
+            found = list(read_all(places.state_folder))
+        except FolderUnusable:
+            # Why the daemon can't be asked is what helps.
+            raise error from None
+        if socket.exists():
             click.echo(f"dispatchd: {error}; reading {places.state_folder}", err=True)
-        return None
+        return found
     documents = answer.get("jobs") if isinstance(answer, dict) else None
-    found = documents if isinstance(documents, list) else []
-    return [from_document(each, path=socket) for each in found]
-
-
-def _is_there(socket: Path) -> bool:
-    try:
-        return socket.exists()
-    except PermissionError:
-        return False
+    return [
+        from_document(each, path=socket)
+        for each in (documents if isinstance(documents, list) else [])
+    ]

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ from dispatchd.cli.views import length
 from dispatchd.config import Places
 from dispatchd.domain.job import Json
 from dispatchd.domain.phase import Phase
-from dispatchd.errors import NotReachable
+from dispatchd.errors import FolderUnusable, NotReachable
 from dispatchd.store.jobs import read_all
 
 _TIMEOUT_S: Final = 5.0
@@ -55,8 +56,9 @@ def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
     try:
         document = _ask(places)
     except NotReachable:
-        # What the store knows is worth saying all the same.
-        _print_store(places, as_json=as_json)
+        # What the store knows is worth saying all the same, to whom it tells anything.
+        with suppress(FolderUnusable):
+            _print_store(places, as_json=as_json)
         raise
     _print(document, as_json=as_json)
     sys.exit(0 if document["ready"] or document["intake"]["mode"] != "pulling" else 1)

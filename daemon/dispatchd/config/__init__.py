@@ -81,7 +81,7 @@ class Places:
 def load(
     path: Path,
     *,
-    default_state_folder: Path,
+    defaults: Places,
     search_path: str,
     credentials_folder: str = "",
 ) -> Config:
@@ -89,7 +89,7 @@ def load(
 
     Args:
         path: The file.
-        default_state_folder: Used where the file names none.
+        defaults: Used where the file names none; a state folder that it names has the socket as well.
         search_path: Where programs without a slash are looked for, in the form of PATH.
         credentials_folder: Where systemd has put this service's credentials; empty for others, which can't
             look at them.
@@ -120,9 +120,7 @@ def load(
     workflows = {
         name: reader.workflow(name, entry) for name, entry in content.workflows.items()
     }
-    places = _places(
-        path, content.store.folder, content.control.folder, default_state_folder
-    )
+    places = _places(path, content.store.folder, content.control.folder, defaults)
     config = Config(
         file=path,
         cloud=content.cloud,
@@ -147,7 +145,7 @@ def load(
     return config
 
 
-def locate(path: Path, *, default_state_folder: Path) -> Places:
+def locate(path: Path, *, defaults: Places) -> Places:
     """Return where the daemon of a configuration file is found, whatever else is wrong in that file.
 
     For commands that ask a running daemon: it may have been started before the mistake was made.
@@ -160,14 +158,19 @@ def locate(path: Path, *, default_state_folder: Path) -> Places:
         path,
         text(document, "store", "folder"),
         text(document, "control", "folder"),
-        default_state_folder,
+        defaults,
     )
 
 
-def _places(path: Path, state: str, control: str, default: Path) -> Places:
-    state_folder = (path.parent / state if state else default).absolute()
-    control_folder = path.parent / control if control else state_folder
-    return Places(state_folder=state_folder, control_folder=control_folder)
+def _places(path: Path, state: str, control: str, defaults: Places) -> Places:
+    state_folder = path.parent / state if state else defaults.state_folder
+    if control:
+        control_folder = path.parent / control
+    else:
+        control_folder = state_folder if state else defaults.control_folder
+    return Places(
+        state_folder=state_folder.absolute(), control_folder=control_folder.absolute()
+    )
 
 
 def _secret_file(path: Path, cloud: Cloud, credentials_folder: str) -> Path | None:

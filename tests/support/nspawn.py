@@ -1,0 +1,202 @@
+"""A machine with a real systemd, booted in a container on this one's /usr, for the length of some tests.
+
+Facts from systemd-nspawn(1) and systemd(1). It shares the network, so that endpoints on loopback are reached.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+from attrs import define, field
+
+ROOT = Path(__file__).parents[2]
+UNITS = ROOT / "systemd"
+
+_PYTHON = "/opt/python"
+_SOURCE = "/opt/source"
+_PACKAGES = "/opt/packages"
+_SETTLED = ("running", "degraded")
+
+
+@define
+class Machine:
+    """A booted machine: `folder` is ours and has its /etc/dispatchd and /etc/credstore."""
+
+    folder: Path
+    name: str
+    nspawn: subprocess.Popen[bytes] = field(init=False)
+    init: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        etc, credentials = self.etc, self.folder / "credstore"
+        drop_ins = self.folder / "drop-ins"
+        for each in (etc, credentials, drop_ins):
+            each.mkdir(parents=True)
+            each.chmod(0o755)
+        credentials.chmod(0o700)
+        program = self.folder / "dispatchd"
+        program.write_text(_program())
+        program.chmod(0o755)
+        binds = {
+            UNITS / "dispatchd.service": "/etc/systemd/system/dispatchd.service",
+            UNITS / "dispatchd@.service": "/etc/systemd/system/dispatchd@.service",
+            UNITS / "sysusers.d/dispatchd.conf": "/etc/sysusers.d/dispatchd.conf",
+            UNITS / "tmpfiles.d/dispatchd.conf": "/etc/tmpfiles.d/dispatchd.conf",
+            drop_ins: "/etc/systemd/system/dispatchd.service.d",
+            program: "/opt/dispatchd/bin/dispatchd",
+            Path(sys.base_prefix): _PYTHON,
+            Path(sysconfig.get_paths()["purelib"]): _PACKAGES,
+            ROOT: _SOURCE,
+            etc: "/etc/dispatchd",
+            credentials: "/etc/credstore",
+        }
+        with (self.folder / "console").open("wb") as console:
+            self.nspawn = subprocess.Popen(
+                [
+                    *("systemd-nspawn", "--register=no", "--keep-unit", "-D", "/"),
+                    *("--volatile=yes", f"--machine={self.name}"),
+                    *(f"--bind-ro={path}:{place}" for path, place in binds.items()),
+                    *("--boot", "systemd.mask=systemd-firstboot.service"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+            )
+
+    @property
+    def etc(self) -> Path:
+        return self.folder / "etc"
+
+    async def run(
+        self, *command: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside, as root, while the endpoint goes on answering."""
+        return await to_thread.run_sync(lambda: self.run_now(*command, check=check))
+
+    def run_now(
+        self, *command: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside, as root, and let everything here wait for it."""
+        done = subprocess.run(
+            ["nsenter", "-t", str(self.init), "-a", "--", *command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (command, done, self.journal())
+        return done
+
+    async def dispatchd(
+        self, *words: str, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        return await self.run("/opt/dispatchd/bin/dispatchd", *words, check=check)
+
+    async def shown(self, *properties: str, unit: str = "dispatchd") -> dict[str, str]:
+        """Return what systemd knows of a unit."""
+        names = ",".join(properties)
+        found = await self.run("systemctl", "show", unit, "-p", names)
+        return dict(line.split("=", 1) for line in found.stdout.splitlines())
+
+    def now(self) -> str:
+        """Return where the journal is, for `journal`."""
+        return self.run_now("date", "+@%s.%6N").stdout.strip()
+
+    def journal(self, since: str = "@0") -> str:
+        return subprocess.run(
+            [
+                *("nsenter", "-t", str(self.init), "-a", "--"),
+                *("journalctl", "-o", "cat", "--no-pager", "-u", "dispatchd*"),
+                f"--since={since}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        ).stdout
+
+    async def until(
+        self, wanted: Mapping[str, str], unit: str = "dispatchd", within_s: float = 60
+    ) -> dict[str, str]:
+        """Return what systemd knows of a unit once it is as wanted."""
+        try:
+            with anyio.fail_after(within_s):
+                while True:
+                    found = await self.shown(*wanted, "MainPID", unit=unit)
+                    if wanted.items() <= found.items():
+                        return found
+                    # Another machine's state: nothing announces it here.
+                    await anyio.sleep(0.1)
+        except TimeoutError:
+            print(self.journal()[-6000:])
+            raise
+
+    def stop(self) -> None:
+        """End the machine by its own process."""
+        self.nspawn.send_signal(signal.SIGTERM)
+        try:
+            self.nspawn.wait(30)
+        except subprocess.TimeoutExpired:
+            self.nspawn.kill()
+            self.nspawn.wait()
+        # What systemd-nspawn leaves behind.
+        with suppress(OSError):
+            Path("/run/systemd/nspawn/propagate", self.name).rmdir()
+
+
+@contextmanager
+def booted(folder: Path) -> Iterator[Machine]:
+    """Give a booted machine; skip, with the reason, where none can be had."""
+    for program in ("systemd-nspawn", "nsenter", "dbus-daemon"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} isn't installed (Debian: systemd-container, dbus)")
+    if os.geteuid() != 0:
+        pytest.skip("only root may boot a container")
+    machine = Machine(folder, f"dispatchd-test-{os.getpid()}")
+    try:
+        _wait_for_boot(machine)
+        yield machine
+    finally:
+        machine.stop()
+
+
+def _wait_for_boot(machine: Machine) -> None:
+    console = machine.folder / "console"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if machine.nspawn.poll() is not None:
+            words = console.read_text(errors="replace").strip().splitlines()[-1:]
+            pytest.skip(f"systemd-nspawn doesn't boot here: {words}")
+        children = Path(
+            f"/proc/{machine.nspawn.pid}/task/{machine.nspawn.pid}/children"
+        )
+        found = children.read_text().split()
+        if found:
+            machine.init = int(found[0])
+            state = machine.run_now(
+                "systemctl", "is-system-running", check=False
+            ).stdout
+            if state.strip() in _SETTLED:
+                return
+        time.sleep(0.1)
+    pytest.skip(f"systemd didn't come up: {console.read_text(errors='replace')[-500:]}")
+
+
+def _program() -> str:
+    python = f"{_PYTHON}/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    return f"""#!/bin/sh
+export PYTHONHOME={_PYTHON} LD_LIBRARY_PATH={_PYTHON}/lib PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH={_SOURCE}/daemon:{_PACKAGES}
+exec {python} -m dispatchd "$@"
+"""
