@@ -39,6 +39,7 @@ bench: $(VENV)/.dev
 ## docs: write again what is generated from the code
 docs: $(VENV)/.dev
 	$(BIN)/python -c "from dispatchd.domain.phase import diagram; print(diagram(), end='')" >docs/phases.mmd
+	$(BIN)/python -m dispatchd.cli.manual >docs/dispatchd.1
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,7 +20,7 @@ def main() -> None:
         python = clean_install(path)
         config = write_config(path, server.url, ["/bin/true"])
         with daemon(config, python) as process:
-            wait_until((path / "state" / "status.json").exists)
+            wait_until((path / "state" / "control.sock").exists)
             for number in range(SETTLE_JOBS):
                 server.submit(f"job-{number}")
             for number in range(SETTLE_JOBS):

@@ -5,7 +5,7 @@ JSON where stdout is not a terminal; under systemd each line begins with its pri
 
 import logging
 import sys
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
 
@@ -32,7 +32,12 @@ _lowest = logging.INFO
 
 
 def configure(
-    level: str, form: str, *, known: KnownSecrets, under_systemd: bool
+    level: str,
+    form: str,
+    *,
+    known: KnownSecrets,
+    under_systemd: bool,
+    out: TextIO | None = None,
 ) -> None:
     """Set up logging for this process.
 
@@ -41,11 +46,13 @@ def configure(
         form: `json`, `text`, or `auto`, which is text on a terminal and JSON elsewhere.
         known: What is kept out of every line.
         under_systemd: Whether stdout goes to the journal.
+        out: Where lines go, if not to stdout.
     """
-    as_text = form == "text" or (form == "auto" and sys.stdout.isatty())
+    out = out or sys.stdout
+    as_text = form == "text" or (form == "auto" and out.isatty())
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(
-            colors=sys.stdout.isatty(),
+            colors=out.isatty(),
             exception_formatter=structlog.dev.plain_traceback,
         )
         if as_text
@@ -69,7 +76,7 @@ def configure(
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=True,
     )
 

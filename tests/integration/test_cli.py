@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from anyio.streams.text import TextReceiveStream
 
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
@@ -305,3 +308,27 @@ def test_explain_takes_a_dispatch_job_and_names_its_flaws(tmp_path: Path) -> Non
     result = dispatchd("explain", str(job), "--config", config)
     assert result.returncode == os.EX_USAGE
     assert "must be JSON" in result.stderr
+
+
+async def test_status_is_shown_anew_until_it_is_interrupted(tmp_path: Path) -> None:
+    async with endpoint(holds=False) as hub:
+        config = write_config(tmp_path, hub.url, GOOD)
+        command = [sys.executable, "-m", "dispatchd", "status", "--watch"]
+        async with await anyio.open_process(
+            [*command, "--config", str(config)], stderr=None
+        ) as watch:
+            assert watch.stdout is not None
+            screens = TextReceiveStream(watch.stdout)
+            await until_shown(screens, "no daemon is running")
+            async with running_daemon(config):
+                await until_shown(screens, "daemon        ready")
+                await until_shown(screens, "daemon        ready")
+            watch.send_signal(signal.SIGINT)
+            assert await watch.wait() == 130
+
+
+async def until_shown(screens: TextReceiveStream, words: str) -> None:
+    shown = ""
+    with anyio.fail_after(20):
+        while words not in shown:
+            shown += await screens.receive()

@@ -117,6 +117,8 @@ async def test_a_revoked_token_is_a_flaw_and_what_follows_it_none(
             await until_status(daemon, lambda s: s["ready"])
             hub.script = script
             status = await until_status(daemon, lambda s: not s["ready"])
+            # The log is told of it at intervals, of which this state could miss all.
+            await daemon.until_logged("not_ready")
             revoked = False
             await until_status(daemon, lambda s: s["ready"], within_s=70)
             await daemon.until_logged("ready_again")

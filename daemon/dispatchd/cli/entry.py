@@ -25,6 +25,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "block": ("dispatchd.cli.steer", "Park a job for a person."),
     "resolve": ("dispatchd.cli.steer", "Decide about a parked job."),
     "cancel": ("dispatchd.cli.steer", "End a job."),
+    "replay": (
+        "dispatchd.cli.replay",
+        "Run a job's payload again, on this machine alone.",
+    ),
     "drain": ("dispatchd.cli.intake", "Empty the machine: take nothing new."),
     "pause": ("dispatchd.cli.intake", "Take no new jobs."),
     "resume": ("dispatchd.cli.intake", "Take jobs again."),
@@ -53,7 +57,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Command to its module, imported when it is asked for, and its line in `--help`."""
 
-_NAMES: Final[Mapping[str, str]] = {"license": "license_"}
+_NAMES: Final[Mapping[str, str]] = {
+    "license": "license_",
+    "bug-report": "bug_report",
+}
 
 
 class _LazyGroup(click.Group):
@@ -68,7 +75,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(_COMMANDS[cmd_name][0])
-        # `license` is a name of Python's own, so the command has another one there.
+        # A name of Python's own, or none that it takes, is another one there.
         command = getattr(module, _NAMES.get(cmd_name, cmd_name))
         if not isinstance(command, click.Command):
             message = f"{cmd_name} is not a command"

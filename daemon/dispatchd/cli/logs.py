@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from dispatchd.cli.completion import job_ids
 from dispatchd.cli.options import (
     config_option,
     find_daemon,
@@ -38,7 +39,7 @@ _LIVE: Final = frozenset(
     type=click.IntRange(min=1),
     help="Which attempt.  [default: the newest]",
 )
-@click.argument("job")
+@click.argument("job", shell_complete=job_ids)
 def logs(
     config_file: Path | None,
     *,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from dispatchd.cli.completion import job_ids
 from dispatchd.cli.options import (
     config_option,
     find_daemon,
@@ -22,7 +23,7 @@ from dispatchd.store.runs import RunFolder, Runs
 @click.command()
 @config_option
 @json_option
-@click.argument("job")
+@click.argument("job", shell_complete=job_ids)
 def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
     """Show everything about JOB (its id, or the beginning of it)."""
     places = find_daemon(config_file)

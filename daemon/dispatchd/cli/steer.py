@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from dispatchd.cli.completion import job_ids
 from dispatchd.cli.options import config_option, find_daemon, json_option
 from dispatchd.cli.records import find_job
 from dispatchd.domain.job import Json
@@ -14,7 +15,7 @@ from dispatchd.errors import UsageError
 @config_option
 @json_option
 @click.option("--reason", required=True, help="Why it has to wait; for those who look.")
-@click.argument("job")
+@click.argument("job", shell_complete=job_ids)
 def block(config_file: Path | None, *, as_json: bool, job: str, reason: str) -> None:
     """Park JOB for a person; what runs of it is ended first."""
     if not reason.strip():
@@ -29,7 +30,7 @@ def block(config_file: Path | None, *, as_json: bool, job: str, reason: str) -> 
 @click.option("--fail", "decision", flag_value="fail", help="It has failed.")
 @click.option("--succeed", "decision", flag_value="succeed", help="It has succeeded.")
 @click.option("--note", default="", help="Why; part of the job's summary.")
-@click.argument("job")
+@click.argument("job", shell_complete=job_ids)
 def resolve(
     config_file: Path | None,
     *,
@@ -50,7 +51,7 @@ def resolve(
 @config_option
 @json_option
 @click.option("--reason", default="", help="Why; part of the job's summary.")
-@click.argument("job")
+@click.argument("job", shell_complete=job_ids)
 def cancel(config_file: Path | None, *, as_json: bool, job: str, reason: str) -> None:
     """End JOB: at once if nothing of it runs, else once its run has been ended."""
     _tell(config_file, job, "cancel", {"reason": reason}, as_json=as_json)

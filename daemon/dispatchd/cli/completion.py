@@ -1,0 +1,121 @@
+"""`dispatchd completion SHELL`: the script by which a shell completes commands, options and job ids."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from dispatchd.config import Places
+from dispatchd.domain.phase import Phase
+from dispatchd.errors import DispatchdError, NotReachable
+
+PROGRAM: Final = "dispatchd"
+
+VARIABLE: Final = "_DISPATCHD_COMPLETE"
+"""By what the script asks for completions; click makes it from the program's name."""
+
+_TIMEOUT_S: Final = 1.0
+"""How long a key press may wait for the daemon (seconds)."""
+
+_MOST: Final = 100
+"""How many past jobs are offered (count), the newest first where a daemon answers."""
+
+_HARMLESS: Final = re.compile(r"[A-Za-z0-9_.:@%+=/][A-Za-z0-9_.:@%+=/,-]*", re.ASCII)
+"""Ids that a shell takes as they are. An endpoint chooses ids, and shells insert what is offered unquoted."""
+
+_TRACKED: Final = frozenset(Phase) - {Phase.HISTORY}
+
+_WANTED: Final[Mapping[str, frozenset[Phase]]] = {
+    "block": _TRACKED,
+    "cancel": _TRACKED,
+    "resolve": frozenset({Phase.NEEDS_ATTENTION}),
+    "replay": frozenset({Phase.HISTORY}),
+}
+"""The phases in which a job is of use to a command; for the others any phase."""
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of a shell.
+
+    To install it: `dispatchd completion bash > /etc/bash_completion.d/dispatchd`, or for one user
+    `eval "$(dispatchd completion bash)"` in ~/.bashrc; zsh likewise in ~/.zshrc; fish:
+    `dispatchd completion fish > ~/.config/fish/completions/dispatchd.fish`.
+    """
+    kind = get_completion_class(shell)
+    root = ctx.find_root().command
+    if kind is not None:
+        # Not `source()`: that of bash looks which bash is on PATH, and the script may be for another machine.
+        script = kind(root, {}, PROGRAM, VARIABLE)
+        click.echo(kind.source_template % script.source_vars(), nl=False)
+
+
+def job_ids(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Return the ids of jobs that begin like this, for the argument JOB of a command.
+
+    A completion that fails offers nothing: what it said would be printed into the command line.
+    """
+    from dispatchd.cli.options import find_daemon
+
+    try:
+        places = find_daemon(ctx.params.get("config_file"))
+        wanted = _WANTED.get(ctx.info_name or "", frozenset(Phase))
+        found = list(_jobs(places, wanted, incomplete))
+    except (DispatchdError, OSError):
+        return []
+    return [
+        CompletionItem(job_id, help=about)
+        for job_id, about in found
+        if job_id.startswith(incomplete) and _HARMLESS.fullmatch(job_id)
+    ]
+
+
+def _jobs(
+    places: Places, wanted: frozenset[Phase], incomplete: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the ids of jobs with what helps to tell them apart."""
+    try:
+        documents = _asked(places, incomplete)
+    except NotReachable:
+        # Where a job's file is says whether it is tracked; reading thousands of them takes too long.
+        if wanted & _TRACKED:
+            yield from _in_folder(places.state_folder / "jobs", "tracked")
+        if Phase.HISTORY in wanted:
+            yield from _in_folder(places.state_folder / "history", "past")
+        return
+    for each in documents:
+        job, phase = each["job"], each["phase"]
+        if phase in wanted:
+            yield job["id"], f"{phase} {job.get('workflow', '')}".strip()
+
+
+def _asked(places: Places, incomplete: str) -> Iterable[Any]:
+    from urllib.parse import quote
+
+    from dispatchd.control.client import ask
+
+    query = f"like={quote(incomplete, safe='')}" if incomplete else f"past={_MOST}"
+    answer: Any = ask(
+        places.control_folder,
+        "GET",
+        f"/v1/jobs?{query}",
+        cannot="complete",
+        timeout_s=_TIMEOUT_S,
+    )
+    found: list[Any] = answer["jobs"]
+    return found
+
+
+def _in_folder(folder: Path, about: str) -> Iterator[tuple[str, str]]:
+    """Yield the ids that the names of a folder's files tell; those too long for a name are left out."""
+    for path in sorted(folder.glob("*.json")):
+        if not path.name.startswith("%sha256-"):
+            yield unquote(path.stem, errors="surrogatepass"), about

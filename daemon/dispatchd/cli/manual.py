@@ -1,0 +1,223 @@
+"""The manual page dispatchd(1), made from the commands; `python -m dispatchd.cli.manual` prints it.
+
+Form: man(7). No date and no path of the machine that made it stand in it, so that it changes with the program only.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import click
+
+_DESCRIPTION: Final = """
+dispatchd sits behind a firewall, opens no listening network port, and asks a dispatch endpoint for work over outbound
+HTTPS. Each job names a workflow that the machine's owner has configured; an endpoint chooses among these and never
+sends a command. Every job is kept in a durable store, run as a local process, and reported. The daemon can be killed
+at any instruction, restarted, upgraded, or cut off from the network without losing a job, running one twice, or
+leaving one unreported.
+
+Wherever JOB is wanted, the beginning of a job's id will do where it is enough.
+"""
+
+_FILES: Final = (
+    (
+        "$XDG_CONFIG_HOME/dispatchd/config.toml",
+        "The user's configuration; $XDG_CONFIG_HOME is ~/.config where it isn't set.",
+    ),
+    ("/etc/dispatchd/config.toml", "The configuration where the user has none."),
+    (
+        "$STATE_DIRECTORY, else $XDG_STATE_HOME/dispatchd",
+        "The state folder, unless store.folder names another; $XDG_STATE_HOME is ~/.local/state where it isn't set.",
+    ),
+    ("STATE/jobs/, STATE/history/", "One JSON record for each tracked and past job."),
+    (
+        "STATE/quarantine/",
+        "Records that could not be read.",
+    ),
+    (
+        "STATE/runs/JOB/",
+        "What a run was given and left: event.json, workspace/, and output.log of each attempt, among others.",
+    ),
+    (
+        "STATE/control.sock",
+        "The socket on which the running daemon answers these commands, unless control.folder names another place.",
+    ),
+    (
+        "STATE/license.jwt",
+        "A license token, for a machine that has neither a key nor an activation.",
+    ),
+)
+
+_EXITS: Final = (
+    ("0", "It is done."),
+    (
+        "1",
+        "status: something is wrong. doctor: the worst is a warning. demo: a job did not end as expected.",
+    ),
+    ("2", "doctor: something has failed."),
+    ("64", "The command line asks for what doesn't exist or can't be (EX_USAGE)."),
+    (
+        "69",
+        "No daemon answers, another one runs on the state folder, or something that is needed isn't there now (EX_UNAVAILABLE).",
+    ),
+    ("73", "A file or folder can't be created (EX_CANTCREAT)."),
+    ("77", "This user lacks a permission (EX_NOPERM)."),
+    (
+        "78",
+        "The configuration can't be used, or a newer release wrote the store (EX_CONFIG).",
+    ),
+    ("130", "It was interrupted (128 + SIGINT)."),
+)
+
+_ENVIRONMENT: Final = (
+    ("DISPATCHD_CONFIG", "The configuration file, where --config isn't given."),
+    ("DISPATCHD_LICENSE", "A license token; it goes before every other license."),
+    ("DISPATCHD_LICENSE_KEY", "A license key, which the daemon activates."),
+    ("DISPATCHD_LICENSE_FILE", "A file with a license token, looked for last."),
+    ("STATE_DIRECTORY", "The state folder; systemd sets it, see systemd.exec(5)."),
+    ("CREDENTIALS_DIRECTORY", "Where the credentials are that the configuration names; systemd sets it."),
+    (
+        "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
+        "The proxy on the way to the endpoint, unless cloud.proxy names one.",
+    ),
+    ("PATH", "Where the programs of workflows are looked for."),
+)  # fmt: skip
+
+_SEE_ALSO: Final = "systemctl(1), journalctl(1), systemd.exec(5), sysexits.h(3head)"
+
+
+def page(root: click.Group, version: str) -> str:
+    """Return the page as roff, in ASCII.
+
+    Args:
+        root: The group of all commands.
+        version: The release that is described.
+    """
+    ctx = click.Context(root, info_name="dispatchd")
+    lines = [
+        r".\" Made from the commands by dispatchd.cli.manual; write it again with: make docs",
+        f'.TH DISPATCHD 1 "" "dispatchd {_text(version)}" "User Commands"',
+        *_section("NAME"),
+        rf"dispatchd \- {_text(_purpose(root))}",
+        *_section("SYNOPSIS"),
+        r"\fBdispatchd\fR [\fB\-\-version\fR] [\fB\-\-help\fR] \fICOMMAND\fR [\fIARGUMENT\fR ...]",
+        *_section("DESCRIPTION"),
+        *_paragraphs(_DESCRIPTION),
+        *_section("COMMANDS"),
+        r"Every command takes \fB\-\-help\fR.",
+        *_commands(root, ctx),
+        *_section("FILES"),
+        *_items(_FILES, font="I"),
+        *_section("EXIT STATUS"),
+        *_items(_EXITS, font="B"),
+        *_section("ENVIRONMENT"),
+        *_items(_ENVIRONMENT, font="B"),
+        *_section("SEE ALSO"),
+        _text(_SEE_ALSO),
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _purpose(root: click.Command) -> str:
+    """Return the first sentence of a help, as NAME wants it: without its full stop."""
+    first = (root.help or "").split("\n\n", 1)[0]
+    words = " ".join(first.split()).removesuffix(".")
+    return words[:1].lower() + words[1:]
+
+
+def _commands(group: click.Group, ctx: click.Context) -> Iterator[str]:
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        if command is None or command.hidden:
+            continue
+        below = click.Context(command, info_name=name, parent=ctx)
+        if isinstance(command, click.Group):
+            yield from _commands(command, below)
+        else:
+            yield from _command(command, below)
+
+
+def _command(command: click.Command, ctx: click.Context) -> Iterator[str]:
+    yield f".SS {_quoted(_usage(command, ctx))}"
+    # \b is click's mark for a paragraph that keeps its lines, \f for the end of what is shown.
+    shown = (command.help or "").split("\f", 1)[0].replace("\b\n", "")
+    yield from _paragraphs(shown)
+    for parameter in command.get_params(ctx):
+        if isinstance(parameter, click.Option) and not parameter.hidden:
+            yield from _option(parameter, ctx)
+
+
+def _usage(command: click.Command, ctx: click.Context) -> str:
+    """Return a command with what it can't do without."""
+    required = [
+        record[0].split(", ")[-1]
+        for option in command.get_params(ctx)
+        if isinstance(option, click.Option) and option.required
+        if (record := option.get_help_record(ctx)) is not None
+    ]
+    pieces = command.collect_usage_pieces(ctx)
+    others = [each for each in pieces if each != command.options_metavar]
+    return " ".join((ctx.command_path, *required, *others))
+
+
+def _option(option: click.Option, ctx: click.Context) -> Iterator[str]:
+    """Yield an option with its help; `--help` itself is told once, above."""
+    record = option.get_help_record(ctx)
+    if record is None or "--help" in option.opts:
+        return
+    names, words = record
+    yield ".TP"
+    yield ", ".join(_option_name(name) for name in names.split(", "))
+    yield _text(" ".join(words.split()))
+
+
+def _option_name(name: str) -> str:
+    """Return an option in bold with what it takes in italics, such as `--past INTEGER`."""
+    flag, _, metavar = name.partition(" ")
+    taken = rf" \fI{_text(metavar)}\fR" if metavar else ""
+    return rf"\fB{_text(flag)}\fR{taken}"
+
+
+def _section(title: str) -> Iterator[str]:
+    yield f".SH {_quoted(title)}"
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
+        if number:
+            yield ".PP"
+        yield _text(" ".join(paragraph.split()))
+
+
+def _items(pairs: tuple[tuple[str, str], ...], *, font: str) -> Iterator[str]:
+    for name, words in pairs:
+        yield ".TP"
+        yield rf"\f{font}{_text(name)}\fR"
+        yield _text(words)
+
+
+def _quoted(text: str) -> str:
+    """Return a text as one argument of a macro (groff(7), a quote in quotes)."""
+    return '"' + _text(text).removeprefix(r"\&").replace('"', r"\(dq") + '"'
+
+
+def _text(text: str) -> str:
+    r"""Return a text as roff that shows it: groff_char(7).
+
+    A hyphen is written as `\-`, because options are copied from the page, and a plain one may come out as a
+    typographic hyphen; a line that begins with a dot or a quote would be a request.
+    """
+    escaped = text.replace("\\", r"\e").replace("-", r"\-")
+    for plain, roff in (("'", r"\(aq"), ("`", r"\(ga"), ("^", r"\(ha"), ("~", r"\(ti")):
+        escaped = escaped.replace(plain, roff)
+    escaped = "".join(
+        each if each.isascii() else rf"\[u{ord(each):04X}]" for each in escaped
+    )
+    return rf"\&{escaped}" if escaped.startswith((".", r"\(aq")) else escaped
+
+
+if __name__ == "__main__":
+    from dispatchd import __version__
+    from dispatchd.cli.entry import cli
+
+    click.echo(page(cli, __version__), nl=False)

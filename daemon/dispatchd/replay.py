@@ -1,0 +1,155 @@
+"""Replay: a job's payload again, as a new local run of which nothing is reported.
+
+It has a state folder of its own below the daemon's, so that neither can touch what the other tracks, and
+nobody is told of it: accept and finish are taken as given.
+"""
+
+import os
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio.abc import TaskStatus
+from attrs import evolve, frozen
+
+from dispatchd.clock import SteadyClock
+from dispatchd.config import Config
+from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.phase import Event, Phase
+from dispatchd.errors import FolderUnusable, InvalidTransition, UsageError
+from dispatchd.execution import Execution, execution
+from dispatchd.known_secrets import KnownSecrets
+from dispatchd.store.jobs import JobStore, lock
+from dispatchd.store.names import file_name
+from dispatchd.store.runs import RunFolder, Runs
+
+_KEPT: Final = 10
+"""How many replays are kept (count), the newest."""
+
+_ENDED: Final = (Phase.FINISHING, Phase.NEEDS_ATTENTION)
+
+
+@frozen(kw_only=True)
+class Replay:
+    """A replay that is laid out: the job as it will be run, and where."""
+
+    job: Job
+    state_folder: Path
+    payload: str
+    headers: str
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where the files of its run are."""
+        return Runs.at(self.state_folder).folder(self.job.id)
+
+
+def lay_out(config: Config, past: TrackedJob, workflow: str) -> Replay:
+    """Return a replay of a job in a new folder, and remove the oldest ones.
+
+    Args:
+        config: The daemon's configuration.
+        past: The job.
+        workflow: What to run; empty for what the job asked for.
+
+    Raises:
+        UsageError: There is nothing that could be run, or this isn't the daemon's user.
+
+    Fails with FolderUnusable if the folder can't be made.
+    """
+    cannot = f"replay job {past.job.id}"
+    name = workflow or past.job.workflow
+    if past.job.is_cancel:
+        raise UsageError(cannot=cannot, reason="it is a cancel job, which runs nothing")
+    if name not in config.workflows:
+        known = ", ".join(sorted(config.workflows)) or "none"
+        reason = f"there is no workflow {name!r}; --workflow takes one of: {known}"
+        raise UsageError(cannot=cannot, reason=reason)
+    owner = config.state_folder.stat().st_uid
+    if os.geteuid() != owner:
+        # The job comes from elsewhere: what it starts must not get more power than in the daemon.
+        reason = f"runs belong to the daemon's user; use: sudo -u '#{owner}' dispatchd replay ..."
+        raise UsageError(cannot=cannot, reason=reason)
+    texts = Runs.at(config.state_folder).folder(past.run_id)
+    try:
+        payload = texts.event_file.read_text(errors="surrogatepass")
+        headers = texts.headers_file.read_text(errors="surrogatepass")
+    except OSError as error:
+        reason = f"its payload is not kept any more ({error.filename}: {error.strerror}; store.history_days)"
+        raise UsageError(cannot=cannot, reason=reason) from error
+    job = evolve(past.job, workflow=name, claim_token="", lease_s=None, extensions=())
+    folder = _new_folder(config.state_folder / "replays", file_name(job.id))
+    return Replay(job=job, state_folder=folder, payload=payload, headers=headers)
+
+
+async def play(
+    replay: Replay, config: Config, environment: Mapping[str, str], known: KnownSecrets
+) -> TrackedJob:
+    """Run a replay and return its record, which is `finishing` or `needs_attention` then.
+
+    SIGINT and SIGTERM cancel it. Fails with a UserError if its folder can't be used.
+    """
+    held = lock(replay.state_folder)
+    store, _ = JobStore.open(replay.state_folder)
+    try:
+        own = evolve(config, state_folder=replay.state_folder)
+        clock = SteadyClock.open(replay.state_folder)
+        core = execution(own, store, clock, known, environment)
+        return await _run(replay, core)
+    finally:
+        store.close()
+        os.close(held)
+
+
+async def _run(replay: Replay, core: Execution) -> TrackedJob:
+    job_id, tracker = replay.job.id, core.tracker
+
+    def store_texts() -> None:
+        core.runs.create(job_id, payload=replay.payload, headers=replay.headers)
+
+    async with anyio.create_task_group() as tasks:
+        received = await tracker.receive(replay.job, store_texts=store_texts)
+        await tracker.answered(received, Event.ACCEPT_CONFIRMED)
+        await tasks.start(_cancel_at_signals, job_id, core)
+        await tasks.start(core.run_loop.run)
+        record = await _until_ended(job_id, core)
+        tasks.cancel_scope.cancel()
+    return record
+
+
+async def _until_ended(job_id: str, core: Execution) -> TrackedJob:
+    while True:
+        bell = core.tracker.bell
+        for record in core.tracker.in_phase(*_ENDED):
+            if record.job.id == job_id:
+                return record
+        await bell.wait()
+
+
+async def _cancel_at_signals(
+    job_id: str, core: Execution, *, task_status: TaskStatus[None]
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            try:
+                await core.tracker.cancel(job_id, f"Cancelled by {number.name}.")
+            except InvalidTransition:
+                # It has ended meanwhile.
+                return
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    try:
+        parent.mkdir(mode=0o700, exist_ok=True)
+        numbers = {int(each.name.partition("-")[0]): each for each in parent.iterdir()}
+        for number in sorted(numbers)[: 1 - _KEPT or None]:
+            shutil.rmtree(numbers[number])
+        folder = parent / f"{max(numbers, default=0) + 1}-{name}"
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise FolderUnusable(folder=parent, error=error) from error
+    return folder
