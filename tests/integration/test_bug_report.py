@@ -344,12 +344,12 @@ def test_a_configuration_that_is_no_toml_is_told_and_not_shown(config: Path) -> 
 
 def test_what_stands_beside_an_unknown_key_is_left_out(config: Path) -> None:
     secret = "secret-beside-a-typo"
-    add(config, f'enviroment = {{ KEY = "{secret}" }}\n[clod]\nsecret = "{secret}"\n')
+    add(config, f'environments = {{ KEY = "{secret}" }}\n[clod]\nsecret = "{secret}"\n')
     path = journal_of(config.parent, everything([secret]))
 
     found = report(config, PATH=path)
 
-    assert "enviroment: is not known" in found["config-check"]["complaints"]
+    assert "environments: is not known" in found["config-check"]["complaints"]
     assert found["config"]["content"]["clod"] == {"secret": "[redacted]"}
     for text in found.members.values():
         assert all(form not in text for form in shown(secret))
