@@ -5,7 +5,8 @@ JSON where stdout is not a terminal; under systemd each line begins with its pri
 
 import logging
 import sys
-from typing import Final, TextIO
+from contextlib import suppress
+from typing import Final, TextIO, cast
 
 import structlog
 
@@ -50,6 +51,7 @@ def configure(
     """
     out = out or sys.stdout
     as_text = form == "text" or (form == "auto" and out.isatty())
+    sink = cast("TextIO", _Sink(out))
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(
             colors=out.isatty(),
@@ -76,9 +78,24 @@ def configure(
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=sink),
         cache_logger_on_first_use=True,
     )
+
+
+class _Sink:
+    """Where lines go; what can't be written, such as to a full disk, is no reason to stop working."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._out.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._out.flush()
 
 
 def set_level(level: str) -> None:
