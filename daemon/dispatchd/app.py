@@ -19,13 +19,12 @@ from dispatchd.control.metrics_server import MetricsServer
 from dispatchd.control.routes import Routes
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
-from dispatchd.domain.job import Json
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.execution import execution
-from dispatchd.identity import Identity, identity
+from dispatchd.identity import identity
 from dispatchd.inspection import EventFeed, Inspection
 from dispatchd.known_secrets import KnownSecrets
-from dispatchd.licensing import license_document, license_routes
+from dispatchd.licensing import license_routes, license_status
 from dispatchd.log import configure
 from dispatchd.loops.health import Health
 from dispatchd.loops.heartbeat import HeartbeatLoop
@@ -129,6 +128,9 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         caller=caller,
         credentials=who.credentials,
         call_timeout_s=config.cloud.call_timeout_s,
+        declared=(lambda: sorted(core.run_loop.workflows))
+        if config.cloud.declare_workflows
+        else None,
     )
     report = ReportLoop(
         source=source,
@@ -189,7 +191,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
             "license_id": who.credentials.license_id,
             "server_id": who.credentials.server_id,
         },
-        license=lambda: _license(who, clock),
+        license=lambda: license_status(who.license, clock),
         skew_s=lambda: caller.skew.seconds,
         slots=lambda: core.run_loop.slots,
     )
@@ -285,15 +287,3 @@ def _traces(
 
 def _beside(config: Config, name: str) -> Path | None:
     return config.file.parent / name if name else None
-
-
-def _license(who: Identity, clock: SteadyClock) -> Mapping[str, Json] | None:
-    if who.license is None:
-        return None
-    status = who.license.status
-    expires_at = status.claims.expires_at if status.claims is not None else None
-    left_s = None if expires_at is None else (expires_at - clock.wall()).total_seconds()
-    return {
-        **license_document(status, who.license.server_id),
-        "expires_in_s": left_s,
-    }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 
+from dispatchd.clock import SteadyClock
 from dispatchd.control.calls import Act, Call, Reply
 from dispatchd.domain.job import Json
 from dispatchd.domain.license import LicenseStatus
@@ -23,6 +24,19 @@ def license_routes(license_: LicenseLoop | None) -> Mapping[tuple[str, str], Act
         return Reply(body={})
 
     return {("GET", "/v1/license"): show, ("POST", "/v1/license/look"): look}
+
+
+def license_status(
+    license_: LicenseLoop | None, clock: SteadyClock
+) -> Mapping[str, Json] | None:
+    """Return the license for the status, with the seconds that it has left; None without one."""
+    if license_ is None:
+        return None
+    status = license_.status
+    expires_at = status.claims.expires_at if status.claims is not None else None
+    left_s = None if expires_at is None else (expires_at - clock.wall()).total_seconds()
+    document = license_document(status, license_.server_id)
+    return {**document, "expires_in_s": left_s}
 
 
 def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:

@@ -1,5 +1,6 @@
 """The dispatch endpoint over HTTP. Implements `loops.ports.Source`; see contracts/README.md."""
 
+from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -31,6 +32,9 @@ _HOLD_SLACK_S: Final = 10.0
 _QUICK_S: Final = 1.0
 """A poll that ends sooner than this was not held, whatever it says (seconds)."""
 
+_MOST_DECLARED: Final = 1000
+"""How many workflows a pull may declare (count; contracts/schemas/pull-request.schema.json)."""
+
 _THREAD_BYTES: Final = 256 * 1024
 """From this size on a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
 
@@ -42,6 +46,8 @@ class DispatchEndpoint:
     caller: Caller
     credentials: Credentials
     call_timeout_s: float
+    declared: Callable[[], Sequence[str]] | None = None
+    """The workflows to declare with each pull; None to take any job."""
 
     @property
     def clock_skew(self) -> str:
@@ -61,6 +67,9 @@ class DispatchEndpoint:
             "server_id": self.credentials.server_id,
             "heartbeat_secret": self.credentials.secret("pull"),
         }
+        names = None if self.declared is None else list(self.declared())
+        if names is not None and len(names) <= _MOST_DECLARED:
+            body["workflows"] = [*names]
         headers = {"Prefer": f"wait={hold}"} if hold else {}
         deadline_s = max(self.call_timeout_s, hold + _HOLD_SLACK_S)
         try:

@@ -41,6 +41,7 @@ class Cloud:
     hold_s: float = 50.0
     poll_interval_s: float = 10.0
     call_timeout_s: float = 30.0
+    declare_workflows: bool = False
 
 
 @frozen(kw_only=True)
