@@ -1,7 +1,7 @@
 """Run every benchmark: `python -m bench`."""
 
 from bench import help as help_
-from bench import idle, latency, redaction, startup, store, throughput
+from bench import hub, idle, latency, polls, redaction, startup, store, throughput
 
-for module in (store, redaction, help_, startup, latency, throughput, idle):
+for module in (store, redaction, help_, startup, latency, throughput, idle, hub, polls):
     module.main()

@@ -13,6 +13,11 @@ from typing import Any, Final
 import httpx
 from attrs import frozen
 
+from dispatchd.hub.database import Database
+from dispatchd.hub.machine_store import MachineStore
+from dispatchd.hub.machines import invited
+from dispatchd.hub.setup import init
+
 SECRET: Final = "bench-secret"
 IDENTITY: Final = {"license_id": "bench", "server_id": "machine"}
 WAIT_S: Final = 60
@@ -25,6 +30,7 @@ class Hub:
 
     url: str
     http: httpx.Client
+    pid: int
 
     def submit(self, job_id: str, workflow: str = "it") -> None:
         """Queue a job with a small payload."""
@@ -56,18 +62,32 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def hub(path: Path, name: str = "hub") -> Iterator[Hub]:
+def hub(
+    path: Path, name: str = "hub", database_url: str = "sqlite:///hub.db"
+) -> Iterator[Hub]:
     """Run a hub on a free loopback port."""
-    port_file = path / f"{name}.port"
-    options = ["--db", f"{name}.db", "--port", "0", "--port-file", port_file.name]
-    options += ["--secret-file", "secret", "--license-id", IDENTITY["license_id"]]
+    place, port_file = path / name, path / f"{name}.port"
+    license_id = IDENTITY["license_id"]
+    made = init(
+        place, listen="127.0.0.1:0", database_url=database_url, license_id=license_id
+    )
+    database = Database.open(made.settings.database_url)
+    MachineStore(database).add(
+        invited(
+            IDENTITY["server_id"], SECRET, fixed=True, license_id=license_id, now=1.0
+        )
+    )
+    database.close()
+    token = made.settings.token_file.read_text().strip()
+    options = ["--config", str(made.settings.file), "--port-file", str(port_file)]
     command = [sys.executable, "-m", "dispatchd", "hub", "serve", *options]
-    process = subprocess.Popen(command, cwd=path, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         wait_until(port_file.exists)
         url = f"http://127.0.0.1:{port_file.read_text()}"
-        with httpx.Client(base_url=url, timeout=2 * WAIT_S) as http:
-            yield Hub(url, http)
+        headers = {"authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=url, timeout=2 * WAIT_S, headers=headers) as http:
+            yield Hub(url, http, process.pid)
     finally:
         process.terminate()
         process.wait()

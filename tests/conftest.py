@@ -1,9 +1,35 @@
 """What every test has."""
 
+from collections.abc import Callable, Iterator
+
 import pytest
+from bench.postgres import Postgres, find, postgres
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Run async tests as the daemon runs."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Postgres]:
+    if find() is None:
+        pytest.skip("needs PostgreSQL (Debian's package postgresql)")
+    with postgres() as found:
+        yield found
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database_url(request: pytest.FixtureRequest) -> Callable[[], str]:
+    """Gives the URL of a new database at each call, of each kind."""
+    if request.param == "sqlite":
+        return lambda: "sqlite:///hub.db"
+    found: Postgres = request.getfixturevalue("postgresql")
+    return found.new_database
+
+
+@pytest.fixture
+def database_url(new_database_url: Callable[[], str]) -> str:
+    """The URL of a new database, of each kind."""
+    return new_database_url()

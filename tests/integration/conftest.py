@@ -1,4 +1,4 @@
-"""A hub of its own for each test that asks for one, and a machine that knows its secret."""
+"""A hub of its own for each test that asks for one, on each kind of database, and a machine that knows its secret."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,8 +10,8 @@ from support.machine import Machine
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[HubProcess]:
-    async with hub(tmp_path / "hub") as found:
+async def server(tmp_path: Path, database_url: str) -> AsyncIterator[HubProcess]:
+    async with hub(tmp_path / "hub", database_url=database_url) as found:
         yield found
 
 

@@ -197,7 +197,7 @@ def test_the_example_config_is_good_and_names_every_option(tmp_path: Path) -> No
         (("nonsense",), os.EX_USAGE, "No such command"),
         (("run", "--nonsense"), os.EX_USAGE, "No such option"),
         (("show",), os.EX_USAGE, "Missing argument"),
-        (("hub", "serve", "--db", "x"), os.EX_USAGE, "--secret-file"),
+        (("hub", "machine", "add"), os.EX_USAGE, "NAME"),
     ],
 )
 def test_a_mistake_on_the_command_line_is_a_usage_error(

@@ -62,7 +62,7 @@ def config(tmp_path: Path) -> Path:
 
 def test_commands_are_offered(config: Path) -> None:
     assert offered(config, "dispatchd re") == ["resolve", "replay", "resume", "reload"]
-    assert offered(config, "dispatchd hub s") == ["serve"]
+    assert offered(config, "dispatchd hub se") == ["serve"]
     assert "--follow" in offered(config, "dispatchd logs --f")
 
 

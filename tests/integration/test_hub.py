@@ -29,7 +29,7 @@ async def test_a_job_goes_from_submit_to_finish(
     check("heartbeat-reply", beaten.json())
     assert beaten.json() == {"lease_seconds": 60, "cancel_requested": False}
     found = await row(server, "j")
-    assert found["state"] == "finished"
+    assert found["state"] == "failed"
     assert (found["machine"], found["run_id"]) == ("m1", "run-1")
     assert found["phase"] == "running"
     assert found["result_status"] == "failed"
@@ -144,7 +144,7 @@ async def test_any_text_can_be_an_id(server: HubProcess, machine: Machine) -> No
         assert held.id == job_id
         assert [each.status_code for each in replies] == [204, 200, 204], job_id
         found = await row(server, job_id)
-        assert (found["id"], found["state"]) == (job_id, "finished")
+        assert (found["id"], found["state"]) == (job_id, "succeeded")
 
 
 @pytest.mark.parametrize(

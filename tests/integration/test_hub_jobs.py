@@ -79,8 +79,8 @@ async def test_a_watcher_is_answered_when_the_job_gets_there(
             await held.accept()
             await held.finish()
 
-    assert seen["finished"] == "finished"
-    assert seen["accepted"] in ("accepted", "finished")
+    assert seen["finished"] == "succeeded"
+    assert seen["accepted"] in ("accepted", "succeeded")
 
 
 async def test_an_odd_wait_is_none(server: HubProcess) -> None:

@@ -4,6 +4,7 @@ import os
 import resource
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import closing, suppress
@@ -15,19 +16,20 @@ import httpx
 import jwt
 import pytest
 from anyio import to_thread
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from bench.postgres import Postgres
 
 from dispatchd.contracts import check
-from support.endpoint import SECRET
-from support.hub import hub
-from support.machine import JOBS, Machine, held_poll
+from dispatchd.hub.setup import init
+from support.hub import HubProcess, hub
+from support.machine import JOBS, Machine, held_poll, refuses
 
 CI = {"dag_name": "ci"}
 
 
-async def test_held_polls_and_watches_are_answered_at_a_stop(tmp_path: Path) -> None:
-    async with hub(tmp_path) as server:
+async def test_held_polls_and_watches_are_answered_at_a_stop(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with hub(tmp_path, database_url=database_url) as server:
         await server.submit({"id": "j", **CI})
         await Machine(http=server.http).pull()
         watched: list[dict[str, Any]] = []
@@ -51,9 +53,9 @@ async def test_held_polls_and_watches_are_answered_at_a_stop(tmp_path: Path) -> 
 
 
 async def test_a_killed_hub_has_kept_everything_that_it_acknowledged(
-    tmp_path: Path,
+    tmp_path: Path, database_url: str
 ) -> None:
-    async with hub(tmp_path) as server:
+    async with hub(tmp_path, database_url=database_url) as server:
         machine = Machine(http=server.http)
         ids = [await server.submit(CI, payload='{"a": 1.50}') for _ in range(4)]
         claimed, accepted, finished = [await machine.pull() for _ in range(3)]
@@ -69,17 +71,19 @@ async def test_a_killed_hub_has_kept_everything_that_it_acknowledged(
         assert after == before
         assert [job["id"] for job in after["jobs"]] == ids
         states = [job["state"] for job in after["jobs"]]
-        assert states == ["claimed", "accepted", "finished", "queued"]
+        assert states == ["claimed", "accepted", "failed", "queued"]
         assert (await claimed.accept()).status_code == 204
         assert (await accepted.finish()).status_code == 204
         assert (await finished.finish("failed")).status_code == 204
         assert '"payload": {"a": 1.50}' in (await machine.pull()).text
 
 
-async def test_kills_under_load_lose_no_acknowledged_job(tmp_path: Path) -> None:
+async def test_kills_under_load_lose_no_acknowledged_job(
+    tmp_path: Path, database_url: str
+) -> None:
     acknowledged: set[str] = set()
 
-    async with hub(tmp_path) as server:
+    async with hub(tmp_path, database_url=database_url) as server:
 
         async def submit_for_ever(enough: anyio.Event, wanted: int) -> None:
             while True:
@@ -134,8 +138,39 @@ async def test_a_full_disk_is_a_503_and_nothing_is_half_done(tmp_path: Path) -> 
         assert (await machine.pull()).id == "queued"
 
 
-async def test_a_client_that_leaves_in_the_middle_is_no_failure(tmp_path: Path) -> None:
-    async with hub(tmp_path) as server:
+async def test_a_database_that_is_away_is_a_503_and_the_hub_goes_on_after_it(
+    tmp_path: Path, postgresql: Postgres
+) -> None:
+    url = postgresql.new_database()
+    async with hub(tmp_path, database_url=url) as server:
+        machine = Machine(http=server.http)
+        await server.submit({"id": "j", **CI})
+        held = await machine.pull()
+        with postgresql.away(url):
+            refused = [
+                await server.http.post(JOBS, json=CI),
+                await machine.ask(),
+                await held.accept(),
+                await server.http.get("/readyz"),
+            ]
+            health = await server.http.get("/healthz")
+
+        assert [each.status_code for each in refused] == [503] * len(refused)
+        assert {each.headers["retry-after"] for each in refused} == {"1"}
+        assert not any("127.0.0.1" in each.text for each in refused)
+        assert health.status_code == 200
+        assert (await held.accept()).status_code == 204
+        # Polls are woken again too, by a connection that was made anew.
+        with anyio.fail_after(30):
+            async with held_poll(machine) as poll:
+                await server.submit({"id": "k", **CI})
+        assert poll.reply.json()["id"] == "k"
+
+
+async def test_a_client_that_leaves_in_the_middle_is_no_failure(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with hub(tmp_path, database_url=database_url) as server:
         head = b"POST /api/v1/jobs HTTP/1.1\r\nHost: h\r\nContent-Length: 999\r\n\r\n{"
         async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
             await stream.send(head)
@@ -145,111 +180,186 @@ async def test_a_client_that_leaves_in_the_middle_is_no_failure(tmp_path: Path) 
         assert "Traceback" not in (server.folder / "hub.log").read_text()
 
 
-async def test_licenses_are_activated_and_refreshed(tmp_path: Path) -> None:
-    async with hub(tmp_path) as server:
+async def test_a_machine_is_enrolled_once_and_its_token_refreshed(
+    server: HubProcess,
+) -> None:
+    added = await add_machine(server, "build-1")
+    activated = (await activate(server, added["enrolment_key"])).json()
+    again = (await activate(server, added["enrolment_key"])).json()
+    secret = again["heartbeat_secret"]
+    refreshed = (await refresh(server, secret)).json()
+    enrolled = Machine(http=server.http, name="box-7", secret=secret)
+    assert (await enrolled.ask()).status_code == 204
 
-        async def activate(key: str) -> httpx.Response:
-            body = {"key": key, "server_id": "m1", "machine_name": "box"}
-            return await server.http.post("/api/v1/licenses/activate", json=body)
-
-        async def refresh(secret: str) -> httpx.Response:
-            body = {"license_id": "lic-test", "server_id": "m1"}
-            body["heartbeat_secret"] = secret
-            return await server.http.post("/api/v1/licenses/heartbeat", json=body)
-
-        activated = (await activate("license-key-1")).json()
-        server.kill()
-        await server.start()
-        refreshed = (await refresh(activated["heartbeat_secret"])).json()
-
-        check("activate-reply", activated)
-        check("license-heartbeat-reply", refreshed)
-        assert activated["heartbeat_secret"] == SECRET
-        for token in (activated["token"], refreshed["token"]):
-            assert claims(server.folder / "hub.db", token)["jti"] == "lic-test"
-        for refused in (await activate("other"), await refresh("other")):
-            assert refused.status_code == 401
-            assert refused.json()["message"]
+    check("activate-reply", activated)
+    check("license-heartbeat-reply", refreshed)
+    for token in (activated["token"], refreshed["token"]):
+        claims = jwt.decode(token, added["public_key"], algorithms=["EdDSA"])
+        assert claims["jti"] == "lic-test"
+    # A lost answer may be asked for again, until the machine has been here.
+    for refused in (
+        await activate(server, added["enrolment_key"]),
+        await activate(server, "other"),
+        await refresh(server, activated["heartbeat_secret"]),
+        await refresh(server, "other"),
+    ):
+        refuses(refused, 401)
 
 
-def claims(database: Path, token: str) -> dict[str, Any]:
-    """Return what a token says, once its signature has been checked with the hub's own key."""
-    with closing(sqlite3.connect(database)) as db:
-        (pem,) = db.execute("SELECT value FROM secrets").fetchone()
-    key = load_pem_private_key(pem.encode(), password=None)
-    assert isinstance(key, Ed25519PrivateKey)
-    found: dict[str, Any] = jwt.decode(token, key.public_key(), algorithms=["EdDSA"])
+async def test_an_enrolment_key_is_for_one_machine_and_a_name_for_one_too(
+    server: HubProcess,
+) -> None:
+    first, second = [await add_machine(server, f"build-{n}") for n in (1, 2)]
+    assert (await activate(server, first["enrolment_key"])).status_code == 200
+
+    refuses(await activate(server, first["enrolment_key"], "box-8"), 401)
+    refuses(await activate(server, second["enrolment_key"], "box-7"), 409)
+    reply = await server.http.post("/api/v1/machines", json={"name": "build-1"})
+    refuses(reply, 409)
+
+
+async def test_a_rotated_key_takes_the_place_of_the_secret_once_it_is_activated(
+    server: HubProcess,
+) -> None:
+    added = await add_machine(server, "build-1")
+    before = (await activate(server, added["enrolment_key"])).json()
+    rotated = (await server.http.post("/api/v1/machines/build-1/rotate")).json()
+    old = Machine(http=server.http, name="box-7", secret=before["heartbeat_secret"])
+    assert (await old.ask()).status_code == 204
+
+    refuses(await activate(server, added["enrolment_key"]), 401)
+    after = (await activate(server, rotated["enrolment_key"])).json()
+
+    refuses(await old.ask(), 401)
+    new = Machine(http=server.http, name="box-7", secret=after["heartbeat_secret"])
+    assert (await new.ask()).status_code == 204
+
+
+async def test_a_revoked_machine_is_out_at_every_call(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "j", **CI})
+    held = await machine.pull()
+    await server.submit({"id": "k", **CI})
+    before = (await server.http.get(f"{JOBS}/j")).json()
+
+    reply = await server.http.post("/api/v1/machines/m1/revoke")
+
+    assert reply.json()["state"] == "revoked"
+    refuses(await machine.ask(), 410)
+    for call in (held.accept(), held.finish(), held.beat(), held.release()):
+        refuses(await call, 401)
+    assert (await server.http.get(f"{JOBS}/j")).json() == before
+    rotate = await server.http.post("/api/v1/machines/m1/rotate")
+    refuses(rotate, 409)
+
+
+async def add_machine(server: HubProcess, name: str) -> dict[str, Any]:
+    reply = await server.http.post("/api/v1/machines", json={"name": name})
+    assert reply.status_code == 201, reply.text
+    found: dict[str, Any] = reply.json()
     return found
 
 
+async def activate(
+    server: HubProcess, key: str, server_id: str = "box-7"
+) -> httpx.Response:
+    body = {"key": key, "server_id": server_id, "machine_name": "box"}
+    return await server.http.post("/api/v1/licenses/activate", json=body)
+
+
+async def refresh(server: HubProcess, secret: str) -> httpx.Response:
+    body = {"license_id": "lic-test", "server_id": "box-7"}
+    body["heartbeat_secret"] = secret
+    return await server.http.post("/api/v1/licenses/heartbeat", json=body)
+
+
+WRONG = [
+    ("missing.toml", None, os.EX_CONFIG, "hub init"),
+    ("bad.toml", "[[[", os.EX_CONFIG, "must be TOML"),
+    ("key.toml", "listn = 'x'", os.EX_CONFIG, "listn"),
+    ("type.toml", "[leases]\nseconds = '1'", os.EX_CONFIG, "leases.seconds"),
+    ("taken.toml", 'listen = "127.0.0.1:{taken}"', os.EX_UNAVAILABLE, "{taken}"),
+    ("host.toml", 'listen = "192.0.2.1:0"', os.EX_UNAVAILABLE, "192.0.2.1"),
+    ("page.toml", 'database_url = "sqlite:///page.html"', os.EX_UNAVAILABLE, "page.html"),
+    ("in.toml", 'database_url = "sqlite:///page.html/x"', os.EX_UNAVAILABLE, "page.html"),
+    ("other.toml", 'database_url = "mysql://x/y"', os.EX_CONFIG, "database_url"),
+    ("gone.toml", 'database_url = "postgresql://u:pass@127.0.0.1:1/x"', os.EX_UNAVAILABLE, "127.0.0.1"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("options", "code", "words"),
-    [
-        (["--port", "{taken}"], os.EX_UNAVAILABLE, "{taken}"),
-        (["--host", "192.0.2.1"], os.EX_UNAVAILABLE, "192.0.2.1"),
-        (["--db", "page.html"], os.EX_UNAVAILABLE, "page.html"),
-        (["--db", "secret/hub.db"], os.EX_UNAVAILABLE, "secret/hub.db"),
-        (["--secret-file", "missing"], os.EX_USAGE, "missing"),
-        (["--secret-file", "empty"], os.EX_USAGE, "empty"),
-        (["--license-key-file", "empty"], os.EX_USAGE, "empty"),
-    ],
-    ids=lambda value: value[0] if isinstance(value, list) else None,
+    ("name", "text", "code", "words"), WRONG, ids=[each[0] for each in WRONG]
 )
 def test_a_hub_that_cannot_start_says_why_in_one_line(
-    tmp_path: Path, options: list[str], code: int, words: str
+    tmp_path: Path, name: str, text: str | None, code: int, words: str
 ) -> None:
     (tmp_path / "page.html").write_text("<html>" * 1000)
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        given = [each.replace("{taken}", port) for each in options]
-        found = serve(tmp_path, "dispatchd", *given)
+        if text is not None:
+            (tmp_path / name).write_text(text.replace("{taken}", port))
+        found = serve(tmp_path / name)
 
-    complaint = found.stderr.splitlines()[-1]
+    [complaint] = found.stderr.splitlines()
     assert found.returncode == code, found.stderr
-    assert complaint.startswith("dispatchd: cannot ")
+    assert complaint.startswith("dispatchd: ")
     assert words.replace("{taken}", port) in complaint
-    assert "Traceback" not in found.stderr
+    assert "pass" not in complaint
+
+
+def test_a_database_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
+    made = init(
+        tmp_path / "hub",
+        listen="127.0.0.1:0",
+        database_url="sqlite:///hub.db",
+        license_id="l",
+    )
+    with closing(sqlite3.connect(tmp_path / "hub" / "hub.db")) as db:
+        db.execute("UPDATE alembic_version SET version_num = '9999'")
+        db.commit()
+
+    found = serve(made.settings.file)
+
+    assert found.returncode == os.EX_UNAVAILABLE
+    [complaint] = found.stderr.splitlines()
+    assert "newer release" in complaint
+
+
+def test_init_makes_no_second_hub_over_the_first(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dispatchd", "hub", "init", str(tmp_path / "hub")]
+    first, second = [
+        subprocess.run(command, capture_output=True, text=True, check=False)
+        for _ in range(2)
+    ]
+
+    assert first.returncode == 0, first.stderr
+    assert "hub serve --config" in first.stdout
+    for name in ("hub.toml", "admin-token"):
+        mode = (tmp_path / "hub" / name).stat().st_mode
+        assert stat.S_IMODE(mode) == 0o600
+    assert second.returncode == os.EX_USAGE
+    assert "is there already" in second.stderr
 
 
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hub.toml").touch()
     # As Python behaves where Starlette is not installed.
     program = "import sys; sys.modules['starlette'] = None; from dispatchd.cli.entry import main; main()"
 
-    found = serve(tmp_path, program)
+    found = serve(tmp_path / "hub.toml", program)
 
     assert found.returncode == os.EX_UNAVAILABLE
     assert "dispatchd[hub]" in found.stderr
     assert len(found.stderr.splitlines()) == 1
 
 
-def test_listening_beyond_loopback_is_warned_of(tmp_path: Path) -> None:
-    found = serve(tmp_path, "dispatchd", "--host", "0.0.0.0", stop_when_ready=True)
-
-    assert found.returncode == 0
-    assert "0.0.0.0" in found.stderr
-    assert found.stdout.startswith("hub ready http://0.0.0.0:")
-
-
-def serve(
-    folder: Path, program: str, *options: str, stop_when_ready: bool = False
-) -> subprocess.CompletedProcess[str]:
-    (folder / "secret").write_text("s")
-    (folder / "empty").write_text("")
-    start = ["-m", program] if program == "dispatchd" else ["-c", program]
-    defaults = ["--db", "hub.db", "--port", "0", "--secret-file", "secret"]
-    with subprocess.Popen(
-        [sys.executable, *start, "hub", "serve", *defaults, *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+def serve(config: Path, program: str = "") -> subprocess.CompletedProcess[str]:
+    start = ["-c", program] if program else ["-m", "dispatchd"]
+    return subprocess.run(
+        [sys.executable, *start, "hub", "serve", "--config", str(config)],
+        capture_output=True,
         text=True,
-    ) as process:
-        assert process.stdout is not None
-        ready = process.stdout.readline() if stop_when_ready else ""
-        if ready:
-            process.terminate()
-        stdout, stderr = process.communicate(timeout=30)
-    return subprocess.CompletedProcess(
-        process.args, process.returncode, ready + stdout, stderr
+        timeout=30,
+        check=False,
     )

@@ -1,9 +1,10 @@
 """A real hub process on a free loopback port."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import anyio
 import httpx
 from attrs import define, field
 
+from dispatchd.hub.database import Database
+from dispatchd.hub.machine_store import MachineStore
+from dispatchd.hub.machines import invited
+from dispatchd.hub.settings import FILE, TOKEN_FILE
+from dispatchd.hub.setup import init
 from support.endpoint import SECRET
+
+MACHINES = ("srv-test", "a", "b", *(f"m{number}" for number in range(8)))
+"""The machines that a hub under test knows; all have the same secret."""
 
 
 @define
@@ -21,6 +30,11 @@ class HubProcess:
 
     folder: Path
     lease_s: float = 60.0
+    patience_s: float = 300.0
+    database_url: str = "sqlite:///hub.db"
+    more: str = ""
+    """Further tables of the configuration."""
+    env: Mapping[str, str] = field(factory=dict)
     port: int = 0
     process: subprocess.Popen[bytes] = field(init=False)
     http: httpx.AsyncClient = field(init=False)
@@ -30,33 +44,24 @@ class HubProcess:
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "secret").write_text(SECRET)
+        if not (self.folder / FILE).exists():
+            self._make()
         port_file = self.folder / "port"
         port_file.unlink(missing_ok=True)
-        (self.folder / "keys").write_text("license-key-1\n")
-        options = {
-            "--db": "hub.db",
-            "--port": str(self.port),
-            "--port-file": "port",
-            "--secret-file": "secret",
-            "--license-id": "lic-test",
-            "--license-key-file": "keys",
-            "--lease-s": str(self.lease_s),
-        }
         with (self.folder / "hub.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable,
-                    "-m",
-                    "dispatchd",
-                    "hub",
-                    "serve",
-                    *(w for pair in options.items() for w in pair),
+                    *(sys.executable, "-m", "dispatchd", "hub", "serve"),
+                    *(
+                        "--config",
+                        str(self.folder / FILE),
+                        "--port-file",
+                        str(port_file),
+                    ),
                 ],
-                cwd=self.folder,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self.env},
             )
         with anyio.fail_after(30):
             while not port_file.exists():
@@ -65,7 +70,41 @@ class HubProcess:
                 ).read_text()
                 # Made by another process: nothing announces it.
                 await anyio.sleep(0.02)
-        self.port = int(port_file.read_text())
+        port = int(port_file.read_text())
+        if port != self.port:
+            # From now on it is the same at each start.
+            self.port = port
+            self.configure(f'listen = "127.0.0.1:{port}"')
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What proves to the hub that this is its owner."""
+        token = (self.folder / TOKEN_FILE).read_text().strip()
+        return {"authorization": f"Bearer {token}"}
+
+    def configure(self, top: str = "") -> None:
+        """Write the configuration; `top` is its first line."""
+        self.folder.joinpath(FILE).write_text(
+            f"""{top or 'listen = "127.0.0.1:0"'}
+database_url = "{self.database_url}"
+license_id = "lic-test"
+[leases]
+seconds = {self.lease_s}
+patience_s = {self.patience_s}
+most_expiries = 3
+{self.more}
+"""
+        )
+
+    def _make(self) -> None:
+        options = {"listen": "127.0.0.1:0", "license_id": "lic-test"}
+        made = init(self.folder, database_url=self.database_url, **options)
+        self.configure()
+        database = Database.open(made.settings.database_url)
+        for name in MACHINES:
+            machine = invited(name, SECRET, fixed=True, license_id="lic-test", now=1.0)
+            MachineStore(database).add(machine)
+        database.close()
 
     def kill(self) -> None:
         self.process.kill()
@@ -94,17 +133,21 @@ class HubProcess:
             f"/api/v1/jobs/{job_id}", params={"wait": str(within_s), "until": until}
         )
         found: dict[str, Any] = reply.json()
-        assert found.get("state") in (until, "finished"), found
+        assert found.get("ended") or found.get("state") == until, found
         return found
 
 
 @asynccontextmanager
-async def hub(folder: Path, *, lease_s: float = 60.0) -> AsyncIterator[HubProcess]:
+async def hub(
+    folder: Path, *, lease_s: float = 60.0, **options: Any
+) -> AsyncIterator[HubProcess]:
     """Run a hub for the length of a block."""
-    found = HubProcess(folder, lease_s=lease_s)
+    found = HubProcess(folder, lease_s=lease_s, **options)
     await found.start()
     try:
-        async with httpx.AsyncClient(base_url=found.url, timeout=300) as http:
+        async with httpx.AsyncClient(
+            base_url=found.url, timeout=300, headers=found.headers
+        ) as http:
             found.http = http
             yield found
     finally:

@@ -30,12 +30,17 @@ class Machine:
     name: str = "m1"
     license_id: str = "lic-test"
     secret: str = SECRET
+    workflows: list[str] | None = None
 
     async def ask(self, *, wait: str = "") -> httpx.Response:
         """Pull, and return whatever is answered."""
         return await self.http.post(
             f"{PATH}/pull",
-            json={**self._identity, "heartbeat_secret": self.secret},
+            json={
+                **self._identity,
+                "heartbeat_secret": self.secret,
+                **({} if self.workflows is None else {"workflows": self.workflows}),
+            },
             headers={"prefer": f"wait={wait}"} if wait else {},
         )
 

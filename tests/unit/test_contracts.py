@@ -19,6 +19,8 @@ from dispatchd.contracts import CONTRACTS_VERSION, check, names, schema, violati
 from dispatchd.domain.exit_table import as_markdown
 from dispatchd.domain.outcome import FailureCause
 from dispatchd.errors import ContractViolation
+from dispatchd.hub.model import State
+from dispatchd.hub.rules import LEASE_EXPIRED
 from support.golden import EXAMPLES, ROOT, examples, name_of, read
 
 VALID = sorted(EXAMPLES.glob("*/valid/*.json"))
@@ -35,17 +37,25 @@ NAMES = [
     "finish-request",
     "heartbeat-reply",
     "heartbeat-request",
+    "hub-config",
+    "hub-delivery",
+    "hub-job",
+    "hub-machine",
+    "hub-token",
     "license-heartbeat-reply",
     "license-heartbeat-request",
+    "machine-request",
+    "prune-request",
     "pull-request",
     "release-request",
     "run-brief",
     "run-event",
     "run-result",
     "submit-request",
+    "token-request",
     "tracked-job",
 ]
-CLOSED = {"config", "tracked-job"}
+CLOSED = {"config", "hub-config", "tracked-job"}
 
 PAGE = (ROOT / "contracts" / "README.md").read_text(encoding="utf-8")
 """The normative text."""
@@ -145,7 +155,7 @@ def test_no_example_lies_where_nobody_reads_it() -> None:
 
 
 @pytest.mark.parametrize("contract", NAMES)
-def test_only_the_record_and_the_configuration_refuse_unknown_properties(
+def test_only_the_record_and_the_configurations_refuse_unknown_properties(
     contract: str,
 ) -> None:
     for path in examples(contract):
@@ -159,10 +169,19 @@ def test_only_the_record_and_the_configuration_refuse_unknown_properties(
 
 def test_a_submitted_job_has_the_fields_of_a_dispatch_job() -> None:
     dispatched, submitted = schema("dispatch-job"), schema("submit-request")
+    added = submitted["properties"].keys() - dispatched["properties"].keys()
 
-    assert {**dispatched["properties"], "id": None} == {
-        **submitted["properties"],
-        "id": None,
+    tighter = {"delivery_id", "repository_name"}
+
+    assert added == {"priority", "supersede"}
+    assert {
+        name: {**each, "maxLength": 512} if name in tighter else each
+        for name, each in dispatched["properties"].items()
+        if name != "id"
+    } == {
+        name: each
+        for name, each in submitted["properties"].items()
+        if name not in added | {"id"}
     }
     assert "required" not in submitted
     assert dispatched["properties"]["id"]["maxLength"] == LONGEST_ID
@@ -199,8 +218,36 @@ def test_the_page_explains_every_failure_cause() -> None:
     section, _, _ = after.partition("\n#")
 
     assert re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE) == [
-        str(each) for each in FailureCause
+        *(str(each) for each in FailureCause),
+        LEASE_EXPIRED,
     ]
+
+
+def test_the_page_explains_every_state_of_a_job_at_the_hub() -> None:
+    _, _, after = PAGE.partition("\n### States of a job\n")
+    section, _, _ = after.partition("\n#")
+
+    assert re.findall(r"^\| `([a-z_]+)` \|", section, re.MULTILINE) == [*State]
+
+
+def test_the_page_names_every_call_of_the_hub() -> None:
+    paths = json.loads((ROOT / "contracts" / "hub.openapi.json").read_text())["paths"]
+    calls = {
+        (
+            method.upper(),
+            path,
+            " ".join(scope for each in call["security"] for scope in each["token"]),
+        )
+        for path, item in paths.items()
+        for method, call in item.items()
+    }
+    _, _, after = PAGE.partition("\n## The hub\n")
+    section, _, _ = after.partition("\n### ")
+    rows = re.findall(r"^\| ([A-Z]+) `(\S+)` \| (\w+) \|", section, re.MULTILINE)
+
+    assert {
+        (method, path, scope.replace("none", "")) for method, path, scope in rows
+    } == calls
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "50"])
@@ -274,3 +321,4 @@ def test_the_wheel_that_comes_from_the_sdist_carries_every_schema(
     shipped = tmp_path / "installed" / "dispatchd" / "_contracts"
     assert len([*(shipped / "schemas").iterdir()]) == len(NAMES)
     assert (shipped / "openapi.json").is_file()
+    assert (shipped / "hub.openapi.json").is_file()

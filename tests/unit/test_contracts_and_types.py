@@ -25,6 +25,16 @@ from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.result import Annotation, NoResult, ResultStatus, RunResult
 from dispatchd.domain.run_event import Story
 from dispatchd.errors import ContractViolation
+from dispatchd.hub import settings
+from dispatchd.hub.model import Attempt as Claim
+from dispatchd.hub.model import Delivery, HubJob, Machine, State, Token
+from dispatchd.hub.views import (
+    attempt_document,
+    delivery_document,
+    job_document,
+    machine_document,
+    token_document,
+)
 from dispatchd.store.codec import SCHEMA_VERSION, decode, to_document
 from dispatchd.store.evidence import read_result
 from support.golden import examples, name_of, read
@@ -242,3 +252,95 @@ def test_the_configuration_has_the_keys_and_defaults_of_our_types(
         if (table, field.name) != ("store", "folder"):
             assert documented == field.default
     assert set(properties) == {field.name for field in attrs.fields(kind)}
+
+
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        ("leases", settings.Leases),
+        ("queue", settings.Queue),
+        ("retention", settings.Retention),
+    ],
+)
+def test_a_table_of_the_hubs_configuration_has_the_keys_and_defaults_of_our_type(
+    table: str, kind: type[attrs.AttrsInstance]
+) -> None:
+    properties = schema("hub-config")["properties"][table]["properties"]
+
+    assert {name: each["default"] for name, each in properties.items()} == {
+        field.name: field.default for field in attrs.fields(kind)
+    }
+
+
+def test_the_hubs_configuration_has_the_keys_and_defaults_of_our_type() -> None:
+    properties = schema("hub-config")["properties"]
+    fields = attrs.fields_dict(settings.Settings)
+
+    assert set(properties) == set(fields) - {"file"}
+    for name, each in properties.items():
+        assert each.get("default", fields[name].default) == fields[name].default
+        assert ("default" in each) != ("properties" in each)
+
+
+@pytest.mark.parametrize("path", examples("hub-config"), ids=name_of)
+def test_a_valid_configuration_of_the_hub_is_read(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "hub.toml"
+    lines: list[str] = []
+    for name, value in sorted(read(path).items(), key=lambda pair: str(pair[1])):
+        if isinstance(value, dict):
+            lines += [
+                f"[{name}]",
+                *(f"{k} = {json.dumps(v)}" for k, v in value.items()),
+            ]
+        else:
+            lines = [f"{name} = {json.dumps(value)}", *lines]
+    file.write_text("\n".join(lines))
+
+    assert settings.load(file).file == file
+
+
+SHOWN: list[tuple[str, dict[str, Any], set[str]]] = [
+    (
+        "hub-job",
+        job_document(HubJob(id="j", document={"dag_name": "ci"}), now=1),
+        {"result_output", "attempts"},
+    ),
+    (
+        "hub-machine",
+        machine_document(Machine(name="m")),
+        {"secret", "enrolment_key", "key_expires_at", "public_key", "fingerprint"},
+    ),
+    ("hub-token", token_document(Token(name="t", token_hash="", scopes="")), {"token"}),
+    ("hub-delivery", delivery_document(Delivery(id="d", state="queued")), set()),
+]
+
+
+@pytest.mark.parametrize(
+    ("contract", "document", "more"), SHOWN, ids=[each[0] for each in SHOWN]
+)
+def test_what_the_hub_shows_keeps_its_contract_and_has_each_of_its_fields(
+    contract: str, document: dict[str, Any], more: set[str]
+) -> None:
+    check(contract, document)
+
+    shown = document.keys() - {"dag_name"}
+    assert set(schema(contract)["required"]) == shown
+    assert set(schema(contract)["properties"]) == shown | more
+
+
+def test_a_field_of_a_submitted_job_never_takes_the_place_of_one_of_the_hubs() -> None:
+    properties = schema("hub-job")["properties"]
+    liar = HubJob(id="j", document=dict.fromkeys(properties, "a lie"))
+
+    shown = job_document(liar, now=1)
+
+    check("hub-job", shown)
+    assert "a lie" not in shown.values()
+
+
+def test_the_hubs_closed_lists_are_those_of_our_types() -> None:
+    job = schema("hub-job")["properties"]
+    claim = Claim(job_id="j", number=1, machine="m", claimed_at=1)
+
+    assert job["state"]["enum"] == [*State]
+    assert list(job["attempts"]["items"]["properties"]) == [*attempt_document(claim)]

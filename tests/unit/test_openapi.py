@@ -1,25 +1,45 @@
-"""The description of the endpoint: complete, and held together by references that resolve."""
+"""The descriptions of the endpoint and of the hub: complete, and held together by references that resolve."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 from dispatchd.contracts import names
+from dispatchd.hub.database import Database
+from dispatchd.hub.desk import SCOPES, Desk
+from dispatchd.hub.probes import Probes
+from dispatchd.hub.server import application
+from dispatchd.hub.settings import Settings
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
 OPENAPI: dict[str, Any] = json.loads((CONTRACTS / "openapi.json").read_text("utf-8"))
+HUB: dict[str, Any] = json.loads((CONTRACTS / "hub.openapi.json").read_text("utf-8"))
+BOTH = pytest.mark.parametrize("document", [OPENAPI, HUB], ids=["endpoint", "hub"])
 
-NOT_ON_THE_WIRE_OF_THE_ENDPOINT = {
+OF_THE_HUB = {
+    "hub-delivery",
+    "hub-job",
+    "hub-machine",
+    "hub-token",
+    "machine-request",
+    "prune-request",
+    "submit-request",
+    "token-request",
+}
+NOT_ON_THE_WIRE = {
     "config",
     "control-event",
     "control-status",
+    "hub-config",
     "run-brief",
     "run-event",
     "run-result",
-    "submit-request",
     "tracked-job",
 }
 ABOUT_A_JOB = ["accept", "finish", "heartbeat", "release"]
@@ -38,7 +58,10 @@ CONTRACT_OF = {
     "activate": ("activate-request", "activate-reply"),
     "license_heartbeat": ("license-heartbeat-request", "license-heartbeat-reply"),
 }
-ERRORS = {"400", "401", "403", "404", "409", "410", "429", "500", "503"}
+ERRORS = {
+    *("400", "401", "403", "404", "409", "410", "413", "422", "429"),
+    *("500", "503"),
+}
 
 
 def references(node: object) -> Iterator[str]:
@@ -53,13 +76,15 @@ def references(node: object) -> Iterator[str]:
             yield from references(child)
 
 
-def resolved(node: dict[str, Any]) -> dict[str, Any]:
+def resolved(
+    node: dict[str, Any], document: dict[str, Any] = OPENAPI
+) -> dict[str, Any]:
     """Return what a node is or refers to, inside the description or in a file beside it."""
     reference = node.get("$ref")
     if reference is None:
         return node
     file, _, pointer = reference.partition("#")
-    target = json.loads((CONTRACTS / file).read_text("utf-8")) if file else OPENAPI
+    target = json.loads((CONTRACTS / file).read_text("utf-8")) if file else document
     for step in pointer.split("/")[1:]:
         target = target[step.replace("~1", "/").replace("~0", "~")]
     assert isinstance(target, dict)
@@ -75,41 +100,49 @@ def schema_of(content: dict[str, Any]) -> dict[str, Any]:
     return resolved(content["content"]["application/json"]["schema"])
 
 
-def test_every_reference_resolves_and_nothing_points_outside() -> None:
-    found = set(references(OPENAPI))
+@BOTH
+def test_every_reference_resolves_and_nothing_points_outside(
+    document: dict[str, Any],
+) -> None:
+    found = set(references(document))
 
     assert all(each.startswith(("#/", "./schemas/")) for each in found)
-    assert all(resolved({"$ref": each}) for each in found)
+    assert all(resolved({"$ref": each}, document) for each in found)
 
 
-def test_every_component_is_used() -> None:
-    found = set(references(OPENAPI))
+@BOTH
+def test_every_component_is_used(document: dict[str, Any]) -> None:
+    found = set(references(document))
 
     unused = [
         f"#/components/{kind}/{name}"
-        for kind, components in OPENAPI["components"].items()
+        for kind, components in document["components"].items()
         for name in components
-        if f"#/components/{kind}/{name}" not in found
+        if f"#/components/{kind}/{name}" not in found and kind != "securitySchemes"
     ]
 
     assert unused == []
 
 
 def test_every_schema_of_the_wire_is_used() -> None:
-    used = {
-        each.removeprefix("./schemas/").removesuffix(".schema.json")
-        for each in references(OPENAPI)
-        if each.startswith("./")
-    }
+    used = [
+        {
+            each.removeprefix("./schemas/").removesuffix(".schema.json")
+            for each in references(document)
+            if each.startswith("./")
+        }
+        for document in (OPENAPI, HUB)
+    ]
 
-    assert used == set(names()) - NOT_ON_THE_WIRE_OF_THE_ENDPOINT
+    assert used == [{*names()} - NOT_ON_THE_WIRE - OF_THE_HUB, OF_THE_HUB]
 
 
-def test_the_description_is_openapi_3_1_of_version_1() -> None:
-    assert OPENAPI["openapi"].startswith("3.1.")
-    assert OPENAPI["info"]["version"] == "1"
+@BOTH
+def test_the_description_is_openapi_3_1_of_version_1(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    assert document["info"]["version"] == "1"
     assert (
-        OPENAPI["jsonSchemaDialect"] == "https://json-schema.org/draft/2020-12/schema"
+        document["jsonSchemaDialect"] == "https://json-schema.org/draft/2020-12/schema"
     )
 
 
@@ -181,3 +214,80 @@ def test_what_is_optional_for_an_endpoint_is_marked() -> None:
     assert components["parameters"]["Prefer"]["x-extension"] == "long-poll"
     assert components["headers"]["Preference-Applied"]["x-extension"] == "long-poll"
     assert components["headers"]["Retry-After"]["x-extension"] == "retry-after"
+
+
+def hub_operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield path, method and description of each call of the hub."""
+    for path, item in HUB["paths"].items():
+        for method, operation in item.items():
+            yield path, method, operation
+
+
+HUB_OPERATIONS = pytest.mark.parametrize(
+    ("path", "method", "call"),
+    [*hub_operations()],
+    ids=[call["operationId"] for _, _, call in hub_operations()],
+)
+
+
+def test_the_hub_serves_what_the_descriptions_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Probes, "counting", lambda _, app: app)
+    database = Database.open(f"sqlite:///{tmp_path / 'hub.db'}")
+    app = application(Desk.at(Settings(), database))
+    database.close()
+    assert isinstance(app, Starlette)
+    served = {
+        (re.sub(r"\{[^}]*\}", "{}", route.path), method.lower())
+        for route in app.routes
+        if isinstance(route, Route)
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+
+    described = {
+        (re.sub(r"\{[^}]*\}", "{}", path), method)
+        for document in (OPENAPI, HUB)
+        for path, item in document["paths"].items()
+        for method in item
+    }
+
+    assert {each for each in served if "/api/" in each[0]} == {
+        each for each in described if "/api/" in each[0]
+    }
+    assert described <= served
+
+
+@HUB_OPERATIONS
+def test_a_call_of_the_hub_names_its_scope_and_every_answer(
+    path: str, method: str, call: dict[str, Any]
+) -> None:
+    (scope,) = [words for each in call["security"] for words in each.values()] or [[]]
+    errors = set(call["responses"]) - {"200", "201", "204"}
+    wanted = {"401", "403", "500", "503"} if scope else set()
+    body = {"400", "413", "422"} if "requestBody" in call else set()
+
+    assert set(scope) <= set(SCOPES)
+    assert bool(scope) == (path not in {"/healthz", "/readyz"})
+    assert len(call["responses"]) == len(errors) + 1
+    assert errors >= wanted | body
+    assert ("requestBody" in call) <= (method == "post")
+    assert ("404" in errors) == ("{" in path)
+    for status in errors:
+        error = resolved(call["responses"][status], HUB)
+        assert error["description"]
+        schema = resolved(error["content"]["application/json"]["schema"], HUB)
+        assert schema["required"] == ["message"]
+        assert ("Retry-After" in error.get("headers", {})) == (status == "503")
+
+
+@HUB_OPERATIONS
+def test_a_call_of_the_hub_names_what_stands_in_its_path(
+    path: str, method: str, call: dict[str, Any]
+) -> None:
+    parameters = [resolved(each, HUB) for each in call.get("parameters", [])]
+    in_path = [each["name"] for each in parameters if each["in"] == "path"]
+
+    assert in_path == re.findall(r"\{(.*?)\}", path)
+    assert all(each["required"] for each in parameters if each["in"] == "path")
+    assert len(parameters) == len(in_path) or method == "get"

@@ -1,7 +1,6 @@
 """What `dispatchd demo` plays: a hub, a daemon, and jobs made from real GitHub payloads."""
 
 import json
-import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -31,7 +30,7 @@ _ALL_S: Final = 90.0
 _CONFIG: Final = """\
 [cloud]
 url = "{url}"
-license_id = "demo"
+license_id = "self-hosted"
 server_id = "demo-machine"
 secret_file = "secret"
 
@@ -101,8 +100,12 @@ async def play(folder: Path, *, quiet: bool) -> Sequence[Result]:
     say = _say_nothing if quiet else click.echo
     with anyio.move_on_after(_ALL_S):
         async with (
-            _hub(folder) as url,
-            httpx.AsyncClient(base_url=url, timeout=_ALL_S) as http,
+            _hub(folder) as (url, token),
+            httpx.AsyncClient(
+                base_url=url,
+                timeout=_ALL_S,
+                headers={"authorization": f"Bearer {token}"},
+            ) as http,
         ):
             say(f"hub      {url}")
             (folder / "config.toml").write_text(_CONFIG.format(url=url))
@@ -129,21 +132,14 @@ def _say_nothing(_: str) -> None:
 
 
 @asynccontextmanager
-async def _hub(folder: Path) -> AsyncIterator[str]:
-    secret = folder / "secret"
-    secret.touch(mode=0o600)
-    secret.write_text(os.urandom(24).hex())
-    options = [
-        "--db",
-        "hub.db",
-        "--port",
-        "0",
-        "--secret-file",
-        "secret",
-        "--license-id",
-        "demo",
-    ]
-    async with await _start("hub", "serve", *options, folder=folder) as process:
+async def _hub(folder: Path) -> AsyncIterator[tuple[str, str]]:
+    """Run a hub with one machine, and give its address and the token of its owner."""
+    place = folder / "hub"
+    config = ["--config", str(place / "hub.toml")]
+    await _command(folder, "init", "--json", "--listen", "127.0.0.1:0", str(place))
+    port_file = place / "port"
+    serve = ["hub", "serve", *config, "--port-file", str(port_file)]
+    async with await _start(*serve, folder=folder) as process:
         lines = TextReceiveStream(_output(process))
         url = ""
         with anyio.move_on_after(_START_S):
@@ -154,10 +150,28 @@ async def _hub(folder: Path) -> AsyncIterator[str]:
                     _give_up(folder)
         if "http" not in url:
             _give_up(folder)
+        url = url.split()[-1]
+        words = ["machine", "add", "demo-machine", "--fixed-secret", "--json"]
+        added = await _command(folder, *words, *config, "--url", url)
+        secret = folder / "secret"
+        secret.touch(mode=0o600)
+        secret.write_text(added["secret"])
         try:
-            yield url.split()[-1]
+            yield url, (place / "admin-token").read_text().strip()
         finally:
             process.terminate()
+
+
+async def _command(folder: Path, *words: str) -> dict[str, Any]:
+    """Return what a command of the hub prints as JSON."""
+    done = await anyio.run_process(
+        [sys.executable, "-m", "dispatchd", "hub", *words], cwd=folder, check=False
+    )
+    if done.returncode:
+        (folder / "errors.log").write_bytes(done.stderr)
+        _give_up(folder)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 @asynccontextmanager

@@ -1,34 +1,45 @@
-"""`dispatchd hub serve`: a dispatch endpoint for development and for sites without internet."""
+"""`dispatchd hub ...`: a dispatch endpoint that a site hosts itself, on the machine where it runs."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from dispatchd.cli.options import read_text
-from dispatchd.errors import NotReachable, UsageError
+from dispatchd.cli import hub_jobs, hub_people
+from dispatchd.cli.hub_client import config_option
+from dispatchd.cli.options import json_option, print_json, print_pairs
+from dispatchd.errors import NotReachable
+
+if TYPE_CHECKING:
+    from dispatchd.hub.database import Database
+    from dispatchd.hub.settings import Settings
 
 
 @click.group()
 def hub() -> None:
-    """Serve a dispatch endpoint (extra `hub`)."""
+    """Host a dispatch endpoint (extra `hub`)."""
+
+
+for _command in (*hub_jobs.COMMANDS, *hub_people.COMMANDS):
+    hub.add_command(_command)
 
 
 @hub.command()
 @click.option(
-    "--db",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The database file; made where it is missing.",
-)
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8484,
+    "--listen",
+    default="127.0.0.1:8484",
     show_default=True,
-    help="Port to listen on; 0 takes a free one.",
+    help="Address and port, as HOST:PORT.",
+)
+@click.option(
+    "--database-url",
+    default="sqlite:///hub.db",
+    show_default=True,
+    help="The database; a file is relative to the folder.",
 )
 @click.option(
     "--license-id",
@@ -36,74 +47,54 @@ def hub() -> None:
     show_default=True,
     help="The license that machines work under.",
 )
-@click.option(
-    "--secret-file",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="File with the machines' secret.",
-)
-@click.option(
-    "--license-key-file",
-    type=click.Path(path_type=Path),
-    help="File with license keys that can be activated, one a line.",
-)
-@click.option(
-    "--lease-s",
-    type=click.FloatRange(min=0.1),
-    default=60.0,
-    show_default=True,
-    help="Seconds that a claim holds without a heartbeat.",
-)
+@json_option
+@click.argument("folder", type=click.Path(path_type=Path))
+def init(
+    folder: Path, *, listen: str, database_url: str, license_id: str, as_json: bool
+) -> None:
+    """Make a hub in FOLDER: hub.toml, the database with its keys, and a first token."""
+    _require_extra()
+    from dispatchd.hub.setup import init as make
+
+    made = make(folder, listen=listen, database_url=database_url, license_id=license_id)
+    found = {
+        "configuration": str(made.settings.file),
+        "token": str(made.settings.token_file),
+        "fingerprint": made.fingerprint,
+    }
+    if as_json:
+        print_json({**found, "public_key": made.public_key})
+        return
+    print_pairs(found)
+    click.echo(
+        f"\nNext: dispatchd hub serve --config {made.settings.file}\n"
+        f"      dispatchd hub machine add NAME --config {made.settings.file}"
+    )
+
+
+@hub.command()
+@config_option
 @click.option(
     "--port-file",
     type=click.Path(path_type=Path),
     help="Write the port here once connections are taken.",
 )
-def serve(
-    db: Path,
-    host: str,
-    port: int,
-    license_id: str,
-    secret_file: Path,
-    license_key_file: Path | None,
-    lease_s: float,
-    port_file: Path | None,
-) -> None:
-    """Serve a dispatch endpoint, in its development form.
-
-    Whoever reaches the port can submit and read jobs, so it listens on the loopback address only, unless
-    told otherwise.
-    """
-    try:
-        from dispatchd.hub.desk import Desk
-        from dispatchd.hub.server import serve as serve_hub
-        from dispatchd.hub.sqlite import SqliteStorage
-        from dispatchd.hub.storage import StorageBusy
-    except ModuleNotFoundError as error:
-        reason = f"{error.name} is not installed; run: pip install 'dispatchd[hub]'"
-        raise NotReachable(cannot="serve a hub", reason=reason) from error
+def serve(config_file: Path, port_file: Path | None) -> None:
+    """Serve the endpoint until SIGTERM or Ctrl-C; held polls are answered then."""
+    _require_extra()
     import anyio
 
-    if host not in ("127.0.0.1", "::1", "localhost"):
-        click.echo(
-            f"warning: whoever reaches {host} can submit and read jobs", err=True
-        )
-    keys = (
-        frozenset(_read(license_key_file).split()) if license_key_file else frozenset()
-    )
-    try:
-        storage = SqliteStorage.open(db)
-    except StorageBusy as error:
-        raise NotReachable(
-            cannot=f"open the database {db}", reason=str(error)
-        ) from error
-    desk = Desk(
-        storage=storage,
-        license_id=license_id,
-        secret=_read(secret_file),
-        lease_s=lease_s,
-        license_keys=keys,
-    )
+    from dispatchd.hub.desk import Desk
+    from dispatchd.hub.server import serve as serve_hub
+    from dispatchd.known_secrets import KnownSecrets
+    from dispatchd.log import configure
+    from dispatchd.systemd import ServiceManager
+
+    settings, database = _open(config_file)
+    host, _ = settings.address
+    environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
+    under_systemd = "JOURNAL_STREAM" in environment
+    configure("info", "auto", known=KnownSecrets(), under_systemd=under_systemd)
 
     def announce(bound_port: int) -> None:
         if port_file is not None:
@@ -113,17 +104,71 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"hub ready http://{shown}:{bound_port}")
 
-    async def run_hub() -> None:
-        await serve_hub(desk, host, port, announce)
+    try:
+        with _busy_is_said("start the hub"):
+            desk = Desk.at(settings, database)
+        anyio.run(serve_hub, desk, announce, ServiceManager.of(environment))
+    finally:
+        database.close()
+
+
+@hub.command()
+@config_option
+@json_option
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(config_file: Path, *, as_json: bool, file: Path) -> None:
+    """Write everything that the database has to FILE (SQLite); the hub may go on meanwhile."""
+    _require_extra()
+    from dispatchd.hub.backup import backup as write
+
+    _, database = _open(config_file)
+    with _busy_is_said(f"back up to {file}"):
+        rows = write(database, file)
+    _say_rows(file, rows, as_json=as_json)
+
+
+@hub.command()
+@config_option
+@json_option
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(config_file: Path, *, as_json: bool, file: Path) -> None:
+    """Put what `backup` has written into a new hub, whose database has no jobs and machines yet."""
+    _require_extra()
+    from dispatchd.hub.backup import restore as read
+
+    _, database = _open(config_file)
+    with _busy_is_said(f"restore {file}"):
+        rows = read(file, database)
+    _say_rows(file, rows, as_json=as_json)
+
+
+def _say_rows(file: Path, rows: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"file": str(file), "rows": rows})
+    else:
+        click.echo(f"{file}: {rows} rows")
+
+
+def _open(config_file: Path) -> "tuple[Settings, Database]":
+    from dispatchd.hub.database import Database
+    from dispatchd.hub.settings import load
+
+    settings = load(config_file)
+    return settings, Database.open(settings.database_url)
+
+
+@contextmanager
+def _busy_is_said(cannot: str) -> Iterator[None]:
+    from dispatchd.hub.model import StorageBusy
 
     try:
-        anyio.run(run_hub)
-    finally:
-        storage.close()
+        yield
+    except StorageBusy as error:
+        raise NotReachable(cannot=cannot, reason=str(error)) from error
 
 
-def _read(file: Path) -> str:
-    found = read_text(file).strip()
-    if not found:
-        raise UsageError(cannot=f"use {file}", reason="it is empty")
-    return found
+def _require_extra() -> None:
+    for name in ("alembic", "psycopg", "sqlalchemy", "starlette", "uvicorn"):
+        if find_spec(name) is None:
+            reason = f"{name} is not installed; run: pip install 'dispatchd[hub]'"
+            raise NotReachable(cannot="use a hub", reason=reason)

@@ -1,76 +1,80 @@
-"""What every route of the hub shares: storage behind threads, the bells, bodies, the machines' credentials."""
+"""What every route of the hub shares: the stores behind threads, who waits, and who may do what."""
 
-import json
-import math
 import time
 from collections.abc import Callable
-from hashlib import sha256
-from hmac import compare_digest
 from http import HTTPStatus
 from typing import Final, TypeVar
 
 import anyio
 from anyio import to_thread
 from attrs import define, field
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
-from typing_extensions import override
 
-from dispatchd.contracts import check
 from dispatchd.domain.job import Json
-from dispatchd.domain.raw_json import Member, members
-from dispatchd.errors import ContractViolation
+from dispatchd.hub.credentials import hashed, matches
+from dispatchd.hub.database import Database
+from dispatchd.hub.delivery_store import DeliveryStore
+from dispatchd.hub.job_reader import JobReader
+from dispatchd.hub.job_store import JobStore
+from dispatchd.hub.machine_store import MachineStore
+from dispatchd.hub.model import HubJob, Machine, Token
 from dispatchd.hub.rules import Refused
-from dispatchd.hub.storage import Storage
+from dispatchd.hub.sessions import Sessions
+from dispatchd.hub.settings import Settings
+from dispatchd.hub.token_store import TokenStore
+from dispatchd.hub.waiting import Bell, News, Polls
 
 T = TypeVar("T")
 
-MAX_BODY: Final = 40 * 1024 * 1024
-"""Largest request that is read (bytes)."""
+SUBMIT: Final = "submit"
+READ: Final = "read"
+ADMIN: Final = "admin"
+SCOPES: Final = (SUBMIT, READ, ADMIN)
+"""What a token may be for; `admin` includes the others."""
 
-THREAD_BYTES: Final = 256 * 1024
-"""From this size on JSON is handled in a worker thread (bytes)."""
-
-TEXTS: Final = ("payload", "headers")
-"""The fields of a job that are kept as the exact texts that came."""
-
-
-@define
-class Bell:
-    """Wakes everybody who waits for something, as often as it happens."""
-
-    _next: anyio.Event = field(factory=anyio.Event)
-
-    @property
-    def next(self) -> anyio.Event:
-        """The event of the next ring. Take it first, then read the state, then wait for it."""
-        return self._next
-
-    def ring(self) -> None:
-        """Wake those who wait now."""
-        self._next.set()
-        self._next = anyio.Event()
+COOKIE: Final = "dispatchd_hub"
+"""The cookie in which a browser keeps its session."""
 
 
-@define
+@define(kw_only=True)
 class Desk:
     """The hub's state while it runs."""
 
-    storage: Storage
-    license_id: str
-    secret: str
-    lease_s: float
-    license_keys: frozenset[str] = frozenset()
+    settings: Settings
+    database: Database
+    jobs: JobStore
+    reader: JobReader
+    machines: MachineStore
+    tokens: TokenStore
+    deliveries: DeliveryStore
+    sessions: Sessions
     stopping: bool = False
-    queued: Bell = field(factory=Bell)
-    """Rings when a job may be there for a machine."""
+    polls: Polls = field(factory=Polls)
+    """Polls that wait for a job."""
     changed: Bell = field(factory=Bell)
     """Rings when a job has changed its state."""
+    _threads: anyio.CapacityLimiter = field(
+        factory=lambda: anyio.CapacityLimiter(_THREADS), init=False
+    )
+
+    @classmethod
+    def at(cls, settings: Settings, database: Database) -> "Desk":
+        """Return the desk of an open database. Fails with StorageBusy if that can't be used. Blocks."""
+        return cls(
+            settings=settings,
+            database=database,
+            jobs=JobStore(database),
+            reader=JobReader(database),
+            machines=MachineStore(database),
+            tokens=TokenStore(database),
+            deliveries=DeliveryStore(database),
+            sessions=Sessions.open(TokenStore(database)),
+        )
 
     def stop(self) -> None:
         """Let every held request end now."""
         self.stopping = True
-        self.queued.ring()
+        self.polls.wake_all()
         self.changed.ring()
 
     def now(self) -> float:
@@ -78,118 +82,66 @@ class Desk:
         return time.time()  # noqa: TID251  # the hub's one clock
 
     async def use(self, call: Callable[[], T]) -> T:
-        """Return what a blocking call of the storage returns."""
-        return await to_thread.run_sync(call)
+        """Return what a blocking call of a store returns."""
+        return await to_thread.run_sync(call, limiter=self._threads)
 
-    def authenticate(self, body: dict[str, Json], secret_name: str) -> str:
-        """Return the machine that a request's credentials prove.
+    def tell(self, job: HubJob) -> None:
+        """Wake who waits here for what a job has become; polls only where the database doesn't tell every hub."""
+        news = News.of(job)
+        if news is not None and not self.database.is_shared:
+            self.polls.tell(news)
+        self.changed.ring()
+
+    def authenticate(self, body: dict[str, Json], secret_name: str) -> Machine:
+        """Return the machine that a request's credentials prove. Blocks.
 
         Raises:
             Refused: They prove none.
         """
-        license_id, secret = str(body["license_id"]), str(body[secret_name])
-        known = compare_digest(license_id.encode(), self.license_id.encode())
-        if not (compare_digest(secret.encode(), self.secret.encode()) and known):
+        machine = self.machines.by_server_id(str(body["server_id"]))
+        kept = "" if machine is None else machine.secret_hash
+        proven = matches(body[secret_name], kept)
+        if machine is None or not proven or machine.license_id != body["license_id"]:
             raise Refused(
                 HTTPStatus.UNAUTHORIZED,
                 "the license or the machine's secret is not valid here",
             )
-        return str(body["server_id"])
+        return machine
+
+    async def require(self, request: Request, scope: str) -> None:
+        """Return if a request may do something.
+
+        Raises:
+            Refused: It may not.
+        """
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and given:
+            found = await self.use(lambda: self.tokens.find(hashed(given.strip())))
+        elif kind.lower() != "bearer" and self._may_use_session(request):
+            found = await self.session(request)
+        else:
+            raise Refused(
+                HTTPStatus.UNAUTHORIZED, "a token is needed (Authorization: Bearer ...)"
+            )
+        if found is None:
+            raise Refused(HTTPStatus.UNAUTHORIZED, "the token is not valid here")
+        if not allows(found, scope):
+            raise Refused(HTTPStatus.FORBIDDEN, f"the token is not for {scope}")
+
+    async def session(self, request: Request) -> Token | None:
+        """Return the token with which the request's browser has logged in, or None."""
+        value = request.cookies.get(COOKIE, "")
+        return await self.use(lambda: self.sessions.token(value, now=self.now()))
+
+    def _may_use_session(self, request: Request) -> bool:
+        # Browsers send a cookie with requests that other sites make up, so it changes nothing.
+        return request.method == "GET" and bool(request.cookies.get(COOKIE))
 
 
-def hash_token(token: object) -> str:
-    """Return what is kept of a claim token."""
-    return sha256(str(token or "").encode()).hexdigest()
+def allows(token: Token, scope: str) -> bool:
+    """Return whether a token is for something."""
+    return not {scope, ADMIN}.isdisjoint(token.scopes.split())
 
 
-async def read_members(request: Request, contract: str) -> dict[str, Member]:
-    """Return the members of a request's JSON body, checked against a contract.
-
-    Raises:
-        Refused: The body is too large, not a JSON object, or breaks the contract.
-    """
-    body = await _read(request)
-    try:
-        if len(body) < THREAD_BYTES:
-            return _checked(body, contract)
-        return await to_thread.run_sync(_checked, body, contract)
-    except ContractViolation as violation:
-        broken = violation.contract == "JSON"
-        status = HTTPStatus.BAD_REQUEST if broken else HTTPStatus.UNPROCESSABLE_ENTITY
-        raise Refused(status, f"{violation.path} {violation.rule}") from violation
-    except UnicodeDecodeError as error:
-        raise Refused(HTTPStatus.BAD_REQUEST, "the body is not UTF-8 text") from error
-
-
-async def read_body(request: Request, contract: str) -> dict[str, Json]:
-    """Return a request's JSON body, checked against a contract. Fails with Refused as `read_members` does."""
-    return {
-        name: member.value
-        for name, member in (await read_members(request, contract)).items()
-    }
-
-
-async def _read(request: Request) -> bytearray:
-    body, size = bytearray(), 0
-    async for chunk in request.stream():
-        # What is too much is read on and dropped: a client that is cut off while it sends sees no answer.
-        size += len(chunk)
-        if size <= MAX_BODY:
-            body += chunk
-    if size > MAX_BODY:
-        raise Refused(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the body is larger than {MAX_BODY >> 20} MiB",
-        )
-    return body
-
-
-def _checked(body: bytearray, contract: str) -> dict[str, Member]:
-    found = members(body.decode())
-    document = {name: member.value for name, member in found.items()}
-    check(contract, document)
-    for name in document.keys() - set(TEXTS):
-        _require_writable(contract, name, document[name])
-    return found
-
-
-def _require_writable(contract: str, name: str, value: Json) -> None:
-    """Refuse what Python reads as JSON and can't write as JSON in UTF-8 again.
-
-    Raises:
-        ContractViolation: The value holds such a thing.
-    """
-    try:
-        json.dumps({name: value}, ensure_ascii=False, allow_nan=False).encode()
-    except ValueError as error:
-        rule = "must hold no half of a surrogate pair and no number beyond 1e308"
-        shown = name.encode(errors="replace").decode()
-        raise ContractViolation(
-            contract=contract, path=f"$.{shown}", rule=rule
-        ) from error
-
-
-def seconds(value: str | None, longest: float) -> float:
-    """Return a number of seconds from a query or header, between 0 and the longest; 0 for what isn't one."""
-    try:
-        found = float(value or 0)
-    except ValueError:
-        return 0.0
-    return 0.0 if math.isnan(found) else min(max(found, 0.0), longest)
-
-
-class _JobId(Convertor[str]):
-    """Any text in a path. Starlette's own `path` stops at a line break, which an id may hold."""
-
-    regex = "(?s:.+)"
-
-    @override
-    def convert(self, value: str) -> str:
-        return value
-
-    @override
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("job", _JobId())
+_THREADS: Final = 16
+"""How many calls of the database are under way at a time (count)."""

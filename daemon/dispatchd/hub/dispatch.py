@@ -3,21 +3,25 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from secrets import token_urlsafe
 from typing import Final
 
 import anyio
-from attrs import frozen
+from attrs import define, field, frozen
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.domain.job import Json
 from dispatchd.hub import rules
-from dispatchd.hub.desk import THREAD_BYTES, Desk, hash_token, read_body, seconds
+from dispatchd.hub.bodies import THREAD_BYTES, read_body, seconds
+from dispatchd.hub.credentials import hashed
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.model import Claimed, HubJob, Machine, Result, Standing
 from dispatchd.hub.rules import Claim, Refused
-from dispatchd.hub.storage import Claimed, HubJob, Result, Standing
+from dispatchd.hub.waiting import News, Poll
 
 _PATH: Final = "/api/v1/github/dispatch"
 _LONGEST_HOLD_S: Final = 300.0
@@ -25,13 +29,30 @@ _LONGEST_OUTPUT: Final = 20_000
 """What is kept of a reported output (characters): the 16,000 of the contract and its first line."""
 _EXTENSIONS: Final = ("heartbeat", "release")
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
+_NOTED_EVERY_S: Final = 10.0
+"""How often it is written down that a machine pulls (seconds)."""
 
 
-@frozen
+@frozen(kw_only=True)
+class _Asking:
+    """A machine that asks for a job: its new claim, and the workflows that it declares, None for any."""
+
+    machine: Machine
+    token: str
+    workflows: tuple[str, ...] | None
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(machine=self.machine.server_id, token_hash=hashed(self.token))
+
+
+@define
 class Dispatch:
     """The routes by which machines get and report jobs."""
 
     desk: Desk
+    _noted: dict[str, tuple[float, str]] = field(factory=dict, init=False)
+    """When it was last written down that a machine pulls, and what it declared."""
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -52,17 +73,15 @@ class Dispatch:
     async def pull(self, request: Request) -> Response:
         """Hand out the next job, waiting for one as long as the machine prefers."""
         body = await read_body(request, "pull-request")
-        machine = self.desk.authenticate(body, "heartbeat_secret")
+        asking = await self.desk.use(lambda: self._asking(body))
         wait = _PREFER_WAIT.search(request.headers.get("prefer", ""))
         hold_s = seconds(wait.group(1), _LONGEST_HOLD_S) if wait else 0.0
         headers = {"Preference-Applied": f"wait={hold_s:g}"} if wait else {}
-        token = token_urlsafe(24)
-        claim = Claim(machine=machine, token_hash=hash_token(token))
-        claimed = await self._claim_within(hold_s, claim, request)
+        claimed = await self._claim_within(hold_s, asking, request)
         if claimed is None:
             return Response(status_code=HTTPStatus.NO_CONTENT, headers=headers)
         return Response(
-            await self._handed_out(claimed, token),
+            await self._handed_out(claimed, asking),
             media_type="application/json",
             headers=headers,
         )
@@ -71,7 +90,7 @@ class Dispatch:
         """Confirm that a job is the machine's."""
         body = await read_body(request, "accept-request")
         run_id, now = str(body["dag_run_id"]), self.desk.now()
-        lease_until = now + self.desk.lease_s
+        lease_until = now + self.desk.settings.leases.seconds
         await self._change(
             request,
             body,
@@ -79,7 +98,6 @@ class Dispatch:
                 job, claim, run_id=run_id, now=now, lease_until=lease_until
             ),
         )
-        self.desk.changed.ring()
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def finish(self, request: Request) -> Response:
@@ -97,7 +115,6 @@ class Dispatch:
             body,
             lambda job, claim: rules.finish(job, claim, result=result, now=now),
         )
-        self.desk.changed.ring()
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def heartbeat(self, request: Request) -> Response:
@@ -109,7 +126,8 @@ class Dispatch:
             reason=_text(body, "reason"),
             progress=json.dumps(progress) if progress else "",
         )
-        lease_until = self.desk.now() + self.desk.lease_s
+        lease_s = self.desk.settings.leases.seconds
+        lease_until = self.desk.now() + lease_s
         job = await self._change(
             request,
             body,
@@ -118,18 +136,16 @@ class Dispatch:
             ),
         )
         return JSONResponse(
-            {
-                "lease_seconds": self.desk.lease_s,
-                "cancel_requested": job.cancel_requested,
-            }
+            {"lease_seconds": lease_s, "cancel_requested": job.cancel_requested}
         )
 
     async def release(self, request: Request) -> Response:
         """Take an unstarted job back."""
         body = await read_body(request, "release-request")
-        await self._change(request, body, rules.release)
-        self.desk.queued.ring()
-        self.desk.changed.ring()
+        now = self.desk.now()
+        await self._change(
+            request, body, lambda job, claim: rules.release(job, claim, now=now)
+        )
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def _change(
@@ -138,80 +154,128 @@ class Dispatch:
         body: dict[str, Json],
         decide: Callable[[HubJob, Claim], HubJob],
     ) -> HubJob:
-        machine = self.desk.authenticate(body, "secret")
-        claim = Claim(machine=machine, token_hash=hash_token(body.get("claim_token")))
         job_id = request.path_params["job_id"]
-        changed = await self.desk.use(
-            lambda: self.desk.storage.change(job_id, lambda job: decide(job, claim))
-        )
+        token_hash = hashed(body.get("claim_token"))
+
+        def change() -> tuple[HubJob, HubJob] | None:
+            machine = self.desk.authenticate(body, "secret")
+            if machine.revoked_at:
+                raise Refused(HTTPStatus.UNAUTHORIZED, "this machine has been revoked")
+            claim = Claim(machine=machine.server_id, token_hash=token_hash)
+            return self.desk.jobs.change(job_id, lambda job: decide(job, claim))
+
+        changed = await self.desk.use(change)
         if changed is None:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such job")
-        return changed
+        before, after = changed
+        if after.state is not before.state:
+            self.desk.tell(after)
+        elif _told(after) != _told(before):
+            self.desk.changed.ring()
+        return after
+
+    def _asking(self, body: dict[str, Json]) -> _Asking:
+        machine = self.desk.authenticate(body, "heartbeat_secret")
+        if machine.revoked_at:
+            raise Refused(HTTPStatus.GONE, "this machine has been revoked")
+        declared = body.get("workflows")
+        workflows = (
+            tuple(str(each) for each in declared)
+            if isinstance(declared, list)
+            else None
+        )
+        self._note(machine, "" if workflows is None else json.dumps(workflows))
+        return _Asking(machine=machine, token=token_urlsafe(24), workflows=workflows)
+
+    def _note(self, machine: Machine, workflows: str) -> None:
+        now = self.desk.now()
+        at, declared = self._noted.get(machine.name, (0.0, ""))
+        if now - at >= _NOTED_EVERY_S or declared != workflows:
+            self.desk.machines.note_pull(machine.name, workflows, now=now)
+            self._noted[machine.name] = (now, workflows)
 
     async def _claim_within(
-        self, hold_s: float, claim: Claim, request: Request
+        self, hold_s: float, asking: _Asking, request: Request
     ) -> Claimed | None:
+        polls = self.desk.polls
+        poll = Poll(machine=asking.machine.server_id, workflows=asking.workflows)
         deadline = anyio.current_time() + hold_s
-        while True:
-            bell = self.desk.queued.next
-            if self.desk.stopping or await request.is_disconnected():
-                return None
-            found = await self.desk.use(lambda: self._look(claim))
-            if isinstance(found, Claimed):
-                return await self._unless_gone(found, claim, request)
-            left_s = deadline - anyio.current_time()
-            if left_s <= 0:
-                return None
-            with anyio.move_on_after(min(left_s, found)):
-                await bell.wait()
+        with polls.hold(poll):
+            while not (self.desk.stopping or await request.is_disconnected()):
+                news = polls.renew(poll)
+                try:
+                    claimed = await self.desk.use(partial(self._look, asking, news))
+                except BaseException:
+                    polls.pass_on(news)
+                    raise
+                if claimed is not None:
+                    return await self._unless_gone(claimed, asking, request)
+                left_s = deadline - anyio.current_time()
+                if left_s <= 0:
+                    return None
+                with anyio.move_on_after(left_s):
+                    await poll.woken.wait()
+        return None
 
-    def _look(self, claim: Claim) -> Claimed | float:
-        """Return the next job, or for how long there is none unless a bell rings (seconds)."""
-        storage, now = self.desk.storage, self.desk.now()
-        claimed = storage.claim(
-            claim.machine, claim.token_hash, now=now, lease_s=self.desk.lease_s
+    def _look(self, asking: _Asking, news: News | None) -> Claimed | None:
+        claim = asking.claim
+        if news is not None:
+            # It has waited: whoever put it out meanwhile doesn't want it to get this job.
+            machine = self.desk.machines.by_server_id(claim.machine)
+            if machine is None or machine.revoked_at:
+                raise Refused(HTTPStatus.GONE, "this machine has been revoked")
+        return self.desk.jobs.claim(
+            claim.machine,
+            claim.token_hash,
+            asking.workflows,
+            now=self.desk.now(),
+            lease_s=self.desk.settings.leases.seconds,
         )
-        if claimed is not None:
-            return claimed
-        expiry = storage.next_expiry()
-        # A claim that nobody accepts comes back by itself, without a bell.
-        return _LONGEST_HOLD_S if expiry is None else max(0.01, expiry - now)
 
     async def _unless_gone(
-        self, claimed: Claimed, claim: Claim, request: Request
+        self, claimed: Claimed, asking: _Asking, request: Request
     ) -> Claimed | None:
         """Return the claim, or take it back where its machine has hung up meanwhile."""
         if not await request.is_disconnected():
+            self.desk.changed.ring()
             return claimed
-        await self.desk.use(
-            lambda: self.desk.storage.change(
-                claimed.job.id, lambda job: rules.take_back(job, claim)
+        now = self.desk.now()
+        changed = await self.desk.use(
+            lambda: self.desk.jobs.change(
+                claimed.job.id,
+                lambda job: rules.take_back(job, asking.claim, now=now),
             )
         )
-        self.desk.queued.ring()
+        if changed is not None:
+            self.desk.tell(changed[1])
         return None
 
-    async def _handed_out(self, claimed: Claimed, token: str) -> bytes:
+    async def _handed_out(self, claimed: Claimed, asking: _Asking) -> bytes:
         size = len(claimed.payload) + len(claimed.headers)
         if size < THREAD_BYTES:
-            return self._written(claimed, token)
-        return await self.desk.use(lambda: self._written(claimed, token))
+            return self._written(claimed, asking)
+        return await self.desk.use(lambda: self._written(claimed, asking))
 
-    def _written(self, claimed: Claimed, token: str) -> bytes:
+    def _written(self, claimed: Claimed, asking: _Asking) -> bytes:
         job = claimed.job
         added = {
             "id": job.id,
             "status": job.state,
             "claimed_by": job.machine,
-            "license_id": self.desk.license_id,
-            "claim_token": token,
-            "lease_seconds": self.desk.lease_s,
+            "license_id": asking.machine.license_id,
+            "claim_token": asking.token,
+            "lease_seconds": self.desk.settings.leases.seconds,
             "extensions": _EXTENSIONS,
         }
         head = json.dumps({**job.document, **added})
         # The exact texts that were submitted, not what they mean to a JSON library.
         texts = f'"payload": {claimed.payload}, "headers": {claimed.headers}'
         return f"{head[:-1]}, {texts}}}".encode()
+
+
+def _told(job: HubJob) -> tuple[str, str, str]:
+    """Return what a machine tells of a job while its state stays the same."""
+    return job.phase, job.reason, job.progress
 
 
 def _text(body: dict[str, Json], name: str) -> str:

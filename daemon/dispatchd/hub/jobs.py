@@ -1,6 +1,5 @@
-"""Submitting and watching jobs. In the development form the loopback address is what protects these."""
+"""Submitting, watching and steering jobs."""
 
-import json
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -11,124 +10,179 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatchd.domain.job import Json
 from dispatchd.hub import rules
-from dispatchd.hub.desk import TEXTS, Desk, read_members, seconds
+from dispatchd.hub.bodies import TEXTS, read_members, seconds
+from dispatchd.hub.desk import ADMIN, READ, SUBMIT, Desk
+from dispatchd.hub.intake import Intake
+from dispatchd.hub.job_reader import Filter
+from dispatchd.hub.model import ENDED, HubJob, State, Submission
 from dispatchd.hub.rules import Refused
-from dispatchd.hub.storage import HubJob, State, Submission
+from dispatchd.hub.views import attempt_document, job_document
 
-_LARGEST_JOB: Final = 32 * 1024 * 1024 - 16 * 1024
-"""Largest job that is taken (bytes): what a machine reads, less what a pull adds to it; contracts/README.md, limits."""
 _LONGEST_WATCH_S: Final = 300.0
 _LONGEST_LIST: Final = 1000
+
+_LOOK_S: Final = 1.0
+"""How often a watcher looks where another hub process may have changed the job (seconds)."""
+
+_FINISHED: Final = "finished"
+"""What a watcher may wait for beside a state: any of those in which a job has ended."""
 
 
 @frozen
 class Jobs:
-    """The routes by which people and programs put jobs in and see what becomes of them."""
+    """The routes by which people and programs put jobs in, see what becomes of them, and change that."""
 
     desk: Desk
+    intake: Intake
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
+        one = "/api/v1/jobs/{job_id:job}"
         return [
             Route("/api/v1/jobs", self.submit, methods=["POST"]),
             Route("/api/v1/jobs", self.list, methods=["GET"]),
-            Route("/api/v1/jobs/{job_id:job}", self.show, methods=["GET"]),
+            Route(f"{one}/cancel", self.cancel, methods=["POST"]),
+            Route(f"{one}/requeue", self.requeue, methods=["POST"]),
+            Route(one, self.show, methods=["GET"]),
         ]
 
     async def submit(self, request: Request) -> Response:
         """Queue a job; it is durable when the answer is 201.
 
         Raises:
-            Refused: The id is taken, or the job is larger than what a machine reads.
+            Refused: The id is taken.
         """
+        await self.desk.require(request, SUBMIT)
         found = await read_members(request, "submit-request")
         document = {
             name: member.value for name, member in found.items() if name not in TEXTS
         }
-        job_id = str(document.get("id") or uuid4())
+        priority, supersedes = (
+            document.pop("priority", 0),
+            document.pop("supersede", True),
+        )
+        # As it is kept, on every kind of database (schema.py, Words).
+        job_id = str(document.get("id") or uuid4()).replace(
+            "\0", "\N{REPLACEMENT CHARACTER}"
+        )
         texts = {name: found[name].text if name in found else "null" for name in TEXTS}
-        submission = Submission(id=job_id, document={**document, "id": job_id}, **texts)
-        if not await self.desk.use(lambda: self._keep(submission)):
+        submission = Submission(
+            id=job_id,
+            document={**document, "id": job_id},
+            priority=int(str(priority or 0)),
+            supersedes=supersedes is not False,
+            **texts,
+        )
+        if not await self.intake.submit(submission):
             raise Refused(HTTPStatus.CONFLICT, f"there is already a job {job_id}")
-        self.desk.queued.ring()
-        self.desk.changed.ring()
         return JSONResponse({"id": job_id}, status_code=HTTPStatus.CREATED)
 
     async def list(self, request: Request) -> Response:
         """Return the newest jobs, oldest of them first."""
-        state = request.query_params.get("state", "")
-        limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
-        jobs = await self.desk.use(lambda: self.desk.storage.list(state, limit))
+        await self.desk.require(request, READ)
+        wanted = wanted_jobs(request, "100")
+        jobs = await self.desk.use(lambda: self.desk.reader.list(wanted))
+        now = self.desk.now()
         # Without their outputs, which may be 16 kB each.
-        return JSONResponse({"jobs": [self._view(job) for job in jobs]})
+        return JSONResponse({"jobs": [job_document(job, now=now) for job in jobs]})
 
     async def show(self, request: Request) -> Response:
-        """Return one job; with `wait` (seconds), once it has reached the state `until` or that time is over.
-
-        Raises:
-            Refused: There is no such job.
-        """
+        """Return one job; with `wait` (seconds), once it has reached the state `until` or that time is over."""
+        await self.desk.require(request, READ)
         job_id = request.path_params["job_id"]
-        until = request.query_params.get("until", State.FINISHED)
+        until = request.query_params.get("until", _FINISHED)
         deadline = anyio.current_time() + seconds(
             request.query_params.get("wait"), _LONGEST_WATCH_S
         )
         while True:
             bell = self.desk.changed.next
-            job = await self.desk.use(lambda: self.desk.storage.get(job_id))
-            if job is None:
-                raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+            job = await self._job(job_id)
             left_s = deadline - anyio.current_time()
-            if (
-                job.state in (State.FINISHED, until)
-                or left_s <= 0
-                or self.desk.stopping
-            ):
-                output = job.result_output
-                return JSONResponse({**self._view(job), "result_output": output})
-            with anyio.move_on_after(left_s):
+            if has_reached(job, until) or left_s <= 0 or self.desk.stopping:
+                attempts = await self.desk.use(
+                    lambda: self.desk.reader.attempts(job_id)
+                )
+                return JSONResponse(
+                    {
+                        **job_document(job, now=self.desk.now()),
+                        "result_output": job.result_output,
+                        "attempts": [attempt_document(each) for each in attempts],
+                    }
+                )
+            look_s = _LOOK_S if self.desk.database.is_shared else left_s
+            with anyio.move_on_after(min(left_s, look_s)):
                 await bell.wait()
 
-    def _keep(self, submission: Submission) -> bool:
-        head = json.dumps(submission.document)
-        texts = (head, submission.payload, submission.headers)
-        if sum(len(text.encode()) for text in texts) > _LARGEST_JOB:
-            raise Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                "the job is larger than the 32 MiB that a machine reads",
-            )
-        storage, now = self.desk.storage, self.desk.now()
-        if not rules.is_cancel(submission.document):
-            return storage.submit(submission, now=now)
-        return storage.submit(
-            submission,
-            now=now,
-            also=lambda job: rules.after_cancel(submission.document, job, now=now),
-        )
+    async def cancel(self, request: Request) -> Response:
+        """End a job: at once where no machine has it, else through its machine."""
+        await self.desk.require(request, ADMIN)
+        job = await self.end(request.path_params["job_id"])
+        return JSONResponse(job_document(job, now=self.desk.now()))
 
-    def _view(self, job: HubJob) -> dict[str, Json]:
-        held = job.state in (State.CLAIMED, State.ACCEPTED)
-        expired = held and job.lease_until < self.desk.now()
-        return {
-            **job.document,
-            "state": job.state.value,
-            "machine": job.machine,
-            "run_id": job.run_id,
-            "phase": job.phase,
-            "reason": job.reason,
-            "progress": json.loads(job.progress or "null"),
-            "cancel_requested": job.cancel_requested,
-            "lease_expired": expired,
-            "result_status": job.result_status,
-            "result_summary": job.result_summary,
-            "result_cause": job.result_cause,
-            "created_at": job.created_at,
-            "claimed_at": job.claimed_at,
-            "accepted_at": job.accepted_at,
-            "finished_at": job.finished_at,
-            "deliveries": job.deliveries,
-            "accepts": job.accepts,
-            "finishes": job.finishes,
-        }
+    async def requeue(self, request: Request) -> Response:
+        """Submit a job that has ended once more, under a new id: machines never run one id twice."""
+        await self.desk.require(request, ADMIN)
+        again = await self.again(request.path_params["job_id"])
+        return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
+
+    async def end(self, job_id: str) -> HubJob:
+        """End a job for its owner, and return it as it is then.
+
+        Raises:
+            Refused: There is no such job, or it has ended.
+        """
+        now = self.desk.now()
+        summary = "Cancelled before any machine had it."
+        changed = await self.desk.use(
+            lambda: self.desk.jobs.change(
+                job_id, lambda job: rules.cancel(job, summary, now=now)
+            )
+        )
+        if changed is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+        self.desk.tell(changed[1])
+        return changed[1]
+
+    async def again(self, job_id: str) -> str:
+        """Submit a job that has ended once more, and return the new job's id.
+
+        Raises:
+            Refused: There is no such job, or it has not ended.
+        """
+        job = await self._job(job_id)
+        if job.state not in ENDED:
+            raise Refused(
+                HTTPStatus.CONFLICT, f"the job is {job.state}; cancel it first"
+            )
+        return await self.intake.again(job)
+
+    async def _job(self, job_id: str) -> HubJob:
+        job = await self.desk.use(lambda: self.desk.reader.get(job_id))
+        if job is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+        return job
+
+
+def wanted_jobs(request: Request, limit: str) -> Filter:
+    """Return which jobs a query asks for.
+
+    Raises:
+        Refused: It names a state that there isn't.
+    """
+    query = request.query_params
+    state = query.get("state", "")
+    if state and state not in set(State):
+        message = f"there is no state {state!r}; there are: {', '.join(State)}"
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, message)
+    return Filter(
+        state=state,
+        repository=query.get("repository", ""),
+        workflow=query.get("workflow", ""),
+        limit=int(seconds(query.get("limit", limit), _LONGEST_LIST)),
+    )
+
+
+def has_reached(job: HubJob, until: str) -> bool:
+    """Return whether a watcher need not wait longer: the job is in the state, or has ended."""
+    return job.state in ENDED or job.state.value == until

@@ -1,28 +1,27 @@
-"""Activation and license heartbeat (contracts/README.md): signed tokens for known license keys."""
+"""Activation and license heartbeat (contracts/README.md): one-time enrolment keys become credentials of machines."""
 
 from hashlib import sha256
-from hmac import compare_digest
 from http import HTTPStatus
 from typing import Final
 
 import jwt
-from attrs import frozen
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-)
+from attrs import evolve, frozen
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatchd.hub.desk import Desk, read_body
+from dispatchd.hub.bodies import read_body
+from dispatchd.hub.credentials import hashed, new_secret
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.model import Machine
 from dispatchd.hub.rules import Refused
+from dispatchd.hub.signing import signing_key
 
 _ALGORITHM: Final = "EdDSA"
 _LIFE_S: Final = 30 * 24 * 3600
 """How long a token is valid (seconds)."""
+_LONGEST_NAME: Final = 512
+"""Longest id of a machine (characters): an index of PostgreSQL takes 2704 bytes."""
 
 
 @frozen
@@ -39,46 +38,82 @@ class Licenses:
         ]
 
     async def activate(self, request: Request) -> Response:
-        """Exchange a license key for a token and the machine's secret.
+        """Exchange an enrolment key for a token and the machine's secret.
 
         Raises:
-            Refused: The key is not known.
+            Refused: The key is not known, or the machine's id is too long.
         """
         body = await read_body(request, "activate-request")
-        key = str(body["key"]).encode()
-        if not any(
-            compare_digest(key, known.encode()) for known in self.desk.license_keys
-        ):
+        server_id, secret = str(body["server_id"]), new_secret("machine")
+        if len(server_id) > _LONGEST_NAME:
+            message = f"$.server_id must have {_LONGEST_NAME} or fewer characters"
+            raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, message)
+        now = self.desk.now()
+
+        def decide(machine: Machine, namesake: Machine | None) -> Machine:
+            _check_key(machine, namesake, server_id, now)
+            return evolve(
+                machine,
+                server_id=server_id,
+                secret_hash=hashed(secret),
+                license_id=self.desk.settings.license_id,
+                activated_at=now,
+            )
+
+        key_hash = hashed(body["key"])
+        machine = await self.desk.use(
+            lambda: self.desk.machines.enrol(key_hash, server_id, decide)
+        )
+        if machine is None:
             raise Refused(HTTPStatus.UNAUTHORIZED, "the license key is not valid here")
-        token = await self._token(str(body["server_id"]))
-        return JSONResponse({"token": token, "heartbeat_secret": self.desk.secret})
+        token = await self._token(machine)
+        return JSONResponse({"token": token, "heartbeat_secret": secret})
 
     async def heartbeat(self, request: Request) -> Response:
-        """Refresh a machine's token."""
+        """Refresh a machine's token.
+
+        Raises:
+            Refused: The machine has been revoked.
+        """
         body = await read_body(request, "license-heartbeat-request")
-        machine = self.desk.authenticate(body, "heartbeat_secret")
+        machine = await self.desk.use(
+            lambda: self.desk.authenticate(body, "heartbeat_secret")
+        )
+        if machine.revoked_at:
+            raise Refused(HTTPStatus.GONE, "this machine has been revoked")
         return JSONResponse({"token": await self._token(machine)})
 
-    async def _token(self, machine: str) -> str:
-        pem = await self.desk.use(
-            lambda: self.desk.storage.secret("license-signing-key", _new_key)
-        )
+    async def _token(self, machine: Machine) -> str:
+        key = await self.desk.use(lambda: signing_key(self.desk.tokens))
         now = int(self.desk.now())
+        name = machine.server_id.encode(errors="surrogatepass")
         claims = {
-            "jti": self.desk.license_id,
+            "jti": machine.license_id,
             "cv": 1,
             "plan": "self-hosted",
             "features": [],
-            "activation_id": sha256(machine.encode(errors="surrogatepass")).hexdigest()[
-                :32
-            ],
+            "activation_id": sha256(name).hexdigest()[:32],
             "iat": now,
             "nbf": now,
             "exp": now + _LIFE_S,
         }
-        return jwt.encode(claims, pem, algorithm=_ALGORITHM)
+        return jwt.encode(claims, key, algorithm=_ALGORITHM)
 
 
-def _new_key() -> str:
-    key = Ed25519PrivateKey.generate()
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+def _check_key(
+    machine: Machine, namesake: Machine | None, server_id: str, now: float
+) -> None:
+    """Return if a machine's enrolment key may be used by a server.
+
+    An answer may get lost on its way, so the same server may activate again until it has pulled.
+
+    Raises:
+        Refused: It may not.
+    """
+    used_by_another = machine.activated_at and machine.server_id != server_id
+    if used_by_another or machine.seen_at >= machine.activated_at > 0:
+        raise Refused(HTTPStatus.UNAUTHORIZED, "the license key has been used already")
+    if machine.revoked_at or now > machine.key_expires_at:
+        raise Refused(HTTPStatus.UNAUTHORIZED, "the license key is not valid any more")
+    if namesake is not None and namesake.name != machine.name:
+        raise Refused(HTTPStatus.CONFLICT, "another machine has this server_id here")

@@ -8,58 +8,76 @@ from http import HTTPStatus
 from typing import Final
 
 import anyio
+import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
 from typing_extensions import override
 
 from dispatchd.errors import NotReachable
+from dispatchd.hub.admin import Admin
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.dispatch import Dispatch
+from dispatchd.hub.housekeeping import Expiry, Pruning
+from dispatchd.hub.intake import Intake
 from dispatchd.hub.jobs import Jobs
 from dispatchd.hub.licenses import Licenses
+from dispatchd.hub.listener import Listener
+from dispatchd.hub.machines import Machines
+from dispatchd.hub.model import QueueFull, StorageBusy
+from dispatchd.hub.page.routes import Page
+from dispatchd.hub.probes import Probes
 from dispatchd.hub.rules import Refused
-from dispatchd.hub.storage import StorageBusy
+from dispatchd.systemd import ServiceManager
 
 _BACKLOG: Final = 512
 _STOP_S: Final = 10
 """How long a stop waits for requests that are still being sent (seconds)."""
 
 
-def application(desk: Desk) -> Starlette:
+def application(desk: Desk) -> ASGIApp:
     """Return the hub's application."""
-    return Starlette(
+    intake, probes = Intake(desk), Probes(desk)
+    app = Starlette(
         routes=[
             *Dispatch(desk).routes(),
-            *Jobs(desk).routes(),
+            *Jobs(desk, intake).routes(),
             *Licenses(desk).routes(),
+            *Machines(desk).routes(),
+            *Admin(desk, intake).routes(),
+            *probes.routes(),
+            *Page(desk, intake).routes(),
         ],
         exception_handlers={
             Refused: _refused,
             StorageBusy: _busy,
+            QueueFull: _full,
             HTTPException: _unknown,
             ClientDisconnect: _gone,
             Exception: _failed,
         },
     )
+    # No call is answered by a redirect: machines don't follow one.
+    app.router.redirect_slashes = False
+    return probes.counting(app)
 
 
 async def serve(
-    desk: Desk, host: str, port: int, announce: Callable[[int], None]
+    desk: Desk, announce: Callable[[int], None], manager: ServiceManager
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         desk: The hub's state.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
         announce: Called with the port once connections are taken.
+        manager: Is told how it goes.
 
     Fails with NotReachable if the address can't be had.
     """
-    listener = _listen(host, port)
+    listener = _listen(*desk.settings.address)
     config = uvicorn.Config(
         application(desk),
         log_level="warning",
@@ -68,9 +86,19 @@ async def serve(
         lifespan="off",
         timeout_graceful_shutdown=_STOP_S,
     )
-    server = _Server(config, lambda: announce(listener.getsockname()[1]))
+
+    def ready() -> None:
+        announce(listener.getsockname()[1])
+        manager.ready("answering")
+
+    server = _Server(config, ready)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, desk, server)
+        tasks.start_soon(_stop_on_signal, desk, server, manager)
+        tasks.start_soon(_feed_watchdog, manager)
+        tasks.start_soon(Expiry(desk).run)
+        tasks.start_soon(Pruning(desk).run)
+        if desk.database.is_shared:
+            tasks.start_soon(Listener(database=desk.database, polls=desk.polls).run)
         await server.serve(sockets=[listener])
         tasks.cancel_scope.cancel()
 
@@ -93,9 +121,17 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
-async def _stop_on_signal(desk: Desk, server: _Server) -> None:
+async def _feed_watchdog(manager: ServiceManager) -> None:
+    """Keep the watchdog from firing for as long as this loop, which answers every request, goes round."""
+    while manager.watchdog_s:
+        manager.is_well()
+        await anyio.sleep(manager.watchdog_s / 3)
+
+
+async def _stop_on_signal(desk: Desk, server: _Server, manager: ServiceManager) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for _ in signals:
+            manager.stopping("stopping")
             desk.stop()
             server.should_exit = True
 
@@ -146,8 +182,18 @@ async def _failed(_request: Request, _error: Exception) -> Response:
 
 
 async def _busy(_request: Request, error: Exception) -> Response:
+    # What the database says may name hosts and files, which are not for everybody.
+    structlog.get_logger().warning("database_busy", error=str(error))
     return JSONResponse(
-        {"message": f"the hub's database can't be used now: {error}"},
+        {"message": "the hub's database can't be used now; the hub's log says why"},
         status_code=HTTPStatus.SERVICE_UNAVAILABLE,
         headers={"Retry-After": "1"},
+    )
+
+
+async def _full(_request: Request, _error: Exception) -> Response:
+    return JSONResponse(
+        {"message": "as many jobs wait as may (queue.most)"},
+        status_code=HTTPStatus.SERVICE_UNAVAILABLE,
+        headers={"Retry-After": "10"},
     )

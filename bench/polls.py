@@ -1,0 +1,123 @@
+"""Many machines that hold a poll at one hub: what that takes, and how soon a submitted job reaches one of them."""
+
+import json
+import time
+from typing import Final
+
+import anyio
+from anyio.abc import ByteStream
+from attrs import define, field
+
+from bench.harness import IDENTITY, Hub, folder, hub, percentile
+from bench.idle import resident_mib
+from bench.throughput import cpu_s
+
+MACHINES: Final = 500
+JOBS: Final = 300
+WATCH_S: Final = 10.0
+AIM_MS: Final = 50
+
+
+@define
+class Waiting:
+    """Machines that hold polls: when a job reached one of them (seconds, performance counter)."""
+
+    reached: dict[str, float] = field(factory=dict)
+    news: anyio.Event = field(factory=anyio.Event)
+    held: int = 0
+
+    async def machine(self, port: int, name: str, secret: str) -> None:
+        """Poll for ever over one connection, as a daemon does."""
+        identity = {"license_id": IDENTITY["license_id"], "server_id": name}
+        body = json.dumps({**identity, "heartbeat_secret": secret}).encode()
+        head = (
+            "POST /api/v1/github/dispatch/pull HTTP/1.1\r\nHost: hub\r\nPrefer: wait=300\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            while True:
+                self.held += 1
+                await stream.send(head.encode() + body)
+                job = await answer(stream)
+                self.reached[job] = time.perf_counter()
+                self.news.set()
+                self.news = anyio.Event()
+
+
+async def answer(stream: ByteStream) -> str:
+    """Return the id of the job in an answer."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += await stream.receive()
+    head, _, rest = data.partition(b"\r\n\r\n")
+    length = next(
+        int(line.partition(b":")[2])
+        for line in head.lower().split(b"\r\n")
+        if line.startswith(b"content-length")
+    )
+    while len(rest) < length:
+        rest += await stream.receive()
+    return str(json.loads(rest)["id"])
+
+
+def main() -> None:
+    """Print memory and processor time while nothing happens, and the time from submit to machine."""
+    with folder() as path, hub(path) as server:
+        anyio.run(measure, server)
+
+
+async def measure(server: Hub) -> None:
+    """Hold the polls, watch the hub, submit jobs one after the other."""
+    pid, port = server.pid, int(server.url.rpartition(":")[2])
+    secrets = [added(server, f"machine-{number}") for number in range(MACHINES)]
+    before = resident_mib(pid)
+    waiting, times_ms = Waiting(), []
+    async with anyio.create_task_group() as tasks:
+        for number, secret in enumerate(secrets):
+            tasks.start_soon(waiting.machine, port, f"machine-{number}", secret)
+        # Held by the hub a moment after they were sent.
+        while held_polls(server) < MACHINES:  # noqa: ASYNC110  # another process
+            await anyio.sleep(0.05)
+        began_s = cpu_s(pid)
+        await anyio.sleep(WATCH_S)
+        used_s, resident = cpu_s(pid) - began_s, resident_mib(pid)
+        for number in range(JOBS):
+            name = f"job-{number}"
+            began = time.perf_counter()
+            await anyio.to_thread.run_sync(server.submit, name)
+            while name not in waiting.reached:
+                await waiting.news.wait()
+            times_ms.append((waiting.reached[name] - began) * 1e3)
+        tasks.cancel_scope.cancel()
+    p50, p99 = (percentile(times_ms, part) for part in (0.5, 0.99))
+    print(f"{MACHINES} machines that hold a poll at one hub")
+    print(f"  reference: the hub without them   {before:7.1f} MiB")
+    print(
+        f"  with them                         {resident:7.1f} MiB, {(resident - before) * 1024 / MACHINES:.0f} KiB each"
+    )
+    print(f"  processor time in {WATCH_S:.0f} s            {used_s * 1e3:7.0f} ms")
+    print(
+        f"  submit to machine                 p50 {p50:6.2f} ms   p99 {p99:6.2f} ms   aim: p99 within {AIM_MS} ms"
+    )
+
+
+def added(server: Hub, name: str) -> str:
+    """Let a machine in and return its secret."""
+    body = {"name": name, "fixed_secret": True}
+    reply = server.http.post("/api/v1/machines", json=body).raise_for_status()
+    return str(reply.json()["secret"])
+
+
+def held_polls(server: Hub) -> int:
+    """Return how many polls the hub says it holds."""
+    text = server.http.get("/metrics").raise_for_status().text
+    line = next(
+        each
+        for each in text.splitlines()
+        if each.startswith("dispatchd_hub_held_polls ")
+    )
+    return int(float(line.split()[1]))
+
+
+if __name__ == "__main__":
+    main()

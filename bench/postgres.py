@@ -1,0 +1,116 @@
+"""A real PostgreSQL on a free loopback port, for as long as somebody needs it: tests and benchmarks."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from attrs import frozen
+
+_USER = "postgres"
+"""PostgreSQL refuses to run as root, so as root it runs as the user of Debian's package."""
+
+
+def find() -> Path | None:
+    """Return the folder with PostgreSQL's programs, the newest version's, or None."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    return None if on_path is None else Path(on_path).parent
+
+
+@frozen(kw_only=True)
+class Postgres:
+    """A running server."""
+
+    port: int
+
+    def new_database(self) -> str:
+        """Return the URL of a new, empty database."""
+        name = f"hub_{uuid4().hex}"
+        with psycopg.connect(self._address("postgres"), autocommit=True) as server:
+            server.execute(f"CREATE DATABASE {name}".encode())
+        return self._address(name)
+
+    @contextmanager
+    def away(self, url: str) -> Iterator[None]:
+        """Keep everybody out of a database for the length of a block."""
+        name = url.rpartition("/")[2]
+        with psycopg.connect(self._address("postgres"), autocommit=True) as server:
+            server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+            end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            server.execute(end, (name,))
+            yield
+            server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+
+    def _address(self, name: str) -> str:
+        return f"postgresql://{_USER}@127.0.0.1:{self.port}/{name}"
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """Run a server for the length of a block."""
+    programs = find()
+    assert programs is not None
+    folder = Path(tempfile.mkdtemp(prefix="dispatchd-postgres-"))
+    prefix: list[str] = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, _USER)
+        prefix = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    data = folder / "data"
+    make = ["--auth=trust", f"--username={_USER}", "--encoding=UTF8", "--locale=C"]
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": str(folder),
+        "max_connections": "100",
+    }
+    words = [
+        word for name, value in options.items() for word in ("-c", f"{name}={value}")
+    ]
+    log = (folder / "log").open("wb")
+    try:
+        subprocess.run(
+            [*prefix, programs / "initdb", *make, "-D", data],
+            check=True,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+        )
+        process = subprocess.Popen(
+            [*prefix, programs / "postgres", "-D", data, "-p", str(port), *words],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+        )
+        try:
+            found = Postgres(port=port)
+            _until_ready(found, process, folder / "log")
+            yield found
+        finally:
+            process.terminate()
+            process.wait(30)
+    finally:
+        log.close()
+        shutil.rmtree(folder)
+
+
+def _until_ready(server: Postgres, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        with suppress(psycopg.OperationalError):
+            server.new_database()
+            return
+        # Another process's start, which announces itself in no other way.
+        time.sleep(0.05)

@@ -1,0 +1,137 @@
+"""How commands ask a running hub: its address, a token, its answers."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import click
+
+from dispatchd.cli.options import (
+    json_option,
+    print_json,
+    read_text,
+)
+from dispatchd.errors import NotReachable, UsageError
+
+_SERVER_ERROR: Final = 500
+_TIMEOUT_S: Final = 30.0
+"""How long the hub may take to answer (seconds)."""
+
+_SERVICE: Final = Path("/var/lib/dispatchd-hub/hub.toml")
+"""Where the unit in `systemd/` has it."""
+
+
+def _config_file() -> Path:
+    here = Path("hub.toml")
+    return here if here.exists() or not os.access(_SERVICE, os.R_OK) else _SERVICE
+
+
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    envvar="DISPATCHD_HUB_CONFIG",
+    default=_config_file,
+    help="The hub's configuration file.  [default: hub.toml here, else /var/lib/dispatchd-hub/hub.toml]",
+)
+_url_option = click.option(
+    "--url",
+    envvar="DISPATCHD_HUB_URL",
+    help="The hub's address.  [default: where the configuration has it listen]",
+)
+_token_option = click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File with a token; else $DISPATCHD_HUB_TOKEN counts, else what `hub init` has left.",
+)
+
+
+def asks_hub(act: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options by which it reaches a hub, and hand it the client that they make."""
+
+    @wraps(act)
+    def command(
+        config_file: Path, url: str | None, token_file: Path | None, **others: object
+    ) -> None:
+        act(HubClient(config_file, url, token_file), **others)
+
+    for option in (json_option, _token_option, _url_option, config_option):
+        command = option(command)
+    return command
+
+
+class HubClient:
+    """A hub that is asked over its API."""
+
+    def __init__(
+        self, config_file: Path, url: str | None, token_file: Path | None
+    ) -> None:
+        from dispatchd.hub.settings import load
+
+        environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
+        token = environment.get("DISPATCHD_HUB_TOKEN", "")
+        settings = None if url and (token_file or token) else load(config_file)
+        self.url = url or (settings.url if settings else "")
+        file = token_file or (settings.token_file if settings and not token else None)
+        self._token = (token if file is None else read_text(file)).strip()
+        if not (self._token.isascii() and self._token.isprintable()):
+            # Said here, because the HTTP client would show it.
+            raise UsageError(
+                cannot="use the token", reason="it is not one line of ASCII"
+            )
+
+    def ask(
+        self, method: str, path: str, body: object = None, *, cannot: str
+    ) -> dict[str, Any]:
+        """Return what the hub answers.
+
+        Raises:
+            NotReachable: It doesn't.
+            UsageError: It refuses.
+        """
+        import httpx
+
+        try:
+            reply = httpx.request(
+                method,
+                self.url.rstrip("/") + path,
+                json=body,
+                headers={"Authorization": f"Bearer {self._token}"},
+                timeout=_TIMEOUT_S,
+            )
+        except (httpx.TransportError, httpx.InvalidURL, UnicodeError) as error:
+            reason = f"no hub answers at {self.url} ({error})"
+            raise NotReachable(cannot=cannot, reason=reason) from error
+        try:
+            found = reply.json() if reply.content else {}
+        except ValueError:
+            found = {}
+        document: dict[str, Any] = found if isinstance(found, dict) else {}
+        if reply.is_success:
+            return document
+        reason = document.get("message") or f"{self.url} answers {reply.status_code}"
+        if reply.status_code >= _SERVER_ERROR:
+            raise NotReachable(cannot=cannot, reason=reason)
+        raise UsageError(cannot=cannot, reason=reason)
+
+
+def say(found: object, words: str, *, as_json: bool) -> None:
+    """Print an answer as JSON or in words."""
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(words)
+
+
+def in_path(name: str) -> str:
+    """Return a name as one segment of a path; dots too, which clients take for folders."""
+    return quote(name, safe="").replace(".", "%2E")
+
+
+def when(at: float) -> str:
+    """Return a time (seconds since the epoch) for people, in UTC; empty for 0."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}" if at else ""

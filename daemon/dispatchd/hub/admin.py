@@ -1,0 +1,122 @@
+"""Tokens, deliveries and pruning, for the hub's owner."""
+
+from http import HTTPStatus
+from typing import Final
+
+from attrs import evolve, frozen
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dispatchd.hub.bodies import read_body, seconds
+from dispatchd.hub.credentials import hashed, new_secret
+from dispatchd.hub.desk import ADMIN, READ, Desk
+from dispatchd.hub.housekeeping import prune
+from dispatchd.hub.intake import Intake
+from dispatchd.hub.model import Token
+from dispatchd.hub.rules import Refused
+from dispatchd.hub.views import delivery_document, token_document
+
+_LONGEST_LIST: Final = 1000
+
+
+@frozen
+class Admin:
+    """The routes by which the hub itself is kept in order."""
+
+    desk: Desk
+    intake: Intake
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        return [
+            Route("/api/v1/tokens", self.list_tokens, methods=["GET"]),
+            Route("/api/v1/tokens", self.add_token, methods=["POST"]),
+            Route(
+                "/api/v1/tokens/{name:job}/revoke", self.revoke_token, methods=["POST"]
+            ),
+            Route("/api/v1/deliveries", self.list_deliveries, methods=["GET"]),
+            Route(
+                "/api/v1/deliveries/{id:job}/redeliver",
+                self.redeliver,
+                methods=["POST"],
+            ),
+            Route("/api/v1/prune", self.prune, methods=["POST"]),
+        ]
+
+    async def list_tokens(self, request: Request) -> Response:
+        """Return every token, without itself."""
+        await self.desk.require(request, ADMIN)
+        found = await self.desk.use(self.desk.tokens.list)
+        return JSONResponse({"tokens": [token_document(each) for each in found]})
+
+    async def add_token(self, request: Request) -> Response:
+        """Make a token; it is in this answer and nowhere else.
+
+        Raises:
+            Refused: The name is taken.
+        """
+        await self.desk.require(request, ADMIN)
+        body = await read_body(request, "token-request")
+        scopes = body["scopes"]
+        words = [str(each) for each in scopes] if isinstance(scopes, list) else []
+        given = new_secret("token")
+        token = Token(
+            name=str(body["name"]),
+            token_hash=hashed(given),
+            scopes=" ".join(sorted(set(words))),
+            created_at=self.desk.now(),
+        )
+        if not await self.desk.use(lambda: self.desk.tokens.add(token)):
+            message = f"there is already a token {token.name}"
+            raise Refused(HTTPStatus.CONFLICT, message)
+        answer = {**token_document(token), "token": given}
+        return JSONResponse(answer, status_code=HTTPStatus.CREATED)
+
+    async def revoke_token(self, request: Request) -> Response:
+        """Let a token count no more.
+
+        Raises:
+            Refused: There is none of that name.
+        """
+        await self.desk.require(request, ADMIN)
+        name, now = request.path_params["name"], self.desk.now()
+        if not await self.desk.use(lambda: self.desk.tokens.revoke(name, now=now)):
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no valid token {name}")
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def list_deliveries(self, request: Request) -> Response:
+        """Return the newest deliveries, oldest of them first."""
+        await self.desk.require(request, READ)
+        limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
+        found = await self.desk.use(lambda: self.desk.deliveries.list(limit))
+        return JSONResponse({"deliveries": [delivery_document(each) for each in found]})
+
+    async def redeliver(self, request: Request) -> Response:
+        """Submit what a delivery has brought once more, as a new job.
+
+        Raises:
+            Refused: There is no such delivery, or its job is gone.
+        """
+        await self.desk.require(request, ADMIN)
+        delivery_id = request.path_params["id"]
+        delivery = await self.desk.use(lambda: self.desk.deliveries.get(delivery_id))
+        if delivery is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no delivery {delivery_id}")
+        job = await self.desk.use(lambda: self.desk.reader.get(delivery.job_id))
+        if job is None:
+            raise Refused(
+                HTTPStatus.GONE, "the job of this delivery is not kept any more"
+            )
+        again = await self.intake.again(job)
+        kept = evolve(delivery, state="redelivered", job_id=again)
+        await self.desk.use(lambda: self.desk.deliveries.keep(kept))
+        return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
+
+    async def prune(self, request: Request) -> Response:
+        """Remove what ended longer ago than some days."""
+        await self.desk.require(request, ADMIN)
+        body = await read_body(request, "prune-request")
+        days = float(str(body.get("days", self.desk.settings.retention.days)))
+        removed = await self.desk.use(lambda: prune(self.desk, days))
+        return JSONResponse({"removed": removed})

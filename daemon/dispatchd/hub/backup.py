@@ -1,0 +1,94 @@
+"""Backup and restore: every row of one moment, as an SQLite file, from and into either kind of database."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, func, insert, select, text
+
+from dispatchd.errors import UsageError
+from dispatchd.hub.database import Database
+from dispatchd.hub.schema import JOBS, LICENSES, MACHINES, METADATA, SECRETS
+
+_ROWS: Final = 500
+"""How many rows are copied at a time (count)."""
+
+_MADE_BY_INIT: Final = (SECRETS, LICENSES)
+"""What a new hub has already; its rows give way to those of the backup. Its first token stays."""
+
+
+def backup(database: Database, file: Path) -> int:
+    """Write a backup and return the number of rows; the hub may go on meanwhile.
+
+    Raises:
+        UsageError: The file is there already.
+    """
+    if file.exists():
+        raise UsageError(cannot=f"back up to {file}", reason="it is there already")
+    aside = file.with_name(file.name + ".part")
+    aside.unlink(missing_ok=True)
+    target = Database.open(f"sqlite:///{aside.absolute()}")
+    try:
+        with database.snapshot() as source, target.transaction() as copy:
+            rows = _copy(source, copy)
+        with target.engine.connect() as plain:
+            # One file, without the log beside it.
+            plain.exec_driver_sql("ROLLBACK")
+            plain.exec_driver_sql("PRAGMA journal_mode = DELETE")
+    finally:
+        target.close()
+    aside.chmod(0o600)
+    _sync(aside)
+    aside.replace(file)
+    _sync(file.parent)
+    return rows
+
+
+def restore(file: Path, database: Database) -> int:
+    """Put the rows of a backup into a database without jobs and machines, and return their number.
+
+    Raises:
+        UsageError: There is no such file, or the database is in use.
+    """
+    cannot = f"restore {file}"
+    if not file.exists():
+        raise UsageError(cannot=cannot, reason="there is no such file")
+    source = Database.open(f"sqlite:///{file.absolute()}")
+    try:
+        with source.snapshot() as kept, database.transaction() as db:
+            for table in (JOBS, MACHINES):
+                if db.execute(select(func.count()).select_from(table)).scalar():
+                    reason = (
+                        f"the database has {table.name} already; restore into a new one"
+                    )
+                    raise UsageError(cannot=cannot, reason=reason)
+            for table in _MADE_BY_INIT:
+                db.execute(table.delete())
+            rows = _copy(kept, db)
+            if database.is_shared:
+                db.execute(
+                    text(
+                        "SELECT setval(pg_get_serial_sequence('jobs', 'position'), (SELECT COALESCE(MAX(position), 0) + 1 FROM jobs), false)"
+                    )
+                )
+            return rows
+    finally:
+        source.close()
+
+
+def _copy(source: Connection, target: Connection) -> int:
+    rows = 0
+    for table in METADATA.sorted_tables:
+        found = source.execute(select(table).execution_options(yield_per=_ROWS))
+        for part in found.mappings().partitions(_ROWS):
+            target.execute(insert(table), [dict(row) for row in part])
+            rows += len(part)
+    return rows
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,209 @@
+"""The hub's database: SQLite in one file, or PostgreSQL for several hub processes; migrated when it is opened.
+
+What a call has changed is durable when it returns: SQLite syncs its log fully at each commit (WAL,
+synchronous = FULL), PostgreSQL does so by default (synchronous_commit).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from attrs import frozen
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from dispatchd.errors import NotReachable, UsageError
+from dispatchd.hub.model import StorageBusy
+
+CHANNEL: Final = "dispatchd_jobs"
+"""On which hub processes tell each other that a job is queued (NOTIFY of PostgreSQL)."""
+
+_BUSY_S: Final = 5.0
+"""How long a call waits for the database or for a connection before it gives up (seconds)."""
+
+_CONNECTIONS: Final = 10
+
+_READ_ONLY: Final = "dispatchd_read_only"
+_SNAPSHOT: Final[dict[str, Any]] = {_READ_ONLY: True, "postgresql_readonly": True}
+_MIGRATING: Final = 0x64697370
+"""The advisory lock of PostgreSQL that keeps two hub processes from migrating at once; any number would do."""
+
+
+@frozen
+class Database:
+    """An open database whose tables are those of this release."""
+
+    engine: Engine
+
+    @classmethod
+    def open(cls, url: str) -> "Database":
+        """Open a database, create what is missing, and migrate what is older.
+
+        Args:
+            url: As SQLAlchemy has them: `sqlite:////path/to/file`, `postgresql://user@host/name`.
+
+        Raises:
+            UsageError: The URL can't be used.
+            NotReachable: The database can't be opened, or a newer release wrote it.
+        """
+        try:
+            engine = _engine(url)
+        except (ArgumentError, ModuleNotFoundError) as error:
+            reason = f"{error}; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
+            raise UsageError(cannot="use database_url", reason=reason) from error
+        except OSError as error:
+            raise NotReachable(
+                cannot=f"open the database {url}", reason=str(error)
+            ) from error
+        shown = engine.url.render_as_string(hide_password=True)
+        try:
+            with engine.begin() as db:
+                if engine.dialect.name == "postgresql":
+                    db.execute(
+                        text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING}
+                    )
+                command.upgrade(_alembic(db), "head")
+        except CommandError as error:
+            reason = "a newer release of dispatchd wrote it; install that one"
+            raise NotReachable(
+                cannot=f"open the database {shown}", reason=reason
+            ) from error
+        except (OSError, SQLAlchemyError) as error:
+            raise NotReachable(
+                cannot=f"open the database {shown}", reason=_words(error)
+            ) from error
+        return cls(engine)
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.engine.dispose()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may use it at the same time."""
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Give a connection whose changes become durable together at the end of the block, or not at all.
+
+        Raises:
+            StorageBusy: The database can't be used now.
+        """
+        try:
+            with self.engine.begin() as db:
+                yield db
+        except SQLAlchemyError as error:
+            raise StorageBusy(_words(error)) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Give a connection that reads one state of everything, and keeps nobody from writing.
+
+        Raises:
+            StorageBusy: The database can't be used now.
+        """
+        try:
+            with self.engine.connect().execution_options(**_SNAPSHOT) as db, db.begin():
+                yield db
+        except SQLAlchemyError as error:
+            raise StorageBusy(_words(error)) from error
+
+    def announce(self, db: Connection, words: str) -> None:
+        """Send some words to every hub process on a shared database, once the transaction is committed."""
+        if self.is_shared:
+            notice = {"channel": CHANNEL, "words": words}
+            db.execute(text("SELECT pg_notify(:channel, :words)"), notice)
+
+    def check(self) -> None:
+        """Return if the tables are those of this release and a change can be made durable.
+
+        Fails with StorageBusy if not.
+
+        Raises:
+            StorageBusy: Another release has migrated it.
+        """
+        with self.transaction() as db:
+            found = MigrationContext.configure(db).get_current_revision()
+            wanted = ScriptDirectory.from_config(_alembic(db)).get_current_head()
+            if found != wanted:
+                message = f"the tables are those of revision {found}, not {wanted}"
+                raise StorageBusy(message)
+            mark = {"name": "written", "value": ""}
+            db.execute(text("DELETE FROM secrets WHERE name = :name"), mark)
+            db.execute(
+                text("INSERT INTO secrets (name, value) VALUES (:name, :value)"), mark
+            )
+
+
+def _alembic(db: Connection) -> AlembicConfig:
+    config = AlembicConfig()
+    config.set_main_option("script_location", "dispatchd.hub:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = db
+    return config
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.drivername == "sqlite":
+        if parsed.database:
+            file = Path(parsed.database)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # SQLite gives what it puts beside the file the same mode.
+            file.touch(mode=0o600)
+        # One connection: SQLite has one writer at a time, and to wait here is better than to be told "busy".
+        engine = create_engine(
+            parsed,
+            poolclass=QueuePool,
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=_BUSY_S,
+            connect_args={
+                "timeout": _BUSY_S,
+                "isolation_level": None,
+                "check_same_thread": False,
+            },
+        )
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername != "postgresql+psycopg":
+        message = f"{parsed.drivername} is not supported"
+        raise ArgumentError(message)
+    return create_engine(
+        parsed,
+        pool_size=_CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=_BUSY_S,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": int(_BUSY_S)},
+    )
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
+    for each in ("journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {each}")
+
+
+def _begin_sqlite(db: Connection) -> None:
+    if db.get_execution_options().get(_READ_ONLY):
+        db.exec_driver_sql("BEGIN")
+        return
+    # With the lock of a writer from the start: who reads first and then writes may be refused in between.
+    db.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _words(error: Exception) -> str:
+    """Return what a database says, in one line and without the statement."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    return " ".join(said.split()) or type(error).__name__

@@ -1,0 +1,80 @@
+"""What the hub does by itself: takes jobs back whose lease is over, and forgets what is old."""
+
+from typing import Final
+
+import anyio
+import structlog
+from attrs import frozen
+
+from dispatchd.hub import rules
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.model import HubJob, StorageBusy
+
+_SHORTEST_S: Final = 0.05
+_LONGEST_S: Final = 5.0
+"""How long the next look for leases that are over waits (seconds)."""
+
+_PRUNE_EVERY_S: Final = 3600.0
+_DAY_S: Final = 86_400.0
+
+
+@frozen
+class Expiry:
+    """Takes jobs back from machines that are not heard of any more."""
+
+    desk: Desk
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        log = structlog.get_logger()
+        while True:
+            wait_s = _LONGEST_S
+            try:
+                expired, wait_s = await self.desk.use(self._look)
+            except StorageBusy as error:
+                log.warning("database_busy", error=str(error))
+                expired = []
+            for job in expired:
+                log.warning(
+                    "lease_expired", job_id=job.id, machine=job.machine, state=job.state
+                )
+                self.desk.tell(job)
+            await anyio.sleep(wait_s)
+
+    def _look(self) -> tuple[list[HubJob], float]:
+        """Return the jobs that were taken back, and when to look again (seconds)."""
+        leases, now = self.desk.settings.leases, self.desk.now()
+        expired = self.desk.jobs.expire(
+            lambda job: rules.expire(job, now=now, most=leases.most_expiries),
+            now=now,
+            patience_s=leases.patience_s,
+        )
+        due_at = self.desk.jobs.next_expiry(patience_s=leases.patience_s)
+        # What is claimed in the meantime lasts for a whole lease.
+        wait_s = leases.seconds if due_at is None else min(due_at - now, leases.seconds)
+        return expired, min(max(wait_s, _SHORTEST_S), _LONGEST_S)
+
+
+@frozen
+class Pruning:
+    """Removes what ended longer ago than it is to be kept."""
+
+    desk: Desk
+
+    async def run(self) -> None:
+        """Prune until cancelled."""
+        while True:
+            try:
+                await self.desk.use(self._prune)
+            except StorageBusy as error:
+                structlog.get_logger().warning("database_busy", error=str(error))
+            await anyio.sleep(_PRUNE_EVERY_S)
+
+    def _prune(self) -> int:
+        return prune(self.desk, self.desk.settings.retention.days)
+
+
+def prune(desk: Desk, days: float) -> int:
+    """Remove jobs that ended, and deliveries that came, longer ago than some days; return how many. Blocks."""
+    before = desk.now() - days * _DAY_S
+    return desk.jobs.prune(before=before) + desk.deliveries.prune(before=before)

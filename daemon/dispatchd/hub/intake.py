@@ -1,0 +1,98 @@
+"""How jobs come in, whoever brings them: checked for size, kept with their delivery, told to who waits."""
+
+import json
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Final
+from uuid import uuid4
+
+from attrs import evolve, frozen
+
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.model import Delivery, HubJob, Submission
+from dispatchd.hub.rules import Refused
+
+_LARGEST_JOB: Final = 32 * 1024 * 1024 - 16 * 1024
+"""Largest job that is taken (bytes): what a machine reads, less what a pull adds to it; contracts/README.md, limits."""
+
+
+@frozen
+class Intake:
+    """Takes jobs in."""
+
+    desk: Desk
+
+    async def submit(self, submission: Submission) -> bool:
+        """Keep a job durably and tell who waits for it; False, and nothing changes, if its id is taken.
+
+        Fails with Refused if it is too large, with QueueFull, and with StorageBusy.
+        """
+        job = await self.desk.use(lambda: self._keep(submission))
+        if job is None:
+            return False
+        self.desk.tell(job)
+        return True
+
+    async def again(self, job: HubJob) -> str:
+        """Submit what a job was made from once more, and return the new job's id.
+
+        Raises:
+            Refused: Its payload is gone.
+        """
+        texts = await self.desk.use(lambda: self.desk.reader.texts(job.id))
+        if texts is None:
+            raise Refused(
+                HTTPStatus.GONE, f"the payload of {job.id} is not kept any more"
+            )
+        payload, headers = texts
+        again = str(uuid4())
+        submission = Submission(
+            id=again,
+            document={**job.document, "id": again},
+            payload=payload,
+            headers=headers,
+            priority=job.priority,
+            # A person wants this commit; it is no newer than what waits.
+            supersedes=False,
+        )
+        await self.submit(submission)
+        return again
+
+    def _keep(self, submission: Submission) -> HubJob | None:
+        head = json.dumps(submission.document)
+        texts = (head, submission.payload, submission.headers)
+        if sum(len(text.encode()) for text in texts) > _LARGEST_JOB:
+            raise Refused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "the job is larger than the 32 MiB that a machine reads",
+            )
+        queue, now = self.desk.settings.queue, self.desk.now()
+        supersedes = submission.supersedes and queue.supersede
+        return self.desk.jobs.submit(
+            evolve(submission, supersedes=supersedes),
+            now=now,
+            most=queue.most,
+            delivery=_delivery(submission, now),
+        )
+
+
+def _delivery(submission: Submission, now: float) -> Delivery | None:
+    """Return the delivery that a job names, or None."""
+    document = submission.document
+    delivery_id, installation = (
+        document.get(name) for name in ("delivery_id", "installation_id")
+    )
+    if not delivery_id:
+        return None
+    return Delivery(
+        id=str(delivery_id),
+        event=str(document.get("event_name") or ""),
+        action=str(document.get("event_action") or ""),
+        installation=installation if isinstance(installation, int) else 0,
+        repository=str(document.get("repository_name") or ""),
+        payload_hash=sha256(submission.payload.encode()).hexdigest(),
+        received_at=now,
+        routing=f"workflow {document.get('dag_name') or document.get('command')}",
+        state="queued",
+        job_id=submission.id,
+    )

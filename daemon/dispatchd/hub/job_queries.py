@@ -1,0 +1,53 @@
+"""The statements of what is done with jobs all the time, built once: that takes longer than SQLite to run one."""
+
+from typing import Final
+
+from sqlalchemy import and_, bindparam, func, insert, or_, select, true, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+from dispatchd.hub.job_rows import COLUMNS
+from dispatchd.hub.model import State
+from dispatchd.hub.schema import JOBS, TEXTS
+
+_JOB: Final = JOBS.c
+_QUEUED: Final = _JOB.state == State.QUEUED
+_OF_ID: Final = _JOB.id == bindparam("of_id")
+INSERT: Final = insert(JOBS)
+INSERT_ONCE: Final = (
+    postgresql_insert(JOBS)
+    .on_conflict_do_nothing(index_elements=[_JOB.id])
+    .returning(_JOB.position)
+)
+INSERT_TEXTS: Final = insert(TEXTS)
+UPDATE: Final = update(JOBS).where(_OF_ID)
+LOCKED: Final = select(*COLUMNS).where(_OF_ID).with_for_update()
+POSITION: Final = select(_JOB.position).where(_OF_ID)
+TEXTS_OF: Final = select(TEXTS.c.payload, TEXTS.c.headers).where(
+    TEXTS.c.id == bindparam("of_id")
+)
+NTH_QUEUED: Final = (
+    select(_JOB.position).where(_QUEUED).limit(1).offset(bindparam("before_it"))
+)
+NEXT: Final = (
+    select(*COLUMNS)
+    .where(
+        _QUEUED,
+        or_(_JOB.only_machine == "", _JOB.only_machine == bindparam("asking_machine")),
+    )
+    .order_by(_JOB.urgent.desc(), _JOB.priority.desc(), _JOB.turn, _JOB.position)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+NEXT_DECLARED: Final = NEXT.where(
+    or_(
+        _JOB.urgent == true(),
+        _JOB.workflow.in_(bindparam("declared", expanding=True)),
+    )
+)
+_LIKE: Final = and_(_QUEUED, _JOB.priority == bindparam("of_priority"))
+TURNS: Final = select(
+    select(func.min(_JOB.turn)).where(_LIKE).scalar_subquery(),
+    select(func.max(_JOB.turn))
+    .where(_LIKE, _JOB.repository == bindparam("of_repository"))
+    .scalar_subquery(),
+)

@@ -1,0 +1,79 @@
+"""Looking at jobs: each call reads one state of everything, and keeps nobody from writing."""
+
+from typing import Final
+
+from attrs import frozen
+from sqlalchemy import func, select
+
+from dispatchd.hub.database import Database
+from dispatchd.hub.job_rows import COLUMNS, read_job
+from dispatchd.hub.model import Attempt, HubJob, State
+from dispatchd.hub.schema import ATTEMPTS, JOBS, TEXTS
+
+_JOB: Final = JOBS.c
+
+
+@frozen(kw_only=True)
+class Filter:
+    """Which jobs are wanted; an empty text is any."""
+
+    state: str = ""
+    repository: str = ""
+    workflow: str = ""
+    limit: int = 100
+
+
+@frozen
+class JobReader:
+    """The jobs of a database, to look at. Calls block, and may come from any thread; each fails with StorageBusy."""
+
+    _database: Database
+
+    def get(self, job_id: str) -> HubJob | None:
+        """Return a job, or None."""
+        with self._database.snapshot() as db:
+            query = select(*COLUMNS).where(_JOB.id == job_id)
+            row = db.execute(query).mappings().first()
+            return None if row is None else read_job(row)
+
+    def texts(self, job_id: str) -> tuple[str, str] | None:
+        """Return payload and headers of a job (JSON), or None."""
+        query = select(TEXTS.c.payload, TEXTS.c.headers).where(TEXTS.c.id == job_id)
+        with self._database.snapshot() as db:
+            row = db.execute(query).first()
+            return None if row is None else (row.payload, row.headers)
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Return the claims of a job, oldest first."""
+        query = select(ATTEMPTS).where(ATTEMPTS.c.job_id == job_id)
+        with self._database.snapshot() as db:
+            rows = db.execute(query.order_by(ATTEMPTS.c.number)).mappings().all()
+            return [Attempt(**row) for row in rows]
+
+    def list(self, wanted: Filter) -> list[HubJob]:
+        """Return the newest jobs, oldest of them first."""
+        query = select(*COLUMNS).order_by(_JOB.position.desc()).limit(wanted.limit)
+        pairs = {
+            _JOB.state: wanted.state,
+            _JOB.repository: wanted.repository,
+            _JOB.workflow: wanted.workflow,
+        }
+        for column, value in pairs.items():
+            if value:
+                query = query.where(column == value)
+        with self._database.snapshot() as db:
+            rows = db.execute(query).mappings().all()
+            return [read_job(row) for row in reversed(rows)]
+
+    def counts(self) -> dict[State, int]:
+        """Return how many jobs there are in each state."""
+        query = select(_JOB.state, func.count()).group_by(_JOB.state)
+        with self._database.snapshot() as db:
+            found = {State(state): count for state, count in db.execute(query)}
+        return {state: found.get(state, 0) for state in State}
+
+    def oldest_queued_at(self) -> float | None:
+        """Return when the job was submitted that waits longest, or None."""
+        query = select(func.min(_JOB.created_at)).where(_JOB.state == State.QUEUED)
+        with self._database.snapshot() as db:
+            return db.execute(query).scalar()

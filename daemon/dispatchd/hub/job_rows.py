@@ -1,0 +1,66 @@
+"""Jobs and claims as rows of the tables."""
+
+import json
+from typing import Any, Final
+
+from attrs import asdict, fields
+from sqlalchemy import Connection, RowMapping, and_, bindparam, delete, insert, update
+
+from dispatchd.hub import rules
+from dispatchd.hub.model import Attempt, HubJob, State
+from dispatchd.hub.schema import ATTEMPTS, JOBS
+
+COLUMNS: Final = [JOBS.c[each.name] for each in fields(HubJob)]
+"""What of a row belongs to the job; all but its position."""
+
+_OWN: Final = and_(
+    ATTEMPTS.c.job_id == bindparam("of_job"),
+    ATTEMPTS.c.number == bindparam("of_number"),
+)
+_INSERT: Final = insert(ATTEMPTS)
+_UPDATE: Final = update(ATTEMPTS).where(_OWN)
+_DELETE: Final = delete(ATTEMPTS).where(_OWN)
+
+
+def values_of(job: HubJob) -> dict[str, Any]:
+    """Return the columns of a job."""
+    return {**asdict(job, recurse=False), "document": json.dumps(job.document)}
+
+
+def read_job(row: RowMapping) -> HubJob:
+    """Return the job of a row."""
+    found = dict(row)
+    found["document"] = json.loads(found["document"])
+    found["state"] = State(found["state"])
+    return HubJob(**found)
+
+
+def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:
+    """Keep what a change means for the newest claim of a job: that it begins, ends, or goes on after all."""
+    if after.deliveries > before.deliveries:
+        attempt = Attempt(
+            job_id=after.id,
+            number=after.deliveries,
+            machine=after.machine,
+            claimed_at=after.claimed_at,
+            lease_until=after.lease_until,
+        )
+        db.execute(_INSERT, asdict(attempt))
+        return
+    if after.deliveries < before.deliveries:
+        # The machine never got it.
+        db.execute(_DELETE, {"of_job": after.id, "of_number": before.deliveries})
+        return
+    outcome, was = rules.outcome_of_claim(after), rules.outcome_of_claim(before)
+    # What became of a claim stays, also when the hub ends the job later; only a late result replaces it.
+    late = after.finishes > before.finishes
+    if outcome != was and (not was or not outcome or late):
+        ended_at = (after.finished_at or after.lease_until) if outcome else 0
+        values: dict[str, Any] = {
+            "outcome": outcome,
+            "cause": after.result_cause,
+            "ended_at": ended_at,
+            "lease_until": before.lease_until,
+        }
+        own = {"of_job": after.id, "of_number": after.deliveries}
+        db.execute(_UPDATE, {**values, **own})

@@ -1,0 +1,151 @@
+"""Machines as the hub's owner sees them: who may pull, invited by a one-time key, rotated, revoked."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+
+from attrs import evolve, frozen
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dispatchd.domain.job import Json
+from dispatchd.hub.bodies import read_body
+from dispatchd.hub.credentials import hashed, new_secret
+from dispatchd.hub.desk import ADMIN, READ, Desk
+from dispatchd.hub.model import Machine
+from dispatchd.hub.rules import Refused
+from dispatchd.hub.signing import fingerprint, public_key
+from dispatchd.hub.views import machine_document
+
+_KEY_LIFE_S: Final = 7 * 24 * 3600
+"""How long an enrolment key can be used (seconds)."""
+
+
+@frozen
+class Machines:
+    """The routes by which machines are added, seen, and put out."""
+
+    desk: Desk
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        one = "/api/v1/machines/{name:job}"
+        return [
+            Route("/api/v1/machines", self.list, methods=["GET"]),
+            Route("/api/v1/machines", self.add, methods=["POST"]),
+            Route(f"{one}/rotate", self.rotate, methods=["POST"]),
+            Route(f"{one}/revoke", self.revoke, methods=["POST"]),
+        ]
+
+    async def list(self, request: Request) -> Response:
+        """Return every machine."""
+        await self.desk.require(request, READ)
+        found = await self.desk.use(self.desk.machines.list)
+        return JSONResponse({"machines": [machine_document(each) for each in found]})
+
+    async def add(self, request: Request) -> Response:
+        """Let a machine in: it gets an enrolment key, or a fixed secret where it has no license.
+
+        Raises:
+            Refused: The name is taken.
+        """
+        await self.desk.require(request, ADMIN)
+        body = await read_body(request, "machine-request")
+        name, fixed = str(body["name"]), bool(body.get("fixed_secret"))
+        given = new_secret("machine" if fixed else "enrol")
+        machine = invited(
+            name,
+            given,
+            fixed=fixed,
+            license_id=self.desk.settings.license_id,
+            now=self.desk.now(),
+        )
+        if not await self.desk.use(lambda: self.desk.machines.add(machine)):
+            raise Refused(HTTPStatus.CONFLICT, f"there is already a machine {name}")
+        answer = await self._given(machine, given)
+        return JSONResponse(answer, status_code=HTTPStatus.CREATED)
+
+    async def rotate(self, request: Request) -> Response:
+        """Give a machine a new enrolment key, or a new secret where it has a fixed one.
+
+        Its secret of before counts until it has activated the key.
+        """
+        await self.desk.require(request, ADMIN)
+        now = self.desk.now()
+        given = {True: new_secret("machine"), False: new_secret("enrol")}
+
+        def decide(machine: Machine) -> Machine:
+            if machine.revoked_at:
+                raise Refused(
+                    HTTPStatus.CONFLICT,
+                    "the machine has been revoked; add it under another name",
+                )
+            if is_fixed(machine):
+                return evolve(machine, secret_hash=hashed(given[True]))
+            return evolve(
+                machine,
+                key_hash=hashed(given[False]),
+                key_expires_at=now + _KEY_LIFE_S,
+                activated_at=0,
+            )
+
+        machine = await self._change(request, decide)
+        return JSONResponse(await self._given(machine, given[is_fixed(machine)]))
+
+    async def revoke(self, request: Request) -> Response:
+        """Put a machine out: it pulls and reports no more."""
+        await self.desk.require(request, ADMIN)
+        now = self.desk.now()
+        machine = await self._change(
+            request, lambda found: evolve(found, revoked_at=found.revoked_at or now)
+        )
+        return JSONResponse(machine_document(machine))
+
+    async def _change(
+        self, request: Request, decide: Callable[[Machine], Machine]
+    ) -> Machine:
+        name = request.path_params["name"]
+        machine = await self.desk.use(lambda: self.desk.machines.change(name, decide))
+        if machine is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no machine {name}")
+        return machine
+
+    async def _given(self, machine: Machine, given: str) -> dict[str, Json]:
+        """Return what a machine needs, which is shown this once."""
+        if is_fixed(machine):
+            return {**machine_document(machine), "secret": given}
+        public = await self.desk.use(lambda: public_key(self.desk.tokens))
+        return {
+            **machine_document(machine),
+            "enrolment_key": given,
+            "key_expires_at": machine.key_expires_at,
+            "public_key": public,
+            "fingerprint": fingerprint(public),
+        }
+
+
+def invited(
+    name: str, given: str, *, fixed: bool, license_id: str, now: float
+) -> Machine:
+    """Return a new machine with its enrolment key, or with its secret if that is fixed."""
+    if fixed:
+        return Machine(
+            name=name,
+            server_id=name,
+            license_id=license_id,
+            secret_hash=hashed(given),
+            added_at=now,
+        )
+    return Machine(
+        name=name,
+        license_id=license_id,
+        key_hash=hashed(given),
+        key_expires_at=now + _KEY_LIFE_S,
+        added_at=now,
+    )
+
+
+def is_fixed(machine: Machine) -> bool:
+    """Return whether a machine has a secret that was made for it, not by activation."""
+    return not machine.key_hash

@@ -1,0 +1,6 @@
+"""Alembic's way in: the steps run on the connection that `hub/database.py` has opened, in its transaction."""
+
+from alembic import context
+
+context.configure(connection=context.config.attributes["connection"])
+context.run_migrations()

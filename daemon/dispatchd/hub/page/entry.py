@@ -1,0 +1,140 @@
+"""Logging in with an access token, and out."""
+
+from http import HTTPStatus
+from secrets import token_urlsafe
+from typing import Final
+
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from dispatchd.hub.credentials import hashed
+from dispatchd.hub.desk import ADMIN, COOKIE, READ, Desk, allows
+from dispatchd.hub.page.answers import LoginNeeded, Visitor, page
+from dispatchd.hub.page.forms import FORM_TOKEN, own_path, read_form
+from dispatchd.hub.rules import Refused
+from dispatchd.hub.sessions import LIFE_S
+
+_LOGIN_COOKIE: Final = "dispatchd_hub_login"
+"""To this the form of a login is bound, as there is no session yet."""
+
+
+@frozen
+class Entry:
+    """Who comes in, and how."""
+
+    desk: Desk
+
+    async def show(self, request: Request) -> Response:
+        """Return the form, or lead on who is logged in already."""
+        wanted = own_path(request.query_params.get("next", "/"))
+        try:
+            await self.visitor(request)
+        except LoginNeeded:
+            return await self._form(request, wanted)
+        return RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
+
+    async def login(self, request: Request) -> Response:
+        """Begin a session, if the token may read."""
+        form = await read_form(request)
+        wanted = own_path(form.get("next", "/"))
+        if not await self._is_ours(form, request.cookies.get(_LOGIN_COOKIE, "")):
+            return await self._form(
+                request,
+                wanted,
+                HTTPStatus.FORBIDDEN,
+                "This form was too old. Try again.",
+            )
+        given = hashed(form.get("token", "").strip())
+        token = await self.desk.use(lambda: self.desk.tokens.find(given))
+        if token is None:
+            return await self._form(
+                request, wanted, HTTPStatus.UNAUTHORIZED, "The token is not valid here."
+            )
+        if not allows(token, READ):
+            words = "The token is not for read or admin."
+            return await self._form(request, wanted, HTTPStatus.FORBIDDEN, words)
+        session = await self.desk.use(
+            lambda: self.desk.sessions.begin(token, now=self.desk.now())
+        )
+        response = RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
+        _set_cookie(request, response, COOKIE, session)
+        _set_cookie(request, response, _LOGIN_COOKIE, "")
+        return response
+
+    async def logout(self, request: Request) -> Response:
+        """Let the browser forget its session."""
+        await self.posted(request)
+        response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+        _set_cookie(request, response, COOKIE, "")
+        return response
+
+    async def visitor(self, request: Request) -> Visitor:
+        """Return who asks.
+
+        Raises:
+            LoginNeeded: Nobody that is known.
+        """
+        token = await self.desk.session(request)
+        if token is None or not allows(token, READ):
+            raise LoginNeeded
+        value = request.cookies[COOKIE]
+        form_token = await self.desk.use(lambda: self.desk.sessions.form_token(value))
+        return Visitor(
+            name=token.name, is_admin=allows(token, ADMIN), form_token=form_token
+        )
+
+    async def posted(self, request: Request, *, by_admin: bool = False) -> Visitor:
+        """Return who has sent a form, which a page of their session has made.
+
+        Fails with LoginNeeded if nobody is logged in.
+
+        Raises:
+            Refused: No page of theirs has made it, or it isn't for them.
+        """
+        visitor, form = await self.visitor(request), await read_form(request)
+        if not await self._is_ours(form, request.cookies[COOKIE]):
+            message = "this form is not from your session; load its page again"
+            raise Refused(HTTPStatus.FORBIDDEN, message)
+        if by_admin and not visitor.is_admin:
+            raise Refused(HTTPStatus.FORBIDDEN, "the token is not for admin")
+        return visitor
+
+    async def _is_ours(self, form: dict[str, str], bound_to: str) -> bool:
+        given, sessions = form.get(FORM_TOKEN, ""), self.desk.sessions
+        return await self.desk.use(lambda: sessions.is_form_token(bound_to, given))
+
+    async def _form(
+        self,
+        request: Request,
+        wanted: str,
+        status: HTTPStatus = HTTPStatus.OK,
+        wrong: str = "",
+    ) -> Response:
+        bound_to = request.cookies.get(_LOGIN_COOKIE) or token_urlsafe(18)
+        form_token = await self.desk.use(
+            lambda: self.desk.sessions.form_token(bound_to)
+        )
+        response = page(
+            "login.html",
+            None,
+            status,
+            wrong=wrong,
+            wanted=wanted,
+            form_token=form_token,
+        )
+        _set_cookie(request, response, _LOGIN_COOKIE, bound_to)
+        return response
+
+
+def _set_cookie(request: Request, response: Response, name: str, value: str) -> None:
+    """Set a cookie, or take it away with an empty value."""
+    response.set_cookie(
+        name,
+        value,
+        max_age=LIFE_S if value else 0,
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )

@@ -1,0 +1,145 @@
+"""The pages: a list of jobs and machines, and one for each job."""
+
+from http import HTTPStatus
+from typing import Final
+
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.intake import Intake
+from dispatchd.hub.job_reader import Filter
+from dispatchd.hub.jobs import Jobs, wanted_jobs
+from dispatchd.hub.model import ENDED, HELD, WAITING
+from dispatchd.hub.page.answers import (
+    Handler,
+    LoginNeeded,
+    Visitor,
+    answering,
+    render,
+    static,
+)
+from dispatchd.hub.page.entry import Entry
+from dispatchd.hub.page.live import Live
+from dispatchd.hub.page.shapes import Progress, asked, steps
+from dispatchd.hub.page.words import job_path, standing
+from dispatchd.hub.rules import Refused
+from dispatchd.hub.views import machine_document
+
+_LISTED: Final = 100
+"""How many jobs a page lists (count)."""
+
+_GROUPS: Final = (
+    ("Waiting", WAITING),
+    ("On machines", HELD),
+    ("Ended", ENDED),
+)
+
+
+@frozen
+class Page:
+    """The routes of the web page."""
+
+    desk: Desk
+    intake: Intake
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        entry, one = Entry(self.desk), "/jobs/{job_id:job}"
+        return [
+            _get("/", self.list),
+            _get("/login", entry.show),
+            _post("/login", entry.login),
+            _post("/logout", entry.logout),
+            _get("/events", self.events),
+            _get("/static/{version}/{name}", static),
+            # Where the id is in the query; `job_path` says why.
+            _get("/jobs", self.show),
+            _post("/jobs/cancel", self.cancel),
+            _post("/jobs/requeue", self.requeue),
+            _post(f"{one}/cancel", self.cancel),
+            _post(f"{one}/requeue", self.requeue),
+            _get(one, self.show),
+        ]
+
+    async def list(self, request: Request) -> Response:
+        """Return the newest jobs, and every machine."""
+        visitor = await Entry(self.desk).visitor(request)
+        wanted = wanted_jobs(request, str(_LISTED))
+        return HTMLResponse(await self.desk.use(lambda: self._list(visitor, wanted)))
+
+    async def show(self, request: Request) -> Response:
+        """Return one job."""
+        visitor = await Entry(self.desk).visitor(request)
+        job_id = _job_id(request)
+        return HTMLResponse(await self.desk.use(lambda: self._job(visitor, job_id)))
+
+    async def events(self, request: Request) -> Response:
+        """Tell an open page of changes.
+
+        Raises:
+            Refused: Nobody is logged in.
+        """
+        try:
+            await Entry(self.desk).visitor(request)
+        except LoginNeeded as error:
+            raise Refused(HTTPStatus.UNAUTHORIZED, "the session has ended") from error
+        return Live(self.desk).stream(request)
+
+    async def cancel(self, request: Request) -> Response:
+        """End a job."""
+        await Entry(self.desk).posted(request, by_admin=True)
+        job = await Jobs(self.desk, self.intake).end(_job_id(request))
+        return RedirectResponse(job_path(job.id), HTTPStatus.SEE_OTHER)
+
+    async def requeue(self, request: Request) -> Response:
+        """Submit an ended job once more, and lead to the new one."""
+        await Entry(self.desk).posted(request, by_admin=True)
+        again = await Jobs(self.desk, self.intake).again(_job_id(request))
+        return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
+
+    def _list(self, visitor: Visitor, wanted: Filter) -> str:
+        jobs = self.desk.reader.list(wanted)
+        machines = self.desk.machines.list()
+        return render(
+            "list.html",
+            visitor,
+            now=self.desk.now(),
+            jobs=jobs[::-1],
+            counts=self.desk.reader.counts(),
+            groups=_GROUPS,
+            wanted=wanted,
+            machines=[machine_document(each) for each in machines],
+        )
+
+    def _job(self, visitor: Visitor, job_id: str) -> str:
+        job = self.desk.reader.get(job_id)
+        if job is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+        attempts = self.desk.reader.attempts(job_id)
+        return render(
+            "job.html",
+            visitor,
+            now=self.desk.now(),
+            job=job,
+            attempts=attempts,
+            steps=steps(job, attempts),
+            progress=Progress.of(job),
+            asked=asked(job),
+            standing=standing(job),
+        )
+
+
+def _get(path: str, handler: Handler) -> Route:
+    return Route(path, answering(handler), methods=["GET"])
+
+
+def _post(path: str, handler: Handler) -> Route:
+    return Route(path, answering(handler), methods=["POST"])
+
+
+def _job_id(request: Request) -> str:
+    found: str = request.path_params.get("job_id") or request.query_params.get("id", "")
+    return found

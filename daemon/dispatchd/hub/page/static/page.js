@@ -1,0 +1,100 @@
+// Keeps an open page current: told by the hub that something has changed, it loads the page again and replaces
+// the parts marked data-live. Without this script the page works the same, as of when it was loaded.
+"use strict";
+
+const RETRY_MS = 2000;
+// For what nothing announces, such as when a machine has pulled last.
+const LOOK_MS = 30000;
+
+const link = document.getElementById("link");
+let source = null;
+let retry = 0;
+let busy = false;
+let again = false;
+
+function say(words, live) {
+  link.classList.toggle("lost", !live);
+  if (link.textContent !== words) link.textContent = words;
+}
+
+// What has the focus is found again by its key, its address or its id.
+function selectorOf(element) {
+  for (const name of ["data-key", "href", "id"]) {
+    const value = element.getAttribute(name);
+    if (value) return `[${name}="${CSS.escape(value)}"]`;
+  }
+  return null;
+}
+
+function replace(before, after) {
+  if (before.innerHTML === after.innerHTML) return;
+  const focused = before.contains(document.activeElement) ? selectorOf(document.activeElement) : null;
+  const scrolled = [...before.querySelectorAll("[id]")].map((each) => [each.id, each.scrollTop, each.scrollLeft]);
+  before.replaceChildren(...after.childNodes);
+  for (const [id, top, left] of scrolled) document.getElementById(id)?.scrollTo(left, top);
+  if (focused) before.querySelector(focused)?.focus({ preventScroll: true });
+}
+
+async function load() {
+  const reply = await fetch(location.href, { redirect: "manual", cache: "no-store" });
+  // The session has ended: the same address now leads to the login.
+  if (reply.type === "opaqueredirect") return location.reload();
+  if (!reply.ok) throw new Error(String(reply.status));
+  const fresh = new DOMParser().parseFromString(await reply.text(), "text/html");
+  for (const before of document.querySelectorAll("[data-live]")) {
+    const after = fresh.querySelector(`[data-live="${before.dataset.live}"]`);
+    if (after) replace(before, after);
+  }
+  document.title = fresh.title;
+}
+
+async function refresh() {
+  // One at a time; what is told meanwhile is looked into afterwards.
+  again = busy;
+  if (busy) return;
+  busy = true;
+  try {
+    await load();
+    if (source) say("Live", true);
+  } catch {
+    disconnect("Not connected");
+  }
+  busy = false;
+  if (again) refresh();
+}
+
+function connect() {
+  clearTimeout(retry);
+  if (source || document.hidden) return;
+  source = new EventSource("/events");
+  // Whatever has changed before the stream was there.
+  source.onopen = refresh;
+  source.onerror = () => disconnect("Not connected");
+  source.addEventListener("changed", refresh);
+}
+
+function disconnect(words) {
+  source?.close();
+  source = null;
+  clearTimeout(retry);
+  if (words) {
+    say(words, false);
+    retry = setTimeout(connect, RETRY_MS);
+  }
+}
+
+// A page that nobody looks at holds no connection: browsers have six to a host.
+document.addEventListener("visibilitychange", () => (document.hidden ? disconnect("") : connect()));
+setInterval(() => source && refresh(), LOOK_MS);
+
+// Up and down, or k and j, move from row to row while the focus is in a table of jobs.
+document.addEventListener("keydown", (event) => {
+  const step = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 }[event.key];
+  const table = event.target.closest("[data-rows]");
+  if (!step || !table || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
+  const rows = [...table.querySelectorAll("tbody a")];
+  rows[rows.indexOf(event.target) + step]?.focus();
+  event.preventDefault();
+});
+
+connect();

@@ -1,0 +1,104 @@
+"""What the page says: texts of jobs made safe to look at, times, and a sentence for each state."""
+
+import re
+import unicodedata
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from dispatchd.hub.model import HubJob, State
+
+_HIDDEN: Final = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+"""Characters (Unicode categories) that would act on the text, or show as nothing."""
+_JOINERS: Final = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}\N{SOFT HYPHEN}"
+"""Those of them that words are written with."""
+_COLOURS: Final = re.compile("\x1b\\[[0-9;:]*[mK]")
+"""What terminals take for colours, of which build logs are full."""
+
+SENTENCES: Final = {
+    State.RECEIVED: "Kept, and not yet free to be handed out.",
+    State.QUEUED: "Waits for a machine that takes this workflow.",
+    State.CLAIMED: "Handed to a machine, which has not accepted it yet.",
+    State.ACCEPTED: "A machine has accepted it and has not started it yet.",
+    State.RUNNING: "Runs on its machine.",
+    State.NEEDS_ATTENTION: "Parked on its machine until a person decides there (dispatchd resolve).",
+    State.SUCCEEDED: "Ended, and all went well.",
+    State.PARTIALLY_SUCCEEDED: "Ended; a part of it went well.",
+    State.FAILED: "Ended without success.",
+    State.ABORTED: "Somebody ended it.",
+    State.REJECTED: "Never run, because its machine can't run it.",
+    State.IGNORED: "No rule wanted it.",
+    State.SUPERSEDED: "A newer job has taken its place before a machine had it.",
+}
+
+
+def shown(text: object, most: int = 2000) -> str:
+    """Return a text on one line, with characters that act on what is around them written out, and not too long."""
+    found = "".join(map(_visible, str(text)[: most + 1]))
+    return found if len(str(text)) <= most else f"{found[:most]}…"
+
+
+def shown_lines(text: str) -> str:
+    """Return a text with its lines, as of a log: without a terminal's colours."""
+    plain = _COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(each if each in "\n\t" else _visible(each) for each in plain)
+
+
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004  # as Python writes them
+
+
+def iso(at: float) -> str:
+    """Return a time as machines read it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def utc(at: float) -> str:
+    """Return a time as people read it."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def span(length_s: float) -> str:
+    """Return a length of time in its two largest units."""
+    if length_s < 10:  # noqa: PLR2004  # from there on tenths tell nothing
+        return f"{max(length_s, 0):.1f} s"
+    minutes, seconds = divmod(round(length_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s"))
+    found = [f"{count} {unit}" for count, unit in parts if count]
+    return " ".join(found[:2])
+
+
+def state_word(state: str) -> str:
+    """Return a state as people write it."""
+    return state.replace("_", " ")
+
+
+def job_path(job_id: str, action: str = "") -> str:
+    """Return where a job is, or what does something to it.
+
+    Browsers take the ids `.` and `..` for folders, however they are written, so those go into the query.
+    """
+    after = f"/{action}" if action else ""
+    if job_id in {".", ".."}:
+        return f"/jobs{after}?{urlencode({'id': job_id})}"
+    return f"/jobs/{quote(job_id, safe='')}{after}"
+
+
+def standing(job: HubJob) -> str:
+    """Return how a job stands, in a sentence or two."""
+    sentence = SENTENCES[job.state]
+    if job.state is State.QUEUED and job.lapsed:
+        return (
+            f"Queued again, because {shown(job.machine, 200)} was not heard of any more. "
+            "That machine may still go on with it until another one has it."
+        )
+    if job.state is State.QUEUED and job.only_machine:
+        sentence = f"Waits for the machine {shown(job.only_machine, 200)}."
+    if job.cancel_requested and not job.finished_at:
+        return f"{sentence} Somebody wants it to end, and its machine will be told."
+    return sentence

@@ -1,0 +1,124 @@
+"""How the hub is: `/healthz` for the process, `/readyz` for the database, `/metrics` for both."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from attrs import define, field
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
+
+from dispatchd.hub.desk import READ, Desk
+from dispatchd.hub.model import StorageBusy
+from dispatchd.hub.views import machine_state
+
+_CALLS: Final = ("pull", "accept", "finish", "heartbeat", "release", "activate", "jobs")
+_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@define
+class Probes:
+    """The routes for those who watch the hub."""
+
+    desk: Desk
+    answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
+    """How many answers were sent, by call and status."""
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        return [
+            Route("/healthz", self.health, methods=["GET"]),
+            Route("/readyz", self.ready, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+        ]
+
+    async def health(self, _: Request) -> Response:
+        """Say that the process answers."""
+        return JSONResponse({"message": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """Say whether jobs can be taken: the tables are current, and a change becomes durable.
+
+        Raises:
+            StorageBusy: They can't.
+        """
+        if self.desk.stopping:
+            message = "the hub is stopping"
+            raise StorageBusy(message)
+        await self.desk.use(self.desk.database.check)
+        return JSONResponse({"message": "ready"})
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the metrics in the text form of Prometheus."""
+        await self.desk.require(request, READ)
+        found = await self.desk.use(lambda: list(self._collect()))
+        registry = CollectorRegistry()
+        registry.register(_Collected(found))
+        return PlainTextResponse(generate_latest(registry), media_type=_TYPE)
+
+    def counting(self, app: ASGIApp) -> ASGIApp:
+        """Return an application whose answers are counted."""
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            async def note(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    words = set(scope["path"].split("/")[-2:])
+                    call = next((each for each in _CALLS if each in words), "other")
+                    self.answers[call, message["status"]] += 1
+                await send(message)
+
+            await app(scope, receive, note)
+
+        return counted
+
+    def _collect(self) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily(
+            "dispatchd_hub_jobs", "Jobs by state.", labels=["state"]
+        )
+        for state, count in self.desk.reader.counts().items():
+            jobs.add_metric([state], count)
+        yield jobs
+        oldest = self.desk.reader.oldest_queued_at()
+        waits_s = 0.0 if oldest is None else max(0.0, self.desk.now() - oldest)
+        yield GaugeMetricFamily(
+            "dispatchd_hub_oldest_queued_seconds",
+            "For how long the job waits that was submitted first.",
+            value=waits_s,
+        )
+        yield GaugeMetricFamily(
+            "dispatchd_hub_held_polls",
+            "Machines that wait here for a job.",
+            value=len(self.desk.polls),
+        )
+        machines = GaugeMetricFamily(
+            "dispatchd_hub_machines", "Machines by state.", labels=["state"]
+        )
+        states = Counter(machine_state(each) for each in self.desk.machines.list())
+        for word in ("active", "invited", "revoked"):
+            machines.add_metric([word], states[word])
+        yield machines
+        answers = CounterMetricFamily(
+            "dispatchd_hub_answers",
+            "Answers sent, by call and status.",
+            labels=["call", "status"],
+        )
+        for (call, status), count in sorted(self.answers.items()):
+            answers.add_metric([call, str(status)], count)
+        yield answers
+
+
+class _Collected(Collector):
+    """Metrics that have been collected already."""
+
+    def __init__(self, found: list[Metric]) -> None:
+        self._found = found
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        yield from self._found

@@ -1,0 +1,181 @@
+"""The hub's tables (SQLAlchemy Core). What changes here needs a migration in `migrations/versions/`."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.engine import Dialect
+from typing_extensions import override
+
+METADATA: Final = MetaData()
+
+
+class Words(TypeDecorator[str]):
+    """Any text. PostgreSQL has no NUL in texts, so one is kept as the mark for what can't be shown."""
+
+    impl = Text  # type: ignore[mutable-override]  # how SQLAlchemy wants it
+    cache_ok = True  # type: ignore[mutable-override]  # likewise
+
+    @override
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return (
+            None if value is None else value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        )
+
+
+_Big: Final = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite counts up only what it calls INTEGER."""
+
+
+def _text(name: str) -> Column[str]:
+    return Column(name, Words, nullable=False, server_default="")
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, _Big, nullable=False, server_default="0")
+
+
+def _time(name: str) -> Column[float]:
+    return Column(name, Double, nullable=False, server_default="0")
+
+
+def _flag(name: str) -> Column[bool]:
+    return Column(name, Boolean, nullable=False)
+
+
+JOBS: Final = Table(
+    "jobs",
+    METADATA,
+    Column("position", _Big, primary_key=True, autoincrement=True),
+    _flag("urgent"),
+    Column("id", Words, nullable=False, unique=True),
+    _text("document"),
+    _text("workflow"),
+    _text("repository"),
+    _number("priority"),
+    _number("turn"),
+    _text("only_machine"),
+    _text("state"),
+    _text("machine"),
+    _text("token_hash"),
+    _time("lease_until"),
+    _flag("lapsed"),
+    _text("run_id"),
+    _text("phase"),
+    _text("reason"),
+    _text("progress"),
+    _flag("cancel_requested"),
+    _text("result_summary"),
+    _text("result_cause"),
+    _text("result_output"),
+    _time("created_at"),
+    _time("claimed_at"),
+    _time("accepted_at"),
+    _time("finished_at"),
+    _number("deliveries"),
+    _number("expiries"),
+    _number("accepts"),
+    _number("finishes"),
+    sqlite_autoincrement=True,
+)
+_JOB: Final = JOBS.c
+Index(
+    "jobs_to_claim",
+    _JOB.state,
+    _JOB.urgent.desc(),
+    _JOB.priority.desc(),
+    _JOB.turn,
+    _JOB.position,
+)
+Index("jobs_by_turn", _JOB.state, _JOB.priority, _JOB.repository, _JOB.turn)
+Index("jobs_by_lease", _JOB.state, _JOB.lease_until)
+Index("jobs_by_end", _JOB.state, _JOB.finished_at)
+
+TEXTS: Final = Table(
+    "texts",
+    METADATA,
+    Column("id", Words, primary_key=True),
+    _text("payload"),
+    _text("headers"),
+)
+
+ATTEMPTS: Final = Table(
+    "attempts",
+    METADATA,
+    Column("job_id", Words, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _text("machine"),
+    _time("claimed_at"),
+    _time("lease_until"),
+    _time("ended_at"),
+    _text("outcome"),
+    _text("cause"),
+)
+
+LICENSES: Final = Table(
+    "licenses",
+    METADATA,
+    Column("id", Words, primary_key=True),
+    _time("created_at"),
+    _time("revoked_at"),
+)
+
+MACHINES: Final = Table(
+    "machines",
+    METADATA,
+    Column("name", Words, primary_key=True),
+    _text("server_id"),
+    _text("license_id"),
+    _text("secret_hash"),
+    _text("key_hash"),
+    _time("key_expires_at"),
+    _time("added_at"),
+    _time("activated_at"),
+    _time("seen_at"),
+    _time("revoked_at"),
+    _text("workflows"),
+)
+Index("machines_by_server_id", MACHINES.c.server_id)
+
+TOKENS: Final = Table(
+    "tokens",
+    METADATA,
+    Column("name", Words, primary_key=True),
+    _text("token_hash"),
+    _text("scopes"),
+    _time("created_at"),
+    _time("revoked_at"),
+)
+
+DELIVERIES: Final = Table(
+    "deliveries",
+    METADATA,
+    Column("id", Words, primary_key=True),
+    _text("event"),
+    _text("action"),
+    _number("installation"),
+    _text("repository"),
+    _text("payload_hash"),
+    _time("received_at"),
+    _text("routing"),
+    _text("state"),
+    _text("job_id"),
+)
+Index("deliveries_by_time", DELIVERIES.c.received_at)
+
+SECRETS: Final = Table(
+    "secrets",
+    METADATA,
+    Column("name", Words, primary_key=True),
+    _text("value"),
+)

@@ -1,0 +1,108 @@
+"""The hub's configuration: `hub.toml`, checked as a whole (contracts/schemas/hub-config.schema.json)."""
+
+import tomllib
+from pathlib import Path
+from typing import Final
+
+from attrs import evolve, frozen
+
+from dispatchd.contracts import violations
+from dispatchd.conversion import strict_converter
+from dispatchd.errors import ConfigError, Problem
+
+FILE: Final = "hub.toml"
+TOKEN_FILE: Final = "admin-token"  # noqa: S105  # a name
+
+
+@frozen(kw_only=True)
+class Leases:
+    """How long claims hold; times are in seconds."""
+
+    seconds: float = 60.0
+    patience_s: float = 300.0
+    """How much longer an accepted job stays with a machine that isn't heard of."""
+    most_expiries: int = 3
+    """How often a job is queued again because of it (count)."""
+
+
+@frozen(kw_only=True)
+class Queue:
+    """What may wait."""
+
+    most: int = 100_000
+    """How many jobs (count)."""
+    supersede: bool = True
+    """Whether a newer commit of a pull request takes older queued jobs of it out."""
+
+
+@frozen(kw_only=True)
+class Retention:
+    """How long ended jobs and deliveries are kept (days)."""
+
+    days: float = 30.0
+
+
+@frozen(kw_only=True)
+class Settings:
+    """A checked configuration; the paths in it are absolute."""
+
+    file: Path = Path()
+    listen: str = "127.0.0.1:8484"
+    database_url: str = "sqlite:///hub.db"
+    license_id: str = "self-hosted"
+    leases: Leases = Leases()
+    queue: Queue = Queue()
+    retention: Retention = Retention()
+
+    @property
+    def token_file(self) -> Path:
+        """Where `hub init` leaves the first token, for the commands on the same machine."""
+        return self.file.parent / TOKEN_FILE
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def url(self) -> str:
+        """Under which the hub is reached from its own machine."""
+        host, _, port = self.listen.rpartition(":")
+        here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  # an address to reach, not to bind
+        return f"http://{here.get(host, host)}:{port}"
+
+
+_converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
+
+
+def load(file: Path) -> Settings:
+    """Return the configuration in a file.
+
+    Raises:
+        ConfigError: It can't be used; names every problem.
+    """
+    file = file.absolute()
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        expected = f"must be a readable file ({error.strerror}); `dispatchd hub init` makes one"
+        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
+    except ValueError as error:
+        expected = f"must be TOML in UTF-8 ({error})"
+        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
+    found = [
+        Problem(file=file, key=each.path.removeprefix("$."), expected=each.rule)
+        for each in violations("hub-config", document)
+    ]
+    if found:
+        raise ConfigError(found)
+    settings = evolve(_converter.structure(document, Settings), file=file)
+    url = _absolute(settings.database_url, file.parent)
+    return evolve(settings, database_url=url)
+
+
+def _absolute(url: str, folder: Path) -> str:
+    """Return a database URL whose file, if it is one, doesn't depend on the working directory."""
+    kind, _, path = url.partition(":///")
+    return f"sqlite:///{folder / path}" if kind == "sqlite" and path else url

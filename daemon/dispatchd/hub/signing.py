@@ -1,0 +1,47 @@
+"""The key with which the hub signs license tokens: made once, kept in the database, so that a backup has it."""
+
+from hashlib import sha256
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from dispatchd.hub.token_store import TokenStore
+
+_NAME: Final = "license-signing-key"
+
+
+def signing_key(tokens: TokenStore) -> str:
+    """Return the private key (PEM, PKCS #8), making it the first time. Blocks."""
+    return tokens.secret(_NAME, _new_key)
+
+
+def public_key(tokens: TokenStore) -> str:
+    """Return the public key (PEM) that machines pin as `license.public_keys`. Blocks.
+
+    Raises:
+        TypeError: The database has another kind of key.
+    """
+    key = load_pem_private_key(signing_key(tokens).encode(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        message = f"{_NAME} is no Ed25519 key"
+        raise TypeError(message)
+    public = key.public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def fingerprint(public: str) -> str:
+    """Return by what people compare a public key (PEM): SHA-256 of its text, in groups of four."""
+    digest = sha256(public.strip().encode()).hexdigest()[:32]
+    return ":".join(digest[at : at + 4] for at in range(0, len(digest), 4))
+
+
+def _new_key() -> str:
+    key = Ed25519PrivateKey.generate()
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

@@ -1,0 +1,95 @@
+"""What the hub shows of its records, as JSON documents (contracts/hub.openapi.json)."""
+
+import json
+from typing import Final
+
+from attrs import asdict
+
+from dispatchd.domain.job import Json
+from dispatchd.hub.model import (
+    ENDED,
+    HELD,
+    Attempt,
+    Delivery,
+    HubJob,
+    Machine,
+    Token,
+)
+
+_ONE_JOB: Final = ("result_output", "attempts")
+"""What the hub adds where one job is asked for; a submitted field of that name isn't shown."""
+
+
+def job_document(job: HubJob, *, now: float) -> dict[str, Json]:
+    """Return a job without its output, its claim token and its texts."""
+    held = job.state in HELD
+    submitted = {
+        name: value for name, value in job.document.items() if name not in _ONE_JOB
+    }
+    return {
+        **submitted,
+        "id": job.id,
+        "state": job.state.value,
+        "ended": job.state in ENDED,
+        "priority": job.priority,
+        "machine": job.machine,
+        "run_id": job.run_id,
+        "phase": job.phase,
+        "reason": job.reason,
+        "progress": json.loads(job.progress or "null"),
+        "cancel_requested": job.cancel_requested,
+        "lease_expired": job.lapsed or (held and job.lease_until < now),
+        "result_status": job.state.value if job.state in ENDED else "",
+        "result_summary": job.result_summary,
+        "result_cause": job.result_cause,
+        "created_at": job.created_at,
+        "claimed_at": job.claimed_at,
+        "accepted_at": job.accepted_at,
+        "finished_at": job.finished_at,
+        "deliveries": job.deliveries,
+        "expiries": job.expiries,
+        "accepts": job.accepts,
+        "finishes": job.finishes,
+    }
+
+
+def attempt_document(attempt: Attempt) -> dict[str, Json]:
+    """Return a claim of a job."""
+    return {**asdict(attempt)}
+
+
+def machine_document(machine: Machine) -> dict[str, Json]:
+    """Return a machine without what is kept of its secrets."""
+    return {
+        "name": machine.name,
+        "server_id": machine.server_id,
+        "license_id": machine.license_id,
+        "state": machine_state(machine),
+        "added_at": machine.added_at,
+        "activated_at": machine.activated_at,
+        "seen_at": machine.seen_at,
+        "revoked_at": machine.revoked_at,
+        "workflows": json.loads(machine.workflows or "null"),
+    }
+
+
+def machine_state(machine: Machine) -> str:
+    """Return how a machine stands, in one word: revoked, active, or invited while it hasn't used its key."""
+    if machine.revoked_at:
+        return "revoked"
+    return "active" if machine.secret_hash else "invited"
+
+
+def token_document(token: Token) -> dict[str, Json]:
+    """Return a token without what is kept of it."""
+    return {
+        "name": token.name,
+        "scopes": list(token.scopes.split()),
+        "created_at": token.created_at,
+        "revoked_at": token.revoked_at,
+    }
+
+
+def delivery_document(delivery: Delivery) -> dict[str, Json]:
+    """Return a delivery."""
+    return {**asdict(delivery)}

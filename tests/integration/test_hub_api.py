@@ -1,0 +1,312 @@
+"""Generated requests to a real hub: each answer is one that the descriptions in `contracts/` declare."""
+
+import re
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from attrs import define, field
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import APIOperation, Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from support.endpoint import SECRET
+from support.hub import HubProcess
+from support.machine import JOBS, PATH, Machine, encoded, refuses
+
+CONTRACTS = Path(__file__).parents[2] / "contracts"
+DOCUMENTS = {
+    name: schemathesis.openapi.from_path(CONTRACTS / f"{name}.json")
+    for name in ("openapi", "hub.openapi")
+}
+WANTED = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+EXAMPLES = {"sqlite": 24, "postgresql": 8}
+"""Requests of each kind, valid and not, for each call; of eight, six are from somebody known about something known."""
+
+BROKEN = {400, 405, 413, 422}
+"""Nothing that keeps its description is refused as broken."""
+
+ME = {"license_id": "lic-test", "server_id": "m1"}
+PROOF = {**ME, "secret": SECRET, "heartbeat_secret": SECRET}
+LONGEST_WAIT_S = 0.02
+NUMBERS = count(1)
+
+
+@define
+class Known:
+    """What a hub has been given, so that a request can be about something that is there."""
+
+    key: str
+    jobs: dict[str, str] = field(factory=dict)
+    """Job id -> claim token; empty for one that was never handed out."""
+    deliveries: list[str] = field(factory=list)
+    names: list[str] = field(factory=list)
+    """Each is the name of a machine, and of a token."""
+
+    def ids_for(self, path: str) -> list[str]:
+        if "{name}" in path:
+            return self.names
+        return self.deliveries if "/deliveries/" in path else [*self.jobs]
+
+
+async def seeded(server: HubProcess) -> Known:
+    """Return what is there after one job has been brought into each state."""
+    number, http = next(NUMBERS), server.http
+    names = [f"n{number}.{each} ä" for each in range(3)]
+    key = ""
+    for name in names:
+        made = await http.post("/api/v1/machines", json={"name": name})
+        key = made.json()["enrolment_key"]
+        token = {"name": name, "scopes": ["read"]}
+        assert (await http.post("/api/v1/tokens", json=token)).status_code == 201
+    known = Known(key=key, names=names)
+    steps = ("", "accept", "running", "needs_attention", "finish", "release", None)
+    for step in steps:
+        job_id = f"{number}/{step} ü%2F"
+        job = {"id": job_id, "dag_name": job_id, "delivery_id": f"d{job_id}"}
+        await server.submit({**job, "progress": "own", "attempts": 7})
+        known.deliveries.append(f"d{job_id}")
+        known.jobs[job_id] = ""
+        if step is not None:
+            known.jobs[job_id] = await claimed(server, job_id)
+        if step:
+            await moved(server, job_id, known.jobs[job_id], step)
+    return known
+
+
+async def claimed(server: HubProcess, job_id: str) -> str:
+    """Return the claim token of a job that no machine has yet."""
+    while True:
+        body = {**PROOF, "workflows": [job_id]}
+        reply = await server.http.post(f"{PATH}/pull", json=body)
+        assert reply.status_code == 200, reply.text
+        # What a generated cancel job wants goes out first.
+        if reply.json()["id"] == job_id:
+            return str(reply.json()["claim_token"])
+
+
+async def moved(server: HubProcess, job_id: str, token: str, step: str) -> None:
+    call = step if step in {"accept", "finish", "release"} else "heartbeat"
+    body = {**PROOF, "claim_token": token, "dag_run_id": "run", "phase": step}
+    body["result_status"] = "failed"
+    reply = await server.http.post(f"{PATH}/{encoded(job_id)}/{call}", json=body)
+    assert reply.is_success, reply.text
+
+
+def brief(case: Case[Any]) -> None:
+    """Let a request not be held for longer than a moment."""
+    if "wait" in case.query:
+        wait = case.query["wait"]
+        try:
+            case.query["wait"] = min(float(wait), LONGEST_WAIT_S)
+        except (TypeError, ValueError):
+            case.query["wait"] = wait if isinstance(wait, str) else "x"
+    if "Prefer" in case.headers:
+        case.headers["Prefer"] = re.sub(r"\d+", "0", case.headers["Prefer"])
+
+
+def whole(value: Any) -> Any:
+    """Return JSON with its whole numbers written as such: 1.0 may be refused (contracts/README.md, JSON)."""
+    if isinstance(value, dict):
+        return {name: whole(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [whole(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def from_somebody_known(
+    case: Case[Any], known: Known, chosen: str, right: dict[str, str]
+) -> None:
+    """Let a request come from the hub's owner, and from a machine that the hub knows."""
+    case.headers.update(right)
+    if isinstance(case.body, dict):
+        found = {**PROOF, "claim_token": known.jobs.get(chosen, "")}
+        if case.path.endswith("/activate"):
+            found = {"key": known.key}
+        case.body |= {name: found[name] for name in found.keys() & case.body.keys()}
+        if "{id}" in case.path:
+            case.body.setdefault("claim_token", found["claim_token"])
+
+
+def try_out(
+    server: HubProcess,
+    operation: APIOperation[Any, Any, Any, Any],
+    mode: GenerationMode,
+    known: Known,
+    examples: int,
+) -> set[int]:
+    """Send generated requests to a call; return the statuses of the answers, each of which has been checked."""
+    seen: set[int] = set()
+    turns, ids = count(), known.ids_for(operation.path)
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        deadline=None,
+        # A failure can't be shrunk: the same request finds another hub the next time.
+        phases=[Phase.generate],
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def send(case: Case[Any]) -> None:
+        turn = next(turns)
+        chosen = ids[turn % len(ids)]
+        brief(case)
+        case.body = whole(case.body)
+        if turn % 8 != 7:
+            case.path_parameters.update(
+                dict.fromkeys(case.path_parameters, encoded(chosen))
+            )
+        if turn % 8 != 6:
+            from_somebody_known(case, known, chosen, server.headers)
+        answer = case.call(base_url=server.url, session=session, allow_redirects=False)
+        case.validate_response(answer, checks=WANTED)
+        assert mode is GenerationMode.NEGATIVE or answer.status_code not in BROKEN
+        seen.add(answer.status_code)
+
+    with requests.Session() as session:
+        try:
+            send()
+        except FailureGroup as failures:
+            pytest.fail(str(failures))
+    return seen
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+async def test_every_answer_is_one_that_is_declared(
+    server: HubProcess, database_url: str, name: str
+) -> None:
+    examples = EXAMPLES[database_url.partition(":")[0]]
+    for found in DOCUMENTS[name].get_all_operations():
+        assert isinstance(found, Ok)
+        operation = found.ok()
+        nothing_to_break = operation.path in {"/healthz", "/readyz"}
+        modes = list(GenerationMode)[: 1 if nothing_to_break else 2]
+        seen: set[int] = set()
+        for mode in modes:
+            known = await seeded(server)
+            seen |= try_out(server, operation, mode, known, examples)
+        print(operation.label, sorted(seen))
+        # Otherwise nothing would be said about what lies behind the refusals.
+        assert seen & {200, 201, 204}, (operation.label, seen)
+
+
+LONG = "".join(map(chr, range(0x4E00, 0x4E00 + 5000)))
+"""More than an index of PostgreSQL takes."""
+
+ODD: list[tuple[str, str, dict[str, Any], int]] = [
+    ("GET", f"{JOBS}/", {}, 404),
+    ("GET", "/healthz/", {}, 404),
+    ("POST", f"{JOBS}//cancel", {}, 405),
+    ("PATCH", f"{JOBS}/x/cancel", {}, 405),
+    ("OPTIONS", JOBS, {}, 405),
+    ("GET", f"{PATH}/pull", {}, 405),
+    ("GET", f"{JOBS}/a%00b", {}, 404),
+    ("GET", f"{JOBS}/%ed%a0%80", {}, 404),
+    ("GET", f"{JOBS}?state=%00%ff", {}, 422),
+    ("GET", f"{JOBS}?repository=%00&workflow=%ff&state=&limit={'9' * 5000}", {}, 200),
+    ("GET", "/api/v1/deliveries?limit=-1e999", {}, 200),
+    ("GET", JOBS, {"headers": {"authorization": b"Bearer \xff\x80"}}, 401),
+    ("GET", JOBS, {"headers": {"authorization": b"B\xe4rer \xff"}}, 401),
+    ("POST", JOBS, {"content": b"\xff\xfe"}, 400),
+    ("POST", JOBS, {"content": b'{"dag_name": "ci", "own": %s}' % (b"9" * 5000)}, 400),
+    ("POST", JOBS, {"json": {"dag_name": "ci", "installation_id": 2**63}}, 422),
+    ("POST", JOBS, {"json": {"dag_name": "ci", "installation_id": 2**63 - 1}}, 201),
+    ("POST", JOBS, {"json": {"dag_name": "\0", "repository_name": "\0"}}, 201),
+    ("POST", JOBS, {"json": {"dag_name": LONG}}, 201),
+    ("POST", JOBS, {"json": {"dag_name": "ci", "id": LONG[:512]}}, 201),
+    ("POST", JOBS, {"json": {"dag_name": "ci", "repository_name": LONG[:512]}}, 201),
+    ("POST", JOBS, {"json": {"dag_name": "ci", "repository_name": LONG}}, 422),
+    ("POST", JOBS, {"json": {"dag_name": "ci", "delivery_id": LONG[:512]}}, 201),
+    ("POST", JOBS, {"json": {"dag_name": "ci", "delivery_id": LONG}}, 422),
+    ("POST", f"{PATH}/pull", {"json": {**PROOF, "server_id": LONG}}, 401),
+    ("POST", f"{PATH}/pull", {"json": {**PROOF, "workflows": ["w"] * 70_000}}, 422),
+    ("POST", f"{PATH}/pull", {"json": {**PROOF, "workflows": ["\0", LONG]}}, 200),
+    ("POST", "/api/v1/prune", {"content": b'{"days": 1e999}'}, 422),
+    ("POST", "/api/v1/prune", {"content": b'{"days": 1e-999}'}, 200),
+]
+
+
+async def test_odd_requests_are_answered(server: HubProcess) -> None:
+    for method, path, content, status in ODD:
+        reply = await server.http.request(method, path, **content)
+
+        assert reply.status_code == status, (method, path[:80], reply.text[:200])
+        assert status < 400 or reply.json()["message"]
+
+
+async def test_a_machines_id_can_be_as_long_as_the_database_takes(
+    server: HubProcess,
+) -> None:
+    made = await server.http.post("/api/v1/machines", json={"name": "new"})
+    body = {"key": made.json()["enrolment_key"], "machine_name": ""}
+    activate = "/api/v1/licenses/activate"
+
+    long = await server.http.post(activate, json={**body, "server_id": LONG[:513]})
+    good = await server.http.post(activate, json={**body, "server_id": LONG[:512]})
+
+    assert "$.server_id" in refuses(long, 422)
+    assert good.status_code == 200
+
+
+async def test_a_job_is_known_by_the_id_that_its_submit_was_answered_with(
+    server: HubProcess, machine: Machine
+) -> None:
+    job_id = await server.submit({"id": "a\0b", "dag_name": "ci"})
+
+    found = (await server.http.get(f"{JOBS}/{encoded(job_id)}")).json()["id"]
+
+    assert job_id == found == (await machine.pull()).id
+
+
+async def test_no_two_machines_call_themselves_the_same(server: HubProcess) -> None:
+    made = await server.http.post("/api/v1/machines", json={"name": "new"})
+    key = made.json()["enrolment_key"]
+    body = {"key": key, "server_id": "twin", "machine_name": ""}
+    activated = await server.http.post("/api/v1/licenses/activate", json=body)
+
+    twin = {"name": "twin", "fixed_secret": True}
+
+    assert activated.status_code == 200
+    refuses(await server.http.post("/api/v1/machines", json=twin), 409)
+
+
+async def test_a_requeued_job_takes_no_newer_one_out(server: HubProcess) -> None:
+    commit = {"dag_name": "ci", "repository_name": "o/r", "event_name": "push"}
+    old = await server.submit({**commit, "pull_request_number": 1, "sha": "a"})
+    await server.http.post(f"{JOBS}/{old}/cancel")
+    new = await server.submit({**commit, "pull_request_number": 1, "sha": "b"})
+
+    again = await server.http.post(f"{JOBS}/{old}/requeue")
+
+    assert again.status_code == 201
+    found = await server.http.get(f"{JOBS}/{new}")
+    assert found.json()["state"] == "queued"
+
+
+async def test_a_known_path_names_its_methods(server: HubProcess) -> None:
+    for document in DOCUMENTS.values():
+        for path, item in document.raw_schema["paths"].items():
+            reply = await server.http.patch(path.replace("{", "").replace("}", ""))
+
+            refuses(reply, 405)
+            allowed = set(reply.headers["allow"].split(", ")) - {"HEAD"}
+            assert allowed <= {method.upper() for method in item}, path

@@ -1,0 +1,192 @@
+"""The commands of the hub's owner, against a real hub process: what they print, and one clear line where they can't."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio import to_thread
+
+from dispatchd.hub.settings import TOKEN_FILE
+from support.hub import HubProcess, hub
+from support.machine import Machine
+
+CI = {"dag_name": "ci", "repository_name": "o/r"}
+
+
+def run_command(
+    folder: Path, *words: str, stdin: str = "", **env: str
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "dispatchd", "hub", *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=folder,
+        env={**os.environ, **env},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+class Owner:
+    """Who runs commands beside a hub."""
+
+    def __init__(self, server: HubProcess) -> None:
+        self.folder = server.folder
+
+    async def say(
+        self, *words: str, stdin: str = "", **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        return await to_thread.run_sync(
+            lambda: run_command(self.folder, *words, stdin=stdin, **env)
+        )
+
+    async def get(self, *words: str, stdin: str = "") -> Any:
+        done = await self.say(*words, "--json", stdin=stdin)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def database_url() -> str:
+    return "sqlite:///hub.db"
+
+
+@pytest.fixture
+def owner(server: HubProcess) -> Owner:
+    return Owner(server)
+
+
+async def test_jobs_are_submitted_listed_shown_cancelled_and_repeated(
+    owner: Owner, machine: Machine
+) -> None:
+    document = json.dumps({"id": "job/1", **CI, "payload": {"a": 1}})
+    submitted = await owner.say("submit", "-", stdin=document)
+    (owner.folder / "other.json").write_text('{"dag_name": "docs", "id": "other"}')
+    await owner.say("submit", "other.json")
+    held = await machine.pull()
+    await held.accept("run-1")
+    await held.finish("failed", "Exit code 1.")
+    text = (await owner.say("show", "job/1")).stdout
+    cancelled = await owner.say("cancel", "other")
+    again = (await owner.say("requeue", "job/1")).stdout.strip()
+
+    assert submitted.stdout == "job/1\n"
+    assert "failed" in text
+    assert "Exit code 1." in text
+    assert "claim 1  m1" in text
+    assert cancelled.stdout == "other  aborted\n"
+    listed = {each["id"]: each["state"] for each in await owner.get("jobs")}
+    assert listed == {"job/1": "failed", "other": "aborted", again: "queued"}
+    filtered = await owner.get("jobs", "--state", "queued", "--repository", "o/r")
+    assert [each["id"] for each in filtered] == [again]
+    table = (await owner.say("jobs", "--workflow", "docs")).stdout.splitlines()
+    assert len(table) == 2
+    assert table[0].split()[:3] == ["JOB", "STATE", "WORKFLOW"]
+    assert (await owner.get("show", "job/1"))["attempts"][0]["outcome"] == "failed"
+
+
+async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
+    added = await owner.say("machine", "add", "build-1")
+    fixed = await owner.get("machine", "add", "build-2", "--fixed-secret")
+    rotated = await owner.get("machine", "rotate", "build-2")
+    revoked = await owner.say("machine", "revoke", "build-1")
+    twice = await owner.say("machine", "add", "build-2")
+
+    assert "enrolment key  dhub_enrol_" in added.stdout
+    assert "fingerprint" in added.stdout
+    assert "-----BEGIN PUBLIC KEY-----" in added.stdout
+    assert fixed["secret"].startswith("dhub_machine_")
+    assert rotated["secret"] != fixed["secret"]
+    assert revoked.stdout == "build-1  revoked\n"
+    states = {each["name"]: each["state"] for each in await owner.get("machines")}
+    assert (states["build-1"], states["build-2"]) == ("revoked", "active")
+    assert twice.returncode == os.EX_USAGE
+    assert "there is already a machine build-2" in twice.stderr
+    assert "build-2" in (await owner.say("machines")).stdout
+
+
+async def test_a_token_can_do_what_it_is_for_and_no_more(owner: Owner) -> None:
+    token = (await owner.say("token", "add", "ci", "--scope", "submit")).stdout.strip()
+    given = {"DISPATCHD_HUB_TOKEN": token}
+    submitted = await owner.say("submit", "-", stdin=json.dumps(CI), **given)
+    listed = await owner.say("jobs", **given)
+    names = {each["name"]: each["scopes"] for each in await owner.get("token", "list")}
+    revoked = await owner.say("token", "revoke", "ci")
+    after = await owner.say("submit", "-", stdin=json.dumps(CI), **given)
+
+    assert token.startswith("dhub_token_")
+    assert submitted.returncode == 0
+    assert listed.returncode == os.EX_USAGE
+    assert "not for read" in listed.stderr
+    assert names["ci"] == ["submit"]
+    assert revoked.stdout == "ci  revoked\n"
+    assert "not valid here" in after.stderr
+    assert (await owner.say("token", "revoke", "ci")).returncode == os.EX_USAGE
+
+
+async def test_deliveries_are_listed_made_again_and_pruned(
+    owner: Owner, machine: Machine
+) -> None:
+    job = {"id": "j", "event_name": "push", "delivery_id": "d-1", **CI}
+    await owner.say("submit", "-", stdin=json.dumps(job))
+    listed = await owner.say("deliveries")
+    again = (await owner.say("redeliver", "d-1")).stdout.strip()
+    await (await machine.pull()).finish()
+    pruned = await owner.say("prune", "--days", "0")
+
+    assert "d-1" in listed.stdout
+    assert "queued: workflow ci" in listed.stdout
+    assert pruned.stdout == "2 removed\n"
+    assert [each["id"] for each in await owner.get("jobs")] == [again]
+    assert await owner.get("deliveries") == []
+
+
+async def test_trouble_is_one_line(server: HubProcess, owner: Owner) -> None:
+    (owner.folder / "bad.json").write_text("{")
+    cases = {
+        ("submit", "none.json"): (os.EX_USAGE, "none.json"),
+        ("submit", "bad.json"): (os.EX_USAGE, "not JSON"),
+        ("show", "unknown"): (os.EX_USAGE, "there is no job unknown"),
+        ("cancel", "unknown"): (os.EX_USAGE, "there is no job unknown"),
+        ("jobs", "--state", "odd"): (os.EX_USAGE, "there is no state 'odd'"),
+        ("jobs", "--config", "none.toml"): (os.EX_CONFIG, "none.toml"),
+        ("jobs", "--token-file", "none"): (os.EX_USAGE, "none"),
+        ("jobs", "--url", "http://127.0.0.1:9"): (os.EX_UNAVAILABLE, "no hub answers"),
+        ("jobs", "--url", "no url"): (os.EX_UNAVAILABLE, "no hub answers"),
+    }
+    for words, (code, part) in cases.items():
+        done = await owner.say(*words)
+        assert done.returncode == code, (words, done)
+        [line] = done.stderr.splitlines()
+        assert line.startswith("dispatchd: ")
+        assert part in line
+    (server.folder / TOKEN_FILE).write_text("wrong")
+    done = await owner.say("jobs")
+    assert "the token is not valid here" in done.stderr
+    (server.folder / TOKEN_FILE).write_text("secret\nin two lines")
+    done = await owner.say("jobs")
+    assert "one line of ASCII" in done.stderr
+    assert "secret" not in done.stderr
+
+
+async def test_every_command_finds_a_hub_by_address_and_token_alone(
+    tmp_path: Path,
+) -> None:
+    async with hub(tmp_path / "hub") as server:
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        token = (server.folder / TOKEN_FILE).read_text()
+        env = {"DISPATCHD_HUB_URL": server.url, "DISPATCHD_HUB_TOKEN": token}
+        done = await to_thread.run_sync(
+            lambda: run_command(elsewhere, "machines", "--json", **env)
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)

@@ -1,0 +1,344 @@
+"""Which job goes out next, to whom, and what takes one out of the queue, on a real hub and both databases."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from support.daemon import running_daemon, write_config
+from support.hub import HubProcess, hub
+from support.machine import JOBS, Held, Machine, held_poll, refuses, row
+
+CI = {"dag_name": "ci"}
+PUSHED = {
+    "dag_name": "ci",
+    "event_name": "pull_request",
+    "repository_name": "o/r",
+    "pull_request_number": 7,
+}
+
+
+async def order(machine: Machine) -> list[str]:
+    """Return the ids of all that is queued, in the order in which it goes out."""
+    found = []
+    while (reply := await machine.ask()).status_code == 200:
+        found.append(reply.json()["id"])
+    return found
+
+
+async def test_a_higher_priority_goes_first_then_age(
+    server: HubProcess, machine: Machine
+) -> None:
+    for job_id, priority in [("a", 0), ("b", 5), ("c", -1), ("d", 5), ("e", None)]:
+        await server.submit({"id": job_id, "priority": priority, **CI})
+
+    assert await order(machine) == ["b", "d", "a", "e", "c"]
+
+
+async def test_repositories_take_turns(server: HubProcess, machine: Machine) -> None:
+    for number in range(5):
+        await server.submit({"id": f"many-{number}", "repository_name": "o/many", **CI})
+    await server.submit({"id": "few-0", "repository_name": "o/few", **CI})
+    first = (await machine.pull()).id
+    await server.submit({"id": "late-0", "repository_name": "o/late", **CI})
+    await server.submit({"id": "few-1", "repository_name": "o/few", **CI})
+
+    assert [first, *await order(machine)] == [
+        *("many-0", "few-0", "late-0"),
+        *("many-1", "few-1"),
+        *("many-2", "many-3", "many-4"),
+    ]
+
+
+async def test_a_machine_is_offered_only_what_it_declares(
+    server: HubProcess, machine: Machine
+) -> None:
+    for name in ("ci", "deploy", "docs"):
+        await server.submit({"id": name, "dag_name": name})
+    await server.submit({"id": "stop", "command": "cancel", "dag_run_id": "other"})
+
+    deployer = Machine(http=server.http, name="m2", workflows=["deploy", "gpu"])
+    nothing = Machine(http=server.http, name="m3", workflows=[])
+
+    assert await order(nothing) == ["stop"]
+    assert await order(deployer) == ["deploy"]
+    assert await order(machine) == ["ci", "docs"]
+    listed = (await server.http.get("/api/v1/machines")).json()["machines"]
+    declared = {each["name"]: each["workflows"] for each in listed}
+    assert declared["m2"] == ["deploy", "gpu"]
+    assert declared["m1"] is None
+
+
+async def test_only_a_poll_that_can_use_a_job_is_woken(server: HubProcess) -> None:
+    other = Machine(http=server.http, name="m2", workflows=["docs"])
+    machine = Machine(http=server.http, workflows=["ci"])
+    with anyio.fail_after(20):
+        async with held_poll(other) as waits:
+            async with held_poll(machine) as poll:
+                await server.submit({"id": "j", **CI})
+            await server.submit({"id": "k", "dag_name": "docs"})
+
+    assert poll.reply.json()["id"] == "j"
+    assert waits.reply.json()["id"] == "k"
+
+
+async def test_a_real_daemon_declares_its_workflows(
+    server: HubProcess, tmp_path: Path
+) -> None:
+    await server.submit({"id": "other", "dag_name": "not-here"})
+    await server.submit({"id": "mine", "dag_name": "it"})
+    config = write_config(
+        tmp_path, server.url, {"it": ["/bin/true"]}, cloud="declare_workflows = true"
+    )
+
+    async with running_daemon(config):
+        assert (await server.result("mine"))["state"] == "succeeded"
+
+    assert (await row(server, "other"))["state"] == "queued"
+
+
+async def test_a_newer_commit_takes_older_queued_jobs_of_its_pull_request_out(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "running", "sha": "1" * 40, **PUSHED})
+    held = await machine.pull()
+    await server.submit({"id": "old", "sha": "2" * 40, **PUSHED})
+    others: dict[str, dict[str, Any]] = {
+        "other-pull-request": {"pull_request_number": 8},
+        "other-repository": {"repository_name": "o/other"},
+        "other-workflow": {"dag_name": "docs"},
+        "comment": {"event_name": "issue_comment"},
+        "other-rule": {"binding_id": "rule-2"},
+    }
+    for name, fields in others.items():
+        await server.submit({"id": name, "sha": "2" * 40, **PUSHED, **fields})
+    await server.submit({"id": "same", "sha": "2" * 40, **PUSHED, "supersede": False})
+
+    await server.submit({"id": "new", "sha": "3" * 40, **PUSHED})
+
+    for name in ("old", "same"):
+        found = await row(server, name)
+        assert found["state"] == "superseded"
+        assert "new" in found["result_summary"]
+    assert set(await order(machine)) == {"new", *others}
+    assert (await held.finish()).status_code == 204
+
+
+@pytest.mark.parametrize("database_url", ["sqlite:///hub.db"])
+async def test_superseding_can_be_turned_off(tmp_path: Path, database_url: str) -> None:
+    more = "[queue]\nsupersede = false"
+    async with hub(tmp_path, database_url=database_url, more=more) as server:
+        for number in (1, 2):
+            await server.submit({"id": f"j{number}", "sha": str(number) * 40, **PUSHED})
+
+        assert await order(Machine(http=server.http)) == ["j1", "j2"]
+
+
+async def lapse(server: HubProcess, held: Held, times: int) -> None:
+    """Let a job's lease run out so many times, each time claimed again."""
+    with anyio.fail_after(20):
+        for _ in range(times):
+            await held.machine.pull(wait="20")
+        while not (await row(server, held.id))["ended"]:
+            await anyio.sleep(0.05)
+
+
+async def test_a_job_that_nobody_finishes_fails_after_some_leases(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with hub(tmp_path, database_url=database_url, lease_s=0.3) as server:
+        await server.submit({"id": "j", **CI})
+        first = await Machine(http=server.http).pull()
+        await lapse(server, first, 3)
+
+        found = await row(server, "j")
+        assert (found["state"], found["result_cause"]) == ("failed", "lease-expired")
+        assert "4 times" in found["result_summary"]
+        assert "m1" in found["result_summary"]
+        outcomes = [each["outcome"] for each in found["attempts"]]
+        assert outcomes == ["expired"] * 3 + ["failed"]
+        refuses(await first.finish(), 410)
+
+
+async def test_an_accepted_job_of_a_silent_machine_goes_to_another_one(
+    tmp_path: Path, database_url: str
+) -> None:
+    options: dict[str, Any] = {"lease_s": 0.3, "patience_s": 0.5}
+    async with hub(tmp_path, database_url=database_url, **options) as server:
+        await server.submit({"id": "j", **CI})
+        silent = await Machine(http=server.http).pull()
+        await silent.accept()
+        await silent.beat("running")
+
+        taken = await Machine(http=server.http, name="m2").pull(wait="20")
+
+        assert taken.id == "j"
+        for stale in (silent.accept(), silent.finish(), silent.beat()):
+            refuses(await stale, 409)
+        await taken.accept()
+        assert (await taken.finish()).status_code == 204
+        found = await row(server, "j")
+        assert [each["outcome"] for each in found["attempts"]] == [
+            "expired",
+            "succeeded",
+        ]
+
+
+@pytest.mark.parametrize("call", ["accept", "beat", "finish"])
+async def test_a_machine_that_is_late_keeps_its_job_until_another_one_has_it(
+    tmp_path: Path, database_url: str, call: str
+) -> None:
+    options: dict[str, Any] = {"lease_s": 0.3, "patience_s": 0.1}
+    async with hub(tmp_path, database_url=database_url, **options) as server:
+        await server.submit({"id": "j", **CI})
+        late = await Machine(http=server.http).pull()
+        await late.accept()
+        with anyio.fail_after(20):
+            while (await row(server, "j"))["state"] != "queued":
+                await anyio.sleep(0.02)
+
+        assert (await getattr(late, call)()).is_success
+
+        found = await row(server, "j")
+        states = {"accept": "accepted", "beat": "running", "finish": "succeeded"}
+        assert found["state"] == states[call]
+        assert (await Machine(http=server.http, name="m2").ask()).status_code == 204
+
+
+async def test_heartbeats_say_how_a_job_stands(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "j", **CI})
+    held = await machine.pull()
+    await held.accept()
+    seen = []
+
+    for phase in ("accepted", "running", "retry_wait", "needs_attention", "finishing"):
+        await held.beat(phase)
+        seen.append((await row(server, "j"))["state"])
+
+    assert seen == ["accepted", "running", "running", "needs_attention", "running"]
+
+
+async def test_a_cancel_job_goes_to_the_machine_that_has_the_run(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "target", **CI})
+    held = await machine.pull()
+    await held.accept("run-7")
+
+    await server.submit({"id": "stop", "command": "cancel", "dag_run_id": "run-7"})
+
+    assert await order(Machine(http=server.http, name="m2")) == []
+    assert await order(machine) == ["stop"]
+
+
+async def test_an_owner_cancels_and_submits_again(
+    server: HubProcess, machine: Machine
+) -> None:
+    await server.submit({"id": "held", **CI}, payload='{"a": 1.50}')
+    held = await machine.pull()
+    await server.submit({"id": "queued", "priority": 3, **CI})
+
+    async def ask(job_id: str, what: str) -> Any:
+        return await server.http.post(f"{JOBS}/{job_id}/{what}")
+
+    refuses(await ask("held", "requeue"), 409)
+    assert (await ask("queued", "cancel")).json()["state"] == "aborted"
+    assert (await ask("held", "cancel")).json()["cancel_requested"] is True
+    assert (await held.beat()).json()["cancel_requested"] is True
+    await held.finish("aborted")
+    refuses(await ask("held", "cancel"), 410)
+    again = (await ask("held", "requeue")).json()["id"]
+    refuses(await ask("unknown", "requeue"), 404)
+    refuses(await ask("unknown", "cancel"), 404)
+
+    assert again != "held"
+    repeated = await machine.pull()
+    assert repeated.id == again
+    assert '"payload": {"a": 1.50}' in repeated.text
+    assert (await row(server, "held"))["state"] == "aborted"
+
+
+async def test_deliveries_are_kept_and_can_be_made_again(
+    server: HubProcess, machine: Machine
+) -> None:
+    event = {"event_name": "push", "delivery_id": "d-1", "installation_id": 5}
+    await server.submit({"id": "j", "repository_name": "o/r", **event, **CI}, "[1.50]")
+    await server.submit({"id": "without", **CI})
+
+    [kept] = (await server.http.get("/api/v1/deliveries")).json()["deliveries"]
+    again = await server.http.post("/api/v1/deliveries/d-1/redeliver")
+    refuses(await server.http.post("/api/v1/deliveries/d-2/redeliver"), 404)
+
+    assert (kept["id"], kept["event"], kept["installation"]) == ("d-1", "push", 5)
+    assert (kept["repository"], kept["job_id"]) == ("o/r", "j")
+    assert (kept["state"], kept["routing"]) == ("queued", "workflow ci")
+    assert len(kept["payload_hash"]) == 64
+    [after] = (await server.http.get("/api/v1/deliveries")).json()["deliveries"]
+    assert after["state"] == "redelivered"
+    assert after["job_id"] == again.json()["id"]
+    assert set(await order(machine)) == {"j", "without", after["job_id"]}
+
+
+async def test_a_full_queue_takes_no_more_and_says_when_to_come_again(
+    tmp_path: Path, database_url: str
+) -> None:
+    more = "[queue]\nmost = 2"
+    async with hub(tmp_path, database_url=database_url, more=more) as server:
+        for _ in range(2):
+            await server.submit(CI)
+
+        full = await server.http.post(JOBS, json=CI)
+        cancel = {"command": "cancel", "dag_run_id": "x"}
+        urgent = await server.http.post(JOBS, json=cancel)
+
+        assert "queue.most" in refuses(full, 503)
+        assert full.headers["retry-after"] == "10"
+        assert urgent.status_code == 201
+        held = await Machine(http=server.http).pull()
+        await Machine(http=server.http).pull()
+        assert held.job["command"] == "cancel"
+        assert (await server.http.post(JOBS, json=CI)).status_code == 201
+
+
+async def test_pruning_forgets_what_ended_and_nothing_else(
+    server: HubProcess, machine: Machine
+) -> None:
+    for job_id in ("done", "held", "queued"):
+        await server.submit({"id": job_id, "delivery_id": f"d-{job_id}", **CI})
+    done, _ = await machine.pull(), await machine.pull()
+    await done.finish()
+
+    nothing = (await server.http.post("/api/v1/prune", json={"days": 1})).json()
+    removed = (await server.http.post("/api/v1/prune", json={"days": 0})).json()
+
+    assert nothing == {"removed": 0}
+    # The job, and three deliveries.
+    assert removed == {"removed": 4}
+    listed = (await server.http.get(JOBS)).json()["jobs"]
+    assert [each["id"] for each in listed] == ["held", "queued"]
+
+
+async def test_the_hub_says_how_it_is(server: HubProcess, machine: Machine) -> None:
+    await server.submit({"id": "j", **CI})
+    await server.submit({"id": "k", **CI})
+    await machine.pull()
+
+    health, ready = [await server.http.get(f"/{n}") for n in ("healthz", "readyz")]
+    async with held_poll(Machine(http=server.http, name="m2", workflows=["x"])) as poll:
+        text = (await server.http.get("/metrics")).text
+        await to_thread.run_sync(server.stop)
+
+    assert (health.status_code, ready.status_code) == (200, 200)
+    assert poll.reply.status_code == 204
+    for line in (
+        'dispatchd_hub_jobs{state="claimed"} 1.0',
+        'dispatchd_hub_jobs{state="queued"} 1.0',
+        'dispatchd_hub_answers_total{call="pull",status="200"} 1.0',
+        'dispatchd_hub_machines{state="active"} 11.0',
+        "dispatchd_hub_held_polls 1.0",
+    ):
+        assert line in text.splitlines()

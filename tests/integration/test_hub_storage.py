@@ -1,0 +1,213 @@
+"""The hub's database: migrated from what was before, backed up while it is in use, restored into either kind."""
+
+import json
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from anyio import to_thread
+from sqlalchemy import select, text
+
+from dispatchd.errors import UsageError
+from dispatchd.hub.backup import backup, restore
+from dispatchd.hub.database import Database
+from dispatchd.hub.job_reader import Filter, JobReader
+from dispatchd.hub.job_store import JobStore
+from dispatchd.hub.model import State, StorageBusy
+from dispatchd.hub.schema import JOBS, METADATA, SECRETS
+from support.fixtures import ROOT
+from support.hub import hub
+from support.machine import JOBS as JOBS_PATH
+from support.machine import Machine, refuses, row
+
+CI = {"dag_name": "ci"}
+
+
+def rows_of(database: Database) -> dict[str, list[tuple[Any, ...]]]:
+    """Return everything in a database."""
+    with database.snapshot() as db:
+        return {
+            table.name: sorted(tuple(row) for row in db.execute(select(table)))
+            for table in METADATA.sorted_tables
+        }
+
+
+def test_the_migrations_make_the_tables_of_the_code(
+    database_url: str, tmp_path: Path
+) -> None:
+    database = open_in(tmp_path, database_url)
+    with database.transaction() as db:
+        assert compare_metadata(MigrationContext.configure(db), METADATA) == []
+    database.check()
+    database.close()
+
+
+def test_the_development_form_keeps_every_row(tmp_path: Path) -> None:
+    file = tmp_path / "hub.db"
+    with closing(sqlite3.connect(file)) as before:
+        before.executescript((ROOT / "hub" / "development-form.sql").read_text())
+        before.row_factory = sqlite3.Row
+        old = {each["id"]: dict(each) for each in before.execute("SELECT * FROM jobs")}
+        texts = before.execute("SELECT COUNT(*) FROM texts").fetchone()[0]
+
+    database = Database.open(f"sqlite:///{file}")
+
+    reader = JobReader(database)
+    found = {job.id: job for job in reader.list(Filter())}
+    assert list(found) == list(old)
+    assert len(found) == texts == 8
+    for job_id, job in found.items():
+        was = old[job_id]
+        state = was["result_status"] if was["state"] == "finished" else was["state"]
+        assert job.state == state
+        assert job.document == json.loads(was["document"])
+        for name in (
+            "machine",
+            "token_hash",
+            "run_id",
+            "result_summary",
+            "result_output",
+        ):
+            assert getattr(job, name) == was[name]
+        assert job.deliveries == was["deliveries"]
+        assert reader.texts(job_id) is not None
+    assert found["failed"].repository == "o/r"
+    assert found["running"].cancel_requested
+    [claim] = reader.attempts("failed")
+    assert (claim.machine, claim.outcome, claim.cause) == ("m1", "failed", "exit-code")
+    with database.snapshot() as db:
+        assert db.execute(select(SECRETS.c.value)).scalar() == "a-key-of-before"
+    claimed = JobStore(database).claim("m2", "hash", None, now=1.0, lease_s=60)
+    assert claimed is not None
+    assert claimed.job.state is State.CLAIMED
+    database.close()
+
+
+def test_a_database_that_a_newer_release_migrated_while_the_hub_ran_is_not_ready(
+    database_url: str, tmp_path: Path
+) -> None:
+    database = open_in(tmp_path, database_url)
+    with database.transaction() as db:
+        db.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    with pytest.raises(StorageBusy, match="9999"):
+        database.check()
+    database.close()
+
+
+async def test_a_backup_under_load_restores_to_a_hub_that_goes_on(
+    tmp_path: Path, database_url: str, new_database_url: Callable[[], str]
+) -> None:
+    file = tmp_path / "backup.db"
+    async with hub(tmp_path / "first", database_url=database_url) as server:
+        machine = Machine(http=server.http, workflows=["ci"])
+        await server.submit({"id": "kept", "dag_name": "docs"}, payload='{"a": 1.50}')
+        for number in range(2):
+            await server.submit({"id": f"before-{number}", **CI})
+        finished, running = await machine.pull(), await machine.pull()
+        await finished.finish("failed", "No.")
+        await running.accept("run-7")
+        done = anyio.Event()
+
+        async def load() -> None:
+            while not done.is_set():
+                await server.submit(CI)
+                await (await machine.pull()).finish()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(load)
+            config = server.folder / "hub.toml"
+            said = await to_thread.run_sync(command, "backup", config, file)
+            done.set()
+    assert said.returncode == 0, said.stderr
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+    async with hub(tmp_path / "second", database_url=new_database_url()) as server:
+        server.stop()
+        # What `hub init` and the test's own machines have made gives way to the backup.
+        await to_thread.run_sync(empty, server.folder, server.database_url)
+        config = server.folder / "hub.toml"
+        said = await to_thread.run_sync(command, "restore", config, file)
+        assert said.returncode == 0, said.stderr
+        await server.start()
+
+        restored = Machine(http=server.http)
+        states = {
+            name: (await row(server, name))["state"]
+            for name in (finished.id, running.id)
+        }
+        assert states == {finished.id: "failed", running.id: "accepted"}
+        again = type(running)(machine=restored, job=running.job, text="")
+        assert (await again.accept("run-7")).status_code == 204
+        assert (await again.finish()).status_code == 204
+        pulled = await Machine(http=server.http, workflows=["docs"]).pull()
+        assert pulled.id == "kept"
+        assert '"payload": {"a": 1.50}' in pulled.text
+        assert await server.submit({"id": "new", **CI}) == "new"
+        refuses(await server.http.post(JOBS_PATH, json={"id": finished.id, **CI}), 409)
+
+
+def empty(folder: Path, url: str) -> None:
+    database = open_in(folder, url)
+    with database.transaction() as db:
+        db.execute(METADATA.tables["machines"].delete())
+    database.close()
+
+
+def test_a_backup_is_the_same_again_in_either_kind_of_database(
+    tmp_path: Path, new_database_url: Callable[[], str]
+) -> None:
+    first = Database.open(f"sqlite:///{tmp_path}/first.db")
+    with closing(sqlite3.connect(tmp_path / "old.db")) as old:
+        old.executescript((ROOT / "hub" / "development-form.sql").read_text())
+    source = Database.open(f"sqlite:///{tmp_path}/old.db")
+    rows = backup(source, tmp_path / "backup.db")
+    target = open_in(tmp_path, new_database_url())
+
+    assert restore(tmp_path / "backup.db", target) == rows
+    assert rows_of(target) == rows_of(source)
+    with pytest.raises(UsageError, match="already"):
+        restore(tmp_path / "backup.db", target)
+    with pytest.raises(UsageError, match="already"):
+        backup(source, tmp_path / "backup.db")
+    with pytest.raises(UsageError, match="no such file"):
+        restore(tmp_path / "none.db", first)
+    # The next job comes after those of the backup.
+    with target.transaction() as db:
+        db.execute(
+            JOBS.insert().values(
+                id="next", urgent=False, lapsed=False, cancel_requested=False
+            )
+        )
+        assert (
+            db.execute(select(JOBS.c.position).where(JOBS.c.id == "next")).scalar() == 9
+        )
+    for each in (first, source, target):
+        each.close()
+
+
+def command(name: str, config: Path, file: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "dispatchd", "hub", name, str(file)),
+            *("--config", str(config)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def open_in(folder: Path, url: str) -> Database:
+    """Open a database; a file is in a folder."""
+    return Database.open(url.replace("sqlite:///hub.db", f"sqlite:///{folder}/hub.db"))

@@ -1,0 +1,218 @@
+"""The hub's jobs against a model: whatever machines, people and time do, a job has one holder and one result."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from attrs import define, field
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from typing_extensions import override
+
+from dispatchd.hub import rules
+from dispatchd.hub.database import Database
+from dispatchd.hub.job_reader import Filter, JobReader
+from dispatchd.hub.job_store import JobStore
+from dispatchd.hub.model import ENDED, HELD, Result, Standing, State, Submission
+from dispatchd.hub.rules import Claim, Refused
+
+LEASE_S = 10.0
+PATIENCE_S = 20.0
+MOST_EXPIRIES = 2
+
+machines = st.sampled_from(["m1", "m2"])
+repositories = st.sampled_from(["", "o/a", "o/b"])
+results = st.sampled_from(["succeeded", "failed", "aborted", "rejected"])
+phases = st.sampled_from(["accepted", "running", "needs_attention"])
+
+
+@define
+class Expected:
+    """What the model knows of a job."""
+
+    claims: list[Claim] = field(factory=list)
+    """Every claim that was handed out, the newest last."""
+    current: Claim | None = None
+    """The claim that counts, also while it has lapsed."""
+    lapsed: bool = False
+    result: str = ""
+    """What the hub has acknowledged as the result."""
+    ended: bool = False
+
+
+class Hub(RuleBasedStateMachine):
+    """`jobs` is what the hub should say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="dispatchd-hub-"))
+        self.jobs: dict[str, Expected] = {}
+        self.now = 1000.0
+        self.tokens = 0
+        self.open()
+
+    def open(self) -> None:
+        self.database = Database.open(f"sqlite:///{self.folder}/hub.db")
+        self.store, self.reader = JobStore(self.database), JobReader(self.database)
+
+    @override
+    def teardown(self) -> None:
+        self.database.close()
+        shutil.rmtree(self.folder)
+
+    @rule(repository=repositories, priority=st.integers(-1, 1))
+    def submit(self, repository: str, priority: int) -> None:
+        job_id = f"job-{len(self.jobs)}"
+        document = {"id": job_id, "dag_name": "ci", "repository_name": repository}
+        submission = Submission(
+            id=job_id,
+            document={**document},
+            payload="{}",
+            headers="{}",
+            priority=priority,
+        )
+        assert self.store.submit(submission, now=self.now, most=1000) is not None
+        assert self.store.submit(submission, now=self.now, most=1000) is None
+        self.jobs[job_id] = Expected()
+
+    @rule(machine=machines)
+    def claim(self, machine: str) -> None:
+        self.tokens += 1
+        claim = Claim(machine=machine, token_hash=f"t{self.tokens}")
+        queued = self.reader.list(Filter(state="queued", limit=1000))
+        found = self.store.claim(
+            machine, claim.token_hash, None, now=self.now, lease_s=LEASE_S
+        )
+        assert (found is None) == (not queued)
+        if found is not None:
+            expected = self.jobs[found.job.id]
+            assert not expected.ended
+            assert expected.current is None or expected.lapsed
+            assert found.job.priority == max(job.priority for job in queued)
+            expected.claims.append(claim)
+            expected.current, expected.lapsed = claim, False
+
+    @precondition(lambda self: any(each.claims for each in self.jobs.values()))
+    @rule(
+        data=st.data(),
+        call=st.sampled_from(["accept", "beat", "release", "take_back"]),
+        phase=phases,
+    )
+    def tell(self, data: st.DataObject, call: str, phase: str) -> None:
+        job_id, claim = self._some_claim(data)
+        lease = self.now + LEASE_S
+        standing = Standing(phase=phase)
+        decisions = {
+            "accept": lambda job: rules.accept(
+                job, claim, run_id=claim.token_hash, now=self.now, lease_until=lease
+            ),
+            "beat": lambda job: rules.beat(
+                job, claim, standing=standing, lease_until=lease
+            ),
+            "release": lambda job: rules.release(job, claim, now=self.now),
+            "take_back": lambda job: rules.take_back(job, claim, now=self.now),
+        }
+        expected = self.jobs[job_id]
+        may = not expected.ended and claim == expected.current
+        if call == "take_back" and not (may and claim == expected.claims[-1]):
+            # The hub takes back only what it has just handed out.
+            return
+        try:
+            self.store.change(job_id, decisions[call])
+        except Refused:
+            assert not may
+            return
+        if not may:
+            # A repeated release of the newest claim, which changes nothing.
+            assert (call, claim) == ("release", expected.claims[-1])
+        elif call in ("release", "take_back"):
+            expected.current = None
+        if call == "take_back":
+            expected.claims.pop()
+        expected.lapsed = False
+
+    @precondition(lambda self: any(each.claims for each in self.jobs.values()))
+    @rule(data=st.data(), result=results)
+    def finish(self, data: st.DataObject, result: str) -> None:
+        job_id, claim = self._some_claim(data)
+        expected = self.jobs[job_id]
+        holds = claim == expected.current
+        try:
+            self.store.change(
+                job_id,
+                lambda job: rules.finish(
+                    job, claim, result=Result(status=result), now=self.now
+                ),
+            )
+        except Refused:
+            assert expected.ended or not holds
+            return
+        assert holds
+        assert expected.result in ("", result)
+        expected.result, expected.ended = result, True
+
+    @precondition(lambda self: self.jobs)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(sorted(self.jobs)))
+        expected = self.jobs[job_id]
+        try:
+            self.store.change(
+                job_id, lambda job: rules.cancel(job, "No.", now=self.now)
+            )
+        except Refused:
+            assert expected.ended
+            return
+        if expected.current is None or expected.lapsed:
+            expected.ended = True
+
+    @rule(seconds=st.sampled_from([1.0, LEASE_S, LEASE_S + PATIENCE_S]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        due = self.store.next_expiry(patience_s=PATIENCE_S)
+        taken = self.store.expire(
+            lambda job: rules.expire(job, now=self.now, most=MOST_EXPIRIES),
+            now=self.now,
+            patience_s=PATIENCE_S,
+        )
+        assert bool(taken) == (due is not None and due <= self.now)
+        for job in taken:
+            expected = self.jobs[job.id]
+            assert expected.current is not None
+            assert (job.state is State.QUEUED) == (
+                job.expiries <= MOST_EXPIRIES and not job.cancel_requested
+            )
+            expected.ended = job.state is not State.QUEUED
+            expected.lapsed = not expected.ended
+
+    @rule()
+    def restart(self) -> None:
+        self.database.close()
+        self.open()
+
+    @invariant()
+    def each_job_is_as_the_model_has_it(self) -> None:
+        for job in self.reader.list(Filter(limit=1000)):
+            expected = self.jobs[job.id]
+            assert (job.state in ENDED) == expected.ended
+            if expected.result:
+                assert job.state == expected.result
+            held = expected.current is not None and not expected.lapsed
+            assert (job.state in HELD) == (held and not expected.ended)
+            attempts = self.reader.attempts(job.id)
+            assert [each.number for each in attempts] == [
+                number + 1 for number in range(len(expected.claims))
+            ]
+            open_ones = [each for each in attempts if not each.outcome]
+            assert len(open_ones) == (job.state in HELD)
+
+    def _some_claim(self, data: st.DataObject) -> tuple[str, Claim]:
+        """Draw a claim of some job, which may be stale."""
+        claimed = sorted(job_id for job_id, each in self.jobs.items() if each.claims)
+        job_id = data.draw(st.sampled_from(claimed))
+        return job_id, data.draw(st.sampled_from(self.jobs[job_id].claims))
+
+
+Hub.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestHub = Hub.TestCase
