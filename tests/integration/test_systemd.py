@@ -437,3 +437,29 @@ async def test_members_of_the_group_may_steer_and_others_may_not(
     assert hub.url in member.stdout
     assert stranger.returncode == os.EX_UNAVAILABLE
     assert "join the group" in stranger.stderr
+
+
+async def test_the_hub_is_made_started_used_and_stopped_as_a_service(
+    machine: Machine,
+) -> None:
+    user = ("--reuid=dispatchd-hub", "--regid=dispatchd-hub", "--clear-groups")
+    as_hub = ("setpriv", *user, "--reset-env", "/opt/dispatchd/bin/dispatchd")
+    folder = "/var/lib/dispatchd-hub"
+    await machine.run(*as_hub, "hub", "init", folder, "--listen", "127.0.0.1:18484")
+    await machine.run("systemctl", "start", "dispatchd-hub")
+    found = await machine.shown("StatusText", "User", unit="dispatchd-hub")
+    config = ("--config", f"{folder}/hub.toml")
+    added = await machine.run(*as_hub, "hub", "machine", "add", "build-1", *config)
+    listed = await machine.run(*as_hub, "hub", "machines", *config)
+    await machine.run("systemctl", "restart", "dispatchd-hub")
+    again = await machine.run(*as_hub, "hub", "machines", *config)
+    await machine.run("systemctl", "stop", "dispatchd-hub")
+    stopped = await machine.shown("Result", "ExecMainStatus", unit="dispatchd-hub")
+    mode = await machine.run("stat", "-c", "%a %U", folder, f"{folder}/hub.db")
+
+    assert found == {"StatusText": "answering", "User": "dispatchd-hub"}
+    assert "dhub_enrol_" in added.stdout
+    assert "build-1" in listed.stdout
+    assert again.stdout == listed.stdout
+    assert stopped == {"Result": "success", "ExecMainStatus": "0"}
+    assert mode.stdout.split() == ["700", "dispatchd-hub", "600", "dispatchd-hub"]

@@ -50,6 +50,8 @@ class Machine:
         binds = {
             UNITS / "dispatchd.service": "/etc/systemd/system/dispatchd.service",
             UNITS / "dispatchd@.service": "/etc/systemd/system/dispatchd@.service",
+            UNITS
+            / "dispatchd-hub.service": "/etc/systemd/system/dispatchd-hub.service",
             UNITS / "sysusers.d/dispatchd.conf": "/etc/sysusers.d/dispatchd.conf",
             UNITS / "tmpfiles.d/dispatchd.conf": "/etc/tmpfiles.d/dispatchd.conf",
             drop_ins: "/etc/systemd/system/dispatchd.service.d",

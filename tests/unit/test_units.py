@@ -10,10 +10,13 @@ import pytest
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE, TEMPLATE = UNITS / "dispatchd.service", UNITS / "dispatchd@.service"
+HUB = UNITS / "dispatchd-hub.service"
 LOOSEN = UNITS / "dispatchd.service.d" / "loosen.conf"
 
 WORST_EXPOSURE = 3.0
 """Of 10, as `systemd-analyze security` counts."""
+
+WORST_EXPOSURE_OF_HUB = 1.5
 
 OPTION = re.compile(r"#?[A-Z][A-Za-z]+=")
 
@@ -57,7 +60,7 @@ def exposure(unit: Path) -> float:
 
 
 @needs_analyze
-@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE], ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE, HUB], ids=lambda unit: unit.name)
 def test_systemd_has_nothing_to_say_against_a_unit(tmp_path: Path, unit: Path) -> None:
     done = analyze("verify", "--man=no", as_installed(tmp_path, unit))
 
@@ -70,6 +73,11 @@ def test_a_unit_is_exposed_no_more_than_a_program_that_starts_commands_has_to_be
     tmp_path: Path, unit: Path
 ) -> None:
     assert exposure(as_installed(tmp_path, unit)) <= WORST_EXPOSURE
+
+
+@needs_analyze
+def test_the_hub_which_starts_no_commands_is_exposed_less(tmp_path: Path) -> None:
+    assert exposure(as_installed(tmp_path, HUB)) <= WORST_EXPOSURE_OF_HUB
 
 
 @needs_analyze
@@ -125,12 +133,13 @@ def test_the_user_of_the_units_is_made(tmp_path: Path) -> None:
 
     subprocess.run(["systemd-sysusers", f"--root={tmp_path}"], check=True)
 
-    found = options(SERVICE.read_text())
+    found, hub = options(SERVICE.read_text()), options(HUB.read_text())
     names = [
         line.split(":")[0]
         for line in (tmp_path / "etc" / "passwd").read_text().splitlines()
     ]
-    assert found["User"] == found["Group"] == names
+    assert [*found["User"], *hub["User"]] == names
+    assert [*found["Group"], *hub["Group"]] == names
 
 
 @pytest.mark.skipif(
@@ -140,6 +149,9 @@ def test_the_user_of_the_units_is_made(tmp_path: Path) -> None:
 def test_the_folders_of_an_administrator_are_made(tmp_path: Path) -> None:
     file = UNITS / "tmpfiles.d" / "dispatchd.conf"
     etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "passwd").write_text("dispatchd-hub:x:777:777::/:/bin/false\n")
+    (etc / "group").write_text("dispatchd-hub:x:777:\n")
 
     done = subprocess.run(
         ["systemd-tmpfiles", "--create", f"--root={tmp_path}", file],
@@ -151,3 +163,5 @@ def test_the_folders_of_an_administrator_are_made(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert (etc / "dispatchd").is_dir()
     assert (etc / "credstore").stat().st_mode & 0o077 == 0
+    hub = tmp_path / "var" / "lib" / "dispatchd-hub"
+    assert (hub.stat().st_uid, hub.stat().st_mode & 0o077) == (777, 0)
