@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,21 @@ async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
     assert twice.returncode == os.EX_USAGE
     assert "there is already a machine build-2" in twice.stderr
     assert "build-2" in (await owner.say("machines")).stdout
+    log = (owner.folder / "hub.log").read_text()
+    assert '"path": "/api/v1/machines/build-1/revoke"' in log
+    assert fixed["secret"] not in log
+
+
+async def test_the_fingerprint_is_what_openssl_says(owner: Owner) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl")
+    added = await owner.get("machine", "add", "build-1")
+    words = [openssl, "pkey", "-pubin", "-outform", "DER"]
+    pem = added["public_key"].encode()
+    done = subprocess.run(words, input=pem, capture_output=True, check=True)
+
+    assert added["fingerprint"] == sha256(done.stdout).hexdigest()
 
 
 async def test_a_token_can_do_what_it_is_for_and_no_more(owner: Owner) -> None:

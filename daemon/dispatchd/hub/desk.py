@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Final, TypeVar
 
 import anyio
+import structlog
 from anyio import to_thread
 from attrs import define, field
 from starlette.requests import Request
@@ -127,6 +128,8 @@ class Desk:
             raise Refused(HTTPStatus.UNAUTHORIZED, "the token is not valid here")
         if not allows(found, scope):
             raise Refused(HTTPStatus.FORBIDDEN, f"the token is not for {scope}")
+        if scope == ADMIN and request.method != "GET":
+            note_change(request, found.name)
 
     async def session(self, request: Request) -> Token | None:
         """Return the token with which the request's browser has logged in, or None."""
@@ -136,6 +139,11 @@ class Desk:
     def _may_use_session(self, request: Request) -> bool:
         # Browsers send a cookie with requests that other sites make up, so it changes nothing.
         return request.method == "GET" and bool(request.cookies.get(COOKIE))
+
+
+def note_change(request: Request, token: str) -> None:
+    """Note in the log which token is used for a change that only an owner may make."""
+    structlog.get_logger().info("owner_call", token=token, path=request.url.path)
 
 
 def allows(token: Token, scope: str) -> bool:

@@ -19,6 +19,9 @@ from dispatchd.hub.model import StorageBusy
 from dispatchd.hub.views import machine_state
 
 _CALLS: Final = ("pull", "accept", "finish", "heartbeat", "release", "activate", "jobs")
+_CHECKED_EVERY_S: Final = 1.0
+"""How long a good answer of the database counts (seconds)."""
+
 _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -29,6 +32,7 @@ class Probes:
     desk: Desk
     answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
     """How many answers were sent, by call and status."""
+    _checked_at: float = field(default=0.0, init=False)
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -51,7 +55,10 @@ class Probes:
         if self.desk.stopping:
             message = "the hub is stopping"
             raise StorageBusy(message)
-        await self.desk.use(self.desk.database.check)
+        # Anybody may ask, so that asking often must not keep the disk busy.
+        if self.desk.now() - self._checked_at > _CHECKED_EVERY_S:
+            await self.desk.use(self.desk.database.check)
+            self._checked_at = self.desk.now()
         return JSONResponse({"message": "ready"})
 
     async def metrics(self, request: Request) -> Response:

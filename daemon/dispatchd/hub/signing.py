@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 
 from dispatchd.hub.token_store import TokenStore
@@ -37,9 +38,14 @@ def public_key(tokens: TokenStore) -> str:
 
 
 def fingerprint(public: str) -> str:
-    """Return by what people compare a public key (PEM): SHA-256 of its text, in groups of four."""
-    digest = sha256(public.strip().encode()).hexdigest()[:32]
-    return ":".join(digest[at : at + 4] for at in range(0, len(digest), 4))
+    """Return by what people compare a public key (PEM): SHA-256 of its DER form, in hex.
+
+    The same comes from `openssl pkey -pubin -in FILE -outform DER | sha256sum`.
+    """
+    der = load_pem_public_key(public.encode()).public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    )
+    return sha256(der).hexdigest()
 
 
 def _new_key() -> str:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from dispatchd.hub.credentials import hashed
-from dispatchd.hub.desk import ADMIN, COOKIE, READ, Desk, allows
+from dispatchd.hub.desk import ADMIN, COOKIE, READ, Desk, allows, note_change
 from dispatchd.hub.page.answers import LoginNeeded, Visitor, page
 from dispatchd.hub.page.forms import FORM_TOKEN, own_path, read_form
 from dispatchd.hub.rules import Refused
@@ -98,6 +98,8 @@ class Entry:
             raise Refused(HTTPStatus.FORBIDDEN, message)
         if by_admin and not visitor.is_admin:
             raise Refused(HTTPStatus.FORBIDDEN, "the token is not for admin")
+        if by_admin:
+            note_change(request, visitor.name)
         return visitor
 
     async def _is_ours(self, form: dict[str, str], bound_to: str) -> bool:
