@@ -31,6 +31,7 @@ class HubProcess:
     folder: Path
     lease_s: float = 60.0
     patience_s: float = 300.0
+    most_expiries: int = 3
     database_url: str = "sqlite:///hub.db"
     more: str = ""
     """Further tables of the configuration."""
@@ -91,7 +92,7 @@ license_id = "lic-test"
 [leases]
 seconds = {self.lease_s}
 patience_s = {self.patience_s}
-most_expiries = 3
+most_expiries = {self.most_expiries}
 {self.more}
 """
         )

@@ -52,8 +52,8 @@ def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:
         db.execute(_DELETE, {"of_job": after.id, "of_number": before.deliveries})
         return
     outcome, was = rules.outcome_of_claim(after), rules.outcome_of_claim(before)
-    # What became of a claim stays, also when the hub ends the job later; only a late result replaces it.
-    late = after.finishes > before.finishes
+    # What became of a claim stays, also when the hub ends the job later; only its machine can still say otherwise.
+    late = after.finishes > before.finishes or outcome == "released"
     if outcome != was and (not was or not outcome or late):
         ended_at = (after.finished_at or after.lease_until) if outcome else 0
         values: dict[str, Any] = {
