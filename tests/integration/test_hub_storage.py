@@ -19,7 +19,7 @@ from sqlalchemy import select, text
 
 from dispatchd.errors import UsageError
 from dispatchd.hub.backup import backup, restore
-from dispatchd.hub.database import Database
+from dispatchd.hub.database import REVISION, Database
 from dispatchd.hub.job_reader import Filter, JobReader
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.model import State, StorageBusy
@@ -46,7 +46,9 @@ def test_the_migrations_make_the_tables_of_the_code(
 ) -> None:
     database = open_in(tmp_path, database_url)
     with database.transaction() as db:
-        assert compare_metadata(MigrationContext.configure(db), METADATA) == []
+        context = MigrationContext.configure(db)
+        assert compare_metadata(context, METADATA) == []
+        assert context.get_current_revision() == REVISION
     database.check()
     database.close()
 

@@ -9,13 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from attrs import frozen
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
@@ -24,6 +19,9 @@ from dispatchd.hub.model import StorageBusy
 
 CHANNEL: Final = "dispatchd_jobs"
 """On which hub processes tell each other that a job is queued (NOTIFY of PostgreSQL)."""
+
+REVISION: Final = "0002"
+"""The newest migration (`migrations/versions/`), by its number."""
 
 _BUSY_S: Final = 5.0
 """How long a call waits for the database or for a connection before it gives up (seconds)."""
@@ -69,8 +67,8 @@ class Database:
                     db.execute(
                         text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING}
                     )
-                command.upgrade(_alembic(db), "head")
-        except CommandError as error:
+                _bring_up(db)
+        except _Newer as error:
             reason = "a newer release of dispatchd wrote it; install that one"
             raise NotReachable(
                 cannot=f"open the database {shown}", reason=reason
@@ -131,10 +129,9 @@ class Database:
             StorageBusy: Another release has migrated it.
         """
         with self.transaction() as db:
-            found = MigrationContext.configure(db).get_current_revision()
-            wanted = ScriptDirectory.from_config(_alembic(db)).get_current_head()
-            if found != wanted:
-                message = f"the tables are those of revision {found}, not {wanted}"
+            found = _revision(db)
+            if found != REVISION:
+                message = f"the tables are those of revision {found}, not {REVISION}"
                 raise StorageBusy(message)
             mark = {"name": "written", "value": ""}
             db.execute(text("DELETE FROM secrets WHERE name = :name"), mark)
@@ -143,12 +140,31 @@ class Database:
             )
 
 
-def _alembic(db: Connection) -> AlembicConfig:
-    config = AlembicConfig()
-    config.set_main_option("script_location", "dispatchd.hub:migrations")
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = db
-    return config
+class _Newer(Exception):
+    """A newer release has migrated the database."""
+
+
+def _bring_up(db: Connection) -> None:
+    """Run the migrations that a database lacks.
+
+    Raises:
+        _Newer: It has some that this release doesn't know.
+    """
+    found = _revision(db)
+    if found == REVISION:
+        return
+    if found > REVISION:
+        raise _Newer
+    from dispatchd.hub.migrate import upgrade  # noqa: PLC0415  # see there
+
+    upgrade(db)
+
+
+def _revision(db: Connection) -> str:
+    """Return which migration a database has had last; empty for none."""
+    if not inspect(db).has_table("alembic_version"):
+        return ""
+    return str(db.execute(text("SELECT version_num FROM alembic_version")).scalar())
 
 
 def _engine(url: str) -> Engine:

@@ -25,7 +25,6 @@ from dispatchd.hub.housekeeping import Expiry, Pruning
 from dispatchd.hub.intake import Intake
 from dispatchd.hub.jobs import Jobs
 from dispatchd.hub.licenses import Licenses
-from dispatchd.hub.listener import Listener
 from dispatchd.hub.machines import Machines
 from dispatchd.hub.model import QueueFull, StorageBusy
 from dispatchd.hub.page.routes import Page
@@ -98,6 +97,9 @@ async def serve(
         tasks.start_soon(Expiry(desk).run)
         tasks.start_soon(Pruning(desk).run)
         if desk.database.is_shared:
+            # With the driver of PostgreSQL, which SQLite doesn't need.
+            from dispatchd.hub.listener import Listener  # noqa: PLC0415
+
             tasks.start_soon(Listener(database=desk.database, polls=desk.polls).run)
         await server.serve(sockets=[listener])
         tasks.cancel_scope.cancel()

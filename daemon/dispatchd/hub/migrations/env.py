@@ -1,4 +1,4 @@
-"""Alembic's way in: the steps run on the connection that `hub/database.py` has opened, in its transaction."""
+"""Alembic's way in: the steps run on the connection that `hub/migrate.py` is given, in its transaction."""
 
 from alembic import context
 

@@ -1,0 +1,17 @@
+"""Bringing an older database to this release, by Alembic, whose import takes longer than the rest of a start."""
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection
+
+
+def upgrade(db: Connection) -> None:
+    """Run the steps that a database lacks, in its transaction.
+
+    Fails with alembic.util.CommandError if a newer release has migrated it.
+    """
+    config = Config()
+    config.set_main_option("script_location", "dispatchd.hub:migrations")
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = db
+    command.upgrade(config, "head")
