@@ -195,6 +195,7 @@ async def test_a_machine_that_is_late_keeps_its_job_until_another_one_has_it(
         await server.submit({"id": "j", **CI})
         late = await Machine(http=server.http).pull()
         await late.accept()
+        await late.beat("accepted")
         with anyio.fail_after(20):
             while (await row(server, "j"))["state"] != "queued":
                 await anyio.sleep(0.02)
@@ -205,6 +206,27 @@ async def test_a_machine_that_is_late_keeps_its_job_until_another_one_has_it(
         states = {"accept": "accepted", "beat": "running", "finish": "succeeded"}
         assert found["state"] == states[call]
         assert (await Machine(http=server.http, name="m2").ask()).status_code == 204
+
+
+async def test_a_machine_without_heartbeats_has_more_time(
+    tmp_path: Path, database_url: str
+) -> None:
+    options: dict[str, Any] = {"lease_s": 0.3, "patience_s": 0.1, "unheard_s": 2}
+    async with hub(tmp_path, database_url=database_url, **options) as server:
+        for job_id in ("quiet", "beating"):
+            await server.submit({"id": job_id, **CI})
+        quiet = await Machine(http=server.http).pull()
+        beating = await Machine(http=server.http).pull()
+        for held in (quiet, beating):
+            await held.accept()
+        await beating.beat("accepted")
+        other = Machine(http=server.http, name="m2")
+
+        first = await other.pull(wait="20")
+        await first.finish()
+        second = await other.pull(wait="20")
+
+        assert [first.id, second.id] == ["beating", "quiet"]
 
 
 async def test_heartbeats_say_how_a_job_stands(

@@ -16,10 +16,13 @@ from dispatchd.hub.job_reader import Filter, JobReader
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.model import ENDED, HELD, Result, Standing, State, Submission
 from dispatchd.hub.rules import Claim, Refused
+from dispatchd.hub.settings import Leases
 
 LEASE_S = 10.0
 PATIENCE_S = 20.0
+UNHEARD_S = 40.0
 MOST_EXPIRIES = 2
+LEASES = Leases(seconds=LEASE_S, patience_s=PATIENCE_S, unheard_s=UNHEARD_S)
 
 machines = st.sampled_from(["m1", "m2"])
 repositories = st.sampled_from(["", "o/a", "o/b"])
@@ -167,14 +170,18 @@ class Hub(RuleBasedStateMachine):
         if expected.current is None or expected.lapsed:
             expected.ended = True
 
-    @rule(seconds=st.sampled_from([1.0, LEASE_S, LEASE_S + PATIENCE_S]))
+    @rule(
+        seconds=st.sampled_from(
+            [1.0, LEASE_S, LEASE_S + PATIENCE_S, LEASE_S + UNHEARD_S]
+        )
+    )
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
-        due = self.store.next_expiry(patience_s=PATIENCE_S)
+        due = self.store.next_expiry(LEASES)
         taken = self.store.expire(
             lambda job: rules.expire(job, now=self.now, most=MOST_EXPIRIES),
             now=self.now,
-            patience_s=PATIENCE_S,
+            leases=LEASES,
         )
         assert bool(taken) == (due is not None and due <= self.now)
         for job in taken:

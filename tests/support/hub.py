@@ -31,6 +31,7 @@ class HubProcess:
     folder: Path
     lease_s: float = 60.0
     patience_s: float = 300.0
+    unheard_s: float = 86_400.0
     most_expiries: int = 3
     database_url: str = "sqlite:///hub.db"
     more: str = ""
@@ -92,6 +93,7 @@ license_id = "lic-test"
 [leases]
 seconds = {self.lease_s}
 patience_s = {self.patience_s}
+unheard_s = {self.unheard_s}
 most_expiries = {self.most_expiries}
 {self.more}
 """

@@ -47,9 +47,9 @@ class Expiry:
         expired = self.desk.jobs.expire(
             lambda job: rules.expire(job, now=now, most=leases.most_expiries),
             now=now,
-            patience_s=leases.patience_s,
+            leases=leases,
         )
-        due_at = self.desk.jobs.next_expiry(patience_s=leases.patience_s)
+        due_at = self.desk.jobs.next_expiry(leases)
         # What is claimed in the meantime lasts for a whole lease.
         wait_s = leases.seconds if due_at is None else min(due_at - now, leases.seconds)
         return expired, min(max(wait_s, _SHORTEST_S), _LONGEST_S)

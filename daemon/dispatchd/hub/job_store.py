@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from attrs import evolve, frozen
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     and_,
     delete,
@@ -30,6 +31,7 @@ from dispatchd.hub.model import (
     Submission,
 )
 from dispatchd.hub.schema import ATTEMPTS, JOBS, TEXTS
+from dispatchd.hub.settings import Leases
 from dispatchd.hub.waiting import News
 
 _JOB: Final = JOBS.c
@@ -150,20 +152,16 @@ class JobStore:
             return before, after
 
     def expire(
-        self, decide: Callable[[HubJob], HubJob], *, now: float, patience_s: float
+        self, decide: Callable[[HubJob], HubJob], *, now: float, leases: Leases
     ) -> list[HubJob]:
-        """Replace jobs whose lease is over by what `decide` makes of them, and return these.
-
-        An accepted one is given `patience_s` (seconds) more.
-        """
+        """Replace jobs whose lease is over for good by what `decide` makes of them, and return these."""
+        over = [
+            and_(wanted, _JOB.lease_until <= now - more_s)
+            for wanted, more_s in _held(leases)
+        ]
         query = (
             select(*COLUMNS)
-            .where(
-                or_(
-                    and_(_JOB.state == State.CLAIMED, _JOB.lease_until <= now),
-                    and_(_JOB.state.in_(HELD), _JOB.lease_until <= now - patience_s),
-                )
-            )
+            .where(or_(*over))
             .limit(_EXPIRED_AT_ONCE)
             .with_for_update(skip_locked=True)
         )
@@ -176,20 +174,17 @@ class JobStore:
                 self._announce(db, after)
             return [after for _, after in changed]
 
-    def next_expiry(self, *, patience_s: float) -> float | None:
-        """Return when the next lease runs out for good, or None."""
+    def next_expiry(self, leases: Leases) -> float | None:
+        """Return when the next lease is over for good, or None."""
+        first = select(func.min(_JOB.lease_until))
         with self._database.snapshot() as db:
-            first = [
-                db.execute(
-                    select(func.min(_JOB.lease_until)).where(_JOB.state == state)
-                ).scalar()
-                for state in HELD
+            found = [
+                (db.execute(first.where(wanted)).scalar(), more_s)
+                for wanted, more_s in _held(leases)
             ]
-        waits = (0.0, *([patience_s] * (len(HELD) - 1)))
-        due = [
-            at + more for at, more in zip(first, waits, strict=True) if at is not None
-        ]
-        return min(due, default=None)
+        return min(
+            (at + more_s for at, more_s in found if at is not None), default=None
+        )
 
     def prune(self, *, before: float) -> int:
         """Remove jobs that ended before some time, with all that belongs to them; return how many."""
@@ -261,3 +256,15 @@ class JobStore:
 
     def _write(self, db: Connection, job: HubJob) -> None:
         db.execute(queries.UPDATE, {**values_of(job), "of_id": job.id})
+
+
+def _held(leases: Leases) -> list[tuple[ColumnElement[bool], float]]:
+    """Return the kinds of jobs that machines have, and how much longer than its lease each is left there (seconds)."""
+    accepted, silent = _JOB.state == State.ACCEPTED, _JOB.phase == ""
+    return [
+        (_JOB.state == State.CLAIMED, 0.0),
+        (and_(accepted, silent), leases.unheard_s),
+        (and_(accepted, ~silent), leases.patience_s),
+        (_JOB.state == State.RUNNING, leases.patience_s),
+        (_JOB.state == State.NEEDS_ATTENTION, leases.patience_s),
+    ]

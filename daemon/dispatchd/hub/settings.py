@@ -20,7 +20,9 @@ class Leases:
 
     seconds: float = 60.0
     patience_s: float = 300.0
-    """How much longer an accepted job stays with a machine that isn't heard of."""
+    """How much longer an accepted job stays with a machine that isn't heard of any more."""
+    unheard_s: float = 86_400.0
+    """How much longer with one that has sent no heartbeat for it at all, and may have none."""
     most_expiries: int = 3
     """How often a job is queued again because of it (count)."""
 

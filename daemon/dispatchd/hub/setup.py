@@ -25,7 +25,8 @@ license_id = "{license_id}"
 
 [leases]
 # seconds = 60                     # how long a claim holds without a heartbeat
-# patience_s = 300                 # how much longer an accepted job stays with a machine that isn't heard of
+# patience_s = 300                 # how much longer an accepted job stays with a machine that isn't heard of any more
+# unheard_s = 86400                # ... with one that has never sent a heartbeat for it
 # most_expiries = 3                # after that it has failed, as lease-expired
 
 [queue]
