@@ -61,12 +61,7 @@ def jobs(
 @click.command()
 @asks_hub
 @click.argument("job")
-def show(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    job: str,
-) -> None:
+def show(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Show everything about JOB."""
     found = hub.ask("GET", f"/api/v1/jobs/{in_path(job)}", cannot=f"show job {job}")
     if as_json:
@@ -100,12 +95,7 @@ def show(
 @click.command()
 @asks_hub
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-def submit(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    file: Path,
-) -> None:
+def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
     """Queue the job in FILE (JSON, contracts/schemas/submit-request.schema.json; - for stdin)."""
     text = sys.stdin.read() if str(file) == "-" else read_text(file)
     try:
@@ -121,12 +111,7 @@ def submit(
 @click.command()
 @asks_hub
 @click.argument("job")
-def cancel(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    job: str,
-) -> None:
+def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
     """End JOB: at once where no machine has it, else through its machine."""
     found = hub.ask(
         "POST", f"/api/v1/jobs/{in_path(job)}/cancel", cannot=f"cancel job {job}"
@@ -142,12 +127,7 @@ def cancel(
 @click.command()
 @asks_hub
 @click.argument("job")
-def requeue(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    job: str,
-) -> None:
+def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Submit JOB, which has ended, once more; the new job has another id."""
     found = hub.ask(
         "POST", f"/api/v1/jobs/{in_path(job)}/requeue", cannot=f"requeue job {job}"
@@ -164,12 +144,7 @@ def requeue(
     show_default=True,
     help="How many at most.",
 )
-def deliveries(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    limit: int,
-) -> None:
+def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
     """List the newest deliveries: events that came in, and what became of them."""
     found = hub.ask(
         "GET", f"/api/v1/deliveries?limit={limit}", cannot="list deliveries"
@@ -194,12 +169,7 @@ def deliveries(
 @click.command()
 @asks_hub
 @click.argument("delivery")
-def redeliver(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    delivery: str,
-) -> None:
+def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
     """Submit what DELIVERY has brought once more, as a new job."""
     found = hub.ask(
         "POST",
@@ -212,12 +182,7 @@ def redeliver(
 @click.command()
 @asks_hub
 @click.option("--days", type=click.FloatRange(min=0), help="[default: as configured]")
-def prune(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    days: float | None,
-) -> None:
+def prune(hub: HubClient, *, as_json: bool, days: float | None) -> None:
     """Forget jobs that ended, and deliveries that came, longer ago than some days."""
     body = {} if days is None else {"days": days}
     found = hub.ask("POST", "/api/v1/prune", body, cannot="prune")

@@ -63,12 +63,7 @@ def add_machine(
 @machine.command("rotate")
 @asks_hub
 @click.argument("name")
-def rotate_machine(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    name: str,
-) -> None:
+def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Give the machine NAME a new key, or a new secret; the old secret counts until the key is activated."""
     found = hub.ask(
         "POST",
@@ -81,12 +76,7 @@ def rotate_machine(
 @machine.command("revoke")
 @asks_hub
 @click.argument("name")
-def revoke_machine(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    name: str,
-) -> None:
+def revoke_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Put the machine NAME out: it pulls and reports no more."""
     found = hub.ask(
         "POST",
@@ -132,12 +122,7 @@ def add_token(
 @token.command("revoke")
 @asks_hub
 @click.argument("name")
-def revoke_token(
-    hub: HubClient,
-    *,
-    as_json: bool,
-    name: str,
-) -> None:
+def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Let the token NAME count no more."""
     hub.ask(
         "POST", f"/api/v1/tokens/{in_path(name)}/revoke", cannot=f"revoke token {name}"
