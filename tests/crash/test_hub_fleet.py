@@ -9,6 +9,7 @@ import random
 import signal
 from collections import Counter
 from contextlib import AsyncExitStack
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +50,19 @@ class Fleet:
 
     async def kill_for_ever(self, rng: random.Random, kills: Counter[str]) -> None:
         """Kill one after the other at random, and start it again."""
-        while True:
+        for kind in cycle(("hub", "daemon")):
             # The kills come at moments that nothing announces.
             await anyio.sleep(rng.uniform(0.1, 0.8))
-            if rng.random() < 0.5:
+            if kind == "hub":
                 one = rng.choice(self.hubs)
                 one.kill()
                 with anyio.CancelScope(shield=True):
                     await one.start()
-                kills["hub"] += 1
             else:
                 daemon = rng.choice(self.daemons)
                 daemon.kill()
                 daemon.start()
-                kills["daemon"] += 1
+            kills[kind] += 1
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from attrs import frozen
 
@@ -71,8 +72,9 @@ def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Ma
     try:
         tokens, now = TokenStore(database), time.time()  # noqa: TID251  # a person's command, at their time
         token = new_secret("token")
+        # Several hubs on one database have a first token each.
         admin = Token(
-            name=f"init-{int(now)}",
+            name=f"init-{uuid4().hex[:8]}",
             token_hash=hashed(token),
             scopes=ADMIN,
             created_at=now,
