@@ -62,7 +62,9 @@ async def test_a_paused_machine_takes_nothing_and_goes_on_with_what_it_has(
             status = await call(daemon, "GET", "/v1/status")
             polls_after = len(hub.calls("pull"))
             await command(daemon, "resume")
-            await daemon.until_logged("job_received", job_id="second")
+            await daemon.until_logged("job_attempt_started", job_id="second")
+            let_go(daemon, "second")
+            await hub.until_finished("second")
 
     assert paused.stdout == "paused\n"
     assert polls_after == polls
