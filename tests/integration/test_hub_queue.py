@@ -296,13 +296,13 @@ async def test_deliveries_are_kept_and_can_be_made_again(
     refuses(await server.http.post("/api/v1/deliveries/d-2/redeliver"), 404)
 
     assert (kept["id"], kept["event"], kept["installation"]) == ("d-1", "push", 5)
-    assert (kept["repository"], kept["job_id"]) == ("o/r", "j")
+    assert (kept["repository"], kept["job_ids"]) == ("o/r", ["j"])
     assert (kept["state"], kept["routing"]) == ("queued", "workflow ci")
     assert len(kept["payload_hash"]) == 64
     [after] = (await server.http.get("/api/v1/deliveries")).json()["deliveries"]
     assert after["state"] == "redelivered"
-    assert after["job_id"] == again.json()["id"]
-    assert set(await order(machine)) == {"j", "without", after["job_id"]}
+    assert after["job_ids"] == again.json()["ids"] == [again.json()["id"]]
+    assert set(await order(machine)) == {"j", "without", *after["job_ids"]}
 
 
 async def test_a_full_queue_takes_no_more_and_says_when_to_come_again(

@@ -159,24 +159,26 @@ def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
             " ".join((each["event"], each["action"])).strip(),
             each["repository"],
             f"{each['state']}: {each['routing']}",
-            each["job_id"],
+            " ".join(each["job_ids"]),
         )
         for each in found
     ]
-    print_table(("DELIVERY", "RECEIVED", "EVENT", "REPOSITORY", "ROUTING", "JOB"), rows)
+    print_table(
+        ("DELIVERY", "RECEIVED", "EVENT", "REPOSITORY", "ROUTING", "JOBS"), rows
+    )
 
 
 @click.command()
 @asks_hub
 @click.argument("delivery")
 def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
-    """Submit what DELIVERY has brought once more, as a new job."""
+    """Submit what DELIVERY has brought once more, as new jobs."""
     found = hub.ask(
         "POST",
         f"/api/v1/deliveries/{in_path(delivery)}/redeliver",
         cannot=f"redeliver {delivery}",
     )
-    say(found, found["id"], as_json=as_json)
+    say(found, "\n".join(found["ids"]), as_json=as_json)
 
 
 @click.command()

@@ -93,25 +93,28 @@ class Admin:
         return JSONResponse({"deliveries": [delivery_document(each) for each in found]})
 
     async def redeliver(self, request: Request) -> Response:
-        """Submit what a delivery has brought once more, as a new job.
+        """Submit what a delivery has brought once more, as new jobs.
 
         Raises:
-            Refused: There is no such delivery, or its job is gone.
+            Refused: There is no such delivery, or its jobs are gone.
         """
         await self.desk.require(request, ADMIN)
         delivery_id = request.path_params["id"]
         delivery = await self.desk.use(lambda: self.desk.deliveries.get(delivery_id))
         if delivery is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no delivery {delivery_id}")
-        job = await self.desk.use(lambda: self.desk.reader.get(delivery.job_id))
-        if job is None:
-            raise Refused(
-                HTTPStatus.GONE, "the job of this delivery is not kept any more"
-            )
-        again = await self.intake.again(job)
-        kept = evolve(delivery, state="redelivered", job_id=again)
+        found = await self.desk.use(
+            lambda: [self.desk.reader.get(each) for each in delivery.job_ids]
+        )
+        jobs = [job for job in found if job is not None]
+        if not jobs:
+            message = "this delivery has no job, or none that is kept any more"
+            raise Refused(HTTPStatus.GONE, message)
+        again = [await self.intake.again(job) for job in jobs]
+        kept = evolve(delivery, state="redelivered", job_ids=tuple(again))
         await self.desk.use(lambda: self.desk.deliveries.keep(kept))
-        return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
+        made = {"id": again[-1], "ids": again}
+        return JSONResponse(made, status_code=HTTPStatus.CREATED)
 
     async def prune(self, request: Request) -> Response:
         """Remove what ended longer ago than some days."""

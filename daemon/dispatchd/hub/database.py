@@ -20,7 +20,7 @@ from dispatchd.hub.model import StorageBusy
 CHANNEL: Final = "dispatchd_jobs"
 """On which hub processes tell each other that a job is queued (NOTIFY of PostgreSQL)."""
 
-REVISION: Final = "0002"
+REVISION: Final = "0003"
 """The newest migration (`migrations/versions/`), by its number."""
 
 _BUSY_S: Final = 5.0

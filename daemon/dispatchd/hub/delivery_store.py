@@ -1,15 +1,27 @@
 """Durable deliveries: each event that came in, and what became of it."""
 
-from typing import Final
+import json
+from collections.abc import Mapping
+from typing import Any, Final
 
-from attrs import asdict, frozen
-from sqlalchemy import Connection, delete, insert, select, update
+from attrs import asdict, evolve, frozen
+from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from dispatchd.hub.database import Database
 from dispatchd.hub.model import Delivery
 from dispatchd.hub.schema import DELIVERIES
 
 _DELIVERY: Final = DELIVERIES.c
+_SAME: Final = and_(
+    _DELIVERY.target == bindparam("of_target"), _DELIVERY.id == bindparam("of_id")
+)
+_KNOWN: Final = select(_DELIVERY.id).where(_SAME)
+_INSERT: Final = insert(DELIVERIES)
+_INSERT_ONCE: Final = (
+    postgresql_insert(DELIVERIES).on_conflict_do_nothing().returning(_DELIVERY.id)
+)
+_UPDATE: Final = update(DELIVERIES).where(_SAME)
 
 
 @frozen
@@ -19,23 +31,32 @@ class DeliveryStore:
     _database: Database
 
     def keep(self, delivery: Delivery) -> None:
-        """Keep a delivery, in place of what is kept of the same id."""
+        """Keep a delivery, in place of what is kept of the same hook and id."""
         with self._database.transaction() as db:
             keep_delivery(db, delivery)
 
     def get(self, delivery_id: str) -> Delivery | None:
-        """Return a delivery, or None."""
+        """Return the newest delivery of an id, or None."""
+        query = select(DELIVERIES).where(_DELIVERY.id == delivery_id)
         with self._database.snapshot() as db:
-            query = select(DELIVERIES).where(_DELIVERY.id == delivery_id)
-            row = db.execute(query).mappings().first()
-            return None if row is None else Delivery(**row)
+            newest = query.order_by(_DELIVERY.received_at.desc()).limit(1)
+            row = db.execute(newest).mappings().first()
+            return None if row is None else _read(row)
+
+    def known(self, target: str, ids: list[str]) -> set[str]:
+        """Return which of some ids are those of deliveries of a hook."""
+        query = select(_DELIVERY.id).where(
+            _DELIVERY.target == target, _DELIVERY.id.in_(ids)
+        )
+        with self._database.snapshot() as db:
+            return set(db.execute(query).scalars())
 
     def list(self, limit: int) -> list[Delivery]:
         """Return the newest deliveries, oldest of them first."""
         query = select(DELIVERIES).order_by(_DELIVERY.received_at.desc())
         with self._database.snapshot() as db:
             rows = db.execute(query.limit(limit)).mappings().all()
-            return [Delivery(**row) for row in reversed(rows)]
+            return [_read(row) for row in reversed(rows)]
 
     def prune(self, *, before: float) -> int:
         """Remove deliveries that came in before some time; return how many."""
@@ -45,10 +66,38 @@ class DeliveryStore:
 
 
 def keep_delivery(db: Connection, delivery: Delivery) -> None:
-    """Keep a delivery together with what else a transaction keeps."""
-    known = select(_DELIVERY.id).where(_DELIVERY.id == delivery.id)
-    if db.execute(known).first():
-        kept = update(DELIVERIES).where(_DELIVERY.id == delivery.id)
-        db.execute(kept.values(asdict(delivery)))
+    """Keep a delivery together with what else a transaction keeps, in place of the same one."""
+    if db.execute(_KNOWN, _key(delivery)).first():
+        db.execute(_UPDATE.values(_values(delivery)), _key(delivery))
     else:
-        db.execute(insert(DELIVERIES), asdict(delivery))
+        db.execute(_INSERT, _values(delivery))
+
+
+def insert_delivery(db: Connection, delivery: Delivery, *, shared: bool) -> bool:
+    """Keep a new delivery together with what else a transaction keeps; False if it is known.
+
+    Args:
+        db: The transaction.
+        delivery: The delivery.
+        shared: Whether other processes may do the same at the same time.
+    """
+    if shared:
+        return db.execute(_INSERT_ONCE, _values(delivery)).first() is not None
+    # Nobody else can write between these two.
+    if db.execute(_KNOWN, _key(delivery)).first():
+        return False
+    db.execute(_INSERT, _values(delivery))
+    return True
+
+
+def _key(delivery: Delivery) -> dict[str, str]:
+    return {"of_target": delivery.target, "of_id": delivery.id}
+
+
+def _values(delivery: Delivery) -> dict[str, Any]:
+    return {**asdict(delivery), "job_ids": json.dumps(delivery.job_ids)}
+
+
+def _read(row: Mapping[Any, Any]) -> Delivery:
+    found = Delivery(**row)
+    return evolve(found, job_ids=tuple(json.loads(str(row["job_ids"]) or "[]")))

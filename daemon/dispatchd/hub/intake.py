@@ -94,5 +94,5 @@ def _delivery(submission: Submission, now: float) -> Delivery | None:
         received_at=now,
         routing=f"workflow {document.get('dag_name') or document.get('command')}",
         state="queued",
-        job_id=submission.id,
+        job_ids=(submission.id,),
     )

@@ -2,15 +2,16 @@
 
 from typing import Final
 
-from sqlalchemy import and_, bindparam, func, insert, or_, select, true, update
+from sqlalchemy import and_, bindparam, func, insert, or_, select, true
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from dispatchd.hub.job_rows import COLUMNS
-from dispatchd.hub.model import State
+from dispatchd.hub.model import WAITING, State
 from dispatchd.hub.schema import JOBS, TEXTS
 
 _JOB: Final = JOBS.c
 _QUEUED: Final = _JOB.state == State.QUEUED
+_WAITS: Final = _JOB.state.in_(WAITING)
 _OF_ID: Final = _JOB.id == bindparam("of_id")
 INSERT: Final = insert(JOBS)
 INSERT_ONCE: Final = (
@@ -19,14 +20,13 @@ INSERT_ONCE: Final = (
     .returning(_JOB.position)
 )
 INSERT_TEXTS: Final = insert(TEXTS)
-UPDATE: Final = update(JOBS).where(_OF_ID)
 LOCKED: Final = select(*COLUMNS).where(_OF_ID).with_for_update()
 POSITION: Final = select(_JOB.position).where(_OF_ID)
 TEXTS_OF: Final = select(TEXTS.c.payload, TEXTS.c.headers).where(
     TEXTS.c.id == bindparam("of_id")
 )
-NTH_QUEUED: Final = (
-    select(_JOB.position).where(_QUEUED).limit(1).offset(bindparam("before_it"))
+NTH_WAITING: Final = (
+    select(_JOB.position).where(_WAITS).limit(1).offset(bindparam("before_it"))
 )
 NEXT: Final = (
     select(*COLUMNS)

@@ -1,14 +1,15 @@
 """Jobs and claims as rows of the tables."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from attrs import asdict, fields
-from sqlalchemy import Connection, RowMapping, and_, bindparam, delete, insert, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, true, update
 
 from dispatchd.hub import rules
 from dispatchd.hub.model import Attempt, HubJob, State
-from dispatchd.hub.schema import ATTEMPTS, JOBS
+from dispatchd.hub.schema import ATTEMPTS, CHECKS, JOBS
 
 COLUMNS: Final = [JOBS.c[each.name] for each in fields(HubJob)]
 """What of a row belongs to the job; all but its position."""
@@ -20,6 +21,12 @@ _OWN: Final = and_(
 _INSERT: Final = insert(ATTEMPTS)
 _UPDATE: Final = update(ATTEMPTS).where(_OWN)
 _DELETE: Final = delete(ATTEMPTS).where(_OWN)
+_WRITE: Final = update(JOBS).where(JOBS.c.id == bindparam("of_id"))
+_OWE: Final = (
+    update(CHECKS)
+    .where(CHECKS.c.job_id == bindparam("of_job"))
+    .values(state=bindparam("new_state"), owed=true())
+)
 
 
 def values_of(job: HubJob) -> dict[str, Any]:
@@ -27,12 +34,20 @@ def values_of(job: HubJob) -> dict[str, Any]:
     return {**asdict(job, recurse=False), "document": json.dumps(job.document)}
 
 
-def read_job(row: RowMapping) -> HubJob:
+def read_job(row: Mapping[Any, Any]) -> HubJob:
     """Return the job of a row."""
     found = dict(row)
     found["document"] = json.loads(found["document"])
     found["state"] = State(found["state"])
     return HubJob(**found)
+
+
+def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
+    """Write a changed job, and what follows from the change: how its newest claim stands, what GitHub is owed."""
+    db.execute(_WRITE, {**values_of(after), "of_id": after.id})
+    keep_attempt(db, before, after)
+    if after.state is not before.state:
+        db.execute(_OWE, {"of_job": after.id, "new_state": after.state})
 
 
 def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:

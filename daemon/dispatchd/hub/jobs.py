@@ -72,7 +72,8 @@ class Jobs:
             document={**document, "id": job_id},
             priority=int(str(priority or 0)),
             supersedes=supersedes is not False,
-            **texts,
+            payload=texts["payload"],
+            headers=texts["headers"],
         )
         if not await self.intake.submit(submission):
             raise Refused(HTTPStatus.CONFLICT, f"there is already a job {job_id}")

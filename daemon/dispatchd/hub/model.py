@@ -50,6 +50,8 @@ class Submission:
     priority: int = 0
     supersedes: bool = True
     """Whether it takes older queued jobs of the same pull request and workflow out."""
+    received: bool = False
+    """Whether something has to be asked before it may be handed out."""
 
 
 @frozen(kw_only=True)
@@ -60,6 +62,8 @@ class Result:
     summary: str = ""
     cause: str = ""
     output: str = ""
+    details: str = ""
+    """Step summary, outputs and annotations, as a JSON object; empty for none."""
 
 
 @frozen(kw_only=True)
@@ -102,6 +106,8 @@ class HubJob:
     result_summary: str = ""
     result_cause: str = ""
     result_output: str = ""
+    result_details: str = ""
+    """What else was reported: `result_step_summary`, `result_outputs`, `result_annotations` (JSON object)."""
     created_at: float = 0
     claimed_at: float = 0
     accepted_at: float = 0
@@ -174,8 +180,10 @@ class Token:
 
 @frozen(kw_only=True)
 class Delivery:
-    """An event that came in, and what became of it."""
+    """An event that came in, and what became of it. Hook and id together are its own."""
 
+    target: str = ""
+    """What the hook belongs to that brought it, as TYPE/ID (`integration/1234`); empty for one that a submit named."""
     id: str
     event: str = ""
     action: str = ""
@@ -186,8 +194,9 @@ class Delivery:
     routing: str = ""
     """What was decided about it, in words."""
     state: str = ""
-    """`queued`, `ignored` or `redelivered`."""
-    job_id: str = ""
+    """`queued`, `done`, `ignored` or `redelivered`."""
+    job_ids: tuple[str, ...] = ()
+    """The jobs that were made of it, newest last."""
 
 
 class StorageBusy(Exception):

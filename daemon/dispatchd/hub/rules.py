@@ -106,6 +106,7 @@ def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
         result_summary=result.summary,
         result_cause=result.cause,
         result_output=result.output,
+        result_details=result.details,
         finished_at=now,
         finishes=job.finishes + 1,
     )

@@ -78,6 +78,7 @@ JOBS: Final = Table(
     _text("result_summary"),
     _text("result_cause"),
     _text("result_output"),
+    _text("result_details"),
     _time("created_at"),
     _time("claimed_at"),
     _time("accepted_at"),
@@ -160,6 +161,7 @@ TOKENS: Final = Table(
 DELIVERIES: Final = Table(
     "deliveries",
     METADATA,
+    Column("target", Words, primary_key=True),
     Column("id", Words, primary_key=True),
     _text("event"),
     _text("action"),
@@ -169,9 +171,41 @@ DELIVERIES: Final = Table(
     _time("received_at"),
     _text("routing"),
     _text("state"),
-    _text("job_id"),
+    _text("job_ids"),
 )
+Index("deliveries_by_id", DELIVERIES.c.id)
 Index("deliveries_by_time", DELIVERIES.c.received_at)
+
+CHECKS: Final = Table(
+    "checks",
+    METADATA,
+    Column("job_id", Words, primary_key=True),
+    _number("installation"),
+    _text("repository"),
+    _text("sha"),
+    _number("pull_request"),
+    _text("name"),
+    _text("state"),
+    _flag("owed"),
+    _text("told"),
+    _number("round"),
+    _text("kind"),
+    _number("check_run_id"),
+    _flag("asked"),
+    _number("failures"),
+    _time("retry_at"),
+    _text("trouble"),
+    _time("created_at"),
+)
+Index("checks_owed", CHECKS.c.owed, CHECKS.c.retry_at)
+Index("checks_by_commit", CHECKS.c.repository, CHECKS.c.sha)
+
+MARKS: Final = Table(
+    "marks",
+    METADATA,
+    Column("name", Words, primary_key=True),
+    _text("value"),
+)
 
 SECRETS: Final = Table(
     "secrets",

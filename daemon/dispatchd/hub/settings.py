@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 from dispatchd.contracts import violations
 from dispatchd.conversion import strict_converter
 from dispatchd.errors import ConfigError, Problem
+from dispatchd.hub.github.settings import GithubSettings, mistakes, resolved
 
 FILE: Final = "hub.toml"
 TOKEN_FILE: Final = "admin-token"  # noqa: S105  # a name
@@ -55,6 +56,8 @@ class Settings:
     leases: Leases = Leases()
     queue: Queue = Queue()
     retention: Retention = Retention()
+    github: GithubSettings | None = None
+    """None for a hub that has nothing to do with GitHub."""
 
     @property
     def token_file(self) -> Path:
@@ -100,8 +103,17 @@ def load(file: Path) -> Settings:
     if found:
         raise ConfigError(found)
     settings = evolve(_converter.structure(document, Settings), file=file)
+    github = settings.github
+    if github is not None:
+        found = [
+            Problem(file=file, key=key, expected=expected)
+            for key, expected in mistakes(github)
+        ]
+        if found:
+            raise ConfigError(found)
+        github = resolved(github, file.parent)
     url = _absolute(settings.database_url, file.parent)
-    return evolve(settings, database_url=url)
+    return evolve(settings, database_url=url, github=github)
 
 
 def _absolute(url: str, folder: Path) -> str:

@@ -92,4 +92,4 @@ def token_document(token: Token) -> dict[str, Json]:
 
 def delivery_document(delivery: Delivery) -> dict[str, Json]:
     """Return a delivery."""
-    return {**asdict(delivery)}
+    return {**asdict(delivery), "job_ids": list(delivery.job_ids)}

@@ -1,0 +1,124 @@
+"""How a job gets into the tables, within the transaction of whoever brings it."""
+
+from typing import Final
+
+from attrs import evolve, frozen
+from sqlalchemy import Connection, select
+
+from dispatchd.hub import job_queries as queries
+from dispatchd.hub import rules
+from dispatchd.hub.database import Database
+from dispatchd.hub.job_rows import COLUMNS, read_job, values_of, write_job
+from dispatchd.hub.model import (
+    HELD,
+    WAITING,
+    HubJob,
+    QueueFull,
+    State,
+    Submission,
+)
+from dispatchd.hub.schema import JOBS
+from dispatchd.hub.waiting import News
+
+_JOB: Final = JOBS.c
+
+
+@frozen
+class Admission:
+    """Lets jobs in. Each call is part of a transaction on the connection that it is given."""
+
+    _database: Database
+
+    def admit(
+        self, db: Connection, submission: Submission, *, now: float, most: int
+    ) -> HubJob | None:
+        """Keep a new job; None, and nothing changes, if its id is taken.
+
+        Other jobs are at the same time cancelled or superseded, where it means them; not by one that is only
+        received.
+
+        Args:
+            db: The transaction.
+            submission: The job.
+            now: The time.
+            most: How many jobs may wait (count).
+
+        Raises:
+            QueueFull: As many wait.
+        """
+        document = submission.document
+        job = HubJob(
+            id=submission.id,
+            document=document,
+            workflow=str(document.get("dag_name") or ""),
+            repository=str(document.get("repository_name") or ""),
+            urgent=rules.is_cancel(document),
+            priority=submission.priority,
+            state=State.RECEIVED if submission.received else State.QUEUED,
+            created_at=now,
+        )
+        if not job.urgent and self._has_waiting(db, most):
+            raise QueueFull
+        changed = rules.Submitted(job=job, others=())
+        others: list[HubJob] = []
+        if not submission.received:
+            others = self._others(db, submission, job)
+            changed = rules.after_submit(job, submission, others, now=now)
+            job = evolve(changed.job, turn=self.turn(db, job))
+        if not self._insert(db, job):
+            return None
+        texts = {"payload": submission.payload, "headers": submission.headers}
+        db.execute(queries.INSERT_TEXTS, {"id": job.id, **texts})
+        before = {each.id: each for each in others}
+        for after in changed.others:
+            write_job(db, before[after.id], after)
+        self.announce(db, job)
+        return job
+
+    def turn(self, db: Connection, job: HubJob) -> int:
+        """Return a new job's turn: after those of its own repository, and not before the turn that it is now.
+
+        So a repository with many jobs waiting has one of them taken for each one of the others
+        (start-time fair queueing, with every job of the same cost).
+        """
+        like = {"of_priority": job.priority, "of_repository": job.repository}
+        first, last = db.execute(queries.TURNS, like).one()
+        return max(first or 0, -1 if last is None else last + 1)
+
+    def announce(self, db: Connection, job: HubJob) -> None:
+        """Tell every hub process of a job that is there for a machine, once the transaction is committed."""
+        news = News.of(job)
+        if news is not None:
+            self._database.announce(db, news.words)
+
+    def _has_waiting(self, db: Connection, most: int) -> bool:
+        return (
+            db.execute(queries.NTH_WAITING, {"before_it": most - 1}).first() is not None
+        )
+
+    def _others(
+        self, db: Connection, submission: Submission, job: HubJob
+    ) -> list[HubJob]:
+        """Return the jobs that a new one may mean."""
+        query = select(*COLUMNS).with_for_update()
+        if job.urgent:
+            query = query.where(_JOB.state.in_((*HELD, *WAITING)))
+        elif submission.supersedes and rules.may_supersede(submission.document):
+            query = query.where(
+                _JOB.state == State.QUEUED,
+                _JOB.repository == job.repository,
+                _JOB.workflow == job.workflow,
+            )
+        else:
+            return []
+        return [read_job(row) for row in db.execute(query).mappings()]
+
+    def _insert(self, db: Connection, job: HubJob) -> bool:
+        values = values_of(job)
+        if self._database.is_shared:
+            return db.execute(queries.INSERT_ONCE, values).first() is not None
+        # Nobody else can write between these two.
+        if db.execute(queries.POSITION, {"of_id": job.id}).first():
+            return False
+        db.execute(queries.INSERT, values)
+        return True

@@ -1,0 +1,1 @@
+"""GitHub in and out: webhooks or polling in, check runs out (docs/github.md)."""

@@ -1,0 +1,170 @@
+"""Durable checks: what GitHub has been told of each job, and what it still has to be told (the outbox).
+
+A row is made with its job, in one transaction. Whoever changes a job's state marks its row as owed in that
+same transaction (`job_rows.write_job`); the publisher pays what is owed and is the only one who writes the rest.
+"""
+
+from typing import Any, Final
+
+from attrs import asdict, fields, frozen
+from sqlalchemy import (
+    Connection,
+    Select,
+    bindparam,
+    case,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
+
+from dispatchd.hub.database import Database
+from dispatchd.hub.job_rows import COLUMNS, read_job
+from dispatchd.hub.model import HubJob
+from dispatchd.hub.schema import CHECKS, JOBS
+
+_CHECK: Final = CHECKS.c
+_INSERT: Final = insert(CHECKS)
+
+
+@frozen(kw_only=True)
+class Check:
+    """What shows a job at GitHub: a check run, or a commit status where those aren't permitted."""
+
+    job_id: str
+    installation: int = 0
+    """Id of the App's installation; 0 where the hub has a token instead."""
+    repository: str
+    """As owner/name."""
+    sha: str
+    pull_request: int = 0
+    name: str
+    state: str = ""
+    """The job's state after its last change."""
+    owed: bool = True
+    """Whether GitHub may have to be told something."""
+    told: str = ""
+    """What GitHub was told last: `queued`, `in_progress`, or a conclusion."""
+    round: int = 1
+    """How many check runs this job has had (count): a parked one that goes on gets another."""
+    kind: str = ""
+    """`check` or `status`; empty until one of them has been made."""
+    check_run_id: int = 0
+    asked: bool = False
+    """Whether a check run of this round may have been made whose id isn't known."""
+    failures: int = 0
+    """How often in a row telling has failed (count)."""
+    retry_at: float = 0
+    trouble: str = ""
+    """Why it failed last, in words."""
+    created_at: float = 0
+
+
+@frozen
+class Owed:
+    """A check about which GitHub may have to be told something, and its job as it is now."""
+
+    check: Check
+    job: HubJob
+
+
+COLUMNS_OF_CHECK: Final = [_CHECK[each.name] for each in fields(Check)]
+_TOLD: Final = (
+    *("told", "round", "kind", "check_run_id"),
+    *("asked", "failures", "retry_at", "trouble"),
+)
+_SAME: Final = _CHECK.job_id == bindparam("of_job")
+_UPDATE: Final = (
+    update(CHECKS)
+    .where(_SAME)
+    .values(
+        {
+            **{name: bindparam(f"new_{name}") for name in _TOLD},
+            # The job may have moved on since it was looked at.
+            "owed": case(
+                (_CHECK.state != bindparam("seen_state"), true()),
+                else_=bindparam("new_owed"),
+            ),
+        }
+    )
+)
+
+
+@frozen
+class CheckStore:
+    """The checks of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+
+    _database: Database
+
+    def due(self, *, now: float, limit: int) -> list[Owed]:
+        """Return what is owed and due, that which waits longest first."""
+        query = (
+            _with_job()
+            .where(_CHECK.owed == true(), _CHECK.retry_at <= now)
+            .order_by(_CHECK.retry_at, _CHECK.created_at)
+            .limit(limit)
+        )
+        with self._database.snapshot() as db:
+            return _read(db, query)
+
+    def get(self, job_id: str) -> Owed | None:
+        """Return a job's check and the job, or None."""
+        with self._database.snapshot() as db:
+            found = _read(db, _with_job().where(_CHECK.job_id == job_id))
+            return found[0] if found else None
+
+    def next_due_at(self) -> float | None:
+        """Return when something that is owed is due next, or None if nothing is owed."""
+        query = select(func.min(_CHECK.retry_at)).where(_CHECK.owed == true())
+        with self._database.snapshot() as db:
+            return db.execute(query).scalar()
+
+    def keep(self, check: Check, *, seen_state: str) -> None:
+        """Keep what has been told; it stays owed if the job's state isn't the one that was seen any more."""
+        found = asdict(check)
+        values = {f"new_{name}": found[name] for name in (*_TOLD, "owed")}
+        of = {"of_job": check.job_id, "seen_state": seen_state}
+        with self._database.transaction() as db:
+            db.execute(_UPDATE, {**values, **of})
+
+    def owed_count(self) -> tuple[int, int]:
+        """Return how many checks are owed, and of how many of these telling has failed (counts)."""
+        failing = func.sum(case((_CHECK.failures > 0, 1), else_=0))
+        query = select(func.count(), failing).where(_CHECK.owed == true())
+        with self._database.snapshot() as db:
+            owed, failed = db.execute(query).one()
+            return owed, failed or 0
+
+
+def insert_check(db: Connection, check: Check) -> None:
+    """Keep a new check together with what else a transaction keeps."""
+    db.execute(_INSERT, asdict(check))
+
+
+def checks_of(db: Connection, repository: str, sha: str) -> list[Owed]:
+    """Return the checks of a commit and their jobs, oldest first."""
+    query = _with_job().where(_CHECK.repository == repository, _CHECK.sha == sha)
+    return _read(db, query.order_by(JOBS.c.position))
+
+
+def check_of(db: Connection, job_id: str) -> Owed | None:
+    """Return a job's check and the job, or None."""
+    found = _read(db, _with_job().where(_CHECK.job_id == job_id))
+    return found[0] if found else None
+
+
+def _with_job() -> Select[Any]:
+    labelled = [each.label(f"check_{each.name}") for each in COLUMNS_OF_CHECK]
+    return select(*COLUMNS, *labelled).join(JOBS, JOBS.c.id == _CHECK.job_id)
+
+
+def _read(db: Connection, query: Select[Any]) -> list[Owed]:
+    found: list[Owed] = []
+    for row in db.execute(query).mappings():
+        check = Check(
+            **{each.name: row[f"check_{each.name}"] for each in COLUMNS_OF_CHECK}
+        )
+        job = read_job({each.name: row[each.name] for each in COLUMNS})
+        found.append(Owed(check, job))
+    return found

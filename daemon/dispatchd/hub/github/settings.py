@@ -1,0 +1,168 @@
+"""The table `[github]` of the hub's configuration (contracts/schemas/hub-config.schema.json)."""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from attrs import evolve, field, frozen
+
+
+class Ingest(StrEnum):
+    """How events come in."""
+
+    WEBHOOK = "webhook"
+    """GitHub sends them; what it couldn't deliver is fetched afterwards, where the hub is an App."""
+    POLL = "poll"
+    """The hub fetches all of them, for one that GitHub can't reach."""
+
+
+class Subject(StrEnum):
+    """Under what a comment with a command has to stand."""
+
+    PULL_REQUEST = "pull_request"
+    ISSUE = "issue"
+
+
+class Forks(StrEnum):
+    """What becomes of pull requests from forks."""
+
+    NEVER = "never"
+    COMMAND = "command"
+    """They run when somebody who may write says so for one commit: `/run SHA`."""
+
+
+class Permission(StrEnum):
+    """What somebody may do to a repository, least first (GitHub's role names)."""
+
+    READ = "read"
+    TRIAGE = "triage"
+    WRITE = "write"
+    MAINTAIN = "maintain"
+    ADMIN = "admin"
+
+
+@frozen(kw_only=True)
+class Rule:
+    """Which events make a job, and which job. It has either `events` or a `command`.
+
+    Patterns are those of a shell (`*`, `?`, `[...]`), and `*` also matches a slash. An empty tuple matches
+    everything, but for `actions`, whose default depends on the event (`routing.py`).
+    """
+
+    name: str
+    """Unique; also the name of the check that GitHub shows."""
+    workflow: str
+    repositories: tuple[str, ...]
+    """Patterns of OWNER/NAME."""
+    events: tuple[str, ...] = ()
+    """Names of events, as in X-GitHub-Event."""
+    actions: tuple[str, ...] = ()
+    command: str = ""
+    """The word after `/run` in a comment."""
+    on: Subject = Subject.PULL_REQUEST
+    """Under what a comment with the command has to stand."""
+    permission: Permission = Permission.WRITE
+    """What whoever gives the command has to be allowed to do to the repository."""
+    refs: tuple[str, ...] = ()
+    """Patterns of full or short refs; of a pull request it is the base that counts."""
+    labels: tuple[str, ...] = ()
+    """Patterns of labels, of which the issue or pull request must have one (or have just got one)."""
+    drafts: bool = False
+    """Whether drafts count."""
+    forks: Forks = Forks.NEVER
+    priority: int = 0
+
+
+@frozen(kw_only=True)
+class GithubSettings:
+    """A hub that is a GitHub App's back end, or has a token. Paths are absolute once loaded."""
+
+    app_id: int = 0
+    private_key_file: Path | None = None
+    """The App's private key (PEM)."""
+    token_file: Path | None = None
+    """In place of an App: a token, which can't make check runs."""
+    api_url: str = "https://api.github.com"
+    ca_file: Path | None = None
+    """Certificates that count in place of the system's, for a GitHub Enterprise Server of one's own (PEM)."""
+    api_version: str = "2022-11-28"
+    webhook_secret_files: tuple[Path, ...] = ()
+    """Each counts, so that a secret can be changed without a gap."""
+    ingest: Ingest = Ingest.WEBHOOK
+    poll_interval_s: float = 15.0
+    retention_days: float = 3.0
+    """For how long GitHub keeps deliveries: 3 days, a GitHub Enterprise Server 7."""
+    installations: tuple[int, ...] = ()
+    """The App's installations that count; empty for all."""
+    public_url: str = ""
+    """Where people find the hub's page, for the links of checks."""
+    partially_succeeded: str = "neutral"
+    """The conclusion of a job that has succeeded in part."""
+    writes_per_minute: int = 150
+    """How many checks an installation is told of in a minute at most (count)."""
+    run_permissions: Mapping[str, str] = field(factory=dict)
+    """The most that a run's token may do: permission -> `read` or `write`."""
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def is_app(self) -> bool:
+        """Whether the hub speaks to GitHub as an App."""
+        return self.app_id != 0
+
+    @property
+    def target(self) -> str:
+        """The hook that the App's deliveries come by (`Delivery.target`)."""
+        return f"integration/{self.app_id}"
+
+    def rule(self, name: str) -> Rule | None:
+        """Return the rule of a name, or None."""
+        return next((each for each in self.rules if each.name == name), None)
+
+
+PULL_REQUEST: Final = "pull_request"
+
+
+def resolved(settings: GithubSettings, folder: Path) -> GithubSettings:
+    """Return settings whose paths don't depend on the working directory."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else folder / path
+
+    return evolve(
+        settings,
+        private_key_file=absolute(settings.private_key_file),
+        token_file=absolute(settings.token_file),
+        ca_file=absolute(settings.ca_file),
+        webhook_secret_files=tuple(
+            folder / each for each in settings.webhook_secret_files
+        ),
+    )
+
+
+def mistakes(settings: GithubSettings) -> Iterator[tuple[str, str]]:
+    """Yield what a schema can't see: key and expectation."""
+    if settings.is_app == (settings.token_file is not None):
+        yield (
+            "github.app_id",
+            "must be set, with private_key_file, or token_file in their place",
+        )
+    if settings.is_app != (settings.private_key_file is not None):
+        yield "github.private_key_file", "must stand beside app_id"
+    if settings.ingest is Ingest.POLL and not settings.is_app:
+        yield (
+            "github.ingest",
+            "must be webhook without an App: only an App's deliveries can be polled",
+        )
+    if settings.ingest is Ingest.WEBHOOK and not settings.webhook_secret_files:
+        yield (
+            "github.webhook_secret_files",
+            "must name a file with the webhook's secret, or set ingest = 'poll'",
+        )
+    seen: set[str] = set()
+    for index, rule in enumerate(settings.rules):
+        if rule.name in seen:
+            yield f"github.rules[{index}].name", f"must be unique; {rule.name!r} isn't"
+        seen.add(rule.name)
+        if rule.forks is Forks.COMMAND and rule.on is Subject.ISSUE:
+            yield f"github.rules[{index}].forks", "must be never for comments on issues"

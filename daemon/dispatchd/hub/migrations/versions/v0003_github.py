@@ -1,0 +1,89 @@
+"""Deliveries by hook and id, each with all of its jobs; checks at GitHub; marks; details of results."""
+
+import json
+from typing import Final
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: Final = "0003"
+down_revision: Final = "0002"
+
+_BIG: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_KEPT: Final = (
+    *("id", "event", "action", "installation", "repository", "payload_hash"),
+    *("received_at", "routing", "state"),
+)
+"""The columns of a delivery that stay as they are."""
+
+
+def upgrade() -> None:
+    """Make the new tables, and take the deliveries over."""
+    op.add_column("jobs", _text("result_details"))
+    before = sa.Table("deliveries", sa.MetaData(), autoload_with=op.get_bind())
+    rows = op.get_bind().execute(sa.select(before)).mappings().all()
+    op.drop_table("deliveries")
+    deliveries = _deliveries()
+    if rows:
+        op.bulk_insert(deliveries, [_delivery(row) for row in rows])
+    _others()
+
+
+def _text(name: str) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, nullable=False, server_default="")
+
+
+def _number(name: str) -> sa.Column[int]:
+    return sa.Column(name, _BIG, nullable=False, server_default="0")
+
+
+def _time(name: str) -> sa.Column[float]:
+    return sa.Column(name, sa.Double, nullable=False, server_default="0")
+
+
+def _deliveries() -> sa.Table:
+    table = op.create_table(
+        "deliveries",
+        sa.Column("target", sa.Text, primary_key=True),
+        sa.Column("id", sa.Text, primary_key=True),
+        *(_text(name) for name in ("event", "action")),
+        _number("installation"),
+        *(_text(name) for name in ("repository", "payload_hash")),
+        _time("received_at"),
+        *(_text(name) for name in ("routing", "state", "job_ids")),
+    )
+    op.create_index("deliveries_by_id", "deliveries", ["id"])
+    op.create_index("deliveries_by_time", "deliveries", ["received_at"])
+    return table
+
+
+def _others() -> None:
+    op.create_table(
+        "checks",
+        sa.Column("job_id", sa.Text, primary_key=True),
+        _number("installation"),
+        *(_text(name) for name in ("repository", "sha")),
+        _number("pull_request"),
+        *(_text(name) for name in ("name", "state")),
+        sa.Column("owed", sa.Boolean, nullable=False),
+        _text("told"),
+        _number("round"),
+        _text("kind"),
+        _number("check_run_id"),
+        sa.Column("asked", sa.Boolean, nullable=False),
+        _number("failures"),
+        _time("retry_at"),
+        _text("trouble"),
+        _time("created_at"),
+    )
+    op.create_index("checks_owed", "checks", ["owed", "retry_at"])
+    op.create_index("checks_by_commit", "checks", ["repository", "sha"])
+    op.create_table(
+        "marks", sa.Column("name", sa.Text, primary_key=True), _text("value")
+    )
+
+
+def _delivery(row: sa.RowMapping) -> dict[str, object]:
+    jobs = [row["job_id"]] if row["job_id"] else []
+    kept = {name: row[name] for name in _KEPT}
+    return {**kept, "target": "", "job_ids": json.dumps(jobs)}
