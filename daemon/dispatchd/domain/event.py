@@ -34,6 +34,7 @@ def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job
             text(payload, "check_suite", "head_sha"),
             text(payload, "workflow_run", "head_sha"),
             text(payload, "merge_group", "head_sha"),
+            text(payload, "deployment", "sha"),
             text(payload, "sha"),
         ),
         pull_request=number(payload, "pull_request", "number")
@@ -50,7 +51,12 @@ def _ref(payload: Json) -> str:
     if pull_request is not None:
         return f"refs/pull/{pull_request}/head"
     tag = text(payload, "release", "tag_name")
-    return text(payload, "ref") or (f"refs/tags/{tag}" if tag else "")
+    return _first(
+        text(payload, "ref"),
+        f"refs/tags/{tag}" if tag else "",
+        text(payload, "merge_group", "head_ref"),
+        text(payload, "deployment", "ref"),
+    )
 
 
 def _first(*values: str) -> str:

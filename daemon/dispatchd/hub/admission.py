@@ -8,7 +8,13 @@ from sqlalchemy import Connection, select
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
 from dispatchd.hub.database import Database
-from dispatchd.hub.job_rows import COLUMNS, read_job, values_of, write_job
+from dispatchd.hub.job_rows import (
+    COLUMNS,
+    insert_check,
+    read_job,
+    values_of,
+    write_job,
+)
 from dispatchd.hub.model import (
     HELD,
     WAITING,
@@ -69,6 +75,8 @@ class Admission:
             return None
         texts = {"payload": submission.payload, "headers": submission.headers}
         db.execute(queries.INSERT_TEXTS, {"id": job.id, **texts})
+        if submission.check is not None:
+            insert_check(db, submission.check, job)
         before = {each.id: each for each in others}
         for after in changed.others:
             write_job(db, before[after.id], after)

@@ -32,7 +32,7 @@ async def read_members(request: Request, contract: str) -> dict[str, Member]:
     Raises:
         Refused: The body is too large, not a JSON object, or breaks the contract.
     """
-    body = await _read(request)
+    body = await read_up_to(request, MAX_BODY)
     try:
         if len(body) < THREAD_BYTES:
             return _checked(body, contract)
@@ -53,17 +53,26 @@ async def read_body(request: Request, contract: str) -> dict[str, Json]:
     }
 
 
-async def _read(request: Request) -> bytearray:
+async def read_up_to(request: Request, most: int) -> bytearray:
+    """Return a request's body.
+
+    Args:
+        request: The request.
+        most: How large it may be (bytes).
+
+    Raises:
+        Refused: It is larger.
+    """
     body, size = bytearray(), 0
     async for chunk in request.stream():
         # What is too much is read on and dropped: a client that is cut off while it sends sees no answer.
         size += len(chunk)
-        if size <= MAX_BODY:
+        if size <= most:
             body += chunk
-    if size > MAX_BODY:
+    if size > most:
         raise Refused(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"the body is larger than {MAX_BODY >> 20} MiB",
+            f"the body is larger than {most >> 20} MiB",
         )
     return body
 

@@ -15,6 +15,7 @@ from dispatchd.domain.job import Json
 from dispatchd.hub.credentials import hashed, matches
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
+from dispatchd.hub.github.check_store import CheckStore
 from dispatchd.hub.job_reader import JobReader
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.machine_store import MachineStore
@@ -48,6 +49,7 @@ class Desk:
     machines: MachineStore
     tokens: TokenStore
     deliveries: DeliveryStore
+    checks: CheckStore
     sessions: Sessions
     stopping: bool = False
     polls: Polls = field(factory=Polls)
@@ -69,6 +71,7 @@ class Desk:
             machines=MachineStore(database),
             tokens=TokenStore(database),
             deliveries=DeliveryStore(database),
+            checks=CheckStore(database),
             sessions=Sessions.open(TokenStore(database)),
         )
 

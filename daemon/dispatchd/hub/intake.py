@@ -9,7 +9,7 @@ from uuid import uuid4
 from attrs import evolve, frozen
 
 from dispatchd.hub.desk import Desk
-from dispatchd.hub.model import Delivery, HubJob, Submission
+from dispatchd.hub.model import Check, Delivery, HubJob, Submission
 from dispatchd.hub.rules import Refused
 
 _LARGEST_JOB: Final = 32 * 1024 * 1024 - 16 * 1024
@@ -39,24 +39,16 @@ class Intake:
         Raises:
             Refused: Its payload is gone.
         """
-        texts = await self.desk.use(lambda: self.desk.reader.texts(job.id))
+        texts, shown = await self.desk.use(
+            lambda: (self.desk.reader.texts(job.id), self.desk.checks.get(job.id))
+        )
         if texts is None:
             raise Refused(
                 HTTPStatus.GONE, f"the payload of {job.id} is not kept any more"
             )
-        payload, headers = texts
-        again = str(uuid4())
-        submission = Submission(
-            id=again,
-            document={**job.document, "id": again},
-            payload=payload,
-            headers=headers,
-            priority=job.priority,
-            # A person wants this commit; it is no newer than what waits.
-            supersedes=False,
-        )
+        submission = once_more(job, shown.check if shown else None, *texts)
         await self.submit(submission)
-        return again
+        return submission.id
 
     def _keep(self, submission: Submission) -> HubJob | None:
         head = json.dumps(submission.document)
@@ -74,6 +66,32 @@ class Intake:
             most=queue.most,
             delivery=_delivery(submission, now),
         )
+
+
+def once_more(
+    job: HubJob, check: Check | None, payload: str, headers: str
+) -> Submission:
+    """Return what a job was made from as a new job, with a check of its own where the job had one."""
+    new_id = str(uuid4())
+    if check is not None:
+        # GitHub wants a new check run of the same name, and no ended one opened again.
+        check = Check(
+            installation=check.installation,
+            repository=check.repository,
+            sha=check.sha,
+            pull_request=check.pull_request,
+            name=check.name,
+        )
+    return Submission(
+        id=new_id,
+        document={**job.document, "id": new_id},
+        payload=payload,
+        headers=headers,
+        priority=job.priority,
+        # A person wants this commit; it is no newer than what waits.
+        supersedes=False,
+        check=check,
+    )
 
 
 def _delivery(submission: Submission, now: float) -> Delivery | None:

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from attrs import asdict, fields
+from attrs import asdict, evolve, fields
 from sqlalchemy import Connection, and_, bindparam, delete, insert, true, update
 
 from dispatchd.hub import rules
-from dispatchd.hub.model import Attempt, HubJob, State
+from dispatchd.hub.model import Attempt, Check, HubJob, State
 from dispatchd.hub.schema import ATTEMPTS, CHECKS, JOBS
 
 COLUMNS: Final = [JOBS.c[each.name] for each in fields(HubJob)]
@@ -22,6 +22,7 @@ _INSERT: Final = insert(ATTEMPTS)
 _UPDATE: Final = update(ATTEMPTS).where(_OWN)
 _DELETE: Final = delete(ATTEMPTS).where(_OWN)
 _WRITE: Final = update(JOBS).where(JOBS.c.id == bindparam("of_id"))
+_INSERT_CHECK: Final = insert(CHECKS)
 _OWE: Final = (
     update(CHECKS)
     .where(CHECKS.c.job_id == bindparam("of_job"))
@@ -48,6 +49,12 @@ def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
     keep_attempt(db, before, after)
     if after.state is not before.state:
         db.execute(_OWE, {"of_job": after.id, "new_state": after.state})
+
+
+def insert_check(db: Connection, check: Check, job: HubJob) -> None:
+    """Keep that GitHub is to be shown a job, together with what else a transaction keeps."""
+    kept = evolve(check, job_id=job.id, state=job.state, created_at=job.created_at)
+    db.execute(_INSERT_CHECK, asdict(kept))
 
 
 def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:

@@ -134,10 +134,9 @@ class Jobs:
             Refused: There is no such job, or it has ended.
         """
         now = self.desk.now()
-        summary = "Cancelled before any machine had it."
         changed = await self.desk.use(
             lambda: self.desk.jobs.change(
-                job_id, lambda job: rules.cancel(job, summary, now=now)
+                job_id, lambda job: rules.cancel(job, rules.NOBODY_HAD_IT, now=now)
             )
         )
         if changed is None:

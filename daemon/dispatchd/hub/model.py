@@ -40,6 +40,39 @@ ENDED: Final = tuple(each for each in State if each not in {*HELD, *WAITING})
 
 
 @frozen(kw_only=True)
+class Check:
+    """What shows a job at GitHub: a check run, or a commit status where those aren't permitted."""
+
+    job_id: str = ""
+    installation: int = 0
+    """Id of the App's installation; 0 where the hub has a token instead."""
+    repository: str
+    """As owner/name."""
+    sha: str
+    pull_request: int = 0
+    name: str
+    state: str = ""
+    """The job's state after its last change."""
+    owed: bool = True
+    """Whether GitHub may have to be told something."""
+    told: str = ""
+    """What GitHub was told last: `queued`, `in_progress`, or a conclusion."""
+    round: int = 1
+    """How many check runs this job has had (count): a parked one that goes on gets another."""
+    kind: str = ""
+    """`check` or `status`; empty until one of them has been made."""
+    check_run_id: int = 0
+    asked: bool = False
+    """Whether a check run of this round may have been made whose id isn't known."""
+    failures: int = 0
+    """How often in a row telling has failed (count)."""
+    retry_at: float = 0
+    trouble: str = ""
+    """Why it failed last, in words."""
+    created_at: float = 0
+
+
+@frozen(kw_only=True)
 class Submission:
     """A job as it was submitted: its fields in wire names, payload and headers as exact JSON texts."""
 
@@ -52,6 +85,8 @@ class Submission:
     """Whether it takes older queued jobs of the same pull request and workflow out."""
     received: bool = False
     """Whether something has to be asked before it may be handed out."""
+    check: Check | None = None
+    """What is to show it at GitHub."""
 
 
 @frozen(kw_only=True)

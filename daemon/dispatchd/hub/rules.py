@@ -24,6 +24,10 @@ LEASE_EXPIRED: Final = "lease-expired"
 """The failure cause of a job whose machines were not heard of any more (contracts/README.md, failure causes)."""
 
 
+NOBODY_HAD_IT: Final = "Cancelled before any machine had it."
+"""The summary of a job that was cancelled while it waited."""
+
+
 class Refused(Exception):
     """A request that isn't granted: an HTTP status, and a message for the one who asked."""
 
@@ -212,8 +216,7 @@ def after_submit(
         ended = [_ended(each, State.SUPERSEDED, summary, "", now=now) for each in meant]
         return Submitted(job=job, others=ended)
     meant = [each for each in others if _is_meant(submission.document, each)]
-    summary = "Cancelled before any machine had it."
-    changed = [cancel(each, summary, now=now) for each in meant]
+    changed = [cancel(each, NOBODY_HAD_IT, now=now) for each in meant]
     held = [each for each in changed if each.cancel_requested]
     if held:
         newest = max(held, key=lambda each: each.claimed_at)

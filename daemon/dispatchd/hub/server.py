@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp
 from typing_extensions import override
 
@@ -49,6 +50,7 @@ def application(desk: Desk) -> ASGIApp:
             *Admin(desk, intake).routes(),
             *probes.routes(),
             *Page(desk, intake).routes(),
+            *_github_routes(desk),
         ],
         exception_handlers={
             Refused: _refused,
@@ -62,6 +64,16 @@ def application(desk: Desk) -> ASGIApp:
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
     return probes.counting(app)
+
+
+def _github_routes(desk: Desk) -> list[Route]:
+    github = desk.settings.github
+    if github is None:
+        return []
+    # Only a hub that has to do with GitHub spends time on it.
+    from dispatchd.hub.github.webhook import Webhook  # noqa: PLC0415
+
+    return Webhook.of(desk, github).routes()
 
 
 async def serve(

@@ -13,7 +13,6 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
-    insert,
     select,
     true,
     update,
@@ -21,44 +20,10 @@ from sqlalchemy import (
 
 from dispatchd.hub.database import Database
 from dispatchd.hub.job_rows import COLUMNS, read_job
-from dispatchd.hub.model import HubJob
+from dispatchd.hub.model import Check, HubJob
 from dispatchd.hub.schema import CHECKS, JOBS
 
 _CHECK: Final = CHECKS.c
-_INSERT: Final = insert(CHECKS)
-
-
-@frozen(kw_only=True)
-class Check:
-    """What shows a job at GitHub: a check run, or a commit status where those aren't permitted."""
-
-    job_id: str
-    installation: int = 0
-    """Id of the App's installation; 0 where the hub has a token instead."""
-    repository: str
-    """As owner/name."""
-    sha: str
-    pull_request: int = 0
-    name: str
-    state: str = ""
-    """The job's state after its last change."""
-    owed: bool = True
-    """Whether GitHub may have to be told something."""
-    told: str = ""
-    """What GitHub was told last: `queued`, `in_progress`, or a conclusion."""
-    round: int = 1
-    """How many check runs this job has had (count): a parked one that goes on gets another."""
-    kind: str = ""
-    """`check` or `status`; empty until one of them has been made."""
-    check_run_id: int = 0
-    asked: bool = False
-    """Whether a check run of this round may have been made whose id isn't known."""
-    failures: int = 0
-    """How often in a row telling has failed (count)."""
-    retry_at: float = 0
-    trouble: str = ""
-    """Why it failed last, in words."""
-    created_at: float = 0
 
 
 @frozen
@@ -135,11 +100,6 @@ class CheckStore:
         with self._database.snapshot() as db:
             owed, failed = db.execute(query).one()
             return owed, failed or 0
-
-
-def insert_check(db: Connection, check: Check) -> None:
-    """Keep a new check together with what else a transaction keeps."""
-    db.execute(_INSERT, asdict(check))
 
 
 def checks_of(db: Connection, repository: str, sha: str) -> list[Owed]:

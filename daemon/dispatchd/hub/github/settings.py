@@ -122,6 +122,14 @@ class GithubSettings:
 
 PULL_REQUEST: Final = "pull_request"
 
+_NOT_BY_RULES: Final = {
+    *("check_run", "check_suite"),
+    *("issue_comment", "pull_request_review_comment"),
+}
+_WHY_NOT_BY_RULES: Final = (
+    "checks are run again by their buttons, and comments start jobs by command alone"
+)
+
 
 def resolved(settings: GithubSettings, folder: Path) -> GithubSettings:
     """Return settings whose paths don't depend on the working directory."""
@@ -159,10 +167,17 @@ def mistakes(settings: GithubSettings) -> Iterator[tuple[str, str]]:
             "github.webhook_secret_files",
             "must name a file with the webhook's secret, or set ingest = 'poll'",
         )
-    seen: set[str] = set()
+    names = [rule.name for rule in settings.rules]
     for index, rule in enumerate(settings.rules):
-        if rule.name in seen:
-            yield f"github.rules[{index}].name", f"must be unique; {rule.name!r} isn't"
-        seen.add(rule.name)
-        if rule.forks is Forks.COMMAND and rule.on is Subject.ISSUE:
-            yield f"github.rules[{index}].forks", "must be never for comments on issues"
+        for key, expected in _mistakes_of(rule, names[:index]):
+            yield f"github.rules[{index}].{key}", expected
+
+
+def _mistakes_of(rule: Rule, names_before: list[str]) -> Iterator[tuple[str, str]]:
+    if rule.name in names_before:
+        yield "name", f"must be unique; {rule.name!r} isn't"
+    own = sorted(_NOT_BY_RULES & set(rule.events))
+    if own:
+        yield "events", f"must not have {', '.join(own)}: {_WHY_NOT_BY_RULES}"
+    if rule.forks is Forks.COMMAND and rule.on is Subject.ISSUE:
+        yield "forks", "must be never for comments on issues"

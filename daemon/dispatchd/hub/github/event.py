@@ -1,0 +1,157 @@
+"""What an event of GitHub says, read without trusting it: what isn't of the expected kind counts as absent."""
+
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.domain.event import job_from_event
+from dispatchd.domain.job import Json
+from dispatchd.domain.payload import at, number, text
+
+LONGEST_TEXT: Final = 512
+"""What is kept of a name, a ref or a label (characters)."""
+
+_LARGEST_NUMBER: Final = 2**63 - 1
+"""Ids and numbers beyond it are none (contracts/README.md, limits)."""
+
+_BRANCH: Final = "refs/heads/"
+
+COMMENT_EVENTS: Final = (
+    "issue_comment",
+    "pull_request_review",
+    "pull_request_review_comment",
+)
+"""Where commands can stand."""
+
+
+@frozen(kw_only=True)
+class GithubEvent:
+    """An event, its fields in our words; an empty string, 0 and False are what it doesn't say."""
+
+    name: str
+    """As in X-GitHub-Event."""
+    action: str = ""
+    installation: int = 0
+    repository: str = ""
+    """As owner/name."""
+    repository_id: int = 0
+    actor: str = ""
+    """Login of whoever has caused it."""
+    actor_is_bot: bool = False
+    ref: str = ""
+    sha: str = ""
+    base_ref: str = ""
+    """Full ref that a pull request or merge group is to be merged into."""
+    pull_request: int = 0
+    issue: int = 0
+    comment_id: int = 0
+    body: str = ""
+    """Of a comment or review."""
+    author_app: int = 0
+    """Id of the App that has written a comment."""
+    labels: tuple[str, ...] = ()
+    """Those of the issue or pull request; only the new one where that is the event."""
+    is_draft: bool = False
+    from_fork: bool = False
+    """Whether the code comes from a fork, or may do: where a pull request doesn't say, it does."""
+    is_deleted: bool = False
+    """Whether a push has removed its ref."""
+    message: str = ""
+    """Of the newest commit of a push."""
+    app: int = 0
+    """Id of the App that a check belongs to."""
+    external_id: str = ""
+    """Our own word for a check run."""
+    button: str = ""
+    """Which of our buttons was pressed on a check run."""
+
+    @property
+    def is_on_pull_request(self) -> bool:
+        """Whether a comment stands under a pull request."""
+        return bool(self.pull_request)
+
+
+def read_event(name: str, payload: Json) -> GithubEvent:
+    """Return what the payload of an event says."""
+    job = job_from_event("", "", name, payload)
+    review = text(payload, "review", "body")
+    return GithubEvent(
+        name=clean(name),
+        action=clean(job.action),
+        installation=_id(job.installation_id),
+        repository=job.repository if job.owner_and_name else "",
+        repository_id=_id(job.repository_id),
+        actor=clean(job.actor),
+        actor_is_bot=text(payload, "sender", "type") == "Bot",
+        ref=clean(_full_ref(payload, job.ref)),
+        sha=clean(job.sha),
+        base_ref=clean(_base_ref(payload)),
+        pull_request=_id(job.pull_request),
+        issue=_id(job.issue),
+        comment_id=_id(job.comment_id),
+        body=text(payload, "comment", "body") or review,
+        author_app=_id(number(payload, "comment", "performed_via_github_app", "id")),
+        labels=_labels(payload),
+        is_draft=at(payload, "pull_request", "draft") is True,
+        from_fork=_from_fork(payload),
+        is_deleted=at(payload, "deleted") is True,
+        message=text(payload, "head_commit", "message"),
+        app=_id(
+            number(payload, "check_run", "app", "id")
+            or number(payload, "check_suite", "app", "id")
+        ),
+        external_id=clean(text(payload, "check_run", "external_id")),
+        button=clean(text(payload, "requested_action", "identifier")),
+    )
+
+
+def clean(value: str) -> str:
+    """Return a text of a stranger as it can be kept: Unicode, without NUL, not too long."""
+    kept = value[:LONGEST_TEXT].encode(errors="replace").decode()
+    return kept.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _id(value: int | None) -> int:
+    return value if value is not None and 0 < value <= _LARGEST_NUMBER else 0
+
+
+def _full_ref(payload: Json, ref: str) -> str:
+    """Return a ref in full; some events name a branch or tag alone."""
+    if ref.startswith("refs/"):
+        return ref
+    branch = text(payload, "branch") or text(payload, "workflow_run", "head_branch")
+    if not ref:
+        return f"{_BRANCH}{branch}" if branch else ""
+    return f"refs/tags/{ref}" if text(payload, "ref_type") == "tag" else _BRANCH + ref
+
+
+def _base_ref(payload: Json) -> str:
+    branch = text(payload, "pull_request", "base", "ref")
+    return f"{_BRANCH}{branch}" if branch else text(payload, "merge_group", "base_ref")
+
+
+def _labels(payload: Json) -> tuple[str, ...]:
+    new = text(payload, "label", "name")
+    if new:
+        return (clean(new),)
+    found = at(payload, "pull_request", "labels") or at(payload, "issue", "labels")
+    names = [text(each, "name") for each in found] if isinstance(found, list) else []
+    return tuple(clean(name) for name in names if name)
+
+
+def _from_fork(payload: Json) -> bool:
+    if at(payload, "pull_request") is not None:
+        return not _same(
+            at(payload, "pull_request", "head", "repo"),
+            at(payload, "pull_request", "base", "repo"),
+        )
+    if at(payload, "workflow_run") is not None:
+        return not _same(
+            at(payload, "workflow_run", "head_repository"), at(payload, "repository")
+        )
+    return False
+
+
+def _same(head: Json, base: Json) -> bool:
+    """Return whether two repositories certainly are the same one: ids tell, because names change hands."""
+    return number(head, "id") is not None and number(head, "id") == number(base, "id")

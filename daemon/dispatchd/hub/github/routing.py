@@ -1,0 +1,309 @@
+"""From an event to what it asks for: pure, so that `dispatchd hub route` can say why without doing it.
+
+What an event says is enough for most rules. A command in a comment isn't: who may give it, and which commit it
+means, only GitHub knows, so its job is kept as received until GitHub has been asked (`resolve.py`).
+"""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.hub.github.comment import Command, Verb, commands
+from dispatchd.hub.github.event import COMMENT_EVENTS, GithubEvent
+from dispatchd.hub.github.settings import (
+    PULL_REQUEST,
+    Forks,
+    GithubSettings,
+    Rule,
+    Subject,
+)
+
+CANCEL_BUTTON: Final = "cancel"
+"""Identifier of the button on a check run that ends its job."""
+
+OUR_MARK: Final = "<!-- dispatchd -->"
+"""What every comment of ours begins with, so that we never take one for a command."""
+
+_USUAL_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        PULL_REQUEST: ("opened", "synchronize", "reopened", "ready_for_review"),
+        "merge_group": ("checks_requested",),
+        "pull_request_review": ("submitted",),
+        "release": ("published",),
+        "workflow_run": ("completed",),
+    }
+)
+"""The actions that count where a rule names none; of any other event all do."""
+
+_NAMES_A_REF: Final = (
+    *("release", "create", "repository_dispatch", "workflow_dispatch"),
+)
+"""Events that name a ref, whose commit has to be asked for."""
+
+_SKIPPED: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip actions]")
+"""In the message of a commit: its push starts nothing (GitHub docs, Skipping workflow runs)."""
+
+_NEW: Final = {
+    "issue_comment": "created",
+    "pull_request_review_comment": "created",
+    "pull_request_review": "submitted",
+}
+
+
+@frozen(kw_only=True)
+class Run:
+    """A job that a rule makes of an event."""
+
+    rule: Rule
+    command: Command | None = None
+    """The command that asks for it; None where the event itself does."""
+    asks_for_commit: bool = False
+    """Whether GitHub has to be asked for the commit of the event's ref."""
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether GitHub has to be asked before the job is handed out."""
+        return self.asks_for_commit or self.command is not None
+
+
+@frozen(kw_only=True)
+class Cancel:
+    """The end of what runs or waits for a pull request or issue, if whoever says so may."""
+
+
+@frozen(kw_only=True)
+class Button:
+    """A button on one of our check runs: it ends the job, or makes it anew."""
+
+    external_id: str
+    again: bool
+
+
+@frozen(kw_only=True)
+class SuiteAgain:
+    """All our checks of a commit once more."""
+
+    sha: str
+
+
+Step = Run | Cancel | Button | SuiteAgain
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What an event asks for; `reason` says in words why that, or why nothing."""
+
+    steps: tuple[Step, ...] = ()
+    reason: str
+
+
+def route(event: GithubEvent, settings: GithubSettings) -> Plan:
+    """Return what an event asks for."""
+    refusal = _refusal(event, settings)
+    if refusal:
+        return Plan(reason=refusal)
+    match event.name:
+        case "check_run":
+            return _of_check_run(event, settings)
+        case "check_suite":
+            return _of_check_suite(event, settings)
+        case _ if event.name in COMMENT_EVENTS and _speaks(event):
+            return _of_comment(event, settings)
+        case _:
+            return _of_rules(event, settings)
+
+
+def mismatch(rule: Rule, event: GithubEvent) -> str:
+    """Return why a rule doesn't want an event, or an empty string."""
+    if rule.command or event.name not in rule.events:
+        return f"it isn't for the event {event.name}"
+    actions = _actions(rule, event.name)
+    if actions and event.action not in actions:
+        return (
+            f"the action {event.action or '(none)'} isn't one of {', '.join(actions)}"
+        )
+    return _mismatch_of_repository(rule, event) or mismatch_of_code(rule, event)
+
+
+def mismatch_of_code(rule: Rule, event: GithubEvent) -> str:
+    """Return why a rule doesn't want what an event is about, whatever has happened to it, or an empty string."""
+    ref = event.base_ref or event.ref
+    if rule.refs and not any(_fits(each, rule.refs) for each in (ref, _short(ref))):
+        return f"the ref {ref or '(none)'} isn't one of {', '.join(rule.refs)}"
+    if rule.labels and not any(_fits(each, rule.labels) for each in event.labels):
+        return f"it has none of the labels {', '.join(rule.labels)}"
+    if event.is_draft and not rule.drafts:
+        return "it is a draft"
+    if event.from_fork and rule.forks is Forks.NEVER:
+        return "its code comes from a fork"
+    return ""
+
+
+def candidates(
+    command: Command, event: GithubEvent, settings: GithubSettings
+) -> Iterator[Rule]:
+    """Yield the rules that a command under an issue or pull request may mean."""
+    subject = Subject.PULL_REQUEST if event.is_on_pull_request else Subject.ISSUE
+    for rule in settings.rules:
+        if command.name:
+            named = rule.command == command.name and rule.on is subject
+        else:
+            named = PULL_REQUEST in rule.events and event.is_on_pull_request
+        if named and not _mismatch_of_repository(rule, event):
+            yield rule
+
+
+def _refusal(event: GithubEvent, settings: GithubSettings) -> str:
+    if event.name == "ping":
+        return "GitHub asks whether this hub is there; it is"
+    if settings.installations and event.installation not in settings.installations:
+        return f"the installation {event.installation} is none of github.installations"
+    if not event.repository:
+        return f"the event {event.name} names no repository"
+    return ""
+
+
+def _of_check_run(event: GithubEvent, settings: GithubSettings) -> Plan:
+    foreign = _foreign(event, settings)
+    if foreign:
+        return Plan(reason=foreign)
+    if event.action not in ("rerequested", "requested_action"):
+        return Plan(reason="it only says what became of a check")
+    if not event.external_id:
+        return Plan(reason="the check run doesn't say which job it shows")
+    if event.action == "requested_action" and event.button != CANCEL_BUTTON:
+        return Plan(reason=f"there is no button {event.button!r}")
+    again = event.action == "rerequested"
+    words = "re-run" if again else "cancel"
+    button = Button(external_id=event.external_id, again=again)
+    return Plan(steps=(button,), reason=f"{event.actor} wants its {words}")
+
+
+def _of_check_suite(event: GithubEvent, settings: GithubSettings) -> Plan:
+    foreign = _foreign(event, settings)
+    if foreign:
+        return Plan(reason=foreign)
+    if event.action != "rerequested" or not event.sha:
+        return Plan(reason="it only says what became of checks")
+    reason = f"{event.actor} wants all checks of {event.sha} once more"
+    return Plan(steps=(SuiteAgain(sha=event.sha),), reason=reason)
+
+
+def _foreign(event: GithubEvent, settings: GithubSettings) -> str:
+    """Return why a check isn't ours, or an empty string."""
+    if settings.is_app and event.app == settings.app_id:
+        return ""
+    return "it is about a check of somebody else"
+
+
+def _speaks(event: GithubEvent) -> bool:
+    """Return whether a comment could hold a command."""
+    return event.name == "issue_comment" or bool(event.body)
+
+
+def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
+    refusal = _refusal_of_comment(event, settings)
+    found = [] if refusal else commands(event.body)
+    if not found:
+        by_rules = _of_rules(event, settings)
+        reason = refusal or "the comment holds no command"
+        return by_rules if by_rules.steps else Plan(reason=reason)
+    steps: dict[Step, None] = {}
+    unknown: list[str] = []
+    for command in found:
+        if command.verb is Verb.CANCEL:
+            steps[Cancel()] = None
+            continue
+        meant = [
+            Run(rule=rule, command=command)
+            for rule in candidates(command, event, settings)
+        ]
+        steps |= dict.fromkeys(meant)
+        if not meant:
+            unknown.append(f"no rule is for /run {command.name}".rstrip())
+    said = [_words(each) for each in steps]
+    return Plan(steps=tuple(steps), reason="; ".join([*said, *unknown]))
+
+
+def _refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
+    if event.action != _NEW[event.name]:
+        return f"only new comments count, and this one was {event.action or 'not new'}"
+    if OUR_MARK in event.body or (
+        settings.is_app and event.author_app == settings.app_id
+    ):
+        return "we have written the comment ourselves"
+    if event.actor_is_bot:
+        return f"{event.actor} is a bot, and bots give no commands"
+    if not event.actor:
+        return "the comment doesn't say who has written it"
+    return ""
+
+
+def _of_rules(event: GithubEvent, settings: GithubSettings) -> Plan:
+    if event.is_deleted:
+        return Plan(reason="it has removed a ref")
+    skip = next((each for each in _SKIPPED if each in event.message), "")
+    if skip:
+        return Plan(reason=f"the message of its commit has {skip}")
+    asks = not event.sha and bool(event.ref) and event.name in _NAMES_A_REF
+    why = {rule.name: mismatch(rule, event) for rule in settings.rules}
+    wanted = [
+        Run(rule=rule, asks_for_commit=asks)
+        for rule in settings.rules
+        if not why[rule.name]
+        # Code of a fork waits for somebody who may say so.
+        and not event.from_fork
+    ]
+    if wanted:
+        return Plan(steps=tuple(wanted), reason="; ".join(map(_words, wanted)))
+    return Plan(reason=_why_not(event, why))
+
+
+def _why_not(event: GithubEvent, why: Mapping[str, str]) -> str:
+    waiting = [name for name, reason in why.items() if not reason]
+    if waiting:
+        names = ", ".join(waiting)
+        return f"its code comes from a fork; {names}: waits for /run {event.sha}"
+    other = f"it isn't for the event {event.name}"
+    near = [f"{name}: {reason}" for name, reason in why.items() if reason != other]
+    return "; ".join(near) or f"no rule is for the event {event.name}"
+
+
+def _words(step: Step) -> str:
+    match step:
+        case Run(rule=rule, command=None):
+            return f"rule {rule.name}: workflow {rule.workflow}"
+        case Run(rule=rule):
+            return f"rule {rule.name}: workflow {rule.workflow}, if GitHub agrees"
+        case Cancel():
+            return "cancel, if GitHub agrees"
+        case Button(again=again):
+            return "re-run" if again else "cancel"
+        case SuiteAgain(sha=sha):
+            return f"all checks of {sha} once more"
+
+
+def _actions(rule: Rule, event: str) -> tuple[str, ...]:
+    if rule.actions:
+        return rule.actions
+    usual = _USUAL_ACTIONS.get(event, ())
+    return (*usual, "labeled") if rule.labels and event == PULL_REQUEST else usual
+
+
+def _mismatch_of_repository(rule: Rule, event: GithubEvent) -> str:
+    # GitHub takes names in any case, and tells them in their owner's.
+    patterns = tuple(each.lower() for each in rule.repositories)
+    if _fits(event.repository.lower(), patterns):
+        return ""
+    return f"{event.repository} isn't one of {', '.join(rule.repositories)}"
+
+
+def _fits(value: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(value, each) for each in patterns)
+
+
+def _short(ref: str) -> str:
+    return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")

@@ -1,0 +1,29 @@
+"""Files with secrets, read when the hub starts."""
+
+from pathlib import Path
+
+from dispatchd.errors import ConfigError, Problem
+
+
+def read_secret(file: Path, *, config_file: Path, key: str) -> str:
+    """Return what a file holds, without white space around it. Blocks.
+
+    Args:
+        file: The file.
+        config_file: The configuration that names it.
+        key: By which key.
+
+    Raises:
+        ConfigError: It can't be read, or is empty.
+    """
+    try:
+        found = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        expected = f"must name a readable file ({file}: {error.strerror})"
+    except UnicodeDecodeError:
+        expected = f"must name a file of text ({file} is none)"
+    else:
+        if found:
+            return found
+        expected = f"must name a file that isn't empty ({file})"
+    raise ConfigError([Problem(file=config_file, key=key, expected=expected)])
