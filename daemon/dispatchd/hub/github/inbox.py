@@ -84,7 +84,9 @@ class Inbox:
             made = tuple(each.job for each in done if each.is_new and each.job)
             delivery = evolve(
                 delivery,
-                routing="; ".join([plan.reason, *(each.words for each in done)]),
+                routing="; ".join(
+                    [plan.reason, *(each.words for each in done if each.words)]
+                ),
                 state="queued" if made else "done",
                 job_ids=tuple(job.id for job in made),
             )

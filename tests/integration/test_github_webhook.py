@@ -1,0 +1,480 @@
+"""Webhooks of GitHub: nothing is acknowledged that isn't durable, nothing comes twice, nothing is unexplained."""
+
+import json
+import random
+import resource
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import anyio
+import httpx
+import pytest
+from bench.postgres import Postgres
+
+from support.github_events import (
+    HEAD,
+    REAL,
+    REPOSITORY,
+    SECRET,
+    comment,
+    event_of,
+    pull_request,
+    real,
+    signature,
+)
+from support.hub import HubProcess, hub
+from support.machine import JOBS, Machine, refuses, row
+
+MIB = 1024 * 1024
+NEW_SECRET = "the next one"
+
+CONFIG = """
+[github]
+token_file = "github-token"
+api_url = "http://127.0.0.1:9"
+webhook_secret_files = ["webhook-secret", "webhook-secret-2"]
+[[github.rules]]
+name = "tests"
+workflow = "ci"
+repositories = ["*"]
+events = ["pull_request", "push", "merge_group"]
+forks = "command"
+priority = 3
+[[github.rules]]
+name = "lint"
+workflow = "lint"
+repositories = ["Codertocat/*"]
+events = ["pull_request"]
+[[github.rules]]
+name = "deploy"
+workflow = "deploy"
+repositories = ["*"]
+command = "deploy"
+"""
+
+
+def prepared(folder: Path) -> Path:
+    """Return a folder with the secrets that the configuration names."""
+    folder.mkdir(exist_ok=True)
+    for name, text in {
+        "github-token": "github-token-of-the-hub",
+        "webhook-secret": SECRET,
+        "webhook-secret-2": NEW_SECRET + "\n",
+    }.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+@pytest.fixture
+async def server(tmp_path: Path, database_url: str) -> AsyncIterator[HubProcess]:
+    folder = prepared(tmp_path / "hub")
+    async with hub(folder, database_url=database_url, more=CONFIG) as found:
+        yield found
+
+
+async def send(
+    server: HubProcess,
+    event: str,
+    payload: Any,
+    delivery: str = "",
+    *,
+    secret: str = SECRET,
+    target: str = "4711",
+    form: bool = False,
+    **headers: str | None,
+) -> httpx.Response:
+    """Send an event as GitHub does; a header that is None is left out."""
+    text = payload if isinstance(payload, (str, bytes)) else json.dumps(payload)
+    body = text if isinstance(text, bytes) else text.encode()
+    if form:
+        body = urlencode({"payload": text}).encode()
+    sent = {
+        "X-GitHub-Delivery": delivery or str(uuid4()),
+        "X-GitHub-Event": event,
+        "X-GitHub-Hook-ID": "1",
+        "X-GitHub-Hook-Installation-Target-Type": "integration",
+        "X-GitHub-Hook-Installation-Target-ID": target,
+        "X-Hub-Signature-256": signature(body, secret),
+        "Content-Type": "application/x-www-form-urlencoded"
+        if form
+        else "application/json",
+        "User-Agent": "GitHub-Hookshot/044aadd",
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    return await server.http.post(
+        "/webhooks/github",
+        content=body,
+        headers={name: value for name, value in sent.items() if value is not None},
+    )
+
+
+async def deliveries(server: HubProcess) -> list[dict[str, Any]]:
+    reply = await server.http.get("/api/v1/deliveries", params={"limit": "1000"})
+    found: list[dict[str, Any]] = reply.json()["deliveries"]
+    return found
+
+
+async def jobs(server: HubProcess) -> list[dict[str, Any]]:
+    reply = await server.http.get(JOBS, params={"limit": "1000"})
+    found: list[dict[str, Any]] = reply.json()["jobs"]
+    return found
+
+
+async def test_an_event_becomes_the_jobs_of_its_rules(server: HubProcess) -> None:
+    text = json.dumps(pull_request()).replace('"number": 2', '"number":   2')
+
+    reply = await send(server, "pull_request", text, "d-1")
+
+    assert reply.status_code == 202
+    made = await jobs(server)
+    assert [job["id"] for job in made] == reply.json()["jobs"]
+    tests, lint = made
+    assert (tests["dag_name"], tests["priority"], tests["state"]) == ("ci", 3, "queued")
+    assert (lint["dag_name"], lint["priority"]) == ("lint", 0)
+    assert tests["sha"] == HEAD
+    assert tests["ref"] == "refs/pull/2/head"
+    assert (tests["repository_name"], tests["binding_id"]) == (REPOSITORY, "tests")
+    assert (tests["pull_request_number"], tests["delivery_id"]) == (2, "d-1")
+    held = await Machine(http=server.http).pull()
+    assert held.id == tests["id"]
+    assert f'"payload": {text}' in held.text
+    assert held.job["headers"]["x-github-event"] == "pull_request"
+    assert "signature" not in json.dumps(held.job["headers"])
+
+
+async def test_what_became_of_a_delivery_can_be_asked(server: HubProcess) -> None:
+    await send(server, "pull_request", pull_request(), "d-1")
+    await send(server, "pull_request", pull_request("closed"), "d-2")
+    await send(server, "star", real("issues/17-opened"), "d-3")
+    await send(server, "ping", real("ping/02"), "d-4")
+
+    taken, closed, unsupported, ping = await deliveries(server)
+
+    assert (taken["target"], taken["state"]) == ("integration/4711", "queued")
+    assert len(taken["job_ids"]) == 2
+    assert taken["routing"] == "rule tests: workflow ci; rule lint: workflow lint"
+    assert (closed["event"], closed["action"]) == ("pull_request", "closed")
+    assert [each["state"] for each in (closed, unsupported, ping)] == ["ignored"] * 3
+    assert "the action closed isn't one of opened" in closed["routing"]
+    assert unsupported["routing"] == "no rule is for the event star"
+    assert ping["routing"] == "GitHub asks whether this hub is there; it is"
+
+
+async def test_a_signature_of_each_secret_counts_and_no_other(
+    server: HubProcess,
+) -> None:
+    event = pull_request()
+
+    for secret in (SECRET, NEW_SECRET):
+        assert (await send(server, "push", event, secret=secret)).is_success
+    for bad in (
+        await send(server, "push", event, secret="guessed"),
+        await send(server, "push", event, X_Hub_Signature_256=None),
+        await send(server, "push", event, X_Hub_Signature_256="sha256="),
+        await send(server, "push", event, X_Hub_Signature_256="sha1=" + "0" * 40),
+        await send(server, "push", "other", X_Hub_Signature_256=signature(b"body")),
+    ):
+        refuses(bad, 401)
+    assert len(await deliveries(server)) == 2
+
+
+@pytest.mark.parametrize("name", ["X_GitHub_Delivery", "X_GitHub_Event"])
+async def test_a_webhook_without_what_each_has_is_refused(
+    server: HubProcess, name: str
+) -> None:
+    for value in (None, ""):
+        reply = await send(server, "push", pull_request(), **{name: value})
+        assert name.replace("_", "-") in refuses(reply, 400)
+    assert await deliveries(server) == []
+
+
+async def test_a_replayed_delivery_makes_no_second_job(server: HubProcess) -> None:
+    first = await send(server, "pull_request", pull_request(), "d-1")
+    again = await send(server, "pull_request", pull_request("closed"), "d-1")
+    other = await send(server, "pull_request", pull_request(), "d-1", target="9")
+
+    assert (first.status_code, other.status_code) == (202, 202)
+    assert (again.status_code, again.json()) == (200, {"message": "duplicate"})
+    assert len(await jobs(server)) == 4
+    assert len(await deliveries(server)) == 2
+
+
+async def test_fifty_replays_at_once_make_one_job(server: HubProcess) -> None:
+    statuses: list[int] = []
+
+    async def replay() -> None:
+        reply = await send(server, "push", real("push/00"), "d-1")
+        statuses.append(reply.status_code)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(50):
+            tasks.start_soon(replay)
+
+    assert sorted(statuses) == [200] * 49 + [202]
+    assert len(await jobs(server)) == 1
+
+
+async def test_a_form_counts_like_json(server: HubProcess) -> None:
+    event = pull_request()
+    event["pull_request"]["title"] = "Zürich & 100% = Grüße + 🚀"
+
+    reply = await send(server, "pull_request", event, form=True)
+
+    assert len(reply.json()["jobs"]) == 2
+    held = await Machine(http=server.http).pull()
+    assert held.job["payload"] == event
+
+
+async def test_a_body_that_is_no_event_is_refused_with_words(
+    server: HubProcess,
+) -> None:
+    refuses(await send(server, "push", "{"), 400)
+    refuses(await send(server, "push", "{}", Content_Type="text/plain"), 415)
+    refuses(await send(server, "push", '{"a": NaN}'), 400)
+    refuses(await send(server, "push", "[" * 100_000), 400)
+    refuses(await send(server, "push", b'{"a": "\xff"}'), 400)
+    assert await deliveries(server) == []
+
+
+async def test_a_newer_commit_takes_the_place_of_an_older_one(
+    server: HubProcess,
+) -> None:
+    await send(server, "pull_request", pull_request())
+    newer = pull_request("synchronize")
+    newer["pull_request"]["head"]["sha"] = "b" * 40
+
+    await send(server, "pull_request", newer)
+
+    states = [(job["dag_name"], job["state"]) for job in await jobs(server)]
+    assert states == [
+        ("ci", "superseded"),
+        ("lint", "superseded"),
+        ("ci", "queued"),
+        ("lint", "queued"),
+    ]
+
+
+async def test_a_command_waits_until_github_was_asked(server: HubProcess) -> None:
+    reply = await send(server, "issue_comment", comment("/run deploy\n/cancel"))
+
+    assert reply.status_code == 202
+    assert "if GitHub agrees" in reply.json()["reason"]
+    found = await jobs(server)
+    assert [job["state"] for job in found] == ["received", "received"]
+    assert [job["command"] for job in found] == ["deploy", "cancel"]
+    assert (await Machine(http=server.http).ask()).status_code == 204
+
+
+async def test_a_full_queue_is_a_503_and_the_delivery_may_come_again(
+    tmp_path: Path, database_url: str
+) -> None:
+    folder = prepared(tmp_path / "hub")
+    more = f"{CONFIG}\n[queue]\nmost = 2\n"
+    async with hub(folder, database_url=database_url, more=more) as server:
+        await send(server, "pull_request", pull_request(), "d-1")
+
+        full = await send(server, "pull_request", pull_request(), "d-2")
+        waiting = await send(server, "issue_comment", comment("/run deploy"), "d-3")
+        ignored = await send(server, "pull_request", pull_request("closed"), "d-4")
+
+        for reply in (full, waiting):
+            refuses(reply, 503)
+            assert reply.headers["retry-after"] == "10"
+        assert ignored.status_code == 202
+        assert [each["id"] for each in await deliveries(server)] == ["d-1", "d-4"]
+        machine = Machine(http=server.http)
+        for _ in range(2):
+            await (await machine.pull()).finish()
+        assert (await send(server, "push", real("push/00"), "d-2")).status_code == 202
+        assert len(await jobs(server)) == 3
+
+
+async def test_a_full_disk_is_a_503_and_nothing_is_half_done(tmp_path: Path) -> None:
+    async with hub(prepared(tmp_path / "hub"), more=CONFIG) as server:
+        pid, most = server.process.pid, resource.RLIM_INFINITY
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, most))
+
+        refused = [
+            await send(server, "pull_request", pull_request(), "d-1"),
+            await send(server, "pull_request", pull_request("closed"), "d-2"),
+        ]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+
+        for each in refused:
+            refuses(each, 503)
+        assert await deliveries(server) == []
+        again = await send(server, "pull_request", pull_request(), "d-1")
+        assert (again.status_code, len(await jobs(server))) == (202, 2)
+
+
+async def test_a_database_that_is_away_is_a_503(
+    tmp_path: Path, postgresql: Postgres
+) -> None:
+    url = postgresql.new_database()
+    folder = prepared(tmp_path / "hub")
+    async with hub(folder, database_url=url, more=CONFIG) as server:
+        with postgresql.away(url):
+            refuses(await send(server, "pull_request", pull_request(), "d-1"), 503)
+        again = await send(server, "pull_request", pull_request(), "d-1")
+        assert again.status_code == 202
+
+
+async def test_the_largest_payload_goes_through_and_a_larger_one_does_not(
+    server: HubProcess,
+) -> None:
+    event = pull_request()
+    event["filler"] = ""
+    event["filler"] = "é" * ((25 * MIB - len(json.dumps(event))) // 2)
+    text = json.dumps(event, ensure_ascii=False)
+    text += " " * (25 * MIB - len(text.encode()))
+
+    for form in (False, True):
+        assert len((await send(server, "pull_request", text, form=form)).json()["jobs"])
+    refuses(await send(server, "pull_request", text + " "), 413)
+    held = await Machine(http=server.http).pull()
+    assert held.job["payload"] == event
+    found = await row(server, held.id)
+    assert found["state"] == "claimed"
+
+
+async def test_every_real_payload_is_routed_or_ignored_with_a_reason(
+    server: HubProcess,
+) -> None:
+    for path in REAL:
+        reply = await send(server, event_of(path), path.read_text())
+        assert reply.status_code == 202, (path, reply.text)
+
+    found = await deliveries(server)
+    assert len(found) == len(REAL) == 152
+    assert all(each["routing"] for each in found)
+    routed = [each for each in found if each["job_ids"]]
+    assert len(routed) > 5
+    assert {each["state"] for each in found} == {"queued", "ignored"}
+
+
+def mutated(payload: Any, chance: random.Random) -> Any:
+    """Return a payload with one thing about it changed."""
+    places: list[tuple[Any, Any]] = []
+
+    def walk(value: Any) -> None:
+        if isinstance(value, dict):
+            places.extend((value, key) for key in value)
+            for each in value.values():
+                walk(each)
+        elif isinstance(value, list):
+            places.extend((value, index) for index in range(len(value)))
+            for each in value:
+                walk(each)
+
+    payload = json.loads(json.dumps(payload))
+    walk(payload)
+    # What is read is near the top, so that it is hit more often than chance alone would.
+    top = [(payload, key) for key in payload]
+    holder, key = chance.choice(chance.choice([places, top]) or [({"": 0}, "")])
+    if chance.random() < 0.15 and isinstance(holder, dict):
+        del holder[key]
+        return payload
+    holder[key] = chance.choice(
+        [
+            None,
+            [],
+            {},
+            "",
+            0,
+            -1,
+            2**63,
+            2**200,
+            1.5,
+            True,
+            "\0",
+            "\ud800",
+            "x" * 5000,
+            "🚀\u202e\n",
+            [[]] * 50,
+            {"id": {"id": {}}},
+            "../..",
+            "a/b",
+            chance.choice(["opened", "rerequested", "created", "nonsense"]),
+        ]
+    )
+    if chance.random() < 0.2 and isinstance(payload, dict):
+        items = list(payload.items())
+        chance.shuffle(items)
+        payload = dict(items)
+    return payload
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_two_thousand_mutations_are_routed_or_ignored_with_a_reason(
+    server: HubProcess,
+) -> None:
+    chance = random.Random(20261125)
+    real_ones = [(event_of(path), json.loads(path.read_text())) for path in REAL]
+    real_ones += [
+        ("pull_request", pull_request()),
+        ("issue_comment", comment("/run deploy")),
+    ]
+    events = [*{event for event, _ in real_ones}, "nonsense", "x" * 1000, "ping\x7f"]
+    statuses: dict[int, int] = {}
+
+    async def some(count: int) -> None:
+        for _ in range(count):
+            event, payload = chance.choice(real_ones)
+            if chance.random() < 0.1:
+                event = chance.choice(events)
+            for _ in range(chance.choice([1, 1, 2, 4])):
+                payload = mutated(payload, chance) if payload else payload
+            reply = await send(server, event, payload)
+            statuses[reply.status_code] = statuses.get(reply.status_code, 0) + 1
+            assert reply.status_code < 500, (event, payload)
+            assert reply.json()["reason"], (event, payload)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(some, 250)
+
+    assert statuses == {202: 2000}
+    machine = Machine(http=server.http)
+    for _ in range(50):
+        # A job that breaks its contract would end here.
+        await (await machine.pull()).finish()
+
+
+async def test_a_secret_that_cannot_be_read_stops_the_start_with_one_line(
+    tmp_path: Path,
+) -> None:
+    folder = prepared(tmp_path / "hub")
+    (folder / "webhook-secret-2").unlink()
+
+    with pytest.raises(AssertionError) as failed:
+        async with hub(folder, more=CONFIG):
+            pass
+
+    [line] = str(failed.value).splitlines()[:1]
+    assert "github.webhook_secret_files[1]: must name a readable file" in line
+    assert "Traceback" not in str(failed.value)
+
+
+async def test_a_hub_without_github_takes_no_webhooks(tmp_path: Path) -> None:
+    async with hub(tmp_path) as server:
+        refuses(await send(server, "ping", {}), 404)
+
+
+async def test_nothing_secret_is_in_the_log_or_the_database(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "hub")
+    async with hub(folder, more=CONFIG) as server:
+        await send(server, "pull_request", pull_request())
+        await send(server, "pull_request", pull_request(), secret="guessed")
+        server.stop()
+
+    everything = (folder / "hub.log").read_text()
+    with closing(sqlite3.connect(folder / "hub.db")) as db:
+        everything += "\n".join(db.iterdump())
+    for secret in (SECRET, NEW_SECRET, "github-token-of-the-hub"):
+        assert secret not in everything
