@@ -1,0 +1,206 @@
+"""What an answer of GitHub means: the one table from status, headers and body to an error.
+
+GithubError           the hub stays up; split by what the catcher does next
+├─ Limited            wait until `retry_at`, with every call of that installation
+├─ NotPermitted       the permission is missing (403): do without it
+│  └─ NoCredential    there is nothing to ask with (401): a person has to put that right
+├─ NotThere           it isn't there, or not any more (404, 410, 451)
+├─ Invalid            GitHub doesn't take what was sent (400, 422): send less
+└─ Unclear            no answer that counts: a write may have happened
+
+Source: GitHub docs, "Rate limits for the REST API" and "Troubleshooting the REST API". A write that was refused
+by one of the first five has not happened.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.domain.job import Json
+from dispatchd.errors import RemoteError
+
+MAX_BYTES: Final = 32 * 1024 * 1024
+"""Largest answer that is read (bytes): a delivery carries up to 25 MB (GitHub docs, "Webhook events and payloads")."""
+
+_QUOTED: Final = 300
+"""How much of GitHub's own words an error repeats (characters)."""
+
+_SHORTEST_LIMIT_S: Final = 60.0
+"""How long to wait where GitHub says that there is a limit, and not until when (seconds; the docs' "at least one minute")."""
+
+_LONGEST_LIMIT_S: Final = 2 * 3600.0
+"""How long to wait at most (seconds): a limit lasts for an hour, and a clock that is wrong must not silence a hub."""
+
+_LIMIT_WORDS: Final = ("rate limit", "secondary rate", "abuse")
+
+_NOT_THERE: Final = (
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.GONE,
+    HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS,
+)
+_UNCLEAR: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT)
+
+_NEXT: Final = re.compile(r'<([^>]*)>\s*;[^,<]*\brel="?next"?')
+
+
+class GithubError(RemoteError):
+    """GitHub, or something on the way to it, didn't do what was asked."""
+
+
+class Limited(GithubError):
+    """Too many calls; `retry_at` is when the next one may be made, in seconds of the clock that was given."""
+
+    def __init__(self, *, call: str, reason: str, retry_at: float) -> None:
+        self.retry_at = retry_at
+        super().__init__(call=call, reason=reason)
+
+
+class NotPermitted(GithubError):
+    """What GitHub knows us by doesn't allow this (403)."""
+
+
+class NoCredential(NotPermitted):
+    """GitHub doesn't know us (401), or gives us no token to ask with."""
+
+
+class NotThere(GithubError):
+    """It isn't there, has gone, has moved, or may not be seen (404, 410, 451, a redirect)."""
+
+
+class Invalid(GithubError):
+    """GitHub doesn't take what was sent (400, 422, and what else is our mistake)."""
+
+
+class Unclear(GithubError):
+    """No answer that counts: a connection's trouble, a deadline, a server's error. A write may have happened."""
+
+
+@frozen(kw_only=True)
+class Reply:
+    """What came back: `headers` with lower-case names, `body` as bytes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def refuse_errors(call: str, reply: Reply, *, now: float) -> None:
+    """Return if the reply is a success.
+
+    Args:
+        call: What was asked, in words that go after "cannot".
+        reply: What came back.
+        now: The time, in seconds since the epoch.
+
+    Raises:
+        Limited: There have been too many calls.
+        NotPermitted: The permission is missing.
+        NoCredential: The credential doesn't count.
+        NotThere: It isn't there.
+        Invalid: It isn't taken.
+        Unclear: Nothing is known.
+    """
+    status = reply.status
+    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+        return
+    reason = _reason(reply)
+    wait_s = _limit_s(reply, now)
+    if wait_s is not None:
+        retry_at = now + min(max(wait_s, 1.0), _LONGEST_LIMIT_S)
+        raise Limited(call=call, reason=reason, retry_at=retry_at)
+    if status == HTTPStatus.UNAUTHORIZED:
+        raise NoCredential(call=call, reason=reason)
+    if status == HTTPStatus.FORBIDDEN:
+        raise NotPermitted(call=call, reason=reason)
+    if status in _NOT_THERE or status < HTTPStatus.BAD_REQUEST:
+        raise NotThere(call=call, reason=reason)
+    if status in _UNCLEAR or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise Unclear(call=call, reason=reason)
+    raise Invalid(call=call, reason=reason)
+
+
+def json_of(call: str, reply: Reply) -> Json:
+    """Return the JSON of a successful reply.
+
+    Raises:
+        Unclear: It has none, as where a proxy has answered.
+    """
+    try:
+        found: Json = json.loads(reply.body)
+    except (ValueError, RecursionError) as error:
+        kind = reply.headers.get("content-type", "no content type").split(";")[0]
+        reason = f"status {reply.status} with {kind:.60} where JSON was expected"
+        raise Unclear(call=call, reason=reason) from error
+    return found
+
+
+def ahead_s(headers: Mapping[str, str], now: float) -> float:
+    """Return how far GitHub's clock is ahead of this one (seconds; whole ones, because `Date` has no others)."""
+    try:
+        date = parsedate_to_datetime(headers.get("date", ""))
+    except ValueError:
+        return 0.0
+    return date.timestamp() - now
+
+
+def next_page(headers: Mapping[str, str]) -> str:
+    """Return the address of the next page (RFC 8288), or nothing on the last one."""
+    found = _NEXT.search(headers.get("link", ""))
+    return found[1] if found else ""
+
+
+def _limit_s(reply: Reply, now: float) -> float | None:
+    """Return for how long there may be no further call (seconds), or None where no limit was reached."""
+    if reply.status not in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS):
+        return None
+    after = _whole(reply.headers.get("retry-after", ""))
+    if after is not None:
+        return after
+    reset = _whole(reply.headers.get("x-ratelimit-reset", ""))
+    if reply.headers.get("x-ratelimit-remaining", "").strip() == "0" and reset:
+        # By GitHub's own clock, so that a wrong one here does no harm.
+        return reset - (now + ahead_s(reply.headers, now))
+    said = _message(reply).lower()
+    if reply.status == HTTPStatus.TOO_MANY_REQUESTS or any(
+        word in said for word in _LIMIT_WORDS
+    ):
+        return _SHORTEST_LIMIT_S
+    return None
+
+
+def _whole(value: str) -> float | None:
+    value = value.strip()
+    return float(value[:12]) if value.isascii() and value.isdigit() else None
+
+
+def _reason(reply: Reply) -> str:
+    try:
+        phrase = f" {HTTPStatus(reply.status).phrase}"
+    except ValueError:
+        phrase = ""
+    moved = HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST
+    redirect = ", a redirect, which is not followed" if moved else ""
+    said = _message(reply)
+    return f"status {reply.status}{phrase}{redirect}" + (f": {said}" if said else "")
+
+
+def _message(reply: Reply) -> str:
+    """Return what GitHub says of an error, with the fields that it doesn't take, as one short line."""
+    try:
+        document = json.loads(reply.body)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(document, dict):
+        return ""
+    message, errors = document.get("message"), document.get("errors")
+    words = message if isinstance(message, str) else ""
+    if errors:
+        words += f" {json.dumps(errors, ensure_ascii=False)}"
+    return "".join(
+        letter if letter.isprintable() else " " for letter in words.strip()[:_QUOTED]
+    )

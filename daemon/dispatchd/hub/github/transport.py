@@ -1,0 +1,170 @@
+"""GitHub's REST API over HTTP: one call with a deadline for all of it, and its errors in words."""
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import anyio
+import httpx
+from anyio import to_thread
+from attrs import define, field, frozen
+
+from dispatchd import __version__
+from dispatchd.domain.job import Json
+from dispatchd.errors import ConfigError, Problem
+from dispatchd.hub.github.answers import (
+    MAX_BYTES,
+    GithubError,
+    Reply,
+    Unclear,
+    ahead_s,
+    json_of,
+    refuse_errors,
+)
+from dispatchd.hub.github.settings import GithubSettings
+from dispatchd.known_secrets import KnownSecrets
+
+DEADLINE_S: Final = 10.0
+"""How long a call may take (seconds)."""
+
+LONG_S: Final = 60.0
+"""How long one may take whose answer may have 25 MB (seconds)."""
+
+_THREAD_BYTES: Final = 256 * 1024
+"""From this size on an answer is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
+
+
+@frozen(kw_only=True)
+class Call:
+    """One call: `name` in words that go after "cannot", `path` below the API's address, encoded."""
+
+    name: str
+    method: str = "GET"
+    path: str
+    query: Mapping[str, str] = field(factory=dict)
+    body: Mapping[str, Json] | None = None
+    deadline_s: float = DEADLINE_S
+
+
+@define(kw_only=True)
+class Transport:
+    """The way to one GitHub; `now` is the hub's clock, in seconds since the epoch."""
+
+    http: httpx.AsyncClient
+    now: Callable[[], float]
+    known: KnownSecrets
+    """What is kept out of every error's words."""
+    ahead_s: float = 0.0
+    """How far GitHub's clock is ahead of the hub's, by the newest answer (seconds)."""
+
+    async def send(self, call: Call, token: str) -> Reply:
+        """Make a call, and return its answer if it is a success.
+
+        Args:
+            call: The call.
+            token: What goes into `Authorization: Bearer`.
+
+        Raises:
+            GithubError: The leaf that the answer means.
+        """
+        try:
+            reply = await self._within_deadline(call, token)
+            refuse_errors(call.name, reply, now=self.now())
+        except GithubError as error:
+            # GitHub quotes what it was sent.
+            error.reason = self.known.scrub(error.reason)
+            error.args = (f"cannot {error.call}: {error.reason}",)
+            raise
+        return reply
+
+    async def json(self, call: Call, token: str) -> tuple[Json, Reply]:
+        """Make a call, and return the JSON of its answer, and the answer. Fails like `send`."""
+        reply = await self.send(call, token)
+        if len(reply.body) < _THREAD_BYTES:
+            return json_of(call.name, reply), reply
+        return await to_thread.run_sync(json_of, call.name, reply), reply
+
+    async def _within_deadline(self, call: Call, token: str) -> Reply:
+        try:
+            with anyio.fail_after(call.deadline_s):
+                reply = await self._exchange(call, token)
+        except TimeoutError as error:
+            reason = f"no answer within {call.deadline_s:g} s"
+            raise Unclear(call=call.name, reason=reason) from error
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            raise Unclear(call=call.name, reason=_words(error)) from error
+        self.ahead_s = ahead_s(reply.headers, self.now())
+        return reply
+
+    async def _exchange(self, call: Call, token: str) -> Reply:
+        async with self.http.stream(
+            call.method,
+            call.path,
+            params=dict(call.query) or None,
+            json=call.body,
+            headers={"Authorization": f"Bearer {token}"},
+        ) as answer:
+            body = bytearray()
+            async for piece in answer.aiter_bytes():
+                body += piece
+                if len(body) > MAX_BYTES:
+                    reason = f"the answer has more than {MAX_BYTES} bytes"
+                    raise Unclear(call=call.name, reason=reason)
+            headers = {name.lower(): value for name, value in answer.headers.items()}
+            return Reply(status=answer.status_code, headers=headers, body=bytes(body))
+
+
+@asynccontextmanager
+async def transport(
+    settings: GithubSettings, *, now: Callable[[], float], known: KnownSecrets
+) -> AsyncIterator[Transport]:
+    """Give the way to the GitHub of some settings for the length of a block.
+
+    Fails with ConfigError if the certificates can't be used.
+    """
+    async with httpx.AsyncClient(
+        base_url=settings.api_url.rstrip("/") + "/",
+        headers={
+            "Accept": "application/vnd.github+json",
+            "User-Agent": f"dispatchd/{__version__}",
+            "X-GitHub-Api-Version": settings.api_version,
+        },
+        follow_redirects=False,
+        # Deadlines are those of whole calls.
+        timeout=None,  # noqa: S113
+        verify=_certificates(settings.ca_file),
+        trust_env=True,
+    ) as http:
+        yield Transport(http=http, now=now, known=known)
+
+
+def in_path(part: str) -> str:
+    """Return some text as one segment of a path."""
+    encoded = quote(part, safe="", errors="surrogatepass")
+    # Dots alone would mean another folder (RFC 3986, 5.2.4).
+    return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
+
+
+def repository_path(repository: str) -> str:
+    """Return the path of a repository, given as owner/name."""
+    owner, _, name = repository.partition("/")
+    return f"repos/{in_path(owner)}/{in_path(name)}"
+
+
+def _certificates(file: Path | None) -> ssl.SSLContext | bool:
+    if file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(file))
+    except (OSError, ssl.SSLError) as error:
+        expected = f"must be a readable file with certificates in PEM ({error.strerror or error})"
+        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
+
+
+def _words(error: Exception) -> str:
+    """Return what kept an answer away, in one line."""
+    said = " ".join(str(error).split())
+    return f"{said} ({type(error).__name__})" if said else type(error).__name__

