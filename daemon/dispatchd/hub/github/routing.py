@@ -38,7 +38,7 @@ _USUAL_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 """The actions that count where a rule names none; of any other event all do."""
 
-_NAMES_A_REF: Final = (
+NAMES_A_REF: Final = (
     *("release", "create", "repository_dispatch", "workflow_dispatch"),
 )
 """Events that name a ref, whose commit has to be asked for."""
@@ -205,7 +205,7 @@ def _speaks(event: GithubEvent) -> bool:
 
 
 def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
-    refusal = _refusal_of_comment(event, settings)
+    refusal = refusal_of_comment(event, settings)
     found = [] if refusal else commands(event.body)
     if not found:
         by_rules = _of_rules(event, settings)
@@ -228,7 +228,8 @@ def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
     return Plan(steps=tuple(steps), reason="; ".join([*said, *unknown]))
 
 
-def _refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
+def refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
+    """Return why nothing in a comment counts, whatever it says, or an empty string."""
     if event.action != _NEW[event.name]:
         return f"only new comments count, and this one was {event.action or 'not new'}"
     if OUR_MARK in event.body or (
@@ -248,7 +249,7 @@ def _of_rules(event: GithubEvent, settings: GithubSettings) -> Plan:
     skip = next((each for each in _SKIPPED if each in event.message), "")
     if skip:
         return Plan(reason=f"the message of its commit has {skip}")
-    asks = not event.sha and bool(event.ref) and event.name in _NAMES_A_REF
+    asks = not event.sha and bool(event.ref) and event.name in NAMES_A_REF
     why = {rule.name: mismatch(rule, event) for rule in settings.rules}
     wanted = [
         Run(rule=rule, asks_for_commit=asks)
