@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dispatchd.cli import hub_jobs, hub_people, hub_route
+from dispatchd.cli import hub_github, hub_jobs, hub_people, hub_route
 from dispatchd.cli.hub_client import config_option
 from dispatchd.cli.options import json_option, print_json, print_pairs
 from dispatchd.errors import NotReachable
@@ -26,7 +26,7 @@ def hub() -> None:
 
 for _command in (
     *(*hub_jobs.COMMANDS, *hub_people.COMMANDS),
-    hub_route.route,
+    *(hub_github.github, hub_route.route),
 ):
     hub.add_command(_command)
 

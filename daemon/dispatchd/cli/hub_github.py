@@ -1,0 +1,14 @@
+"""`dispatchd hub github ...`: what has to do with GitHub itself."""
+
+import click
+
+from dispatchd.cli import hub_github_setup
+
+
+@click.group()
+def github() -> None:
+    """Set up and look after the hub's GitHub App."""
+
+
+for _command in hub_github_setup.COMMANDS:
+    github.add_command(_command)
