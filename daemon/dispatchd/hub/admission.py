@@ -58,6 +58,7 @@ class Admission:
             document=document,
             workflow=str(document.get("dag_name") or ""),
             repository=str(document.get("repository_name") or ""),
+            number=rules.number_of(document),
             urgent=rules.is_cancel(document),
             priority=submission.priority,
             state=State.RECEIVED if submission.received else State.QUEUED,
@@ -115,6 +116,7 @@ class Admission:
             query = query.where(
                 _JOB.state == State.QUEUED,
                 _JOB.repository == job.repository,
+                _JOB.number == job.number,
                 _JOB.workflow == job.workflow,
             )
         else:

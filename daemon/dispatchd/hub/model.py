@@ -123,6 +123,8 @@ class HubJob:
     document: dict[str, Json]
     workflow: str = ""
     repository: str = ""
+    number: int = 0
+    """Of its pull request or issue, which share their numbers."""
     urgent: bool = False
     priority: int = 0
     turn: int = 0

@@ -195,6 +195,12 @@ def is_cancel(document: Mapping[str, Json]) -> bool:
     return str(document.get("command")).lower() == CANCEL
 
 
+def number_of(document: Mapping[str, Json]) -> int:
+    """Return the number of a job's pull request or issue; 0 for none."""
+    found = document.get("pull_request_number") or document.get("issue_number")
+    return found if isinstance(found, int) else 0
+
+
 def may_supersede(document: Mapping[str, Json]) -> bool:
     """Return whether a job is for a commit of a pull request, so that older ones of it are of no use any more."""
     return bool(document.get("pull_request_number")) and (

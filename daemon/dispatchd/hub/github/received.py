@@ -65,9 +65,7 @@ class Received:
             before = _received(db, job_id)
             if before is None:
                 return []
-            meant = [
-                each for each in self._unfinished(db, before) if _is_meant(before, each)
-            ]
+            meant = [each for each in self._unfinished(db, before) if not each.urgent]
             ended = [rules.cancel(each, rules.NOBODY_HAD_IT, now=now) for each in meant]
             for was, after in zip(meant, ended, strict=True):
                 write_job(db, was, after)
@@ -84,6 +82,9 @@ class Received:
             return [*ended, job]
 
     def _unfinished(self, db: Connection, job: HubJob) -> list[HubJob]:
+        """Return the unfinished jobs of the same pull request or issue."""
+        if not job.number:
+            return []
         query = (
             select(*COLUMNS)
             .where(_JOB.state.in_((*HELD, *WAITING)), _JOB.repository == job.repository)
@@ -91,16 +92,6 @@ class Received:
             .with_for_update()
         )
         return [read_job(row) for row in db.execute(query).mappings()]
-
-
-def _is_meant(cancel: HubJob, job: HubJob) -> bool:
-    """Return whether a job is for the same pull request or issue; they share their numbers."""
-    return not job.urgent and _number(job) == _number(cancel) != 0
-
-
-def _number(job: HubJob) -> Json:
-    document = job.document
-    return document.get("pull_request_number") or document.get("issue_number") or 0
 
 
 def _received(db: Connection, job_id: str) -> HubJob | None:
