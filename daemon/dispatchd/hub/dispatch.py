@@ -265,12 +265,19 @@ class Dispatch:
             "license_id": asking.machine.license_id,
             "claim_token": asking.token,
             "lease_seconds": self.desk.settings.leases.seconds,
-            "extensions": _EXTENSIONS,
+            "extensions": self._extensions(job),
         }
         head = json.dumps({**job.document, **added})
         # The exact texts that were submitted, not what they mean to a JSON library.
         texts = f'"payload": {claimed.payload}, "headers": {claimed.headers}'
         return f"{head[:-1]}, {texts}}}".encode()
+
+    def _extensions(self, job: HubJob) -> list[str]:
+        """Return the calls that there are about a job."""
+        github = self.desk.settings.github
+        has_token = github is not None and github.gives_tokens
+        is_of_app = bool(job.document.get("installation_id"))
+        return [*_EXTENSIONS, *(["token"] if has_token and is_of_app else [])]
 
 
 def _told(job: HubJob) -> tuple[str, str, str]:

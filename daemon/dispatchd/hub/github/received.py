@@ -55,7 +55,8 @@ class Received:
             before = _received(db, job_id)
             if before is None:
                 return []
-            job = _ended(before, State.IGNORED, f"{reason}.", now=now)
+            summary = f"{reason[:1].upper()}{reason[1:]}."
+            job = rules.ended_here(before, State.IGNORED, summary, "", now=now)
             _write_end(db, before, job, reason)
             return [job]
 
@@ -75,9 +76,8 @@ class Received:
                 else "Nothing is left to cancel"
             )
             state = State.SUCCEEDED if ended else State.FAILED
-            job = _ended(before, state, f"{words}.", now=now)
-            if not ended:
-                job = evolve(job, result_cause=FailureCause.NO_TARGET.value)
+            cause = "" if ended else FailureCause.NO_TARGET
+            job = rules.ended_here(before, state, f"{words}.", cause, now=now)
             _write_end(db, before, job, words)
             return [*ended, job]
 
@@ -99,10 +99,6 @@ def _received(db: Connection, job_id: str) -> HubJob | None:
     row = db.execute(queries.LOCKED, {"of_id": job_id}).mappings().first()
     job = None if row is None else read_job(row)
     return job if job is not None and job.state is State.RECEIVED else None
-
-
-def _ended(job: HubJob, state: State, summary: str, *, now: float) -> HubJob:
-    return evolve(job, state=state, result_summary=summary, finished_at=now)
 
 
 def _write_end(db: Connection, before: HubJob, after: HubJob, words: str) -> None:
