@@ -24,6 +24,7 @@ from dispatchd.hub.sessions import Sessions
 from dispatchd.hub.settings import Settings
 from dispatchd.hub.token_store import TokenStore
 from dispatchd.hub.waiting import Bell, News, Polls
+from dispatchd.known_secrets import KnownSecrets
 
 T = TypeVar("T")
 
@@ -49,6 +50,8 @@ class Desk:
     tokens: TokenStore
     deliveries: DeliveryStore
     sessions: Sessions
+    known: KnownSecrets = field(factory=KnownSecrets)
+    """What is kept out of the log and of what is told to others."""
     stopping: bool = False
     polls: Polls = field(factory=Polls)
     """Polls that wait for a job."""
@@ -59,9 +62,12 @@ class Desk:
     )
 
     @classmethod
-    def at(cls, settings: Settings, database: Database) -> "Desk":
+    def at(
+        cls, settings: Settings, database: Database, known: KnownSecrets | None = None
+    ) -> "Desk":
         """Return the desk of an open database. Fails with StorageBusy if that can't be used. Blocks."""
         return cls(
+            known=known or KnownSecrets(),
             settings=settings,
             database=database,
             jobs=JobStore(database),

@@ -2,10 +2,10 @@
 
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -31,6 +31,8 @@ from dispatchd.hub.page.routes import Page
 from dispatchd.hub.probes import Probes
 from dispatchd.hub.rules import Refused
 from dispatchd.systemd import ServiceManager
+
+Loop = Callable[[], Coroutine[Any, Any, None]]
 
 _BACKLOG: Final = 512
 _STOP_S: Final = 10
@@ -74,8 +76,26 @@ async def serve(
         announce: Called with the port once connections are taken.
         manager: Is told how it goes.
 
-    Fails with NotReachable if the address can't be had.
+    Fails with NotReachable if the address can't be had, and with ConfigError if what GitHub knows the hub by can't
+    be used.
     """
+    async with AsyncExitStack() as stack:
+        loops: list[Loop] = [Expiry(desk).run, Pruning(desk).run]
+        if desk.settings.github is not None:
+            # Before anything is answered: a key that can't be read is a reason not to start.
+            from dispatchd.hub.github.backend import backend  # noqa: PLC0415
+
+            way = await stack.enter_async_context(backend(desk, desk.settings.github))
+            loops.append(way.run)
+        await _serve(desk, announce, manager, loops)
+
+
+async def _serve(
+    desk: Desk,
+    announce: Callable[[int], None],
+    manager: ServiceManager,
+    loops: Sequence[Loop],
+) -> None:
     listener = _listen(*desk.settings.address)
     config = uvicorn.Config(
         application(desk),
@@ -94,8 +114,8 @@ async def serve(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, desk, server, manager)
         tasks.start_soon(_feed_watchdog, manager)
-        tasks.start_soon(Expiry(desk).run)
-        tasks.start_soon(Pruning(desk).run)
+        for loop in loops:
+            tasks.start_soon(loop)
         if desk.database.is_shared:
             # With the driver of PostgreSQL, which SQLite doesn't need.
             from dispatchd.hub.listener import Listener  # noqa: PLC0415
