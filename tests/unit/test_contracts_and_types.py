@@ -28,6 +28,7 @@ from dispatchd.errors import ContractViolation
 from dispatchd.hub import settings
 from dispatchd.hub.model import Attempt as Claim
 from dispatchd.hub.model import Delivery, HubJob, Machine, State, Token
+from dispatchd.hub.result_details import NAMES
 from dispatchd.hub.views import (
     attempt_document,
     delivery_document,
@@ -303,7 +304,7 @@ SHOWN: list[tuple[str, dict[str, Any], set[str]]] = [
     (
         "hub-job",
         job_document(HubJob(id="j", document={"dag_name": "ci"}), now=1),
-        {"result_output", "attempts"},
+        {"result_output", *NAMES, "attempts"},
     ),
     (
         "hub-machine",

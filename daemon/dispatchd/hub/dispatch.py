@@ -20,6 +20,7 @@ from dispatchd.hub.bodies import THREAD_BYTES, read_body, seconds
 from dispatchd.hub.credentials import hashed
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.model import Claimed, HubJob, Machine, Result, Standing
+from dispatchd.hub.result_details import kept_details
 from dispatchd.hub.rules import Claim, Refused
 from dispatchd.hub.waiting import News, Poll
 
@@ -109,6 +110,7 @@ class Dispatch:
             summary=_text(body, "result_summary"),
             cause=_text(body, "result_cause"),
             output=_text(body, "result_output")[:_LONGEST_OUTPUT],
+            details=kept_details(body),
         )
         await self._change(
             request,
