@@ -87,7 +87,11 @@ class Received:
             return []
         query = (
             select(*COLUMNS)
-            .where(_JOB.state.in_((*HELD, *WAITING)), _JOB.repository == job.repository)
+            .where(
+                _JOB.state.in_((*HELD, *WAITING)),
+                _JOB.repository == job.repository,
+                _JOB.number == job.number,
+            )
             .order_by(_JOB.position)
             .with_for_update()
         )
