@@ -83,11 +83,15 @@ class Scene:
         assert reply.status_code == 202, reply.text
         return reply
 
-    async def press(self, external_id: str, button: str) -> httpx.Response:
+    async def press(
+        self, external_id: str, button: str, repository: str = ""
+    ) -> httpx.Response:
         """Press a button on a check run; an empty one is Re-run."""
         event = real("check_run/08-rerequested")
         event["check_run"] |= {"external_id": external_id, "app": {"id": APP_ID}}
         event["repository"] = real("push/00")["repository"]
+        if repository:
+            event["repository"]["full_name"] = repository
         if button:
             event["action"] = "requested_action"
             event["requested_action"] = {"identifier": button}
@@ -393,6 +397,9 @@ async def test_checks_are_run_again_and_cancelled_by_their_buttons(
         twice = await here.tell("check_suite", suite)
         assert twice.json()["jobs"] == []
         assert (await here.press("nothing", "")).json()["jobs"] == []
+        foreign = await here.press(again, "", "somebody/else")
+        assert foreign.json()["jobs"] == []
+        assert "there is no job" in foreign.json()["reason"]
 
 
 async def test_a_requeue_has_a_check_of_its_own(tmp_path: Path) -> None:
