@@ -9,7 +9,7 @@ DispatchdError
 │  ├─ StoreLocked       another daemon owns the state folder
 │  └─ RecordTooNew      a newer release wrote the store
 ├─ RemoteError          the daemon stays up
-│  ├─ Retryable         wait and repeat: Unavailable, RateLimited, ProtocolError
+│  ├─ Retryable         wait and repeat: Unavailable, RateLimited, TooLarge, ProtocolError
 │  ├─ JobClosed         stop working for this job: Gone, Conflict
 │  └─ IdentityError     wait for another identity: Unauthorized, Skewed, Forbidden, Revoked
 ├─ RunError             becomes an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed
@@ -154,6 +154,10 @@ class RateLimited(Retryable):
 
 class ProtocolError(Retryable):
     """An answer that isn't the contract's, such as a proxy's page with status 200."""
+
+
+class TooLarge(Retryable):
+    """The endpoint, or a proxy before it, doesn't read as much as was sent (413)."""
 
 
 class JobClosed(RemoteError):

@@ -16,6 +16,7 @@ from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import Job, ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted, Verdict
+from dispatchd.domain.report import Report
 from dispatchd.domain.run_event import Progress
 from dispatchd.errors import Conflict, Gone, RemoteError, RunError
 from dispatchd.store.jobs import JobStore
@@ -113,7 +114,7 @@ class ModelEndpoint:
 
         await self._step(effect)
 
-    async def finish(self, record: TrackedJob, output: str) -> None:
+    async def finish(self, record: TrackedJob, report: Report) -> None:
         def effect() -> None:
             known = self.finished.get(record.job.id)
             assert record.verdict is not None

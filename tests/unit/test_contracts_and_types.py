@@ -162,6 +162,16 @@ def test_the_schemas_of_a_run_have_the_values_of_our_types() -> None:
     ]
     assert workflow["properties"]["contract"]["enum"] == [str(e) for e in Contract]
 
+    told = schema("finish-request")["properties"]["result_annotations"]["items"]
+    assert told["required"] == result["annotations"]["items"]["required"]
+    assert list(told["properties"]) == list(
+        result["annotations"]["items"]["properties"]
+    )
+    assert (
+        told["properties"]["level"]["enum"]
+        == result["annotations"]["items"]["properties"]["level"]["enum"]
+    )
+
 
 def test_a_workflow_has_the_keys_and_defaults_of_our_type() -> None:
     workflow = schema("config")["properties"]["workflows"]["additionalProperties"]

@@ -12,6 +12,7 @@ from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.domain.report import Report
 from dispatchd.domain.resources import Usage
 from dispatchd.domain.run_event import Progress
 
@@ -83,10 +84,10 @@ class Source(Protocol):
         """Return once the source agrees that the job is this machine's; JobClosed if it isn't."""
         ...
 
-    async def finish(self, record: TrackedJob, output: str) -> None:
+    async def finish(self, record: TrackedJob, report: Report) -> None:
         """Return once the source has the verdict; JobClosed if it takes none for this job any more.
 
-        `output` is the end of what the run wrote, without secrets, or empty.
+        `report` is what the newest attempt has left for it, without secrets; all of it may be empty.
         """
         ...
 

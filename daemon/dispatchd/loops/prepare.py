@@ -74,6 +74,8 @@ def prepare(
             event_file=str(run.event_file),
             headers_file=str(run.headers_file),
             events_file=str(run.events_file(number)),
+            outputs_file=str(run.outputs_file(number)),
+            summary_file=str(run.summary_file(number)),
             brief_file=files["brief"],
             result_file=files["result"],
             payload_text=payload_text,
