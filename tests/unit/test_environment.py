@@ -108,3 +108,13 @@ def test_a_run_is_told_who_it_is_and_nothing_empty() -> None:
         "WEBHOOK_HEADERS_FILE": "/h",
         "WEBHOOK_PAYLOAD_FILE": "/e",
     }
+
+
+def test_only_a_run_of_a_forks_code_is_told_so() -> None:
+    forked = Job(id="j", workflow="w", from_fork=True)
+
+    found = environment(forked, None, run()).values.items()
+
+    assert found - environment(JOB, None, run()).values.items() == {
+        ("DISPATCHD_FROM_FORK", "true")
+    }

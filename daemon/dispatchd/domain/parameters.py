@@ -100,6 +100,7 @@ def _of_run(job: Job, run: RunPaths) -> Iterator[tuple[str, str]]:
     yield "DISPATCHD", "true"
     yield "DISPATCHD_BRIEF", run.brief_file
     yield "DISPATCHD_EVENTS", run.events_file
+    yield "DISPATCHD_FROM_FORK", "true" if job.from_fork else ""
     yield "DISPATCHD_JOB_ID", job.id
     yield "DISPATCHD_OUTPUT", run.outputs_file
     yield "DISPATCHD_RESULT", run.result_file

@@ -62,6 +62,11 @@ class Workflow:
     report_output: bool = True
 
     @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """The variables in which its command gets secrets, sorted."""
+        return tuple(sorted(self.secrets))
+
+    @property
     def program(self) -> Path:
         """The file that is executed."""
         return Path(self.command[0])

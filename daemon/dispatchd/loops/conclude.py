@@ -84,7 +84,8 @@ class Concluder:
                 await self._undo(record, attempt)
                 return
             end = Exit(code=None)
-        secret_free = workflow is not None and not workflow.secrets
+        # Not asked here: whether the job is a fork's. The word may have come after the start.
+        secret_free = workflow is not None and not workflow.secret_variables
         known = secrets_known or secret_free
         found = await to_thread.run_sync(
             lambda: self._read(record, attempt, end, workflow, known=known)

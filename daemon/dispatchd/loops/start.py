@@ -101,6 +101,13 @@ class Starter:
                 reason=each.reason,
                 **job_context(record),
             )
+        if prepared.withheld:
+            self._log.info(
+                "secrets_withheld",
+                names=list(prepared.withheld),
+                reason="the job's code comes from a fork",
+                **job_context(record),
+            )
 
 
 def _ending(error: RunError) -> Ending:
