@@ -209,7 +209,8 @@ class SecretUnavailable(RunError):
 
     def __init__(self, *, name: str, reason: str) -> None:
         self.name, self.reason = name, reason
-        super().__init__(f"cannot get the secret {name}: {reason}")
+        # No colon after the name: behind GH_TOKEN or db_password it would look like the secret itself.
+        super().__init__(f"cannot get the secret {name} ({reason})")
 
 
 class WorkspaceFailed(RunError):

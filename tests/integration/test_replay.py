@@ -126,6 +126,18 @@ def test_another_workflow_can_have_the_payload(config: Path) -> None:
     assert done.returncode == 0
 
 
+def test_it_asks_nobody_for_a_token(config: Path) -> None:
+    text = config.read_text()
+    asks = '[workflows.asks]\ncommand = ["true"]\ngithub_token = { contents = "read" }'
+    config.write_text(f"{text}\n{asks}\n")
+    put(config, workflow="asks", extensions=("token",))
+
+    done = replay(config, "job-1")
+
+    assert done.returncode == 1
+    assert "GH_TOKEN (nobody is asked for a token in a replay)" in done.stdout
+
+
 def test_the_code_of_a_fork_gets_no_secrets_there_either(config: Path) -> None:
     text = config.read_text()
     asks = '[workflows.asks]\ncommand = ["env"]\nsecrets = { KEY = "key" }\n[secrets.key]\nfile = "secret"'

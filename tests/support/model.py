@@ -5,7 +5,7 @@ come before any of them: `Killed` is no Exception, so nothing of the daemon can 
 """
 
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import anyio
@@ -128,6 +128,9 @@ class ModelEndpoint:
 
     async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
         raise NotImplementedError(record.job.id)
+
+    async def token(self, record: TrackedJob, permissions: Mapping[str, str]) -> str:
+        raise NotImplementedError(record.job.id, permissions)
 
     async def release(self, record: TrackedJob, reason: str) -> None:
         raise NotImplementedError(record.job.id, reason)

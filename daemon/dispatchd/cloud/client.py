@@ -1,6 +1,6 @@
 """The dispatch endpoint over HTTP. Implements `loops.ports.Source`; see contracts/README.md."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -127,6 +127,13 @@ class DispatchEndpoint:
                 left_out=list(_filled(more)),
             )
             await self._about("finish", record, _filled(told))
+
+    async def token(self, record: TrackedJob, permissions: Mapping[str, str]) -> str:
+        """Ask for a token for the job's repository that allows this and no more."""
+        reply = await self._about("token", record, {"permissions": {**permissions}})
+        document = json_object("token", reply)
+        _check("token", "token-grant-reply", document)
+        return str(document["token"])
 
     async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
         """Extend the job's lease, tell how it stands, and learn whether somebody wants it to end."""

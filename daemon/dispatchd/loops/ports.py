@@ -3,7 +3,7 @@
 A port's docstring is its contract: an implementation can be written from it alone.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -93,6 +93,14 @@ class Source(Protocol):
 
     async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
         """Extend the job's lease and tell how far its run is, if that is news; JobClosed if it is lost."""
+        ...
+
+    async def token(self, record: TrackedJob, permissions: Mapping[str, str]) -> str:
+        """Return a token for the job's repository with these permissions and no others; a secret.
+
+        `permissions` are GitHub's names with `read` or `write`. Called only for jobs whose `extensions` list
+        `token`; each call may give another one.
+        """
         ...
 
     async def release(self, record: TrackedJob, reason: str) -> None:
