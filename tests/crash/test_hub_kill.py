@@ -5,8 +5,7 @@ the suite takes every fifth; with DISPATCHD_EVERY_STEP=1 it takes them all.
 """
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,11 @@ import httpx
 import pytest
 from attrs import define
 
-from support.hub import HubProcess, hub
+from support.hub import HubProcess
+from support.kill_hub import armed
 from support.machine import JOBS, Held, Machine, row
-from support.preload import build
 
 RANK = ["queued", "claimed", "accepted", "running", "succeeded"]
-
-
-@pytest.fixture(scope="session")
-def kill_hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source = Path(__file__).with_name("kill_hub.c")
-    return build(source, tmp_path_factory.mktemp("kill-hub"))
 
 
 @define
@@ -136,24 +129,10 @@ async def test_killed_between_any_two_steps(
         step += 5 if thin else 1
         folder = tmp_path / f"h{step}"
         url = new_database_url()
-        async with armed(folder, url, kill_hub, step, lease_s) as server:
+        async with armed(folder, url, kill_hub, step, lease_s=lease_s) as server:
             client = Client(server)
             await story(client)
             killed = client.killed
     print(f"{story.__name__}: the hub survived step {step}")
 
     assert step > 12
-
-
-@asynccontextmanager
-async def armed(
-    folder: Path, database_url: str, library: Path, step: int, lease_s: float
-) -> AsyncIterator[HubProcess]:
-    """Run a hub that is killed before its nth step from now on."""
-    mark = folder / "armed"
-    env = {"LD_PRELOAD": str(library), "KILL_AT": str(step), "KILL_ARMED": str(mark)}
-    # On a busy machine many a lease runs out before the hub is back.
-    options = {"lease_s": lease_s, "patience_s": 60, "most_expiries": 50}
-    async with hub(folder, database_url=database_url, env=env, **options) as server:
-        mark.touch()
-        yield server

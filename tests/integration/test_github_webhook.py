@@ -4,16 +4,12 @@ import json
 import random
 import resource
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlencode
-from uuid import uuid4
 
 import anyio
-import httpx
 import pytest
 from bench.postgres import Postgres
 
@@ -28,48 +24,20 @@ from support.github_events import (
     real,
     signature,
 )
+from support.github_hub import (
+    CONFIG,
+    NEW_SECRET,
+    TOKEN,
+    deliveries,
+    jobs,
+    prepared,
+    send,
+)
 from support.hub import HubProcess, hub
-from support.machine import JOBS, Machine, refuses, row
+from support.machine import Machine, refuses, row
 
 MIB = 1024 * 1024
 SIGNATURE = "X-Hub-Signature-256"
-NEW_SECRET = "the next one"
-
-CONFIG = """
-[github]
-token_file = "github-token"
-api_url = "http://127.0.0.1:9"
-webhook_secret_files = ["webhook-secret", "webhook-secret-2"]
-[[github.rules]]
-name = "tests"
-workflow = "ci"
-repositories = ["*"]
-events = ["pull_request", "push", "merge_group"]
-forks = "command"
-priority = 3
-[[github.rules]]
-name = "lint"
-workflow = "lint"
-repositories = ["Codertocat/*"]
-events = ["pull_request"]
-[[github.rules]]
-name = "deploy"
-workflow = "deploy"
-repositories = ["*"]
-command = "deploy"
-"""
-
-
-def prepared(folder: Path) -> Path:
-    """Return a folder with the secrets that the configuration names."""
-    folder.mkdir(exist_ok=True)
-    for name, text in {
-        "github-token": "github-token-of-the-hub",
-        "webhook-secret": SECRET,
-        "webhook-secret-2": NEW_SECRET + "\n",
-    }.items():
-        (folder / name).write_text(text)
-    return folder
 
 
 @pytest.fixture
@@ -77,54 +45,6 @@ async def server(tmp_path: Path, database_url: str) -> AsyncIterator[HubProcess]
     folder = prepared(tmp_path / "hub")
     async with hub(folder, database_url=database_url, more=CONFIG) as found:
         yield found
-
-
-async def send(
-    server: HubProcess,
-    event: str,
-    payload: Any,
-    delivery: str = "",
-    *,
-    secret: str = SECRET,
-    target: str = "4711",
-    form: bool = False,
-    headers: Mapping[str, str | None] = MappingProxyType({}),
-) -> httpx.Response:
-    """Send an event as GitHub does; a header that is None is left out."""
-    text = payload if isinstance(payload, (str, bytes)) else json.dumps(payload)
-    body = text if isinstance(text, bytes) else text.encode()
-    if form:
-        body = urlencode({"payload": text}).encode()
-    sent = {
-        "X-GitHub-Delivery": delivery or str(uuid4()),
-        "X-GitHub-Event": event,
-        "X-GitHub-Hook-ID": "1",
-        "X-GitHub-Hook-Installation-Target-Type": "integration",
-        "X-GitHub-Hook-Installation-Target-ID": target,
-        "X-Hub-Signature-256": signature(body, secret),
-        "Content-Type": "application/x-www-form-urlencoded"
-        if form
-        else "application/json",
-        "User-Agent": "GitHub-Hookshot/044aadd",
-        **headers,
-    }
-    return await server.http.post(
-        "/webhooks/github",
-        content=body,
-        headers={name: value for name, value in sent.items() if value is not None},
-    )
-
-
-async def deliveries(server: HubProcess) -> list[dict[str, Any]]:
-    reply = await server.http.get("/api/v1/deliveries", params={"limit": "1000"})
-    found: list[dict[str, Any]] = reply.json()["deliveries"]
-    return found
-
-
-async def jobs(server: HubProcess) -> list[dict[str, Any]]:
-    reply = await server.http.get(JOBS, params={"limit": "1000"})
-    found: list[dict[str, Any]] = reply.json()["jobs"]
-    return found
 
 
 async def test_an_event_becomes_the_jobs_of_its_rules(server: HubProcess) -> None:
@@ -480,5 +400,5 @@ async def test_nothing_secret_is_in_the_log_or_the_database(tmp_path: Path) -> N
     everything = (folder / "hub.log").read_text()
     with closing(sqlite3.connect(folder / "hub.db")) as db:
         everything += "\n".join(db.iterdump())
-    for secret in (SECRET, NEW_SECRET, "github-token-of-the-hub"):
+    for secret in (SECRET, NEW_SECRET, TOKEN):
         assert secret not in everything

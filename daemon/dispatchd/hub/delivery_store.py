@@ -17,6 +17,7 @@ _SAME: Final = and_(
     _DELIVERY.target == bindparam("of_target"), _DELIVERY.id == bindparam("of_id")
 )
 _KNOWN: Final = select(_DELIVERY.id).where(_SAME)
+_OF_ID: Final = select(DELIVERIES).where(_DELIVERY.id == bindparam("of_id"))
 _INSERT: Final = insert(DELIVERIES)
 _INSERT_ONCE: Final = (
     postgresql_insert(DELIVERIES).on_conflict_do_nothing().returning(_DELIVERY.id)
@@ -88,6 +89,14 @@ def insert_delivery(db: Connection, delivery: Delivery, *, shared: bool) -> bool
         return False
     db.execute(_INSERT, _values(delivery))
     return True
+
+
+def amend_routing(db: Connection, delivery_id: str, job_id: str, words: str) -> None:
+    """Add to what was decided about a delivery what has become of one of its jobs."""
+    for row in db.execute(_OF_ID, {"of_id": delivery_id}).mappings().all():
+        found = _read(row)
+        if job_id in found.job_ids:
+            keep_delivery(db, evolve(found, routing=f"{found.routing}; {words}"))
 
 
 def _key(delivery: Delivery) -> dict[str, str]:

@@ -11,6 +11,7 @@ from dispatchd.hub.github.comment import Command, Verb, commands
 from dispatchd.hub.github.decide import Free, decide, denied, may, needed_for
 from dispatchd.hub.github.event import COMMENT_EVENTS, GithubEvent
 from dispatchd.hub.github.job_fields import job_fields
+from dispatchd.hub.github.matching import mismatch
 from dispatchd.hub.github.routing import (
     Button,
     Cancel,
@@ -18,7 +19,6 @@ from dispatchd.hub.github.routing import (
     Run,
     SuiteAgain,
     candidates,
-    mismatch,
     refusal_of_comment,
 )
 from dispatchd.hub.github.settings import GithubSettings, Rule, Subject

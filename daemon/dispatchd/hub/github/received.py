@@ -1,0 +1,110 @@
+"""Received jobs: kept, and not free to be handed out before GitHub has been asked about them."""
+
+from typing import Final
+
+from attrs import evolve, frozen
+from sqlalchemy import Connection, select
+
+from dispatchd.domain.job import Json
+from dispatchd.domain.outcome import FailureCause
+from dispatchd.hub import job_queries as queries
+from dispatchd.hub import rules
+from dispatchd.hub.admission import Admission
+from dispatchd.hub.database import Database
+from dispatchd.hub.delivery_store import amend_routing
+from dispatchd.hub.github.inbox import check_for
+from dispatchd.hub.job_rows import COLUMNS, insert_check, read_job, write_job
+from dispatchd.hub.model import HELD, WAITING, HubJob, State
+from dispatchd.hub.schema import JOBS
+
+_JOB: Final = JOBS.c
+
+
+@frozen
+class Received:
+    """The received jobs of a database. Calls block; each fails with StorageBusy if it can't."""
+
+    _database: Database
+
+    def oldest(self, limit: int) -> list[HubJob]:
+        """Return the oldest ones, oldest first."""
+        query = select(*COLUMNS).where(_JOB.state == State.RECEIVED)
+        with self._database.snapshot() as db:
+            rows = db.execute(query.order_by(_JOB.position).limit(limit))
+            return [read_job(row) for row in rows.mappings()]
+
+    def free(self, job_id: str, document: dict[str, Json]) -> list[HubJob]:
+        """Let a job be handed out, with what is known of it by now; return the jobs that this has changed."""
+        admission = Admission(self._database)
+        with self._database.transaction() as db:
+            before = _received(db, job_id)
+            if before is None:
+                return []
+            job = evolve(before, document=document, state=State.QUEUED)
+            job = evolve(job, turn=admission.turn(db, job))
+            write_job(db, before, job)
+            check = check_for(document, str(document.get("binding_id") or ""))
+            if check is not None:
+                insert_check(db, check, job)
+            admission.announce(db, job)
+            return [job]
+
+    def end(self, job_id: str, reason: str, *, now: float) -> list[HubJob]:
+        """End a job that nobody is to have, with the reason."""
+        with self._database.transaction() as db:
+            before = _received(db, job_id)
+            if before is None:
+                return []
+            summary = f"{reason[:1].upper()}{reason[1:]}."
+            job = rules.ended_here(before, State.IGNORED, summary, "", now=now)
+            _write_end(db, before, job, reason)
+            return [job]
+
+    def cancel(self, job_id: str, *, now: float) -> list[HubJob]:
+        """Carry a cancel job out: end what runs or waits for its pull request or issue."""
+        with self._database.transaction() as db:
+            before = _received(db, job_id)
+            if before is None:
+                return []
+            meant = [each for each in self._unfinished(db, before) if not each.urgent]
+            ended = [rules.cancel(each, rules.NOBODY_HAD_IT, now=now) for each in meant]
+            for was, after in zip(meant, ended, strict=True):
+                write_job(db, was, after)
+            words = (
+                f"Cancelled {len(ended)} job(s)"
+                if ended
+                else "Nothing is left to cancel"
+            )
+            state = State.SUCCEEDED if ended else State.FAILED
+            cause = "" if ended else FailureCause.NO_TARGET
+            job = rules.ended_here(before, state, f"{words}.", cause, now=now)
+            _write_end(db, before, job, words)
+            return [*ended, job]
+
+    def _unfinished(self, db: Connection, job: HubJob) -> list[HubJob]:
+        """Return the unfinished jobs of the same pull request or issue."""
+        if not job.number:
+            return []
+        query = (
+            select(*COLUMNS)
+            .where(
+                _JOB.state.in_((*HELD, *WAITING)),
+                _JOB.repository == job.repository,
+                _JOB.number == job.number,
+            )
+            .order_by(_JOB.position)
+            .with_for_update()
+        )
+        return [read_job(row) for row in db.execute(query).mappings()]
+
+
+def _received(db: Connection, job_id: str) -> HubJob | None:
+    """Return a job that is still received, locked, or None: somebody may have cancelled it meanwhile."""
+    row = db.execute(queries.LOCKED, {"of_id": job_id}).mappings().first()
+    job = None if row is None else read_job(row)
+    return job if job is not None and job.state is State.RECEIVED else None
+
+
+def _write_end(db: Connection, before: HubJob, after: HubJob, words: str) -> None:
+    write_job(db, before, after)
+    amend_routing(db, str(after.document.get("delivery_id") or ""), after.id, words)

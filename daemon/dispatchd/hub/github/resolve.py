@@ -1,0 +1,221 @@
+"""Asking GitHub what an event doesn't say, before its job is handed out: who may, and which commit.
+
+Nothing is allowed for want of an answer. Each received job is asked about by itself, so that one repository's
+trouble delays no other, until there is an answer, for a day at most.
+"""
+
+import random
+from typing import Final
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+from attrs import define, field
+
+from dispatchd.domain.backoff import next_try_s
+from dispatchd.domain.job import Json
+from dispatchd.domain.raw_json import loads
+from dispatchd.errors import ContractViolation
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.github.answers import GithubError, Invalid, Limited, NotThere
+from dispatchd.hub.github.client import Client
+from dispatchd.hub.github.decide import (
+    Decision,
+    End,
+    Free,
+    decide,
+    denied,
+    may,
+    needed_for,
+)
+from dispatchd.hub.github.event import COMMENT_EVENTS, read_event
+from dispatchd.hub.github.received import Received
+from dispatchd.hub.github.reply import Replies
+from dispatchd.hub.github.settings import GithubSettings, Permission, Rule
+from dispatchd.hub.model import HubJob, StorageBusy
+
+_AT_ONCE: Final = 8
+"""How many jobs are asked about at the same time (count)."""
+
+_LOOKED_AT: Final = 200
+"""How many new ones are taken up in one go (count)."""
+
+_LOOK_S: Final = 2.0
+"""How often is looked for jobs that another hub process has received (seconds)."""
+
+_LONGEST_S: Final = 24 * 3600.0
+"""How long is asked (seconds): after a day nobody expects a command to be carried out any more."""
+
+_PERMISSION_S: Final = 60.0
+"""How long GitHub's word on somebody's permission counts (seconds)."""
+
+
+@define(kw_only=True)
+class Resolver:
+    """Asks about received jobs, and frees or ends them."""
+
+    desk: Desk
+    settings: GithubSettings
+    client: Client
+    random: random.Random
+    _busy: set[str] = field(factory=set, init=False)
+    _turns: anyio.CapacityLimiter = field(
+        factory=lambda: anyio.CapacityLimiter(_AT_ONCE), init=False
+    )
+    _permissions: dict[tuple[str, str], tuple[float, str]] = field(
+        factory=dict, init=False
+    )
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def run(self) -> None:
+        """Resolve until cancelled."""
+        self._busy.clear()
+        received = Received(self.desk.database)
+        async with anyio.create_task_group() as tasks:
+            while True:
+                bell = self.desk.changed.next
+                try:
+                    # Those that are asked about already stand in no other's way.
+                    most = _LOOKED_AT + len(self._busy)
+                    jobs = await self.desk.use(lambda: received.oldest(most))  # noqa: B023  # awaited here
+                    self._take_up(tasks, jobs)
+                except StorageBusy as error:
+                    self._log.warning("database_busy", error=str(error))
+                shared = self.desk.database.is_shared
+                with anyio.move_on_after(_LOOK_S if shared else None):
+                    await bell.wait()
+
+    def _take_up(self, tasks: TaskGroup, jobs: list[HubJob]) -> None:
+        for job in jobs:
+            if job.id not in self._busy:
+                self._busy.add(job.id)
+                tasks.start_soon(self._settle, job, name=f"resolve {job.id}")
+
+    async def _settle(self, job: HubJob) -> None:
+        failures = 0
+        try:
+            while True:
+                try:
+                    async with self._turns:
+                        decision = await self._decision(job)
+                        await self._carry_out(job, decision)
+                except (GithubError, StorageBusy) as error:
+                    failures += 1
+                    await self._back_off(job, error, failures)
+                else:
+                    return
+        finally:
+            self._busy.discard(job.id)
+
+    async def _back_off(
+        self, job: HubJob, error: GithubError | StorageBusy, failures: int
+    ) -> None:
+        asked_s = (
+            error.retry_at - self.desk.now() if isinstance(error, Limited) else None
+        )
+        delay_s = next_try_s(failures, asked_s, self.random.random())
+        self._log.warning(
+            "resolve_failed", job_id=job.id, error=str(error), retry_in_s=delay_s
+        )
+        await anyio.sleep(delay_s)
+
+    async def _decision(self, job: HubJob) -> Decision | None:
+        """Return what becomes of a job; None for a cancel job that may be carried out."""
+        if self.desk.now() - job.created_at > _LONGEST_S:
+            return End(reason="GitHub could not be asked about it for a day")
+        rule = self.settings.rule(str(job.document.get("binding_id") or ""))
+        if rule is None and not job.urgent:
+            return End(reason="its rule is not configured any more")
+        try:
+            if rule is None or job.document.get("event_name") in COMMENT_EVENTS:
+                return await self._of_command(job, rule)
+            return await self._of_ref(job)
+        except (NotThere, Invalid) as error:
+            return End(reason=f"GitHub doesn't know what it is about ({error.reason})")
+
+    async def _of_ref(self, job: HubJob) -> Decision:
+        installation, repository = _place(job)
+        ref = str(job.document.get("ref") or "")
+        sha = await self.client.sha_of(installation, repository, ref)
+        return Free(document={**job.document, "sha": sha})
+
+    async def _of_command(self, job: HubJob, rule: Rule | None) -> Decision | None:
+        installation, repository = _place(job)
+        name, number = (
+            str(job.document["event_name"]),
+            job.document.get("pull_request_number"),
+        )
+        payload = await self._payload(job)
+        event = read_event(name, payload)
+        permission = await self._permission(installation, repository, event.actor)
+        least = needed_for(rule, from_fork=False)
+        if not may(permission, least):
+            return denied(event, permission, least)
+        if rule is None:
+            return None
+        pull: Json = None
+        if isinstance(number, int):
+            pull = await self.client.pull_request(installation, repository, number)
+        return decide(
+            rule, name, payload, job.document, pull=pull, permission=permission
+        )
+
+    async def _payload(self, job: HubJob) -> dict[str, Json]:
+        texts = await self.desk.use(lambda: self.desk.reader.texts(job.id))
+        try:
+            found = loads(texts[0]) if texts is not None else None
+        except ContractViolation:
+            found = None
+        return found if isinstance(found, dict) else {}
+
+    async def _permission(self, installation: int, repository: str, login: str) -> str:
+        """Return what somebody may do to a repository, as GitHub's role name."""
+        now = self.desk.now()
+        at, kept = self._permissions.get((repository, login), (0.0, ""))
+        if 0 <= now - at < _PERMISSION_S:
+            return kept
+        try:
+            found = await self.client.permission(installation, repository, login)
+        except NotThere:
+            # Nobody of that name, or nothing to do with the repository.
+            return ""
+        role = str(found.get("role_name") or "")
+        # An organisation's own roles are built on one of GitHub's.
+        known = role if role in set(Permission) else str(found.get("permission") or "")
+        self._permissions[repository, login] = (now, known)
+        self._forget_old(now)
+        return known
+
+    def _forget_old(self, now: float) -> None:
+        for key, (at, _) in list(self._permissions.items()):
+            if now - at >= _PERMISSION_S:
+                del self._permissions[key]
+
+    async def _carry_out(self, job: HubJob, decision: Decision | None) -> None:
+        received, now = Received(self.desk.database), self.desk.now()
+
+        def act() -> list[HubJob]:
+            match decision:
+                case None:
+                    return received.cancel(job.id, now=now)
+                case Free(document=document):
+                    return received.free(job.id, document)
+                case End(reason=reason):
+                    return received.end(job.id, reason, now=now)
+
+        changed = await self.desk.use(act)
+        for each in changed:
+            self.desk.tell(each)
+        if changed:
+            self._log.info(
+                "received_job_decided", job_id=job.id, state=changed[-1].state
+            )
+            await Replies(self.client, self.settings).answer(job, decision)
+
+
+def _place(job: HubJob) -> tuple[int, str]:
+    """Return the installation and the repository of a job."""
+    installation = job.document.get("installation_id")
+    return installation if isinstance(installation, int) else 0, job.repository

@@ -1,0 +1,108 @@
+"""A hub that takes GitHub's events: its files, and how GitHub sends to it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import httpx
+
+from support.github_events import SECRET, signature
+from support.hub import HubProcess
+from support.machine import JOBS
+
+NEW_SECRET = "the next one"
+TOKEN = "github-token-of-the-hub"
+
+RULES = """
+[[github.rules]]
+name = "tests"
+workflow = "ci"
+repositories = ["*"]
+events = ["pull_request", "push", "merge_group"]
+forks = "command"
+priority = 3
+[[github.rules]]
+name = "lint"
+workflow = "lint"
+repositories = ["Codertocat/*"]
+events = ["pull_request"]
+[[github.rules]]
+name = "deploy"
+workflow = "deploy"
+repositories = ["*"]
+command = "deploy"
+"""
+
+CONFIG = f"""
+[github]
+token_file = "github-token"
+api_url = "http://127.0.0.1:9"
+webhook_secret_files = ["webhook-secret", "webhook-secret-2"]
+{RULES}
+"""
+"""A hub whose GitHub never answers."""
+
+
+def prepared(folder: Path) -> Path:
+    """Return a folder with the secrets that the configuration names."""
+    folder.mkdir(exist_ok=True, parents=True)
+    for name, text in {
+        "github-token": TOKEN,
+        "webhook-secret": SECRET,
+        "webhook-secret-2": NEW_SECRET + "\n",
+    }.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+async def send(
+    server: HubProcess,
+    event: str,
+    payload: Any,
+    delivery: str = "",
+    *,
+    secret: str = SECRET,
+    target: str = "4711",
+    form: bool = False,
+    headers: Mapping[str, str | None] = MappingProxyType({}),
+) -> httpx.Response:
+    """Send an event as GitHub does; a header that is None is left out."""
+    text = payload if isinstance(payload, (str, bytes)) else json.dumps(payload)
+    body = text if isinstance(text, bytes) else text.encode()
+    if form:
+        body = urlencode({"payload": text}).encode()
+    kind = "application/x-www-form-urlencoded" if form else "application/json"
+    sent = {
+        "X-GitHub-Delivery": delivery or str(uuid4()),
+        "X-GitHub-Event": event,
+        "X-GitHub-Hook-ID": "1",
+        "X-GitHub-Hook-Installation-Target-Type": "integration",
+        "X-GitHub-Hook-Installation-Target-ID": target,
+        "X-Hub-Signature-256": signature(body, secret),
+        "Content-Type": kind,
+        "User-Agent": "GitHub-Hookshot/044aadd",
+        **headers,
+    }
+    return await server.http.post(
+        "/webhooks/github",
+        content=body,
+        headers={name: value for name, value in sent.items() if value is not None},
+    )
+
+
+async def deliveries(server: HubProcess) -> list[dict[str, Any]]:
+    """Return every delivery, oldest first."""
+    reply = await server.http.get("/api/v1/deliveries", params={"limit": "1000"})
+    found: list[dict[str, Any]] = reply.json()["deliveries"]
+    return found
+
+
+async def jobs(server: HubProcess) -> list[dict[str, Any]]:
+    """Return every job, oldest first."""
+    reply = await server.http.get(JOBS, params={"limit": "1000"})
+    found: list[dict[str, Any]] = reply.json()["jobs"]
+    return found

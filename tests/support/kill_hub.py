@@ -1,0 +1,37 @@
+"""A hub that is killed with SIGKILL before a chosen step of what it is asked (tests/crash/kill_hub.c)."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from support.hub import HubProcess, hub
+
+MARK = "armed"
+"""The file in the hub's folder as long as which is there steps count."""
+
+
+@asynccontextmanager
+async def armed(
+    folder: Path,
+    database_url: str,
+    library: Path,
+    step: int,
+    *,
+    lease_s: float = 60,
+    more: str = "",
+) -> AsyncIterator[HubProcess]:
+    """Run a hub that is killed before its nth step from now on."""
+    mark = folder / MARK
+    env = {"LD_PRELOAD": str(library), "KILL_AT": str(step), "KILL_ARMED": str(mark)}
+    # On a busy machine many a lease runs out before the hub is back.
+    async with hub(
+        folder,
+        lease_s=lease_s,
+        patience_s=60,
+        most_expiries=50,
+        database_url=database_url,
+        env=env,
+        more=more,
+    ) as server:
+        mark.touch()
+        yield server
