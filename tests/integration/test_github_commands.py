@@ -6,15 +6,9 @@ import pytest
 
 from support.github import APP_ID, INSTALLATION
 from support.github_api import Fault
-from support.github_events import (
-    HEAD,
-    OTHER,
-    comment,
-    pull,
-    pull_request,
-    real,
-)
+from support.github_events import HEAD, OTHER, comment, pull, pull_request, real
 from support.github_hub import deliveries, jobs
+from support.github_scene import Repository, scene
 from support.machine import row
 
 PERMISSION = "GET collaborators/octocat/permission"

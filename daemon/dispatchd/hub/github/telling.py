@@ -125,7 +125,7 @@ class Telling:
                 self._begin_round()
                 found, run = self.report, None
             if run is None:
-                await self._create(found)
+                await self._create_unless_unwanted(found)
                 return
         except NoCredential:
             raise
@@ -191,6 +191,12 @@ class Telling:
         self.check = evolve(self.check, check_run_id=0, asked=True)
         await self.keep(self.check)
         return await self._look(found)
+
+    async def _create_unless_unwanted(self, found: Report) -> None:
+        if self.job.state is State.IGNORED:
+            self.check = evolve(self.check, asked=False)
+        else:
+            await self._create(found)
 
     async def _create(self, found: Report) -> None:
         check = evolve(self.check, asked=True)
@@ -273,8 +279,9 @@ class Telling:
 def owes_nothing(owed: Owed, settings: GithubSettings) -> bool:
     """Return whether GitHub knows already how a job stands, or need not know of it."""
     check, job = owed.check, owed.job
-    if job.state is State.IGNORED and not (check.told or check.asked):
+    if check.asked:
+        return False
+    if job.state is State.IGNORED and not check.told:
         return True
-    return standing(job, partially_succeeded=settings.partially_succeeded).told == (
-        check.told
-    )
+    wanted = standing(job, partially_succeeded=settings.partially_succeeded)
+    return wanted.told == check.told
