@@ -293,6 +293,11 @@ def no_checks(place: Place) -> None:
     place.github.app["permissions"]["checks"] = "read"
 
 
+def statuses_alone(place: Place) -> None:
+    del place.github.app["permissions"]["checks"]
+    place.github.app["permissions"]["statuses"] = "write"
+
+
 def no_comments(place: Place) -> None:
     place.github.app["events"].remove("issue_comment")
 
@@ -397,6 +402,12 @@ TROUBLES: list[tuple[Callable[[Place], None], Level, str, str]] = [
         Level.FAILED,
         "permissions",
         "checks: write is missing (for checks, the buttons of checks): give it at URL/organizations/octo/settings/apps/our-ci/permissions",
+    ),
+    (
+        statuses_alone,
+        Level.WARNING,
+        "permissions",
+        "until then there are commit statuses, without buttons",
     ),
     (
         no_comments,

@@ -301,7 +301,8 @@ def test_trouble_is_one_line(folder: Path) -> None:
         "delivery.json": json.dumps({"event": "push", "request": {"payload": {}}}),
         "no.toml": "",
         "rules.toml": "[github]\n",
-        "wrong.toml": CONFIG.replace("command", "comand"),
+        "twice.toml": CONFIG.replace('"triage"\nworkflow', '"deploy"\nworkflow'),
+        "wrong.toml": CONFIG.replace("command =", "order ="),
     }
     for name, text in files.items():
         (folder / name).write_text(text)
@@ -321,6 +322,7 @@ def test_trouble_is_one_line(folder: Path) -> None:
         (*push, "--pull", "bad.json"): (os.EX_USAGE, "cannot use bad.json"),
         (*push, "--config", "gone.toml"): (os.EX_CONFIG, "gone.toml"),
         (*push, "--config", "no.toml"): (os.EX_CONFIG, "github: must be there"),
+        (*push, "--config", "twice.toml"): (os.EX_CONFIG, "must be unique; 'deploy'"),
         (*push, "--config", "rules.toml"): (os.EX_CONFIG, "github.rules: must be"),
     }
     for words, (code, part) in cases.items():

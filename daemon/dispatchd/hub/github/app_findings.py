@@ -9,7 +9,9 @@ from dispatchd.domain.payload import text
 from dispatchd.hub.github.client import Document
 from dispatchd.hub.github.manifest import WEBHOOK_PATH, expected_url, website
 from dispatchd.hub.github.needs import (
+    CHECKS,
     KNOWN_EVENTS,
+    WRITE,
     Need,
     covers,
     events,
@@ -28,6 +30,7 @@ from dispatchd.hub.github.settings import (
 _CLOCK_S: Final = 30.0
 """From which difference on the clocks are a warning (seconds); a JWT counts from 60 s before its making (keys.py)."""
 
+_STATUSES: Final = "statuses"
 _MERGE_GROUP: Final = "merge_group"
 _WILD: Final = "*?["
 
@@ -55,6 +58,8 @@ def of_permissions(settings: GithubSettings, app: Document) -> Iterator[Finding]
     """Yield which permissions the App lacks, each with what for, and which it doesn't need."""
     held, needed = access_of(app), permissions(settings)
     missing = lacking(needed, held)
+    # Then jobs show as commit statuses.
+    by_status = CHECKS in missing and covers(held.get(_STATUSES, ""), WRITE)
     for name in missing:
         why = _why(
             each
@@ -62,7 +67,11 @@ def of_permissions(settings: GithubSettings, app: Document) -> Iterator[Finding]
             if each.permission == name and not covers(held.get(name, ""), each.access)
         )
         words = f"{name}: {needed[name]} is missing (for {why}): give it at {settings_page(settings, app)}/permissions"
-        yield Finding("permissions", Level.FAILED, words)
+        if name == CHECKS and by_status:
+            words += "; until then there are commit statuses, without buttons"
+            yield Finding("permissions", Level.WARNING, words)
+        else:
+            yield Finding("permissions", Level.FAILED, words)
     if not missing:
         words = ", ".join(f"{name}: {needed[name]}" for name in needed)
         yield Finding("permissions", Level.OK, words)
@@ -70,6 +79,7 @@ def of_permissions(settings: GithubSettings, app: Document) -> Iterator[Finding]
         f"{name}: {access}"
         for name, access in sorted(held.items())
         if not covers(needed.get(name, ""), access)
+        and not (name == _STATUSES and by_status)
     ]
     if more:
         words = f"more than needed, which can be taken away: {', '.join(more)}"
