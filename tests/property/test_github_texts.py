@@ -5,10 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.domain.outcome import FailureCause
-from dispatchd.domain.redaction import MARK, Redactor
-from dispatchd.hub.github.check_store import Check
-from dispatchd.hub.github.clip import (
+from dispatchd.domain.clip import (
     MOST_BYTES,
     clip_line,
     clip_log,
@@ -16,9 +13,11 @@ from dispatchd.hub.github.clip import (
     fenced,
     open_fence,
 )
+from dispatchd.domain.outcome import FailureCause
+from dispatchd.domain.redaction import MARK, Redactor
 from dispatchd.hub.github.report import report
 from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.hub.model import HubJob, State
+from dispatchd.hub.model import Check, HubJob, State
 from dispatchd.hub.result_details import kept_details, read_details
 
 PIECES = st.sampled_from(
@@ -137,6 +136,7 @@ def test_details_of_any_kind_are_taken_and_come_back_the_same(
     assert kept == "" or isinstance(json.loads(kept), dict)
     assert kept_details(json.loads(kept or "{}")) == kept
     for each in read_details(kept).annotations:
+        assert each.end_line is not None
         assert 1 <= each.start_line <= each.end_line
         assert each.level in {"notice", "warning", "failure"}
 

@@ -431,11 +431,21 @@ def violations(description: str, asked: Asked) -> list[str]:
 async def github_api(**options: Any) -> AsyncIterator[GithubApi]:
     """Run a GitHub for the length of a block."""
     found = GithubApi(**options)
+    async with serving(found) as url:
+        found.port = int(url.rpartition(":")[2])
+        try:
+            yield found
+        finally:
+            await found.http.aclose()
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[str]:
+    """Serve an application on a free loopback port for the length of a block, and give its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        found.port = listener.getsockname()[1]
         server = uvicorn.Server(
             uvicorn.Config(
-                found,
+                app,
                 log_level="critical",
                 access_log=False,
                 lifespan="off",
@@ -445,14 +455,21 @@ async def github_api(**options: Any) -> AsyncIterator[GithubApi]:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_serve, server, listener)
             try:
-                yield found
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
             finally:
                 server.should_exit = True
-                await found.http.aclose()
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
     await server._serve([listener])  # noqa: SLF001  # `serve` would take over the test's signals
 
 
-__all__ = ["INSTALLATION", "SHA", "Asked", "Fault", "GithubApi", "github_api"]
+__all__ = [
+    "INSTALLATION",
+    "SHA",
+    "Asked",
+    "Fault",
+    "GithubApi",
+    "github_api",
+    "serving",
+]

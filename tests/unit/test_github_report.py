@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from dispatchd.domain.redaction import Redactor
-from dispatchd.hub.github.check_store import Check
 from dispatchd.hub.github.report import Report, report
 from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.hub.model import ENDED, HubJob, State
+from dispatchd.hub.model import ENDED, Check, HubJob, State
 from support.outcomes import CAUSES, ENDS, expected
 
 NOTHING = Redactor.of(())

@@ -10,8 +10,9 @@ from typing import Final
 
 from attrs import asdict, field, frozen
 
+from dispatchd.domain.clip import MOST_BYTES, clip_markdown, size
 from dispatchd.domain.job import Json
-from dispatchd.hub.github.clip import MOST_BYTES, clip_markdown, size
+from dispatchd.domain.result import Annotation
 
 NAMES: Final = ("result_step_summary", "result_outputs", "result_annotations")
 """The wire's names of what is kept, and those in the document that it is kept as."""
@@ -29,18 +30,6 @@ _MESSAGE_MOST: Final = 4000
 """Longest path, title and message of an annotation (characters)."""
 
 _LEVELS: Final = ("notice", "warning", "failure")
-
-
-@frozen(kw_only=True)
-class Annotation:
-    """A remark on lines of a file; contracts/schemas/run-result."""
-
-    path: str
-    start_line: int
-    end_line: int
-    level: str
-    title: str = ""
-    message: str
 
 
 @frozen(kw_only=True)

@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Final
 
+from dispatchd.domain.clip import MOST_BYTES, clip_line, clip_markdown, fenced, size
 from dispatchd.domain.redaction import Redactor
-from dispatchd.hub.github.clip import MOST_BYTES, clip_line, clip_markdown, fenced, size
 from dispatchd.hub.github.conclusions import Standing
 from dispatchd.hub.model import ENDED, HubJob, State
 from dispatchd.hub.result_details import Details
