@@ -531,6 +531,19 @@ async def test_what_is_more_than_needed_is_a_note(place: Place) -> None:
     assert "more than needed, which only cost deliveries: star" in words
 
 
+async def test_statuses_are_not_too_much_where_they_stand_in_for_checks(
+    place: Place,
+) -> None:
+    place.with_app()
+    statuses_alone(place)
+    instead = await place.findings()
+    place.github.app["permissions"]["checks"] = "write"
+    beside = await place.findings()
+
+    assert not [each for each in instead if "more than needed" in each.words]
+    assert [each for each in beside if "taken away: statuses: write" in each.words]
+
+
 async def test_a_delivery_that_was_sent_again_has_succeeded(place: Place) -> None:
     place.with_app()
     place.github.deliveries = [delivery(2, guid="a"), delivery(1, 502, guid="a")]
