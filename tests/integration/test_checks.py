@@ -607,3 +607,43 @@ async def test_no_secret_of_the_hubs_is_in_its_log_or_in_what_github_is_told(
         for text in (told, log, stage.hub.check("j").trouble):
             assert token not in text
             assert stage.github.key.splitlines()[3] not in text
+
+
+async def test_a_later_round_stays_a_check_where_permission_is_missing_for_a_while(
+    stage: Stage,
+) -> None:
+    held = await stage.accepted()
+    await stage.park(held)
+    await stage.hub.paid()
+    forbidden = Fault(status=403, message="Resource not accessible by integration")
+    stage.github.trap(CREATE, forbidden, times=2)
+
+    await held.beat()
+    await stage.hub.paid()
+
+    assert stage.github.newest("j#2")["status"] == "in_progress"
+    assert stage.github.statuses == []
+
+
+async def test_a_bug_that_one_job_meets_ends_neither_the_hub_nor_the_others(
+    stage: Stage,
+) -> None:
+    poison, fine = await stage.accepted("poison"), await stage.accepted("fine")
+    with stage.hub.database.transaction() as db:
+        # No time that there is, so nothing can be written of it.
+        silly = update(JOBS).where(JOBS.c.id == "poison").values(accepted_at=1e300)
+        db.execute(silly)
+
+    await stage.hub.finish(poison, "succeeded")
+    with anyio.fail_after(20):
+        while not stage.log("check_bug"):
+            # Written by another process: nothing announces it.
+            await anyio.sleep(0.05)
+    await stage.hub.finish(fine, "succeeded")
+    await stage.github.until(
+        lambda: stage.github.newest("fine")["conclusion"] == "success"
+    )
+
+    assert {each["job_id"] for each in stage.log("check_bug")} == {"poison"}
+    assert stage.hub.check("poison").trouble == "a bug: OverflowError"
+    assert stage.hub.check("poison").owed
