@@ -449,6 +449,10 @@ async def test_with_a_token_in_place_of_an_app_there_are_statuses_alone(
         github.tokens |= {"ghp_first", "ghp_second"}
         async with checks_hub(tmp_path, github, token="ghp_first") as hub:
             stage = Stage(github, hub, tmp_path)
+            hub.add("unwanted", received=True, installation=0)
+            JobStore(hub.database).change(
+                "unwanted", lambda job: evolve(job, state=State.IGNORED)
+            )
             held = await stage.accepted(installation=0)
             await stage.park(held)
             await hub.paid()
