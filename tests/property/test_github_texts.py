@@ -53,6 +53,16 @@ def test_clipped_markdown_fits_and_leaves_no_fence_open(text: str, most: int) ->
     assert open_fence(found) == ""
 
 
+@given(MARKDOWN, st.integers(min_value=-9, max_value=9))
+def test_markdown_that_barely_fits_or_not_is_no_exception(text: str, room: int) -> None:
+    most = max(len(text.encode(errors="replace")) + room, 0)
+
+    found = clip_markdown(text, most)
+
+    assert len(found.encode()) <= most
+    assert open_fence(found) == ""
+
+
 @given(MARKDOWN)
 def test_markdown_that_fits_stays_as_it_is_but_for_an_open_fence(text: str) -> None:
     found = clip_markdown(text, 100_000)

@@ -36,10 +36,11 @@ def clip_markdown(text: str, most: int = MOST_BYTES) -> str:
         most: How long the answer may be (bytes).
     """
     data = _bytes(text)
-    text = data.decode()
-    closing = _closing(text)
-    if len(data) + size(closing) <= most:
-        return text + closing
+    if len(data) <= most:
+        text = data.decode()
+        whole = text + _closing(text)
+        if size(whole) <= most:
+            return whole
     note = _CUT.format(len(data), len(data))
     room = most - len(note) - 2
     while room > 0:

@@ -6,6 +6,7 @@ refused: a job's end is worth more than its decoration.
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 from attrs import asdict, field, frozen
@@ -66,13 +67,13 @@ def read_details(text: str) -> Details:
 def _details(document: Mapping[str, Json]) -> Details:
     summary, outputs, annotations = (document.get(name) for name in NAMES)
     listed = annotations if isinstance(annotations, list) else []
-    found = [made for each in listed if (made := _annotation(each)) is not None]
+    found = (made for each in listed if (made := _annotation(each)) is not None)
     return Details(
         step_summary=clip_markdown(summary, MOST_BYTES)
         if isinstance(summary, str)
         else "",
         outputs=dict(_outputs(outputs)) if isinstance(outputs, dict) else {},
-        annotations=tuple(found[:_ANNOTATIONS]),
+        annotations=tuple(islice(found, _ANNOTATIONS)),
     )
 
 
