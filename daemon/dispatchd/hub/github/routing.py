@@ -6,13 +6,22 @@ means, only GitHub knows, so its job is kept as received until GitHub has been a
 
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import Final
 
 from attrs import frozen
 
 from dispatchd.hub.github.comment import Command, Verb, commands
 from dispatchd.hub.github.event import COMMENT_EVENTS, GithubEvent
+from dispatchd.hub.github.interest import (
+    AGAIN,
+    NEW,
+    OF_A_CHECK,
+    OF_CHECKS,
+    PING,
+    PRESSED,
+    mismatch_of_name,
+    why_none,
+)
 from dispatchd.hub.github.settings import (
     PULL_REQUEST,
     Forks,
@@ -27,17 +36,6 @@ CANCEL_BUTTON: Final = "cancel"
 OUR_MARK: Final = "<!-- dispatchd -->"
 """What every comment of ours begins with, so that we never take one for a command."""
 
-_USUAL_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        PULL_REQUEST: ("opened", "synchronize", "reopened", "ready_for_review"),
-        "merge_group": ("checks_requested",),
-        "pull_request_review": ("submitted",),
-        "release": ("published",),
-        "workflow_run": ("completed",),
-    }
-)
-"""The actions that count where a rule names none; of any other event all do."""
-
 _NAMES_A_REF: Final = (
     *("release", "create", "repository_dispatch", "workflow_dispatch"),
 )
@@ -45,12 +43,6 @@ _NAMES_A_REF: Final = (
 
 _SKIPPED: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip actions]")
 """In the message of a commit: its push starts nothing (GitHub docs, Skipping workflow runs)."""
-
-_NEW: Final = {
-    "issue_comment": "created",
-    "pull_request_review_comment": "created",
-    "pull_request_review": "submitted",
-}
 
 
 @frozen(kw_only=True)
@@ -118,14 +110,11 @@ def route(event: GithubEvent, settings: GithubSettings) -> Plan:
 
 def mismatch(rule: Rule, event: GithubEvent) -> str:
     """Return why a rule doesn't want an event, or an empty string."""
-    if rule.command or event.name not in rule.events:
-        return f"it isn't for the event {event.name}"
-    actions = _actions(rule, event.name)
-    if actions and event.action not in actions:
-        return (
-            f"the action {event.action or '(none)'} isn't one of {', '.join(actions)}"
-        )
-    return _mismatch_of_repository(rule, event) or mismatch_of_code(rule, event)
+    return (
+        mismatch_of_name(rule, event.name, event.action)
+        or _mismatch_of_repository(rule, event)
+        or mismatch_of_code(rule, event)
+    )
 
 
 def mismatch_of_code(rule: Rule, event: GithubEvent) -> str:
@@ -158,7 +147,7 @@ def candidates(
 
 def _refusal(event: GithubEvent, settings: GithubSettings) -> str:
     if event.name == "ping":
-        return "GitHub asks whether this hub is there; it is"
+        return PING
     if settings.installations and event.installation not in settings.installations:
         return f"the installation {event.installation} is none of github.installations"
     if not event.repository:
@@ -170,13 +159,13 @@ def _of_check_run(event: GithubEvent, settings: GithubSettings) -> Plan:
     foreign = _foreign(event, settings)
     if foreign:
         return Plan(reason=foreign)
-    if event.action not in ("rerequested", "requested_action"):
-        return Plan(reason="it only says what became of a check")
+    if event.action not in (AGAIN, PRESSED):
+        return Plan(reason=OF_A_CHECK)
     if not event.external_id:
         return Plan(reason="the check run doesn't say which job it shows")
-    if event.action == "requested_action" and event.button != CANCEL_BUTTON:
+    if event.action == PRESSED and event.button != CANCEL_BUTTON:
         return Plan(reason=f"there is no button {event.button!r}")
-    again = event.action == "rerequested"
+    again = event.action == AGAIN
     words = "re-run" if again else "cancel"
     button = Button(external_id=event.external_id, again=again)
     return Plan(steps=(button,), reason=f"{event.actor} wants its {words}")
@@ -186,8 +175,8 @@ def _of_check_suite(event: GithubEvent, settings: GithubSettings) -> Plan:
     foreign = _foreign(event, settings)
     if foreign:
         return Plan(reason=foreign)
-    if event.action != "rerequested" or not event.sha:
-        return Plan(reason="it only says what became of checks")
+    if event.action != AGAIN or not event.sha:
+        return Plan(reason=OF_CHECKS)
     reason = f"{event.actor} wants all checks of {event.sha} once more"
     return Plan(steps=(SuiteAgain(sha=event.sha),), reason=reason)
 
@@ -229,7 +218,7 @@ def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
 
 
 def _refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
-    if event.action != _NEW[event.name]:
+    if event.action != NEW[event.name]:
         return f"only new comments count, and this one was {event.action or 'not new'}"
     if OUR_MARK in event.body or (
         settings.is_app and event.author_app == settings.app_id
@@ -267,9 +256,7 @@ def _why_not(event: GithubEvent, why: Mapping[str, str]) -> str:
     if waiting:
         names = ", ".join(waiting)
         return f"its code comes from a fork; {names}: waits for /run {event.sha}"
-    other = f"it isn't for the event {event.name}"
-    near = [f"{name}: {reason}" for name, reason in why.items() if reason != other]
-    return "; ".join(near) or f"no rule is for the event {event.name}"
+    return why_none(event.name, why)
 
 
 def _words(step: Step) -> str:
@@ -284,13 +271,6 @@ def _words(step: Step) -> str:
             return "re-run" if again else "cancel"
         case SuiteAgain(sha=sha):
             return f"all checks of {sha} once more"
-
-
-def _actions(rule: Rule, event: str) -> tuple[str, ...]:
-    if rule.actions:
-        return rule.actions
-    usual = _USUAL_ACTIONS.get(event, ())
-    return (*usual, "labeled") if rule.labels and event == PULL_REQUEST else usual
 
 
 def _mismatch_of_repository(rule: Rule, event: GithubEvent) -> str:
