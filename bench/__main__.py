@@ -1,7 +1,28 @@
 """Run every benchmark: `python -m bench`."""
 
 from bench import help as help_
-from bench import hub, idle, latency, polls, redaction, startup, store, throughput
+from bench import (
+    hub,
+    idle,
+    latency,
+    polls,
+    redaction,
+    startup,
+    store,
+    throughput,
+    webhooks,
+)
 
-for module in (store, redaction, help_, startup, latency, throughput, idle, hub, polls):
+for module in (
+    store,
+    redaction,
+    help_,
+    startup,
+    latency,
+    throughput,
+    idle,
+    hub,
+    polls,
+    webhooks,
+):
     module.main()

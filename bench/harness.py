@@ -63,14 +63,19 @@ def folder() -> Iterator[Path]:
 
 @contextmanager
 def hub(
-    path: Path, name: str = "hub", database_url: str = "sqlite:///hub.db"
+    path: Path,
+    name: str = "hub",
+    database_url: str = "sqlite:///hub.db",
+    more: str = "",
 ) -> Iterator[Hub]:
-    """Run a hub on a free loopback port."""
+    """Run a hub on a free loopback port, with further lines of configuration."""
     place, port_file = path / name, path / f"{name}.port"
     license_id = IDENTITY["license_id"]
     made = init(
         place, listen="127.0.0.1:0", database_url=database_url, license_id=license_id
     )
+    with made.settings.file.open("a") as file:
+        file.write(more)
     database = Database.open(made.settings.database_url)
     MachineStore(database).add(
         invited(

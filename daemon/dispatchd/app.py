@@ -132,6 +132,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         if config.cloud.declare_workflows
         else None,
     )
+    core.run_loop.starter.source = source
     report = ReportLoop(
         source=source,
         tracker=tracker,

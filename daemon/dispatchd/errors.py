@@ -9,7 +9,7 @@ DispatchdError
 │  ├─ StoreLocked       another daemon owns the state folder
 │  └─ RecordTooNew      a newer release wrote the store
 ├─ RemoteError          the daemon stays up
-│  ├─ Retryable         wait and repeat: Unavailable, RateLimited, ProtocolError
+│  ├─ Retryable         wait and repeat: Unavailable, RateLimited, TooLarge, ProtocolError
 │  ├─ JobClosed         stop working for this job: Gone, Conflict
 │  └─ IdentityError     wait for another identity: Unauthorized, Skewed, Forbidden, Revoked
 ├─ RunError             becomes an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed
@@ -156,6 +156,10 @@ class ProtocolError(Retryable):
     """An answer that isn't the contract's, such as a proxy's page with status 200."""
 
 
+class TooLarge(Retryable):
+    """The endpoint, or a proxy before it, doesn't read as much as was sent (413)."""
+
+
 class JobClosed(RemoteError):
     """The endpoint doesn't take more about this job from this machine."""
 
@@ -205,7 +209,8 @@ class SecretUnavailable(RunError):
 
     def __init__(self, *, name: str, reason: str) -> None:
         self.name, self.reason = name, reason
-        super().__init__(f"cannot get the secret {name}: {reason}")
+        # No colon after the name: behind GH_TOKEN or db_password it would look like the secret itself.
+        super().__init__(f"cannot get the secret {name} ({reason})")
 
 
 class WorkspaceFailed(RunError):

@@ -97,6 +97,16 @@ BAD = {
         '[workflows.x]\ncommand = ["true"]\ncheckout = true\ncheckout_secret = "b"\n[log]',
         "workflows.x.checkout_secret: must name a secret of the table [secrets]; known are: none",
     ),
+    "a token from two sources": (
+        "[log]",
+        '[secrets.a]\nenv = "A"\n[workflows.x]\ncommand = ["true"]\nsecrets = { GH_TOKEN = "a" }\ngithub_token = { contents = "read" }\n[log]',
+        "workflows.x.secrets.GH_TOKEN: must not stand beside github_token, which sets that variable",
+    ),
+    "a permission of no kind": (
+        "[log]",
+        '[workflows.x]\ncommand = ["true"]\ngithub_token = { contents = "admin" }\n[log]',
+        "workflows.x.github_token.contents: must be one of: read, write",
+    ),
     "a secret from two sources": (
         "[log]",
         '[secrets.a]\nenv = "A"\nfile = "b"\n[log]',

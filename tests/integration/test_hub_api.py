@@ -26,9 +26,14 @@ from support.hub import HubProcess
 from support.machine import JOBS, PATH, Machine, encoded, refuses
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
+NOT_SERVED = "/token"
+"""The end of the path of a call that an endpoint may be without, and the hub is: there is nobody who gives it tokens."""
+
 DOCUMENTS = {
-    name: schemathesis.openapi.from_path(CONTRACTS / f"{name}.json")
-    for name in ("openapi", "hub.openapi")
+    "openapi": schemathesis.openapi.from_path(CONTRACTS / "openapi.json").exclude(
+        path_regex=f"{NOT_SERVED}$"
+    ),
+    "hub.openapi": schemathesis.openapi.from_path(CONTRACTS / "hub.openapi.json"),
 }
 WANTED = [
     not_a_server_error,
@@ -305,6 +310,8 @@ async def test_a_requeued_job_takes_no_newer_one_out(server: HubProcess) -> None
 async def test_a_known_path_names_its_methods(server: HubProcess) -> None:
     for document in DOCUMENTS.values():
         for path, item in document.raw_schema["paths"].items():
+            if path.endswith("{id}" + NOT_SERVED):
+                continue
             reply = await server.http.patch(path.replace("{", "").replace("}", ""))
 
             refuses(reply, 405)

@@ -126,6 +126,31 @@ def test_another_workflow_can_have_the_payload(config: Path) -> None:
     assert done.returncode == 0
 
 
+def test_it_asks_nobody_for_a_token(config: Path) -> None:
+    text = config.read_text()
+    asks = '[workflows.asks]\ncommand = ["true"]\ngithub_token = { contents = "read" }'
+    config.write_text(f"{text}\n{asks}\n")
+    put(config, workflow="asks", extensions=("token",))
+
+    done = replay(config, "job-1")
+
+    assert done.returncode == 1
+    assert "GH_TOKEN (nobody is asked for a token in a replay)" in done.stdout
+
+
+def test_the_code_of_a_fork_gets_no_secrets_there_either(config: Path) -> None:
+    text = config.read_text()
+    asks = '[workflows.asks]\ncommand = ["env"]\nsecrets = { KEY = "key" }\n[secrets.key]\nfile = "secret"'
+    config.write_text(f"{text}\n{asks}\n")
+    put(config, workflow="asks", from_fork=True)
+
+    done = replay(config, "job-1")
+
+    assert done.returncode == 0, done.stderr
+    assert "DISPATCHD_FROM_FORK=true" in done.stdout
+    assert "\nKEY=" not in done.stdout
+
+
 def test_an_interrupted_one_ends_its_processes(config: Path) -> None:
     put(config, workflow="wait")
     folder = config.parent / "state" / "replays" / "1-job-1" / "runs" / "job-1"

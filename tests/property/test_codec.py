@@ -50,6 +50,7 @@ jobs = st.builds(
     lease_s=st.none() | st.floats(0, 1e6),
     claim_token=texts,
     extensions=st.lists(texts, max_size=3).map(tuple),
+    from_fork=st.booleans(),
 )
 processes = st.builds(
     ProcessIdentity,
@@ -95,7 +96,14 @@ def records(draw: st.DrawFn) -> TrackedJob:
 
 
 FULL = TrackedJob(
-    job=Job(id="job-1", workflow="it", pull_request=7, lease_s=60.0, extensions=("x",)),
+    job=Job(
+        id="job-1",
+        workflow="it",
+        pull_request=7,
+        lease_s=60.0,
+        extensions=("x",),
+        from_fork=True,
+    ),
     run_id="job-1",
     phase=Phase.HISTORY,
     received_at=NOW,
@@ -238,6 +246,8 @@ def test_an_unknown_name_is_refused(place: Place, name: str) -> None:
         (("job", "actor"), None),
         (("job", "pull_request"), "7"),
         (("job", "pull_request"), 7.5),
+        (("job", "from_fork"), 1),
+        (("job", "from_fork"), "true"),
         (("attempts", 0, "number"), True),
         (("attempts", 0, "process", "pid"), "7"),
         (("phase",), 1),

@@ -19,6 +19,7 @@ from dispatchd.contracts import check
 from dispatchd.errors import ContractViolation
 
 SECRET = "s3cret-of-the-machine"
+TOKEN = "token-that-the-endpoint-has-given"
 Json = dict[str, Any]
 
 
@@ -39,13 +40,17 @@ class Request:
 
 @frozen(kw_only=True)
 class Answer:
-    """What goes back; `cut` closes the connection without an answer, `truncated` in its middle."""
+    """What goes back; `cut` closes the connection without an answer, `truncated` in its middle.
+
+    One that `stalls` has a head, and no body for as long as the other side waits.
+    """
 
     status: int = 204
     body: bytes = b""
     headers: dict[str, str] = field(factory=dict)
     cut: bool = False
     truncated: bool = False
+    stalls: bool = False
 
 
 def as_json(document: object, status: int = 200, **headers: str) -> Answer:
@@ -66,6 +71,7 @@ _CONTRACTS = {
     "finish": "finish-request",
     "heartbeat": "heartbeat-request",
     "release": "release-request",
+    "token": "token-grant-request",
     "license-activate": "activate-request",
     "license-heartbeat": "license-heartbeat-request",
 }
@@ -158,6 +164,9 @@ class Endpoint:
             ]
             start = h11.Response(status_code=answer.status, headers=headers)
             await stream.send(http.send(start) or b"")
+            if answer.stalls:
+                # Ends with the connection.
+                await stream.receive()
             if answer.truncated:
                 await stream.send(answer.body[: len(answer.body) // 2])
                 return
@@ -214,6 +223,8 @@ class Endpoint:
         self._ring()
         if request.call == "heartbeat":
             return as_json({"cancel_requested": request.job_id in self.cancelled})
+        if request.call == "token":
+            return as_json({"token": TOKEN, "expires_at": 1764066000})
         return Answer()
 
     async def _pull(self, request: Request) -> Answer:

@@ -57,9 +57,12 @@ def comment(
     login: str = "octocat",
     kind: str = "User",
     app: int = 0,
+    installation: int = 0,
 ) -> dict[str, Any]:
     """Return a comment under a pull request or an issue."""
     found = real("issue_comment/00-created")
+    if installation:
+        found["installation"] = {"id": installation}
     found["action"] = action
     found["comment"]["body"] = body
     found["comment"]["user"]["login"] = found["sender"]["login"] = login

@@ -5,7 +5,7 @@ come before any of them: `Killed` is no Exception, so nothing of the daemon can 
 """
 
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import anyio
@@ -16,6 +16,7 @@ from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import Job, ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted, Verdict
+from dispatchd.domain.report import Report
 from dispatchd.domain.run_event import Progress
 from dispatchd.errors import Conflict, Gone, RemoteError, RunError
 from dispatchd.store.jobs import JobStore
@@ -113,7 +114,7 @@ class ModelEndpoint:
 
         await self._step(effect)
 
-    async def finish(self, record: TrackedJob, output: str) -> None:
+    async def finish(self, record: TrackedJob, report: Report) -> None:
         def effect() -> None:
             known = self.finished.get(record.job.id)
             assert record.verdict is not None
@@ -127,6 +128,9 @@ class ModelEndpoint:
 
     async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
         raise NotImplementedError(record.job.id)
+
+    async def token(self, record: TrackedJob, permissions: Mapping[str, str]) -> str:
+        raise NotImplementedError(record.job.id, permissions)
 
     async def release(self, record: TrackedJob, reason: str) -> None:
         raise NotImplementedError(record.job.id, reason)

@@ -53,6 +53,8 @@ NAMES = [
     "run-event",
     "run-result",
     "submit-request",
+    "token-grant-reply",
+    "token-grant-request",
     "token-request",
     "tracked-job",
 ]

@@ -28,6 +28,7 @@ from dispatchd.errors import ContractViolation
 from dispatchd.hub import settings
 from dispatchd.hub.model import Attempt as Claim
 from dispatchd.hub.model import Delivery, HubJob, Machine, State, Token
+from dispatchd.hub.result_details import NAMES
 from dispatchd.hub.views import (
     attempt_document,
     delivery_document,
@@ -88,6 +89,8 @@ def test_a_record_with_every_field_filled_keeps_the_contract() -> None:
     filled = {
         field.name: ["heartbeat"]
         if field.name == "extensions"
+        else True
+        if field.type is bool
         else 7
         if "None" in str(field.type)
         else "x"
@@ -162,6 +165,16 @@ def test_the_schemas_of_a_run_have_the_values_of_our_types() -> None:
     ]
     assert workflow["properties"]["contract"]["enum"] == [str(e) for e in Contract]
 
+    told = schema("finish-request")["properties"]["result_annotations"]["items"]
+    assert told["required"] == result["annotations"]["items"]["required"]
+    assert list(told["properties"]) == list(
+        result["annotations"]["items"]["properties"]
+    )
+    assert (
+        told["properties"]["level"]["enum"]
+        == result["annotations"]["items"]["properties"]["level"]["enum"]
+    )
+
 
 def test_a_workflow_has_the_keys_and_defaults_of_our_type() -> None:
     workflow = schema("config")["properties"]["workflows"]["additionalProperties"]
@@ -218,7 +231,9 @@ def test_an_invalid_result_is_refused_with_what_and_why(
 
 
 @pytest.mark.parametrize(
-    "path", sorted(OLD_RECORDS.glob("*/*.json")), ids=lambda path: path.stem
+    "path",
+    sorted(OLD_RECORDS.glob("*/*.json")),
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_a_record_of_every_earlier_version_is_read(path: Path) -> None:
     before = read(path)
@@ -230,7 +245,8 @@ def test_a_record_of_every_earlier_version_is_read(path: Path) -> None:
     check("tracked-job", written)
     for name in before.keys() - {"schema_version"}:
         assert written[name] == before[name]
-    assert bool(record.blocked) == (record.phase is Phase.NEEDS_ATTENTION)
+    assert record.blocked or record.phase is not Phase.NEEDS_ATTENTION
+    assert not record.job.from_fork
 
 
 @pytest.mark.parametrize(
@@ -303,7 +319,7 @@ SHOWN: list[tuple[str, dict[str, Any], set[str]]] = [
     (
         "hub-job",
         job_document(HubJob(id="j", document={"dag_name": "ci"}), now=1),
-        {"result_output", "attempts"},
+        {"result_output", *NAMES, "attempts"},
     ),
     (
         "hub-machine",

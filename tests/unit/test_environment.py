@@ -20,6 +20,8 @@ def run(payload: str = "null", headers: str = "null") -> RunPaths:
         event_file="/e",
         headers_file="/h",
         events_file="/v",
+        outputs_file="/o",
+        summary_file="/s",
         payload_text=payload,
         headers_text=headers,
     )
@@ -90,15 +92,29 @@ def test_a_run_is_told_who_it_is_and_nothing_empty() -> None:
         "DISPATCHD_ATTEMPT": "1",
         "DISPATCHD_EVENTS": "/v",
         "DISPATCHD_JOB_ID": "j",
+        "DISPATCHD_OUTPUT": "/o",
         "DISPATCHD_RUN_ID": "j",
+        "DISPATCHD_SUMMARY": "/s",
         "DISPATCHD_WORKFLOW": "w",
         "DISPATCHD_WORKSPACE": "/w",
         "GITHUB_API_URL": "https://api.github.com",
         "GITHUB_EVENT_PATH": "/e",
+        "GITHUB_OUTPUT": "/o",
         "GITHUB_RUN_ATTEMPT": "1",
         "GITHUB_RUN_ID": "j",
         "GITHUB_SERVER_URL": "https://github.com",
+        "GITHUB_STEP_SUMMARY": "/s",
         "GITHUB_WORKSPACE": "/w",
         "WEBHOOK_HEADERS_FILE": "/h",
         "WEBHOOK_PAYLOAD_FILE": "/e",
+    }
+
+
+def test_only_a_run_of_a_forks_code_is_told_so() -> None:
+    forked = Job(id="j", workflow="w", from_fork=True)
+
+    found = environment(forked, None, run()).values.items()
+
+    assert found - environment(JOB, None, run()).values.items() == {
+        ("DISPATCHD_FROM_FORK", "true")
     }

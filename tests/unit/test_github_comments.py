@@ -196,17 +196,19 @@ def test_no_more_than_ten_commands_of_a_comment_count() -> None:
 
 
 def test_a_fork_is_what_does_not_certainly_have_the_bases_repository() -> None:
-    gone, strange = pull(), pull()
+    gone, strange, unknown = pull(), pull(), pull()
     gone["head"]["repo"] = None
     strange["head"] = "?"
+    unknown["head"]["repo"] = unknown["base"]["repo"] = None
     renamed = pull()
     renamed["head"]["repo"]["full_name"] = "another/name"
 
     answers = [
-        decided(comment("/run docs"), of=each) for each in (gone, strange, renamed)
+        decided(comment("/run docs"), of=each)
+        for each in (gone, strange, unknown, renamed)
     ]
 
-    assert answers == [["docs: no"], ["docs: no"], ["docs ec26"]]
+    assert answers == [*[["docs: no"]] * 3, ["docs ec26"]]
 
 
 def test_every_permission_includes_those_below_it() -> None:

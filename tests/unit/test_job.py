@@ -122,3 +122,12 @@ def test_a_cancel_job_succeeds_only_if_something_was_alive() -> None:
         in verdict(CANCEL, []).summary
     )
     assert "no run r-9" in verdict(evolve(CANCEL, target_run_id="r-9"), []).summary
+
+
+@pytest.mark.parametrize(("first", "later"), [(True, False), (False, True)])
+def test_what_was_once_called_a_forks_stays_a_forks(first: bool, later: bool) -> None:  # noqa: FBT001  # parameters
+    record = tracked(from_fork=first)
+
+    redelivered = record.with_claim(Job(id="job-1", from_fork=later))
+
+    assert redelivered.job.from_fork

@@ -94,7 +94,8 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     host, _ = settings.address
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
     under_systemd = "JOURNAL_STREAM" in environment
-    configure("info", "auto", known=KnownSecrets(), under_systemd=under_systemd)
+    known = KnownSecrets()
+    configure("info", "auto", known=known, under_systemd=under_systemd)
 
     def announce(bound_port: int) -> None:
         if port_file is not None:
@@ -106,7 +107,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
 
     try:
         with _busy_is_said("start the hub"):
-            desk = Desk.at(settings, database)
+            desk = Desk.at(settings, database, known)
         anyio.run(serve_hub, desk, announce, ServiceManager.of(environment))
     finally:
         database.close()

@@ -1,10 +1,11 @@
 """The dispatch endpoint over HTTP. Implements `loops.ports.Source`; see contracts/README.md."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
 
 import httpx
+import structlog
 from anyio import to_thread
 from attrs import asdict, define, evolve
 
@@ -16,13 +17,14 @@ from dispatchd.cloud.replies import (
     json_object,
     not_json,
 )
-from dispatchd.cloud.wire import read_delivery
+from dispatchd.cloud.wire import read_delivery, report_to_wire
 from dispatchd.contracts import check
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.domain.phase import Phase
+from dispatchd.domain.report import Report
 from dispatchd.domain.run_event import Progress
-from dispatchd.errors import ContractViolation, ProtocolError
+from dispatchd.errors import ContractViolation, ProtocolError, TooLarge
 
 _PATH: Final = "/api/v1/github/dispatch"
 
@@ -94,25 +96,44 @@ class DispatchEndpoint:
         """Tell the endpoint that this machine has the job, and learn whether it agrees."""
         await self._about("accept", record, {"dag_run_id": record.run_id})
 
-    async def finish(self, record: TrackedJob, output: str) -> None:
-        """Tell the endpoint how the job ended, and what its run wrote in the end.
+    async def finish(self, record: TrackedJob, report: Report) -> None:
+        """Tell the endpoint how the job ended, and what its newest attempt has left for it.
+
+        Where that is too much for it, it is told the verdict alone: some proxies read no more than 1 MiB.
 
         Raises:
             ValueError: The record has no verdict.
+            TooLarge: Even the verdict is too much.
         """
         if record.verdict is None:
             message = f"job {record.job.id} has no verdict to report"
             raise ValueError(message)
         verdict = record.verdict
-        told = {
+        told: dict[str, Json] = {
             "result_status": verdict.outcome.value,
             "result_summary": self._scrubbed(verdict.summary),
             "result_cause": verdict.cause.value if verdict.cause else "",
-            "result_output": self._scrubbed(output),
         }
-        await self._about(
-            "finish", record, {name: value for name, value in told.items() if value}
-        )
+        more = report_to_wire(report, self._scrubbed)
+        try:
+            await self._about("finish", record, _filled({**told, **more}))
+        except TooLarge as error:
+            if not any(more.values()):
+                raise
+            structlog.get_logger().warning(
+                "finish_too_large",
+                job_id=record.job.id,
+                error=str(error),
+                left_out=list(_filled(more)),
+            )
+            await self._about("finish", record, _filled(told))
+
+    async def token(self, record: TrackedJob, permissions: Mapping[str, str]) -> str:
+        """Ask for a token for the job's repository that allows this and no more."""
+        reply = await self._about("token", record, {"permissions": {**permissions}})
+        document = json_object("token", reply)
+        _check("token", "token-grant-reply", document)
+        return str(document["token"])
 
     async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
         """Extend the job's lease, tell how it stands, and learn whether somebody wants it to end."""
@@ -134,7 +155,9 @@ class DispatchEndpoint:
 
     def _scrubbed(self, text: str) -> str:
         """Return a text without secrets: the last word on all that leaves, whoever wrote it."""
-        return self.credentials.known.scrub(text)
+        # A command's JSON can hold half of a surrogate pair, for which an endpoint may refuse the call for ever.
+        whole = text.encode(errors="replace").decode()
+        return self.credentials.known.scrub(whole)
 
     async def _about(
         self, call: str, record: TrackedJob, body: dict[str, Json]
@@ -159,6 +182,10 @@ class DispatchEndpoint:
             # A proxy's page with status 200 must not pass for the endpoint's word.
             json_object(call, reply)
         return reply
+
+
+def _filled(fields: dict[str, Json]) -> dict[str, Json]:
+    return {name: value for name, value in fields.items() if value}
 
 
 def _in_path(job_id: str) -> str:

@@ -24,6 +24,7 @@ from dispatchd.errors import (
     RemoteError,
     Revoked,
     Skewed,
+    TooLarge,
     Unauthorized,
     Unavailable,
 )
@@ -39,6 +40,7 @@ _ANY_CALL: Final[Mapping[int, type[RemoteError]]] = MappingProxyType(
         HTTPStatus.UNAUTHORIZED: Unauthorized,
         HTTPStatus.FORBIDDEN: Forbidden,
         HTTPStatus.TOO_MANY_REQUESTS: RateLimited,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE: TooLarge,
     }
 )
 

@@ -1,6 +1,6 @@
-"""A job in the wire's names <-> a job in ours; see contracts/README.md, dispatch job."""
+"""What travels in the wire's names <-> what we have: a job, a report; see contracts/README.md."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from attrs import fields
@@ -10,6 +10,8 @@ from dispatchd.conversion import strict_converter
 from dispatchd.domain.delivery import Delivery
 from dispatchd.domain.job import Job, Json
 from dispatchd.domain.raw_json import members
+from dispatchd.domain.report import Report
+from dispatchd.domain.result import Annotation
 from dispatchd.errors import ContractViolation
 
 LONGEST_ID: Final = 512
@@ -46,6 +48,36 @@ def job_from_wire(document: Mapping[str, Json]) -> Job:
 def job_to_wire(job: Job) -> dict[str, Json]:
     """Return a job in the wire's names, absent fields left out."""
     return {_FIELDS[name]: value for name, value in _converter.unstructure(job).items()}
+
+
+def report_to_wire(report: Report, scrub: Callable[[str], str]) -> dict[str, Json]:
+    """Return the fields of a finish beside its verdict; `scrub` has the last word on every text in them.
+
+    They may be empty.
+    """
+    return {
+        "result_output": scrub(report.output),
+        "result_step_summary": scrub(report.step_summary),
+        "result_outputs": {
+            name: scrub(value)
+            for name, value in report.outputs.items()
+            # A mark is no name.
+            if scrub(name) == name
+        },
+        "result_annotations": [
+            _annotation_to_wire(each, scrub) for each in report.annotations
+        ],
+    }
+
+
+def _annotation_to_wire(
+    annotation: Annotation, scrub: Callable[[str], str]
+) -> dict[str, Json]:
+    found = _converter.unstructure(annotation)
+    return {
+        name: scrub(value) if isinstance(value, str) else value
+        for name, value in found.items()
+    }
 
 
 def read_delivery(text: str) -> Delivery:

@@ -22,7 +22,7 @@ from dispatchd.config.file import (
     Metrics,
     Telemetry,
 )
-from dispatchd.config.workflows import Reader, unknown_secrets
+from dispatchd.config.workflows import Reader, two_tokens, unknown_secrets
 from dispatchd.contracts import violations
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.job import Json
@@ -112,7 +112,7 @@ def load(
     content = _converter.structure(document, File)
     problems = [
         Problem(file=path, key=key, expected=expected)
-        for key, expected in unknown_secrets(content)
+        for key, expected in (*unknown_secrets(content), *two_tokens(content))
     ]
     if problems:
         raise ConfigError(problems)

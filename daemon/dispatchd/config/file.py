@@ -120,6 +120,7 @@ class WorkflowEntry:
     arguments: tuple[str, ...] = HEADLESS_ARGUMENTS
     env: Mapping[str, str] = field(factory=dict)
     secrets: Mapping[str, str] = field(factory=dict)
+    github_token: Mapping[str, str] = field(factory=dict)
     kill_grace_s: float | None = None
     max_duration_s: float | None = None
     inactivity_s: float | None = None

@@ -11,7 +11,7 @@ from dispatchd.config.file import File, WorkflowEntry
 from dispatchd.domain.exit_table import DEFAULT_RETRIES, Contract
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
-from dispatchd.domain.workflow import Repository, Workflow
+from dispatchd.domain.workflow import GH_TOKEN, Repository, Workflow
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ class Reader:
                 variable: self._secret(secret)
                 for variable, secret in entry.secrets.items()
             },
+            github_token=dict(entry.github_token),
             max_duration_s=_first(entry.max_duration_s, limits.max_duration_s),
             inactivity_s=_first(entry.inactivity_s, limits.inactivity_s),
             queue_timeout_s=_first(entry.queue_timeout_s, limits.queue_timeout_s),
@@ -86,6 +87,16 @@ class Reader:
 def _first(*values: T | None) -> T:
     """Return the first value that is set; the last one is."""
     return next(value for value in values if value is not None)
+
+
+def two_tokens(content: File) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every workflow with two sources of one variable."""
+    for name, entry in content.workflows.items():
+        if entry.github_token and GH_TOKEN in entry.secrets:
+            yield (
+                f"workflows.{name}.secrets.{GH_TOKEN}",
+                "must not stand beside github_token, which sets that variable",
+            )
 
 
 def unknown_secrets(content: File) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,8 @@ class Job:
     """One unit of work as the endpoint hands it out, without payload and headers.
 
     An empty string or None is a field that the endpoint left out. `claim_token` fences the claim
-    and is a secret; `lease_s` is the time, in seconds, for which the endpoint grants it.
+    and is a secret; `lease_s` is the time, in seconds, for which the endpoint grants it. `from_fork` says
+    that the code that it runs comes from a fork, whose authors must not get at secrets.
     """
 
     id: str
@@ -57,6 +58,7 @@ class Job:
     claim_token: str = ""
     lease_s: float | None = None
     extensions: tuple[str, ...] = ()
+    from_fork: bool = False
 
     @property
     def is_cancel(self) -> bool:
@@ -208,6 +210,8 @@ class TrackedJob:
                 claim_token=job.claim_token,
                 lease_s=job.lease_s,
                 extensions=job.extensions,
+                # A release that didn't know forks may have stored the job without the word.
+                from_fork=self.job.from_fork or job.from_fork,
             ),
         )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import Factory, frozen
+from attrs import Factory, field, frozen
 
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
@@ -28,8 +28,9 @@ class Launch:
     """One attempt, ready to start.
 
     `command` is the argument vector, its first item an absolute path; `env` is the child's whole
-    environment, of which `base_env` doesn't come from job or workflow, but for `secrets`, which the engine gets at the last moment, by variable; `folder`
-    belongs to the engine, which keeps there what it needs to find the attempt again; stdout and stderr
+    environment, of which `base_env` doesn't come from job or workflow, but for `secrets`, which the engine gets
+    at the last moment, and `given`, secrets that the endpoint has given for this attempt, both by variable;
+    `folder` belongs to the engine, which keeps there what it needs to find the attempt again; stdout and stderr
     are appended to `output_file`. With a `checkout` the workspace is filled first, by means of `token`.
     """
 
@@ -41,6 +42,7 @@ class Launch:
     folder: Path
     output_file: Path
     secrets: Mapping[str, SecretSource] = Factory(dict)
+    given: Mapping[str, str] = field(factory=dict, repr=False)
     resources: Resources = Factory(Resources)
     checkout: Checkout | None = None
     token: SecretSource | None = None

@@ -72,6 +72,8 @@ class RunPaths:
     event_file: str
     headers_file: str
     events_file: str
+    outputs_file: str
+    summary_file: str
     brief_file: str = ""
     result_file: str = ""
     payload_text: str
@@ -98,13 +100,18 @@ def _of_run(job: Job, run: RunPaths) -> Iterator[tuple[str, str]]:
     yield "DISPATCHD", "true"
     yield "DISPATCHD_BRIEF", run.brief_file
     yield "DISPATCHD_EVENTS", run.events_file
+    yield "DISPATCHD_FROM_FORK", "true" if job.from_fork else ""
     yield "DISPATCHD_JOB_ID", job.id
+    yield "DISPATCHD_OUTPUT", run.outputs_file
     yield "DISPATCHD_RESULT", run.result_file
     yield "DISPATCHD_RUN_ID", run.run_id
+    yield "DISPATCHD_SUMMARY", run.summary_file
     yield "DISPATCHD_ATTEMPT", str(run.attempt)
     yield "DISPATCHD_WORKFLOW", job.workflow
     yield "DISPATCHD_WORKSPACE", run.workspace
     yield "GITHUB_EVENT_PATH", run.event_file
+    yield "GITHUB_OUTPUT", run.outputs_file
+    yield "GITHUB_STEP_SUMMARY", run.summary_file
     yield "GITHUB_WORKSPACE", run.workspace
     yield "GITHUB_RUN_ID", run.run_id
     yield "GITHUB_RUN_ATTEMPT", str(run.attempt)

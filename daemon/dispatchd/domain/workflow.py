@@ -13,6 +13,9 @@ from dispatchd.domain.secret import SecretSource
 DEFAULT_KILL_GRACE_S: Final = 10.0
 """Seconds between SIGTERM and SIGKILL where nothing else is configured."""
 
+GH_TOKEN: Final = "GH_TOKEN"  # noqa: S105  # the name of a variable
+"""The variable in which a command gets the token of the endpoint, as GitHub's `gh` reads it."""
+
 HEADLESS_ARGUMENTS: Final = (
     "--headless",
     "--context",
@@ -38,10 +41,11 @@ class Workflow:
 
     `command` is the argument vector, its first item an absolute path; a headless one is followed by
     `arguments`, in which `{brief}` and `{result}` stand for files. `env` is set in the child beside what
-    the job gives, `secrets` by variable. Limits in seconds, 0 where there is none; `max_retries` counts
-    the attempts after the first, used by retry-safe failures only. `checkout` is None for a workspace
-    that starts empty. Artifacts are paths relative to the workspace; a success that lacks one is parked,
-    or a failure if `missing_fails`.
+    the job gives, `secrets` by variable. `github_token` is what a token of the endpoint is to allow
+    (GitHub's name of a permission to `read` or `write`), empty for no token. Limits in seconds, 0 where
+    there is none; `max_retries` counts the attempts after the first, used by retry-safe failures only.
+    `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace; a
+    success that lacks one is parked, or a failure if `missing_fails`.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Workflow:
     arguments: tuple[str, ...] = HEADLESS_ARGUMENTS
     env: Mapping[str, str] = Factory(dict)
     secrets: Mapping[str, SecretSource] = Factory(dict)
+    github_token: Mapping[str, str] = Factory(dict)
     max_duration_s: float
     inactivity_s: float = 0.0
     queue_timeout_s: float = 0.0
@@ -60,6 +65,12 @@ class Workflow:
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False
     report_output: bool = True
+
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """The variables in which its command gets secrets, sorted."""
+        token = [GH_TOKEN] if self.github_token else []
+        return tuple(sorted([*self.secrets, *token]))
 
     @property
     def program(self) -> Path:

@@ -6,7 +6,6 @@ from attrs import evolve, frozen
 from sqlalchemy import Connection, select
 
 from dispatchd.hub import job_queries as queries
-from dispatchd.hub import rules
 from dispatchd.hub.database import Database
 from dispatchd.hub.job_rows import (
     COLUMNS,
@@ -24,6 +23,13 @@ from dispatchd.hub.model import (
     Submission,
 )
 from dispatchd.hub.schema import JOBS
+from dispatchd.hub.submitted import (
+    Submitted,
+    after_submit,
+    is_cancel,
+    may_supersede,
+    number_of,
+)
 from dispatchd.hub.waiting import News
 
 _JOB: Final = JOBS.c
@@ -58,18 +64,19 @@ class Admission:
             document=document,
             workflow=str(document.get("dag_name") or ""),
             repository=str(document.get("repository_name") or ""),
-            urgent=rules.is_cancel(document),
+            number=number_of(document),
+            urgent=is_cancel(document),
             priority=submission.priority,
             state=State.RECEIVED if submission.received else State.QUEUED,
             created_at=now,
         )
         if not job.urgent and self._has_waiting(db, most):
             raise QueueFull
-        changed = rules.Submitted(job=job, others=())
+        changed = Submitted(job=job, others=())
         others: list[HubJob] = []
         if not submission.received:
             others = self._others(db, submission, job)
-            changed = rules.after_submit(job, submission, others, now=now)
+            changed = after_submit(job, submission, others, now=now)
             job = evolve(changed.job, turn=self.turn(db, job))
         if not self._insert(db, job):
             return None
@@ -111,10 +118,11 @@ class Admission:
         query = select(*COLUMNS).with_for_update()
         if job.urgent:
             query = query.where(_JOB.state.in_((*HELD, *WAITING)))
-        elif submission.supersedes and rules.may_supersede(submission.document):
+        elif submission.supersedes and may_supersede(submission.document):
             query = query.where(
                 _JOB.state == State.QUEUED,
                 _JOB.repository == job.repository,
+                _JOB.number == job.number,
                 _JOB.workflow == job.workflow,
             )
         else:

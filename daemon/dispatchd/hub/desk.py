@@ -25,6 +25,7 @@ from dispatchd.hub.sessions import Sessions
 from dispatchd.hub.settings import Settings
 from dispatchd.hub.token_store import TokenStore
 from dispatchd.hub.waiting import Bell, News, Polls
+from dispatchd.known_secrets import KnownSecrets
 
 T = TypeVar("T")
 
@@ -51,6 +52,8 @@ class Desk:
     deliveries: DeliveryStore
     checks: CheckStore
     sessions: Sessions
+    known: KnownSecrets = field(factory=KnownSecrets)
+    """What is kept out of the log and of what is told to others."""
     stopping: bool = False
     polls: Polls = field(factory=Polls)
     """Polls that wait for a job."""
@@ -61,9 +64,12 @@ class Desk:
     )
 
     @classmethod
-    def at(cls, settings: Settings, database: Database) -> "Desk":
+    def at(
+        cls, settings: Settings, database: Database, known: KnownSecrets | None = None
+    ) -> "Desk":
         """Return the desk of an open database. Fails with StorageBusy if that can't be used. Blocks."""
         return cls(
+            known=known or KnownSecrets(),
             settings=settings,
             database=database,
             jobs=JobStore(database),

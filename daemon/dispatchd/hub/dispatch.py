@@ -20,6 +20,7 @@ from dispatchd.hub.bodies import THREAD_BYTES, read_body, seconds
 from dispatchd.hub.credentials import hashed
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.model import Claimed, HubJob, Machine, Result, Standing
+from dispatchd.hub.result_details import kept_details
 from dispatchd.hub.rules import Claim, Refused
 from dispatchd.hub.waiting import News, Poll
 
@@ -109,6 +110,7 @@ class Dispatch:
             summary=_text(body, "result_summary"),
             cause=_text(body, "result_cause"),
             output=_text(body, "result_output")[:_LONGEST_OUTPUT],
+            details=kept_details(body),
         )
         await self._change(
             request,
@@ -265,12 +267,19 @@ class Dispatch:
             "license_id": asking.machine.license_id,
             "claim_token": asking.token,
             "lease_seconds": self.desk.settings.leases.seconds,
-            "extensions": _EXTENSIONS,
+            "extensions": self._extensions(job),
         }
         head = json.dumps({**job.document, **added})
         # The exact texts that were submitted, not what they mean to a JSON library.
         texts = f'"payload": {claimed.payload}, "headers": {claimed.headers}'
         return f"{head[:-1]}, {texts}}}".encode()
+
+    def _extensions(self, job: HubJob) -> list[str]:
+        """Return the calls that there are about a job."""
+        github = self.desk.settings.github
+        has_token = github is not None and github.gives_tokens
+        is_of_app = bool(job.document.get("installation_id"))
+        return [*_EXTENSIONS, *(["token"] if has_token and is_of_app else [])]
 
 
 def _told(job: HubJob) -> tuple[str, str, str]:

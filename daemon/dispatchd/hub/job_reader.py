@@ -3,7 +3,7 @@
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import func, select
+from sqlalchemy import func, literal, select
 
 from dispatchd.hub.database import Database
 from dispatchd.hub.job_rows import COLUMNS, read_job
@@ -21,6 +21,13 @@ class Filter:
     repository: str = ""
     workflow: str = ""
     limit: int = 100
+
+
+_SHORT: Final = [
+    literal("").label(each.name) if each is _JOB.result_details else each
+    for each in COLUMNS
+]
+"""A job without what may have 1 MB and no list shows."""
 
 
 @frozen
@@ -52,7 +59,7 @@ class JobReader:
 
     def list(self, wanted: Filter) -> list[HubJob]:
         """Return the newest jobs, oldest of them first."""
-        query = select(*COLUMNS).order_by(_JOB.position.desc()).limit(wanted.limit)
+        query = select(*_SHORT).order_by(_JOB.position.desc()).limit(wanted.limit)
         pairs = {
             _JOB.state: wanted.state,
             _JOB.repository: wanted.repository,

@@ -26,7 +26,8 @@ _INSERT_CHECK: Final = insert(CHECKS)
 _OWE: Final = (
     update(CHECKS)
     .where(CHECKS.c.job_id == bindparam("of_job"))
-    .values(state=bindparam("new_state"), owed=true())
+    # Due at once: what made an earlier telling fail may have been of the state before.
+    .values(state=bindparam("new_state"), owed=true(), retry_at=0.0)
 )
 
 

@@ -17,7 +17,7 @@ from dispatchd.hub.intake import Intake
 from dispatchd.hub.job_reader import Filter
 from dispatchd.hub.model import ENDED, HubJob, State, Submission
 from dispatchd.hub.rules import Refused
-from dispatchd.hub.views import attempt_document, job_document
+from dispatchd.hub.views import attempt_document, job_document, texts_document
 
 _LONGEST_WATCH_S: Final = 300.0
 _LONGEST_LIST: Final = 1000
@@ -107,7 +107,7 @@ class Jobs:
                 return JSONResponse(
                     {
                         **job_document(job, now=self.desk.now()),
-                        "result_output": job.result_output,
+                        **texts_document(job),
                         "attempts": [attempt_document(each) for each in attempts],
                     }
                 )

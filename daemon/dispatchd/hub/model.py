@@ -63,7 +63,8 @@ class Check:
     """`check` or `status`; empty until one of them has been made."""
     check_run_id: int = 0
     asked: bool = False
-    """Whether a check run of this round may have been made whose id isn't known."""
+    """Whether there is something of this round that isn't known: a check run that may have been made, or, where its
+    id is known, a conclusion that it may have got though its job goes on."""
     failures: int = 0
     """How often in a row telling has failed (count)."""
     retry_at: float = 0
@@ -123,6 +124,8 @@ class HubJob:
     document: dict[str, Json]
     workflow: str = ""
     repository: str = ""
+    number: int = 0
+    """Of its pull request or issue, which share their numbers."""
     urgent: bool = False
     priority: int = 0
     turn: int = 0

@@ -19,7 +19,10 @@ from dispatchd.hub.github.status import progress_of
 from dispatchd.hub.model import StorageBusy
 from dispatchd.hub.views import machine_state
 
-_CALLS: Final = ("pull", "accept", "finish", "heartbeat", "release", "activate", "jobs")
+_CALLS: Final = (
+    *("pull", "accept", "finish", "heartbeat", "release", "token", "activate"),
+    *("jobs", "webhooks"),
+)
 _CHECKED_EVERY_S: Final = 1.0
 """How long a good answer of the database counts (seconds)."""
 

@@ -1,17 +1,12 @@
 """What may become of a job: pure decisions, made inside a storage transaction."""
 
-from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
 from attrs import evolve, frozen
 
-from dispatchd.domain.job import CANCEL, Json
 from dispatchd.domain.outcome import FailureCause
-from dispatchd.hub.model import ENDED, HELD, HubJob, Result, Standing, State, Submission
-
-_SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
-"""The events that a newer commit brings; a comment or a label on the same pull request takes nothing out."""
+from dispatchd.hub.model import ENDED, HELD, HubJob, Result, Standing, State
 
 _STATES: Final = {
     "pending_accept": State.CLAIMED,
@@ -44,14 +39,6 @@ class Claim:
     token_hash: str
 
 
-@frozen(kw_only=True)
-class Submitted:
-    """A new job as it is kept, and others as they are because of it."""
-
-    job: HubJob
-    others: Sequence[HubJob]
-
-
 def claim(
     job: HubJob, machine: str, token_hash: str, *, now: float, lease_until: float
 ) -> HubJob:
@@ -80,7 +67,7 @@ def accept(
     Raises:
         Refused: The job is closed, or somebody else's.
     """
-    _require_holder(job, claim)
+    require_holder(job, claim)
     job = evolve(job, accepts=job.accepts + 1, lease_until=lease_until, lapsed=False)
     if job.run_id:
         if job.run_id != run_id:
@@ -102,7 +89,7 @@ def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
             message = f"the job has already finished as {job.state}"
             raise Refused(HTTPStatus.CONFLICT, message)
         return evolve(job, finishes=job.finishes + 1)
-    _require_holder(job, claim)
+    require_holder(job, claim)
     return evolve(
         job,
         state=state,
@@ -123,7 +110,7 @@ def beat(
 
     Fails with Refused: The job is closed, or somebody else's.
     """
-    _require_holder(job, claim)
+    require_holder(job, claim)
     return evolve(
         job,
         state=_STATES.get(standing.phase, State.RUNNING),
@@ -144,7 +131,7 @@ def release(job: HubJob, claim: Claim, *, now: float) -> HubJob:
     if job.state is State.QUEUED and not job.lapsed and _holds(job, claim):
         # The claim is kept until the next one, so that a repeated release is recognised.
         return job
-    _require_holder(job, claim)
+    require_holder(job, claim)
     return evolve(job, state=State.QUEUED, lapsed=False, lease_until=now, phase="")
 
 
@@ -162,7 +149,7 @@ def expire(job: HubJob, *, now: float, most: int) -> HubJob:
     expiries = job.expiries + 1
     if job.cancel_requested:
         summary = f"Cancelled; the machine {job.machine} was not heard of any more."
-        return _ended(
+        return ended_here(
             job,
             State.ABORTED,
             summary,
@@ -174,7 +161,9 @@ def expire(job: HubJob, *, now: float, most: int) -> HubJob:
         return evolve(job, state=State.QUEUED, lapsed=True, expiries=expiries)
     times = "once" if expiries == 1 else f"{expiries} times"
     summary = f"No machine that had it was heard of to the end ({times}, the last one was {job.machine})."
-    return _ended(job, State.FAILED, summary, LEASE_EXPIRED, now=now, expiries=expiries)
+    return ended_here(
+        job, State.FAILED, summary, LEASE_EXPIRED, now=now, expiries=expiries
+    )
 
 
 def cancel(job: HubJob, summary: str, *, now: float) -> HubJob:
@@ -187,44 +176,23 @@ def cancel(job: HubJob, summary: str, *, now: float) -> HubJob:
         raise Refused(HTTPStatus.GONE, f"the job has finished as {job.state}")
     if job.state in HELD:
         return evolve(job, cancel_requested=True)
-    return _ended(job, State.ABORTED, summary, FailureCause.CANCELLED, now=now)
+    return ended_here(job, State.ABORTED, summary, FailureCause.CANCELLED, now=now)
 
 
-def is_cancel(document: Mapping[str, Json]) -> bool:
-    """Return whether a job asks for the end of another run; the same rule as on the machine."""
-    return str(document.get("command")).lower() == CANCEL
+def require_holder(job: HubJob, claim: Claim) -> None:
+    """Return if a job is with whoever speaks about it.
 
-
-def may_supersede(document: Mapping[str, Json]) -> bool:
-    """Return whether a job is for a commit of a pull request, so that older ones of it are of no use any more."""
-    return bool(document.get("pull_request_number")) and (
-        document.get("event_name") in _SUPERSEDING
-    )
-
-
-def after_submit(
-    job: HubJob, submission: Submission, others: Sequence[HubJob], *, now: float
-) -> Submitted:
-    """Return a new job, and those of the others that are changed by it.
-
-    A cancel job closes what no machine has; of what it means beyond that, the newest one's machine is the one
-    that gets the cancel job, and every machine hears of its own with the next heartbeat.
+    Raises:
+        Refused: The job is closed, or somebody else's.
     """
-    if not job.urgent:
-        summary = f"Superseded by the job {job.id}, which is for a newer commit."
-        meant = [each for each in others if _is_older(submission.document, each)]
-        ended = [_ended(each, State.SUPERSEDED, summary, "", now=now) for each in meant]
-        return Submitted(job=job, others=ended)
-    meant = [each for each in others if _is_meant(submission.document, each)]
-    changed = [cancel(each, NOBODY_HAD_IT, now=now) for each in meant]
-    held = [each for each in changed if each.cancel_requested]
-    if held:
-        newest = max(held, key=lambda each: each.claimed_at)
-        return Submitted(job=evolve(job, only_machine=newest.machine), others=changed)
-    if changed:
-        summary = f"Cancelled {len(changed)} job(s) that no machine had."
-        job = _ended(job, State.SUCCEEDED, summary, "", now=now)
-    return Submitted(job=job, others=changed)
+    if job.state in ENDED:
+        raise Refused(HTTPStatus.GONE, f"the job has finished as {job.state}")
+    held = job.state in HELD or job.lapsed
+    if not (held and _holds(job, claim)):
+        raise Refused(
+            HTTPStatus.CONFLICT,
+            "the job isn't claimed by this machine with this claim token",
+        )
 
 
 def outcome_of_claim(job: HubJob) -> str:
@@ -236,36 +204,7 @@ def outcome_of_claim(job: HubJob) -> str:
     return ""
 
 
-def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:
-    """Return whether a cancel job means another job; the same rule as on the machine."""
-    if job.urgent:
-        return False
-    named = cancel.get("dag_run_id")
-    if named:
-        return named in (job.run_id, job.id)
-    keys = ("repository_name", "pull_request_number", "dag_name")
-    return all(
-        (cancel.get(key) or None) == (job.document.get(key) or None) for key in keys
-    )
-
-
-def _is_older(newer: Mapping[str, Json], job: HubJob) -> bool:
-    """Return whether a queued job of the same workflow is for an older commit of the same pull request."""
-    keys = (
-        "repository_name",
-        "pull_request_number",
-        "dag_name",
-        "event_name",
-        "binding_id",
-    )
-    return (
-        all((newer.get(key) or None) == (job.document.get(key) or None) for key in keys)
-        and newer.get("sha") != job.document.get("sha")
-        and may_supersede(job.document)
-    )
-
-
-def _ended(
+def ended_here(
     job: HubJob,
     state: State,
     summary: str,
@@ -274,7 +213,7 @@ def _ended(
     now: float,
     expiries: int = 0,
 ) -> HubJob:
-    """Return a job that the hub itself has ended."""
+    """Return a job that no machine has ended, but the hub itself."""
     return evolve(
         job,
         state=state,
@@ -288,14 +227,3 @@ def _ended(
 
 def _holds(job: HubJob, claim: Claim) -> bool:
     return job.machine == claim.machine and job.token_hash == claim.token_hash
-
-
-def _require_holder(job: HubJob, claim: Claim) -> None:
-    if job.state in ENDED:
-        raise Refused(HTTPStatus.GONE, f"the job has finished as {job.state}")
-    held = job.state in HELD or job.lapsed
-    if not (held and _holds(job, claim)):
-        raise Refused(
-            HTTPStatus.CONFLICT,
-            "the job isn't claimed by this machine with this claim token",
-        )

@@ -62,6 +62,7 @@ JOBS: Final = Table(
     _text("document"),
     _text("workflow"),
     _text("repository"),
+    _number("number"),
     _number("priority"),
     _number("turn"),
     _text("only_machine"),
@@ -99,6 +100,7 @@ Index(
     _JOB.position,
 )
 Index("jobs_by_turn", _JOB.state, _JOB.priority, _JOB.repository, _JOB.turn)
+Index("jobs_by_number", _JOB.state, _JOB.repository, _JOB.number)
 Index("jobs_by_lease", _JOB.state, _JOB.lease_until)
 Index("jobs_by_end", _JOB.state, _JOB.finished_at)
 

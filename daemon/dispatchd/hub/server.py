@@ -2,10 +2,10 @@
 
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -33,13 +33,15 @@ from dispatchd.hub.probes import Probes
 from dispatchd.hub.rules import Refused
 from dispatchd.systemd import ServiceManager
 
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
 _BACKLOG: Final = 512
 _STOP_S: Final = 10
 """How long a stop waits for requests that are still being sent (seconds)."""
 
 
-def application(desk: Desk) -> ASGIApp:
-    """Return the hub's application."""
+def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
+    """Return the hub's application, with some more routes."""
     intake, probes = Intake(desk), Probes(desk)
     app = Starlette(
         routes=[
@@ -50,7 +52,7 @@ def application(desk: Desk) -> ASGIApp:
             *Admin(desk, intake).routes(),
             *probes.routes(),
             *Page(desk, intake).routes(),
-            *_github_routes(desk),
+            *more,
         ],
         exception_handlers={
             Refused: _refused,
@@ -66,16 +68,6 @@ def application(desk: Desk) -> ASGIApp:
     return probes.counting(app)
 
 
-def _github_routes(desk: Desk) -> list[Route]:
-    github = desk.settings.github
-    if github is None:
-        return []
-    # Only a hub that has to do with GitHub spends time on it.
-    from dispatchd.hub.github.webhook import Webhook  # noqa: PLC0415
-
-    return Webhook.of(desk, github).routes()
-
-
 async def serve(
     desk: Desk, announce: Callable[[int], None], manager: ServiceManager
 ) -> None:
@@ -86,11 +78,32 @@ async def serve(
         announce: Called with the port once connections are taken.
         manager: Is told how it goes.
 
-    Fails with NotReachable if the address can't be had.
+    Fails with NotReachable if the address can't be had, and with ConfigError if what GitHub knows the hub by can't
+    be used.
     """
+    async with AsyncExitStack() as stack:
+        loops: list[Loop] = [Expiry(desk).run, Pruning(desk).run]
+        routes: list[Route] = []
+        if desk.settings.github is not None:
+            # Before anything is answered: a key that can't be read is a reason not to start.
+            from dispatchd.hub.github.backend import backend  # noqa: PLC0415
+
+            way = await stack.enter_async_context(backend(desk, desk.settings.github))
+            loops.append(way.run)
+            routes += way.routes()
+        await _serve(application(desk, routes), desk, announce, manager, loops)
+
+
+async def _serve(
+    app: ASGIApp,
+    desk: Desk,
+    announce: Callable[[int], None],
+    manager: ServiceManager,
+    loops: Sequence[Loop],
+) -> None:
     listener = _listen(*desk.settings.address)
     config = uvicorn.Config(
-        application(desk),
+        app,
         log_level="warning",
         access_log=False,
         backlog=_BACKLOG,
@@ -106,8 +119,8 @@ async def serve(
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, desk, server, manager)
         tasks.start_soon(_feed_watchdog, manager)
-        tasks.start_soon(Expiry(desk).run)
-        tasks.start_soon(Pruning(desk).run)
+        for loop in loops:
+            tasks.start_soon(loop)
         if desk.database.is_shared:
             # With the driver of PostgreSQL, which SQLite doesn't need.
             from dispatchd.hub.listener import Listener  # noqa: PLC0415

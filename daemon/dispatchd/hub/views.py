@@ -15,8 +15,9 @@ from dispatchd.hub.model import (
     Machine,
     Token,
 )
+from dispatchd.hub.result_details import NAMES
 
-_ONE_JOB: Final = ("result_output", "attempts")
+_ONE_JOB: Final = ("result_output", *NAMES, "attempts")
 """What the hub adds where one job is asked for; a submitted field of that name isn't shown."""
 
 
@@ -51,6 +52,12 @@ def job_document(job: HubJob, *, now: float) -> dict[str, Json]:
         "accepts": job.accepts,
         "finishes": job.finishes,
     }
+
+
+def texts_document(job: HubJob) -> dict[str, Json]:
+    """Return the texts of a job's result, which may be long: its output, and the details that it has."""
+    details: dict[str, Json] = json.loads(job.result_details or "{}")
+    return {"result_output": job.result_output, **details}
 
 
 def attempt_document(attempt: Attempt) -> dict[str, Json]:

@@ -1,14 +1,13 @@
 """Conclude: from what an attempt left behind to its verdict, another attempt, or a person.
 
 The decision is made under the job's lock on the newest record: a cancel that arrives while the evidence is
-read still counts. What is reported of the output is written, without secrets, before the record says that
-there is something to report.
+read still counts. What will be reported is written, without secrets, before the record says that there is
+something to report.
 """
 
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
 
 import structlog
 from anyio import to_thread
@@ -20,37 +19,19 @@ from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.judgement import Evidence, Judgement, judge, never_started
 from dispatchd.domain.outcome import Exit, FailureCause, NeverStarted, Verdict
 from dispatchd.domain.phase import Event
-from dispatchd.domain.redaction import REPORTED, reported_tail
-from dispatchd.domain.result import RunResult
+from dispatchd.domain.report import WITHHELD, shortened
+from dispatchd.domain.result import NoResult, RunResult
 from dispatchd.domain.run_event import Story
 from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import StoreUnavailable
 from dispatchd.known_secrets import KnownSecrets
+from dispatchd.loops.compose import compose
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
 from dispatchd.loops.tracker import Decision, Tracker
-from dispatchd.store.evidence import (
-    missing_artifacts,
-    read_result,
-    read_story,
-    read_tail,
-)
+from dispatchd.store import reports
+from dispatchd.store.evidence import missing_artifacts, read_result, read_story
 from dispatchd.store.runs import RunFolder, Runs
-
-_SEEN_BEFORE: Final = 16 * 1024
-"""How much is looked at before the reported end of an output (characters), so that a secret that the cut
-would halve is seen whole."""
-
-_READ: Final = 4 * REPORTED + _SEEN_BEFORE
-"""How much of an output's end is read (bytes; a character has up to 4, RFC 3629)."""
-
-_LONGEST_SUMMARY: Final = 4000
-"""What is kept of a summary (characters)."""
-
-_WITHHELD: Final = (
-    "[withheld: this ended while the daemon was away, so what would have to be taken out of it "
-    "is not known any more; it is on the machine]"
-)
 
 _Judge = Callable[[TrackedJob], Judgement]
 
@@ -103,7 +84,8 @@ class Concluder:
                 await self._undo(record, attempt)
                 return
             end = Exit(code=None)
-        secret_free = workflow is not None and not workflow.secrets
+        # Not asked here: whether the job is a fork's. The word may have come after the start.
+        secret_free = workflow is not None and not workflow.secret_variables
         known = secrets_known or secret_free
         found = await to_thread.run_sync(
             lambda: self._read(record, attempt, end, workflow, known=known)
@@ -156,7 +138,7 @@ class Concluder:
         *,
         known: bool,
     ) -> _Found:
-        """Gather the evidence, and write what will be reported of the output. Blocks."""
+        """Gather the evidence, and write what will be reported. Blocks."""
         run = self.runs.folder(record.run_id)
         headless = attempt.contract is Contract.HEADLESS
         result = read_result(run.result_file(attempt.number)) if headless else None
@@ -168,8 +150,7 @@ class Concluder:
         try:
             if wanted and not missing and run.private_mark.exists():
                 self.runs.keep_artifacts(record.run_id, wanted)
-            if workflow is None or workflow.report_output:
-                self._write_report(run, attempt, known=known)
+            self._write_report(record, attempt, result, workflow, known=known)
         except StoreUnavailable as error:
             # The command may have put anything in the way; its job must end all the same.
             self._log.error("not_kept", error=str(error), **job_context(record))
@@ -184,18 +165,30 @@ class Concluder:
         )
         return _Found(evidence=evidence, secrets_known=known)
 
-    def _write_report(self, run: RunFolder, attempt: Attempt, *, known: bool) -> None:
-        text, before = read_tail(run.output_file(attempt.number), _READ)
-        if not text:
-            return
-        seen = text[-(REPORTED + _SEEN_BEFORE) :]
-        before += len(text) - len(seen)
-        report = (
-            reported_tail(seen, self.known.redactor, cut_before=before)
-            if known
-            else _WITHHELD
+    def _write_report(
+        self,
+        record: TrackedJob,
+        attempt: Attempt,
+        result: RunResult | NoResult | None,
+        workflow: Workflow | None,
+        *,
+        known: bool,
+    ) -> None:
+        run = self.runs.folder(record.run_id)
+        composed = compose(
+            run,
+            attempt.number,
+            result,
+            self.known.redactor if known else None,
+            with_output=workflow is None or workflow.report_output,
         )
-        self.runs.write_report(run, attempt.number, report)
+        if composed.left_out:
+            self._log.warning(
+                "left_out_of_report",
+                reasons=list(composed.left_out),
+                **job_context(record),
+            )
+        reports.write(run, attempt.number, composed.report)
 
     def _judged(self, newest: TrackedJob, found: _Found) -> Judgement:
         evidence = evolve(found.evidence, parked_for=newest.blocked)
@@ -204,7 +197,7 @@ class Concluder:
         stop = newest.attempt.stop if newest.attempt is not None else None
         judgement = judge(evidence, stop)
         summary = self.known.scrub(judgement.summary)
-        return evolve(judgement, summary=_shortened(summary))
+        return evolve(judgement, summary=shortened(summary))
 
     async def _decide(
         self, record: TrackedJob, workflow: Workflow | None, judged: _Judge
@@ -257,16 +250,10 @@ def _without_words(evidence: Evidence) -> Evidence:
     """Return the evidence without anything that the command itself has said."""
     result, story = evidence.result, evidence.story
     if isinstance(result, RunResult):
-        result = evolve(result, summary=_WITHHELD, exit_reason="withheld")
-    blocked = _WITHHELD if story.blocked is not None else None
+        result = evolve(result, summary=WITHHELD, exit_reason="withheld")
+    blocked = WITHHELD if story.blocked is not None else None
     return evolve(
         evidence,
         result=result,
         story=Story(blocked=blocked, malformed=story.malformed),
     )
-
-
-def _shortened(summary: str) -> str:
-    if len(summary) <= _LONGEST_SUMMARY:
-        return summary
-    return summary[: _LONGEST_SUMMARY - 1] + "…"

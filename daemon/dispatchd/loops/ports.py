@@ -3,7 +3,7 @@
 A port's docstring is its contract: an implementation can be written from it alone.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.domain.report import Report
 from dispatchd.domain.resources import Usage
 from dispatchd.domain.run_event import Progress
 
@@ -83,15 +84,23 @@ class Source(Protocol):
         """Return once the source agrees that the job is this machine's; JobClosed if it isn't."""
         ...
 
-    async def finish(self, record: TrackedJob, output: str) -> None:
+    async def finish(self, record: TrackedJob, report: Report) -> None:
         """Return once the source has the verdict; JobClosed if it takes none for this job any more.
 
-        `output` is the end of what the run wrote, without secrets, or empty.
+        `report` is what the newest attempt has left for it, without secrets; all of it may be empty.
         """
         ...
 
     async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
         """Extend the job's lease and tell how far its run is, if that is news; JobClosed if it is lost."""
+        ...
+
+    async def token(self, record: TrackedJob, permissions: Mapping[str, str]) -> str:
+        """Return a token for the job's repository with these permissions and no others; a secret.
+
+        `permissions` are GitHub's names with `read` or `write`. Called only for jobs whose `extensions` list
+        `token`; each call may give another one.
+        """
         ...
 
     async def release(self, record: TrackedJob, reason: str) -> None:

@@ -19,10 +19,15 @@ from dispatchd.store.runs import Runs
 
 @frozen(kw_only=True)
 class Prepared:
-    """A launch, and the parameters of the job that could not be given to it as variables."""
+    """A launch, and what it is not given.
+
+    `left_out` are the parameters of the job that could not be variables, `withheld` the variables of the
+    workflow's secrets that code of a fork doesn't get, sorted.
+    """
 
     launch: Launch
     left_out: tuple[LeftOut, ...]
+    withheld: tuple[str, ...] = ()
 
 
 def prepare(
@@ -74,6 +79,8 @@ def prepare(
             event_file=str(run.event_file),
             headers_file=str(run.headers_file),
             events_file=str(run.events_file(number)),
+            outputs_file=str(run.outputs_file(number)),
+            summary_file=str(run.summary_file(number)),
             brief_file=files["brief"],
             result_file=files["result"],
             payload_text=payload_text,
@@ -93,6 +100,7 @@ def prepare(
             scrub=known.scrub,
         )
         runs.write_brief(run, number, json.dumps(document, indent=1))
+    forked = record.job.from_fork
     launch = Launch(
         run_id=record.run_id,
         command=(
@@ -102,7 +110,7 @@ def prepare(
         # Last the job's facts: a workflow can't make a run lie about what it is for.
         env={**base, **workflow.env, **parameters.values},
         base_env=base,
-        secrets=workflow.secrets,
+        secrets={} if forked else workflow.secrets,
         resources=workflow.resources,
         checkout=checkout,
         token=workflow.checkout.token if workflow.checkout is not None else None,
@@ -110,7 +118,11 @@ def prepare(
         folder=folder,
         output_file=run.output_file(number),
     )
-    return Prepared(launch=launch, left_out=parameters.left_out)
+    return Prepared(
+        launch=launch,
+        left_out=parameters.left_out,
+        withheld=workflow.secret_variables if forked else (),
+    )
 
 
 def _filled(argument: str, files: Mapping[str, str]) -> str:

@@ -17,12 +17,14 @@ from attrs import define, field, frozen
 from dispatchd.domain.backoff import next_try_s
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import OWES, UNSTARTED, Debt, Event, Phase
+from dispatchd.domain.report import Report
 from dispatchd.errors import JobClosed, RemoteError
 from dispatchd.loops.board import Board
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock, Source
 from dispatchd.loops.pulse import SLACK_S, STEP_S, Pulse
 from dispatchd.loops.tracker import Tracker
+from dispatchd.store import reports
 from dispatchd.store.runs import Runs
 
 _CALLS_AT_ONCE: Final = 8
@@ -136,13 +138,13 @@ class ReportLoop:
         return None
 
     async def _finish(self, record: TrackedJob) -> None:
-        attempt, output = record.attempt, ""
+        attempt, report = record.attempt, Report()
         if attempt is not None:
-            file = self.runs.folder(record.run_id).report_file(attempt.number)
+            run = self.runs.folder(record.run_id)
             # A look costs less than a thread, and most runs are quiet.
-            if file.exists():
-                output = await to_thread.run_sync(self.runs.read_report, file)
-        await self.source.finish(record, output)
+            if reports.exist(run, attempt.number):
+                report = await to_thread.run_sync(reports.read, run, attempt.number)
+        await self.source.finish(record, report)
 
     async def _pay(self, record: TrackedJob, call: _Call) -> None:
         event = call.done

@@ -14,12 +14,17 @@ from dispatchd.domain.exit_table import Ending
 from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob
 from dispatchd.domain.phase import Event
 from dispatchd.domain.trace import traceparent
-from dispatchd.domain.workflow import Workflow
-from dispatchd.errors import RunError, SecretUnavailable, WorkspaceFailed
+from dispatchd.domain.workflow import GH_TOKEN, Workflow
+from dispatchd.errors import (
+    RemoteError,
+    RunError,
+    SecretUnavailable,
+    WorkspaceFailed,
+)
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.log_context import job_context
-from dispatchd.loops.ports import Engine
+from dispatchd.loops.ports import Engine, Source
 from dispatchd.loops.prepare import Prepared, prepare
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
@@ -35,6 +40,8 @@ class Starter:
     concluder: Concluder
     known: KnownSecrets
     base_env: Mapping[str, str]
+    source: Source | None = None
+    """Who gives tokens to attempts; None for a replay, of which no endpoint knows."""
     traced: bool = False
     """Whether children are told the trace that they belong to (TRACEPARENT, W3C Trace Context)."""
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -55,15 +62,17 @@ class Starter:
                 )
             )
             self._tell_left_out(record, prepared)
-            await self._launch(record, prepared)
+            await self._launch(record, prepared, workflow)
         except RunError as error:
             await self.concluder.fail_to_start(
                 record, workflow, _ending(error), str(error)
             )
             self.engine.forget(self.runs.folder(record.run_id).attempt(attempt.number))
 
-    async def _launch(self, record: TrackedJob, prepared: Prepared) -> None:
-        """Start it, or give up when the attempt is to be ended: a checkout can take minutes.
+    async def _launch(
+        self, record: TrackedJob, prepared: Prepared, workflow: Workflow
+    ) -> None:
+        """Start it, or give up when the attempt is to be ended: a token and a checkout can take minutes.
 
         Fails with a leaf of RunError if it can't be started.
         """
@@ -85,7 +94,9 @@ class Starter:
 
             tasks.start_soon(give_up_when_unwanted, name=f"start watchdog {job_id}")
             try:
-                await self.engine.start(prepared.launch, record_process)
+                given = await self._given(record, workflow)
+                launch = evolve(prepared.launch, given=given)
+                await self.engine.start(launch, record_process)
             except RunError as error:
                 # Kept for outside: a task group would wrap it into an exception group.
                 failed = error
@@ -93,12 +104,40 @@ class Starter:
         if failed is not None:
             raise failed
 
+    async def _given(self, record: TrackedJob, workflow: Workflow) -> Mapping[str, str]:
+        """Return what the endpoint gives to an attempt: its token, by variable, if its workflow asks for one.
+
+        Raises:
+            SecretUnavailable: It gives none.
+        """
+        if not workflow.github_token or record.job.from_fork:
+            return {}
+        if self.source is None:
+            reason = "nobody is asked for a token in a replay"
+            raise SecretUnavailable(name=GH_TOKEN, reason=reason)
+        if "token" not in record.job.extensions:
+            reason = "the endpoint gives no tokens: its job has no extension `token`"
+            raise SecretUnavailable(name=GH_TOKEN, reason=reason)
+        try:
+            token = await self.source.token(record, workflow.github_token)
+        except RemoteError as error:
+            reason = f"the endpoint gave none: {error.reason}"
+            raise SecretUnavailable(name=GH_TOKEN, reason=reason) from error
+        return {GH_TOKEN: token}
+
     def _tell_left_out(self, record: TrackedJob, prepared: Prepared) -> None:
         for each in prepared.left_out:
             self._log.info(
                 "parameter_left_out",
                 name=each.name,
                 reason=each.reason,
+                **job_context(record),
+            )
+        if prepared.withheld:
+            self._log.info(
+                "secrets_withheld",
+                names=list(prepared.withheld),
+                reason="the job's code comes from a fork",
                 **job_context(record),
             )
 

@@ -12,7 +12,7 @@ from dispatchd.conversion import strict_converter
 from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.errors import RecordTooNew, RecordUnreadable
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """What this release writes; it reads this version and every one before it."""
 
 Record = dict[str, Json]
@@ -25,8 +25,13 @@ def _with_a_reason(record: Record) -> Record:
     return record
 
 
+def _of_no_known_fork(record: Record) -> Record:
+    """Version 2 had no `from_fork`: nothing is to be done, since absent means false."""
+    return record
+
+
 MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
-    {1: _with_a_reason}
+    {1: _with_a_reason, 2: _of_no_known_fork}
 )
 """From each older version to the one after it. A function in here is never edited once released."""
 

@@ -1,4 +1,4 @@
-"""What an attempt left in its folder: result, events, the end of its output, and what its workspace lacks.
+"""What an attempt left in its folder: result, events, the texts for its report, and what its workspace lacks.
 
 Everything here was written by the command, so nothing of it is trusted: a file may be a pipe, a link, too
 large, or anything but text.
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from dispatchd.contracts import check
 from dispatchd.conversion import strict_converter
@@ -23,6 +23,9 @@ MIB: Final = 1024 * 1024
 
 LARGEST_RESULT: Final = MIB
 """Largest result that is read (bytes); contracts/README.md, headless commands."""
+
+LARGEST_TEXT: Final = MIB
+"""How much is read of outputs and step summary (bytes); contracts/README.md, outputs and step summary."""
 
 _LONGEST_EVENTS: Final = 64 * MIB
 """How much of an attempt's events is read (bytes): a run that floods them must not keep the daemon busy."""
@@ -73,6 +76,32 @@ def read_tail(path: Path, limit: int) -> tuple[str, int]:
     except OSError:
         return "", 0
     return ("", 0) if data is None else (data.decode(errors="replace"), start)
+
+
+@frozen(kw_only=True)
+class Head:
+    """The beginning of a file as text; `cut` if there is more of it, `flaw` if it can't be read at all."""
+
+    text: str = ""
+    cut: bool = False
+    flaw: str = ""
+
+
+def read_head(path: Path) -> Head:
+    """Return the first `LARGEST_TEXT` bytes of a file as text; a missing one is empty. Blocks.
+
+    What isn't UTF-8 becomes a replacement character.
+    """
+    try:
+        data = read_regular(path, LARGEST_TEXT + 1)
+    except FileNotFoundError:
+        return Head()
+    except OSError as error:
+        return Head(flaw=f"it can't be read ({error.strerror})")
+    if data is None:
+        return Head(flaw="it isn't a regular file")
+    text = data[:LARGEST_TEXT].decode(errors="replace")
+    return Head(text=text, cut=len(data) > LARGEST_TEXT)
 
 
 @define

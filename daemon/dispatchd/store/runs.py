@@ -4,12 +4,10 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
 from attrs import frozen
 
 from dispatchd.errors import FolderUnusable, StoreUnavailable
-from dispatchd.hostile_files import read_regular, write_new
 from dispatchd.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
@@ -17,9 +15,6 @@ from dispatchd.store.durable import (
     make_folder,
 )
 from dispatchd.store.names import file_name
-
-_LARGEST_REPORT: Final = 128 * 1024
-"""More than a report has: 16,000 characters of up to 4 bytes, and its first line (bytes)."""
 
 
 @frozen(kw_only=True)
@@ -59,9 +54,21 @@ class RunFolder:
         """Return the file to which a command appends what happens in its run, as JSON lines."""
         return self.attempt(number) / "events.ndjson"
 
+    def outputs_file(self, number: int) -> Path:
+        """Return the file to which a command appends its outputs, in the form of GitHub's."""
+        return self.attempt(number) / "outputs"
+
+    def summary_file(self, number: int) -> Path:
+        """Return the file to which a command writes its step summary, in Markdown."""
+        return self.attempt(number) / "summary.md"
+
     def report_file(self, number: int) -> Path:
         """Return the file with the end of an attempt's output as it is reported: without secrets."""
         return self.attempt(number) / "output.report"
+
+    def details_file(self, number: int) -> Path:
+        """Return the file with all else that is reported of an attempt: JSON, without secrets."""
+        return self.attempt(number) / "details.report"
 
     def told_file(self, number: int) -> Path:
         """Return the file with how many of an attempt's progress events the endpoint has been told."""
@@ -135,16 +142,21 @@ class Runs:
             files.close()
 
     def prepare_attempt(self, run_id: str, number: int) -> Path:
-        """Return an empty folder for an attempt, whatever a crash has left there.
+        """Return a new folder for an attempt, with the empty files that its command may write to.
+
+        Whatever a crash has left there is gone.
 
         Raises:
             StoreUnavailable: It can't be created.
         """
-        folder = self.folder(run_id).attempt(number)
+        run = self.folder(run_id)
+        folder = run.attempt(number)
         try:
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir(mode=FOLDER_MODE)
+            for file in (run.outputs_file(number), run.summary_file(number)):
+                file.touch(mode=FILE_MODE)
         except OSError as error:
             raise StoreUnavailable(path=folder, error=error) from error
         return folder
@@ -208,25 +220,6 @@ class Runs:
             file.write_text(text, encoding="utf-8")
         except OSError as error:
             raise StoreUnavailable(path=file, error=error) from error
-
-    def write_report(self, run: RunFolder, number: int, text: str) -> None:
-        """Write what will be reported of an attempt's output, as a whole.
-
-        Raises:
-            StoreUnavailable: It can't be written.
-        """
-        file = run.report_file(number)
-        try:
-            write_new(file, text.encode(errors="replace"))
-        except OSError as error:
-            raise StoreUnavailable(path=file, error=error) from error
-
-    def read_report(self, file: Path) -> str:
-        """Return what is to be reported of an attempt's output; empty where there is nothing. Blocks."""
-        try:
-            return (read_regular(file, _LARGEST_REPORT) or b"").decode(errors="replace")
-        except OSError:
-            return ""
 
     def remove(self, run_id: str) -> None:
         """Remove everything of a run; a missing one is fine.

@@ -97,10 +97,11 @@ async def environment_of(
 
     Fails with SecretUnavailable if one can't be had.
     """
-    values = {
+    read = {
         variable: await reader.read(source)
         for variable, source in sorted(launch.secrets.items())
     }
+    values = {**read, **launch.given}
     names = {NAMES: ",".join(values)} if values else {}
     return {**launch.env, **values, **names}, frozenset(values.values())
 

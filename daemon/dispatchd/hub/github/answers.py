@@ -33,8 +33,8 @@ _QUOTED: Final = 300
 _SHORTEST_LIMIT_S: Final = 60.0
 """How long to wait where GitHub says that there is a limit, and not until when (seconds; the docs' "at least one minute")."""
 
-_LONGEST_LIMIT_S: Final = 2 * 3600.0
-"""How long to wait at most (seconds): a limit lasts for an hour, and a clock that is wrong must not silence a hub."""
+_LONGEST_LIMIT_S: Final = 3600.0
+"""How long to wait at most (seconds): a limit is counted by the hour, and a wrong clock must not silence a hub."""
 
 _LIMIT_WORDS: Final = ("rate limit", "secondary rate", "abuse")
 

@@ -4,6 +4,7 @@ A row is made with its job, in one transaction. Whoever changes a job's state ma
 same transaction (`job_rows.write_job`); the publisher pays what is owed and is the only one who writes the rest.
 """
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from attrs import asdict, fields, frozen
@@ -13,6 +14,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    or_,
     select,
     true,
     update,
@@ -20,10 +22,15 @@ from sqlalchemy import (
 
 from dispatchd.hub.database import Database
 from dispatchd.hub.job_rows import COLUMNS, read_job
-from dispatchd.hub.model import Check, HubJob
+from dispatchd.hub.model import ENDED, Check, HubJob, State
 from dispatchd.hub.schema import CHECKS, JOBS
 
+LONGEST_WAIT_S: Final = 3600.0
+"""How long a check waits at most for its next try (seconds)."""
+
 _CHECK: Final = CHECKS.c
+_CONCLUDING: Final = _CHECK.state.in_((*ENDED, State.NEEDS_ATTENTION))
+"""Somebody may wait for these to merge."""
 
 
 @frozen
@@ -40,6 +47,7 @@ _TOLD: Final = (
     *("asked", "failures", "retry_at", "trouble"),
 )
 _SAME: Final = _CHECK.job_id == bindparam("of_job")
+_MOVED: Final = _CHECK.state != bindparam("seen_state")
 _UPDATE: Final = (
     update(CHECKS)
     .where(_SAME)
@@ -47,10 +55,8 @@ _UPDATE: Final = (
         {
             **{name: bindparam(f"new_{name}") for name in _TOLD},
             # The job may have moved on since it was looked at.
-            "owed": case(
-                (_CHECK.state != bindparam("seen_state"), true()),
-                else_=bindparam("new_owed"),
-            ),
+            "owed": case((_MOVED, true()), else_=bindparam("new_owed")),
+            "retry_at": case((_MOVED, 0.0), else_=bindparam("new_retry_at")),
         }
     )
 )
@@ -62,16 +68,35 @@ class CheckStore:
 
     _database: Database
 
-    def due(self, *, now: float, limit: int) -> list[Owed]:
-        """Return what is owed and due, that which waits longest first."""
+    def due(
+        self,
+        *,
+        now: float,
+        limit: int,
+        without: Collection[str] = (),
+        closed: Collection[int] = (),
+    ) -> list[Owed]:
+        """Return what is owed and due: conclusions first, and of each kind that which waits longest.
+
+        Args:
+            now: The time.
+            limit: How many (count).
+            without: Ids of jobs that are looked after already.
+            closed: Installations that may not be told anything now.
+        """
+        # A clock that was set back must not keep anything waiting until it has caught up.
+        is_due = or_(_CHECK.retry_at <= now, _CHECK.retry_at > now + 2 * LONGEST_WAIT_S)
         query = (
             _with_job()
-            .where(_CHECK.owed == true(), _CHECK.retry_at <= now)
-            .order_by(_CHECK.retry_at, _CHECK.created_at)
-            .limit(limit)
+            .where(_CHECK.owed == true(), is_due)
+            .where(_CHECK.job_id.not_in(without), _CHECK.installation.not_in(closed))
+            .order_by(_CHECK.retry_at)
         )
         with self._database.snapshot() as db:
-            return _read(db, query)
+            found = _read(db, query.where(_CONCLUDING).limit(limit))
+            if (rest := limit - len(found)) > 0:
+                found += _read(db, query.where(~_CONCLUDING).limit(rest))
+            return found
 
     def get(self, job_id: str) -> Owed | None:
         """Return a job's check and the job, or None."""
@@ -79,14 +104,16 @@ class CheckStore:
             found = _read(db, _with_job().where(_CHECK.job_id == job_id))
             return found[0] if found else None
 
-    def next_due_at(self) -> float | None:
-        """Return when something that is owed is due next, or None if nothing is owed."""
-        query = select(func.min(_CHECK.retry_at)).where(_CHECK.owed == true())
+    def next_due_at(self, *, now: float) -> float | None:
+        """Return when something that is owed and not due yet is due, or None if nothing is."""
+        query = select(func.min(_CHECK.retry_at)).where(
+            _CHECK.owed == true(), _CHECK.retry_at > now
+        )
         with self._database.snapshot() as db:
             return db.execute(query).scalar()
 
     def keep(self, check: Check, *, seen_state: str) -> None:
-        """Keep what has been told; it stays owed if the job's state isn't the one that was seen any more."""
+        """Keep what has been told; it stays owed, and is due, if the job's state isn't the one seen any more."""
         found = asdict(check)
         values = {f"new_{name}": found[name] for name in (*_TOLD, "owed")}
         of = {"of_job": check.job_id, "seen_state": seen_state}

@@ -30,6 +30,7 @@ class CheckRun:
 
     id: int
     external_id: str = ""
+    conclusion: str = ""
     annotations: int = 0
     """How many annotations it has (count)."""
 
@@ -159,25 +160,22 @@ class Client:
         self, installation: int, repository: str, comment_id: int, content: str
     ) -> None:
         """React to a comment on an issue or pull request; `content` is GitHub's word, such as `eyes` or `-1`."""
-        comment = f"issues/comments/{comment_id}"
-        await self._react(installation, repository, comment, content)
+        path = f"issues/comments/{comment_id}/reactions"
+        await self._react(installation, repository, path, content)
 
     async def react_to_review_comment(
         self, installation: int, repository: str, comment_id: int, content: str
     ) -> None:
         """React to a comment on a line of a pull request."""
-        comment = f"pulls/comments/{comment_id}"
-        await self._react(installation, repository, comment, content)
+        path = f"pulls/comments/{comment_id}/reactions"
+        await self._react(installation, repository, path, content)
 
     async def _react(
-        self, installation: int, repository: str, comment: str, content: str
+        self, installation: int, repository: str, path: str, content: str
     ) -> None:
-        call = Call(
-            name="react to a comment",
-            method="POST",
-            path=f"{repository_path(repository)}/{comment}/reactions",
-            body={"content": content},
-        )
+        path = f"{repository_path(repository)}/{path}"
+        body: Document = {"content": content}
+        call = Call(name="react to a comment", method="POST", path=path, body=body)
         await self._object(installation, call)
 
     async def comment(
@@ -209,9 +207,8 @@ class Client:
 
     async def installations(self) -> list[Document]:
         """Return every installation of the App."""
-        query = {"per_page": _PER_PAGE}
+        query, found = {"per_page": _PER_PAGE}, list[Document]()
         call = Call(name="list installations", path="app/installations", query=query)
-        found: list[Document] = []
         async for document in self._pages(None, call):
             found += _objects(call, document)
         return found
@@ -283,6 +280,7 @@ def _check_run(call: Call, document: Document) -> CheckRun:
     return CheckRun(
         id=run_id,
         external_id=str(document.get("external_id") or ""),
+        conclusion=str(document.get("conclusion") or ""),
         annotations=count if isinstance(count, int) else 0,
     )
 

@@ -8,7 +8,7 @@ from attrs import frozen
 from dispatchd.domain.job import Json
 from dispatchd.domain.payload import text
 from dispatchd.hub.github.event import GithubEvent, read_event
-from dispatchd.hub.github.routing import mismatch_of_code
+from dispatchd.hub.github.matching import mismatch_of_code
 from dispatchd.hub.github.settings import Permission, Rule
 
 _LADDER: Final = tuple(Permission)

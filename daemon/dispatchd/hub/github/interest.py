@@ -1,4 +1,4 @@
-"""What can be told of an event by its name and action alone: which rules may want it, and that nothing can.
+"""What can be told of an event by its name and action alone: that nothing can want it.
 
 GitHub's list of deliveries says no more than that, and each payload costs a call.
 """
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from dispatchd.hub.github.settings import PULL_REQUEST, GithubSettings, Rule
+from dispatchd.hub.github.matching import is_for, mismatch_of_name, why_none
+from dispatchd.hub.github.settings import GithubSettings
 
 NEW: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -25,17 +26,6 @@ PRESSED: Final = "requested_action"
 PING: Final = "GitHub asks whether this hub is there; it is"
 OF_A_CHECK: Final = "it only says what became of a check"
 OF_CHECKS: Final = "it only says what became of checks"
-
-_USUAL_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        PULL_REQUEST: ("opened", "synchronize", "reopened", "ready_for_review"),
-        "merge_group": ("checks_requested",),
-        "pull_request_review": ("submitted",),
-        "release": ("published",),
-        "workflow_run": ("completed",),
-    }
-)
-"""The actions that count where a rule names none; of any other event all do."""
 
 
 def idle(name: str, action: str, settings: GithubSettings) -> str:
@@ -59,38 +49,5 @@ def idle(name: str, action: str, settings: GithubSettings) -> str:
                 rule.name: mismatch_of_name(rule, name, action)
                 for rule in settings.rules
             }
-            unnamed = not action and any(_names(rule, name) for rule in settings.rules)
+            unnamed = not action and any(is_for(rule, name) for rule in settings.rules)
             return "" if unnamed or not all(why.values()) else why_none(name, why)
-
-
-def mismatch_of_name(rule: Rule, name: str, action: str) -> str:
-    """Return why a rule doesn't want events of a name and action, or an empty string."""
-    if not _names(rule, name):
-        return _other(name)
-    actions = _actions(rule, name)
-    if actions and action not in actions:
-        return f"the action {action or '(none)'} isn't one of {', '.join(actions)}"
-    return ""
-
-
-def why_none(name: str, why: Mapping[str, str]) -> str:
-    """Return in words why no rule wants an event; `why` has each rule's name and reason."""
-    near = [
-        f"{rule}: {reason}" for rule, reason in why.items() if reason != _other(name)
-    ]
-    return "; ".join(near) or f"no rule is for the event {name}"
-
-
-def _names(rule: Rule, name: str) -> bool:
-    return not rule.command and name in rule.events
-
-
-def _other(name: str) -> str:
-    return f"it isn't for the event {name}"
-
-
-def _actions(rule: Rule, name: str) -> tuple[str, ...]:
-    if rule.actions:
-        return rule.actions
-    usual = _USUAL_ACTIONS.get(name, ())
-    return (*usual, "labeled") if rule.labels and name == PULL_REQUEST else usual

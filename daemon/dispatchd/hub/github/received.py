@@ -55,7 +55,8 @@ class Received:
             before = _received(db, job_id)
             if before is None:
                 return []
-            job = _ended(before, State.IGNORED, f"{reason}.", now=now)
+            summary = f"{reason[:1].upper()}{reason[1:]}."
+            job = rules.ended_here(before, State.IGNORED, summary, "", now=now)
             _write_end(db, before, job, reason)
             return [job]
 
@@ -65,9 +66,7 @@ class Received:
             before = _received(db, job_id)
             if before is None:
                 return []
-            meant = [
-                each for each in self._unfinished(db, before) if _is_meant(before, each)
-            ]
+            meant = [each for each in self._unfinished(db, before) if not each.urgent]
             ended = [rules.cancel(each, rules.NOBODY_HAD_IT, now=now) for each in meant]
             for was, after in zip(meant, ended, strict=True):
                 write_job(db, was, after)
@@ -77,30 +76,26 @@ class Received:
                 else "Nothing is left to cancel"
             )
             state = State.SUCCEEDED if ended else State.FAILED
-            job = _ended(before, state, f"{words}.", now=now)
-            if not ended:
-                job = evolve(job, result_cause=FailureCause.NO_TARGET.value)
+            cause = "" if ended else FailureCause.NO_TARGET
+            job = rules.ended_here(before, state, f"{words}.", cause, now=now)
             _write_end(db, before, job, words)
             return [*ended, job]
 
     def _unfinished(self, db: Connection, job: HubJob) -> list[HubJob]:
+        """Return the unfinished jobs of the same pull request or issue."""
+        if not job.number:
+            return []
         query = (
             select(*COLUMNS)
-            .where(_JOB.state.in_((*HELD, *WAITING)), _JOB.repository == job.repository)
+            .where(
+                _JOB.state.in_((*HELD, *WAITING)),
+                _JOB.repository == job.repository,
+                _JOB.number == job.number,
+            )
             .order_by(_JOB.position)
             .with_for_update()
         )
         return [read_job(row) for row in db.execute(query).mappings()]
-
-
-def _is_meant(cancel: HubJob, job: HubJob) -> bool:
-    """Return whether a job is for the same pull request or issue; they share their numbers."""
-    return not job.urgent and _number(job) == _number(cancel) != 0
-
-
-def _number(job: HubJob) -> Json:
-    document = job.document
-    return document.get("pull_request_number") or document.get("issue_number") or 0
 
 
 def _received(db: Connection, job_id: str) -> HubJob | None:
@@ -108,10 +103,6 @@ def _received(db: Connection, job_id: str) -> HubJob | None:
     row = db.execute(queries.LOCKED, {"of_id": job_id}).mappings().first()
     job = None if row is None else read_job(row)
     return job if job is not None and job.state is State.RECEIVED else None
-
-
-def _ended(job: HubJob, state: State, summary: str, *, now: float) -> HubJob:
-    return evolve(job, state=state, result_summary=summary, finished_at=now)
 
 
 def _write_end(db: Connection, before: HubJob, after: HubJob, words: str) -> None:

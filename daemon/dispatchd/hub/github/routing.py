@@ -5,7 +5,6 @@ means, only GitHub knows, so its job is kept as received until GitHub has been a
 """
 
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from typing import Final
 
 from attrs import frozen
@@ -19,16 +18,9 @@ from dispatchd.hub.github.interest import (
     OF_CHECKS,
     PING,
     PRESSED,
-    mismatch_of_name,
-    why_none,
 )
-from dispatchd.hub.github.settings import (
-    PULL_REQUEST,
-    Forks,
-    GithubSettings,
-    Rule,
-    Subject,
-)
+from dispatchd.hub.github.matching import mismatch, mismatch_of_repository, why_none
+from dispatchd.hub.github.settings import PULL_REQUEST, GithubSettings, Rule, Subject
 
 CANCEL_BUTTON: Final = "cancel"
 """Identifier of the button on a check run that ends its job."""
@@ -108,29 +100,6 @@ def route(event: GithubEvent, settings: GithubSettings) -> Plan:
             return _of_rules(event, settings)
 
 
-def mismatch(rule: Rule, event: GithubEvent) -> str:
-    """Return why a rule doesn't want an event, or an empty string."""
-    return (
-        mismatch_of_name(rule, event.name, event.action)
-        or _mismatch_of_repository(rule, event)
-        or mismatch_of_code(rule, event)
-    )
-
-
-def mismatch_of_code(rule: Rule, event: GithubEvent) -> str:
-    """Return why a rule doesn't want what an event is about, whatever has happened to it, or an empty string."""
-    ref = event.base_ref or event.ref
-    if rule.refs and not any(_fits(each, rule.refs) for each in (ref, _short(ref))):
-        return f"the ref {ref or '(none)'} isn't one of {', '.join(rule.refs)}"
-    if rule.labels and not any(_fits(each, rule.labels) for each in event.labels):
-        return f"it has none of the labels {', '.join(rule.labels)}"
-    if event.is_draft and not rule.drafts:
-        return "it is a draft"
-    if event.from_fork and rule.forks is Forks.NEVER:
-        return "its code comes from a fork"
-    return ""
-
-
 def candidates(
     command: Command, event: GithubEvent, settings: GithubSettings
 ) -> Iterator[Rule]:
@@ -141,7 +110,7 @@ def candidates(
             named = rule.command == command.name and rule.on is subject
         else:
             named = PULL_REQUEST in rule.events and event.is_on_pull_request
-        if named and not _mismatch_of_repository(rule, event):
+        if named and not mismatch_of_repository(rule, event):
             yield rule
 
 
@@ -271,19 +240,3 @@ def _words(step: Step) -> str:
             return "re-run" if again else "cancel"
         case SuiteAgain(sha=sha):
             return f"all checks of {sha} once more"
-
-
-def _mismatch_of_repository(rule: Rule, event: GithubEvent) -> str:
-    # GitHub takes names in any case, and tells them in their owner's.
-    patterns = tuple(each.lower() for each in rule.repositories)
-    if _fits(event.repository.lower(), patterns):
-        return ""
-    return f"{event.repository} isn't one of {', '.join(rule.repositories)}"
-
-
-def _fits(value: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(value, each) for each in patterns)
-
-
-def _short(ref: str) -> str:
-    return ref.removeprefix("refs/heads/").removeprefix("refs/tags/")

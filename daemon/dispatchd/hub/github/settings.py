@@ -111,6 +111,11 @@ class GithubSettings:
         return self.app_id != 0
 
     @property
+    def gives_tokens(self) -> bool:
+        """Whether runs may have tokens of the App."""
+        return self.is_app and bool(self.run_permissions)
+
+    @property
     def target(self) -> str:
         """The hook that the App's deliveries come by (`Delivery.target`)."""
         return f"integration/{self.app_id}"

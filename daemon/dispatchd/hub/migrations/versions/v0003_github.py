@@ -19,7 +19,7 @@ _KEPT: Final = (
 
 def upgrade() -> None:
     """Make the new tables, and take the deliveries over."""
-    op.add_column("jobs", _text("result_details"))
+    _more_of_jobs()
     before = sa.Table("deliveries", sa.MetaData(), autoload_with=op.get_bind())
     rows = op.get_bind().execute(sa.select(before)).mappings().all()
     op.drop_table("deliveries")
@@ -27,6 +27,20 @@ def upgrade() -> None:
     if rows:
         op.bulk_insert(deliveries, [_delivery(row) for row in rows])
     _others()
+
+
+def _more_of_jobs() -> None:
+    op.add_column("jobs", _text("result_details"))
+    op.add_column("jobs", _number("number"))
+    db = op.get_bind()
+    jobs = sa.Table("jobs", sa.MetaData(), autoload_with=db)
+    for row in db.execute(sa.select(jobs.c.id, jobs.c.document)).all():
+        document = json.loads(row.document)
+        number = document.get("pull_request_number") or document.get("issue_number")
+        if number:
+            own = sa.update(jobs).where(jobs.c.id == row.id)
+            db.execute(own.values(number=number))
+    op.create_index("jobs_by_number", "jobs", ["state", "repository", "number"])
 
 
 def _text(name: str) -> sa.Column[str]:

@@ -1,0 +1,55 @@
+"""The hub as a GitHub App's back end: builds what speaks to GitHub, and runs it on one of the hub's processes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import SystemRandom
+
+from attrs import frozen
+from starlette.routing import Route
+
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.github.client import Client
+from dispatchd.hub.github.credentials import Credentials
+from dispatchd.hub.github.lock import Lock
+from dispatchd.hub.github.publish import Publisher
+from dispatchd.hub.github.resolve import Resolver
+from dispatchd.hub.github.run_token import RunTokens
+from dispatchd.hub.github.settings import GithubSettings
+from dispatchd.hub.github.transport import transport
+from dispatchd.hub.github.webhook import Webhook
+
+
+@frozen(kw_only=True)
+class Backend:
+    """What speaks to GitHub."""
+
+    webhook: Webhook
+    run_tokens: RunTokens
+    publisher: Publisher
+    resolver: Resolver
+    lock: Lock
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        return [*self.webhook.routes(), *self.run_tokens.routes()]
+
+    async def run(self) -> None:
+        """Do what only one process on a database may do, whenever this is the one."""
+        await self.lock.run_while_held(self.publisher.run, self.resolver.run)
+
+
+@asynccontextmanager
+async def backend(desk: Desk, settings: GithubSettings) -> AsyncIterator[Backend]:
+    """Give the back end for the length of a block. Fails with ConfigError if the key, the token or certificates can't be used."""
+    async with transport(settings, now=desk.now, known=desk.known) as way:
+        credentials, chance = Credentials.open(settings, way), SystemRandom()
+        client = Client(credentials)
+        yield Backend(
+            webhook=Webhook.of(desk, settings),
+            run_tokens=RunTokens(desk=desk, settings=settings, credentials=credentials),
+            publisher=Publisher(desk, settings, client, chance),
+            resolver=Resolver(
+                desk=desk, settings=settings, client=client, random=chance
+            ),
+            lock=Lock(desk.database),
+        )

@@ -1,0 +1,83 @@
+"""When an installation may be told something: evenly spaced writes, limits that GitHub has named, missing permissions.
+
+Times are seconds of a clock that only grows, so that a wall clock that is set changes no wait.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from attrs import define, field
+
+_BURST: Final = 5
+"""How many writes may be made at once after a pause (count)."""
+
+STATUSES_S: Final = 600.0
+"""For how long checks are not tried again where they weren't permitted (seconds)."""
+
+
+@define
+class Pace:
+    """Spaces writes evenly: the generic cell rate algorithm (ITU-T I.371, Annex A), which needs one number.
+
+    What is spent beyond it is made up for by a longer pause.
+    """
+
+    interval_s: float
+    _next_at: float = field(default=0.0, init=False)
+    """When the next write would be made if all were spaced evenly."""
+
+    def free_at(self) -> float:
+        """Return from when on a write may be made."""
+        return self._next_at - (_BURST - 1) * self.interval_s
+
+    def spend(self, now: float) -> None:
+        """Count a write."""
+        self._next_at = max(self._next_at, now) + self.interval_s
+
+
+@define
+class Gates:
+    """Which installations may be told something now; `clock` gives seconds that only grow."""
+
+    clock: Callable[[], float]
+    writes_per_minute: int
+    _paces: dict[int, Pace] = field(factory=dict, init=False)
+    _limited: dict[int, float] = field(factory=dict, init=False)
+    _statuses: dict[int, float] = field(factory=dict, init=False)
+
+    def spend(self, installation: int) -> None:
+        """Count a write for an installation."""
+        if installation not in self._paces:
+            self._paces[installation] = Pace(60.0 / self.writes_per_minute)
+        self._paces[installation].spend(self.clock())
+
+    def limit(self, installation: int, wait_s: float) -> None:
+        """Keep an installation from being asked for some time (seconds)."""
+        until = self.clock() + wait_s
+        self._limited[installation] = max(until, self._limited.get(installation, 0.0))
+
+    def opens_at(self, installation: int) -> float:
+        """Return from when on an installation may be told something; in the past if it may now."""
+        pace = self._paces.get(installation)
+        free_at = 0.0 if pace is None else pace.free_at()
+        return max(free_at, self._limited.get(installation, 0.0))
+
+    def is_open(self, installation: int) -> bool:
+        """Return whether an installation may be told something now."""
+        return self.opens_at(installation) <= self.clock()
+
+    def closed(self) -> dict[int, float]:
+        """Return the installations that may not be told anything now, and how long that lasts (seconds)."""
+        now = self.clock()
+        waits = {
+            each: self.opens_at(each) - now for each in {*self._paces, *self._limited}
+        }
+        return {each: wait_s for each, wait_s in waits.items() if wait_s > 0}
+
+    def note_no_checks(self, installation: int) -> None:
+        """Remember that an installation doesn't permit checks."""
+        self._statuses[installation] = self.clock() + STATUSES_S
+
+    def permits_checks(self, installation: int) -> bool:
+        """Return whether checks are worth a try."""
+        return self._statuses.get(installation, 0.0) <= self.clock()

@@ -1,0 +1,220 @@
+"""Pays what GitHub is owed: tells it of each job whose state has changed, until it has taken it.
+
+Each check is told by a task of its own with its own retries, so that one that is slow or refused delays no other.
+Nothing of the hub waits for GitHub: what is owed stands in the database, in transactions of a few milliseconds.
+"""
+
+from functools import partial
+from random import Random
+from typing import Final
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+from attrs import define, evolve, field
+
+from dispatchd.domain.backoff import CAP_S, full_jitter_s
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.github.answers import (
+    GithubError,
+    Limited,
+    NotPermitted,
+    Unclear,
+)
+from dispatchd.hub.github.check_store import LONGEST_WAIT_S, CheckStore, Owed
+from dispatchd.hub.github.client import Client
+from dispatchd.hub.github.pacing import Gates
+from dispatchd.hub.github.settings import GithubSettings
+from dispatchd.hub.github.telling import LookAgain, Looks, Telling, owes_nothing
+from dispatchd.hub.model import Check, StorageBusy
+from dispatchd.hub.waiting import Bell
+
+_AT_ONCE: Final = 8
+"""How many checks are told at a time (count)."""
+
+_LOOK_S: Final = 2.0
+"""How often it is looked for what other hub processes have changed (seconds)."""
+
+_IDLE_S: Final = 60.0
+"""How long it is waited at most without any news (seconds)."""
+
+_PAUSE_S: Final = 0.05
+"""How long after a look the next one is made at the earliest (seconds): jobs change often, and most of it is one news."""
+
+_BUSY_S: Final = 5.0
+"""How long a check is left alone whose end could not be kept (seconds)."""
+
+_GIVEN_UP_S: Final = 14 * 86_400.0
+"""How long after a job's end it is tried to tell of it (seconds): after 14 days GitHub itself calls a check stale."""
+
+
+@define
+class Publisher:
+    """Tells GitHub of jobs for as long as it runs; only one may run for a database (lock.py)."""
+
+    desk: Desk
+    settings: GithubSettings
+    client: Client
+    random: Random
+    gates: Gates = field(init=False)
+    looks: Looks = field(init=False)
+    _store: CheckStore = field(init=False)
+    _woken: Bell = field(factory=Bell, init=False)
+    _busy: set[str] = field(factory=set, init=False)
+    """Ids of the jobs whose checks are being told: no two tasks for one."""
+
+    def __attrs_post_init__(self) -> None:
+        self._store = CheckStore(self.desk.database)
+        self.looks = Looks(anyio.current_time)
+        self.gates = Gates(anyio.current_time, self.settings.writes_per_minute)
+
+    async def run(self) -> None:
+        """Tell GitHub what is owed until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._hear)
+            while True:
+                woken = self._woken.next
+                wait_s = await self._start_due(tasks)
+                with anyio.move_on_after(wait_s):
+                    await woken.wait()
+                await anyio.sleep(_PAUSE_S)
+
+    async def _hear(self) -> None:
+        bell = self.desk.changed.next
+        while True:
+            await bell.wait()
+            bell = self.desk.changed.next
+            self._woken.ring()
+
+    async def _start_due(self, tasks: TaskGroup) -> float:
+        """Start to tell what is due, and return how long to wait for the next look without any news (seconds)."""
+        free = _AT_ONCE - len(self._busy)
+        if free <= 0:
+            return _IDLE_S
+        closed, now = self.gates.closed(), self.desk.now()
+        look = partial(
+            self._look, now=now, limit=free, without=[*self._busy], closed=[*closed]
+        )
+        try:
+            found, next_at = await self.desk.use(look)
+        except StorageBusy as error:
+            structlog.get_logger().warning("database_busy", error=str(error))
+            return _BUSY_S
+        for owed in found:
+            self._start(tasks, owed)
+        waits = [*self.gates.closed().values(), _IDLE_S]
+        if next_at is not None:
+            waits.append(next_at - now)
+        if self.desk.database.is_shared:
+            waits.append(_LOOK_S)
+        return max(min(waits), 0.0)
+
+    def _look(
+        self, *, now: float, limit: int, without: list[str], closed: list[int]
+    ) -> tuple[list[Owed], float | None]:
+        found = self._store.due(now=now, limit=limit, without=without, closed=closed)
+        return found, self._store.next_due_at(now=now)
+
+    def _start(self, tasks: TaskGroup, owed: Owed) -> None:
+        installation = owed.check.installation
+        if not owes_nothing(owed, self.settings):
+            if not self.gates.is_open(installation):
+                return
+            self.gates.spend(installation)
+        self._busy.add(owed.check.job_id)
+        tasks.start_soon(self._pay, owed, name=f"check of {owed.check.job_id}")
+
+    async def _pay(self, owed: Owed) -> None:
+        """Tell of one check, and keep what has come of it."""
+        try:
+            check = await self._told(owed)
+            await self._keep(check, owed.check.state)
+        except StorageBusy as error:
+            structlog.get_logger().warning("database_busy", error=str(error))
+            # What has been told may not be written down; the next time it is found out.
+            await anyio.sleep(_BUSY_S)
+        finally:
+            self._busy.discard(owed.check.job_id)
+            self._woken.ring()
+
+    async def _told(self, owed: Owed) -> Check:
+        """Return a check as it is once it was tried to tell of it.
+
+        Raises:
+            StorageBusy: What comes next can't be written down.
+        """
+        if owes_nothing(owed, self.settings):
+            return _well(owed.check)
+        seen = owed.check.state
+        telling = Telling(
+            client=self.client,
+            settings=self.settings,
+            redactor=self.desk.known.redactor,
+            gates=self.gates,
+            looks=self.looks,
+            keep=lambda check: self._keep(check, seen),
+            job=owed.job,
+            check=owed.check,
+        )
+        try:
+            await telling.run()
+        except LookAgain as again:
+            return evolve(telling.check, retry_at=self.desk.now() + again.wait_s)
+        except GithubError as error:
+            return self._failed(owed, telling.check, error)
+        except StorageBusy:
+            raise
+        except Exception as error:  # noqa: BLE001  # once
+            # The fence: one job that meets a bug must not end the hub, again and again.
+            structlog.get_logger().exception("check_bug", job_id=owed.job.id)
+            trouble = f"a bug: {type(error).__name__}"
+            retry_at = self.desk.now() + LONGEST_WAIT_S
+            return evolve(telling.check, trouble=trouble, retry_at=retry_at)
+        if owed.check.trouble:
+            structlog.get_logger().info("check_told_after_all", job_id=owed.job.id)
+        return _well(telling.check)
+
+    def _failed(self, owed: Owed, check: Check, error: GithubError) -> Check:
+        now, log = self.desk.now(), structlog.get_logger()
+        wait_s = self._wait_s(check, error, now)
+        job, trouble = owed.job, str(error)
+        said = {"job_id": job.id, "repository": check.repository, "error": trouble}
+        gives_up = bool(job.finished_at) and now - job.finished_at > _GIVEN_UP_S
+        if gives_up:
+            log.error("check_given_up", **said)
+        elif trouble != owed.check.trouble:
+            log.warning("check_not_told", **said, retry_in_s=round(wait_s, 1))
+        return evolve(
+            check,
+            owed=not gives_up,
+            failures=check.failures + 1,
+            retry_at=now + wait_s,
+            trouble=trouble,
+        )
+
+    def _wait_s(self, check: Check, error: GithubError, now: float) -> float:
+        """Return how long to wait for the next try (seconds)."""
+        draw = self.random.random()
+        if isinstance(error, Limited):
+            asked_s = max(error.retry_at - now, 0.0)
+            wait_s = asked_s * (1 + draw / 10) + draw
+            self.gates.limit(check.installation, wait_s)
+            return wait_s
+        return full_jitter_s(check.failures + 1, draw, cap_s=_cap_s(error))
+
+    async def _keep(self, check: Check, seen: str) -> None:
+        await self.desk.use(lambda: self._store.keep(check, seen_state=seen))
+
+
+def _cap_s(error: GithubError) -> float:
+    """Return how long to wait at most for the next try (seconds)."""
+    if isinstance(error, Unclear):
+        # After an outage of any length it is told within a minute.
+        return CAP_S
+    # A person puts these right, and waits for what follows.
+    return 600.0 if isinstance(error, NotPermitted) else LONGEST_WAIT_S
+
+
+def _well(check: Check) -> Check:
+    """Return a check of which everything has been told."""
+    return evolve(check, owed=False, failures=0, retry_at=0, trouble="")

@@ -1,0 +1,280 @@
+"""Telling GitHub of one check: which calls, in which order, so that it is told exactly once.
+
+GitHub has no key by which it would recognise a repeated POST, and the newest check run of a name counts. So it is
+written down that a check run may have been made before it is (`Check.asked`); after a kill or an answer that
+doesn't count it is looked for by its `external_id` first. A run that has just been made may not be listed yet, so
+only the second look, some seconds after the first, is believed when it finds nothing.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from attrs import define, evolve, field
+
+from dispatchd.domain.job import Json
+from dispatchd.domain.redaction import Redactor
+from dispatchd.hub.github.answers import (
+    GithubError,
+    Invalid,
+    NoCredential,
+    NotPermitted,
+    NotThere,
+    Unclear,
+)
+from dispatchd.hub.github.check_store import Owed
+from dispatchd.hub.github.client import CheckRun, Client
+from dispatchd.hub.github.conclusions import is_conclusion, standing
+from dispatchd.hub.github.pacing import Gates
+from dispatchd.hub.github.report import (
+    ANNOTATIONS_AT_ONCE,
+    Report,
+    external_id,
+    report,
+)
+from dispatchd.hub.github.settings import GithubSettings
+from dispatchd.hub.model import ENDED, Check, HubJob, State
+
+SECOND_LOOK_S: Final = 3.0
+"""How long after the first look for a check run the second is made (seconds)."""
+
+CHECK: Final = "check"
+STATUS: Final = "status"
+
+Keep = Callable[[Check], Awaitable[None]]
+
+
+class LookAgain(Exception):
+    """A check run wasn't found, and may yet show; look again in `wait_s` (seconds)."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+        super().__init__(wait_s)
+
+
+@define
+class Looks:
+    """When each check run that isn't found was first looked for; `clock` gives seconds that only grow."""
+
+    clock: Callable[[], float]
+    _first: dict[str, float] = field(factory=dict, init=False)
+
+    def note(self, external_id: str) -> None:
+        """Note a look that has found nothing.
+
+        Raises:
+            LookAgain: It was the first, or too soon after that.
+        """
+        now = self.clock()
+        due_at = self._first.setdefault(external_id, now) + SECOND_LOOK_S
+        if now < due_at:
+            raise LookAgain(due_at - now)
+
+    def forget(self, external_id: str) -> None:
+        """Begin anew with the first look."""
+        self._first.pop(external_id, None)
+
+
+@define(kw_only=True)
+class Telling:
+    """Tells GitHub of one check as its job stands now."""
+
+    client: Client
+    settings: GithubSettings
+    redactor: Redactor
+    gates: Gates
+    looks: Looks
+    keep: Keep
+    """Makes a check durable."""
+    job: HubJob
+    check: Check
+    """As it is now; kept by the caller in the end, however that comes."""
+
+    @property
+    def report(self) -> Report:
+        """What GitHub is to be told, in the check's round."""
+        return report(self.job, self.check, self.settings, self.redactor)
+
+    async def run(self) -> None:
+        """Tell GitHub. Fails with LookAgain, and with GithubError if GitHub doesn't take it now."""
+        if is_conclusion(self.check.told) and self.check.kind == CHECK:
+            self._begin_round()
+        found = self.report
+        if self._by_status():
+            await self._tell_status(found)
+        else:
+            await self._tell_check(found)
+        self.check = evolve(self.check, told=found.standing.told)
+
+    def _by_status(self) -> bool:
+        if not self.settings.is_app or self.check.kind == STATUS:
+            return True
+        is_new = self.check.kind != CHECK and not self.check.asked
+        return is_new and not self.gates.permits_checks(self.check.installation)
+
+    def _begin_round(self) -> None:
+        # To open a concluded check run again is unreliable; the docs ask for a new one of the same name.
+        number = self.check.round + 1
+        self.check = evolve(
+            self.check, round=number, check_run_id=0, asked=False, told=""
+        )
+
+    async def _tell_check(self, found: Report) -> None:
+        try:
+            run = await self._known_or_found(found)
+            if run is not None and run.conclusion not in ("", found.standing.told):
+                self._begin_round()
+                found, run = self.report, None
+            if run is None:
+                await self._create(found)
+                return
+        except NoCredential:
+            raise
+        except NotPermitted:
+            if self.check.kind == CHECK:
+                raise
+            self.gates.note_no_checks(self.check.installation)
+            self.gates.spend(self.check.installation)
+            await self._tell_status(found)
+            return
+        await self._update(found, run)
+
+    async def _tell_status(self, found: Report) -> None:
+        check = self.check
+        body = found.status()
+        await self.client.create_status(
+            check.installation, check.repository, check.sha, body
+        )
+        self.check = evolve(check, kind=STATUS, asked=False)
+
+    async def _known_or_found(self, found: Report) -> CheckRun | None:
+        """Return this round's check run, or None if it is certain that there is none."""
+        check = self.check
+        if check.check_run_id:
+            if found.annotations or check.asked:
+                return await self._read(found)
+            return CheckRun(id=check.check_run_id)
+        if not check.asked:
+            return None
+        run = await self._look(found)
+        if run is None:
+            self.looks.note(found.external_id)
+        return run
+
+    async def _read(self, found: Report) -> CheckRun | None:
+        """Return the known check run as GitHub has it: how many annotations it has got already."""
+        check = self.check
+        try:
+            return await self.client.check_run(
+                check.installation, check.repository, check.check_run_id
+            )
+        except NotThere:
+            return await self._lost(found)
+
+    async def _look(self, found: Report) -> CheckRun | None:
+        check = self.check
+        runs = await self.client.check_runs(
+            check.installation,
+            check.repository,
+            check.sha,
+            check.name,
+            self.settings.app_id,
+        )
+        # Newest first: of two the newest counts.
+        of_ours = (each for each in runs if each.external_id == found.external_id)
+        run = next(of_ours, None)
+        if run is not None:
+            self._is(run)
+        return run
+
+    async def _lost(self, found: Report) -> CheckRun | None:
+        """Forget a check run that isn't there any more, and return the one that has taken its place, or None."""
+        self.check = evolve(self.check, check_run_id=0, asked=True)
+        await self.keep(self.check)
+        return await self._look(found)
+
+    async def _create(self, found: Report) -> None:
+        check = evolve(self.check, asked=True)
+        await self.keep(check)
+        self.check = check
+        self.looks.forget(found.external_id)
+        try:
+            run, whole = await self._whole_or_smallest(
+                found.creation(),
+                found.smallest(create=True),
+                lambda body: self.client.create_check_run(
+                    check.installation, check.repository, body
+                ),
+            )
+        except Unclear:
+            raise
+        except GithubError:
+            # Refused, so it wasn't made.
+            self.check = evolve(check, asked=False)
+            raise
+        self._is(run)
+        if whole:
+            await self._annotate(found, run.id, ANNOTATIONS_AT_ONCE)
+
+    async def _update(self, found: Report, run: CheckRun) -> None:
+        if found.standing.is_conclusion and self.job.state not in ENDED:
+            # The job may go on before it is known that this was taken.
+            self.check = evolve(self.check, asked=True)
+            await self.keep(self.check)
+        try:
+            _, whole = await self._whole_or_smallest(
+                found.update(run.annotations),
+                found.smallest(create=False),
+                lambda body: self._patch(run.id, body),
+            )
+        except NotThere:
+            other = await self._lost(found)
+            self.gates.spend(self.check.installation)
+            if other is not None:
+                raise
+            await self._create(found)
+            return
+        self._is(run)
+        if whole:
+            await self._annotate(found, run.id, run.annotations + ANNOTATIONS_AT_ONCE)
+
+    async def _annotate(self, found: Report, run_id: int, told: int) -> None:
+        """Add the annotations beyond those that have been told."""
+        if told < len(found.annotations):
+            await self.keep(self.check)
+        while told < len(found.annotations):
+            self.gates.spend(self.check.installation)
+            await self._patch(run_id, found.further(told))
+            told += ANNOTATIONS_AT_ONCE
+
+    async def _whole_or_smallest(
+        self,
+        whole: dict[str, Json],
+        smallest: dict[str, Json],
+        send: Callable[[dict[str, Json]], Awaitable[CheckRun]],
+    ) -> tuple[CheckRun, bool]:
+        """Return what is answered to a body, and whether it was the whole one: a check must not hang on its texts."""
+        try:
+            return await send(whole), True
+        except Invalid:
+            self.gates.spend(self.check.installation)
+            return await send(smallest), False
+
+    async def _patch(self, run_id: int, body: dict[str, Json]) -> CheckRun:
+        check = self.check
+        return await self.client.update_check_run(
+            check.installation, check.repository, run_id, body
+        )
+
+    def _is(self, run: CheckRun) -> None:
+        self.looks.forget(external_id(self.job.id, self.check.round))
+        self.check = evolve(self.check, kind=CHECK, check_run_id=run.id, asked=False)
+
+
+def owes_nothing(owed: Owed, settings: GithubSettings) -> bool:
+    """Return whether GitHub knows already how a job stands, or need not know of it."""
+    check, job = owed.check, owed.job
+    if job.state is State.IGNORED and not (check.told or check.asked):
+        return True
+    return standing(job, partially_succeeded=settings.partially_succeeded).told == (
+        check.told
+    )

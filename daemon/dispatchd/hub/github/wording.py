@@ -1,0 +1,128 @@
+"""What people read about a job at GitHub: title, summary and text of its check run."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Final
+
+from dispatchd.domain.redaction import Redactor
+from dispatchd.hub.github.clip import MOST_BYTES, clip_line, clip_markdown, fenced, size
+from dispatchd.hub.github.conclusions import Standing
+from dispatchd.hub.model import ENDED, HubJob, State
+from dispatchd.hub.result_details import Details
+
+TITLE_MOST: Final = 255
+"""Longest title (characters)."""
+
+_OUTPUTS_BYTES: Final = 24 * 1024
+"""How much of the text the table of outputs may take (bytes); the rest is the log's."""
+
+_VALUE_MOST: Final = 300
+"""How much of an output's value the table shows (characters)."""
+
+_ESCAPES: Final = re.compile(
+    r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
+)
+"""What a terminal takes for commands (ECMA-48): colours, titles, links."""
+
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_PUNCTUATION: Final = re.compile(r"([!-/:-@\[-`{-~])")
+"""What Markdown may give a meaning to; a backslash takes it away (CommonMark, 2.4)."""
+
+_GOING_ON: Final[Mapping[State, str]] = {
+    State.RECEIVED: "The job is kept, and is not free to be handed out yet.",
+    State.QUEUED: "The job waits for a machine.",
+    State.CLAIMED: "The job waits for its machine to accept it.",
+    State.ACCEPTED: "A machine has accepted the job.",
+    State.RUNNING: "A machine runs the job.",
+}
+
+
+def title(job: HubJob, standing: Standing, redactor: Redactor) -> str:
+    """Return the title: how the job stands, and the beginning of what its machine says about it."""
+    said = job.reason if job.state is State.NEEDS_ATTENTION else job.result_summary
+    first = redactor.scrub(plain(said)).strip().split("\n", 1)[0]
+    return clip_line(
+        f"{standing.title}: {first}" if first else standing.title, TITLE_MOST
+    )
+
+
+def summary(
+    job: HubJob, details: Details, standing: Standing, redactor: Redactor
+) -> str:
+    """Return the summary, in Markdown; never empty."""
+    said = redactor.scrub(plain(_said(job, details)))
+    ending = redactor.scrub(_ending(job, standing))
+    room = MOST_BYTES - size(ending) - 2
+    return f"{clip_markdown(said, room)}\n\n{ending}" if said.strip() else ending
+
+
+def text(job: HubJob, details: Details, redactor: Redactor) -> str:
+    """Return outputs and the end of the log, in Markdown; empty where there is neither."""
+    parts: list[str] = []
+    if details.outputs:
+        parts.append(_table(details.outputs, redactor))
+    log = redactor.scrub(plain(job.result_output)).strip("\n")
+    if log and job.state in ENDED:
+        head = "### End of the output\n\n"
+        room = MOST_BYTES - sum(size(each) + 2 for each in parts) - len(head)
+        block = fenced(log, room)
+        parts += [head + block] if block else []
+    return "\n\n".join(parts)
+
+
+def plain(text: str) -> str:
+    """Return a text without what only a terminal understands.
+
+    Before anything is scrubbed: a colour in the middle of a secret would hide it.
+    """
+    return _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
+
+
+def _said(job: HubJob, details: Details) -> str:
+    """Return what is to be read first: the machine's own words where it has any."""
+    if job.state is State.NEEDS_ATTENTION:
+        return job.reason or "The job waits for a person to decide."
+    if job.state in ENDED:
+        return details.step_summary or job.result_summary
+    return _GOING_ON[job.state]
+
+
+def _ending(job: HubJob, standing: Standing) -> str:
+    """Return the last lines of a summary: what to do, what the conclusion means, and which job it is."""
+    lines: list[str] = []
+    if job.state is State.NEEDS_ATTENTION:
+        command = f"dispatchd resolve {shlex.quote(job.id)}"
+        how = f"{_code(command)} with `--retry`, `--fail` or `--succeed`"
+        lines.append(f"To decide, on the job's machine: {how}")
+    if standing.told == "neutral":
+        lines.append("Part of it was done. A neutral check doesn't block a merge.")
+    if job.state in ENDED and job.result_cause:
+        lines.append(f"Cause: {_code(job.result_cause)}")
+    workflow = f", workflow {_code(job.workflow)}" if job.workflow else ""
+    lines.append(f"Job {_code(job.id)}{workflow}")
+    return "\n\n".join(lines)
+
+
+def _code(words: str) -> str:
+    return f"`{clip_line(plain(words), TITLE_MOST).replace('`', chr(39))}`"
+
+
+def _table(outputs: Mapping[str, str], redactor: Redactor) -> str:
+    rows = ["### Outputs\n", "| name | value |", "| --- | --- |"]
+    room = _OUTPUTS_BYTES
+    for name, value in outputs.items():
+        # As one text, so that a name that tells of a secret tells of its value.
+        row = redactor.scrub(plain(f"{name}={value}"))
+        shown = row.removeprefix(f"{name}=")
+        line = f"| {_cell(name)} | {_cell(shown)} |"
+        room -= size(line) + 1
+        if room < 0:
+            rows.append("| ... | (more than is shown here) |")
+            break
+        rows.append(line)
+    return "\n".join(rows)
+
+
+def _cell(words: str) -> str:
+    return _PUNCTUATION.sub(r"\\\1", clip_line(words, _VALUE_MOST))

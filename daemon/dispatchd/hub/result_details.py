@@ -1,0 +1,128 @@
+"""What a machine reports beside a summary and an output: step summary, outputs, annotations (contracts/README.md).
+
+All of it comes from programs that nobody vouches for, so what isn't as it should be is left out, and nothing is
+refused: a job's end is worth more than its decoration.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from attrs import asdict, field, frozen
+
+from dispatchd.domain.job import Json
+from dispatchd.hub.github.clip import MOST_BYTES, clip_markdown, size
+
+NAMES: Final = ("result_step_summary", "result_outputs", "result_annotations")
+"""The wire's names of what is kept, and those in the document that it is kept as."""
+
+_OUTPUTS_BYTES: Final = 64 * 1024
+"""How much of names and values of outputs is kept (bytes)."""
+
+_ANNOTATIONS: Final = 200
+"""How many annotations are kept (count)."""
+
+_LINE_MOST: Final = 2**31 - 1
+_PATH_MOST: Final = 1000
+_TITLE_MOST: Final = 255
+_MESSAGE_MOST: Final = 4000
+"""Longest path, title and message of an annotation (characters)."""
+
+_LEVELS: Final = ("notice", "warning", "failure")
+
+
+@frozen(kw_only=True)
+class Annotation:
+    """A remark on lines of a file; contracts/schemas/run-result."""
+
+    path: str
+    start_line: int
+    end_line: int
+    level: str
+    title: str = ""
+    message: str
+
+
+@frozen(kw_only=True)
+class Details:
+    """What was reported; empty for what wasn't."""
+
+    step_summary: str = ""
+    """Markdown of at most 65,535 bytes."""
+    outputs: Mapping[str, str] = field(factory=dict)
+    annotations: tuple[Annotation, ...] = ()
+
+
+def kept_details(body: Mapping[str, Json]) -> str:
+    """Return what of a finish is kept, as a JSON object; empty for nothing."""
+    details = _details(body)
+    found: dict[str, Json] = {
+        "result_step_summary": details.step_summary,
+        "result_outputs": {**details.outputs},
+        "result_annotations": [asdict(each) for each in details.annotations],
+    }
+    said = {name: value for name, value in found.items() if value}
+    return json.dumps(said, ensure_ascii=False) if said else ""
+
+
+def read_details(text: str) -> Details:
+    """Return the details of a job (`HubJob.result_details`)."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return Details()
+    return _details(found) if isinstance(found, dict) else Details()
+
+
+def _details(document: Mapping[str, Json]) -> Details:
+    summary, outputs, annotations = (document.get(name) for name in NAMES)
+    listed = annotations if isinstance(annotations, list) else []
+    found = [made for each in listed if (made := _annotation(each)) is not None]
+    return Details(
+        step_summary=clip_markdown(summary, MOST_BYTES)
+        if isinstance(summary, str)
+        else "",
+        outputs=dict(_outputs(outputs)) if isinstance(outputs, dict) else {},
+        annotations=tuple(found[:_ANNOTATIONS]),
+    )
+
+
+def _outputs(outputs: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+    room = _OUTPUTS_BYTES
+    for name, value in outputs.items():
+        if not isinstance(value, str):
+            continue
+        room -= size(name) + size(value)
+        if room < 0:
+            return
+        yield name, value
+
+
+def _annotation(found: Json) -> Annotation | None:
+    if not isinstance(found, dict):
+        return None
+    path, level, message = (found.get(name) for name in ("path", "level", "message"))
+    start = _line(found.get("start_line"))
+    if not (
+        isinstance(path, str)
+        and isinstance(message, str)
+        and path
+        and message
+        and start
+    ):
+        return None
+    title = found.get("title")
+    return Annotation(
+        path=path[:_PATH_MOST],
+        start_line=start,
+        end_line=max(start, _line(found.get("end_line"))),
+        level=str(level) if level in _LEVELS else "notice",
+        title=title[:_TITLE_MOST] if isinstance(title, str) else "",
+        message=message[:_MESSAGE_MOST],
+    )
+
+
+def _line(found: Json) -> int:
+    """Return a number of a line, or 0."""
+    # The exact type: True is an int for isinstance.
+    return found if type(found) is int and 0 < found <= _LINE_MOST else 0

@@ -1,0 +1,95 @@
+"""What a new job means for others: a cancel job ends them, a newer commit takes their place. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from attrs import evolve, frozen
+
+from dispatchd.domain.job import CANCEL, Json
+from dispatchd.hub.model import HubJob, State, Submission
+from dispatchd.hub.rules import NOBODY_HAD_IT, cancel, ended_here
+
+_SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
+"""The events that a newer commit brings; a comment or a label on the same pull request takes nothing out."""
+
+
+@frozen(kw_only=True)
+class Submitted:
+    """A new job as it is kept, and others as they are because of it."""
+
+    job: HubJob
+    others: Sequence[HubJob]
+
+
+def is_cancel(document: Mapping[str, Json]) -> bool:
+    """Return whether a job asks for the end of another run; the same rule as on the machine."""
+    return str(document.get("command")).lower() == CANCEL
+
+
+def number_of(document: Mapping[str, Json]) -> int:
+    """Return the number of a job's pull request or issue; 0 for none."""
+    found = document.get("pull_request_number") or document.get("issue_number")
+    return found if isinstance(found, int) else 0
+
+
+def may_supersede(document: Mapping[str, Json]) -> bool:
+    """Return whether a job is for a commit of a pull request, so that older ones of it are of no use any more."""
+    return bool(document.get("pull_request_number")) and (
+        document.get("event_name") in _SUPERSEDING
+    )
+
+
+def after_submit(
+    job: HubJob, submission: Submission, others: Sequence[HubJob], *, now: float
+) -> Submitted:
+    """Return a new job, and those of the others that are changed by it.
+
+    A cancel job closes what no machine has; of what it means beyond that, the newest one's machine is the one
+    that gets the cancel job, and every machine hears of its own with the next heartbeat.
+    """
+    if not job.urgent:
+        summary = f"Superseded by the job {job.id}, which is for a newer commit."
+        meant = [each for each in others if _is_older(submission.document, each)]
+        ended = [
+            ended_here(each, State.SUPERSEDED, summary, "", now=now) for each in meant
+        ]
+        return Submitted(job=job, others=ended)
+    meant = [each for each in others if _is_meant(submission.document, each)]
+    changed = [cancel(each, NOBODY_HAD_IT, now=now) for each in meant]
+    held = [each for each in changed if each.cancel_requested]
+    if held:
+        newest = max(held, key=lambda each: each.claimed_at)
+        return Submitted(job=evolve(job, only_machine=newest.machine), others=changed)
+    if changed:
+        summary = f"Cancelled {len(changed)} job(s) that no machine had."
+        job = ended_here(job, State.SUCCEEDED, summary, "", now=now)
+    return Submitted(job=job, others=changed)
+
+
+def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:
+    """Return whether a cancel job means another job; the same rule as on the machine."""
+    if job.urgent:
+        return False
+    named = cancel.get("dag_run_id")
+    if named:
+        return named in (job.run_id, job.id)
+    keys = ("repository_name", "pull_request_number", "dag_name")
+    return all(
+        (cancel.get(key) or None) == (job.document.get(key) or None) for key in keys
+    )
+
+
+def _is_older(newer: Mapping[str, Json], job: HubJob) -> bool:
+    """Return whether a queued job of the same workflow is for an older commit of the same pull request."""
+    keys = (
+        "repository_name",
+        "pull_request_number",
+        "dag_name",
+        "event_name",
+        "binding_id",
+    )
+    return (
+        all((newer.get(key) or None) == (job.document.get(key) or None) for key in keys)
+        and newer.get("sha") != job.document.get("sha")
+        and may_supersede(job.document)
+    )

@@ -1,0 +1,96 @@
+"""Compose: from what a command has written to what is reported of it, without secrets and within limits.
+
+Three texts of its own (output, step summary, outputs), and the annotations of its result. The output is what
+it happens to print, so its owner may keep that at home; the others are written to be reported.
+"""
+
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.domain import outputs, report
+from dispatchd.domain.redaction import REPORTED, Redactor, reported_tail
+from dispatchd.domain.report import WITHHELD, Report
+from dispatchd.domain.result import NoResult, RunResult
+from dispatchd.store.evidence import read_head, read_tail
+from dispatchd.store.runs import RunFolder
+
+_SEEN_BEFORE: Final = 16 * 1024
+"""How much is looked at before the reported end of an output (characters), so that a secret that the cut
+would halve is seen whole."""
+
+_READ: Final = 4 * REPORTED + _SEEN_BEFORE
+"""How much of an output's end is read (bytes; a character has up to 4, RFC 3629)."""
+
+
+@frozen(kw_only=True)
+class Composed:
+    """A report, and what is not in it, with reasons (sentences without values, in the order of reading)."""
+
+    report: Report
+    left_out: tuple[str, ...] = ()
+
+
+def compose(
+    run: RunFolder,
+    number: int,
+    result: RunResult | NoResult | None,
+    redactor: Redactor | None,
+    *,
+    with_output: bool,
+) -> Composed:
+    """Return what is to be reported of an attempt. Blocks.
+
+    Args:
+        run: The folder of its run.
+        number: The attempt's number.
+        result: What a headless command has left; None for a plain one.
+        redactor: What takes the secrets out; None if they are not known, so that nothing may be told.
+        with_output: Whether its owner lets the output out.
+    """
+    output = _output(run, number, redactor) if with_output else ""
+    summary, flaws = _step_summary(run, number, redactor)
+    found, more = _outputs(run, number)
+    remarks = result.annotations if isinstance(result, RunResult) else ()
+    if redactor is None:
+        told = summary or found.values or remarks
+        withheld = Report(output=output, step_summary=WITHHELD if told else "")
+        return Composed(report=withheld)
+    fitting = outputs.reported(found, redactor.scrub)
+    return Composed(
+        report=Report(
+            output=output,
+            step_summary=summary,
+            outputs=fitting.values,
+            annotations=report.annotations(remarks, redactor.scrub),
+        ),
+        left_out=(*flaws, *more, *fitting.sentences),
+    )
+
+
+def _output(run: RunFolder, number: int, redactor: Redactor | None) -> str:
+    text, before = read_tail(run.output_file(number), _READ)
+    if not text:
+        return ""
+    if redactor is None:
+        return WITHHELD
+    seen = text[-(REPORTED + _SEEN_BEFORE) :]
+    return reported_tail(seen, redactor, cut_before=before + len(text) - len(seen))
+
+
+def _step_summary(
+    run: RunFolder, number: int, redactor: Redactor | None
+) -> tuple[str, tuple[str, ...]]:
+    head = read_head(run.summary_file(number))
+    flaw = head.flaw or ("it is larger than 1 MiB" if head.cut else "")
+    if flaw:
+        # All or nothing, as GitHub's runner does it: a huge one was hardly meant to be one.
+        return "", (f"the step summary: {flaw}",)
+    scrub = str if redactor is None else redactor.scrub
+    return report.step_summary(head.text, scrub), ()
+
+
+def _outputs(run: RunFolder, number: int) -> tuple[outputs.Outputs, tuple[str, ...]]:
+    head = read_head(run.outputs_file(number))
+    flaws = (f"the outputs: {head.flaw}",) if head.flaw else ()
+    return outputs.parse(head.text, cut=head.cut), flaws

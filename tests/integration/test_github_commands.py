@@ -1,0 +1,420 @@
+"""Commands in comments, end to end: GitHub is asked, and says who may and which commit; then the job goes out."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from attrs import define, field
+
+from support.checks import ChecksHub, checks_hub
+from support.github import APP_ID, INSTALLATION
+from support.github_api import Answer, Asked, Fault, GithubApi, github_api
+from support.github_events import (
+    HEAD,
+    OTHER,
+    comment,
+    pull,
+    pull_request,
+    real,
+)
+from support.github_hub import RULES, deliveries, jobs, send
+from support.machine import row
+
+SECRET = "s3cret"
+PERMISSION = "GET collaborators/octocat/permission"
+PULL = "GET pulls"
+
+
+@define
+class Repository:
+    """What GitHub says about the repository of the comments."""
+
+    permission: str = "write"
+    role: str = ""
+    pull: dict[str, Any] = field(factory=pull)
+    tags: dict[str, str] = field(factory=dict)
+    reactions: list[str] = field(factory=list)
+    comments: list[str] = field(factory=list)
+
+    def answer(self, asked: Asked) -> Answer | None:
+        match asked.method, asked.parts[3:]:
+            case "GET", ("collaborators", login, "permission"):
+                role = self.role or self.permission
+                found = {"permission": self.permission, "role_name": role}
+                return 200, {**found, "user": {"login": login}}, {}
+            case "GET", ("pulls", _):
+                return 200, self.pull, {}
+            case "GET", ("commits", *ref):
+                sha = self.tags.get("/".join(ref))
+                return (200, {"sha": sha}, {}) if sha else None
+            case "POST", ("issues" | "pulls", "comments", _, "reactions"):
+                self.reactions.append(asked.body["content"])
+                return 201, {"id": 1}, {}
+            case "POST", ("issues", _, "comments"):
+                self.comments.append(asked.body["body"])
+                return 201, {"id": 1}, {}
+            case _:
+                return None
+
+
+@define
+class Scene:
+    """A hub, its GitHub, and what that says."""
+
+    hub: ChecksHub
+    github: GithubApi
+    repository: Repository
+
+    async def say(
+        self, body: str, delivery: str = "", **options: Any
+    ) -> httpx.Response:
+        """Write a comment."""
+        event = comment(body, installation=INSTALLATION, **options)
+        return await self.tell("issue_comment", event, delivery)
+
+    async def tell(
+        self, event: str, payload: dict[str, Any], delivery: str = ""
+    ) -> httpx.Response:
+        payload = {**payload, "installation": {"id": INSTALLATION}}
+        reply = await send(self.hub.server, event, payload, delivery, secret=SECRET)
+        assert reply.status_code == 202, reply.text
+        return reply
+
+    async def press(
+        self, external_id: str, button: str, repository: str = ""
+    ) -> httpx.Response:
+        """Press a button on a check run; an empty one is Re-run."""
+        event = real("check_run/08-rerequested")
+        event["check_run"] |= {"external_id": external_id, "app": {"id": APP_ID}}
+        event["repository"] = real("push/00")["repository"]
+        if repository:
+            event["repository"]["full_name"] = repository
+        if button:
+            event["action"] = "requested_action"
+            event["requested_action"] = {"identifier": button}
+        return await self.tell("check_run", event)
+
+    async def decided(self, reply: httpx.Response) -> list[dict[str, Any]]:
+        """Return the jobs of a delivery once GitHub was asked about them."""
+        found = []
+        for job_id in reply.json()["jobs"]:
+            # It has ended, or it is no longer received: whichever comes first.
+            await self.hub.server.result(job_id, until="queued")
+            found.append(await row(self.hub.server, job_id))
+        return found
+
+
+@asynccontextmanager
+async def scene(
+    folder: Path, repository: Repository, rules: str = RULES, **options: Any
+) -> AsyncIterator[Scene]:
+    async with (
+        github_api(more=repository.answer) as github,
+        checks_hub(folder, github, rules, **options) as hub,
+    ):
+        yield Scene(hub, github, repository)
+
+
+async def test_a_command_of_a_writer_becomes_a_job_for_the_newest_commit(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with scene(tmp_path, Repository(), database_url=database_url) as here:
+        [job] = await here.decided(await here.say("/run deploy", "d-1"))
+
+        assert (job["state"], job["dag_name"]) == ("queued", "deploy")
+        assert (job["sha"], job["ref"]) == (HEAD, "refs/pull/2/head")
+        assert (job["command"], job["actor_login"]) == ("deploy", "octocat")
+        held = await here.hub.pull()
+        assert held.id == job["id"]
+        assert "from_fork" not in held.job
+        await held.accept()
+        await held.finish()
+        await here.hub.paid()
+        run = here.github.newest(job["id"])
+        assert (run["head_sha"], run["conclusion"]) == (HEAD, "success")
+        assert here.repository.reactions == ["eyes"]
+        assert here.repository.comments == []
+        assert here.github.violations == []
+
+
+async def test_who_may_is_what_github_says_and_not_what_the_comment_says(
+    tmp_path: Path,
+) -> None:
+    reader = Repository(permission="read")
+    async with scene(tmp_path, reader) as here:
+        owner = comment("/run deploy", installation=INSTALLATION)
+        owner["comment"]["author_association"] = "OWNER"
+
+        [job] = await here.decided(await here.tell("issue_comment", owner, "d-1"))
+
+        assert job["state"] == "ignored"
+        assert "read for Codertocat/Hello-World, and write" in job["result_summary"]
+        [kept] = await deliveries(here.hub.server)
+        assert "and write is needed" in kept["routing"]
+        # A stranger gets a reaction, and no words.
+        await here.github.until(lambda: here.repository.reactions == ["-1"])
+        assert here.repository.comments == []
+        assert here.github.count("POST check-runs") == 0
+
+
+async def test_a_role_of_an_organisation_counts_as_what_it_is_built_on(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, Repository(role="release-manager")) as here:
+        [job] = await here.decided(await here.say("/run deploy"))
+
+        assert job["state"] == "queued"
+
+
+async def test_what_cannot_be_is_said_to_who_may_ask(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        [job] = await here.decided(await here.say(f"/run deploy {OTHER}"))
+
+        assert job["state"] == "ignored"
+        await here.github.until(lambda: len(here.repository.comments) == 1)
+        assert here.repository.reactions == ["confused"]
+        [words] = here.repository.comments
+        assert words.startswith("<!-- dispatchd -->\n@octocat ")
+        assert f"{OTHER} is not the newest commit" in words
+        # Our own words, if they came back, are no command.
+        own = await here.say(words.replace("@octocat", "@octocat\n/run deploy\n"))
+        assert own.json()["jobs"] == []
+
+
+async def test_code_of_a_fork_runs_at_the_commit_that_a_writer_has_named(
+    tmp_path: Path,
+) -> None:
+    fork = Repository(pull=pull(fork=True))
+    async with scene(tmp_path, fork) as here:
+        at_once = await here.tell("pull_request", pull_request(fork=True))
+        assert at_once.json()["jobs"] == []
+
+        without = await here.decided(await here.say("/run"))
+        assert [job["state"] for job in without] == ["ignored", "ignored"]
+        tests, lint = await here.decided(await here.say(f"/run {HEAD}"))
+
+        assert (tests["state"], tests["dag_name"], tests["sha"]) == (
+            "queued",
+            "ci",
+            HEAD,
+        )
+        assert (lint["state"], lint["result_summary"]) == (
+            "ignored",
+            "Rule lint: its code comes from a fork.",
+        )
+        held = await here.hub.pull()
+        assert held.job["from_fork"] is True
+
+
+async def test_a_cancel_ends_what_runs_and_waits_for_its_pull_request(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with scene(tmp_path, Repository(), database_url=database_url) as here:
+        await here.tell("pull_request", pull_request())
+        other = pull_request()
+        other["number"] = other["pull_request"]["number"] = 3
+        await here.tell("pull_request", other)
+        running = await here.hub.pull()
+        await running.accept()
+
+        [cancel] = await here.decided(await here.say("/cancel", "d-9"))
+
+        assert (cancel["state"], cancel["command"]) == ("succeeded", "cancel")
+        assert cancel["result_summary"] == "Cancelled 2 job(s)."
+        assert (await running.beat()).json()["cancel_requested"] is True
+        await running.finish("aborted", "Cancelled.")
+        found = await jobs(here.hub.server)
+        of_2 = [job for job in found if job.get("pull_request_number") == 2]
+        of_3 = [job for job in found if job.get("pull_request_number") == 3]
+        assert [job["state"] for job in of_2] == ["aborted", "aborted", "succeeded"]
+        assert [job["state"] for job in of_3] == ["queued", "queued"]
+        await here.hub.paid()
+        conclusions = [
+            here.github.newest(job["id"]).get("conclusion") for job in of_2[:2]
+        ]
+        assert conclusions == ["cancelled", "cancelled"]
+
+        [again] = await here.decided(await here.say("/cancel", on="issue"))
+        assert (again["state"], again["result_cause"]) == ("failed", "no-target")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=500),
+        Fault(status=502),
+        Fault(status=429, headers={"retry-after": "1"}),
+        Fault(status=403, headers={"retry-after": "1"}),
+        Fault(status=0),
+        Fault(cut=True, status=200),
+        Fault(status=401),
+    ],
+    ids=["500", "502", "429", "403 limited", "closed", "cut", "401"],
+)
+async def test_an_answer_that_does_not_come_allows_nothing_and_is_asked_for_again(
+    tmp_path: Path, fault: Fault
+) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        # A 401 is tried once more with a new token at once.
+        times = 2 if fault.status == 401 else 1
+        here.github.trap(PERMISSION, fault, times=times)
+        here.github.trap(PULL, fault, times=times)
+
+        [job] = await here.decided(await here.say("/run deploy"))
+
+        assert job["state"] == "queued"
+        assert here.github.count(PERMISSION) >= 2
+        assert here.github.count(PULL) >= 2
+
+
+async def test_a_404_for_a_permission_is_none(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        here.github.trap(PERMISSION, Fault(status=404), times=9)
+
+        [job] = await here.decided(await here.say("/run deploy"))
+
+        assert job["state"] == "ignored"
+        await here.github.until(lambda: here.repository.reactions == ["-1"])
+
+
+async def test_one_repositorys_trouble_delays_no_other(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        here.github.trap(
+            PULL,
+            Fault(hang=True),
+            times=99,
+            when=lambda asked: "broken" in asked.parts,
+        )
+        stuck = comment("/run deploy")
+        stuck["repository"]["full_name"] = "Codertocat/broken"
+        await here.tell("issue_comment", stuck)
+
+        [job] = await here.decided(await here.say("/run deploy"))
+
+        assert job["state"] == "queued"
+        states = {
+            job["repository_name"]: job["state"] for job in await jobs(here.hub.server)
+        }
+        assert states["Codertocat/broken"] == "received"
+
+
+async def test_a_restart_asks_about_what_was_received_before(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        here.github.trap(PERMISSION, Fault(hang=True))
+        reply = await here.say("/run deploy")
+        await here.github.until(lambda: here.github.count(PERMISSION) == 1)
+        here.hub.server.kill()
+        await here.hub.server.start()
+
+        [job] = await here.decided(reply)
+
+        assert job["state"] == "queued"
+
+
+async def test_the_commit_of_a_release_is_that_of_its_tag(tmp_path: Path) -> None:
+    rules = """
+[[github.rules]]
+name = "publish"
+workflow = "publish"
+repositories = ["*"]
+events = ["release"]
+"""
+    there = Repository(tags={"tags/0.0.1": OTHER})
+    async with scene(tmp_path, there, rules) as here:
+        [job] = await here.decided(
+            await here.tell("release", real("release/00-published"))
+        )
+
+        assert (job["state"], job["sha"], job["ref"]) == (
+            "queued",
+            OTHER,
+            "refs/tags/0.0.1",
+        )
+        there.tags.clear()
+        [gone] = await here.decided(
+            await here.tell("release", real("release/00-published"))
+        )
+        assert gone["state"] == "ignored"
+        assert "GitHub doesn't know" in gone["result_summary"]
+
+
+async def test_a_rule_that_has_gone_ends_what_waits_for_it(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        here.github.trap(PERMISSION, Fault(hang=True))
+        reply = await here.say("/run deploy")
+        await here.github.until(lambda: here.github.count(PERMISSION) == 1)
+        here.hub.server.kill()
+        here.hub.server.more = here.hub.server.more.replace('"deploy"', '"other"')
+        here.hub.server.configure(f'listen = "127.0.0.1:{here.hub.server.port}"')
+        await here.hub.server.start()
+
+        [job] = await here.decided(reply)
+
+        assert job["result_summary"] == "Its rule is not configured any more."
+
+
+async def test_checks_are_run_again_and_cancelled_by_their_buttons(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with scene(tmp_path, Repository(), database_url=database_url) as here:
+        reply = await here.tell("pull_request", pull_request())
+        tests, lint = reply.json()["jobs"]
+        waiting = await here.press(lint, "cancel")
+        assert (await row(here.hub.server, lint))["state"] == "aborted"
+        assert waiting.json()["jobs"] == []
+        held = await here.hub.pull()
+        await held.accept()
+        busy = await here.press(tests, "")
+        assert "tests is accepted already" in busy.json()["reason"]
+        await here.press(tests, "cancel")
+        assert (await held.beat()).json()["cancel_requested"] is True
+        await held.finish("aborted", "Cancelled.")
+        over = await here.press(tests, "cancel")
+        assert "has ended as aborted already" in over.json()["reason"]
+
+        [again] = (await here.press(tests, "")).json()["jobs"]
+
+        new = await here.hub.pull()
+        assert (new.id, new.job["sha"]) == (again, HEAD)
+        await new.finish()
+        await here.hub.paid()
+        runs = [here.github.newest(job) for job in (tests, lint, again)]
+        assert [run["conclusion"] for run in runs] == [
+            "cancelled",
+            "cancelled",
+            "success",
+        ]
+        assert {run["name"] for run in runs} == {"tests", "lint"}
+        assert here.github.violations == []
+
+        suite = real("check_suite/07-rerequested")
+        suite["check_suite"] |= {"head_sha": HEAD, "app": {"id": APP_ID}}
+        both = await here.tell("check_suite", suite)
+        assert len(both.json()["jobs"]) == 2
+        twice = await here.tell("check_suite", suite)
+        assert twice.json()["jobs"] == []
+        assert (await here.press("nothing", "")).json()["jobs"] == []
+        foreign = await here.press(again, "", "somebody/else")
+        assert foreign.json()["jobs"] == []
+        assert "there is no job" in foreign.json()["reason"]
+
+
+async def test_a_requeue_has_a_check_of_its_own(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        reply = await here.tell("push", real("push/00"), "d-1")
+        [job] = reply.json()["jobs"]
+        await (await here.hub.pull()).finish("failed", "No.")
+        server = here.hub.server
+
+        by_hand = await server.http.post(f"/api/v1/jobs/{job}/requeue")
+        by_delivery = await server.http.post("/api/v1/deliveries/d-1/redeliver")
+
+        for again in (by_hand.json()["id"], by_delivery.json()["id"]):
+            held = await here.hub.pull()
+            await held.finish()
+            await here.hub.paid()
+            assert here.github.newest(again)["conclusion"] == "success"
+        assert here.github.newest(job)["conclusion"] == "failure"

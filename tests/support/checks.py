@@ -1,0 +1,149 @@
+"""A hub that tells a GitHub of its jobs, and the seam by which tests give it jobs with checks.
+
+In a hub the intake makes a check's row in the transaction of its job; here a test does, by the same stores.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from attrs import define, field
+from sqlalchemy import make_url
+
+from dispatchd.hub.admission import Admission
+from dispatchd.hub.database import Database
+from dispatchd.hub.github.check_store import CheckStore, Owed
+from dispatchd.hub.model import Check, Submission
+from support.github import APP_ID, INSTALLATION, REPOSITORY
+from support.github_api import SHA, GithubApi
+from support.hub import HubProcess, hub
+from support.machine import Held, Machine
+
+CREATED_AT = 1_795_600_000.0
+
+
+@define(kw_only=True)
+class ChecksHub:
+    """The hub, its database, and a machine."""
+
+    server: HubProcess
+    database: Database
+    store: CheckStore = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.store = CheckStore(self.database)
+
+    @property
+    def machine(self) -> Machine:
+        return Machine(http=self.server.http)
+
+    def add(self, job_id: str, *, received: bool = False, **options: Any) -> None:
+        """Keep a new job and its check, in one transaction."""
+        document = {
+            "id": job_id,
+            "dag_name": "ci",
+            "repository_name": REPOSITORY,
+            "sha": SHA,
+        }
+        made = {
+            "installation": INSTALLATION,
+            "repository": REPOSITORY,
+            "sha": SHA,
+            "name": "ci",
+            **options,
+        }
+        submission = Submission(
+            id=job_id,
+            document={**document},
+            payload="null",
+            headers="null",
+            received=received,
+            check=Check(**made),
+        )
+        with self.database.transaction() as db:
+            job = Admission(self.database).admit(
+                db, submission, now=CREATED_AT, most=100_000
+            )
+            assert job is not None
+
+    async def ring(self) -> None:
+        """Let the hub look: a job of its own changes, which nobody is told of."""
+        reply = await self.server.http.post("/api/v1/jobs", json={"dag_name": "other"})
+        job_id = reply.json()["id"]
+        await self.server.http.post(f"/api/v1/jobs/{job_id}/cancel")
+
+    async def pull(self) -> Held:
+        return await self.machine.pull()
+
+    async def finish(
+        self, held: Held, status: str, cause: str = "", **more: Any
+    ) -> None:
+        told = {"result_status": status, "result_summary": f"It is {status}.", **more}
+        if cause:
+            told["result_cause"] = cause
+        reply = await held.machine.call(
+            "finish", held.id, claim_token=held.token, **told
+        )
+        assert reply.status_code == 204, reply.text
+
+    async def paid(self, within_s: float = 90) -> None:
+        """Wait until GitHub has been told everything."""
+        with anyio.move_on_after(within_s):
+            while self.store.owed_count() != (0, 0):
+                # Written by another process: nothing announces it.
+                await anyio.sleep(0.05)
+            return
+        log = (self.server.folder / "hub.log").read_text()
+        raise AssertionError(log[-8000:])
+
+    def check(self, job_id: str) -> Check:
+        found: Owed | None = self.store.get(job_id)
+        assert found is not None
+        return found.check
+
+
+def github_table(folder: Path, github: GithubApi, *more: str, token: str = "") -> str:
+    """Return the table `[github]` of a hub's configuration, and write the files that it names."""
+    secret = folder / "webhook-secret"
+    secret.write_text("s3cret")
+    lines = [
+        "[github]",
+        f'api_url = "{github.url}"',
+        f'webhook_secret_files = ["{secret}"]',
+        'public_url = "https://hub.example/base/"',
+        "writes_per_minute = 1000000"
+        if not any("writes" in each for each in more)
+        else "",
+    ]
+    if token:
+        file = folder / "token"
+        file.write_text(f"{token}\n")
+        lines.append(f'token_file = "{file}"')
+    else:
+        key = folder / "app.pem"
+        key.write_text(github.key)
+        lines += [f"app_id = {APP_ID}", f'private_key_file = "{key}"']
+    return "\n".join([*lines, *more])
+
+
+@asynccontextmanager
+async def checks_hub(
+    folder: Path, github: GithubApi, *more: str, token: str = "", **options: Any
+) -> AsyncIterator[ChecksHub]:
+    """Run a hub that tells a GitHub of its jobs, for the length of a block."""
+    table = github_table(folder, github, *more, token=token)
+    async with hub(folder / "hub", more=table, **options) as server:
+        database = Database.open(database_of(server))
+        try:
+            yield ChecksHub(server=server, database=database)
+        finally:
+            database.close()
+
+
+def database_of(server: HubProcess) -> str:
+    url = make_url(server.database_url)
+    if url.drivername == "sqlite":
+        return f"sqlite:///{server.folder / str(url.database)}"
+    return server.database_url

@@ -1,0 +1,456 @@
+"""A GitHub that can fail: it keeps check runs and statuses, judges every request, and breaks answers on demand.
+
+What a request must look like is GitHub's own word: its OpenAPI descriptions, and the limits that its docs and its
+users report. For what nobody else's mock does: permissions, limits, pages, answers that get lost after the write.
+"""
+
+import json
+import re
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import anyio
+import httpx
+import jwt
+import uvicorn
+from attrs import define, field, frozen
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+
+from support.github import (
+    APP_ID,
+    DESCRIPTIONS,
+    INSTALLATION,
+    OPENAPI,
+    new_key,
+    request_violations,
+)
+
+SHA = "d6fde92930d4715a2b49857d24b940956b26d2d3"
+
+
+@frozen(kw_only=True)
+class Asked:
+    """A request: the decoded parts of its path below the base, its query, and its JSON body."""
+
+    method: str
+    parts: tuple[str, ...]
+    raw: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: Any
+
+    @property
+    def name(self) -> str:
+        """What is asked, such as `POST check-runs`; ids are left out."""
+        words = [each for each in self.parts[3:] if not re.fullmatch(r"\d+", each)]
+        if self.parts[0] == "app":
+            words = [each for each in self.parts if not each.isdigit()]
+        return f"{self.method} {'/'.join(words)}".replace(f"/{SHA}", "")
+
+    @property
+    def installation(self) -> str:
+        return self.headers.get("authorization", "").rpartition("-")[2]
+
+
+@frozen(kw_only=True)
+class Fault:
+    """How an answer is broken; `after` the write has been made, or in its place."""
+
+    status: int = 0
+    """0 for no answer at all: `hang`, or the connection is closed."""
+    message: str = "broken on purpose"
+    headers: Mapping[str, str] = field(factory=dict)
+    after: bool = False
+    hang: bool = False
+    cut: bool = False
+    """The body ends too soon."""
+
+
+@define(eq=False)
+class Trap:
+    """A fault that is waiting for its requests: each key's first `times`."""
+
+    fault: Fault
+    wanted: Callable[[Asked], bool]
+    key: Callable[[Asked], object]
+    times: float
+    sprung: Counter[object] = field(factory=Counter)
+
+
+Answer = tuple[int, Any, dict[str, str]]
+
+
+@define(eq=False)
+class GithubApi:
+    """GitHub as it is now."""
+
+    prefix: str = ""
+    """Below which path the API is, such as /api/v3."""
+    judges: list[str] = field(factory=list)
+    """Addresses of Prisms that are asked about each request."""
+    key: str = field(factory=new_key)
+    port: int = 0
+    page_size: int = 100
+    show_after: int = 0
+    """How many times a new check run is left out of lists (count)."""
+    runs: dict[int, dict[str, Any]] = field(factory=dict)
+    statuses: list[dict[str, Any]] = field(factory=list)
+    asked: list[Asked] = field(factory=list)
+    violations: list[object] = field(factory=list)
+    """What was wrong with requests that should have been right."""
+    tokens: set[str] = field(factory=set)
+    more: Callable[[Asked], Answer | None] = lambda _: None
+    """Further answers, for calls that aren't about checks."""
+    _traps: list[Trap] = field(factory=list)
+    _changed: anyio.Event = field(factory=anyio.Event)
+    _next_id: int = 3_000_000_000
+    """Above 2^31, as GitHub's are."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.prefix}"
+
+    def trap(
+        self,
+        name: str,
+        fault: Fault,
+        *,
+        times: float = 1,
+        key: Callable[[Asked], object] = lambda _: "",
+        when: Callable[[Asked], bool] = lambda _: True,
+    ) -> Trap:
+        """Break the next answers to some requests; `name` as `Asked.name` has it, `times` for each key."""
+        trap = Trap(fault, lambda asked: asked.name == name and when(asked), key, times)
+        self._traps.append(trap)
+        return trap
+
+    def count(self, name: str) -> int:
+        return sum(each.name == name for each in self.asked)
+
+    def newest(self, external_id: str) -> dict[str, Any]:
+        """Return the newest check run of a job and round."""
+        return self.of(external_id)[-1]
+
+    def of(self, external_id: str) -> list[dict[str, Any]]:
+        return [
+            each for each in self.runs.values() if each["external_id"] == external_id
+        ]
+
+    async def until(self, reached: Callable[[], bool], within_s: float = 60) -> None:
+        """Wait for something that requests bring about."""
+        with anyio.move_on_after(within_s):
+            while not reached():
+                await self._changed.wait()
+            return
+        raise AssertionError([each.name for each in self.asked][-40:])
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        asked = await _read(scope, receive, self.prefix)
+        self.asked.append(asked)
+        try:
+            await self._answer(asked, receive, send)
+        finally:
+            self._changed.set()
+            self._changed = anyio.Event()
+
+    async def _answer(self, asked: Asked, receive: Any, send: Any) -> None:
+        fault = self._sprung(asked)
+        if fault is None or fault.after:
+            await self._judge(asked)
+            answer = self._do(asked)
+        else:
+            answer = _refusal(fault)
+        if fault is None:
+            await _send(send, answer)
+            return
+        self._changed.set()
+        self._changed = anyio.Event()
+        if fault.hang:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            return
+        if fault.after and fault.status:
+            answer = _refusal(fault)
+        await _send(send, answer, cut=fault.cut)
+
+    def _sprung(self, asked: Asked) -> Fault | None:
+        for trap in self._traps:
+            key = trap.key(asked)
+            if trap.wanted(asked) and trap.sprung[key] < trap.times:
+                trap.sprung[key] += 1
+                return trap.fault
+        return None
+
+    async def _judge(self, asked: Asked) -> None:
+        for description in DESCRIPTIONS:
+            self.violations += violations(description, asked)
+        for name, value in {
+            "accept": "application/vnd.github+json",
+            "x-github-api-version": "2022-11-28",
+        }.items():
+            if asked.headers.get(name) != value:
+                self.violations.append((name, asked.headers.get(name)))
+        if not asked.headers["user-agent"].startswith("dispatchd/"):
+            self.violations.append(asked.headers["user-agent"])
+        for judge in self.judges:
+            async with httpx.AsyncClient() as http:
+                reply = await http.request(
+                    asked.method,
+                    f"{judge}/{asked.raw}",
+                    params=dict(asked.query),
+                    json=asked.body,
+                    headers={"Accept": "application/vnd.github+json"},
+                )
+                self.violations += request_violations(reply.headers)
+                if reply.status_code >= 400:
+                    self.violations.append((asked.name, reply.status_code, reply.text))
+
+    def _do(self, asked: Asked) -> Answer:
+        if asked.parts[0] == "app":
+            return self._as_app(asked)
+        if asked.headers.get("authorization", "").partition(" ")[2] not in self.tokens:
+            return 401, {"message": "Bad credentials"}, {}
+        return self.more(asked) or self._about_checks(asked)
+
+    def _about_checks(self, asked: Asked) -> Answer:
+        match asked.method, asked.parts[3:]:
+            case "POST", ("check-runs",):
+                return self._create(asked)
+            case "PATCH", ("check-runs", number):
+                return self._update(asked, int(number))
+            case "GET", ("check-runs", number):
+                run = self.runs.get(int(number))
+                return (200, _shown(run), {}) if run else _NOT_FOUND
+            case "GET", ("commits", sha, "check-runs"):
+                return self._list(asked, sha)
+            case "POST", ("statuses", sha):
+                return self._status(asked, sha)
+            case _:
+                return _NOT_FOUND
+
+    def _as_app(self, asked: Asked) -> Answer:
+        given = asked.headers.get("authorization", "").partition(" ")[2]
+        key = load_pem_private_key(self.key.encode(), password=None).public_key()
+        try:
+            claims = jwt.decode(given, key, algorithms=["RS256"])  # type: ignore[arg-type]  # it is an RSA key
+        except jwt.InvalidTokenError as error:
+            return (
+                401,
+                {"message": f"A JSON web token could not be decoded: {error}"},
+                {},
+            )
+        if claims["iss"] != str(APP_ID) or claims["exp"] - claims["iat"] > 660:
+            self.violations.append(claims)
+        if asked.parts[1:2] == ("installations",):
+            token = f"ghs_{len(self.tokens)}{'x' * 40}-{asked.parts[2]}"
+            self.tokens.add(token)
+            ends = "2099-07-11T22:14:10Z"
+            return 201, {"token": token, "expires_at": ends}, {}
+        return self.more(asked) or _NOT_FOUND
+
+    def _create(self, asked: Asked) -> Answer:
+        if wrong := list(_limits(asked.body)):
+            self.violations += wrong
+            return 422, {"message": "Validation Failed", "errors": wrong}, {}
+        self._next_id += 1
+        run = {
+            "id": self._next_id,
+            "conclusion": None,
+            **asked.body,
+            "repository": "/".join(asked.parts[1:3]),
+            "writes": [asked.body],
+            "annotations": asked.body.get("output", {}).get("annotations", []),
+            "hidden": self.show_after,
+        }
+        self.runs[run["id"]] = run
+        return 201, _shown(run), {}
+
+    def _update(self, asked: Asked, number: int) -> Answer:
+        run = self.runs.get(number)
+        if run is None:
+            return _NOT_FOUND
+        if wrong := list(_limits(asked.body)):
+            self.violations += wrong
+            return 422, {"message": "Validation Failed", "errors": wrong}, {}
+        if run["status"] == "completed" and asked.body.get("status", "completed") != (
+            "completed"
+        ):
+            self.violations.append("a concluded check run is opened again")
+        added = asked.body.get("output", {}).get("annotations", [])
+        run["annotations"] = [*run["annotations"], *added]
+        run.update(asked.body)
+        run["writes"].append(asked.body)
+        return 200, _shown(run), {}
+
+    def _list(self, asked: Asked, sha: str) -> Answer:
+        found = []
+        for run in self.runs.values():
+            if run["head_sha"] != sha or run["name"] != asked.query.get("check_name"):
+                continue
+            if run["hidden"] > 0:
+                run["hidden"] -= 1
+                continue
+            found.append(_shown(run))
+        page, size = int(asked.query.get("page", "1")), self.page_size
+        shown = found[(page - 1) * size : page * size]
+        headers = {}
+        if page * size < len(found):
+            query = "&".join(
+                f"{name}={value}"
+                for name, value in {**asked.query, "page": str(page + 1)}.items()
+            )
+            headers["link"] = (
+                f'<{self.url}/{asked.raw}?{query}>; rel="next", <{self.url}>; rel="last"'
+            )
+        return 200, {"total_count": len(found), "check_runs": shown}, headers
+
+    def _status(self, asked: Asked, sha: str) -> Answer:
+        if len(asked.body.get("description", "")) > 140:
+            self.violations.append(asked.body)
+            return 422, {"message": "description is too long"}, {}
+        repository = "/".join(asked.parts[1:3])
+        self.statuses.append({**asked.body, "sha": sha, "repository": repository})
+        return 201, {"id": len(self.statuses), **asked.body}, {}
+
+
+_NOT_FOUND: Answer = (404, {"message": "Not Found"}, {})
+
+
+def _shown(run: dict[str, Any]) -> dict[str, Any]:
+    """Return a check run as GitHub shows it."""
+    output = {
+        **run.get("output", {}),
+        "annotations_count": len(run["annotations"]),
+    }
+    output.pop("annotations", None)
+    inner = ("writes", "annotations", "hidden", "repository")
+    return {
+        **{name: value for name, value in run.items() if name not in inner},
+        "output": output,
+        "app": {"id": APP_ID},
+    }
+
+
+def _limits(body: dict[str, Any]) -> Iterator[str]:
+    """Yield what GitHub refuses though its OpenAPI description lets it pass."""
+    output = body.get("output", {})
+    for name in ("summary", "text"):
+        if len(output.get(name, "").encode()) > 65_535:
+            yield f"{name} exceeds a maximum bytesize of 65535"
+    if len(output.get("title", "")) > 255:
+        yield "title is too long"
+    if body.get("status") == "completed" and "conclusion" not in body:
+        yield "conclusion is missing"
+    if any(len(each["description"]) > 40 for each in body.get("actions", [])):
+        yield "description of an action is too long"
+    if any(
+        each["end_line"] < each["start_line"] or not each["message"]
+        for each in output.get("annotations", [])
+    ):
+        yield "an annotation ends before it begins"
+
+
+def _refusal(fault: Fault) -> Answer:
+    return fault.status, {"message": fault.message}, dict(fault.headers)
+
+
+async def _read(scope: Any, receive: Any, prefix: str) -> Asked:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    raw = scope["raw_path"].decode().removeprefix(prefix).strip("/")
+    return Asked(
+        method=scope["method"],
+        parts=tuple(unquote(each) for each in raw.split("/")),
+        raw=raw,
+        query=dict(parse_qsl(scope["query_string"].decode())),
+        headers={name.decode(): value.decode() for name, value in scope["headers"]},
+        body=json.loads(body) if body else None,
+    )
+
+
+async def _send(send: Any, answer: Answer, *, cut: bool = False) -> None:
+    status, document, more = answer
+    body = json.dumps(document).encode()
+    length = len(body) + (100 if cut else 0)
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(length),
+        **more,
+    }
+    if not status:
+        # What has been promised doesn't come: the connection is closed.
+        status, headers["content-length"], body = 200, "100", b""
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+@cache
+def _description(name: str) -> tuple[dict[str, Any], Registry[Any]]:
+    document = json.loads((OPENAPI / f"{name}.subset.json").read_text())
+    resource = Resource.from_contents(document, default_specification=DRAFT202012)
+    return document, Registry().with_resource("urn:github", resource)
+
+
+def violations(description: str, asked: Asked) -> list[str]:
+    """Return what is wrong with a request by one of GitHub's OpenAPI descriptions."""
+    document, registry = _description(description)
+    for path, operations in document["paths"].items():
+        pattern = re.sub(r"\{[^}]*\}", "[^/]+", path).strip("/")
+        if asked.method.lower() in operations and re.fullmatch(pattern, asked.raw):
+            break
+    else:
+        return [f"{asked.method} {asked.raw} is not described"]
+    if asked.body is None:
+        return []
+    pointer = path.replace("~", "~0").replace("/", "~1").replace("{", "%7B")
+    pointer = pointer.replace("}", "%7D")
+    where = f"{asked.method.lower()}/requestBody/content/application~1json/schema"
+    schema = {"$ref": f"urn:github#/paths/{pointer}/{where}"}
+    judge = Draft202012Validator(schema, registry=registry)
+    return [
+        f"{description} {asked.name} {each.json_path}: {each.message}"
+        for each in judge.iter_errors(asked.body)
+    ]
+
+
+@asynccontextmanager
+async def github_api(**options: Any) -> AsyncIterator[GithubApi]:
+    """Run a GitHub for the length of a block."""
+    found = GithubApi(**options)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found.port = listener.getsockname()[1]
+        server = uvicorn.Server(
+            uvicorn.Config(
+                found,
+                log_level="critical",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+            )
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_serve, server, listener)
+            try:
+                yield found
+            finally:
+                server.should_exit = True
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    await server._serve([listener])  # noqa: SLF001  # `serve` would take over the test's signals
+
+
+__all__ = ["INSTALLATION", "SHA", "Asked", "Fault", "GithubApi", "github_api"]
