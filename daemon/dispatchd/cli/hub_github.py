@@ -1,0 +1,14 @@
+"""`dispatchd hub github ...`: what has to do with GitHub itself."""
+
+import click
+
+from dispatchd.cli import hub_github_deliveries
+
+
+@click.group()
+def github() -> None:
+    """Set up and look after the hub's GitHub App."""
+
+
+for _command in hub_github_deliveries.COMMANDS:
+    github.add_command(_command)
