@@ -5,14 +5,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from bench.postgres import Postgres
 
-from support.deliveries_api import DeliveriesApi, deliveries_api
+from support.deliveries_api import DeliveriesApi, Refusal, deliveries_api
 from support.github_events import HEAD, real
-from support.github_hub import deliveries, jobs
+from support.github_hub import deliveries, jobs, send
 from support.hub import HubProcess
 from support.machine import Machine
-from support.polling import CLOSED, OPENED, polling_hub
+from support.polling import CLOSED, ISSUES, OPENED, polling_hub, status_of
 
 HOUR_S = 3600.0
 
@@ -299,8 +301,7 @@ async def test_an_outage_longer_than_the_retention_says_what_is_lost(
     await server.start()
     await api.sweeps()
     assert len(log_of(server, "github_deliveries_lost")) == 1
-    status = (await server.http.get("/api/v1/github")).json()
-    [loss] = status["losses"]
+    [loss] = (await status_of(server))["losses"]
     assert loss["until"] - loss["since"] == pytest.approx(24 * HOUR_S, abs=600)
 
 
@@ -317,3 +318,279 @@ async def test_a_quiet_week_is_no_outage(
     await api.sweeps()
 
     assert log_of(server, "github_deliveries_lost") == []
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Refusal(status=403, headers={"retry-after": "3"}, message="no"),
+        Refusal(status=429, headers={"retry-after": "3"}),
+        Refusal(
+            status=403,
+            headers={"x-ratelimit-remaining": "0", "x-ratelimit-reset": "in 3 s"},
+            message="no",
+        ),
+    ],
+    ids=["retry-after-403", "retry-after-429", "reset"],
+)
+@pytest.mark.parametrize("ahead_s", [0, 5 * HOUR_S], ids=["same clock", "other clock"])
+async def test_a_limit_is_kept_for_as_long_as_github_says(
+    api: DeliveriesApi, server: HubProcess, refusal: Refusal, ahead_s: float
+) -> None:
+    api.ahead_s = ahead_s
+    await api.sweeps()
+    if "x-ratelimit-reset" in refusal.headers:
+        reset = str(int(api.now()) + 3)
+        refusal.headers = {**refusal.headers, "x-ratelimit-reset": reset}
+    entry = api.add("push", real("push/00"))
+    api.refusals.append(refusal)
+    await api.until(lambda: not api.refusals)
+    calls, began = len(api.calls), anyio.current_time()
+
+    await api.until(lambda: len(api.calls) > calls)
+
+    waited = anyio.current_time() - began
+    assert 1.5 <= waited < 6
+    await api.until(lambda: api.fetched[entry.guid] == 1)
+    await api.sweeps()
+    assert len(await jobs(server)) == 1
+    assert (await status_of(server))["trouble"] == ""
+
+
+async def test_a_limit_that_does_not_say_for_how_long_holds_for_a_minute(
+    api: DeliveriesApi, server: HubProcess
+) -> None:
+    await api.sweeps()
+    api.refusals.append(
+        Refusal(status=403, message="You have exceeded a secondary rate limit")
+    )
+    await api.until(lambda: not api.refusals)
+    with anyio.fail_after(30):
+        while not (await status_of(server))["trouble"]:
+            pass
+
+    [line] = log_of(server, "github_deliveries_wait")
+
+    assert 60 <= line["next_in_s"] <= 66
+    found = await status_of(server)
+    assert "secondary rate limit" in found["trouble"]
+    assert found["trouble_at"] > 0
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_what_is_not_permitted_is_said_once_and_asked_rarely(
+    api: DeliveriesApi, server: HubProcess, status: int
+) -> None:
+    await api.sweeps()
+    api.away = Refusal(status=status, message="Resource not accessible by integration")
+    with anyio.fail_after(30):
+        while not (await status_of(server))["trouble"]:
+            pass
+
+    [line] = log_of(server, "github_deliveries_wait")
+
+    assert 30 <= line["next_in_s"] <= 90
+    assert "Resource not accessible" in line["reason"]
+    assert server.process.poll() is None
+
+
+async def test_an_api_that_is_away_is_asked_again_until_it_is_back(
+    api: DeliveriesApi, server: HubProcess
+) -> None:
+    await api.sweeps()
+    api.away = Refusal(status=502, message="oops")
+    entry = api.add("push", real("push/00"))
+    calls = len(api.calls)
+    await api.until(lambda: len(api.calls) > calls + 3)
+    assert "502" in (await status_of(server))["trouble"]
+
+    api.away = None
+
+    await api.until(lambda: api.fetched[entry.guid] == 1)
+    await api.sweeps()
+    assert (await status_of(server))["trouble"] == ""
+    assert len(log_of(server, "github_deliveries_wait")) == 1
+    assert len(log_of(server, "github_deliveries_go_on")) == 1
+
+
+async def test_a_full_queue_ends_the_sweep_and_loses_nothing(
+    tmp_path: Path, api: DeliveriesApi, database_url: str
+) -> None:
+    options = {"more": "[queue]\nmost = 3\n", "interval_s": 0.05}
+    folder = tmp_path / "hub"
+    async with polling_hub(folder, api, database_url=database_url, **options) as server:
+        made = [api.add("push", real("push/00"), ago_s=60 - each) for each in range(8)]
+        with anyio.fail_after(30):
+            while "queue.most" not in (await status_of(server))["trouble"]:
+                pass
+        assert len(await jobs(server)) == 3
+        # What it has seen by then is of no use to the next process.
+        server.kill()
+        await server.start()
+        machine = Machine(http=server.http)
+        taken = []
+        for _ in range(8):
+            held = await machine.pull(wait="30")
+            taken.append(held.job["delivery_id"])
+            await held.finish()
+
+        assert taken == [each.guid for each in made]
+        await api.sweeps()
+        found = await status_of(server)
+        assert found["trouble"] == ""
+        assert {*await kept(server)} == {*taken}
+        assert len(await jobs(server)) == 8
+
+
+async def test_a_database_that_is_away_loses_nothing(
+    tmp_path: Path, api: DeliveriesApi, postgresql: Postgres
+) -> None:
+    url = postgresql.new_database()
+    async with polling_hub(tmp_path / "hub", api, database_url=url) as server:
+        await api.sweeps()
+        with postgresql.away(url):
+            entry = api.add("push", real("push/00"))
+        await api.until(lambda: api.fetched[entry.guid] >= 1)
+        await api.sweeps()
+
+        assert [*await kept(server)] == [entry.guid]
+        assert len(await jobs(server)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_backlog_of_more_pages_than_are_read_in_one_go_is_taken_in_whole(
+    tmp_path: Path,
+) -> None:
+    async with deliveries_api(per_page=20) as api:
+        folder = tmp_path / "hub"
+        async with polling_hub(folder, api) as server:
+            await api.sweeps()
+            server.kill()
+            api.ahead_s += 48 * HOUR_S
+            made = []
+            for number in range(1000):
+                ago_s = 47 * HOUR_S - number * 100
+                if number % 10:
+                    api.add("star", {"action": "created"}, ago_s=ago_s)
+                else:
+                    made.append(api.add("push", real("push/00"), ago_s=ago_s))
+            # A limit and a cursor that isn't taken, in the middle of it.
+            api.no_cursors = 1
+            await server.start()
+            await api.until(lambda: api.no_cursors == 0)
+            api.refusals.append(Refusal(status=429, headers={"retry-after": "1"}))
+
+            await api.until(lambda: len(api.fetched) == len(made), within_s=200)
+            await api.sweeps()
+
+            found = [job["delivery_id"] for job in await jobs(server)]
+            assert found == [each.guid for each in made]
+            assert {*api.fetched.values()} == {1}
+            behind = log_of(server, "github_deliveries_behind")
+            assert [line["pages"] for line in behind][:2] == [20, 40]
+            status = await status_of(server)
+            assert status["losses"] == []
+            assert status["swept_at"] > api.now() - HOUR_S
+
+
+async def test_the_hub_fetches_what_it_has_missed_where_github_sends_events(
+    tmp_path: Path, api: DeliveriesApi, database_url: str
+) -> None:
+    folder = tmp_path / "hub"
+    options = {"ingest": "webhook", "database_url": database_url}
+    async with polling_hub(folder, api, **options) as server:
+        come = api.add("push", real("push/00"), status_code=202)
+        assert (await send(server, "push", come.payload, come.guid)).is_success
+        await api.until(lambda: api.count("GET /app/hook/deliveries?") == 1)
+        server.kill()
+        missed = api.add("push", real("push/00"))
+
+        await server.start()
+
+        await api.until(lambda: api.fetched[missed.guid] == 1)
+        late = await send(server, "push", missed.payload, missed.guid)
+        assert late.status_code in {200, 202}
+        assert len(await jobs(server)) == 2
+        assert {*await kept(server)} == {come.guid, missed.guid}
+
+
+async def test_an_event_that_comes_both_ways_at_once_makes_one_job(
+    api: DeliveriesApi, server: HubProcess
+) -> None:
+    for _ in range(10):
+        entry = api.add("push", real("push/00"))
+        gate = api.gates[entry.guid] = anyio.Event()
+        path = f"GET /app/hook/deliveries/{entry.id}"
+        await api.until(lambda path=path: api.count(path) == 1)  # type: ignore[misc]
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send, server, "push", entry.payload, entry.guid)
+            gate.set()
+        await api.sweeps()
+
+    found = [job["delivery_id"] for job in await jobs(server)]
+    assert len(found) == len({*found}) == 10
+    assert len(await deliveries(server)) == 10
+
+
+async def test_of_two_hubs_on_one_database_one_fetches_and_the_other_follows(
+    tmp_path: Path, api: DeliveriesApi, postgresql: Postgres
+) -> None:
+    url = postgresql.new_database()
+    one, other = tmp_path / "one", tmp_path / "other"
+    async with (
+        polling_hub(one, api, database_url=url) as first,
+        polling_hub(other, api, database_url=url) as second,
+    ):
+        held = [each for each in (first, second) if log_of(each, "github_lock_held")]
+        assert held == [first]
+        made = [api.add("push", real("push/00"), ago_s=each) for each in (9, 5, 1)]
+        await api.until(lambda: len(api.fetched) == 3)
+        await api.sweeps()
+        assert {*api.fetched.values()} == {1}
+        assert (await status_of(second))["swept_at"] > 0
+
+        first.kill()
+        last = api.add("push", real("push/00"))
+
+        await api.until(lambda: api.fetched[last.guid] == 1)
+        await api.sweeps()
+        assert {*api.fetched.values()} == {1}
+        found = [job["delivery_id"] for job in await jobs(second)]
+        assert found == [each.guid for each in (*made, last)]
+
+
+async def test_the_metrics_say_how_it_goes(
+    api: DeliveriesApi, server: HubProcess
+) -> None:
+    await api.sweeps(3)
+    text = (await server.http.get("/metrics")).text
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+
+    assert 0 <= float(lines["dispatchd_hub_github_watermark_age_seconds"]) < 30
+    assert lines['dispatchd_hub_checks_owed{failing="no"}'] == "0.0"
+    assert lines['dispatchd_hub_checks_owed{failing="yes"}'] == "0.0"
+
+
+async def test_the_ledger_outlives_what_is_pruned(
+    tmp_path: Path, api: DeliveriesApi, database_url: str
+) -> None:
+    folder = tmp_path / "hub"
+    async with polling_hub(
+        folder, api, database_url=database_url, rules=ISSUES
+    ) as server:
+        entry = api.add("issues", real("issues/17-opened"))
+        await api.until(lambda: api.fetched[entry.guid] == 1)
+        await api.sweeps()
+        await (await Machine(http=server.http).pull()).finish()
+
+        reply = await server.http.post("/api/v1/prune", json={"days": 0})
+        server.kill()
+        await server.start()
+        await api.sweeps(3)
+
+        assert reply.json() == {"removed": 1}
+        assert [*await kept(server)] == [entry.guid]
+        assert await jobs(server) == []
+        assert api.fetched[entry.guid] == 1

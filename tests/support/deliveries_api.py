@@ -194,7 +194,7 @@ class DeliveriesApi:
         return sorted(found, key=_place)
 
     async def until(self, holds: Callable[[], bool], within_s: float = 60) -> None:
-        """Return once something holds; it is looked at after each call."""
+        """Return once something holds; it is looked at before and after each call."""
         with anyio.fail_after(within_s):
             while not holds():
                 await self._asked.wait()
@@ -220,12 +220,19 @@ class DeliveriesApi:
 
     async def answer(self, request: Request) -> Response:
         query = f"?{request.url.query}" if request.url.query else ""
+        if not request.url.path.startswith("/app/hook/deliveries"):
+            # The hub's checks and tokens are none of this.
+            return self._json({"message": "Not Found"}, 404)
         self.calls.append(f"{request.method} {request.url.path}{query}")
+        self._tell()
         try:
             return await self._answer(request)
         finally:
-            asked, self._asked = self._asked, anyio.Event()
-            asked.set()
+            self._tell()
+
+    def _tell(self) -> None:
+        asked, self._asked = self._asked, anyio.Event()
+        asked.set()
 
     async def _answer(self, request: Request) -> Response:
         refusal = self.away or (self.refusals.popleft() if self.refusals else None)

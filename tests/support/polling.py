@@ -5,10 +5,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from dispatchd.contracts import check
 from support.deliveries_api import DeliveriesApi, key_file
 from support.github_events import APP, SECRET, pull_request
 from support.github_hub import RULES
 from support.hub import HubProcess, hub
+
+ISSUES = """
+[[github.rules]]
+name = "triage"
+workflow = "triage"
+repositories = ["*"]
+events = ["issues"]
+actions = ["opened"]
+"""
+"""A rule for what is about no commit, so that GitHub hasn't to be told of its jobs."""
 
 OPENED = pull_request()
 CLOSED = pull_request("closed")
@@ -58,3 +69,11 @@ async def polling_hub(
     more = config(api, **options)
     async with hub(folder, database_url=database_url, more=more) as server:
         yield server
+
+
+async def status_of(server: HubProcess) -> dict[str, Any]:
+    """Return how a hub says that it gets on with GitHub."""
+    reply = await server.http.get("/api/v1/github")
+    found: dict[str, Any] = reply.json()
+    check("hub-github-status", found)
+    return found
