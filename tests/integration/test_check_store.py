@@ -8,9 +8,9 @@ from attrs import evolve, frozen
 
 from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import Database
-from dispatchd.hub.github.check_store import Check, CheckStore, insert_check
+from dispatchd.hub.github.check_store import CheckStore
 from dispatchd.hub.job_store import JobStore
-from dispatchd.hub.model import State, Submission
+from dispatchd.hub.model import Check, State, Submission
 
 NOW = 1_795_600_000.0
 
@@ -24,21 +24,22 @@ class Rows:
         return CheckStore(self.database)
 
     def add(self, job_id: str, *, retry_at: float = 0.0, installation: int = 1) -> None:
-        submission = Submission(
-            id=job_id, document={"dag_name": "ci"}, payload="null", headers="null"
-        )
         check = Check(
-            job_id=job_id,
             installation=installation,
             repository="o/r",
             sha="a",
             name="ci",
-            state="queued",
             retry_at=retry_at,
+        )
+        submission = Submission(
+            id=job_id,
+            document={"dag_name": "ci"},
+            payload="null",
+            headers="null",
+            check=check,
         )
         with self.database.transaction() as db:
             Admission(self.database).admit(db, submission, now=NOW, most=99)
-            insert_check(db, check)
 
     def move(self, job_id: str, state: State) -> None:
         JobStore(self.database).change(job_id, lambda job: evolve(job, state=state))

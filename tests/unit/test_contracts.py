@@ -39,6 +39,7 @@ NAMES = [
     "heartbeat-request",
     "hub-config",
     "hub-delivery",
+    "hub-github-status",
     "hub-job",
     "hub-machine",
     "hub-token",

@@ -27,6 +27,7 @@ BOTH = pytest.mark.parametrize("document", [OPENAPI, HUB], ids=["endpoint", "hub
 
 OF_THE_HUB = {
     "hub-delivery",
+    "hub-github-status",
     "hub-job",
     "hub-machine",
     "hub-token",

@@ -1,11 +1,20 @@
 """Durable deliveries: each event that came in, and what became of it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from attrs import asdict, evolve, frozen
-from sqlalchemy import Connection, and_, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    Connection,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from dispatchd.hub.database import Database
@@ -52,6 +61,12 @@ class DeliveryStore:
         with self._database.snapshot() as db:
             return set(db.execute(query).scalars())
 
+    def keep_new(self, deliveries: Iterable[Delivery]) -> None:
+        """Keep those of some deliveries that aren't known."""
+        with self._database.transaction() as db:
+            for each in deliveries:
+                insert_delivery(db, each, shared=self._database.is_shared)
+
     def list(self, limit: int) -> list[Delivery]:
         """Return the newest deliveries, oldest of them first."""
         query = select(DELIVERIES).order_by(_DELIVERY.received_at.desc())
@@ -59,11 +74,20 @@ class DeliveryStore:
             rows = db.execute(query.limit(limit)).mappings().all()
             return [_read(row) for row in reversed(rows)]
 
-    def prune(self, *, before: float) -> int:
-        """Remove deliveries that came in before some time; return how many."""
+    def prune(self, *, before: float, of_hooks_before: float) -> int:
+        """Remove deliveries that came in before some time; return how many.
+
+        Args:
+            before: The time, for those that a submit has named.
+            of_hooks_before: The time for those that a hook has brought, which may come again.
+        """
+        of_hook = _DELIVERY.target != ""
+        old = or_(
+            and_(~of_hook, _DELIVERY.received_at < before),
+            and_(of_hook, _DELIVERY.received_at < of_hooks_before),
+        )
         with self._database.transaction() as db:
-            old = delete(DELIVERIES).where(_DELIVERY.received_at < before)
-            return db.execute(old).rowcount
+            return db.execute(delete(DELIVERIES).where(old)).rowcount
 
 
 def keep_delivery(db: Connection, delivery: Delivery) -> None:

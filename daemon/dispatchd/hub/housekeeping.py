@@ -75,6 +75,23 @@ class Pruning:
 
 
 def prune(desk: Desk, days: float) -> int:
-    """Remove jobs that ended, and deliveries that came, longer ago than some days; return how many. Blocks."""
-    before = desk.now() - days * _DAY_S
-    return desk.jobs.prune(before=before) + desk.deliveries.prune(before=before)
+    """Remove jobs that ended, and deliveries that came, longer ago than some days; return how many. Blocks.
+
+    A delivery that GitHub may send or list once more is kept, whatever the days: forgotten, it would count as new.
+    """
+    now, github = desk.now(), desk.settings.github
+    before = now - days * _DAY_S
+    again_days = 0.0 if github is None else may_come_again_days(github.retention_days)
+    deliveries = desk.deliveries.prune(
+        before=before, of_hooks_before=min(before, now - again_days * _DAY_S)
+    )
+    return desk.jobs.prune(before=before) + deliveries
+
+
+def may_come_again_days(retention_days: float) -> float:
+    """Return for how long a delivery may come again (days).
+
+    GitHub keeps it for the retention, may be asked until then to send it once more, and lists that one for as
+    long again; a day is for clocks and for what turns up late.
+    """
+    return 2 * retention_days + 1

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from dispatchd.hub.desk import READ, Desk
+from dispatchd.hub.github.status import progress_of
 from dispatchd.hub.model import StorageBusy
 from dispatchd.hub.views import machine_state
 
@@ -113,6 +114,7 @@ class Probes:
         for word in ("active", "invited", "revoked"):
             machines.add_metric([word], states[word])
         yield machines
+        yield from self._of_github()
         answers = CounterMetricFamily(
             "dispatchd_hub_answers",
             "Answers sent, by call and status.",
@@ -121,6 +123,25 @@ class Probes:
         for (call, status), count in sorted(self.answers.items()):
             answers.add_metric([call, str(status)], count)
         yield answers
+
+    def _of_github(self) -> Iterator[Metric]:
+        owed, failing = self.desk.checks.owed_count()
+        checks = GaugeMetricFamily(
+            "dispatchd_hub_checks_owed",
+            "Checks of which GitHub has to be told something, by whether that has failed.",
+            labels=["failing"],
+        )
+        checks.add_metric(["no"], owed - failing)
+        checks.add_metric(["yes"], failing)
+        yield checks
+        progress = progress_of(self.desk)
+        if progress is not None and progress.complete_until:
+            age_s = max(0.0, self.desk.now() - progress.complete_until)
+            yield GaugeMetricFamily(
+                "dispatchd_hub_github_watermark_age_seconds",
+                "For how long GitHub's deliveries have not all been looked through.",
+                value=age_s,
+            )
 
 
 class _Collected(Collector):

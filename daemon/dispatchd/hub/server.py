@@ -22,6 +22,7 @@ from dispatchd.errors import NotReachable
 from dispatchd.hub.admin import Admin
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.dispatch import Dispatch
+from dispatchd.hub.github.status import GithubStatus
 from dispatchd.hub.housekeeping import Expiry, Pruning
 from dispatchd.hub.intake import Intake
 from dispatchd.hub.jobs import Jobs
@@ -52,6 +53,7 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
             *Admin(desk, intake).routes(),
             *probes.routes(),
             *Page(desk, intake).routes(),
+            *GithubStatus(desk).routes(),
             *more,
         ],
         exception_handlers={

@@ -11,6 +11,7 @@ from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.client import Client
 from dispatchd.hub.github.credentials import Credentials
 from dispatchd.hub.github.lock import Lock
+from dispatchd.hub.github.poll import Poller
 from dispatchd.hub.github.publish import Publisher
 from dispatchd.hub.github.resolve import Resolver
 from dispatchd.hub.github.run_token import RunTokens
@@ -27,6 +28,8 @@ class Backend:
     run_tokens: RunTokens
     publisher: Publisher
     resolver: Resolver
+    poller: Poller | None
+    """None for a hub with a token, which has no deliveries to fetch."""
     lock: Lock
 
     def routes(self) -> list[Route]:
@@ -35,7 +38,10 @@ class Backend:
 
     async def run(self) -> None:
         """Do what only one process on a database may do, whenever this is the one."""
-        await self.lock.run_while_held(self.publisher.run, self.resolver.run)
+        loops = [self.publisher.run, self.resolver.run]
+        if self.poller is not None:
+            loops.append(self.poller.run)
+        await self.lock.run_while_held(*loops)
 
 
 @asynccontextmanager
@@ -51,5 +57,8 @@ async def backend(desk: Desk, settings: GithubSettings) -> AsyncIterator[Backend
             resolver=Resolver(
                 desk=desk, settings=settings, client=client, random=chance
             ),
+            poller=Poller(desk=desk, settings=settings, client=client, random=chance)
+            if settings.is_app
+            else None,
             lock=Lock(desk.database),
         )

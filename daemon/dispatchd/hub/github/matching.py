@@ -22,14 +22,34 @@ _USUAL_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 def mismatch(rule: Rule, event: GithubEvent) -> str:
     """Return why a rule doesn't want an event, or an empty string."""
-    if rule.command or event.name not in rule.events:
-        return f"it isn't for the event {event.name}"
-    actions = _actions(rule, event.name)
-    if actions and event.action not in actions:
-        return (
-            f"the action {event.action or '(none)'} isn't one of {', '.join(actions)}"
-        )
-    return mismatch_of_repository(rule, event) or mismatch_of_code(rule, event)
+    return (
+        mismatch_of_name(rule, event.name, event.action)
+        or mismatch_of_repository(rule, event)
+        or mismatch_of_code(rule, event)
+    )
+
+
+def mismatch_of_name(rule: Rule, name: str, action: str) -> str:
+    """Return why a rule doesn't want events of a name and action, or an empty string."""
+    if not is_for(rule, name):
+        return _not_for(name)
+    actions = _actions(rule, name)
+    if actions and action not in actions:
+        return f"the action {action or '(none)'} isn't one of {', '.join(actions)}"
+    return ""
+
+
+def is_for(rule: Rule, name: str) -> bool:
+    """Return whether a rule is for events of a name."""
+    return not rule.command and name in rule.events
+
+
+def why_none(name: str, why: Mapping[str, str]) -> str:
+    """Return in words why no rule wants an event; `why` has each rule's name and reason."""
+    near = [
+        f"{rule}: {reason}" for rule, reason in why.items() if reason != _not_for(name)
+    ]
+    return "; ".join(near) or f"no rule is for the event {name}"
 
 
 def mismatch_of_code(rule: Rule, event: GithubEvent) -> str:
@@ -53,6 +73,10 @@ def mismatch_of_repository(rule: Rule, event: GithubEvent) -> str:
     if _fits(event.repository.lower(), patterns):
         return ""
     return f"{event.repository} isn't one of {', '.join(rule.repositories)}"
+
+
+def _not_for(name: str) -> str:
+    return f"it isn't for the event {name}"
 
 
 def _actions(rule: Rule, event: str) -> tuple[str, ...]:

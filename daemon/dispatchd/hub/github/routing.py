@@ -11,7 +11,15 @@ from attrs import frozen
 
 from dispatchd.hub.github.comment import Command, Verb, commands
 from dispatchd.hub.github.event import COMMENT_EVENTS, GithubEvent
-from dispatchd.hub.github.matching import mismatch, mismatch_of_repository
+from dispatchd.hub.github.interest import (
+    AGAIN,
+    NEW,
+    OF_A_CHECK,
+    OF_CHECKS,
+    PING,
+    PRESSED,
+)
+from dispatchd.hub.github.matching import mismatch, mismatch_of_repository, why_none
 from dispatchd.hub.github.settings import PULL_REQUEST, GithubSettings, Rule, Subject
 
 CANCEL_BUTTON: Final = "cancel"
@@ -27,12 +35,6 @@ NAMES_A_REF: Final = (
 
 _SKIPPED: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip actions]")
 """In the message of a commit: its push starts nothing (GitHub docs, Skipping workflow runs)."""
-
-_NEW: Final = {
-    "issue_comment": "created",
-    "pull_request_review_comment": "created",
-    "pull_request_review": "submitted",
-}
 
 
 @frozen(kw_only=True)
@@ -114,7 +116,7 @@ def candidates(
 
 def _refusal(event: GithubEvent, settings: GithubSettings) -> str:
     if event.name == "ping":
-        return "GitHub asks whether this hub is there; it is"
+        return PING
     if settings.installations and event.installation not in settings.installations:
         return f"the installation {event.installation} is none of github.installations"
     if not event.repository:
@@ -126,13 +128,13 @@ def _of_check_run(event: GithubEvent, settings: GithubSettings) -> Plan:
     foreign = _foreign(event, settings)
     if foreign:
         return Plan(reason=foreign)
-    if event.action not in ("rerequested", "requested_action"):
-        return Plan(reason="it only says what became of a check")
+    if event.action not in (AGAIN, PRESSED):
+        return Plan(reason=OF_A_CHECK)
     if not event.external_id:
         return Plan(reason="the check run doesn't say which job it shows")
-    if event.action == "requested_action" and event.button != CANCEL_BUTTON:
+    if event.action == PRESSED and event.button != CANCEL_BUTTON:
         return Plan(reason=f"there is no button {event.button!r}")
-    again = event.action == "rerequested"
+    again = event.action == AGAIN
     words = "re-run" if again else "cancel"
     button = Button(external_id=event.external_id, again=again)
     return Plan(steps=(button,), reason=f"{event.actor} wants its {words}")
@@ -142,8 +144,8 @@ def _of_check_suite(event: GithubEvent, settings: GithubSettings) -> Plan:
     foreign = _foreign(event, settings)
     if foreign:
         return Plan(reason=foreign)
-    if event.action != "rerequested" or not event.sha:
-        return Plan(reason="it only says what became of checks")
+    if event.action != AGAIN or not event.sha:
+        return Plan(reason=OF_CHECKS)
     reason = f"{event.actor} wants all checks of {event.sha} once more"
     return Plan(steps=(SuiteAgain(sha=event.sha),), reason=reason)
 
@@ -186,7 +188,7 @@ def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
 
 def refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
     """Return why nothing in a comment counts, whatever it says, or an empty string."""
-    if event.action != _NEW[event.name]:
+    if event.action != NEW[event.name]:
         return f"only new comments count, and this one was {event.action or 'not new'}"
     if OUR_MARK in event.body or (
         settings.is_app and event.author_app == settings.app_id
@@ -224,9 +226,7 @@ def _why_not(event: GithubEvent, why: Mapping[str, str]) -> str:
     if waiting:
         names = ", ".join(waiting)
         return f"its code comes from a fork; {names}: waits for /run {event.sha}"
-    other = f"it isn't for the event {event.name}"
-    near = [f"{name}: {reason}" for name, reason in why.items() if reason != other]
-    return "; ".join(near) or f"no rule is for the event {event.name}"
+    return why_none(event.name, why)
 
 
 def _words(step: Step) -> str:

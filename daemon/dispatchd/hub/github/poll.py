@@ -1,0 +1,105 @@
+"""GitHub's deliveries fetched, where GitHub can't reach the hub, or where the hub was down: when, and what is said.
+
+The App's deliveries are one list without leases, so that only one process may go through it: the one that has the
+lock (`lock.py`). What two of them would do at worst is to fetch the same event; the ledger takes it once.
+
+Each wait has jitter (`domain/backoff.py`): many hubs ask one GitHub.
+"""
+
+import random
+from typing import Final
+
+import anyio
+import structlog
+from attrs import define, field
+
+from dispatchd.domain.backoff import CAP_S, full_jitter_s
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.github.answers import GithubError, Limited, NotPermitted
+from dispatchd.hub.github.client import Client
+from dispatchd.hub.github.settings import GithubSettings, Ingest
+from dispatchd.hub.github.sweep import Sweeper
+from dispatchd.hub.model import QueueFull, StorageBusy
+
+RECOVERY_S: Final = 300.0
+"""How often a hub that gets webhooks looks for those that it has missed (seconds)."""
+
+_TROUBLE_S: Final = 5.0
+"""Upper bound of the wait after the first failure (seconds)."""
+
+
+@define(kw_only=True)
+class Poller:
+    """The loop that fetches an App's deliveries. A hub with a token in place of an App has none to fetch."""
+
+    desk: Desk
+    settings: GithubSettings
+    client: Client
+    random: random.Random
+    _failures: int = field(default=0, init=False)
+    _said: str = field(default="", init=False)
+    """The trouble that was told of last."""
+
+    async def run(self) -> None:
+        """Fetch until cancelled; started anew, it goes on where the last one, here or elsewhere, has stopped."""
+        sweeper: Sweeper | None = None
+        while True:
+            try:
+                if sweeper is None:
+                    sweeper = await Sweeper.open(self.desk, self.settings, self.client)
+                wait_s, trouble = await self._sweep(sweeper)
+                await sweeper.keep(trouble)
+            except StorageBusy as error:
+                wait_s, trouble = self._after_failure(), f"the database: {error}"
+            self._say(trouble, wait_s)
+            await anyio.sleep(wait_s)
+
+    async def _sweep(self, sweeper: Sweeper) -> tuple[float, str]:
+        """Sweep once; return how long to wait (seconds), and what was in the way, in words."""
+        try:
+            is_through = await sweeper.sweep()
+        except Limited as error:
+            wait_s = max(error.retry_at - self.desk.now(), 0.0)
+            # A tenth more, so that not everybody who was told the same comes back at once.
+            return wait_s * (1 + self.random.random() / 10), str(error)
+        except NotPermitted as error:
+            return CAP_S * self._around(), str(error)
+        except GithubError as error:
+            return self._after_failure(), str(error)
+        except QueueFull:
+            words = "as many jobs wait as may (queue.most)"
+            return self._after_failure(), words
+        self._failures = 0
+        return (self._interval_s * self._around() if is_through else 0.0), ""
+
+    def _after_failure(self) -> float:
+        self._failures += 1
+        return full_jitter_s(
+            self._failures,
+            self.random.random(),
+            base_s=min(self._interval_s, _TROUBLE_S),
+            cap_s=CAP_S,
+        )
+
+    def _around(self) -> float:
+        """Return a factor from 0.5 to 1.5."""
+        return 0.5 + self.random.random()
+
+    @property
+    def _interval_s(self) -> float:
+        if self.settings.ingest is Ingest.POLL:
+            return self.settings.poll_interval_s
+        return RECOVERY_S
+
+    def _say(self, trouble: str, wait_s: float) -> None:
+        """Say what is in the way, once for each change."""
+        if trouble == self._said:
+            return
+        log = structlog.get_logger()
+        if trouble:
+            log.warning(
+                "github_deliveries_wait", reason=trouble, next_in_s=round(wait_s, 1)
+            )
+        else:
+            log.info("github_deliveries_go_on")
+        self._said = trouble

@@ -1,0 +1,56 @@
+"""`GET /api/v1/github`: how the hub gets on with GitHub, whichever of its processes has to do with it.
+
+What only the process with the lock knows stands in its mark (`progress.py`); the rest is in the tables.
+"""
+
+from attrs import asdict, frozen
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dispatchd.domain.job import Json
+from dispatchd.hub.desk import READ, Desk
+from dispatchd.hub.github.progress import Progress, mark_of
+from dispatchd.hub.mark_store import MarkStore
+from dispatchd.hub.model import State
+
+
+@frozen
+class GithubStatus:
+    """The route by which can be asked how it goes."""
+
+    desk: Desk
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        return [Route("/api/v1/github", self.show, methods=["GET"])]
+
+    async def show(self, request: Request) -> Response:
+        """Return how it goes."""
+        await self.desk.require(request, READ)
+        return JSONResponse(await self.desk.use(self._document))
+
+    def _document(self) -> dict[str, Json]:
+        github = self.desk.settings.github
+        progress = progress_of(self.desk) or Progress()
+        owed, failing = self.desk.checks.owed_count()
+        return {
+            "ingest": "none" if github is None else github.ingest.value,
+            "app_id": 0 if github is None else github.app_id,
+            "watermark": progress.complete_until,
+            "swept_at": progress.swept_at,
+            "trouble": progress.trouble,
+            "trouble_at": progress.trouble_at,
+            "losses": [{**asdict(each)} for each in progress.losses],
+            "checks_owed": owed,
+            "checks_failing": failing,
+            "jobs_received": self.desk.reader.counts()[State.RECEIVED],
+        }
+
+
+def progress_of(desk: Desk) -> Progress | None:
+    """Return how far the hub has come with the App's deliveries; None where it has none. Blocks."""
+    github = desk.settings.github
+    if github is None or not github.is_app:
+        return None
+    return Progress.read(MarkStore(desk.database).get(mark_of(github.target)))

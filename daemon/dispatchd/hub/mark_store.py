@@ -1,0 +1,33 @@
+"""Durable marks: what a loop has to know after a restart, as one text under a name."""
+
+from typing import Final
+
+from attrs import frozen
+from sqlalchemy import bindparam, insert, select, update
+
+from dispatchd.hub.database import Database
+from dispatchd.hub.schema import MARKS
+
+_NAMED: Final = MARKS.c.name == bindparam("of_name")
+_VALUE: Final = select(MARKS.c.value).where(_NAMED)
+_UPDATE: Final = update(MARKS).where(_NAMED).values(value=bindparam("new_value"))
+_INSERT: Final = insert(MARKS)
+
+
+@frozen
+class MarkStore:
+    """The marks of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+
+    _database: Database
+
+    def get(self, name: str) -> str:
+        """Return the text of a mark, or an empty one."""
+        with self._database.snapshot() as db:
+            return db.execute(_VALUE, {"of_name": name}).scalar() or ""
+
+    def put(self, name: str, value: str) -> None:
+        """Keep a mark, in place of the one of that name. Of two that make the same one at once, one fails."""
+        with self._database.transaction() as db:
+            found = db.execute(_UPDATE, {"of_name": name, "new_value": value})
+            if not found.rowcount:
+                db.execute(_INSERT, {"name": name, "value": value})
