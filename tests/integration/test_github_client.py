@@ -297,17 +297,48 @@ async def test_a_limit_on_minting_stays_one(tmp_path: Path) -> None:
             await ours.check_run(INSTALLATION, REPOSITORY, 1)
 
 
-async def test_a_redirect_is_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_repository_with_another_name_is_found(
+    tmp_path: Path, status: int
+) -> None:
     async with github_api() as github, client(tmp_path, github.url, github.key) as ours:
-        github.trap(
-            "GET check-runs",
-            Fault(status=301, headers={"location": f"{github.url}/elsewhere"}),
-        )
+        moved = {"location": f"{github.url}/repos/octo/renamed/check-runs"}
+        github.trap("POST check-runs", Fault(status=status, headers=moved))
+
+        made = await ours.create_check_run(INSTALLATION, REPOSITORY, CHECK)
+
+        assert github.runs[made.id]["repository"] == "octo/renamed"
+        first, second = github.asked[-2:]
+        assert (first.method, first.body) == (second.method, second.body)
+        assert first.headers["authorization"] == second.headers["authorization"]
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["https://example.org/repos/o/r", "//example.org/", "http://127.0.0.1:1/", ""],
+)
+async def test_a_redirect_to_elsewhere_is_not_followed(
+    tmp_path: Path, location: str
+) -> None:
+    async with github_api() as github, client(tmp_path, github.url, github.key) as ours:
+        github.trap("GET check-runs", Fault(status=301, headers={"location": location}))
 
         with pytest.raises(NotThere, match="redirect"):
             await ours.check_run(INSTALLATION, REPOSITORY, 1)
 
         assert github.asked[-1].name == "GET check-runs"
+
+
+async def test_redirects_in_a_circle_come_to_an_end(tmp_path: Path) -> None:
+    async with github_api() as github, client(tmp_path, github.url, github.key) as ours:
+        round_and_round = {"location": f"{github.url}/repos/octo/hello/check-runs/1"}
+        fault = Fault(status=301, headers=round_and_round)
+        github.trap("GET check-runs", fault, times=9)
+
+        with pytest.raises(NotThere):
+            await ours.check_run(INSTALLATION, REPOSITORY, 1)
+
+        assert github.count("GET check-runs") == 3
 
 
 @pytest.mark.parametrize(

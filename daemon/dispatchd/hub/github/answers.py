@@ -69,7 +69,7 @@ class NoCredential(NotPermitted):
 
 
 class NotThere(GithubError):
-    """It isn't there, has gone, has moved, or may not be seen (404, 410, 451, a redirect)."""
+    """It isn't there, has gone, has moved, or may not be seen (404, 410, 451, a redirect elsewhere)."""
 
 
 class Invalid(GithubError):
@@ -186,7 +186,7 @@ def _reason(reply: Reply) -> str:
     except ValueError:
         phrase = ""
     moved = HTTPStatus.MULTIPLE_CHOICES <= reply.status < HTTPStatus.BAD_REQUEST
-    redirect = ", a redirect, which is not followed" if moved else ""
+    redirect = ", a redirect that leads elsewhere" if moved else ""
     said = _message(reply)
     return f"status {reply.status}{phrase}{redirect}" + (f": {said}" if said else "")
 

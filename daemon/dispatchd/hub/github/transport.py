@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import anyio
 import httpx
 from anyio import to_thread
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from dispatchd import __version__
 from dispatchd.domain.job import Json
@@ -32,6 +33,15 @@ DEADLINE_S: Final = 10.0
 
 LONG_S: Final = 60.0
 """How long one may take whose answer may have 25 MB (seconds)."""
+
+_MOVED: Final = (
+    HTTPStatus.MOVED_PERMANENTLY,
+    HTTPStatus.FOUND,
+    HTTPStatus.TEMPORARY_REDIRECT,
+    HTTPStatus.PERMANENT_REDIRECT,
+)
+_MOST_REDIRECTS: Final = 2
+"""How many redirects are followed (count): a renamed repository has one, one that was moved after that two."""
 
 _THREAD_BYTES: Final = 256 * 1024
 """From this size on an answer is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
@@ -90,7 +100,7 @@ class Transport:
     async def _within_deadline(self, call: Call, token: str) -> Reply:
         try:
             with anyio.fail_after(call.deadline_s):
-                reply = await self._exchange(call, token)
+                reply = await self._answer(call, token)
         except TimeoutError as error:
             reason = f"no answer within {call.deadline_s:g} s"
             raise Unclear(call=call.name, reason=reason) from error
@@ -98,6 +108,29 @@ class Transport:
             raise Unclear(call=call.name, reason=_words(error)) from error
         self.ahead_s = ahead_s(reply.headers, self.now())
         return reply
+
+    async def _answer(self, call: Call, token: str) -> Reply:
+        """Return what is answered, also where a repository has another name by now.
+
+        GitHub docs, "Best practices for using the REST API": the same call goes to where a redirect leads. It
+        never leads elsewhere than to the same GitHub, because the token goes along.
+        """
+        reply = await self._exchange(call, token)
+        for _ in range(_MOST_REDIRECTS):
+            there = self._moved_to(reply)
+            if there is None:
+                break
+            reply = await self._exchange(evolve(call, path=there, query={}), token)
+        return reply
+
+    def _moved_to(self, reply: Reply) -> str | None:
+        location = reply.headers.get("location", "")
+        if reply.status not in _MOVED or not location:
+            return None
+        base = self.http.base_url
+        there = base.join(location)
+        is_here = (there.scheme, there.netloc) == (base.scheme, base.netloc)
+        return str(there) if is_here else None
 
     async def _exchange(self, call: Call, token: str) -> Reply:
         async with self.http.stream(
