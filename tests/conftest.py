@@ -4,6 +4,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from bench.postgres import Postgres, find, postgres
+from hypothesis import settings
+
+# A busy machine is no reason for a test to fail.
+settings.register_profile("quick", deadline=None)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

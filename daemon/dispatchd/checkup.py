@@ -3,17 +3,16 @@
 import os
 import stat
 from collections.abc import AsyncIterator, Iterator, Mapping
-from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 import anyio
 import httpx
-from attrs import frozen
 
 from dispatchd.clock import SteadyClock
 from dispatchd.cloud.client import DispatchEndpoint
 from dispatchd.config import Config
+from dispatchd.domain.finding import Finding, Level
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.errors import (
     ConfigError,
@@ -34,23 +33,6 @@ _CONNECTIONS: Final = httpx.Limits(max_connections=2)
 
 PROBE: Final = "dispatchd-doctor"
 """Id of a job that no endpoint has."""
-
-
-class Level(IntEnum):
-    """How a check went; the worst is the exit code."""
-
-    OK = 0
-    WARNING = 1
-    FAILED = 2
-
-
-@frozen
-class Finding:
-    """One line: what was checked, how it went, and what was seen or is to be done."""
-
-    check: str
-    level: Level
-    words: str
 
 
 async def check_up(

@@ -1,121 +1,18 @@
 """Commands in comments, end to end: GitHub is asked, and says who may and which commit; then the job goes out."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from attrs import define, field
 
-from support.checks import ChecksHub, checks_hub
 from support.github import APP_ID, INSTALLATION
-from support.github_api import Answer, Asked, Fault, GithubApi, github_api
-from support.github_events import (
-    HEAD,
-    OTHER,
-    comment,
-    pull,
-    pull_request,
-    real,
-)
-from support.github_hub import RULES, deliveries, jobs, send
+from support.github_api import Fault
+from support.github_events import HEAD, OTHER, comment, pull, pull_request, real
+from support.github_hub import deliveries, jobs
+from support.github_scene import Repository, scene
 from support.machine import row
 
-SECRET = "s3cret"
 PERMISSION = "GET collaborators/octocat/permission"
 PULL = "GET pulls"
-
-
-@define
-class Repository:
-    """What GitHub says about the repository of the comments."""
-
-    permission: str = "write"
-    role: str = ""
-    pull: dict[str, Any] = field(factory=pull)
-    tags: dict[str, str] = field(factory=dict)
-    reactions: list[str] = field(factory=list)
-    comments: list[str] = field(factory=list)
-
-    def answer(self, asked: Asked) -> Answer | None:
-        match asked.method, asked.parts[3:]:
-            case "GET", ("collaborators", login, "permission"):
-                role = self.role or self.permission
-                found = {"permission": self.permission, "role_name": role}
-                return 200, {**found, "user": {"login": login}}, {}
-            case "GET", ("pulls", _):
-                return 200, self.pull, {}
-            case "GET", ("commits", *ref):
-                sha = self.tags.get("/".join(ref))
-                return (200, {"sha": sha}, {}) if sha else None
-            case "POST", ("issues" | "pulls", "comments", _, "reactions"):
-                self.reactions.append(asked.body["content"])
-                return 201, {"id": 1}, {}
-            case "POST", ("issues", _, "comments"):
-                self.comments.append(asked.body["body"])
-                return 201, {"id": 1}, {}
-            case _:
-                return None
-
-
-@define
-class Scene:
-    """A hub, its GitHub, and what that says."""
-
-    hub: ChecksHub
-    github: GithubApi
-    repository: Repository
-
-    async def say(
-        self, body: str, delivery: str = "", **options: Any
-    ) -> httpx.Response:
-        """Write a comment."""
-        event = comment(body, installation=INSTALLATION, **options)
-        return await self.tell("issue_comment", event, delivery)
-
-    async def tell(
-        self, event: str, payload: dict[str, Any], delivery: str = ""
-    ) -> httpx.Response:
-        payload = {**payload, "installation": {"id": INSTALLATION}}
-        reply = await send(self.hub.server, event, payload, delivery, secret=SECRET)
-        assert reply.status_code == 202, reply.text
-        return reply
-
-    async def press(
-        self, external_id: str, button: str, repository: str = ""
-    ) -> httpx.Response:
-        """Press a button on a check run; an empty one is Re-run."""
-        event = real("check_run/08-rerequested")
-        event["check_run"] |= {"external_id": external_id, "app": {"id": APP_ID}}
-        event["repository"] = real("push/00")["repository"]
-        if repository:
-            event["repository"]["full_name"] = repository
-        if button:
-            event["action"] = "requested_action"
-            event["requested_action"] = {"identifier": button}
-        return await self.tell("check_run", event)
-
-    async def decided(self, reply: httpx.Response) -> list[dict[str, Any]]:
-        """Return the jobs of a delivery once GitHub was asked about them."""
-        found = []
-        for job_id in reply.json()["jobs"]:
-            # It has ended, or it is no longer received: whichever comes first.
-            await self.hub.server.result(job_id, until="queued")
-            found.append(await row(self.hub.server, job_id))
-        return found
-
-
-@asynccontextmanager
-async def scene(
-    folder: Path, repository: Repository, rules: str = RULES, **options: Any
-) -> AsyncIterator[Scene]:
-    async with (
-        github_api(more=repository.answer) as github,
-        checks_hub(folder, github, rules, **options) as hub,
-    ):
-        yield Scene(hub, github, repository)
 
 
 async def test_a_command_of_a_writer_becomes_a_job_for_the_newest_commit(

@@ -6,7 +6,7 @@ In a hub the intake makes a check's row in the transaction of its job; here a te
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 from attrs import define, field
@@ -17,11 +17,20 @@ from dispatchd.hub.database import Database
 from dispatchd.hub.github.check_store import CheckStore, Owed
 from dispatchd.hub.model import Check, Submission
 from support.github import APP_ID, INSTALLATION, REPOSITORY
-from support.github_api import SHA, GithubApi
+from support.github_api import SHA
 from support.hub import HubProcess, hub
 from support.machine import Held, Machine
 
 CREATED_AT = 1_795_600_000.0
+
+
+class Github(Protocol):
+    """Where a GitHub is, and the App's private key."""
+
+    key: str
+
+    @property
+    def url(self) -> str: ...
 
 
 @define(kw_only=True)
@@ -104,7 +113,7 @@ class ChecksHub:
         return found.check
 
 
-def github_table(folder: Path, github: GithubApi, *more: str, token: str = "") -> str:
+def github_table(folder: Path, github: Github, *more: str, token: str = "") -> str:
     """Return the table `[github]` of a hub's configuration, and write the files that it names."""
     secret = folder / "webhook-secret"
     secret.write_text("s3cret")
@@ -130,7 +139,7 @@ def github_table(folder: Path, github: GithubApi, *more: str, token: str = "") -
 
 @asynccontextmanager
 async def checks_hub(
-    folder: Path, github: GithubApi, *more: str, token: str = "", **options: Any
+    folder: Path, github: Github, *more: str, token: str = "", **options: Any
 ) -> AsyncIterator[ChecksHub]:
     """Run a hub that tells a GitHub of its jobs, for the length of a block."""
     table = github_table(folder, github, *more, token=token)

@@ -30,6 +30,14 @@ _EMULATE = _PACKAGES / "emulate" / "dist" / "index.js"
 APP_ID = 4242
 INSTALLATION = 7
 REPOSITORY = "octo/hello"
+PERSON_TOKEN = "token-of-the-owner"
+_PERMISSIONS = {
+    "checks": "write",
+    "contents": "write",
+    "issues": "write",
+    "metadata": "read",
+    "pull_requests": "write",
+}
 
 
 def need_mocks() -> None:
@@ -101,7 +109,9 @@ def prism(folder: Path, description: str, *, upstream: str = "") -> Iterator[str
 
 
 @contextmanager
-def emulate(folder: Path, key: str, *, webhook_url: str = "") -> Iterator[str]:
+def emulate(
+    folder: Path, key: str, *, webhook_url: str = "", webhook_secret: str = ""
+) -> Iterator[str]:
     """Run emulate with one App, which is installed in one repository, and give its address."""
     need_mocks()
     port = free_port()
@@ -111,30 +121,29 @@ def emulate(folder: Path, key: str, *, webhook_url: str = "") -> Iterator[str]:
         "slug": "dispatch",
         "name": "dispatch",
         "private_key": key,
-        "permissions": {"checks": "write", "metadata": "read", "contents": "read"},
-        "events": ["check_run", "check_suite"],
+        "permissions": _PERMISSIONS,
+        "events": ["check_run", "check_suite", "pull_request", "issue_comment"],
         "installations": [
             {
                 "installation_id": INSTALLATION,
                 "account": owner,
                 "repository_selection": "all",
-                "permissions": {
-                    "checks": "write",
-                    "contents": "read",
-                    "metadata": "read",
-                },
+                "permissions": _PERMISSIONS,
             }
         ],
+        "webhook_secret": webhook_secret,
         **({"webhook_url": webhook_url} if webhook_url else {}),
     }
+    scopes = ["repo", "user"]
     seed = {
+        "tokens": {PERSON_TOKEN: {"login": owner, "scopes": scopes}},
         "github": {
             "users": [{"login": owner, "name": owner}],
             "repos": [
                 {"owner": owner, "name": name, "auto_init": True, "private": False}
             ],
             "apps": [app],
-        }
+        },
     }
     file = folder / f"seed-{port}.json"
     file.write_text(json.dumps(seed))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -9,10 +10,18 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 import httpx
+from jsonschema import Draft202012Validator
 
 from support.github_events import SECRET, signature
+from support.golden import ROOT
 from support.hub import HubProcess
 from support.machine import JOBS
+
+_HUB: dict[str, Any] = json.loads(
+    (ROOT / "contracts" / "hub.openapi.json").read_text("utf-8")
+)
+_COMPONENTS = _HUB["components"]
+_WEBHOOK = _HUB["paths"]["/webhooks/github"]["post"]
 
 NEW_SECRET = "the next one"
 TOKEN = "github-token-of-the-hub"
@@ -87,11 +96,27 @@ async def send(
         "User-Agent": "GitHub-Hookshot/044aadd",
         **headers,
     }
-    return await server.http.post(
+    reply = await server.http.post(
         "/webhooks/github",
         content=body,
         headers={name: value for name, value in sent.items() if value is not None},
     )
+    # A hub that has nothing to do with GitHub doesn't know the path.
+    if reply.status_code != HTTPStatus.NOT_FOUND:
+        require_declared(reply)
+    return reply
+
+
+def require_declared(reply: httpx.Response) -> None:
+    """Fail unless an answer to a webhook is one that the hub's description has."""
+    answer = _WEBHOOK["responses"][str(reply.status_code)]
+    if "$ref" in answer:
+        answer = _COMPONENTS["responses"][answer["$ref"].rpartition("/")[2]]
+    reference = answer["content"]["application/json"]["schema"]["$ref"]
+    schema = _COMPONENTS["schemas"][reference.rpartition("/")[2]]
+    Draft202012Validator(schema).validate(reply.json())
+    assert reply.headers["content-type"] == "application/json"
+    assert ("retry-after" in reply.headers) == ("headers" in answer)
 
 
 async def deliveries(server: HubProcess) -> list[dict[str, Any]]:

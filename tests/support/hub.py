@@ -87,7 +87,7 @@ class HubProcess:
     def configure(self, top: str = "") -> None:
         """Write the configuration; `top` is its first line."""
         self.folder.joinpath(FILE).write_text(
-            f"""{top or 'listen = "127.0.0.1:0"'}
+            f"""{top or f'listen = "127.0.0.1:{self.port}"'}
 database_url = "{self.database_url}"
 license_id = "lic-test"
 [leases]

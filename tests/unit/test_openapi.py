@@ -13,6 +13,9 @@ from starlette.routing import Route
 from dispatchd.contracts import names
 from dispatchd.hub.database import Database
 from dispatchd.hub.desk import SCOPES, Desk
+from dispatchd.hub.github.manifest import WEBHOOK_PATH
+from dispatchd.hub.github.settings import GithubSettings
+from dispatchd.hub.github.webhook import Webhook
 from dispatchd.hub.probes import Probes
 from dispatchd.hub.server import application
 from dispatchd.hub.settings import Settings
@@ -220,10 +223,11 @@ def test_what_is_optional_for_an_endpoint_is_marked() -> None:
 
 
 def hub_operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield path, method and description of each call of the hub."""
+    """Yield path, method and description of each call of every hub."""
     for path, item in HUB["paths"].items():
         for method, operation in item.items():
-            yield path, method, operation
+            if "x-extension" not in operation:
+                yield path, method, operation
 
 
 HUB_OPERATIONS = pytest.mark.parametrize(
@@ -254,7 +258,7 @@ def test_the_hub_serves_what_the_descriptions_say(
         for document in (OPENAPI, HUB)
         for path, item in document["paths"].items()
         for method in item
-        if item[method].get("x-extension") != "token"
+        if item[method].get("x-extension") not in ("token", "github")
     }
 
     assert {each for each in served if "/api/" in each[0]} == {
@@ -296,3 +300,27 @@ def test_a_call_of_the_hub_names_what_stands_in_its_path(
     assert in_path == re.findall(r"\{(.*?)\}", path)
     assert all(each["required"] for each in parameters if each["in"] == "path")
     assert len(parameters) == len(in_path) or method == "get"
+
+
+def test_only_a_hub_with_githubs_secret_takes_webhooks(tmp_path: Path) -> None:
+    database = Database.open(f"sqlite:///{tmp_path / 'hub.db'}")
+    desk = Desk.at(Settings(), database)
+    database.close()
+    [path] = [path for path in HUB["paths"] if "/api/" not in path and "hook" in path]
+
+    [route] = Webhook(desk, GithubSettings(), [b"secret"]).routes()
+
+    assert route.path == path == WEBHOOK_PATH
+    assert Webhook(desk, GithubSettings(), []).routes() == []
+    call = HUB["paths"][path]["post"]
+    assert call["x-extension"] == "github"
+    assert call["security"] == [{"signature": []}]
+    scheme = HUB["components"]["securitySchemes"]["signature"]
+    assert (scheme["in"], scheme["name"]) == ("header", "X-Hub-Signature-256")
+    assert set(call["responses"]) == {
+        *("200", "202", "400", "401", "408", "413", "415", "500", "503"),
+    }
+    for status in set(call["responses"]) - {"202"}:
+        error = resolved(call["responses"][status], HUB)
+        schema = resolved(error["content"]["application/json"]["schema"], HUB)
+        assert schema["required"] == ["message"]

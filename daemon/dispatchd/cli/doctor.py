@@ -1,13 +1,13 @@
 """`dispatchd doctor`: does everything work that has to, and what to do where it doesn't."""
 
 import os
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dispatchd.cli.options import config_option, json_option, load_config, print_json
+from dispatchd.cli.findings import conclude, show
+from dispatchd.cli.options import config_option, json_option, load_config
+from dispatchd.domain.finding import Finding, Level
 from dispatchd.errors import ConfigError
 
 
@@ -26,30 +26,18 @@ def doctor(config_file: Path | None, *, as_json: bool) -> None:
 
     silence()
     findings = anyio.run(_findings, config_file, as_json)
-    if as_json:
-        print_json(
-            [
-                {
-                    "check": each.check,
-                    "level": each.level.name.lower(),
-                    "words": each.words,
-                }
-                for each in findings
-            ]
-        )
-    sys.exit(max(each.level for each in findings))
+    conclude(findings, as_json=as_json)
 
 
-async def _findings(config_file: Path | None, quiet: bool) -> list[Any]:  # noqa: FBT001  # anyio.run takes no keywords
-    from dispatchd.checkup import Finding, Level, check_up
+async def _findings(config_file: Path | None, quiet: bool) -> list[Finding]:  # noqa: FBT001  # anyio.run takes no keywords
+    from dispatchd.checkup import check_up
 
     found: list[Finding] = []
 
     def note(finding: Finding) -> None:
         found.append(finding)
         if not quiet:
-            level = finding.level.name.lower()
-            click.echo(f"{level:8}{finding.check:14}{finding.words}")
+            show(finding)
 
     try:
         config = load_config(config_file)

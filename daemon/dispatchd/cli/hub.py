@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dispatchd.cli import hub_github, hub_jobs, hub_people
+from dispatchd.cli import hub_github, hub_jobs, hub_people, hub_route
 from dispatchd.cli.hub_client import config_option
 from dispatchd.cli.options import json_option, print_json, print_pairs
 from dispatchd.errors import NotReachable
@@ -24,7 +24,10 @@ def hub() -> None:
     """Host a dispatch endpoint (extra `hub`)."""
 
 
-for _command in (*hub_jobs.COMMANDS, *hub_people.COMMANDS, hub_github.github):
+for _command in (
+    *(*hub_jobs.COMMANDS, *hub_people.COMMANDS),
+    *(hub_github.github, hub_route.route),
+):
     hub.add_command(_command)
 
 

@@ -2,7 +2,7 @@
 
 import click
 
-from dispatchd.cli import hub_github_deliveries
+from dispatchd.cli import hub_github_deliveries, hub_github_setup
 
 
 @click.group()
@@ -10,5 +10,5 @@ def github() -> None:
     """Set up and look after the hub's GitHub App."""
 
 
-for _command in hub_github_deliveries.COMMANDS:
+for _command in (*hub_github_setup.COMMANDS, *hub_github_deliveries.COMMANDS):
     github.add_command(_command)

@@ -4,16 +4,13 @@ Everything in here has been written by a command, and leaves the machine: it is 
 so that no cut leaves half of a secret.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from attrs import Factory, evolve, frozen
 
+from dispatchd.domain.clip import clip_markdown
 from dispatchd.domain.result import Annotation
-
-LONGEST_STEP_SUMMARY: Final = 65_535
-"""What is reported of a step summary (bytes of UTF-8): as much as the summary of a check run at GitHub takes."""
 
 MOST_ANNOTATIONS: Final = 200
 """How many annotations are reported (count): the first ones."""
@@ -23,15 +20,6 @@ LONGEST_TEXT: Final = 4000
 
 _LAST_LINE: Final = 2**31 - 1
 """Beyond it a number is no line of a file, and no whole number for many readers."""
-
-_LONGEST_FENCE: Final = 80
-"""Longest mark of a code block that is closed where the text is cut (characters)."""
-
-_ROOM: Final = 256
-"""What is kept free for a closing fence and the line about the cut (bytes)."""
-
-_FENCE: Final = re.compile(r"( {0,3})(`{3,}|~{3,})(.*)", re.DOTALL)
-"""A line that opens or closes a block of code (CommonMark 0.31, 4.5)."""
 
 WITHHELD: Final = (
     "[withheld: this ended while the daemon was away, so what would have to be taken out of it "
@@ -60,7 +48,7 @@ def shortened(text: str) -> str:
 def step_summary(text: str, scrub: Callable[[str], str]) -> str:
     """Return the step summary in a text as it is reported; empty if there is nothing to see in it."""
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
-    return _clipped(scrub(text)) if text.strip() else ""
+    return clip_markdown(scrub(text)) if text.strip() else ""
 
 
 def annotations(
@@ -79,36 +67,3 @@ def annotations(
         )
         for each in possible[:MOST_ANNOTATIONS]
     )
-
-
-def _clipped(text: str) -> str:
-    data = text.encode(errors="replace")
-    if len(data) <= LONGEST_STEP_SUMMARY:
-        return text
-    kept = data[: LONGEST_STEP_SUMMARY - _ROOM].decode(errors="ignore")
-    fence, start = _open_fence(kept)
-    if len(fence) > _LONGEST_FENCE:
-        kept, fence = kept[:start], ""
-    closing = f"\n{fence}" if fence else ""
-    shown = len(kept.encode())
-    return f"{kept}{closing}\n\n[... cut here: {shown:,} of {len(data):,} bytes are shown ...]"
-
-
-def _open_fence(text: str) -> tuple[str, int]:
-    """Return what would close the block of code that is open at the end of a text, and where that begins.
-
-    Both are empty and 0 if none is. The indentation belongs to what closes it, so that it also does in a list.
-    """
-    opened, at, position = "", 0, 0
-    for line in text.split("\n"):
-        found = _FENCE.fullmatch(line)
-        if found is not None:
-            indent, mark, rest = found.groups()
-            if not opened:
-                # The words after backticks have none: else it is code inside a line.
-                if mark[0] == "~" or "`" not in rest:
-                    opened, at = indent + mark, position
-            elif not rest.strip() and mark.startswith(opened.lstrip()):
-                opened, at = "", 0
-        position += len(line) + 1
-    return opened, at

@@ -6,12 +6,14 @@ refused: a job's end is worth more than its decoration.
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 from attrs import asdict, field, frozen
 
+from dispatchd.domain.clip import MOST_BYTES, clip_markdown, size
 from dispatchd.domain.job import Json
-from dispatchd.hub.github.clip import MOST_BYTES, clip_markdown, size
+from dispatchd.domain.result import Annotation
 
 NAMES: Final = ("result_step_summary", "result_outputs", "result_annotations")
 """The wire's names of what is kept, and those in the document that it is kept as."""
@@ -29,18 +31,6 @@ _MESSAGE_MOST: Final = 4000
 """Longest path, title and message of an annotation (characters)."""
 
 _LEVELS: Final = ("notice", "warning", "failure")
-
-
-@frozen(kw_only=True)
-class Annotation:
-    """A remark on lines of a file; contracts/schemas/run-result."""
-
-    path: str
-    start_line: int
-    end_line: int
-    level: str
-    title: str = ""
-    message: str
 
 
 @frozen(kw_only=True)
@@ -77,13 +67,13 @@ def read_details(text: str) -> Details:
 def _details(document: Mapping[str, Json]) -> Details:
     summary, outputs, annotations = (document.get(name) for name in NAMES)
     listed = annotations if isinstance(annotations, list) else []
-    found = [made for each in listed if (made := _annotation(each)) is not None]
+    found = (made for each in listed if (made := _annotation(each)) is not None)
     return Details(
         step_summary=clip_markdown(summary, MOST_BYTES)
         if isinstance(summary, str)
         else "",
         outputs=dict(_outputs(outputs)) if isinstance(outputs, dict) else {},
-        annotations=tuple(found[:_ANNOTATIONS]),
+        annotations=tuple(islice(found, _ANNOTATIONS)),
     )
 
 

@@ -125,11 +125,13 @@ def refuse_errors(call: str, reply: Reply, *, now: float) -> None:
 
 
 def json_of(call: str, reply: Reply) -> Json:
-    """Return the JSON of a successful reply.
+    """Return the JSON of a successful reply; None where GitHub has only taken note.
 
     Raises:
         Unclear: It has none, as where a proxy has answered.
     """
+    if not reply.body and reply.status in (HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT):
+        return None
     try:
         found: Json = json.loads(reply.body)
     except (ValueError, RecursionError) as error:

@@ -235,7 +235,7 @@ class Client:
     async def redeliver(self, delivery_id: int) -> None:
         """Let GitHub send a delivery of the App once more."""
         path = f"app/hook/deliveries/{delivery_id}/attempts"
-        await self._as_app(Call(name="redeliver", method="POST", path=path))
+        await self.credentials.as_app(Call(name="redeliver", method="POST", path=path))
 
     async def _object(self, installation: int, call: Call) -> Document:
         document, _ = await self.credentials.as_installation(installation, call)

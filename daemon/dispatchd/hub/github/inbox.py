@@ -11,7 +11,7 @@ from uuid import uuid4
 from attrs import evolve, frozen
 from sqlalchemy import Connection
 
-from dispatchd.domain.job import CANCEL, Json
+from dispatchd.domain.job import Json
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
 from dispatchd.hub.admission import Admission
@@ -19,6 +19,7 @@ from dispatchd.hub.delivery_store import insert_delivery, keep_delivery
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.check_store import Owed, check_of, checks_of
 from dispatchd.hub.github.event import GithubEvent
+from dispatchd.hub.github.job_fields import job_fields
 from dispatchd.hub.github.routing import Button, Cancel, Plan, Run, Step, SuiteAgain
 from dispatchd.hub.intake import once_more
 from dispatchd.hub.job_rows import read_job, write_job
@@ -118,28 +119,27 @@ class _Work:
             case Run():
                 yield self._run(step)
             case Cancel():
-                yield self._cancel()
+                yield self._cancel(step)
             case Button(external_id=external_id, again=again):
                 yield self._press(external_id.partition("#")[0], again=again)
             case SuiteAgain(sha=sha):
                 yield from self._suite(sha)
 
     def _run(self, step: Run) -> _Done:
-        rule = step.rule
-        fields: dict[str, Json] = {"binding_id": rule.name, "dag_name": rule.workflow}
-        if step.command is not None:
-            # Which commit that is meant for, until GitHub has said which one it is.
-            fields |= {"command": step.command.name, "sha": step.command.sha}
-        document = self._document(fields)
+        rule, document = step.rule, self._document(step)
         check = None if step.must_ask else check_for(document, rule.name)
         submission = self._submission(
             document, rule.priority, check, received=step.must_ask
         )
         return self._admit(submission)
 
-    def _cancel(self) -> _Done:
-        document = self._document({"command": CANCEL})
+    def _cancel(self, step: Cancel) -> _Done:
+        document = self._document(step)
         return self._admit(self._submission(document, 0, None, received=True))
+
+    def _document(self, step: Run | Cancel) -> dict[str, Json]:
+        fields = job_fields(self.arrival.event, self.arrival.id, step)
+        return {"id": str(uuid4()), **fields}
 
     def _press(self, job_id: str, *, again: bool) -> _Done:
         shown = check_of(self.db, job_id)
@@ -173,26 +173,6 @@ class _Work:
         if texts is None:
             return _Done(words=f"the payload of {job.id} is not kept any more")
         return self._admit(once_more(job, shown.check, texts.payload, texts.headers))
-
-    def _document(self, fields: dict[str, Json]) -> dict[str, Json]:
-        event = self.arrival.event
-        found: dict[str, Json] = {
-            "id": str(uuid4()),
-            "installation_id": event.installation,
-            "repository_id": event.repository_id,
-            "repository_name": event.repository,
-            "event_name": event.name,
-            "event_action": event.action,
-            "delivery_id": self.arrival.id,
-            "ref": event.ref,
-            "sha": event.sha,
-            "pull_request_number": event.pull_request,
-            "issue_number": event.issue,
-            "comment_id": event.comment_id,
-            "actor_login": event.actor,
-            **fields,
-        }
-        return {name: value for name, value in found.items() if value}
 
     def _submission(
         self,

@@ -10,26 +10,25 @@ from typing import Final
 
 from attrs import frozen
 
+from dispatchd.domain.clip import clip_line
 from dispatchd.domain.job import Json
 from dispatchd.domain.redaction import Redactor
+from dispatchd.domain.result import Annotation
 from dispatchd.hub.github import wording
-from dispatchd.hub.github.clip import clip_line
 from dispatchd.hub.github.conclusions import Standing, standing
+from dispatchd.hub.github.routing import CANCEL_BUTTON
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import in_path
 from dispatchd.hub.model import ENDED, Check, HubJob
-from dispatchd.hub.result_details import Annotation, read_details
+from dispatchd.hub.result_details import read_details
 
 ANNOTATIONS_AT_ONCE: Final = 50
 """How many annotations a request may have (count)."""
 
-CANCEL: Final = "cancel"
-"""The identifier of the button that ends a job (`requested_action.identifier`)."""
-
 _CANCEL: Final[dict[str, Json]] = {
     "label": "Cancel",
     "description": "End this job",
-    "identifier": CANCEL,
+    "identifier": CANCEL_BUTTON,
 }
 _DESCRIPTION_MOST: Final = 140
 _MESSAGE_MOST: Final = 4000
@@ -163,7 +162,7 @@ def _annotation(found: Annotation, redactor: Redactor) -> Body:
     return {
         "path": clean(found.path).removeprefix("./"),
         "start_line": found.start_line,
-        "end_line": found.end_line,
+        "end_line": found.end_line or found.start_line,
         "annotation_level": found.level,
         "message": clean(found.message)[:_MESSAGE_MOST] or "(empty)",
         **({"title": title} if title else {}),

@@ -46,6 +46,9 @@ _LOOK_S: Final = 2.0
 _LONGEST_S: Final = 24 * 3600.0
 """How long is asked (seconds): after a day nobody expects a command to be carried out any more."""
 
+_AFTER_A_BUG_S: Final = 3600.0
+"""How long a job is left alone that has met a bug (seconds)."""
+
 _PERMISSION_S: Final = 60.0
 """How long GitHub's word on somebody's permission counts (seconds)."""
 
@@ -104,6 +107,10 @@ class Resolver:
                 except (GithubError, StorageBusy) as error:
                     failures += 1
                     await self._back_off(job, error, failures)
+                except Exception:  # noqa: BLE001  # once
+                    # The fence: one job that meets a bug must not end the hub, again and again.
+                    self._log.exception("resolve_bug", job_id=job.id)
+                    await anyio.sleep(_AFTER_A_BUG_S)
                 else:
                     return
         finally:

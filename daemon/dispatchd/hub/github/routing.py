@@ -28,7 +28,7 @@ CANCEL_BUTTON: Final = "cancel"
 OUR_MARK: Final = "<!-- dispatchd -->"
 """What every comment of ours begins with, so that we never take one for a command."""
 
-_NAMES_A_REF: Final = (
+NAMES_A_REF: Final = (
     *("release", "create", "repository_dispatch", "workflow_dispatch"),
 )
 """Events that name a ref, whose commit has to be asked for."""
@@ -163,7 +163,7 @@ def _speaks(event: GithubEvent) -> bool:
 
 
 def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
-    refusal = _refusal_of_comment(event, settings)
+    refusal = refusal_of_comment(event, settings)
     found = [] if refusal else commands(event.body)
     if not found:
         by_rules = _of_rules(event, settings)
@@ -186,7 +186,8 @@ def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
     return Plan(steps=tuple(steps), reason="; ".join([*said, *unknown]))
 
 
-def _refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
+def refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
+    """Return why nothing in a comment counts, whatever it says, or an empty string."""
     if event.action != NEW[event.name]:
         return f"only new comments count, and this one was {event.action or 'not new'}"
     if OUR_MARK in event.body or (
@@ -206,7 +207,7 @@ def _of_rules(event: GithubEvent, settings: GithubSettings) -> Plan:
     skip = next((each for each in _SKIPPED if each in event.message), "")
     if skip:
         return Plan(reason=f"the message of its commit has {skip}")
-    asks = not event.sha and bool(event.ref) and event.name in _NAMES_A_REF
+    asks = not event.sha and bool(event.ref) and event.name in NAMES_A_REF
     why = {rule.name: mismatch(rule, event) for rule in settings.rules}
     wanted = [
         Run(rule=rule, asks_for_commit=asks)

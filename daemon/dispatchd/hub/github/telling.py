@@ -9,6 +9,7 @@ only the second look, some seconds after the first, is believed when it finds no
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from anyio import to_thread
 from attrs import define, evolve, field
 
 from dispatchd.domain.job import Json
@@ -36,6 +37,9 @@ from dispatchd.hub.model import ENDED, Check, HubJob, State
 
 SECOND_LOOK_S: Final = 3.0
 """How long after the first look for a check run the second is made (seconds)."""
+
+_THREAD_LENGTH: Final = 16 * 1024
+"""From this size on texts are scrubbed in a worker thread, so that the loops go on meanwhile (characters)."""
 
 CHECK: Final = "check"
 STATUS: Final = "status"
@@ -89,16 +93,18 @@ class Telling:
     check: Check
     """As it is now; kept by the caller in the end, however that comes."""
 
-    @property
-    def report(self) -> Report:
-        """What GitHub is to be told, in the check's round."""
-        return report(self.job, self.check, self.settings, self.redactor)
+    async def report(self) -> Report:
+        """Return what GitHub is to be told, in the check's round."""
+        job, check, settings = self.job, self.check, self.settings
+        if len(job.result_details) + len(job.result_output) < _THREAD_LENGTH:
+            return report(job, check, settings, self.redactor)
+        return await to_thread.run_sync(report, job, check, settings, self.redactor)
 
     async def run(self) -> None:
         """Tell GitHub. Fails with LookAgain, and with GithubError if GitHub doesn't take it now."""
         if is_conclusion(self.check.told) and self.check.kind == CHECK:
             self._begin_round()
-        found = self.report
+        found = await self.report()
         if self._by_status():
             await self._tell_status(found)
         else:
@@ -123,9 +129,9 @@ class Telling:
             run = await self._known_or_found(found)
             if run is not None and run.conclusion not in ("", found.standing.told):
                 self._begin_round()
-                found, run = self.report, None
+                found, run = await self.report(), None
             if run is None:
-                await self._create(found)
+                await self._create_unless_unwanted(found)
                 return
         except NoCredential:
             raise
@@ -191,6 +197,12 @@ class Telling:
         self.check = evolve(self.check, check_run_id=0, asked=True)
         await self.keep(self.check)
         return await self._look(found)
+
+    async def _create_unless_unwanted(self, found: Report) -> None:
+        if self.job.state is State.IGNORED:
+            self.check = evolve(self.check, asked=False)
+        else:
+            await self._create(found)
 
     async def _create(self, found: Report) -> None:
         check = evolve(self.check, asked=True)
@@ -273,8 +285,9 @@ class Telling:
 def owes_nothing(owed: Owed, settings: GithubSettings) -> bool:
     """Return whether GitHub knows already how a job stands, or need not know of it."""
     check, job = owed.check, owed.job
-    if job.state is State.IGNORED and not (check.told or check.asked):
+    if check.asked:
+        return False
+    if job.state is State.IGNORED and not check.told:
         return True
-    return standing(job, partially_succeeded=settings.partially_succeeded).told == (
-        check.told
-    )
+    wanted = standing(job, partially_succeeded=settings.partially_succeeded)
+    return wanted.told == check.told

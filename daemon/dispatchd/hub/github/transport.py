@@ -65,7 +65,7 @@ class Transport:
 
         Args:
             call: The call.
-            token: What goes into `Authorization: Bearer`.
+            token: What goes into `Authorization: Bearer`; empty for a call that proves nothing.
 
         Raises:
             GithubError: The leaf that the answer means.
@@ -105,7 +105,7 @@ class Transport:
             call.path,
             params=dict(call.query) or None,
             json=call.body,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {token}"} if token else {},
         ) as answer:
             body = bytearray()
             async for piece in answer.aiter_bytes():

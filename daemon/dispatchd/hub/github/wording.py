@@ -5,8 +5,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Final
 
+from dispatchd.domain.clip import MOST_BYTES, clip_line, clip_markdown, fenced, size
 from dispatchd.domain.redaction import Redactor
-from dispatchd.hub.github.clip import MOST_BYTES, clip_line, clip_markdown, fenced, size
 from dispatchd.hub.github.conclusions import Standing
 from dispatchd.hub.model import ENDED, HubJob, State
 from dispatchd.hub.result_details import Details
@@ -112,10 +112,10 @@ def _table(outputs: Mapping[str, str], redactor: Redactor) -> str:
     rows = ["### Outputs\n", "| name | value |", "| --- | --- |"]
     room = _OUTPUTS_BYTES
     for name, value in outputs.items():
+        shown = redactor.scrub(plain(name))
         # As one text, so that a name that tells of a secret tells of its value.
         row = redactor.scrub(plain(f"{name}={value}"))
-        shown = row.removeprefix(f"{name}=")
-        line = f"| {_cell(name)} | {_cell(shown)} |"
+        line = f"| {_cell(shown)} | {_cell(row.removeprefix(f'{shown}='))} |"
         room -= size(line) + 1
         if room < 0:
             rows.append("| ... | (more than is shown here) |")

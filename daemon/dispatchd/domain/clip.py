@@ -1,4 +1,4 @@
-"""Cutting texts to what GitHub takes, in bytes of UTF-8.
+"""Cutting texts to what GitHub takes, in bytes of UTF-8: on the machine that reports them, and at the hub.
 
 GitHub's docs speak of characters; what it counts are bytes ("exceeds a maximum bytesize of 65535", an issue of
 its docs, github/docs#35252). Code fences are those of CommonMark 0.31, 4.5; one that is left open would take all
@@ -15,7 +15,7 @@ _CUT: Final = "*[... {:,} of {:,} bytes shown; the rest was cut ...]*"
 _CUT_LOG: Final = "[... {:,} of {:,} bytes cut ...]"
 
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
-_FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
+_FENCE: Final = re.compile(r"( {0,3})(`{3,}|~{3,})(.*)", re.DOTALL)
 
 _LONGEST_RUN: Final = 64
 """Longest run of backticks that a fenced text keeps (count), so that the fences around it stay short."""
@@ -36,10 +36,11 @@ def clip_markdown(text: str, most: int = MOST_BYTES) -> str:
         most: How long the answer may be (bytes).
     """
     data = _bytes(text)
-    text = data.decode()
-    closing = _closing(text)
-    if len(data) + size(closing) <= most:
-        return text + closing
+    if len(data) <= most:
+        text = data.decode()
+        whole = text + _closing(text)
+        if size(whole) <= most:
+            return whole
     note = _CUT.format(len(data), len(data))
     room = most - len(note) - 2
     while room > 0:
@@ -109,16 +110,19 @@ def _closing(text: str) -> str:
 
 
 def open_fence(text: str) -> str:
-    """Return the fence that a text leaves open, or nothing."""
+    """Return what closes the fence that a text leaves open, or nothing.
+
+    Its indentation belongs to it, so that it also closes one in a list.
+    """
     fence = ""
     for line in _LINE_END.split(text):
         found = _FENCE.match(line)
         if found is None:
             continue
-        marks, rest = found.groups()
+        indent, marks, rest = found.groups()
         if not fence:
             # Backticks after a fence of backticks are a code span (CommonMark, 4.5).
-            fence = "" if marks[0] == "`" and "`" in rest else marks
-        elif marks.startswith(fence) and not rest.strip(" \t"):
+            fence = "" if marks[0] == "`" and "`" in rest else indent + marks
+        elif marks.startswith(fence.lstrip()) and not rest.strip(" \t"):
             fence = ""
     return fence

@@ -1,0 +1,235 @@
+"""Checks and kills: one check run for each job, wherever the hub dies; one publisher for each database."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import psycopg
+import pytest
+from bench.postgres import Postgres
+from sqlalchemy import make_url
+
+from dispatchd.hub.database import Database
+from dispatchd.hub.github.lock import AGAIN_S, Lock
+from support.checks import ChecksHub, checks_hub, github_table
+from support.github_api import Fault, GithubApi, github_api
+from support.hub import HubProcess, hub
+
+CREATE = "POST check-runs"
+WRITES = ("POST check-runs", "PATCH check-runs")
+
+
+async def test_a_kill_between_a_post_and_the_keeping_of_its_id_makes_no_second_check(
+    tmp_path: Path,
+) -> None:
+    async with github_api() as github, checks_hub(tmp_path, github) as hub:
+        trap = github.trap(CREATE, Fault(hang=True, after=True))
+        hub.add("j")
+        held = await hub.pull()
+        await github.until(lambda: bool(trap.sprung) and len(github.runs) == 1)
+        hub.server.kill()
+        assert hub.check("j").asked
+
+        await hub.server.start()
+        await held.accept()
+        await hub.finish(held, "succeeded")
+        await hub.paid()
+
+        (run,) = github.runs.values()
+        assert run["conclusion"] == "success"
+        assert github.violations == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
+async def test_a_hub_that_dies_at_any_of_its_calls_leaves_one_check_with_each_conclusion(
+    tmp_path: Path, *, after: bool
+) -> None:
+    async with github_api() as github, checks_hub(tmp_path, github) as hub:
+        for number in range(5):
+            await one_life(github, hub, f"j{number}", dies_at=number, after=after)
+
+        conclusions = {
+            each["external_id"]: each["conclusion"] for each in github.runs.values()
+        }
+        assert len(github.runs) == len(conclusions) == 10
+        for number in range(5):
+            assert conclusions[f"j{number}"] == "action_required"
+            assert conclusions[f"j{number}#2"] == "failure"
+        assert github.violations == []
+
+
+async def one_life(
+    github: GithubApi, hub: ChecksHub, job_id: str, *, dies_at: int, after: bool
+) -> None:
+    """Take a job through all that it can be told of; the hub dies at one of the writes."""
+    seen: list[str] = []
+
+    def is_the_one(name: str) -> bool:
+        seen.append(name)
+        return len(seen) == dies_at + 1
+
+    fault = Fault(hang=True, after=after)
+    traps = [
+        github.trap(name, fault, when=lambda asked: is_the_one(asked.name))
+        for name in WRITES
+    ]
+    hub.add(job_id)
+    held = await hub.pull()
+
+    async def settled() -> None:
+        """Wait until all is told; where the hub hangs at its call, kill it and start it again."""
+        with anyio.fail_after(60):
+            while hub.store.owed_count() != (0, 0):
+                if any(trap.sprung for trap in traps):
+                    for trap in traps:
+                        trap.sprung.clear()
+                        trap.times = 0
+                    hub.server.kill()
+                    await hub.server.start()
+                # Written by another process: nothing announces it.
+                await anyio.sleep(0.02)
+
+    await hub.ring()
+    await settled()
+    await held.accept()
+    await settled()
+    await held.machine.call(
+        "heartbeat", job_id, claim_token=held.token, phase="needs_attention", reason="?"
+    )
+    await settled()
+    await held.beat()
+    await settled()
+    await hub.finish(held, "failed", "exit-code")
+    await settled()
+    assert len(seen) > dies_at
+
+
+def lock_events(server: HubProcess) -> list[str]:
+    lines = (server.folder / "hub.log").read_text().splitlines()
+    found = [json.loads(each)["event"] for each in lines if each.startswith("{")]
+    return [each for each in found if each.startswith("github_lock_")]
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    with anyio.fail_after(30):
+        while not reached():
+            # Written by another process: nothing announces it.
+            await anyio.sleep(0.05)
+
+
+async def test_of_two_hubs_on_one_database_one_tells_and_the_other_takes_over_at_a_kill(
+    tmp_path: Path, postgresql: Postgres
+) -> None:
+    url = postgresql.new_database()
+    (tmp_path / "other").mkdir()
+    async with (
+        github_api() as github,
+        checks_hub(tmp_path, github, database_url=url) as first,
+        hub(
+            tmp_path / "other" / "hub",
+            database_url=url,
+            more=github_table(tmp_path / "other", github),
+        ) as second,
+    ):
+        await until(lambda: lock_events(first.server) == ["github_lock_held"])
+        for number in range(40):
+            first.add(f"j{number}")
+        await first.paid()
+        assert lock_events(second) == []
+
+        # What only the other one knows of.
+        held = [await first.pull() for _ in range(20)]
+        first.server.kill()
+        first.server.http = second.http
+        for each in held:
+            response = await second.http.post(
+                f"/api/v1/github/dispatch/{each.id}/finish",
+                json={
+                    "license_id": "lic-test",
+                    "server_id": "m1",
+                    "secret": each.machine.secret,
+                    "claim_token": each.token,
+                    "result_status": "succeeded",
+                },
+            )
+            assert response.status_code == 204
+        await first.paid()
+
+        assert lock_events(second) == ["github_lock_held"]
+        assert github.count(CREATE) == len(github.runs) == 40
+        concluded = [each["conclusion"] for each in github.runs.values()]
+        assert concluded.count("success") == 20
+        assert github.violations == []
+
+
+async def test_a_lock_that_is_lost_ends_the_telling_until_it_is_had_again(
+    tmp_path: Path, postgresql: Postgres
+) -> None:
+    url = postgresql.new_database()
+    async with (
+        github_api() as github,
+        checks_hub(tmp_path, github, database_url=url) as hub,
+    ):
+        await until(lambda: lock_events(hub.server) == ["github_lock_held"])
+        with psycopg.connect(url, autocommit=True) as db:
+            ended = db.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks "
+                "WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid() "
+                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            ).fetchall()
+        assert ended == [(True,)]
+        hub.add("j")
+
+        await hub.paid()
+
+        assert lock_events(hub.server) == [
+            "github_lock_held",
+            "github_lock_lost",
+            "github_lock_held",
+        ]
+        assert len(github.runs) == 1
+
+
+async def test_a_file_locks_a_database_of_sqlite_until_its_holder_is_gone(
+    tmp_path: Path,
+) -> None:
+    database = Database.open(f"sqlite:///{tmp_path / 'hub.db'}")
+    first, second = Lock(database), Lock(database)
+    async with first.attempt() as held:
+        assert held is not None
+        async with second.attempt() as other:
+            assert other is None
+    async with second.attempt() as held:
+        assert held is not None
+    assert (tmp_path / "hub.db-github.lock").stat().st_mode & 0o777 == 0o600
+    database.close()
+
+
+async def test_a_second_hub_on_one_file_tells_nothing_while_the_first_one_lives(
+    tmp_path: Path,
+) -> None:
+    async with github_api() as github, checks_hub(tmp_path, github) as first:
+        file = make_url(f"sqlite:///{first.server.folder / 'hub.db'}")
+        (tmp_path / "other").mkdir()
+        second = HubProcess(
+            tmp_path / "other" / "hub",
+            database_url=str(file),
+            more=github_table(tmp_path / "other", github),
+        )
+        await second.start()
+        try:
+            first.add("j")
+            await first.ring()
+            await first.paid()
+            assert lock_events(second) == []
+            first.server.kill()
+
+            with anyio.fail_after(AGAIN_S + 20):
+                while lock_events(second) != ["github_lock_held"]:
+                    # Written by another process: nothing announces it.
+                    await anyio.sleep(0.05)
+        finally:
+            second.kill()
+        assert github.count(CREATE) == 1
