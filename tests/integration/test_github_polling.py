@@ -217,6 +217,67 @@ async def test_a_payload_that_cannot_be_read_delays_no_other(
     assert len(await jobs(server)) == 3
 
 
+async def test_several_in_a_row_that_cannot_be_had_delay_no_other(
+    api: DeliveriesApi, server: HubProcess
+) -> None:
+    bad = [
+        api.add("push", real("push/00"), ago_s=60 - each, broken=10_000)
+        for each in range(3)
+    ]
+    good = api.add("push", real("push/00"))
+
+    await api.until(lambda: api.fetched[good.guid] == 1)
+    await api.sweeps()
+    assert [*await kept(server)] == [good.guid]
+    newer = api.add("push", real("push/00"))
+    await api.until(lambda: api.fetched[newer.guid] == 1)
+
+    for each in bad:
+        each.broken = 0
+    await api.until(lambda: len(api.fetched) == 5)
+    await api.sweeps()
+    assert len(await jobs(server)) == 5
+
+
+async def test_github_s_own_trouble_changes_no_order(
+    api: DeliveriesApi, server: HubProcess
+) -> None:
+    made = [
+        api.add("push", real("push/00"), ago_s=60 - each, broken=10_000)
+        for each in range(5)
+    ]
+    await api.until(lambda: 10_000 - made[1].broken > 4)
+    made.append(api.add("push", real("push/00"), broken=10_000))
+    await api.until(lambda: made[2].broken < 10_000)
+
+    for each in made:
+        each.broken = 0
+
+    await api.until(lambda: len(api.fetched) == 6)
+    await api.sweeps()
+    found = [job["delivery_id"] for job in await jobs(server)]
+    assert found == [each.guid for each in made]
+
+
+async def test_an_entry_from_the_future_hides_nothing(
+    api: DeliveriesApi, server: HubProcess
+) -> None:
+    odd = api.add("push", real("push/00"), ago_s=-24 * HOUR_S)
+    await api.until(lambda: api.fetched[odd.guid] == 1)
+    await api.sweeps()
+
+    entry = api.add("push", real("push/00"))
+
+    await api.until(lambda: api.fetched[entry.guid] == 1)
+    await api.sweeps()
+    server.kill()
+    last = api.add("push", real("push/00"))
+    await server.start()
+    await api.until(lambda: api.fetched[last.guid] == 1)
+    await api.sweeps()
+    assert len(await jobs(server)) == 3
+
+
 async def test_a_redelivery_of_what_is_known_makes_no_second_job(
     api: DeliveriesApi, server: HubProcess
 ) -> None:

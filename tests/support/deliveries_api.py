@@ -130,6 +130,8 @@ class DeliveriesApi:
     """How many cursors aren't taken."""
     gates: dict[str, anyio.Event] = field(factory=dict)
     """GUID -> what asking for it waits for."""
+    gate: anyio.Event | None = None
+    """What the list waits for."""
     hook: Callable[[Entry], Awaitable[int]] | None = None
     """Delivers a redelivery to the hub, and returns its answer's status."""
     calls: list[str] = field(factory=list)
@@ -245,6 +247,8 @@ class DeliveriesApi:
             return self._json({"message": wrong}, 401)
         path = request.url.path
         if path == "/app/hook/deliveries" and request.method == "GET":
+            if self.gate is not None:
+                await self.gate.wait()
             return self._list(request)
         kept = {str(each.id): each for each in self.kept()}
         words = path.removeprefix("/app/hook/deliveries/").split("/")

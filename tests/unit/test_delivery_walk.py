@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from dispatchd.hub.github.listed import Listed, Unreadable, arrival, read_page
+from dispatchd.hub.github.listed import (
+    Listed,
+    Unreadable,
+    arrival,
+    has_payload,
+    read_page,
+)
 from dispatchd.hub.github.postponed import NOT_THERE_S, UNCLEAR_S, Postponed
 from dispatchd.hub.github.walk import OVERLAP_S, Walk, Wanted, watermark
 
@@ -131,11 +137,11 @@ def test_a_payload_keeps_its_text_where_it_comes_as_one() -> None:
     kept = arrival("integration/1", "g", "push", with_payload(text))
     made = arrival("integration/1", "g", "push", with_payload({"ä": "\ud800"}))
 
-    assert kept is not None
     assert kept.payload == text
-    assert made is not None
     assert made.payload == '{"\\u00e4":"\\ud800"}'
-    assert arrival("integration/1", "g", "push", with_payload(None)) is None
+    assert not has_payload(with_payload(None))
+    assert not has_payload(with_payload(""))
+    assert has_payload(with_payload([]))
     for bad in ("{", "[]", 7, [1], '{"a": NaN}'):
         with pytest.raises(Unreadable):
             arrival("integration/1", "g", "push", with_payload(bad))

@@ -83,8 +83,13 @@ def _seconds(given: str, otherwise: float) -> float:
         return otherwise
 
 
-def arrival(target: str, guid: str, event: str, document: Json) -> Arrival | None:
-    """Return the event of a delivery that was fetched, or None while GitHub has no payload for it.
+def has_payload(document: Json) -> bool:
+    """Return whether GitHub has the payload of a delivery that was fetched; it may come later."""
+    return at(document, "request", "payload") not in (None, "")
+
+
+def arrival(target: str, guid: str, event: str, document: Json) -> Arrival:
+    """Return the event of a delivery that was fetched.
 
     Args:
         target: The hook (`Delivery.target`).
@@ -93,11 +98,9 @@ def arrival(target: str, guid: str, event: str, document: Json) -> Arrival | Non
         document: As GitHub's API has it; the payload is an object, or its text.
 
     Raises:
-        Unreadable: There is a payload, which is none of an event.
+        Unreadable: Its payload is none of an event.
     """
     given = at(document, "request", "payload")
-    if given is None or given == "":
-        return None
     payload_text = given if isinstance(given, str) else _as_text(given)
     try:
         payload = loads(payload_text)

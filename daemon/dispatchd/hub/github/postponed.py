@@ -4,7 +4,7 @@ One of them never keeps the others waiting. Times are seconds since the epoch by
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from attrs import define, evolve, field, frozen
@@ -19,7 +19,10 @@ UNCLEAR_S: Final = 24 * 3600.0
 """How long one may fail otherwise while others can be fetched (seconds)."""
 
 _TRIES: Final = 3
-"""How often in a row one may end a sweep before the others go first (count)."""
+"""After how many failures in a row one more event may be passed (count)."""
+
+_MOST_PASSED: Final = 10
+"""How many may be passed in a row at most (count): each may take until its deadline."""
 
 _SLOWEST_S: Final = 60.0
 """How long the next try is away at most (seconds)."""
@@ -60,10 +63,15 @@ class Postponed:
         """Return whether a try is given up; another one of the same event still counts."""
         return listed.id in self._lost
 
-    def has_failed(self, guid: str) -> bool:
-        """Note that fetching one has failed for a reason that may be everybody's; return whether it is its own."""
-        self._failures[guid] += 1
-        return self._failures[guid] >= _TRIES
+    def may_pass(self, guids: Sequence[str]) -> bool:
+        """Note that fetching the last of some events, one after the other, has failed; return whether the next may try.
+
+        What is everybody's trouble looks the same as that of one event, until another can be had. So the longer the
+        first one fails, the more of them may be passed.
+        """
+        first, last = guids[0], guids[-1]
+        self._failures[last] += 1
+        return len(guids) <= min(self._failures[first] // _TRIES, _MOST_PASSED)
 
     def put_off(self, wanted: Wanted, *, now: float, patience_s: float) -> bool:
         """Keep one for later; False if it is given up, because that has lasted longer than some seconds."""
@@ -84,10 +92,15 @@ class Postponed:
             self._failures.pop(guid, None)
 
     def rejoin(self, walk: Walk, *, now: float) -> None:
-        """Let those take part in a walk that are due, or that it has found another try of."""
+        """Let those take part in a walk that are due, or that it has found another try of; all, if it has found more.
+
+        Else the newer one would be taken in before the older one that could be had by now.
+        """
+        has_more = not self._later.keys() >= walk.found.keys()
         for guid, later in self._later.items():
             found = walk.found.pop(guid, None)
             tries = found.ids if found else ()
             ids = tuple(dict.fromkeys((*later.wanted.ids, *tries)))
-            if later.is_due(now) or len(ids) > len(later.wanted.ids):
+            has_new_try = len(ids) > len(later.wanted.ids)
+            if has_more or has_new_try or later.is_due(now):
                 walk.found[guid] = evolve(later.wanted, ids=ids)

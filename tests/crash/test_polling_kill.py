@@ -1,0 +1,142 @@
+"""The hub is killed with SIGKILL between any two steps of a sweep through GitHub's deliveries: each is taken in once.
+
+A step is what the outside can see: a call to GitHub that is about to be made, a write to the database, its becoming
+durable (tests/crash/kill_hub.c). PostgreSQL is told each statement by itself; the suite takes every fifth, and with
+DISPATCHD_EVERY_STEP=1 all of them.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+from attrs import define, field
+
+from support.deliveries_api import DeliveriesApi, Entry, deliveries_api
+from support.github_events import real
+from support.github_hub import deliveries, jobs
+from support.hub import HubProcess
+from support.kill_hub import MARK, armed
+from support.machine import Machine
+from support.polling import ISSUES, config, prepared
+
+OPENED = real("issues/17-opened")
+
+
+@define
+class Story:
+    """What GitHub lists once the hub may look: on three pages, and not all of it there or wanted."""
+
+    api: DeliveriesApi
+    wanted: list[Entry] = field(factory=list)
+    """Oldest first."""
+    ignored: list[Entry] = field(factory=list)
+
+    def tell(self) -> None:
+        api = self.api
+        self.wanted = [
+            api.add("issues", OPENED, ago_s=500),
+            api.add("issues", OPENED, ago_s=400, missing=1),
+            api.add("issues", OPENED, ago_s=300, as_text=True),
+            api.add("issues", OPENED, ago_s=20),
+        ]
+        self.ignored = [
+            api.add("star", {"action": "created"}, ago_s=450),
+            api.add("issues", real("issues/04-deleted"), ago_s=30),
+        ]
+        api.again(self.wanted[0], ago_s=10)
+
+    async def until_told(self) -> None:
+        """Return once all of it was handed out and two more sweeps have begun: all before them have ended."""
+        await self.api.until(
+            lambda: all(self.api.fetched[each.guid] for each in self.wanted)
+        )
+        await self.api.sweeps(2)
+
+    async def unless_killed(self, server: HubProcess) -> bool:
+        """Wait until all is told, or the hub is killed; return whether it was."""
+        killed = False
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                nonlocal killed
+                await to_thread.run_sync(server.process.wait, abandon_on_cancel=True)
+                killed = True
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch)
+            await self.until_told()
+            tasks.cancel_scope.cancel()
+        return killed
+
+
+async def killed_at(folder: Path, database_url: str, library: Path, step: int) -> bool:
+    """Let the hub be killed before a step, and started again; return whether it came to that step at all."""
+    async with deliveries_api(per_page=3) as api:
+        gate = api.gate = anyio.Event()
+        more = config(api, rules=ISSUES)
+        folder = prepared(folder, api)
+        async with armed(folder, database_url, library, step, more=more) as server:
+            story = Story(api)
+            (folder / MARK).unlink()
+            await api.until(lambda: api.count("GET") == 1)
+            story.tell()
+            (folder / MARK).touch()
+            gate.set()
+            killed = await story.unless_killed(server)
+            (folder / MARK).unlink()
+            if killed:
+                assert server.process.returncode == -9
+                server.env = {}
+                await server.start()
+                await story.until_told()
+
+            await check(server, story)
+
+            # Nothing is fetched anew by a process that knows only what is durable.
+            before = dict(api.fetched)
+            server.kill()
+            server.env = {}
+            await server.start()
+            await api.sweeps(2)
+            assert dict(api.fetched) == before
+            await check(server, story)
+            machine = Machine(http=server.http)
+            order = [(await machine.pull()).job["delivery_id"] for _ in story.wanted]
+            # The one that wasn't there yet comes when it is.
+            late = story.wanted[1].guid
+            in_time = [each.guid for each in story.wanted if each.guid != late]
+            assert [each for each in order if each != late] == in_time
+        return killed
+
+
+async def check(server: HubProcess, story: Story) -> None:
+    """Assert that each event is known, and has its job, once."""
+    kept = {each["id"]: each for each in await deliveries(server)}
+    entries = [*story.wanted, *story.ignored]
+    assert {*kept} == {each.guid for each in entries}
+    made = [job["delivery_id"] for job in await jobs(server)]
+    assert sorted(made) == sorted(each.guid for each in story.wanted)
+    for each in story.wanted:
+        assert (kept[each.guid]["state"], len(kept[each.guid]["job_ids"])) == (
+            *("queued", 1),
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+async def test_a_hub_that_is_killed_at_any_step_of_a_sweep_has_each_event_once(
+    tmp_path: Path, kill_hub: Path, new_database_url: Callable[[], str]
+) -> None:
+    url = new_database_url()
+    thin = url.startswith("postgresql") and "DISPATCHD_EVERY_STEP" not in os.environ
+    step, killed = -4 if thin else 0, True
+    while killed:
+        step += 5 if thin else 1
+        folder = tmp_path / f"h{step}"
+        killed = await killed_at(folder, new_database_url(), kill_hub, step)
+    print(f"the hub survived step {step}")
+
+    assert step > 20
