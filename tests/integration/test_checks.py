@@ -410,7 +410,7 @@ async def test_an_event_that_no_rule_wanted_leaves_nothing_behind(stage: Stage) 
     store.change(
         "untold", lambda job: evolve(job, state=State.IGNORED, finished_at=9.0)
     )
-    stage.hub.add("told", received=True)
+    stage.hub.add("told")
     await stage.hub.ring()
     await stage.hub.paid()
     shown = stage.github.newest("told")["status"]

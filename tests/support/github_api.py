@@ -162,6 +162,10 @@ class GithubApi:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         asked = await _read(scope, receive, self.prefix)
+        if asked.raw == "app/hook/deliveries":
+            # The hub looks for what it has missed, which is nothing to these tests (support/deliveries_api.py).
+            await _send(send, (200, [], {}))
+            return
         self.asked.append(asked)
         try:
             await self._answer(asked, receive, send)
