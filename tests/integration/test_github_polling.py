@@ -147,14 +147,15 @@ async def test_one_that_is_listed_and_not_there_yet_is_taken_in_once_it_is(
 async def test_a_restart_goes_back_to_one_that_was_not_there(
     api: DeliveriesApi, server: HubProcess
 ) -> None:
-    absent = api.add("push", real("push/00"), missing=10_000, ago_s=500)
+    absent = api.add("push", real("push/00"), missing=10_000)
+    await api.until(lambda: absent.missing < 10_000)
+    # What is newer moves on by more than the overlap.
+    api.ahead_s += 1200
     for _ in range(3):
         newer = api.add("push", real("push/00"))
     await api.until(lambda: api.fetched[newer.guid] == 1)
     await api.sweeps()
     server.kill()
-    # What is newer has moved on by more than the overlap.
-    api.ahead_s += 1200
     last = api.add("push", real("push/00"))
     absent.missing = 0
 
@@ -339,6 +340,30 @@ async def test_what_came_while_the_hub_was_down_is_fetched(
     assert log_of(server, "github_deliveries_lost") == []
 
 
+async def test_a_restart_reads_no_more_of_the_list_than_it_has_to(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with deliveries_api(per_page=2) as api:
+        folder = tmp_path / "hub"
+        async with polling_hub(folder, api, database_url=database_url) as server:
+            for _ in range(10):
+                old = api.add("push", real("push/00"))
+            await api.until(lambda: api.fetched[old.guid] == 1)
+            api.ahead_s += 1200
+            new = api.add("push", real("push/00"))
+            await api.until(lambda: api.fetched[new.guid] == 1)
+            await api.sweeps()
+            server.kill()
+            before = api.count("GET /app/hook/deliveries?")
+
+            await server.start()
+            await api.sweeps(2)
+
+            pages = api.count("GET /app/hook/deliveries?") - before
+            first_pages = 2
+            assert pages <= first_pages
+
+
 async def test_an_outage_longer_than_the_retention_says_what_is_lost(
     api: DeliveriesApi, server: HubProcess
 ) -> None:
@@ -480,7 +505,13 @@ async def test_a_full_queue_ends_the_sweep_and_loses_nothing(
     options = {"more": "[queue]\nmost = 3\n", "interval_s": 0.05}
     folder = tmp_path / "hub"
     async with polling_hub(folder, api, database_url=database_url, **options) as server:
-        made = [api.add("push", real("push/00"), ago_s=60 - each) for each in range(8)]
+        await api.sweeps()
+        # Over a longer time than a walk overlaps.
+        api.ahead_s += HOUR_S
+        made = [
+            api.add("push", real("push/00"), ago_s=3000 - 400 * each)
+            for each in range(8)
+        ]
         with anyio.fail_after(30):
             while "queue.most" not in (await status_of(server))["trouble"]:
                 pass
@@ -540,6 +571,14 @@ async def test_a_backlog_of_more_pages_than_are_read_in_one_go_is_taken_in_whole
             api.no_cursors = 1
             await server.start()
             await api.until(lambda: api.no_cursors == 0)
+            # And a restart after it has been read in two goes.
+            listed = api.count("GET /app/hook/deliveries?")
+            await api.until(
+                lambda: api.count("GET /app/hook/deliveries?") > listed + 44
+            )
+            assert not api.fetched
+            server.kill()
+            await server.start()
             api.refusals.append(Refusal(status=429, headers={"retry-after": "1"}))
 
             await api.until(lambda: len(api.fetched) == len(made), within_s=200)
@@ -549,7 +588,7 @@ async def test_a_backlog_of_more_pages_than_are_read_in_one_go_is_taken_in_whole
             assert found == [each.guid for each in made]
             assert {*api.fetched.values()} == {1}
             behind = log_of(server, "github_deliveries_behind")
-            assert [line["pages"] for line in behind][:2] == [20, 40]
+            assert [line["pages"] for line in behind][-2:] == [20, 40]
             status = await status_of(server)
             assert status["losses"] == []
             assert status["swept_at"] > api.now() - HOUR_S
