@@ -205,7 +205,8 @@ async def test_what_is_too_much_is_cut_or_left_out_and_said(tmp_path: Path) -> N
 
     summary = finish["result_step_summary"]
     assert len(summary.encode()) <= 65_535
-    assert "x\n```\n\n[... cut here: " in summary
+    assert "x\n```\n\n*[... " in summary
+    assert summary.endswith("bytes shown; the rest was cut ...]*")
     assert list(finish["result_outputs"]) == [f"n{i}" for i in range(1, 101)]
     assert "line 151" in missing[0]
     assert "n101" in missing[1]
