@@ -307,11 +307,35 @@ async def test_a_requeue_has_a_check_of_its_own(tmp_path: Path) -> None:
         server = here.hub.server
 
         by_hand = await server.http.post(f"/api/v1/jobs/{job}/requeue")
+        [kept] = await deliveries(server)
+        assert kept["job_ids"] == [job, by_hand.json()["id"]]
         by_delivery = await server.http.post("/api/v1/deliveries/d-1/redeliver")
 
-        for again in (by_hand.json()["id"], by_delivery.json()["id"]):
+        for again in (by_hand.json()["id"], *by_delivery.json()["ids"]):
             held = await here.hub.pull()
             await held.finish()
             await here.hub.paid()
             assert here.github.newest(again)["conclusion"] == "success"
         assert here.github.newest(job)["conclusion"] == "failure"
+
+
+async def test_what_was_refused_is_asked_about_again_when_it_is_wanted_once_more(
+    tmp_path: Path,
+) -> None:
+    fork = Repository(permission="read", pull=pull(fork=True))
+    async with scene(tmp_path, fork) as here:
+        [refused] = await here.decided(await here.say("/run deploy", "d-1"))
+        again = f"/api/v1/jobs/{refused['id']}/requeue"
+
+        for permission, reason in [("read", "write is needed"), ("write", "a fork")]:
+            fork.permission = permission
+            here.hub.server.kill()
+            # Without what it remembers of permissions.
+            await here.hub.server.start()
+            reply = await here.hub.server.http.post(again)
+            job = await here.hub.server.result(reply.json()["id"], until="queued")
+            assert job["state"] == "ignored"
+            assert reason in job["result_summary"]
+        assert (await here.hub.machine.ask()).status_code == 204
+        [kept] = await deliveries(here.hub.server)
+        assert len(kept["job_ids"]) == 3

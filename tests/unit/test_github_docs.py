@@ -70,7 +70,11 @@ def test_every_state_and_cause_has_its_conclusion() -> None:
 
 
 def test_every_command_on_the_page_exists() -> None:
-    named = set(re.findall(r"dispatchd hub ([a-z]+(?: (?:setup|check|status|redeliver|add))?)", PAGE))
+    named = set(
+        re.findall(
+            r"dispatchd hub ([a-z]+(?: (?:setup|check|status|redeliver|add))?)", PAGE
+        )
+    )
     known = (ROOT / "docs" / "dispatchd.1").read_text()
 
     # What is made elsewhere is looked for by those who make it.

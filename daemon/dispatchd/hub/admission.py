@@ -115,7 +115,8 @@ class Admission:
         self, db: Connection, submission: Submission, job: HubJob
     ) -> list[HubJob]:
         """Return the jobs that a new one may mean."""
-        query = select(*COLUMNS).with_for_update()
+        # In one order, so that no two transactions wait for each other.
+        query = select(*COLUMNS).order_by(_JOB.position).with_for_update()
         if job.urgent:
             query = query.where(_JOB.state.in_((*HELD, *WAITING)))
         elif submission.supersedes and may_supersede(submission.document):

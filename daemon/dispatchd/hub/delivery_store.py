@@ -115,12 +115,21 @@ def insert_delivery(db: Connection, delivery: Delivery, *, shared: bool) -> bool
     return True
 
 
+def add_again(db: Connection, delivery_id: str, job_id: str, again_id: str) -> None:
+    """Add to the jobs of a delivery one that is one of them once more."""
+    for found in _with_job(db, delivery_id, job_id):
+        keep_delivery(db, evolve(found, job_ids=(*found.job_ids, again_id)))
+
+
 def amend_routing(db: Connection, delivery_id: str, job_id: str, words: str) -> None:
     """Add to what was decided about a delivery what has become of one of its jobs."""
-    for row in db.execute(_OF_ID, {"of_id": delivery_id}).mappings().all():
-        found = _read(row)
-        if job_id in found.job_ids:
-            keep_delivery(db, evolve(found, routing=f"{found.routing}; {words}"))
+    for found in _with_job(db, delivery_id, job_id):
+        keep_delivery(db, evolve(found, routing=f"{found.routing}; {words}"))
+
+
+def _with_job(db: Connection, delivery_id: str, job_id: str) -> list[Delivery]:
+    rows = db.execute(_OF_ID, {"of_id": delivery_id}).mappings().all()
+    return [found for row in rows if job_id in (found := _read(row)).job_ids]
 
 
 def _key(delivery: Delivery) -> dict[str, str]:

@@ -9,6 +9,7 @@ from uuid import uuid4
 from attrs import evolve, frozen
 
 from dispatchd.hub.desk import Desk
+from dispatchd.hub.github.event import must_be_asked_about
 from dispatchd.hub.model import Check, Delivery, HubJob, Submission
 from dispatchd.hub.rules import Refused
 
@@ -27,7 +28,8 @@ class Intake:
 
         Fails with Refused if it is too large, with QueueFull, and with StorageBusy.
         """
-        job = await self.desk.use(lambda: self._keep(submission))
+        delivery = _delivery(submission, self.desk.now())
+        job = await self.desk.use(lambda: self._keep(submission, delivery))
         if job is None:
             return False
         self.desk.tell(job)
@@ -47,10 +49,17 @@ class Intake:
                 HTTPStatus.GONE, f"the payload of {job.id} is not kept any more"
             )
         submission = once_more(job, shown.check if shown else None, *texts)
-        await self.submit(submission)
+        new = await self.desk.use(lambda: self._keep(submission, again_of=job))
+        if new is not None:
+            self.desk.tell(new)
         return submission.id
 
-    def _keep(self, submission: Submission) -> HubJob | None:
+    def _keep(
+        self,
+        submission: Submission,
+        delivery: Delivery | None = None,
+        again_of: HubJob | None = None,
+    ) -> HubJob | None:
         head = json.dumps(submission.document)
         texts = (head, submission.payload, submission.headers)
         if sum(len(text.encode()) for text in texts) > _LARGEST_JOB:
@@ -64,15 +73,20 @@ class Intake:
             evolve(submission, supersedes=supersedes),
             now=now,
             most=queue.most,
-            delivery=_delivery(submission, now),
+            delivery=delivery,
+            again_of=again_of,
         )
 
 
 def once_more(
     job: HubJob, check: Check | None, payload: str, headers: str
 ) -> Submission:
-    """Return what a job was made from as a new job, with a check of its own where the job had one."""
+    """Return what a job was made from as a new job, with a check of its own where the job had one.
+
+    What GitHub hasn't been asked about, or has refused, is asked about again: nobody has said yet that it may run.
+    """
     new_id = str(uuid4())
+    asked = check is not None or job.deliveries > 0
     if check is not None:
         # GitHub wants a new check run of the same name, and no ended one opened again.
         check = Check(
@@ -90,6 +104,7 @@ def once_more(
         priority=job.priority,
         # A person wants this commit; it is no newer than what waits.
         supersedes=False,
+        received=not asked and must_be_asked_about(job.document),
         check=check,
     )
 

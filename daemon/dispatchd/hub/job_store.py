@@ -18,7 +18,7 @@ from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
 from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import Database
-from dispatchd.hub.delivery_store import keep_delivery
+from dispatchd.hub.delivery_store import add_again, keep_delivery
 from dispatchd.hub.job_rows import COLUMNS, read_job, write_job
 from dispatchd.hub.model import (
     ENDED,
@@ -55,15 +55,26 @@ class JobStore:
         now: float,
         most: int,
         delivery: Delivery | None = None,
+        again_of: HubJob | None = None,
     ) -> HubJob | None:
-        """Keep a new job durably, with what has brought it; None, and nothing changes, if its id is taken.
+        """Keep a new job durably; None, and nothing changes, if its id is taken.
 
-        Fails with QueueFull if as many jobs wait as may (`most`).
+        Args:
+            submission: The job.
+            now: The time.
+            most: How many jobs may wait (count).
+            delivery: What has brought it, kept with it.
+            again_of: The job that it is once more, whose delivery it belongs to.
+
+        Fails with QueueFull if as many wait.
         """
         with self._database.transaction() as db:
             job = self._admission.admit(db, submission, now=now, most=most)
             if job is not None and delivery is not None:
                 keep_delivery(db, delivery)
+            if job is not None and again_of is not None:
+                delivery_id = str(again_of.document.get("delivery_id") or "")
+                add_again(db, delivery_id, again_of.id, job.id)
             return job
 
     def claim(

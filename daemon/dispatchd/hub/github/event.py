@@ -1,11 +1,12 @@
 """What an event of GitHub says, read without trusting it: what isn't of the expected kind counts as absent."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from attrs import frozen
 
 from dispatchd.domain.event import job_from_event
-from dispatchd.domain.job import Json
+from dispatchd.domain.job import CANCEL, Json
 from dispatchd.domain.payload import at, number, text
 
 LONGEST_TEXT: Final = 512
@@ -22,6 +23,12 @@ COMMENT_EVENTS: Final = (
     "pull_request_review_comment",
 )
 """Where commands can stand."""
+
+
+NAMES_A_REF: Final = (
+    *("release", "create", "repository_dispatch", "workflow_dispatch"),
+)
+"""Events that name a ref, whose commit has to be asked for."""
 
 
 @frozen(kw_only=True)
@@ -103,6 +110,13 @@ def read_event(name: str, payload: Json) -> GithubEvent:
         external_id=clean(text(payload, "check_run", "external_id")),
         button=clean(text(payload, "requested_action", "identifier")),
     )
+
+
+def must_be_asked_about(document: Mapping[str, Json]) -> bool:
+    """Return whether a rule's job is of an event that doesn't say who may have it, or for which commit."""
+    event = document.get("event_name")
+    by_rule = document.get("binding_id") or document.get("command") == CANCEL
+    return bool(by_rule) and event in (*COMMENT_EVENTS, *NAMES_A_REF)
 
 
 def clean(value: str) -> str:

@@ -10,8 +10,7 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.hub.github.event import COMMENT_EVENTS
-from dispatchd.hub.github.routing import NAMES_A_REF
+from dispatchd.hub.github.event import COMMENT_EVENTS, NAMES_A_REF
 from dispatchd.hub.github.settings import PULL_REQUEST, GithubSettings, Rule, Subject
 
 READ: Final = "read"

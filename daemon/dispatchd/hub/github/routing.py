@@ -10,7 +10,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.hub.github.comment import Command, Verb, commands
-from dispatchd.hub.github.event import COMMENT_EVENTS, GithubEvent
+from dispatchd.hub.github.event import COMMENT_EVENTS, NAMES_A_REF, GithubEvent
 from dispatchd.hub.github.interest import (
     AGAIN,
     NEW,
@@ -27,11 +27,6 @@ CANCEL_BUTTON: Final = "cancel"
 
 OUR_MARK: Final = "<!-- dispatchd -->"
 """What every comment of ours begins with, so that we never take one for a command."""
-
-NAMES_A_REF: Final = (
-    *("release", "create", "repository_dispatch", "workflow_dispatch"),
-)
-"""Events that name a ref, whose commit has to be asked for."""
 
 _SKIPPED: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip actions]")
 """In the message of a commit: its push starts nothing (GitHub docs, Skipping workflow runs)."""
