@@ -4,35 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon import DaemonProcess, running_daemon
 from support.endpoint import endpoint
 from support.git_server import git_server
+from support.secret_run import configure, environment
 
 VALUE = "correct-horse-battery-staple"
 GIT_TOKEN = "token-of-the-installation-0815"
 JOB = {"id": "j", "dag_name": "it"}
 SECRETS = 'secrets = { KEY = "key" }\n'
 RETRIED = "max_retries = 1\n"
-
-
-def configure(tmp_path: Path, url: str, script: str, options: str = SECRETS) -> Path:
-    folder = tmp_path / "machine"
-    file = write_config(
-        folder,
-        url,
-        {"it": ["/bin/sh", "-c", script]},
-        limits=options,
-        runs="retry_wait_s = 0.1",
-    )
-    file.write_text(file.read_text() + '\n[secrets.key]\nenv = "KEY_OF_THE_DAEMON"\n')
-    return file
-
-
-def environment(daemon: DaemonProcess, number: int = 1) -> dict[str, str]:
-    """Return the environment that a run has printed with env."""
-    file = daemon.state / f"runs/j/attempt-{number}/output.log"
-    lines = file.read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 def withheld(daemon: DaemonProcess) -> list[tuple[int, list[str]]]:
@@ -62,7 +43,7 @@ async def test_the_code_of_a_fork_gets_no_secrets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", [False, None])
 async def test_any_other_job_gets_its_secrets(tmp_path: Path, word: object) -> None:
     async with endpoint() as hub:
-        config = configure(tmp_path, hub.url, "env")
+        config = configure(tmp_path, hub.url, "env", SECRETS)
         async with running_daemon(config, env={"KEY_OF_THE_DAEMON": VALUE}) as daemon:
             hub.hand_out({**JOB, "from_fork": word})
             await hub.until_finished("j")
@@ -78,7 +59,7 @@ async def test_a_job_that_does_not_say_clearly_whether_it_is_a_forks_is_rejected
 ) -> None:
     async with (
         endpoint() as hub,
-        running_daemon(configure(tmp_path, hub.url, "env")) as daemon,
+        running_daemon(configure(tmp_path, hub.url, "env", SECRETS)) as daemon,
     ):
         hub.hand_out({**JOB, "from_fork": "true"})
         (finish,) = await hub.until_finished("j")

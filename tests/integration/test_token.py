@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon import DaemonProcess, running_daemon
 from support.endpoint import TOKEN, Answer, Endpoint, Request, as_json, endpoint
+from support.secret_run import configure, environment
 
 VALUE = "correct-horse-battery-staple"
 JOB = {
@@ -20,26 +21,6 @@ JOB = {
 }
 ASKS = 'github_token = { contents = "read", pull_requests = "write" }\n'
 RETRIED = "max_retries = 1\n"
-
-
-def configure(tmp_path: Path, url: str, script: str, options: str = ASKS) -> Path:
-    folder = tmp_path / "machine"
-    file = write_config(
-        folder,
-        url,
-        {"it": ["/bin/sh", "-c", script]},
-        limits=options,
-        runs="retry_wait_s = 0.1",
-    )
-    file.write_text(file.read_text() + '\n[secrets.key]\nenv = "KEY_OF_THE_DAEMON"\n')
-    return file
-
-
-def environment(daemon: DaemonProcess, number: int = 1) -> dict[str, str]:
-    """Return the environment that a run has printed with env."""
-    file = daemon.state / f"runs/j/attempt-{number}/output.log"
-    lines = file.read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 def nowhere(daemon: DaemonProcess, *values: str) -> None:
@@ -56,7 +37,7 @@ async def test_a_run_gets_a_token_for_what_its_workflow_asks_for(
 ) -> None:
     script = 'env; echo "$GH_TOKEN" | tee "$GITHUB_STEP_SUMMARY"; echo "t=$GH_TOKEN" >"$GITHUB_OUTPUT"'
     async with endpoint() as hub:
-        async with running_daemon(configure(tmp_path, hub.url, script)) as daemon:
+        async with running_daemon(configure(tmp_path, hub.url, script, ASKS)) as daemon:
             hub.hand_out(JOB)
             (finish,) = await hub.until_finished("j")
         (asked,) = hub.calls("token", "j")
@@ -112,7 +93,7 @@ async def test_after_a_restart_the_token_of_a_running_command_is_still_kept_out(
     script = f'read -r _ <{gate}; echo "it is $GH_TOKEN"'
     async with (
         endpoint() as hub,
-        running_daemon(configure(tmp_path, hub.url, script)) as daemon,
+        running_daemon(configure(tmp_path, hub.url, script, ASKS)) as daemon,
     ):
         hub.hand_out(JOB)
         await daemon.until_logged("job_attempt_started", job_id="j")
@@ -186,7 +167,7 @@ async def test_a_job_is_cancelled_while_its_token_is_waited_for(
             if request.call == "token"
             else None
         )
-        async with running_daemon(configure(tmp_path, hub.url, "env")) as daemon:
+        async with running_daemon(configure(tmp_path, hub.url, "env", ASKS)) as daemon:
             hub.hand_out(JOB)
             await hub.until(lambda it: it.calls("token") != [])
             hub.hand_out({"id": "c", "command": "cancel", "dag_run_id": "j"})
@@ -198,7 +179,7 @@ async def test_a_job_is_cancelled_while_its_token_is_waited_for(
 
 async def test_the_code_of_a_fork_gets_no_token(tmp_path: Path) -> None:
     async with endpoint() as hub:
-        async with running_daemon(configure(tmp_path, hub.url, "env")) as daemon:
+        async with running_daemon(configure(tmp_path, hub.url, "env", ASKS)) as daemon:
             hub.hand_out({**JOB, "from_fork": True})
             (finish,) = await hub.until_finished("j")
         assert hub.calls("token") == []

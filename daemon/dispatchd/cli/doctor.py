@@ -5,10 +5,9 @@ from pathlib import Path
 
 import click
 
-from dispatchd.cli.findings import conclude, show
+from dispatchd.cli.findings import conclude, gather
 from dispatchd.cli.options import config_option, json_option, load_config
-from dispatchd.domain.finding import Finding, Level
-from dispatchd.errors import ConfigError
+from dispatchd.domain.finding import Finding
 
 
 @click.command()
@@ -32,19 +31,9 @@ def doctor(config_file: Path | None, *, as_json: bool) -> None:
 async def _findings(config_file: Path | None, quiet: bool) -> list[Finding]:  # noqa: FBT001  # anyio.run takes no keywords
     from dispatchd.checkup import check_up
 
-    found: list[Finding] = []
-
-    def note(finding: Finding) -> None:
-        found.append(finding)
-        if not quiet:
-            show(finding)
-
-    try:
-        config = load_config(config_file)
-    except ConfigError as error:
-        for problem in error.problems:
-            note(Finding("config", Level.FAILED, str(problem)))
-        return found
-    async for finding in check_up(config, dict(os.environ)):  # noqa: TID251  # the command line is where the environment comes in
-        note(finding)
-    return found
+    environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
+    return await gather(
+        lambda: load_config(config_file),
+        lambda config: check_up(config, environment),
+        quiet=quiet,
+    )

@@ -1,19 +1,47 @@
 """What checks have found, printed; the exit code is that of the worst."""
 
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NoReturn, TypeVar
 
 import click
 
 from dispatchd.cli.options import print_json
-from dispatchd.domain.finding import Finding
+from dispatchd.domain.finding import Finding, Level
+from dispatchd.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def show(finding: Finding) -> None:
     """Print a finding on a line of its own."""
     level = finding.level.name.lower()
     click.echo(f"{level:8}{finding.check:14}{finding.words}")
+
+
+async def gather(
+    read: Callable[[], T],
+    check: Callable[[T], AsyncIterator[Finding]],
+    *,
+    quiet: bool,
+) -> list[Finding]:
+    """Return what checks find, printing each at once unless quiet; a configuration that can't be used is all there is."""
+    found: list[Finding] = []
+
+    def note(finding: Finding) -> None:
+        found.append(finding)
+        if not quiet:
+            show(finding)
+
+    try:
+        config = read()
+    except ConfigError as error:
+        for problem in error.problems:
+            note(Finding("config", Level.FAILED, str(problem)))
+        return found
+    async for finding in check(config):
+        note(finding)
+    return found
 
 
 def conclude(findings: Sequence[Finding], *, as_json: bool) -> NoReturn:

@@ -1,19 +1,19 @@
 """`dispatchd hub github setup` and `check`: make the hub's GitHub App, and see whether everything about it is right."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from dispatchd.cli.findings import conclude, show
+from dispatchd.cli.findings import conclude, gather
 from dispatchd.cli.hub_client import config_option
 from dispatchd.cli.hub_github_settings import github_settings
 from dispatchd.cli.options import json_option, print_json
 from dispatchd.domain.finding import Finding, Level
 from dispatchd.domain.job import Json
-from dispatchd.errors import ConfigError, FolderUnusable, UsageError
+from dispatchd.errors import FolderUnusable, UsageError
 
 if TYPE_CHECKING:
     from dispatchd.hub.github.registration import Registered
@@ -187,23 +187,12 @@ async def _findings(config_file: Path, quiet: bool) -> list[Finding]:  # noqa: F
 
     from dispatchd.hub.github.app_check import check_app
 
-    found: list[Finding] = []
+    async def check(settings: "GithubSettings") -> AsyncIterator[Finding]:
+        yield Finding("config", Level.OK, f"{config_file} is good")
+        async for finding in check_app(settings, now=time.time):  # noqa: TID251  # shown to a person
+            yield finding
 
-    def note(finding: Finding) -> None:
-        found.append(finding)
-        if not quiet:
-            show(finding)
-
-    try:
-        settings = github_settings(config_file)
-    except ConfigError as error:
-        for problem in error.problems:
-            note(Finding("config", Level.FAILED, str(problem)))
-        return found
-    note(Finding("config", Level.OK, f"{config_file} is good"))
-    async for finding in check_app(settings, now=time.time):  # noqa: TID251  # shown to a person
-        note(finding)
-    return found
+    return await gather(lambda: github_settings(config_file), check, quiet=quiet)
 
 
 COMMANDS: Final = (setup, check)
