@@ -162,7 +162,7 @@ class GithubApi:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         asked = await _read(scope, receive, self.prefix)
-        if asked.raw == "app/hook/deliveries":
+        if asked.raw == "app/hook/deliveries" and self.more(asked) is None:
             # The hub looks for what it has missed, which is nothing to these tests (support/deliveries_api.py).
             await _send(send, (200, [], {}))
             return
