@@ -339,3 +339,52 @@ async def test_what_was_refused_is_asked_about_again_when_it_is_wanted_once_more
         assert (await here.hub.machine.ask()).status_code == 204
         [kept] = await deliveries(here.hub.server)
         assert len(kept["job_ids"]) == 3
+
+
+async def test_a_command_is_run_again_only_for_who_may_give_it(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        first = await here.say("/run deploy")
+        [job] = await here.decided(first)
+        await (await here.hub.pull()).finish()
+        here.github.trap("GET collaborators/mallory/permission", Fault(status=404))
+
+        suite = real("check_suite/07-rerequested")
+        suite["check_suite"] |= {"head_sha": HEAD, "app": {"id": APP_ID}}
+        of_all = await here.tell("check_suite", suite)
+        stranger = await here.press(job["id"], "", login="mallory")
+        [refused] = await here.decided(stranger)
+        [granted] = await here.decided(await here.press(job["id"], ""))
+
+        assert of_all.json()["jobs"] == []
+        assert "started by a comment" in of_all.json()["reason"]
+        assert refused["state"] == "ignored"
+        assert "mallory has the permission none" in refused["result_summary"]
+        assert (granted["state"], granted["sha"]) == ("queued", HEAD)
+        assert granted["actor_login"] == "octocat"
+
+
+async def test_an_event_that_comes_late_takes_nothing_newer_out(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        newer, older = pull_request("synchronize"), pull_request()
+        newer["pull_request"]["updated_at"] = "2026-11-25T10:00:00Z"
+        older["pull_request"]["updated_at"] = "2026-11-25T09:00:00Z"
+        newer["pull_request"]["head"]["sha"] = "b" * 40
+        await here.tell("pull_request", newer)
+
+        await here.tell("pull_request", older)
+
+        found = {(job["sha"], job["state"]) for job in await jobs(here.hub.server)}
+        assert found == {("b" * 40, "queued"), (HEAD, "queued")}
+
+
+async def test_of_one_check_one_job_is_made_again(tmp_path: Path) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        [job] = (await here.tell("push", real("push/00"))).json()["jobs"]
+        await (await here.hub.pull()).finish("failed", "No.")
+
+        first = await here.press(job, "")
+        second = await here.press(job, "")
+
+        assert len(first.json()["jobs"]) == 1
+        assert second.json()["jobs"] == []
+        assert "tests is queued already" in second.json()["reason"]

@@ -6,6 +6,7 @@ from typing import Any
 import anyio
 
 from support.daemon import DaemonProcess, running_daemon, write_config
+from support.github import INSTALLATION
 from support.github_api import Fault
 from support.github_events import HEAD, pull, pull_request
 from support.github_scene import Repository, scene
@@ -152,7 +153,9 @@ async def test_a_token_that_github_does_not_give_now_is_asked_for_again(
 
 async def test_a_job_of_another_hand_has_no_token(tmp_path: Path) -> None:
     async with scene(tmp_path, Repository(), RULES) as here:
-        await here.hub.server.submit({"id": "by-hand", "dag_name": "it"})
+        posing = {"installation_id": INSTALLATION, "repository_id": 1}
+        event = {"binding_id": "tests", "event_name": "issue_comment", **posing}
+        await here.hub.server.submit({"id": "by-hand", "dag_name": "it", **event})
         held = await here.hub.pull()
         await held.accept()
 

@@ -364,3 +364,15 @@ async def test_the_hub_says_how_it_is(server: HubProcess, machine: Machine) -> N
         "dispatchd_hub_held_polls 1.0",
     ):
         assert line in text.splitlines()
+
+
+async def test_a_submitted_job_that_poses_as_a_command_waits_for_no_github(
+    server: HubProcess, machine: Machine
+) -> None:
+    posing = {"event_name": "issue_comment", "binding_id": "b", "comment_id": 1}
+    await server.submit({"id": "j", **posing, **CI})
+    await server.http.post(f"{JOBS}/j/cancel")
+
+    again = await server.http.post(f"{JOBS}/j/requeue")
+
+    assert (await machine.pull()).id == again.json()["id"]

@@ -74,12 +74,18 @@ class Scene:
         return reply
 
     async def press(
-        self, external_id: str, button: str, repository: str = ""
+        self,
+        external_id: str,
+        button: str,
+        repository: str = "",
+        *,
+        login: str = "octocat",
     ) -> httpx.Response:
         """Press a button on a check run; an empty one is Re-run."""
         event = real("check_run/08-rerequested")
         event["check_run"] |= {"external_id": external_id, "app": {"id": APP_ID}}
         event["repository"] = real("push/00")["repository"]
+        event["sender"]["login"] = login
         if repository:
             event["repository"]["full_name"] = repository
         if button:

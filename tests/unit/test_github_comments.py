@@ -173,6 +173,12 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any] | None, list[str]]] =
         None,
         NOTHING,
     ),
+    "a commit under an issue": (
+        comment(f"/run triage {OTHER}", on="issue"),
+        "admin",
+        None,
+        ["triage: no"],
+    ),
     "cancel under an issue": (
         comment("/cancel", on="issue"),
         "write",

@@ -9,13 +9,14 @@ from attrs import evolve
 
 from dispatchd.hub.github.event import read_event
 from dispatchd.hub.github.routing import Button, Plan, Run, SuiteAgain, route
-from dispatchd.hub.github.settings import Forks, GithubSettings, Rule
+from dispatchd.hub.github.settings import Forks, GithubSettings, Rule, mistakes
 from support.github_events import (
     APP,
     HEAD,
     REAL,
     REPOSITORY,
     SETTINGS,
+    comment,
     event_of,
     name_of,
     pull_request,
@@ -294,3 +295,35 @@ def test_a_repository_is_what_has_an_owner_and_a_name() -> None:
         event = pull_request()
         event["repository"]["full_name"] = name
         assert read_event("pull_request", event).repository in ("", REPOSITORY)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"events": ("status",)},
+        {"events": ("push", "deployment")},
+        {"events": ("deployment_status",)},
+        {"events": ("deployment_protection_rule",)},
+        {"events": ("check_run",)},
+        {"command": "cancel"},
+    ],
+    ids=str,
+)
+def test_no_rule_is_for_what_could_be_anybodys_commit(fields: dict[str, Any]) -> None:
+    settings = evolve(
+        only(**fields), private_key_file=Path("key"), webhook_secret_files=(Path("s"),)
+    )
+
+    [(key, expected)] = list(mistakes(settings))
+
+    assert key.startswith("github.rules[0].")
+    assert expected.startswith("must not")
+
+
+def test_a_cancel_in_a_repository_of_no_rule_is_nothing() -> None:
+    settings = only(command="deploy", repositories=("acme/*",))
+
+    found = plan("issue_comment", comment("/cancel"), settings)
+
+    assert found.steps == ()
+    assert found.reason == "no rule is for this repository"

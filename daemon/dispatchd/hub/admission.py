@@ -65,6 +65,8 @@ class Admission:
             workflow=str(document.get("dag_name") or ""),
             repository=str(document.get("repository_name") or ""),
             number=number_of(document),
+            by_event=submission.by_event,
+            event_at=submission.event_at,
             urgent=is_cancel(document),
             priority=submission.priority,
             state=State.RECEIVED if submission.received else State.QUEUED,

@@ -278,7 +278,7 @@ class Dispatch:
         """Return the calls that there are about a job."""
         github = self.desk.settings.github
         has_token = github is not None and github.gives_tokens
-        is_of_app = bool(job.document.get("installation_id"))
+        is_of_app = job.by_event and bool(job.document.get("installation_id"))
         return [*_EXTENSIONS, *(["token"] if has_token and is_of_app else [])]
 
 

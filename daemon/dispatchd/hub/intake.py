@@ -9,7 +9,7 @@ from uuid import uuid4
 from attrs import evolve, frozen
 
 from dispatchd.hub.desk import Desk
-from dispatchd.hub.github.event import must_be_asked_about
+from dispatchd.hub.github.event import is_by_comment, must_be_asked_about
 from dispatchd.hub.model import Check, Delivery, HubJob, Submission
 from dispatchd.hub.rules import Refused
 
@@ -79,14 +79,23 @@ class Intake:
 
 
 def once_more(
-    job: HubJob, check: Check | None, payload: str, headers: str
+    job: HubJob,
+    check: Check | None,
+    payload: str,
+    headers: str,
+    *,
+    presser: str = "",
 ) -> Submission:
     """Return what a job was made from as a new job, with a check of its own where the job had one.
 
     What GitHub hasn't been asked about, or has refused, is asked about again: nobody has said yet that it may run.
+    So is a command that somebody at GitHub (`presser`, a login) wants once more by a button.
     """
     new_id = str(uuid4())
+    document = {**job.document, "id": new_id}
     asked = check is not None or job.deliveries > 0
+    if presser and is_by_comment(job.document):
+        asked, check, document["actor_login"] = False, None, presser
     if check is not None:
         # GitHub wants a new check run of the same name, and no ended one opened again.
         check = Check(
@@ -98,13 +107,15 @@ def once_more(
         )
     return Submission(
         id=new_id,
-        document={**job.document, "id": new_id},
+        document=document,
         payload=payload,
         headers=headers,
         priority=job.priority,
         # A person wants this commit; it is no newer than what waits.
         supersedes=False,
-        received=not asked and must_be_asked_about(job.document),
+        received=not asked and job.by_event and must_be_asked_about(job.document),
+        by_event=job.by_event,
+        event_at=job.event_at,
         check=check,
     )
 

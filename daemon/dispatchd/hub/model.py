@@ -88,6 +88,10 @@ class Submission:
     """Whether something has to be asked before it may be handed out."""
     check: Check | None = None
     """What is to show it at GitHub."""
+    by_event: bool = False
+    """Whether a rule has made it of an event of GitHub, and nobody has submitted it."""
+    event_at: float = 0
+    """When what it is about was changed, as GitHub says; 0 where it doesn't."""
 
 
 @frozen(kw_only=True)
@@ -126,6 +130,10 @@ class HubJob:
     repository: str = ""
     number: int = 0
     """Of its pull request or issue, which share their numbers."""
+    by_event: bool = False
+    """Whether a rule has made it of an event of GitHub: only then GitHub stands behind what its document says."""
+    event_at: float = 0
+    """When its pull request was changed, as GitHub says; 0 where it doesn't."""
     urgent: bool = False
     priority: int = 0
     turn: int = 0

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
 )
 from sqlalchemy.engine import Dialect
 from typing_extensions import override
@@ -63,6 +64,8 @@ JOBS: Final = Table(
     _text("workflow"),
     _text("repository"),
     _number("number"),
+    Column("by_event", Boolean, nullable=False, server_default=false()),
+    _time("event_at"),
     _number("priority"),
     _number("turn"),
     _text("only_machine"),

@@ -49,7 +49,7 @@ def after_submit(
     """
     if not job.urgent:
         summary = f"Superseded by the job {job.id}, which is for a newer commit."
-        meant = [each for each in others if _is_older(submission.document, each)]
+        meant = [each for each in others if _is_older(submission, each)]
         ended = [
             ended_here(each, State.SUPERSEDED, summary, "", now=now) for each in meant
         ]
@@ -79,8 +79,12 @@ def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:
     )
 
 
-def _is_older(newer: Mapping[str, Json], job: HubJob) -> bool:
-    """Return whether a queued job of the same workflow is for an older commit of the same pull request."""
+def _is_older(submission: Submission, job: HubJob) -> bool:
+    """Return whether a queued job of the same workflow is for an older commit of the same pull request.
+
+    An event that comes late, such as one that was missed and fetched afterwards, takes out nothing newer.
+    """
+    newer = submission.document
     keys = (
         "repository_name",
         "pull_request_number",
@@ -92,4 +96,5 @@ def _is_older(newer: Mapping[str, Json], job: HubJob) -> bool:
         all((newer.get(key) or None) == (job.document.get(key) or None) for key in keys)
         and newer.get("sha") != job.document.get("sha")
         and may_supersede(job.document)
+        and not (submission.event_at and submission.event_at < job.event_at)
     )

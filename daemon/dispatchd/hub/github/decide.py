@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dispatchd.domain.job import Json
 from dispatchd.domain.payload import text
@@ -27,7 +27,7 @@ class End:
 
     reason: str
     is_denied: bool = False
-    """Whether that is for want of a permission: then a stranger has asked, and gets no words."""
+    """Whether nobody knows that who asked may: a stranger gets no words."""
 
 
 Decision = Free | End
@@ -77,10 +77,15 @@ def decide(
     event = read_event(
         name, {**payload, "pull_request": pull} if pull else dict(payload)
     )
+    # Who wants it once more isn't who has written the comment.
+    event = evolve(event, actor=text(document, "actor_login") or event.actor)
     needed = needed_for(rule, from_fork=event.from_fork)
     if not may(permission, needed):
         return denied(event, permission, needed)
     if pull is None:
+        if document.get("sha"):
+            # GitHub finds the commits of every fork in the repository itself.
+            return End(reason="a command under an issue names no commit")
         return Free(document=document)
     obstacle = _obstacle(rule, event, pull, str(document.get("sha") or ""))
     if obstacle:

@@ -1,12 +1,13 @@
 """What an event of GitHub says, read without trusting it: what isn't of the expected kind counts as absent."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 from attrs import frozen
 
 from dispatchd.domain.event import job_from_event
-from dispatchd.domain.job import CANCEL, Json
+from dispatchd.domain.job import Json
 from dispatchd.domain.payload import at, number, text
 
 LONGEST_TEXT: Final = 512
@@ -69,6 +70,8 @@ class GithubEvent:
     """Id of the App that a check belongs to."""
     external_id: str = ""
     """Our own word for a check run."""
+    changed_at: float = 0
+    """When a pull request was changed, as GitHub says (seconds since the epoch)."""
     button: str = ""
     """Which of our buttons was pressed on a check run."""
 
@@ -108,15 +111,19 @@ def read_event(name: str, payload: Json) -> GithubEvent:
             or number(payload, "check_suite", "app", "id")
         ),
         external_id=clean(text(payload, "check_run", "external_id")),
+        changed_at=_time(text(payload, "pull_request", "updated_at")),
         button=clean(text(payload, "requested_action", "identifier")),
     )
 
 
 def must_be_asked_about(document: Mapping[str, Json]) -> bool:
-    """Return whether a rule's job is of an event that doesn't say who may have it, or for which commit."""
-    event = document.get("event_name")
-    by_rule = document.get("binding_id") or document.get("command") == CANCEL
-    return bool(by_rule) and event in (*COMMENT_EVENTS, *NAMES_A_REF)
+    """Return whether an event's job is of one that doesn't say who may have it, or for which commit."""
+    return is_by_comment(document) or document.get("event_name") in NAMES_A_REF
+
+
+def is_by_comment(document: Mapping[str, Json]) -> bool:
+    """Return whether an event's job was started by a comment or a review."""
+    return document.get("event_name") in COMMENT_EVENTS
 
 
 def clean(value: str) -> str:
@@ -127,6 +134,14 @@ def clean(value: str) -> str:
 
 def _id(value: int | None) -> int:
     return value if value is not None and 0 < value <= _LARGEST_NUMBER else 0
+
+
+def _time(value: str) -> float:
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        return 0.0
+    return found.timestamp() if found.tzinfo is not None else 0.0
 
 
 def _full_ref(payload: Json, ref: str) -> str:

@@ -18,7 +18,7 @@ from dispatchd.hub.admission import Admission
 from dispatchd.hub.delivery_store import insert_delivery, keep_delivery
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.check_store import Owed, check_of, checks_of
-from dispatchd.hub.github.event import GithubEvent
+from dispatchd.hub.github.event import GithubEvent, is_by_comment
 from dispatchd.hub.github.job_fields import job_fields
 from dispatchd.hub.github.routing import Button, Cancel, Plan, Run, Step, SuiteAgain
 from dispatchd.hub.intake import once_more
@@ -146,7 +146,11 @@ class _Work:
         if shown is None or shown.check.repository != self.arrival.event.repository:
             return _Done(words=f"there is no job {job_id} for it (any more)")
         if again:
-            return self._again(shown)
+            check = shown.check
+            # Of several of a name it is the newest that people see.
+            of_commit = checks_of(self.db, check.repository, check.sha)
+            same = [each for each in of_commit if each.check.name == check.name]
+            return self._again(same[-1])
         row = self.db.execute(queries.LOCKED, {"of_id": job_id}).mappings().one()
         job = read_job(row)
         if job.state in ENDED:
@@ -162,8 +166,12 @@ class _Work:
         }
         if not newest:
             yield _Done(words="there is no job for this commit (any more)")
-        for each in newest.values():
-            yield self._again(each)
+        for name, each in newest.items():
+            if is_by_comment(each.job.document):
+                # Who wants all checks once more doesn't want a deployment.
+                yield _Done(words=f"{name} was started by a comment, and only by one")
+            else:
+                yield self._again(each)
 
     def _again(self, shown: Owed) -> _Done:
         job = shown.job
@@ -172,7 +180,10 @@ class _Work:
         texts = self.db.execute(queries.TEXTS_OF, {"of_id": job.id}).first()
         if texts is None:
             return _Done(words=f"the payload of {job.id} is not kept any more")
-        return self._admit(once_more(job, shown.check, texts.payload, texts.headers))
+        presser = self.arrival.event.actor
+        return self._admit(
+            once_more(job, shown.check, texts.payload, texts.headers, presser=presser)
+        )
 
     def _submission(
         self,
@@ -189,6 +200,8 @@ class _Work:
             headers=self.arrival.headers,
             priority=priority,
             supersedes=self.desk.settings.queue.supersede,
+            by_event=True,
+            event_at=self.arrival.event.changed_at,
             received=received,
             check=check,
         )

@@ -3,7 +3,7 @@
 from typing import Final
 
 from attrs import evolve, frozen
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, false, select
 
 from dispatchd.domain.job import Json
 from dispatchd.domain.outcome import FailureCause
@@ -66,7 +66,7 @@ class Received:
             before = _received(db, job_id)
             if before is None:
                 return []
-            meant = [each for each in self._unfinished(db, before) if not each.urgent]
+            meant = self._unfinished(db, before)
             ended = [rules.cancel(each, rules.NOBODY_HAD_IT, now=now) for each in meant]
             for was, after in zip(meant, ended, strict=True):
                 write_job(db, was, after)
@@ -91,6 +91,7 @@ class Received:
                 _JOB.state.in_((*HELD, *WAITING)),
                 _JOB.repository == job.repository,
                 _JOB.number == job.number,
+                _JOB.urgent == false(),
             )
             .order_by(_JOB.position)
             .with_for_update()

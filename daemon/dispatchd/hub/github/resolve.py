@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 import structlog
 from anyio.abc import TaskGroup
-from attrs import define, field
+from attrs import define, evolve, field
 
 from dispatchd.domain.backoff import next_try_s
 from dispatchd.domain.job import Json
@@ -131,16 +131,16 @@ class Resolver:
     async def _decision(self, job: HubJob) -> Decision | None:
         """Return what becomes of a job; None for a cancel job that may be carried out."""
         if self.desk.now() - job.created_at > _LONGEST_S:
-            return End(reason="GitHub could not be asked about it for a day")
+            return _quiet("GitHub could not be asked about it for a day")
         rule = self.settings.rule(str(job.document.get("binding_id") or ""))
         if rule is None and not job.urgent:
-            return End(reason="its rule is not configured any more")
+            return _quiet("its rule is not configured any more")
         try:
             if rule is None or job.document.get("event_name") in COMMENT_EVENTS:
                 return await self._of_command(job, rule)
             return await self._of_ref(job)
         except (NotThere, Invalid) as error:
-            return End(reason=f"GitHub doesn't know what it is about ({error.reason})")
+            return _quiet(f"GitHub doesn't know what it is about ({error.reason})")
 
     async def _of_ref(self, job: HubJob) -> Decision:
         installation, repository = _place(job)
@@ -155,7 +155,8 @@ class Resolver:
             job.document.get("pull_request_number"),
         )
         payload = await self._payload(job)
-        event = read_event(name, payload)
+        actor = str(job.document.get("actor_login") or "")
+        event = evolve(read_event(name, payload), actor=actor)
         permission = await self._permission(installation, repository, event.actor)
         least = needed_for(rule, from_fork=False)
         if not may(permission, least):
@@ -220,6 +221,11 @@ class Resolver:
                 "received_job_decided", job_id=job.id, state=changed[-1].state
             )
             await Replies(self.client, self.settings).answer(job, decision)
+
+
+def _quiet(reason: str) -> End:
+    """Return the end of a job of which it isn't known whether who asked for it may: they get no words."""
+    return End(reason=reason, is_denied=True)
 
 
 def _place(job: HubJob) -> tuple[int, str]:

@@ -168,7 +168,10 @@ def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
     unknown: list[str] = []
     for command in found:
         if command.verb is Verb.CANCEL:
-            steps[Cancel()] = None
+            if any(not mismatch_of_repository(each, event) for each in settings.rules):
+                steps[Cancel()] = None
+            else:
+                unknown.append("no rule is for this repository")
             continue
         meant = [
             Run(rule=rule, command=command)

@@ -100,7 +100,8 @@ class RunTokens:
             message = "its code comes from a fork, so it gets no token"
             raise Refused(HTTPStatus.FORBIDDEN, message)
         installation = job.document.get("installation_id")
-        if not (self.settings.is_app and isinstance(installation, int)):
+        is_ours = self.settings.is_app and job.by_event
+        if not (is_ours and isinstance(installation, int)):
             message = "only an event of the hub's GitHub App has a token"
             raise Refused(HTTPStatus.FORBIDDEN, message)
         for name, level in wanted.items():

@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from attrs import evolve, field, frozen
+
+from dispatchd.domain.job import CANCEL
 
 
 class Ingest(StrEnum):
@@ -127,13 +130,24 @@ class GithubSettings:
 
 PULL_REQUEST: Final = "pull_request"
 
-_NOT_BY_RULES: Final = {
-    *("check_run", "check_suite"),
-    *("issue_comment", "pull_request_review_comment"),
-}
-_WHY_NOT_BY_RULES: Final = (
+_BY_BUTTONS: Final = (
     "checks are run again by their buttons, and comments start jobs by command alone"
 )
+_OF_ANY_COMMIT: Final = "it may be about a commit of a fork, and doesn't say so"
+
+_NOT_BY_RULES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "check_run": _BY_BUTTONS,
+        "check_suite": _BY_BUTTONS,
+        "issue_comment": _BY_BUTTONS,
+        "pull_request_review_comment": _BY_BUTTONS,
+        "deployment": _OF_ANY_COMMIT,
+        "deployment_protection_rule": _OF_ANY_COMMIT,
+        "deployment_status": _OF_ANY_COMMIT,
+        "status": _OF_ANY_COMMIT,
+    }
+)
+"""Events that start nothing by a rule, and why."""
 
 
 def resolved(settings: GithubSettings, folder: Path) -> GithubSettings:
@@ -181,8 +195,10 @@ def mistakes(settings: GithubSettings) -> Iterator[tuple[str, str]]:
 def _mistakes_of(rule: Rule, names_before: list[str]) -> Iterator[tuple[str, str]]:
     if rule.name in names_before:
         yield "name", f"must be unique; {rule.name!r} isn't"
-    own = sorted(_NOT_BY_RULES & set(rule.events))
-    if own:
-        yield "events", f"must not have {', '.join(own)}: {_WHY_NOT_BY_RULES}"
+    for event in rule.events:
+        if event in _NOT_BY_RULES:
+            yield "events", f"must not have {event}: {_NOT_BY_RULES[event]}"
+    if rule.command == CANCEL:
+        yield "command", "must not be cancel, which means something else to machines"
     if rule.forks is Forks.COMMAND and rule.on is Subject.ISSUE:
         yield "forks", "must be never for comments on issues"

@@ -32,6 +32,11 @@ def upgrade() -> None:
 def _more_of_jobs() -> None:
     op.add_column("jobs", _text("result_details"))
     op.add_column("jobs", _number("number"))
+    by_event = sa.Column(
+        "by_event", sa.Boolean, nullable=False, server_default=sa.false()
+    )
+    op.add_column("jobs", by_event)
+    op.add_column("jobs", _time("event_at"))
     db = op.get_bind()
     jobs = sa.Table("jobs", sa.MetaData(), autoload_with=db)
     for row in db.execute(sa.select(jobs.c.id, jobs.c.document)).all():
