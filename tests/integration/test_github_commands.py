@@ -48,7 +48,7 @@ async def test_who_may_is_what_github_says_and_not_what_the_comment_says(
         [job] = await here.decided(await here.tell("issue_comment", owner, "d-1"))
 
         assert job["state"] == "ignored"
-        assert "read for Codertocat/Hello-World, and write" in job["result_summary"]
+        assert "for Codertocat/Hello-World is read, and write" in job["result_summary"]
         [kept] = await deliveries(here.hub.server)
         assert "and write is needed" in kept["routing"]
         # A stranger gets a reaction, and no words.
@@ -358,7 +358,7 @@ async def test_a_command_is_run_again_only_for_who_may_give_it(tmp_path: Path) -
         assert of_all.json()["jobs"] == []
         assert "started by a comment" in of_all.json()["reason"]
         assert refused["state"] == "ignored"
-        assert "mallory has the permission none" in refused["result_summary"]
+        assert "of mallory for Codertocat/Hello-World is none" in refused["result_summary"]
         assert (granted["state"], granted["sha"]) == ("queued", HEAD)
         assert granted["actor_login"] == "octocat"
 

@@ -41,8 +41,8 @@ def may(actual: str, needed: Permission) -> bool:
 
 def denied(event: GithubEvent, actual: str, needed: Permission) -> End:
     """Return the end of what somebody asked for who isn't allowed to."""
-    has = f"has the permission {actual or 'none'} for {event.repository}"
-    reason = f"{event.actor} {has}, and {needed.value} is needed"
+    found = f"{event.actor} for {event.repository} is {actual or 'none'}"
+    reason = f"the permission of {found}, and {needed.value} is needed"
     return End(reason=reason, is_denied=True)
 
 
