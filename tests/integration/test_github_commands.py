@@ -358,7 +358,9 @@ async def test_a_command_is_run_again_only_for_who_may_give_it(tmp_path: Path) -
         assert of_all.json()["jobs"] == []
         assert "started by a comment" in of_all.json()["reason"]
         assert refused["state"] == "ignored"
-        assert "of mallory for Codertocat/Hello-World is none" in refused["result_summary"]
+        assert (
+            "of mallory for Codertocat/Hello-World is none" in refused["result_summary"]
+        )
         assert (granted["state"], granted["sha"]) == ("queued", HEAD)
         assert granted["actor_login"] == "octocat"
 

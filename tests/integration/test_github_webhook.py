@@ -13,6 +13,7 @@ import anyio
 import pytest
 from bench.postgres import Postgres
 
+from support.github import new_key
 from support.github_events import (
     HEAD,
     REAL,
@@ -402,3 +403,45 @@ async def test_nothing_secret_is_in_the_log_or_the_database(tmp_path: Path) -> N
         everything += "\n".join(db.iterdump())
     for secret in (SECRET, NEW_SECRET, TOKEN):
         assert secret not in everything
+
+
+async def test_strangers_that_send_slowly_delay_nobody(tmp_path: Path) -> None:
+    async with hub(prepared(tmp_path / "hub"), more=CONFIG) as server:
+        slow = [await anyio.connect_tcp("127.0.0.1", server.port) for _ in range(50)]
+        for each in slow:
+            await each.send(
+                b"POST /webhooks/github HTTP/1.1\r\nHost: hub\r\n"
+                b"X-GitHub-Event: push\r\nX-GitHub-Delivery: slow\r\n"
+                b"X-Hub-Signature-256: sha256=0\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 20000000\r\n\r\n{"
+            )
+        event = {**pull_request(), "filler": "x" * 3 * MIB}
+
+        with anyio.fail_after(20):
+            reply = await send(server, "pull_request", event)
+
+        assert reply.status_code == 202
+        for each in slow:
+            await each.aclose()
+
+
+async def test_an_app_takes_only_what_comes_by_its_own_hook(tmp_path: Path) -> None:
+    folder = prepared(tmp_path / "hub")
+    (folder / "app.pem").write_text(new_key())
+    own = 'app_id = 4711\nprivate_key_file = "app.pem"'
+    more = CONFIG.replace('token_file = "github-token"', own)
+    async with hub(folder, more=more) as server:
+        headers = dict.fromkeys(
+            (
+                "X-GitHub-Hook-Installation-Target-Type",
+                "X-GitHub-Hook-Installation-Target-ID",
+            )
+        )
+        ours = await send(server, "push", real("push/00"), "d-1")
+        foreign = await send(server, "push", real("push/00"), "d-1", target="9")
+        unnamed = await send(server, "push", real("push/00"), "d-1", headers=headers)
+
+        assert len(ours.json()["jobs"]) == 1
+        assert foreign.json()["jobs"] == []
+        assert "integration/9 isn't that of the hub's App" in foreign.json()["reason"]
+        assert unnamed.json() == {"message": "duplicate"}

@@ -69,7 +69,9 @@ class Scene:
         self, event: str, payload: dict[str, Any], delivery: str = ""
     ) -> httpx.Response:
         payload = {**payload, "installation": {"id": INSTALLATION}}
-        reply = await send(self.hub.server, event, payload, delivery, secret=SECRET)
+        reply = await send(
+            self.hub.server, event, payload, delivery, secret=SECRET, target=str(APP_ID)
+        )
         assert reply.status_code == 202, reply.text
         return reply
 

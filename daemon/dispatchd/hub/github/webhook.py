@@ -4,9 +4,9 @@ What was answered with a success is durable and never comes again. Whatever keep
 is answered with 503, so that GitHub shows a failed delivery, which can be sent once more.
 """
 
-import hmac
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Final, Self
@@ -20,13 +20,13 @@ from starlette.routing import Route
 
 from dispatchd.domain.raw_json import loads
 from dispatchd.errors import ContractViolation
-from dispatchd.hub.bodies import read_up_to
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.event import clean, read_event
 from dispatchd.hub.github.inbox import Arrival, Inbox, Taken
-from dispatchd.hub.github.routing import route
+from dispatchd.hub.github.routing import Plan, route
 from dispatchd.hub.github.secret_files import read_secret
 from dispatchd.hub.github.settings import GithubSettings
+from dispatchd.hub.github.signed_body import IN_MEMORY, SignedBody
 from dispatchd.hub.rules import Refused
 
 MIB: Final = 1024 * 1024
@@ -40,9 +40,11 @@ _READ_S: Final = 30.0
 _LARGEST_FORM: Final = 3 * LARGEST_PAYLOAD + 16
 """A form writes a byte with up to three (bytes)."""
 
-_LARGE: Final = MIB
+_MOST_COMING: Final = 256
+"""How many bodies may be coming in at a time (count): strangers must not fill the disk."""
+
 _LARGE_AT_ONCE: Final = 4
-"""How many bodies over 1 MiB are in memory at a time (count); others wait, so that strangers can't fill it."""
+"""How many large bodies that GitHub has signed are in memory at a time (count); others wait."""
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _JSON: Final = "application/json"
@@ -69,6 +71,7 @@ class Webhook:
     settings: GithubSettings
     secrets: Sequence[bytes] = field(repr=False)
     """Each counts."""
+    _coming: int = field(default=0, init=False)
     _large: anyio.Semaphore = field(
         factory=lambda: anyio.Semaphore(_LARGE_AT_ONCE), init=False
     )
@@ -101,75 +104,57 @@ class Webhook:
         Raises:
             Refused: It isn't one of GitHub's, or can't be read.
         """
-        call = _call(request)
+        call = _call(request, self.settings)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in (_JSON, _FORM):
             message = f"the body must be {_JSON} or {_FORM}"
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
-        length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) <= _LARGE:
-            return await self._receive(request, call, kind)
-        async with self._large:
-            return await self._receive(request, call, kind)
-
-    async def _receive(self, request: Request, call: _Call, kind: str) -> Response:
-        body = bytearray()
-        most = LARGEST_PAYLOAD if kind == _JSON else _LARGEST_FORM
-        with anyio.move_on_after(_READ_S) as reading:
-            body = await read_up_to(request, most)
-        if reading.cancelled_caught:
-            message = f"the body took more than {_READ_S:g} s"
-            raise Refused(HTTPStatus.REQUEST_TIMEOUT, message)
-        if len(body) <= _LARGE:
-            self._prove(call, body)
-            arrival = _arrival(call, body, kind)
-        else:
-            arrival = await self.desk.use(lambda: self._proven(call, body, kind))
-        plan = route(arrival.event, self.settings)
-        taken = await self.desk.use(lambda: Inbox(self.desk).take(arrival, plan))
+        if self._coming >= _MOST_COMING:
+            raise Refused(
+                HTTPStatus.SERVICE_UNAVAILABLE, "too many bodies are coming in"
+            )
+        self._coming += 1
+        try:
+            body = await self._received(request, kind)
+        finally:
+            self._coming -= 1
+        with closing(body):
+            if not body.is_signed(call.signature):
+                message = "X-Hub-Signature-256 doesn't fit the body and the secret"
+                raise Refused(HTTPStatus.UNAUTHORIZED, message)
+            taken = await self._taken(call, body, kind)
         for job in taken.jobs:
             self.desk.tell(job)
         return _answer(taken)
 
-    def _proven(self, call: _Call, body: bytearray, kind: str) -> Arrival:
-        self._prove(call, body)
-        return _arrival(call, body, kind)
+    async def _received(self, request: Request, kind: str) -> SignedBody:
+        most = LARGEST_PAYLOAD if kind == _JSON else _LARGEST_FORM
+        with anyio.move_on_after(_READ_S):
+            return await SignedBody.receive(request, most, self.secrets)
+        message = f"the body took more than {_READ_S:g} s"
+        raise Refused(HTTPStatus.REQUEST_TIMEOUT, message)
 
-    def _prove(self, call: _Call, body: bytearray) -> None:
-        """Return if one of the secrets has signed the raw body.
+    async def _taken(self, call: _Call, body: SignedBody, kind: str) -> Taken:
+        if body.size <= IN_MEMORY:
+            arrival = _arrival(call, body.read(), kind)
+            plan = self._plan(arrival)
+            return await self.desk.use(lambda: Inbox(self.desk).take(arrival, plan))
 
-        Raises:
-            Refused: None has.
-        """
-        if not is_signed(body, call.signature, self.secrets):
-            message = "X-Hub-Signature-256 doesn't fit the body and the secret"
-            raise Refused(HTTPStatus.UNAUTHORIZED, message)
+        def take() -> Taken:
+            arrival = _arrival(call, body.read(), kind)
+            return Inbox(self.desk).take(arrival, self._plan(arrival))
 
+        async with self._large:
+            return await self.desk.use(take)
 
-def is_signed(
-    body: bytes | bytearray, signature: str, secrets: Sequence[bytes]
-) -> bool:
-    """Return whether one of some secrets has signed a body, in a time that doesn't tell how near it is.
-
-    Args:
-        body: The raw body.
-        signature: `sha256=` and the HMAC in hex, as in X-Hub-Signature-256.
-        secrets: Each counts.
-    """
-    given = signature.encode(errors="replace")
-    # All of them, so that the time doesn't tell which one it was.
-    fits = [
-        hmac.compare_digest(given, b"sha256=" + _hmac(secret, body))
-        for secret in secrets
-    ]
-    return any(fits)
+    def _plan(self, arrival: Arrival) -> Plan:
+        if self.settings.is_app and arrival.target != self.settings.target:
+            reason = f"the hook {arrival.target} isn't that of the hub's App"
+            return Plan(reason=reason)
+        return route(arrival.event, self.settings)
 
 
-def _hmac(secret: bytes, body: bytes | bytearray) -> bytes:
-    return hmac.new(secret, body, sha256).hexdigest().encode()
-
-
-def _call(request: Request) -> _Call:
+def _call(request: Request, settings: GithubSettings) -> _Call:
     """Return what a webhook says beside its body.
 
     Raises:
@@ -180,12 +165,14 @@ def _call(request: Request) -> _Call:
         if not headers.get(name, "").strip():
             message = f"the header {name} is missing"
             raise Refused(HTTPStatus.BAD_REQUEST, message)
+    ours = settings.target if settings.is_app else ""
     kind = headers.get("x-github-hook-installation-target-type", "")
     target = headers.get("x-github-hook-installation-target-id", "")
     return _Call(
         event=clean(headers["x-github-event"].strip()),
         delivery=clean(headers["x-github-delivery"].strip()),
-        target=clean(f"{kind}/{target}") if kind or target else "",
+        # An old GitHub Enterprise Server doesn't say it, and polling takes its events for the App's.
+        target=clean(f"{kind}/{target}") if kind or target else ours,
         signature=headers.get("x-hub-signature-256", ""),
         headers=kept_headers(headers),
     )
@@ -203,7 +190,7 @@ def kept_headers(headers: Mapping[str, str]) -> str:
     )
 
 
-def _arrival(call: _Call, body: bytearray, kind: str) -> Arrival:
+def _arrival(call: _Call, body: bytes, kind: str) -> Arrival:
     """Return the event in a body that GitHub has signed.
 
     Raises:
