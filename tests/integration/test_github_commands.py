@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import anyio
+import psycopg
 import pytest
+from bench.postgres import Postgres
 
 from support.github import APP_ID, INSTALLATION
 from support.github_api import Fault
@@ -390,3 +393,58 @@ async def test_of_one_check_one_job_is_made_again(tmp_path: Path) -> None:
         assert len(first.json()["jobs"]) == 1
         assert second.json()["jobs"] == []
         assert "tests is queued already" in second.json()["reason"]
+
+
+async def test_what_github_says_of_its_limit_holds_for_every_question(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        ends_at = anyio.current_time() + 2.5
+        limit = here.github.trap(
+            PERMISSION,
+            Fault(status=429, headers={"retry-after": "3"}),
+            times=99,
+            when=lambda _: anyio.current_time() < ends_at,
+        )
+        first = await here.say("/run deploy")
+        log = here.hub.server.folder / "hub.log"
+        with anyio.fail_after(10):
+            while "resolve_failed" not in log.read_text():
+                # Written by another process: nothing announces it.
+                await anyio.sleep(0.02)
+
+        others = [await here.say("/run deploy") for _ in range(10)]
+
+        for reply in (first, *others):
+            [job] = await here.decided(reply)
+            assert job["state"] == "queued"
+        assert sum(limit.sprung.values()) == 1
+
+
+async def test_a_deadlock_loses_no_delivery(
+    tmp_path: Path, postgresql: Postgres
+) -> None:
+    url = postgresql.new_database()
+    async with scene(tmp_path, Repository(), database_url=url) as here:
+        await here.tell("pull_request", pull_request())
+        one, other = [job["id"] for job in await jobs(here.hub.server)]
+        newer = pull_request("synchronize")
+        newer["pull_request"]["head"]["sha"] = "b" * 40
+        lock = "SELECT 1 FROM jobs WHERE id = %s FOR UPDATE"
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        async with await psycopg.AsyncConnection.connect(url) as db:
+            await db.execute("SET deadlock_timeout = '1h'")
+            # The hub has the first job, and waits for the second.
+            await db.execute(lock, (other,))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(here.tell, "pull_request", newer)
+                async with await psycopg.AsyncConnection.connect(
+                    url, autocommit=True
+                ) as looking:
+                    while (await (await looking.execute(waiting)).fetchone()) == (0,):
+                        await anyio.sleep(0.02)
+                await db.execute(lock, (one,))
+                await db.rollback()
+
+        states = [job["state"] for job in await jobs(here.hub.server)]
+        assert states == ["superseded", "superseded", "queued", "queued"]

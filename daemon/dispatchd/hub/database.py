@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from dispatchd.errors import NotReachable, UsageError
-from dispatchd.hub.model import StorageBusy
+from dispatchd.hub.model import Deadlocked, StorageBusy
 
 CHANNEL: Final = "dispatchd_jobs"
 """On which hub processes tell each other that a job is queued (NOTIFY of PostgreSQL)."""
@@ -27,6 +27,9 @@ _BUSY_S: Final = 5.0
 """How long a call waits for the database or for a connection before it gives up (seconds)."""
 
 _CONNECTIONS: Final = 10
+
+_DEADLOCK: Final = "40P01"
+"""PostgreSQL's word for a transaction that was ended so that another can go on (PostgreSQL docs, Appendix A)."""
 
 _READ_ONLY: Final = "dispatchd_read_only"
 _SNAPSHOT: Final[dict[str, Any]] = {_READ_ONLY: True, "postgresql_readonly": True}
@@ -92,14 +95,16 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """Give a connection whose changes become durable together at the end of the block, or not at all.
 
-        Raises:
-            StorageBusy: The database can't be used now.
+        Fails with StorageBusy if the database can't be used now, and with Deadlocked, which is one, if another
+        transaction had to go first.
         """
         try:
             with self.engine.begin() as db:
                 yield db
         except SQLAlchemyError as error:
-            raise StorageBusy(_words(error)) from error
+            gave_way = getattr(error, "orig", None)
+            kind = Deadlocked if _state(gave_way) == _DEADLOCK else StorageBusy
+            raise kind(_words(error)) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -217,6 +222,10 @@ def _begin_sqlite(db: Connection) -> None:
         return
     # With the lock of a writer from the start: who reads first and then writes may be refused in between.
     db.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _state(error: BaseException | None) -> str:
+    return str(getattr(error, "sqlstate", ""))
 
 
 def _words(error: Exception) -> str:

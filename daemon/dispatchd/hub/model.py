@@ -249,5 +249,9 @@ class StorageBusy(Exception):
     """The database can't be used now; the same call may succeed later."""
 
 
+class Deadlocked(StorageBusy):
+    """Two transactions waited for each other, and this one gave way: the same call will most likely succeed."""
+
+
 class QueueFull(Exception):
     """As many jobs wait as may; the same submit may succeed later."""

@@ -50,12 +50,17 @@ async def backend(desk: Desk, settings: GithubSettings) -> AsyncIterator[Backend
     async with transport(settings, now=desk.now, known=desk.known) as way:
         credentials, chance = Credentials.open(settings, way), SystemRandom()
         client = Client(credentials)
+        publisher = Publisher(desk, settings, client, chance)
         yield Backend(
             webhook=Webhook.of(desk, settings),
             run_tokens=RunTokens(desk=desk, settings=settings, credentials=credentials),
-            publisher=Publisher(desk, settings, client, chance),
+            publisher=publisher,
             resolver=Resolver(
-                desk=desk, settings=settings, client=client, random=chance
+                desk=desk,
+                settings=settings,
+                client=client,
+                gates=publisher.gates,
+                random=chance,
             ),
             poller=Poller(desk=desk, settings=settings, client=client, random=chance)
             if settings.is_app

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final
 
-from attrs import frozen
+from attrs import define, frozen
 
 MOST_COMMANDS: Final = 10
 """How many commands of a comment are carried out (count)."""
@@ -45,8 +45,16 @@ _LINE: Final = re.compile(
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 
-_FENCE: Final = re.compile(r" {0,3}(?P<mark>`{3,}|~{3,})(?P<rest>.*)")
-"""The start or end of a block of code (CommonMark, 4.5)."""
+_FENCE: Final = re.compile(
+    r"(?P<indent>[ \t]*(?:(?:[-*+]|[0-9]{1,9}[.)])[ \t]+)*)(?P<mark>`{3,}|~{3,})(?P<rest>.*)"
+)
+"""The start or end of a block of code (CommonMark, 4.5), also one in a list."""
+
+_LEAST_INDENTED: Final = 4
+"""From here on an end isn't one, but for that of a block in a list (columns; CommonMark, 4.5)."""
+
+_RAW: Final = re.compile(r"<(pre|code|script|style|textarea)\b", re.IGNORECASE)
+"""What shows or hides its lines as they stand (CommonMark, 4.6)."""
 
 _BREAK: Final = re.compile(r"\r\n|\n|\r")
 _HIDDEN: Final = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
@@ -72,25 +80,62 @@ def commands(body: str) -> list[Command]:
 
 def _spoken(body: str) -> Iterator[str]:
     """Yield the lines of a comment that are neither quoted nor code."""
-    fence = ""
-    quoted = False
+    reader = _Reader()
     for line in _BREAK.split(body):
-        match = _FENCE.fullmatch(line)
-        if fence:
-            ends = match is not None and match["mark"].startswith(fence)
-            if ends and match is not None and not match["rest"].strip():
-                fence = ""
-        elif match is not None and not (
-            match["mark"][0] == "`" and "`" in match["rest"]
-        ):
-            fence, quoted = match["mark"], False
-        elif line.lstrip(" ").startswith(">"):
-            quoted = True
-        elif not line.strip():
-            quoted = False
-        elif not quoted:
-            # What follows a quoted line without a blank one belongs to it (CommonMark, 5.1, laziness).
+        if not reader.is_inside(line) and reader.is_spoken(line):
             yield line
+
+
+@define
+class _Reader:
+    """Reads a comment line by line.
+
+    Where it isn't certain, a line counts as code: a command can be written again, and not be taken back.
+    """
+
+    _fence: re.Match[str] | None = None
+    _raw: str = ""
+    _quoted: bool = False
+    _in_span: bool = False
+
+    def is_inside(self, line: str) -> bool:
+        """Return whether a line is in a block of code or of raw HTML, or begins or ends one."""
+        fence, tag = _FENCE.fullmatch(line), _RAW.search(line)
+        if self._raw:
+            self._raw = "" if f"</{self._raw}" in line.lower() else self._raw
+        elif self._fence is not None:
+            ends = fence is not None and _ends(fence, self._fence)
+            self._fence = None if ends else self._fence
+        elif fence is not None and not _is_span(fence):
+            self._fence, self._quoted, self._in_span = fence, False, False
+        elif tag is not None and f"</{tag[1].lower()}" not in line.lower():
+            self._raw = tag[1].lower()
+        else:
+            return False
+        return True
+
+    def is_spoken(self, line: str) -> bool:
+        """Return whether a line that is in no block is said by the one who writes."""
+        if not line.strip():
+            self._quoted = self._in_span = False
+            return False
+        # What follows a quoted line without a blank one belongs to it (CommonMark, 5.1, laziness).
+        self._quoted = self._quoted or line.lstrip(" ").startswith(">")
+        spoken = not self._quoted and not self._in_span and "`" not in line
+        self._in_span ^= bool(line.count("`") % 2)
+        return spoken
+
+
+def _is_span(fence: re.Match[str]) -> bool:
+    """Return whether it is code inside a line: backticks after backticks."""
+    return fence["mark"][0] == "`" and "`" in fence["rest"]
+
+
+def _ends(fence: re.Match[str], opened: re.Match[str]) -> bool:
+    indent = len(fence["indent"])
+    near = indent < max(_LEAST_INDENTED, len(opened["indent"]) + _LEAST_INDENTED)
+    plain = not fence["indent"].strip() and not fence["rest"].strip()
+    return near and plain and fence["mark"].startswith(opened["mark"])
 
 
 def _same_lines(hidden: re.Match[str]) -> str:

@@ -23,7 +23,14 @@ from dispatchd.hub.github.job_fields import job_fields
 from dispatchd.hub.github.routing import Button, Cancel, Plan, Run, Step, SuiteAgain
 from dispatchd.hub.intake import once_more
 from dispatchd.hub.job_rows import read_job, write_job
-from dispatchd.hub.model import ENDED, Check, Delivery, HubJob, Submission
+from dispatchd.hub.model import (
+    ENDED,
+    Check,
+    Deadlocked,
+    Delivery,
+    HubJob,
+    Submission,
+)
 
 COMMIT_LENGTHS: Final = (40, 64)
 """How many hex digits a commit's full id has (SHA-1, SHA-256)."""
@@ -61,6 +68,13 @@ class Inbox:
 
         Fails with QueueFull if it asks for a job and as many wait as may.
         """
+        try:
+            return self._take(arrival, plan)
+        except Deadlocked:
+            # Against somebody who cancels the same jobs in another order; GitHub doesn't ask again.
+            return self._take(arrival, plan)
+
+    def _take(self, arrival: Arrival, plan: Plan) -> Taken:
         event, database = arrival.event, self.desk.database
         now = self.desk.now()
         delivery = Delivery(

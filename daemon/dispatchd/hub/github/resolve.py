@@ -29,6 +29,7 @@ from dispatchd.hub.github.decide import (
     needed_for,
 )
 from dispatchd.hub.github.event import COMMENT_EVENTS, read_event
+from dispatchd.hub.github.pacing import Gates
 from dispatchd.hub.github.received import Received
 from dispatchd.hub.github.reply import Replies
 from dispatchd.hub.github.settings import GithubSettings, Permission, Rule
@@ -60,6 +61,8 @@ class Resolver:
     desk: Desk
     settings: GithubSettings
     client: Client
+    gates: Gates
+    """Shared with the publisher: GitHub's limits are for both."""
     random: random.Random
     _busy: set[str] = field(factory=set, init=False)
     _turns: anyio.CapacityLimiter = field(
@@ -101,6 +104,7 @@ class Resolver:
         try:
             while True:
                 try:
+                    await self._until_open(job)
                     async with self._turns:
                         decision = await self._decision(job)
                         await self._carry_out(job, decision)
@@ -116,12 +120,19 @@ class Resolver:
         finally:
             self._busy.discard(job.id)
 
+    async def _until_open(self, job: HubJob) -> None:
+        """Wait until GitHub may be asked about a job: its limits, and the publisher's writes, come first."""
+        installation, _ = _place(job)
+        await anyio.sleep_until(self.gates.opens_at(installation))
+
     async def _back_off(
         self, job: HubJob, error: GithubError | StorageBusy, failures: int
     ) -> None:
         asked_s = (
             error.retry_at - self.desk.now() if isinstance(error, Limited) else None
         )
+        if asked_s is not None:
+            self.gates.limit(_place(job)[0], asked_s)
         delay_s = next_try_s(failures, asked_s, self.random.random())
         self._log.warning(
             "resolve_failed", job_id=job.id, error=str(error), retry_in_s=delay_s

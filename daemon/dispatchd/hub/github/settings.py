@@ -102,7 +102,7 @@ class GithubSettings:
     """Where people find the hub's page, for the links of checks."""
     partially_succeeded: str = "neutral"
     """The conclusion of a job that has succeeded in part."""
-    writes_per_minute: int = 150
+    writes_per_minute: int = 60
     """How many checks an installation is told of in a minute at most (count)."""
     run_permissions: Mapping[str, str] = field(factory=dict)
     """The most that a run's token may do: permission -> `read` or `write`."""
