@@ -7,6 +7,7 @@ GitHub's clock unless it says otherwise, 0 for what has not happened.
 import json
 from typing import Final, Self
 
+import structlog
 from attrs import asdict, evolve, frozen
 
 from dispatchd.conversion import strict_converter
@@ -42,8 +43,12 @@ class Progress:
 
     @classmethod
     def read(cls, mark: str) -> Self:
-        """Return what a mark says; an empty one says that nothing has happened yet."""
-        return _converter.structure(json.loads(mark or "{}"), cls)
+        """Return what a mark says; an empty one, or one that can't be read, says that nothing has happened yet."""
+        try:
+            return _converter.structure(json.loads(mark or "{}"), cls)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            structlog.get_logger().error("github_mark_unreadable", error=str(error))
+            return cls()
 
     def as_mark(self) -> str:
         """Return the mark that says this."""
