@@ -14,7 +14,7 @@ from dispatchd.hub.database import Database
 from dispatchd.hub.github.lock import AGAIN_S, Lock
 from support.checks import ChecksHub, checks_hub, github_table
 from support.github_api import Fault, GithubApi, github_api
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 
 CREATE = "POST check-runs"
 WRITES = ("POST check-runs", "PATCH check-runs")

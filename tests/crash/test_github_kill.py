@@ -15,7 +15,7 @@ from attrs import define
 
 from support.github_events import comment, pull_request
 from support.github_hub import CONFIG, deliveries, jobs, prepared, send
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 from support.kill_hub import MARK, armed
 from support.machine import Machine
 

@@ -24,9 +24,9 @@ from dispatchd.hub.job_reader import JobReader
 from dispatchd.hub.machine_store import MachineStore
 from dispatchd.hub.machines import invited
 from dispatchd.hub.model import State
-from support.daemon import DaemonProcess, write_config
+from support.daemon_process import DaemonProcess, write_config
 from support.endpoint import SECRET
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 from support.machine import JOBS as JOBS_PATH
 
 JOBS = int(os.environ.get("DISPATCHD_FLEET_JOBS", "400"))

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from attrs import define
 
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 from support.kill_hub import armed
 from support.machine import JOBS, Held, Machine, row
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from support.daemon import DaemonProcess, write_config
-from support.hub import HubProcess, hub
+from support.daemon_process import DaemonProcess, write_config
+from support.hub_process import HubProcess, hub
 from support.preload import build
 
 RUNS = 'echo "$DISPATCHD_JOB_ID" >>"$LEDGER"; sleep 0.3; exit 7'

@@ -17,7 +17,7 @@ from attrs import define, field
 from support.deliveries_api import DeliveriesApi, Entry, deliveries_api
 from support.github_events import real
 from support.github_hub import deliveries, jobs
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 from support.kill_hub import MARK, armed
 from support.machine import Machine
 from support.polling import ISSUES, config, prepared

@@ -9,8 +9,8 @@ import pytest
 from anyio import to_thread
 from attrs import frozen
 
-from support.daemon import DaemonProcess, write_config
-from support.hub import hub
+from support.daemon_process import DaemonProcess, write_config
+from support.hub_process import hub
 
 JOBS = 500
 UPGRADES = 30

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 from support.machine import Machine
 
 

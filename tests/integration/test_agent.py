@@ -10,9 +10,9 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running_daemon, write_config
 from support.git_server import GitServer, git, git_server
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 
 TOKEN = "token-of-the-installation-0815"
 AGENT = Path(__file__).parents[2] / "examples" / "coding-agent.py"

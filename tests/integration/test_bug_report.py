@@ -27,7 +27,7 @@ from dispatchd.domain.phase import Phase
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
 from support.control import call
-from support.daemon import running_daemon, write_config
+from support.daemon_process import running_daemon, write_config
 from support.endpoint import SECRET, endpoint
 from support.records import NOW
 

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
 
-from support.daemon import running_daemon, write_config
+from support.daemon_process import running_daemon, write_config
 from support.endpoint import endpoint
 from support.fixtures import ROOT
 

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from dispatchd.clock import SteadyClock
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running_daemon, write_config
 from support.endpoint import endpoint
 from support.preload import build
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
 
 JOB = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support.daemon import DaemonProcess, running_daemon
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import endpoint
 from support.git_server import git_server
 from support.secret_run import configure, environment

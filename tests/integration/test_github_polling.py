@@ -12,7 +12,7 @@ from bench.postgres import Postgres
 from support.deliveries_api import DeliveriesApi, Refusal, deliveries_api
 from support.github_events import HEAD, real
 from support.github_hub import deliveries, jobs, send
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 from support.machine import Machine
 from support.polling import CLOSED, ISSUES, OPENED, polling_hub, status_of
 

@@ -16,7 +16,7 @@ from support.deliveries_api import DeliveriesApi, Entry, Refusal, deliveries_api
 from support.github_events import real
 from support.github_hub import CONFIG, deliveries, jobs, send
 from support.github_hub import prepared as prepared_with_token
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 from support.polling import polling_hub, status_of
 
 PUSH = real("push/00")

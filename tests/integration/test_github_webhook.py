@@ -34,7 +34,7 @@ from support.github_hub import (
     prepared,
     send,
 )
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 from support.machine import Machine, refuses, row
 
 MIB = 1024 * 1024

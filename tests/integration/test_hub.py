@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dispatchd.contracts import check
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 from support.machine import JOBS, PATH, Machine, refuses, row
 
 

@@ -18,7 +18,7 @@ from dispatchd.hub.schema import METADATA
 from dispatchd.hub.settings import FILE, load
 from support.endpoint import SECRET
 from support.golden import ROOT, examples, read
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 from support.machine import PATH, encoded
 
 JOB, ENDED_JOB = "job-word/1", "job-word/2"

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from support.endpoint import SECRET
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 from support.machine import JOBS, PATH, Machine, encoded, refuses
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"

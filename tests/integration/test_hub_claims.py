@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 
 from dispatchd.contracts import check
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 from support.machine import JOBS, Machine, held_poll, row
 
 CI = {"dag_name": "ci"}

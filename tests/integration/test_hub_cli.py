@@ -13,7 +13,7 @@ import pytest
 from anyio import to_thread
 
 from dispatchd.hub.settings import TOKEN_FILE
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 from support.machine import Machine
 
 CI = {"dag_name": "ci", "repository_name": "o/r"}

@@ -9,8 +9,8 @@ from typing import Any
 
 from anyio import to_thread
 
-from support.daemon import running_daemon
-from support.hub import HubProcess
+from support.daemon_process import running_daemon
+from support.hub_process import HubProcess
 from support.machine import row
 
 

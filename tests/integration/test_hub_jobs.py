@@ -2,7 +2,7 @@
 
 import anyio
 
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 from support.machine import JOBS, Machine, refuses
 
 BROKEN_JOBS = [

@@ -16,7 +16,7 @@ from dispatchd.domain.job import Json
 from dispatchd.hub.model import ENDED, State
 from dispatchd.hub.settings import TOKEN_FILE
 from support.browser import Visit, chromium, visit
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 from support.machine import JOBS, Machine, row
 from support.seed import job_in, one_of_each, seed
 

@@ -20,7 +20,7 @@ from bench.postgres import Postgres
 
 from dispatchd.contracts import check
 from dispatchd.hub.setup import init
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 from support.machine import JOBS, Machine, held_poll, refuses
 
 CI = {"dag_name": "ci"}

@@ -23,7 +23,7 @@ from support.github_events import (
     real,
     signature,
 )
-from support.hub import hub
+from support.hub_process import hub
 
 CONFIG = """
 [github]

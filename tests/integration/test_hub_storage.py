@@ -25,7 +25,7 @@ from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.model import State, StorageBusy
 from dispatchd.hub.schema import JOBS, METADATA, SECRETS
 from support.fixtures import ROOT
-from support.hub import hub
+from support.hub_process import hub
 from support.machine import JOBS as JOBS_PATH
 from support.machine import Machine, refuses, row
 

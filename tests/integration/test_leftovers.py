@@ -7,7 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running_daemon, write_config
 from support.endpoint import endpoint
 
 ROUNDS = 34

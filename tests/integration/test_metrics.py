@@ -7,7 +7,7 @@ import anyio
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running_daemon, write_config
 from support.endpoint import Answer, Request, endpoint
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"

@@ -7,7 +7,7 @@ import pytest
 
 from dispatchd.errors import UsageError
 from support.control import call, until_status
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running_daemon, write_config
 from support.endpoint import endpoint
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit $CODE"]

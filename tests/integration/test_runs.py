@@ -10,7 +10,12 @@ from typing import Any
 import anyio
 import pytest
 
-from support.daemon import DaemonProcess, resident_kib, running_daemon, write_config
+from support.daemon_process import (
+    DaemonProcess,
+    resident_kib,
+    running_daemon,
+    write_config,
+)
 from support.endpoint import Endpoint, endpoint
 
 Json = dict[str, Any]

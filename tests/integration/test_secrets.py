@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
 
 VALUE = "correct-horse-battery-staple"

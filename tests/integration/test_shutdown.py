@@ -4,7 +4,7 @@ import signal
 import socket
 from pathlib import Path
 
-from support.daemon import DaemonProcess, running, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit 4"]

@@ -13,7 +13,7 @@ import pytest
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.store.codec import SCHEMA_VERSION, encode
 from dispatchd.store.runs import Runs
-from support.daemon import DaemonProcess, running, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running, running_daemon, write_config
 from support.endpoint import endpoint
 from support.records import NOW
 

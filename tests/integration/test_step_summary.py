@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from support.daemon import DaemonProcess, running_daemon, write_config
+from support.daemon_process import DaemonProcess, running_daemon, write_config
 from support.endpoint import Answer, Request, as_json, endpoint
 
 VALUE = "correct-horse-battery-staple"

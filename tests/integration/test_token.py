@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.daemon import DaemonProcess, running_daemon
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import TOKEN, Answer, Endpoint, Request, as_json, endpoint
 from support.secret_run import configure, environment
 

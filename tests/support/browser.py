@@ -9,7 +9,7 @@ import pytest
 from attrs import define, field
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 

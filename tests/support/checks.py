@@ -18,7 +18,7 @@ from dispatchd.hub.github.check_store import CheckStore, Owed
 from dispatchd.hub.model import Check, Submission
 from support.github import APP_ID, INSTALLATION, REPOSITORY
 from support.github_api import SHA
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 from support.machine import Held, Machine
 
 CREATED_AT = 1_795_600_000.0

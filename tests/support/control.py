@@ -7,7 +7,7 @@ import anyio
 from anyio import to_thread
 
 from dispatchd.control.client import ask
-from support.daemon import DaemonProcess
+from support.daemon_process import DaemonProcess
 
 
 async def call(daemon: DaemonProcess, method: str, path: str, body: Any = None) -> Any:

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from support.github_events import SECRET, signature
 from support.golden import ROOT
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 from support.machine import JOBS
 
 _HUB: dict[str, Any] = json.loads(

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 
 MARK = "armed"
 """The file in the hub's folder as long as which is there steps count."""

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from dispatchd.contracts import check
 from support.endpoint import SECRET
-from support.hub import HubProcess
+from support.hub_process import HubProcess
 
 PATH = "/api/v1/github/dispatch"
 JOBS = "/api/v1/jobs"

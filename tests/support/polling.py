@@ -9,7 +9,7 @@ from dispatchd.contracts import check
 from support.deliveries_api import DeliveriesApi, key_file
 from support.github_events import APP, SECRET, pull_request
 from support.github_hub import RULES
-from support.hub import HubProcess, hub
+from support.hub_process import HubProcess, hub
 
 ISSUES = """
 [[github.rules]]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from support.daemon import DaemonProcess, write_config
+from support.daemon_process import DaemonProcess, write_config
 
 
 def configure(tmp_path: Path, url: str, script: str, options: str) -> Path:

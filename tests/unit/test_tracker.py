@@ -546,7 +546,9 @@ async def test_another_attempt_of_a_parked_job_passes_the_fence_again(
     assert (record.phase, record.blocked) == (Phase.PENDING_ACCEPT, "")
 
 
-@pytest.mark.parametrize("phase", set(Phase) - {Phase.NEEDS_ATTENTION})
+@pytest.mark.parametrize(
+    "phase", [each for each in Phase if each is not Phase.NEEDS_ATTENTION]
+)
 async def test_only_a_parked_job_is_resolved(
     store: JobStore, tracker: Tracker, phase: Phase
 ) -> None:
