@@ -6,15 +6,17 @@ import pytest
 from bench.postgres import Postgres, find, postgres
 from hypothesis import settings
 
+from support.clock import SkippingLoop
+
 # A busy machine is no reason for a test to fail.
 settings.register_profile("quick", deadline=None)
 settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    """Run async tests as the daemon runs."""
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """Run async tests as the daemon runs, on a loop whose time a test can move forward."""
+    return "asyncio", {"loop_factory": SkippingLoop}
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +27,9 @@ def postgresql() -> Iterator[Postgres]:
         yield found
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.host)]
+)
 def new_database_url(request: pytest.FixtureRequest) -> Callable[[], str]:
     """Gives the URL of a new database at each call, of each kind."""
     if request.param == "sqlite":

@@ -2,16 +2,17 @@
 
 import os
 import random
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
 import httpx
 import structlog
-from attrs import frozen
+from attrs import field, frozen
 
-from dispatchd.clock import SteadyClock
+from dispatchd.clock import MachineTime, SteadyClock, TimeSource
 from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.client import DispatchEndpoint
 from dispatchd.config import Config
@@ -25,7 +26,6 @@ from dispatchd.identity import identity
 from dispatchd.inspection import EventFeed, Inspection
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.licensing import license_routes, license_status
-from dispatchd.log import configure
 from dispatchd.loops.health import Health
 from dispatchd.loops.heartbeat import HeartbeatLoop
 from dispatchd.loops.intake import IntakeLoop
@@ -50,25 +50,26 @@ _CONNECTIONS: Final = httpx.Limits(
 )
 
 
-async def serve(
-    config: Config, *, environment: Mapping[str, str], reread: Callable[[], Config]
-) -> None:
-    """Run the daemon until it is told to stop; what becomes of its runs then says `runs.on_shutdown`.
+@frozen(kw_only=True)
+class Surroundings:
+    """What a daemon is given by the process that it runs in."""
 
-    Args:
-        config: A checked configuration.
-        environment: The daemon's own environment.
-        reread: Gives the configuration anew, checked; fails with ConfigError if it can't be used.
+    environment: Mapping[str, str]
+    signals: AsyncIterator[signal.Signals]
+    """SIGTERM and SIGINT stop the daemon; SIGHUP reloads its configuration."""
+    reread: Callable[[], Config]
+    """Returns the configuration, read and checked again; raises ConfigError if it is invalid."""
+    known: KnownSecrets = field(factory=KnownSecrets)
+    """The secrets that the log leaves out."""
+    time: TimeSource = field(factory=MachineTime)
+
+
+async def serve(config: Config, given: Surroundings) -> None:
+    """Run the daemon until a signal stops it; `runs.on_shutdown` decides what becomes of its runs.
 
     Fails with a UserError if the state folder or an address can't be used.
     """
-    known = KnownSecrets()
-    configure(
-        config.log.level,
-        config.log.format,
-        known=known,
-        under_systemd="JOURNAL_STREAM" in environment,
-    )
+    environment = given.environment
     log = structlog.get_logger()
     if config.secret_is_exposed:
         log.warning(
@@ -88,7 +89,7 @@ async def serve(
                 moved_to=str(each.moved_to),
                 reason=each.reason,
             )
-        clock = SteadyClock.open(config.state_folder)
+        clock = SteadyClock.open(config.state_folder, given.time)
         caller = await stack.enter_async_context(
             open_caller(config, environment, clock, _CONNECTIONS)
         )
@@ -96,10 +97,10 @@ async def serve(
             store=store,
             caller=caller,
             clock=clock,
-            known=known,
+            known=given.known,
             environment=environment,
         )
-        await build(config, opened, reread).run()
+        await build(config, opened, given.reread).run(given.signals)
 
 
 @frozen(kw_only=True)

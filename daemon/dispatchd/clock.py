@@ -11,7 +11,7 @@ import json
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import structlog
 from attrs import define
@@ -24,40 +24,73 @@ _TOLERATED_S: Final = 1.0
 """A difference to the wall clock that isn't worth a new anchor (seconds)."""
 
 
+class TimeSource(Protocol):
+    """The clocks of a machine, in seconds."""
+
+    def wall(self) -> float:
+        """Return the wall-clock time, since the epoch; a person or NTP may set it at any moment."""
+        ...
+
+    def since_boot(self) -> float:
+        """Return the time since boot, suspension included (CLOCK_BOOTTIME)."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow."""
+        ...
+
+
+class MachineTime:
+    """The clocks of this machine; the one place that reads them."""
+
+    def wall(self) -> float:
+        """Return the wall-clock time, in seconds since the epoch."""
+        return time.time()  # noqa: TID251  # the one home of the wall clock
+
+    def since_boot(self) -> float:
+        """Return the seconds since boot, suspension included."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def monotonic(self) -> float:
+        """Return seconds that only grow."""
+        return time.monotonic()
+
+
 @define
 class SteadyClock:
     """Times of this machine; implements `loops.ports.Clock` and `cloud.client.Clock`."""
 
     _folder: Path
+    _time: TimeSource
     boot_at: float
     """The wall-clock time of the boot (seconds since the epoch)."""
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, time: TimeSource | None = None) -> Self:
         """Return the clock of a state folder: the one of this boot, or a new one."""
+        time = time or MachineTime()
         try:
             kept = json.loads((folder / _FILE).read_text())
             if kept["boot_id"] == _boot_id():
-                return cls(folder, float(kept["boot_at"]))
+                return cls(folder, time, float(kept["boot_at"]))
         except (OSError, ValueError, TypeError, LookupError):
             # None yet, or a damaged one: a new anchor is as good as the first.
             pass
-        clock = cls(folder, _measured())
+        clock = cls(folder, time, _boot_at(time))
         clock._keep()
         return clock
 
     def now(self) -> datetime:
         """Return the time on the timeline of this boot, aware, in UTC."""
-        seconds = self.boot_at + time.clock_gettime(time.CLOCK_BOOTTIME)
-        return datetime.fromtimestamp(seconds, UTC)
+        return datetime.fromtimestamp(self.boot_at + self._time.since_boot(), UTC)
 
     def wall(self) -> datetime:
         """Return what the wall clock shows, aware, in UTC; for what others have written a time on."""
-        return datetime.now(UTC)  # noqa: TID251  # the one home of the wall clock
+        return datetime.fromtimestamp(self._time.wall(), UTC)
 
     def monotonic(self) -> float:
         """Return seconds that only grow."""
-        return time.monotonic()
+        return self._time.monotonic()
 
     def of_file(self, written_ns: int) -> datetime:
         """Return when a file was written, on the timeline of this boot.
@@ -80,7 +113,7 @@ class SteadyClock:
             structlog.get_logger().info(
                 "clock_was_set", by_s=round(self.jump().total_seconds(), 1)
             )
-            self.boot_at = _measured()
+            self.boot_at = _boot_at(self._time)
             self._keep()
 
     def _keep(self) -> None:
@@ -96,8 +129,8 @@ class SteadyClock:
             structlog.get_logger().warning("clock_not_kept", error=error.strerror)
 
 
-def _measured() -> float:
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)  # noqa: TID251  # as above
+def _boot_at(time: TimeSource) -> float:
+    return time.wall() - time.since_boot()
 
 
 def _boot_id() -> str:

@@ -60,24 +60,21 @@ class Daemon:
         factory=structlog.get_logger, init=False
     )
 
-    async def run(self) -> None:
-        """Run every loop until a signal stops them in order; SIGHUP reads the configuration anew."""
-        with anyio.open_signal_receiver(
-            signal.SIGTERM, signal.SIGINT, signal.SIGHUP
-        ) as signals:
-            async with anyio.create_task_group() as tasks:
-                for loop in self.others:
-                    await tasks.start(loop.run, name=type(loop).__name__)
-                await tasks.start(self._pull_until_stopped, name="PullLoop")
-                self._log.info(
-                    "daemon_ready",
-                    version=__version__,
-                    pid=os.getpid(),
-                    tracked_jobs=len(self.tracker.in_phase(*Phase)),
-                )
-                self.manager.ready(self.status.line())
-                await self._stop_in_order(await self._until_told(signals), signals)
-                tasks.cancel_scope.cancel()
+    async def run(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """Run every loop until SIGTERM or SIGINT stops them in order; SIGHUP reloads the configuration."""
+        async with anyio.create_task_group() as tasks:
+            for loop in self.others:
+                await tasks.start(loop.run, name=type(loop).__name__)
+            await tasks.start(self._pull_until_stopped, name="PullLoop")
+            self._log.info(
+                "daemon_ready",
+                version=__version__,
+                pid=os.getpid(),
+                tracked_jobs=len(self.tracker.in_phase(*Phase)),
+            )
+            self.manager.ready(self.status.line())
+            await self._stop_in_order(await self._until_told(signals), signals)
+            tasks.cancel_scope.cancel()
         self._log.info(
             "daemon_stopped", left_running=len(self.tracker.in_phase(Phase.RUNNING))
         )

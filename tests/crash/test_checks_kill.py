@@ -214,7 +214,7 @@ async def test_a_second_hub_on_one_file_tells_nothing_while_the_first_one_lives(
         file = make_url(f"sqlite:///{first.server.folder / 'hub.db'}")
         (tmp_path / "other").mkdir()
         second = HubProcess(
-            tmp_path / "other" / "hub",
+            folder=tmp_path / "other" / "hub",
             database_url=str(file),
             more=github_table(tmp_path / "other", github),
         )

@@ -24,7 +24,8 @@ from dispatchd.hub.job_reader import JobReader
 from dispatchd.hub.machine_store import MachineStore
 from dispatchd.hub.machines import invited
 from dispatchd.hub.model import State
-from support.daemon_process import DaemonProcess, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess
 from support.endpoint import SECRET
 from support.hub_process import HubProcess, hub
 from support.machine import JOBS as JOBS_PATH
@@ -132,7 +133,7 @@ def start_daemon(
     )
     text = config.read_text().replace("srv-test", name)
     config.write_text(text.replace('level = "debug"', 'level = "warning"'))
-    daemon = DaemonProcess(config)
+    daemon = DaemonProcess(config=config)
     daemon.start()
     return daemon
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from support.daemon_process import DaemonProcess, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess
 from support.hub_process import HubProcess, hub
 from support.preload import build
 
@@ -88,7 +89,7 @@ async def one_job_with_a_kill(
     """Take one job through a daemon that is killed at a step and another after it; True if the first survived."""
     config = machine(folder, server.url, ledger, RUNS)
     env = {"LD_PRELOAD": str(library), "KILL_AT": str(step)}
-    daemon = DaemonProcess(config, env=env)
+    daemon = DaemonProcess(config=config, env=env)
     job_id = f"job-{step}"
     daemon.start()
     try:
@@ -144,7 +145,7 @@ async def test_killed_at_random_moments_while_many_jobs_pass(tmp_path: Path) -> 
             script,
             "slots = 8\nqueue_ahead = 8",
         )
-        daemon = DaemonProcess(config)
+        daemon = DaemonProcess(config=config)
         waiting = iter(ids)
         for kill in range(KILLS):
             for _ in range(JOBS * (kill + 1) // KILLS - JOBS * kill // KILLS):

@@ -9,7 +9,8 @@ import pytest
 from anyio import to_thread
 from attrs import frozen
 
-from support.daemon_process import DaemonProcess, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess
 from support.hub_process import hub
 
 JOBS = 500
@@ -74,7 +75,7 @@ async def test_no_job_notices_that_the_daemon_is_upgraded_every_two_seconds(
     async with hub(tmp_path / "hub", lease_s=2) as server:
         for work in works:
             await server.submit(work.document)
-        daemon = DaemonProcess(machine(tmp_path / "machine", server.url, ledger))
+        daemon = DaemonProcess(config=machine(tmp_path / "machine", server.url, ledger))
         try:
             codes = await upgrades(daemon)
             daemon.start()

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from support.hub_process import HubProcess, hub
+from support.hub import Hub, hub
 from support.machine import Machine
 
 
 @pytest.fixture
-async def server(tmp_path: Path, database_url: str) -> AsyncIterator[HubProcess]:
+async def server(tmp_path: Path, database_url: str) -> AsyncIterator[Hub]:
     async with hub(tmp_path / "hub", database_url=database_url) as found:
         yield found
 
 
 @pytest.fixture
-def machine(server: HubProcess) -> Machine:
+def machine(server: Hub) -> Machine:
     return Machine(http=server.http)

@@ -10,7 +10,8 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.git_server import GitServer, git, git_server
 from support.hub_process import HubProcess
 

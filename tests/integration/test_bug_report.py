@@ -27,7 +27,8 @@ from dispatchd.domain.phase import Phase
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
 from support.control import call
-from support.daemon_process import running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import running_daemon
 from support.endpoint import SECRET, endpoint
 from support.records import NOW
 

@@ -16,7 +16,8 @@ from dispatchd.domain.resources import Resources, Usage
 from dispatchd.domain.run_event import Story
 from dispatchd.engines.local.cgroup import Cgroups, Group
 from support.control import call
-from support.daemon_process import running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import running_daemon
 from support.endpoint import endpoint
 
 # Two forks, a session of its own, and an environment with nothing in it: no sweep of processes finds it.

@@ -151,7 +151,6 @@ async def test_where_checks_are_not_permitted_every_outcome_is_told_by_a_status(
         assert github.violations == []
 
 
-@pytest.mark.slow
 async def test_answers_that_never_come_make_no_second_check(tmp_path: Path) -> None:
     async with github_api() as github, checks_hub(tmp_path, github) as hub:
         writes(Fault(hang=True, after=True))(github)

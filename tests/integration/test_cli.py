@@ -12,7 +12,8 @@ import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
 
-from support.daemon_process import running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import running_daemon
 from support.endpoint import endpoint
 from support.fixtures import ROOT
 

@@ -14,7 +14,8 @@ from anyio import to_thread
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.store.codec import SCHEMA_VERSION
 from dispatchd.store.jobs import JobStore
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import endpoint
 from support.records import NOW
 

@@ -9,8 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
-from dispatchd.clock import SteadyClock
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from dispatchd.clock import MachineTime, SteadyClock
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import endpoint
 from support.preload import build
 
@@ -156,8 +157,8 @@ def test_the_time_of_a_file_is_never_further_back_than_it_can_be(
 ) -> None:
     clock = SteadyClock.open(tmp_path)
     now = time.time_ns()
-    ahead = SteadyClock(tmp_path, clock.boot_at + HOURS_3)
-    behind = SteadyClock(tmp_path, clock.boot_at - HOURS_3)
+    ahead = SteadyClock(tmp_path, MachineTime(), clock.boot_at + HOURS_3)
+    behind = SteadyClock(tmp_path, MachineTime(), clock.boot_at - HOURS_3)
 
     for each in (clock, ahead, behind):
         silent_s = (each.now() - each.of_file(now)).total_seconds()

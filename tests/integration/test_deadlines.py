@@ -9,7 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import endpoint
 
 LATE_S = 1.0

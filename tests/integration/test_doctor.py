@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from anyio import to_thread
 
-from support.daemon_process import write_config
+from support.daemon import write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import Issuer, config_lines
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import Endpoint, endpoint
 
 JOB = {

@@ -11,7 +11,8 @@ from attrs import define
 
 from dispatchd.contracts import check
 from dispatchd.domain.exit_table import TABLE, Contract, Ending, Then
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import Endpoint, endpoint
 
 RESULT = {

@@ -6,7 +6,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from support.daemon_process import running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import running_daemon
 from support.endpoint import SECRET, Answer, Json, Request, as_json, endpoint
 
 TRUE = ["/bin/true"]

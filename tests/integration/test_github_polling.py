@@ -549,7 +549,6 @@ async def test_a_database_that_is_away_loses_nothing(
         assert len(await jobs(server)) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_backlog_of_more_pages_than_are_read_in_one_go_is_taken_in_whole(
     tmp_path: Path,

@@ -5,7 +5,8 @@ from typing import Any
 
 import anyio
 
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.github import INSTALLATION
 from support.github_api import Fault
 from support.github_events import HEAD, pull, pull_request

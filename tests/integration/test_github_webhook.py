@@ -334,7 +334,6 @@ def mutated(payload: Any, chance: random.Random) -> Any:
     return payload
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_two_thousand_mutations_are_routed_or_ignored_with_a_reason(
     server: HubProcess,

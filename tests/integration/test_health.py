@@ -12,7 +12,8 @@ from anyio.abc import SocketStream
 
 from dispatchd.errors import NotReachable
 from support.control import call, until_status
-from support.daemon_process import DaemonProcess, running, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running, running_daemon
 from support.endpoint import Answer, Request, endpoint
 from support.preload import build
 

@@ -7,7 +7,8 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from support.daemon_process import running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import running_daemon
 from support.hub_process import HubProcess, hub
 from support.machine import JOBS, Held, Machine, held_poll, refuses, row
 

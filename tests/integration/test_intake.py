@@ -10,7 +10,8 @@ import anyio
 from anyio import to_thread
 
 from support.control import call, until_status
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import endpoint
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit 3"]
@@ -197,7 +198,7 @@ async def test_a_damaged_record_of_a_drain_is_named_and_jobs_are_taken(
 async def test_a_deadline_that_is_no_time_is_named(tmp_path: Path) -> None:
     config = write_config(tmp_path, "http://127.0.0.1:9", {"it": WAITS})
 
-    refused = await command(DaemonProcess(config), "drain", "--deadline", "soon")
+    refused = await command(DaemonProcess(config=config), "drain", "--deadline", "soon")
 
     assert refused.returncode == 64
     assert "10m" in refused.stderr

@@ -7,7 +7,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import endpoint
 
 ROUNDS = 34
@@ -89,7 +90,6 @@ async def until_ready(daemon: DaemonProcess, job_id: str) -> None:
             await anyio.sleep(0.02)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cancelled", "too_long", "silent"])
 async def test_a_grandchild_in_a_session_of_its_own_ends_with_the_run_every_time(
     tmp_path: Path, kind: str

@@ -14,7 +14,8 @@ import pytest
 from anyio import to_thread
 from attrs import define
 
-from support.daemon_process import running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import running_daemon
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import KEY, SECRET, Issuer, config_lines
 

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from support.daemon_process import running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import running_daemon
 from support.endpoint import endpoint
 
 SHOW = ["/bin/sh", "-c", 'env | sort; cat "$GITHUB_EVENT_PATH"']

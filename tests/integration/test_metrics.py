@@ -7,7 +7,8 @@ import anyio
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import Answer, Request, endpoint
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -151,7 +152,7 @@ async def test_an_address_that_is_taken_is_one_line(tmp_path: Path) -> None:
         config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
         with config.open("a") as file:
             file.write(f'[metrics]\nlisten = "127.0.0.1:{hub.port}"\n')
-        daemon = DaemonProcess(config)
+        daemon = DaemonProcess(config=config)
         daemon.start()
         code = daemon.process.wait(20)
 

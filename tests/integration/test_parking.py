@@ -12,7 +12,8 @@ import pytest
 from anyio import to_thread
 from attrs import define
 
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import Endpoint, endpoint
 
 ASKS = """

@@ -7,7 +7,8 @@ import pytest
 
 from dispatchd.errors import UsageError
 from support.control import call, until_status
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import endpoint
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit $CODE"]
@@ -132,7 +133,7 @@ async def test_the_log_level_changes_for_all_that_logs(tmp_path: Path) -> None:
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
         change(config, 'level = "debug"', 'level = "error"')
-        daemon = DaemonProcess(config)
+        daemon = DaemonProcess(config=config)
         daemon.start()
         try:
             await hub.until(lambda e: bool(e.calls("pull")))

@@ -17,7 +17,8 @@ from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.phase import Event
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
-from support.daemon_process import running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import running_daemon
 from support.endpoint import endpoint
 from support.records import NOW
 

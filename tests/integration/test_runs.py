@@ -10,12 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from support.daemon_process import (
-    DaemonProcess,
-    resident_kib,
-    running_daemon,
-    write_config,
-)
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, resident_kib, running_daemon
 from support.endpoint import Endpoint, endpoint
 
 Json = dict[str, Any]

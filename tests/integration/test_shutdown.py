@@ -4,7 +4,8 @@ import signal
 import socket
 from pathlib import Path
 
-from support.daemon_process import DaemonProcess, running, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running, running_daemon
 from support.endpoint import Endpoint, endpoint
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit 4"]

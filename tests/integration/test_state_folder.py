@@ -13,7 +13,8 @@ import pytest
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.store.codec import SCHEMA_VERSION, encode
 from dispatchd.store.runs import Runs
-from support.daemon_process import DaemonProcess, running, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running, running_daemon
 from support.endpoint import endpoint
 from support.records import NOW
 
@@ -28,7 +29,7 @@ async def test_a_second_daemon_on_the_same_folder_refuses_with_a_clear_line(
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": TRUE})
         async with running_daemon(config) as daemon:
-            second = DaemonProcess(config)
+            second = DaemonProcess(config=config)
             second.start()
             code = await anyio.to_thread.run_sync(second.process.wait)
             hub.hand_out(JOB)
@@ -71,7 +72,7 @@ async def test_a_record_of_a_newer_release_stops_the_start_and_stays(
     jobs.mkdir(parents=True)
     newer = SCHEMA_VERSION + 1
     (jobs / "new.json").write_text(f'{{"schema_version": {newer}}}')
-    daemon = DaemonProcess(config)
+    daemon = DaemonProcess(config=config)
     daemon.start()
 
     code = await anyio.to_thread.run_sync(daemon.process.wait)

@@ -7,7 +7,8 @@ from typing import Any
 import anyio
 import pytest
 
-from support.daemon_process import DaemonProcess, running_daemon, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import Answer, Request, as_json, endpoint
 
 VALUE = "correct-horse-battery-staple"

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from dispatchd.contracts import check
 from support.endpoint import SECRET
-from support.hub_process import HubProcess
+from support.hub import Hub
 
 PATH = "/api/v1/github/dispatch"
 JOBS = "/api/v1/jobs"
@@ -122,7 +122,7 @@ async def held_poll(machine: Machine) -> AsyncIterator[HeldPoll]:
         yield poll
 
 
-async def row(server: HubProcess, job_id: str) -> dict[str, Any]:
+async def row(server: Hub, job_id: str) -> dict[str, Any]:
     """Return what the hub shows of a job."""
     reply = await server.http.get(f"{JOBS}/{encoded(job_id)}")
     found: dict[str, Any] = reply.json()

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from support.daemon_process import DaemonProcess, write_config
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess
 
 
 def configure(tmp_path: Path, url: str, script: str, options: str) -> Path:

@@ -1,6 +1,7 @@
 """`dispatchd hub ...`: a dispatch endpoint that a site hosts itself, on the machine where it runs."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -108,10 +109,14 @@ def serve(config_file: Path, port_file: Path | None) -> None:
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"hub ready http://{shown}:{bound_port}")
 
+    async def serve_desk() -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await serve_hub(desk, announce, ServiceManager.of(environment), signals)
+
     try:
         with _busy_is_said("start the hub"):
             desk = Desk.at(settings, database, known)
-        anyio.run(serve_hub, desk, announce, ServiceManager.of(environment))
+        anyio.run(serve_desk)
     finally:
         database.close()
 

@@ -1,6 +1,7 @@
 """`dispatchd run`: the daemon in the foreground."""
 
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -20,7 +21,9 @@ def run(config_file: Path | None) -> None:
     """
     import anyio
 
-    from dispatchd.app import serve
+    from dispatchd.app import Surroundings, serve
+    from dispatchd.known_secrets import KnownSecrets
+    from dispatchd.log import configure
     from dispatchd.outward import check_outward
 
     def reread() -> Config:
@@ -31,8 +34,21 @@ def run(config_file: Path | None) -> None:
     config = load_config(config_file)
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     check_outward(config, environment)
+    known = KnownSecrets()
+    configure(
+        config.log.level,
+        config.log.format,
+        known=known,
+        under_systemd="JOURNAL_STREAM" in environment,
+    )
 
     async def run_daemon() -> None:
-        await serve(config, environment=environment, reread=reread)
+        with anyio.open_signal_receiver(
+            signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+        ) as signals:
+            given = Surroundings(
+                environment=environment, signals=signals, reread=reread, known=known
+            )
+            await serve(config, given)
 
     anyio.run(run_daemon)

@@ -52,6 +52,8 @@ class Desk:
     deliveries: DeliveryStore
     checks: CheckStore
     sessions: Sessions
+    now: Callable[[], float]
+    """Returns the wall-clock time (seconds since the epoch), which survives a restart of the hub."""
     known: KnownSecrets = field(factory=KnownSecrets)
     """What is kept out of the log and of what is told to others."""
     stopping: bool = False
@@ -65,11 +67,16 @@ class Desk:
 
     @classmethod
     def at(
-        cls, settings: Settings, database: Database, known: KnownSecrets | None = None
+        cls,
+        settings: Settings,
+        database: Database,
+        known: KnownSecrets | None = None,
+        wall: Callable[[], float] = time.time,  # noqa: TID251  # the hub's one clock
     ) -> "Desk":
         """Return the desk of an open database. Fails with StorageBusy if that can't be used. Blocks."""
         return cls(
             known=known or KnownSecrets(),
+            now=wall,
             settings=settings,
             database=database,
             jobs=JobStore(database),
@@ -86,10 +93,6 @@ class Desk:
         self.stopping = True
         self.polls.wake_all()
         self.changed.ring()
-
-    def now(self) -> float:
-        """Return the wall-clock time, in seconds since the epoch: it has to survive a restart of the hub."""
-        return time.time()  # noqa: TID251  # the hub's one clock
 
     async def use(self, call: Callable[[], T]) -> T:
         """Return what a blocking call of a store returns."""

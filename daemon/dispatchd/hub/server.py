@@ -2,8 +2,9 @@
 
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -71,14 +72,18 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
 
 
 async def serve(
-    desk: Desk, announce: Callable[[int], None], manager: ServiceManager
+    desk: Desk,
+    announce: Callable[[int], None],
+    manager: ServiceManager,
+    signals: AsyncIterator[signal.Signals],
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until a signal comes.
 
     Args:
         desk: The hub's state.
         announce: Called with the port once connections are taken.
         manager: Is told how it goes.
+        signals: Each stops the hub.
 
     Fails with NotReachable if the address can't be had, and with ConfigError if what GitHub knows the hub by can't
     be used.
@@ -93,7 +98,14 @@ async def serve(
             way = await stack.enter_async_context(backend(desk, desk.settings.github))
             loops.append(way.run)
             routes += way.routes()
-        await _serve(application(desk, routes), desk, announce, manager, loops)
+        loops.append(partial(_feed_watchdog, manager))
+        if desk.database.is_shared:
+            # With the driver of PostgreSQL, which SQLite doesn't need.
+            from dispatchd.hub.listener import Listener  # noqa: PLC0415
+
+            loops.append(Listener(database=desk.database, polls=desk.polls).run)
+        app = application(desk, routes)
+        await _serve(app, desk, announce, manager, signals, loops)
 
 
 async def _serve(
@@ -101,6 +113,7 @@ async def _serve(
     desk: Desk,
     announce: Callable[[int], None],
     manager: ServiceManager,
+    signals: AsyncIterator[signal.Signals],
     loops: Sequence[Loop],
 ) -> None:
     listener = _listen(*desk.settings.address)
@@ -119,15 +132,9 @@ async def _serve(
 
     server = _Server(config, ready)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, desk, server, manager)
-        tasks.start_soon(_feed_watchdog, manager)
+        tasks.start_soon(_stop_on_signal, desk, server, manager, signals)
         for loop in loops:
             tasks.start_soon(loop)
-        if desk.database.is_shared:
-            # With the driver of PostgreSQL, which SQLite doesn't need.
-            from dispatchd.hub.listener import Listener  # noqa: PLC0415
-
-            tasks.start_soon(Listener(database=desk.database, polls=desk.polls).run)
         await server.serve(sockets=[listener])
         tasks.cancel_scope.cancel()
 
@@ -157,12 +164,16 @@ async def _feed_watchdog(manager: ServiceManager) -> None:
         await anyio.sleep(manager.watchdog_s / 3)
 
 
-async def _stop_on_signal(desk: Desk, server: _Server, manager: ServiceManager) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            manager.stopping("stopping")
-            desk.stop()
-            server.should_exit = True
+async def _stop_on_signal(
+    desk: Desk,
+    server: _Server,
+    manager: ServiceManager,
+    signals: AsyncIterator[signal.Signals],
+) -> None:
+    async for _ in signals:
+        manager.stopping("stopping")
+        desk.stop()
+        server.should_exit = True
 
 
 def _listen(host: str, port: int) -> socket.socket:

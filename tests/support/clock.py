@@ -1,0 +1,78 @@
+"""Time under test: an event loop whose clock a test moves forward, and deadlines that stay real."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import anyio
+from typing_extensions import override
+
+
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time runs as usual and can be moved forward at once.
+
+    Every sleep, time limit and deadline of anyio counts by the loop's time, so moving it forward by a minute makes
+    due what is due in a minute. Sockets, processes and threads are real and take the time that they take.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.skipped_s = 0.0
+        self.real: set[anyio.CancelScope] = set()
+        """Deadlines of tests, which don't move."""
+
+    @override
+    def time(self) -> float:
+        return super().time() + self.skipped_s
+
+    def skip(self, seconds: float) -> None:
+        """Move the time forward."""
+        self.skipped_s += seconds
+        for scope in self.real:
+            scope.deadline += seconds
+        # Timers are looked at when the loop next goes round.
+        self.call_soon(lambda: None)
+
+
+def loop() -> SkippingLoop:
+    """Return the loop of this test."""
+    return cast("SkippingLoop", asyncio.get_running_loop())
+
+
+async def advance(seconds: float) -> None:
+    """Move time forward for this test's loop, hubs and daemons; what becomes due at once has begun on return."""
+    loop().skip(seconds)
+    for _ in range(3):
+        await anyio.lowlevel.checkpoint()
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError if a block takes longer in real time (seconds), whatever `advance` does."""
+    skipping = loop()
+    with anyio.fail_after(seconds) as scope:
+        skipping.real.add(scope)
+        try:
+            yield
+        finally:
+            skipping.real.discard(scope)
+
+
+class LoopTime:
+    """The clocks of a machine, moved forward with a loop; a test may also set the wall clock."""
+
+    def __init__(self, skipping: SkippingLoop) -> None:
+        self._loop = skipping
+        self.wall_set_by_s = 0.0
+        """How far somebody has set the wall clock (seconds)."""
+
+    def wall(self) -> float:
+        return time.time() + self._loop.skipped_s + self.wall_set_by_s
+
+    def since_boot(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) + self._loop.skipped_s
+
+    def monotonic(self) -> float:
+        return self._loop.time()
