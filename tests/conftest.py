@@ -23,13 +23,11 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 def postgresql() -> Iterator[Postgres]:
     if find() is None:
         pytest.skip("needs PostgreSQL (Debian's package postgresql)")
-    with postgres() as found:
+    with postgres(synced=False) as found:
         yield found
 
 
-@pytest.fixture(
-    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.host)]
-)
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.host)])
 def new_database_url(request: pytest.FixtureRequest) -> Callable[[], str]:
     """Gives the URL of a new database at each call, of each kind."""
     if request.param == "sqlite":

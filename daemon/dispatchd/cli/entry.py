@@ -96,10 +96,10 @@ def cli() -> None:
     """Take dispatch jobs from an endpoint, run them here, and report how they end."""
 
 
-def main() -> NoReturn:
-    """Run the command line and exit: 0, or a code of sysexits.h."""
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line (default: this process's) and exit: 0, or a code of sysexits.h."""
     try:
-        code = cli.main(prog_name="dispatchd", standalone_mode=False)
+        code = cli.main(arguments, prog_name="dispatchd", standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
