@@ -12,8 +12,7 @@ from dispatchd.control.client import stream
 from dispatchd.domain.job import Json
 from dispatchd.errors import UsageError
 from support.control import call
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 
 OPENAPI: dict[str, Any] = json.loads(

@@ -11,8 +11,7 @@ from attrs import define
 
 from dispatchd.contracts import check
 from dispatchd.domain.exit_table import TABLE, Contract, Ending, Then
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
 
 RESULT = {
@@ -152,7 +151,7 @@ class Machine:
     """A daemon and its endpoint; runs scripts as jobs."""
 
     folder: Path
-    daemon: DaemonProcess
+    daemon: DaemonHere
     hub: Endpoint
     count: int = 0
 

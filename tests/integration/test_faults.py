@@ -6,8 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.daemon import running_daemon, write_config
 from support.endpoint import SECRET, Answer, Json, Request, as_json, endpoint
 
 TRUE = ["/bin/true"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon
 from support.endpoint import endpoint
 from support.git_server import git_server
 from support.secret_run import configure, environment
@@ -16,7 +16,7 @@ SECRETS = 'secrets = { KEY = "key" }\n'
 RETRIED = "max_retries = 1\n"
 
 
-def withheld(daemon: DaemonProcess) -> list[tuple[int, list[str]]]:
+def withheld(daemon: DaemonHere) -> list[tuple[int, list[str]]]:
     """Return the attempts for which the log says that secrets were withheld, and which."""
     return [
         (line["attempt"], line["names"])

@@ -7,8 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import endpoint
 
 ROUNDS = 34
@@ -82,7 +81,7 @@ def is_free(port: int) -> bool:
         return True
 
 
-async def until_ready(daemon: DaemonProcess, job_id: str) -> None:
+async def until_ready(daemon: DaemonHere, job_id: str) -> None:
     output = daemon.state / "runs" / job_id / "attempt-1" / "output.log"
     with anyio.fail_after(60):
         while not output.exists() or "ready" not in output.read_text():

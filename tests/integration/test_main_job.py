@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 
 SHOW = ["/bin/sh", "-c", 'env | sort; cat "$GITHUB_EVENT_PATH"']

@@ -8,8 +8,7 @@ import pytest
 
 from dispatchd.cloud.wire import job_to_wire
 from dispatchd.domain.event import job_from_event
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.daemon import running_daemon, write_config
 from support.fixtures import Example, examples
 from support.hub_process import HubProcess, hub
 

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 from anyio import to_thread
 
 from dispatchd.control.client import ask
-from support.daemon_process import DaemonProcess
+from support.daemon import DaemonLog
+from support.until import until
 
 
-async def call(daemon: DaemonProcess, method: str, path: str, body: Any = None) -> Any:
+async def call(daemon: DaemonLog, method: str, path: str, body: Any = None) -> Any:
     """Return the answer to one call."""
     return await to_thread.run_sync(
         lambda: ask(daemon.state, method, path, body, cannot="test", timeout_s=10)
@@ -18,13 +18,12 @@ async def call(daemon: DaemonProcess, method: str, path: str, body: Any = None) 
 
 
 async def until_status(
-    daemon: DaemonProcess, wanted: Callable[[Any], object], within_s: float = 30
+    daemon: DaemonLog, wanted: Callable[[Any], object], within_s: float = 30
 ) -> Any:
     """Return the status once it is as wanted."""
-    with anyio.fail_after(within_s):
-        while True:
-            status = await call(daemon, "GET", "/v1/status")
-            if wanted(status):
-                return status
-            # A status is a moment's: nothing announces that ages grow.
-            await anyio.sleep(0.05)
+
+    async def look() -> Any:
+        status = await call(daemon, "GET", "/v1/status")
+        return status if wanted(status) else None
+
+    return await until(look, within_s)

@@ -17,6 +17,7 @@ from attrs import define, field, frozen
 
 from dispatchd.contracts import check
 from dispatchd.errors import ContractViolation
+from support.clock import within
 
 SECRET = "s3cret-of-the-machine"
 TOKEN = "token-that-the-endpoint-has-given"
@@ -112,7 +113,7 @@ class Endpoint:
         self, condition: Callable[["Endpoint"], bool], within_s: float = 30
     ) -> None:
         """Return when a condition on this endpoint has become true."""
-        with anyio.fail_after(within_s):
+        with within(within_s):
             while not condition(self):
                 await self._changed.wait()
 

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess
+from support.daemon import DaemonLog, write_config
 
 
 def configure(tmp_path: Path, url: str, script: str, options: str) -> Path:
@@ -19,7 +18,7 @@ def configure(tmp_path: Path, url: str, script: str, options: str) -> Path:
     return file
 
 
-def environment(daemon: DaemonProcess, number: int = 1) -> dict[str, str]:
+def environment(daemon: DaemonLog, number: int = 1) -> dict[str, str]:
     """Return the environment that a run has printed with env."""
     file = daemon.state / f"runs/j/attempt-{number}/output.log"
     lines = file.read_text().splitlines()
