@@ -10,8 +10,7 @@ import anyio
 import pytest
 
 from dispatchd.clock import MachineTime, SteadyClock
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import endpoint
 from support.preload import build
 
@@ -49,7 +48,7 @@ def configure(tmp_path: Path, url: str) -> Path:
     return file
 
 
-def record(daemon: DaemonProcess, job_id: str) -> dict[str, Any]:
+def record(daemon: DaemonHere, job_id: str) -> dict[str, Any]:
     for folder in ("jobs", "history"):
         path = daemon.state / folder / f"{job_id}.json"
         if path.exists():
@@ -58,7 +57,7 @@ def record(daemon: DaemonProcess, job_id: str) -> dict[str, Any]:
     return {}
 
 
-async def until_waiting(daemon: DaemonProcess, job_id: str) -> datetime:
+async def until_waiting(daemon: DaemonHere, job_id: str) -> datetime:
     """Return when the second attempt of a job is due."""
     with anyio.fail_after(20):
         while "retry_at" not in record(daemon, job_id):
@@ -97,7 +96,7 @@ async def test_the_wall_clock_is_set_by_hours(
 
             offset.write_text(str(jump_s))
             if restarts:
-                daemon.kill()
+                await daemon.crash()
                 hub.cut_held_polls()
                 daemon.log_file.unlink()
                 daemon.start()

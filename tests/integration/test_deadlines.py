@@ -6,12 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.clock import advance
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import endpoint
+from support.until import until
 
 LATE_S = 1.0
 """How late a deadline may be kept (seconds)."""
@@ -24,27 +24,28 @@ def sh(script: str) -> list[str]:
 
 
 async def record_when(
-    daemon: DaemonProcess, job_id: str, condition: Callable[[Json], bool]
+    daemon: DaemonHere, job_id: str, condition: Callable[[Json], bool]
 ) -> Json:
     """Return the record of a job, tracked or past, once it is as wanted."""
     paths = [daemon.state / each / f"{job_id}.json" for each in ("jobs", "history")]
-    with anyio.fail_after(60):
-        while True:
-            for path in paths:
-                try:
-                    found: Json = json.loads(path.read_text())
-                except FileNotFoundError:
-                    continue
-                if condition(found):
-                    return found
-            # A file of another process: nothing announces it.
-            await anyio.sleep(0.02)
+
+    def wanted() -> Json | None:
+        for path in paths:
+            try:
+                found: Json = json.loads(path.read_text())
+            except FileNotFoundError:
+                continue
+            if condition(found):
+                return found
+        return None
+
+    return await until(wanted, 60) or {}
 
 
-async def restart(daemon: DaemonProcess, away_s: float = 0.0) -> datetime:
-    """Kill the daemon, let some time pass, and return when the next one is ready."""
-    daemon.kill()
-    await anyio.sleep(away_s)
+async def restart(daemon: DaemonHere, away_s: float = 0.0) -> datetime:
+    """End the daemon where it stands, let some time pass, and return when the next one is ready."""
+    await daemon.crash()
+    await advance(away_s)
     daemon.log_file.unlink()
     daemon.start()
     line = await daemon.until_logged("daemon_ready")

@@ -2,14 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
-from anyio import to_thread
-
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.cli import command
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
 
 JOB = {
@@ -55,13 +51,10 @@ async def beats(hub: Endpoint, count: int) -> None:
     await hub.until(lambda it: len(it.calls("heartbeat")) >= before + count)
 
 
-async def show(daemon: DaemonProcess) -> str:
-    command = [sys.executable, "-m", "dispatchd", "show", "j"]
-    return await to_thread.run_sync(
-        lambda: subprocess.check_output(
-            [*command, "--config", str(daemon.config)], text=True, timeout=30
-        )
-    )
+async def show(daemon: DaemonHere) -> str:
+    done = await command("show", "j", "--config", str(daemon.config))
+    assert done.returncode == 0
+    return done.stdout
 
 
 async def test_each_progress_is_told_once_also_across_a_restart(
@@ -82,7 +75,7 @@ async def test_each_progress_is_told_once_also_across_a_restart(
             gates[0].write_text("go\n")
             await hub.until(lambda it: told(it) == [1, 2])
             await beats(hub, 2)
-            daemon.kill()
+            await daemon.crash()
             daemon.log_file.unlink()
             daemon.start()
             await daemon.until_logged("daemon_ready")

@@ -5,8 +5,7 @@ from typing import Any
 
 import anyio
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.github import INSTALLATION
 from support.github_api import Fault
 from support.github_events import HEAD, pull, pull_request
@@ -39,7 +38,7 @@ def configured(folder: Path, url: str, options: str = ASKS) -> Path:
     )
 
 
-def environment(daemon: DaemonProcess, job_id: str) -> str:
+def environment(daemon: DaemonHere, job_id: str) -> str:
     return (daemon.state / f"runs/{job_id}/workspace/environment").read_text()
 
 

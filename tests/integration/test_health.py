@@ -12,8 +12,9 @@ from anyio.abc import SocketStream
 
 from dispatchd.errors import NotReachable
 from support.control import call, until_status
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running, running_daemon
+from support.daemon import DaemonLog, running_daemon, write_config
+from support.daemon_process import running
+from support.daemon_process import running_daemon as daemon_process
 from support.endpoint import Answer, Request, endpoint
 from support.preload import build
 
@@ -64,7 +65,7 @@ async def until_heard(
                 return words
 
 
-async def health(daemon: DaemonProcess) -> str:
+async def health(daemon: DaemonLog) -> str:
     """Return `ready`, or why it isn't."""
     try:
         await call(daemon, "GET", "/v1/health")
@@ -171,7 +172,7 @@ async def test_the_service_manager_hears_how_it_goes(tmp_path: Path) -> None:
         async with endpoint() as hub:
             config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=QUICK)
             env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "900000"}
-            async with running_daemon(config, env=env) as daemon:
+            async with daemon_process(config, env=env) as daemon:
                 ready = await until_heard(listening, "READY")
                 # Whoever waits for READY may ask at once.
                 assert await call(daemon, "GET", "/v1/status")

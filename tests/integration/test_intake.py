@@ -1,17 +1,16 @@
 """Drain, pause and resume: what is taken, what goes back, what ends, and that it lasts."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import anyio
-from anyio import to_thread
 
+from support.cli import Done
+from support.cli import command as dispatchd
+from support.clock import advance
 from support.control import call, until_status
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import endpoint
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit 3"]
@@ -26,22 +25,12 @@ def job(job_id: str, **more: Any) -> dict[str, Any]:
     return {"id": job_id, "dag_name": "it", **more}
 
 
-def let_go(daemon: DaemonProcess, job_id: str) -> None:
+def let_go(daemon: DaemonHere, job_id: str) -> None:
     (daemon.state / "runs" / job_id / "workspace" / "go").touch()
 
 
-async def command(
-    daemon: DaemonProcess, *words: str
-) -> subprocess.CompletedProcess[str]:
-    return await to_thread.run_sync(
-        lambda: subprocess.run(
-            [sys.executable, "-m", "dispatchd", *words, "--config", str(daemon.config)],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    )
+async def command(daemon: DaemonHere, *words: str) -> Done:
+    return await dispatchd(*words, "--config", str(daemon.config))
 
 
 async def test_a_paused_machine_takes_nothing_and_goes_on_with_what_it_has(
@@ -90,7 +79,7 @@ async def test_a_drain_hands_back_what_has_not_started_and_waits_for_the_rest(
             hub.hand_out(job("stays"))
             await daemon.until_logged("job_accept_confirmed", job_id="waits")
             await daemon.until_logged("job_accept_confirmed", job_id="stays")
-            drained: list[subprocess.CompletedProcess[str]] = []
+            drained: list[Done] = []
 
             async def drain() -> None:
                 drained.append(await command(daemon, "drain", "--reason", "reboot"))
@@ -157,8 +146,8 @@ async def test_the_deadline_counts_while_no_daemon_runs(tmp_path: Path) -> None:
             hub.hand_out(job("runs"))
             await daemon.until_logged("job_attempt_started", job_id="runs")
             await command(daemon, "drain", "--deadline", "1s", "--no-wait")
-            daemon.kill()
-            await anyio.sleep(1)  # the deadline itself
+            await daemon.crash()
+            await advance(1)  # the deadline itself
             daemon.start()
             [finish] = await hub.until_finished("runs")
 
@@ -198,7 +187,7 @@ async def test_a_damaged_record_of_a_drain_is_named_and_jobs_are_taken(
 async def test_a_deadline_that_is_no_time_is_named(tmp_path: Path) -> None:
     config = write_config(tmp_path, "http://127.0.0.1:9", {"it": WAITS})
 
-    refused = await command(DaemonProcess(config=config), "drain", "--deadline", "soon")
+    refused = await dispatchd("drain", "--deadline", "soon", "--config", str(config))
 
     assert refused.returncode == 64
     assert "10m" in refused.stderr

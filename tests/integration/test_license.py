@@ -1,8 +1,6 @@
 """The license of a running daemon: found, activated, refreshed, refused, expired, copied."""
 
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +12,8 @@ import pytest
 from anyio import to_thread
 from attrs import define
 
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.cli import Done, command
+from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import KEY, SECRET, Issuer, config_lines
 
@@ -50,20 +48,8 @@ class Machine:
     def activation(self) -> Path:
         return self.folder / "state" / "activation.json"
 
-    async def command(
-        self, *words: str, typed: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "dispatchd", *words]
-        return await to_thread.run_sync(
-            lambda: subprocess.run(
-                [*command, "--config", str(self.config)],
-                input=typed,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=40,
-            )
-        )
+    async def command(self, *words: str, typed: str = "") -> Done:
+        return await command(*words, "--config", str(self.config), text=typed)
 
     async def told(self) -> dict[str, Any]:
         """Return what `dispatchd license` says."""
@@ -179,7 +165,7 @@ async def test_a_machine_that_is_not_wanted_reports_its_runs_and_pulls_no_more(
         machine.hub.hand_out({"id": "j", "dag_name": "long"})
         await daemon.until_logged("job_attempt_started", job_id="j")
         gate = daemon.state / "runs/j/workspace/gate"
-        daemon.kill()
+        await daemon.crash()
         machine.issuer.refusal = as_json({"message": "no more"}, status)
         daemon.log_file.unlink()
         daemon.start()

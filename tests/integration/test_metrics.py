@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
-import anyio
 import httpx
+from anyio import to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
+from support.daemon_process import DaemonProcess
 from support.endpoint import Answer, Request, endpoint
+from support.until import until
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 FAILS = ["/bin/sh", "-c", "exit 1"]
@@ -27,7 +28,7 @@ def values(text: str) -> dict[str, float]:
     }
 
 
-def scrape(daemon: DaemonProcess) -> dict[str, float]:
+def scrape(daemon: DaemonHere) -> dict[str, float]:
     transport = httpx.HTTPTransport(uds=str(daemon.state / "control.sock"))
     with httpx.Client(transport=transport, base_url="http://dispatchd") as http:
         reply = http.get("/v1/metrics")
@@ -47,6 +48,8 @@ async def test_what_happens_is_counted_and_measured(tmp_path: Path) -> None:
             tmp_path, hub.url, {"good": ["/bin/true"], "bad": FAILS}, runs="slots = 3"
         )
         async with running_daemon(config) as daemon:
+            # The first question is answered at once, with nothing.
+            await hub.until(lambda it: len(it.calls("pull")) == 2)
             for number, name in enumerate(["good", "good", "bad", "nobody's"]):
                 hub.hand_out({"id": f"job-{number}", "dag_name": name})
             await daemon.until_logged("report_failed")
@@ -57,7 +60,7 @@ async def test_what_happens_is_counted_and_measured(tmp_path: Path) -> None:
                 await daemon.until_logged(
                     "job_finish_acknowledged", job_id=f"job-{number}"
                 )
-            found = scrape(daemon)
+            found = await to_thread.run_sync(scrape, daemon)
 
     assert found["dispatchd_jobs_total[outcome=succeeded][workflow=good]"] == 2
     assert found["dispatchd_jobs_total[outcome=failed][workflow=bad]"] == 1
@@ -88,7 +91,7 @@ async def test_every_metric_is_documented_and_nothing_else(tmp_path: Path) -> No
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "job-1", "dag_name": "it"})
             await daemon.until_logged("job_finish_acknowledged")
-            found = scrape(daemon)
+            found = await to_thread.run_sync(scrape, daemon)
 
     names = {
         re.sub(r"_(bucket|count|sum)$", "", re.sub(r"\[.*", "", each)) for each in found
@@ -137,9 +140,7 @@ async def test_metrics_are_written_to_a_file_that_is_always_whole(
         async with running_daemon(config) as daemon:
             trouble = await daemon.until_logged("metrics_not_written")
             file.parent.mkdir()
-            with anyio.fail_after(30):
-                while not file.exists():
-                    await anyio.sleep(0.05)
+            await until(file.exists)
             found = values(file.read_text())
             assert daemon.alive
 

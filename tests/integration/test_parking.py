@@ -1,20 +1,17 @@
 """Parking: by the run, by an operator, and how a person ends it, on real processes."""
 
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from anyio import to_thread
 from attrs import define
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.cli import Done, command
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
+from support.until import until
 
 ASKS = """
 if [ "$DISPATCHD_ATTEMPT" = 1 ]; then
@@ -26,33 +23,23 @@ echo "attempt $DISPATCHD_ATTEMPT"
 
 @define
 class Machine:
-    daemon: DaemonProcess
+    daemon: DaemonHere
     hub: Endpoint
 
-    async def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+    async def command(self, *words: str) -> Done:
         """Run a `dispatchd` command on this machine's configuration."""
-        command = [sys.executable, "-m", "dispatchd", *words]
-        return await to_thread.run_sync(
-            lambda: subprocess.run(
-                [*command, "--config", str(self.daemon.config)],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=30,
-            )
-        )
+        return await command(*words, "--config", str(self.daemon.config))
 
     async def until_phase(self, job_id: str, phase: str) -> dict[str, Any]:
         path = self.daemon.state / "jobs" / f"{job_id}.json"
-        with anyio.fail_after(30):
-            while True:
-                found: dict[str, Any] = (
-                    json.loads(path.read_text()) if path.exists() else {}
-                )
-                if found.get("phase") == phase:
-                    return found
-                # A file of another process: nothing announces it.
-                await anyio.sleep(0.02)
+
+        def reached() -> dict[str, Any] | None:
+            found: dict[str, Any] = (
+                json.loads(path.read_text()) if path.exists() else {}
+            )
+            return found if found.get("phase") == phase else None
+
+        return await until(reached) or {}
 
 
 @pytest.fixture
@@ -166,7 +153,7 @@ async def test_a_parked_job_survives_a_kill_of_the_daemon(machine: Machine) -> N
     machine.hub.hand_out({**JOB, "dag_name": "asks"})
     before = await machine.until_phase("j", "needs_attention")
 
-    machine.daemon.kill()
+    await machine.daemon.crash()
     machine.daemon.start()
     await machine.daemon.until_logged("daemon_ready", tracked_jobs=1)
     after = await machine.until_phase("j", "needs_attention")
@@ -200,7 +187,7 @@ async def test_what_cannot_be_done_is_said_in_one_line(
 async def test_without_a_daemon_a_person_is_told_to_start_it(machine: Machine) -> None:
     machine.hub.hand_out({**JOB, "dag_name": "asks"})
     await machine.until_phase("j", "needs_attention")
-    machine.daemon.kill()
+    await machine.daemon.crash()
 
     told = await machine.command("resolve", "j", "--retry")
 

@@ -10,8 +10,9 @@ from typing import Any
 import anyio
 import pytest
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, resident_kib, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
+from support.daemon_process import resident_kib
+from support.daemon_process import running_daemon as daemon_process
 from support.endpoint import Endpoint, endpoint
 
 Json = dict[str, Any]
@@ -98,7 +99,7 @@ async def test_200_mb_of_output_go_to_the_log_and_not_through_the_daemon(
         config = write_config(
             tmp_path, hub.url, {"loud": sh("head -c 200000000 /dev/zero | tr '\\0' x")}
         )
-        async with running_daemon(config) as daemon:
+        async with daemon_process(config) as daemon:
             before = resident_kib(daemon)
             hub.hand_out({"id": "j", "dag_name": "loud"})
             finished = (await hub.until_finished("j"))[0]
@@ -247,7 +248,7 @@ async def test_a_heartbeat_brings_the_wish_to_cancel(tmp_path: Path) -> None:
     assert "tok" not in daemon.log_file.read_text()
 
 
-async def started_pid(daemon: DaemonProcess, hub: Endpoint) -> int:
+async def started_pid(daemon: DaemonHere, hub: Endpoint) -> int:
     await hub.until(lambda e: "j" in e.accepted)
     started = daemon.state / "runs/j/attempt-1/started"
     record = daemon.state / "jobs/j.json"

@@ -8,8 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
 
 VALUE = "correct-horse-battery-staple"
@@ -39,7 +38,7 @@ async def run(hub: Endpoint, job_id: str, workflow: str = "it") -> dict[str, Any
     return (await hub.until_finished(job_id))[0]
 
 
-def output(daemon: DaemonProcess, job_id: str, number: int = 1) -> str:
+def output(daemon: DaemonHere, job_id: str, number: int = 1) -> str:
     return (
         daemon.state / "runs" / job_id / f"attempt-{number}" / "output.log"
     ).read_text()
@@ -128,7 +127,7 @@ async def test_after_a_restart_the_old_value_of_a_running_command_is_still_kept_
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             await daemon.until_logged("job_attempt_started", job_id="j")
-            daemon.kill()
+            await daemon.crash()
             key.write_text("second-value-of-it")
             daemon.log_file.unlink()
             daemon.start()
@@ -152,7 +151,7 @@ async def test_words_of_a_command_that_ended_unwatched_are_withheld(
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             await daemon.until_logged("job_attempt_started", job_id="j")
-            daemon.kill()
+            await daemon.crash()
             key.write_text("second-value-of-it")
             gate.write_text("go\n")
             exit_file = daemon.state / "runs/j/attempt-1/exit"

@@ -7,8 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Request, as_json, endpoint
 
 VALUE = "correct-horse-battery-staple"
@@ -59,7 +58,7 @@ async def finish_of(
     return finish, reasons(daemon)
 
 
-def reasons(daemon: DaemonProcess) -> list[str]:
+def reasons(daemon: DaemonHere) -> list[str]:
     lines = [line for line in daemon.log() if line.get("event") == "left_out_of_report"]
     # Said once.
     assert len(lines) <= 1
@@ -267,7 +266,7 @@ async def test_a_report_survives_a_kill_between_conclusion_and_finish(
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             await hub.until(lambda it: it.calls("finish") != [])
-            daemon.kill()
+            await daemon.crash()
             hub.script = None
             daemon.start()
             (finish,) = await hub.until_finished("j")
@@ -291,7 +290,7 @@ async def test_words_of_a_run_that_ended_unwatched_are_withheld(
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             await daemon.until_logged("job_attempt_started", job_id="j")
-            daemon.kill()
+            await daemon.crash()
             (folder / "key").write_text("another-value-by-now")
             gate_opened = anyio.Path(gate)
             with anyio.fail_after(20):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon
 from support.endpoint import TOKEN, Answer, Endpoint, Request, as_json, endpoint
 from support.secret_run import configure, environment
 
@@ -23,7 +23,7 @@ ASKS = 'github_token = { contents = "read", pull_requests = "write" }\n'
 RETRIED = "max_retries = 1\n"
 
 
-def nowhere(daemon: DaemonProcess, *values: str) -> None:
+def nowhere(daemon: DaemonHere, *values: str) -> None:
     """Hold that no file of ours has a secret; what a command writes is its owner's."""
     theirs = {"output.log", "outputs", "summary.md"}
     ours = [path for path in daemon.state.rglob("*") if path.name not in theirs]
@@ -97,7 +97,7 @@ async def test_after_a_restart_the_token_of_a_running_command_is_still_kept_out(
     ):
         hub.hand_out(JOB)
         await daemon.until_logged("job_attempt_started", job_id="j")
-        daemon.kill()
+        await daemon.crash()
         daemon.log_file.unlink()
         daemon.start()
         await daemon.until_logged("daemon_ready")

@@ -123,11 +123,12 @@ class DaemonHere(DaemonLog):
     _tasks: TaskGroup
     _signals: MemoryObjectSendStream[signal.Signals] = field(init=False)
     _ended: anyio.Event = field(factory=anyio.Event, init=False)
+    _scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
 
     def start(self) -> None:
         """Start it; a second start is a restart after a stop."""
         self._signals, received = anyio.create_memory_object_stream[signal.Signals](8)
-        self._ended = anyio.Event()
+        self._ended, self._scope = anyio.Event(), anyio.CancelScope()
         self.time = LoopTime(loop())
         self._tasks.start_soon(self._run, received)
 
@@ -146,9 +147,9 @@ class DaemonHere(DaemonLog):
             return config
 
         try:
-            async with received:
+            with self._scope:
                 config = read()
-                with logging_to(self.log_file, known, config.log.level):
+                with received, logging_to(self.log_file, known, config.log.level):
                     given = Surroundings(
                         environment=environment,
                         signals=received,
@@ -158,6 +159,7 @@ class DaemonHere(DaemonLog):
                     )
                     await serve(config, given)
         finally:
+            self._signals.close()
             self._ended.set()
 
     @property
@@ -176,7 +178,11 @@ class DaemonHere(DaemonLog):
             self.send(number)
         with within(within_s):
             await self._ended.wait()
-        self._signals.close()
+
+    async def crash(self) -> None:
+        """End it where it stands, without the order of a stop; what a real kill leaves is for tests/torture."""
+        self._scope.cancel()
+        await self._ended.wait()
 
 
 @asynccontextmanager

@@ -184,6 +184,7 @@ class HubHere(Hub):
                 finally:
                     database.close()
         finally:
+            self._signals.close()
             self._ended.set()
 
     async def stop(self, within_s: float = 20) -> None:
@@ -192,7 +193,6 @@ class HubHere(Hub):
             self._signals.send_nowait(signal.SIGTERM)
         with within(within_s):
             await self._ended.wait()
-        self._signals.close()
 
 
 @asynccontextmanager
