@@ -87,8 +87,9 @@ def main(jobs: int = JOBS) -> None:
             path, server.url, ["/bin/true"], slots=SLOTS, queue_ahead=QUEUE_AHEAD
         )
         samples = []
+        block = min(BLOCK, max(1, int(EARLY * jobs)))
         with daemon(config) as process:
-            for sample in soak(server, process.pid, path / "state", jobs):
+            for sample in soak(server, process.pid, path / "state", jobs, block):
                 samples.append(sample)
                 print(sample.row(), flush=True)
         pruned_s = prune(config, path / "state")
@@ -105,9 +106,8 @@ def main(jobs: int = JOBS) -> None:
     )
 
 
-def soak(server: Hub, pid: int, state: Path, jobs: int) -> Iterator[Sample]:
+def soak(server: Hub, pid: int, state: Path, jobs: int, block: int) -> Iterator[Sample]:
     """Put jobs through a daemon, and yield a sample after each block of them."""
-    block = min(BLOCK, max(1, int(EARLY * jobs)))
     for first in range(0, jobs, block):
         names = [f"job-{number}" for number in range(first, min(first + block, jobs))]
         began = time.perf_counter()
@@ -123,7 +123,7 @@ def soak(server: Hub, pid: int, state: Path, jobs: int) -> Iterator[Sample]:
 def all_succeeded(server: Hub, names: list[str]) -> bool:
     """Return whether the newest jobs of the hub are these, each of them finished, and well."""
     server.finished(names[-1])
-    query: dict[str, str | int] = {"state": "finished", "limit": len(names)}
+    query: dict[str, str | int] = {"state": "succeeded", "limit": len(names)}
     found = server.http.get("/api/v1/jobs", params=query).raise_for_status().json()
     ends = {each["id"]: each["result_status"] for each in found["jobs"]}
     return ends == dict.fromkeys(names, "succeeded")

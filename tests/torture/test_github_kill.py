@@ -3,7 +3,6 @@
 What GitHub got no success for it shows as failed, and sends once more under the same id.
 """
 
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +15,9 @@ from attrs import define
 from support.github_events import comment, pull_request
 from support.github_hub import CONFIG, deliveries, jobs, prepared, send
 from support.hub_process import HubProcess
-from support.kill_hub import MARK, armed
+from support.kill_hub import MARK, Arm
 from support.machine import Machine
+from support.torture import POSTGRESQL, Sweep
 
 T = TypeVar("T")
 
@@ -55,35 +55,24 @@ class Github:
         assert reply.status_code == 202 or (self.killed and reply.status_code == 200)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-async def test_a_hub_that_is_killed_at_any_step_has_each_event_once(
-    tmp_path: Path, kill_hub: Path, new_database_url: Callable[[], str]
+async def take_in_despite_a_kill(
+    arm: Arm, folder: Path, sweep: Sweep, step: int
 ) -> None:
-    url = new_database_url()
-    thin = url.startswith("postgresql") and "DISPATCHD_EVERY_STEP" not in os.environ
-    step, killed = -4 if thin else 0, True
-    while killed:
-        step += 5 if thin else 1
-        folder, url = prepared(tmp_path / f"h{step}"), new_database_url()
-        async with armed(folder, url, kill_hub, step, more=CONFIG) as server:
-            github = Github(server)
-            for delivery, name, payload, _ in EVENTS:
-                await github.deliver(delivery, name, payload)
-            (folder / MARK).unlink()
-            # What the hub does by itself are steps too.
-            kept = await github.until_answered(
-                lambda: deliveries(server)
-            )  # awaited here
-            found = await github.until_answered(lambda: jobs(server))
-            killed = github.killed
-            check(kept, found)
-            machine = Machine(http=server.http)
-            for _ in range(4):
-                await (await machine.pull()).finish()
-    print(f"the hub survived step {step}")
-
-    assert step > 8
+    prepared(folder)
+    async with arm(sweep, step, more=CONFIG) as server:
+        github = Github(server)
+        for delivery, name, payload, _ in EVENTS:
+            await github.deliver(delivery, name, payload)
+        (folder / MARK).unlink()
+        # What the hub does by itself are steps too.
+        kept = await github.until_answered(lambda: deliveries(server))
+        found = await github.until_answered(lambda: jobs(server))
+        killed = github.killed
+        check(kept, found)
+        machine = Machine(http=server.http)
+        for _ in range(4):
+            await (await machine.pull()).finish()
+    sweep.require(step, killed=killed)
 
 
 def check(kept: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
@@ -95,3 +84,25 @@ def check(kept: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
         assert len(delivery["job_ids"]) == count
         for job_id in delivery["job_ids"]:
             assert by_id[job_id]["delivery_id"] == delivery["id"]
+
+
+ON_SQLITE = Sweep(least=14, most=24)
+ON_POSTGRESQL = Sweep(database=POSTGRESQL, least=70, most=110)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "step"), [*ON_SQLITE.smoke(2, 8, 14), *ON_POSTGRESQL.smoke(40)]
+)
+async def test_a_hub_that_is_killed_at_a_few_steps_has_each_event_once(
+    arm: Arm, tmp_path: Path, sweep: Sweep, step: int
+) -> None:
+    await take_in_despite_a_kill(arm, tmp_path / "hub", sweep, step)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "step"), [*ON_SQLITE.every_step(), *ON_POSTGRESQL.every_step()]
+)
+async def test_a_hub_that_is_killed_at_any_step_has_each_event_once(
+    arm: Arm, tmp_path: Path, sweep: Sweep, step: int
+) -> None:
+    await take_in_despite_a_kill(arm, tmp_path / "hub", sweep, step)

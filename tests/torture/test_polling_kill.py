@@ -1,12 +1,9 @@
 """The hub is killed with SIGKILL between any two steps of a sweep through GitHub's deliveries: each is taken in once.
 
 A step is what the outside can see: a call to GitHub that is about to be made, a write to the database, its becoming
-durable (tests/crash/kill_hub.c). The suite takes every third on SQLite, and every fifth on PostgreSQL, which is told
-each statement by itself; with DISPATCHD_EVERY_STEP=1 it takes all of them.
+durable (tests/torture/kill_hub.c).
 """
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -18,9 +15,10 @@ from support.deliveries_api import DeliveriesApi, Entry, deliveries_api
 from support.github_events import real
 from support.github_hub import deliveries, jobs
 from support.hub_process import HubProcess
-from support.kill_hub import MARK, armed
+from support.kill_hub import MARK, Arm
 from support.machine import Machine
 from support.polling import ISSUES, config, prepared
+from support.torture import POSTGRESQL, Sweep
 
 OPENED = real("issues/17-opened")
 
@@ -72,13 +70,12 @@ class Story:
         return killed
 
 
-async def killed_at(folder: Path, database_url: str, library: Path, step: int) -> bool:
-    """Let the hub be killed before a step, and started again; return whether it came to that step at all."""
+async def sweep_despite_a_kill(arm: Arm, folder: Path, sweep: Sweep, step: int) -> None:
     async with deliveries_api(per_page=3) as api:
         gate = api.gate = anyio.Event()
         more = config(api, rules=ISSUES)
-        folder = prepared(folder, api)
-        async with armed(folder, database_url, library, step, more=more) as server:
+        prepared(folder, api)
+        async with arm(sweep, step, more=more) as server:
             story = Story(api)
             (folder / MARK).unlink()
             await api.until(lambda: api.count("GET") == 1)
@@ -109,7 +106,7 @@ async def killed_at(folder: Path, database_url: str, library: Path, step: int) -
             late = story.wanted[1].guid
             in_time = [each.guid for each in story.wanted if each.guid != late]
             assert [each for each in order if each != late] == in_time
-        return killed
+    sweep.require(step, killed=killed)
 
 
 async def check(server: HubProcess, story: Story) -> None:
@@ -125,20 +122,23 @@ async def check(server: HubProcess, story: Story) -> None:
         )
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-async def test_a_hub_that_is_killed_at_any_step_of_a_sweep_has_each_event_once(
-    tmp_path: Path, kill_hub: Path, new_database_url: Callable[[], str]
-) -> None:
-    url = new_database_url()
-    stride = 5 if url.startswith("postgresql") else 3
-    if "DISPATCHD_EVERY_STEP" in os.environ:
-        stride = 1
-    step, killed = 1 - stride, True
-    while killed:
-        step += stride
-        folder = tmp_path / f"h{step}"
-        killed = await killed_at(folder, new_database_url(), kill_hub, step)
-    print(f"the hub survived step {step}")
+ON_SQLITE = Sweep(least=28, most=45)
+ON_POSTGRESQL = Sweep(database=POSTGRESQL, least=150, most=230)
 
-    assert step > 20
+
+@pytest.mark.parametrize(
+    ("sweep", "step"), [*ON_SQLITE.smoke(2, 14, 27), *ON_POSTGRESQL.smoke(90)]
+)
+async def test_a_hub_that_is_killed_at_a_few_steps_of_a_sweep_has_each_event_once(
+    arm: Arm, tmp_path: Path, sweep: Sweep, step: int
+) -> None:
+    await sweep_despite_a_kill(arm, tmp_path / "hub", sweep, step)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "step"), [*ON_SQLITE.every_step(), *ON_POSTGRESQL.every_step()]
+)
+async def test_a_hub_that_is_killed_at_any_step_of_a_sweep_has_each_event_once(
+    arm: Arm, tmp_path: Path, sweep: Sweep, step: int
+) -> None:
+    await sweep_despite_a_kill(arm, tmp_path / "hub", sweep, step)

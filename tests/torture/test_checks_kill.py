@@ -1,10 +1,8 @@
 """Checks and kills: one check run for each job, wherever the hub dies; one publisher for each database."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import anyio
 import psycopg
 import pytest
 from bench.postgres import Postgres
@@ -15,6 +13,8 @@ from dispatchd.hub.github.lock import AGAIN_S, Lock
 from support.checks import ChecksHub, checks_hub, github_table
 from support.github_api import Fault, GithubApi, github_api
 from support.hub_process import HubProcess, hub
+from support.torture import POSTGRESQL, Sweep, lasting_port
+from support.until import until
 
 CREATE = "POST check-runs"
 WRITES = ("POST check-runs", "PATCH check-runs")
@@ -41,69 +41,113 @@ async def test_a_kill_between_a_post_and_the_keeping_of_its_id_makes_no_second_c
         assert github.violations == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
-async def test_a_hub_that_dies_at_any_of_its_calls_leaves_one_check_with_each_conclusion(
-    tmp_path: Path, *, after: bool
+WRITES_OF_A_JOB = Sweep(least=5, most=5)
+WRITES_OF_A_JOB_POSTGRESQL = Sweep(database=POSTGRESQL, least=5, most=5)
+"""A job's calls are the steps: its check is created, changed three times, and followed by one that asks for a person."""
+
+
+@pytest.mark.parametrize(
+    ("sweep", "step", "after"),
+    [
+        pytest.param(WRITES_OF_A_JOB, 1, True, id="1-after"),
+        pytest.param(WRITES_OF_A_JOB, 3, False, id="3-before"),
+        pytest.param(WRITES_OF_A_JOB, 5, True, id="5-after"),
+    ],
+)
+async def test_a_hub_that_dies_at_a_few_of_its_calls_leaves_one_check_with_each_conclusion(
+    tmp_path: Path, sweep: Sweep, step: int, *, after: bool
 ) -> None:
-    async with github_api() as github, checks_hub(tmp_path, github) as hub:
-        for number in range(5):
-            await one_life(github, hub, f"j{number}", dies_at=number, after=after)
+    await tell_despite_a_kill(tmp_path, "sqlite:///hub.db", sweep, step, after=after)
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize(
+    ("sweep", "step"),
+    [*WRITES_OF_A_JOB.every_step(), *WRITES_OF_A_JOB_POSTGRESQL.every_step()],
+)
+async def test_a_hub_that_dies_at_any_of_its_calls_leaves_one_check_with_each_conclusion(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    sweep: Sweep,
+    step: int,
+    *,
+    after: bool,
+) -> None:
+    url = "sqlite:///hub.db"
+    if sweep.database == POSTGRESQL:
+        found: Postgres = request.getfixturevalue("postgresql")
+        url = found.new_database()
+    await tell_despite_a_kill(tmp_path, url, sweep, step, after=after)
+
+
+async def tell_despite_a_kill(
+    folder: Path, database_url: str, sweep: Sweep, step: int, *, after: bool
+) -> None:
+    """Take a job through all that GitHub is told of it; the hub is killed at one of its calls."""
+    async with (
+        github_api() as github,
+        checks_hub(
+            folder, github, database_url=database_url, port=lasting_port()
+        ) as hub,
+    ):
+        killed = await one_life(github, hub, step, after=after)
 
         conclusions = {
             each["external_id"]: each["conclusion"] for each in github.runs.values()
         }
-        assert len(github.runs) == len(conclusions) == 10
-        for number in range(5):
-            assert conclusions[f"j{number}"] == "action_required"
-            assert conclusions[f"j{number}#2"] == "failure"
+        assert conclusions == {"j": "action_required", "j#2": "failure"}
+        assert len(github.runs) == 2
         assert github.violations == []
+    sweep.require(step, killed=killed)
 
 
 async def one_life(
-    github: GithubApi, hub: ChecksHub, job_id: str, *, dies_at: int, after: bool
-) -> None:
-    """Take a job through all that it can be told of; the hub dies at one of the writes."""
+    github: GithubApi, hub: ChecksHub, step: int, *, after: bool
+) -> bool:
+    """Take a job through its life; return whether the hub came to the call at which it dies."""
     seen: list[str] = []
+    died = False
 
     def is_the_one(name: str) -> bool:
         seen.append(name)
-        return len(seen) == dies_at + 1
+        return len(seen) == step
 
     fault = Fault(hang=True, after=after)
     traps = [
         github.trap(name, fault, when=lambda asked: is_the_one(asked.name))
         for name in WRITES
     ]
-    hub.add(job_id)
+    hub.add("j")
     held = await hub.pull()
 
     async def settled() -> None:
         """Wait until all is told; where the hub hangs at its call, kill it and start it again."""
-        with anyio.fail_after(60):
-            while hub.store.owed_count() != (0, 0):
-                if any(trap.sprung for trap in traps):
-                    for trap in traps:
-                        trap.sprung.clear()
-                        trap.times = 0
-                    hub.server.kill()
-                    await hub.server.start()
-                # Written by another process: nothing announces it.
-                await anyio.sleep(0.02)
+        nonlocal died
+
+        def hangs_or_is_done() -> bool:
+            hangs = not died and any(trap.sprung for trap in traps)
+            return hangs or hub.store.owed_count() == (0, 0)
+
+        await until(hangs_or_is_done, 60, "all told")
+        if hub.store.owed_count() != (0, 0):
+            died = True
+            hub.server.kill()
+            await hub.server.start()
+            await until(hangs_or_is_done, 60, "all told")
 
     await hub.ring()
     await settled()
     await held.accept()
     await settled()
     await held.machine.call(
-        "heartbeat", job_id, claim_token=held.token, phase="needs_attention", reason="?"
+        "heartbeat", "j", claim_token=held.token, phase="needs_attention", reason="?"
     )
     await settled()
     await held.beat()
     await settled()
     await hub.finish(held, "failed", "exit-code")
     await settled()
-    assert len(seen) > dies_at
+    return died
 
 
 def lock_events(server: HubProcess) -> list[str]:
@@ -112,13 +156,7 @@ def lock_events(server: HubProcess) -> list[str]:
     return [each for each in found if each.startswith("github_lock_")]
 
 
-async def until(reached: Callable[[], bool]) -> None:
-    with anyio.fail_after(30):
-        while not reached():
-            # Written by another process: nothing announces it.
-            await anyio.sleep(0.05)
-
-
+@pytest.mark.host
 async def test_of_two_hubs_on_one_database_one_tells_and_the_other_takes_over_at_a_kill(
     tmp_path: Path, postgresql: Postgres
 ) -> None:
@@ -164,6 +202,7 @@ async def test_of_two_hubs_on_one_database_one_tells_and_the_other_takes_over_at
         assert github.violations == []
 
 
+@pytest.mark.host
 async def test_a_lock_that_is_lost_ends_the_telling_until_it_is_had_again(
     tmp_path: Path, postgresql: Postgres
 ) -> None:
@@ -226,10 +265,9 @@ async def test_a_second_hub_on_one_file_tells_nothing_while_the_first_one_lives(
             assert lock_events(second) == []
             first.server.kill()
 
-            with anyio.fail_after(AGAIN_S + 20):
-                while lock_events(second) != ["github_lock_held"]:
-                    # Written by another process: nothing announces it.
-                    await anyio.sleep(0.05)
+            await until(
+                lambda: lock_events(second) == ["github_lock_held"], AGAIN_S + 20
+            )
         finally:
             second.kill()
         assert github.count(CREATE) == 1

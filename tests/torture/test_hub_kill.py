@@ -1,12 +1,6 @@
-"""The hub is killed with SIGKILL between any two steps of its calls: what it has acknowledged, it keeps.
+"""The hub is killed with SIGKILL between any two steps of its calls: what it has acknowledged, it keeps."""
 
-PostgreSQL is told each statement by itself, which is over 70 steps a story, of which most are in one transaction:
-the suite takes every fifth; with DISPATCHD_EVERY_STEP=1 it takes them all.
-"""
-
-import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -15,8 +9,9 @@ import pytest
 from attrs import define
 
 from support.hub_process import HubProcess
-from support.kill_hub import armed
+from support.kill_hub import Arm
 from support.machine import JOBS, Held, Machine, row
+from support.torture import POSTGRESQL, Sweep
 
 RANK = ["queued", "claimed", "accepted", "running", "succeeded"]
 
@@ -112,27 +107,61 @@ async def taking_back(client: Client) -> None:
     assert set(outcomes[:-1]) == {"released", "expired"}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("story", "lease_s"), [(finishing, 2), (taking_back, 0.4)])
-async def test_killed_between_any_two_steps(
-    tmp_path: Path,
-    kill_hub: Path,
-    story: Callable[[Client], Awaitable[None]],
-    lease_s: float,
-    new_database_url: Callable[[], str],
-) -> None:
-    url = new_database_url()
-    thin = url.startswith("postgresql") and "DISPATCHD_EVERY_STEP" not in os.environ
-    step, killed = -4 if thin else 0, True
-    while killed:
-        step += 5 if thin else 1
-        folder = tmp_path / f"h{step}"
-        url = new_database_url()
-        async with armed(folder, url, kill_hub, step, lease_s=lease_s) as server:
-            client = Client(server)
-            await story(client)
-            killed = client.killed
-    print(f"{story.__name__}: the hub survived step {step}")
+async def finish_despite_a_kill(arm: Arm, sweep: Sweep, step: int) -> None:
+    async with arm(sweep, step, lease_s=2) as server:
+        client = Client(server)
+        await finishing(client)
+    sweep.require(step, killed=client.killed)
 
-    assert step > 12
+
+async def take_back_despite_a_kill(arm: Arm, sweep: Sweep, step: int) -> None:
+    async with arm(sweep, step, lease_s=0.4) as server:
+        client = Client(server)
+        await taking_back(client)
+    sweep.require(step, killed=client.killed)
+
+
+FINISHING = Sweep(least=20, most=30)
+FINISHING_POSTGRESQL = Sweep(database=POSTGRESQL, least=70, most=130)
+TAKING_BACK = Sweep(least=35, most=50)
+TAKING_BACK_POSTGRESQL = Sweep(database=POSTGRESQL, least=150, most=230)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "step"),
+    [*FINISHING.smoke(2, 10, 20), *FINISHING_POSTGRESQL.smoke(40)],
+)
+async def test_a_job_finishes_though_the_hub_is_killed_at_a_few_steps(
+    arm: Arm, sweep: Sweep, step: int
+) -> None:
+    await finish_despite_a_kill(arm, sweep, step)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "step"),
+    [*FINISHING.every_step(), *FINISHING_POSTGRESQL.every_step()],
+)
+async def test_a_job_finishes_though_the_hub_is_killed_at_any_step(
+    arm: Arm, sweep: Sweep, step: int
+) -> None:
+    await finish_despite_a_kill(arm, sweep, step)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "step"),
+    [*TAKING_BACK.smoke(2, 18, 35), *TAKING_BACK_POSTGRESQL.smoke(90)],
+)
+async def test_a_job_is_taken_back_though_the_hub_is_killed_at_a_few_steps(
+    arm: Arm, sweep: Sweep, step: int
+) -> None:
+    await take_back_despite_a_kill(arm, sweep, step)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "step"),
+    [*TAKING_BACK.every_step(), *TAKING_BACK_POSTGRESQL.every_step()],
+)
+async def test_a_job_is_taken_back_though_the_hub_is_killed_at_any_step(
+    arm: Arm, sweep: Sweep, step: int
+) -> None:
+    await take_back_despite_a_kill(arm, sweep, step)

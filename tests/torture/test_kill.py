@@ -1,0 +1,171 @@
+"""The daemon is killed with SIGKILL wherever it can be: nothing lost, nothing run twice, nothing unreported."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from support.daemon import write_config
+from support.daemon_process import DaemonProcess
+from support.hub import Hub, hub
+from support.torture import Sweep, Torture
+from support.until import until
+
+RUNS = 'echo "$DISPATCHD_JOB_ID" >>"$LEDGER"; sleep 0.3; exit 7'
+
+KILLS = 200
+LEAST_KILLS = 20
+"""How many there are, even if the time is over."""
+
+
+def machine(folder: Path, url: str, ledger: Path, script: str, runs: str = "") -> Path:
+    return write_config(
+        folder,
+        url,
+        {"it": ["/bin/sh", "-c", script]},
+        cloud="hold_s = 5\npoll_interval_s = 0.5",
+        runs=runs,
+        limits=f'env = {{ LEDGER = "{ledger}" }}',
+    )
+
+
+def left_alive(folder: Path) -> list[int]:
+    """Return the pids of processes that were started for runs below a folder."""
+    return [
+        pid
+        for pid, environment in environments()
+        if f"{folder}/".encode() in environment
+    ]
+
+
+def environments() -> Iterator[tuple[int, bytes]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                yield int(entry.name), (entry / "environ").read_bytes()
+            except OSError:
+                continue
+
+
+def records_left(state: Path) -> list[str]:
+    return [each.name for each in (state / "jobs").glob("*.json")]
+
+
+async def until_settled(daemon: DaemonProcess) -> None:
+    await until(lambda: not records_left(daemon.state), 20, "no records")
+
+
+ONE_JOB = Sweep(least=40, most=60)
+
+
+@pytest.mark.parametrize(("sweep", "step"), ONE_JOB.smoke(3, 22, 40))
+async def test_killed_before_a_few_steps_that_the_outside_can_see(
+    tmp_path: Path, kill_at: Path, sweep: Sweep, step: int
+) -> None:
+    await run_despite_a_kill(tmp_path, kill_at, sweep, step)
+
+
+@pytest.mark.parametrize(("sweep", "step"), ONE_JOB.every_step())
+async def test_killed_before_every_step_that_the_outside_can_see(
+    tmp_path: Path, kill_at: Path, sweep: Sweep, step: int
+) -> None:
+    await run_despite_a_kill(tmp_path, kill_at, sweep, step)
+
+
+async def run_despite_a_kill(
+    folder: Path, library: Path, sweep: Sweep, step: int
+) -> None:
+    """Take one job through a daemon that is killed at a step, and another after it."""
+    ledger = folder / "ledger"
+    async with hub(folder / "hub", lease_s=1) as server:
+        config = machine(folder / "machine", server.url, ledger, RUNS)
+        env = {"LD_PRELOAD": str(library), "KILL_AT": str(step)}
+        daemon = DaemonProcess(config=config, env=env)
+        daemon.start()
+        try:
+            await server.submit({"id": "j", "dag_name": "it"})
+            survived = await finishes_first(server, daemon)
+            if not survived:
+                assert daemon.process.returncode == -9
+                daemon.env = {}
+                daemon.start()
+            result = await server.result("j")
+            if not survived:
+                await daemon.until_logged("daemon_ready", pid=daemon.process.pid)
+                await until_settled(daemon)
+                assert await to_thread.run_sync(daemon.stop) == 0
+        finally:
+            daemon.kill()
+    assert (result["result_status"], result["finishes"] >= 1) == ("failed", True)
+    assert "exit code 7" in result["result_summary"], result
+    assert ledger.read_text().split() == ["j"]
+    assert records_left(daemon.state) == []
+    assert left_alive(config.parent) == []
+    sweep.require(step, killed=not survived)
+
+
+async def finishes_first(server: Hub, daemon: DaemonProcess) -> bool:
+    """Return True if the job ends and the daemon stops in order, and False if the daemon is killed before that."""
+    async with anyio.create_task_group() as tasks:
+
+        async def finish() -> None:
+            await server.result("j")
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(finish)
+        await to_thread.run_sync(daemon.process.wait, abandon_on_cancel=True)
+        tasks.cancel_scope.cancel()
+    # It may still meet its end while it stops in order.
+    return daemon.alive and await to_thread.run_sync(daemon.stop) == 0
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+async def test_killed_at_random_moments_while_many_jobs_pass(
+    tmp_path: Path, torture: Torture
+) -> None:
+    chance = torture.chance("kills of a daemon")
+    ledger = tmp_path / "ledger"
+    script = 'echo "$DISPATCHD_JOB_ID" >>"$LEDGER"; sleep "0.$(( $$ % 10 ))"; exit $(( ${#DISPATCHD_JOB_ID} % 2 ))'
+    ids: list[str] = []
+    kills = 0
+    async with hub(tmp_path / "hub", lease_s=1) as server:
+        config = machine(
+            tmp_path / "machine",
+            server.url,
+            ledger,
+            script,
+            "slots = 8\nqueue_ahead = 8",
+        )
+        daemon = DaemonProcess(config=config)
+        try:
+            while kills < KILLS * torture.size:
+                if torture.is_over and kills >= LEAST_KILLS:
+                    break
+                for _ in range(1 + kills % 2):
+                    ids.append(f"job-{len(ids)}")
+                    await server.submit({"id": ids[-1], "dag_name": "it"})
+                daemon.start()
+                # The moment of a kill is announced by nothing.
+                await anyio.sleep(chance.uniform(0.25, 0.9))
+                daemon.kill()
+                kills += 1
+            daemon.start()
+            results = {job_id: await server.result(job_id) for job_id in ids}
+            await until_settled(daemon)
+            await to_thread.run_sync(daemon.stop)
+        finally:
+            daemon.kill()
+    print(f"killed {kills} times while {len(ids)} jobs passed")
+
+    assert Counter(ledger.read_text().split()) == dict.fromkeys(ids, 1)
+    expected = {job_id: "failed" if len(job_id) % 2 else "succeeded" for job_id in ids}
+    assert {
+        job_id: result["result_status"] for job_id, result in results.items()
+    } == expected
+    assert records_left(daemon.state) == []
+    assert left_alive(tmp_path / "machine") == []
