@@ -29,6 +29,7 @@ from support.endpoint import SECRET
 from support.hub_process import HubProcess, hub
 from support.machine import JOBS
 from support.torture import Torture, lasting_port
+from support.until import until
 
 USUAL_JOBS = 400
 LEAST_JOBS = 100
@@ -110,14 +111,20 @@ class Queue:
     ) -> tuple[httpx.Response, bool]:
         """Return an answer, and whether an earlier one may have been lost."""
         lost = False
-        for server in cycle(self.hubs):
+        servers = cycle(self.hubs)
+
+        async def answer() -> httpx.Response | None:
+            nonlocal lost
             try:
-                return await server.http.request(method, path, **options), lost
+                return await next(servers).http.request(method, path, **options)
             except httpx.TransportError:
                 lost = True
-                # All may be away at once, and none says when it is back.
-                await anyio.sleep(0.02)
-        raise AssertionError
+                return None
+
+        # All may be away at once, and none says when it is back.
+        reply = await until(answer, 60, path)
+        assert reply is not None
+        return reply, lost
 
 
 @pytest.mark.host

@@ -83,7 +83,7 @@ class Work:
 async def test_no_job_notices_that_the_daemon_is_upgraded_a_few_times(
     tmp_path: Path,
 ) -> None:
-    few = Rhythm(every_s=0.5, least_s=0.5, jobs=8)
+    few = Rhythm(every_s=0.5, least_s=0.5, jobs=7)
     await upgrade_under_load(tmp_path, lambda done: done < 3, few)
 
 
