@@ -110,8 +110,7 @@ class Queue:
         self, method: str, path: str, **options: Any
     ) -> tuple[httpx.Response, bool]:
         """Return an answer, and whether an earlier one may have been lost."""
-        lost = False
-        servers = cycle(self.hubs)
+        servers, lost = cycle(self.hubs), False
 
         async def answer() -> httpx.Response | None:
             nonlocal lost
@@ -122,7 +121,7 @@ class Queue:
                 return None
 
         # All may be away at once, and none says when it is back.
-        reply = await until(answer, 60, path)
+        reply: httpx.Response | None = await until(answer, 60, path)
         assert reply is not None
         return reply, lost
 
