@@ -15,10 +15,12 @@ from dispatchd.hub.github.telling import SECOND_LOOK_S
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.model import State
 from dispatchd.hub.schema import JOBS
-from support.checks import ChecksHub, checks_hub
+from support.checks import ChecksHub, checks_hub, checks_hub_process
 from support.github import INSTALLATION, REPOSITORY
 from support.github_api import SHA, Asked, Fault, GithubApi, github_api
+from support.hub import HubHere
 from support.machine import Held
+from support.until import until
 
 CREATE, UPDATE, STATUS = "POST check-runs", "PATCH check-runs", "POST statuses"
 LOOK, READ, MINT = (
@@ -34,7 +36,7 @@ class Stage:
     """A hub and its GitHub."""
 
     github: GithubApi
-    hub: ChecksHub
+    hub: ChecksHub[HubHere]
     folder: Path = field()
 
     async def accepted(self, job_id: str = "j", **check: Any) -> Held:
@@ -112,7 +114,7 @@ async def test_what_has_happened_while_the_hub_was_away_is_told_as_its_end_alone
 ) -> None:
     async with github_api() as github, checks_hub(tmp_path, github) as hub:
         server = hub.server
-        server.stop()
+        await server.stop()
         told, server.more = server.more, ""
         server.configure(f'listen = "127.0.0.1:{server.port}"')
         await server.start()
@@ -121,7 +123,7 @@ async def test_what_has_happened_while_the_hub_was_away_is_told_as_its_end_alone
         await held.accept()
         await hub.finish(held, "failed")
         assert hub.store.owed_count() == (1, 0)
-        server.stop()
+        await server.stop()
         server.more = told
         server.configure(f'listen = "127.0.0.1:{server.port}"')
 
@@ -538,7 +540,7 @@ async def test_a_file_that_cannot_be_used_is_one_line_and_no_start(
     token = "ghp_x" if file == "token" else ""
     more = [f'ca_file = "{tmp_path / "ca.pem"}"'] if file == "ca.pem" else []
     async with github_api() as github:
-        async with checks_hub(tmp_path, github, token=token) as hub:
+        async with checks_hub_process(tmp_path, github, token=token) as hub:
             server = hub.server
             server.stop()
         server.more = "\n".join([server.more, *more])
@@ -584,14 +586,11 @@ async def test_a_github_that_is_not_there_keeps_no_hub_from_working(
         await held.accept()
         await hub.finish(held, "succeeded")
 
-        with anyio.fail_after(20):
-            while hub.check("j").failures < 2:
-                # Written by another process: nothing announces it.
-                await anyio.sleep(0.05)
+        await until(lambda: hub.check("j").failures >= 2)
 
         assert "ConnectError" in hub.check("j").trouble
         assert (await hub.server.http.get("/readyz")).status_code == 200
-        assert hub.server.stop() == 0
+        await hub.server.stop(within_s=15)
 
 
 async def test_no_secret_of_the_hubs_is_in_its_log_or_in_what_github_is_told(

@@ -9,6 +9,7 @@ import pytest
 from support.checks import ChecksHub, checks_hub
 from support.github import DESCRIPTIONS, prism
 from support.github_api import Asked, Fault, GithubApi, github_api
+from support.hub import HubHere
 from support.machine import Held
 from support.outcomes import CAUSES, OUTCOMES, expected
 
@@ -83,7 +84,7 @@ FAULTS: dict[str, Setup] = {
 }
 
 
-async def accepted(hub: ChecksHub, count: int) -> list[Held]:
+async def accepted(hub: ChecksHub[HubHere], count: int) -> list[Held]:
     """Return that many jobs which a machine has, and of which GitHub has been told."""
     for number in range(count):
         hub.add(f"j{number}")
@@ -94,7 +95,9 @@ async def accepted(hub: ChecksHub, count: int) -> list[Held]:
     return held
 
 
-async def finish_all(hub: ChecksHub, held: list[Held]) -> dict[str, tuple[str, str]]:
+async def finish_all(
+    hub: ChecksHub[HubHere], held: list[Held]
+) -> dict[str, tuple[str, str]]:
     """End each job in another way, and return how each has to be told."""
     ways = list(product(OUTCOMES, CAUSES))[: len(held)]
     for each, (outcome, cause) in zip(held, ways, strict=True):

@@ -30,6 +30,7 @@ from support.github import (
 )
 from support.github_api import serving
 from support.github_hub import RULES, jobs
+from support.hub import HubHere
 
 SECRET = "s3cret"
 TRIAGE = """
@@ -82,7 +83,7 @@ class Noting:
 class Emulated:
     """A hub, and the repository at emulate as its owner has it."""
 
-    hub: ChecksHub
+    hub: ChecksHub[HubHere]
     noting: Noting
     owner: httpx.AsyncClient
 

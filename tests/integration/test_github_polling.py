@@ -12,9 +12,10 @@ from bench.postgres import Postgres
 from support.deliveries_api import DeliveriesApi, Refusal, deliveries_api
 from support.github_events import HEAD, real
 from support.github_hub import deliveries, jobs, send
-from support.hub_process import HubProcess
+from support.hub import HubHere
 from support.machine import Machine
 from support.polling import CLOSED, ISSUES, OPENED, polling_hub, status_of
+from support.until import until
 
 HOUR_S = 3600.0
 
@@ -28,24 +29,24 @@ async def api() -> AsyncIterator[DeliveriesApi]:
 @pytest.fixture
 async def server(
     tmp_path: Path, api: DeliveriesApi, database_url: str
-) -> AsyncIterator[HubProcess]:
+) -> AsyncIterator[HubHere]:
     async with polling_hub(tmp_path / "hub", api, database_url=database_url) as found:
         yield found
 
 
-async def kept(server: HubProcess) -> dict[str, dict[str, Any]]:
+async def kept(server: HubHere) -> dict[str, dict[str, Any]]:
     """Return the deliveries by GUID."""
     return {each["id"]: each for each in await deliveries(server)}
 
 
-def log_of(server: HubProcess, event: str) -> list[dict[str, Any]]:
+def log_of(server: HubHere, event: str) -> list[dict[str, Any]]:
     lines = (server.folder / "hub.log").read_text().splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
     return [each for each in found if each["event"] == event]
 
 
 async def test_an_event_becomes_the_same_jobs_as_by_webhook(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     payload = {**OPENED, "number": 2**53 + 1, "zürich": "🚀 \ud83d"}
     entry = api.add("pull_request", payload)
@@ -68,7 +69,7 @@ async def test_an_event_becomes_the_same_jobs_as_by_webhook(
 
 
 async def test_what_nothing_can_want_is_noted_and_never_fetched(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     star = api.add("star", {"action": "created"})
     closed = api.add("pull_request", CLOSED)
@@ -109,7 +110,7 @@ async def test_the_older_event_is_taken_in_first_whatever_the_ids_and_the_pages(
 
 
 async def test_an_entry_that_turns_up_late_is_found(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     first = api.add("push", real("push/00"))
     await api.until(lambda: api.fetched[first.guid] == 1)
@@ -123,7 +124,7 @@ async def test_an_entry_that_turns_up_late_is_found(
 
 
 async def test_one_that_is_listed_and_not_there_yet_is_taken_in_once_it_is(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     race = api.add("push", real("push/00"), missing=3)
     empty = api.add("pull_request", None, action="opened")
@@ -145,7 +146,7 @@ async def test_one_that_is_listed_and_not_there_yet_is_taken_in_once_it_is(
 
 
 async def test_a_restart_goes_back_to_one_that_was_not_there(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     absent = api.add("push", real("push/00"), missing=10_000)
     await api.until(lambda: absent.missing < 10_000)
@@ -155,7 +156,7 @@ async def test_a_restart_goes_back_to_one_that_was_not_there(
         newer = api.add("push", real("push/00"))
     await api.until(lambda: api.fetched[newer.guid] == 1)
     await api.sweeps()
-    server.kill()
+    await server.crash()
     last = api.add("push", real("push/00"))
     absent.missing = 0
 
@@ -168,7 +169,7 @@ async def test_a_restart_goes_back_to_one_that_was_not_there(
 
 
 async def test_one_that_never_is_there_is_given_up_after_an_hour_and_says_so(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     absent = api.add("push", real("push/00"), missing=10_000)
     await api.until(lambda: absent.missing < 10_000)
@@ -192,7 +193,7 @@ async def test_one_that_never_is_there_is_given_up_after_an_hour_and_says_so(
 
 
 async def test_a_payload_that_cannot_be_read_delays_no_other(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     bad = [
         api.add("push", "no JSON", action="opened"),
@@ -219,7 +220,7 @@ async def test_a_payload_that_cannot_be_read_delays_no_other(
 
 
 async def test_several_in_a_row_that_cannot_be_had_delay_no_other(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     bad = [
         api.add("push", real("push/00"), ago_s=60 - each, broken=10_000)
@@ -241,7 +242,7 @@ async def test_several_in_a_row_that_cannot_be_had_delay_no_other(
 
 
 async def test_github_s_own_trouble_changes_no_order(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     made = [
         api.add("push", real("push/00"), ago_s=60 - each, broken=10_000)
@@ -261,7 +262,7 @@ async def test_github_s_own_trouble_changes_no_order(
 
 
 async def test_an_entry_from_the_future_hides_nothing(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     odd = api.add("push", real("push/00"), ago_s=-24 * HOUR_S)
     await api.until(lambda: api.fetched[odd.guid] == 1)
@@ -271,7 +272,7 @@ async def test_an_entry_from_the_future_hides_nothing(
 
     await api.until(lambda: api.fetched[entry.guid] == 1)
     await api.sweeps()
-    server.kill()
+    await server.crash()
     last = api.add("push", real("push/00"))
     await server.start()
     await api.until(lambda: api.fetched[last.guid] == 1)
@@ -280,7 +281,7 @@ async def test_an_entry_from_the_future_hides_nothing(
 
 
 async def test_a_redelivery_of_what_is_known_makes_no_second_job(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     entry = api.add("push", real("push/00"))
     await api.until(lambda: api.fetched[entry.guid] == 1)
@@ -294,7 +295,7 @@ async def test_a_redelivery_of_what_is_known_makes_no_second_job(
 
 
 async def test_two_tries_of_a_new_event_make_one_job_of_whichever_is_there(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     entry = api.add("push", real("push/00"), missing=10_000, ago_s=20)
     other = api.again(entry, missing=0)
@@ -323,10 +324,10 @@ async def test_nothing_from_before_the_first_start_but_its_last_minutes_counts(
 
 
 async def test_what_came_while_the_hub_was_down_is_fetched(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     await api.sweeps()
-    server.kill()
+    await server.crash()
     api.ahead_s += 2 * 24 * HOUR_S
     made = [
         api.add("push", real("push/00"), ago_s=ago_h * HOUR_S) for ago_h in (47, 30, 1)
@@ -353,7 +354,7 @@ async def test_a_restart_reads_no_more_of_the_list_than_it_has_to(
             new = api.add("push", real("push/00"))
             await api.until(lambda: api.fetched[new.guid] == 1)
             await api.sweeps()
-            server.kill()
+            await server.crash()
             before = api.count("GET /app/hook/deliveries?")
 
             await server.start()
@@ -365,12 +366,12 @@ async def test_a_restart_reads_no_more_of_the_list_than_it_has_to(
 
 
 async def test_an_outage_longer_than_the_retention_says_what_is_lost(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     entry = api.add("push", real("push/00"))
     await api.until(lambda: api.fetched[entry.guid] == 1)
     await api.sweeps()
-    server.kill()
+    await server.crash()
     api.ahead_s += 4 * 24 * HOUR_S
     gone = api.add("push", real("push/00"), ago_s=80 * HOUR_S)
     there = api.add("push", real("push/00"), ago_s=70 * HOUR_S)
@@ -383,7 +384,7 @@ async def test_an_outage_longer_than_the_retention_says_what_is_lost(
     [line] = log_of(server, "github_deliveries_lost")
     assert line["hours"] == pytest.approx(24, abs=0.2)
     assert api.fetched[gone.guid] == 0
-    server.kill()
+    await server.crash()
     await server.start()
     await api.sweeps()
     assert len(log_of(server, "github_deliveries_lost")) == 1
@@ -391,15 +392,13 @@ async def test_an_outage_longer_than_the_retention_says_what_is_lost(
     assert loss["until"] - loss["since"] == pytest.approx(24 * HOUR_S, abs=600)
 
 
-async def test_a_quiet_week_is_no_outage(
-    api: DeliveriesApi, server: HubProcess
-) -> None:
+async def test_a_quiet_week_is_no_outage(api: DeliveriesApi, server: HubHere) -> None:
     await api.sweeps()
     for _ in range(4):
         api.ahead_s += 2 * 24 * HOUR_S
         await api.sweeps()
 
-    server.kill()
+    await server.crash()
     await server.start()
     await api.sweeps()
 
@@ -421,7 +420,7 @@ async def test_a_quiet_week_is_no_outage(
 )
 @pytest.mark.parametrize("ahead_s", [0, 5 * HOUR_S], ids=["same clock", "other clock"])
 async def test_a_limit_is_kept_for_as_long_as_github_says(
-    api: DeliveriesApi, server: HubProcess, refusal: Refusal, ahead_s: float
+    api: DeliveriesApi, server: HubHere, refusal: Refusal, ahead_s: float
 ) -> None:
     api.ahead_s = ahead_s
     await api.sweeps()
@@ -444,16 +443,18 @@ async def test_a_limit_is_kept_for_as_long_as_github_says(
 
 
 async def test_a_limit_that_does_not_say_for_how_long_holds_for_a_minute(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     await api.sweeps()
     api.refusals.append(
         Refusal(status=403, message="You have exceeded a secondary rate limit")
     )
     await api.until(lambda: not api.refusals)
-    with anyio.fail_after(30):
-        while not (await status_of(server))["trouble"]:
-            pass
+
+    async def trouble() -> bool:
+        return bool((await status_of(server))["trouble"])
+
+    await until(trouble)
 
     [line] = log_of(server, "github_deliveries_wait")
 
@@ -465,23 +466,25 @@ async def test_a_limit_that_does_not_say_for_how_long_holds_for_a_minute(
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_what_is_not_permitted_is_said_once_and_asked_rarely(
-    api: DeliveriesApi, server: HubProcess, status: int
+    api: DeliveriesApi, server: HubHere, status: int
 ) -> None:
     await api.sweeps()
     api.away = Refusal(status=status, message="Resource not accessible by integration")
-    with anyio.fail_after(30):
-        while not (await status_of(server))["trouble"]:
-            pass
+
+    async def trouble() -> bool:
+        return bool((await status_of(server))["trouble"])
+
+    await until(trouble)
 
     [line] = log_of(server, "github_deliveries_wait")
 
     assert 30 <= line["next_in_s"] <= 90
     assert "Resource not accessible" in line["reason"]
-    assert server.process.poll() is None
+    assert (await server.http.get("/readyz")).status_code == 200
 
 
 async def test_an_api_that_is_away_is_asked_again_until_it_is_back(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     await api.sweeps()
     api.away = Refusal(status=502, message="oops")
@@ -517,7 +520,7 @@ async def test_a_full_queue_ends_the_sweep_and_loses_nothing(
                 pass
         assert len(await jobs(server)) == 3
         # What it has seen by then is of no use to the next process.
-        server.kill()
+        await server.crash()
         await server.start()
         machine = Machine(http=server.http)
         taken = []
@@ -557,7 +560,7 @@ async def test_a_backlog_of_more_pages_than_are_read_in_one_go_is_taken_in_whole
         folder = tmp_path / "hub"
         async with polling_hub(folder, api) as server:
             await api.sweeps()
-            server.kill()
+            await server.crash()
             api.ahead_s += 48 * HOUR_S
             made = []
             for number in range(1000):
@@ -576,7 +579,7 @@ async def test_a_backlog_of_more_pages_than_are_read_in_one_go_is_taken_in_whole
                 lambda: api.count("GET /app/hook/deliveries?") > listed + 44
             )
             assert not api.fetched
-            server.kill()
+            await server.crash()
             await server.start()
             api.refusals.append(Refusal(status=429, headers={"retry-after": "1"}))
 
@@ -602,7 +605,7 @@ async def test_the_hub_fetches_what_it_has_missed_where_github_sends_events(
         come = api.add("push", real("push/00"), status_code=202)
         assert (await send(server, "push", come.payload, come.guid)).is_success
         await api.until(lambda: api.count("GET /app/hook/deliveries?") == 1)
-        server.kill()
+        await server.crash()
         missed = api.add("push", real("push/00"))
 
         await server.start()
@@ -615,7 +618,7 @@ async def test_the_hub_fetches_what_it_has_missed_where_github_sends_events(
 
 
 async def test_an_event_that_comes_both_ways_at_once_makes_one_job(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: HubHere
 ) -> None:
     for _ in range(10):
         entry = api.add("push", real("push/00"))
@@ -650,7 +653,7 @@ async def test_of_two_hubs_on_one_database_one_fetches_and_the_other_follows(
         assert {*api.fetched.values()} == {1}
         assert (await status_of(second))["swept_at"] > 0
 
-        first.kill()
+        await first.crash()
         last = api.add("push", real("push/00"))
 
         await api.until(lambda: api.fetched[last.guid] == 1)
@@ -660,9 +663,7 @@ async def test_of_two_hubs_on_one_database_one_fetches_and_the_other_follows(
         assert found == [each.guid for each in (*made, last)]
 
 
-async def test_the_metrics_say_how_it_goes(
-    api: DeliveriesApi, server: HubProcess
-) -> None:
+async def test_the_metrics_say_how_it_goes(api: DeliveriesApi, server: HubHere) -> None:
     await api.sweeps(3)
     text = (await server.http.get("/metrics")).text
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
@@ -685,7 +686,7 @@ async def test_the_ledger_outlives_what_is_pruned(
         await (await Machine(http=server.http).pull()).finish()
 
         reply = await server.http.post("/api/v1/prune", json={"days": 0})
-        server.kill()
+        await server.crash()
         await server.start()
         await api.sweeps(3)
 

@@ -16,7 +16,7 @@ from support.deliveries_api import DeliveriesApi, Entry, Refusal, deliveries_api
 from support.github_events import real
 from support.github_hub import CONFIG, deliveries, jobs, send
 from support.github_hub import prepared as prepared_with_token
-from support.hub_process import HubProcess, hub
+from support.hub import Hub, hub
 from support.polling import polling_hub, status_of
 
 PUSH = real("push/00")
@@ -29,7 +29,7 @@ async def api() -> AsyncIterator[DeliveriesApi]:
 
 
 @pytest.fixture
-async def server(tmp_path: Path, api: DeliveriesApi) -> AsyncIterator[HubProcess]:
+async def server(tmp_path: Path, api: DeliveriesApi) -> AsyncIterator[Hub]:
     """A hub that gets webhooks; its own look at what it has missed is over."""
     async with polling_hub(tmp_path / "hub", api, ingest="webhook") as found:
         with anyio.fail_after(30):
@@ -38,7 +38,7 @@ async def server(tmp_path: Path, api: DeliveriesApi) -> AsyncIterator[HubProcess
         yield found
 
 
-async def say(server: HubProcess, *words: str) -> subprocess.CompletedProcess[str]:
+async def say(server: Hub, *words: str) -> subprocess.CompletedProcess[str]:
     done = await to_thread.run_sync(
         lambda: subprocess.run(
             [sys.executable, "-m", "dispatchd", "hub", "github", *words],
@@ -54,7 +54,7 @@ async def say(server: HubProcess, *words: str) -> subprocess.CompletedProcess[st
     return done
 
 
-def sending(server: HubProcess) -> Any:
+def sending(server: Hub) -> Any:
     async def hook(entry: Entry) -> int:
         reply = await send(server, entry.event, entry.payload, entry.guid)
         return reply.status_code
@@ -63,7 +63,7 @@ def sending(server: HubProcess) -> Any:
 
 
 async def test_what_has_failed_and_is_not_known_is_sent_once_more_oldest_first(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: Hub
 ) -> None:
     api.hook = sending(server)
     refused = api.add("push", PUSH, ago_s=60, status_code=502)
@@ -98,7 +98,7 @@ async def test_what_has_failed_and_is_not_known_is_sent_once_more_oldest_first(
 
 
 async def test_those_that_are_named_are_sent_whatever_has_become_of_them(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: Hub
 ) -> None:
     taken = api.add("push", PUSH, ago_s=2 * 86_400, status_code=202)
     known = api.add("push", PUSH, ago_s=10, status_code=202)
@@ -115,7 +115,7 @@ async def test_those_that_are_named_are_sent_whatever_has_become_of_them(
 
 
 async def test_a_list_of_many_pages_is_read_as_far_as_it_matters(
-    api: DeliveriesApi, server: HubProcess
+    api: DeliveriesApi, server: Hub
 ) -> None:
     api.per_page = 2
     made = [
@@ -128,9 +128,7 @@ async def test_a_list_of_many_pages_is_read_as_far_as_it_matters(
     assert api.count("GET /app/hook/deliveries?") == before + 3
 
 
-async def test_what_cannot_be_is_one_line(
-    api: DeliveriesApi, server: HubProcess
-) -> None:
+async def test_what_cannot_be_is_one_line(api: DeliveriesApi, server: Hub) -> None:
     there = api.add("push", PUSH, status_code=0)
     cases: dict[tuple[str, ...], tuple[int, str]] = {
         ("redeliver", "--since", "soon"): (os.EX_USAGE, "no length of time"),
@@ -185,7 +183,7 @@ async def test_a_hub_without_github_says_so(tmp_path: Path) -> None:
         assert (await say(server, "redeliver")).returncode == os.EX_CONFIG
 
 
-async def test_the_status_is_for_people_too(server: HubProcess) -> None:
+async def test_the_status_is_for_people_too(server: Hub) -> None:
     done = await say(server, "status")
 
     pairs = dict(line.split("  ", 1) for line in done.stdout.splitlines())

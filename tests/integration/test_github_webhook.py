@@ -34,7 +34,8 @@ from support.github_hub import (
     prepared,
     send,
 )
-from support.hub_process import HubProcess, hub
+from support.hub import Hub, hub
+from support.hub_process import hub as hub_process
 from support.machine import Machine, refuses, row
 
 MIB = 1024 * 1024
@@ -42,13 +43,13 @@ SIGNATURE = "X-Hub-Signature-256"
 
 
 @pytest.fixture
-async def server(tmp_path: Path, database_url: str) -> AsyncIterator[HubProcess]:
+async def server(tmp_path: Path, database_url: str) -> AsyncIterator[Hub]:
     folder = prepared(tmp_path / "hub")
     async with hub(folder, database_url=database_url, more=CONFIG) as found:
         yield found
 
 
-async def test_an_event_becomes_the_jobs_of_its_rules(server: HubProcess) -> None:
+async def test_an_event_becomes_the_jobs_of_its_rules(server: Hub) -> None:
     text = json.dumps(pull_request()).replace('"number": 2', '"number":   2')
 
     reply = await send(server, "pull_request", text, "d-1")
@@ -70,7 +71,7 @@ async def test_an_event_becomes_the_jobs_of_its_rules(server: HubProcess) -> Non
     assert "signature" not in json.dumps(held.job["headers"])
 
 
-async def test_what_became_of_a_delivery_can_be_asked(server: HubProcess) -> None:
+async def test_what_became_of_a_delivery_can_be_asked(server: Hub) -> None:
     await send(server, "pull_request", pull_request(), "d-1")
     await send(server, "pull_request", pull_request("closed"), "d-2")
     await send(server, "star", real("issues/17-opened"), "d-3")
@@ -89,7 +90,7 @@ async def test_what_became_of_a_delivery_can_be_asked(server: HubProcess) -> Non
 
 
 async def test_a_signature_of_each_secret_counts_and_no_other(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     event = pull_request()
 
@@ -108,7 +109,7 @@ async def test_a_signature_of_each_secret_counts_and_no_other(
 
 @pytest.mark.parametrize("name", ["X-GitHub-Delivery", "X-GitHub-Event"])
 async def test_a_webhook_without_what_each_has_is_refused(
-    server: HubProcess, name: str
+    server: Hub, name: str
 ) -> None:
     for value in (None, ""):
         reply = await send(server, "push", pull_request(), headers={name: value})
@@ -116,7 +117,7 @@ async def test_a_webhook_without_what_each_has_is_refused(
     assert await deliveries(server) == []
 
 
-async def test_a_replayed_delivery_makes_no_second_job(server: HubProcess) -> None:
+async def test_a_replayed_delivery_makes_no_second_job(server: Hub) -> None:
     first = await send(server, "pull_request", pull_request(), "d-1")
     again = await send(server, "pull_request", pull_request("closed"), "d-1")
     other = await send(server, "pull_request", pull_request(), "d-1", target="9")
@@ -127,7 +128,7 @@ async def test_a_replayed_delivery_makes_no_second_job(server: HubProcess) -> No
     assert len(await deliveries(server)) == 2
 
 
-async def test_fifty_replays_at_once_make_one_job(server: HubProcess) -> None:
+async def test_fifty_replays_at_once_make_one_job(server: Hub) -> None:
     statuses: list[int] = []
 
     async def replay() -> None:
@@ -142,7 +143,7 @@ async def test_fifty_replays_at_once_make_one_job(server: HubProcess) -> None:
     assert len(await jobs(server)) == 1
 
 
-async def test_a_form_counts_like_json(server: HubProcess) -> None:
+async def test_a_form_counts_like_json(server: Hub) -> None:
     event = pull_request()
     event["pull_request"]["title"] = "Zürich & 100% = Grüße + 🚀"
 
@@ -154,7 +155,7 @@ async def test_a_form_counts_like_json(server: HubProcess) -> None:
 
 
 async def test_a_body_that_is_no_event_is_refused_with_words(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     refuses(await send(server, "push", "{"), 400)
     refuses(
@@ -167,7 +168,7 @@ async def test_a_body_that_is_no_event_is_refused_with_words(
 
 
 async def test_a_newer_commit_takes_the_place_of_an_older_one(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     await send(server, "pull_request", pull_request())
     newer = pull_request("synchronize")
@@ -184,7 +185,7 @@ async def test_a_newer_commit_takes_the_place_of_an_older_one(
     ]
 
 
-async def test_a_command_waits_until_github_was_asked(server: HubProcess) -> None:
+async def test_a_command_waits_until_github_was_asked(server: Hub) -> None:
     reply = await send(server, "issue_comment", comment("/run deploy\n/cancel"))
 
     assert reply.status_code == 202
@@ -220,7 +221,7 @@ async def test_a_full_queue_is_a_503_and_the_delivery_may_come_again(
 
 
 async def test_a_full_disk_is_a_503_and_nothing_is_half_done(tmp_path: Path) -> None:
-    async with hub(prepared(tmp_path / "hub"), more=CONFIG) as server:
+    async with hub_process(prepared(tmp_path / "hub"), more=CONFIG) as server:
         pid, most = server.process.pid, resource.RLIM_INFINITY
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, most))
 
@@ -250,7 +251,7 @@ async def test_a_database_that_is_away_is_a_503(
 
 
 async def test_the_largest_payload_goes_through_and_a_larger_one_does_not(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     event = pull_request()
     event["filler"] = ""
@@ -268,7 +269,7 @@ async def test_the_largest_payload_goes_through_and_a_larger_one_does_not(
 
 
 async def test_every_real_payload_is_routed_or_ignored_with_a_reason(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     for path in REAL:
         reply = await send(server, event_of(path), path.read_text())
@@ -336,7 +337,7 @@ def mutated(payload: Any, chance: random.Random) -> Any:
 
 @pytest.mark.timeout(300)
 async def test_two_thousand_mutations_are_routed_or_ignored_with_a_reason(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     chance = random.Random(20261125)
     real_ones = [(event_of(path), json.loads(path.read_text())) for path in REAL]
@@ -395,7 +396,7 @@ async def test_nothing_secret_is_in_the_log_or_the_database(tmp_path: Path) -> N
     async with hub(folder, more=CONFIG) as server:
         await send(server, "pull_request", pull_request())
         await send(server, "pull_request", pull_request(), secret="guessed")
-        server.stop()
+        await server.stop()
 
     everything = (folder / "hub.log").read_text()
     with closing(sqlite3.connect(folder / "hub.db")) as db:

@@ -5,13 +5,11 @@ import json
 import pytest
 
 from dispatchd.contracts import check
-from support.hub_process import HubProcess
+from support.hub import Hub
 from support.machine import JOBS, PATH, Machine, refuses, row
 
 
-async def test_a_job_goes_from_submit_to_finish(
-    server: HubProcess, machine: Machine
-) -> None:
+async def test_a_job_goes_from_submit_to_finish(server: Hub, machine: Machine) -> None:
     await server.submit(
         {"id": "j", "dag_name": "ci", "repository_id": 7, "x-own": [1]}, '{"a":1.50}'
     )
@@ -42,7 +40,7 @@ async def test_a_job_goes_from_submit_to_finish(
 
 
 async def test_accept_and_finish_may_be_repeated_but_not_changed(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     await server.submit({"id": "j", "dag_name": "ci"})
     held = await machine.pull()
@@ -58,7 +56,7 @@ async def test_accept_and_finish_may_be_repeated_but_not_changed(
 
 
 async def test_a_job_can_be_finished_without_an_accept(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     await server.submit({"id": "j", "dag_name": "nobody-has-it"})
     held = await machine.pull()
@@ -69,7 +67,7 @@ async def test_a_job_can_be_finished_without_an_accept(
 
 
 async def test_a_released_job_goes_to_the_next_machine(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     await server.submit({"id": "j", "dag_name": "ci"})
     held = await machine.pull()
@@ -89,7 +87,7 @@ async def test_a_released_job_goes_to_the_next_machine(
 
 @pytest.mark.parametrize("call", ["accept", "finish", "heartbeat", "release"])
 async def test_a_call_without_the_right_to_it_changes_nothing(
-    server: HubProcess, machine: Machine, call: str
+    server: Hub, machine: Machine, call: str
 ) -> None:
     await server.submit({"id": "j", "dag_name": "ci"})
     held = await machine.pull()
@@ -116,7 +114,7 @@ async def test_a_call_without_the_right_to_it_changes_nothing(
 
 
 async def test_broken_calls_of_a_machine_are_refused(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     http = server.http
 
@@ -133,7 +131,7 @@ async def test_broken_calls_of_a_machine_are_refused(
     refuses(await http.get(f"{JOBS}/unknown"), 404)
 
 
-async def test_any_text_can_be_an_id(server: HubProcess, machine: Machine) -> None:
+async def test_any_text_can_be_an_id(server: Hub, machine: Machine) -> None:
     ids = ["a/b", "..", "pull", "a/accept", "ä ö%2F", "?x#y", "a\nb", "'--", "x" * 512]
     for job_id in ids:
         await server.submit({"id": job_id, "dag_name": "ci"})
@@ -159,7 +157,7 @@ async def test_any_text_can_be_an_id(server: HubProcess, machine: Machine) -> No
     ids=["numbers", "escapes", "spaces", "null", "20 MiB"],
 )
 async def test_payload_and_headers_come_out_as_they_went_in(
-    server: HubProcess, machine: Machine, payload: str
+    server: Hub, machine: Machine, payload: str
 ) -> None:
     headers = '{"X-B": "2",  "x-a": "1"}'
     await server.submit({"dag_name": "ci"}, payload=payload, headers=headers)
@@ -171,7 +169,7 @@ async def test_payload_and_headers_come_out_as_they_went_in(
 
 
 async def test_a_poll_is_held_only_where_that_is_asked_for(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     at_once, held = await machine.ask(), await machine.ask(wait="1")
     await server.submit({"dag_name": "ci"})

@@ -18,7 +18,7 @@ from dispatchd.hub.schema import METADATA
 from dispatchd.hub.settings import FILE, load
 from support.endpoint import SECRET
 from support.golden import ROOT, examples, read
-from support.hub_process import HubProcess
+from support.hub import Hub
 from support.machine import PATH, encoded
 
 JOB, ENDED_JOB = "job-word/1", "job-word/2"
@@ -107,7 +107,7 @@ OF_MACHINES = calls("openapi.json")
 class Seeded:
     """A hub with something to hide, and what proves who somebody is."""
 
-    server: HubProcess
+    server: Hub
     http: httpx.AsyncClient
     """Proves nothing by itself."""
     database: Database
@@ -151,7 +151,7 @@ class Seeded:
 
 
 @pytest.fixture
-async def seeded(server: HubProcess) -> AsyncIterator[Seeded]:
+async def seeded(server: Hub) -> AsyncIterator[Seeded]:
     owner = server.http
     tokens = {}
     for scopes in (SUBMIT, READ, ADMIN, f"{SUBMIT} {READ}", "revoked"):

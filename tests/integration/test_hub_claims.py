@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 
 from dispatchd.contracts import check
-from support.hub_process import HubProcess, hub
+from support.hub import Hub, hub
 from support.machine import JOBS, Machine, held_poll, row
 
 CI = {"dag_name": "ci"}
@@ -114,7 +114,7 @@ async def test_a_heartbeat_and_an_accept_extend_the_lease(
         assert not (await row(server, "j"))["lease_expired"]
 
 
-async def time_passes(server: HubProcess, job_id: str, seconds: float) -> None:
+async def time_passes(server: Hub, job_id: str, seconds: float) -> None:
     """Return after a watch of a job that does not finish."""
     await server.http.get(f"{JOBS}/{job_id}", params={"wait": str(seconds)})
 
@@ -189,6 +189,6 @@ async def test_cancel_finds_its_job_among_many(
         assert (await row(server, "oldest"))["result_status"] == "aborted"
 
 
-async def submit(server: HubProcess, count: int) -> None:
+async def submit(server: Hub, count: int) -> None:
     for _ in range(count):
         await server.submit({"dag_name": "other"})

@@ -2,7 +2,7 @@
 
 import anyio
 
-from support.hub_process import HubProcess
+from support.hub import Hub
 from support.machine import JOBS, Machine, refuses
 
 BROKEN_JOBS = [
@@ -21,7 +21,7 @@ BROKEN_JOBS = [
 
 
 async def test_a_broken_job_is_refused_with_the_place_and_the_reason(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     for body, status, reason in BROKEN_JOBS:
         reply = await server.http.post(JOBS, content=body)
@@ -30,7 +30,7 @@ async def test_a_broken_job_is_refused_with_the_place_and_the_reason(
     assert (await server.http.get(JOBS)).json() == {"jobs": []}
 
 
-async def test_an_id_is_taken_once(server: HubProcess, machine: Machine) -> None:
+async def test_an_id_is_taken_once(server: Hub, machine: Machine) -> None:
     await server.submit({"id": "j", "dag_name": "ci"}, payload="1")
 
     again = await server.http.post(JOBS, json={"id": "j", "dag_name": "other"})
@@ -40,9 +40,7 @@ async def test_an_id_is_taken_once(server: HubProcess, machine: Machine) -> None
     assert (await machine.ask()).status_code == 204
 
 
-async def test_a_job_without_an_id_gets_one(
-    server: HubProcess, machine: Machine
-) -> None:
+async def test_a_job_without_an_id_gets_one(server: Hub, machine: Machine) -> None:
     ids = {await server.submit({"dag_name": "ci", "id": None}) for _ in range(3)}
 
     assert {(await machine.pull()).id for _ in range(3)} == ids
@@ -50,7 +48,7 @@ async def test_a_job_without_an_id_gets_one(
 
 
 async def test_a_job_that_no_machine_could_read_is_refused(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     for size in (32, 48):
         body = '{"dag_name": "ci", "payload": "' + "x" * (size << 20) + '"}'
@@ -63,7 +61,7 @@ async def test_a_job_that_no_machine_could_read_is_refused(
 
 
 async def test_a_watcher_is_answered_when_the_job_gets_there(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     await server.submit({"id": "j", "dag_name": "ci"})
     seen: dict[str, str] = {}
@@ -83,7 +81,7 @@ async def test_a_watcher_is_answered_when_the_job_gets_there(
     assert seen["accepted"] in ("accepted", "succeeded")
 
 
-async def test_an_odd_wait_is_none(server: HubProcess) -> None:
+async def test_an_odd_wait_is_none(server: Hub) -> None:
     await server.submit({"id": "j", "dag_name": "ci"})
 
     for wait in ("nan", "-1", "x", "", "0.01"):
@@ -93,7 +91,7 @@ async def test_an_odd_wait_is_none(server: HubProcess) -> None:
 
 
 async def test_jobs_are_listed_by_state_newest_last(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     for name in "abc":
         await server.submit({"id": name, "dag_name": "ci"}, payload='"secret-ish"')

@@ -16,7 +16,7 @@ from dispatchd.domain.job import Json
 from dispatchd.hub.model import ENDED, State
 from dispatchd.hub.settings import TOKEN_FILE
 from support.browser import Visit, chromium, visit
-from support.hub_process import HubProcess, hub
+from support.hub import HubHere, hub
 from support.machine import JOBS, Machine, row
 from support.seed import job_in, one_of_each, seed
 
@@ -28,7 +28,7 @@ POLICY = "default-src 'none'"
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[HubProcess]:
+async def server(tmp_path: Path) -> AsyncIterator[HubHere]:
     async with hub(tmp_path / "hub") as found:
         yield found
 
@@ -40,7 +40,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def guest(browser: Browser, server: HubProcess) -> AsyncIterator[Visit]:
+async def guest(browser: Browser, server: HubHere) -> AsyncIterator[Visit]:
     async with visit(browser, server) as found:
         yield found
         assert [each for each in found.asked if not each.startswith(server.url)] == []
@@ -52,11 +52,11 @@ async def owner(guest: Visit) -> Visit:
     return guest
 
 
-def admin_token(server: HubProcess) -> str:
+def admin_token(server: HubHere) -> str:
     return (server.folder / TOKEN_FILE).read_text().strip()
 
 
-async def new_token(server: HubProcess, *scopes: str) -> str:
+async def new_token(server: HubHere, *scopes: str) -> str:
     body = {"name": "-".join(scopes), "scopes": list(scopes)}
     reply = await server.http.post("/api/v1/tokens", json=body)
     found: str = reply.json()["token"]
@@ -100,7 +100,7 @@ async def test_every_state_of_a_job_is_seen(owner: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 async def test_nothing_is_wider_than_the_screen(
-    browser: Browser, server: HubProcess, scheme: str, width: int
+    browser: Browser, server: HubHere, scheme: str, width: int
 ) -> None:
     await to_thread.run_sync(one_of_each, server.folder)
     long = evolve(job_in(State.FAILED), id="long", result_output="y" * 3000)
@@ -149,7 +149,7 @@ async def test_the_list_and_a_job_update_themselves(owner: Visit) -> None:
 async def test_it_says_when_the_hub_is_away_and_when_it_is_back(owner: Visit) -> None:
     await owner.is_live()
 
-    await to_thread.run_sync(owner.hub.stop)
+    await owner.hub.stop()
     await owner.page.get_by_text("Not connected", exact=True).wait_for()
     await owner.hub.start()
     await owner.hub.submit({"id": "j", **CI})
@@ -185,9 +185,7 @@ async def test_the_keyboard_is_enough(guest: Visit) -> None:
     await guest.page.wait_for_url(f"{guest.hub.url}/jobs/j1")
 
 
-async def test_it_reads_without_javascript(
-    browser: Browser, server: HubProcess
-) -> None:
+async def test_it_reads_without_javascript(browser: Browser, server: HubHere) -> None:
     await server.submit({"id": "j", **CI})
     await server.submit({"id": "k", "dag_name": "docs"})
     async with visit(browser, server, java_script_enabled=False) as found:
@@ -249,7 +247,7 @@ async def test_hostile_texts_are_only_shown(owner: Visit) -> None:
 
 
 async def test_only_a_token_that_may_read_gets_in(
-    guest: Visit, server: HubProcess
+    guest: Visit, server: HubHere
 ) -> None:
     revoked = await new_token(server, "read")
     await server.http.post("/api/v1/tokens/read/revoke")
@@ -267,7 +265,7 @@ async def test_only_a_token_that_may_read_gets_in(
 
 
 async def test_a_session_is_bound_to_its_token_and_its_cookie_to_this_site(
-    guest: Visit, server: HubProcess
+    guest: Visit, server: HubHere
 ) -> None:
     await guest.login(await new_token(server, "read"))
     [cookie] = [
@@ -335,7 +333,7 @@ async def test_a_form_that_no_page_of_the_session_made_changes_nothing(
     assert (await row(owner.hub, "j"))["state"] == "aborted"
 
 
-async def test_every_answer_keeps_everything_else_out(server: HubProcess) -> None:
+async def test_every_answer_keeps_everything_else_out(server: HubHere) -> None:
     for path in ("/", "/login", "/jobs/none", "/events"):
         headers = (await server.http.get(path)).headers
         assert headers["content-security-policy"].startswith(POLICY), path

@@ -5,11 +5,10 @@ from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread
 
 from support.daemon import write_config
 from support.daemon_process import running_daemon
-from support.hub_process import HubProcess, hub
+from support.hub import Hub, HubHere, hub
 from support.machine import JOBS, Held, Machine, held_poll, refuses, row
 
 CI = {"dag_name": "ci"}
@@ -30,7 +29,7 @@ async def order(machine: Machine) -> list[str]:
 
 
 async def test_a_higher_priority_goes_first_then_age(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     for job_id, priority in [("a", 0), ("b", 5), ("c", -1), ("d", 5), ("e", None)]:
         await server.submit({"id": job_id, "priority": priority, **CI})
@@ -38,7 +37,7 @@ async def test_a_higher_priority_goes_first_then_age(
     assert await order(machine) == ["b", "d", "a", "e", "c"]
 
 
-async def test_repositories_take_turns(server: HubProcess, machine: Machine) -> None:
+async def test_repositories_take_turns(server: Hub, machine: Machine) -> None:
     for number in range(5):
         await server.submit({"id": f"many-{number}", "repository_name": "o/many", **CI})
     await server.submit({"id": "few-0", "repository_name": "o/few", **CI})
@@ -54,7 +53,7 @@ async def test_repositories_take_turns(server: HubProcess, machine: Machine) -> 
 
 
 async def test_a_machine_is_offered_only_what_it_declares(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     for name in ("ci", "deploy", "docs"):
         await server.submit({"id": name, "dag_name": name})
@@ -72,7 +71,7 @@ async def test_a_machine_is_offered_only_what_it_declares(
     assert declared["m1"] is None
 
 
-async def test_only_a_poll_that_can_use_a_job_is_woken(server: HubProcess) -> None:
+async def test_only_a_poll_that_can_use_a_job_is_woken(server: Hub) -> None:
     other = Machine(http=server.http, name="m2", workflows=["docs"])
     machine = Machine(http=server.http, workflows=["ci"])
     with anyio.fail_after(20):
@@ -86,7 +85,7 @@ async def test_only_a_poll_that_can_use_a_job_is_woken(server: HubProcess) -> No
 
 
 async def test_a_real_daemon_declares_its_workflows(
-    server: HubProcess, tmp_path: Path
+    server: Hub, tmp_path: Path
 ) -> None:
     await server.submit({"id": "other", "dag_name": "not-here"})
     await server.submit({"id": "mine", "dag_name": "it"})
@@ -101,7 +100,7 @@ async def test_a_real_daemon_declares_its_workflows(
 
 
 async def test_a_newer_commit_takes_older_queued_jobs_of_its_pull_request_out(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     await server.submit({"id": "running", "sha": "1" * 40, **PUSHED})
     held = await machine.pull()
@@ -137,7 +136,7 @@ async def test_superseding_can_be_turned_off(tmp_path: Path, database_url: str) 
         assert await order(Machine(http=server.http)) == ["j1", "j2"]
 
 
-async def lapse(server: HubProcess, held: Held, times: int) -> None:
+async def lapse(server: Hub, held: Held, times: int) -> None:
     """Let a job's lease run out so many times, each time claimed again."""
     with anyio.fail_after(20):
         for _ in range(times):
@@ -230,9 +229,7 @@ async def test_a_machine_without_heartbeats_has_more_time(
         assert [first.id, second.id] == ["beating", "quiet"]
 
 
-async def test_heartbeats_say_how_a_job_stands(
-    server: HubProcess, machine: Machine
-) -> None:
+async def test_heartbeats_say_how_a_job_stands(server: Hub, machine: Machine) -> None:
     await server.submit({"id": "j", **CI})
     held = await machine.pull()
     await held.accept()
@@ -246,7 +243,7 @@ async def test_heartbeats_say_how_a_job_stands(
 
 
 async def test_a_cancel_job_goes_to_the_machine_that_has_the_run(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     await server.submit({"id": "target", **CI})
     held = await machine.pull()
@@ -259,7 +256,7 @@ async def test_a_cancel_job_goes_to_the_machine_that_has_the_run(
 
 
 async def test_an_owner_cancels_and_submits_again(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     await server.submit({"id": "held", **CI}, payload='{"a": 1.50}')
     held = await machine.pull()
@@ -286,7 +283,7 @@ async def test_an_owner_cancels_and_submits_again(
 
 
 async def test_deliveries_are_kept_and_can_be_made_again(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     event = {"event_name": "push", "delivery_id": "d-1", "installation_id": 5}
     await server.submit({"id": "j", "repository_name": "o/r", **event, **CI}, "[1.50]")
@@ -328,7 +325,7 @@ async def test_a_full_queue_takes_no_more_and_says_when_to_come_again(
 
 
 async def test_pruning_forgets_what_ended_and_nothing_else(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     for job_id in ("done", "held", "queued"):
         await server.submit({"id": job_id, "delivery_id": f"d-{job_id}", **CI})
@@ -345,7 +342,7 @@ async def test_pruning_forgets_what_ended_and_nothing_else(
     assert [each["id"] for each in listed] == ["held", "queued"]
 
 
-async def test_the_hub_says_how_it_is(server: HubProcess, machine: Machine) -> None:
+async def test_the_hub_says_how_it_is(server: HubHere, machine: Machine) -> None:
     await server.submit({"id": "j", **CI})
     await server.submit({"id": "k", **CI})
     await machine.pull()
@@ -353,7 +350,7 @@ async def test_the_hub_says_how_it_is(server: HubProcess, machine: Machine) -> N
     health, ready = [await server.http.get(f"/{n}") for n in ("healthz", "readyz")]
     async with held_poll(Machine(http=server.http, name="m2", workflows=["x"])) as poll:
         text = (await server.http.get("/metrics")).text
-        await to_thread.run_sync(server.stop)
+        await server.stop()
 
     assert (health.status_code, ready.status_code) == (200, 200)
     assert poll.reply.status_code == 204
@@ -368,7 +365,7 @@ async def test_the_hub_says_how_it_is(server: HubProcess, machine: Machine) -> N
 
 
 async def test_a_submitted_job_that_poses_as_a_command_waits_for_no_github(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     posing = {"event_name": "issue_comment", "binding_id": "b", "comment_id": 1}
     await server.submit({"id": "j", **posing, **CI})

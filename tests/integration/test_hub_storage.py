@@ -25,7 +25,7 @@ from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.model import State, StorageBusy
 from dispatchd.hub.schema import JOBS, METADATA, SECRETS
 from support.fixtures import ROOT
-from support.hub_process import hub
+from support.hub import hub
 from support.machine import JOBS as JOBS_PATH
 from support.machine import Machine, refuses, row
 
@@ -134,7 +134,7 @@ async def test_a_backup_under_load_restores_to_a_hub_that_goes_on(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
     async with hub(tmp_path / "second", database_url=new_database_url()) as server:
-        server.stop()
+        await server.stop()
         # What `hub init` and the test's own machines have made gives way to the backup.
         await to_thread.run_sync(empty, server.folder, server.database_url)
         config = server.folder / "hub.toml"

@@ -10,7 +10,7 @@ from dispatchd.cloud.wire import job_to_wire
 from dispatchd.domain.event import job_from_event
 from support.daemon import running_daemon, write_config
 from support.fixtures import Example, examples
-from support.hub_process import HubProcess, hub
+from support.hub import Hub, hub
 
 KEEP = [
     "/bin/sh",
@@ -51,7 +51,7 @@ async def test_every_real_payload_reaches_its_process_unchanged(tmp_path: Path) 
         assert f"GITHUB_EVENT_NAME={example.event}\n" in environment
 
 
-async def submit(server: HubProcess, example: Example) -> None:
+async def submit(server: Hub, example: Example) -> None:
     job = job_from_event(example.name, "keep", example.event, json.loads(example.text))
     # Several are for newer commits of one pull request.
     document = {**job_to_wire(job), "supersede": False}

@@ -14,7 +14,11 @@ import pytest
 from support.endpoint import SECRET, Endpoint, endpoint
 from support.nspawn import Machine, booted
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.xdist_group("systemd"),
+    pytest.mark.timeout(300),
+]
 
 WAITS = "while ! [ -e go ]; do sleep 0.1; done; "
 RUNS = 20

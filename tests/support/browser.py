@@ -9,7 +9,7 @@ import pytest
 from attrs import define, field
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from support.hub_process import HubProcess
+from support.hub import HubHere
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -18,7 +18,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 class Visit:
     """A browser of its own for one visitor; `asked` has the address of each of its requests."""
 
-    hub: HubProcess
+    hub: HubHere
     context: BrowserContext
     page: Page
     asked: list[str] = field(factory=list)
@@ -65,9 +65,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def visit(
-    browser: Browser, hub: HubProcess, **options: Any
-) -> AsyncIterator[Visit]:
+async def visit(browser: Browser, hub: HubHere, **options: Any) -> AsyncIterator[Visit]:
     """Give somebody a browser without any cookie for the length of a block."""
     context = await browser.new_context(**options)
     page = await context.new_page()

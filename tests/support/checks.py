@@ -3,12 +3,12 @@
 In a hub the intake makes a check's row in the transaction of its job; here a test does, by the same stores.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
-import anyio
+from anyio import to_thread
 from attrs import define, field
 from sqlalchemy import make_url
 
@@ -18,8 +18,11 @@ from dispatchd.hub.github.check_store import CheckStore, Owed
 from dispatchd.hub.model import Check, Submission
 from support.github import APP_ID, INSTALLATION, REPOSITORY
 from support.github_api import SHA
-from support.hub_process import HubProcess, hub
+from support.hub import Hub, HubHere, hub
+from support.hub_process import HubProcess
+from support.hub_process import hub as hub_process
 from support.machine import Held, Machine
+from support.until import until
 
 CREATED_AT = 1_795_600_000.0
 
@@ -33,11 +36,14 @@ class Github(Protocol):
     def url(self) -> str: ...
 
 
+H = TypeVar("H", bound=Hub)
+
+
 @define(kw_only=True)
-class ChecksHub:
+class ChecksHub(Generic[H]):
     """The hub, its database, and a machine."""
 
-    server: HubProcess
+    server: H
     database: Database
     store: CheckStore = field(init=False)
 
@@ -99,13 +105,15 @@ class ChecksHub:
 
     async def paid(self, within_s: float = 90) -> None:
         """Wait until GitHub has been told everything."""
-        with anyio.move_on_after(within_s):
-            while self.store.owed_count() != (0, 0):
-                # Written by another process: nothing announces it.
-                await anyio.sleep(0.05)
-            return
-        log = (self.server.folder / "hub.log").read_text()
-        raise AssertionError(log[-8000:])
+
+        async def all_told() -> bool:
+            return await to_thread.run_sync(self.store.owed_count) == (0, 0)
+
+        try:
+            await until(all_told, within_s)
+        except AssertionError as error:
+            log = self.server.log_file.read_text()
+            raise AssertionError(log[-8000:]) from error
 
     def check(self, job_id: str) -> Check:
         found: Owed | None = self.store.get(job_id)
@@ -140,18 +148,35 @@ def github_table(folder: Path, github: Github, *more: str, token: str = "") -> s
 @asynccontextmanager
 async def checks_hub(
     folder: Path, github: Github, *more: str, token: str = "", **options: Any
-) -> AsyncIterator[ChecksHub]:
+) -> AsyncIterator[ChecksHub[HubHere]]:
     """Run a hub that tells a GitHub of its jobs, for the length of a block."""
     table = github_table(folder, github, *more, token=token)
     async with hub(folder / "hub", more=table, **options) as server:
-        database = Database.open(database_of(server))
-        try:
-            yield ChecksHub(server=server, database=database)
-        finally:
-            database.close()
+        with _with_checks(server) as found:
+            yield found
 
 
-def database_of(server: HubProcess) -> str:
+@asynccontextmanager
+async def checks_hub_process(
+    folder: Path, github: Github, *more: str, token: str = "", **options: Any
+) -> AsyncIterator[ChecksHub[HubProcess]]:
+    """Run such a hub in a process of its own."""
+    table = github_table(folder, github, *more, token=token)
+    async with hub_process(folder / "hub", more=table, **options) as server:
+        with _with_checks(server) as found:
+            yield found
+
+
+@contextmanager
+def _with_checks(server: H) -> Iterator[ChecksHub[H]]:
+    database = Database.open(database_of(server))
+    try:
+        yield ChecksHub(server=server, database=database)
+    finally:
+        database.close()
+
+
+def database_of(server: Hub) -> str:
     url = make_url(server.database_url)
     if url.drivername == "sqlite":
         return f"sqlite:///{server.folder / str(url.database)}"

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from support.github_events import SECRET, signature
 from support.golden import ROOT
-from support.hub_process import HubProcess
+from support.hub import Hub
 from support.machine import JOBS
 
 _HUB: dict[str, Any] = json.loads(
@@ -69,7 +69,7 @@ def prepared(folder: Path) -> Path:
 
 
 async def send(
-    server: HubProcess,
+    server: Hub,
     event: str,
     payload: Any,
     delivery: str = "",
@@ -119,14 +119,14 @@ def require_declared(reply: httpx.Response) -> None:
     assert ("retry-after" in reply.headers) == ("headers" in answer)
 
 
-async def deliveries(server: HubProcess) -> list[dict[str, Any]]:
+async def deliveries(server: Hub) -> list[dict[str, Any]]:
     """Return every delivery, oldest first."""
     reply = await server.http.get("/api/v1/deliveries", params={"limit": "1000"})
     found: list[dict[str, Any]] = reply.json()["deliveries"]
     return found
 
 
-async def jobs(server: HubProcess) -> list[dict[str, Any]]:
+async def jobs(server: Hub) -> list[dict[str, Any]]:
     """Return every job, oldest first."""
     reply = await server.http.get(JOBS, params={"limit": "1000"})
     found: list[dict[str, Any]] = reply.json()["jobs"]

@@ -13,6 +13,7 @@ from support.github import APP_ID, INSTALLATION
 from support.github_api import Answer, Asked, GithubApi, github_api
 from support.github_events import comment, pull, real
 from support.github_hub import RULES, send
+from support.hub import HubHere
 from support.machine import row
 
 SECRET = "s3cret"
@@ -54,7 +55,7 @@ class Repository:
 class Scene:
     """A hub, its GitHub, and what that says."""
 
-    hub: ChecksHub
+    hub: ChecksHub[HubHere]
     github: GithubApi
     repository: Repository
 

@@ -11,7 +11,7 @@ from attrs import define, field
 
 from support.github_events import REAL, comment, event_of, pull_request
 from support.github_hub import send
-from support.hub_process import HubProcess
+from support.hub import Hub
 
 _VALUES: list[Any] = [
     *(None, [], {}, "", 0, -1, 2**63, 2**200, 1.5, True, "\0", "\ud800"),
@@ -54,7 +54,7 @@ def mutated(payload: Any, chance: random.Random) -> Any:
 class Flood:
     """Sends mutated webhooks, several at a time; each has to be answered with a reason, and none with an error."""
 
-    server: HubProcess
+    server: Hub
     chance: random.Random
     goes_on: Callable[[], bool] = lambda: True
     statuses: Counter[int] = field(factory=Counter)

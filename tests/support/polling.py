@@ -9,7 +9,7 @@ from dispatchd.contracts import check
 from support.deliveries_api import DeliveriesApi, key_file
 from support.github_events import APP, SECRET, pull_request
 from support.github_hub import RULES
-from support.hub_process import HubProcess, hub
+from support.hub import HubHere, hub
 
 ISSUES = """
 [[github.rules]]
@@ -63,7 +63,7 @@ async def polling_hub(
     *,
     database_url: str = "sqlite:///hub.db",
     **options: Any,
-) -> AsyncIterator[HubProcess]:
+) -> AsyncIterator[HubHere]:
     """Run a hub that polls for the length of a block."""
     folder = prepared(folder, api)
     more = config(api, **options)
@@ -71,7 +71,7 @@ async def polling_hub(
         yield server
 
 
-async def status_of(server: HubProcess) -> dict[str, Any]:
+async def status_of(server: HubHere) -> dict[str, Any]:
     """Return how a hub says that it gets on with GitHub."""
     reply = await server.http.get("/api/v1/github")
     found: dict[str, Any] = reply.json()

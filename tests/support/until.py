@@ -1,8 +1,8 @@
 """Waiting for what nothing announces: the one place where tests look again and again."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from inspect import isawaitable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 import anyio
 
@@ -13,14 +13,24 @@ T = TypeVar("T")
 _EVERY_S = 0.01
 
 
+@overload
 async def until(
-    look: Callable[[], T | Awaitable[T]], within_s: float = 30, what: object = None
-) -> T:
+    look: Callable[[], Coroutine[Any, Any, T | None]],
+    within_s: float = 30,
+    what: object = None,
+) -> T: ...
+@overload
+async def until(
+    look: Callable[[], T | None], within_s: float = 30, what: object = None
+) -> T: ...
+async def until(
+    look: Callable[[], Any], within_s: float = 30, what: object = None
+) -> Any:
     """Return what a look returns once that is true.
 
     Fails with AssertionError after `within_s` seconds of real time; `what` says what was waited for.
     """
-    last: T | None = None
+    last: object = None
     try:
         with within(within_s):
             while True:

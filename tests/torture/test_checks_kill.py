@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 
 from dispatchd.hub.database import Database
 from dispatchd.hub.github.lock import AGAIN_S, Lock
-from support.checks import ChecksHub, checks_hub, github_table
+from support.checks import ChecksHub, checks_hub_process, github_table
 from support.github_api import Fault, GithubApi, github_api
 from support.hub_process import HubProcess, hub
 from support.torture import POSTGRESQL, Sweep, lasting_port
@@ -23,7 +23,7 @@ WRITES = ("POST check-runs", "PATCH check-runs")
 async def test_a_kill_between_a_post_and_the_keeping_of_its_id_makes_no_second_check(
     tmp_path: Path,
 ) -> None:
-    async with github_api() as github, checks_hub(tmp_path, github) as hub:
+    async with github_api() as github, checks_hub_process(tmp_path, github) as hub:
         trap = github.trap(CREATE, Fault(hang=True, after=True))
         hub.add("j")
         held = await hub.pull()
@@ -86,7 +86,7 @@ async def tell_despite_a_kill(
     """Take a job through all that GitHub is told of it; the hub is killed at one of its calls."""
     async with (
         github_api() as github,
-        checks_hub(
+        checks_hub_process(
             folder, github, database_url=database_url, port=lasting_port()
         ) as hub,
     ):
@@ -102,7 +102,7 @@ async def tell_despite_a_kill(
 
 
 async def one_life(
-    github: GithubApi, hub: ChecksHub, step: int, *, after: bool
+    github: GithubApi, hub: ChecksHub[HubProcess], step: int, *, after: bool
 ) -> bool:
     """Take a job through its life; return whether the hub came to the call at which it dies."""
     seen: list[str] = []
@@ -164,7 +164,7 @@ async def test_of_two_hubs_on_one_database_one_tells_and_the_other_takes_over_at
     (tmp_path / "other").mkdir()
     async with (
         github_api() as github,
-        checks_hub(tmp_path, github, database_url=url) as first,
+        checks_hub_process(tmp_path, github, database_url=url) as first,
         hub(
             tmp_path / "other" / "hub",
             database_url=url,
@@ -209,7 +209,7 @@ async def test_a_lock_that_is_lost_ends_the_telling_until_it_is_had_again(
     url = postgresql.new_database()
     async with (
         github_api() as github,
-        checks_hub(tmp_path, github, database_url=url) as hub,
+        checks_hub_process(tmp_path, github, database_url=url) as hub,
     ):
         await until(lambda: lock_events(hub.server) == ["github_lock_held"])
         with psycopg.connect(url, autocommit=True) as db:
@@ -249,7 +249,7 @@ async def test_a_file_locks_a_database_of_sqlite_until_its_holder_is_gone(
 async def test_a_second_hub_on_one_file_tells_nothing_while_the_first_one_lives(
     tmp_path: Path,
 ) -> None:
-    async with github_api() as github, checks_hub(tmp_path, github) as first:
+    async with github_api() as github, checks_hub_process(tmp_path, github) as first:
         file = make_url(f"sqlite:///{first.server.folder / 'hub.db'}")
         (tmp_path / "other").mkdir()
         second = HubProcess(
