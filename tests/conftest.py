@@ -8,6 +8,8 @@ from hypothesis import settings
 
 from support.clock import SkippingLoop
 
+pytest_plugins = ["support.torture"]
+
 # A busy machine is no reason for a test to fail.
 settings.register_profile("quick", deadline=None)
 settings.load_profile("quick")
