@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
 
+from support.cli import Done
+from support.cli import dispatchd as run_here
 from support.daemon import write_config
 from support.daemon_process import running_daemon
 from support.endpoint import endpoint
@@ -21,18 +22,8 @@ GOOD = {"it": ["/bin/sh", "-c", "echo hello"]}
 URL = "http://127.0.0.1:9"
 
 
-def dispatchd(
-    *arguments: str, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dispatchd", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "HOME": "/nonexistent"},
-    )
+def dispatchd(*arguments: str, cwd: Path | None = None) -> Done:
+    return run_here(*arguments, cwd=cwd)
 
 
 def change(config: Path, old: str, new: str) -> None:

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from anyio import to_thread
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.store.codec import SCHEMA_VERSION
 from dispatchd.store.jobs import JobStore
+from support.cli import Done
+from support.cli import dispatchd as run_here
 from support.daemon import write_config
 from support.daemon_process import DaemonProcess, running_daemon
 from support.endpoint import endpoint
@@ -30,18 +32,23 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 def dispatchd(config: Path, *words: str, wrapper: list[str] | None = None) -> "Said":
-    done = subprocess.run(
-        [
-            *(wrapper or []),
-            *(sys.executable, "-m", "dispatchd", *words, "--config", str(config)),
-        ],
+    done = (
+        wrapped([*wrapper, sys.executable, "-m", "dispatchd"], config, words)
+        if wrapper
+        else run_here(*words, "--config", str(config))
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return Said(done.returncode, done.stdout, done.stderr.splitlines())
+
+
+def wrapped(program: list[str], config: Path, words: Sequence[str]) -> Done:
+    return subprocess.run(
+        [*program, *words, "--config", str(config)],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Said(done.returncode, done.stdout, done.stderr.splitlines())
 
 
 class Said:

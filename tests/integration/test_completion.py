@@ -13,6 +13,7 @@ from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Event
 from dispatchd.store.jobs import JobStore
+from support.cli import Done, dispatchd_process
 from support.daemon import write_config
 from support.daemon_process import running_daemon
 from support.endpoint import endpoint
@@ -22,15 +23,8 @@ NOWHERE = "http://127.0.0.1:9"
 WELL = Verdict(outcome=Outcome.SUCCEEDED, summary="")
 
 
-def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "dispatchd", *words],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env={**os.environ, **env},
-    )
+def run(*words: str, **env: str) -> Done:
+    return dispatchd_process(*words, env=env)
 
 
 def offered(config: Path, line: str) -> list[str]:

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -11,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from anyio import to_thread
 
+from support.cli import command
 from support.daemon import write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import Issuer, config_lines
@@ -20,16 +18,12 @@ from support.licenses import Issuer, config_lines
 
 async def doctor(config: Path, **env: str) -> tuple[int, dict[str, tuple[str, str]]]:
     """Return the exit code, and for each check its worst level with its words."""
-    command = [sys.executable, "-m", "dispatchd", "doctor", "--json"]
-    done = await to_thread.run_sync(
-        lambda: subprocess.run(
-            [*command, "--config", str(config)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            env={"PATH": "/usr/bin:/bin", **env},
-        )
+    done = await command(
+        "doctor",
+        "--json",
+        "--config",
+        str(config),
+        env={"PATH": "/usr/bin:/bin", **env},
     )
     assert done.stderr == ""
     order = ("ok", "warning", "failed")

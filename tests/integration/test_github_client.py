@@ -28,7 +28,7 @@ from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import transport
 from dispatchd.known_secrets import KnownSecrets
 from support.certificates import Authority
-from support.checks import checks_hub
+from support.checks import checks_hub, checks_hub_process
 from support.github import (
     APP_ID,
     DESCRIPTIONS,
@@ -459,7 +459,7 @@ async def test_the_way_leads_through_the_proxy_of_the_environment_to_a_trusted_s
         more = [f'ca_file = "{authority.file}"']
         github.host, github.scheme = host, "https"
         environment = {"HTTPS_PROXY": way.url, "NO_PROXY": ""}
-        async with checks_hub(tmp_path, github, *more, env=environment) as hub:
+        async with checks_hub_process(tmp_path, github, *more, env=environment) as hub:
             hub.add("j")
             await hub.ring()
             await hub.paid()

@@ -206,7 +206,7 @@ async def test_a_restart_asks_about_what_was_received_before(tmp_path: Path) -> 
         here.github.trap(PERMISSION, Fault(hang=True))
         reply = await here.say("/run deploy")
         await here.github.until(lambda: here.github.count(PERMISSION) == 1)
-        here.hub.await server.crash()
+        await here.hub.server.stop()
         await here.hub.server.start()
 
         [job] = await here.decided(reply)
@@ -246,7 +246,7 @@ async def test_a_rule_that_has_gone_ends_what_waits_for_it(tmp_path: Path) -> No
         here.github.trap(PERMISSION, Fault(hang=True))
         reply = await here.say("/run deploy")
         await here.github.until(lambda: here.github.count(PERMISSION) == 1)
-        here.hub.await server.crash()
+        await here.hub.server.stop()
         here.hub.server.more = here.hub.server.more.replace('"deploy"', '"other"')
         here.hub.server.configure(f'listen = "127.0.0.1:{here.hub.server.port}"')
         await here.hub.server.start()
@@ -332,7 +332,7 @@ async def test_what_was_refused_is_asked_about_again_when_it_is_wanted_once_more
 
         for permission, reason in [("read", "write is needed"), ("write", "a fork")]:
             fork.permission = permission
-            here.hub.await server.crash()
+            await here.hub.server.stop()
             # Without what it remembers of permissions.
             await here.hub.server.start()
             reply = await here.hub.server.http.post(again)

@@ -2,16 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from anyio import to_thread
 
+from support.cli import Done, command
 from support.deliveries_api import DeliveriesApi, Entry, Refusal, deliveries_api
 from support.github_events import real
 from support.github_hub import CONFIG, deliveries, jobs, send
@@ -38,18 +36,8 @@ async def server(tmp_path: Path, api: DeliveriesApi) -> AsyncIterator[Hub]:
         yield found
 
 
-async def say(server: Hub, *words: str) -> subprocess.CompletedProcess[str]:
-    done = await to_thread.run_sync(
-        lambda: subprocess.run(
-            [sys.executable, "-m", "dispatchd", "hub", "github", *words],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            cwd=server.folder,
-            env={**os.environ},
-        )
-    )
+async def say(server: Hub, *words: str) -> Done:
+    done = await command("hub", "github", *words, cwd=server.folder)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

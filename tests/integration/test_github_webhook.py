@@ -378,7 +378,7 @@ async def test_a_secret_that_cannot_be_read_stops_the_start_with_one_line(
     (folder / "webhook-secret-2").unlink()
 
     with pytest.raises(AssertionError) as failed:
-        async with hub(folder, more=CONFIG):
+        async with hub_process(folder, more=CONFIG):
             pass
 
     [line] = str(failed.value).splitlines()[:1]

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,15 @@ import pytest
 from anyio import to_thread
 
 from dispatchd.hub.settings import TOKEN_FILE
-from support.hub_process import HubProcess, hub
+from support.cli import Done, dispatchd
+from support.hub import Hub, hub
 from support.machine import Machine
 
 CI = {"dag_name": "ci", "repository_name": "o/r"}
 
 
-def run_command(
-    folder: Path, *words: str, stdin: str = "", **env: str
-) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dispatchd", "hub", *words],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=folder,
-        env={**os.environ, **env},
-    )
+def run_command(folder: Path, *words: str, stdin: str = "", **env: str) -> Done:
+    done = dispatchd("hub", *words, text=stdin, cwd=folder, env=env)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -39,12 +28,10 @@ def run_command(
 class Owner:
     """Who runs commands beside a hub."""
 
-    def __init__(self, server: HubProcess) -> None:
+    def __init__(self, server: Hub) -> None:
         self.folder = server.folder
 
-    async def say(
-        self, *words: str, stdin: str = "", **env: str
-    ) -> subprocess.CompletedProcess[str]:
+    async def say(self, *words: str, stdin: str = "", **env: str) -> Done:
         return await to_thread.run_sync(
             lambda: run_command(self.folder, *words, stdin=stdin, **env)
         )
@@ -56,12 +43,7 @@ class Owner:
 
 
 @pytest.fixture
-def database_url() -> str:
-    return "sqlite:///hub.db"
-
-
-@pytest.fixture
-def owner(server: HubProcess) -> Owner:
+def owner(server: Hub) -> Owner:
     return Owner(server)
 
 
@@ -165,7 +147,7 @@ async def test_deliveries_are_listed_made_again_and_pruned(
     assert await owner.get("deliveries") == []
 
 
-async def test_trouble_is_one_line(server: HubProcess, owner: Owner) -> None:
+async def test_trouble_is_one_line(server: Hub, owner: Owner) -> None:
     (owner.folder / "bad.json").write_text("{")
     cases = {
         ("submit", "none.json"): (os.EX_USAGE, "none.json"),

@@ -1,20 +1,18 @@
 """A real daemon is enrolled at a real hub by a one-time key, works, and is put out."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
 
-from support.daemon_process import running_daemon
-from support.hub_process import HubProcess
+from support.cli import Done, dispatchd
+from support.daemon import running_daemon
+from support.hub import Hub
 from support.machine import row
 
 
-def configure(folder: Path, server: HubProcess, public_key: str) -> Path:
+def configure(folder: Path, server: Hub, public_key: str) -> Path:
     (folder / "hub.pem").write_text(public_key)
     config = folder / "config.toml"
     config.write_text(
@@ -35,23 +33,13 @@ command = ["/bin/true"]
     return config
 
 
-def activate(config: Path, key: str) -> subprocess.CompletedProcess[str]:
+def activate(config: Path, key: str) -> Done:
     key_file = config.parent / "key"
     key_file.write_text(key)
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "dispatchd", "activate"),
-            *("--config", str(config), "--key-file", str(key_file)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ},
-    )
+    return dispatchd("activate", "--config", str(config), "--key-file", str(key_file))
 
 
-async def owner(server: HubProcess, path: str, body: object = None) -> dict[str, Any]:
+async def owner(server: Hub, path: str, body: object = None) -> dict[str, Any]:
     reply = await server.http.post(f"/api/v1/machines{path}", json=body)
     assert reply.is_success, reply.text
     found: dict[str, Any] = reply.json()
@@ -59,7 +47,7 @@ async def owner(server: HubProcess, path: str, body: object = None) -> dict[str,
 
 
 async def test_a_daemon_is_enrolled_works_and_is_put_out(
-    tmp_path: Path, server: HubProcess
+    tmp_path: Path, server: Hub
 ) -> None:
     added = await owner(server, "", {"name": "build-1"})
     config = configure(tmp_path, server, added["public_key"])
@@ -86,7 +74,7 @@ async def test_a_daemon_is_enrolled_works_and_is_put_out(
 
 
 async def test_a_hub_with_another_key_is_not_believed(
-    tmp_path: Path, server: HubProcess
+    tmp_path: Path, server: Hub
 ) -> None:
     added = await owner(server, "", {"name": "build-1"})
     other = (

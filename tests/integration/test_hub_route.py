@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from anyio import to_thread
 from click.testing import CliRunner
 
 from dispatchd.cli.hub_route import route
+from support.cli import Done, dispatchd
 from support.github_events import (
     HEAD,
     REAL,
@@ -59,16 +58,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def say(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "dispatchd", "hub", "route", *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=folder,
-        env={k: v for k, v in os.environ.items() if not k.startswith("DISPATCHD")},
-    )
+def say(folder: Path, *words: str) -> Done:
+    done = dispatchd("hub", "route", *words, cwd=folder)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

@@ -3,8 +3,6 @@
 import json
 import sqlite3
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +22,7 @@ from dispatchd.hub.job_reader import Filter, JobReader
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.model import State, StorageBusy
 from dispatchd.hub.schema import JOBS, METADATA, SECRETS
+from support.cli import Done, dispatchd
 from support.fixtures import ROOT
 from support.hub import hub
 from support.machine import JOBS as JOBS_PATH
@@ -161,7 +160,8 @@ async def test_a_backup_under_load_restores_to_a_hub_that_goes_on(
 def empty(folder: Path, url: str) -> None:
     database = open_in(folder, url)
     with database.transaction() as db:
-        db.execute(METADATA.tables["machines"].delete())
+        for name in ("machines", "tokens"):
+            db.execute(METADATA.tables[name].delete())
     database.close()
 
 
@@ -197,17 +197,8 @@ def test_a_backup_is_the_same_again_in_either_kind_of_database(
         each.close()
 
 
-def command(name: str, config: Path, file: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "dispatchd", "hub", name, str(file)),
-            *("--config", str(config)),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def command(name: str, config: Path, file: Path) -> Done:
+    return dispatchd("hub", name, str(file), "--config", str(config))
 
 
 def open_in(folder: Path, url: str) -> Database:

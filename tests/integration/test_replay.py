@@ -17,8 +17,8 @@ from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.phase import Event
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.cli import Done, dispatchd
+from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.records import NOW
 
@@ -34,14 +34,8 @@ def command(config: Path, *words: str) -> list[str]:
     ]
 
 
-def replay(config: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(config, *words),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def replay(config: Path, *words: str) -> Done:
+    done = dispatchd("replay", "--config", str(config), *words)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

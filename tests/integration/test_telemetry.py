@@ -28,8 +28,8 @@ from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Event
 from dispatchd.domain.trace import spans_of
 from dispatchd.telemetry import TraceExporter, read_headers
-from support.daemon import write_config
-from support.daemon_process import running, running_daemon
+from support.daemon import running_daemon, write_config
+from support.daemon_process import running
 from support.endpoint import endpoint
 from support.records import NOW
 

@@ -156,12 +156,11 @@ class HubHere(Hub):
     _tasks: TaskGroup
     _signals: MemoryObjectSendStream[signal.Signals] = field(init=False)
     _ended: anyio.Event = field(factory=anyio.Event, init=False)
-    _scope: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
 
     @override
     async def start(self) -> None:
         self.make()
-        self._ended, self._scope = anyio.Event(), anyio.CancelScope()
+        self._ended = anyio.Event()
         self._signals, received = anyio.create_memory_object_stream[signal.Signals](8)
         self.time = LoopTime(loop())
         self.answers_at(await self._tasks.start(self._run, received))
@@ -174,7 +173,7 @@ class HubHere(Hub):
     ) -> None:
         known = KnownSecrets()
         try:
-            with self._scope, logging_to(self.log_file, known, "info"):
+            with logging_to(self.log_file, known, "info"):
                 settings = load(self.folder / FILE)
                 database = Database.open(settings.database_url)
                 try:
@@ -187,11 +186,6 @@ class HubHere(Hub):
         finally:
             self._signals.close()
             self._ended.set()
-
-    async def crash(self) -> None:
-        """End it where it stands, without the order of a stop; what a real kill leaves is for tests/torture."""
-        self._scope.cancel()
-        await self._ended.wait()
 
     async def stop(self, within_s: float = 20) -> None:
         """Stop it, and return when it has ended."""

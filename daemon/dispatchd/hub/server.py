@@ -116,7 +116,6 @@ async def _serve(
     signals: AsyncIterator[signal.Signals],
     loops: Sequence[Loop],
 ) -> None:
-    listener = _listen(*desk.settings.address)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -126,17 +125,20 @@ async def _serve(
         timeout_graceful_shutdown=_STOP_S,
     )
 
+    listener = _listen(*desk.settings.address)
+
     def ready() -> None:
         announce(listener.getsockname()[1])
         manager.ready("answering")
 
     server = _Server(config, ready)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_stop_on_signal, desk, server, manager, signals)
-        for loop in loops:
-            tasks.start_soon(loop)
-        await server.serve(sockets=[listener])
-        tasks.cancel_scope.cancel()
+    with listener:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_on_signal, desk, server, manager, signals)
+            for loop in loops:
+                tasks.start_soon(loop)
+            await server.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
 
 
 class _Server(uvicorn.Server):
