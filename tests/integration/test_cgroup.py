@@ -20,6 +20,8 @@ from support.daemon import write_config
 from support.daemon_process import running_daemon
 from support.endpoint import endpoint
 
+pytestmark = pytest.mark.host
+
 # Two forks, a session of its own, and an environment with nothing in it: no sweep of processes finds it.
 ESCAPE = """
 import os, time

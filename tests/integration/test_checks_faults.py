@@ -99,7 +99,9 @@ async def finish_all(
     hub: ChecksHub[HubHere], held: list[Held]
 ) -> dict[str, tuple[str, str]]:
     """End each job in another way, and return how each has to be told."""
-    ways = list(product(OUTCOMES, CAUSES))[: len(held)]
+    every = list(product(OUTCOMES, CAUSES))
+    # A part of them is spread over all.
+    ways = every[:: len(every) // len(held)][: len(held)]
     for each, (outcome, cause) in zip(held, ways, strict=True):
         await hub.finish(each, outcome, cause, result_output=f"{each.id}\n")
     await hub.paid()
@@ -119,13 +121,17 @@ def require_concluded(github: GithubApi, ends: dict[str, tuple[str, str]]) -> No
     assert shown == {job: ("completed", word) for job, (word, _) in ends.items()}
 
 
+EVERY = len(OUTCOMES) * len(CAUSES)
+
+
+@pytest.mark.parametrize("count", [9, pytest.param(EVERY, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_every_outcome_and_cause_ends_in_one_concluded_check_whatever_github_answers(
-    tmp_path: Path, fault: str
+    tmp_path: Path, fault: str, count: int
 ) -> None:
     async with github_api() as github, checks_hub(tmp_path, github) as hub:
         FAULTS[fault](github)
-        held = await accepted(hub, len(OUTCOMES) * len(CAUSES))
+        held = await accepted(hub, count)
 
         ends = await finish_all(hub, held)
 
@@ -154,6 +160,7 @@ async def test_where_checks_are_not_permitted_every_outcome_is_told_by_a_status(
         assert github.violations == []
 
 
+@pytest.mark.torture
 async def test_answers_that_never_come_make_no_second_check(tmp_path: Path) -> None:
     async with github_api() as github, checks_hub(tmp_path, github) as hub:
         writes(Fault(hang=True, after=True))(github)
@@ -176,6 +183,7 @@ def prisms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
         yield [first, second, third]
 
 
+@pytest.mark.host
 async def test_githubs_own_descriptions_find_nothing_wrong_with_any_request(
     tmp_path: Path, prisms: list[str]
 ) -> None:
@@ -191,7 +199,7 @@ async def test_githubs_own_descriptions_find_nothing_wrong_with_any_request(
             key=job_of,
             when=lambda asked: asked.body.get("external_id", "a")[0] == "j",
         )
-        held = await accepted(hub, len(OUTCOMES) * len(CAUSES))
+        held = await accepted(hub, EVERY)
         remarks = [
             {"path": "a.py", "start_line": 1, "level": "failure", "message": "m"}
         ] * 60

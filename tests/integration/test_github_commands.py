@@ -421,6 +421,7 @@ async def test_what_github_says_of_its_limit_holds_for_every_question(
         assert sum(limit.sprung.values()) == 1
 
 
+@pytest.mark.host
 async def test_a_deadlock_loses_no_delivery(
     tmp_path: Path, postgresql: Postgres
 ) -> None:

@@ -42,6 +42,8 @@ command = "triage"
 on = "issue"
 """
 
+pytestmark = pytest.mark.host
+
 
 @define
 class Noting:

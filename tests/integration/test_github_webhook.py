@@ -36,7 +36,8 @@ from support.github_hub import (
 )
 from support.hub import Hub, hub
 from support.hub_process import hub as hub_process
-from support.machine import Machine, refuses, row
+from support.machine import Machine, refuses
+from support.mutations import Flood
 
 MIB = 1024 * 1024
 SIGNATURE = "X-Hub-Signature-256"
@@ -238,6 +239,7 @@ async def test_a_full_disk_is_a_503_and_nothing_is_half_done(tmp_path: Path) -> 
         assert (again.status_code, len(await jobs(server))) == (202, 2)
 
 
+@pytest.mark.host
 async def test_a_database_that_is_away_is_a_503(
     tmp_path: Path, postgresql: Postgres
 ) -> None:
@@ -250,22 +252,8 @@ async def test_a_database_that_is_away_is_a_503(
         assert again.status_code == 202
 
 
-async def test_the_largest_payload_goes_through_and_a_larger_one_does_not(
-    server: Hub,
-) -> None:
-    event = pull_request()
-    event["filler"] = ""
-    event["filler"] = "é" * ((25 * MIB - len(json.dumps(event))) // 2)
-    text = json.dumps(event, ensure_ascii=False)
-    text += " " * (25 * MIB - len(text.encode()))
-
-    for form in (False, True):
-        assert len((await send(server, "pull_request", text, form=form)).json()["jobs"])
-    refuses(await send(server, "pull_request", text + " "), 413)
-    held = await Machine(http=server.http).pull()
-    assert held.job["payload"] == event
-    found = await row(server, held.id)
-    assert found["state"] == "claimed"
+async def test_a_body_over_the_limit_is_refused(server: Hub) -> None:
+    refuses(await send(server, "pull_request", " " * (25 * MIB + 1)), 413)
 
 
 async def test_every_real_payload_is_routed_or_ignored_with_a_reason(
@@ -335,40 +323,12 @@ def mutated(payload: Any, chance: random.Random) -> Any:
     return payload
 
 
-@pytest.mark.timeout(300)
-async def test_two_thousand_mutations_are_routed_or_ignored_with_a_reason(
-    server: Hub,
-) -> None:
-    chance = random.Random(20261125)
-    real_ones = [(event_of(path), json.loads(path.read_text())) for path in REAL]
-    real_ones += [
-        ("pull_request", pull_request()),
-        ("issue_comment", comment("/run deploy")),
-    ]
-    events = [*{event for event, _ in real_ones}, "nonsense", "x" * 1000, "ping\x7f"]
-    statuses: dict[int, int] = {}
+async def test_mutations_are_routed_or_ignored_with_a_reason(server: Hub) -> None:
+    flood = Flood(server, random.Random(20261125))
+    await flood.run(50)
 
-    async def some(count: int) -> None:
-        for _ in range(count):
-            event, payload = chance.choice(real_ones)
-            if chance.random() < 0.1:
-                event = chance.choice(events)
-            for _ in range(chance.choice([1, 1, 2, 4])):
-                payload = mutated(payload, chance) if payload else payload
-            reply = await send(server, event, payload)
-            statuses[reply.status_code] = statuses.get(reply.status_code, 0) + 1
-            assert reply.status_code < 500, (event, payload)
-            assert reply.json()["reason"], (event, payload)
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(8):
-            tasks.start_soon(some, 250)
-
-    assert statuses == {202: 2000}
-    machine = Machine(http=server.http)
-    for _ in range(50):
-        # A job that breaks its contract would end here.
-        await (await machine.pull()).finish()
+    # Thousands of them: tests/torture/test_mutations.py.
+    assert flood.statuses == {202: 50}
 
 
 async def test_a_secret_that_cannot_be_read_stops_the_start_with_one_line(

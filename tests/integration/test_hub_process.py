@@ -96,7 +96,7 @@ async def test_kills_under_load_lose_no_acknowledged_job(
             with suppress(httpx.TransportError):
                 await submit_for_ever(enough, wanted)
 
-        for wanted in (50, 87, 140, 171, 230):
+        for wanted in (20, 41, 60):
             enough = anyio.Event()
             with anyio.fail_after(30):
                 async with anyio.create_task_group() as tasks:
@@ -138,6 +138,7 @@ async def test_a_full_disk_is_a_503_and_nothing_is_half_done(tmp_path: Path) -> 
         assert (await machine.pull()).id == "queued"
 
 
+@pytest.mark.host
 async def test_a_database_that_is_away_is_a_503_and_the_hub_goes_on_after_it(
     tmp_path: Path, postgresql: Postgres
 ) -> None:

@@ -17,7 +17,7 @@ from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.phase import Event
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
-from support.cli import Done, dispatchd
+from support.cli import Done, dispatchd, dispatchd_process
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.records import NOW
@@ -224,7 +224,8 @@ async def test_it_runs_beside_a_daemon_which_is_not_told(config: Path) -> None:
             await daemon.until_logged("job_finish_acknowledged")
             calls = [each.call for each in hub.requests if each.call != "pull"]
 
-            done = await to_thread.run_sync(replay, config, "job-1")
+            here = ("replay", "--config", str(config), "job-1")
+            done = await to_thread.run_sync(lambda: dispatchd_process(*here))
 
             assert done.returncode == 0
             assert '{"a": 1}' in done.stdout

@@ -49,6 +49,7 @@ def test_it_does_not_depend_on_who_makes_it(monkeypatch: pytest.MonkeyPatch) -> 
     assert before.isascii()
 
 
+@pytest.mark.host
 @pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
 def test_groff_has_no_complaint() -> None:
     done = subprocess.run(

@@ -80,14 +80,17 @@ def test_panels_are_whole_and_do_not_overlap() -> None:
     )
 
 
+@pytest.mark.host
 def test_the_rules_are_good() -> None:
     promtool("check", "rules", str(MONITORING / "alerts.yml"))
 
 
+@pytest.mark.host
 def test_the_rules_fire_when_they_should() -> None:
     promtool("test", "rules", str(MONITORING / "alerts.test.yml"))
 
 
+@pytest.mark.host
 def test_the_queries_of_the_dashboard_parse(tmp_path: Path) -> None:
     rules = [
         {
