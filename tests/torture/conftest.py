@@ -1,9 +1,11 @@
 """Where the libraries that kill and the databases come from."""
 
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from bench.postgres import Postgres
 
@@ -28,16 +30,34 @@ def kill_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def arm(request: pytest.FixtureRequest, tmp_path: Path, kill_hub: Path) -> Arm:
+def url_for(request: pytest.FixtureRequest) -> Iterator[Callable[[Sweep], str]]:
+    """Gives the URL of a new database for a sweep; one of PostgreSQL's is dropped after the test.
+
+    There are hundreds of steps, and each database takes 7 MB.
+    """
+    made: list[str] = []
+
+    def url(sweep: Sweep) -> str:
+        if sweep.database == SQLITE:
+            return "sqlite:///hub.db"
+        found: Postgres = request.getfixturevalue("postgresql")
+        made.append(found.new_database())
+        return made[-1]
+
+    yield url
+    for each in made:
+        server, _, name = each.rpartition("/")
+        with psycopg.connect(f"{server}/postgres", autocommit=True) as db:
+            db.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+def arm(url_for: Callable[[Sweep], str], tmp_path: Path, kill_hub: Path) -> Arm:
     """Makes a hub on a new database that is killed at a step of a sweep."""
 
     def hub(
         sweep: Sweep, step: int, **options: Any
     ) -> AbstractAsyncContextManager[HubProcess]:
-        url = "sqlite:///hub.db"
-        if sweep.database != SQLITE:
-            found: Postgres = request.getfixturevalue("postgresql")
-            url = found.new_database()
-        return armed(tmp_path / "hub", url, kill_hub, step, **options)
+        return armed(tmp_path / "hub", url_for(sweep), kill_hub, step, **options)
 
     return hub

@@ -1,6 +1,7 @@
 """Checks and kills: one check run for each job, wherever the hub dies; one publisher for each database."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -66,18 +67,14 @@ async def test_a_hub_that_dies_at_a_few_of_its_calls_leaves_one_check_with_each_
     [*WRITES_OF_A_JOB.every_step(), *WRITES_OF_A_JOB_POSTGRESQL.every_step()],
 )
 async def test_a_hub_that_dies_at_any_of_its_calls_leaves_one_check_with_each_conclusion(
-    request: pytest.FixtureRequest,
+    url_for: Callable[[Sweep], str],
     tmp_path: Path,
     sweep: Sweep,
     step: int,
     *,
     after: bool,
 ) -> None:
-    url = "sqlite:///hub.db"
-    if sweep.database == POSTGRESQL:
-        found: Postgres = request.getfixturevalue("postgresql")
-        url = found.new_database()
-    await tell_despite_a_kill(tmp_path, url, sweep, step, after=after)
+    await tell_despite_a_kill(tmp_path, url_for(sweep), sweep, step, after=after)
 
 
 async def tell_despite_a_kill(
