@@ -20,6 +20,10 @@ UPGRADES = 30
 LEAST_UPGRADES = 5
 """How many there are, even if the time is over."""
 
+SLOTS = 8
+HELD = SLOTS + 1
+"""How many jobs live until the first daemon has gone: they take each slot, and one waits for a slot."""
+
 LONG_EVERY = 16
 """Every so many-th job lives for 3 to 7 s, longer than several daemons."""
 
@@ -32,6 +36,11 @@ exit $(( GITHUB_PR_NUMBER % 3 ))
 """
 LONG = QUICK.replace(
     '"0.$(( 3 + GITHUB_PR_NUMBER % 7 ))"', "$(( 3 + GITHUB_PR_NUMBER % 5 ))"
+)
+
+HOLD = QUICK.replace(
+    'sleep "0.$(( 3 + GITHUB_PR_NUMBER % 7 ))"',
+    'while [ ! -e "$GATE" ]; do sleep 0.05; done',
 )
 
 
@@ -57,8 +66,10 @@ class Work:
         return f"job-{self.number}"
 
     @property
-    def is_long(self) -> bool:
-        return self.number % LONG_EVERY == 0
+    def workflow(self) -> str:
+        if self.number <= HELD:
+            return "held"
+        return "quick" if self.number % LONG_EVERY else "long"
 
     @property
     def exit_code(self) -> int:
@@ -68,7 +79,7 @@ class Work:
     def document(self) -> dict[str, Any]:
         return {
             "id": self.id,
-            "dag_name": "long" if self.is_long else "quick",
+            "dag_name": self.workflow,
             "pull_request_number": self.number,
         }
 
@@ -104,7 +115,7 @@ async def upgrade_under_load(
     tmp_path: Path, goes_on: Callable[[int], bool], rhythm: Rhythm
 ) -> None:
     """Upgrade a daemon while it works; what became of each job agrees with what its command did."""
-    ledger = tmp_path / "ledger"
+    ledger, gate = tmp_path / "ledger", tmp_path / "gate"
     works: list[Work] = []
     async with hub(tmp_path / "hub", lease_s=2) as server:
 
@@ -113,11 +124,22 @@ async def upgrade_under_load(
                 works.append(Work(len(works) + 1))
                 await server.submit(works[-1].document)
 
-        daemon = DaemonProcess(config=machine(tmp_path / "machine", server.url, ledger))
-        codes: list[int] = []
+        config = machine(tmp_path / "machine", server.url, LEDGER=ledger, GATE=gate)
+        daemon = DaemonProcess(config=config)
+
+        def is_full() -> bool:
+            started = ledger.exists() and len(ledger.read_text().splitlines())
+            return started == SLOTS and len(records(daemon)) == HELD
+
         # So that a few always wait.
-        await submit(rhythm.jobs)
+        await submit(HELD)
         try:
+            daemon.start()
+            await until(is_full, what="all slots taken, and one job waiting")
+            codes = [await to_thread.run_sync(daemon.stop)]
+            # These runs end while no daemon is there.
+            gate.touch()
+            await submit(rhythm.jobs)
             while goes_on(len(codes)):
                 await submit(rhythm.jobs)
                 codes.append(await one_life(daemon, rhythm))
@@ -142,13 +164,15 @@ async def upgrade_under_load(
     assert (sum(left) >= upgrades, handed_back > 0) == (True, True), "no load"
 
 
-def machine(folder: Path, url: str, ledger: Path) -> Path:
+def machine(folder: Path, url: str, **env: Path) -> Path:
+    scripts = {"quick": QUICK, "long": LONG, "held": HOLD}
+    told = ", ".join(f'{name} = "{value}"' for name, value in env.items())
     return write_config(
         folder,
         url,
-        {"quick": ["/bin/sh", "-c", QUICK], "long": ["/bin/sh", "-c", LONG]},
-        runs="slots = 8\nqueue_ahead = 8",
-        limits=f'env = {{ LEDGER = "{ledger}" }}',
+        {name: ["/bin/sh", "-c", script] for name, script in scripts.items()},
+        runs=f"slots = {SLOTS}\nqueue_ahead = 8",
+        limits=f"env = {{ {told} }}",
     )
 
 
@@ -167,7 +191,10 @@ def logged(daemon: DaemonProcess, event: str) -> list[dict[str, Any]]:
     return [line for line in daemon.log() if line.get("event") == event]
 
 
+def records(daemon: DaemonProcess) -> list[Path]:
+    return [*(daemon.state / "jobs").glob("*.json")]
+
+
 async def until_settled(daemon: DaemonProcess) -> None:
     """Wait until the acknowledgement of every finish is on disk."""
-    jobs = daemon.state / "jobs"
-    await until(lambda: not any(jobs.glob("*.json")), 20, "no records")
+    await until(lambda: not records(daemon), 20, "no records")
