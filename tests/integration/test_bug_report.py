@@ -9,15 +9,12 @@ import stat
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
-from anyio import to_thread
 from attrs import evolve, frozen
 
 from dispatchd import __version__
@@ -26,9 +23,10 @@ from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Phase
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
+from support import daemon_process
+from support.cli import Done, command, dispatchd
 from support.control import call
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.daemon import running_daemon, write_config
 from support.endpoint import SECRET, endpoint
 from support.records import NOW
 
@@ -90,28 +88,26 @@ class Report:
         return json.loads(self.members[f"dispatchd-bug-report/{name}.json"])
 
 
-def report(
-    config: Path,
-    *words: str,
-    wrapper: tuple[str, ...] = (),
-    python: tuple[str, ...] = (),
-    **env: str,
-) -> Report:
-    file = config.parent / "report.tar.gz"
-    done = subprocess.run(
-        [
-            *(*wrapper, sys.executable, *python, "-m", "dispatchd", "bug-report"),
-            *("--config", str(config), "--output", str(file), *words),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=config.parent,
-        env={**os.environ, **env},
-    )
+def words_of(config: Path, file: Path, *words: str) -> tuple[str, ...]:
+    return ("bug-report", "--config", str(config), "--output", str(file), *words)
+
+
+def report_of(done: Done, file: Path) -> Report:
     assert "Traceback" not in done.stderr, done.stderr
     return Report(done.returncode, done.stdout, done.stderr, file)
+
+
+def report(config: Path, *words: str, **env: str) -> Report:
+    """Return a report; what it asks of others are processes of their own."""
+    file = config.parent / "report.tar.gz"
+    done = dispatchd(*words_of(config, file, *words), cwd=config.parent, env=env)
+    return report_of(done, file)
+
+
+async def report_beside(config: Path, **env: str) -> Report:
+    """Return a report while a hub or a daemon of this test goes on."""
+    file = config.parent / "report.tar.gz"
+    return report_of(await command(*words_of(config, file), env=env), file)
 
 
 def add(config: Path, text: str) -> None:
@@ -144,15 +140,20 @@ def journal_of(folder: Path, text: str) -> str:
     return f"{folder}/bin:{os.environ['PATH']}"
 
 
+def configured(folder: Path) -> Path:
+    return write_config(folder, NOWHERE, {"it": ["/bin/true"]})
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    return write_config(tmp_path, NOWHERE, {"it": ["/bin/true"]})
+    return configured(tmp_path)
 
 
-@pytest.fixture
-def planted(config: Path) -> Report:
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The report of a machine that has secrets wherever they can be."""
-    folder = config.parent
+    folder = tmp_path_factory.mktemp("planted")
+    config = configured(folder)
     (folder / "key").write_text(OF_FILE + "\n")
     (folder / "proxy").write_text(f"user:{OF_PROXY}\n")
     change = 'secret_file = "secret"\nproxy_credentials_file = "proxy"'
@@ -179,6 +180,22 @@ env = "OF_THE_DAEMON"
     (folder / "state" / "quarantine" / f"{OF_VARIABLE}.json").touch()
     path = journal_of(folder, f"before\n{leaks}\nafter\n")
     return report(config, PATH=path, OF_THE_DAEMON=OF_VARIABLE)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """The report of a machine without a daemon, with past jobs, and with files where it is called that mislead."""
+    folder = tmp_path_factory.mktemp("plain")
+    config = configured(folder)
+    past = (
+        evolve(ended(f"job-{n:02}", ""), changed_at=NOW + timedelta(seconds=n))
+        for n in range(25)
+    )
+    put(config, *past)
+    (folder / "dispatchd").mkdir()
+    (folder / "dispatchd" / "__init__.py").write_text("raise SystemExit(9)")
+    (folder / "json.py").write_text("raise SystemExit(9)")
+    return report(config)
 
 
 @pytest.mark.parametrize("secret", [*PLANTED, OF_PAYLOAD, OF_OUTPUT])
@@ -210,45 +227,41 @@ def test_what_is_around_the_secrets_is_in_it(planted: Report) -> None:
     assert f"dispatchd {__version__}, Python {sys.version[:6]}" in planted.readme
 
 
-def test_the_newest_records_are_in_it(config: Path) -> None:
-    put(
-        config,
-        *(
-            evolve(ended(f"job-{n:02}", ""), changed_at=NOW + timedelta(seconds=n))
-            for n in range(25)
-        ),
-    )
-
-    found = report(config)["records"]["said"]
-
-    assert [each["job"]["id"] for each in found] == [
+def test_the_newest_records_are_in_it(plain: Report) -> None:
+    assert [each["job"]["id"] for each in plain["records"]["said"]] == [
         f"job-{n:02}" for n in range(24, 4, -1)
     ]
 
 
-def test_it_says_where_the_file_is_and_that_it_is_to_be_looked_at(config: Path) -> None:
-    done = report(config)
-
-    assert done.code == 0
-    where, advice = done.out.splitlines()
-    assert where == str(done.file)
+def test_it_says_where_the_file_is_and_that_it_is_to_be_looked_at(
+    plain: Report,
+) -> None:
+    assert plain.code == 0
+    where, advice = plain.out.splitlines()
+    assert where == str(plain.file)
     assert "look at it before you send it" in advice
-    assert done.err == ""
-    assert stat.S_IMODE(done.file.stat().st_mode) == 0o600
+    assert plain.err == ""
+    assert stat.S_IMODE(plain.file.stat().st_mode) == 0o600
 
 
-def test_its_members_are_the_same_each_time(config: Path) -> None:
-    first = report(config)
-    names = list(first.members)
-    first.file.unlink()
-
-    assert list(report(config).members) == names
-    assert all(each.startswith("dispatchd-bug-report/") for each in names)
+def test_without_a_daemon_it_says_so(plain: Report) -> None:
+    assert "no daemon is running" in plain["status"]["complaints"]
+    assert plain["status"]["exit_code"] == os.EX_UNAVAILABLE
 
 
-def test_it_prints_json_on_request(config: Path) -> None:
+def test_a_folder_of_the_same_name_where_it_is_called_is_not_run(plain: Report) -> None:
+    assert (plain.file.parent / "dispatchd").is_dir()
+    assert plain["status"]["exit_code"] == os.EX_UNAVAILABLE
+    assert plain["config-check"]["exit_code"] == 0
+
+
+def test_its_members_are_the_same_each_time_and_printed_as_json_on_request(
+    plain: Report, config: Path
+) -> None:
     done = report(config, "--json")
 
+    assert list(done.members) == list(plain.members)
+    assert all(each.startswith("dispatchd-bug-report/") for each in done.members)
     assert json.loads(done.out) == {
         "file": str(done.file),
         "members": [name.rpartition("/")[2] for name in done.members],
@@ -274,33 +287,20 @@ def test_a_link_to_nowhere_is_not_followed(config: Path) -> None:
     assert not (config.parent / "elsewhere").exists()
 
 
-def test_without_a_daemon_it_says_so(config: Path) -> None:
-    found = report(config)
-
-    assert "no daemon is running" in found["status"]["complaints"]
-    assert found["status"]["exit_code"] == os.EX_UNAVAILABLE
-
-
-async def test_the_status_of_a_daemon_is_in_it_and_a_stuck_one_keeps_nothing_back(
-    config: Path,
-) -> None:
+async def test_a_stuck_daemon_keeps_nothing_back(config: Path) -> None:
     async with endpoint() as hub:
         config.write_text(config.read_text().replace(NOWHERE, hub.url))
         put(config, ended("job-1", "it has failed"))
-        async with running_daemon(config) as daemon:
-            well = await to_thread.run_sync(report, config)
-            status = well["status"]["said"]
-            well.file.unlink()
+        async with daemon_process.running_daemon(config) as daemon:
             daemon.process.send_signal(signal.SIGSTOP)
-            stuck = await to_thread.run_sync(report, config)
+            stuck = await report_beside(config)
             daemon.process.send_signal(signal.SIGCONT)
 
-    assert status["pid"] == daemon.process.pid
     assert "doesn't answer" in stuck["status"]["complaints"]
     assert [each["job"]["id"] for each in stuck["records"]["said"]] == ["job-1"]
 
 
-async def test_the_secrets_of_a_run_are_known_though_only_a_command_has_them(
+async def test_the_status_of_a_daemon_is_in_it_and_no_secret_that_only_a_command_has(
     config: Path,
 ) -> None:
     secret = "printed-by-a-command"
@@ -321,10 +321,11 @@ secrets = {{ KEY = "printed" }}
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "job-1", "dag_name": "wait"})
             await daemon.until_logged("job_attempt_started")
-            found = await to_thread.run_sync(partial(report, config, PATH=path))
+            found = await report_beside(config, PATH=path)
             await call(daemon, "POST", "/v1/jobs/job-1/cancel", {})
             await hub.until_finished("job-1")
 
+    assert found["status"]["said"]["pid"] == os.getpid()
     said = found["journal"]["said"]
     assert said.startswith("before ")
     assert all(form not in said for form in shown(secret))
@@ -364,35 +365,28 @@ def test_without_a_configuration_it_says_so(tmp_path: Path) -> None:
     assert "not known where it is" in found["store"]["error"]
 
 
-def test_without_permission_it_says_so(
-    config: Path, powerless: tuple[str, ...]
-) -> None:
-    found = report(config, wrapper=powerless)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give its power up")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+def test_without_permission_it_says_so(config: Path) -> None:
+    put(config)
+    state, file = config.parent / "state", config.parent / "report.tar.gz"
+    state.chmod(0o700)
+    os.chown(state, 12345, 12345)
+    # Under it root may no more than others.
+    powerless = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    program = (*powerless, sys.executable, "-m", "dispatchd")
+    try:
+        done = subprocess.run(
+            [*program, *words_of(config, file)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        os.chown(state, 0, 0)
+    found = report_of(done, file)
 
     assert found.code == 0
     assert "Permission denied" in found["store"]["error"]
     assert "this user" in found["records"]["complaints"]
-
-
-@pytest.fixture
-def powerless(config: Path) -> Iterator[tuple[str, ...]]:
-    """A wrapper under which root may no more than others, beside a state folder of somebody else."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None or os.geteuid() != 0:
-        pytest.skip("needs root, and setpriv to give its power up")
-    put(config)
-    state = config.parent / "state"
-    state.chmod(0o700)
-    os.chown(state, 12345, 12345)
-    yield (setpriv, "--bounding-set=-dac_override,-dac_read_search")
-    os.chown(state, 0, 0)
-
-
-def test_a_folder_of_the_same_name_where_it_is_called_is_not_run(config: Path) -> None:
-    (config.parent / "dispatchd").mkdir()
-    (config.parent / "dispatchd" / "__init__.py").write_text("raise SystemExit(9)")
-    (config.parent / "json.py").write_text("raise SystemExit(9)")
-
-    found = report(config, python=("-P",))
-
-    assert found["status"]["exit_code"] == os.EX_UNAVAILABLE
