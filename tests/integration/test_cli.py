@@ -11,19 +11,15 @@ import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
 
-from support.cli import Done
-from support.cli import dispatchd as run_here
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.cli import command as run
+from support.cli import dispatchd
+from support.clock import within
+from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.fixtures import ROOT
 
 GOOD = {"it": ["/bin/sh", "-c", "echo hello"]}
 URL = "http://127.0.0.1:9"
-
-
-def dispatchd(*arguments: str, cwd: Path | None = None) -> Done:
-    return run_here(*arguments, cwd=cwd)
 
 
 def change(config: Path, old: str, new: str) -> None:
@@ -239,10 +235,9 @@ async def test_jobs_show_logs_and_status_tell_what_happened(tmp_path: Path) -> N
                 }
             )
             await daemon.until_logged("job_finish_acknowledged")
-            status = json.loads(
-                dispatchd("status", "--json", "--config", config).stdout
-            )
+            here = await run("status", "--json", "--config", config)
 
+    status = json.loads(here.stdout)
     jobs = dispatchd("jobs", "--config", config).stdout
     shown: dict[str, Any] = json.loads(
         dispatchd("show", "job", "--json", "--config", config).stdout
@@ -315,7 +310,9 @@ def test_explain_takes_a_dispatch_job_and_names_its_flaws(tmp_path: Path) -> Non
 async def test_status_is_shown_anew_until_it_is_interrupted(tmp_path: Path) -> None:
     async with endpoint(holds=False) as hub:
         config = write_config(tmp_path, hub.url, GOOD)
-        command = [sys.executable, "-m", "dispatchd", "status", "--watch"]
+        # Where the tests run SIGINT may be ignored, as under nohup, and so it would be by what they start.
+        start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from dispatchd.cli.entry import main; main()"
+        command = [sys.executable, "-c", start, "status", "--watch"]
         async with await anyio.open_process(
             [*command, "--config", str(config)], stderr=None
         ) as watch:
@@ -331,6 +328,6 @@ async def test_status_is_shown_anew_until_it_is_interrupted(tmp_path: Path) -> N
 
 async def until_shown(screens: TextReceiveStream, words: str) -> None:
     shown = ""
-    with anyio.fail_after(20):
+    with within(20):
         while words not in shown:
             shown += await screens.receive()

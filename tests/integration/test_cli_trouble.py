@@ -1,11 +1,12 @@
 """Every command where something is wrong: one clear line, the right exit code, never a traceback."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -32,29 +33,18 @@ LOOK = [["jobs"], ["show", "job-1"], ["logs", "job-1"]]
 NOWHERE = "http://127.0.0.1:9"
 
 
-def dispatchd(config: Path, *words: str, wrapper: list[str] | None = None) -> "Said":
-    done = (
-        wrapped([*wrapper, sys.executable, "-m", "dispatchd"], config, words)
-        if wrapper
-        else run_here(*words, "--config", str(config))
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Said(done.returncode, done.stdout, done.stderr.splitlines())
-
-
-def wrapped(program: list[str], config: Path, words: Sequence[str]) -> Done:
-    return subprocess.run(
-        [*program, *words, "--config", str(config)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def dispatchd(config: Path, *words: str) -> "Said":
+    return Said.of(run_here(*words, "--config", str(config)))
 
 
 class Said:
     def __init__(self, code: int, out: str, lines: list[str]) -> None:
         self.code, self.out, self.lines = code, out, lines
+
+    @classmethod
+    def of(cls, done: Done) -> "Said":
+        assert "Traceback" not in done.stderr, done.stderr
+        return cls(done.returncode, done.stdout, done.stderr.splitlines())
 
 
 def name_of(words: list[str]) -> str:
@@ -111,7 +101,7 @@ async def test_with_a_stuck_daemon(stuck: DaemonProcess) -> None:
     async def ask(words: tuple[str, ...]) -> None:
         here = ("--config", str(stuck.config))
         done = await to_thread.run_sync(lambda: dispatchd_process(*words, *here))
-        answers[words] = Said(done.returncode, done.stdout, done.stderr.splitlines())
+        answers[words] = Said.of(done)
 
     # Each waits for as long as it takes to be sure, so all wait together.
     async with anyio.create_task_group() as tasks:
@@ -143,29 +133,49 @@ def test_with_a_newer_store(config: Path, words: list[str]) -> None:
     assert "newer release" in line
 
 
-@pytest.fixture
-def powerless(config: Path) -> Iterator[list[str]]:
-    """A wrapper under which root may no more than others, beside a state folder of somebody else."""
-    setpriv = shutil.which("setpriv")
-    if setpriv is None or os.geteuid() != 0:
-        pytest.skip("needs root, and setpriv to give its power up")
+POWERLESS = """
+import json, sys
+from support.cli import dispatchd
+
+said = {}
+for words in json.loads(sys.argv[1]):
+    done = dispatchd(*words, "--config", sys.argv[2])
+    said[words[0]] = [done.returncode, done.stdout, done.stderr]
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give its power up")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+def test_without_permission(config: Path) -> None:
+    commands = [["run"], *ASK, *STEER, *LOOK]
     state = config.parent / "state"
     state.chmod(0o700)
     os.chown(state, 12345, 12345)
-    yield [setpriv, "--bounding-set=-dac_override,-dac_read_search"]
-    os.chown(state, 0, 0)
+    # Under it root may no more than others.
+    powerless = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    # One process for all: each command would take half a second to start.
+    program = (*powerless, sys.executable, "-c", POWERLESS)
+    try:
+        done = subprocess.run(
+            [*program, json.dumps(commands), str(config)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+    finally:
+        os.chown(state, 0, 0)
 
-
-@pytest.mark.parametrize("words", [["run"], *ASK, *STEER, *LOOK], ids=name_of)
-def test_without_permission(
-    config: Path, powerless: list[str], words: list[str]
-) -> None:
-    said = dispatchd(config, *words, wrapper=powerless)
-
-    assert said.code in (os.EX_NOPERM, os.EX_UNAVAILABLE)
-    [line] = said.lines
-    assert str(config.parent / "state") in line
-    assert "this user" in line
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    assert sorted(answers) == sorted(name_of(words) for words in commands)
+    for name, (code, _, err) in answers.items():
+        assert code in (os.EX_NOPERM, os.EX_UNAVAILABLE), name
+        [line] = err.splitlines()
+        assert str(state) in line, name
+        assert "this user" in line, name
 
 
 @pytest.mark.parametrize("words", [["run"], *ASK, *STEER, *LOOK], ids=name_of)
