@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from anyio.streams.text import TextReceiveStream
 
 from support.cli import command as run
-from support.cli import dispatchd
+from support.cli import dispatchd, dispatchd_process
 from support.clock import within
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
@@ -206,6 +207,47 @@ def test_a_mistake_on_the_command_line_is_a_usage_error(
     assert result.returncode == code
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("config", "check"), 0),
+        (("nonsense",), os.EX_USAGE),
+        (("status",), os.EX_UNAVAILABLE),
+        (("config", "check", "--config", "none.toml"), os.EX_CONFIG),
+    ],
+)
+def test_a_process_ends_with_the_code_and_without_a_traceback(
+    tmp_path: Path, words: tuple[str, ...], code: int
+) -> None:
+    config = write_config(tmp_path, URL, GOOD)
+
+    done = dispatchd_process(*words, env={"DISPATCHD_CONFIG": str(config)})
+
+    assert done.returncode == code
+    assert len(done.stderr.splitlines()) == (code != 0)
+
+
+@pytest.mark.parametrize("words", [("jobs",), ("--help",)])
+def test_a_reader_that_has_gone_is_no_error(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    config = write_config(tmp_path, URL, GOOD)
+    read, write = os.pipe()
+    os.close(read)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "dispatchd", *words],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=60,
+        env={**os.environ, "DISPATCHD_CONFIG": str(config)},
+    )
+    os.close(write)
+
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_commands_on_an_empty_folder_say_so(tmp_path: Path) -> None:

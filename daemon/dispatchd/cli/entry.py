@@ -4,7 +4,8 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NoReturn
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn
 
 import click
 from typing_extensions import override
@@ -63,8 +64,37 @@ _NAMES: Final[Mapping[str, str]] = {
 }
 
 
+class _ReaderGone(Exception):
+    """The reader of our output has gone, as in `dispatchd jobs | head`."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Name the end of the reader, which click would take for a failure of the command."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGone from error
+
+
 class _LazyGroup(click.Group):
     """A group that imports a command when it is run, so that `--help` is instant."""
+
+    @override
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        with _writing():
+            return super().make_context(info_name, args, parent, **extra)
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        with _writing():
+            return super().invoke(ctx)
 
     @override
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -107,8 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = os.EX_USAGE
     except (click.Abort, KeyboardInterrupt):
         code = 130  # 128 + SIGINT, as a shell says it
-    except BrokenPipeError:
-        # The reader of our output has gone, as in `dispatchd jobs | head`; nothing more can be said to it.
+    except _ReaderGone:
+        # Nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except (UserError, PermissionError) as error:
