@@ -32,6 +32,7 @@ from dispatchd.control.client import ask, in_path, stream
 from dispatchd.control.server import ControlServer
 from dispatchd.domain.job import Json
 from dispatchd.errors import FolderUnusable, NotReachable, UsageError
+from support.until import until
 
 WITHIN_S = 20
 NOBODY = 65534
@@ -313,11 +314,13 @@ async def test_one_connection_too_many_is_told_so_and_room_comes_back(
         async with await connected(tmp_path):
             with pytest.raises(NotReachable, match="1 connections are open already"):
                 await asked(tmp_path)
-        # The server learns of the end of the first connection in its own time.
-        found = None
-        while found is None:
+
+        async def admitted() -> Any:
             with suppress(NotReachable):
-                found = await asked(tmp_path)
+                return await asked(tmp_path)
+
+        # The server learns of the end of the first connection in its own time.
+        found = await until(admitted)
 
     assert found["method"] == "GET"
 
