@@ -13,8 +13,8 @@ from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import endpoint
 from support.until import until
 
-LATE_S = 1.0
-"""How late a deadline may be kept (seconds)."""
+LATE_S = 60.0
+"""How late a deadline may be kept on a busy machine (seconds); the deadlines are much longer."""
 
 Json = dict[str, Any]
 
@@ -66,7 +66,7 @@ async def test_a_retry_wait_goes_on_after_a_restart(tmp_path: Path) -> None:
             tmp_path,
             hub.url,
             {"it": sh(script)},
-            runs="slots = 8\nqueue_ahead = 8\nretry_wait_s = 8",
+            runs="slots = 8\nqueue_ahead = 8\nretry_wait_s = 800",
             limits="max_retries = 1",
         )
         async with running_daemon(config) as daemon:
@@ -81,6 +81,11 @@ async def test_a_retry_wait_goes_on_after_a_restart(tmp_path: Path) -> None:
                 for each in jobs
             ]
             ready_at = await restart(daemon)
+            for at, job_id in sorted(
+                (it["retry_at"], it["job"]["id"]) for it in waiting if "retry_at" in it
+            ):
+                await advance(max(0.0, seconds(at, daemon.time.now())))
+                await hub.until_finished(job_id)
             finished = await hub.until_finished(*jobs)
             ended = [
                 await record_when(
@@ -104,8 +109,8 @@ async def test_a_retry_wait_goes_on_after_a_restart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "cause", "limit_s"),
     [
-        ("max_duration_s = 4", "max-duration", 4),
-        ("inactivity_s = 4", "inactivity-timeout", 4),
+        ("max_duration_s = 400", "max-duration", 400),
+        ("inactivity_s = 400", "inactivity-timeout", 400),
     ],
 )
 async def test_a_watchdog_fires_in_time_after_a_restart(
@@ -118,7 +123,11 @@ async def test_a_watchdog_fires_in_time_after_a_restart(
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             await daemon.until_logged("job_attempt_started", job_id="j")
-            await restart(daemon)
+            await restart(daemon, away_s=limit_s / 2)
+            assert (
+                "stop_at" not in (await record_when(daemon, "j", bool))["attempts"][0]
+            )
+            await advance(limit_s / 2)
             finished = (await hub.until_finished("j"))[0]
             record = await record_when(daemon, "j", lambda it: it["phase"] == "history")
 
@@ -148,7 +157,7 @@ async def test_output_and_events_put_the_inactivity_watchdog_off(
 
 
 async def test_a_kill_grace_goes_on_after_a_restart(tmp_path: Path) -> None:
-    grace_s = 4
+    grace_s = 400
     script = "trap '' TERM; echo ready; while :; do sleep 1; done"
     async with endpoint() as hub:
         config = write_config(
@@ -162,7 +171,8 @@ async def test_a_kill_grace_goes_on_after_a_restart(tmp_path: Path) -> None:
             hub.hand_out({"id": "c", "command": "cancel", "dag_run_id": "j"})
             await record_when(daemon, "j", lambda it: "stop_at" in it["attempts"][0])
             # A grace that began anew would be late by this.
-            await restart(daemon, away_s=2)
+            await restart(daemon, away_s=grace_s / 2)
+            await advance(grace_s / 2)
             finished = (await hub.until_finished("j"))[0]
             record = await record_when(daemon, "j", lambda it: it["phase"] == "history")
 
@@ -178,13 +188,15 @@ async def test_what_waits_too_long_for_a_slot_is_given_up(tmp_path: Path) -> Non
             tmp_path,
             hub.url,
             {"long": sh("sleep 300")},
-            limits="queue_timeout_s = 2",
+            limits="queue_timeout_s = 200",
         )
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "first", "dag_name": "long"})
             hub.hand_out({"id": "second", "dag_name": "long"})
             await hub.until(lambda it: "second" in it.accepted)
-            await restart(daemon)
+            await restart(daemon, away_s=100)
+            assert "second" not in hub.finished
+            await advance(100)
             finished = (await hub.until_finished("second"))[0]
             record = await record_when(
                 daemon, "second", lambda it: it["phase"] == "history"
@@ -195,4 +207,4 @@ async def test_what_waits_too_long_for_a_slot_is_given_up(tmp_path: Path) -> Non
     assert finished["result_cause"] == "queue-timeout"
     assert "attempts" not in record
     decided = next(each["at"] for each in record["steps"] if each["event"] == "decided")
-    assert 0 <= seconds(decided, record["received_at"]) - 2 < LATE_S
+    assert 0 <= seconds(decided, record["received_at"]) - 200 < LATE_S

@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 from support.cli import command
+from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
+from support.until import until
 
 JOB = {
     "id": "j",
@@ -106,10 +108,13 @@ async def test_a_run_that_hung_is_told_with_where(tmp_path: Path) -> None:
     ]
     async with endpoint() as hub:
         config = write_config(
-            tmp_path, hub.url, {"it": command}, limits="inactivity_s = 0.3"
+            tmp_path, hub.url, {"it": command}, limits="inactivity_s = 60"
         )
         async with running_daemon(config) as daemon:
             hub.hand_out(JOB)
+            written = daemon.state / "runs/j/attempt-1/events.ndjson"
+            await until(lambda: written.exists() and '"span"' in written.read_text())
+            await advance(60)
             finished = (await hub.until_finished("j"))[0]
             shown = await show(daemon)
 

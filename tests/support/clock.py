@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import cast
 
 import anyio
@@ -70,6 +71,11 @@ class LoopTime:
 
     def wall(self) -> float:
         return time.time() + self._loop.skipped_s + self.wall_set_by_s
+
+    def now(self) -> str:
+        """Return the time on the timeline that nobody sets, as records have it."""
+        seconds = time.time() + self._loop.skipped_s
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
 
     def since_boot(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME) + self._loop.skipped_s

@@ -6,6 +6,7 @@ from typing import Any
 from anyio import to_thread
 
 from dispatchd.control.client import ask
+from support.clock import advance
 from support.daemon import DaemonLog
 from support.until import until
 
@@ -18,11 +19,17 @@ async def call(daemon: DaemonLog, method: str, path: str, body: Any = None) -> A
 
 
 async def until_status(
-    daemon: DaemonLog, wanted: Callable[[Any], object], within_s: float = 30
+    daemon: DaemonLog,
+    wanted: Callable[[Any], object],
+    within_s: float = 30,
+    *,
+    skip_s: float = 0,
 ) -> Any:
-    """Return the status once it is as wanted."""
+    """Return the status once it is as wanted; before each look, time moves forward by `skip_s` seconds."""
 
     async def look() -> Any:
+        if skip_s:
+            await advance(skip_s)
         status = await call(daemon, "GET", "/v1/status")
         return status if wanted(status) else None
 

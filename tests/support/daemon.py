@@ -147,9 +147,9 @@ class DaemonHere(DaemonLog):
             return config
 
         try:
-            with self._scope:
+            with received, self._scope:
                 config = read()
-                with received, logging_to(self.log_file, known, config.log.level):
+                with logging_to(self.log_file, known, config.log.level):
                     given = Surroundings(
                         environment=environment,
                         signals=received,

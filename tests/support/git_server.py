@@ -3,12 +3,15 @@
 import base64
 import gzip
 import os
+import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from urllib.parse import urlsplit
 
 from attrs import define, field
@@ -43,6 +46,8 @@ class GitServer:
     """Requests wait for it; set at the start."""
     requests: list[tuple[str, str]] = field(factory=list)
     """Path and Authorization header of each request, in order."""
+    at_request: Callable[[], None] = field(default=lambda: None)
+    """Called at each request, while the git that asks waits for its answer."""
 
     @property
     def url(self) -> str:
@@ -50,8 +55,16 @@ class GitServer:
 
     def create(self, name: str) -> list[str]:
         """Make a repository with three commits on main, one on a pull request; return their ids in order."""
-        bare, work = self.root / f"{name}.git", self.root / "work" / name
-        work.mkdir(parents=True)
+        made, shas = _template()
+        shutil.copytree(made, self.root / f"{name}.git")
+        return [*shas]
+
+
+@cache
+def _template() -> tuple[Path, tuple[str, ...]]:
+    """Return a repository, from which others are copied, and the ids of its commits: to make one takes a while."""
+    with TemporaryDirectory() as folder:
+        work = Path(folder)
         git(work, "init", "--quiet", "-b", "main")
         shas = []
         for number in (1, 2, 3):
@@ -64,13 +77,13 @@ class GitServer:
         git(work, "add", ".")
         git(work, "commit", "--quiet", "-m", "feature")
         shas.append(git(work, "rev-parse", "HEAD"))
-        bare.parent.mkdir(parents=True, exist_ok=True)
-        git(self.root, "clone", "--quiet", "--bare", str(work), str(bare))
-        git(bare, "update-ref", "refs/pull/7/head", shas[-1])
-        git(bare, "update-ref", "-d", "refs/heads/feature")
-        git(bare, "symbolic-ref", "HEAD", "refs/heads/main")
-        git(bare, "config", "http.receivepack", "true")
-        return shas
+        bare = Path(mkdtemp(prefix="dispatchd-repository-"))
+        git(bare, "clone", "--quiet", "--bare", str(work), ".")
+    git(bare, "update-ref", "refs/pull/7/head", shas[-1])
+    git(bare, "update-ref", "-d", "refs/heads/feature")
+    git(bare, "symbolic-ref", "HEAD", "refs/heads/main")
+    git(bare, "config", "http.receivepack", "true")
+    return bare, tuple(shas)
 
 
 @contextmanager
@@ -111,6 +124,7 @@ def _answer(server: GitServer, request: BaseHTTPRequestHandler) -> None:
     given = request.headers.get("Authorization", "")
     server.requests.append((request.path, given))
     body = _body(request)
+    server.at_request()
     server.open_gate.wait(60)
     login = base64.b64encode(f"x-access-token:{server.token}".encode()).decode()
     if server.location:

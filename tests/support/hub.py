@@ -173,14 +173,13 @@ class HubHere(Hub):
     ) -> None:
         known = KnownSecrets()
         try:
-            with logging_to(self.log_file, known, "info"):
+            with received, logging_to(self.log_file, known, "info"):
                 settings = load(self.folder / FILE)
                 database = Database.open(settings.database_url)
                 try:
                     self.desk = Desk.at(settings, database, known, self.time.wall)
                     manager = ServiceManager.of({})
-                    async with received:
-                        await serve(self.desk, task_status.started, manager, received)
+                    await serve(self.desk, task_status.started, manager, received)
                 finally:
                     database.close()
         finally:
