@@ -3,17 +3,16 @@
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
-from anyio import to_thread
 
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.git_server import GitServer, git, git_server
-from support.hub_process import HubProcess
+from support.hub import Hub
+from support.until import until
 
 TOKEN = "token-of-the-installation-0815"
 AGENT = Path(__file__).parents[2] / "examples" / "coding-agent.py"
@@ -27,8 +26,8 @@ def forge(tmp_path: Path) -> Iterator[GitServer]:
 
 @pytest.fixture
 async def daemon(
-    tmp_path: Path, server: HubProcess, forge: GitServer
-) -> AsyncIterator[DaemonProcess]:
+    tmp_path: Path, server: Hub, forge: GitServer
+) -> AsyncIterator[DaemonHere]:
     config = write_config(
         tmp_path / "machine",
         server.url,
@@ -70,33 +69,26 @@ def comment(body: str) -> str:
 
 
 async def until_cleared(run: Path) -> None:
-    """Wait until the clone of a run has been removed."""
-    with anyio.fail_after(20):
-        while (run / "workspace.private").exists():
-            # Removed by the daemon, which doesn't announce it.
-            await anyio.sleep(0.02)
+    """Wait until the clone of a run has been removed, which the daemon doesn't announce."""
+    await until(lambda: not (run / "workspace.private").exists())
 
 
-async def command_lines(daemon: DaemonProcess, into: list[bytes]) -> None:
-    """Collect the command lines of every process of this machine, again and again."""
-    while daemon.alive:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                into.append(await to_thread.run_sync(path.read_bytes))
-            except OSError:
-                continue
+def command_lines() -> Iterator[bytes]:
+    """Yield the command line of every process of this machine."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # gone meanwhile
+            yield path.read_bytes()
 
 
 async def test_a_coding_agent_goes_end_to_end(
-    server: HubProcess, daemon: DaemonProcess, forge: GitServer
+    server: Hub, daemon: DaemonHere, forge: GitServer
 ) -> None:
     sha = forge.create("o/r")[2]
-    seen: list[bytes] = []
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(command_lines, daemon, seen)
-        await server.submit(job(sha), comment("/agent mention the new office"))
-        result = await server.result("j")
-        tasks.cancel_scope.cancel()
+    seen: list[list[bytes]] = []
+    # Each git that asks waits for the answer, so it is there to be seen.
+    forge.at_request = lambda: seen.append([*command_lines()])
+    await server.submit(job(sha), comment("/agent mention the new office"))
+    result = await server.result("j")
 
     bare = forge.root / "o/r.git"
     assert result["result_status"] == "succeeded", result
@@ -114,14 +106,19 @@ async def test_a_coding_agent_goes_end_to_end(
     assert list((run / "workspace").iterdir()) == []
     assert (run / "artifacts" / "README.md").read_text() == "version 3\n"
     assert (run / "artifacts" / "NOTES.md").exists()
-    assert any(b"remote-http" in line for line in seen)
-    assert not any(TOKEN.encode() in line for line in seen)
+    assert {path.rpartition("/")[2] for path, _ in forge.requests} >= {
+        "git-upload-pack",
+        "git-receive-pack",
+    }
+    for lines in seen:
+        assert any(b"remote-http" in line for line in lines)
+        assert not any(TOKEN.encode() in line for line in lines)
     for path in [*daemon.state.rglob("*"), daemon.log_file]:
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
 
 
 async def test_an_agent_that_needs_words_asks_for_them(
-    server: HubProcess, daemon: DaemonProcess, forge: GitServer
+    server: Hub, daemon: DaemonHere, forge: GitServer
 ) -> None:
     sha = forge.create("o/r")[2]
     await server.submit(job(sha), comment("/agent"))
@@ -135,7 +132,7 @@ async def test_an_agent_that_needs_words_asks_for_them(
 
 
 async def test_a_clone_that_a_killed_daemon_left_is_removed_by_the_next(
-    server: HubProcess, daemon: DaemonProcess, forge: GitServer
+    server: Hub, daemon: DaemonHere, forge: GitServer
 ) -> None:
     sha = forge.create("o/r")[2]
     await server.submit(job(sha), comment("/agent once"))
@@ -143,7 +140,7 @@ async def test_a_clone_that_a_killed_daemon_left_is_removed_by_the_next(
     await daemon.until_logged("job_finish_acknowledged", job_id="j")
     run = daemon.state / "runs" / "j"
     await until_cleared(run)
-    daemon.kill()
+    await daemon.crash()
     (run / "workspace.private").touch()
     (run / "workspace" / "private.py").write_text("code")
     locked = run / "workspace" / "locked"
@@ -158,7 +155,7 @@ async def test_a_clone_that_a_killed_daemon_left_is_removed_by_the_next(
 
 
 async def test_a_repository_that_cannot_be_cloned_is_tried_again(
-    tmp_path: Path, server: HubProcess, daemon: DaemonProcess, forge: GitServer
+    tmp_path: Path, server: Hub, daemon: DaemonHere, forge: GitServer
 ) -> None:
     forge.status = 500
     await server.submit(job("f" * 40), comment("/agent once"))

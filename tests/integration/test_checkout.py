@@ -320,6 +320,6 @@ async def test_a_cancelled_clone_has_ended_with_all_that_git_started(
 def files_of(pid: int) -> list[str]:
     """Return what a process has open: nothing once it can do no more, even if the kernel has yet to bury it."""
     try:
-        return os.listdir(f"/proc/{pid}/fd")
-    except FileNotFoundError:
+        return [each.name for each in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
         return []

@@ -66,7 +66,7 @@ async def test_a_retry_wait_goes_on_after_a_restart(tmp_path: Path) -> None:
             tmp_path,
             hub.url,
             {"it": sh(script)},
-            runs="slots = 8\nqueue_ahead = 8\nretry_wait_s = 800",
+            runs="slots = 8\nqueue_ahead = 8\nretry_wait_s = 300",
             limits="max_retries = 1",
         )
         async with running_daemon(config) as daemon:

@@ -7,8 +7,8 @@ import pytest
 
 from dispatchd.errors import UsageError
 from support.control import call, until_status
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running_daemon
+from support.daemon import DaemonHere, running_daemon, write_config
+from support.daemon_process import DaemonProcess
 from support.endpoint import endpoint
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit $CODE"]
@@ -20,7 +20,7 @@ def change(config: Path, before: str, after: str) -> None:
     config.write_text(text.replace(before, after))
 
 
-def let_go(daemon: DaemonProcess, job_id: str) -> None:
+def let_go(daemon: DaemonHere, job_id: str) -> None:
     (daemon.state / "runs" / job_id / "workspace" / "go").touch()
 
 
@@ -30,7 +30,7 @@ async def test_a_new_workflow_is_there_after_a_reload(tmp_path: Path) -> None:
         async with running_daemon(config) as daemon:
             with config.open("a") as file:
                 file.write('[workflows.new]\ncommand = ["/bin/sh", "-c", "exit 7"]\n')
-            daemon.process.send_signal(signal.SIGHUP)
+            daemon.send(signal.SIGHUP)
             await daemon.until_logged("reloaded")
             hub.hand_out({"id": "job-1", "dag_name": "new"})
             [finish] = await hub.until_finished("job-1")
@@ -48,7 +48,7 @@ async def test_a_bad_configuration_is_refused_and_named_until_it_is_mended(
         config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
         async with running_daemon(config) as daemon:
             change(config, "[runs]", "[runs]\nslots = 0")
-            daemon.process.send_signal(signal.SIGHUP)
+            daemon.send(signal.SIGHUP)
             line = await daemon.until_logged("reload_refused")
             status = await call(daemon, "GET", "/v1/status")
             with pytest.raises(UsageError, match=r"runs\.slots"):
