@@ -65,7 +65,7 @@ _LONGEST_REASON: Final = 300
 """What is told of it (characters)."""
 
 _KILL_S: Final = 5.0
-"""How long the end of a git that was stopped is waited for (seconds)."""
+"""How long the end of a git that was stopped, and of all that it has started, is waited for (seconds)."""
 
 
 async def check_out(
@@ -141,10 +141,14 @@ class _Git:
             said = await _read(process)
             code = await process.wait()
         finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(_KILL_S):
+            with anyio.CancelScope(shield=True):
                 # Also what git has started: git-remote-https goes on without it.
                 kill_group(process.pid)
-                await process.aclose()
+                with anyio.move_on_after(_KILL_S):
+                    # Its end comes when the last of them is gone, which may be after git itself.
+                    await _read(process)
+                with anyio.move_on_after(_KILL_S):
+                    await process.aclose()
         if code != 0:
             raise WorkspaceFailed(
                 url=self.url, reason=f"git {arguments[0]}: {self._telling(said, code)}"
