@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 
 from dispatchd.domain.judgement import Evidence, judge
@@ -15,12 +14,11 @@ from dispatchd.domain.outcome import Exit
 from dispatchd.domain.resources import Resources, Usage
 from dispatchd.domain.run_event import Story
 from dispatchd.engines.local.cgroup import Cgroups, Group
+from support import daemon_process
 from support.control import call
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
-
-pytestmark = pytest.mark.host
+from support.until import until
 
 # Two forks, a session of its own, and an environment with nothing in it: no sweep of processes finds it.
 ESCAPE = """
@@ -67,6 +65,7 @@ def inside(group: Path) -> tuple[str, ...]:
     return ("/bin/sh", "-c", f'echo $$ >{group}/cgroup.procs; exec "$@"', "sh")
 
 
+@pytest.mark.host
 @pytest.mark.parametrize(
     ("then", "cancelled", "status"),
     [("", False, "succeeded"), ("time.sleep(300)", True, "aborted")],
@@ -83,13 +82,12 @@ async def test_not_even_a_process_without_environment_escapes(
     async with endpoint() as hub:
         command = [sys.executable, "-S", str(script)]
         config = write_config(tmp_path / "machine", hub.url, {"it": command})
-        async with running_daemon(config, wrapper=inside(delegated)) as daemon:
+        async with daemon_process.running_daemon(
+            config, wrapper=inside(delegated)
+        ) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             if cancelled:
-                with anyio.fail_after(30):
-                    while not pid_file.exists():
-                        # Made by a process of the run: nothing announces it.
-                        await anyio.sleep(0.02)
+                await until(pid_file.exists)
                 hub.hand_out({"id": "c", "command": "cancel", "dag_run_id": "j"})
             finished = (await hub.until_finished("j"))[0]
             pid = int(pid_file.read_text())
@@ -107,6 +105,7 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+@pytest.mark.host
 def test_only_what_was_handed_over_is_used(tmp_path: Path, delegated: Path) -> None:
     source = "from dispatchd.engines.local.cgroup import Cgroups; print(Cgroups.find())"
     command = [sys.executable, "-c", source]
@@ -120,12 +119,15 @@ def test_only_what_was_handed_over_is_used(tmp_path: Path, delegated: Path) -> N
     assert Cgroups.find(tmp_path) is None
 
 
+@pytest.mark.host
 async def test_a_summary_says_what_the_run_took_and_the_status_what_keeps_it_together(
     tmp_path: Path, delegated: Path
 ) -> None:
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
-        async with running_daemon(config, wrapper=inside(delegated)) as daemon:
+        async with daemon_process.running_daemon(
+            config, wrapper=inside(delegated)
+        ) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             [finish] = await hub.until_finished("j")
             inside_words = (await call(daemon, "GET", "/v1/status"))["containment"]
@@ -190,6 +192,7 @@ def test_an_end_for_want_of_memory_is_named() -> None:
     assert "It took 1.2 s of CPU and up to 512 MiB of memory." in summary
 
 
+@pytest.mark.host
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may take precedence")
 async def test_a_run_has_nothing_of_the_precedence_that_the_daemon_has(
     tmp_path: Path,
@@ -197,7 +200,7 @@ async def test_a_run_has_nothing_of_the_precedence_that_the_daemon_has(
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": ["/usr/bin/nice"]})
         wrapper = ("/usr/bin/nice", "-n", "-5")
-        async with running_daemon(config, wrapper=wrapper) as daemon:
+        async with daemon_process.running_daemon(config, wrapper=wrapper) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             await hub.until_finished("j")
             own = os.getpriority(os.PRIO_PROCESS, daemon.process.pid)
