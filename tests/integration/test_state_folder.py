@@ -6,21 +6,37 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import anyio
 import pytest
+from anyio import to_thread
 
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.store.codec import SCHEMA_VERSION, encode
 from dispatchd.store.runs import Runs
-from support.daemon import write_config
-from support.daemon_process import DaemonProcess, running, running_daemon
+from support.cli import dispatchd, dispatchd_process
+from support.clock import advance
+from support.daemon import DaemonHere, DaemonLog, running_daemon, write_config
+from support.daemon_process import running
 from support.endpoint import endpoint
 from support.records import NOW
+from support.until import until
 
 TRUE = ["/bin/true"]
-SLEEP = ["/bin/sh", "-c", "echo begun; sleep 2; exit 5"]
+WAITS = [
+    "/bin/sh",
+    "-c",
+    "echo begun; while ! [ -e go ]; do sleep 0.05; done; exit 5",
+]
 JOB = {"id": "j", "dag_name": "it"}
+RETRY_S = 5.0
+"""Longest wait before a write is tried again (seconds)."""
+DISK_LOOK_S = 2.0
+"""How often a daemon without room looks whether there is any (seconds)."""
+
+
+def let_go(daemon: DaemonLog) -> None:
+    (daemon.state / "runs" / "j" / "workspace" / "go").touch()
 
 
 async def test_a_second_daemon_on_the_same_folder_refuses_with_a_clear_line(
@@ -29,42 +45,41 @@ async def test_a_second_daemon_on_the_same_folder_refuses_with_a_clear_line(
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": TRUE})
         async with running_daemon(config) as daemon:
-            second = DaemonProcess(config=config)
-            second.start()
-            code = await anyio.to_thread.run_sync(second.process.wait)
+            second = await to_thread.run_sync(
+                dispatchd_process, "run", "--config", str(config)
+            )
             hub.hand_out(JOB)
             await hub.until_finished("j")
 
-    assert code == os.EX_UNAVAILABLE
-    lines = [line["text"] for line in daemon.log() if "text" in line]
-    assert len(lines) == 1
+    assert second.returncode == os.EX_UNAVAILABLE
+    [line] = second.stderr.splitlines()
     assert (
-        f"cannot use {daemon.state}: pid {daemon.process.pid} is already running on it"
-        in lines[0]
+        f"cannot use {daemon.state}: pid {os.getpid()} is already running on it" in line
     )
 
 
-@pytest.mark.parametrize(
-    "damage", [b"", b"{", b"\xff\xfe", b"[]", b'{"schema_version": 1}', b"\0" * 300]
-)
 async def test_an_unreadable_record_is_put_aside_and_the_others_go_on(
-    tmp_path: Path, damage: bytes
+    tmp_path: Path,
 ) -> None:
+    damages = (b"", b"{", b"\xff\xfe", b"[]", b'{"schema_version": 1}', b"\0" * 300)
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": TRUE})
         jobs = config.parent / "state" / "jobs"
         jobs.mkdir(parents=True)
-        (jobs / "bad.json").write_bytes(damage)
+        bad = {jobs / f"bad-{number}.json": each for number, each in enumerate(damages)}
+        for file, damage in bad.items():
+            file.write_bytes(damage)
         track(config.parent / "state", "good")
         async with running_daemon(config) as daemon:
-            line = await daemon.until_logged("record_quarantined")
             await hub.until_finished("good")
 
-    assert Path(line["moved_to"]).read_bytes() == damage
-    assert not (jobs / "bad.json").exists()
+    lines = [line for line in daemon.log() if line["event"] == "record_quarantined"]
+    aside = {Path(line["path"]): Path(line["moved_to"]) for line in lines}
+    assert {file: aside[file].read_bytes() for file in aside} == bad
+    assert not any(file.exists() for file in bad)
 
 
-async def test_a_record_of_a_newer_release_stops_the_start_and_stays(
+def test_a_record_of_a_newer_release_stops_the_start_and_stays(
     tmp_path: Path,
 ) -> None:
     config = write_config(tmp_path, "http://127.0.0.1:9", {"it": TRUE})
@@ -72,15 +87,13 @@ async def test_a_record_of_a_newer_release_stops_the_start_and_stays(
     jobs.mkdir(parents=True)
     newer = SCHEMA_VERSION + 1
     (jobs / "new.json").write_text(f'{{"schema_version": {newer}}}')
-    daemon = DaemonProcess(config=config)
-    daemon.start()
 
-    code = await anyio.to_thread.run_sync(daemon.process.wait)
+    refused = dispatchd("run", "--config", str(config))
 
-    assert code == os.EX_CONFIG
+    assert refused.returncode == os.EX_CONFIG
+    [line] = refused.stderr.splitlines()
     assert (
-        f"schema_version {newer} and this release reads up to {SCHEMA_VERSION}"
-        in daemon.log_file.read_text()
+        f"schema_version {newer} and this release reads up to {SCHEMA_VERSION}" in line
     )
     assert (jobs / "new.json").exists()
 
@@ -89,11 +102,12 @@ async def test_a_run_outlives_a_killed_daemon_and_the_next_one_reports_its_exit_
     tmp_path: Path,
 ) -> None:
     async with endpoint() as hub:
-        config = write_config(tmp_path, hub.url, {"it": SLEEP})
+        config = write_config(tmp_path, hub.url, {"it": WAITS})
         with running(config) as first:
             hub.hand_out(JOB)
             await first.until_logged("job_attempt_started")
         async with running_daemon(config) as second:
+            let_go(second)
             finished = (await hub.until_finished("j"))[0]
             await second.until_logged("job_finish_acknowledged")
 
@@ -112,16 +126,17 @@ async def test_sigterm_leaves_runs_alive_and_hands_waiting_jobs_back(
         "extensions": ["release"],
     }
     async with endpoint() as hub:
-        config = write_config(tmp_path, hub.url, {"it": SLEEP})
+        config = write_config(tmp_path, hub.url, {"it": WAITS})
         with running(config) as first:
             hub.hand_out(JOB)
             await first.until_logged("job_attempt_started")
             hub.hand_out(waiting_job)
             await first.until_logged("job_accept_confirmed", job_id="w")
-            code = await anyio.to_thread.run_sync(first.stop)
-            stopped = await first_stopped(first)
+            code = await to_thread.run_sync(first.stop)
+            [stopped] = events(first, "daemon_stopped")
         assert [each.job_id for each in hub.calls("release")] == ["w"]
-        async with running_daemon(config):
+        async with running_daemon(config) as second:
+            let_go(second)
             await hub.until_finished("j")
 
     assert (code, stopped["left_running"]) == (0, 1)
@@ -129,8 +144,8 @@ async def test_sigterm_leaves_runs_alive_and_hands_waiting_jobs_back(
     assert "w" not in hub.finished
 
 
-async def first_stopped(daemon: DaemonProcess) -> dict[str, int]:
-    return next(line for line in daemon.log() if line.get("event") == "daemon_stopped")
+def events(daemon: DaemonLog, event: str) -> list[dict[str, Any]]:
+    return [line for line in daemon.log() if line.get("event") == event]
 
 
 async def test_a_second_sigint_cancels_the_runs(tmp_path: Path) -> None:
@@ -142,7 +157,7 @@ async def test_a_second_sigint_cancels_the_runs(tmp_path: Path) -> None:
             daemon.process.send_signal(signal.SIGINT)
             await daemon.until_logged("press_again_to_cancel_the_runs")
             daemon.process.send_signal(signal.SIGINT)
-            code = await anyio.to_thread.run_sync(daemon.process.wait)
+            code = await to_thread.run_sync(daemon.process.wait)
 
     assert code == 0
     assert hub.finished["j"]["result_status"] == "aborted"
@@ -178,16 +193,18 @@ async def test_a_disk_that_fills_up_while_tracking_loses_nothing(
         )
         async with running_daemon(config) as daemon:
             hub.hand_out(JOB)
-            await hub.until_finished("j")
+            await daemon.until_logged("job_finish_acknowledged")
             ballast = fill(small_disk)
             hub.hand_out({**JOB, "id": "full", "payload": "x" * 100_000})
             line = await daemon.until_logged("store_write_refused")
             assert "No space left on device" in line["error"]
             pulls = len(hub.calls("pull"))
             hub.hand_out({**JOB, "id": "later"})
-            await daemon.until_logged("store_write_refused", error=line["error"])
+            for _ in range(2):
+                await tried_again(daemon)
             assert len(hub.calls("pull")) == pulls
             ballast.unlink()
+            await advance(RETRY_S)
             finished = await hub.until_finished("full", "later")
 
     assert [each["result_status"] for each in finished] == ["succeeded"] * 2
@@ -206,9 +223,17 @@ async def test_nothing_is_pulled_while_there_is_too_little_room(
             assert hub.calls("pull") == []
             ballast.unlink()
             hub.hand_out(JOB)
+            await advance(DISK_LOOK_S)
             await hub.until_finished("j")
 
     assert re.search(r"less than 2 MiB free", line["reason"])
+
+
+async def tried_again(daemon: DaemonHere) -> None:
+    """Let the wait before the next write pass, and return when that was refused too."""
+    before = len(events(daemon, "store_write_refused"))
+    await advance(RETRY_S)
+    await until(lambda: len(events(daemon, "store_write_refused")) > before)
 
 
 def fill(disk: Path) -> Path:

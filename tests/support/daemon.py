@@ -176,6 +176,10 @@ class DaemonHere(DaemonLog):
         """Stop it with a signal, and return when it has ended; the same if it has ended before."""
         if self.alive:
             self.send(number)
+        await self.until_ended(within_s)
+
+    async def until_ended(self, within_s: float = 20) -> None:
+        """Return when it has ended by what it was sent."""
         with within(within_s):
             await self._ended.wait()
 
