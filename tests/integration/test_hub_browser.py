@@ -1,0 +1,219 @@
+"""The hub's web page in a real headless Chromium: what is seen of it, how it updates itself, and that it is safe to use."""
+
+import os
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio import to_thread
+from attrs import evolve
+from playwright.async_api import Browser, expect
+
+from dispatchd.domain.job import Json
+from dispatchd.hub.model import ENDED, State
+from dispatchd.hub.settings import TOKEN_FILE
+from support.browser import Visit, chromium, visit
+from support.hub import HubHere, hub
+from support.machine import Machine, row
+from support.seed import job_in, one_of_each, seed
+
+pytestmark = pytest.mark.host
+
+CI = {"dag_name": "ci", "repository_name": "o/r"}
+HOSTILE = "<script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[HubHere]:
+    async with hub(tmp_path / "hub") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+async def guest(browser: Browser, server: HubHere) -> AsyncIterator[Visit]:
+    async with visit(browser, server) as found:
+        yield found
+        assert [each for each in found.asked if not each.startswith(server.url)] == []
+
+
+@pytest.fixture
+async def owner(guest: Visit) -> Visit:
+    await guest.login(admin_token(guest.hub))
+    return guest
+
+
+def admin_token(server: HubHere) -> str:
+    return (server.folder / TOKEN_FILE).read_text().strip()
+
+
+async def shoot(found: Visit, name: str) -> None:
+    """Keep a screenshot for a person to look at, where DISPATCHD_SHOTS names a folder."""
+    folder = os.environ.get("DISPATCHD_SHOTS")
+    if folder:
+        await found.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+async def test_every_state_of_a_job_is_seen(owner: Visit) -> None:
+    await to_thread.run_sync(one_of_each, owner.hub.folder)
+    await owner.go("/")
+    rows = owner.page.locator("table.jobs tbody tr")
+    await expect(rows).to_have_count(len(State))
+    words = await rows.locator("td:first-child .state").all_inner_texts()
+    assert sorted(words) == sorted(state.replace("_", " ") for state in State)
+    marks = owner.page.locator("table.jobs tbody tr .state .mark")
+    shapes = [await mark.inner_html() for mark in await marks.all()]
+    # Not by colour alone.
+    assert len(set(shapes)) == len(State)
+    await shoot(owner, "list")
+
+    for state in State:
+        await owner.go(f"/jobs/in-{state}")
+        text = await owner.text()
+        assert state.replace("_", " ") in text
+        assert "Submitted" in text
+        assert "octo-kim" in text
+        assert ("Submit once more" in text) == (state in ENDED)
+        await shoot(owner, f"job-{state}")
+    await owner.go("/jobs/in-failed")
+    assert "3 failed, 211 passed" in await owner.text("#output")
+    assert "exit-code" in await owner.text()
+    assert owner.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_nothing_is_wider_than_the_screen(
+    browser: Browser, server: HubHere, scheme: str, width: int
+) -> None:
+    await to_thread.run_sync(one_of_each, server.folder)
+    long = evolve(job_in(State.FAILED), id="long", result_output="y" * 3000)
+    document = {**long.document, "dag_name": "w" * 300, "ref": "x" * 3000}
+    await to_thread.run_sync(seed, server.folder, evolve(long, document=document))
+    options: dict[str, Any] = {"color_scheme": scheme}
+    options["viewport"] = {"width": width, "height": 900}
+    async with visit(browser, server, **options) as found:
+        await found.login(admin_token(server))
+        for path in ("/", "/jobs/long", "/jobs/in-running"):
+            await found.go(path)
+            wide = await found.page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width
+            await shoot(found, f"{scheme}-{width}{path.replace('/', '-')}")
+        ground = await found.page.evaluate(
+            "getComputedStyle(document.body).backgroundColor"
+        )
+    shade = sum(int(each) for each in re.findall(r"\d+", ground)[:3])
+    assert (shade < 200) == (scheme == "dark")
+
+
+async def test_the_list_and_a_job_update_themselves(owner: Visit) -> None:
+    machine = Machine(http=owner.hub.http)
+    await owner.is_live()
+    await owner.page.evaluate("window.notLoadedAnew = true")
+
+    await owner.hub.submit({"id": "j", **CI})
+    row_of_j = owner.page.locator("table.jobs tbody tr", has_text="ci")
+    await expect(row_of_j.locator(".state")).to_have_text("queued")
+    held = await machine.pull()
+    await expect(row_of_j.locator(".state")).to_have_text("claimed")
+    await held.accept()
+    await expect(row_of_j.locator(".state")).to_have_text("accepted")
+
+    assert await owner.page.evaluate("window.notLoadedAnew")
+    await row_of_j.get_by_role("link").click()
+    await owner.is_live()
+    await held.beat("running")
+    stands = owner.page.locator('[data-live="stands"]')
+    await expect(stands.locator(".big")).to_have_text("running")
+    await held.finish("failed", "Exit code 7.")
+    await expect(stands).to_contain_text("Exit code 7.")
+    await expect(owner.page.locator(".timeline")).to_contain_text("Ended as failed")
+
+
+async def test_it_says_when_the_hub_is_away_and_when_it_is_back(owner: Visit) -> None:
+    await owner.is_live()
+
+    await owner.hub.stop()
+    await owner.page.get_by_text("Not connected", exact=True).wait_for()
+    await owner.hub.start()
+    await owner.hub.submit({"id": "j", **CI})
+
+    await owner.is_live()
+    await expect(owner.page.locator("table.jobs tbody tr")).to_have_count(1)
+
+
+async def test_the_keyboard_is_enough(guest: Visit) -> None:
+    for number in range(3):
+        await guest.hub.submit({"id": f"j{number}", **CI})
+    await guest.go("/")
+    keyboard = guest.page.keyboard
+    await expect(guest.page.get_by_label("Access token")).to_be_focused()
+    await keyboard.insert_text(admin_token(guest.hub))
+    await keyboard.press("Enter")
+    await guest.page.wait_for_url(f"{guest.hub.url}/")
+
+    await keyboard.press("Tab")
+    focused = guest.page.locator(":focus")
+    await expect(focused).to_have_text("Skip to the content")
+    await expect(focused).to_be_in_viewport()
+    for _ in range(60):
+        if await focused.get_attribute("data-key"):
+            break
+        await keyboard.press("Tab")
+    await keyboard.press("j")
+    await keyboard.press("ArrowDown")
+    await keyboard.press("k")
+    outline = await focused.evaluate("e => getComputedStyle(e).outlineStyle")
+    assert outline != "none"
+    await keyboard.press("Enter")
+    await guest.page.wait_for_url(f"{guest.hub.url}/jobs/j1")
+
+
+async def test_it_reads_without_javascript(browser: Browser, server: HubHere) -> None:
+    await server.submit({"id": "j", **CI})
+    await server.submit({"id": "k", "dag_name": "docs"})
+    async with visit(browser, server, java_script_enabled=False) as found:
+        await found.login(admin_token(server))
+        await found.page.get_by_label("Workflow").fill("docs")
+        await found.page.get_by_role("button", name="Filter").click()
+        await expect(found.page.locator("table.jobs tbody tr")).to_have_count(1)
+        await found.page.get_by_role("link", name="docs").click()
+        assert "queued" in await found.text()
+        await found.page.get_by_role("button", name="Cancel this job").click()
+        await expect(found.page.locator(".big")).to_have_text("aborted")
+        await found.page.get_by_role("button", name="Submit once more").click()
+        await expect(found.page.locator(".big")).to_have_text("queued")
+
+    assert (await row(server, "k"))["state"] == "aborted"
+
+
+async def test_hostile_texts_are_only_shown(owner: Visit) -> None:
+    failed = job_in(State.FAILED)
+    document: dict[str, Json] = dict.fromkeys(failed.document, HOSTILE)
+    job = evolve(
+        failed,
+        id=HOSTILE,
+        document=document,
+        workflow=HOSTILE,
+        repository=HOSTILE,
+        result_summary=HOSTILE + "\x1b]0;x\x07 \u202egpj.exe",
+        result_cause=HOSTILE,
+        result_output=HOSTILE,
+    )
+    await to_thread.run_sync(seed, owner.hub.folder, job)
+    await owner.go("/")
+    await owner.page.locator("table.jobs tbody a").click()
+    text = await owner.text()
+
+    assert HOSTILE in text
+    assert "\\u202e" in text
+    assert "owned" not in (await owner.page.title()).split("<")[0]
+    assert await owner.page.locator("main script, main img").count() == 0
+    assert owner.complaints == []
