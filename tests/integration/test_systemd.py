@@ -5,14 +5,16 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
+from support.clock import within
 from support.endpoint import SECRET, Endpoint, endpoint
 from support.nspawn import Machine, booted
+from support.until import until
 
 pytestmark = [
     pytest.mark.host,
@@ -103,10 +105,12 @@ async def status(machine: Machine, *options: str) -> Any:
 
 
 async def until_running(machine: Machine, count: int) -> None:
-    with anyio.fail_after(60):
-        while (await status(machine))["jobs"]["running"] != count:
-            # Another machine's state: nothing announces it here.
-            await anyio.sleep(0.1)
+    async def all_run() -> bool:
+        found: int = (await status(machine))["jobs"]["running"]
+        return found == count
+
+    # Another machine's state: nothing announces it here.
+    await until(all_run, within_s=60)
 
 
 async def test_it_starts_is_ready_and_works_as_a_user_without_privileges(
@@ -119,9 +123,7 @@ async def test_it_starts_is_ready_and_works_as_a_user_without_privileges(
         told = await status(machine)
         hub.hand_out({"id": "job-1", "dag_name": "it"})
         [finish] = await hub.until_finished("job-1")
-        with anyio.fail_after(20):
-            while "last pull" not in (words := await status_text(machine)):
-                await anyio.sleep(0.1)
+        words = await until(partial(text_with, machine, "last pull"))
         later = await machine.shown("ActiveState", "MainPID")
 
     assert shown["ActiveState"] == later["ActiveState"] == "active"
@@ -135,6 +137,12 @@ async def test_it_starts_is_ready_and_works_as_a_user_without_privileges(
 
 async def status_text(machine: Machine) -> str:
     return (await machine.shown("StatusText"))["StatusText"]
+
+
+async def text_with(machine: Machine, words: str) -> str:
+    """Return the unit's status text if it has some words, else nothing."""
+    found = await status_text(machine)
+    return found if words in found else ""
 
 
 async def test_the_watchdog_replaces_a_daemon_that_hangs_and_runs_do_not_notice(
@@ -210,7 +218,7 @@ async def test_a_stop_takes_seconds_and_leaves_runs_alive(machine: Machine) -> N
         await start(machine)
         hub.hand_out({"id": "job-1", "dag_name": "it"})
         await until_running(machine, 1)
-        with anyio.fail_after(15):
+        with within(15):
             await machine.run("systemctl", "stop", "dispatchd")
         stopped = await machine.shown("ActiveState", "Result")
         await let_go(machine, "job-1")
@@ -264,32 +272,34 @@ async def test_secrets_come_from_the_credential_store_and_stay_out_of_the_log(
     assert SECRET not in machine.journal()
 
 
-@pytest.mark.parametrize(
-    ("attempt", "words"),
-    [
-        ("touch /etc/dispatchd/x", "Read-only file system"),
-        ("touch /opt/x", "Read-only file system"),
-        ("touch /usr/x", "Read-only file system"),
-        ("ls /root", "Permission denied"),
-        ("cat /etc/credstore/dispatchd.deploy", "Permission denied"),
-        ("touch it; chmod u+s it", "Operation not permitted"),
-        ("unshare -r true", "Operation not permitted"),
-        ("mknod it b 1 1", "Operation not permitted"),
-        ("echo 1 >/proc/sys/kernel/panic", "Read-only file system"),
-        ("kill -0 1", "Operation not permitted|No such process"),
-    ],
-)
-async def test_a_run_cant_do_what_the_unit_doesnt_allow(
-    machine: Machine, attempt: str, words: str
-) -> None:
-    async with endpoint() as hub:
-        configure(machine, hub, workflow("it", attempt))
-        await start(machine)
-        hub.hand_out({"id": "job-1", "dag_name": "it"})
-        [finish] = await hub.until_finished("job-1")
+FORBIDDEN = {
+    "touch /etc/dispatchd/x": "Read-only file system",
+    "touch /opt/x": "Read-only file system",
+    "touch /usr/x": "Read-only file system",
+    "ls /root": "Permission denied",
+    "cat /etc/credstore/dispatchd.deploy": "Permission denied",
+    "touch it; chmod u+s it": "Operation not permitted",
+    "unshare -r true": "Operation not permitted",
+    "mknod it b 1 1": "Operation not permitted",
+    "echo 1 >/proc/sys/kernel/panic": "Read-only file system",
+    "kill -0 1": "Operation not permitted|No such process",
+}
 
-    assert finish["result_status"] == "failed"
-    assert re.search(words, finish["result_output"])
+
+async def test_a_run_cant_do_what_the_unit_doesnt_allow(machine: Machine) -> None:
+    jobs = {f"job-{number}": each for number, each in enumerate(FORBIDDEN)}
+    workflows = [workflow(job, attempt) for job, attempt in jobs.items()]
+    async with endpoint() as hub:
+        configure(machine, hub, "".join(workflows))
+        await start(machine)
+        for job in jobs:
+            hub.hand_out({"id": job, "dag_name": job})
+        await hub.until_finished(*jobs, within_s=60)
+
+    for job, attempt in jobs.items():
+        assert hub.finished[job]["result_status"] == "failed", attempt
+        said = hub.finished[job]["result_output"]
+        assert re.search(FORBIDDEN[attempt], said), attempt
 
 
 async def test_a_place_for_everybody_is_closed_to_runs_until_a_drop_in_opens_it(

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import anyio
 import pytest
 from anyio import to_thread
 from attrs import define, field
+
+from support.until import until
 
 ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "systemd"
@@ -132,15 +133,15 @@ class Machine:
         self, wanted: Mapping[str, str], unit: str = "dispatchd", within_s: float = 60
     ) -> dict[str, str]:
         """Return what systemd knows of a unit once it is as wanted."""
+
+        async def look() -> dict[str, str] | None:
+            found = await self.shown(*wanted, "MainPID", unit=unit)
+            return found if wanted.items() <= found.items() else None
+
         try:
-            with anyio.fail_after(within_s):
-                while True:
-                    found = await self.shown(*wanted, "MainPID", unit=unit)
-                    if wanted.items() <= found.items():
-                        return found
-                    # Another machine's state: nothing announces it here.
-                    await anyio.sleep(0.1)
-        except TimeoutError:
+            # Another machine's state: nothing announces it here.
+            return await until(look, within_s, wanted)
+        except AssertionError:
             print(self.journal()[-6000:])
             raise
 
