@@ -127,7 +127,7 @@ ON_POSTGRESQL = Sweep(database=POSTGRESQL, least=150, most=230)
 
 
 @pytest.mark.parametrize(
-    ("sweep", "step"), [*ON_SQLITE.smoke(2, 14, 27), *ON_POSTGRESQL.smoke(90)]
+    ("sweep", "step"), [*ON_SQLITE.smoke(2, 15, 27), *ON_POSTGRESQL.smoke(90)]
 )
 async def test_a_hub_that_is_killed_at_a_few_steps_of_a_sweep_has_each_event_once(
     arm: Arm, tmp_path: Path, sweep: Sweep, step: int
