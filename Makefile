@@ -6,9 +6,9 @@ BIN := $(VENV)/bin
 # Tests wait for processes and sockets more than they compute.
 WORKERS ?= 4
 # Seconds (0: until all is done), a seed (0: a fresh one), and how many times the usual size.
-DURATION ?= 0
-SEED ?= 0
-SIZE ?= 1
+DURATION ?= $(or $(DISPATCHD_DURATION),0)
+SEED ?= $(or $(DISPATCHD_SEED),0)
+SIZE ?= $(or $(DISPATCHD_SIZE),1)
 
 # A mock of GitHub by others, for the tests: Prism judges each request by GitHub's own OpenAPI, emulate keeps state.
 # No lock file: it would name the registry's host. Without scripts: one of Prism's packages reports each installation.
@@ -44,7 +44,7 @@ test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
 
 ## torture: kill at every step, soak, floods; e.g. make torture DURATION=300 SEED=7 SIZE=2
 torture: $(VENV)/.dev
-	$(BIN)/pytest -n $(WORKERS) -m torture --duration $(DURATION) --seed $(SEED) --size $(SIZE)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m torture --duration $(DURATION) --seed $(SEED) --size $(SIZE)
 
 ## check: lint, types, import direction, spelling, project file
 check: $(VENV)/.dev

@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 
 from dispatchd.contracts import check
+from support.clock import advance
 from support.hub import Hub, hub
 from support.machine import JOBS, Machine, held_poll, row
 
@@ -192,3 +193,21 @@ async def test_cancel_finds_its_job_among_many(
 async def submit(server: Hub, count: int) -> None:
     for _ in range(count):
         await server.submit({"dag_name": "other"})
+
+
+async def test_a_heartbeat_that_the_accept_has_overtaken_takes_nothing_back(
+    tmp_path: Path,
+) -> None:
+    async with hub(tmp_path / "hub", lease_s=10, patience_s=20) as server:
+        await server.submit({"id": "j", **CI})
+        held = await Machine(http=server.http).pull()
+        await held.accept()
+        assert (await held.beat("pending_accept")).status_code == 200
+        assert (await row(server, "j"))["state"] == "accepted"
+
+        # Only the lease is over, and not the patience with a machine that has accepted.
+        await advance(15)
+
+        other = Machine(http=server.http, name="m2")
+        assert (await other.ask()).status_code == 204
+        assert (await row(server, "j"))["state"] == "accepted"

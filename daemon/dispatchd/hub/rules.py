@@ -111,9 +111,14 @@ def beat(
     Fails with Refused: The job is closed, or somebody else's.
     """
     require_holder(job, claim)
+    state = _STATES.get(standing.phase, State.RUNNING)
+    if state is State.CLAIMED and job.run_id:
+        # Sent before the accept and overtaken by it: it takes nothing back.
+        state = State.ACCEPTED if job.state is State.QUEUED else job.state
+        return evolve(job, state=state, lapsed=False, lease_until=lease_until)
     return evolve(
         job,
-        state=_STATES.get(standing.phase, State.RUNNING),
+        state=state,
         lapsed=False,
         phase=standing.phase,
         reason=standing.reason,
