@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -299,8 +300,9 @@ wait
 """
 
 
+@pytest.mark.parametrize("when", ["as git starts", "while git runs"])
 async def test_a_cancelled_clone_has_ended_with_all_that_git_started(
-    tmp_path: Path,
+    tmp_path: Path, when: str
 ) -> None:
     pid_file, git_here = tmp_path / "pid", tmp_path / "bin" / "git"
     git_here.parent.mkdir()
@@ -311,6 +313,12 @@ async def test_a_cancelled_clone_has_ended_with_all_that_git_started(
     check = partial(check_out, token=None, env=env, scratch=tmp_path)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(partial(check, checkout, tmp_path / "workspace"))
+        if when == "as git starts":
+            while not any(b"fetch" in each for each in gits_in(tmp_path)):
+                await anyio.lowlevel.checkpoint()
+            # Before the clone goes on: as if this process were slow, and git fast.
+            while not pid_file.exists():
+                time.sleep(0.01)  # noqa: ASYNC251  # on purpose
         await until(pid_file.exists)
         tasks.cancel_scope.cancel()
 

@@ -125,15 +125,17 @@ class _Git:
             WorkspaceFailed: It fails; says what git says.
         """
         try:
-            process = await anyio.open_process(
-                ["git", *arguments],
-                cwd=self.folder,
-                env=dict(self.env),
-                stdin=DEVNULL,
-                stdout=PIPE,
-                stderr=STDOUT,
-                start_new_session=True,
-            )
+            # A cancellation in here would end git alone, without what it may have started by then.
+            with anyio.CancelScope(shield=True):
+                process = await anyio.open_process(
+                    ["git", *arguments],
+                    cwd=self.folder,
+                    env=dict(self.env),
+                    stdin=DEVNULL,
+                    stdout=PIPE,
+                    stderr=STDOUT,
+                    start_new_session=True,
+                )
         except FileNotFoundError as error:
             reason = "git is not installed (there is none on PATH)"
             raise WorkspaceFailed(url=self.url, reason=reason) from error
