@@ -131,7 +131,7 @@ def torture(pytestconfig: pytest.Config) -> Torture:
     return pytestconfig.stash[_KEY]
 
 
-@define
+@define(eq=False)  # pytest keeps plugins in sets
 class _Summary:
     """Counts, in the controller, what ran; prints one line at the end."""
 
