@@ -31,10 +31,27 @@ def keeping(tmp_path: Path, url: str) -> Path:
     )
 
 
+async def test_a_real_payload_of_each_event_reaches_its_process_unchanged(
+    tmp_path: Path,
+) -> None:
+    """The longest of each; all of them are in the next test, and in the unit tests of parameters."""
+    longest = {
+        each.event: each for each in sorted(examples(), key=lambda it: len(it.text))
+    }
+    assert len(longest) == 30
+
+    await go_there_and_back(tmp_path, [*longest.values()])
+
+
+@pytest.mark.torture
 async def test_every_real_payload_reaches_its_process_unchanged(tmp_path: Path) -> None:
     found = examples()
     assert len(found) == 152
 
+    await go_there_and_back(tmp_path, found)
+
+
+async def go_there_and_back(tmp_path: Path, found: list[Example]) -> None:
     async with (
         hub(tmp_path / "hub") as server,
         running_daemon(keeping(tmp_path, server.url)),

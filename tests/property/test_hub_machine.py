@@ -2,12 +2,21 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from attrs import define, field
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from typing_extensions import override
 
 from dispatchd.hub import rules
@@ -17,6 +26,7 @@ from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.model import ENDED, HELD, Result, Standing, State, Submission
 from dispatchd.hub.rules import Claim, Refused
 from dispatchd.hub.settings import Leases
+from support.torture import Torture
 
 LEASE_S = 10.0
 PATIENCE_S = 20.0
@@ -47,9 +57,15 @@ class Expected:
 class Hub(RuleBasedStateMachine):
     """`jobs` is what the hub should say."""
 
+    empty: Path
+    """A new hub's database, from which others are copied: to make one takes a while."""
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="dispatchd-hub-"))
+        shutil.copy(self.empty, self.folder / "hub.db")
+        self.has_changed = False
+        """Whether a restart would show anything new."""
         self.jobs: dict[str, Expected] = {}
         self.now = 1000.0
         self.tokens = 0
@@ -63,6 +79,10 @@ class Hub(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.database.close()
         shutil.rmtree(self.folder)
+
+    @initialize(repository=repositories, priority=st.integers(-1, 1))
+    def begin(self, repository: str, priority: int) -> None:
+        self.submit(repository, priority)
 
     @rule(repository=repositories, priority=st.integers(-1, 1))
     def submit(self, repository: str, priority: int) -> None:
@@ -78,6 +98,7 @@ class Hub(RuleBasedStateMachine):
         assert self.store.submit(submission, now=self.now, most=1000) is not None
         assert self.store.submit(submission, now=self.now, most=1000) is None
         self.jobs[job_id] = Expected()
+        self.has_changed = True
 
     @rule(machine=machines)
     def claim(self, machine: str) -> None:
@@ -95,6 +116,7 @@ class Hub(RuleBasedStateMachine):
             assert found.job.priority == max(job.priority for job in queued)
             expected.claims.append(claim)
             expected.current, expected.lapsed = claim, False
+            self.has_changed = True
 
     @precondition(lambda self: any(each.claims for each in self.jobs.values()))
     @rule(
@@ -126,6 +148,7 @@ class Hub(RuleBasedStateMachine):
         except Refused:
             assert not may
             return
+        self.has_changed = True
         if not may:
             # A repeated release of the newest claim, which changes nothing.
             assert (call, claim) == ("release", expected.claims[-1])
@@ -151,6 +174,7 @@ class Hub(RuleBasedStateMachine):
         except Refused:
             assert expected.ended or not holds
             return
+        self.has_changed = True
         assert holds
         assert expected.result in ("", result)
         expected.result, expected.ended = result, True
@@ -167,9 +191,11 @@ class Hub(RuleBasedStateMachine):
         except Refused:
             assert expected.ended
             return
+        self.has_changed = True
         if expected.current is None or expected.lapsed:
             expected.ended = True
 
+    @precondition(lambda self: self.jobs)
     @rule(
         seconds=st.sampled_from(
             [1.0, LEASE_S, LEASE_S + PATIENCE_S, LEASE_S + UNHEARD_S]
@@ -192,9 +218,12 @@ class Hub(RuleBasedStateMachine):
             )
             expected.ended = job.state is not State.QUEUED
             expected.lapsed = not expected.ended
+            self.has_changed = True
 
+    @precondition(lambda self: self.has_changed)
     @rule()
     def restart(self) -> None:
+        self.has_changed = False
         self.database.close()
         self.open()
 
@@ -221,5 +250,22 @@ class Hub(RuleBasedStateMachine):
         return job_id, data.draw(st.sampled_from(self.jobs[job_id].claims))
 
 
-Hub.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Hub.TestCase.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    Hub.empty = tmp_path_factory.mktemp("empty") / "hub.db"
+    Database.open(f"sqlite:///{Hub.empty}").close()
+    yield
+    del Hub.empty
+
+
 TestHub = Hub.TestCase
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(0)
+def test_hub_for_long(torture: Torture) -> None:
+    of_that_size = settings(Hub.TestCase.settings, max_examples=200 * torture.size)
+    run_state_machine_as_test(Hub, settings=of_that_size)

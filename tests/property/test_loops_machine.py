@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import anyio
+import pytest
 import structlog
 from attrs import evolve
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 from typing_extensions import override
 
 from dispatchd.clock import SteadyClock
@@ -59,6 +65,7 @@ from support.model import (
     ModelEngine,
     MortalStore,
 )
+from support.torture import Torture
 
 T = TypeVar("T")
 SLOTS = 2
@@ -384,6 +391,11 @@ class Loops(RuleBasedStateMachine):
             if record["phase"] == "needs_attention"
         }
 
+    def all_reported(self) -> bool:
+        """Return whether every job is reported and nothing is left of any."""
+        left = list((self.folder / "jobs").glob("*.json"))
+        return self.endpoint.finished.keys() == self.endpoint.jobs.keys() and not left
+
     def everything_ends(self) -> None:
         """With the failures over and every process ended, every job is reported and nothing is left."""
         self.endpoint.faults.clear()
@@ -393,18 +405,28 @@ class Loops(RuleBasedStateMachine):
             self.ordered |= self.parked()
             for process in self.engine.alive():
                 process.code = 0
+            done = self.all_reported()
             self.live()
-        assert set(self.endpoint.finished) == set(self.endpoint.jobs)
-        assert list((self.folder / "jobs").glob("*.json")) == []
+            if done:
+                # One more life after the last report, for whatever that might start again.
+                break
+        assert self.all_reported(), (self.endpoint.finished, self.endpoint.jobs)
         self.nothing_ran_twice()
         self.every_verdict_is_what_happened()
 
 
 Loops.TestCase.settings = settings(
-    max_examples=100,
+    max_examples=50,
     stateful_step_count=25,
     deadline=None,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestLoops = Loops.TestCase
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(0)
+def test_loops_for_long(torture: Torture) -> None:
+    of_that_size = settings(Loops.TestCase.settings, max_examples=300 * torture.size)
+    run_state_machine_as_test(Loops, settings=of_that_size)

