@@ -1,7 +1,7 @@
 """What people and tools can ask a running daemon, as routes of the control socket; nothing here changes anything."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from http import HTTPStatus
 from typing import Final
 
@@ -110,9 +110,7 @@ class Inspection:
             raise Refused(status=HTTPStatus.BAD_REQUEST, reason=reason)
         tracked = self.tracker.in_phase(*Phase)
         ended = await to_thread.run_sync(self.store.newest_past, int(past))
-        return Reply(
-            body={"jobs": [to_public(record) for record in [*tracked, *ended]]}
-        )
+        return _listed(tracked, ended)
 
     async def _list_like(self, beginning: str) -> Reply:
         tracked = [
@@ -121,9 +119,7 @@ class Inspection:
             if record.job.id.startswith(beginning)
         ]
         ended = await to_thread.run_sync(self.store.past_like, beginning)
-        return Reply(
-            body={"jobs": [to_public(record) for record in [*tracked, *ended]]}
-        )
+        return _listed(tracked, ended)
 
     async def show_job(self, call: Call) -> Reply:
         """Return one job, tracked or past.
@@ -141,6 +137,12 @@ class Inspection:
     async def follow(self, _: Call) -> Lines:
         """Return what happens to jobs from now on, as it happens."""
         return Lines(items=self.feed.items())
+
+
+def _listed(tracked: Iterable[TrackedJob], ended: Iterable[TrackedJob]) -> Reply:
+    # A job that ends between the two looks is in both; its end is the later truth.
+    records = {record.job.id: record for record in (*tracked, *ended)}
+    return Reply(body={"jobs": [to_public(record) for record in records.values()]})
 
 
 def _event(record: TrackedJob) -> Json:

@@ -258,12 +258,13 @@ def read_all(folder: Path) -> Iterator[TrackedJob]:
 
 
 def _newest_first(folder: Path) -> list[Path]:
+    ages = []
     with os.scandir(folder) as entries:
-        ages = [
-            (entry.stat().st_mtime_ns, entry.path)
-            for entry in entries
-            if entry.name.endswith(_SUFFIX)
-        ]
+        for entry in entries:
+            # Half-written files are no records, and a record may be pruned after it was listed.
+            if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
+                with suppress(FileNotFoundError):
+                    ages.append((entry.stat().st_mtime_ns, entry.path))
     return [Path(path) for _, path in sorted(ages, reverse=True)]
 
 

@@ -1,0 +1,46 @@
+"""Listing past jobs while others come and go."""
+
+import threading
+from pathlib import Path
+
+from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.phase import Event
+from dispatchd.store.jobs import JobStore
+from support.records import NOW
+
+
+def past(job_id: str) -> TrackedJob:
+    job = Job(id=job_id, workflow="it")
+    return TrackedJob.received(job, now=NOW).advance(Event.ACCEPT_REFUSED, NOW)
+
+
+def test_a_half_written_record_is_none(tmp_path: Path) -> None:
+    store, _ = JobStore.open(tmp_path)
+    store.put(past("a"))
+    kept = (tmp_path / "history" / "a.json").read_bytes()
+    (tmp_path / "history" / ".aside-b.json").write_bytes(kept)
+
+    assert [each.job.id for each in store.newest_past(10)] == ["a"]
+    store.close()
+
+
+def test_records_that_come_and_go_meanwhile_end_no_listing(tmp_path: Path) -> None:
+    store, _ = JobStore.open(tmp_path)
+    over = threading.Event()
+
+    def churn() -> None:
+        while not over.is_set():
+            for number in range(20):
+                store.put(past(f"j{number}"))
+            for number in range(20):
+                store.forget(past(f"j{number}"))
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(300):
+            store.newest_past(10)
+    finally:
+        over.set()
+        thread.join()
+        store.close()
