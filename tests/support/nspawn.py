@@ -3,6 +3,7 @@
 Facts from systemd-nspawn(1) and systemd(1). It shares the network, so that endpoints on loopback are reached.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ _PYTHON = "/opt/python"
 _SOURCE = "/opt/source"
 _PACKAGES = "/opt/packages"
 _SETTLED = ("running", "degraded")
+_LOCK = Path("/run/dispatchd-test-machine.lock")
 
 
 @define
@@ -166,12 +168,21 @@ def booted(folder: Path) -> Iterator[Machine]:
             pytest.skip(f"{program} isn't installed (Debian: systemd-container, dbus)")
     if os.geteuid() != 0:
         pytest.skip("only root may boot a container")
-    machine = Machine(folder, f"dispatchd-test-{os.getpid()}")
-    try:
-        _wait_for_boot(machine)
-        yield machine
-    finally:
-        machine.stop()
+    with _alone():
+        machine = Machine(folder, f"dispatchd-test-{os.getpid()}")
+        try:
+            _wait_for_boot(machine)
+            yield machine
+        finally:
+            machine.stop()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until no other test session has a machine: two would share a control group, and ports."""
+    with _LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _wait_for_boot(machine: Machine) -> None:
