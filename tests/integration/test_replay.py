@@ -21,6 +21,7 @@ from support.cli import Done, dispatchd, dispatchd_process
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.records import NOW
+from support.until import until
 
 NOWHERE = "http://127.0.0.1:9"
 PAYLOAD = '{"action": "opened", "number": 7.0}'
@@ -146,27 +147,20 @@ def test_the_code_of_a_fork_gets_no_secrets_there_either(config: Path) -> None:
     assert "\nKEY=" not in done.stdout
 
 
-def test_an_interrupted_one_ends_its_processes(config: Path) -> None:
+async def test_an_interrupted_one_ends_its_processes(config: Path) -> None:
     put(config, workflow="wait")
     folder = config.parent / "state" / "replays" / "1-job-1" / "runs" / "job-1"
+    log = folder / "attempt-1" / "output.log"
     with subprocess.Popen(
         command(config, "--json", "job-1"), stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        log = folder / "attempt-1" / "output.log"
-        # A file of another process: nothing announces its growth.
-        subprocess.run(
-            ["/bin/sh", "-c", f"until grep -q begun {log}; do sleep 0.02; done"],
-            check=True,
-            stderr=subprocess.DEVNULL,
-            timeout=30,
-        )
+        await until(lambda: log.exists() and log.read_text() == "begun\n")
         assert run_pid(folder) is not None
         process.send_signal(signal.SIGINT)
-        said = json.loads(process.stdout.read())
-        code = process.wait(30)
+        out, _ = await to_thread.run_sync(process.communicate)
 
-    assert code == 130
+    said = json.loads(out)
+    assert process.returncode == 130
     assert said["outcome"] == "aborted"
     assert said["summary"].startswith("Cancelled after")
     assert run_pid(folder) is None

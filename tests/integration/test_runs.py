@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
+from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.daemon_process import resident_kib
 from support.daemon_process import running_daemon as daemon_process
 from support.endpoint import Endpoint, endpoint
+from support.until import until
 
 Json = dict[str, Any]
+LEASE_S = 60
 
 
 def sh(script: str) -> list[str]:
@@ -66,11 +68,22 @@ async def test_a_command_ends(
 async def test_a_command_that_ignores_sigterm_is_killed_at_its_time_limit(
     tmp_path: Path,
 ) -> None:
-    limits = "max_duration_s = 0.5\nkill_grace_s = 0.5"
-
-    finished, line = await outcome_of(
-        tmp_path, sh("trap '' TERM; while :; do sleep 1; done"), limits=limits
-    )
+    limits = "max_duration_s = 300\nkill_grace_s = 30"
+    script = "trap '' TERM; echo deaf; while :; do sleep 1; done"
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": sh(script)}, limits=limits)
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started")
+            output = daemon.state / "runs/j/attempt-1/output.log"
+            await until(lambda: output.read_text() == "deaf\n")
+            await advance(300)
+            await daemon.until_logged("job_stop_ordered")
+            await advance(29)
+            assert hub.finished == {}
+            await advance(1)
+            [finished] = await hub.until_finished("j")
+            line = await daemon.until_logged("job_finish_acknowledged")
 
     assert (finished["result_status"], line["cause"]) == ("failed", "max-duration")
     assert "SIGKILL" in finished["result_summary"]
@@ -129,7 +142,9 @@ async def test_a_failure_of_the_surroundings_is_tried_again_within_its_budget(
 ) -> None:
     script = 'if [ "$DISPATCHD_ATTEMPT" = 1 ]; then kill -KILL $$; fi; echo second'
 
-    finished, line = await outcome_of(tmp_path, sh(script), limits="max_retries = 1")
+    finished, line = await outcome_of(
+        tmp_path, sh(script), limits="max_retries = 1", runs="retry_wait_s = 0.1"
+    )
 
     assert finished["result_status"] == "succeeded"
     assert line["attempt"] == 2
@@ -234,12 +249,13 @@ async def test_a_heartbeat_brings_the_wish_to_cancel(tmp_path: Path) -> None:
                     "id": "j",
                     "dag_name": "long",
                     "claim_token": "tok",
-                    "lease_seconds": 1,
+                    "lease_seconds": LEASE_S,
                     "extensions": ["heartbeat"],
                 }
             )
             await started_pid(daemon, hub)
             hub.cancelled.add("j")
+            await until(lambda: has_beaten(hub))
             finished = (await hub.until_finished("j"))[0]
 
     assert finished["result_status"] == "aborted"
@@ -248,14 +264,17 @@ async def test_a_heartbeat_brings_the_wish_to_cancel(tmp_path: Path) -> None:
     assert "tok" not in daemon.log_file.read_text()
 
 
+async def has_beaten(hub: Endpoint) -> bool:
+    """Let a second pass; return whether there was a heartbeat by then."""
+    await advance(1)
+    return bool(hub.calls("heartbeat"))
+
+
 async def started_pid(daemon: DaemonHere, hub: Endpoint) -> int:
     await hub.until(lambda e: "j" in e.accepted)
     started = daemon.state / "runs/j/attempt-1/started"
     record = daemon.state / "jobs/j.json"
-    with anyio.fail_after(20):
-        while not started.exists():
-            # A marker file of another process: nothing announces it.
-            await anyio.sleep(0.02)
+    await until(started.exists)
     found = re.search(r'"pid": (\d+)', record.read_text())
     assert found
     return int(found[1])

@@ -5,11 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
+from support.until import until
 
 VALUE = "correct-horse-battery-staple"
 
@@ -155,10 +155,7 @@ async def test_words_of_a_command_that_ended_unwatched_are_withheld(
             key.write_text("second-value-of-it")
             gate.write_text("go\n")
             exit_file = daemon.state / "runs/j/attempt-1/exit"
-            with anyio.fail_after(20):
-                while not exit_file.exists():
-                    # Written by the shim: nothing announces it.
-                    await anyio.sleep(0.02)
+            await until(exit_file.exists)
             daemon.log_file.unlink()
             daemon.start()
             finished = (await hub.until_finished("j"))[0]

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Request, as_json, endpoint
+from support.until import until
 
 VALUE = "correct-horse-battery-staple"
 WRITES = """
@@ -33,7 +33,13 @@ RAN = "ran\n"
 
 def configure(folder: Path, url: str, script: str, options: str = "") -> Path:
     (folder / "key").write_text(VALUE)
-    file = write_config(folder, url, {"it": ["/bin/sh", "-c", script]}, limits=options)
+    file = write_config(
+        folder,
+        url,
+        {"it": ["/bin/sh", "-c", script]},
+        limits=options,
+        runs="retry_wait_s = 0.1",
+    )
     file.write_text(file.read_text() + '\n[secrets.key]\nfile = "key"\n')
     return file
 
@@ -292,16 +298,9 @@ async def test_words_of_a_run_that_ended_unwatched_are_withheld(
             await daemon.until_logged("job_attempt_started", job_id="j")
             await daemon.crash()
             (folder / "key").write_text("another-value-by-now")
-            gate_opened = anyio.Path(gate)
-            with anyio.fail_after(20):
-                while not await gate_opened.is_fifo():
-                    # Made by the run: nothing announces it.
-                    await anyio.sleep(0.02)
+            await until(gate.is_fifo)
             gate.write_text("go\n")
-            with anyio.fail_after(20):
-                while not (daemon.state / "runs/j/attempt-1/exit").exists():
-                    # Written by the shim: likewise.
-                    await anyio.sleep(0.02)
+            await until((daemon.state / "runs/j/attempt-1/exit").exists)
             daemon.start()
             (finish,) = await hub.until_finished("j")
 

@@ -29,9 +29,9 @@ from dispatchd.domain.phase import Event
 from dispatchd.domain.trace import spans_of
 from dispatchd.telemetry import TraceExporter, read_headers
 from support.daemon import running_daemon, write_config
-from support.daemon_process import running
 from support.endpoint import endpoint
 from support.records import NOW
+from support.until import until
 
 QUEUE = 1000
 """What the exporter keeps for a collector that is away (jobs)."""
@@ -295,9 +295,7 @@ async def test_a_collector_that_was_down_gets_everything_afterwards() -> None:
         async with at_work(traces):
             for number in range(3):
                 traces.export(past(f"job-{number}"))
-            with anyio.fail_after(30):
-                while not log:
-                    await anyio.sleep(0.01)
+            await until(lambda: log)
             with collector.listening():
                 await collector.until(lambda: len(collector.jobs) == 3)
                 traces.export(past("job-3"))
@@ -539,14 +537,11 @@ async def test_a_run_is_handed_the_trace_that_its_job_ends_up_in_across_a_crash(
             {"it": ["/bin/sh", "-c", script]},
             store=f'folder = "state"\nmin_free_mib = 0\n[telemetry]\notlp_url = "{collector.url}"',
         )
-        with running(config) as first:
-            await first.until_logged("daemon_ready")
+        async with running_daemon(config) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
-            with anyio.fail_after(30):
-                while not context.exists():
-                    await anyio.sleep(0.02)
-            first.kill()
-        async with running_daemon(config):
+            await until(context.exists)
+            await daemon.crash()
+            daemon.start()
             go.touch()
             await collector.until(lambda: collector.taken)
 
