@@ -1,11 +1,13 @@
 """What every test has."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from bench.postgres import Postgres, find, postgres
 from hypothesis import settings
 
+from dispatchd.hub.database import Database
 from support.clock import SkippingLoop
 
 pytest_plugins = ["support.torture"]
@@ -23,22 +25,58 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Postgres]:
+    """A PostgreSQL for all tests of this process."""
     if find() is None:
         pytest.skip("needs PostgreSQL (Debian's package postgresql)")
     with postgres(synced=False) as found:
         yield found
 
 
+@pytest.fixture(scope="session")
+def migrated(postgresql: Postgres) -> str:
+    """The URL of a database with the hub's tables, from which others are copied: to migrate one takes a while."""
+    url = postgresql.new_database()
+    Database.open(url).close()
+    return url
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.host)])
-def new_database_url(request: pytest.FixtureRequest) -> Callable[[], str]:
+def new_database_url(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
     """Gives the URL of a new database at each call, of each kind."""
     if request.param == "sqlite":
-        return lambda: "sqlite:///hub.db"
-    found: Postgres = request.getfixturevalue("postgresql")
-    return found.new_database
+        yield lambda: "sqlite:///hub.db"
+        return
+    server: Postgres = request.getfixturevalue("postgresql")
+    template: str = request.getfixturevalue("migrated")
+    made: list[str] = []
+
+    def new() -> str:
+        made.append(server.new_database(template))
+        return made[-1]
+
+    yield new
+    for each in made:
+        server.drop(each)
 
 
 @pytest.fixture
 def database_url(new_database_url: Callable[[], str]) -> str:
     """The URL of a new database, of each kind."""
     return new_database_url()
+
+
+@pytest.fixture
+def postgresql_url(postgresql: Postgres, migrated: str) -> Iterator[str]:
+    """The URL of a new database of PostgreSQL, for tests that are marked `host`."""
+    url = postgresql.new_database(migrated)
+    yield url
+    postgresql.drop(url)
+
+
+@pytest.fixture
+def database(tmp_path: Path, database_url: str) -> Iterator[Database]:
+    """A new database, of each kind."""
+    url = database_url.replace("///hub.db", f"///{tmp_path / 'hub.db'}")
+    found = Database.open(url)
+    yield found
+    found.close()
