@@ -39,8 +39,9 @@ test: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) -m "not host and not torture"
 
 ## test-host: with systemd, control groups, PostgreSQL, a browser, promtool and npm; what isn't there is skipped
+# By files, so that one worker has all tests of systemd, and another one those of the browser.
 test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup -m "host and not torture"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "host and not torture"
 
 ## torture: kill at every step, soak, floods; e.g. make torture DURATION=300 SEED=7 SIZE=2
 torture: $(VENV)/.dev

@@ -18,7 +18,6 @@ from support.until import until
 
 pytestmark = [
     pytest.mark.host,
-    pytest.mark.xdist_group("systemd"),
     pytest.mark.timeout(300),
 ]
 
