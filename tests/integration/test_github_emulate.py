@@ -23,7 +23,6 @@ from support.github import (
     PERSON_TOKEN,
     REPOSITORY,
     emulate,
-    free_port,
     new_key,
     prism,
     request_violations,
@@ -31,6 +30,7 @@ from support.github import (
 from support.github_api import serving
 from support.github_hub import RULES, jobs
 from support.hub import HubHere
+from support.torture import lasting_port
 
 SECRET = "s3cret"
 TRIAGE = """
@@ -116,7 +116,7 @@ class Emulated:
 
 @asynccontextmanager
 async def emulated(folder: Path) -> AsyncIterator[Emulated]:
-    key, port = new_key(), free_port()
+    key, port = new_key(), lasting_port()
     webhook_url = f"http://127.0.0.1:{port}/webhooks/github"
     with (
         emulate(folder, key, webhook_url=webhook_url, webhook_secret=SECRET) as there,

@@ -160,8 +160,10 @@ async def test_a_backup_under_load_restores_to_a_hub_that_goes_on(
 def empty(folder: Path, url: str) -> None:
     database = open_in(folder, url)
     with database.transaction() as db:
-        for name in ("machines", "tokens"):
-            db.execute(METADATA.tables[name].delete())
+        db.execute(METADATA.tables["machines"].delete())
+        if url.startswith("sqlite"):
+            # Copied from one template, both hubs have the same first token.
+            db.execute(METADATA.tables["tokens"].delete())
     database.close()
 
 
