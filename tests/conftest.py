@@ -1,5 +1,6 @@
 """What every test has."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -73,10 +74,22 @@ def postgresql_url(postgresql: Postgres, migrated: str) -> Iterator[str]:
     postgresql.drop(url)
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with the hub's tables, from which others are copied."""
+    file = tmp_path_factory.mktemp("migrated") / "hub.db"
+    Database.open(f"sqlite:///{file}").close()
+    return file
+
+
 @pytest.fixture
-def database(tmp_path: Path, database_url: str) -> Iterator[Database]:
+def database(
+    tmp_path: Path, database_url: str, migrated_file: Path
+) -> Iterator[Database]:
     """A new database, of each kind."""
-    url = database_url.replace("///hub.db", f"///{tmp_path / 'hub.db'}")
-    found = Database.open(url)
+    file = tmp_path / "hub.db"
+    if database_url.startswith("sqlite"):
+        shutil.copy(migrated_file, file)
+    found = Database.open(database_url.replace("///hub.db", f"///{file}"))
     yield found
     found.close()

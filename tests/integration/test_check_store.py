@@ -1,8 +1,5 @@
 """The outbox as rows, on each kind of database: what is due, in which order, and what a change of the job does."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from attrs import evolve, frozen
 
@@ -55,11 +52,8 @@ class Rows:
 
 
 @pytest.fixture
-def rows(tmp_path: Path, database_url: str) -> Iterator[Rows]:
-    url = database_url.replace("///hub.db", f"///{tmp_path / 'hub.db'}")
-    database = Database.open(url)
-    yield Rows(database)
-    database.close()
+def rows(database: Database) -> Rows:
+    return Rows(database)
 
 
 def test_conclusions_are_due_first_and_then_what_waits_longest(rows: Rows) -> None:
