@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -269,58 +268,6 @@ async def test_every_real_payload_is_routed_or_ignored_with_a_reason(
     routed = [each for each in found if each["job_ids"]]
     assert len(routed) > 5
     assert {each["state"] for each in found} == {"queued", "ignored"}
-
-
-def mutated(payload: Any, chance: random.Random) -> Any:
-    """Return a payload with one thing about it changed."""
-    places: list[tuple[Any, Any]] = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            places.extend((value, key) for key in value)
-            for each in value.values():
-                walk(each)
-        elif isinstance(value, list):
-            places.extend((value, index) for index in range(len(value)))
-            for each in value:
-                walk(each)
-
-    payload = json.loads(json.dumps(payload))
-    walk(payload)
-    # What is read is near the top, so that it is hit more often than chance alone would.
-    top = [(payload, key) for key in payload]
-    holder, key = chance.choice(chance.choice([places, top]) or [({"": 0}, "")])
-    if chance.random() < 0.15 and isinstance(holder, dict):
-        del holder[key]
-        return payload
-    holder[key] = chance.choice(
-        [
-            None,
-            [],
-            {},
-            "",
-            0,
-            -1,
-            2**63,
-            2**200,
-            1.5,
-            True,
-            "\0",
-            "\ud800",
-            "x" * 5000,
-            "🚀\u202e\n",
-            [[]] * 50,
-            {"id": {"id": {}}},
-            "../..",
-            "a/b",
-            chance.choice(["opened", "rerequested", "created", "nonsense"]),
-        ]
-    )
-    if chance.random() < 0.2 and isinstance(payload, dict):
-        items = list(payload.items())
-        chance.shuffle(items)
-        payload = dict(items)
-    return payload
 
 
 async def test_mutations_are_routed_or_ignored_with_a_reason(server: Hub) -> None:
