@@ -1,15 +1,15 @@
-"""Which job goes out next, to whom, and what takes one out of the queue, on a real hub and both databases."""
+"""Which job goes out next, to whom, and what takes one out of the queue, on a real hub."""
 
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.clock import advance, within
+from support.daemon import running_daemon, write_config
 from support.hub import Hub, HubHere, hub
-from support.machine import JOBS, Held, Machine, held_poll, refuses, row
+from support.machine import JOBS, Machine, held_poll, refuses, row
+from support.until import until
 
 CI = {"dag_name": "ci"}
 PUSHED = {
@@ -74,7 +74,7 @@ async def test_a_machine_is_offered_only_what_it_declares(
 async def test_only_a_poll_that_can_use_a_job_is_woken(server: Hub) -> None:
     other = Machine(http=server.http, name="m2", workflows=["docs"])
     machine = Machine(http=server.http, workflows=["ci"])
-    with anyio.fail_after(20):
+    with within(20):
         async with held_poll(other) as waits:
             async with held_poll(machine) as poll:
                 await server.submit({"id": "j", **CI})
@@ -126,107 +126,103 @@ async def test_a_newer_commit_takes_older_queued_jobs_of_its_pull_request_out(
     assert (await held.finish()).status_code == 204
 
 
-@pytest.mark.parametrize("database_url", ["sqlite:///hub.db"])
-async def test_superseding_can_be_turned_off(tmp_path: Path, database_url: str) -> None:
-    more = "[queue]\nsupersede = false"
-    async with hub(tmp_path, database_url=database_url, more=more) as server:
+async def test_superseding_can_be_turned_off(tmp_path: Path) -> None:
+    async with hub(tmp_path, more="[queue]\nsupersede = false") as server:
         for number in (1, 2):
             await server.submit({"id": f"j{number}", "sha": str(number) * 40, **PUSHED})
 
         assert await order(Machine(http=server.http)) == ["j1", "j2"]
 
 
-async def lapse(server: Hub, held: Held, times: int) -> None:
-    """Let a job's lease run out so many times, each time claimed again."""
-    with anyio.fail_after(20):
-        for _ in range(times):
-            await held.machine.pull(wait="20")
-        while not (await row(server, held.id))["ended"]:
-            await anyio.sleep(0.05)
+async def until_state(server: Hub, job_id: str, state: str) -> None:
+    """Return once a job has reached a state, waiting by real time."""
+
+    async def has_it() -> bool:
+        return bool((await row(server, job_id))["state"] == state)
+
+    await until(has_it)
 
 
 async def test_a_job_that_nobody_finishes_fails_after_some_leases(
-    tmp_path: Path, database_url: str
+    server: Hub, machine: Machine
 ) -> None:
-    async with hub(tmp_path, database_url=database_url, lease_s=0.3) as server:
-        await server.submit({"id": "j", **CI})
-        first = await Machine(http=server.http).pull()
-        await lapse(server, first, 3)
+    await server.submit({"id": "j", **CI})
+    first = await machine.pull()
 
-        found = await row(server, "j")
-        assert (found["state"], found["result_cause"]) == ("failed", "lease-expired")
-        assert "4 times" in found["result_summary"]
-        assert "m1" in found["result_summary"]
-        outcomes = [each["outcome"] for each in found["attempts"]]
-        assert outcomes == ["expired"] * 3 + ["failed"]
-        refuses(await first.finish(), 410)
+    for _ in range(3):
+        await advance(server.lease_s)
+        with within(20):
+            await machine.pull(wait="20")
+    await advance(server.lease_s)
+    await until_state(server, "j", "failed")
+
+    found = await row(server, "j")
+    assert found["result_cause"] == "lease-expired"
+    assert "4 times" in found["result_summary"]
+    assert "m1" in found["result_summary"]
+    outcomes = [each["outcome"] for each in found["attempts"]]
+    assert outcomes == ["expired"] * 3 + ["failed"]
+    refuses(await first.finish(), 410)
 
 
 async def test_an_accepted_job_of_a_silent_machine_goes_to_another_one(
-    tmp_path: Path, database_url: str
+    each_server: Hub,
 ) -> None:
-    options: dict[str, Any] = {"lease_s": 0.3, "patience_s": 0.5}
-    async with hub(tmp_path, database_url=database_url, **options) as server:
-        await server.submit({"id": "j", **CI})
-        silent = await Machine(http=server.http).pull()
-        await silent.accept()
-        await silent.beat("running")
+    server = each_server
+    await server.submit({"id": "j", **CI})
+    silent = await Machine(http=server.http).pull()
+    await silent.accept()
+    await silent.beat("running")
 
+    await advance(server.lease_s + server.patience_s)
+    with within(20):
         taken = await Machine(http=server.http, name="m2").pull(wait="20")
 
-        assert taken.id == "j"
-        for stale in (silent.accept(), silent.finish(), silent.beat()):
-            refuses(await stale, 409)
-        await taken.accept()
-        assert (await taken.finish()).status_code == 204
-        found = await row(server, "j")
-        assert [each["outcome"] for each in found["attempts"]] == [
-            "expired",
-            "succeeded",
-        ]
+    assert taken.id == "j"
+    for stale in (silent.accept(), silent.finish(), silent.beat()):
+        refuses(await stale, 409)
+    await taken.accept()
+    assert (await taken.finish()).status_code == 204
+    found = await row(server, "j")
+    assert [each["outcome"] for each in found["attempts"]] == ["expired", "succeeded"]
 
 
 @pytest.mark.parametrize("call", ["accept", "beat", "finish"])
 async def test_a_machine_that_is_late_keeps_its_job_until_another_one_has_it(
-    tmp_path: Path, database_url: str, call: str
+    server: Hub, machine: Machine, call: str
 ) -> None:
-    options: dict[str, Any] = {"lease_s": 0.3, "patience_s": 0.1}
-    async with hub(tmp_path, database_url=database_url, **options) as server:
-        await server.submit({"id": "j", **CI})
-        late = await Machine(http=server.http).pull()
-        await late.accept()
-        await late.beat("accepted")
-        with anyio.fail_after(20):
-            while (await row(server, "j"))["state"] != "queued":
-                await anyio.sleep(0.02)
+    await server.submit({"id": "j", **CI})
+    late = await machine.pull()
+    await late.accept()
+    await late.beat("accepted")
+    await advance(server.lease_s + server.patience_s)
+    await until_state(server, "j", "queued")
 
-        assert (await getattr(late, call)()).is_success
+    assert (await getattr(late, call)()).is_success
 
-        found = await row(server, "j")
-        states = {"accept": "accepted", "beat": "running", "finish": "succeeded"}
-        assert found["state"] == states[call]
-        assert (await Machine(http=server.http, name="m2").ask()).status_code == 204
+    found = await row(server, "j")
+    states = {"accept": "accepted", "beat": "running", "finish": "succeeded"}
+    assert found["state"] == states[call]
+    assert (await Machine(http=server.http, name="m2").ask()).status_code == 204
 
 
 async def test_a_machine_without_heartbeats_has_more_time(
-    tmp_path: Path, database_url: str
+    server: Hub, machine: Machine
 ) -> None:
-    options: dict[str, Any] = {"lease_s": 0.3, "patience_s": 0.1, "unheard_s": 2}
-    async with hub(tmp_path, database_url=database_url, **options) as server:
-        for job_id in ("quiet", "beating"):
-            await server.submit({"id": job_id, **CI})
-        quiet = await Machine(http=server.http).pull()
-        beating = await Machine(http=server.http).pull()
-        for held in (quiet, beating):
-            await held.accept()
-        await beating.beat("accepted")
-        other = Machine(http=server.http, name="m2")
+    for job_id in ("quiet", "beating"):
+        await server.submit({"id": job_id, **CI})
+    quiet, beating = await machine.pull(), await machine.pull()
+    for held in (quiet, beating):
+        await held.accept()
+    await beating.beat("accepted")
 
-        first = await other.pull(wait="20")
-        await first.finish()
-        second = await other.pull(wait="20")
+    await advance(server.lease_s + server.patience_s)
+    await until_state(server, "beating", "queued")
+    kept = (await row(server, "quiet"))["state"]
+    await advance(server.unheard_s)
+    await until_state(server, "quiet", "queued")
 
-        assert [first.id, second.id] == ["beating", "quiet"]
+    assert kept == "accepted"
 
 
 async def test_heartbeats_say_how_a_job_stands(server: Hub, machine: Machine) -> None:
@@ -304,10 +300,10 @@ async def test_deliveries_are_kept_and_can_be_made_again(
 
 
 async def test_a_full_queue_takes_no_more_and_says_when_to_come_again(
-    tmp_path: Path, database_url: str
+    tmp_path: Path,
 ) -> None:
     more = "[queue]\nmost = 2"
-    async with hub(tmp_path, database_url=database_url, more=more) as server:
+    async with hub(tmp_path, more=more) as server:
         for _ in range(2):
             await server.submit(CI)
 
