@@ -16,20 +16,19 @@ import httpx
 import jwt
 import pytest
 from anyio import to_thread
-from bench.postgres import Postgres
 
 from dispatchd.contracts import check
 from dispatchd.hub.setup import init
-from support.hub_process import HubProcess, hub
+from support.cli import dispatchd
+from support.hub import Hub, HubHere
+from support.hub_process import hub as hub_process
 from support.machine import JOBS, Machine, held_poll, refuses
 
 CI = {"dag_name": "ci"}
 
 
-async def test_held_polls_and_watches_are_answered_at_a_stop(
-    tmp_path: Path, database_url: str
-) -> None:
-    async with hub(tmp_path, database_url=database_url) as server:
+async def test_held_polls_and_watches_are_answered_at_a_stop(tmp_path: Path) -> None:
+    async with hub_process(tmp_path) as server:
         await server.submit({"id": "j", **CI})
         await Machine(http=server.http).pull()
         watched: list[dict[str, Any]] = []
@@ -55,7 +54,7 @@ async def test_held_polls_and_watches_are_answered_at_a_stop(
 async def test_a_killed_hub_has_kept_everything_that_it_acknowledged(
     tmp_path: Path, database_url: str
 ) -> None:
-    async with hub(tmp_path, database_url=database_url) as server:
+    async with hub_process(tmp_path, database_url=database_url) as server:
         machine = Machine(http=server.http)
         ids = [await server.submit(CI, payload='{"a": 1.50}') for _ in range(4)]
         claimed, accepted, finished = [await machine.pull() for _ in range(3)]
@@ -83,7 +82,7 @@ async def test_kills_under_load_lose_no_acknowledged_job(
 ) -> None:
     acknowledged: set[str] = set()
 
-    async with hub(tmp_path, database_url=database_url) as server:
+    async with hub_process(tmp_path, database_url=database_url) as server:
 
         async def submit_for_ever(enough: anyio.Event, wanted: int) -> None:
             while True:
@@ -96,7 +95,7 @@ async def test_kills_under_load_lose_no_acknowledged_job(
             with suppress(httpx.TransportError):
                 await submit_for_ever(enough, wanted)
 
-        for wanted in (20, 41, 60):
+        for wanted in (20, 41):
             enough = anyio.Event()
             with anyio.fail_after(30):
                 async with anyio.create_task_group() as tasks:
@@ -111,7 +110,7 @@ async def test_kills_under_load_lose_no_acknowledged_job(
 
 
 async def test_a_full_disk_is_a_503_and_nothing_is_half_done(tmp_path: Path) -> None:
-    async with hub(tmp_path) as server:
+    async with hub_process(tmp_path) as server:
         machine = Machine(http=server.http)
         await server.submit({"id": "j", **CI})
         held = await machine.pull()
@@ -138,51 +137,20 @@ async def test_a_full_disk_is_a_503_and_nothing_is_half_done(tmp_path: Path) -> 
         assert (await machine.pull()).id == "queued"
 
 
-@pytest.mark.host
-async def test_a_database_that_is_away_is_a_503_and_the_hub_goes_on_after_it(
-    tmp_path: Path, postgresql: Postgres
-) -> None:
-    url = postgresql.new_database()
-    async with hub(tmp_path, database_url=url) as server:
-        machine = Machine(http=server.http)
-        await server.submit({"id": "j", **CI})
-        held = await machine.pull()
-        with postgresql.away(url):
-            refused = [
-                await server.http.post(JOBS, json=CI),
-                await machine.ask(),
-                await held.accept(),
-                await server.http.get("/readyz"),
-            ]
-            health = await server.http.get("/healthz")
-
-        assert [each.status_code for each in refused] == [503] * len(refused)
-        assert {each.headers["retry-after"] for each in refused} == {"1"}
-        assert not any("127.0.0.1" in each.text for each in refused)
-        assert health.status_code == 200
-        assert (await held.accept()).status_code == 204
-        # Polls are woken again too, by a connection that was made anew.
-        with anyio.fail_after(30):
-            async with held_poll(machine) as poll:
-                await server.submit({"id": "k", **CI})
-        assert poll.reply.json()["id"] == "k"
-
-
 async def test_a_client_that_leaves_in_the_middle_is_no_failure(
-    tmp_path: Path, database_url: str
+    server: HubHere, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async with hub(tmp_path, database_url=database_url) as server:
-        head = b"POST /api/v1/jobs HTTP/1.1\r\nHost: h\r\nContent-Length: 999\r\n\r\n{"
-        async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
-            await stream.send(head)
+    head = b"POST /api/v1/jobs HTTP/1.1\r\nHost: h\r\nContent-Length: 999\r\n\r\n{"
+    async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
+        await stream.send(head)
 
-        assert (await server.http.get(JOBS)).json() == {"jobs": []}
-        assert server.stop() == 0
-        assert "Traceback" not in (server.folder / "hub.log").read_text()
+    assert (await server.http.get(JOBS)).json() == {"jobs": []}
+    await server.stop()
+    assert "Traceback" not in server.log_file.read_text() + capfd.readouterr().err
 
 
 async def test_a_machine_is_enrolled_once_and_its_token_refreshed(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     added = await add_machine(server, "build-1")
     activated = (await activate(server, added["enrolment_key"])).json()
@@ -208,7 +176,7 @@ async def test_a_machine_is_enrolled_once_and_its_token_refreshed(
 
 
 async def test_an_enrolment_key_is_for_one_machine_and_a_name_for_one_too(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     first, second = [await add_machine(server, f"build-{n}") for n in (1, 2)]
     assert (await activate(server, first["enrolment_key"])).status_code == 200
@@ -220,7 +188,7 @@ async def test_an_enrolment_key_is_for_one_machine_and_a_name_for_one_too(
 
 
 async def test_a_rotated_key_takes_the_place_of_the_secret_once_it_is_activated(
-    server: HubProcess,
+    server: Hub,
 ) -> None:
     added = await add_machine(server, "build-1")
     before = (await activate(server, added["enrolment_key"])).json()
@@ -237,7 +205,7 @@ async def test_a_rotated_key_takes_the_place_of_the_secret_once_it_is_activated(
 
 
 async def test_a_revoked_machine_is_out_at_every_call(
-    server: HubProcess, machine: Machine
+    server: Hub, machine: Machine
 ) -> None:
     await server.submit({"id": "j", **CI})
     held = await machine.pull()
@@ -255,21 +223,19 @@ async def test_a_revoked_machine_is_out_at_every_call(
     refuses(rotate, 409)
 
 
-async def add_machine(server: HubProcess, name: str) -> dict[str, Any]:
+async def add_machine(server: Hub, name: str) -> dict[str, Any]:
     reply = await server.http.post("/api/v1/machines", json={"name": name})
     assert reply.status_code == 201, reply.text
     found: dict[str, Any] = reply.json()
     return found
 
 
-async def activate(
-    server: HubProcess, key: str, server_id: str = "box-7"
-) -> httpx.Response:
+async def activate(server: Hub, key: str, server_id: str = "box-7") -> httpx.Response:
     body = {"key": key, "server_id": server_id, "machine_name": "box"}
     return await server.http.post("/api/v1/licenses/activate", json=body)
 
 
-async def refresh(server: HubProcess, secret: str) -> httpx.Response:
+async def refresh(server: Hub, secret: str) -> httpx.Response:
     body = {"license_id": "lic-test", "server_id": "box-7"}
     body["heartbeat_secret"] = secret
     return await server.http.post("/api/v1/licenses/heartbeat", json=body)
@@ -300,7 +266,7 @@ def test_a_hub_that_cannot_start_says_why_in_one_line(
         port = str(taken.getsockname()[1])
         if text is not None:
             (tmp_path / name).write_text(text.replace("{taken}", port))
-        found = serve(tmp_path / name)
+        found = dispatchd("hub", "serve", "--config", str(tmp_path / name))
 
     [complaint] = found.stderr.splitlines()
     assert found.returncode == code, found.stderr
@@ -320,7 +286,7 @@ def test_a_database_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
         db.execute("UPDATE alembic_version SET version_num = '9999'")
         db.commit()
 
-    found = serve(made.settings.file)
+    found = dispatchd("hub", "serve", "--config", str(made.settings.file))
 
     assert found.returncode == os.EX_UNAVAILABLE
     [complaint] = found.stderr.splitlines()
@@ -328,11 +294,7 @@ def test_a_database_of_a_newer_release_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_init_makes_no_second_hub_over_the_first(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dispatchd", "hub", "init", str(tmp_path / "hub")]
-    first, second = [
-        subprocess.run(command, capture_output=True, text=True, check=False)
-        for _ in range(2)
-    ]
+    first, second = [dispatchd("hub", "init", str(tmp_path / "hub")) for _ in range(2)]
 
     assert first.returncode == 0, first.stderr
     assert "hub serve --config" in first.stdout
@@ -347,20 +309,16 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     (tmp_path / "hub.toml").touch()
     # As Python behaves where Starlette is not installed.
     program = "import sys; sys.modules['starlette'] = None; from dispatchd.cli.entry import main; main()"
+    config = str(tmp_path / "hub.toml")
 
-    found = serve(tmp_path / "hub.toml", program)
-
-    assert found.returncode == os.EX_UNAVAILABLE
-    assert "dispatchd[hub]" in found.stderr
-    assert len(found.stderr.splitlines()) == 1
-
-
-def serve(config: Path, program: str = "") -> subprocess.CompletedProcess[str]:
-    start = ["-c", program] if program else ["-m", "dispatchd"]
-    return subprocess.run(
-        [sys.executable, *start, "hub", "serve", "--config", str(config)],
+    found = subprocess.run(
+        [sys.executable, "-c", program, "hub", "serve", "--config", config],
         capture_output=True,
         text=True,
         timeout=30,
         check=False,
     )
+
+    assert found.returncode == os.EX_UNAVAILABLE
+    assert "dispatchd[hub]" in found.stderr
+    assert len(found.stderr.splitlines()) == 1

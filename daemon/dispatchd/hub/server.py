@@ -3,7 +3,7 @@
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
@@ -185,16 +185,20 @@ def _listen(host: str, port: int) -> socket.socket:
         )[0]
         # The protocol is named so that accepted connections name it too: only then does asyncio set
         # TCP_NODELAY on them, without which a reply waits 40 ms for the client's delayed ACK.
-        listener = socket.socket(family, kind, socket.IPPROTO_TCP)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
+        with ExitStack() as opened:
+            listener = opened.enter_context(
+                socket.socket(family, kind, socket.IPPROTO_TCP)
+            )
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            opened.pop_all()
+            return listener
     except OSError as error:
         reason = f"{error.strerror or error}; choose another with --host and --port"
         raise NotReachable(
             cannot=f"listen on {host} port {port}", reason=reason
         ) from error
-    return listener
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
