@@ -138,11 +138,14 @@ async def test_a_full_disk_is_a_503_and_nothing_is_half_done(tmp_path: Path) -> 
 
 
 async def test_a_client_that_leaves_in_the_middle_is_no_failure(
-    server: HubHere, capfd: pytest.CaptureFixture[str]
+    capfd: pytest.CaptureFixture[str], server: HubHere
 ) -> None:
-    head = b"POST /api/v1/jobs HTTP/1.1\r\nHost: h\r\nContent-Length: 999\r\n\r\n{"
+    head = (
+        f"POST {JOBS} HTTP/1.1\r\nHost: h\r\nContent-Length: 999\r\n"
+        f"Authorization: {server.headers['authorization']}\r\n\r\n{{"
+    )
     async with await anyio.connect_tcp("127.0.0.1", server.port) as stream:
-        await stream.send(head)
+        await stream.send(head.encode())
 
     assert (await server.http.get(JOBS)).json() == {"jobs": []}
     await server.stop()
