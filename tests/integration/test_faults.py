@@ -3,19 +3,27 @@
 import json
 from pathlib import Path
 
-import anyio
 import pytest
 
-from support.daemon import running_daemon, write_config
+from support.clock import advance
+from support.control import until_status
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import SECRET, Answer, Json, Request, as_json, endpoint
+from support.waits import finishes
 
 TRUE = ["/bin/true"]
 JOB = {"id": "j", "dag_name": "it"}
+GATED = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done"]
 PAGE = Answer(
     status=200,
     body=b"<html>Please log in</html>",
     headers={"content-type": "text/html"},
 )
+
+
+def let_go(daemon: DaemonHere, job_id: str) -> None:
+    """Let a run of the gated command end."""
+    (daemon.state / "runs" / job_id / "workspace" / "go").touch()
 
 
 class FirstTimes:
@@ -85,7 +93,7 @@ async def test_a_failed_pull_is_named_and_tried_again(
             write_config(tmp_path, hub.url, {"it": TRUE})
         ) as daemon:
             line = await daemon.until_logged("pull_failed")
-            await hub.until_finished("j")
+            await finishes(hub, daemon, "j")
             assert daemon.alive
 
     assert line["kind"] == kind
@@ -103,8 +111,10 @@ async def test_a_failed_report_is_repeated_until_it_arrives(
     async with endpoint() as hub:
         hub.script = FirstTimes(call, 2, FAULTS[fault][0])
         hub.hand_out(JOB)
-        async with running_daemon(write_config(tmp_path, hub.url, {"it": TRUE})):
-            finished = (await hub.until_finished("j"))[0]
+        async with running_daemon(
+            write_config(tmp_path, hub.url, {"it": TRUE})
+        ) as daemon:
+            [finished] = await finishes(hub, daemon, "j")
 
     assert finished["result_status"] == "succeeded"
     assert len(hub.calls(call)) == 3
@@ -167,21 +177,20 @@ async def test_finishes_made_while_the_endpoint_was_down_all_arrive(
     tmp_path: Path,
 ) -> None:
     async with endpoint() as hub:
-        config = write_config(
-            tmp_path, hub.url, {"it": ["/bin/sleep", "1"]}, runs="slots = 4"
-        )
+        config = write_config(tmp_path, hub.url, {"it": GATED}, runs="slots = 4")
         async with running_daemon(config) as daemon:
             for number in range(4):
                 hub.hand_out({**JOB, "id": f"j{number}"})
             await hub.until(lambda e: len(e.accepted) == 4)
             hub.script = lambda _: Answer(cut=True)
-            for number in range(4):
-                await daemon.until_logged("job_decided", job_id=f"j{number}")
-            await daemon.until_logged("report_failed")
+            jobs = [f"j{number}" for number in range(4)]
+            for job_id in jobs:
+                await daemon.until_logged("job_attempt_started", job_id=job_id)
+                let_go(daemon, job_id)
+            for job_id in jobs:
+                await daemon.until_logged("report_failed", job_id=job_id)
             hub.script = None
-            finished = await hub.until_finished(
-                *(f"j{number}" for number in range(4)), within_s=70
-            )
+            finished = await finishes(hub, daemon, *jobs)
 
     assert [each["result_status"] for each in finished] == ["succeeded"] * 4
 
@@ -196,7 +205,7 @@ async def test_an_answer_that_is_lost_after_its_effect_changes_nothing(
         async with running_daemon(
             write_config(tmp_path, hub.url, {"it": TRUE})
         ) as daemon:
-            await hub.until_finished("j")
+            await finishes(hub, daemon, "j")
 
     assert [each.name for each in (daemon.state / "runs/j").glob("attempt-*")] == [
         "attempt-1"
@@ -226,13 +235,13 @@ async def test_a_job_redelivered_while_it_runs_is_accepted_again_and_runs_once(
     tmp_path: Path,
 ) -> None:
     async with endpoint() as hub:
-        config = write_config(
-            tmp_path, hub.url, {"it": ["/bin/sleep", "1"]}, runs="queue_ahead = 3"
-        )
+        config = write_config(tmp_path, hub.url, {"it": GATED}, runs="queue_ahead = 3")
         async with running_daemon(config) as daemon:
             hub.hand_out({**JOB, "claim_token": "first"})
             await daemon.until_logged("job_attempt_started")
             hub.hand_out({**JOB, "claim_token": "second"})
+            await hub.until(lambda e: len(e.calls("accept")) == 2)
+            let_go(daemon, "j")
             finished = (await hub.until_finished("j"))[0]
 
     assert [each.body["claim_token"] for each in hub.calls("accept")] == [
@@ -306,11 +315,18 @@ async def test_an_endpoint_that_does_not_hold_is_asked_at_intervals(
 ) -> None:
     async with endpoint(holds=False) as hub:
         config = write_config(
-            tmp_path, hub.url, {"it": TRUE}, cloud="poll_interval_s = 0.6"
+            tmp_path, hub.url, {"it": TRUE}, cloud="poll_interval_s = 60"
         )
-        async with running_daemon(config):
-            await hub.until(lambda e: len(e.calls("pull")) >= 3)
-            hub.hand_out(JOB)
+        async with running_daemon(config) as daemon:
+            # The first question is answered at once and followed by another.
+            for count in (2, 3, 4):
+                await hub.until(lambda e, n=count: len(e.calls("pull")) == n)
+                await until_status(
+                    daemon, lambda s: s["loops"]["pull"] == "waiting for the next poll"
+                )
+                if count == 4:
+                    hub.hand_out(JOB)
+                await advance(60)
             await hub.until_finished("j")
 
 
@@ -318,9 +334,8 @@ async def test_a_held_poll_that_is_cut_is_an_empty_poll(tmp_path: Path) -> None:
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": TRUE}, cloud="hold_s = 40")
         async with running_daemon(config) as daemon:
-            await hub.until(lambda e: bool(e.calls("pull")))
-            # Long enough that the poll counts as one that was held.
-            await anyio.sleep(1.2)
+            await hub.until(lambda e: any(each.hold_s for each in e.calls("pull")))
+            await advance(30)
             hub.cut_held_polls()
             line = await daemon.until_logged("poll_cut_on_the_way")
             hub.hand_out(JOB)
@@ -329,7 +344,7 @@ async def test_a_held_poll_that_is_cut_is_an_empty_poll(tmp_path: Path) -> None:
                 each for each in daemon.log() if each.get("event") == "pull_failed"
             ]
 
-    assert line["next_hold_s"] < 40
+    assert 24 <= line["next_hold_s"] < 40
 
 
 async def test_a_secret_rotated_on_disk_is_used_at_once(tmp_path: Path) -> None:
@@ -345,4 +360,4 @@ async def test_a_secret_rotated_on_disk_is_used_at_once(tmp_path: Path) -> None:
             await daemon.until_logged("pull_failed", kind="Unauthorized")
             (tmp_path / "secret").unlink()
             (tmp_path / "secret").write_text("new-secret")
-            await hub.until_finished("j")
+            await finishes(hub, daemon, "j")
