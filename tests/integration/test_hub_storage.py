@@ -22,7 +22,7 @@ from dispatchd.hub.job_reader import Filter, JobReader
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.model import State, StorageBusy
 from dispatchd.hub.schema import JOBS, METADATA, SECRETS
-from support.cli import Done, dispatchd
+from support.cli import command
 from support.fixtures import ROOT
 from support.hub import hub
 from support.machine import JOBS as JOBS_PATH
@@ -40,16 +40,13 @@ def rows_of(database: Database) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-def test_the_migrations_make_the_tables_of_the_code(
-    database_url: str, tmp_path: Path
-) -> None:
-    database = open_in(tmp_path, database_url)
+def test_the_migrations_make_the_tables_of_the_code(database: Database) -> None:
+    # Each kind of new database that tests have was migrated from an empty one.
     with database.transaction() as db:
         context = MigrationContext.configure(db)
         assert compare_metadata(context, METADATA) == []
         assert context.get_current_revision() == REVISION
     database.check()
-    database.close()
 
 
 def test_the_development_form_keeps_every_row(tmp_path: Path) -> None:
@@ -94,15 +91,13 @@ def test_the_development_form_keeps_every_row(tmp_path: Path) -> None:
 
 
 def test_a_database_that_a_newer_release_migrated_while_the_hub_ran_is_not_ready(
-    database_url: str, tmp_path: Path
+    database: Database,
 ) -> None:
-    database = open_in(tmp_path, database_url)
     with database.transaction() as db:
         db.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
     with pytest.raises(StorageBusy, match="9999"):
         database.check()
-    database.close()
 
 
 async def test_a_backup_under_load_restores_to_a_hub_that_goes_on(
@@ -127,7 +122,7 @@ async def test_a_backup_under_load_restores_to_a_hub_that_goes_on(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(load)
             config = server.folder / "hub.toml"
-            said = await to_thread.run_sync(command, "backup", config, file)
+            said = await command("hub", "backup", str(file), "--config", str(config))
             done.set()
     assert said.returncode == 0, said.stderr
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -137,7 +132,7 @@ async def test_a_backup_under_load_restores_to_a_hub_that_goes_on(
         # What `hub init` and the test's own machines have made gives way to the backup.
         await to_thread.run_sync(empty, server.folder, server.database_url)
         config = server.folder / "hub.toml"
-        said = await to_thread.run_sync(command, "restore", config, file)
+        said = await command("hub", "restore", str(file), "--config", str(config))
         assert said.returncode == 0, said.stderr
         await server.start()
 
@@ -197,10 +192,6 @@ def test_a_backup_is_the_same_again_in_either_kind_of_database(
         )
     for each in (first, source, target):
         each.close()
-
-
-def command(name: str, config: Path, file: Path) -> Done:
-    return dispatchd("hub", name, str(file), "--config", str(config))
 
 
 def open_in(folder: Path, url: str) -> Database:

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 from dispatchd.contracts import check
 from support.endpoint import SECRET
 from support.hub import Hub
+from support.until import until
 
 PATH = "/api/v1/github/dispatch"
 JOBS = "/api/v1/jobs"
@@ -102,24 +103,40 @@ class Held:
 
 @define
 class HeldPoll:
-    """A poll that is waiting at the hub; `reply` is there once the block has ended."""
+    """A poll that is waiting at the hub; `reply` is there once it has ended, at the end of the block at the latest."""
 
     reply: httpx.Response = field(init=False)
+    has_ended: bool = field(default=False, init=False)
 
-    async def run(self, machine: Machine) -> None:
-        self.reply = await machine.ask(wait="60")
+    async def run(self, machine: Machine, wait: str) -> None:
+        self.reply = await machine.ask(wait=wait)
+        self.has_ended = True
 
 
 @asynccontextmanager
-async def held_poll(machine: Machine) -> AsyncIterator[HeldPoll]:
+async def held_poll(machine: Machine, wait: str = "60") -> AsyncIterator[HeldPoll]:
     """Hold a poll for the length of a block, which has to bring about its answer."""
     poll = HeldPoll()
+    before = await _held_polls(machine.http)
+
+    async def is_held() -> bool:
+        return await _held_polls(machine.http) > before
+
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(poll.run, machine)
-        for _ in range(3):
-            # Asked after the poll, answered while it is held.
-            await machine.http.get(JOBS)
+        tasks.start_soon(poll.run, machine, wait)
+        await until(is_held)
         yield poll
+
+
+async def _held_polls(http: httpx.AsyncClient) -> float:
+    """Return how many polls a hub holds (count)."""
+    text = (await http.get("/metrics")).text
+    [line] = [
+        each
+        for each in text.splitlines()
+        if each.startswith("dispatchd_hub_held_polls ")
+    ]
+    return float(line.split()[1])
 
 
 async def row(server: Hub, job_id: str) -> dict[str, Any]:

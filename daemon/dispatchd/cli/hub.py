@@ -3,7 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,7 +131,7 @@ def backup(config_file: Path, *, as_json: bool, file: Path) -> None:
     from dispatchd.hub.backup import backup as write
 
     _, database = _open(config_file)
-    with _busy_is_said(f"back up to {file}"):
+    with _busy_is_said(f"back up to {file}"), closing(database):
         rows = write(database, file)
     _say_rows(file, rows, as_json=as_json)
 
@@ -146,7 +146,7 @@ def restore(config_file: Path, *, as_json: bool, file: Path) -> None:
     from dispatchd.hub.backup import restore as read
 
     _, database = _open(config_file)
-    with _busy_is_said(f"restore {file}"):
+    with _busy_is_said(f"restore {file}"), closing(database):
         rows = read(file, database)
     _say_rows(file, rows, as_json=as_json)
 

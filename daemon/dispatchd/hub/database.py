@@ -5,7 +5,7 @@ synchronous = FULL), PostgreSQL does so by default (synchronous_commit).
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,12 +65,14 @@ class Database:
             ) from error
         shown = engine.url.render_as_string(hide_password=True)
         try:
-            with engine.begin() as db:
-                if engine.dialect.name == "postgresql":
-                    db.execute(
-                        text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING}
-                    )
-                _bring_up(db)
+            with ExitStack() as opened:
+                opened.callback(engine.dispose)
+                with engine.begin() as db:
+                    if engine.dialect.name == "postgresql":
+                        lock = text("SELECT pg_advisory_xact_lock(:key)")
+                        db.execute(lock, {"key": _MIGRATING})
+                    _bring_up(db)
+                opened.pop_all()
         except _Newer as error:
             reason = "a newer release of dispatchd wrote it; install that one"
             raise NotReachable(
