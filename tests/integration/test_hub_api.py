@@ -208,10 +208,11 @@ async def test_every_answer_is_one_that_is_declared(
         assert isinstance(found, Ok)
         operation = found.ok()
         nothing_to_break = operation.path in {"/healthz", "/readyz"}
-        modes = list(GenerationMode)[: 1 if nothing_to_break else 2]
+        # What is refused leaves what is there to the valid ones, so that it has to be made once.
+        modes = [GenerationMode.NEGATIVE, GenerationMode.POSITIVE]
+        known = await seeded(server)
         seen: set[int] = set()
-        for mode in modes:
-            known = await seeded(server)
+        for mode in modes[nothing_to_break:]:
             seen |= await to_thread.run_sync(
                 try_out, server, operation, mode, known, examples
             )
@@ -256,9 +257,9 @@ ODD: list[tuple[str, str, dict[str, Any], int]] = [
 ]
 
 
-async def test_odd_requests_are_answered(server: Hub) -> None:
+async def test_odd_requests_are_answered(each_server: Hub) -> None:
     for method, path, content, status in ODD:
-        reply = await server.http.request(method, path, **content)
+        reply = await each_server.http.request(method, path, **content)
 
         assert reply.status_code == status, (method, path[:80], reply.text[:200])
         assert status < 400 or reply.json()["message"]

@@ -1,13 +1,13 @@
-"""The commands of the hub's owner, against a real hub process: what they print, and one clear line where they can't."""
+"""The commands of the hub's owner, against a real hub: what they print, and one clear line where they can't."""
 
 import json
 import os
 import shutil
-import subprocess
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from anyio import to_thread
 
@@ -106,7 +106,7 @@ async def test_the_fingerprint_is_what_openssl_says(owner: Owner) -> None:
     added = await owner.get("machine", "add", "build-1")
     words = [openssl, "pkey", "-pubin", "-outform", "DER"]
     pem = added["public_key"].encode()
-    done = subprocess.run(words, input=pem, capture_output=True, check=True)
+    done = await anyio.run_process(words, input=pem)
 
     assert added["fingerprint"] == sha256(done.stdout).hexdigest()
 

@@ -1,7 +1,8 @@
-"""Submitting and watching jobs, against a real hub process."""
+"""Submitting and watching jobs, against a real hub."""
 
 import anyio
 
+from support.clock import within
 from support.hub import Hub
 from support.machine import JOBS, Machine, refuses
 
@@ -69,7 +70,7 @@ async def test_a_watcher_is_answered_when_the_job_gets_there(
     async def watch(until: str) -> None:
         seen[until] = (await server.result("j", 20, until=until))["state"]
 
-    with anyio.fail_after(20):
+    with within(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch, "accepted")
             tasks.start_soon(watch, "finished")
@@ -85,7 +86,7 @@ async def test_an_odd_wait_is_none(server: Hub) -> None:
     await server.submit({"id": "j", "dag_name": "ci"})
 
     for wait in ("nan", "-1", "x", "", "0.01"):
-        with anyio.fail_after(5):
+        with within(5):
             reply = await server.http.get(f"{JOBS}/j?wait={wait}")
         assert reply.json()["state"] == "queued"
 

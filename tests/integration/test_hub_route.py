@@ -22,7 +22,7 @@ from support.github_events import (
     real,
     signature,
 )
-from support.hub_process import hub
+from support.hub import hub
 
 CONFIG = """
 [github]
