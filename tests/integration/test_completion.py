@@ -7,15 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from anyio import to_thread
 
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Event
 from dispatchd.store.jobs import JobStore
-from support.cli import Done, dispatchd_process
-from support.daemon import write_config
-from support.daemon_process import running_daemon
+from support.cli import Done, command, dispatchd, dispatchd_process
+from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.records import NOW
 
@@ -23,20 +21,25 @@ NOWHERE = "http://127.0.0.1:9"
 WELL = Verdict(outcome=Outcome.SUCCEEDED, summary="")
 
 
-def run(*words: str, **env: str) -> Done:
-    return dispatchd_process(*words, env=env)
+def asked(config: Path, line: str) -> dict[str, str]:
+    """Return the variables by which bash asks what to offer in place of the last word of a line."""
+    return {
+        "_DISPATCHD_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
+        "DISPATCHD_CONFIG": str(config),
+    }
+
+
+def words_of(done: Done) -> list[str]:
+    """Return what is offered, from an answer without complaints."""
+    assert done.stderr == ""
+    return [each.partition(",")[2] for each in done.stdout.split()]
 
 
 def offered(config: Path, line: str) -> list[str]:
     """Return what is offered in place of the last word of a line."""
-    done = run(
-        _DISPATCHD_COMPLETE="bash_complete",
-        COMP_WORDS=line,
-        COMP_CWORD=str(len(line.split(" ")) - 1),
-        DISPATCHD_CONFIG=str(config),
-    )
-    assert done.stderr == ""
-    return [each.partition(",")[2] for each in done.stdout.split()]
+    return words_of(dispatchd(env=asked(config, line)))
 
 
 def put(config: Path, *ids: str, past: bool = False) -> None:
@@ -85,10 +88,10 @@ async def test_a_running_daemon_is_asked(config: Path) -> None:
     async with endpoint() as hub:
         config.write_text(config.read_text().replace(NOWHERE, hub.url))
         async with running_daemon(config):
-            found = await to_thread.run_sync(offered, config, "dispatchd show j")
-            none = await to_thread.run_sync(offered, config, "dispatchd cancel j")
+            found = await command(env=asked(config, "dispatchd show j"))
+            none = await command(env=asked(config, "dispatchd cancel j"))
 
-    assert (found, none) == (["job-past"], [])
+    assert (words_of(found), words_of(none)) == (["job-past"], [])
 
 
 def test_trouble_offers_nothing_and_says_nothing(tmp_path: Path) -> None:
@@ -96,12 +99,15 @@ def test_trouble_offers_nothing_and_says_nothing(tmp_path: Path) -> None:
     broken.write_text("[[[")
 
     assert offered(broken, "dispatchd show j") == []
+    # A traceback at exit would show in a process of its own.
+    done = dispatchd_process(env=asked(broken, "dispatchd show j"))
+    assert (done.returncode, words_of(done)) == (0, [])
     assert offered(tmp_path / "none.toml", "dispatchd show j") == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_asks_the_program(shell: str) -> None:
-    done = run("completion", shell, PATH="/nonexistent")
+    done = dispatchd("completion", shell, env={"PATH": "/nonexistent"})
 
     assert done.returncode == 0
     assert f"_DISPATCHD_COMPLETE={shell}_complete" in done.stdout
@@ -136,7 +142,7 @@ def test_bash_completes_with_it(config: Path) -> None:
 
 
 def test_an_unknown_shell_is_refused_in_one_line() -> None:
-    done = run("completion", "csh")
+    done = dispatchd("completion", "csh")
 
     assert done.returncode == os.EX_USAGE
     [line] = done.stderr.splitlines()

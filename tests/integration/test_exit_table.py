@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import anyio
 import pytest
 from attrs import define
 
@@ -13,6 +12,7 @@ from dispatchd.contracts import check
 from dispatchd.domain.exit_table import TABLE, Contract, Ending, Then
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
+from support.until import until
 
 RESULT = {
     "contract_version": "1",
@@ -173,15 +173,17 @@ class Machine:
         """Return the record of a job once it has ended or is parked."""
         tracked = self.daemon.state / "jobs" / f"{job_id}.json"
         past = self.daemon.state / "history" / f"{job_id}.json"
-        with anyio.fail_after(60):
-            while True:
-                for path in (past, tracked):
-                    record = self.read(path)
-                    if record.get("phase") in ("needs_attention", "history"):
-                        check("tracked-job", record)
-                        return record
-                # Files of another process: nothing announces them.
-                await anyio.sleep(0.02)
+
+        def settled() -> dict[str, Any] | None:
+            for path in (past, tracked):
+                record = self.read(path)
+                if record.get("phase") in ("needs_attention", "history"):
+                    return record
+            return None
+
+        record = await until(settled, 60, job_id) or {}
+        check("tracked-job", record)
+        return record
 
     def read(self, path: Path) -> dict[str, Any]:
         try:

@@ -8,7 +8,7 @@ import pytest
 from support.clock import advance
 from support.control import until_status
 from support.daemon import DaemonHere, running_daemon, write_config
-from support.endpoint import SECRET, Answer, Json, Request, as_json, endpoint
+from support.endpoint import SECRET, Answer, Endpoint, Json, Request, as_json, endpoint
 from support.waits import finishes
 
 TRUE = ["/bin/true"]
@@ -24,6 +24,11 @@ PAGE = Answer(
 def let_go(daemon: DaemonHere, job_id: str) -> None:
     """Let a run of the gated command end."""
     (daemon.state / "runs" / job_id / "workspace" / "go").touch()
+
+
+async def until_pulled(hub: Endpoint, times: int) -> None:
+    """Return when the endpoint has been asked for a job that often."""
+    await hub.until(lambda it: len(it.calls("pull")) == times)
 
 
 class FirstTimes:
@@ -320,7 +325,7 @@ async def test_an_endpoint_that_does_not_hold_is_asked_at_intervals(
         async with running_daemon(config) as daemon:
             # The first question is answered at once and followed by another.
             for count in (2, 3, 4):
-                await hub.until(lambda e, n=count: len(e.calls("pull")) == n)
+                await until_pulled(hub, count)
                 await until_status(
                     daemon, lambda s: s["loops"]["pull"] == "waiting for the next poll"
                 )

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -11,18 +12,19 @@ import pytest
 from anyio.abc import SocketStream
 
 from dispatchd.errors import NotReachable
+from support.clock import advance, within
 from support.control import call, until_status
 from support.daemon import DaemonLog, running_daemon, write_config
-from support.daemon_process import running
 from support.daemon_process import running_daemon as daemon_process
 from support.endpoint import Answer, Request, endpoint
-from support.preload import build
 
 QUICK = "hold_s = 1\npoll_interval_s = 1\ncall_timeout_s = 2"
 PATIENCE_S = 2
 """Twice that hold."""
 HOLD_S = 30
-USUAL = f"hold_s = {HOLD_S}\npoll_interval_s = 1\ncall_timeout_s = 10"
+USUAL = f"hold_s = {HOLD_S}\npoll_interval_s = 1\ncall_timeout_s = 60"
+LOOK_S = 5
+"""Time after which the log is told at the latest how the daemon is (seconds)."""
 
 
 @asynccontextmanager
@@ -60,7 +62,7 @@ async def heard(listening: socket.socket) -> dict[str, str]:
 async def until_heard(
     listening: socket.socket, name: str, within_s: float = 30
 ) -> dict[str, str]:
-    with anyio.fail_after(within_s):
+    with within(within_s):
         while True:
             words = await heard(listening)
             if name in words:
@@ -94,10 +96,10 @@ async def test_a_machine_is_ready_right_after_its_first_question(
 
 async def test_an_endpoint_that_never_answers_is_a_flaw(tmp_path: Path) -> None:
     async with black_hole() as url:
-        config = write_config(tmp_path, url, {"it": ["/bin/true"]}, cloud=QUICK)
+        config = write_config(tmp_path, url, {"it": ["/bin/true"]}, cloud=USUAL)
         async with running_daemon(config) as daemon:
             status = await until_status(
-                daemon, lambda s: "Unavailable" in s["endpoint"]["state"]
+                daemon, lambda s: "Unavailable" in s["endpoint"]["state"], skip_s=5
             )
             said = await health(daemon)
             await daemon.until_logged("not_ready")
@@ -116,15 +118,16 @@ async def test_a_revoked_token_is_a_flaw_and_what_follows_it_none(
         return Answer(status=401) if revoked else None
 
     async with endpoint() as hub:
-        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=QUICK)
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=USUAL)
         async with running_daemon(config) as daemon:
             await until_status(daemon, lambda s: s["ready"])
             hub.script = script
-            status = await until_status(daemon, lambda s: not s["ready"])
-            # The log is told of it at intervals, of which this state could miss all.
+            status = await until_status(daemon, lambda s: not s["ready"], skip_s=5)
+            await advance(LOOK_S)
             await daemon.until_logged("not_ready")
             revoked = False
-            await until_status(daemon, lambda s: s["ready"], within_s=70)
+            await until_status(daemon, lambda s: s["ready"], skip_s=5)
+            await advance(LOOK_S)
             await daemon.until_logged("ready_again")
 
     assert "no pull has succeeded for" in status["flaws"][0]
@@ -213,42 +216,70 @@ async def test_a_run_is_told_nothing_of_the_service_manager(tmp_path: Path) -> N
     assert "WATCHDOG" not in output
 
 
+class HangingDisk:
+    """A disk on which fsync(2) of files below some folders can hang."""
+
+    def __init__(self, *places: str) -> None:
+        self._places, self._fsync = places, os.fsync
+        self._well = threading.Event()
+        self._well.set()
+
+    def fsync(self, fd: int) -> None:
+        path = str(Path(f"/proc/self/fd/{fd}").readlink())
+        if any(each in path for each in self._places):
+            self._well.wait()
+        self._fsync(fd)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Hang for the length of a block; what has waited goes on after it."""
+        self._well.clear()
+        try:
+            yield
+        finally:
+            self._well.set()
+
+
 async def test_a_loop_that_is_stuck_is_named_and_lets_the_watchdog_fire(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = Path(__file__).with_name("hang.c")
-    library = build(source, tmp_path_factory.mktemp("hang"))
-    flag = tmp_path / "hang"
+    # What a report ends with, and what a delivery begins with.
+    disk = HangingDisk("/state/history", "/state/runs/second")
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    watchdog_s = 3
     with manager(tmp_path) as listening:
         async with endpoint() as hub:
             config = write_config(
-                tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=QUICK, runs="slots = 2"
+                tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=USUAL, runs="slots = 2"
             )
             env = {
-                "LD_PRELOAD": str(library),
-                "HANG_FLAG": str(flag),
-                # What a report ends with, and what a delivery begins with.
-                "HANG_PLACES": "/state/history:/state/runs/second",
                 "NOTIFY_SOCKET": str(tmp_path / "notify"),
-                "WATCHDOG_USEC": "3000000",
+                "WATCHDOG_USEC": str(watchdog_s * 1_000_000),
             }
-            with running(config, env=env) as daemon:
+            async with running_daemon(config, env=env) as daemon:
                 await until_heard(listening, "WATCHDOG")
-                flag.touch()
-                hub.hand_out({"id": "first", "dag_name": "it"})
-                await hub.until_finished("first")
-                hub.hand_out({"id": "second", "dag_name": "it"})
-                status = await until_status(
-                    daemon,
-                    lambda s: sum("stuck" in each for each in s["flaws"]) == 2,
-                    within_s=60,
+                with disk.hanging():
+                    hub.hand_out({"id": "first", "dag_name": "it"})
+                    await hub.until_finished("first")
+                    hub.hand_out({"id": "second", "dag_name": "it"})
+                    status = await until_status(
+                        daemon,
+                        lambda s: sum("stuck" in each for each in s["flaws"]) == 2,
+                        skip_s=1,
+                    )
+                    # Whatever was on its way has been heard after this.
+                    while listening in await _readable(listening):
+                        await heard(listening)
+                    for _ in range(2 * watchdog_s):
+                        await advance(1)
+                        await call(daemon, "GET", "/v1/status")
+                        while listening in await _readable(listening):
+                            assert "WATCHDOG" not in await heard(listening)
+                await until_status(
+                    daemon, lambda s: not any("stuck" in each for each in s["flaws"])
                 )
-                # Whatever was on its way has been heard after this.
-                while listening in await _readable(listening):
-                    await heard(listening)
-                with anyio.move_on_after(4):
-                    while True:
-                        assert "WATCHDOG" not in await heard(listening)
+                await advance(1)
+                await until_heard(listening, "WATCHDOG")
 
     assert "the loop is stuck: pull" in status["flaws"]
     assert "the loop is stuck: report first" in status["flaws"]

@@ -44,7 +44,9 @@ async def test_a_paused_machine_takes_nothing_and_goes_on_with_what_it_has(
 
             paused = await command(daemon, "pause", "--reason", "new disk")
             # Queue ahead would take it.
-            await until_status(daemon, lambda s: "paused" in s["loops"]["pull"])
+            await until_status(
+                daemon, lambda s: "paused" in s["loops"]["pull"], skip_s=1
+            )
             polls = len(hub.calls("pull"))
             hub.hand_out(job("second"))
             let_go(daemon, "first")
@@ -132,10 +134,21 @@ async def test_the_deadline_of_a_drain_ends_what_still_runs(tmp_path: Path) -> N
         async with running_daemon(config) as daemon:
             hub.hand_out(job("runs"))
             await daemon.until_logged("job_attempt_started", job_id="runs")
-            drained = await command(daemon, "drain", "--deadline", "1s")
-            [finish] = await hub.until_finished("runs")
+            drained: list[Done] = []
+            async with anyio.create_task_group() as tasks:
 
-    assert drained.returncode == 0
+                async def drain() -> None:
+                    drained.append(await command(daemon, "drain", "--deadline", "5m"))
+
+                tasks.start_soon(drain)
+                await until_status(daemon, lambda s: s["intake"]["mode"] == "draining")
+                await advance(240)
+                await until_status(daemon, lambda s: s["intake"]["left"] == 1)
+                assert not hub.finished
+                await advance(60)
+                [finish] = await hub.until_finished("runs")
+
+    assert drained[0].returncode == 0
     assert finish["result_status"] == "aborted"
 
 
@@ -145,9 +158,9 @@ async def test_the_deadline_counts_while_no_daemon_runs(tmp_path: Path) -> None:
         async with running_daemon(config) as daemon:
             hub.hand_out(job("runs"))
             await daemon.until_logged("job_attempt_started", job_id="runs")
-            await command(daemon, "drain", "--deadline", "1s", "--no-wait")
+            await command(daemon, "drain", "--deadline", "5m", "--no-wait")
             await daemon.crash()
-            await advance(1)  # the deadline itself
+            await advance(300)  # the deadline itself
             daemon.start()
             [finish] = await hub.until_finished("runs")
 

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import anyio
 import pytest
 from anyio import to_thread
 from attrs import define
 
 from support.cli import Done, command
+from support.clock import advance
 from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import KEY, SECRET, Issuer, config_lines
+from support.until import until
+
+NEXT_TRY_S = 10
+"""Within this, the daemon has looked at its sources again, also after a call that failed (seconds)."""
 
 
 def configure(folder: Path, url: str, issuer: Issuer, *, key: str = KEY) -> Path:
@@ -125,6 +129,7 @@ async def test_a_license_that_becomes_good_is_noticed_without_a_restart(
         await daemon.until_logged("license_obstacle")
         told = await machine.told()
         (machine.folder / "key").write_text(KEY)
+        await advance(NEXT_TRY_S)
         await machine.run("j")
 
     assert "there is no license" in told["obstacle"]
@@ -137,6 +142,7 @@ async def test_a_key_that_is_refused_is_named_and_tried_again(
     async with running_daemon(machine.config) as daemon:
         line = await daemon.until_logged("license_obstacle")
         machine.issuer.refusal = None
+        await advance(NEXT_TRY_S)
         await machine.run("j")
 
     assert "could not be activated" in line["reason"]
@@ -188,10 +194,7 @@ async def test_a_machine_that_is_not_wanted_reports_its_runs_and_pulls_no_more(
 
 async def released(machine: Machine, gate: Path) -> dict[str, Any]:
     """Let the long run end, and return how it was reported."""
-    with anyio.fail_after(20):
-        while not gate.is_fifo():
-            # Made by the run: nothing announces it.
-            await anyio.sleep(0.02)
+    await until(gate.is_fifo)
     await to_thread.run_sync(gate.write_text, "go\n")
     return (await machine.hub.until_finished("j"))[0]
 
@@ -267,9 +270,11 @@ async def test_activation_by_hand_asks_for_the_key_and_deactivation_forgets_it(
         await machine.run("j")
         told = await machine.told()
         await machine.command("deactivate")
-        with anyio.fail_after(20):
-            while (await machine.told())["good"]:
-                await anyio.sleep(0.1)
+
+        async def forgotten() -> bool:
+            return not (await machine.told())["good"]
+
+        await until(forgotten)
 
     assert told["source"] == "stored activation"
     assert not machine.activation.exists()

@@ -7,10 +7,12 @@ import httpx
 from anyio import to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
+from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.daemon_process import DaemonProcess
 from support.endpoint import Answer, Request, endpoint
 from support.until import until
+from support.waits import finishes
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 FAILS = ["/bin/sh", "-c", "exit 1"]
@@ -55,7 +57,7 @@ async def test_what_happens_is_counted_and_measured(tmp_path: Path) -> None:
             await daemon.until_logged("report_failed")
             await daemon.until_logged("job_decided", job_id="job-2")
             broken = False
-            await hub.until_finished(*(f"job-{number}" for number in range(4)))
+            await finishes(hub, daemon, *(f"job-{number}" for number in range(4)))
             for number in range(4):
                 await daemon.until_logged(
                     "job_finish_acknowledged", job_id=f"job-{number}"
@@ -140,6 +142,7 @@ async def test_metrics_are_written_to_a_file_that_is_always_whole(
         async with running_daemon(config) as daemon:
             trouble = await daemon.until_logged("metrics_not_written")
             file.parent.mkdir()
+            await advance(5)  # until it is written next
             await until(file.exists)
             found = values(file.read_text())
             assert daemon.alive
