@@ -17,6 +17,7 @@ from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import KEY, SECRET, Issuer, config_lines
 from support.until import until
+from support.waits import finishes
 
 NEXT_TRY_S = 10
 """Within this, the daemon has looked at its sources again, also after a call that failed (seconds)."""
@@ -243,15 +244,17 @@ async def test_a_new_secret_at_the_endpoint_is_taken_by_activating_again(
         done = await machine.command(
             "activate", "--key-file", str(machine.folder / "typed")
         )
-        # The poll that is held has the old one.
-        machine.hub.cut_held_polls()
-        await machine.hub.until(
-            lambda it: (
-                it.calls("pull")[-1].body["heartbeat_secret"] == machine.issuer.secret
-            ),
-            within_s=70,
-        )
-        finished = await machine.run("j2")
+
+        async def taken() -> bool:
+            # The poll that is held has the old one.
+            machine.hub.cut_held_polls()
+            await advance(5)
+            last = machine.hub.calls("pull")[-1].body
+            return bool(last["heartbeat_secret"] == machine.issuer.secret)
+
+        await until(taken)
+        machine.hub.hand_out({"id": "j2", "dag_name": "it"})
+        [finished] = await finishes(machine.hub, daemon, "j2")
 
     assert done.returncode == 0, done.stderr
     assert "activated: license lic-1, plan team" in done.stdout
