@@ -7,7 +7,7 @@ import anyio
 from dispatchd.contracts import check
 from support.clock import advance, within
 from support.hub import Hub
-from support.machine import Machine, held_poll, row
+from support.machine import Held, Machine, held_poll, row
 from support.until import until
 
 CI = {"dag_name": "ci"}
@@ -79,9 +79,12 @@ async def test_a_claim_that_nobody_accepts_is_handed_out_again(
     await server.submit({"id": "j", **CI})
     first = await Machine(http=server.http).pull()
 
-    await advance(server.lease_s)
+    other = Machine(http=server.http, name="m2")
     with within(20):
-        again = await Machine(http=server.http, name="m2").pull(wait="30")
+        # Woken by the hub itself, long before it would look again.
+        async with held_poll(other, wait="300") as poll:
+            await advance(server.lease_s)
+    again = Held(machine=other, job=poll.reply.json(), text=poll.reply.text)
 
     for stale in (first.accept(), first.finish(), first.beat(), first.release()):
         assert (await stale).status_code == 409
