@@ -1,12 +1,12 @@
 """The outbox of checks, rule by rule: a real hub, a machine's protocol, and a GitHub that can fail."""
 
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from attrs import evolve, field, frozen
 from sqlalchemy import update
@@ -15,10 +15,14 @@ from dispatchd.hub.github.telling import SECOND_LOOK_S
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.model import State
 from dispatchd.hub.schema import JOBS
-from support.checks import ChecksHub, checks_hub, checks_hub_process
+from dispatchd.hub.settings import FILE
+from support.checks import ChecksHub, checks_hub, github_table
+from support.cli import dispatchd
+from support.clock import advance, within
 from support.github import INSTALLATION, REPOSITORY
 from support.github_api import SHA, Asked, Fault, GithubApi, github_api
 from support.hub import HubHere
+from support.hub_process import HubProcess
 from support.machine import Held
 from support.until import until
 
@@ -230,7 +234,7 @@ async def test_a_limit_keeps_one_installation_and_no_other(stage: Stage) -> None
     def of_seven(asked: Asked) -> bool:
         return asked.installation == str(INSTALLATION)
 
-    limit = Fault(status=403, headers={"retry-after": "5"}, message="secondary rate")
+    limit = Fault(status=403, headers={"retry-after": "60"}, message="secondary rate")
     trap = stage.github.trap(CREATE, limit, when=of_seven)
     stage.hub.add("first")
     await stage.hub.ring()
@@ -359,14 +363,14 @@ async def test_a_check_whose_calls_hang_delays_no_other(stage: Stage) -> None:
 
 async def test_a_github_that_never_answers_delays_no_machine(stage: Stage) -> None:
     stage.github.trap(CREATE, Fault(hang=True), times=FOREVER)
-    for number in range(200):
+    for number in range(40):
         stage.hub.add(f"j{number}")
     await stage.hub.ring()
     await stage.github.until(lambda: stage.github.count(CREATE) == 8)
 
-    for _ in range(50):
+    for _ in range(10):
         # Far less than a call to GitHub may take.
-        with anyio.fail_after(5):
+        with within(5):
             held = await stage.hub.pull()
             await held.accept()
             await stage.hub.server.submit({"dag_name": "other"})
@@ -378,7 +382,7 @@ async def test_a_trouble_is_kept_and_logged_once_and_its_end_too(stage: Stage) -
     stage.github.trap(UPDATE, Fault(status=500, message="an outage"), times=4)
 
     await stage.hub.finish(held, "succeeded")
-    await stage.github.until(lambda: stage.github.count(UPDATE) == 3)
+    await stage.hub.in_time(lambda: stage.github.count(UPDATE) == 3)
     kept = stage.hub.check("j")
     await stage.hub.paid()
 
@@ -395,7 +399,7 @@ async def test_a_check_is_given_up_two_weeks_after_its_job_has_ended(
     held = await stage.accepted()
     stage.github.trap(UPDATE, Fault(status=500), times=FOREVER)
     await stage.hub.finish(held, "succeeded")
-    await stage.github.until(lambda: stage.github.count(UPDATE) == 2)
+    await stage.hub.in_time(lambda: stage.github.count(UPDATE) == 2)
     await until(lambda: stage.hub.store.owed_count() == (1, 1))
 
     with stage.hub.database.transaction() as db:
@@ -427,12 +431,13 @@ async def test_an_event_that_no_rule_wanted_leaves_nothing_behind(stage: Stage) 
 
 
 async def test_what_the_hub_ends_by_itself_is_told(tmp_path: Path) -> None:
-    async with staged(tmp_path, lease_s=1, patience_s=1, most_expiries=0) as stage:
+    async with staged(tmp_path, lease_s=60, most_expiries=0) as stage:
         stage.hub.add("lost")
         await stage.hub.pull()
         stage.hub.add("cancelled")
         await stage.hub.server.http.post("/api/v1/jobs/cancelled/cancel")
-        await stage.github.until(
+        await advance(60)
+        await stage.hub.in_time(
             lambda: any(
                 each["conclusion"] == "failure" for each in stage.github.of("lost")
             )
@@ -487,7 +492,7 @@ async def test_conclusions_go_before_other_news(tmp_path: Path) -> None:
         for number in range(10):
             stage.hub.add(f"later{number}")
         await stage.hub.finish(held[0], "succeeded")
-        await stage.github.until(
+        await stage.hub.in_time(
             lambda: stage.github.newest("first0")["conclusion"] is not None
         )
 
@@ -534,29 +539,24 @@ async def test_a_job_that_moves_on_while_github_is_told_is_told_again(
         ),
     ],
 )
-async def test_a_file_that_cannot_be_used_is_one_line_and_no_start(
+def test_a_file_that_cannot_be_used_is_one_line_and_no_start(
     tmp_path: Path, file: str, content: str | None, said: str
 ) -> None:
     token = "ghp_x" if file == "token" else ""
     more = [f'ca_file = "{tmp_path / "ca.pem"}"'] if file == "ca.pem" else []
-    async with github_api() as github:
-        async with checks_hub_process(tmp_path, github, token=token) as hub:
-            server = hub.server
-            server.stop()
-        server.more = "\n".join([server.more, *more])
-        server.configure()
-        if content is None:
-            (tmp_path / file).unlink()
-        else:
-            (tmp_path / file).write_text(elliptic() if content == "EC" else content)
-        (server.folder / "hub.log").unlink()
+    table = github_table(tmp_path, GithubApi(port=9), *more, token=token)
+    server = HubProcess(folder=tmp_path / "hub", more=table)
+    server.make()
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(elliptic() if content == "EC" else content)
 
-        with pytest.raises(AssertionError):
-            await server.start()
+    found = dispatchd("hub", "serve", "--config", str(server.folder / FILE))
 
-        assert server.process.wait(20) == 78
-        (line,) = (server.folder / "hub.log").read_text().splitlines()
-        assert said in line
+    assert found.returncode == os.EX_CONFIG
+    (line,) = found.stderr.splitlines()
+    assert said in line
 
 
 def elliptic() -> str:
@@ -586,7 +586,7 @@ async def test_a_github_that_is_not_there_keeps_no_hub_from_working(
         await held.accept()
         await hub.finish(held, "succeeded")
 
-        await until(lambda: hub.check("j").failures >= 2)
+        await hub.in_time(lambda: hub.check("j").failures >= 2)
 
         assert "ConnectError" in hub.check("j").trouble
         assert (await hub.server.http.get("/readyz")).status_code == 200
@@ -638,10 +638,7 @@ async def test_a_bug_that_one_job_meets_ends_neither_the_hub_nor_the_others(
         db.execute(silly)
 
     await stage.hub.finish(poison, "succeeded")
-    with anyio.fail_after(20):
-        while not stage.log("check_bug"):
-            # Written by another process: nothing announces it.
-            await anyio.sleep(0.05)
+    await until(lambda: stage.log("check_bug"))
     await stage.hub.finish(fine, "succeeded")
     await stage.github.until(
         lambda: stage.github.newest("fine")["conclusion"] == "success"

@@ -124,7 +124,12 @@ def require_concluded(github: GithubApi, ends: dict[str, tuple[str, str]]) -> No
 EVERY = len(OUTCOMES) * len(CAUSES)
 
 
-@pytest.mark.parametrize("count", [9, pytest.param(EVERY, marks=pytest.mark.torture)])
+EACH_COUNT = pytest.mark.parametrize(
+    "count", [9, pytest.param(EVERY, marks=pytest.mark.torture)]
+)
+
+
+@EACH_COUNT
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_every_outcome_and_cause_ends_in_one_concluded_check_whatever_github_answers(
     tmp_path: Path, fault: str, count: int
@@ -138,15 +143,16 @@ async def test_every_outcome_and_cause_ends_in_one_concluded_check_whatever_gith
         require_concluded(github, ends)
 
 
+@EACH_COUNT
 async def test_where_checks_are_not_permitted_every_outcome_is_told_by_a_status(
-    tmp_path: Path,
+    tmp_path: Path, count: int
 ) -> None:
     async with github_api() as github, checks_hub(tmp_path, github) as hub:
         forbidden = Fault(status=403, message="Resource not accessible by integration")
         trap = github.trap(CREATE, forbidden, times=float("inf"))
-        for number in range(len(OUTCOMES) * len(CAUSES)):
+        for number in range(count):
             hub.add(f"j{number}", name=f"ci {number}")
-        held = [await hub.pull() for _ in range(len(OUTCOMES) * len(CAUSES))]
+        held = [await hub.pull() for _ in range(count)]
 
         ends = await finish_all(hub, held)
 
@@ -160,7 +166,6 @@ async def test_where_checks_are_not_permitted_every_outcome_is_told_by_a_status(
         assert github.violations == []
 
 
-@pytest.mark.torture
 async def test_answers_that_never_come_make_no_second_check(tmp_path: Path) -> None:
     async with github_api() as github, checks_hub(tmp_path, github) as hub:
         writes(Fault(hang=True, after=True))(github)

@@ -13,7 +13,6 @@ import httpx
 import jwt
 import pytest
 from attrs import define
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dispatchd.hub.github.answers import (
     GithubError,
@@ -35,10 +34,12 @@ from support.github import (
     DESCRIPTIONS,
     INSTALLATION,
     REPOSITORY,
+    app_key,
     emulate,
-    new_key,
     prism,
+    public_key,
     request_violations,
+    trust_little,
 )
 from support.github_api import SHA, Answer, Asked, Fault, GithubApi, github_api
 from support.proxy import proxy
@@ -64,8 +65,9 @@ async def client(
 ) -> AsyncIterator[Client]:
     file = folder / "app.pem"
     file.write_text(key)
+    given = {"ca_file": trust_little(folder), **options}
     settings = GithubSettings(
-        app_id=APP_ID, private_key_file=file, api_url=url, **options
+        app_id=APP_ID, private_key_file=file, api_url=url, **given
     )
     async with transport(settings, now=clock or Clock(), known=KnownSecrets()) as way:
         yield Client(Credentials.open(settings, way))
@@ -95,7 +97,7 @@ async def test_every_call_is_as_github_describes_it(
             # Its example of a list has a next page for ever.
             answer.headers.pop("link", None)
 
-    async with client(tmp_path, described, new_key()) as github:
+    async with client(tmp_path, described, app_key()) as github:
         http = github.credentials.transport.http
         http.headers["accept"] = "application/json"  # all that its descriptions name
         http.event_hooks["response"].append(judge)
@@ -131,7 +133,7 @@ async def test_every_call_is_as_github_describes_it(
 async def test_a_whole_life_of_checks_passes_githubs_description_to_a_stateful_mock(
     tmp_path: Path, description: str
 ) -> None:
-    key = new_key()
+    key = app_key()
     with (
         emulate(tmp_path, key) as mock,
         prism(tmp_path, description, upstream=mock) as judge,
@@ -192,8 +194,7 @@ def forward(github: GithubApi, upstream: str, verdicts: list[Any]) -> None:
 async def test_a_jwt_proves_the_app_for_nine_minutes_and_is_made_anew_in_time(
     tmp_path: Path,
 ) -> None:
-    key, clock = new_key(), Clock()
-    public = load_pem_private_key(key.encode(), password=None).public_key()
+    key, clock = app_key(), Clock()
     async with client(tmp_path, "http://127.0.0.1:1", key, clock) as github:
         first = github.credentials.jwt()
         clock.now += 60
@@ -201,7 +202,7 @@ async def test_a_jwt_proves_the_app_for_nine_minutes_and_is_made_anew_in_time(
         clock.now += 6.5 * 60
         second = github.credentials.jwt()
 
-    claims = jwt.decode(first, public, algorithms=["RS256"])  # type: ignore[arg-type]  # an RSA key
+    claims = jwt.decode(first, public_key(key), algorithms=["RS256"])
     assert second != first
     assert claims["iss"] == str(APP_ID)
     assert claims["exp"] - claims["iat"] == 600
@@ -364,7 +365,7 @@ async def test_an_answer_that_does_not_count_is_unclear(
 
 
 async def test_a_server_that_is_not_there_is_unclear(tmp_path: Path) -> None:
-    async with client(tmp_path, "http://127.0.0.1:1", new_key()) as ours:
+    async with client(tmp_path, "http://127.0.0.1:1", app_key()) as ours:
         with pytest.raises(Unclear, match="ConnectError"):
             await ours.app()
 
@@ -484,7 +485,8 @@ async def test_a_server_that_nobody_vouches_for_gets_nothing(tmp_path: Path) -> 
     certificate = str(Authority(tmp_path / "ca").issue("127.0.0.1"))
     async with github_api(certificate=certificate) as github:
         github.scheme = "https"
-        async with client(tmp_path, github.url, github.key) as ours:
+        everybody: dict[str, Any] = {"ca_file": None}
+        async with client(tmp_path, github.url, github.key, **everybody) as ours:
             with pytest.raises(Unclear, match=r"(?i)certificate"):
                 await ours.app()
 

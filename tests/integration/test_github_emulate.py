@@ -22,8 +22,8 @@ from support.github import (
     INSTALLATION,
     PERSON_TOKEN,
     REPOSITORY,
+    app_key,
     emulate,
-    new_key,
     prism,
     request_violations,
 )
@@ -116,7 +116,7 @@ class Emulated:
 
 @asynccontextmanager
 async def emulated(folder: Path) -> AsyncIterator[Emulated]:
-    key, port = new_key(), lasting_port()
+    key, port = app_key(), lasting_port()
     webhook_url = f"http://127.0.0.1:{port}/webhooks/github"
     with (
         emulate(folder, key, webhook_url=webhook_url, webhook_secret=SECRET) as there,

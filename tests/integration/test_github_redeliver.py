@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from support.cli import Done, command
@@ -16,6 +15,7 @@ from support.github_hub import CONFIG, deliveries, jobs, send
 from support.github_hub import prepared as prepared_with_token
 from support.hub import Hub, hub
 from support.polling import polling_hub, status_of
+from support.until import until
 
 PUSH = real("push/00")
 
@@ -30,9 +30,11 @@ async def api() -> AsyncIterator[DeliveriesApi]:
 async def server(tmp_path: Path, api: DeliveriesApi) -> AsyncIterator[Hub]:
     """A hub that gets webhooks; its own look at what it has missed is over."""
     async with polling_hub(tmp_path / "hub", api, ingest="webhook") as found:
-        with anyio.fail_after(30):
-            while not (await status_of(found))["swept_at"]:
-                pass
+
+        async def has_looked() -> bool:
+            return bool((await status_of(found))["swept_at"])
+
+        await until(has_looked)
         yield found
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +14,8 @@ from attrs import define
 from dispatchd.domain.finding import Finding, Level
 from dispatchd.hub.github.app_check import check_app
 from dispatchd.hub.settings import load
-from support.github import new_key, prism
+from support.cli import Done, dispatchd
+from support.github import app_key, new_key, prism
 from support.github_app import (
     APP_ID,
     CODE,
@@ -55,7 +54,7 @@ api_url = "URL"
 
 @pytest.fixture(scope="module")
 def key() -> str:
-    return new_key()
+    return app_key()
 
 
 @pytest.fixture
@@ -84,16 +83,9 @@ class Place:
             (self.folder / name).write_text(secret)
             (self.folder / name).chmod(0o600)
 
-    def say(self, *words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "dispatchd", "hub", "github", *words],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            cwd=self.folder,
-            env={k: v for k, v in os.environ.items() if not k.startswith("DISPATCHD")},
-        )
+    def say(self, *words: str) -> Done:
+        unset = {each: None for each in os.environ if each.startswith("DISPATCHD")}
+        done = dispatchd("hub", "github", *words, env=unset, cwd=self.folder)
         told = done.stdout + done.stderr
         assert "Traceback" not in told, told
         for secret in (self.github.key.splitlines()[1], WEBHOOK_SECRET):
@@ -607,6 +599,7 @@ async def test_a_merge_queue_without_a_rule_is_a_hint(place: Place) -> None:
     assert about(quiet) == []
 
 
+@pytest.mark.host
 async def test_the_questions_are_those_of_githubs_own_description(
     place: Place, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from bench.postgres import Postgres
 
-from support.github import new_key
+from support.github import app_key
 from support.github_events import (
     HEAD,
     REAL,
@@ -334,7 +334,7 @@ async def test_strangers_that_send_slowly_delay_nobody(tmp_path: Path) -> None:
 
 async def test_an_app_takes_only_what_comes_by_its_own_hook(tmp_path: Path) -> None:
     folder = prepared(tmp_path / "hub")
-    (folder / "app.pem").write_text(new_key())
+    (folder / "app.pem").write_text(app_key())
     own = 'app_id = 4711\nprivate_key_file = "app.pem"'
     more = CONFIG.replace('token_file = "github-token"', own)
     async with hub(folder, more=more) as server:

@@ -3,7 +3,7 @@
 In a hub the intake makes a check's row in the transaction of its job; here a test does, by the same stores.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -16,13 +16,13 @@ from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import Database
 from dispatchd.hub.github.check_store import CheckStore, Owed
 from dispatchd.hub.model import Check, Submission
-from support.github import APP_ID, INSTALLATION, REPOSITORY
-from support.github_api import SHA
+from support.github import APP_ID, INSTALLATION, REPOSITORY, trust_little
+from support.github_api import SHA, GithubApi
 from support.hub import Hub, HubHere, hub
 from support.hub_process import HubProcess
 from support.hub_process import hub as hub_process
 from support.machine import Held, Machine
-from support.until import until
+from support.until import in_time
 
 CREATED_AT = 1_795_600_000.0
 
@@ -45,6 +45,7 @@ class ChecksHub(Generic[H]):
 
     server: H
     database: Database
+    github: Github
     store: CheckStore = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -104,16 +105,28 @@ class ChecksHub(Generic[H]):
         assert reply.status_code == 204, reply.text
 
     async def paid(self, within_s: float = 90) -> None:
-        """Wait until GitHub has been told everything."""
+        """Wait until GitHub has been told everything; waits of the hub pass at once."""
 
         async def all_told() -> bool:
             return await to_thread.run_sync(self.store.owed_count) == (0, 0)
 
         try:
-            await until(all_told, within_s)
+            await self.in_time(all_told, within_s)
         except AssertionError as error:
             log = self.server.log_file.read_text()
             raise AssertionError(log[-8000:]) from error
+
+    async def in_time(self, look: Callable[[], object], within_s: float = 60) -> None:
+        """Return once a look returns something true; the time of a hub in this process moves on meanwhile."""
+        await in_time(look, is_idle=self._is_idle, within_s=within_s)
+
+    def _is_idle(self) -> bool:
+        """Return whether time may move on: no call to GitHub that will be answered is in progress."""
+        return (
+            isinstance(self.server, HubHere)
+            and isinstance(self.github, GithubApi)
+            and not self.github.in_progress
+        )
 
     def check(self, job_id: str) -> Check:
         found: Owed | None = self.store.get(job_id)
@@ -134,6 +147,8 @@ def github_table(folder: Path, github: Github, *more: str, token: str = "") -> s
         if not any("writes" in each for each in more)
         else "",
     ]
+    if not any("ca_file" in each for each in more):
+        lines.append(f'ca_file = "{trust_little(folder)}"')
     if token:
         file = folder / "token"
         file.write_text(f"{token}\n")
@@ -151,8 +166,10 @@ async def checks_hub(
 ) -> AsyncIterator[ChecksHub[HubHere]]:
     """Run a hub that tells a GitHub of its jobs, for the length of a block."""
     table = github_table(folder, github, *more, token=token)
+    # So that no lease ends while the hub waits for GitHub.
+    options = {"lease_s": 86_400.0, **options}
     async with hub(folder / "hub", more=table, **options) as server:
-        with _with_checks(server) as found:
+        with _with_checks(server, github) as found:
             yield found
 
 
@@ -163,15 +180,15 @@ async def checks_hub_process(
     """Run such a hub in a process of its own."""
     table = github_table(folder, github, *more, token=token)
     async with hub_process(folder / "hub", more=table, **options) as server:
-        with _with_checks(server) as found:
+        with _with_checks(server, github) as found:
             yield found
 
 
 @contextmanager
-def _with_checks(server: H) -> Iterator[ChecksHub[H]]:
+def _with_checks(server: H, github: Github) -> Iterator[ChecksHub[H]]:
     database = Database.open(database_of(server))
     try:
-        yield ChecksHub(server=server, database=database)
+        yield ChecksHub(server=server, database=database, github=github)
     finally:
         database.close()
 

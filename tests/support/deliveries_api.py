@@ -8,7 +8,6 @@ the App and nothing else. What it answers is checked against GitHub's own OpenAP
 import base64
 import json
 import socket
-import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,7 +22,6 @@ import anyio
 import jwt
 import uvicorn
 from attrs import define, evolve, field
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jsonschema import Draft202012Validator
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -31,8 +29,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import override
 
-from support.github import OPENAPI, new_key
+from support.clock import LoopTime, loop, within
+from support.github import OPENAPI, app_key, public_key
 from support.github_events import APP
+from support.until import in_time
 
 DAY_S = 86_400.0
 OLD_IDS, NEW_IDS = 199287304442, 3804004623172239366
@@ -114,7 +114,7 @@ class Refusal:
 class DeliveriesApi:
     """The API of one App, and what it was asked."""
 
-    key: str = field(factory=new_key)
+    key: str = field(factory=app_key)
     """The App's private key (PEM)."""
     ahead_s: float = 0.0
     """How far its clock is ahead (seconds)."""
@@ -141,6 +141,8 @@ class DeliveriesApi:
     redelivered: list[int] = field(factory=list)
     complaints: list[str] = field(factory=list)
     port: int = 0
+    _in_progress: int = 0
+    """How many calls are being answered (count)."""
     _ids: int = 0
     _asked: anyio.Event = field(factory=anyio.Event)
 
@@ -149,7 +151,7 @@ class DeliveriesApi:
         return f"http://127.0.0.1:{self.port}"
 
     def now(self) -> float:
-        return time.time() + self.ahead_s
+        return LoopTime(loop()).wall() + self.ahead_s
 
     def add(
         self,
@@ -197,9 +199,13 @@ class DeliveriesApi:
 
     async def until(self, holds: Callable[[], bool], within_s: float = 60) -> None:
         """Return once something holds; it is looked at before and after each call."""
-        with anyio.fail_after(within_s):
+        with within(within_s):
             while not holds():
                 await self._asked.wait()
+
+    async def in_time(self, holds: Callable[[], bool]) -> None:
+        """Return once something holds that comes with time, which moves on meanwhile."""
+        await in_time(holds, is_idle=lambda: not self._in_progress)
 
     async def sweeps(self, count: int = 2) -> None:
         """Return once the hub has begun some more sweeps; all before the last of them have ended by then."""
@@ -227,9 +233,11 @@ class DeliveriesApi:
             return self._json({"message": "Not Found"}, 404)
         self.calls.append(f"{request.method} {request.url.path}{query}")
         self._tell()
+        self._in_progress += 1
         try:
             return await self._answer(request)
         finally:
+            self._in_progress -= 1
             self._tell()
 
     def _tell(self) -> None:
@@ -273,7 +281,7 @@ class DeliveriesApi:
         try:
             claims = jwt.decode(
                 token if kind == "Bearer" else "",
-                _public(self.key),
+                public_key(self.key),
                 algorithms=["RS256"],
                 # By this server's own clock, below.
                 options={"verify_iat": False, "verify_exp": False},
@@ -350,11 +358,6 @@ def _place(entry: Entry) -> tuple[float, int]:
 
 
 @cache
-def _public(key: str) -> Any:
-    return load_pem_private_key(key.encode(), None).public_key()
-
-
-@cache
 def _validator(name: str) -> Draft202012Validator:
     description = json.loads((OPENAPI / "api.github.com.subset.json").read_text())
     schema = description["components"]["schemas"][name]
@@ -407,6 +410,8 @@ async def deliveries_api(**options: Any) -> AsyncIterator[DeliveriesApi]:
         finally:
             server.should_exit = True
             server.force_exit = True
+            # It looks for its end from time to time.
+            loop().skip(1)
     assert found.complaints == []
 
 

@@ -10,6 +10,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -19,19 +20,21 @@ import httpx
 import jwt
 import uvicorn
 from attrs import define, field, frozen
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
+from support.clock import LoopTime, loop, within
 from support.github import (
     APP_ID,
     DESCRIPTIONS,
     INSTALLATION,
     OPENAPI,
-    new_key,
+    app_key,
+    public_key,
     request_violations,
 )
+from support.hub import NO_TLS
 
 SHA = "d6fde92930d4715a2b49857d24b940956b26d2d3"
 
@@ -96,8 +99,8 @@ class GithubApi:
     """Below which path the API is, such as /api/v3."""
     judges: list[str] = field(factory=list)
     """Addresses of Prisms that are asked about each request."""
-    http: httpx.AsyncClient = field(factory=httpx.AsyncClient)
-    key: str = field(factory=new_key)
+    http: httpx.AsyncClient = field(factory=lambda: httpx.AsyncClient(verify=NO_TLS))
+    key: str = field(factory=app_key)
     scheme: str = "http"
     host: str = "127.0.0.1"
     port: int = 0
@@ -117,6 +120,8 @@ class GithubApi:
     """Further answers, for calls that aren't about checks."""
     everything: Callable[[Asked], "Answer"] | None = None
     """Answers in place of all of its own."""
+    in_progress: int = 0
+    """How many requests are being answered; none of those that never will be (count)."""
     _traps: list[Trap] = field(factory=list)
     _changed: anyio.Event = field(factory=anyio.Event)
     _next_id: int = 3_000_000_000
@@ -154,13 +159,22 @@ class GithubApi:
 
     async def until(self, reached: Callable[[], bool], within_s: float = 60) -> None:
         """Wait for something that requests bring about."""
-        with anyio.move_on_after(within_s):
-            while not reached():
-                await self._changed.wait()
-            return
-        raise AssertionError([each.name for each in self.asked][-40:])
+        try:
+            with within(within_s):
+                while not reached():
+                    await self._changed.wait()
+        except TimeoutError:
+            names = [each.name for each in self.asked][-40:]
+            raise AssertionError(names) from None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.in_progress += 1
+        try:
+            await self._take(scope, receive, send)
+        finally:
+            self.in_progress -= 1
+
+    async def _take(self, scope: Any, receive: Any, send: Any) -> None:
         asked = await _read(scope, receive, self.prefix)
         if asked.raw == "app/hook/deliveries" and self.more(asked) is None:
             # The hub looks for what it has missed, which is nothing to these tests (support/deliveries_api.py).
@@ -189,8 +203,12 @@ class GithubApi:
         self._changed.set()
         self._changed = anyio.Event()
         if fault.hang:
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            self.in_progress -= 1
+            try:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            finally:
+                self.in_progress += 1
             return
         if fault.after and not fault.cut:
             answer = _refusal(fault)
@@ -253,15 +271,22 @@ class GithubApi:
 
     def _as_app(self, asked: Asked) -> Answer:
         given = asked.headers.get("authorization", "").partition(" ")[2]
-        key = load_pem_private_key(self.key.encode(), password=None).public_key()
         try:
-            claims = jwt.decode(given, key, algorithms=["RS256"])  # type: ignore[arg-type]  # it is an RSA key
+            claims = jwt.decode(
+                given,
+                public_key(self.key),
+                algorithms=["RS256"],
+                # Below, by the time of the test's loop.
+                options={"verify_iat": False, "verify_exp": False},
+            )
         except jwt.InvalidTokenError as error:
             return (
                 401,
                 {"message": f"A JSON web token could not be decoded: {error}"},
                 {},
             )
+        if not claims["iat"] <= _now() < claims["exp"]:
+            return 401, {"message": "'Expiration time' claim ('exp') is off"}, {}
         if claims["iss"] != str(APP_ID) or claims["exp"] - claims["iat"] > 660:
             self.violations.append(claims)
         if asked.parts[1:2] == ("installations",):
@@ -335,6 +360,11 @@ class GithubApi:
         return 201, {"id": len(self.statuses), **asked.body}, {}
 
 
+def _now() -> float:
+    """Return the time of the hubs of this test (seconds since the epoch)."""
+    return LoopTime(loop()).wall()
+
+
 _NOT_FOUND: Answer = (404, {"message": "Not Found"}, {})
 
 
@@ -401,6 +431,7 @@ async def _send(send: Any, answer: Answer, *, cut: bool = False) -> None:
     headers = {
         "content-type": "application/json",
         "content-length": str(length),
+        "date": formatdate(_now(), usegmt=True),
         **more,
     }
     if not status:
@@ -418,9 +449,20 @@ def _description(name: str) -> tuple[dict[str, Any], Registry[Any]]:
     return document, Registry().with_resource("urn:github", resource)
 
 
+@cache
+def _judge(description: str, method: str, path: str) -> Draft202012Validator:
+    """Return what judges the bodies of a call that a description has."""
+    _, registry = _description(description)
+    pointer = path.replace("~", "~0").replace("/", "~1").replace("{", "%7B")
+    pointer = pointer.replace("}", "%7D")
+    where = f"{method}/requestBody/content/application~1json/schema"
+    schema = {"$ref": f"urn:github#/paths/{pointer}/{where}"}
+    return Draft202012Validator(schema, registry=registry)
+
+
 def violations(description: str, asked: Asked) -> list[str]:
     """Return what is wrong with a request by one of GitHub's OpenAPI descriptions."""
-    document, registry = _description(description)
+    document, _ = _description(description)
     for path, operations in document["paths"].items():
         pattern = re.sub(r"\{[^}]*\}", "[^/]+", path).strip("/")
         if asked.method.lower() in operations and re.fullmatch(pattern, asked.raw):
@@ -429,11 +471,7 @@ def violations(description: str, asked: Asked) -> list[str]:
         return [f"{asked.method} {asked.raw} is not described"]
     if asked.body is None:
         return []
-    pointer = path.replace("~", "~0").replace("/", "~1").replace("{", "%7B")
-    pointer = pointer.replace("}", "%7D")
-    where = f"{asked.method.lower()}/requestBody/content/application~1json/schema"
-    schema = {"$ref": f"urn:github#/paths/{pointer}/{where}"}
-    judge = Draft202012Validator(schema, registry=registry)
+    judge = _judge(description, asked.method.lower(), path)
     return [
         f"{description} {asked.name} {each.json_path}: {each.message}"
         for each in judge.iter_errors(asked.body)
@@ -444,7 +482,7 @@ def violations(description: str, asked: Asked) -> list[str]:
 async def github_api(**options: Any) -> AsyncIterator[GithubApi]:
     """Run a GitHub for the length of a block."""
     found = GithubApi(**options)
-    async with serving(found, found.certificate) as url:
+    async with serving(found, found.certificate, dated=False) as url:
         found.port = int(url.rpartition(":")[2])
         try:
             yield found
@@ -453,7 +491,9 @@ async def github_api(**options: Any) -> AsyncIterator[GithubApi]:
 
 
 @asynccontextmanager
-async def serving(app: Any, certificate: str = "") -> AsyncIterator[str]:
+async def serving(
+    app: Any, certificate: str = "", *, dated: bool = True
+) -> AsyncIterator[str]:
     """Serve an application on a free loopback port for the length of a block, and give its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
@@ -462,6 +502,7 @@ async def serving(app: Any, certificate: str = "") -> AsyncIterator[str]:
                 ssl_certfile=certificate or None,
                 log_level="critical",
                 access_log=False,
+                date_header=dated,
                 lifespan="off",
                 timeout_graceful_shutdown=1,
             )
@@ -472,6 +513,8 @@ async def serving(app: Any, certificate: str = "") -> AsyncIterator[str]:
                 yield f"http://127.0.0.1:{listener.getsockname()[1]}"
             finally:
                 server.should_exit = True
+                # It looks for its end from time to time.
+                loop().skip(1)
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:

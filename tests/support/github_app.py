@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 import jwt
 from attrs import define, field
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from typing_extensions import override
+
+from support.github import public_key
 
 APP_ID = 4711
 CODE = "a180b1a3d263c81bc6441d7b990bae27d4c10679"
@@ -153,13 +154,12 @@ class GithubApp:
         return 201, {**self.app, **secrets}
 
     def _refusal(self, authorization: str) -> str:
-        private = load_pem_private_key(self.key.encode(), password=None)
         token = authorization.removeprefix("Bearer ")
         try:
             # Its times are judged below, by this GitHub's clock.
             claims = jwt.decode(
                 token,
-                private.public_key(),  # type: ignore[arg-type]  # RSA
+                public_key(self.key),
                 algorithms=["RS256"],
                 options={"verify_exp": False, "verify_iat": False},
             )

@@ -6,11 +6,14 @@ from typing import Any, TypeVar, overload
 
 import anyio
 
-from support.clock import within
+from support.clock import advance, within
 
 T = TypeVar("T")
 
 _EVERY_S = 0.01
+
+_STEP_S = 0.5
+"""How far a look moves time on: the deadlines of calls are far longer (seconds)."""
 
 
 @overload
@@ -43,3 +46,24 @@ async def until(
     except TimeoutError:
         message = f"not within {within_s} s: {what or look}; last: {last!r}"
         raise AssertionError(message) from None
+
+
+async def in_time(
+    look: Callable[[], object],
+    *,
+    is_idle: Callable[[], bool] = lambda: True,
+    within_s: float = 60,
+) -> None:
+    """Return once a look returns something true that comes with time: each look that doesn't moves time on.
+
+    Time stands still while nothing `is_idle`, so that no deadline of a call in progress passes.
+    """
+
+    async def look_or_wait() -> object:
+        seen = look()
+        seen = await seen if isawaitable(seen) else seen
+        if not seen and is_idle():
+            await advance(_STEP_S)
+        return seen
+
+    await until(look_or_wait, within_s, look)
