@@ -39,6 +39,26 @@ async def test_a_stop_that_drains_waits_for_runs_and_reports_them(
     assert "exit code 4" in finish["result_summary"]
 
 
+async def test_what_waits_for_a_slot_does_not_start_while_a_stop_waits_for_runs(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": WAITS}, runs='on_shutdown = "drain"\nslots = 1'
+        )
+        async with running_daemon(config) as daemon:
+            await start(daemon, hub)
+            hub.hand_out({"id": "job-2", "dag_name": "it"})
+            await daemon.until_logged("job_accept_confirmed", job_id="job-2")
+            daemon.send(signal.SIGTERM)
+            await daemon.until_logged("stopping")
+            let_go(daemon)
+            await daemon.until_ended()
+
+        assert not (daemon.state / "runs/job-2/attempt-1").exists()
+        assert [*hub.finished] == ["job-1"]
+
+
 async def test_a_stop_that_drains_asks_for_time_and_takes_a_second_signal(
     tmp_path: Path,
 ) -> None:
