@@ -132,13 +132,13 @@ async def test_one_that_is_listed_and_not_there_yet_is_taken_in_once_it_is(
     await api.until(lambda: api.fetched[other.guid] == 1)
     assert api.fetched[race.guid] == 0
 
-    await api.until(lambda: api.fetched[race.guid] == 1)
-    await api.until(lambda: api.fetched[empty.guid] > 1)
+    await api.in_time(lambda: api.fetched[race.guid] == 1)
+    await api.in_time(lambda: api.fetched[empty.guid] > 1)
     await api.sweeps()
     assert {*await kept(server)} == {race.guid, other.guid}
     empty.payload = OPENED
     seen = api.fetched[empty.guid]
-    await api.until(lambda: api.fetched[empty.guid] > seen)
+    await api.in_time(lambda: api.fetched[empty.guid] > seen)
     await api.sweeps()
 
     assert {*await kept(server)} == {race.guid, other.guid, empty.guid}
@@ -205,7 +205,7 @@ async def test_a_payload_that_cannot_be_read_delays_no_other(
     broken = api.add("push", real("push/00"), broken=10_000)
     good = api.add("pull_request", OPENED, as_text=True)
 
-    await api.until(lambda: api.fetched[good.guid] == 1)
+    await api.in_time(lambda: api.fetched[good.guid] == 1)
     await api.sweeps()
 
     found = await kept(server)
@@ -214,7 +214,7 @@ async def test_a_payload_that_cannot_be_read_delays_no_other(
         assert found[each.guid]["state"] == "ignored"
         assert "can't be read" in found[each.guid]["routing"]
     broken.broken = 0
-    await api.until(lambda: api.fetched[broken.guid] == 1)
+    await api.in_time(lambda: api.fetched[broken.guid] == 1)
     await api.sweeps()
     assert len(await jobs(server)) == 3
 
@@ -435,8 +435,8 @@ async def test_a_limit_is_kept_for_as_long_as_github_says(
     await api.in_time(lambda: len(api.calls) > calls)
 
     waited = anyio.current_time() - began
-    # A second is lost by whole seconds, and a tenth more is waited at most.
-    assert 28 <= waited < 35
+    # A second or two are lost by whole ones; a minute is for limits that don't say for how long.
+    assert 28 <= waited < 60
     await api.until(lambda: api.fetched[entry.guid] == 1)
     await api.sweeps()
     assert len(await jobs(server)) == 1

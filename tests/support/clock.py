@@ -49,6 +49,13 @@ async def advance(seconds: float) -> None:
         await anyio.lowlevel.checkpoint()
 
 
+async def pass_ticks() -> None:
+    """Move time on to where a uvicorn that has to stop looks for that, and then for the end of its connections."""
+    for _ in range(2):
+        await advance(0)
+        await advance(0.1)
+
+
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
     """Raise TimeoutError if a block takes longer in real time (seconds), whatever `advance` does."""

@@ -7,7 +7,6 @@ the App and nothing else. What it answers is checked against GitHub's own OpenAP
 
 import base64
 import json
-import socket
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -29,8 +28,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import override
 
-from support.clock import LoopTime, loop, within
-from support.github import OPENAPI, app_key, public_key
+from support.clock import LoopTime, loop, pass_ticks, within
+from support.github import OPENAPI, app_key, listening, public_key
 from support.github_events import APP
 from support.until import in_time
 
@@ -212,7 +211,7 @@ class DeliveriesApi:
         wanted = (
             self.count("GET /app/hook/deliveries?per_page=100", exactly=True) + count
         )
-        await self.until(
+        await self.in_time(
             lambda: (
                 self.count("GET /app/hook/deliveries?per_page=100", exactly=True)
                 >= wanted
@@ -401,7 +400,7 @@ async def deliveries_api(**options: Any) -> AsyncIterator[DeliveriesApi]:
         server_header=False,
     )
     server = _Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listening()
     found.port = listener.getsockname()[1]
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(server.serve, [listener])
@@ -410,8 +409,7 @@ async def deliveries_api(**options: Any) -> AsyncIterator[DeliveriesApi]:
         finally:
             server.should_exit = True
             server.force_exit = True
-            # It looks for its end from time to time.
-            loop().skip(1)
+            await pass_ticks()
     assert found.complaints == []
 
 

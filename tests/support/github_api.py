@@ -24,13 +24,14 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from support.clock import LoopTime, loop, within
+from support.clock import LoopTime, loop, pass_ticks, within
 from support.github import (
     APP_ID,
     DESCRIPTIONS,
     INSTALLATION,
     OPENAPI,
     app_key,
+    listening,
     public_key,
     request_violations,
 )
@@ -495,7 +496,7 @@ async def serving(
     app: Any, certificate: str = "", *, dated: bool = True
 ) -> AsyncIterator[str]:
     """Serve an application on a free loopback port for the length of a block, and give its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listening() as listener:
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -513,8 +514,7 @@ async def serving(
                 yield f"http://127.0.0.1:{listener.getsockname()[1]}"
             finally:
                 server.should_exit = True
-                # It looks for its end from time to time.
-                loop().skip(1)
+                await pass_ticks()
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:

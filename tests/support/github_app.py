@@ -204,7 +204,7 @@ def github_app(key: str) -> Iterator[GithubApp]:
     handler = type("_Own", (_Handler,), {"github": found})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         found.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
         try:
             yield found

@@ -28,7 +28,7 @@ from dispatchd.hub.settings import FILE, TOKEN_FILE, load
 from dispatchd.hub.setup import init
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.systemd import ServiceManager
-from support.clock import LoopTime, loop, within
+from support.clock import LoopTime, loop, pass_ticks, within
 from support.endpoint import SECRET
 from support.logs import logging_to
 
@@ -191,6 +191,7 @@ class HubHere(Hub):
         """Stop it, and return when it has ended."""
         if not self._ended.is_set():
             self._signals.send_nowait(signal.SIGTERM)
+            await pass_ticks()
         with within(within_s):
             await self._ended.wait()
 
