@@ -70,10 +70,12 @@ FAULTS: dict[str, Setup] = {
     "409 after the write": writes(Fault(status=409, after=True)),
     "422 to all but the smallest": ornate,
     "422 thrice": writes(Fault(status=422), times=3),
-    "429": one(CREATE, limited(retry_after="1"), each=False),
+    "429": one(CREATE, limited(retry_after="30"), each=False),
     "403 with a limit": one(
         UPDATE,
-        Fault(status=403, headers={"retry-after": "1"}, message="secondary rate limit"),
+        Fault(
+            status=403, headers={"retry-after": "30"}, message="secondary rate limit"
+        ),
         each=False,
     ),
     "500": writes(Fault(status=500)),

@@ -148,8 +148,8 @@ async def test_a_cancel_ends_what_runs_and_waits_for_its_pull_request(
     [
         Fault(status=500),
         Fault(status=502),
-        Fault(status=429, headers={"retry-after": "1"}),
-        Fault(status=403, headers={"retry-after": "1"}),
+        Fault(status=429, headers={"retry-after": "30"}),
+        Fault(status=403, headers={"retry-after": "30"}),
         Fault(status=0),
         Fault(cut=True, status=200),
         Fault(status=401),
@@ -165,7 +165,7 @@ async def test_an_answer_that_does_not_come_allows_nothing_and_is_asked_for_agai
         here.github.trap(PERMISSION, fault, times=times)
         here.github.trap(PULL, fault, times=times)
 
-        [job] = await here.decided(await here.say("/run deploy"))
+        [job] = await here.decided_in_time(await here.say("/run deploy"))
 
         assert job["state"] == "queued"
         assert here.github.count(PERMISSION) >= 2
@@ -443,8 +443,12 @@ async def test_a_deadlock_loses_no_delivery(
                 async with await psycopg.AsyncConnection.connect(
                     url, autocommit=True
                 ) as looking:
-                    while (await (await looking.execute(waiting)).fetchone()) == (0,):
-                        await anyio.sleep(0.02)
+
+                    async def is_waiting() -> bool:
+                        found = await looking.execute(waiting)
+                        return await found.fetchone() != (0,)
+
+                    await until(is_waiting)
                 await db.execute(lock, (one,))
                 await db.rollback()
 

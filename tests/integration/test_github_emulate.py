@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx
 import jwt
 import pytest
@@ -31,6 +30,7 @@ from support.github_api import serving
 from support.github_hub import RULES, jobs
 from support.hub import HubHere
 from support.torture import lasting_port
+from support.until import until
 
 SECRET = "s3cret"
 TRIAGE = """
@@ -107,11 +107,11 @@ class Emulated:
         return {each["name"]: each for each in reply.json()["check_runs"]}
 
     async def until_jobs(self, count: int) -> list[dict[str, Any]]:
-        with anyio.fail_after(30):
-            while len(found := await jobs(self.hub.server)) < count:
-                # Sent by another process when it likes.
-                await anyio.sleep(0.05)
-        return found
+        async def sent() -> list[dict[str, Any]]:
+            found = await jobs(self.hub.server)
+            return found if len(found) >= count else []
+
+        return await until(sent)
 
 
 @asynccontextmanager

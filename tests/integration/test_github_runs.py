@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import anyio
-
+from support.clock import within
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.github import INSTALLATION
 from support.github_api import Fault
@@ -170,7 +169,7 @@ async def test_a_job_of_another_hand_has_no_token(tmp_path: Path) -> None:
 async def test_a_blocked_github_keeps_no_job_from_its_machine(tmp_path: Path) -> None:
     async with scene(tmp_path, Repository(), RULES) as here:
         here.github.trap(MINT, Fault(hang=True), times=99)
-        with anyio.fail_after(20):
+        with within(20):
             for number in range(20):
                 event = pull_request()
                 event["pull_request"]["number"] = number + 10

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import anyio
 import httpx
@@ -14,6 +15,7 @@ import pytest
 
 from dispatchd.cloud.failure import Kind
 from support.outward import BODY, PULL, WITHIN_S, client, failure, settings_for
+from support.until import until
 
 _SERVER = """
 import http.server, sys
@@ -62,6 +64,11 @@ def _served(host: str, *before: str) -> Iterator[tuple[subprocess.Popen[str], st
             process.kill()
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether a process has stopped (proc_pid_stat(5), state T)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 async def test_a_stopped_server_costs_one_deadline_and_one_connection() -> None:
     with _served("127.0.0.1") as (process, url):
         settings = settings_for(url)
@@ -69,6 +76,8 @@ async def test_a_stopped_server_costs_one_deadline_and_one_connection() -> None:
             first = await _peer(http)
             assert await _peer(http) == first
             os.kill(process.pid, signal.SIGSTOP)
+            # It may still answer for a moment after the signal was sent.
+            await until(lambda: is_stopped(process.pid))
             found = await failure(http, settings, DEADLINE_S)
             os.kill(process.pid, signal.SIGCONT)
             second = await _peer(http)

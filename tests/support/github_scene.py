@@ -105,6 +105,16 @@ class Scene:
             found.append(await row(self.hub.server, job_id))
         return found
 
+    async def decided_in_time(self, reply: httpx.Response) -> list[dict[str, Any]]:
+        """Return the same once GitHub was asked again, for which the hub waits a while."""
+
+        async def has_decided() -> bool:
+            rows = [await row(self.hub.server, each) for each in reply.json()["jobs"]]
+            return all(each["state"] != "received" for each in rows)
+
+        await self.hub.in_time(has_decided)
+        return await self.decided(reply)
+
 
 @asynccontextmanager
 async def scene(

@@ -14,6 +14,7 @@ from anyio.abc import SocketStream, TaskStatus
 from dispatchd.cloud.explain import explain
 from dispatchd.cloud.failure import Explanation
 from dispatchd.cloud.transport import MAX_AGE_S, ReloadingTransport, TransportSettings
+from support.clock import within
 
 WITHIN_S = 5.0
 """Deadline of a call (seconds); an explanation may take 3 s more."""
@@ -52,7 +53,7 @@ async def pull(
 ) -> int:
     """Ask for a job and return the status."""
     headers = {"Prefer": f"wait={hold_s}"} if hold_s else {}
-    with anyio.fail_after(within_s):
+    with within(within_s):
         answer = await http.post(PULL, json=BODY, headers=headers)
     return answer.status_code
 
@@ -64,7 +65,7 @@ async def failure(
     try:
         status = await pull(http, within_s=within_s)
     except (httpx.HTTPError, TimeoutError) as error:
-        with anyio.fail_after(WITHIN_S):
+        with within(WITHIN_S):
             found = await explain(error, settings)
         assert "secret" not in found.words
         assert "\n" not in found.words
