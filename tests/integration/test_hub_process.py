@@ -27,8 +27,14 @@ from support.machine import JOBS, Machine, held_poll, refuses
 CI = {"dag_name": "ci"}
 
 
-async def test_held_polls_and_watches_are_answered_at_a_stop(tmp_path: Path) -> None:
-    async with hub_process(tmp_path) as server:
+FEW, MANY = (20, 41), (50, 87, 140, 171, 230)
+"""How many jobs have been taken in at each kill (count)."""
+
+
+async def test_held_polls_and_watches_are_answered_at_a_stop(
+    tmp_path: Path, database_url: str
+) -> None:
+    async with hub_process(tmp_path, database_url=database_url) as server:
         await server.submit({"id": "j", **CI})
         await Machine(http=server.http).pull()
         watched: list[dict[str, Any]] = []
@@ -77,8 +83,11 @@ async def test_a_killed_hub_has_kept_everything_that_it_acknowledged(
         assert '"payload": {"a": 1.50}' in (await machine.pull()).text
 
 
+@pytest.mark.parametrize(
+    "kills", [FEW, pytest.param(MANY, marks=pytest.mark.torture)], ids=["few", "many"]
+)
 async def test_kills_under_load_lose_no_acknowledged_job(
-    tmp_path: Path, database_url: str
+    tmp_path: Path, database_url: str, kills: tuple[int, ...]
 ) -> None:
     acknowledged: set[str] = set()
 
@@ -95,7 +104,7 @@ async def test_kills_under_load_lose_no_acknowledged_job(
             with suppress(httpx.TransportError):
                 await submit_for_ever(enough, wanted)
 
-        for wanted in (20, 41):
+        for wanted in kills:
             enough = anyio.Event()
             with anyio.fail_after(30):
                 async with anyio.create_task_group() as tasks:
