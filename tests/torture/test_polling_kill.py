@@ -53,8 +53,8 @@ class Story:
         )
         await self.api.sweeps(2)
 
-    async def unless_killed(self, server: HubProcess) -> bool:
-        """Wait until all is told, or the hub is killed; return whether it was."""
+    async def unless_killed(self, server: HubProcess, mark: Path) -> bool:
+        """Wait until all is told and steps count no more, or the hub is killed; return whether it was."""
         killed = False
         async with anyio.create_task_group() as tasks:
 
@@ -66,7 +66,11 @@ class Story:
 
             tasks.start_soon(watch)
             await self.until_told()
+            mark.unlink()
+            # It may have been at its last step that counts.
+            await self.api.sweeps(1)
             tasks.cancel_scope.cancel()
+        mark.unlink(missing_ok=True)
         return killed
 
 
@@ -77,13 +81,13 @@ async def sweep_despite_a_kill(arm: Arm, folder: Path, sweep: Sweep, step: int) 
         prepared(folder, api)
         async with arm(sweep, step, more=more) as server:
             story = Story(api)
-            (folder / MARK).unlink()
+            mark = folder / MARK
+            mark.unlink()
             await api.until(lambda: api.count("GET") == 1)
             story.tell()
-            (folder / MARK).touch()
+            mark.touch()
             gate.set()
-            killed = await story.unless_killed(server)
-            (folder / MARK).unlink()
+            killed = await story.unless_killed(server, mark)
             if killed:
                 assert server.process.returncode == -9
                 server.env = {}
