@@ -293,8 +293,9 @@ def test_each_claim_is_noted_with_what_came_of_it(store: Store) -> None:
     store.submit("j")
     store.claim()
     change(lambda job: rules.release(job, held, now=NOW + 1))
-    store.claim()
-    change(lambda job: rules.take_back(job, held, now=NOW + 2))
+    claimed = store.claim()
+    assert claimed is not None
+    change(lambda job: rules.take_back(job, held, before=claimed.before, now=NOW + 2))
     store.claim("m2", now=NOW + 3)
     assert store.expire(NOW + 100) == ["j"]
     store.claim(now=NOW + 200)

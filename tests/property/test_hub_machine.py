@@ -23,7 +23,15 @@ from dispatchd.hub import rules
 from dispatchd.hub.database import Database
 from dispatchd.hub.job_reader import Filter, JobReader
 from dispatchd.hub.job_store import JobStore
-from dispatchd.hub.model import ENDED, HELD, Result, Standing, State, Submission
+from dispatchd.hub.model import (
+    ENDED,
+    HELD,
+    HubJob,
+    Result,
+    Standing,
+    State,
+    Submission,
+)
 from dispatchd.hub.rules import Claim, Refused
 from dispatchd.hub.settings import Leases
 from support.torture import Torture
@@ -49,6 +57,10 @@ class Expected:
     current: Claim | None = None
     """The claim that counts, also while it has lapsed."""
     lapsed: bool = False
+    before: HubJob | None = None
+    """The job before its newest claim, which may still be taken back."""
+    cancelled: bool = False
+    """Whether its end was promised to somebody."""
     result: str = ""
     """What the hub has acknowledged as the result."""
     ended: bool = False
@@ -112,10 +124,12 @@ class Hub(RuleBasedStateMachine):
         if found is not None:
             expected = self.jobs[found.job.id]
             assert not expected.ended
+            assert not expected.cancelled
             assert expected.current is None or expected.lapsed
             assert found.job.priority == max(job.priority for job in queued)
             expected.claims.append(claim)
             expected.current, expected.lapsed = claim, False
+            expected.before = found.before
             self.has_changed = True
 
     @precondition(lambda self: any(each.claims for each in self.jobs.values()))
@@ -128,6 +142,8 @@ class Hub(RuleBasedStateMachine):
         job_id, claim = self._some_claim(data)
         lease = self.now + LEASE_S
         standing = Standing(phase=phase)
+        expected = self.jobs[job_id]
+        before = expected.before or HubJob(id=job_id, document={})
         decisions = {
             "accept": lambda job: rules.accept(
                 job, claim, run_id=claim.token_hash, now=self.now, lease_until=lease
@@ -136,27 +152,43 @@ class Hub(RuleBasedStateMachine):
                 job, claim, standing=standing, lease_until=lease
             ),
             "release": lambda job: rules.release(job, claim, now=self.now),
-            "take_back": lambda job: rules.take_back(job, claim, now=self.now),
+            "take_back": lambda job: rules.take_back(
+                job, claim, before=before, now=self.now
+            ),
         }
-        expected = self.jobs[job_id]
         may = not expected.ended and claim == expected.current
-        if call == "take_back" and not (may and claim == expected.claims[-1]):
+        newest = claim == expected.claims[-1]
+        if call == "take_back" and not (may and newest and expected.before):
             # The hub takes back only what it has just handed out.
             return
         try:
-            self.store.change(job_id, decisions[call])
+            changed = self.store.change(job_id, decisions[call])
         except Refused:
             assert not may
             return
+        assert changed is not None
+        was, after = changed
         self.has_changed = True
         if not may:
-            # A repeated release of the newest claim, which changes nothing.
-            assert (call, claim) == ("release", expected.claims[-1])
+            # A repeated release; or a heartbeat of what the hub has ended, which hears of it.
+            assert newest
+            assert was == after
+            assert call == "release" or (call == "beat" and rules.wants_end(after))
         elif call in ("release", "take_back"):
-            expected.current = None
-        if call == "take_back":
-            expected.claims.pop()
-        expected.lapsed = False
+            expected.current, expected.ended = None, expected.cancelled
+            expected.lapsed = False
+            if call == "take_back":
+                expected.claims.pop()
+                expected.before = None
+                if before.lapsed and not expected.ended:
+                    # The claim before it counts again.
+                    expected.current = Claim(
+                        machine=before.machine, token_hash=before.token_hash
+                    )
+                    expected.lapsed = True
+        else:
+            expected.lapsed = False
+            assert rules.wants_end(after) == expected.cancelled
 
     @precondition(lambda self: any(each.claims for each in self.jobs.values()))
     @rule(data=st.data(), result=results)
@@ -185,13 +217,12 @@ class Hub(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(sorted(self.jobs)))
         expected = self.jobs[job_id]
         try:
-            self.store.change(
-                job_id, lambda job: rules.cancel(job, "No.", now=self.now)
-            )
+            self.store.change(job_id, lambda job: rules.cancel(job, now=self.now))
         except Refused:
             assert expected.ended
             return
         self.has_changed = True
+        expected.cancelled = True
         if expected.current is None or expected.lapsed:
             expected.ended = True
 

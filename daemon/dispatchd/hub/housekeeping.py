@@ -20,7 +20,7 @@ _DAY_S: Final = 86_400.0
 
 @frozen
 class Expiry:
-    """Takes jobs back from machines that are not heard of any more."""
+    """Takes jobs back from machines that are not heard of any more, and ends cancel jobs that nobody needs to do."""
 
     desk: Desk
 
@@ -30,29 +30,33 @@ class Expiry:
         while True:
             wait_s = _LONGEST_S
             try:
-                expired, wait_s = await self.desk.use(self._look)
+                expired, done, wait_s = await self.desk.use(self._look)
             except StorageBusy as error:
                 log.warning("database_busy", error=str(error))
-                expired = []
+                expired, done = [], []
             for job in expired:
                 log.warning(
                     "lease_expired", job_id=job.id, machine=job.machine, state=job.state
                 )
+            for job in done:
+                log.info("cancel_job_ended", job_id=job.id, state=job.state)
+            for job in (*expired, *done):
                 self.desk.tell(job)
             await anyio.sleep(wait_s)
 
-    def _look(self) -> tuple[list[HubJob], float]:
-        """Return the jobs that were taken back, and when to look again (seconds)."""
+    def _look(self) -> tuple[list[HubJob], list[HubJob], float]:
+        """Return the jobs that were taken back, the cancel jobs that were ended, and when to look again (seconds)."""
         leases, now = self.desk.settings.leases, self.desk.now()
         expired = self.desk.jobs.expire(
             lambda job: rules.expire(job, now=now, most=leases.most_expiries),
             now=now,
             leases=leases,
         )
+        done = self.desk.jobs.end_cancel_jobs(now=now)
         due_at = self.desk.jobs.next_expiry(leases)
         # What is claimed in the meantime lasts for a whole lease.
         wait_s = leases.seconds if due_at is None else min(due_at - now, leases.seconds)
-        return expired, min(max(wait_s, _SHORTEST_S), _LONGEST_S)
+        return expired, done, min(max(wait_s, _SHORTEST_S), _LONGEST_S)
 
 
 @frozen

@@ -6,7 +6,7 @@ from sqlalchemy import and_, bindparam, func, insert, or_, select, true
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from dispatchd.hub.job_rows import COLUMNS
-from dispatchd.hub.model import WAITING, State
+from dispatchd.hub.model import HELD, WAITING, State
 from dispatchd.hub.schema import JOBS, TEXTS
 
 _JOB: Final = JOBS.c
@@ -43,6 +43,16 @@ NEXT_DECLARED: Final = NEXT.where(
         _JOB.urgent == true(),
         _JOB.workflow.in_(bindparam("declared", expanding=True)),
     )
+)
+CANCEL_JOBS: Final = (
+    select(*COLUMNS)
+    .where(_QUEUED, _JOB.urgent == true(), _JOB.only_machine != "")
+    .with_for_update(skip_locked=True)
+)
+_WANTED: Final = select(*COLUMNS).where(_JOB.cancel_requested == true())
+WANTED_ENDS: Final = _WANTED.where(_JOB.state.in_(HELD))
+ABORTED_SINCE: Final = _WANTED.where(
+    _JOB.state == State.ABORTED, _JOB.finished_at >= bindparam("since")
 )
 _LIKE: Final = and_(_QUEUED, _JOB.priority == bindparam("of_priority"))
 TURNS: Final = select(

@@ -30,6 +30,7 @@ from dispatchd.hub.model import (
 )
 from dispatchd.hub.schema import ATTEMPTS, CHECKS, JOBS, TEXTS
 from dispatchd.hub.settings import Leases
+from dispatchd.hub.submitted import after_targets
 
 _JOB: Final = JOBS.c
 _EXPIRED_AT_ONCE: Final = 100
@@ -109,7 +110,9 @@ class JobStore:
             )
             write_job(db, before, job)
             texts = db.execute(queries.TEXTS_OF, {"of_id": job.id}).one()
-            return Claimed(job=job, payload=texts.payload, headers=texts.headers)
+            return Claimed(
+                job=job, before=before, payload=texts.payload, headers=texts.headers
+            )
 
     def change(
         self, job_id: str, decide: Callable[[HubJob], HubJob]
@@ -151,6 +154,33 @@ class JobStore:
                 write_job(db, before, after)
                 self._admission.announce(db, after)
             return [after for _, after in changed]
+
+    def end_cancel_jobs(self, *, now: float) -> list[HubJob]:
+        """End the cancel jobs that wait for a machine though all that they mean has ended; return them."""
+        with self._database.transaction() as db:
+            waiting = [
+                read_job(row) for row in db.execute(queries.CANCEL_JOBS).mappings()
+            ]
+            if not waiting:
+                return []
+            first = min(each.created_at for each in waiting)
+            wanted, aborted = (
+                [
+                    read_job(row)
+                    for row in db.execute(query, {"since": first}).mappings()
+                ]
+                for query in (queries.WANTED_ENDS, queries.ABORTED_SINCE)
+            )
+            changed = []
+            for before in waiting:
+                recent = [
+                    each for each in aborted if each.finished_at >= before.created_at
+                ]
+                after = after_targets(before, wanted, recent, now=now)
+                if after is not before:
+                    write_job(db, before, after)
+                    changed.append(after)
+            return changed
 
     def next_expiry(self, leases: Leases) -> float | None:
         """Return when the next lease is over for good, or None."""

@@ -136,7 +136,7 @@ class Jobs:
         now = self.desk.now()
         changed = await self.desk.use(
             lambda: self.desk.jobs.change(
-                job_id, lambda job: rules.cancel(job, rules.NOBODY_HAD_IT, now=now)
+                job_id, lambda job: rules.cancel(job, now=now)
             )
         )
         if changed is None:

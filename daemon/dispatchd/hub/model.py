@@ -169,6 +169,8 @@ class Claimed:
     """A job that has just been claimed, with the texts that go out with it."""
 
     job: HubJob
+    before: HubJob
+    """The job before this claim."""
     payload: str
     headers: str
 

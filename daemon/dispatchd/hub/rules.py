@@ -6,14 +6,8 @@ from typing import Final
 from attrs import evolve, frozen
 
 from dispatchd.domain.outcome import FailureCause
+from dispatchd.hub.domain.transitions import HEARD, Event, advance
 from dispatchd.hub.model import ENDED, HELD, HubJob, Result, Standing, State
-
-_STATES: Final = {
-    "pending_accept": State.CLAIMED,
-    "accepted": State.ACCEPTED,
-    "needs_attention": State.NEEDS_ATTENTION,
-}
-"""A machine's phase -> state here; any other phase is that of a run that has begun."""
 
 LEASE_EXPIRED: Final = "lease-expired"
 """The failure cause of a job whose machines were not heard of any more (contracts/README.md, failure causes)."""
@@ -43,9 +37,9 @@ def claim(
     job: HubJob, machine: str, token_hash: str, *, now: float, lease_until: float
 ) -> HubJob:
     """Return a queued job as claimed by a machine."""
-    return evolve(
+    return advance(
         job,
-        state=State.CLAIMED,
+        Event.CLAIMED,
         machine=machine,
         token_hash=token_hash,
         phase="",
@@ -64,17 +58,25 @@ def accept(
 ) -> HubJob:
     """Return the job as accepted by the holder of its claim, with its lease extended; again is fine.
 
+    One whose end somebody wants and that nobody has ever accepted is ended: nothing has begun.
+
     Raises:
         Refused: The job is closed, or somebody else's.
     """
     require_holder(job, claim)
-    job = evolve(job, accepts=job.accepts + 1, lease_until=lease_until, lapsed=False)
-    if job.run_id:
-        if job.run_id != run_id:
-            raise Refused(HTTPStatus.CONFLICT, "the job was accepted for another run")
-        state = State.ACCEPTED if job.state is State.QUEUED else job.state
-        return evolve(job, state=state)
-    return evolve(job, state=State.ACCEPTED, run_id=run_id, accepted_at=now)
+    if job.run_id and job.run_id != run_id:
+        raise Refused(HTTPStatus.CONFLICT, "the job was accepted for another run")
+    if job.cancel_requested and not job.accepts:
+        return _let_go(job, _not_started(job), now=now)
+    return advance(
+        job,
+        Event.ACCEPTED,
+        accepts=job.accepts + 1,
+        lease_until=lease_until,
+        lapsed=False,
+        run_id=run_id,
+        accepted_at=job.accepted_at or now,
+    )
 
 
 def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
@@ -83,16 +85,16 @@ def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
     Raises:
         Refused: The job is closed otherwise, or somebody else's.
     """
-    state = State(result.status)
+    event = Event(result.status)
     if job.state in ENDED and job.finishes and _holds(job, claim):
-        if job.state is not state:
+        if job.state != result.status:
             message = f"the job has already finished as {job.state}"
             raise Refused(HTTPStatus.CONFLICT, message)
-        return evolve(job, finishes=job.finishes + 1)
+        return advance(job, event, finishes=job.finishes + 1)
     require_holder(job, claim)
-    return evolve(
+    return advance(
         job,
-        state=state,
+        event,
         lapsed=False,
         result_summary=result.summary,
         result_cause=result.cause,
@@ -106,19 +108,23 @@ def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
 def beat(
     job: HubJob, claim: Claim, *, standing: Standing, lease_until: float
 ) -> HubJob:
-    """Return the job with its lease extended, and how it stands.
+    """Return the job with its lease extended, and its phase on the machine.
+
+    A job that the hub has ended itself stays as it is: whoever still runs it is told to end it (`wants_end`).
 
     Fails with Refused: The job is closed, or somebody else's.
     """
+    event = HEARD.get(standing.phase, Event.HEARD_RUNNING)
+    if wants_end(job) and job.state in ENDED and _holds(job, claim):
+        return advance(job, event)
     require_holder(job, claim)
-    state = _STATES.get(standing.phase, State.RUNNING)
-    if state is State.CLAIMED and job.run_id:
+    if event is Event.HEARD_PENDING and job.run_id:
         # Sent before the accept and overtaken by it: it takes nothing back.
-        state = State.ACCEPTED if job.state is State.QUEUED else job.state
-        return evolve(job, state=state, lapsed=False, lease_until=lease_until)
-    return evolve(
+        event = Event.ACCEPTED
+        standing = evolve(standing, phase=job.phase, reason=job.reason)
+    return advance(
         job,
-        state=state,
+        event,
         lapsed=False,
         phase=standing.phase,
         reason=standing.reason,
@@ -128,50 +134,63 @@ def beat(
     )
 
 
+def wants_end(job: HubJob) -> bool:
+    """Return whether the machine that has a job is to end it."""
+    ended_here = job.state in (State.ABORTED, State.SUPERSEDED) and not job.finishes
+    return ended_here or (job.cancel_requested and job.state not in ENDED)
+
+
 def release(job: HubJob, claim: Claim, *, now: float) -> HubJob:
-    """Return the job as queued again, for any machine; again is fine.
+    """Return the job as queued again, for any machine, or ended where somebody wants that; again is fine.
 
     Fails with Refused: The job is closed, or somebody else's.
     """
-    if job.state is State.QUEUED and not job.lapsed and _holds(job, claim):
-        # The claim is kept until the next one, so that a repeated release is recognised.
+    # The claim is kept until the next one, so that a repeated release is recognised.
+    released = job.state is State.QUEUED and not job.lapsed
+    if (released or _is_let_go(job)) and _holds(job, claim):
         return job
     require_holder(job, claim)
-    return evolve(job, state=State.QUEUED, lapsed=False, lease_until=now, phase="")
+    if job.cancel_requested:
+        return _let_go(job, _not_started(job), now=now)
+    return advance(job, Event.RELEASED, lapsed=False, lease_until=now, phase="")
 
 
-def take_back(job: HubJob, claim: Claim, *, now: float) -> HubJob:
-    """Return the job as it was before a claim that never reached its machine.
+def take_back(job: HubJob, claim: Claim, *, before: HubJob, now: float) -> HubJob:
+    """Return the job as it was before a claim that never reached its machine, or ended where somebody wants that.
+
+    `before` is the job before that claim: its newest claim then counts again.
 
     Fails with Refused: The job is closed, or somebody else's.
     """
     released = release(job, claim, now=now)
-    return evolve(released, deliveries=job.deliveries - 1, claimed_at=0)
+    return evolve(
+        released,
+        machine=before.machine,
+        token_hash=before.token_hash,
+        lapsed=before.lapsed and released.state is State.QUEUED,
+        run_id=before.run_id,
+        phase=before.phase,
+        reason=before.reason,
+        lease_until=before.lease_until,
+        claimed_at=before.claimed_at,
+        accepted_at=before.accepted_at,
+        deliveries=before.deliveries,
+    )
 
 
 def expire(job: HubJob, *, now: float, most: int) -> HubJob:
     """Return a job whose lease is over: queued again, or failed once that has happened more than `most` times."""
-    expiries = job.expiries + 1
+    job = evolve(job, expiries=job.expiries + 1)
     if job.cancel_requested:
-        summary = f"Cancelled; the machine {job.machine} was not heard of any more."
-        return ended_here(
-            job,
-            State.ABORTED,
-            summary,
-            FailureCause.CANCELLED,
-            now=now,
-            expiries=expiries,
-        )
-    if expiries <= most:
-        return evolve(job, state=State.QUEUED, lapsed=True, expiries=expiries)
-    times = "once" if expiries == 1 else f"{expiries} times"
+        return _let_go(job, _unheard(job), now=now)
+    if job.expiries <= most:
+        return advance(job, Event.EXPIRED, lapsed=True)
+    times = "once" if job.expiries == 1 else f"{job.expiries} times"
     summary = f"No machine that had it was heard of to the end ({times}, the last one was {job.machine})."
-    return ended_here(
-        job, State.FAILED, summary, LEASE_EXPIRED, now=now, expiries=expiries
-    )
+    return ended_here(job, Event.GIVEN_UP, summary, LEASE_EXPIRED, now=now)
 
 
-def cancel(job: HubJob, summary: str, *, now: float) -> HubJob:
+def cancel(job: HubJob, *, now: float) -> HubJob:
     """Return an unfinished job as it is once somebody wants its end: closed, or marked for the machine that has it.
 
     Raises:
@@ -180,8 +199,26 @@ def cancel(job: HubJob, summary: str, *, now: float) -> HubJob:
     if job.state in ENDED:
         raise Refused(HTTPStatus.GONE, f"the job has finished as {job.state}")
     if job.state in HELD:
-        return evolve(job, cancel_requested=True)
-    return ended_here(job, State.ABORTED, summary, FailureCause.CANCELLED, now=now)
+        return advance(job, Event.CANCEL_REQUESTED, cancel_requested=True)
+    summary = _unheard(job) if job.lapsed else NOBODY_HAD_IT
+    return ended_here(job, Event.CANCELLED, summary, FailureCause.CANCELLED, now=now)
+
+
+def _unheard(job: HubJob) -> str:
+    return f"Cancelled; the machine {job.machine} was not heard of any more."
+
+
+def _not_started(job: HubJob) -> str:
+    return f"Cancelled; the machine {job.machine} had not started it."
+
+
+def _is_let_go(job: HubJob) -> bool:
+    return job.state is State.ABORTED and job.cancel_requested and not job.finishes
+
+
+def _let_go(job: HubJob, summary: str, *, now: float) -> HubJob:
+    """Return a job as ended whose end somebody wants and that no machine has any more."""
+    return ended_here(job, Event.LET_GO, summary, FailureCause.CANCELLED, now=now)
 
 
 def require_holder(job: HubJob, claim: Claim) -> None:
@@ -210,23 +247,16 @@ def outcome_of_claim(job: HubJob) -> str:
 
 
 def ended_here(
-    job: HubJob,
-    state: State,
-    summary: str,
-    cause: str,
-    *,
-    now: float,
-    expiries: int = 0,
+    job: HubJob, event: Event, summary: str, cause: str, *, now: float
 ) -> HubJob:
     """Return a job that no machine has ended, but the hub itself."""
-    return evolve(
+    return advance(
         job,
-        state=state,
+        event,
         lapsed=False,
         result_summary=summary,
         result_cause=str(cause),
         finished_at=now,
-        expiries=expiries or job.expiries,
     )
 
 

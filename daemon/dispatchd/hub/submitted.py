@@ -6,8 +6,10 @@ from typing import Final
 from attrs import evolve, frozen
 
 from dispatchd.domain.job import CANCEL, Json
-from dispatchd.hub.model import HubJob, State, Submission
-from dispatchd.hub.rules import NOBODY_HAD_IT, cancel, ended_here
+from dispatchd.domain.outcome import FailureCause
+from dispatchd.hub.domain.transitions import Event
+from dispatchd.hub.model import HubJob, Submission
+from dispatchd.hub.rules import cancel, ended_here
 
 _SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
 """The events that a newer commit brings; a comment or a label on the same pull request takes nothing out."""
@@ -51,19 +53,41 @@ def after_submit(
         summary = f"Superseded by the job {job.id}, which is for a newer commit."
         meant = [each for each in others if _is_older(submission, each)]
         ended = [
-            ended_here(each, State.SUPERSEDED, summary, "", now=now) for each in meant
+            ended_here(each, Event.SUPERSEDED, summary, "", now=now) for each in meant
         ]
         return Submitted(job=job, others=ended)
     meant = [each for each in others if _is_meant(submission.document, each)]
-    changed = [cancel(each, NOBODY_HAD_IT, now=now) for each in meant]
+    changed = [cancel(each, now=now) for each in meant]
     held = [each for each in changed if each.cancel_requested]
     if held:
         newest = max(held, key=lambda each: each.claimed_at)
         return Submitted(job=evolve(job, only_machine=newest.machine), others=changed)
     if changed:
         summary = f"Cancelled {len(changed)} job(s) that no machine had."
-        job = ended_here(job, State.SUCCEEDED, summary, "", now=now)
+        job = ended_here(job, Event.CARRIED_OUT, summary, "", now=now)
     return Submitted(job=job, others=changed)
+
+
+def after_targets(
+    job: HubJob, wanted: Sequence[HubJob], aborted: Sequence[HubJob], *, now: float
+) -> HubJob:
+    """Return a cancel job that waits for a machine, ended once all that it means has ended.
+
+    Args:
+        job: The cancel job.
+        wanted: The unfinished jobs whose end somebody wants.
+        aborted: The jobs whose end somebody wanted and that ended as aborted since the cancel job came.
+        now: The time.
+    """
+    if any(_is_meant(job.document, each) for each in wanted):
+        return job
+    count = sum(_is_meant(job.document, each) for each in aborted)
+    if count:
+        summary = f"Cancelled {count} job(s)."
+        return ended_here(job, Event.CARRIED_OUT, summary, "", now=now)
+    summary = "Nothing is left to cancel: what it means had ended by itself."
+    cause = FailureCause.NO_TARGET
+    return ended_here(job, Event.HAD_NO_TARGET, summary, cause, now=now)
 
 
 def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:

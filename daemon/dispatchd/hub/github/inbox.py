@@ -169,7 +169,7 @@ class _Work:
         job = read_job(row)
         if job.state in ENDED:
             return _Done(words=f"job {job_id} has ended as {job.state} already")
-        after = rules.cancel(job, rules.NOBODY_HAD_IT, now=self.now)
+        after = rules.cancel(job, now=self.now)
         write_job(self.db, job, after)
         return _Done(job=after)
 

@@ -12,6 +12,7 @@ from dispatchd.hub import rules
 from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import amend_routing
+from dispatchd.hub.domain.transitions import Event, advance
 from dispatchd.hub.github.inbox import check_for
 from dispatchd.hub.job_rows import COLUMNS, insert_check, read_job, write_job
 from dispatchd.hub.model import HELD, WAITING, HubJob, State
@@ -40,7 +41,7 @@ class Received:
             before = _received(db, job_id)
             if before is None:
                 return []
-            job = evolve(before, document=document, state=State.QUEUED)
+            job = advance(before, Event.FREED, document=document)
             job = evolve(job, turn=admission.turn(db, job))
             write_job(db, before, job)
             check = check_for(document, str(document.get("binding_id") or ""))
@@ -56,7 +57,7 @@ class Received:
             if before is None:
                 return []
             summary = f"{reason[:1].upper()}{reason[1:]}."
-            job = rules.ended_here(before, State.IGNORED, summary, "", now=now)
+            job = rules.ended_here(before, Event.IGNORED, summary, "", now=now)
             _write_end(db, before, job, reason)
             return [job]
 
@@ -67,7 +68,7 @@ class Received:
             if before is None:
                 return []
             meant = self._unfinished(db, before)
-            ended = [rules.cancel(each, rules.NOBODY_HAD_IT, now=now) for each in meant]
+            ended = [rules.cancel(each, now=now) for each in meant]
             for was, after in zip(meant, ended, strict=True):
                 write_job(db, was, after)
             words = (
@@ -75,9 +76,9 @@ class Received:
                 if ended
                 else "Nothing is left to cancel"
             )
-            state = State.SUCCEEDED if ended else State.FAILED
+            event = Event.CARRIED_OUT if ended else Event.HAD_NO_TARGET
             cause = "" if ended else FailureCause.NO_TARGET
-            job = rules.ended_here(before, state, f"{words}.", cause, now=now)
+            job = rules.ended_here(before, event, f"{words}.", cause, now=now)
             _write_end(db, before, job, words)
             return [*ended, job]
 

@@ -1,0 +1,197 @@
+"""The states of a job at the hub, and the only moves it can make.
+
+The machine is data: `TRANSITIONS` maps (state, event) to the next state, and a pair that isn't in it is a bug.
+A message that comes late or twice and must be harmless is a row that stays where it is. `hub/rules.py` decides
+which event a call is; `hub/job_rows.py` writes what comes of it.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from attrs import evolve
+
+from dispatchd.hub.model import HubJob, State
+
+
+class Event(StrEnum):
+    """What can happen to a job at the hub."""
+
+    FREED = "freed"
+    """GitHub allowed what a received job asks for."""
+    IGNORED = "ignored"
+    """GitHub didn't allow it."""
+    CLAIMED = "claimed"
+    """A machine's pull got the job."""
+    ACCEPTED = "accepted"
+    """The machine accepted it."""
+    HEARD_PENDING = "heard_pending"
+    """A heartbeat says that the accept is still to come."""
+    HEARD_ACCEPTED = "heard_accepted"
+    """A heartbeat says that the job waits for a slot."""
+    HEARD_RUNNING = "heard_running"
+    """A heartbeat says that the run has begun, waits for a retry, or is being reported."""
+    HEARD_PARKED = "heard_parked"
+    """A heartbeat says that the run needs a person."""
+    RELEASED = "released"
+    """The machine handed the job back, or hung up before it had it."""
+    EXPIRED = "expired"
+    """Nothing was heard of the machine for the lease and the patience after it."""
+    LET_GO = "let_go"
+    """Released or expired, and somebody wants the job to end: nobody has it, so it ends."""
+    GIVEN_UP = "given_up"
+    """Expired more often than is tried."""
+    CANCEL_REQUESTED = "cancel_requested"
+    """Somebody wants the end of a job that a machine has."""
+    CANCELLED = "cancelled"
+    """Somebody wants the end of a job that no machine has."""
+    SUPERSEDED = "superseded"
+    """A newer commit of the same pull request is queued."""
+    CARRIED_OUT = "carried_out"
+    """A cancel job has ended what it means."""
+    HAD_NO_TARGET = "had_no_target"
+    """A cancel job means nothing that could be ended."""
+    SUCCEEDED = "succeeded"
+    PARTIALLY_SUCCEEDED = "partially_succeeded"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    REJECTED = "rejected"
+    """The last five: the machine reported how the job ended."""
+
+
+HEARD: Final = MappingProxyType(
+    {
+        "pending_accept": Event.HEARD_PENDING,
+        "accepted": Event.HEARD_ACCEPTED,
+        "needs_attention": Event.HEARD_PARKED,
+    }
+)
+"""A machine's phase -> what its heartbeat says; any other phase is that of a run that has begun."""
+
+_OUTCOMES: Final = {
+    Event.SUCCEEDED: State.SUCCEEDED,
+    Event.PARTIALLY_SUCCEEDED: State.PARTIALLY_SUCCEEDED,
+    Event.FAILED: State.FAILED,
+    Event.ABORTED: State.ABORTED,
+    Event.REJECTED: State.REJECTED,
+}
+
+_CANCEL_JOB: Final = {
+    Event.CARRIED_OUT: State.SUCCEEDED,
+    Event.HAD_NO_TARGET: State.FAILED,
+}
+
+_BY_HOLDER: Final = {
+    Event.ACCEPTED: State.ACCEPTED,
+    Event.HEARD_PENDING: State.CLAIMED,
+    Event.HEARD_ACCEPTED: State.ACCEPTED,
+    Event.HEARD_RUNNING: State.RUNNING,
+    Event.HEARD_PARKED: State.NEEDS_ATTENTION,
+    Event.RELEASED: State.QUEUED,
+    Event.LET_GO: State.ABORTED,
+    **_OUTCOMES,
+}
+"""What the holder of the newest claim says, also of a job that was queued again because its lease ran out."""
+
+_HELD: Final = {
+    **_BY_HOLDER,
+    Event.EXPIRED: State.QUEUED,
+    Event.GIVEN_UP: State.FAILED,
+}
+
+_MOVES: Final[Mapping[State, Mapping[Event, State]]] = {
+    State.RECEIVED: {
+        Event.FREED: State.QUEUED,
+        Event.IGNORED: State.IGNORED,
+        Event.CANCELLED: State.ABORTED,
+        **_CANCEL_JOB,
+    },
+    State.QUEUED: {
+        Event.CLAIMED: State.CLAIMED,
+        Event.CANCELLED: State.ABORTED,
+        Event.SUPERSEDED: State.SUPERSEDED,
+        **_CANCEL_JOB,
+        **_BY_HOLDER,
+    },
+    State.CLAIMED: {**_HELD, Event.CANCEL_REQUESTED: State.CLAIMED},
+    # A heartbeat that was sent before the accept and comes after it takes nothing back.
+    State.ACCEPTED: {
+        **_HELD,
+        Event.CANCEL_REQUESTED: State.ACCEPTED,
+        Event.HEARD_PENDING: State.ACCEPTED,
+    },
+    State.RUNNING: {
+        **_HELD,
+        Event.CANCEL_REQUESTED: State.RUNNING,
+        Event.ACCEPTED: State.RUNNING,
+        Event.HEARD_PENDING: State.RUNNING,
+    },
+    State.NEEDS_ATTENTION: {
+        **_HELD,
+        Event.CANCEL_REQUESTED: State.NEEDS_ATTENTION,
+        Event.ACCEPTED: State.NEEDS_ATTENTION,
+        Event.HEARD_PENDING: State.NEEDS_ATTENTION,
+    },
+    # A finish whose answer was lost comes again.
+    State.SUCCEEDED: {Event.SUCCEEDED: State.SUCCEEDED},
+    State.PARTIALLY_SUCCEEDED: {Event.PARTIALLY_SUCCEEDED: State.PARTIALLY_SUCCEEDED},
+    State.FAILED: {Event.FAILED: State.FAILED},
+    State.REJECTED: {Event.REJECTED: State.REJECTED},
+    # Whoever still runs what the hub has ended hears of it with its next heartbeat.
+    State.ABORTED: {
+        Event.ABORTED: State.ABORTED,
+        **dict.fromkeys((Event.HEARD_RUNNING, *HEARD.values()), State.ABORTED),
+    },
+    State.SUPERSEDED: dict.fromkeys(
+        (Event.HEARD_RUNNING, *HEARD.values()), State.SUPERSEDED
+    ),
+    State.IGNORED: {},
+}
+
+TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
+    {
+        (state, event): after
+        for state, moves in _MOVES.items()
+        for event, after in moves.items()
+    }
+)
+
+
+class InvalidTransition(Exception):
+    """A bug: an event that can't happen to a job in its state."""
+
+
+def advance(job: HubJob, event: Event, **changes: Any) -> HubJob:  # noqa: ANN401  # fields of a job, each of its own type
+    """Return a job after an event, with other fields changed too.
+
+    Raises:
+        InvalidTransition: The table has no such move.
+    """
+    state = TRANSITIONS.get((job.state, event))
+    if state is None:
+        message = f"cannot apply {event} to job {job.id} in state {job.state}"
+        raise InvalidTransition(message)
+    return evolve(job, state=state, **changes)
+
+
+def diagram() -> str:
+    """Return the moves of the table as a Mermaid state diagram, rows in table order."""
+    lines = ["stateDiagram-v2"]
+    lines += [f"    [*] --> {state}" for state in (State.RECEIVED, State.QUEUED)]
+    lines += [
+        f"    {before} --> {after}: {' / '.join(events)}"
+        for (before, after), events in _grouped(TRANSITIONS.items())
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _grouped(
+    rows: Iterable[tuple[tuple[State, Event], State]],
+) -> list[tuple[tuple[State, State], list[Event]]]:
+    """Return the moves from each state to each other one, with all events that make them."""
+    found: dict[tuple[State, State], list[Event]] = {}
+    for (before, event), after in rows:
+        if before is not after:
+            found.setdefault((before, after), []).append(event)
+    return list(found.items())
