@@ -1,5 +1,7 @@
 """The outbox as rows, on each kind of database: what is due, in which order, and what a change of the job does."""
 
+from collections.abc import Sequence
+
 import pytest
 from attrs import evolve, frozen
 
@@ -20,12 +22,19 @@ class Rows:
     def store(self) -> CheckStore:
         return CheckStore(self.database)
 
-    def add(self, job_id: str, *, retry_at: float = 0.0, installation: int = 1) -> None:
+    def add(
+        self,
+        job_id: str,
+        *,
+        name: str = "",
+        retry_at: float = 0.0,
+        installation: int = 1,
+    ) -> None:
         check = Check(
             installation=installation,
             repository="o/r",
             sha="a",
-            name="ci",
+            name=name or job_id,
             retry_at=retry_at,
         )
         submission = Submission(
@@ -41,8 +50,11 @@ class Rows:
     def move(self, job_id: str, state: State) -> None:
         JobStore(self.database).change(job_id, lambda job: evolve(job, state=state))
 
-    def due(self, limit: int = 9, **options: list[str] | list[int]) -> list[str]:
-        found = self.store.due(now=NOW, limit=limit, **options)  # type: ignore[arg-type]  # of either kind
+    def due(
+        self, limit: int = 9, without: Sequence[str] = (), closed: Sequence[int] = ()
+    ) -> list[str]:
+        keys = [("o/r", "a", name) for name in without]
+        found = self.store.due(now=NOW, limit=limit, without=keys, closed=closed)
         return [each.check.job_id for each in found]
 
     def check(self, job_id: str) -> Check:
@@ -77,6 +89,20 @@ def test_what_is_looked_after_and_what_may_not_be_told_is_left_out(rows: Rows) -
     rows.add("c", installation=3)
 
     assert rows.due(without=["a"], closed=[3]) == ["b"]
+
+
+def test_of_a_commit_and_name_the_newest_job_is_known(rows: Rows) -> None:
+    for job_id, name in (("a", "ci"), ("b", "lint"), ("c", "ci")):
+        rows.add(job_id, name=name)
+
+    found = rows.store.due(now=NOW, limit=9)
+
+    assert {each.job.id: each.is_newest for each in found} == {
+        "a": False,
+        "b": True,
+        "c": True,
+    }
+    assert rows.due(without=["ci"]) == ["b"]
 
 
 def test_a_clock_that_was_set_back_keeps_nothing_waiting(rows: Rows) -> None:

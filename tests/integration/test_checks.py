@@ -194,11 +194,11 @@ async def test_a_check_run_that_is_gone_is_made_anew(stage: Stage) -> None:
 async def test_a_check_run_is_found_on_any_page(stage: Stage) -> None:
     stage.github.page_size = 2
     for number in range(7):
-        stage.hub.add(f"other{number}")
-    await stage.hub.ring()
-    await stage.hub.paid()
+        stage.hub.add(f"other{number}", name="ci")
+        await stage.hub.ring()
+        await stage.hub.paid()
     stage.github.trap(CREATE, Fault(status=502, after=True))
-    stage.hub.add("j")
+    stage.hub.add("j", name="ci")
     await stage.hub.ring()
     await stage.github.until(lambda: stage.github.of("j") != [])
     stage.hub.add("k")
@@ -481,8 +481,56 @@ async def test_with_a_token_in_place_of_an_app_there_are_statuses_alone(
                 "Bearer ghp_second",
                 "Bearer ghp_second",
             ]
-            assert {each["context"] for each in github.statuses} == {"ci"}
+            assert {each["context"] for each in github.statuses} == {"ci j"}
             assert github.violations == []
+
+
+async def test_the_newest_jobs_check_is_made_last_whatever_github_answers(
+    stage: Stage,
+) -> None:
+    stage.github.trap(CREATE, Fault(status=502), times=4)
+    stage.hub.add("first", name="ci")
+    await stage.hub.finish(await stage.hub.pull(), "failed")
+    await stage.hub.in_time(lambda: stage.hub.check("first").failures >= 4)
+
+    stage.hub.add("again", name="ci")
+    await stage.hub.finish(await stage.hub.pull(), "succeeded")
+    await stage.hub.paid()
+
+    ended = [
+        (each["external_id"], each["conclusion"]) for each in stage.github.runs.values()
+    ]
+    assert ended == [("again", "success")]
+
+
+async def test_an_older_jobs_own_check_is_concluded_beside_a_newer_one(
+    stage: Stage,
+) -> None:
+    first = await stage.accepted("first", name="ci")
+    await stage.accepted("again", name="ci")
+
+    await stage.hub.finish(first, "failed")
+    await stage.hub.paid()
+
+    assert [each["external_id"] for each in stage.github.runs.values()] == [
+        "first",
+        "again",
+    ]
+    assert stage.github.newest("first")["conclusion"] == "failure"
+
+
+async def test_a_status_of_an_older_job_is_never_the_last(tmp_path: Path) -> None:
+    async with github_api() as github:
+        github.tokens.add("ghp_first")
+        async with checks_hub(tmp_path, github, token="ghp_first") as hub:
+            stage = Stage(github, hub, tmp_path)
+            first = await stage.accepted("first", name="ci", installation=0)
+            again = await stage.accepted("again", name="ci", installation=0)
+            await hub.finish(again, "succeeded")
+            await hub.finish(first, "failed")
+            await hub.paid()
+
+            assert github.statuses[-1]["state"] == "success"
 
 
 async def test_conclusions_go_before_other_news(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ async def test_a_cancel_ends_what_runs_and_waits_for_its_pull_request(
         await here.tell("pull_request", pull_request())
         other = pull_request()
         other["number"] = other["pull_request"]["number"] = 3
+        other["pull_request"]["head"]["sha"] = "b" * 40
         await here.tell("pull_request", other)
         running = await here.hub.pull()
         await running.accept()
@@ -141,6 +142,28 @@ async def test_a_cancel_ends_what_runs_and_waits_for_its_pull_request(
 
         [again] = await here.decided(await here.say("/cancel", on="issue"))
         assert (again["state"], again["result_cause"]) == ("failed", "no-target")
+
+
+async def test_a_cancel_that_github_confirms_late_ends_nothing_newer(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        here.github.trap(PERMISSION, Fault(status=502), times=3)
+        await here.tell("pull_request", pull_request())
+        running = await here.hub.pull()
+        await running.accept()
+        cancel = await here.say("/cancel", "d-9")
+        newer = pull_request()
+        newer["pull_request"]["head"]["sha"] = "a" * 40
+        made = (await here.tell("pull_request", newer)).json()["jobs"]
+
+        [ended] = await here.decided_in_time(cancel)
+
+        assert ended["state"] == "succeeded"
+        assert (await running.beat()).json()["cancel_requested"] is True
+        found = await jobs(here.hub.server)
+        states = [job["state"] for job in found if job["id"] in made]
+        assert set(states) == {"queued"}
 
 
 @pytest.mark.parametrize(
@@ -299,9 +322,33 @@ async def test_checks_are_run_again_and_cancelled_by_their_buttons(
         twice = await here.tell("check_suite", suite)
         assert twice.json()["jobs"] == []
         assert (await here.press("nothing", "")).json()["jobs"] == []
-        foreign = await here.press(again, "", "somebody/else")
+        foreign = await here.press(again, "", "somebody/else", repository_id=7)
         assert foreign.json()["jobs"] == []
         assert "there is no job" in foreign.json()["reason"]
+
+
+async def test_the_buttons_of_a_check_count_after_its_repository_was_renamed(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, Repository()) as here:
+        push = real("push/00")
+        [job] = (await here.tell("push", push)).json()["jobs"]
+        await (await here.hub.pull()).finish("failed", "No.")
+        of = push["repository"]["id"]
+
+        [again] = (
+            await here.press(job, "", "Codertocat/New-Name", repository_id=of)
+        ).json()["jobs"]
+
+        held = await here.hub.pull()
+        assert (held.id, held.job["repository_name"]) == (again, "Codertocat/New-Name")
+        assert here.hub.check(again).repository == "Codertocat/New-Name"
+        await held.finish("failed", "No.")
+        suite = real("check_suite/07-rerequested")
+        suite["check_suite"] |= {"head_sha": push["after"], "app": {"id": APP_ID}}
+        suite["repository"] = {**push["repository"], "full_name": "codertocat/other"}
+        reply = await here.tell("check_suite", suite)
+        assert len(reply.json()["jobs"]) == 1, reply.json()
 
 
 async def test_a_requeue_has_a_check_of_its_own(tmp_path: Path) -> None:
@@ -311,16 +358,19 @@ async def test_a_requeue_has_a_check_of_its_own(tmp_path: Path) -> None:
         await (await here.hub.pull()).finish("failed", "No.")
         server = here.hub.server
 
+        async def succeeds(again: str) -> None:
+            await (await here.hub.pull()).finish()
+            await here.hub.paid()
+            assert here.github.newest(again)["conclusion"] == "success"
+
         by_hand = await server.http.post(f"/api/v1/jobs/{job}/requeue")
         [kept] = await deliveries(server)
         assert kept["job_ids"] == [job, by_hand.json()["id"]]
+        await succeeds(by_hand.json()["id"])
         by_delivery = await server.http.post("/api/v1/deliveries/d-1/redeliver")
-
-        for again in (by_hand.json()["id"], *by_delivery.json()["ids"]):
-            held = await here.hub.pull()
-            await held.finish()
-            await here.hub.paid()
-            assert here.github.newest(again)["conclusion"] == "success"
+        both = by_delivery.json()["ids"]
+        await (await here.hub.pull()).finish("failed", "No.")
+        await succeeds(both[-1])
         assert here.github.newest(job)["conclusion"] == "failure"
 
 

@@ -56,7 +56,7 @@ class ChecksHub(Generic[H]):
         return Machine(http=self.server.http)
 
     def add(self, job_id: str, *, received: bool = False, **options: Any) -> None:
-        """Keep a new job and its check, in one transaction."""
+        """Keep a new job and its check, under a name of its own, in one transaction."""
         document = {
             "id": job_id,
             "dag_name": "ci",
@@ -67,7 +67,7 @@ class ChecksHub(Generic[H]):
             "installation": INSTALLATION,
             "repository": REPOSITORY,
             "sha": SHA,
-            "name": "ci",
+            "name": f"ci {job_id}",
             **options,
         }
         submission = Submission(

@@ -82,6 +82,7 @@ class Scene:
         button: str,
         repository: str = "",
         *,
+        repository_id: int = 0,
         login: str = "octocat",
     ) -> httpx.Response:
         """Press a button on a check run; an empty one is Re-run."""
@@ -91,6 +92,8 @@ class Scene:
         event["sender"]["login"] = login
         if repository:
             event["repository"]["full_name"] = repository
+        if repository_id:
+            event["repository"]["id"] = repository_id
         if button:
             event["action"] = "requested_action"
             event["requested_action"] = {"identifier": button}

@@ -48,7 +48,8 @@ class Intake:
             raise Refused(
                 HTTPStatus.GONE, f"the payload of {job.id} is not kept any more"
             )
-        submission = once_more(job, shown.check if shown else None, *texts)
+        check = shown.check if shown else None
+        submission = once_more(job, check, *texts, new_id=str(uuid4()))
         new = await self.desk.use(lambda: self._keep(submission, again_of=job))
         if new is not None:
             self.desk.tell(new)
@@ -84,6 +85,7 @@ def once_more(
     payload: str,
     headers: str,
     *,
+    new_id: str,
     presser: str = "",
 ) -> Submission:
     """Return what a job was made from as a new job, with a check of its own where the job had one.
@@ -91,7 +93,6 @@ def once_more(
     What GitHub hasn't been asked about, or has refused, is asked about again: nobody has said yet that it may run.
     So is a command that somebody at GitHub (`presser`, a login) wants once more by a button.
     """
-    new_id = str(uuid4())
     document = {**job.document, "id": new_id}
     asked = check is not None or job.deliveries > 0
     if presser and is_by_comment(job.document):

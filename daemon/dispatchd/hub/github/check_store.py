@@ -13,10 +13,12 @@ from sqlalchemy import (
     Select,
     bindparam,
     case,
+    exists,
     func,
     or_,
     select,
     true,
+    tuple_,
     update,
 )
 
@@ -29,6 +31,7 @@ LONGEST_WAIT_S: Final = 3600.0
 """How long a check waits at most for its next try (seconds)."""
 
 _CHECK: Final = CHECKS.c
+_KEY: Final = (_CHECK.repository, _CHECK.sha, _CHECK.name)
 _CONCLUDING: Final = _CHECK.state.in_((*ENDED, State.NEEDS_ATTENTION))
 """Somebody may wait for these to merge."""
 
@@ -39,6 +42,13 @@ class Owed:
 
     check: Check
     job: HubJob
+    is_newest: bool = True
+    """Whether no newer job has a check of the same name on the same commit: GitHub counts what was made last."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What GitHub counts one check of: repository, commit and name."""
+        return self.check.repository, self.check.sha, self.check.name
 
 
 COLUMNS_OF_CHECK: Final = [_CHECK[each.name] for each in fields(Check)]
@@ -73,7 +83,7 @@ class CheckStore:
         *,
         now: float,
         limit: int,
-        without: Collection[str] = (),
+        without: Collection[tuple[str, str, str]] = (),
         closed: Collection[int] = (),
     ) -> list[Owed]:
         """Return what is owed and due: conclusions first, and of each kind that which waits longest.
@@ -81,7 +91,7 @@ class CheckStore:
         Args:
             now: The time.
             limit: How many (count).
-            without: Ids of jobs that are looked after already.
+            without: Keys (`Owed.key`) of which something is being told already.
             closed: Installations that may not be told anything now.
         """
         # A clock that was set back must not keep anything waiting until it has caught up.
@@ -89,7 +99,7 @@ class CheckStore:
         query = (
             _with_job()
             .where(_CHECK.owed == true(), is_due)
-            .where(_CHECK.job_id.not_in(without), _CHECK.installation.not_in(closed))
+            .where(~tuple_(*_KEY).in_(without), _CHECK.installation.not_in(closed))
             .order_by(_CHECK.retry_at)
         )
         with self._database.snapshot() as db:
@@ -129,9 +139,11 @@ class CheckStore:
             return owed, failed or 0
 
 
-def checks_of(db: Connection, repository: str, sha: str) -> list[Owed]:
-    """Return the checks of a commit and their jobs, oldest first."""
-    query = _with_job().where(_CHECK.repository == repository, _CHECK.sha == sha)
+def checks_of(db: Connection, sha: str, *repositories: str) -> list[Owed]:
+    """Return the checks of a commit and their jobs, oldest first; in any repository, which is slow, if none is named."""
+    query = _with_job().where(_CHECK.sha == sha)
+    if repositories:
+        query = query.where(_CHECK.repository.in_(repositories))
     return _read(db, query.order_by(JOBS.c.position))
 
 
@@ -141,9 +153,25 @@ def check_of(db: Connection, job_id: str) -> Owed | None:
     return found[0] if found else None
 
 
+_LATER: Final = CHECKS.alias("later")
+_LATER_JOB: Final = JOBS.alias("later_job")
+_IS_NEWEST: Final = ~(
+    exists()
+    .where(
+        _LATER.c.repository == _CHECK.repository,
+        _LATER.c.sha == _CHECK.sha,
+        _LATER.c.name == _CHECK.name,
+        _LATER_JOB.c.id == _LATER.c.job_id,
+        _LATER_JOB.c.position > JOBS.c.position,
+    )
+    .correlate(CHECKS, JOBS)
+)
+
+
 def _with_job() -> Select[Any]:
     labelled = [each.label(f"check_{each.name}") for each in COLUMNS_OF_CHECK]
-    return select(*COLUMNS, *labelled).join(JOBS, JOBS.c.id == _CHECK.job_id)
+    columns = [*COLUMNS, *labelled, _IS_NEWEST.label("is_newest")]
+    return select(*columns).join(JOBS, JOBS.c.id == _CHECK.job_id)
 
 
 def _read(db: Connection, query: Select[Any]) -> list[Owed]:
@@ -153,5 +181,5 @@ def _read(db: Connection, query: Select[Any]) -> list[Owed]:
             **{each.name: row[f"check_{each.name}"] for each in COLUMNS_OF_CHECK}
         )
         job = read_job({each.name: row[each.name] for each in COLUMNS})
-        found.append(Owed(check, job))
+        found.append(Owed(check, job, bool(row["is_newest"])))
     return found

@@ -6,12 +6,11 @@ delivery a second time changes nothing, whether it comes by webhook or by pollin
 
 from collections.abc import Iterator
 from typing import Final
-from uuid import uuid4
 
 from attrs import evolve, frozen
 from sqlalchemy import Connection
 
-from dispatchd.domain.job import Json
+from dispatchd.domain.job import CANCEL, Json
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
 from dispatchd.hub.admission import Admission
@@ -20,6 +19,7 @@ from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.check_store import Owed, check_of, checks_of
 from dispatchd.hub.github.event import GithubEvent, is_by_comment
 from dispatchd.hub.github.job_fields import job_fields
+from dispatchd.hub.github.job_id import JobIds
 from dispatchd.hub.github.routing import Button, Cancel, Plan, Run, Step, SuiteAgain
 from dispatchd.hub.intake import once_more
 from dispatchd.hub.job_rows import read_job, write_job
@@ -94,7 +94,8 @@ class Inbox:
                 return Taken(delivery=delivery, is_duplicate=True)
             if not plan.steps:
                 return Taken(delivery=delivery)
-            work = _Work(db=db, desk=self.desk, arrival=arrival, now=now)
+            ids = JobIds(target=arrival.target, delivery_id=arrival.id)
+            work = _Work(db=db, desk=self.desk, arrival=arrival, ids=ids, now=now)
             done = [each for step in plan.steps for each in work.do(step)]
             made = tuple(each.job for each in done if each.is_new and each.job)
             delivery = evolve(
@@ -126,6 +127,7 @@ class _Work:
     db: Connection
     desk: Desk
     arrival: Arrival
+    ids: JobIds
     now: float
 
     def do(self, step: Step) -> Iterator[_Done]:
@@ -140,7 +142,8 @@ class _Work:
                 yield from self._suite(sha)
 
     def _run(self, step: Run) -> _Done:
-        rule, document = step.rule, self._document(step)
+        rule = step.rule
+        document = self._document(step, rule.name)
         check = None if step.must_ask else check_for(document, rule.name)
         submission = self._submission(
             document, rule.priority, check, received=step.must_ask
@@ -148,21 +151,22 @@ class _Work:
         return self._admit(submission)
 
     def _cancel(self, step: Cancel) -> _Done:
-        document = self._document(step)
+        document = self._document(step, CANCEL)
         return self._admit(self._submission(document, 0, None, received=True))
 
-    def _document(self, step: Run | Cancel) -> dict[str, Json]:
+    def _document(self, step: Run | Cancel, cause: str) -> dict[str, Json]:
         fields = job_fields(self.arrival.event, self.arrival.id, step)
-        return {"id": str(uuid4()), **fields}
+        return {"id": self.ids.next(cause), **fields}
 
     def _press(self, job_id: str, *, again: bool) -> _Done:
         shown = check_of(self.db, job_id)
-        if shown is None or shown.check.repository != self.arrival.event.repository:
+        if shown is None or not self._is_of_repository(shown):
             return _Done(words=f"there is no job {job_id} for it (any more)")
         if again:
             check = shown.check
             # Of several of a name it is the newest that people see.
-            of_commit = checks_of(self.db, check.repository, check.sha)
+            names = check.repository, self.arrival.event.repository
+            of_commit = checks_of(self.db, check.sha, *names)
             same = [each for each in of_commit if each.check.name == check.name]
             return self._again(same[-1])
         row = self.db.execute(queries.LOCKED, {"of_id": job_id}).mappings().one()
@@ -174,9 +178,11 @@ class _Work:
         return _Done(job=after)
 
     def _suite(self, sha: str) -> Iterator[_Done]:
+        of_commit = checks_of(self.db, sha, self.arrival.event.repository)
+        # None under this name, so perhaps under an earlier one.
+        of_commit = of_commit or checks_of(self.db, sha)
         newest = {
-            each.check.name: each
-            for each in checks_of(self.db, self.arrival.event.repository, sha)
+            each.check.name: each for each in of_commit if self._is_of_repository(each)
         }
         if not newest:
             yield _Done(words="there is no job for this commit (any more)")
@@ -187,6 +193,13 @@ class _Work:
             else:
                 yield self._again(each)
 
+    def _is_of_repository(self, shown: Owed) -> bool:
+        """Return whether a check is of the event's repository, also under another name: it is its id."""
+        event, known = self.arrival.event, shown.job.document.get("repository_id")
+        if known and event.repository_id:
+            return known == event.repository_id
+        return shown.check.repository.casefold() == event.repository.casefold()
+
     def _again(self, shown: Owed) -> _Done:
         job = shown.job
         if job.state not in ENDED:
@@ -194,9 +207,27 @@ class _Work:
         texts = self.db.execute(queries.TEXTS_OF, {"of_id": job.id}).first()
         if texts is None:
             return _Done(words=f"the payload of {job.id} is not kept any more")
-        presser = self.arrival.event.actor
+        event = self.arrival.event
+        # The repository may have another name by now, and the App another installation.
+        where: dict[str, Json] = {
+            "repository_name": event.repository,
+            "installation_id": event.installation,
+        }
+        job = evolve(job, document={**job.document, **where})
+        check = evolve(
+            shown.check,
+            repository=event.repository,
+            installation=event.installation,
+        )
         return self._admit(
-            once_more(job, shown.check, texts.payload, texts.headers, presser=presser)
+            once_more(
+                job,
+                check,
+                texts.payload,
+                texts.headers,
+                new_id=self.ids.next(job.id),
+                presser=event.actor,
+            )
         )
 
     def _submission(

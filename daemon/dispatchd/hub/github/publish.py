@@ -60,8 +60,8 @@ class Publisher:
     looks: Looks = field(init=False)
     _store: CheckStore = field(init=False)
     _woken: Bell = field(factory=Bell, init=False)
-    _busy: set[str] = field(factory=set, init=False)
-    """Ids of the jobs whose checks are being told: no two tasks for one."""
+    _busy: set[tuple[str, str, str]] = field(factory=set, init=False)
+    """Keys of the checks that are being told (`Owed.key`): no two tasks for one, so that the newest job's comes last."""
 
     def __attrs_post_init__(self) -> None:
         self._store = CheckStore(self.desk.database)
@@ -110,18 +110,25 @@ class Publisher:
         return max(min(waits), 0.0)
 
     def _look(
-        self, *, now: float, limit: int, without: list[str], closed: list[int]
+        self,
+        *,
+        now: float,
+        limit: int,
+        without: list[tuple[str, str, str]],
+        closed: list[int],
     ) -> tuple[list[Owed], float | None]:
         found = self._store.due(now=now, limit=limit, without=without, closed=closed)
         return found, self._store.next_due_at(now=now)
 
     def _start(self, tasks: TaskGroup, owed: Owed) -> None:
+        if owed.key in self._busy:
+            return
         installation = owed.check.installation
         if not owes_nothing(owed, self.settings):
             if not self.gates.is_open(installation):
                 return
             self.gates.spend(installation)
-        self._busy.add(owed.check.job_id)
+        self._busy.add(owed.key)
         tasks.start_soon(self._pay, owed, name=f"check of {owed.check.job_id}")
 
     async def _pay(self, owed: Owed) -> None:
@@ -134,7 +141,7 @@ class Publisher:
             # What has been told may not be written down; the next time it is found out.
             await anyio.sleep(_BUSY_S)
         finally:
-            self._busy.discard(owed.check.job_id)
+            self._busy.discard(owed.key)
             self._woken.ring()
 
     async def _told(self, owed: Owed) -> Check:
@@ -155,6 +162,7 @@ class Publisher:
             keep=lambda check: self._keep(check, seen),
             job=owed.job,
             check=owed.check,
+            is_newest=owed.is_newest,
         )
         try:
             await telling.run()

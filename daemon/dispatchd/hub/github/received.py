@@ -83,9 +83,10 @@ class Received:
             return [*ended, job]
 
     def _unfinished(self, db: Connection, job: HubJob) -> list[HubJob]:
-        """Return the unfinished jobs of the same pull request or issue."""
+        """Return the unfinished jobs of the same pull request or issue that were there when the cancel was given."""
         if not job.number:
             return []
+        given = select(_JOB.position).where(_JOB.id == job.id).scalar_subquery()
         query = (
             select(*COLUMNS)
             .where(
@@ -93,6 +94,7 @@ class Received:
                 _JOB.repository == job.repository,
                 _JOB.number == job.number,
                 _JOB.urgent == false(),
+                _JOB.position < given,
             )
             .order_by(_JOB.position)
             .with_for_update()

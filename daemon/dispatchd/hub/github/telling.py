@@ -3,7 +3,8 @@
 GitHub has no key by which it would recognise a repeated POST, and the newest check run of a name counts. So it is
 written down that a check run may have been made before it is (`Check.asked`); after a kill or an answer that
 doesn't count it is looked for by its `external_id` first. A run that has just been made may not be listed yet, so
-only the second look, some seconds after the first, is believed when it finds nothing.
+only the second look, some seconds after the first, is believed when it finds nothing. For a job that isn't the newest
+of its commit and name nothing is made any more: its own check run is concluded, if it has one.
 """
 
 from collections.abc import Awaitable, Callable
@@ -92,6 +93,8 @@ class Telling:
     job: HubJob
     check: Check
     """As it is now; kept by the caller in the end, however that comes."""
+    is_newest: bool = True
+    """Whether what is made now would count for the newest job (`Owed.is_newest`)."""
 
     async def report(self) -> Report:
         """Return what GitHub is to be told, in the check's round."""
@@ -131,7 +134,7 @@ class Telling:
                 self._begin_round()
                 found, run = await self.report(), None
             if run is None:
-                await self._create_unless_unwanted(found)
+                await self._create_if_wanted(found)
                 return
         except NoCredential:
             raise
@@ -145,6 +148,8 @@ class Telling:
         await self._update(found, run)
 
     async def _tell_status(self, found: Report) -> None:
+        if not self.is_newest:
+            return
         check = self.check
         body = found.status()
         await self.client.create_status(
@@ -198,8 +203,8 @@ class Telling:
         await self.keep(self.check)
         return await self._look(found)
 
-    async def _create_unless_unwanted(self, found: Report) -> None:
-        if self.job.state is State.IGNORED:
+    async def _create_if_wanted(self, found: Report) -> None:
+        if self.job.state is State.IGNORED or not self.is_newest:
             self.check = evolve(self.check, asked=False)
         else:
             await self._create(found)
@@ -243,7 +248,7 @@ class Telling:
             self.gates.spend(self.check.installation)
             if other is not None:
                 raise
-            await self._create(found)
+            await self._create_if_wanted(found)
             return
         self._is(run)
         if whole:
