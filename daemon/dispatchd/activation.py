@@ -27,8 +27,8 @@ async def activate_key(
 ) -> Claims:
     """Activate a license key on this machine, and keep the activation.
 
-    Fails with ConfigError if the way to the endpoint can't be used, and with StoreUnavailable or
-    FolderUnusable if the activation can't be kept.
+    Fails with ConfigError if the way to the endpoint can't be used, and with StoreUnavailable
+    if the activation can't be kept.
 
     Raises:
         NotReachable: The endpoint doesn't activate it, or gives what this machine doesn't take.

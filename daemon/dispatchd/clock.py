@@ -8,6 +8,7 @@ it, the anchor is measured anew, so that a clock that was wrong at boot doesn't 
 """
 
 import json
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -118,7 +119,8 @@ class SteadyClock:
 
     def _keep(self) -> None:
         file = self._folder / _FILE
-        aside = file.with_suffix(".aside")
+        # A command may do the same at this moment; the prefix is that of `store/durable.py`, whose sweep removes it.
+        aside = self._folder / f".aside-{os.getpid()}-{_FILE}"
         try:
             aside.write_text(
                 json.dumps({"boot_id": _boot_id(), "boot_at": self.boot_at})

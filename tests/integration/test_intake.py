@@ -204,3 +204,31 @@ async def test_a_deadline_that_is_no_time_is_named(tmp_path: Path) -> None:
 
     assert refused.returncode == 64
     assert "10m" in refused.stderr
+
+
+async def test_many_who_pause_and_resume_at_once_leave_one_will(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": WAITS}, cloud="hold_s = 1")
+        async with running_daemon(config) as daemon:
+
+            async def change_often(client: int) -> None:
+                for number in range(10):
+                    path = "/v1/pause" if (client + number) % 2 else "/v1/resume"
+                    reason = {"reason": f"{client}-{number}"}
+                    await call(daemon, "POST", path, reason)
+
+            async with anyio.create_task_group() as tasks:
+                for client in range(12):
+                    tasks.start_soon(change_often, client)
+
+            told = (await call(daemon, "GET", "/v1/status"))["intake"]
+            kept = json.loads((daemon.state / "intake.json").read_text())
+            refused = [
+                line for line in daemon.log() if line["event"] == "store_write_refused"
+            ]
+
+    assert not refused
+    assert (kept.get("mode", "pulling"), kept["reason"]) == (
+        told["mode"],
+        told["reason"],
+    )

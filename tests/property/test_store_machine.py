@@ -17,6 +17,7 @@ from dispatchd.errors import StoreUnavailable
 from dispatchd.store.codec import encode
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.names import file_name
+from support.obstacle import Obstacle
 from support.records import NOW
 
 ids = st.sampled_from(["a", "b", "job/1", "..", "ü", "x" * 300])
@@ -64,15 +65,15 @@ class Store(RuleBasedStateMachine):
 
     @rule(job_id=ids, phase=phases)
     def a_refused_put_changes_nothing(self, job_id: str, phase: Phase) -> None:
-        obstacle = self.folder / "jobs" / f".aside-{file_name(job_id)}.json"
-        obstacle.mkdir()
+        obstacle = Obstacle(self.folder / "jobs" / f"{file_name(job_id)}.json")
+        obstacle.put_up()
         try:
             self.store.put(record(job_id, phase, "refused"))
         except StoreUnavailable:
             refused = True
         else:
             refused = False
-        obstacle.rmdir()
+        obstacle.take_away()
         # What was given back before may be forgotten already; a verdict in history never is before its job is back.
         self.past.pop(job_id, None)
         assert refused

@@ -1,5 +1,6 @@
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatchd.errors import FolderUnusable, StoreUnavailable
-from dispatchd.store.durable import DurableFolder
+from dispatchd.store.durable import DurableFolder, put_file, remove_file, sweep
 from dispatchd.store.names import file_name
 
 
@@ -27,9 +28,54 @@ def test_half_written_files_of_a_crash_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".aside-a").write_bytes(b"half")
     (tmp_path / "b").write_bytes(b"whole")
 
-    DurableFolder.open(tmp_path)
+    sweep(tmp_path)
 
     assert [each.name for each in tmp_path.iterdir()] == ["b"]
+
+
+def test_who_opens_a_folder_takes_nothing_from_who_writes_there(tmp_path: Path) -> None:
+    (tmp_path / ".aside-a").write_bytes(b"half")
+
+    DurableFolder.open(tmp_path)
+
+    assert [each.name for each in tmp_path.iterdir()] == [".aside-a"]
+
+
+def test_many_writers_of_one_file_leave_one_of_their_contents_each_time(
+    tmp_path: Path,
+) -> None:
+    contents = {f"{number}" * 20_000 for number in range(8)}
+    seen: set[str] = set()
+    put_file(tmp_path, "a", b"0" * 20_000)
+
+    def put_often(content: str) -> None:
+        for _ in range(25):
+            put_file(tmp_path, "a", content.encode())
+            seen.add((tmp_path / "a").read_text())
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(put_often, contents))
+
+    assert seen <= contents
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_whose_folder_cannot_be_opened_is_refused_like_any_other(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreUnavailable, match="file"):
+        put_file(tmp_path / "file", "a", b"x")
+
+
+def test_a_removed_file_is_gone_and_a_missing_one_is_no_error(tmp_path: Path) -> None:
+    put_file(tmp_path, "a", b"x")
+
+    remove_file(tmp_path, "a")
+    remove_file(tmp_path, "a")
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_many_threads_share_a_folder(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Listing past jobs while others come and go."""
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.phase import Event
-from dispatchd.store.jobs import JobStore
+from dispatchd.store.jobs import JobStore, read_all
 from support.records import NOW
+
+LATER = datetime(2200, 1, 1, tzinfo=UTC)
 
 
 def past(job_id: str) -> TrackedJob:
@@ -21,6 +24,9 @@ def test_a_half_written_record_is_none(tmp_path: Path) -> None:
     (tmp_path / "history" / ".aside-b.json").write_bytes(kept)
 
     assert [each.job.id for each in store.newest_past(10)] == ["a"]
+    assert [each.job.id for each in store.past_like("")] == ["a"]
+    assert [each.job.id for each in store.past_before(LATER)] == ["a"]
+    assert [each.job.id for each in read_all(tmp_path)] == ["a"]
     store.close()
 
 
@@ -38,8 +44,11 @@ def test_records_that_come_and_go_meanwhile_end_no_listing(tmp_path: Path) -> No
     thread = threading.Thread(target=churn)
     thread.start()
     try:
-        for _ in range(300):
+        for _ in range(100):
             store.newest_past(10)
+            store.past_like("j")
+            store.past_before(LATER)
+            list(read_all(tmp_path))
     finally:
         over.set()
         thread.join()

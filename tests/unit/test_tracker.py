@@ -16,6 +16,7 @@ from dispatchd.errors import InvalidTransition, NotPossible, Unavailable
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.tracker import Decision, Tracker
 from dispatchd.store.jobs import JobStore
+from support.obstacle import Obstacle
 from support.records import NOW
 
 DONE = Verdict(outcome=Outcome.SUCCEEDED, summary="Done.")
@@ -73,16 +74,17 @@ def never() -> None:
 
 
 @asynccontextmanager
-async def refusing_disk(tracker: Tracker, obstacle: Path) -> AsyncIterator[None]:
-    """Put a folder where a file has to go, until the body has begun and the tracker has met it."""
-    obstacle.mkdir()
+async def refusing_disk(tracker: Tracker, file: Path) -> AsyncIterator[None]:
+    """Refuse a file, until the body has begun and the tracker has met it."""
+    obstacle = Obstacle(file)
+    obstacle.put_up()
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
 
             async def make_room() -> None:
                 while not tracker.disk.trouble:
                     await anyio.lowlevel.checkpoint()
-                obstacle.rmdir()
+                obstacle.take_away()
 
             tasks.start_soon(make_room)
             yield
@@ -97,7 +99,7 @@ async def test_a_change_waits_until_the_disk_takes_it(
     put(store, Phase.PENDING_ACCEPT)
     bell = tracker.bell
 
-    async with refusing_disk(tracker, tmp_path / "jobs" / ".aside-job-1.json"):
+    async with refusing_disk(tracker, tmp_path / "jobs" / "job-1.json"):
         record = await tracker.apply("job-1", Event.ACCEPT_CONFIRMED)
 
     assert record.phase is Phase.ACCEPTED
@@ -112,7 +114,7 @@ async def test_nobody_hears_of_a_change_that_is_not_on_disk(
 ) -> None:
     before = put(store, Phase.PENDING_ACCEPT)
     bell = tracker.bell
-    (tmp_path / "jobs" / ".aside-job-1.json").mkdir()
+    Obstacle(tmp_path / "jobs" / "job-1.json").put_up()
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
@@ -132,7 +134,7 @@ async def test_a_move_to_history_waits_until_the_disk_takes_it(
 ) -> None:
     put(store, Phase.FINISHING, verdict=DONE)
 
-    async with refusing_disk(tracker, tmp_path / "history" / ".aside-job-1.json"):
+    async with refusing_disk(tracker, tmp_path / "history" / "job-1.json"):
         record = await tracker.apply("job-1", Event.FINISH_ACKNOWLEDGED)
 
     assert tracker.get("job-1") is None
@@ -145,7 +147,7 @@ async def test_a_job_is_received_with_its_texts_once_there_is_room(
 ) -> None:
     texts: list[str] = []
 
-    async with refusing_disk(tracker, tmp_path / "jobs" / ".aside-job-1.json"):
+    async with refusing_disk(tracker, tmp_path / "jobs" / "job-1.json"):
         await tracker.receive(job(), store_texts=lambda: texts.append("written"))
 
     assert tracker.get("job-1") is not None

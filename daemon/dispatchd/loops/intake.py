@@ -42,6 +42,7 @@ class IntakeLoop:
     board: Board
     clock: Clock
     intake: Intake = field(factory=Intake, init=False)
+    _changing: anyio.Lock = field(factory=anyio.Lock, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -59,21 +60,25 @@ class IntakeLoop:
     async def change(
         self, mode: Mode, reason: str = "", *, deadline_s: float | None = None
     ) -> Intake:
-        """Make a new will durable, and return it; saying the same again changes its reason and deadline."""
-        now = self.clock.now()
-        same = mode is self.intake.mode
-        until = None if deadline_s is None else now + timedelta(seconds=deadline_s)
-        changed = Intake(
-            mode=mode,
-            reason=reason,
-            since=self.intake.since if same and self.intake.since else now,
-            until=until if mode is Mode.DRAINING else None,
-        )
-        await self.tracker.disk.until_stored(lambda: self.store.keep(changed))
-        self.intake = changed
-        self._log.info("intake_changed", mode=mode, reason=reason)
-        self.tracker.ring()
-        return changed
+        """Make a new will durable, and return it; saying the same again changes its reason and deadline.
+
+        Changes come one after the other, so that disk and memory hold the same one.
+        """
+        async with self._changing:
+            now = self.clock.now()
+            same = mode is self.intake.mode
+            until = None if deadline_s is None else now + timedelta(seconds=deadline_s)
+            changed = Intake(
+                mode=mode,
+                reason=reason,
+                since=self.intake.since if same and self.intake.since else now,
+                until=until if mode is Mode.DRAINING else None,
+            )
+            await self.tracker.disk.until_stored(lambda: self.store.keep(changed))
+            self.intake = changed
+            self._log.info("intake_changed", mode=mode, reason=reason)
+            self.tracker.ring()
+            return changed
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Carry out the will until cancelled."""

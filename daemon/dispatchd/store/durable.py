@@ -7,12 +7,15 @@ has failed and its caller writes anew.
 
 The folder's fsync is shared: puts that arrive while one runs wait for the next one, together (group
 commit), so that many concurrent puts cost little more than one.
+
+A file is written under a name that no other writer has, in this process or another; what a crash leaves of
+them is removed by `sweep`, which only the owner of a folder calls.
 """
 
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -23,7 +26,10 @@ from dispatchd.errors import FolderUnusable, StoreUnavailable
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 _ASIDE: Final = ".aside-"
-"""Prefix of a file that is still being written; what a crash leaves is removed at the next start."""
+"""Prefix of a file that is still being written."""
+
+_UNIQUE_BYTES: Final = 6
+"""Random part of such a name (bytes): no two writers meet, and the name stays below 255 bytes."""
 
 
 def make_folder(path: Path) -> None:
@@ -40,6 +46,61 @@ def make_folder(path: Path) -> None:
         raise FolderUnusable(
             folder=path, error=PermissionError(13, "no permission to write there")
         )
+
+
+def sweep(folder: Path) -> None:
+    """Remove half-written files that a crash has left; for the owner of a folder, before anybody writes there.
+
+    Raises:
+        FolderUnusable: They can't be removed.
+    """
+    try:
+        for name in os.listdir(folder):
+            if name.startswith(_ASIDE):
+                with suppress(FileNotFoundError):
+                    os.unlink(folder / name)
+    except OSError as error:
+        raise FolderUnusable(folder=folder, error=error) from error
+
+
+def put_file(folder: Path, name: str, data: bytes) -> None:
+    """Put one file into a folder that is not kept open; see `DurableFolder.put`.
+
+    Fails with StoreUnavailable: It may or may not be there; write it anew.
+    """
+    put_files(folder, {name: data})
+
+
+def put_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Put several files into a folder that is not kept open, which is created where it is missing.
+
+    Raises:
+        StoreUnavailable: They may or may not be there; write them anew.
+    """
+    try:
+        opened = DurableFolder.open(folder)
+    except FolderUnusable as unusable:
+        raise StoreUnavailable(path=folder, error=unusable.error) from unusable
+    try:
+        opened.put_all(files)
+    finally:
+        opened.close()
+
+
+def remove_file(folder: Path, name: str) -> None:
+    """Remove a file, durably; a missing one is fine.
+
+    Raises:
+        StoreUnavailable: It may still be there, or come back after a power cut.
+    """
+    try:
+        opened = DurableFolder.open(folder)
+    except FolderUnusable as unusable:
+        raise StoreUnavailable(path=folder, error=unusable.error) from unusable
+    try:
+        opened.remove(name, durably=True)
+    finally:
+        opened.close()
 
 
 @define
@@ -65,7 +126,7 @@ class DurableFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a folder, creating it where it is missing, and remove half-written files.
+        """Open a folder, creating it where it is missing.
 
         Raises:
             FolderUnusable: It can't be created, opened or written.
@@ -73,9 +134,6 @@ class DurableFolder:
         make_folder(path)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            for name in os.listdir(path):
-                if name.startswith(_ASIDE):
-                    os.unlink(name, dir_fd=fd)
         except OSError as error:
             raise FolderUnusable(folder=path, error=error) from error
         return cls(path, fd)
@@ -95,21 +153,22 @@ class DurableFolder:
         """Put several files, each whole or absent, with one fsync of the folder. Fails as `put` does."""
         for name, data in files.items():
             with self._failing_on(name):
-                self._write_aside(name, data)
-                os.rename(_ASIDE + name, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+                self._replace(name, data)
         with self._failing_on(""):
             self._sync()
 
-    def remove(self, name: str) -> None:
-        """Remove a file; a missing one is fine. Not synced: after a crash it may be back.
+    def remove(self, name: str, *, durably: bool = False) -> None:
+        """Remove a file; a missing one is fine. Unless it is done `durably`, a power cut may bring it back.
 
-        Fails with StoreUnavailable: It is still there.
+        Fails with StoreUnavailable: It is still there, or may come back.
         """
         with self._failing_on(name):
             try:
                 os.unlink(name, dir_fd=self._fd)
             except FileNotFoundError:
                 return
+            if durably:
+                self._sync()
 
     @contextmanager
     def _failing_on(self, name: str) -> Iterator[None]:
@@ -118,11 +177,11 @@ class DurableFolder:
         except OSError as error:
             raise StoreUnavailable(path=self.path / name, error=error) from error
 
-    def _write_aside(self, name: str, data: bytes) -> None:
-        aside = _ASIDE + name
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    def _replace(self, name: str, data: bytes) -> None:
+        aside = f"{_ASIDE}{os.urandom(_UNIQUE_BYTES).hex()}-{name}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(aside, flags, FILE_MODE, dir_fd=self._fd)
         try:
-            fd = os.open(aside, flags, FILE_MODE, dir_fd=self._fd)
             try:
                 view = memoryview(data)
                 while view:
@@ -130,9 +189,11 @@ class DurableFolder:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+            os.rename(aside, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError:
             # A full disk must not stay full of our half-written files.
-            self.remove(aside)
+            with suppress(OSError):
+                os.unlink(aside, dir_fd=self._fd)
             raise
 
     def _sync(self) -> None:

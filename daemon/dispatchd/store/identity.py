@@ -15,7 +15,7 @@ from attrs import frozen
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.license import Activation, Fingerprint
 from dispatchd.errors import RecordUnreadable
-from dispatchd.store.durable import DurableFolder
+from dispatchd.store.durable import put_file, remove_file
 
 _SERVER_ID: Final = "server_id"
 _ACTIVATION: Final = "activation.json"
@@ -55,7 +55,7 @@ class IdentityStore:
     def server_id(self, make: Callable[[], UUID] = uuid7) -> tuple[str, str]:
         """Return this machine's id, made once, and what was wrong with the one before, if anything.
 
-        Fails with StoreUnavailable or FolderUnusable if a new one can't be kept.
+        Fails with StoreUnavailable if a new one can't be kept.
         """
         file = self._folder / _SERVER_ID
         flaw = ""
@@ -102,19 +102,10 @@ class IdentityStore:
 
     def forget(self) -> None:
         """Remove the activation; none is fine. Fails with StoreUnavailable if the disk refuses."""
-        files = DurableFolder.open(self._folder)
-        try:
-            if (self._folder / _ACTIVATION).exists():
-                files.remove(_ACTIVATION)
-        finally:
-            files.close()
+        remove_file(self._folder, _ACTIVATION)
 
     def _put(self, name: str, text: str) -> None:
-        files = DurableFolder.open(self._folder)
-        try:
-            files.put(name, text.encode())
-        finally:
-            files.close()
+        put_file(self._folder, name, text.encode())
 
 
 def _hashed(path: Path) -> str:

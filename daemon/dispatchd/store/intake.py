@@ -9,7 +9,7 @@ from attrs import frozen
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.intake import Intake
 from dispatchd.errors import RecordUnreadable
-from dispatchd.store.durable import DurableFolder
+from dispatchd.store.durable import put_file
 
 _FILE: Final = "intake.json"
 _SCHEMA_VERSION: Final = 1
@@ -45,8 +45,4 @@ class IntakeStore:
     def keep(self, intake: Intake) -> None:
         """Keep the operator's will durably. Fails with StoreUnavailable if the disk refuses."""
         document = {"schema_version": _SCHEMA_VERSION, **_converter.unstructure(intake)}
-        files = DurableFolder.open(self._folder)
-        try:
-            files.put(_FILE, json.dumps(document, indent=1).encode())
-        finally:
-            files.close()
+        put_file(self._folder, _FILE, json.dumps(document, indent=1).encode())

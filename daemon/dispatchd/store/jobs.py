@@ -6,7 +6,6 @@ both, and history is the later truth.
 """
 
 import fcntl
-import glob
 import os
 import threading
 import time
@@ -28,7 +27,7 @@ from dispatchd.errors import (
     StoreUnavailable,
 )
 from dispatchd.store.codec import decode, encode
-from dispatchd.store.durable import DurableFolder, make_folder
+from dispatchd.store.durable import DurableFolder, make_folder, sweep
 from dispatchd.store.names import file_name
 
 _SUFFIX: Final = ".json"
@@ -99,6 +98,8 @@ class JobStore:
     def open(cls, folder: Path) -> tuple[Self, list[Quarantined]]:
         """Open a state folder, creating what is missing, and load every tracked job.
 
+        Its caller holds the folder's lock: what others have half written is removed.
+
         Returns:
             The store, and the records that were moved away because they can't be read.
 
@@ -114,6 +115,8 @@ class JobStore:
             DurableFolder.open(folder / "history"),
             quarantine,
         )
+        for each in (folder, folder / "jobs", folder / "history"):
+            sweep(each)
         try:
             return store, store._load()
         except StoreUnavailable as error:
@@ -182,14 +185,16 @@ class JobStore:
     def past_like(self, beginning: str) -> list[TrackedJob]:
         """Return the jobs of history whose ids begin like this, sorted by file name. Reads the disk."""
         # Encoding goes letter by letter, so what an id begins with its file begins with; but for hashed ones.
-        pattern = glob.escape(file_name(beginning)) + "*" + _SUFFIX
-        paths = sorted(self._history.path.glob(pattern))
+        start = file_name(beginning)
+        paths = [
+            each for each in _records(self._history.path) if each.name.startswith(start)
+        ]
         return [each for each in _readable(paths) if each.job.id.startswith(beginning)]
 
     def past_before(self, before: datetime) -> list[TrackedJob]:
         """Return the jobs that left for history before a time. Reads the disk."""
         found = []
-        for path in sorted(self._history.path.glob("*" + _SUFFIX)):
+        for path in _records(self._history.path):
             # A young file needs no reading; an unreadable one is never counted as old.
             with suppress(FileNotFoundError, RecordUnreadable):
                 if path.stat().st_mtime < before.timestamp():
@@ -211,7 +216,7 @@ class JobStore:
 
     def _load(self) -> list[Quarantined]:
         moved = []
-        for path in sorted(self._jobs.path.glob("*" + _SUFFIX)):
+        for path in _records(self._jobs.path):
             if (self._history.path / path.name).exists():
                 self._jobs.remove(path.name)
                 continue
@@ -245,27 +250,37 @@ def read_all(folder: Path) -> Iterator[TrackedJob]:
     seen = set()
     for part in ("jobs", "history"):
         try:
-            names = sorted(os.listdir(folder / part))  # noqa: PTH208  # glob finds nothing where it may not look
+            paths = _records(folder / part)
         except FileNotFoundError:
             continue
         except OSError as error:
             raise FolderUnusable(folder=folder / part, error=error) from error
-        paths = [folder / part / name for name in names if name.endswith(_SUFFIX)]
         for record in _readable(paths):
             if record.job.id not in seen:
                 seen.add(record.job.id)
                 yield record
 
 
+def _records(folder: Path) -> list[Path]:
+    """Return the files of a folder that are records, sorted by name; half-written files are none.
+
+    Fails with OSError where it may not be looked at: `glob` would find nothing.
+    """
+    names = sorted(os.listdir(folder))  # noqa: PTH208  # see above
+    return [
+        folder / name
+        for name in names
+        if name.endswith(_SUFFIX) and not name.startswith(".")
+    ]
+
+
 def _newest_first(folder: Path) -> list[Path]:
     ages = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            # Half-written files are no records, and a record may be pruned after it was listed.
-            if entry.name.endswith(_SUFFIX) and not entry.name.startswith("."):
-                with suppress(FileNotFoundError):
-                    ages.append((entry.stat().st_mtime_ns, entry.path))
-    return [Path(path) for _, path in sorted(ages, reverse=True)]
+    for path in _records(folder):
+        # It may be pruned after it was listed.
+        with suppress(FileNotFoundError):
+            ages.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(ages, reverse=True)]
 
 
 def _readable(paths: Iterable[Path]) -> Iterator[TrackedJob]:

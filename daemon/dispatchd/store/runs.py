@@ -11,8 +11,9 @@ from dispatchd.errors import FolderUnusable, StoreUnavailable
 from dispatchd.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
-    DurableFolder,
     make_folder,
+    put_files,
+    sweep,
 )
 from dispatchd.store.names import file_name
 
@@ -124,22 +125,16 @@ class Runs:
             run.path.mkdir(mode=FOLDER_MODE, exist_ok=True)
             run.workspace.mkdir(mode=FOLDER_MODE, exist_ok=True)
             self._sync_root()
+            sweep(run.path)
         except OSError as error:
             raise StoreUnavailable(path=run.path, error=error) from error
-        try:
-            files = DurableFolder.open(run.path)
         except FolderUnusable as unusable:
             raise StoreUnavailable(path=run.path, error=unusable.error) from unusable
-        try:
-            texts = {run.event_file.name: payload, run.headers_file.name: headers}
-            files.put_all(
-                {
-                    name: text.encode(errors="surrogatepass")
-                    for name, text in texts.items()
-                }
-            )
-        finally:
-            files.close()
+        texts = {run.event_file.name: payload, run.headers_file.name: headers}
+        put_files(
+            run.path,
+            {name: text.encode(errors="surrogatepass") for name, text in texts.items()},
+        )
 
     def prepare_attempt(self, run_id: str, number: int) -> Path:
         """Return a new folder for an attempt, with the empty files that its command may write to.
