@@ -89,13 +89,21 @@ class Status:
         return len(self.tracker.in_phase(Phase.RUNNING))
 
     def _warnings(self) -> list[Json]:
-        quarantined = sum(1 for _ in (self.state_folder / "quarantine").iterdir())
-        found = [self.board.skew, *self.warnings.values()]
-        if quarantined:
-            found.append(
-                f"{quarantined} records are in {self.state_folder / 'quarantine'}: they could not be read"
-            )
+        found = [self.board.skew, *self.warnings.values(), self._quarantined()]
         return [each for each in found if each]
+
+    def _quarantined(self) -> str:
+        folder = self.state_folder / "quarantine"
+        try:
+            count = len(os.listdir(folder))  # noqa: PTH208  # iterdir looks later
+        except FileNotFoundError:
+            # Somebody has looked at them, and removed them with their folder.
+            return ""
+        except OSError as error:
+            return f"{folder} can't be looked into: {error.strerror}"
+        return (
+            f"{count} records are in {folder}: they could not be read" if count else ""
+        )
 
     def _license(self) -> Json:
         found = self.license()

@@ -14,6 +14,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from attrs import define, field
 
+from dispatchd.concurrency.bug_fence import bugs_contained
 from dispatchd.metrics import Metrics
 from dispatchd.status import Status
 from dispatchd.systemd import ServiceManager
@@ -48,8 +49,9 @@ class SupervisionLoop:
         task_status.started()
         while True:
             self._feed()
-            self._tell()
-            self._write_metrics()
+            with bugs_contained(loop="supervision"):
+                self._tell()
+                self._write_metrics()
             await anyio.sleep(self._pause_s())
 
     def _pause_s(self) -> float:

@@ -1,5 +1,6 @@
 """The control socket from both sides: what it answers, whom it refuses, and what it survives."""
 
+import errno
 import json
 import os
 import socket
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import anyio
 import pytest
 from anyio import to_thread
 from anyio.abc import SocketStream
+from structlog.testing import capture_logs
 
 from dispatchd.control.calls import (
     SOCKET,
@@ -307,20 +309,33 @@ async def test_half_a_request_is_given_up_in_time(tmp_path: Path, half: bytes) -
     assert message(body) == "the request was not complete within 0.1 s"
 
 
+async def admitted(folder: Path) -> Any:
+    """Ask, or return None where there is no room yet: the server learns of an end in its own time."""
+    with suppress(NotReachable):
+        return await asked(folder)
+
+
 async def test_one_connection_too_many_is_told_so_and_room_comes_back(
     tmp_path: Path,
 ) -> None:
-    async with serving(tmp_path, limits=Limits(connections=1)):
+    limits = Limits(connections=1, kept_for_root=0)
+    async with serving(tmp_path, limits=limits):
         async with await connected(tmp_path):
             with pytest.raises(NotReachable, match="1 connections are open already"):
                 await asked(tmp_path)
+        found = await until(partial(admitted, tmp_path))
 
-        async def admitted() -> Any:
-            with suppress(NotReachable):
-                return await asked(tmp_path)
+    assert found["method"] == "GET"
 
-        # The server learns of the end of the first connection in its own time.
-        found = await until(admitted)
+
+async def test_one_peer_leaves_connections_for_others(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits=Limits(connections=4)):
+        async with AsyncExitStack() as connections:
+            for _ in range(3):
+                await connections.enter_async_context(await connected(tmp_path))
+            with pytest.raises(NotReachable, match="3 connections from where this"):
+                await asked(tmp_path)
+        found = await until(partial(admitted, tmp_path))
 
     assert found["method"] == "GET"
 
@@ -384,20 +399,38 @@ async def test_a_slow_act_holds_up_nobody_else(tmp_path: Path) -> None:
     assert answers == ["GET", "slow"]
 
 
-async def test_a_bug_in_an_act_is_not_hidden(tmp_path: Path) -> None:
+async def test_a_bug_in_an_act_is_500_and_a_line_in_the_log_and_ends_nothing(
+    tmp_path: Path,
+) -> None:
     async def broken(_call: Call) -> Reply:
         raise KeyError("bug")
 
-    async def break_it() -> None:
-        async with serving(tmp_path, {("GET", "/v1/broken"): broken}):
-            await raw(tmp_path, request("GET", "/v1/broken"))
-            await anyio.sleep_forever()
+    async def breaks_off(_call: Call) -> Lines:
+        async def items() -> AsyncGenerator[Json, None]:
+            yield {"number": 0}
+            raise OSError(errno.EMFILE, "Too many open files")
 
-    with pytest.raises(ExceptionGroup) as caught:
-        await break_it()
+        return Lines(items=items())
 
-    assert caught.group_contains(KeyError, match="bug")
-    assert not (tmp_path / SOCKET).exists()
+    routes = {
+        **ROUTES,
+        ("GET", "/v1/broken"): broken,
+        ("GET", "/v1/breaks-off"): breaks_off,
+    }
+    with capture_logs() as lines:
+        async with serving(tmp_path, routes):
+            first, _, body = await raw(tmp_path, request("GET", "/v1/broken?past=3"))
+            _, _, cut = await raw(tmp_path, request("GET", "/v1/breaks-off"))
+            found = await asked(tmp_path)
+
+    assert first == "HTTP/1.1 500 Internal Server Error"
+    assert "bug in dispatchd" in message(body)
+    assert cut == b'e\r\n{"number": 0}\n\r\n'
+    assert found["method"] == "GET"
+    assert [(each["event"], each["call"]) for each in lines] == [
+        ("bug_contained", "GET /v1/broken?past=3"),
+        ("bug_contained", "GET /v1/breaks-off"),
+    ]
 
 
 # Streams
@@ -607,6 +640,36 @@ async def test_another_user_is_refused_even_if_the_mode_lets_it_pass(
     assert told == (
         f"NotReachable cannot do it: user {NOBODY} is not in the group 0 of the control socket"
     )
+
+
+STAYS = """
+import os, socket, sys
+os.setgroups([0])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[2]))
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_root
+async def test_root_gets_in_when_others_have_taken_all_connections(
+    open_folder: Path,
+) -> None:
+    command = [sys.executable, "-c", STAYS, str(open_folder / SOCKET), str(NOBODY)]
+    async with (
+        serving(open_folder, limits=Limits(connections=1)),
+        await anyio.open_process(command, stderr=None) as member,
+    ):
+        assert member.stdout is not None
+        assert await member.stdout.receive() == b"connected\n"
+        found = await asked(open_folder)
+        assert member.stdin is not None
+        await member.stdin.aclose()
+
+    assert found["peer"][1] == 0
 
 
 @needs_root

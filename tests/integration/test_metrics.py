@@ -1,15 +1,20 @@
 """Metrics: over the control socket, over TCP where that is configured, and as a file."""
 
 import re
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import pytest
 from anyio import to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
+from dispatchd.errors import NotReachable
 from support.clock import advance
+from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
-from support.daemon_process import DaemonProcess
+from support.daemon_process import DaemonProcess, running
 from support.endpoint import Answer, Request, endpoint
 from support.until import until
 from support.waits import finishes
@@ -163,3 +168,69 @@ async def test_an_address_that_is_taken_is_one_line(tmp_path: Path) -> None:
     [line] = [each["text"] for each in daemon.log() if "text" in each]
     assert code == 69
     assert "metrics.listen" in line
+
+
+async def test_who_only_connects_takes_neither_the_daemon_nor_its_descriptors(
+    tmp_path: Path,
+) -> None:
+    limited = ("/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh")
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        config.write_text(config.read_text() + '[metrics]\nlisten = "127.0.0.1:0"\n')
+        with running(config, wrapper=limited) as daemon, ExitStack() as open_sockets:
+            await daemon.until_logged("daemon_ready")
+            address = (
+                "127.0.0.1",
+                (await daemon.until_logged("metrics_served"))["port"],
+            )
+            for _ in range(100):
+                open_sockets.enter_context(socket.create_connection(address, 5))
+            hub.hand_out({"id": "job", "dag_name": "it"})
+            (finish,) = await hub.until_finished("job")
+            status = await call(daemon, "GET", "/v1/status")
+
+    assert finish["result_status"] == "succeeded"
+    assert status["ready"]
+
+
+async def test_a_quarantine_that_somebody_has_removed_is_an_empty_one(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        async with running_daemon(config) as daemon:
+            (daemon.state / "quarantine").rmdir()
+            status = await call(daemon, "GET", "/v1/status")
+            samples = await to_thread.run_sync(scrape, daemon)
+
+    assert status["warnings"] == []
+    assert samples["dispatchd_running"] == 0
+
+
+async def test_a_quarantine_that_cannot_be_looked_into_is_a_warning(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        async with running_daemon(config) as daemon:
+            (daemon.state / "quarantine").rmdir()
+            (daemon.state / "quarantine").touch()
+            status = await call(daemon, "GET", "/v1/status")
+
+    (warning,) = status["warnings"]
+    assert "quarantine can't be looked into" in warning
+
+
+async def test_a_question_that_cannot_be_answered_ends_nothing(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        async with running_daemon(config) as daemon:
+            (daemon.state / "history").rmdir()
+            (daemon.state / "history").touch()
+            with pytest.raises(NotReachable, match="bug in dispatchd"):
+                await call(daemon, "GET", "/v1/jobs")
+            status = await call(daemon, "GET", "/v1/status")
+            bug = await daemon.until_logged("bug_contained")
+
+    assert status["ready"]
+    assert bug["call"] == "GET /v1/jobs"

@@ -1,6 +1,7 @@
 """The socket through which people and tools on this machine steer the daemon: its place and its words."""
 
 import os
+import resource
 import socket
 import struct
 from collections.abc import (
@@ -16,13 +17,16 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote
 
-from attrs import frozen
+from attrs import field, frozen
 
 from dispatchd.domain.job import Json
 from dispatchd.errors import DispatchdError
 
 SOCKET: Final = "control.sock"
 """The socket's name in the state folder."""
+
+_MOST_CONNECTIONS: Final = 32
+"""Connections of a server (count), where the limit of descriptors allows it."""
 
 _PEERGROUPS: Final = 59
 """SO_PEERGROUPS of asm-generic/socket.h (Linux 4.13), which Python doesn't name."""
@@ -93,9 +97,16 @@ Act = Callable[[Call], Awaitable[Reply | Text | Lines]]
 """Carries out a call or raises Refused; is cancelled only when the server stops, not when the client goes."""
 
 
+def _most_connections() -> int:
+    """Return how many connections a server may have: by far not all descriptors, which the loops need."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_CONNECTIONS
+    return max(1, min(most, soft // 8)) if soft != resource.RLIM_INFINITY else most
+
+
 @frozen(kw_only=True)
 class Limits:
-    """What one client may take up."""
+    """What one client, and all clients of one server, may take up."""
 
     head_bytes: int = 16 * 1024
     body_bytes: int = 1024 * 1024
@@ -103,7 +114,15 @@ class Limits:
     """For the whole request to come (seconds)."""
     reply_s: float = 10.0
     """For the client to take the reply, or one line of a stream (seconds)."""
-    connections: int = 32
+    connections: int = field(factory=_most_connections)
+    """Open at a time (count)."""
+    kept_for_root: int = 4
+    """Connections beyond that for root (count): whoever may connect must not keep it out."""
+
+    @property
+    def connections_each(self) -> int:
+        """Connections of one peer (count), so that some are left for others."""
+        return max(1, self.connections * 3 // 4)
 
 
 @contextmanager
@@ -128,6 +147,14 @@ def peer_of(connection: socket.socket) -> Peer:
     pid, uid, gid = struct.unpack(form, packed)
     groups = frozenset({gid, *_supplementary_groups(connection)})
     return Peer(pid=pid, uid=uid, gid=gid, groups=groups)
+
+
+def control_group(pid: int) -> str:
+    """Return the control groups of a process (cgroups(7)), or its pid in words where it has gone already."""
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return f"pid {pid}"
 
 
 def _supplementary_groups(connection: socket.socket) -> tuple[int, ...]:

@@ -4,15 +4,17 @@ It answers three questions and takes no orders. There is no access control: whoe
 many jobs of which workflow have ended how, and nothing else.
 """
 
+from typing import cast
+
 import anyio
 import structlog
 from anyio import TASK_STATUS_IGNORED
-from anyio.abc import SocketAttribute, SocketStream, TaskStatus
+from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskStatus
 from attrs import define, field
 
-from dispatchd.control.calls import Limits, Refused
-from dispatchd.control.routes import Routes, carry_out
-from dispatchd.control.talk import Talk
+from dispatchd.control.calls import Limits
+from dispatchd.control.connections import Connections, Visitor
+from dispatchd.control.routes import Routes
 from dispatchd.errors import NotReachable
 
 
@@ -45,19 +47,15 @@ class MetricsServer:
         # The port that a configured 0 has become.
         ports = [each.extra(SocketAttribute.local_port) for each in listener.listeners]  # noqa: S610  # not Django's
         self._log.info("metrics_served", host=self.host, port=ports[0])
-        async with listener:
+        connections = Connections(
+            server="metrics", routes=self.routes, limits=self.limits, identify=_identify
+        )
+        async with listener, anyio.create_task_group() as tasks:
+            for each in listener.listeners:
+                tasks.start_soon(connections.take, cast("SocketListener", each))
             task_status.started()
-            await listener.serve(self._connection)
 
-    async def _connection(self, stream: SocketStream) -> None:
-        async with stream:
-            talk = Talk(stream=stream, limits=self.limits)
-            try:
-                request = await talk.read()
-                if request is None:
-                    return
-                answer = await carry_out(self.routes, *request, None)
-            except Refused as refused:
-                await talk.refuse(refused)
-            else:
-                await talk.answer(answer)
+
+def _identify(stream: SocketStream) -> Visitor:
+    address = stream.extra(SocketAttribute.remote_address)  # noqa: S610  # not Django's
+    return Visitor(key=address[0])

@@ -2,9 +2,6 @@
 
 Two guards stand before every call. The first is the socket's mode, 0660: connect(2) needs write access to
 the file. The second asks the kernel who connected, because a mode is easily changed by hand.
-
-A fault of one client ends its connection only. A bug in an act isn't caught here: it ends the daemon, like
-any other outside of the bug fence.
 """
 
 import os
@@ -16,31 +13,22 @@ from typing import Final
 import anyio
 import structlog
 from anyio import TASK_STATUS_IGNORED
-from anyio.abc import (
-    SocketAttribute,
-    SocketListener,
-    SocketStream,
-    TaskGroup,
-    TaskStatus,
-)
+from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from attrs import define, field
 
 from dispatchd.control.calls import (
     SOCKET,
     Limits,
-    Peer,
     Refused,
+    control_group,
     peer_of,
     socket_address,
 )
-from dispatchd.control.routes import Routes, carry_out
-from dispatchd.control.talk import Talk
+from dispatchd.control.connections import Connections, Visitor
+from dispatchd.control.routes import Routes
 from dispatchd.errors import FolderUnusable
 
 _MODE: Final = 0o660
-
-_PAUSE_S: Final = 1.0
-"""How long to wait when no connection can be accepted, as with every descriptor in use (seconds)."""
 
 
 @define(kw_only=True)
@@ -51,7 +39,6 @@ class ControlServer:
     routes: Routes
     limits: Limits = field(factory=Limits)
     _group: int = field(default=-1, init=False)
-    _open: int = field(default=0, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -71,52 +58,25 @@ class ControlServer:
                 self._group = _group_of(address)
         except OSError as error:
             raise FolderUnusable(folder=self.folder, error=error) from error
+        connections = Connections(
+            server="control",
+            routes=self.routes,
+            limits=self.limits,
+            identify=self._identify,
+        )
         try:
-            async with listener, anyio.create_task_group() as tasks:
+            async with listener:
                 task_status.started()
-                await self._accept(listener, tasks)
+                await connections.take(listener)
         finally:
             # Where it can't be removed, the next start replaces it.
             with suppress(OSError):
                 (self.folder / SOCKET).unlink()
 
-    async def _accept(self, listener: SocketListener, tasks: TaskGroup) -> None:
-        while True:
-            try:
-                stream = await listener.accept()
-            except anyio.BrokenResourceError as error:
-                self._log.warning("control_not_accepting", error=str(error.__cause__))
-                await anyio.sleep(_PAUSE_S)
-                continue
-            tasks.start_soon(self._connection, stream, name="control connection")
-
-    async def _connection(self, stream: SocketStream) -> None:
-        self._open += 1
-        try:
-            async with stream:
-                await self._converse(Talk(stream=stream, limits=self.limits))
-        finally:
-            self._open -= 1
-
-    async def _converse(self, talk: Talk) -> None:
-        try:
-            peer = self._admit(talk)
-            request = await talk.read()
-            if request is None:
-                return
-            answer = await carry_out(self.routes, *request, peer)
-        except Refused as refused:
-            await talk.refuse(refused)
-        else:
-            await talk.answer(answer)
-
-    def _admit(self, talk: Talk) -> Peer:
-        if self._open > self.limits.connections:
-            reason = f"{self.limits.connections} connections are open already; repeat this later"
-            raise Refused(status=HTTPStatus.SERVICE_UNAVAILABLE, reason=reason)
-        peer = peer_of(talk.stream.extra(SocketAttribute.raw_socket))  # noqa: S610  # not Django's
+    def _identify(self, stream: SocketStream) -> Visitor:
+        peer = peer_of(stream.extra(SocketAttribute.raw_socket))  # noqa: S610  # not Django's
         if peer.uid in {0, os.geteuid()} or self._group in peer.groups:
-            return peer
+            return Visitor(key=(peer.uid, control_group(peer.pid)), peer=peer)
         self._log.warning("control_refused", pid=peer.pid, uid=peer.uid, gid=peer.gid)
         reason = (
             f"user {peer.uid} is not in the group {self._group} of the control socket"

@@ -89,7 +89,9 @@ class Talk:
                 await self._send_lines(items)
 
     async def refuse(self, refused: Refused) -> None:
-        """Say why a call isn't carried out."""
+        """Say why a call isn't carried out, unless an answer has begun: that one is cut."""
+        if self._http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            return
         body: Json = {"message": refused.reason}
         await self.send(refused.status, body, allow=refused.allow)
 

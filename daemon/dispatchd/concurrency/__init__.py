@@ -1,0 +1,1 @@
+"""What many tasks at a time need: a fence around bugs."""

@@ -1,0 +1,129 @@
+"""Taking connections, for the control socket and the metrics alike: how many there may be, and what ends one.
+
+Nobody who connects can take the descriptors that the loops need, keep all others out, or end the daemon: there
+is a most for all and for each peer, a pause where none can be taken, and a bug in an act ends its call alone.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Final
+
+import anyio
+import structlog
+from anyio.abc import SocketListener, SocketStream, TaskGroup
+from attrs import define, field, frozen
+
+from dispatchd.concurrency.bug_fence import bugs_contained
+from dispatchd.control.calls import Limits, Peer, Refused
+from dispatchd.control.routes import Routes, carry_out
+from dispatchd.control.talk import Talk
+
+_PAUSE_S: Final = 1.0
+"""How long to wait when no connection can be accepted, as with every descriptor in use (seconds)."""
+
+_BUG: Final = "this call met a bug in dispatchd; its log has the details"
+
+
+@frozen(kw_only=True)
+class Visitor:
+    """Who connected: `key` tells peers apart, `peer` is what the kernel says (None: nobody is asked)."""
+
+    key: Hashable
+    peer: Peer | None = None
+
+    @property
+    def is_root(self) -> bool:
+        """Whether some connections are kept for this one."""
+        return self.peer is not None and self.peer.uid == 0
+
+
+@define(kw_only=True)
+class Connections:
+    """Takes connections of one server, one request each.
+
+    `server` is its name in the log. `identify` returns who connected, or raises Refused for who may not.
+    """
+
+    server: str
+    routes: Routes
+    limits: Limits
+    identify: Callable[[SocketStream], Visitor]
+    _open: Counter[Hashable] = field(factory=Counter, init=False)
+    _accepting: bool = field(default=True, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def take(self, listener: SocketListener) -> None:
+        """Take connections until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await self._take_one(listener, tasks)
+
+    async def _take_one(self, listener: SocketListener, tasks: TaskGroup) -> None:
+        try:
+            stream = await listener.accept()
+        except (OSError, anyio.BrokenResourceError) as error:
+            if self._accepting:
+                self._log.warning(
+                    "not_accepting",
+                    server=self.server,
+                    error=str(error.__cause__ or error),
+                )
+            self._accepting = False
+            await anyio.sleep(_PAUSE_S)
+        else:
+            self._accepting = True
+            tasks.start_soon(self._serve, stream, name=f"{self.server} connection")
+
+    async def _serve(self, stream: SocketStream) -> None:
+        talk = Talk(stream=stream, limits=self.limits)
+        async with stream:
+            try:
+                visitor = self.identify(stream)
+                with self._counted(visitor):
+                    await self._converse(talk, visitor)
+            except Refused as refused:
+                await talk.refuse(refused)
+
+    async def _converse(self, talk: Talk, visitor: Visitor) -> None:
+        request = await talk.read()
+        if request is None:
+            return
+        head, _ = request
+        call = f"{head.method.decode()} {head.target.decode()}"
+        refused: Refused | None = None
+        with bugs_contained(server=self.server, call=call) as containment:
+            try:
+                await talk.answer(await carry_out(self.routes, *request, visitor.peer))
+            except Refused as refusal:
+                refused = refusal
+        if containment.has_bug:
+            refused = Refused(status=HTTPStatus.INTERNAL_SERVER_ERROR, reason=_BUG)
+        if refused is not None:
+            raise refused
+
+    @contextmanager
+    def _counted(self, visitor: Visitor) -> Iterator[None]:
+        """Count a connection while it is open.
+
+        Raises:
+            Refused: There are too many.
+        """
+        limits = self.limits
+        most = limits.connections + (limits.kept_for_root if visitor.is_root else 0)
+        if self._open.total() >= most:
+            reason = f"{most} connections are open already; repeat this later"
+            raise Refused(status=HTTPStatus.SERVICE_UNAVAILABLE, reason=reason)
+        if self._open[visitor.key] >= limits.connections_each:
+            reason = f"{limits.connections_each} connections from where this one comes are open already; close some"
+            raise Refused(status=HTTPStatus.SERVICE_UNAVAILABLE, reason=reason)
+        self._open[visitor.key] += 1
+        try:
+            yield
+        finally:
+            self._open[visitor.key] -= 1
+            if not self._open[visitor.key]:
+                del self._open[visitor.key]
