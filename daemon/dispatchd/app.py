@@ -1,6 +1,5 @@
 """The composition root: builds the objects from the configuration, opens them, and runs the daemon."""
 
-import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,6 +15,8 @@ from dispatchd.clock import MachineTime, SteadyClock, TimeSource
 from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.client import DispatchEndpoint
 from dispatchd.config import Config
+from dispatchd.control.calls import owner_of
+from dispatchd.control.claim import claim
 from dispatchd.control.metrics_server import MetricsServer
 from dispatchd.control.routes import Routes
 from dispatchd.control.server import ControlServer
@@ -40,7 +41,8 @@ from dispatchd.reload import Reloader, patience_s, pull_limits
 from dispatchd.status import Status
 from dispatchd.steering import Steering
 from dispatchd.store.intake import IntakeStore
-from dispatchd.store.jobs import JobStore, lock
+from dispatchd.store.jobs import JobStore
+from dispatchd.store.lock import lock
 from dispatchd.supervision import SupervisionLoop
 from dispatchd.systemd import ServiceManager
 from dispatchd.telemetry import TraceExporter, read_headers
@@ -78,8 +80,8 @@ async def serve(config: Config, given: Surroundings) -> None:
             to_do="chmod 600",
         )
     async with AsyncExitStack() as stack:
-        lock_fd = lock(config.state_folder)
-        stack.callback(os.close, lock_fd)
+        stack.enter_context(lock(config.state_folder))
+        stack.enter_context(claim(config.control_folder, config.state_folder))
         store, quarantined = JobStore.open(config.state_folder)
         stack.callback(store.close)
         for each in quarantined:
@@ -214,6 +216,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     )
     control = ControlServer(
         folder=config.control_folder,
+        owner=owner_of(config.state_folder),
         routes={
             **inspection.routes(),
             **Steering(tracker, intake, reloader.reload).routes(),

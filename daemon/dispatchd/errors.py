@@ -7,6 +7,7 @@ DispatchdError
 │  ├─ NotReachable      a command needs something that isn't there now
 │  ├─ FolderUnusable    the state folder can't be created or written
 │  ├─ StoreLocked       another daemon owns the state folder
+│  ├─ ControlFolderTaken  another daemon answers on the control socket
 │  └─ RecordTooNew      a newer release wrote the store
 ├─ RemoteError          the daemon stays up
 │  ├─ Retryable         wait and repeat: Unavailable, RateLimited, TooLarge, ProtocolError
@@ -112,6 +113,19 @@ class StoreLocked(UserError):
         who = f"pid {holder}" if holder else "another process"
         super().__init__(
             f"cannot use {folder}: {who} is already running on it; stop that one, or give this one another store.folder"
+        )
+
+
+class ControlFolderTaken(UserError):
+    """Another daemon answers where this one was told to; `pid` is None or 0 where that isn't known."""
+
+    exit_code = os.EX_CONFIG
+
+    def __init__(self, *, folder: Path, pid: int | None) -> None:
+        self.folder, self.pid = folder, pid
+        who = f"pid {pid}" if pid else "another daemon"
+        super().__init__(
+            f"cannot answer in {folder}: {who} has its control socket there; give each daemon another control.folder"
         )
 
 

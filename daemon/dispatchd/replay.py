@@ -22,7 +22,8 @@ from dispatchd.domain.phase import Event, Phase
 from dispatchd.errors import FolderUnusable, InvalidTransition, UsageError
 from dispatchd.execution import Execution, execution
 from dispatchd.known_secrets import KnownSecrets
-from dispatchd.store.jobs import JobStore, lock
+from dispatchd.store.jobs import JobStore
+from dispatchd.store.lock import lock
 from dispatchd.store.names import file_name
 from dispatchd.store.runs import RunFolder, Runs
 
@@ -101,7 +102,7 @@ async def play(
         return await _run(replay, core)
     finally:
         store.close()
-        os.close(held)
+        held.close()
 
 
 async def _run(replay: Replay, core: Execution) -> TrackedJob:

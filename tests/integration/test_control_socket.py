@@ -524,6 +524,14 @@ async def test_the_socket_is_removed_at_the_end(tmp_path: Path) -> None:
     assert not (tmp_path / SOCKET).exists()
 
 
+async def test_the_socket_of_another_daemon_is_not_removed(tmp_path: Path) -> None:
+    async with serving(tmp_path):
+        (tmp_path / SOCKET).unlink()
+        leave_socket(tmp_path)
+
+    assert (tmp_path / SOCKET).exists()
+
+
 async def test_the_state_folder_may_have_a_long_path(tmp_path: Path) -> None:
     folder = tmp_path / ("d" * 120) / ("e" * 120)
     folder.mkdir(parents=True)

@@ -1,11 +1,14 @@
 """What can happen to the state folder: two daemons, bad records, newer records, a full disk, a restart."""
 
+import fcntl
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,67 @@ async def test_a_second_daemon_on_the_same_folder_refuses_with_a_clear_line(
     assert (
         f"cannot use {daemon.state}: pid {os.getpid()} is already running on it" in line
     )
+
+
+async def test_a_lock_that_somebody_removes_lets_no_second_daemon_in(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        async with running_daemon(config) as daemon:
+            (daemon.state / "lock").unlink()
+            second = await to_thread.run_sync(
+                dispatchd_process, "run", "--config", str(config)
+            )
+
+    assert second.returncode == os.EX_UNAVAILABLE
+    [line] = second.stderr.splitlines()
+    assert f"cannot use {daemon.state}: another process is already running" in line
+
+
+async def test_an_earlier_release_keeps_this_one_out(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "http://127.0.0.1:1", {"it": TRUE})
+    (tmp_path / "state").mkdir()
+    with (tmp_path / "state" / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        second = await to_thread.run_sync(
+            dispatchd_process, "run", "--config", str(config)
+        )
+
+    assert second.returncode == os.EX_UNAVAILABLE
+
+
+async def test_two_daemons_do_not_answer_at_one_socket(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    control.mkdir()
+    async with endpoint() as hub:
+        one, two = (
+            write_config(tmp_path / name, hub.url, {"it": TRUE})
+            for name in ("one", "two")
+        )
+        for config in (one, two):
+            config.write_text(
+                f'{config.read_text()}\n[control]\nfolder = "{control}"\n'
+            )
+        async with running_daemon(one) as daemon:
+            second, other, own = [
+                await to_thread.run_sync(
+                    partial(dispatchd_process, *words, "--config", str(config))
+                )
+                for words, config in (
+                    (["run"], two),
+                    (["pause"], two),
+                    (["status", "--json"], one),
+                )
+            ]
+
+    assert second.returncode == os.EX_CONFIG
+    [line] = second.stderr.splitlines()
+    assert f"cannot answer in {control}: pid {os.getpid()} has its control" in line
+    assert other.returncode == os.EX_UNAVAILABLE
+    assert "the daemon of another state folder answers here" in other.stderr
+    assert json.loads(own.stdout)["state_folder"] == str(daemon.state)
+    assert json.loads(own.stdout)["intake"]["mode"] == "pulling"
 
 
 async def test_an_unreadable_record_is_put_aside_and_the_others_go_on(

@@ -109,6 +109,7 @@ def _asked(places: Places, incomplete: str) -> Iterable[Any]:
         f"/v1/jobs?{query}",
         cannot="complete",
         timeout_s=_TIMEOUT_S,
+        state=places.state_folder,
     )
     found: list[Any] = answer["jobs"]
     return found

@@ -88,14 +88,26 @@ def reload(config_file: Path | None, *, as_json: bool) -> None:
 def _tell(places: Places, what: str, body: dict[str, Json]) -> Any:  # noqa: ANN401  # JSON
     from dispatchd.control.client import ask
 
-    return ask(places.control_folder, "POST", f"/v1/{what}", body, cannot=what)
+    return ask(
+        places.control_folder,
+        "POST",
+        f"/v1/{what}",
+        body,
+        cannot=what,
+        state=places.state_folder,
+    )
 
 
 def _wait_until_empty(places: Places, *, quiet: bool) -> Any:  # noqa: ANN401  # JSON
     from dispatchd.control.client import stream
 
     last: Any = None
-    for last in stream(places.control_folder, "/v1/drain", cannot="wait for the drain"):
+    for last in stream(
+        places.control_folder,
+        "/v1/drain",
+        cannot="wait for the drain",
+        state=places.state_folder,
+    ):
         if not quiet:
             left = last["left"]
             click.echo("drained" if not left else f"{left} left, or a poll on its way")

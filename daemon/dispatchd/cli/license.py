@@ -99,7 +99,13 @@ def _look(config: Config) -> None:
     from dispatchd.control.client import ask
 
     try:
-        ask(config.control_folder, "POST", "/v1/license/look", cannot="tell the daemon")
+        ask(
+            config.control_folder,
+            "POST",
+            "/v1/license/look",
+            cannot="tell the daemon",
+            state=config.state_folder,
+        )
     except NotReachable:
         return
 
@@ -110,7 +116,11 @@ def _told(config: Config) -> dict[str, Json]:
 
     try:
         found = ask(
-            config.control_folder, "GET", "/v1/license", cannot="ask the daemon"
+            config.control_folder,
+            "GET",
+            "/v1/license",
+            cannot="ask the daemon",
+            state=config.state_folder,
         )
     except NotReachable:
         if config.secret_file is not None:

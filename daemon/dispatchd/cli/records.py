@@ -64,6 +64,7 @@ def _records(places: Places, query: str, timeout_s: float) -> list[TrackedJob]:
             f"/v1/jobs?{query}",
             cannot="ask the daemon for its jobs",
             timeout_s=timeout_s,
+            state=places.state_folder,
         )
     except NotReachable as error:
         try:

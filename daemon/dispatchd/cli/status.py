@@ -73,6 +73,7 @@ def _ask(places: Places) -> dict[str, Any]:
         "/v1/status",
         cannot="say how the daemon is",
         timeout_s=_TIMEOUT_S,
+        state=places.state_folder,
     )
     return found  # type: ignore[no-any-return]  # contracts/schemas/control-status.schema.json
 

@@ -76,6 +76,7 @@ def _tell(
         f"/v1/jobs/{in_path(job_id)}/{what}",
         body,
         cannot=f"{what} job {job_id}",
+        state=places.state_folder,
     )
     if as_json:
         print_json(answer)

@@ -25,6 +25,9 @@ from dispatchd.errors import DispatchdError
 SOCKET: Final = "control.sock"
 """The socket's name in the state folder."""
 
+OWNER_HEADER: Final = "dispatchd-state"
+"""Request header with the state folder that is meant, as device and inode; see `owner_of`."""
+
 _MOST_CONNECTIONS: Final = 32
 """Connections of a server (count), where the limit of descriptors allows it."""
 
@@ -136,6 +139,15 @@ def socket_address(folder: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{SOCKET}"
     finally:
         os.close(descriptor)
+
+
+def owner_of(folder: Path) -> str:
+    """Return what tells a state folder from others, by whatever path: its device and inode, or 0:0 for none."""
+    try:
+        found = folder.stat()
+    except FileNotFoundError:
+        return "0:0"
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def peer_of(connection: socket.socket) -> Peer:

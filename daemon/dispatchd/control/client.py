@@ -7,14 +7,14 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import quote
 
 import httpx
 
-from dispatchd.control.calls import SOCKET, socket_address
+from dispatchd.control.calls import OWNER_HEADER, SOCKET, owner_of, socket_address
 from dispatchd.domain.job import Json
 from dispatchd.errors import NotReachable, UsageError
 
@@ -29,7 +29,11 @@ _NOBODY: Final = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
 
 _FORBIDDEN: Final = {errno.EACCES, errno.EPERM}
 
-_NOT_OURS: Final = {httpx.codes.FORBIDDEN, httpx.codes.REQUEST_TIMEOUT}
+_NOT_OURS: Final = {
+    httpx.codes.FORBIDDEN,
+    httpx.codes.REQUEST_TIMEOUT,
+    httpx.codes.MISDIRECTED_REQUEST,
+}
 """Refusals that say nothing about what was asked: the same call may pass for another user, or later."""
 
 
@@ -40,7 +44,7 @@ def in_path(text: str) -> str:
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
 
 
-def ask(
+def ask(  # noqa: PLR0913  # a call has as many parts
     folder: Path,
     method: str,
     path: str,
@@ -48,37 +52,53 @@ def ask(
     *,
     cannot: str,
     timeout_s: float = _TIMEOUT_S,
+    state: Path | None = None,
 ) -> Json:
     """Return the daemon's answer to one call.
 
     Args:
-        folder: The daemon's state folder.
+        folder: The daemon's control folder.
         method: HTTP method.
         path: Percent-encoded path and query; see `in_path`.
         body: What is sent with it; None sends nothing.
         cannot: What fails if this does, for the error's sentence.
         timeout_s: For each step: connecting, sending, and each part of the answer (seconds).
+        state: The state folder of the daemon that is meant: another daemon refuses. None: whoever answers.
 
     Fails with NotReachable if no daemon answers or this user may not ask, and with UsageError if the
     daemon refuses the call.
     """
     content = None if body is None else json.dumps(body).encode()
-    request = httpx.Request(method, f"{_ORIGIN}{path}", content=content)
+    request = _request(method, path, state, content)
     with _answer(folder, request, cannot, httpx.Timeout(timeout_s)) as response:
         return _decoded(response.read(), cannot)
 
 
-def stream(folder: Path, path: str, *, cannot: str) -> Iterator[Json]:
+def stream(
+    folder: Path, path: str, *, cannot: str, state: Path | None = None
+) -> Iterator[Json]:
     """Yield what the daemon tells, line by line, until it has no more to tell.
 
     Waits as long as it takes for each line. Fails as `ask` does, and with NotReachable if the daemon ends
     in the middle.
     """
-    request = httpx.Request("GET", f"{_ORIGIN}{path}")
+    request = _request("GET", path, state)
     timeout = httpx.Timeout(_TIMEOUT_S, read=None)
     with _answer(folder, request, cannot, timeout) as response:
         for line in response.iter_lines():
             yield _decoded(line.encode(), cannot)
+
+
+def _request(
+    method: str, path: str, state: Path | None, content: bytes | None = None
+) -> httpx.Request:
+    headers = {}
+    # Who may not look at the folder can't tell it from others.
+    with suppress(PermissionError):
+        if state is not None:
+            headers[OWNER_HEADER] = owner_of(state)
+    url = f"{_ORIGIN}{path}"
+    return httpx.Request(method, url, content=content, headers=headers)
 
 
 @contextmanager

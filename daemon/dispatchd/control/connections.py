@@ -11,12 +11,13 @@ from http import HTTPStatus
 from typing import Final
 
 import anyio
+import h11
 import structlog
 from anyio.abc import SocketListener, SocketStream, TaskGroup
 from attrs import define, field, frozen
 
 from dispatchd.concurrency.bug_fence import bugs_contained
-from dispatchd.control.calls import Limits, Peer, Refused
+from dispatchd.control.calls import OWNER_HEADER, Limits, Peer, Refused
 from dispatchd.control.routes import Routes, carry_out
 from dispatchd.control.talk import Talk
 
@@ -44,12 +45,14 @@ class Connections:
     """Takes connections of one server, one request each.
 
     `server` is its name in the log. `identify` returns who connected, or raises Refused for who may not.
+    `owner` is the state folder that it answers for, as `OWNER_HEADER` has it; empty where nobody names one.
     """
 
     server: str
     routes: Routes
     limits: Limits
     identify: Callable[[SocketStream], Visitor]
+    owner: str = ""
     _open: Counter[Hashable] = field(factory=Counter, init=False)
     _accepting: bool = field(default=True, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -97,6 +100,7 @@ class Connections:
         refused: Refused | None = None
         with bugs_contained(server=self.server, call=call) as containment:
             try:
+                self._check_owner(head)
                 await talk.answer(await carry_out(self.routes, *request, visitor.peer))
             except Refused as refusal:
                 refused = refusal
@@ -104,6 +108,17 @@ class Connections:
             refused = Refused(status=HTTPStatus.INTERNAL_SERVER_ERROR, reason=_BUG)
         if refused is not None:
             raise refused
+
+    def _check_owner(self, head: h11.Request) -> None:
+        """Refuse what is meant for the daemon of another state folder.
+
+        Raises:
+            Refused: It is.
+        """
+        wanted = dict(head.headers).get(OWNER_HEADER.encode())
+        if self.owner and wanted is not None and wanted.decode() != self.owner:
+            reason = "the daemon of another state folder answers here; give each daemon another control.folder"
+            raise Refused(status=HTTPStatus.MISDIRECTED_REQUEST, reason=reason)
 
     @contextmanager
     def _counted(self, visitor: Visitor) -> Iterator[None]:

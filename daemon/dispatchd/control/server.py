@@ -33,10 +33,14 @@ _MODE: Final = 0o660
 
 @define(kw_only=True)
 class ControlServer:
-    """Serves `routes` to those who may steer this daemon: root, its own user, and the socket's group."""
+    """Serves `routes` to those who may steer this daemon: root, its own user, and the socket's group.
+
+    `owner` tells the daemon's state folder from others (`calls.owner_of`); empty in a test of the server alone.
+    """
 
     folder: Path
     routes: Routes
+    owner: str = ""
     limits: Limits = field(factory=Limits)
     _group: int = field(default=-1, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -51,11 +55,11 @@ class ControlServer:
         """
         try:
             with socket_address(self.folder) as address:
-                # Replaces the socket of a daemon that was killed; the folder's lock says that there is no
-                # other. It sets the mode between bind(2) and listen(2), when nobody can connect yet, so
+                # Replaces the socket of a daemon that was killed: its folder has been claimed. It sets the mode between bind(2) and listen(2), when nobody can connect yet, so
                 # there is no need for a umask, which other threads would feel.
                 listener = await anyio.create_unix_listener(address, mode=_MODE)
-                self._group = _group_of(address)
+                made = _look_at(address)
+                self._group = made.st_gid
         except OSError as error:
             raise FolderUnusable(folder=self.folder, error=error) from error
         connections = Connections(
@@ -63,15 +67,17 @@ class ControlServer:
             routes=self.routes,
             limits=self.limits,
             identify=self._identify,
+            owner=self.owner,
         )
         try:
             async with listener:
                 task_status.started()
                 await connections.take(listener)
         finally:
-            # Where it can't be removed, the next start replaces it.
+            # Where it can't be removed, the next start replaces it; another daemon's is left alone.
             with suppress(OSError):
-                (self.folder / SOCKET).unlink()
+                if os.path.samestat(made, _look_at(str(self.folder / SOCKET))):
+                    (self.folder / SOCKET).unlink()
 
     def _identify(self, stream: SocketStream) -> Visitor:
         peer = peer_of(stream.extra(SocketAttribute.raw_socket))  # noqa: S610  # not Django's
@@ -84,5 +90,5 @@ class ControlServer:
         raise Refused(status=HTTPStatus.FORBIDDEN, reason=reason)
 
 
-def _group_of(address: str) -> int:
-    return Path(address).stat().st_gid
+def _look_at(address: str) -> os.stat_result:
+    return Path(address).stat()

@@ -5,7 +5,6 @@ until its finish has been acknowledged, then in `history/`. Between the two step
 both, and history is the later truth.
 """
 
-import fcntl
 import os
 import threading
 import time
@@ -23,7 +22,6 @@ from dispatchd.domain.phase import Phase
 from dispatchd.errors import (
     FolderUnusable,
     RecordUnreadable,
-    StoreLocked,
     StoreUnavailable,
 )
 from dispatchd.store.codec import decode, encode
@@ -40,37 +38,6 @@ class Quarantined:
     path: Path
     moved_to: Path
     reason: str
-
-
-def lock(folder: Path) -> int:
-    """Keep every other daemon out of a state folder; return the descriptor that holds the lock.
-
-    The lock goes with the process, however it ends (flock(2)).
-
-    Raises:
-        FolderUnusable: The folder can't be used.
-        StoreLocked: Another process holds it.
-    """
-    make_folder(folder)
-    try:
-        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise FolderUnusable(folder=folder, error=error) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-        os.close(fd)
-        raise StoreLocked(folder=folder, holder=holder) from error
-    except OSError as error:
-        # Some network file systems have no locks: then nothing here could keep a second daemon out.
-        os.close(fd)
-        raise FolderUnusable(folder=folder, error=error) from error
-    # Only a courtesy for the message above: a full disk must not keep the daemon from starting.
-    with suppress(OSError):
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
 
 
 def _nobody(_: float) -> None:

@@ -1,0 +1,68 @@
+"""The lock of a state folder: one daemon at a time, whatever somebody removes in it.
+
+It is on the folder itself, because a file `lock` gets removed by those who take it for a stale one. The file
+is locked as well: it holds the pid, earlier releases look at nothing else, and some network file systems lock
+no folders.
+"""
+
+import fcntl
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from dispatchd.errors import FolderUnusable, StoreLocked
+from dispatchd.store.durable import FILE_MODE, make_folder
+
+
+def lock(folder: Path) -> ExitStack:
+    """Keep every other daemon out of a state folder until what is returned is closed.
+
+    The lock goes with the process, however it ends (flock(2)).
+
+    Raises:
+        FolderUnusable: The folder can't be used.
+        StoreLocked: Another process holds it.
+    """
+    make_folder(folder)
+    try:
+        file = os.open(
+            folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE
+        )
+    except OSError as error:
+        raise FolderUnusable(folder=folder, error=error) from error
+    with ExitStack() as held:
+        held.callback(os.close, file)
+        try:
+            if not lock_folder(folder, held):
+                raise StoreLocked(folder=folder, holder=_pid_in(file))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreLocked(folder=folder, holder=_pid_in(file)) from error
+        except OSError as error:
+            # Some network file systems have no locks: then nothing here could keep a second daemon out.
+            raise FolderUnusable(folder=folder, error=error) from error
+        # Only a courtesy for the messages above: a full disk must not keep the daemon from starting.
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        return held.pop_all()
+
+
+def lock_folder(folder: Path, held: ExitStack) -> bool:
+    """Lock a folder itself until `held` is closed; return False if another process has it locked.
+
+    A file system that locks no folders keeps nobody out. Fails with OSError if the folder can't be opened.
+    """
+    own = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    held.callback(os.close, own)
+    try:
+        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _pid_in(file: int) -> str:
+    return os.pread(file, 32, 0).decode(errors="replace").strip()
