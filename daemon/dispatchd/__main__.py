@@ -1,6 +1,19 @@
-"""Let `python -m dispatchd` be the command line."""
+"""The first line of the program: what must not wait for the command line to be loaded, then the command line."""
 
-from dispatchd.cli.entry import main
+import signal
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run this process's command line."""
+    if sys.argv[1:2] == ["run"]:
+        # Else a hangup ends the daemon until it can reload, and what it would read is yet to be read.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from dispatchd.cli.entry import main as command_line  # noqa: PLC0415  # see above
+
+    command_line()
+
 
 if __name__ == "__main__":
     main()

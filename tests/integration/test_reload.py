@@ -4,12 +4,14 @@ import signal
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
 
 from dispatchd.errors import UsageError
 from support.control import call, until_status
 from support.daemon import DaemonHere, running_daemon, write_config
-from support.daemon_process import DaemonProcess
+from support.daemon_process import DaemonProcess, running
 from support.endpoint import endpoint
+from support.until import until
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit $CODE"]
 
@@ -166,3 +168,25 @@ async def test_more_slots_are_used_at_once(tmp_path: Path) -> None:
             for name in ("one", "two"):
                 let_go(daemon, name)
             await hub.until_finished("one", "two")
+
+
+async def test_a_hangup_is_no_end_from_the_first_moment_on(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "http://127.0.0.1:1", {"it": ["/bin/true"]})
+    with running(config) as daemon:
+        status = Path(f"/proc/{daemon.process.pid}/status")
+
+        def is_ignored() -> bool:
+            """Return whether a hangup is taken, long before anything is loaded (proc_pid_status(5))."""
+            lines = dict(
+                line.split(":\t", 1) for line in status.read_text().splitlines()
+            )
+            return bool(int(lines["SigIgn"], 16) >> (signal.SIGHUP - 1) & 1)
+
+        await until(is_ignored)
+        logged = daemon.log()
+        daemon.process.send_signal(signal.SIGHUP)
+        await daemon.until_logged("daemon_ready")
+        code = await to_thread.run_sync(daemon.stop)
+
+    assert logged == []
+    assert code == 0
