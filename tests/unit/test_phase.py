@@ -52,6 +52,17 @@ def test_what_the_endpoint_says_late_has_a_row_in_every_phase(
     assert (phase, event) in TRANSITIONS
 
 
+@pytest.mark.parametrize(
+    "event", [Event.ATTEMPT_STARTING, Event.DECIDED, Event.REJECTED, Event.PARKED]
+)
+@pytest.mark.parametrize("phase", [each for each in Phase if each is not Phase.RUNNING])
+def test_what_the_run_loop_decided_too_late_has_a_row_in_every_phase(
+    phase: Phase, event: Event
+) -> None:
+    if (phase, event) != (Phase.RETRY_WAIT, Event.DECIDED):
+        assert (phase, event) in TRANSITIONS
+
+
 def test_every_phase_can_be_reached_and_left() -> None:
     seen, waiting = {Phase.PENDING_ACCEPT}, [Phase.PENDING_ACCEPT]
     while waiting:

@@ -293,7 +293,7 @@ async def test_an_event_without_a_row_changes_nothing(
     before = put(store, Phase.PENDING_ACCEPT)
 
     with pytest.raises(InvalidTransition):
-        await tracker.apply("job-1", Event.ATTEMPT_STARTING)
+        await tracker.apply("job-1", Event.ATTEMPT_STARTED)
 
     assert tracker.get("job-1") == before
 

@@ -104,10 +104,13 @@ UNSTARTED: Final = frozenset({Phase.PENDING_ACCEPT, Phase.ACCEPTED})
 _TOO_LATE: Final = frozenset(
     {Event.ATTEMPT_STARTING, Event.REJECTED, Event.DECIDED, Event.PARKED}
 )
-"""What was decided on a record that a cancel or the endpoint has ended meanwhile."""
+"""What was decided on a record that a person, a cancel or the endpoint has moved meanwhile."""
 
 _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
-    Phase.PENDING_ACCEPT: frozenset({Event.REDELIVERED}),
+    # What the run loop decided while it was accepted, before it was redelivered or resolved.
+    Phase.PENDING_ACCEPT: frozenset(
+        {Event.REDELIVERED, Event.ATTEMPT_STARTING, Event.DECIDED}
+    ),
     Phase.ACCEPTED: frozenset({Event.REDELIVERED, Event.ACCEPT_CONFIRMED}),
     Phase.RUNNING: frozenset(
         {
@@ -128,7 +131,7 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             Event.ACCEPT_CONFIRMED,
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
-            Event.PARKED,
+            *_TOO_LATE,
         }
     ),
     Phase.FINISHING: frozenset(

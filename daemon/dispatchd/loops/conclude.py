@@ -80,10 +80,8 @@ class Concluder:
             return
         attempt = record.attempt
         if isinstance(end, NeverStarted):
-            if attempt.stop is None:
-                await self._undo(record, attempt)
-                return
-            end = Exit(code=None)
+            await self._undo(record, attempt, workflow)
+            return
         # Not asked here: whether the job is a fork's. The word may have come after the start.
         secret_free = workflow is not None and not workflow.secret_variables
         known = secrets_known or secret_free
@@ -97,18 +95,12 @@ class Concluder:
     ) -> None:
         """Decide what it means that the newest attempt of a job could not get a process."""
         failed = never_started(workflow.contract, ending, self.known.scrub(why))
-        nothing = Evidence(
-            end=Exit(code=None),
-            contract=workflow.contract,
-            story=Story(),
-            duration_s=0.0,
-        )
-        found = _Found(evidence=nothing, secrets_known=True)
+        nothing = _nothing_ran(workflow.contract)
 
         def judged(newest: TrackedJob) -> Judgement:
             # Who has ended it meanwhile doesn't want another attempt.
             wanted = not newest.is_wanted_dead
-            return failed if wanted else self._judged(newest, found)
+            return failed if wanted else self._judged(newest, nothing)
 
         await self._decide(record, workflow, judged)
 
@@ -122,12 +114,22 @@ class Concluder:
                     "private_code_left_on_disk", path=str(error.path), error=str(error)
                 )
 
-    async def _undo(self, record: TrackedJob, attempt: Attempt) -> None:
-        await self.tracker.apply(
-            record.job.id,
-            Event.ATTEMPT_NEVER_STARTED,
-            change=lambda before: before.without_attempt(attempt.number),
-        )
+    async def _undo(
+        self, record: TrackedJob, attempt: Attempt, workflow: Workflow | None
+    ) -> None:
+        """Take an attempt back that never began, unless somebody has ended it: then that is its end."""
+        nothing = _nothing_ran(attempt.contract)
+
+        def decision(newest: TrackedJob) -> Decision:
+            if newest.is_wanted_dead:
+                return self._decision(newest, workflow, self._judged(newest, nothing))
+            return Decision(
+                Event.ATTEMPT_NEVER_STARTED, newest.without_attempt(attempt.number)
+            )
+
+        after = await self.tracker.decide(record.job.id, decision)
+        if not after.blocked:
+            await self.clear_workspace(self.runs.folder(record.run_id))
 
     def _read(
         self,
@@ -202,31 +204,34 @@ class Concluder:
     async def _decide(
         self, record: TrackedJob, workflow: Workflow | None, judged: _Judge
     ) -> None:
-        budget = workflow.max_retries if workflow is not None else 0
-
-        def decision(newest: TrackedJob) -> Decision:
-            judgement = judged(newest)
-            ruling = judgement.ruling
-            ended = _with_end(newest, ruling.cause, self.clock.now())
-            if ruling.then is Then.PARK or ruling.outcome is None:
-                parked = evolve(ended, blocked=judgement.summary)
-                return Decision(Event.PARKED, parked)
-            if ruling.then is Then.RETRY and len(newest.attempts) <= budget:
-                self._log.warning(
-                    "attempt_failed",
-                    reason=judgement.summary,
-                    attempts_left=budget + 1 - len(newest.attempts),
-                    **job_context(newest),
-                )
-                return Decision(Event.ATTEMPT_FAILED, self._due_again(ended))
-            verdict = Verdict(
-                outcome=ruling.outcome, cause=ruling.cause, summary=judgement.summary
-            )
-            return Decision(Event.DECIDED, ended, verdict)
-
-        after = await self.tracker.decide(record.job.id, decision)
+        after = await self.tracker.decide(
+            record.job.id,
+            lambda newest: self._decision(newest, workflow, judged(newest)),
+        )
         if not after.blocked:
             await self.clear_workspace(self.runs.folder(record.run_id))
+
+    def _decision(
+        self, newest: TrackedJob, workflow: Workflow | None, judgement: Judgement
+    ) -> Decision:
+        budget = workflow.max_retries if workflow is not None else 0
+        ruling = judgement.ruling
+        ended = _with_end(newest, ruling.cause, self.clock.now())
+        if ruling.then is Then.PARK or ruling.outcome is None:
+            parked = evolve(ended, blocked=judgement.summary)
+            return Decision(Event.PARKED, parked)
+        if ruling.then is Then.RETRY and len(newest.attempts) <= budget:
+            self._log.warning(
+                "attempt_failed",
+                reason=judgement.summary,
+                attempts_left=budget + 1 - len(newest.attempts),
+                **job_context(newest),
+            )
+            return Decision(Event.ATTEMPT_FAILED, self._due_again(ended))
+        verdict = Verdict(
+            outcome=ruling.outcome, cause=ruling.cause, summary=judgement.summary
+        )
+        return Decision(Event.DECIDED, ended, verdict)
 
     def _due_again(self, record: TrackedJob) -> TrackedJob:
         delay_s = full_jitter_s(
@@ -236,6 +241,14 @@ class Concluder:
             cap_s=RETRY_CAP_S,
         )
         return evolve(record, retry_at=self.clock.now() + timedelta(seconds=delay_s))
+
+
+def _nothing_ran(contract: Contract) -> _Found:
+    """Return what is found of an attempt of which nothing has run."""
+    evidence = Evidence(
+        end=Exit(code=None), contract=contract, story=Story(), duration_s=0.0
+    )
+    return _Found(evidence=evidence, secrets_known=True)
 
 
 def _with_end(
