@@ -139,6 +139,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     report = ReportLoop(
         source=source,
         tracker=tracker,
+        fence=core.fence,
         runs=core.runs,
         board=board,
         pulse=pulse,
@@ -230,7 +231,11 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         textfile=_beside(config, config.metrics.textfile),
     )
     heartbeat = HeartbeatLoop(
-        source=source, tracker=tracker, progress=ProgressFeed(core.runs)
+        source=source,
+        tracker=tracker,
+        fence=core.fence,
+        clock=clock,
+        progress=ProgressFeed(core.runs),
     )
     others = (
         *(who.license, report, core.run_loop, heartbeat, prune, intake, control),

@@ -15,6 +15,7 @@ DispatchdError
 │  └─ IdentityError     wait for another identity: Unauthorized, Skewed, Forbidden, Revoked
 ├─ RunError             becomes an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed
 ├─ LicenseInvalid       a token isn't a license; the daemon waits for a better one
+├─ NotConfirmed         a process must not begin before the endpoint has agreed again; its attempt is taken back
 ├─ NotPossible          a person asked for what a job's phase doesn't allow; told to that person
 ├─ Refused              a call of the control socket isn't carried out (`control/calls.py`)
 ├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
@@ -249,6 +250,14 @@ class LicenseInvalid(DispatchdError):
     def __init__(self, *, reason: str) -> None:
         self.reason = reason
         super().__init__(f"cannot use the license token: {reason}")
+
+
+class NotConfirmed(DispatchdError):
+    """Nobody knows whether a job is still this machine's, so no process of it may begin."""
+
+    def __init__(self, *, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the start is given up: {reason}")
 
 
 class NotPossible(DispatchdError):

@@ -16,6 +16,7 @@ from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
+from dispatchd.loops.fence import Fence
 from dispatchd.loops.follow import Follower
 from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
@@ -32,6 +33,7 @@ class Execution:
     """The tracker, and the loop that runs what it tracks."""
 
     tracker: Tracker
+    fence: Fence
     runs: Runs
     run_loop: RunLoop
     board: Board
@@ -54,6 +56,7 @@ def execution(
     engine = LocalEngine(SecretReader(environment=environment), known, cgroups)
     runs = Runs.open(config.state_folder)
     tracker = Tracker(store, clock, Disk(rng), watchers)
+    fence = Fence(tracker, clock)
     concluder = Concluder(
         tracker=tracker,
         runs=runs,
@@ -65,6 +68,7 @@ def execution(
     starter = Starter(
         engine=engine,
         tracker=tracker,
+        fence=fence,
         runs=runs,
         concluder=concluder,
         known=known,
@@ -80,6 +84,7 @@ def execution(
         starter=starter,
         follower=follower,
         concluder=concluder,
+        fence=fence,
         tracker=tracker,
         runs=runs,
         workflows=config.workflows,
@@ -89,6 +94,7 @@ def execution(
     )
     return Execution(
         tracker=tracker,
+        fence=fence,
         runs=runs,
         run_loop=run_loop,
         board=board,

@@ -49,6 +49,7 @@ from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
+from dispatchd.loops.fence import Fence
 from dispatchd.loops.follow import Follower
 from dispatchd.loops.pull import PullLimits, PullLoop
 from dispatchd.loops.pulse import Pulse
@@ -125,6 +126,7 @@ class Daemon:
         )
         self.endpoint, self.engine = endpoint, engine
         self.tracker, known = Tracker(self.store, clock, Disk(rng)), KnownSecrets()
+        fence = Fence(self.tracker, clock)
         concluder = Concluder(
             tracker=self.tracker,
             runs=runs,
@@ -136,8 +138,10 @@ class Daemon:
         starter = Starter(
             engine=engine,
             tracker=self.tracker,
+            fence=fence,
             runs=runs,
             concluder=concluder,
+            source=endpoint,
             known=known,
             base_env={},
         )
@@ -173,6 +177,7 @@ class Daemon:
             ReportLoop(
                 source=endpoint,
                 tracker=self.tracker,
+                fence=fence,
                 runs=runs,
                 board=board,
                 pulse=pulse,
@@ -184,6 +189,7 @@ class Daemon:
                 starter=starter,
                 follower=follower,
                 concluder=concluder,
+                fence=fence,
                 tracker=self.tracker,
                 runs=runs,
                 workflows=workflows,

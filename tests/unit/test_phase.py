@@ -32,8 +32,11 @@ def test_nothing_starts_before_the_accept_is_confirmed() -> None:
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_a_redelivery_moves_nothing(phase: Phase) -> None:
-    assert TRANSITIONS[phase, Event.REDELIVERED] is phase
+def test_a_redelivery_only_puts_what_waits_to_start_before_the_fence_again(
+    phase: Phase,
+) -> None:
+    before_it = Phase.PENDING_ACCEPT if phase is Phase.ACCEPTED else phase
+    assert TRANSITIONS[phase, Event.REDELIVERED] is before_it
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,9 @@ async def test_a_known_job_keeps_its_phase_and_gets_the_new_claim(
 
     record = await tracker.receive(job("claim-2"), store_texts=never)
 
-    assert (record.phase, record.attempts) == (phase, before.attempts)
+    # The new claim of one that waits for its start is not accepted yet, whatever becomes of this daemon.
+    stays = Phase.PENDING_ACCEPT if phase is Phase.ACCEPTED else phase
+    assert (record.phase, record.attempts) == (stays, before.attempts)
     assert record.job.claim_token == "claim-2"
     assert tracker.get("job-1") == record
     assert tracker.repeats == {"job-1"}

@@ -242,6 +242,23 @@ class TrackedJob:
             and self.attempt.stop is not None
         )
 
+    def after_answer(self, event: Event, now: datetime) -> Self:
+        """Return the record after an answer of the endpoint about the job's newest claim.
+
+        A claim that is lost before an attempt has a process ends the start: only what runs goes on.
+        """
+        attempt = self.attempt
+        is_starting = (
+            self.phase is Phase.RUNNING
+            and attempt is not None
+            and attempt.process is None
+            and attempt.stop is None
+        )
+        if attempt is None or not is_starting or event not in _CLAIM_LOST:
+            return self.advance(event, now)
+        undone = self.without_attempt(attempt.number)
+        return undone.advance(Event.ATTEMPT_NEVER_STARTED, now).advance(event, now)
+
     def ending(self, cause: FailureCause, now: datetime) -> Self:
         """Return the record with its running attempt, if it has one, to be ended; the first cause stands."""
         attempt = self.attempt
@@ -249,6 +266,8 @@ class TrackedJob:
             return self
         return self.with_attempt(evolve(attempt, stop=cause, stop_at=now))
 
+
+_CLAIM_LOST: Final = (Event.ACCEPT_REFUSED, Event.LEASE_LOST)
 
 _MAY_BE_BLOCKED: Final = (Phase.RUNNING, Phase.NEEDS_ATTENTION)
 

@@ -107,16 +107,17 @@ _TOO_LATE: Final = frozenset(
 """What was decided on a record that a person, a cancel or the endpoint has moved meanwhile."""
 
 _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
-    # What the run loop decided while it was accepted, before it was redelivered or resolved.
+    # What the run loop decided while it was accepted, before it was handed out again or resolved.
     Phase.PENDING_ACCEPT: frozenset(
         {Event.REDELIVERED, Event.ATTEMPT_STARTING, Event.DECIDED}
     ),
-    Phase.ACCEPTED: frozenset({Event.REDELIVERED, Event.ACCEPT_CONFIRMED}),
+    Phase.ACCEPTED: frozenset({Event.ACCEPT_CONFIRMED}),
     Phase.RUNNING: frozenset(
         {
             Event.REDELIVERED,
             Event.ACCEPT_CONFIRMED,
             # A run is never given up because the endpoint lost patience: a late result is still a result.
+            # A start without a process is no run, and is taken back first (`TrackedJob.after_answer`).
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
             Event.ATTEMPT_STARTED,
@@ -167,6 +168,8 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.PENDING_ACCEPT, Event.CANCEL_REQUESTED): Phase.FINISHING,
     (Phase.PENDING_ACCEPT, Event.REJECTED): Phase.FINISHING,
     (Phase.PENDING_ACCEPT, Event.PARKED): Phase.NEEDS_ATTENTION,
+    # The new claim has not been accepted yet, and that must not be forgotten by a kill.
+    (Phase.ACCEPTED, Event.REDELIVERED): Phase.PENDING_ACCEPT,
     (Phase.ACCEPTED, Event.ATTEMPT_STARTING): Phase.RUNNING,
     (Phase.ACCEPTED, Event.ACCEPT_REFUSED): Phase.HISTORY,
     (Phase.ACCEPTED, Event.LEASE_LOST): Phase.HISTORY,

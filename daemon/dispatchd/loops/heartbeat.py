@@ -11,8 +11,9 @@ from attrs import define, field
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.errors import JobClosed, RemoteError
+from dispatchd.loops.fence import Fence
 from dispatchd.loops.log_context import job_context
-from dispatchd.loops.ports import Source
+from dispatchd.loops.ports import Clock, Source
 from dispatchd.loops.progress import ProgressFeed
 from dispatchd.loops.tracker import Tracker
 
@@ -40,6 +41,8 @@ class HeartbeatLoop:
 
     source: Source
     tracker: Tracker
+    fence: Fence
+    clock: Clock
     progress: ProgressFeed
     _due: dict[str, float] = field(factory=dict, init=False)
     """Leased jobs, and when the next beat of each is due, on the clock of the event loop."""
@@ -92,10 +95,12 @@ class HeartbeatLoop:
     async def _ask(self, record: TrackedJob) -> None:
         job_id = record.job.id
         news = await self.progress.news(record)
+        asked_at = self.clock.now()
         try:
             beat = await self.source.heartbeat(record, news)
         except JobClosed as error:
             self._lost.add(record.job.claim_token)
+            self.fence.note(record, asked_at, holds=False)
             self._log.warning("lease_lost", error=str(error), **job_context(record))
             await self.tracker.answered(record, Event.LEASE_LOST)
         except RemoteError as error:
@@ -103,6 +108,7 @@ class HeartbeatLoop:
                 "heartbeat_failed", error=str(error), **job_context(record)
             )
         else:
+            self.fence.note(record, asked_at, holds=True)
             if news is not None:
                 self.progress.told(record)
             if beat.cancel_requested and not record.is_wanted_dead:

@@ -20,6 +20,7 @@ from dispatchd.domain.phase import OWES, UNSTARTED, Debt, Event, Phase
 from dispatchd.domain.report import Report
 from dispatchd.errors import JobClosed, RemoteError
 from dispatchd.loops.board import Board
+from dispatchd.loops.fence import Fence
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock, Source
 from dispatchd.loops.pulse import SLACK_S, STEP_S, Pulse
@@ -47,6 +48,7 @@ class ReportLoop:
 
     source: Source
     tracker: Tracker
+    fence: Fence
     runs: Runs
     board: Board
     pulse: Pulse
@@ -131,11 +133,14 @@ class ReportLoop:
         if debt is Debt.ACCEPT or repeat:
             return _Call(
                 "accept",
-                self.source.accept,
+                self._accept,
                 Event.ACCEPT_CONFIRMED,
                 Event.ACCEPT_REFUSED,
             )
         return None
+
+    async def _accept(self, record: TrackedJob) -> None:
+        await self.fence.accept(self.source, record)
 
     async def _finish(self, record: TrackedJob) -> None:
         attempt, report = record.attempt, Report()

@@ -27,6 +27,7 @@ from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.workflow import Workflow
 from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
+from dispatchd.loops.fence import Fence
 from dispatchd.loops.follow import Follower
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
@@ -53,6 +54,7 @@ class RunLoop:
     starter: Starter
     follower: Follower
     concluder: Concluder
+    fence: Fence
     tracker: Tracker
     runs: Runs
     workflows: Mapping[str, Workflow]
@@ -86,12 +88,14 @@ class RunLoop:
             self._spawn(tasks, record)
         if not self.stopping:
             for record in self.tracker.in_phase(*_STARTABLE):
-                if (
-                    record.job.is_cancel
-                    or self._is_overdue(record)
-                    or (self._free_slots() > 0 and self._is_due(record))
-                ):
+                if record.job.is_cancel or self._is_overdue(record):
                     self._spawn(tasks, record)
+                elif self._free_slots() > 0 and self._is_due(record):
+                    if self.fence.allows(record):
+                        self._spawn(tasks, record)
+                    else:
+                        self.fence.ask(record)
+        self.fence.forget_gone()
         self._clear_resolved(tasks)
         self.board.say("run", f"{len(self._busy)} of {self.slots} slots in use")
 
@@ -191,8 +195,9 @@ class RunLoop:
                     job_id, Event.DECIDED, verdict=_queued_too_long(workflow)
                 )
                 return
-            record = await self._start(record, workflow)
-        if record.phase is Phase.RUNNING:
+            await self._start(record, workflow)
+        record = self.tracker.get(job_id)
+        if record is not None and record.phase is Phase.RUNNING:
             await self.follower.follow(record, workflow)
 
     async def _cancel_targets(self, record: TrackedJob) -> None:
@@ -208,7 +213,7 @@ class RunLoop:
             record.job.id, Event.DECIDED, verdict=cancel.verdict(record.job, found)
         )
 
-    async def _start(self, record: TrackedJob, workflow: Workflow) -> TrackedJob:
+    async def _start(self, record: TrackedJob, workflow: Workflow) -> None:
         now = self.clock.now()
         attempt = Attempt(
             number=len(record.attempts) + 1,
@@ -229,7 +234,6 @@ class RunLoop:
         if record.phase is Phase.RUNNING:
             # Else it was cancelled, or its lease was lost, while it was taken up.
             await self.starter.start(record, attempt, workflow)
-        return self.tracker.get(job_id) or record
 
 
 def _queued_too_long(workflow: Workflow) -> Verdict:

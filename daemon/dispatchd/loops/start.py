@@ -12,10 +12,11 @@ from attrs import define, evolve, field
 
 from dispatchd.domain.exit_table import Ending
 from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob
-from dispatchd.domain.phase import Event
+from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.trace import traceparent
 from dispatchd.domain.workflow import GH_TOKEN, Workflow
 from dispatchd.errors import (
+    NotConfirmed,
     RemoteError,
     RunError,
     SecretUnavailable,
@@ -23,10 +24,11 @@ from dispatchd.errors import (
 )
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.conclude import Concluder
+from dispatchd.loops.fence import Fence
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Engine, Source
 from dispatchd.loops.prepare import Prepared, prepare
-from dispatchd.loops.tracker import Tracker
+from dispatchd.loops.tracker import Decision, Tracker
 from dispatchd.store.runs import Runs
 
 
@@ -36,6 +38,7 @@ class Starter:
 
     engine: Engine
     tracker: Tracker
+    fence: Fence
     runs: Runs
     concluder: Concluder
     known: KnownSecrets
@@ -51,8 +54,13 @@ class Starter:
     async def start(
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow
     ) -> None:
-        """Start a running job's newest attempt; what keeps it from starting is concluded at once."""
+        """Start a running job's newest attempt; what keeps it from starting is concluded at once.
+
+        If the job is lost before the command has begun, nothing is left of the start. If the endpoint doesn't
+        answer, the attempt has a process that never begins, and is taken back by whoever follows it.
+        """
         base_env = dict(self.base_env)
+        run = self.runs.folder(record.run_id)
         if self.traced:
             base_env["TRACEPARENT"] = traceparent(record, attempt.number)
         try:
@@ -67,24 +75,35 @@ class Starter:
             await self.concluder.fail_to_start(
                 record, workflow, _ending(error), str(error)
             )
-            self.engine.forget(self.runs.folder(record.run_id).attempt(attempt.number))
+            self.engine.forget(run.attempt(attempt.number))
+            return
+        except NotConfirmed as error:
+            self._log.warning(
+                "start_given_up", reason=error.reason, **job_context(record)
+            )
+        now = self.tracker.get(record.job.id)
+        if now is None or now.phase is not Phase.RUNNING:
+            self.engine.forget(run.attempt(attempt.number))
+            await self.concluder.clear_workspace(run)
 
     async def _launch(
         self, record: TrackedJob, prepared: Prepared, workflow: Workflow
     ) -> None:
         """Start it, or give up when the attempt is to be ended: a token and a checkout can take minutes.
 
-        Fails with a leaf of RunError if it can't be started.
+        Fails with a leaf of RunError if it can't be started, and with NotConfirmed if it must not.
         """
         job_id = record.job.id
-        failed: RunError | None = None
+        failed: RunError | NotConfirmed | None = None
 
         async def record_process(process: ProcessIdentity) -> None:
-            await self.tracker.apply(
+            newest = await self.tracker.decide(
                 job_id,
-                Event.ATTEMPT_STARTED,
-                change=lambda before: _with_process(before, process),
+                lambda before: Decision(
+                    Event.ATTEMPT_STARTED, _with_process(before, process)
+                ),
             )
+            await self._pass_fence(newest)
 
         async with anyio.create_task_group() as tasks:
 
@@ -97,12 +116,27 @@ class Starter:
                 given = await self._given(record, workflow)
                 launch = evolve(prepared.launch, given=given)
                 await self.engine.start(launch, record_process)
-            except RunError as error:
+            except (RunError, NotConfirmed) as error:
                 # Kept for outside: a task group would wrap it into an exception group.
                 failed = error
             tasks.cancel_scope.cancel()
         if failed is not None:
             raise failed
+
+    async def _pass_fence(self, record: TrackedJob) -> None:
+        """Return if the command of a job may begin, asking the endpoint once where that isn't known.
+
+        Raises:
+            NotConfirmed: It must not.
+        """
+        if record.phase is not Phase.RUNNING:
+            raise NotConfirmed(reason=f"the job is {record.phase}")
+        if self.source is None or self.fence.allows(record):
+            return
+        try:
+            await self.fence.accept(self.source, record)
+        except RemoteError as error:
+            raise NotConfirmed(reason=str(error)) from error
 
     async def _given(self, record: TrackedJob, workflow: Workflow) -> Mapping[str, str]:
         """Return what the endpoint gives to an attempt: its token, by variable, if its workflow asks for one.

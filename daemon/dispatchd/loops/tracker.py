@@ -67,10 +67,14 @@ class Tracker:
         return self._bell
 
     def stop_event(self, job_id: str) -> anyio.Event:
-        """Return the event of the decision to end a job's running attempt."""
-        event = self._stops.setdefault(job_id, anyio.Event())
+        """Return the event of a running attempt's end: by a decision, or because its job is lost before it began."""
         record = self._store.get(job_id)
-        if record is not None and record.is_wanted_dead:
+        wanted_dead = record is not None and record.is_wanted_dead
+        event = self._stops.get(job_id)
+        if event is None or (event.is_set() and not wanted_dead):
+            # One that is set is that of an earlier attempt.
+            event = self._stops[job_id] = anyio.Event()
+        if wanted_dead:
             event.set()
         return event
 
@@ -158,10 +162,10 @@ class Tracker:
         job that doesn't run any more is left as it is.
 
         Raises:
-            KeyError: The job is not tracked.
+            KeyError: The job is not known here.
         """
         async with self._lock(job_id):
-            record = self._store.get(job_id)
+            record = await self.find(job_id)
             if record is None:
                 raise KeyError(job_id)
             if record.phase is not Phase.RUNNING:
@@ -210,7 +214,8 @@ class Tracker:
             known = await self.find(asked.job.id)
             if known is not None and known.job.claim_token == asked.job.claim_token:
                 self.repeats.discard(asked.job.id)
-                await self._advance(known, event)
+                after = known.after_answer(event, self._clock.now())
+                await self._replace(known, after)
 
     async def cancel(self, job_id: str, reason: str) -> TrackedJob:
         """Ask for the end of a job: at once if nothing of it runs, else the run loop ends the attempt."""
@@ -241,6 +246,9 @@ class Tracker:
         self, before: TrackedJob, event: Event, verdict: Verdict | None = None
     ) -> TrackedJob:
         record = before.advance(event, self._clock.now(), verdict=verdict)
+        return await self._replace(before, record)
+
+    async def _replace(self, before: TrackedJob, record: TrackedJob) -> TrackedJob:
         # Nothing more is owed by what was in history already.
         return record if before.phase is Phase.HISTORY else await self._keep(record)
 
@@ -258,7 +266,9 @@ class Tracker:
         for tell in self._watchers:
             tell(record)
         stop = self._stops.get(record.job.id)
-        if record.is_wanted_dead and stop is not None:
+        if stop is not None and (
+            record.is_wanted_dead or record.phase is not Phase.RUNNING
+        ):
             stop.set()
         self.ring()
         return record

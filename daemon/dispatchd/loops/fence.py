@@ -1,0 +1,82 @@
+"""Fence: what the endpoint has said last about each claim, and whether a process may begin by it.
+
+In memory alone. A daemon that has just started knows nothing, so it asks: the machine may have been off, or
+the job been handed to another one, for any time.
+"""
+
+from datetime import datetime
+
+import structlog
+from attrs import define, field
+
+from dispatchd.domain.fence import Word, may_start
+from dispatchd.domain.job import TrackedJob
+from dispatchd.errors import JobClosed
+from dispatchd.loops.log_context import job_context
+from dispatchd.loops.ports import Clock, Source
+from dispatchd.loops.tracker import Tracker
+
+
+@define
+class Fence:
+    """Keeps the newest word on every tracked job."""
+
+    _tracker: Tracker
+    _clock: Clock
+    _words: dict[str, Word] = field(factory=dict, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def accept(self, source: Source, record: TrackedJob) -> None:
+        """Send an accept, and take note of its answer.
+
+        Fails with a leaf of RemoteError.
+
+        Raises:
+            JobClosed: The job isn't this machine's.
+        """
+        asked_at = self._clock.now()
+        try:
+            await source.accept(record)
+        except JobClosed:
+            self.note(record, asked_at, holds=False)
+            raise
+        self.note(record, asked_at, holds=True)
+
+    def note(self, asked: TrackedJob, asked_at: datetime, *, holds: bool) -> None:
+        """Take note of the answer to an accept or a heartbeat.
+
+        Args:
+            asked: The record that the call was about.
+            asked_at: When the call was sent.
+            holds: Whether the endpoint has agreed; False after 404, 409 and 410.
+        """
+        token = asked.job.claim_token
+        known = self._words.get(asked.job.id)
+        if (
+            known is not None
+            and known.claim_token == token
+            and asked_at < known.asked_at
+        ):
+            return
+        word = Word(claim_token=token, asked_at=asked_at, holds=holds)
+        self._words[asked.job.id] = word
+
+    def allows(self, record: TrackedJob) -> bool:
+        """Return whether a process of an accepted job may begin at this moment."""
+        owes_accept = record.job.id in self._tracker.repeats
+        last = self._words.get(record.job.id)
+        return not owes_accept and may_start(record, last, self._clock.now())
+
+    def ask(self, record: TrackedJob) -> None:
+        """Have the accept of a job repeated; the tracker's bell rings once it has been answered."""
+        if record.job.id not in self._tracker.repeats:
+            self._log.info("accept_repeated_before_start", **job_context(record))
+            self._tracker.repeats.add(record.job.id)
+            self._tracker.ring()
+
+    def forget_gone(self) -> None:
+        """Forget the words on jobs that are not tracked any more."""
+        for job_id in [each for each in self._words if not self._tracker.get(each)]:
+            del self._words[job_id]

@@ -1,0 +1,83 @@
+from datetime import timedelta
+
+import pytest
+from attrs import evolve
+
+from dispatchd.domain.fence import Word, may_start
+from dispatchd.domain.job import Attempt, Job, ProcessIdentity, TrackedJob
+from dispatchd.domain.outcome import FailureCause
+from dispatchd.domain.phase import Event, Phase
+from support.records import NOW
+
+LEASED = evolve(
+    TrackedJob.received(
+        Job(id="j", workflow="it", claim_token="2", lease_s=60), now=NOW
+    ),
+    phase=Phase.ACCEPTED,
+)
+FOR_EVER = evolve(LEASED, job=evolve(LEASED.job, lease_s=None))
+SAID = Word(claim_token="2", asked_at=NOW, holds=True)
+
+
+def after(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("passed_s", "may"), [(0, True), (59.9, True), (60, False), (86_400, False)]
+)
+def test_a_word_counts_for_the_length_of_the_lease(passed_s: float, may: bool) -> None:  # noqa: FBT001
+    assert may_start(LEASED, SAID, NOW + after(passed_s)) is may
+
+
+def test_a_daemon_that_has_heard_nothing_asks() -> None:
+    assert not may_start(LEASED, None, NOW)
+
+
+def test_the_longest_lease_is_one() -> None:
+    record = evolve(LEASED, job=evolve(LEASED.job, lease_s=1e300))
+
+    assert may_start(record, SAID, NOW + after(86_400))
+
+
+@pytest.mark.parametrize("record", [LEASED, FOR_EVER])
+def test_a_refusal_and_a_word_about_an_older_claim_allow_nothing(
+    record: TrackedJob,
+) -> None:
+    assert not may_start(record, evolve(SAID, holds=False), NOW)
+    assert not may_start(record, evolve(SAID, claim_token="1"), NOW)
+
+
+def test_without_a_lease_an_accept_stands() -> None:
+    assert may_start(FOR_EVER, None, NOW)
+    assert may_start(FOR_EVER, SAID, NOW + after(1e9))
+
+
+STARTING = Attempt(number=1, started_at=NOW, deadline_at=NOW)
+
+
+@pytest.mark.parametrize("event", [Event.LEASE_LOST, Event.ACCEPT_REFUSED])
+def test_a_claim_that_is_lost_ends_a_start_and_no_run(event: Event) -> None:
+    starting = evolve(LEASED, phase=Phase.RUNNING, attempts=(STARTING,))
+    process = evolve(STARTING, process=_process())
+
+    lost = starting.after_answer(event, NOW)
+    kept = evolve(starting, attempts=(process,)).after_answer(event, NOW)
+
+    assert (lost.phase, lost.attempts, lost.was_given_back) == (
+        Phase.HISTORY,
+        (),
+        True,
+    )
+    assert (kept.phase, kept.attempts) == (Phase.RUNNING, (process,))
+
+
+def test_a_start_that_somebody_has_ended_is_judged_by_that() -> None:
+    record = evolve(LEASED, phase=Phase.RUNNING, attempts=(STARTING,))
+    cancelled = record.ending(FailureCause.CANCELLED, NOW)
+
+    assert cancelled.after_answer(Event.LEASE_LOST, NOW).phase is Phase.RUNNING
+
+
+def _process() -> ProcessIdentity:
+    return ProcessIdentity(pid=1, start_ticks=1, boot_id="boot")
