@@ -101,6 +101,8 @@ async def seeded(server: Hub) -> Known:
 async def claimed(server: Hub, job_id: str) -> str:
     """Return the claim token of a job that no machine has yet."""
     while True:
+        # A generated call may have paused the hub.
+        await server.http.post("/api/v1/dispatch/resume")
         body = {**PROOF, "workflows": [job_id]}
         reply = await server.http.post(f"{PATH}/pull", json=body)
         assert reply.status_code == 200, reply.text

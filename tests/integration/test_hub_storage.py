@@ -24,7 +24,7 @@ from dispatchd.hub.model import State, StorageBusy
 from dispatchd.hub.schema import JOBS, METADATA, SECRETS
 from support.cli import command
 from support.fixtures import ROOT
-from support.hub import hub
+from support.hub import HubHere, hub
 from support.machine import JOBS as JOBS_PATH
 from support.machine import Machine, refuses, row
 
@@ -129,13 +129,7 @@ async def test_a_backup_under_load_restores_to_a_hub_that_goes_on(
 
     async with hub(tmp_path / "second", database_url=new_database_url()) as server:
         await server.stop()
-        # What `hub init` and the test's own machines have made gives way to the backup.
-        await to_thread.run_sync(empty, server.folder, server.database_url)
-        config = server.folder / "hub.toml"
-        said = await command("hub", "restore", str(file), "--config", str(config))
-        assert said.returncode == 0, said.stderr
-        await server.start()
-
+        await restored_from(file, server)
         restored = Machine(http=server.http)
         states = {
             name: (await row(server, name))["state"]
@@ -150,6 +144,23 @@ async def test_a_backup_under_load_restores_to_a_hub_that_goes_on(
         assert '"payload": {"a": 1.50}' in pulled.text
         assert await server.submit({"id": "new", **CI}) == "new"
         refuses(await server.http.post(JOBS_PATH, json={"id": finished.id, **CI}), 409)
+
+
+async def restored_from(file: Path, server: HubHere) -> None:
+    """Restore a backup into a hub that is stopped, start it, and let it hand out jobs."""
+    # What `hub init` and the test's own machines have made gives way to the backup.
+    await to_thread.run_sync(empty, server.folder, server.database_url)
+    config = server.folder / "hub.toml"
+    said = await command("hub", "restore", str(file), "--config", str(config))
+    assert said.returncode == 0, said.stderr
+    assert "hub resume" in said.stdout
+    await server.start()
+    # What has run since the backup may wait again: the owner looks first.
+    assert (await Machine(http=server.http).ask()).status_code == 204
+    told = (await server.http.get("/api/v1/dispatch")).json()
+    assert told["paused"] is True
+    assert told["reason"].startswith(f"restored from {file.name}")
+    await server.http.post("/api/v1/dispatch/resume")
 
 
 def empty(folder: Path, url: str) -> None:

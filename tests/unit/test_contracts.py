@@ -46,6 +46,7 @@ NAMES = [
     "license-heartbeat-reply",
     "license-heartbeat-request",
     "machine-request",
+    "pause-request",
     "prune-request",
     "pull-request",
     "release-request",

@@ -32,6 +32,7 @@ OF_THE_HUB = {
     "hub-machine",
     "hub-token",
     "machine-request",
+    "pause-request",
     "prune-request",
     "submit-request",
     "token-request",

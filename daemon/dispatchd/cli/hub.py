@@ -139,16 +139,37 @@ def backup(config_file: Path, *, as_json: bool, file: Path) -> None:
 @hub.command()
 @config_option
 @json_option
+@click.option(
+    "--events",
+    type=click.Choice(["run", "skip"]),
+    help="What becomes of GitHub's events since the backup: run them, or skip them.  [default: hand out no job until `hub resume`]",
+)
 @click.argument("file", type=click.Path(path_type=Path))
-def restore(config_file: Path, *, as_json: bool, file: Path) -> None:
-    """Put what `backup` has written into a new hub, whose database has no jobs and machines yet."""
+def restore(
+    config_file: Path, *, as_json: bool, events: str | None, file: Path
+) -> None:
+    """Put what `backup` has written into a new hub, whose database has no jobs and machines yet.
+
+    Jobs that have run since the backup wait again, and GitHub's events since then are fetched once more. So the hub
+    starts paused: look at `hub jobs --state queued`, cancel what isn't to run, then `hub resume`.
+    """
     _require_extra()
+    import time
+
     from dispatchd.hub.backup import restore as read
+    from dispatchd.hub.queue.since_backup import SinceBackup, prepare
 
     _, database = _open(config_file)
     with _busy_is_said(f"restore {file}"), closing(database):
         rows = read(file, database)
+        now = time.time()  # noqa: TID251  # of this one call
+        prepare(database, SinceBackup(events or "look"), file=file, now=now)
     _say_rows(file, rows, as_json=as_json)
+    if events is None and not as_json:
+        click.echo(
+            "Dispatch is paused. Start the hub, look at `dispatchd hub jobs --state queued`, "
+            "cancel what isn't to run again, then run: dispatchd hub resume"
+        )
 
 
 def _say_rows(file: Path, rows: int, *, as_json: bool) -> None:

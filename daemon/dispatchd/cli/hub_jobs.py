@@ -1,4 +1,4 @@
-"""`dispatchd hub submit`, `jobs`, `show`, `cancel`, `requeue`, `deliveries`, `redeliver`, `prune`."""
+"""`dispatchd hub submit`, `jobs`, `show`, `cancel`, `requeue`, `pause`, `resume`, `deliveries`, `redeliver`, `prune`."""
 
 import json
 import sys
@@ -191,5 +191,27 @@ def prune(hub: HubClient, *, as_json: bool, days: float | None) -> None:
     say(found, f"{found['removed']} removed", as_json=as_json)
 
 
-COMMANDS: Final = (submit, jobs, show, cancel, requeue, deliveries, redeliver, prune)
+@click.command()
+@asks_hub
+@click.option("--reason", default="", help="Why; shown to whoever asks.")
+def pause(hub: HubClient, *, as_json: bool, reason: str) -> None:
+    """Hand out no jobs until `resume`; what machines have goes on, and cancels still get through."""
+    found = hub.ask(
+        "POST", "/api/v1/dispatch/pause", {"reason": reason}, cannot="pause dispatch"
+    )
+    say(found, "dispatch is paused", as_json=as_json)
+
+
+@click.command()
+@asks_hub
+def resume(hub: HubClient, *, as_json: bool) -> None:
+    """Hand out jobs again."""
+    found = hub.ask("POST", "/api/v1/dispatch/resume", {}, cannot="resume dispatch")
+    say(found, "jobs are handed out", as_json=as_json)
+
+
+COMMANDS: Final = (
+    *(submit, jobs, show, cancel, requeue, pause, resume),
+    *(deliveries, redeliver, prune),
+)
 """What the group `hub` gets of this module."""

@@ -14,8 +14,9 @@ from dispatchd.hub.desk import ADMIN, READ, Desk
 from dispatchd.hub.housekeeping import prune
 from dispatchd.hub.intake import Intake
 from dispatchd.hub.model import Token
+from dispatchd.hub.queue.pause import Pause
 from dispatchd.hub.rules import Refused
-from dispatchd.hub.views import delivery_document, token_document
+from dispatchd.hub.views import delivery_document, pause_document, token_document
 
 _LONGEST_LIST: Final = 1000
 
@@ -42,6 +43,9 @@ class Admin:
                 methods=["POST"],
             ),
             Route("/api/v1/prune", self.prune, methods=["POST"]),
+            Route("/api/v1/dispatch", self.dispatch, methods=["GET"]),
+            Route("/api/v1/dispatch/pause", self.pause, methods=["POST"]),
+            Route("/api/v1/dispatch/resume", self.resume, methods=["POST"]),
         ]
 
     async def list_tokens(self, request: Request) -> Response:
@@ -115,6 +119,26 @@ class Admin:
         await self.desk.use(lambda: self.desk.deliveries.keep(kept))
         made = {"id": again[-1], "ids": again}
         return JSONResponse(made, status_code=HTTPStatus.CREATED)
+
+    async def dispatch(self, request: Request) -> Response:
+        """Return whether jobs are handed out."""
+        await self.desk.require(request, READ)
+        return JSONResponse(pause_document(await self.desk.use(self.desk.pauses.get)))
+
+    async def pause(self, request: Request) -> Response:
+        """Hand out no job but cancel jobs until it is resumed."""
+        await self.desk.require(request, ADMIN)
+        body = await read_body(request, "pause-request")
+        pause = Pause(since=self.desk.now(), reason=str(body.get("reason") or ""))
+        await self.desk.use(lambda: self.desk.pauses.begin(pause))
+        return JSONResponse(pause_document(pause))
+
+    async def resume(self, request: Request) -> Response:
+        """Hand out jobs again."""
+        await self.desk.require(request, ADMIN)
+        await self.desk.use(self.desk.pauses.end)
+        self.desk.polls.wake_all()
+        return JSONResponse(pause_document(None))
 
     async def prune(self, request: Request) -> Response:
         """Remove what ended longer ago than some days."""

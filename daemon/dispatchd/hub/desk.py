@@ -20,6 +20,7 @@ from dispatchd.hub.job_reader import JobReader
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.machine_store import MachineStore
 from dispatchd.hub.model import HubJob, Machine, Token
+from dispatchd.hub.queue.pause import PauseStore
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.sessions import Sessions
 from dispatchd.hub.settings import Settings
@@ -51,6 +52,7 @@ class Desk:
     tokens: TokenStore
     deliveries: DeliveryStore
     checks: CheckStore
+    pauses: PauseStore
     sessions: Sessions
     now: Callable[[], float]
     """Returns the wall-clock time (seconds since the epoch), which survives a restart of the hub."""
@@ -85,6 +87,7 @@ class Desk:
             tokens=TokenStore(database),
             deliveries=DeliveryStore(database),
             checks=CheckStore(database),
+            pauses=PauseStore(database),
             sessions=Sessions.open(TokenStore(database)),
         )
 

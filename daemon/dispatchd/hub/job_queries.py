@@ -2,12 +2,12 @@
 
 from typing import Final
 
-from sqlalchemy import and_, bindparam, func, insert, or_, select, true
+from sqlalchemy import and_, bindparam, exists, func, insert, or_, select, true
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from dispatchd.hub.job_rows import COLUMNS
 from dispatchd.hub.model import HELD, WAITING, State
-from dispatchd.hub.schema import JOBS, TEXTS
+from dispatchd.hub.schema import JOBS, MARKS, PAUSED, TEXTS
 
 _JOB: Final = JOBS.c
 _QUEUED: Final = _JOB.state == State.QUEUED
@@ -32,6 +32,7 @@ NEXT: Final = (
     select(*COLUMNS)
     .where(
         _QUEUED,
+        or_(_JOB.urgent == true(), ~exists().where(MARKS.c.name == PAUSED)),
         or_(_JOB.only_machine == "", _JOB.only_machine == bindparam("asking_machine")),
     )
     .order_by(_JOB.urgent.desc(), _JOB.priority.desc(), _JOB.turn, _JOB.position)

@@ -8,7 +8,7 @@ import structlog
 from attrs import frozen
 
 from dispatchd.hub.database import CHANNEL, Database
-from dispatchd.hub.waiting import News, Polls
+from dispatchd.hub.waiting import WAKE_ALL, News, Polls
 
 _AGAIN_S: Final = 1.0
 """How long after a lost connection the next one is tried (seconds)."""
@@ -40,4 +40,7 @@ class Listener:
             # What was told before is missed.
             self.polls.wake_all()
             async for notice in connection.notifies():
-                self.polls.tell(News.read(notice.payload))
+                if notice.payload == WAKE_ALL:
+                    self.polls.wake_all()
+                else:
+                    self.polls.tell(News.read(notice.payload))

@@ -3,7 +3,7 @@
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from dispatchd.hub.database import Database
 from dispatchd.hub.schema import MARKS
@@ -12,6 +12,7 @@ _NAMED: Final = MARKS.c.name == bindparam("of_name")
 _VALUE: Final = select(MARKS.c.value).where(_NAMED)
 _UPDATE: Final = update(MARKS).where(_NAMED).values(value=bindparam("new_value"))
 _INSERT: Final = insert(MARKS)
+_DELETE: Final = delete(MARKS).where(_NAMED)
 
 
 @frozen
@@ -24,6 +25,10 @@ class MarkStore:
         """Return the text of a mark, or an empty one."""
         with self._database.snapshot() as db:
             return db.execute(_VALUE, {"of_name": name}).scalar() or ""
+
+    def remove(self, db: Connection, name: str) -> bool:
+        """Remove a mark within a transaction; return whether it was there."""
+        return bool(db.execute(_DELETE, {"of_name": name}).rowcount)
 
     def put(self, name: str, value: str) -> None:
         """Keep a mark, in place of the one of that name. Of two that make the same one at once, one fails."""

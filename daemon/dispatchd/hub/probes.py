@@ -107,6 +107,11 @@ class Probes:
             "Machines that wait here for a job.",
             value=len(self.desk.polls),
         )
+        yield GaugeMetricFamily(
+            "dispatchd_hub_paused",
+            "1 while dispatch is paused, else 0.",
+            value=0 if self.desk.pauses.get() is None else 1,
+        )
         machines = GaugeMetricFamily(
             "dispatchd_hub_machines", "Machines by state.", labels=["state"]
         )

@@ -212,6 +212,9 @@ MARKS: Final = Table(
     _text("value"),
 )
 
+PAUSED: Final = "dispatch paused"
+"""The mark that is there while no job is handed out."""
+
 SECRETS: Final = Table(
     "secrets",
     METADATA,

@@ -15,6 +15,7 @@ from dispatchd.hub.model import (
     Machine,
     Token,
 )
+from dispatchd.hub.queue.pause import Pause
 from dispatchd.hub.result_details import NAMES
 
 _ONE_JOB: Final = ("result_output", *NAMES, "attempts")
@@ -95,6 +96,13 @@ def token_document(token: Token) -> dict[str, Json]:
         "created_at": token.created_at,
         "revoked_at": token.revoked_at,
     }
+
+
+def pause_document(pause: Pause | None) -> dict[str, Json]:
+    """Return whether dispatch is paused, since when and why."""
+    if pause is None:
+        return {"paused": False}
+    return {"paused": True, "since": pause.since, "reason": pause.reason}
 
 
 def delivery_document(delivery: Delivery) -> dict[str, Json]:

@@ -12,6 +12,9 @@ from dispatchd.hub.model import HubJob, State
 
 _ANY: Final = ""
 
+WAKE_ALL: Final = "*"
+"""News between hub processes: every poll is to look."""
+
 _LONGEST: Final = 7000
 """Longest news between hub processes (bytes): NOTIFY of PostgreSQL takes 8000."""
 

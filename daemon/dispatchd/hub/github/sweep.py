@@ -21,6 +21,7 @@ from dispatchd.hub.github.progress import Progress, mark_of
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.walk import MOST_PAGES, OVERLAP_S, Walk, watermark
 from dispatchd.hub.mark_store import MarkStore
+from dispatchd.hub.queue.since_backup import SKIPPED, skip_before
 
 _DAY_S: Final = 86_400.0
 
@@ -34,6 +35,8 @@ class Sweeper:
     client: Client
     fetcher: Fetcher
     progress: Progress
+    skip_before: float = 0.0
+    """Of what was delivered before nothing is fetched (seconds since the epoch): a restore has been told to skip it."""
     _walk: Walk | None = field(default=None, init=False)
     _reach: float = field(default=0.0, init=False)
     """The newest time that this process's walks have seen; what they couldn't have is postponed."""
@@ -53,6 +56,7 @@ class Sweeper:
             client=client,
             fetcher=Fetcher(desk=desk, settings=settings, client=client),
             progress=progress,
+            skip_before=await desk.use(lambda: skip_before(desk.database)),
         )
 
     async def sweep(self) -> bool:
@@ -137,7 +141,7 @@ class Sweeper:
         ]
         known = await self._known([each.guid for each in new])
         why = {
-            each.guid: (each, idle(each.event, each.action, self.settings))
+            each.guid: (each, self._reason_against(each))
             for each in new
             if each.guid not in known
         }
@@ -149,6 +153,12 @@ class Sweeper:
         if ignored:
             await self.desk.use(lambda: self.desk.deliveries.keep_new(ignored))
         return [guid for guid, (_, reason) in why.items() if not reason]
+
+    def _reason_against(self, listed: Listed) -> str:
+        """Return why a new event is not fetched, or an empty string."""
+        if listed.delivered_at < self.skip_before:
+            return SKIPPED
+        return idle(listed.event, listed.action, self.settings)
 
     def _note_loss(self) -> None:
         """Say which deliveries GitHub doesn't keep any more that were never asked for."""

@@ -107,6 +107,7 @@ class Page:
             "list.html",
             visitor,
             now=self.desk.now(),
+            pause=self.desk.pauses.get(),
             jobs=jobs[::-1],
             counts=self.desk.reader.counts(),
             groups=_GROUPS,

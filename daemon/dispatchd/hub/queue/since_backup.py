@@ -1,0 +1,42 @@
+"""What becomes of the time between a backup and its restore: of jobs that ran, and events that came in."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from dispatchd.hub.database import Database
+from dispatchd.hub.mark_store import MarkStore
+from dispatchd.hub.queue.pause import Pause, PauseStore
+
+SKIPPED: Final = "it came before the restore of a backup, which was told to skip it"
+
+_MARK: Final = "skip deliveries before"
+
+
+class SinceBackup(StrEnum):
+    """What a restored hub does about GitHub's events since the backup."""
+
+    LOOK = "look"
+    """Fetch them, and hand out no job until the owner has looked."""
+    RUN = "run"
+    """Fetch and run them; machines repeat the results of jobs that they have had."""
+    SKIP = "skip"
+    """Note them as ignored."""
+
+
+def prepare(database: Database, choice: SinceBackup, *, file: Path, now: float) -> None:
+    """Make a restored hub start as it was chosen. Blocks; fails with StorageBusy if the database can't be used."""
+    if choice is SinceBackup.LOOK:
+        reason = (
+            f"restored from {file.name} on {datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC; "
+            "what has run since that backup may wait again"
+        )
+        PauseStore(database).begin(Pause(since=now, reason=reason))
+    elif choice is SinceBackup.SKIP:
+        MarkStore(database).put(_MARK, str(now))
+
+
+def skip_before(database: Database) -> float:
+    """Return before when GitHub's deliveries are skipped (seconds since the epoch); 0 for none. Blocks."""
+    return float(MarkStore(database).get(_MARK) or 0)
