@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import anyio
@@ -10,6 +11,7 @@ import structlog
 from attrs import define, field
 
 from dispatchd import __version__
+from dispatchd.concurrency.bug_fence import bugs_contained
 from dispatchd.config.file import OnShutdown
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import ConfigError
@@ -88,16 +90,17 @@ class Daemon:
     async def _until_told(
         self, signals: AsyncIterator[signal.Signals]
     ) -> signal.Signals:
-        """Return the signal that stops the daemon, reloading at the others."""
-        while True:
-            number = await anext(signals)
-            if number is not signal.SIGHUP:
-                return number
-            try:
-                await self.reloader.reload()
-            except ConfigError:
-                # It has been logged, and stays in the status; the configuration before is in force.
-                continue
+        """Return the signal that stops the daemon, reloading at the others; a stop waits for no reload."""
+        async with anyio.create_task_group() as reloads:
+            while (number := await anext(signals)) is signal.SIGHUP:
+                reloads.start_soon(self._reload, name="reload")
+            reloads.cancel_scope.cancel()
+        return number
+
+    async def _reload(self) -> None:
+        # It has been logged, and stays in the status; the configuration before is in force.
+        with bugs_contained(act="reload"), suppress(ConfigError):
+            await self.reloader.reload()
 
     async def _stop_in_order(
         self, first: signal.Signals, signals: AsyncIterator[signal.Signals]

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+import anyio
 import attrs
 import structlog
-from anyio import to_thread
 from attrs import define, field
 
+from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.config import Config
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.log import set_level
@@ -24,6 +25,9 @@ from dispatchd.systemd import ServiceManager
 
 _ABOUT: Final = "config"
 """What the warning about a refused configuration is kept under."""
+
+_READ_S: Final = 30.0
+"""How long the configuration and the files that it names may take to be read (seconds)."""
 
 _CHANGEABLE_IN_CLOUD: Final = frozenset({"hold_s", "poll_interval_s"})
 
@@ -39,19 +43,24 @@ class Reloader:
     prune: PruneLoop
     status: Status
     manager: ServiceManager
+    _threads: OwnThreads = field(factory=OwnThreads, init=False)
+    _reloading: anyio.Lock = field(factory=anyio.Lock, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     async def reload(self) -> None:
-        """Read the configuration and take it.
+        """Read the configuration and take it, one reload after the other.
 
-        Raises:
-            ConfigError: It can't be used; the one before stays in force.
+        Fails with ConfigError: It can't be used; the one before stays in force.
         """
+        async with self._reloading:
+            await self._reload()
+
+    async def _reload(self) -> None:
         self.manager.reloading(time.monotonic())
         try:
-            config = await to_thread.run_sync(self._read)
+            config = await self._read()
         except ConfigError as error:
             self._log.error(
                 "reload_refused", problems=[str(each) for each in error.problems]
@@ -65,8 +74,16 @@ class Reloader:
         finally:
             self.manager.ready(self.status.line())
 
-    def _read(self) -> Config:
-        config = self.read()
+    async def _read(self) -> Config:
+        try:
+            config = await self._threads.run("config", self.read, within_s=_READ_S)
+        except TimeoutError as error:
+            problem = Problem(
+                file=self.config.file,
+                key="",
+                expected=f"must be readable, as all files that it names, and gives {error}",
+            )
+            raise ConfigError([problem]) from error
         problems = list(_fixed(self.config, config))
         if problems:
             raise ConfigError(problems)

@@ -1,9 +1,12 @@
 """The way out without trouble and with the plain kind: files that change, age, and a network that says no."""
 
+import os
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -16,6 +19,7 @@ from dispatchd.cloud.explain import explain
 from dispatchd.cloud.failure import Kind
 from dispatchd.cloud.transport import check
 from support.certificates import Authority, server_context, tls_endpoint
+from support.clock import advance
 from support.endpoint import endpoint
 from support.outward import (
     BODY,
@@ -29,8 +33,16 @@ from support.outward import (
     settings_for,
 )
 from support.proxy import proxy
+from support.until import until
 
 HOST = "127.0.0.1"
+
+FILES_S = 6.0
+"""Longer than any file may take (seconds)."""
+
+
+def hanging_threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "own thread: open"]
 
 
 @pytest.fixture
@@ -67,6 +79,31 @@ async def test_files_that_cannot_be_used_leave_the_old_ones_in_force_and_warn_on
     assert [each["event"] for each in logged] == ["transport_files_unusable"] * 2
     assert "cloud.ca_file" in logged[0]["reason"]
     assert server.connections == 2, "the old connection went on, then a new one came"
+
+
+async def test_a_file_that_hangs_leaves_the_old_ones_in_force(
+    authority: Authority, tmp_path: Path
+) -> None:
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(authority.pem)
+    async with (
+        tls_endpoint(server_context(authority.issue(HOST))) as server,
+        client(settings_for(server.url, trusted)) as http,
+    ):
+        await pull(http)
+        trusted.unlink()
+        os.mkfifo(trusted)
+        with capture_logs() as logged:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(partial(pull, http, within_s=20))
+                tasks.start_soon(partial(pull, http, within_s=20))
+                await until(hanging_threads)
+                await advance(FILES_S)
+        # Whoever waits for a writer has one now (fifo(7)).
+        os.close(os.open(trusted, os.O_RDWR | os.O_NONBLOCK))
+
+    assert [each["event"] for each in logged] == ["transport_files_unusable"]
+    assert logged[0]["reason"] == "no answer within 5 s"
 
 
 async def test_files_that_are_wrong_from_the_start_are_told_and_taken_up_when_right(

@@ -67,7 +67,7 @@ class DispatchEndpoint:
         body: dict[str, Json] = {
             "license_id": self.credentials.license_id,
             "server_id": self.credentials.server_id,
-            "heartbeat_secret": self.credentials.secret("pull"),
+            "heartbeat_secret": await self.credentials.secret("pull"),
         }
         names = None if self.declared is None else list(self.declared())
         if names is not None and len(names) <= _MOST_DECLARED:
@@ -166,7 +166,7 @@ class DispatchEndpoint:
         identity: dict[str, Json] = {
             "license_id": self.credentials.license_id,
             "server_id": self.credentials.server_id,
-            "secret": self.credentials.secret(call),
+            "secret": await self.credentials.secret(call),
         }
         claim: dict[str, Json] = (
             {"claim_token": job.claim_token} if job.claim_token else {}

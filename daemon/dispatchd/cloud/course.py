@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from attrs import define
 
+from dispatchd.cloud.proxies import Proxy
+
 # A peer that is gone without a word is noticed after 30 + 3 * 10 s of silence, and after 60 s with
 # something unacknowledged on the way (tcp(7)); the deadline of each call comes on top of that.
 _SOCKET_OPTIONS: Final = (
@@ -35,7 +37,8 @@ class Course:
     It also sets the options of each new socket: httpcore hands none on to connections through a proxy.
     """
 
-    proxied: bool
+    proxy: Proxy | None
+    """The proxy on its way, with the credentials that it was asked with."""
     stage: Stage = Stage.WAITING
     with_proxy: bool = False
     fresh: bool = False
@@ -44,8 +47,8 @@ class Course:
         """Take note of one step."""
         match event:
             case "connection.connect_tcp.started":
-                self.stage, self.with_proxy = Stage.CONNECTING, self.proxied
-                self.fresh = True
+                self.stage, self.fresh = Stage.CONNECTING, True
+                self.with_proxy = self.proxy is not None
             case "connection.connect_tcp.complete":
                 raw = info["return_value"].get_extra_info("socket")
                 for level, name, value in _SOCKET_OPTIONS:

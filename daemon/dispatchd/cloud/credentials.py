@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from attrs import define
+from attrs import define, field
 
+from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.license import LicenseStatus
 from dispatchd.errors import Unauthorized
 from dispatchd.known_secrets import KnownSecrets
+
+_FILE_S: Final = 10.0
+"""How long the file of the secret may take to be read (seconds): it may be on a file system that hangs."""
 
 
 class Credentials(Protocol):
@@ -29,7 +33,7 @@ class Credentials(Protocol):
         """What is kept out of all that is sent."""
         ...
 
-    def secret(self, call: str) -> str:
+    async def secret(self, call: str) -> str:
         """Return the machine's secret. Fails with Unauthorized if there is none to be had now."""
         ...
 
@@ -46,8 +50,9 @@ class ConfiguredCredentials:
     server_id: str
     secret_file: Path
     known: KnownSecrets
+    _threads: OwnThreads = field(factory=OwnThreads, init=False)
 
-    def secret(self, call: str) -> str:
+    async def secret(self, call: str) -> str:
         """Return the machine's secret, without surrounding white space.
 
         Args:
@@ -57,7 +62,15 @@ class ConfiguredCredentials:
             Unauthorized: There is none to be had now.
         """
         try:
-            secret = self.secret_file.read_text().strip()
+            text = await self._threads.run(
+                self.secret_file, self.secret_file.read_text, within_s=_FILE_S
+            )
+            secret = text.strip()
+        except TimeoutError as error:
+            raise Unauthorized(
+                call=call,
+                reason=f"the machine secret {self.secret_file} can't be read: {error}",
+            ) from error
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise Unauthorized(
@@ -90,7 +103,7 @@ class LicensedCredentials:
         """Id of the machine."""
         return self.current()[1]
 
-    def secret(self, call: str) -> str:
+    async def secret(self, call: str) -> str:
         """Return the machine's secret.
 
         Raises:

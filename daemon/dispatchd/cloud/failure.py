@@ -87,15 +87,11 @@ def place_of(error: BaseException, settings: TransportSettings) -> Place:
         except RuntimeError:  # it has none
             course = None
     if not isinstance(course, Course):
-        course = Course(proxied=False)
-    try:
-        proxy = settings.used_proxy()
-    except (OSError, ValueError, httpx.InvalidURL):
-        proxy = None
+        course = Course(proxy=None)
     return Place(
         stage=course.stage,
         fresh=course.fresh,
         endpoint=httpx.URL(settings.url),
-        proxy=proxy,
+        proxy=course.proxy,
         with_proxy=course.with_proxy,
     )

@@ -9,6 +9,8 @@ import httpx
 from attrs import define
 from typing_extensions import override
 
+from dispatchd.cloud.proxies import Proxy
+
 _CLOSE_S: Final = 2.0
 """How long the orderly end of a pool's connections may take (seconds)."""
 
@@ -18,7 +20,7 @@ class Pool:
     """Connections of one state of the files; counts the requests that are under way."""
 
     inner: httpx.AsyncHTTPTransport
-    proxied: bool
+    proxy: Proxy | None
     since_s: float
     requests: int = 0
     retired: bool = False

@@ -7,9 +7,11 @@ Deliberately absent: HTTP/2, redirects, and anything that the environment says b
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
+import anyio
 import httpx
 import structlog
 from attrs import field, frozen
@@ -28,12 +30,16 @@ from dispatchd.cloud.proxies import (
     use_proxy,
 )
 from dispatchd.cloud.tls import check_files, client_context
+from dispatchd.concurrency.own_threads import OwnThreads
 
 MAX_AGE_S: Final = 900.0
 """How long a pool is used (seconds): a moved name and the system's new CAs are seen after that."""
 
 CONNECT_S: Final = 10.0
 """How long a TCP connection or a TLS handshake may take, each (seconds)."""
+
+_FILES_S: Final = 5.0
+"""How long looking at the files, or reading them, may take (seconds): they may be where everything hangs."""
 
 
 @frozen(kw_only=True)
@@ -120,11 +126,14 @@ class ForeignOrigin(httpx.TransportError):
 
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
+_HANGS: Final[_Stamp] = ((0, 0, 0),)
+"""The state of files that can't be looked at in time."""
+
 
 class ReloadingTransport(httpx.AsyncBaseTransport):
     """An httpx transport that takes up changed files and lets no connection grow old.
 
-    Files that can't be used leave the pool of before in use, with one warning
+    Files that can't be used, or hang, leave the pool of before in use, with one warning
     (`transport_files_unusable`) for each such state. Without a pool of before, requests fail with
     FilesUnusable until the files are right. Requests to another origin than the endpoint's fail.
     """
@@ -143,6 +152,7 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         self._pool: Pool | None = None
         self._stamp: _Stamp | None = None
         self._warned: _Stamp | None = None
+        self._threads, self._choosing = OwnThreads(), anyio.Lock()
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -155,7 +165,7 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         if _origin(request.url) != self._origin:
             raise ForeignOrigin(str(request.url.host), request=request)
         pool = await self._current(request)
-        course = Course(pool.proxied)
+        course = Course(pool.proxy)
         times = request.extensions.get("timeout", {})
         request.extensions = {
             **request.extensions,
@@ -172,7 +182,7 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         body = cast("httpx.AsyncByteStream", response.stream)
         response.stream = LastingStream(body, pool, request)
         if (
-            pool.proxied
+            pool.proxy is not None
             and response.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
         ):
             # Plain HTTP through a proxy: the same words as for a tunnel, not the endpoint's answer.
@@ -190,17 +200,24 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
     async def _current(self, request: httpx.Request) -> Pool:
         """Return the pool to use, a new one where the old one's time is over.
 
-        Raises:
-            FilesUnusable: There is none, and none can be made.
+        Fails with FilesUnusable: There is none, and none can be made.
         """
         # Looked at before the files are read: a change in between is seen the next time.
-        stamp, now_s = _stamp(self._settings.files), self._monotonic()
+        stamp = await self._look()
+        # One request after the other: what one has opened the next one takes.
+        async with self._choosing:
+            return await self._choose(request, stamp)
+
+    async def _choose(self, request: httpx.Request, stamp: _Stamp) -> Pool:
+        now_s = self._monotonic()
         old = self._pool
         aged = old is not None and now_s - old.since_s >= self._max_age_s
         if old is not None and not aged and stamp in {self._stamp, self._warned}:
             return old
         try:
-            new = self._open(now_s)
+            new = await self._threads.run(
+                "open", partial(self._open, now_s), within_s=_FILES_S
+            )
         except (OSError, ValueError) as error:
             self._warn(stamp, str(error))
             if old is None:
@@ -210,6 +227,18 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         if old is not None:
             await old.retire()
         return new
+
+    async def _look(self) -> _Stamp:
+        """Return the state of the files."""
+        files = self._settings.files
+        if not files:
+            return ()
+        try:
+            return await self._threads.run(
+                "look", partial(_stamp, files), within_s=_FILES_S
+            )
+        except TimeoutError:
+            return _HANGS
 
     def _warn(self, stamp: _Stamp, reason: str) -> None:
         if stamp != self._warned:
@@ -237,7 +266,7 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
             limits=self._limits,
             proxy=None if proxy is None else _for_httpx(proxy, settings.ca_file),
         )
-        return Pool(inner, proxied=proxy is not None, since_s=now_s)
+        return Pool(inner, proxy=proxy, since_s=now_s)
 
 
 def _for_httpx(proxy: Proxy, ca_file: Path | None) -> httpx.Proxy:

@@ -7,6 +7,7 @@ restart doesn't forget it; a license that becomes good, by whatever way, is noti
 import random
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import anyio
@@ -15,6 +16,7 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, evolve, field
 
+from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.backoff import full_jitter_s
 from dispatchd.domain.license import (
     Activation,
@@ -41,6 +43,9 @@ _RETRY_CAP_S: Final = 300.0
 _LOOK_S: Final = 5.0
 """How often the sources on disk are looked at (seconds), so that a new key or activation is noticed."""
 
+_FIND_S: Final = 10.0
+"""How long a look at them may take (seconds): a key may be on a file system that hangs."""
+
 
 @define(kw_only=True)
 class LicenseLoop:
@@ -56,6 +61,7 @@ class LicenseLoop:
     server_id: str = field(default="", init=False)
     looked: anyio.Event = field(factory=anyio.Event, init=False)
     """Set when `status` has been found for the first time."""
+    _threads: OwnThreads = field(factory=OwnThreads, init=False)
     _failures: int = field(default=0, init=False)
     _wake: anyio.Event = field(factory=anyio.Event, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -84,7 +90,13 @@ class LicenseLoop:
                 await self._wake.wait()
 
     async def _look(self) -> None:
-        found = await to_thread.run_sync(self.finder.find, self.server_id)
+        try:
+            found = await self._threads.run(
+                "find", partial(self.finder.find, self.server_id), within_s=_FIND_S
+            )
+        except TimeoutError as error:
+            self._log.warning("license_sources_hang", error=str(error))
+            return
         status = found.status
         if found.key:
             status = await self._activated(found)

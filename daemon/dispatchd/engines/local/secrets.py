@@ -6,13 +6,15 @@ source may hold a newer value by then, and the old one has to be kept out of wha
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Final
 
 import anyio
-from attrs import frozen
+from attrs import field, frozen
 
+from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.secret import SecretSource
@@ -25,6 +27,9 @@ NAMES: Final = "DISPATCHD_SECRETS"
 _COMMAND_S: Final = 30.0
 """How long a command that prints a secret may take (seconds)."""
 
+_FILE_S: Final = 30.0
+"""How long a file may take to be read (seconds): it may be on a file system that hangs, or a pipe."""
+
 _LARGEST: Final = 64 * 1024
 """Largest secret (bytes): Linux refuses a variable over 128 KiB (execve(2), MAX_ARG_STRLEN)."""
 
@@ -34,6 +39,7 @@ class SecretReader:
     """Gets secrets from where they are; `environment` is the daemon's own."""
 
     environment: Mapping[str, str]
+    _threads: OwnThreads = field(factory=OwnThreads, init=False)
 
     async def read(self, source: SecretSource) -> str:
         """Return a secret's value.
@@ -44,6 +50,10 @@ class SecretReader:
         try:
             data = await self._bytes(source)
             value = data.decode().removesuffix("\n").removesuffix("\r")
+        except TimeoutError as error:
+            raise SecretUnavailable(
+                name=source.name, reason=f"its file gave {error}"
+            ) from error
         except (OSError, KeyError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"no {error}"
             raise SecretUnavailable(name=source.name, reason=str(reason)) from error
@@ -65,8 +75,7 @@ class SecretReader:
             if source.file
             else Path(self.environment["CREDENTIALS_DIRECTORY"]) / source.credential
         )
-        async with await anyio.open_file(path, "rb") as file:
-            return await file.read(_LARGEST + 1)
+        return await self._threads.run(path, partial(_read, path), within_s=_FILE_S)
 
     async def _printed(self, source: SecretSource) -> bytes:
         try:
@@ -88,6 +97,11 @@ class SecretReader:
             reason = f"its command ended with exit code {done.returncode}"
             raise SecretUnavailable(name=source.name, reason=reason)
         return done.stdout
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LARGEST + 1)
 
 
 async def environment_of(

@@ -1,0 +1,87 @@
+"""Blocking calls that may hang for ever: each in a thread of its own, which can be left behind.
+
+A read on a dead network file system, or of a pipe that nobody writes to, can't be ended. A worker thread of
+anyio is waited for when its task is cancelled, and when the program ends; a thread of this module is not.
+"""
+
+import threading
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+
+import anyio
+from anyio.from_thread import BlockingPortal
+from attrs import define, field
+
+T = TypeVar("T")
+
+
+@define
+class OwnThreads:
+    """Runs blocking calls; of those under one key, at most one thread is there at a time.
+
+    So a place that hangs costs one thread, however often it is asked for. For one event loop.
+    """
+
+    _running: dict[Hashable, Future[Any]] = field(factory=dict, init=False)
+
+    async def run(
+        self, key: Hashable, call: Callable[[], T], *, within_s: float | None
+    ) -> T:
+        """Return what a blocking call returns, or fail as it does.
+
+        Where an earlier one under this key still runs, its end is waited for and counts for both. A caller
+        that is cancelled leaves the thread behind at once.
+
+        Args:
+            key: What the call is about, and may hang: a path, for instance.
+            call: The call.
+            within_s: How long to wait for it (seconds); None: for as long as it takes.
+
+        Raises:
+            TimeoutError: It takes longer; what it does then is not known.
+        """
+        future = self._running.get(key)
+        if future is None or future.done():
+            future = self._running[key] = _begin(f"own thread: {key}", call)
+        with anyio.move_on_after(within_s) as scope:
+            await _until_done(future)
+        if scope.cancelled_caught:
+            message = f"no answer within {within_s:g} s"
+            raise TimeoutError(message)
+        if self._running.get(key) is future:
+            del self._running[key]
+        return cast("T", future.result())
+
+
+def _begin(name: str, call: Callable[[], T]) -> Future[T]:
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    # A daemon thread: the end of the program doesn't wait for it.
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return future
+
+
+async def _until_done(future: Future[Any]) -> None:
+    here, done = threading.get_ident(), anyio.Event()
+    async with BlockingPortal() as portal:
+
+        def tell(_: Future[Any]) -> None:
+            if threading.get_ident() == here:
+                done.set()
+            else:
+                # Who waited may have gone, and the loop with it.
+                with suppress(RuntimeError):
+                    portal.start_task_soon(done.set)
+
+        future.add_done_callback(tell)
+        await done.wait()
