@@ -169,10 +169,13 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     )
     prune = PruneLoop(
         store=store,
+        tracker=tracker,
         runs=core.runs,
-        concluder=core.run_loop.concluder,
+        workspaces=core.run_loop.concluder.workspaces,
+        board=board,
         clock=clock,
         history_days=config.history_days,
+        endpoint_time=caller.endpoint_time,
     )
     status = Status(
         board=board,

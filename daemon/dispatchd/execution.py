@@ -21,6 +21,7 @@ from dispatchd.loops.follow import Follower
 from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
+from dispatchd.loops.workspaces import Workspaces
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
 
@@ -60,6 +61,7 @@ def execution(
     concluder = Concluder(
         tracker=tracker,
         runs=runs,
+        workspaces=Workspaces(tracker, runs),
         known=known,
         clock=clock,
         random=rng,

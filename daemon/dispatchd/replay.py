@@ -99,7 +99,14 @@ async def play(
         own = evolve(config, state_folder=replay.state_folder)
         clock = SteadyClock.open(replay.state_folder)
         core = execution(own, store, clock, known, environment)
-        return await _run(replay, core)
+        try:
+            return await _run(replay, core)
+        finally:
+            # No later round does it here.
+            with anyio.CancelScope(shield=True):
+                await core.run_loop.concluder.workspaces.remove(
+                    core.runs.trash.contents()
+                )
     finally:
         store.close()
         held.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.git_server import GitServer, git, git_server
 from support.hub import Hub
@@ -129,6 +130,29 @@ async def test_an_agent_that_needs_words_asks_for_them(
     assert "What shall I do?" in record["blocked"]
     # A person may want to look: the clone stays until it is resolved.
     assert (daemon.state / "runs/j/workspace/README.md").exists()
+
+
+async def test_a_parked_agent_that_is_tried_again_has_a_clone_and_leaves_none(
+    server: Hub, daemon: DaemonHere, forge: GitServer
+) -> None:
+    sha = forge.create("o/r")[2]
+    await server.submit(job(sha), comment("/agent"))
+    await daemon.until_logged("job_parked", job_id="j")
+    run = daemon.state / "runs" / "j"
+    # Removing them takes longer than the new attempt's clone.
+    for number in range(3000):
+        (run / "workspace" / str(number)).touch()
+
+    await call(daemon, "POST", "/v1/jobs/j/resolve", {"as": "retry"})
+    await daemon.until_logged("job_parked", job_id="j", attempt=2)
+
+    assert (run / "workspace" / "README.md").exists()
+    assert (run / "workspace.private").exists()
+    assert not (run / "workspace" / "1").exists()
+    await call(daemon, "POST", "/v1/jobs/j/resolve", {"as": "fail"})
+    await until_cleared(run)
+    assert list((run / "workspace").iterdir()) == []
+    await until(lambda: not list((daemon.state / "runs" / ".gone").iterdir()))
 
 
 async def test_a_clone_that_a_killed_daemon_left_is_removed_by_the_next(

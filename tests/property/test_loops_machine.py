@@ -57,6 +57,7 @@ from dispatchd.loops.report import ReportLoop
 from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
+from dispatchd.loops.workspaces import Workspaces
 from dispatchd.store.runs import Runs
 from support.model import (
     KILLED_CODE,
@@ -130,6 +131,7 @@ class Daemon:
         concluder = Concluder(
             tracker=self.tracker,
             runs=runs,
+            workspaces=Workspaces(self.tracker, runs),
             known=known,
             clock=clock,
             random=rng,

@@ -54,6 +54,10 @@ class Caller:
         """Return name of the call, class of its end (`2xx` ... `5xx`, or `none` without an answer) and count, sorted."""
         return [(*key, count) for key, count in sorted(self._tally.items())]
 
+    def endpoint_time(self) -> datetime | None:
+        """Return the endpoint's time now; None before its first answer with a date."""
+        return self.skew.endpoint_time(self.clock.monotonic())
+
     async def post(
         self,
         call: str,
@@ -110,7 +114,7 @@ class Caller:
         except httpx.HTTPError as error:
             words = (await explain(error, self.settings)).words
             raise Unavailable(call=call, reason=words) from error
-        self.skew.see(reply.headers, self.clock.wall())
+        self.skew.see(reply.headers, self.clock.wall(), self.clock.monotonic())
         return reply
 
     def refuse_errors(self, call: str, reply: Reply, *, about_a_job: bool) -> None:

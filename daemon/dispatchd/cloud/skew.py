@@ -1,7 +1,7 @@
 """How far this machine's clock is from the endpoint's, measured at every reply (RFC 9110, 6.6.1, Date)."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from attrs import define, field
@@ -19,11 +19,24 @@ class Skew:
     seconds: float | None = field(default=None, init=False)
     """By how much this clock is ahead (below 0: behind); None before the first reply with a date."""
 
-    def see(self, headers: Mapping[str, str], wall: datetime) -> None:
-        """Measure anew, from a reply's headers and the wall clock at its arrival."""
+    _heard: tuple[datetime, float] | None = field(default=None, init=False)
+
+    def see(self, headers: Mapping[str, str], wall: datetime, monotonic: float) -> None:
+        """Measure anew, from a reply's headers, the wall clock and the monotonic one at its arrival."""
         sent_at = http_date(headers.get("date", ""))
         if sent_at is not None:
             self.seconds = (wall - sent_at).total_seconds()
+            self._heard = (sent_at, monotonic)
+
+    def endpoint_time(self, monotonic: float) -> datetime | None:
+        """Return the endpoint's time now, whatever this machine's clock is set to; None if it isn't known.
+
+        It may be behind: a time that the machine was suspended for isn't counted.
+        """
+        if self._heard is None:
+            return None
+        sent_at, heard_s = self._heard
+        return sent_at + timedelta(seconds=monotonic - heard_s)
 
     @property
     def words(self) -> str:

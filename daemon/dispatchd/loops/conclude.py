@@ -29,9 +29,10 @@ from dispatchd.loops.compose import compose
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
 from dispatchd.loops.tracker import Decision, Tracker
+from dispatchd.loops.workspaces import Workspaces
 from dispatchd.store import reports
 from dispatchd.store.evidence import missing_artifacts, read_result, read_story
-from dispatchd.store.runs import RunFolder, Runs
+from dispatchd.store.runs import Runs
 
 _Judge = Callable[[TrackedJob], Judgement]
 
@@ -50,6 +51,7 @@ class Concluder:
 
     tracker: Tracker
     runs: Runs
+    workspaces: Workspaces
     known: KnownSecrets
     clock: Clock
     random: random.Random
@@ -104,16 +106,6 @@ class Concluder:
 
         await self._decide(record, workflow, judged)
 
-    async def clear_workspace(self, run: RunFolder) -> None:
-        """Remove a checkout that is not needed any more, if the run has one; say so if something stays."""
-        if run.private_mark.exists():
-            try:
-                await to_thread.run_sync(self.runs.clear_workspace, run)
-            except StoreUnavailable as error:
-                self._log.error(
-                    "private_code_left_on_disk", path=str(error.path), error=str(error)
-                )
-
     async def _undo(
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow | None
     ) -> None:
@@ -129,7 +121,7 @@ class Concluder:
 
         after = await self.tracker.decide(record.job.id, decision)
         if not after.blocked:
-            await self.clear_workspace(self.runs.folder(record.run_id))
+            await self.workspaces.clear(record.job.id)
 
     def _read(
         self,
@@ -209,7 +201,7 @@ class Concluder:
             lambda newest: self._decision(newest, workflow, judged(newest)),
         )
         if not after.blocked:
-            await self.clear_workspace(self.runs.folder(record.run_id))
+            await self.workspaces.clear(record.job.id)
 
     def _decision(
         self, newest: TrackedJob, workflow: Workflow | None, judgement: Judgement

@@ -1,9 +1,12 @@
 """Prune: what has been in history for longer than the retention time goes, with the files of its run.
 
-So does a checkout that a crash has left behind its run: private code must not stay on the disk.
+So does a checkout that a crash has left behind its run: private code must not stay on the disk. A clock that is
+wrong must not forget everything, because a job that is forgotten would run again: time has passed when this
+machine's clock and the endpoint's say so.
 """
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Final
 
 import anyio
@@ -12,10 +15,13 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, field
 
-from dispatchd.domain.phase import Phase
+from dispatchd.concurrency.bug_fence import bugs_contained
+from dispatchd.domain.job import TrackedJob
 from dispatchd.errors import StoreUnavailable
-from dispatchd.loops.conclude import Concluder
+from dispatchd.loops.board import Board
 from dispatchd.loops.ports import Clock
+from dispatchd.loops.tracker import Tracker
+from dispatchd.loops.workspaces import Workspaces
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
 
@@ -28,10 +34,14 @@ class PruneLoop:
     """Keeps the state folder from growing for ever; `history_days` is the retention time in days."""
 
     store: JobStore
+    tracker: Tracker
     runs: Runs
-    concluder: Concluder
+    workspaces: Workspaces
+    board: Board
     clock: Clock
     history_days: float
+    endpoint_time: Callable[[], datetime | None]
+    """Returns what the endpoint's clock shows, or None while that isn't known."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -40,38 +50,58 @@ class PruneLoop:
         """Prune at once and then every hour, until cancelled."""
         task_status.started()
         while True:
-            try:
-                removed = await to_thread.run_sync(self._round)
+            heard = self.endpoint_time()
+            with bugs_contained(loop="prune"):
+                if heard is not None:
+                    await self._prune(min(heard, self.clock.now()))
                 await self._clear_abandoned()
+                await self.workspaces.remove(self.runs.trash.contents())
+            if heard is None:
+                await self._until_heard()
+            else:
+                await anyio.sleep(_EVERY_S)
+
+    async def _until_heard(self) -> None:
+        """Wait for the endpoint's time, but not for longer than for the next round."""
+        with anyio.move_on_after(_EVERY_S):
+            while True:
+                changed = self.board.changed
+                if self.endpoint_time() is not None:
+                    return
+                await changed.wait()
+
+    async def _prune(self, now: datetime) -> None:
+        before = now - timedelta(days=self.history_days)
+        old = await to_thread.run_sync(self.store.past_before, before)
+        removed = 0
+        for record in old:
+            try:
+                removed += await self._forget(record)
             except StoreUnavailable as error:
                 self._log.error("prune_failed", error=str(error))
-            else:
-                if removed:
-                    self._log.info(
-                        "history_pruned",
-                        jobs=removed,
-                        older_than_days=self.history_days,
-                    )
-            await anyio.sleep(_EVERY_S)
+        if removed:
+            self._log.info(
+                "history_pruned", jobs=removed, older_than_days=self.history_days
+            )
 
-    def _round(self) -> int:
-        before = self.clock.now() - timedelta(days=self.history_days)
-        old = self.store.past_before(before)
-        for record in old:
-            # In this order a crash leaves a record, which is found again, and never a folder without one.
-            self.runs.remove(record.run_id)
-            self.store.forget(record)
-        return len(old)
+    async def _forget(self, old: TrackedJob) -> bool:
+        """Forget a job, unless it has come again meanwhile; return whether it is gone."""
+        async with self.tracker.holding(old.job.id) as newest:
+            if newest != old:
+                return False
+            await to_thread.run_sync(self._take_away, old)
+            return True
+
+    def _take_away(self, record: TrackedJob) -> None:
+        # In this order a crash leaves a record, which is found again, and never a folder without one.
+        self.runs.retire(record.run_id)
+        self.store.forget(record)
 
     async def _clear_abandoned(self) -> None:
         """Remove the private workspaces of jobs that will not run again."""
-        private = await to_thread.run_sync(lambda: list(self.runs.private()))
-        # After the folders: a job that came meanwhile is not mistaken for one that is gone.
-        needed = {
-            self.runs.folder(record.run_id).path
-            for record in self.store.in_phase(*Phase)
-            if record.phase is not Phase.FINISHING
-        }
-        for run in private:
-            if run.path not in needed:
-                await self.concluder.clear_workspace(run)
+        for name in await to_thread.run_sync(self.runs.private):
+            job_id = await to_thread.run_sync(self.store.id_behind, name)
+            if job_id is None:
+                self._log.error("private_code_of_unknown_job", folder=name)
+            else:
+                await self.workspaces.clear(job_id)

@@ -146,10 +146,9 @@ class RunLoop:
             record.job.id for record in self.tracker.in_phase(Phase.NEEDS_ATTENTION)
         }
         for job_id in self._parked - parked:
-            # The run's id is the job's.
-            run = self.runs.folder(job_id)
+            # One that goes on, because it is tried again, keeps its workspace.
             tasks.start_soon(
-                self.concluder.clear_workspace, run, name=f"clear {job_id}"
+                self.concluder.workspaces.clear, job_id, name=f"clear {job_id}"
             )
         self._parked = parked
 

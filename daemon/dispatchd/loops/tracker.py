@@ -4,7 +4,8 @@ A record is durable before the act that it describes. So nothing here returns un
 full or failing disk makes every loop wait here (`loops/disk.py`).
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -94,6 +95,15 @@ class Tracker:
     async def find(self, job_id: str) -> TrackedJob | None:
         """Return a tracked or past job, or None for one that is not known here."""
         return self._store.get(job_id) or await to_thread.run_sync(self._past, job_id)
+
+    @asynccontextmanager
+    async def holding(self, job_id: str) -> AsyncIterator[TrackedJob | None]:
+        """Give the newest record of a job, which can't change in the block; None if it is not known here.
+
+        Only who holds a job may take its folder away. For short work: all that happens to it has to wait.
+        """
+        async with self._lock(job_id):
+            yield await self.find(job_id)
 
     async def receive(
         self,

@@ -26,7 +26,7 @@ from dispatchd.errors import (
 )
 from dispatchd.store.codec import decode, encode
 from dispatchd.store.durable import DurableFolder, make_folder, sweep
-from dispatchd.store.names import file_name
+from dispatchd.store.names import file_name, identifier
 
 _SUFFIX: Final = ".json"
 
@@ -127,6 +127,22 @@ class JobStore:
         except FileNotFoundError:
             return None
 
+    def id_behind(self, name: str) -> str | None:
+        """Return the id of the job whose files have a name (`names.py`), or None if that can't be known."""
+        found = identifier(name)
+        if found is None:
+            found = next(
+                (each for each in self._ids() if file_name(each) == name), None
+            )
+        if found is None:
+            with suppress(FileNotFoundError, RecordUnreadable):
+                found = _read(self._history.path / (name + _SUFFIX)).job.id
+        return found
+
+    def _ids(self) -> list[str]:
+        with self._guard:
+            return list(self._records)
+
     def put(self, record: TrackedJob) -> None:
         """Make a record durable: a tracked job in `jobs/`, one in phase history in `history/`.
 
@@ -169,8 +185,8 @@ class JobStore:
         return found
 
     def forget(self, record: TrackedJob) -> None:
-        """Remove a job from history. Fails with StoreUnavailable if it is still there."""
-        self._history.remove(file_name(record.job.id) + _SUFFIX)
+        """Remove a job from history, durably. Fails with StoreUnavailable if it may still be there."""
+        self._history.remove(file_name(record.job.id) + _SUFFIX, durably=True)
 
     def _index(self, record: TrackedJob) -> None:
         with self._guard:

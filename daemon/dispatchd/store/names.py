@@ -2,10 +2,12 @@
 
 from hashlib import sha256
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 _LONGEST: Final = 200
 """Longest encoded id that is used as it is (bytes): a Linux file name has 255, and ours carry affixes."""
+
+_HASHED: Final = "%sha256-"
 
 
 def file_name(identifier: str) -> str:
@@ -19,4 +21,9 @@ def file_name(identifier: str) -> str:
         encoded = "%2E" + encoded[1:]
     if len(encoded) <= _LONGEST:
         return encoded
-    return "%sha256-" + sha256(identifier.encode(errors="surrogatepass")).hexdigest()
+    return _HASHED + sha256(identifier.encode(errors="surrogatepass")).hexdigest()
+
+
+def identifier(name: str) -> str | None:
+    """Return the id that a file name stands for, or None for a hashed one."""
+    return None if name.startswith(_HASHED) else unquote(name, errors="surrogatepass")

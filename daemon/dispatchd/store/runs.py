@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from attrs import frozen
@@ -16,6 +16,7 @@ from dispatchd.store.durable import (
     sweep,
 )
 from dispatchd.store.names import file_name
+from dispatchd.store.trash import Trash, remove_tree
 
 
 @frozen(kw_only=True)
@@ -168,27 +169,30 @@ class Runs:
         except OSError as error:
             raise StoreUnavailable(path=mark, error=error) from error
 
-    def clear_workspace(self, run: RunFolder) -> None:
-        """Remove everything in a run's workspace, and what unfinished checkouts have left beside it.
+    def retire_workspace(self, run: RunFolder) -> list[Path]:
+        """Move all of a private workspace, and what unfinished checkouts have left beside it, to what is removed.
+
+        Nothing private is in the run's folder then, whatever happens next. Returns where it is now.
 
         Raises:
-            StoreUnavailable: Something of it may still be there; carries its path.
+            StoreUnavailable: Something of it may still be there.
         """
-        for each in (run.workspace, *run.path.glob("workspace.*")):
-            if each != run.private_mark:
-                _remove_tree(each)
+        found = (run.workspace, *run.path.glob("workspace.*"))
+        retired = self.trash.take(each for each in found if each != run.private_mark)
         try:
             run.workspace.mkdir(mode=FOLDER_MODE, exist_ok=True)
             run.private_mark.unlink(missing_ok=True)
         except OSError as error:
             raise StoreUnavailable(path=run.path, error=error) from error
+        return retired
 
-    def private(self) -> Iterator[RunFolder]:
-        """Yield the folders of the runs whose workspace is private, in no order."""
-        for each in self._root.iterdir():
-            run = RunFolder(path=each)
-            if run.private_mark.exists():
-                yield run
+    def private(self) -> list[str]:
+        """Return the names of the folders of the runs whose workspace is private, sorted."""
+        return sorted(
+            each.name
+            for each in self._root.iterdir()
+            if RunFolder(path=each).private_mark.exists()
+        )
 
     def keep_artifacts(self, run_id: str, paths: Iterable[str]) -> None:
         """Keep files and folders of a workspace that is about to go; they get a second name, not a copy.
@@ -197,7 +201,7 @@ class Runs:
             StoreUnavailable: Not all of them are kept.
         """
         run = self.folder(run_id)
-        _remove_tree(run.artifacts)
+        remove_tree(run.artifacts)
         try:
             for each in paths:
                 _link(run.workspace / each, run.artifacts / each)
@@ -216,12 +220,24 @@ class Runs:
         except OSError as error:
             raise StoreUnavailable(path=file, error=error) from error
 
-    def remove(self, run_id: str) -> None:
-        """Remove everything of a run; a missing one is fine.
+    def retire(self, run_id: str) -> list[Path]:
+        """Move everything of a run to what is removed, durably; a missing one is fine. Returns where it is now.
 
-        Fails with StoreUnavailable if something of it is still there.
+        Raises:
+            StoreUnavailable: It is still there, or may come back after a power cut.
         """
-        _remove_tree(self.folder(run_id).path)
+        retired = self.trash.take([self.folder(run_id).path])
+        try:
+            self._sync_root()
+        except OSError as error:
+            raise StoreUnavailable(path=self._root, error=error) from error
+        return retired
+
+    @property
+    def trash(self) -> Trash:
+        """What nobody needs any more, and is removed in its own time."""
+        # No run's folder begins with a dot.
+        return Trash(self._root / ".gone")
 
     def _sync_root(self) -> None:
         fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -229,34 +245,6 @@ class Runs:
             os.fsync(fd)
         finally:
             os.close(fd)
-
-
-def _remove_tree(path: Path) -> None:
-    """Remove a folder, if it is there, with all that is in it, also what its owner has made read-only.
-
-    Raises:
-        StoreUnavailable: Something of it is still there; carries its path.
-    """
-    try:
-        try:
-            shutil.rmtree(path)
-        except PermissionError:
-            _make_writable(path)
-            shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        left = Path(error.filename) if error.filename else path
-        raise StoreUnavailable(path=left, error=error) from error
-
-
-def _make_writable(path: Path) -> None:
-    # A folder without write permission keeps what is in it (unlink(2), EACCES).
-    path.chmod(FOLDER_MODE)
-    for folder, names, _ in os.walk(path):
-        for each in (Path(folder, name) for name in names):
-            if not each.is_symlink():
-                each.chmod(FOLDER_MODE)
 
 
 def _link(found: Path, kept: Path) -> None:

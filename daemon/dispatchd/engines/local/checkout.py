@@ -8,7 +8,9 @@ neither the machine's nor the user's configuration can run a hook, a helper or a
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 from typing import Final
@@ -19,6 +21,7 @@ import anyio.abc
 from anyio import to_thread
 from attrs import frozen
 
+from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.launch import Checkout
 from dispatchd.engines.local.process import kill_group
 from dispatchd.errors import WorkspaceFailed
@@ -64,6 +67,9 @@ _KEPT: Final = 64 * 1024
 _LONGEST_REASON: Final = 300
 """What is told of it (characters)."""
 
+_REMOVE_S: Final = 60.0
+"""How long the removal of a folder that nobody needs is waited for (seconds)."""
+
 _KILL_S: Final = 5.0
 """How long the end of a git that was stopped, and of all that it has started, is waited for (seconds)."""
 
@@ -92,6 +98,8 @@ async def check_out(
     if flaw:
         raise WorkspaceFailed(url=checkout.url, reason=flaw)
     try:
+        # Not in the workspace itself: a git that a killed daemon left behind may still be writing there.
+        await _remove(workspace.parent.glob(f"{workspace.name}.checkout-*"))
         aside = await to_thread.run_sync(_prepare, workspace, scratch)
         git = _Git(
             url=checkout.url,
@@ -104,7 +112,7 @@ async def check_out(
         if scope.cancelled_caught:
             reason = f"it took longer than {checkout.timeout_s:g} s"
             raise WorkspaceFailed(url=checkout.url, reason=reason)
-        await to_thread.run_sync(_replace, workspace, aside)
+        await _remove([await to_thread.run_sync(_replace, workspace, aside)])
     except OSError as error:
         raise WorkspaceFailed(url=checkout.url, reason=str(error.strerror)) from error
 
@@ -245,15 +253,30 @@ def _prepare(workspace: Path, scratch: Path) -> Path:
     askpass = scratch / "askpass"
     askpass.write_text(_ASKPASS)
     askpass.chmod(0o700)
-    # Not in the workspace itself: a git that a killed daemon left behind may still be writing there.
-    for left in workspace.parent.glob(f"{workspace.name}.checkout-*"):
-        shutil.rmtree(left, ignore_errors=True)
+    return _new_folder(workspace)
+
+
+def _new_folder(workspace: Path) -> Path:
     return Path(
         tempfile.mkdtemp(prefix=f"{workspace.name}.checkout-", dir=workspace.parent)
     )
 
 
-def _replace(workspace: Path, aside: Path) -> None:
+async def _remove(folders: Iterable[Path]) -> None:
+    """Remove folders that nobody needs; who cancels doesn't wait, and what is left goes with the workspace."""
+    for each in folders:
+        with suppress(TimeoutError):
+            await OwnThreads().run(
+                each,
+                partial(shutil.rmtree, each, ignore_errors=True),
+                within_s=_REMOVE_S,
+            )
+
+
+def _replace(workspace: Path, aside: Path) -> Path:
+    """Put a folder in the place of the workspace, and return where the one before is now."""
+    old = _new_folder(workspace)
     if workspace.exists():
-        shutil.rmtree(workspace)
+        workspace.rename(old)
     aside.rename(workspace)
+    return old

@@ -1,0 +1,84 @@
+"""Folders that nobody needs any more: moved out of the way in one step, and removed in their own time.
+
+Who holds a job moves its folder, which takes a moment however much is in it; nobody works in there any more, so
+the removal needs no lock, may take long, and may be done by the next daemon.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.errors import StoreUnavailable
+from dispatchd.store.durable import FOLDER_MODE
+
+_UNIQUE_BYTES: Final = 8
+"""Random part of a name in here (bytes)."""
+
+
+@frozen
+class Trash:
+    """One folder of folders that are to be removed, on the file system that they come from. Calls block."""
+
+    path: Path
+
+    def take(self, folders: Iterable[Path]) -> list[Path]:
+        """Move folders in here; missing ones are fine. Returns where they are now.
+
+        Fails with StoreUnavailable: One is still where it was.
+        """
+        return [new for each in folders if (new := self._take_one(each)) is not None]
+
+    def contents(self) -> list[Path]:
+        """Return what is in here, as an earlier daemon may have left it."""
+        try:
+            return sorted(self.path.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def _take_one(self, folder: Path) -> Path | None:
+        new = self.path / os.urandom(_UNIQUE_BYTES).hex()
+        try:
+            self.path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            try:
+                folder.rename(new)
+            except PermissionError:
+                # A folder that its owner has made read-only can't change its parent (rename(2), EACCES).
+                folder.chmod(FOLDER_MODE)
+                folder.rename(new)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreUnavailable(path=folder, error=error) from error
+        return new
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder, if it is there, with all that is in it, also what its owner has made read-only.
+
+    Raises:
+        StoreUnavailable: Something of it is still there; carries its path.
+    """
+    try:
+        try:
+            shutil.rmtree(path)
+        except PermissionError:
+            _make_writable(path)
+            shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        left = Path(error.filename) if error.filename else path
+        raise StoreUnavailable(path=left, error=error) from error
+
+
+def _make_writable(path: Path) -> None:
+    # A folder without write permission keeps what is in it (unlink(2), EACCES).
+    path.chmod(FOLDER_MODE)
+    for folder, names, _ in os.walk(path):
+        for each in (Path(folder, name) for name in names):
+            if not each.is_symlink():
+                each.chmod(FOLDER_MODE)

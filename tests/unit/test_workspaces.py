@@ -1,0 +1,247 @@
+"""Who may touch a run's folder: private code goes when its job needs it no more, and never before."""
+
+import os
+import random
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+from attrs import evolve
+from typing_extensions import override
+
+from dispatchd.clock import SteadyClock
+from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.outcome import Outcome, Verdict
+from dispatchd.domain.phase import Event, Phase
+from dispatchd.loops.board import Board
+from dispatchd.loops.disk import Disk
+from dispatchd.loops.prune import PruneLoop
+from dispatchd.loops.tracker import Tracker
+from dispatchd.loops.workspaces import Workspaces
+from dispatchd.store.jobs import JobStore
+from dispatchd.store.runs import RunFolder, Runs
+from support.clock import within
+from support.until import until
+
+NOW = datetime.now(UTC)
+LONG_AGO = NOW - timedelta(days=40)
+DONE = Verdict(outcome=Outcome.SUCCEEDED, summary="Done.")
+HASHED = "long " * 100
+"""An id that is too long for a file's name."""
+
+
+class TellingStore(JobStore):
+    """The real store; says when somebody has looked for old jobs."""
+
+    looked: threading.Event
+
+    @override
+    def past_before(self, before: datetime) -> list[TrackedJob]:
+        found = super().past_before(before)
+        self.looked.set()
+        return found
+
+
+class Place:
+    """A state folder, and what works on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store, _ = TellingStore.open(folder)
+        self.store.looked = threading.Event()
+        self.clock = SteadyClock.open(folder)
+        self.tracker = Tracker(self.store, self.clock, Disk(random.Random(0)))
+        self.runs = Runs.open(folder)
+        self.workspaces = Workspaces(self.tracker, self.runs)
+        self.endpoint_time: datetime | None = NOW
+        self.board = Board()
+
+    def put(self, job_id: str, phase: Phase, at: datetime = NOW) -> TrackedJob:
+        verdict = DONE if phase is Phase.FINISHING else None
+        record = evolve(
+            TrackedJob.received(Job(id=job_id, workflow="it"), now=at),
+            phase=phase,
+            verdict=verdict,
+        )
+        self.store.put(record)
+        return record
+
+    def run_of(self, job_id: str, *, private: bool = True) -> RunFolder:
+        self.runs.create(job_id, payload="{}", headers="{}")
+        run = self.runs.folder(job_id)
+        (run.workspace / "code").write_text("private")
+        if private:
+            self.runs.mark_private(job_id)
+        return run
+
+    def past(self, job_id: str) -> TrackedJob:
+        """Leave a job in history that was given back long ago."""
+        record = self.put(job_id, Phase.PENDING_ACCEPT, LONG_AGO)
+        past = record.advance(Event.ACCEPT_REFUSED, LONG_AGO)
+        self.store.put(past)
+        for file in (self.folder / "history").iterdir():
+            os.utime(file, (LONG_AGO.timestamp(), LONG_AGO.timestamp()))
+        return past
+
+    @asynccontextmanager
+    async def pruning(self) -> AsyncIterator[None]:
+        loop = PruneLoop(
+            store=self.store,
+            tracker=self.tracker,
+            runs=self.runs,
+            workspaces=self.workspaces,
+            board=self.board,
+            clock=self.clock,
+            history_days=30,
+            endpoint_time=lambda: self.endpoint_time,
+        )
+        async with anyio.create_task_group() as tasks:
+            with within(20):
+                await tasks.start(loop.run)
+                yield
+            tasks.cancel_scope.cancel()
+
+    def nothing_private(self) -> bool:
+        return not list(self.folder.rglob("code"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    found = Place(tmp_path)
+    yield found
+    found.store.close()
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.NEEDS_ATTENTION],
+)
+async def test_a_workspace_that_a_job_may_use_stays(place: Place, phase: Phase) -> None:
+    place.put("j", phase)
+    run = place.run_of("j")
+
+    await place.workspaces.clear("j")
+
+    assert (run.workspace / "code").exists()
+    assert run.private_mark.exists()
+
+
+@pytest.mark.parametrize("phase", [Phase.RETRY_WAIT, Phase.FINISHING, Phase.HISTORY])
+async def test_a_workspace_that_is_needed_no_more_goes(
+    place: Place, phase: Phase
+) -> None:
+    place.put("j", phase)
+    run = place.run_of("j")
+    (run.path / "workspace.checkout-dead").mkdir()
+    (run.path / "workspace.checkout-dead" / "code").touch()
+
+    await place.workspaces.clear("j")
+
+    assert place.nothing_private()
+    assert sorted(each.name for each in run.path.iterdir()) == [
+        "event.json",
+        "headers.json",
+        "workspace",
+    ]
+
+
+async def test_a_read_only_workspace_goes_too(place: Place) -> None:
+    place.put("j", Phase.FINISHING)
+    run = place.run_of("j")
+    run.workspace.chmod(0o500)
+
+    await place.workspaces.clear("j")
+
+    assert place.nothing_private()
+
+
+@pytest.mark.parametrize("job_id", ["j", "a/b", HASHED])
+async def test_a_workspace_that_was_left_behind_goes_with_the_next_round(
+    place: Place, job_id: str
+) -> None:
+    place.put(job_id, Phase.HISTORY)
+    place.run_of(job_id)
+
+    async with place.pruning():
+        await until(place.nothing_private)
+
+
+async def test_what_an_earlier_daemon_was_removing_goes_with_the_next_round(
+    place: Place,
+) -> None:
+    left = place.runs.trash.path / "0123"
+    left.mkdir(parents=True)
+    (left / "code").touch()
+
+    async with place.pruning():
+        await until(lambda: not left.exists())
+
+
+async def test_an_old_job_is_forgotten_with_its_folder(place: Place) -> None:
+    place.past("j")
+    run = place.run_of("j", private=False)
+
+    async with place.pruning():
+        await until(lambda: not run.path.exists())
+
+    assert place.store.past("j") is None
+
+
+async def test_a_job_that_comes_again_while_old_ones_are_forgotten_keeps_its_folder(
+    place: Place,
+) -> None:
+    place.past("j")
+    place.past("k")
+    run = place.run_of("j", private=False)
+    job = Job(id="j", workflow="it", claim_token="again")
+
+    async def come_again() -> None:
+        await place.tracker.receive(job, store_texts=lambda: None)
+
+    async with anyio.create_task_group() as tasks, AsyncExitStack() as held:
+        await held.enter_async_context(place.tracker.holding("j"))
+        tasks.start_soon(come_again)
+        await anyio.wait_all_tasks_blocked()
+        async with place.pruning():
+            await to_thread.run_sync(place.store.looked.wait)
+            await anyio.wait_all_tasks_blocked()
+            # Both wait for the job, and the delivery came first.
+            await held.aclose()
+            await until(lambda: place.store.past("k") is None)
+
+    assert place.tracker.in_phase(Phase.PENDING_ACCEPT)
+    assert (run.workspace / "code").exists()
+
+
+@pytest.mark.parametrize("heard", [LONG_AGO, None])
+async def test_a_clock_that_is_ahead_forgets_nothing(
+    place: Place, heard: datetime | None
+) -> None:
+    """This machine's clock says that 40 days have passed, and the endpoint's doesn't, or says nothing yet."""
+    place.past("j")
+    place.endpoint_time = heard
+
+    async with place.pruning():
+        await anyio.wait_all_tasks_blocked()
+        if heard is not None:
+            await to_thread.run_sync(place.store.looked.wait)
+
+    assert place.store.past("j") is not None
+
+
+async def test_old_jobs_are_forgotten_as_soon_as_the_endpoint_tells_its_time(
+    place: Place,
+) -> None:
+    place.past("j")
+    place.endpoint_time = None
+
+    async with place.pruning():
+        await anyio.wait_all_tasks_blocked()
+        place.endpoint_time = NOW
+        place.board.ring()
+        await until(lambda: place.store.past("j") is None)
