@@ -238,7 +238,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         tracker=tracker,
         fence=core.fence,
         clock=clock,
-        progress=ProgressFeed(core.runs),
+        progress=ProgressFeed(core.runs, core.run_loop.concluder.stories),
     )
     others = (
         *(who.license, report, core.run_loop, heartbeat, prune, intake, control),

@@ -167,6 +167,26 @@ HOSTILE = {
 }
 
 
+async def test_events_without_end_hold_up_neither_the_verdict_nor_others(
+    tmp_path: Path,
+) -> None:
+    flood = "yes '{}' | head -c 67108864 >\"$DISPATCHD_EVENTS\""
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": ["/bin/sh", "-c", flood], "two": ["/bin/true"]}
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out(JOB)
+            [finish] = await hub.until_finished("j")
+            hub.hand_out({"id": "k", "dag_name": "two"})
+            await hub.until_finished("k")
+            shown = await show(daemon)
+
+    assert finish["result_status"] == "succeeded"
+    assert "22,269,622 lines were left out" in finish["result_summary"]
+    assert "22,269,622 lines" in shown
+
+
 async def test_whatever_a_command_does_to_its_folder_its_job_ends(
     tmp_path: Path,
 ) -> None:

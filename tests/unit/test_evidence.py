@@ -5,7 +5,10 @@ import pytest
 
 from dispatchd.domain.result import NoResult, RunResult
 from dispatchd.store.evidence import (
+    LONGEST_EVENTS,
+    MOST_EVENTS,
     EventReader,
+    Stories,
     missing_artifacts,
     read_result,
     read_story,
@@ -108,6 +111,46 @@ def test_a_line_that_never_ends_is_one_bad_line(tmp_path: Path) -> None:
     story = read_story(file)
 
     assert (story.events, story.malformed) == (1, 1)
+
+
+def test_events_without_end_are_counted_and_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(PROGRESS * 10 + b"{}\n" * 200_000 + PROGRESS.rstrip())
+    reader = EventReader(file)
+
+    story = reader.read(to_the_end=True)
+
+    assert story.events + story.malformed == MOST_EVENTS
+    assert story.events == 10
+    assert story.left_out == 200_000 + 11 - MOST_EVENTS
+    assert story.bytes_left_out == 0
+
+
+def test_what_comes_behind_64_mib_of_events_is_not_looked_at(tmp_path: Path) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(PROGRESS)
+    with file.open("ab") as more:
+        more.truncate(LONGEST_EVENTS + 10)
+
+    story = read_story(file)
+
+    assert (story.events, story.malformed, story.bytes_left_out) == (1, 1, 10)
+
+
+def test_what_a_heartbeat_has_read_the_verdict_does_not_read_again(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "events.ndjson"
+    file.write_bytes(PROGRESS * 3)
+    stories = Stories()
+    assert stories.so_far(file).events == 3
+
+    # What has been read is not there to be read once more.
+    file.write_bytes(b" " * (3 * len(PROGRESS) - 1) + b"\n" + PROGRESS)
+
+    assert stories.whole(file).events == 4
+    stories.forget(file)
+    assert stories.whole(file).events == 1
 
 
 def test_the_tail_says_what_is_before_it(tmp_path: Path) -> None:

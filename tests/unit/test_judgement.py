@@ -168,6 +168,15 @@ def test_force_leftovers_noise_and_what_is_left_to_do_are_told() -> None:
     assert "Bump the lock file." in found.summary
 
 
+def test_events_that_were_too_many_are_told() -> None:
+    found = judged(0, story=Story(left_out=22_269_621, bytes_left_out=5))
+
+    assert (
+        "Of its events 22,269,621 lines and all behind the first 64 MiB were left out"
+        in found.summary
+    )
+
+
 def test_the_words_of_a_result_are_the_summary() -> None:
     done = judged(
         0, contract=Contract.HEADLESS, result=said(ResultStatus.SUCCESS)

@@ -59,6 +59,7 @@ def _print_story(record: TrackedJob, folder: RunFolder) -> None:
         else "",
         "left to do": "; ".join(story.follow_ups),
         "bad events": f"{story.malformed} lines" if story.malformed else "",
+        "events left out": f"{story.left_out:,} lines" if story.left_out else "",
     }
     if any(told.values()):
         click.echo()

@@ -208,9 +208,19 @@ def _notes(evidence: Evidence, ending: Ending) -> list[str]:
         notes += _taken(end.usage)
     if story.malformed:
         notes.append(f"{story.malformed} lines of its events could not be read.")
+    if story.left_out or story.bytes_left_out:
+        notes.append(_flood(story))
     if story.follow_ups and TABLE[evidence.contract][ending].then is not Then.RETRY:
         notes.append(f"Left to do: {'; '.join(story.follow_ups)}.")
     return notes
+
+
+def _flood(story: Story) -> str:
+    """Return the sentence about events that were too many to be read."""
+    parts = [f"{story.left_out:,} lines"] if story.left_out else []
+    if story.bytes_left_out:
+        parts.append("all behind the first 64 MiB")
+    return f"Of its events {' and '.join(parts)} were left out: they were too many."
 
 
 def _taken(usage: Usage) -> list[str]:

@@ -83,6 +83,10 @@ class Story:
     """Why the run asks for a person; the last reason counts."""
     events: int = 0
     malformed: int = 0
+    left_out: int = 0
+    """Lines that were not looked at, because there were too many."""
+    bytes_left_out: int = 0
+    """What comes after the part that is looked at, likewise."""
 
     def feed(self, line: bytes) -> None:
         """Take one line, without its end."""

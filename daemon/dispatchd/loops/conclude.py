@@ -10,9 +10,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import structlog
-from anyio import to_thread
 from attrs import define, evolve, field, frozen
 
+from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.backoff import RETRY_CAP_S, full_jitter_s
 from dispatchd.domain.exit_table import Contract, Ending, Then
 from dispatchd.domain.job import Attempt, TrackedJob
@@ -31,7 +31,7 @@ from dispatchd.loops.ports import Clock
 from dispatchd.loops.tracker import Decision, Tracker
 from dispatchd.loops.workspaces import Workspaces
 from dispatchd.store import reports
-from dispatchd.store.evidence import missing_artifacts, read_result, read_story
+from dispatchd.store.evidence import Stories, missing_artifacts, read_result
 from dispatchd.store.runs import Runs
 
 _Judge = Callable[[TrackedJob], Judgement]
@@ -56,6 +56,9 @@ class Concluder:
     clock: Clock
     random: random.Random
     retry_wait_s: float
+    stories: Stories = field(factory=Stories)
+    """What the runs say of themselves, as far as it has been read."""
+    _threads: OwnThreads = field(factory=OwnThreads, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -87,10 +90,15 @@ class Concluder:
         # Not asked here: whether the job is a fork's. The word may have come after the start.
         secret_free = workflow is not None and not workflow.secret_variables
         known = secrets_known or secret_free
-        found = await to_thread.run_sync(
-            lambda: self._read(record, attempt, end, workflow, known=known)
+        # A stop doesn't wait for what a command has left, however much it is: the next daemon reads it anew.
+        found = await self._threads.run(
+            job_id,
+            lambda: self._read(record, attempt, end, workflow, known=known),
+            within_s=None,
         )
         await self._decide(record, workflow, lambda newest: self._judged(newest, found))
+        run = self.runs.folder(record.run_id)
+        self.stories.forget(run.events_file(attempt.number))
 
     async def fail_to_start(
         self, record: TrackedJob, workflow: Workflow, ending: Ending, why: str
@@ -152,7 +160,7 @@ class Concluder:
             end=end,
             contract=attempt.contract,
             result=result,
-            story=read_story(run.events_file(attempt.number)),
+            story=self.stories.whole(run.events_file(attempt.number)),
             missing=missing,
             missing_fails=workflow is not None and workflow.missing_fails,
             duration_s=(self.clock.now() - attempt.started_at).total_seconds(),
@@ -260,5 +268,10 @@ def _without_words(evidence: Evidence) -> Evidence:
     return evolve(
         evidence,
         result=result,
-        story=Story(blocked=blocked, malformed=story.malformed),
+        story=Story(
+            blocked=blocked,
+            malformed=story.malformed,
+            left_out=story.left_out,
+            bytes_left_out=story.bytes_left_out,
+        ),
     )

@@ -11,17 +11,18 @@ from dispatchd.domain.phase import Phase
 from dispatchd.domain.run_event import Progress
 from dispatchd.hostile_files import read_regular, write_new
 from dispatchd.loops.log_context import job_context
-from dispatchd.store.evidence import EventReader
+from dispatchd.store.evidence import Stories
 from dispatchd.store.runs import Runs
 
 
 @define
 class _Cursor:
-    """How far an attempt's events have been read, and how many of its progress events have been told."""
+    """Where an attempt's events are, and how many of its progress events have been told."""
 
-    reader: EventReader
+    path: Path
     file: Path
     told: int
+    seen: int = 0
 
 
 @define
@@ -29,6 +30,7 @@ class ProgressFeed:
     """Reads events when somebody asks; nothing watches the files."""
 
     _runs: Runs
+    _stories: Stories
     _cursors: dict[str, _Cursor] = field(factory=dict, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -38,7 +40,9 @@ class ProgressFeed:
         """Return how far a job's run is, or None if that has been told or there is no run."""
         attempt = record.attempt
         if record.phase is not Phase.RUNNING or attempt is None:
-            self._cursors.pop(record.job.id, None)
+            over = self._cursors.pop(record.job.id, None)
+            if over is not None:
+                self._stories.forget(over.path)
             return None
         return await to_thread.run_sync(self._read, record, attempt.number)
 
@@ -47,7 +51,7 @@ class ProgressFeed:
         cursor = self._cursors.get(record.job.id)
         if cursor is None:
             return
-        cursor.told = cursor.reader.story.progress_events
+        cursor.told = cursor.seen
         try:
             write_new(cursor.file, str(cursor.told).encode())
         except OSError as error:
@@ -60,11 +64,12 @@ class ProgressFeed:
         run = self._runs.folder(record.run_id)
         path = run.events_file(number)
         cursor = self._cursors.get(record.job.id)
-        if cursor is None or cursor.reader.path != path:
+        if cursor is None or cursor.path != path:
             file = run.told_file(number)
-            cursor = _Cursor(EventReader(path), file, _number_in(file))
+            cursor = _Cursor(path, file, _number_in(file))
             self._cursors[record.job.id] = cursor
-        story = cursor.reader.read()
+        story = self._stories.so_far(path)
+        cursor.seen = story.progress_events
         return story.progress if story.progress_events > cursor.told else None
 
 

@@ -84,7 +84,7 @@ class Starter:
         now = self.tracker.get(record.job.id)
         if now is None or now.phase is not Phase.RUNNING:
             self.engine.forget(run.attempt(attempt.number))
-            await self.concluder.clear_workspace(run)
+            await self.concluder.workspaces.clear(record.job.id)
 
     async def _launch(
         self, record: TrackedJob, prepared: Prepared, workflow: Workflow

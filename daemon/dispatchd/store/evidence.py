@@ -5,6 +5,7 @@ large, or anything but text.
 """
 
 import json
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -27,8 +28,11 @@ LARGEST_RESULT: Final = MIB
 LARGEST_TEXT: Final = MIB
 """How much is read of outputs and step summary (bytes); contracts/README.md, outputs and step summary."""
 
-_LONGEST_EVENTS: Final = 64 * MIB
-"""How much of an attempt's events is read (bytes): a run that floods them must not keep the daemon busy."""
+LONGEST_EVENTS: Final = 64 * MIB
+"""How much of an attempt's events is looked at (bytes): a run that floods them must not keep the daemon busy."""
+
+MOST_EVENTS: Final = 100_000
+"""How many lines of them are read (count), which takes less than a second; contracts/README.md."""
 
 _CHUNK: Final = 256 * 1024
 
@@ -106,32 +110,75 @@ def read_head(path: Path) -> Head:
 
 @define
 class EventReader:
-    """Reads what is new in an attempt's events; keeps where it stands and what they come to."""
+    """Reads what is new in an attempt's events; keeps where it stands and what they come to.
+
+    Safe to call from many threads. It reads no more than a limit of lines and one of bytes, ever.
+    """
 
     path: Path
     story: Story = field(factory=Story, init=False)
     _offset: int = field(default=0, init=False)
+    _lines: int = field(default=0, init=False)
     _rest: bytes = field(default=b"", init=False)
+    _guard: threading.Lock = field(factory=threading.Lock, init=False)
 
     def read(self, *, to_the_end: bool = False) -> Story:
         """Return the story up to the last whole line, or to the very end of the file. Blocks."""
-        while self._offset < _LONGEST_EVENTS:
-            try:
-                data = read_regular(self.path, _CHUNK, self._offset)
-            except OSError:
-                data = None
-            if not data:
-                break
-            self._offset += len(data)
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            for line in lines:
-                self.story.feed(line)
-            # Only its length matters any more.
-            self._rest = self._rest[: LONGEST_LINE + 1]
-        if to_the_end and self._rest:
-            self.story.feed(self._rest)
-            self._rest = b""
+        with self._guard:
+            while self._offset < LONGEST_EVENTS and (data := self._chunk()):
+                self._offset += len(data)
+                self._take(data)
+            if to_the_end and self._rest:
+                self._take(b"\n")
+            if self._offset >= LONGEST_EVENTS:
+                self.story.bytes_left_out = max(0, self._size() - self._offset)
         return self.story
+
+    def _chunk(self) -> bytes:
+        try:
+            return read_regular(self.path, _CHUNK, self._offset) or b""
+        except OSError:
+            return b""
+
+    def _size(self) -> int:
+        try:
+            return self.path.stat(follow_symlinks=False).st_size
+        except OSError:
+            return 0
+
+    def _take(self, data: bytes) -> None:
+        room = MOST_EVENTS - self._lines
+        if room <= 0:
+            # Counting is a thousand times faster than reading.
+            self.story.left_out += data.count(b"\n")
+            self._rest = data.rpartition(b"\n")[2][-1:] or self._rest
+            return
+        *lines, rest = (self._rest + data).split(b"\n")
+        # Of a long one only its length matters.
+        self._rest = rest[: LONGEST_LINE + 1]
+        self._lines += len(lines)
+        for line in lines[:room]:
+            self.story.feed(line)
+        self.story.left_out += len(lines[room:])
+
+
+@define
+class Stories:
+    """What the attempts that run say of themselves, each line read once; safe to call from many threads."""
+
+    _readers: dict[Path, EventReader] = field(factory=dict, init=False)
+
+    def so_far(self, path: Path) -> Story:
+        """Return what the events of an attempt come to up to now. Blocks."""
+        return self._readers.setdefault(path, EventReader(path)).read()
+
+    def whole(self, path: Path) -> Story:
+        """Return what all events of an attempt that is over come to. Blocks."""
+        return self._readers.setdefault(path, EventReader(path)).read(to_the_end=True)
+
+    def forget(self, path: Path) -> None:
+        """Forget an attempt that is over; one that isn't known is fine."""
+        self._readers.pop(path, None)
 
 
 def read_story(path: Path) -> Story:
