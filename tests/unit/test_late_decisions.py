@@ -21,6 +21,7 @@ from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.tracker import Tracker
+from dispatchd.loops.workspaces import Workspaces
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
 
@@ -56,6 +57,7 @@ class Bench:
         self.concluder = Concluder(
             tracker=self.tracker,
             runs=self.runs,
+            workspaces=Workspaces(self.tracker, self.runs),
             known=KnownSecrets(),
             clock=clock,
             random=rng,
