@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 from attrs import evolve
@@ -24,8 +25,10 @@ ids = st.sampled_from(["a", "b", "job/1", "..", "ü", "x" * 300])
 phases = st.sampled_from([phase for phase in Phase if phase is not Phase.HISTORY])
 
 
-def record(job_id: str, phase: Phase, actor: str = "") -> TrackedJob:
-    fresh = TrackedJob.received(Job(id=job_id, workflow="it", actor=actor), now=NOW)
+def record(job_id: str, phase: Phase, at: int, actor: str = "") -> TrackedJob:
+    """Return a record that was changed some seconds after the first one."""
+    now = NOW + timedelta(seconds=at)
+    fresh = TrackedJob.received(Job(id=job_id, workflow="it", actor=actor), now=now)
     verdict = (
         Verdict(outcome=Outcome.SUCCEEDED, summary="Done.")
         if phase is Phase.HISTORY
@@ -42,6 +45,7 @@ class Store(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="dispatchd-store-"))
         self.tracked: dict[str, TrackedJob] = {}
         self.past: dict[str, TrackedJob] = {}
+        self.at = 0
         self.store, _ = JobStore.open(self.folder)
 
     @override
@@ -51,7 +55,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(job_id=ids, phase=phases, actor=st.text(max_size=3))
     def put(self, job_id: str, phase: Phase, actor: str) -> None:
-        self.tracked[job_id] = record(job_id, phase, actor)
+        self.tracked[job_id] = record(job_id, phase, self.next(), actor)
         self.past.pop(job_id, None)
         self.store.put(self.tracked[job_id])
 
@@ -60,7 +64,7 @@ class Store(RuleBasedStateMachine):
     def retire(self, data: st.DataObject) -> None:
         job_id = data.draw(st.sampled_from(sorted(self.tracked)))
         del self.tracked[job_id]
-        self.past[job_id] = record(job_id, Phase.HISTORY)
+        self.past[job_id] = record(job_id, Phase.HISTORY, self.next())
         self.store.put(self.past[job_id])
 
     @rule(job_id=ids, phase=phases)
@@ -68,14 +72,12 @@ class Store(RuleBasedStateMachine):
         obstacle = Obstacle(self.folder / "jobs" / f"{file_name(job_id)}.json")
         obstacle.put_up()
         try:
-            self.store.put(record(job_id, phase, "refused"))
+            self.store.put(record(job_id, phase, self.next(), "refused"))
         except StoreUnavailable:
             refused = True
         else:
             refused = False
         obstacle.take_away()
-        # What was given back before may be forgotten already; a verdict in history never is before its job is back.
-        self.past.pop(job_id, None)
         assert refused
 
     @precondition(lambda self: self.past)
@@ -93,8 +95,18 @@ class Store(RuleBasedStateMachine):
         if self.past:
             both = data.draw(st.sampled_from(sorted(self.past)))
             left = self.folder / "jobs" / f"{file_name(both)}.json"
-            left.write_bytes(encode(record(both, Phase.FINISHING)))
+            left.write_bytes(encode(record(both, Phase.FINISHING, 0)))
         self.reopen(expected=0)
+
+    @precondition(lambda self: self.tracked)
+    @rule(data=st.data(), unreadable=st.booleans())
+    def power_cut(self, data: st.DataObject, *, unreadable: bool) -> None:
+        """Come back after a power cut that has undone the removal of an earlier record from history."""
+        job_id = data.draw(st.sampled_from(sorted(self.tracked)))
+        left = self.folder / "history" / f"{file_name(job_id)}.json"
+        old = encode(record(job_id, Phase.HISTORY, 0))
+        left.write_bytes(old[:20] if unreadable else old)
+        self.reopen(expected=int(unreadable))
 
     @precondition(lambda self: self.tracked)
     @rule(data=st.data(), damage=st.binary(max_size=30))
@@ -103,6 +115,10 @@ class Store(RuleBasedStateMachine):
         del self.tracked[job_id]
         (self.folder / "jobs" / f"{file_name(job_id)}.json").write_bytes(damage)
         self.reopen(expected=1)
+
+    def next(self) -> int:
+        self.at += 1
+        return self.at
 
     def reopen(self, *, expected: int) -> None:
         self.store.close()

@@ -131,3 +131,16 @@ def test_what_was_once_called_a_forks_stays_a_forks(first: bool, later: bool) ->
     redelivered = record.with_claim(Job(id="job-1", from_fork=later))
 
     assert redelivered.job.from_fork
+
+
+def test_a_record_is_never_older_than_the_one_before_whatever_the_clock_says() -> None:
+    ahead = NOW + timedelta(days=30)
+    job = Job(id="j", workflow="it")
+    record = TrackedJob.received(job, now=ahead)
+
+    given_back = record.advance(Event.ACCEPT_REFUSED, NOW)
+    again = given_back.come_again(job, now=NOW)
+
+    assert given_back.changed_at == ahead
+    assert again.changed_at > given_back.changed_at
+    assert again.advance(Event.ACCEPT_CONFIRMED, NOW).changed_at == again.changed_at

@@ -1,7 +1,7 @@
 """The job as the endpoint hands it out, and the durable record of it on this machine."""
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Self
 
 from attrs import evolve, frozen
@@ -151,6 +151,14 @@ class TrackedJob:
             changed_at=now,
         )
 
+    def come_again(self, job: Job, *, now: datetime) -> Self:
+        """Return the first record of a job that was given back and is handed out again.
+
+        Attempts that it has had keep their numbers, and count. It is later than the record before.
+        """
+        later = max(now, self.changed_at + timedelta.resolution)
+        return evolve(self.received(job, now=later), attempts=self.attempts)
+
     def advance(
         self, event: Event, now: datetime, *, verdict: Verdict | None = None
     ) -> Self:
@@ -170,6 +178,8 @@ class TrackedJob:
             raise InvalidTransition(
                 job_id=self.job.id, phase=self.phase, event=event, story=story
             )
+        # Of two records of a job the one changed last counts, also where the clock was set back between them.
+        now = max(now, self.changed_at)
         steps = (*self.steps, Step(at=now, event=event, phase=phase))[-STEPS_KEPT:]
         # The first verdict stands: a message that arrives late can't rewrite how a run ended.
         decided = self.verdict or (verdict if phase is Phase.FINISHING else None)

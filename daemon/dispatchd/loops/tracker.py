@@ -129,8 +129,7 @@ class Tracker:
                 )
             record = TrackedJob.received(job, now=now)
             if known is not None:
-                # It was given back; attempts that it has had keep their numbers, and count.
-                record = evolve(record, attempts=known.attempts)
+                record = known.come_again(job, now=now)
             if rejection is not None:
                 record = record.advance(Event.REJECTED, now, verdict=rejection)
             return await self._keep(record, store_texts)

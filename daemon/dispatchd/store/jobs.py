@@ -1,8 +1,8 @@
 """The tracked jobs: an index in memory over one durable file for each job.
 
 Everything here is synchronous; `loops/tracker.py` calls it from worker threads. A job is in `jobs/`
-until its finish has been acknowledged, then in `history/`. Between the two steps of that move it is in
-both, and history is the later truth.
+until its finish has been acknowledged, then in `history/`. A crash in that move, or when a job comes again that
+was given back, leaves it in both: then the record counts that was changed last.
 """
 
 import os
@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
+import structlog
 from attrs import define, field, frozen
 
 from dispatchd.domain.job import TrackedJob
@@ -154,10 +155,10 @@ class JobStore:
             self._history.put(name, encode(record))
             self._jobs.remove(name)
         else:
-            if record.job.id not in self._records:
-                # A job that was given back and has come again; what was kept of it must not outrank this.
-                self._history.remove(name)
             self._jobs.put(name, encode(record))
+            if record.job.id not in self._records:
+                # Of a job that was given back and has come again: until it is gone, the later one counts.
+                self._history.remove(name, durably=True)
         self.on_put(time.perf_counter() - began)
         self._index(record)
 
@@ -200,14 +201,27 @@ class JobStore:
     def _load(self) -> list[Quarantined]:
         moved = []
         for path in _records(self._jobs.path):
-            if (self._history.path / path.name).exists():
-                self._jobs.remove(path.name)
+            record, flaw = _readable_or_flaw(path)
+            if record is None:
+                moved.append(self._move_away(path, flaw))
                 continue
-            try:
-                self._index(_read(path))
-            except RecordUnreadable as error:
-                moved.append(self._move_away(path, error.reason))
+            past_path = self._history.path / path.name
+            past, flaw = _readable_or_flaw(past_path)
+            if past is not None and past.changed_at >= record.changed_at:
+                self._drop(self._jobs, path.name, "history has a later one")
+                continue
+            if past is not None:
+                self._drop(self._history, path.name, "the job has come again")
+            elif flaw:
+                moved.append(self._move_away(past_path, flaw))
+            self._index(record)
         return moved
+
+    def _drop(self, folder: DurableFolder, name: str, reason: str) -> None:
+        structlog.get_logger().info(
+            "record_dropped", path=str(folder.path / name), reason=reason
+        )
+        folder.remove(name, durably=True)
 
     def _move_away(self, path: Path, reason: str) -> Quarantined:
         target = self._quarantine / path.name
@@ -271,6 +285,16 @@ def _readable(paths: Iterable[Path]) -> Iterator[TrackedJob]:
         # It may move on to history, or be moved to quarantine, between the listing and the reading.
         with suppress(FileNotFoundError, RecordUnreadable):
             yield _read(path)
+
+
+def _readable_or_flaw(path: Path) -> tuple[TrackedJob | None, str]:
+    """Return a record, or None and why it can't be read; a missing one has no flaw."""
+    try:
+        return _read(path), ""
+    except FileNotFoundError:
+        return None, ""
+    except RecordUnreadable as error:
+        return None, error.reason
 
 
 def _read(path: Path) -> TrackedJob:
