@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,13 @@ async def test_a_call_gives_its_result_and_its_error() -> None:
         await threads.run(
             "a", partial(dict[str, int]().__getitem__, "gone"), within_s=30
         )
+
+
+async def test_a_call_has_the_context_of_its_caller() -> None:
+    name = ContextVar[str]("name")
+    name.set("caller")
+
+    assert await OwnThreads().run("a", name.get, within_s=30) == "caller"
 
 
 async def test_what_hangs_is_left_behind_after_its_time() -> None:

@@ -2,11 +2,15 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
+import support
 from dispatchd.cloud.wire import report_to_wire
 from dispatchd.contracts import check
 from dispatchd.domain.redaction import Redactor
@@ -16,6 +20,7 @@ from dispatchd.errors import StoreUnavailable
 from dispatchd.store import reports
 from dispatchd.store.evidence import LARGEST_TEXT, Head, read_head
 from dispatchd.store.runs import RunFolder, Runs
+from support.preload import build
 
 SECRET = "correct-horse-battery-staple"
 SCRUB = Redactor.of([SECRET]).scrub
@@ -50,7 +55,7 @@ def test_a_report_comes_back_as_it_was(run: RunFolder) -> None:
     reports.write(run, 1, REPORT)
 
     assert reports.exist(run, 1)
-    assert reports.read(run, 1) == REPORT
+    assert reports.read(run, 1) == (REPORT, "")
 
 
 def test_an_attempt_has_empty_files_to_write_to(run: RunFolder) -> None:
@@ -64,7 +69,7 @@ def test_a_report_of_the_release_before_is_its_output_alone(run: RunFolder) -> N
     run.report_file(1).write_text("it is done\n")
 
     assert reports.exist(run, 1)
-    assert reports.read(run, 1) == Report(output="it is done\n")
+    assert reports.read(run, 1) == (Report(output="it is done\n"), "")
 
 
 def test_what_a_command_has_written_there_itself_is_not_reported(
@@ -75,7 +80,8 @@ def test_what_a_command_has_written_there_itself_is_not_reported(
 
     reports.write(run, 1, Report())
 
-    assert reports.read(run, 1) == Report()
+    assert not reports.exist(run, 1)
+    assert reports.read(run, 1) == (Report(), "")
 
 
 def test_what_cannot_be_written_is_told(run: RunFolder) -> None:
@@ -83,7 +89,48 @@ def test_what_cannot_be_written_is_told(run: RunFolder) -> None:
 
     with pytest.raises(StoreUnavailable):
         reports.write(run, 1, REPORT)
-    assert reports.read(run, 1) == Report(output=REPORT.output)
+    assert reports.read(run, 1) == (
+        Report(output=REPORT.output),
+        "its outputs, step summary and annotations",
+    )
+
+
+def test_a_report_is_durable_once_it_is_written(tmp_path: Path) -> None:
+    """Both files are synced, then their folder, then the folder of that one, which is new too."""
+    program = f"""
+from pathlib import Path
+from dispatchd.domain.report import Report
+from dispatchd.store import reports
+from dispatchd.store.runs import Runs
+
+runs = Runs.open(Path({str(tmp_path)!r}))
+runs.create("j", payload="null", headers="null")
+runs.prepare_attempt("j", 1)
+Path({str(tmp_path / "log")!r}).unlink()
+reports.write(runs.folder("j"), 1, Report(output="x", step_summary="y"))
+"""
+    library = build(Path(support.__file__).parent / "log_syncs.c", tmp_path)
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        env={
+            **os.environ,
+            "LD_PRELOAD": str(library),
+            "SYNC_LOG": str(tmp_path / "log"),
+        },
+    )
+
+    run = tmp_path / "runs" / "j"
+    synced = [Path(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [each.parent for each in synced[:2]] == [run / "attempt-1"] * 2
+    assert synced[2:] == [run / "attempt-1", run]
+
+
+def test_an_output_that_has_gone_is_noticed(run: RunFolder) -> None:
+    reports.write(run, 1, REPORT)
+    run.report_file(1).unlink()
+
+    assert reports.read(run, 1) == (evolve(REPORT, output=""), "its output")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +156,10 @@ def test_details_that_cannot_be_read_are_left_out_of_a_finish(
     reports.write(run, 1, REPORT)
     run.details_file(1).write_bytes(damage)
 
-    assert reports.read(run, 1) == Report(output=REPORT.output)
+    assert reports.read(run, 1) == (
+        Report(output=REPORT.output),
+        "its outputs, step summary and annotations",
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -57,10 +58,11 @@ class OwnThreads:
 
 def _begin(name: str, call: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
+    context = copy_context()
 
     def work() -> None:
         try:
-            result = call()
+            result = context.run(call)
         except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
             future.set_exception(error)
         else:

@@ -204,6 +204,13 @@ class TrackedJob:
         kept = tuple(each for each in self.attempts if each.number != attempt.number)
         return evolve(self, attempts=(*kept, attempt))
 
+    def with_remark(self, remark: str) -> Self:
+        """Return the record with one more sentence in the summary of its verdict, if it has one."""
+        if self.verdict is None:
+            return self
+        summary = f"{self.verdict.summary} {remark}"
+        return evolve(self, verdict=evolve(self.verdict, summary=summary))
+
     def without_attempt(self, number: int) -> Self:
         """Return the record without an attempt that never ran."""
         return evolve(

@@ -103,6 +103,22 @@ def remove_file(folder: Path, name: str) -> None:
         opened.close()
 
 
+def sync_folder(folder: Path) -> None:
+    """Make durable what a folder has entries of, such as new folders.
+
+    Raises:
+        StoreUnavailable: They may be gone after a power cut.
+    """
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StoreUnavailable(path=folder, error=error) from error
+
+
 @define
 class _Commit:
     """One shared fsync: those who joined before it began have its result."""

@@ -12,8 +12,8 @@ from attrs import evolve
 
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.report import Report
-from dispatchd.errors import StoreUnavailable
-from dispatchd.hostile_files import read_regular, write_new
+from dispatchd.hostile_files import read_regular
+from dispatchd.store.durable import put_files, remove_file, sync_folder
 from dispatchd.store.runs import RunFolder
 
 _LARGEST_OUTPUT: Final = 128 * 1024
@@ -36,14 +36,27 @@ _converter = strict_converter(forbid_extra_keys=False, detailed_validation=False
 
 
 def write(run: RunFolder, number: int, report: Report) -> None:
-    """Write what will be reported of an attempt, each file as a whole; what is empty has none.
+    """Make durable what will be reported of an attempt: both files, or none where there is nothing.
+
+    What the command itself may have put there is gone then.
 
     Fails with StoreUnavailable if it can't be written.
     """
+    folder = run.attempt(number)
     details = _converter.unstructure(evolve(report, output=""))
-    text = json.dumps(details, ensure_ascii=False) if details else ""
-    _put(run.report_file(number), report.output)
-    _put(run.details_file(number), text)
+    if report == Report():
+        remove_file(folder, run.report_file(number).name)
+        remove_file(folder, run.details_file(number).name)
+        return
+    text = json.dumps(details, ensure_ascii=False)
+    put_files(
+        folder,
+        {
+            run.report_file(number).name: report.output.encode(errors="replace"),
+            run.details_file(number).name: text.encode(errors="replace"),
+        },
+    )
+    sync_folder(run.path)
 
 
 def exist(run: RunFolder, number: int) -> bool:
@@ -51,34 +64,36 @@ def exist(run: RunFolder, number: int) -> bool:
     return run.report_file(number).exists() or run.details_file(number).exists()
 
 
-def read(run: RunFolder, number: int) -> Report:
-    """Return what is to be reported of an attempt; what can't be read is empty. Blocks."""
+def read(run: RunFolder, number: int) -> tuple[Report, str]:
+    """Return what is to be reported of an attempt, and what is wrong with it, if anything. Blocks.
+
+    What can't be read is empty.
+    """
     output = _get(run.report_file(number), _LARGEST_OUTPUT)
     details = _get(run.details_file(number), _LARGEST_DETAILS)
+    flaw = ""
     try:
-        found = _converter.structure(json.loads(details or "{}"), Report)
+        # Without details it is that of an earlier release.
+        found = _structured("{}" if details is None else details)
     except _UNLIKE_A_REPORT:
-        found = Report()
-    return evolve(found, output=output)
+        found, flaw = Report(), "its outputs, step summary and annotations"
+    if output is None and details is not None:
+        flaw = " and ".join(each for each in ("its output", flaw) if each)
+    return evolve(found, output=output or ""), flaw
 
 
-def _put(file: Path, text: str) -> None:
-    """Write a text in place of whatever is there, which may be the command's; an empty one leaves nothing.
-
-    Raises:
-        StoreUnavailable: It can't be written.
-    """
-    try:
-        if text:
-            write_new(file, text.encode(errors="replace"))
-        else:
-            file.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreUnavailable(path=file, error=error) from error
+def _structured(text: str) -> Report:
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise TypeError
+    return _converter.structure(document, Report)
 
 
-def _get(file: Path, limit: int) -> str:
+def _get(file: Path, limit: int) -> str | None:
+    """Return the text of a file: empty if it can't be read, None if it isn't there."""
     try:
         return (read_regular(file, limit) or b"").decode(errors="replace")
+    except FileNotFoundError:
+        return None
     except OSError:
         return ""

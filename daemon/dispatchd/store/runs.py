@@ -12,8 +12,10 @@ from dispatchd.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
     make_folder,
+    put_file,
     put_files,
     sweep,
+    sync_folder,
 )
 from dispatchd.store.names import file_name
 from dispatchd.store.trash import Trash, remove_tree
@@ -125,7 +127,7 @@ class Runs:
         try:
             run.path.mkdir(mode=FOLDER_MODE, exist_ok=True)
             run.workspace.mkdir(mode=FOLDER_MODE, exist_ok=True)
-            self._sync_root()
+            sync_folder(self._root)
             sweep(run.path)
         except OSError as error:
             raise StoreUnavailable(path=run.path, error=error) from error
@@ -158,16 +160,12 @@ class Runs:
         return folder
 
     def mark_private(self, run_id: str) -> None:
-        """Note that a run's workspace is about to hold code that must not stay there, before it does.
+        """Note durably that a run's workspace is about to hold code that must not stay there, before it does.
 
-        Raises:
-            StoreUnavailable: The note can't be made.
+        Fails with StoreUnavailable: The note can't be made.
         """
-        mark = self.folder(run_id).private_mark
-        try:
-            mark.touch(mode=FILE_MODE)
-        except OSError as error:
-            raise StoreUnavailable(path=mark, error=error) from error
+        run = self.folder(run_id)
+        put_file(run.path, run.private_mark.name, b"")
 
     def retire_workspace(self, run: RunFolder) -> list[Path]:
         """Move all of a private workspace, and what unfinished checkouts have left beside it, to what is removed.
@@ -223,14 +221,10 @@ class Runs:
     def retire(self, run_id: str) -> list[Path]:
         """Move everything of a run to what is removed, durably; a missing one is fine. Returns where it is now.
 
-        Raises:
-            StoreUnavailable: It is still there, or may come back after a power cut.
+        Fails with StoreUnavailable: It is still there, or may come back after a power cut.
         """
         retired = self.trash.take([self.folder(run_id).path])
-        try:
-            self._sync_root()
-        except OSError as error:
-            raise StoreUnavailable(path=self._root, error=error) from error
+        sync_folder(self._root)
         return retired
 
     @property
@@ -238,13 +232,6 @@ class Runs:
         """What nobody needs any more, and is removed in its own time."""
         # No run's folder begins with a dot.
         return Trash(self._root / ".gone")
-
-    def _sync_root(self) -> None:
-        fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _link(found: Path, kept: Path) -> None:
