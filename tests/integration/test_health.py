@@ -10,13 +10,14 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio.abc import SocketStream
+from attrs import evolve
 
 from dispatchd.errors import NotReachable
 from support.clock import advance, within
 from support.control import call, until_status
 from support.daemon import DaemonLog, running_daemon, write_config
 from support.daemon_process import running_daemon as daemon_process
-from support.endpoint import Answer, Request, endpoint
+from support.endpoint import Answer, Request, as_json, endpoint
 
 QUICK = "hold_s = 1\npoll_interval_s = 1\ncall_timeout_s = 2"
 PATIENCE_S = 2
@@ -303,3 +304,35 @@ async def test_a_daemon_with_an_abstract_address_of_its_manager_starts(
             config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
             async with running_daemon(config, env={"NOTIFY_SOCKET": f"@{name}"}):
                 await until_heard(listening, "READY")
+
+
+async def test_reports_that_wait_for_a_turn_are_not_stuck(tmp_path: Path) -> None:
+    """An endpoint takes finishes and answers none: eight calls at a time, and the others have to wait."""
+    jobs = 40
+
+    unanswered = evolve(as_json({}), stalls=True)
+
+    def script(request: Request) -> Answer | None:
+        return unanswered if request.call == "finish" else None
+
+    async with endpoint() as hub:
+        hub.script = script
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/true"]},
+            cloud="call_timeout_s = 30",
+            runs="slots = 8\nqueue_ahead = 40",
+        )
+        async with running_daemon(config) as daemon:
+            for number in range(jobs):
+                hub.hand_out({"id": f"job-{number}", "dag_name": "it"})
+            await until_status(daemon, lambda s: s["outbox"]["depth"] == jobs)
+            flaws: list[str] = []
+            for _ in range(50):
+                await advance(4)
+                flaws += (await call(daemon, "GET", "/v1/status"))["flaws"]
+            hub.script = None
+
+    assert any("no report has succeeded" in each for each in flaws)
+    assert not [each for each in flaws if "stuck" in each]

@@ -12,6 +12,7 @@ from support.clock import advance
 from support.control import call, until_status
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import endpoint
+from support.obstacle import Obstacle
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done; exit 3"]
 LEASED = {
@@ -232,3 +233,23 @@ async def test_many_who_pause_and_resume_at_once_leave_one_will(tmp_path: Path) 
         told["mode"],
         told["reason"],
     )
+
+
+async def test_a_job_that_is_not_on_disk_yet_keeps_a_machine_from_being_drained(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        async with running_daemon(config) as daemon:
+            obstacle = Obstacle(daemon.state / "jobs" / "j.json")
+            obstacle.put_up()
+            hub.hand_out(job("j"))
+            await daemon.until_logged("store_write_refused")
+            await call(daemon, "POST", "/v1/drain", {})
+            before = await call(daemon, "GET", "/v1/status")
+            obstacle.take_away()
+            # Without a release it runs.
+            await until_status(daemon, lambda s: s["intake"]["left"] == 0, skip_s=1)
+
+    assert before["intake"]["left"] == 1
+    assert "j" in hub.finished

@@ -24,7 +24,7 @@ class Board:
     pulls: Counter[str] = field(factory=Counter)
     """How pulls ended, with their count: `job`, `none`, `cut`, or the name of an error."""
     polling: bool = False
-    """Whether a pull is on its way at this moment."""
+    """Whether a pull is on its way at this moment, or what it has brought isn't on disk yet."""
     asking_since: datetime | None = None
     """Since when nothing but the endpoint keeps this machine from taking a job; None while something does."""
     last_pull_at: datetime | None = None

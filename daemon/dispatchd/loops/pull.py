@@ -101,23 +101,20 @@ class PullLoop:
                 self.pulse.expect(
                     "pull", asked_s + self.limits.call_timeout_s + SLACK_S
                 )
-                self.board.polling = True
-                found = await self.source.pull(asked_s)
+                found = await self._poll(asked_s)
             except RemoteError as error:
                 failures += 1
                 self._note_skew()
                 await self._back_off(error, failures)
                 continue
-            finally:
-                self.board.polling = False
             failures = 0
             self._note_skew()
             self._note_success(found, asked_s)
             if isinstance(found, Delivery):
-                await self._deliver(found)
-            elif asked_s == 0 and hold.now_s:
                 continue
-            elif found.cut_after_s is not None:
+            if asked_s == 0 and hold.now_s:
+                continue
+            if found.cut_after_s is not None:
                 hold = hold.after_cut(found.cut_after_s)
                 self._log.debug(
                     "poll_cut_on_the_way",
@@ -134,6 +131,18 @@ class PullLoop:
                 )
                 self.pulse.expect("pull", pause_s + SLACK_S)
                 await anyio.sleep(pause_s)
+
+    async def _poll(self, asked_s: float) -> Delivery | NoJob:
+        """Ask once, and make durable what comes; a drain counts the poll as on its way until then."""
+        self.board.polling = True
+        try:
+            found = await self.source.pull(asked_s)
+            if isinstance(found, Delivery):
+                await self._deliver(found)
+        finally:
+            self.board.polling = False
+            self.board.ring()
+        return found
 
     async def _wait_for_room(self) -> None:
         while True:

@@ -31,6 +31,9 @@ from dispatchd.store.runs import Runs
 _CALLS_AT_ONCE: Final = 8
 """Reports under way at the same time (count): enough to hide the round trip, too few to be a burden."""
 
+_MOST_CALLS: Final = 2
+"""How many calls a report takes at most (count): a finish that is too large is sent once more without its texts."""
+
 
 @frozen
 class _Call:
@@ -159,9 +162,13 @@ class ReportLoop:
     async def _pay(self, record: TrackedJob, call: _Call) -> None:
         event = call.done
         promise = _promise(record.job.id)
+        # Waiting for a turn is no step that could hang: whoever has one has promised.
+        self.pulse.rest(promise)
         try:
             async with self._turns:
-                self.pulse.expect(promise, self.call_timeout_s + SLACK_S)
+                self.pulse.expect(
+                    promise, _MOST_CALLS * (self.call_timeout_s + SLACK_S)
+                )
                 await call.send(record)
         except JobClosed as error:
             self._log.warning(
