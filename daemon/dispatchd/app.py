@@ -14,6 +14,7 @@ from attrs import field, frozen
 from dispatchd.clock import MachineTime, SteadyClock, TimeSource
 from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.client import DispatchEndpoint
+from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.config import Config
 from dispatchd.control.calls import owner_of
 from dispatchd.control.claim import claim
@@ -64,6 +65,8 @@ class Surroundings:
     known: KnownSecrets = field(factory=KnownSecrets)
     """The secrets that the log leaves out."""
     time: TimeSource = field(factory=MachineTime)
+    end: Callable[[], object] = lambda: None
+    """Ends the process at once, where a stop hangs; does nothing where the daemon isn't all of it."""
 
 
 async def serve(config: Config, given: Surroundings) -> None:
@@ -101,6 +104,7 @@ async def serve(config: Config, given: Surroundings) -> None:
             clock=clock,
             known=given.known,
             environment=environment,
+            last_resort=LastResort(given.end),
         )
         await build(config, opened, given.reread).run(given.signals)
 
@@ -114,6 +118,7 @@ class Opened:
     clock: SteadyClock
     known: KnownSecrets
     environment: Mapping[str, str]
+    last_resort: LastResort
 
 
 def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemon:
@@ -253,6 +258,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         reloader=reloader,
         status=status,
         manager=manager,
+        last_resort=opened.last_resort,
     )
 
 

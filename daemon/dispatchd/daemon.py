@@ -12,6 +12,7 @@ from attrs import define, field
 
 from dispatchd import __version__
 from dispatchd.concurrency.bug_fence import bugs_contained
+from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.config.file import OnShutdown
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import ConfigError
@@ -25,6 +26,9 @@ from dispatchd.systemd import ServiceManager
 
 _REPORT_GRACE_S: Final = 5.0
 """How long a stop waits for finishes that are under way (seconds); the next start sends the rest."""
+
+_END_S: Final = 20.0
+"""How long a stop may take that waits for no run (seconds), whatever hangs; the units give it 30 s."""
 
 _SECOND_SIGINT_S: Final = 3.0
 """How long a stop by SIGINT waits for the second one that cancels the runs (seconds)."""
@@ -57,6 +61,7 @@ class Daemon:
     reloader: Reloader
     status: Status
     manager: ServiceManager
+    last_resort: LastResort
     _pulling: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -122,6 +127,7 @@ class Daemon:
                 await self._await_runs(signals)
             case OnShutdown.CANCEL:
                 await self._cancel_runs()
+        self.last_resort.within(_END_S)
         with anyio.move_on_after(_REPORT_GRACE_S):
             await self.report.hand_back("the machine is stopping")
             await self._until_none(Phase.FINISHING)
@@ -157,6 +163,7 @@ class Daemon:
     async def _cancel_runs(self) -> None:
         wait_s = self._longest_grace_s() + _CANCEL_SLACK_S
         self.manager.more_time(wait_s + _REPORT_GRACE_S)
+        self.last_resort.within(wait_s + _END_S)
         for record in self.tracker.in_phase(Phase.RUNNING):
             await self.tracker.cancel(
                 record.job.id, "Cancelled by the machine's operator."

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import click
@@ -47,7 +48,11 @@ def run(config_file: Path | None) -> None:
             signal.SIGTERM, signal.SIGINT, signal.SIGHUP
         ) as signals:
             given = Surroundings(
-                environment=environment, signals=signals, reread=reread, known=known
+                environment=environment,
+                signals=signals,
+                reread=reread,
+                known=known,
+                end=partial(os._exit, os.EX_OK),
             )
             await serve(config, given)
 

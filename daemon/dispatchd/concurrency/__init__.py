@@ -1,1 +1,1 @@
-"""What many tasks at a time need: threads that may be left behind, and a fence around bugs."""
+"""What many tasks at a time need: threads that may be left behind, a last resort, and a fence around bugs."""

@@ -1,0 +1,31 @@
+"""The last resort of a stop: a call that hangs in the kernel must not keep the process.
+
+What counts is durable before it is acted on, so a process that is ended here loses nothing: the next one goes on.
+"""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+from attrs import define, field
+
+
+@define
+class LastResort:
+    """Calls `end` unless the process is gone in time; `end` doesn't return in a process of its own."""
+
+    end: Callable[[], object]
+    _timer: threading.Timer | None = field(default=None, init=False)
+
+    def within(self, seconds: float) -> None:
+        """Give the process some seconds from now on, in place of what it had."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = threading.Timer(seconds, self._end, [seconds])
+        # It ends nothing late, and holds nothing up.
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end(self, seconds: float) -> None:
+        structlog.get_logger().error("stop_forced", after_s=seconds)
+        self.end()
