@@ -25,7 +25,7 @@ from dispatchd.status import Status
 from dispatchd.systemd import ServiceManager
 
 _REPORT_GRACE_S: Final = 5.0
-"""How long a stop waits for finishes that are under way (seconds); the next start sends the rest."""
+"""How long a stop waits for releases and finishes that are under way (seconds); the next start sends the rest."""
 
 _END_S: Final = 20.0
 """How long a stop may take that waits for no run (seconds), whatever hangs; the units give it 30 s."""
@@ -130,7 +130,7 @@ class Daemon:
         self.last_resort.within(_END_S)
         with anyio.move_on_after(_REPORT_GRACE_S):
             await self.report.hand_back("the machine is stopping")
-            await self._until_none(Phase.FINISHING)
+            await self._until_none(Phase.RELEASING, Phase.FINISHING)
 
     async def _another(self, signals: AsyncIterator[signal.Signals]) -> bool:
         self._log.info("press_again_to_cancel_the_runs", within_s=_SECOND_SIGINT_S)
@@ -175,9 +175,9 @@ class Daemon:
         attempts = [each.attempt for each in self.tracker.in_phase(Phase.RUNNING)]
         return max((each.kill_grace_s for each in attempts if each), default=0.0)
 
-    async def _until_none(self, phase: Phase) -> None:
+    async def _until_none(self, *phases: Phase) -> None:
         while True:
             bell = self.tracker.bell
-            if not self.tracker.in_phase(phase):
+            if not self.tracker.in_phase(*phases):
                 return
             await bell.wait()

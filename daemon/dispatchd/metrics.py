@@ -162,7 +162,7 @@ def _gauges(status: Status) -> Iterator[tuple[str, str, float | None]]:
     yield "dispatchd_slots", "Runs at a time.", value("slots", "total")
     yield (
         "dispatchd_outbox_depth",
-        "Accepts and finishes that the endpoint doesn't have yet.",
+        "Accepts, releases and finishes that the endpoint doesn't have yet.",
         value("outbox", "depth"),
     )
     yield (

@@ -150,7 +150,10 @@ def test_the_closed_lists_are_those_of_our_types() -> None:
         Outcome
     )
     assert schema("heartbeat-request")["properties"]["phase"]["enum"] == [
-        each for each in values(Phase) if each != Phase.HISTORY
+        # Nobody beats for what is given back, or has left.
+        each
+        for each in values(Phase)
+        if each not in (Phase.RELEASING, Phase.HISTORY)
     ]
 
 
@@ -246,7 +249,7 @@ def test_a_record_of_every_earlier_version_is_read(path: Path) -> None:
     for name in before.keys() - {"schema_version"}:
         assert written[name] == before[name]
     assert record.blocked or record.phase is not Phase.NEEDS_ATTENTION
-    assert not record.job.from_fork
+    assert record.job.from_fork is before["job"].get("from_fork", False)
 
 
 @pytest.mark.parametrize(

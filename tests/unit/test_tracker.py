@@ -1,5 +1,5 @@
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing_extensions import override
 from dispatchd.domain.job import Attempt, Job, TrackedJob
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Event, Phase
-from dispatchd.errors import InvalidTransition, NotPossible, Unavailable
+from dispatchd.errors import InvalidTransition, NotPossible
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.tracker import Decision, Tracker
 from dispatchd.store.jobs import JobStore
@@ -202,7 +202,8 @@ async def test_a_known_job_keeps_its_phase_and_gets_the_new_claim(
     record = await tracker.receive(job("claim-2"), store_texts=never)
 
     # The new claim of one that waits for its start is not accepted yet, whatever becomes of this daemon.
-    stays = Phase.PENDING_ACCEPT if phase is Phase.ACCEPTED else phase
+    waits = phase in (Phase.ACCEPTED, Phase.RELEASING)
+    stays = Phase.PENDING_ACCEPT if waits else phase
     assert (record.phase, record.attempts) == (stays, before.attempts)
     assert record.job.claim_token == "claim-2"
     assert tracker.get("job-1") == record
@@ -418,15 +419,20 @@ async def test_a_cancel_comes_too_late_for_what_is_decided(
 
 
 @pytest.mark.parametrize("phase", [Phase.PENDING_ACCEPT, Phase.ACCEPTED])
+@pytest.mark.parametrize("answer", [Event.RELEASED, Event.RELEASE_REFUSED])
 async def test_an_unstarted_job_is_handed_back_and_may_come_again(
-    phase: Phase, store: JobStore, tracker: Tracker
+    phase: Phase, answer: Event, tmp_path: Path, store: JobStore, tracker: Tracker
 ) -> None:
     put(store, phase)
-    released: list[TrackedJob] = []
 
-    await tracker.hand_back("job-1", collector(released))
+    await tracker.give_back("job-1")
 
-    assert [each.phase for each in released] == [phase]
+    asked = tracker.get("job-1")
+    assert asked is not None
+    assert asked.phase is Phase.RELEASING
+    # Durable before anybody is told.
+    assert b'"releasing"' in (tmp_path / "jobs" / "job-1.json").read_bytes()
+    await tracker.answered(asked, answer)
     past = store.past("job-1")
     assert past is not None
     assert past.was_given_back
@@ -436,37 +442,49 @@ async def test_a_started_job_is_not_handed_back(
     store: JobStore, tracker: Tracker
 ) -> None:
     before = put(store, Phase.RUNNING)
-    released: list[TrackedJob] = []
 
-    await tracker.hand_back("job-1", collector(released))
+    await tracker.give_back("job-1")
 
-    assert released == []
     assert tracker.get("job-1") == before
 
 
-async def test_a_job_that_could_not_be_handed_back_stays(
+@pytest.mark.parametrize(
+    "event",
+    [Event.ACCEPT_CONFIRMED, Event.ATTEMPT_STARTING, Event.DECIDED, Event.PARKED],
+)
+async def test_what_is_handed_back_starts_by_nothing_that_comes_late(
+    event: Event, store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.ACCEPTED)
+    await tracker.give_back("job-1")
+
+    assert (await tracker.apply("job-1", event)).phase is Phase.RELEASING
+
+
+async def test_a_job_that_is_handed_out_anew_while_it_is_handed_back_is_accepted_again(
     store: JobStore, tracker: Tracker
 ) -> None:
-    before = put(store, Phase.ACCEPTED)
+    put(store, Phase.ACCEPTED)
+    await tracker.give_back("job-1")
+    asked = tracker.get("job-1")
+    assert asked is not None
 
-    async def refused(_: TrackedJob) -> None:
-        await anyio.lowlevel.checkpoint()
-        raise Unavailable(call="release", reason="down")
+    again = await tracker.receive(job("claim-2"), store_texts=never)
+    await tracker.answered(asked, Event.RELEASED)
 
-    with pytest.raises(Unavailable):
-        await tracker.hand_back("job-1", refused)
-
-    assert tracker.get("job-1") == before
+    assert again.phase is Phase.PENDING_ACCEPT
+    assert tracker.get("job-1") == again
 
 
-def collector(into: list[TrackedJob]) -> Callable[[TrackedJob], Awaitable[None]]:
-    """Return a release that always succeeds and keeps what it was given."""
+async def test_a_cancel_of_what_is_handed_back_is_reported(
+    store: JobStore, tracker: Tracker
+) -> None:
+    put(store, Phase.ACCEPTED)
+    await tracker.give_back("job-1")
 
-    async def release(record: TrackedJob) -> None:
-        await anyio.lowlevel.checkpoint()
-        into.append(record)
+    record = await tracker.cancel("job-1", "No longer wanted.")
 
-    return release
+    assert record.phase is Phase.FINISHING
 
 
 @pytest.mark.parametrize(
@@ -593,7 +611,8 @@ async def test_a_job_that_has_been_run_is_not_handed_back_although_it_waits(
 ) -> None:
     store.put(evolve(put(store, Phase.PENDING_ACCEPT), attempts=(ATTEMPT,)))
 
-    async def release(_: TrackedJob) -> None:
-        pytest.fail("was released")
+    await tracker.give_back("job-1")
 
-    await tracker.hand_back("job-1", release)
+    record = tracker.get("job-1")
+    assert record is not None
+    assert record.phase is Phase.PENDING_ACCEPT

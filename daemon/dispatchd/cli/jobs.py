@@ -25,6 +25,7 @@ _ORDER: Final = (
     Phase.RETRY_WAIT,
     Phase.ACCEPTED,
     Phase.PENDING_ACCEPT,
+    Phase.RELEASING,
     Phase.FINISHING,
     Phase.HISTORY,
 )

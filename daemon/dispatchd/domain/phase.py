@@ -21,6 +21,8 @@ class Phase(StrEnum):
     """Durable here; the endpoint has not confirmed that the job is ours."""
     ACCEPTED = "accepted"
     """Ours; waits for a slot."""
+    RELEASING = "releasing"
+    """Not ours any more by our own will; the endpoint has not confirmed that it has it back."""
     RUNNING = "running"
     """An attempt has, or is about to get, a process."""
     RETRY_WAIT = "retry_wait"
@@ -44,8 +46,12 @@ class Event(StrEnum):
     """The endpoint said that the job isn't ours (404, 409, 410)."""
     LEASE_LOST = "lease_lost"
     """A heartbeat was answered with 404, 409 or 410."""
+    RELEASE_WANTED = "release_wanted"
+    """We want to hand the unstarted job back."""
     RELEASED = "released"
-    """We handed the unstarted job back."""
+    """The endpoint has the job back."""
+    RELEASE_REFUSED = "release_refused"
+    """The endpoint said that the job wasn't ours to hand back (404, 409, 410)."""
     ATTEMPT_STARTING = "attempt_starting"
     """An attempt is about to get its process."""
     ATTEMPT_STARTED = "attempt_started"
@@ -78,6 +84,7 @@ class Debt(StrEnum):
     """The one action that a phase owes."""
 
     ACCEPT = "accept"
+    RELEASE = "release"
     START = "start"
     FOLLOW = "follow"
     WAIT = "wait"
@@ -90,6 +97,7 @@ OWES: Final[Mapping[Phase, Debt]] = MappingProxyType(
     {
         Phase.PENDING_ACCEPT: Debt.ACCEPT,
         Phase.ACCEPTED: Debt.START,
+        Phase.RELEASING: Debt.RELEASE,
         Phase.RUNNING: Debt.FOLLOW,
         Phase.RETRY_WAIT: Debt.WAIT,
         Phase.NEEDS_ATTENTION: Debt.ASK_A_PERSON,
@@ -106,12 +114,21 @@ _TOO_LATE: Final = frozenset(
 )
 """What was decided on a record that a person, a cancel or the endpoint has moved meanwhile."""
 
+_RELEASE_ANSWERED: Final = frozenset({Event.RELEASED, Event.RELEASE_REFUSED})
+"""What comes too late where a cancel or another delivery has overtaken a release."""
+
 _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
     # What the run loop decided while it was accepted, before it was handed out again or resolved.
     Phase.PENDING_ACCEPT: frozenset(
-        {Event.REDELIVERED, Event.ATTEMPT_STARTING, Event.DECIDED}
+        {
+            Event.REDELIVERED,
+            Event.ATTEMPT_STARTING,
+            Event.DECIDED,
+            *_RELEASE_ANSWERED,
+        }
     ),
-    Phase.ACCEPTED: frozenset({Event.ACCEPT_CONFIRMED}),
+    Phase.ACCEPTED: frozenset({Event.ACCEPT_CONFIRMED, *_RELEASE_ANSWERED}),
+    Phase.RELEASING: frozenset({Event.ACCEPT_CONFIRMED, *_TOO_LATE}),
     Phase.RUNNING: frozenset(
         {
             Event.REDELIVERED,
@@ -123,9 +140,12 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             Event.ATTEMPT_STARTED,
             Event.STOP_ORDERED,
             Event.CANCEL_REQUESTED,
+            *_RELEASE_ANSWERED,
         }
     ),
-    Phase.RETRY_WAIT: frozenset({Event.REDELIVERED, Event.ACCEPT_CONFIRMED}),
+    Phase.RETRY_WAIT: frozenset(
+        {Event.REDELIVERED, Event.ACCEPT_CONFIRMED, *_RELEASE_ANSWERED}
+    ),
     Phase.NEEDS_ATTENTION: frozenset(
         {
             Event.REDELIVERED,
@@ -133,6 +153,7 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
             *_TOO_LATE,
+            *_RELEASE_ANSWERED,
         }
     ),
     Phase.FINISHING: frozenset(
@@ -143,6 +164,7 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             Event.LEASE_LOST,
             Event.CANCEL_REQUESTED,
             *_TOO_LATE,
+            *_RELEASE_ANSWERED,
         }
     ),
     Phase.HISTORY: frozenset(
@@ -156,6 +178,7 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             Event.FINISH_ACKNOWLEDGED,
             Event.FINISH_REFUSED,
             *_TOO_LATE,
+            *_RELEASE_ANSWERED,
         }
     ),
 }
@@ -164,7 +187,7 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.PENDING_ACCEPT, Event.ACCEPT_CONFIRMED): Phase.ACCEPTED,
     (Phase.PENDING_ACCEPT, Event.ACCEPT_REFUSED): Phase.HISTORY,
     (Phase.PENDING_ACCEPT, Event.LEASE_LOST): Phase.HISTORY,
-    (Phase.PENDING_ACCEPT, Event.RELEASED): Phase.HISTORY,
+    (Phase.PENDING_ACCEPT, Event.RELEASE_WANTED): Phase.RELEASING,
     (Phase.PENDING_ACCEPT, Event.CANCEL_REQUESTED): Phase.FINISHING,
     (Phase.PENDING_ACCEPT, Event.REJECTED): Phase.FINISHING,
     (Phase.PENDING_ACCEPT, Event.PARKED): Phase.NEEDS_ATTENTION,
@@ -173,11 +196,18 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.ACCEPTED, Event.ATTEMPT_STARTING): Phase.RUNNING,
     (Phase.ACCEPTED, Event.ACCEPT_REFUSED): Phase.HISTORY,
     (Phase.ACCEPTED, Event.LEASE_LOST): Phase.HISTORY,
-    (Phase.ACCEPTED, Event.RELEASED): Phase.HISTORY,
+    (Phase.ACCEPTED, Event.RELEASE_WANTED): Phase.RELEASING,
     (Phase.ACCEPTED, Event.CANCEL_REQUESTED): Phase.FINISHING,
     (Phase.ACCEPTED, Event.REJECTED): Phase.FINISHING,
     (Phase.ACCEPTED, Event.DECIDED): Phase.FINISHING,
     (Phase.ACCEPTED, Event.PARKED): Phase.NEEDS_ATTENTION,
+    # Once a release may be on its way, no accept of the same claim says anything: it is repeated until answered.
+    (Phase.RELEASING, Event.RELEASED): Phase.HISTORY,
+    (Phase.RELEASING, Event.RELEASE_REFUSED): Phase.HISTORY,
+    (Phase.RELEASING, Event.ACCEPT_REFUSED): Phase.HISTORY,
+    (Phase.RELEASING, Event.LEASE_LOST): Phase.HISTORY,
+    (Phase.RELEASING, Event.REDELIVERED): Phase.PENDING_ACCEPT,
+    (Phase.RELEASING, Event.CANCEL_REQUESTED): Phase.FINISHING,
     (Phase.RUNNING, Event.ATTEMPT_NEVER_STARTED): Phase.ACCEPTED,
     (Phase.RUNNING, Event.ATTEMPT_FAILED): Phase.RETRY_WAIT,
     (Phase.RUNNING, Event.DECIDED): Phase.FINISHING,

@@ -30,7 +30,7 @@ class Board:
     last_pull_at: datetime | None = None
     """When a pull last succeeded, with or without a job."""
     last_report_at: datetime | None = None
-    """When an accept or finish last succeeded."""
+    """When an accept, release or finish last succeeded."""
     _changed: anyio.Event = field(factory=anyio.Event)
 
     @property

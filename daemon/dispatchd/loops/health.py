@@ -49,8 +49,10 @@ class Health:
 
     @property
     def outbox(self) -> list[TrackedJob]:
-        """Jobs whose accept or finish the endpoint doesn't have yet, the one that waits longest first."""
-        owing = self.tracker.in_phase(Phase.PENDING_ACCEPT, Phase.FINISHING)
+        """Jobs whose accept, release or finish the endpoint doesn't have yet, the one that waits longest first."""
+        owing = self.tracker.in_phase(
+            Phase.PENDING_ACCEPT, Phase.RELEASING, Phase.FINISHING
+        )
         return sorted(owing, key=lambda record: record.changed_at)
 
     @property

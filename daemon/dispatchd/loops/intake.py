@@ -25,11 +25,15 @@ from dispatchd.store.intake import IntakeStore
 BUSY: Final = (
     Phase.PENDING_ACCEPT,
     Phase.ACCEPTED,
+    Phase.RELEASING,
     Phase.RUNNING,
     Phase.RETRY_WAIT,
     Phase.FINISHING,
 )
 """What a drain waits for; a parked job waits for a person, who may take long."""
+
+_ON_ITS_WAY: Final = (Phase.RELEASING, Phase.FINISHING)
+"""What only waits for the endpoint to answer."""
 
 
 @define(kw_only=True)
@@ -90,33 +94,23 @@ class IntakeLoop:
         if self.intake.obstacle:
             self._log.info("intake_kept", reason=self.intake.obstacle)
         task_status.started()
-        tried: frozenset[tuple[str, str]] = frozenset()
         while True:
             bell = self.tracker.bell
             if self.intake.mode is Mode.DRAINING:
-                tried = await self._empty(tried)
+                await self._empty()
             with anyio.move_on_after(self._until_deadline_s()):
                 await bell.wait()
 
-    async def _empty(
-        self, tried: frozenset[tuple[str, str]]
-    ) -> frozenset[tuple[str, str]]:
-        """Hand back what has not started, once for each claim, and end the rest when that is due."""
-        unstarted = frozenset(
-            (record.job.id, record.job.claim_token)
-            for record in self.tracker.in_phase(*BUSY)
-            if record.is_unstarted
-        )
-        if unstarted - tried:
-            await self.report.hand_back("the machine is draining")
+    async def _empty(self) -> None:
+        """Hand back what has not started, and end the rest when that is due."""
+        await self.report.hand_back("the machine is draining")
         if self._is_over(self.intake.until):
             for record in self.tracker.in_phase(*BUSY):
-                if record.phase is not Phase.FINISHING and not record.is_wanted_dead:
+                if record.phase not in _ON_ITS_WAY and not record.is_wanted_dead:
                     await self.tracker.cancel(
                         record.job.id,
                         "Ended: the machine was drained, with a deadline.",
                     )
-        return unstarted
 
     def _is_over(self, instant: datetime | None) -> bool:
         return instant is not None and instant <= self.clock.now()

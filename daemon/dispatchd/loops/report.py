@@ -1,6 +1,7 @@
-"""Report: accept and finish, each job with its own retry; what is closed leaves for history.
+"""Report: accept, release and finish, each job with its own retry; what is closed leaves for history.
 
-The accept is the fence: no process of a job starts before the source has confirmed it. A finish is
+The accept is the fence: no process of a job starts before the source has confirmed it. A release is durable
+before it is sent, and repeated until it is answered: the job may be somebody else's by then. A finish is
 repeated for ever, because a late result is still a result. One job's trouble never delays another.
 """
 
@@ -59,6 +60,8 @@ class ReportLoop:
     random: random.Random
     call_timeout_s: float
     """The deadline of a call (seconds)."""
+    _why_back: str = field(default="the machine was stopped", init=False)
+    """Why jobs are given back, for the source."""
     _busy: set[str] = field(factory=set, init=False)
     _turns: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
@@ -77,16 +80,22 @@ class ReportLoop:
                 await bell.wait()
 
     async def hand_back(self, reason: str) -> None:
-        """Give every job that has not started back to a source that takes it; the others stay."""
+        """Have every job that has not started given back to a source that takes it; the others stay.
+
+        Returns when that is durable; the source is told by the loop.
+        """
+        self._why_back = reason
         async with anyio.create_task_group() as tasks:
             for record in self.tracker.in_phase(*UNSTARTED):
                 if _may_go_back(record):
-                    tasks.start_soon(self._hand_back, record, reason)
+                    tasks.start_soon(self.tracker.give_back, record.job.id)
 
     def _take_up(self, tasks: TaskGroup) -> None:
         owing = {
             record.job.id
-            for record in self.tracker.in_phase(Phase.PENDING_ACCEPT, Phase.FINISHING)
+            for record in self.tracker.in_phase(
+                Phase.PENDING_ACCEPT, Phase.RELEASING, Phase.FINISHING
+            )
         }
         for job_id in (owing | self.tracker.repeats) - self._busy:
             self._busy.add(job_id)
@@ -133,6 +142,10 @@ class ReportLoop:
                 Event.FINISH_ACKNOWLEDGED,
                 Event.FINISH_REFUSED,
             )
+        if debt is Debt.RELEASE:
+            return _Call(
+                "release", self._release, Event.RELEASED, Event.RELEASE_REFUSED
+            )
         if debt is Debt.ACCEPT or repeat:
             return _Call(
                 "accept",
@@ -144,6 +157,9 @@ class ReportLoop:
 
     async def _accept(self, record: TrackedJob) -> None:
         await self.fence.accept(self.source, record)
+
+    async def _release(self, record: TrackedJob) -> None:
+        await self.source.release(record, self._why_back)
 
     async def _finish(self, record: TrackedJob) -> None:
         attempt, report = record.attempt, Report()
@@ -195,16 +211,6 @@ class ReportLoop:
         )
         self.pulse.expect(_promise(record.job.id), delay_s + SLACK_S)
         await anyio.sleep(delay_s)
-
-    async def _hand_back(self, record: TrackedJob, reason: str) -> None:
-        async def release(unstarted: TrackedJob) -> None:
-            async with self._turns:
-                await self.source.release(unstarted, reason)
-
-        try:
-            await self.tracker.hand_back(record.job.id, release)
-        except RemoteError as error:
-            self._log.warning("release_failed", error=str(error), **job_context(record))
 
 
 def _may_go_back(record: TrackedJob) -> bool:

@@ -4,7 +4,7 @@ A record is durable before the act that it describes. So nothing here returns un
 full or failing disk makes every loop wait here (`loops/disk.py`).
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 from weakref import WeakValueDictionary
@@ -237,19 +237,12 @@ class Tracker:
             ),
         )
 
-    async def hand_back(
-        self, job_id: str, release: Callable[[TrackedJob], Awaitable[None]]
-    ) -> None:
-        """Give an unstarted job back, and keep it from starting meanwhile; one that has started stays.
-
-        Fails with what `release` fails with; nothing has changed then.
-        """
+    async def give_back(self, job_id: str) -> None:
+        """Want an unstarted job to go back: from now on it can't start here. One that has started stays."""
         async with self._lock(job_id):
             record = self._store.get(job_id)
-            if record is None or not record.is_unstarted:
-                return
-            await release(record)
-            await self._keep(record.advance(Event.RELEASED, self._clock.now()))
+            if record is not None and record.is_unstarted:
+                await self._advance(record, Event.RELEASE_WANTED)
 
     async def _advance(
         self, before: TrackedJob, event: Event, verdict: Verdict | None = None
