@@ -18,6 +18,7 @@ import anyio
 import pytest
 from anyio import to_thread
 from anyio.abc import SocketStream
+from anyio.streams.buffered import BufferedByteReceiveStream
 from structlog.testing import capture_logs
 
 from dispatchd.control.calls import (
@@ -672,7 +673,8 @@ async def test_root_gets_in_when_others_have_taken_all_connections(
         await anyio.open_process(command, stderr=None) as member,
     ):
         assert member.stdout is not None
-        assert await member.stdout.receive() == b"connected\n"
+        said = BufferedByteReceiveStream(member.stdout)
+        assert await said.receive_until(b"\n", 100) == b"connected"
         found = await asked(open_folder)
         assert member.stdin is not None
         await member.stdin.aclose()

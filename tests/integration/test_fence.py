@@ -142,7 +142,8 @@ async def test_after_a_restart_a_job_with_a_lease_is_asked_for_and_one_without_s
                 await daemon.until_logged("job_accept_refused", job_id="later")
 
             assert has_run(daemon, "later") is (lease_s is None)
-    assert len(hub.calls("accept", "later")) == (1 if lease_s is None else 2)
+    asked_again = len(hub.calls("accept", "later")) > 1
+    assert asked_again is (lease_s is not None)
 
 
 async def test_another_attempt_is_one_more_start(tmp_path: Path) -> None:

@@ -111,6 +111,15 @@ def test_what_another_key_has_signed_is_refused() -> None:
     assert "none of the pinned keys" in refused(Issuer().token())
 
 
+def test_a_grace_period_beyond_all_dates_has_no_end() -> None:
+    end = {"jti": "l", "iat": 0, "exp": 253_402_300_000, "grace_days": 10**9}
+
+    claims = claims_from({**end})
+
+    assert claims.grace_until == datetime.max.replace(tzinfo=UTC)
+    assert claims.worth(datetime.max.replace(tzinfo=UTC) - LEEWAY * 2) is Worth.VALID
+
+
 def test_an_unsigned_token_is_refused() -> None:
     body = GOOD.split(".")[1]
 

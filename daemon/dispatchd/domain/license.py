@@ -68,7 +68,10 @@ class Claims:
         if self.expires_at is None:
             return None
         days = DEFAULT_GRACE_DAYS if self.grace_days is None else self.grace_days
-        return self.expires_at + timedelta(days=max(0.0, days))
+        try:
+            return self.expires_at + timedelta(days=max(0.0, days))
+        except OverflowError:
+            return datetime.max.replace(tzinfo=UTC)
 
     def worth(self, now: datetime) -> Worth:
         """Return what the license is worth at a time."""
