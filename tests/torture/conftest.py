@@ -29,6 +29,13 @@ def kill_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(source, tmp_path_factory.mktemp("kill"))
 
 
+@pytest.fixture(scope="session")
+def power_cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that notes what is synced, and ends the daemon before a chosen step."""
+    source = Path(__file__).with_name("power_cut.c")
+    return build(source, tmp_path_factory.mktemp("power-cut"))
+
+
 @pytest.fixture
 def url_for(request: pytest.FixtureRequest) -> Iterator[Callable[[Sweep], str]]:
     """Gives the URL of a new database for a sweep; one of PostgreSQL's is dropped after the test.

@@ -1,8 +1,6 @@
 """The daemon is killed with SIGKILL wherever it can be: nothing lost, nothing run twice, nothing unreported."""
 
-import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -12,9 +10,14 @@ from anyio import to_thread
 from support.clock import advance
 from support.daemon import write_config
 from support.daemon_process import DaemonProcess
-from support.hub import Hub, hub
+from support.hub import hub
+from support.leftovers import (
+    finishes_first,
+    left_alive,
+    records_left,
+    until_settled,
+)
 from support.torture import Sweep, Torture
-from support.until import until
 
 RUNS = 'echo "$DISPATCHD_JOB_ID" >>"$LEDGER"; sleep 0.3; exit 7'
 
@@ -32,32 +35,6 @@ def machine(folder: Path, url: str, ledger: Path, script: str, runs: str = "") -
         runs=runs,
         limits=f'env = {{ LEDGER = "{ledger}" }}',
     )
-
-
-def left_alive(folder: Path) -> list[int]:
-    """Return the pids of processes that were started for runs below a folder."""
-    return [
-        pid
-        for pid, environment in environments()
-        if f"{folder}/".encode() in environment
-    ]
-
-
-def environments() -> Iterator[tuple[int, bytes]]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                yield int(entry.name), (entry / "environ").read_bytes()
-            except OSError:
-                continue
-
-
-def records_left(state: Path) -> list[str]:
-    return [each.name for each in (state / "jobs").glob("*.json")]
-
-
-async def until_settled(daemon: DaemonProcess) -> None:
-    await until(lambda: not records_left(daemon.state), 20, "no records")
 
 
 ONE_JOB = Sweep(least=40, most=60)
@@ -110,21 +87,6 @@ async def run_despite_a_kill(
     assert records_left(daemon.state) == []
     assert left_alive(config.parent) == []
     sweep.require(step, killed=not survived)
-
-
-async def finishes_first(server: Hub, daemon: DaemonProcess) -> bool:
-    """Return True if the job ends and the daemon stops in order, and False if the daemon is killed before that."""
-    async with anyio.create_task_group() as tasks:
-
-        async def finish() -> None:
-            await server.result("j")
-            tasks.cancel_scope.cancel()
-
-        tasks.start_soon(finish)
-        await to_thread.run_sync(daemon.process.wait, abandon_on_cancel=True)
-        tasks.cancel_scope.cancel()
-    # It may still meet its end while it stops in order.
-    return daemon.alive and await to_thread.run_sync(daemon.stop) == 0
 
 
 @pytest.mark.torture

@@ -33,15 +33,20 @@ _UNIQUE_BYTES: Final = 6
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, for this user only; one that exists stays as it is.
+    """Create a folder and its parents, for this user only, durably; one that exists stays as it is.
 
     Raises:
         FolderUnusable: It can't be created or written.
     """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
     try:
         path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        for each in reversed(missing):
+            sync_folder(each.parent)
     except OSError as error:
         raise FolderUnusable(folder=path, error=error) from error
+    except StoreUnavailable as unavailable:
+        raise FolderUnusable(folder=path, error=unavailable.error) from unavailable
     if not os.access(path, os.W_OK | os.X_OK):
         raise FolderUnusable(
             folder=path, error=PermissionError(13, "no permission to write there")
