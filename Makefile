@@ -43,7 +43,7 @@ test: $(VENV)/.dev
 test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "host and not torture"
 
-## torture: kill at every step, soak, floods; e.g. make torture DURATION=300 SEED=7 SIZE=2
+## torture: kill at every step, cut the power, soak, floods; e.g. make torture DURATION=300 SEED=7 SIZE=2
 torture: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m torture --duration $(DURATION) --seed $(SEED) --size $(SIZE)
 
