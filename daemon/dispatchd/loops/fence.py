@@ -69,6 +69,15 @@ class Fence:
         last = self._words.get(record.job.id)
         return not owes_accept and may_start(record, last, self._clock.now())
 
+    def has_lost(self, record: TrackedJob) -> bool:
+        """Return whether the endpoint has said that a job isn't this machine's under its newest claim."""
+        last = self._words.get(record.job.id)
+        return (
+            last is not None
+            and not last.holds
+            and last.claim_token == record.job.claim_token
+        )
+
     def ask(self, record: TrackedJob) -> None:
         """Have the accept of a job repeated; the tracker's bell rings once it has been answered."""
         if record.job.id not in self._tracker.repeats:

@@ -1,4 +1,9 @@
-"""Heartbeat: extend leases and hear of cancel requests, for jobs whose endpoint offers it."""
+"""Heartbeat: extend leases and hear of cancel requests, for jobs whose endpoint offers it.
+
+A job beats from its pull until its finish has been answered: also while only its finish is refused it is with
+this machine, and nobody else is to run it. The first beat follows the accept at once, so that the endpoint knows
+within moments that this machine has heartbeats, and what its silence would mean.
+"""
 
 from typing import Final
 
@@ -32,7 +37,21 @@ _LEASED: Final = (
     Phase.RUNNING,
     Phase.RETRY_WAIT,
     Phase.NEEDS_ATTENTION,
+    Phase.FINISHING,
 )
+
+_NO_FIRST_BEAT: Final = (Phase.PENDING_ACCEPT, Phase.FINISHING)
+"""Phases in which a claim needs no beat at once: it isn't accepted yet, or its finish is on its way."""
+
+
+@define
+class _Rhythm:
+    """The beats of a job under one claim: when the next one is due, on the clock of the event loop."""
+
+    claim_token: str
+    due: float
+    has_begun: bool = False
+    """Whether the beat that follows the accept has been sent."""
 
 
 @define(kw_only=True)
@@ -44,11 +63,9 @@ class HeartbeatLoop:
     fence: Fence
     clock: Clock
     progress: ProgressFeed
-    _due: dict[str, float] = field(factory=dict, init=False)
-    """Leased jobs, and when the next beat of each is due, on the clock of the event loop."""
+    _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
+    """By job; one whose claim is lost has none: a run goes on without it, and asking again would change nothing."""
     _busy: set[str] = field(factory=set, init=False)
-    _lost: set[str] = field(factory=set, init=False)
-    """Claim tokens whose lease is gone: a run goes on without it, and asking again would change nothing."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -60,29 +77,37 @@ class HeartbeatLoop:
             while True:
                 bell, now = self.tracker.bell, anyio.current_time()
                 self._beat_where_due(tasks, now)
-                pause_s = min(self._due.values()) - now if self._due else None
-                with anyio.move_on_after(pause_s):
+                dues = [each.due for each in self._rhythms.values()]
+                with anyio.move_on_after(min(dues) - now if dues else None):
                     await bell.wait()
                     await anyio.sleep(_GATHER_S)
 
     def _beat_where_due(self, tasks: TaskGroup, now: float) -> None:
-        pauses = {
-            record.job.id: self._pause_s(record)
+        leased = [
+            (record, pause_s)
             for record in self.tracker.in_phase(*_LEASED)
-        }
-        leased = {
-            job_id: pause for job_id, pause in pauses.items() if pause is not None
-        }
-        self._due = {
-            job_id: self._due.get(job_id, now + pause)
-            for job_id, pause in leased.items()
-        }
-        for job_id, due in self._due.items():
-            if due <= now:
-                self._due[job_id] = now + leased[job_id]
+            if (pause_s := self._pause_s(record)) is not None
+        ]
+        for job_id in self._rhythms.keys() - {record.job.id for record, _ in leased}:
+            del self._rhythms[job_id]
+            self.progress.forget(job_id)
+        for record, pause_s in leased:
+            job_id, rhythm = record.job.id, self._rhythm(record, now + pause_s)
+            first = not rhythm.has_begun and record.phase not in _NO_FIRST_BEAT
+            if first or rhythm.due <= now:
+                rhythm.due = now + pause_s
                 if job_id not in self._busy:
+                    rhythm.has_begun = rhythm.has_begun or first
                     self._busy.add(job_id)
                     tasks.start_soon(self._beat, job_id, name=f"heartbeat {job_id}")
+
+    def _rhythm(self, record: TrackedJob, due: float) -> _Rhythm:
+        """Return the rhythm of a job's newest claim; a new one begins with its first beat `due`."""
+        token = record.job.claim_token
+        rhythm = self._rhythms.get(record.job.id)
+        if rhythm is None or rhythm.claim_token != token:
+            rhythm = self._rhythms[record.job.id] = _Rhythm(token, due)
+        return rhythm
 
     async def _beat(self, job_id: str) -> None:
         try:
@@ -91,6 +116,11 @@ class HeartbeatLoop:
                 await self._ask(record)
         finally:
             self._busy.discard(job_id)
+            if job_id not in self._rhythms:
+                self.progress.forget(job_id)
+            elif not self._rhythms[job_id].has_begun:
+                # The accept has overtaken this beat, which says nothing of it.
+                self.tracker.ring()
 
     async def _ask(self, record: TrackedJob) -> None:
         job_id = record.job.id
@@ -99,7 +129,8 @@ class HeartbeatLoop:
         try:
             beat = await self.source.heartbeat(record, news)
         except JobClosed as error:
-            self._lost.add(record.job.claim_token)
+            if self._has_finished_since(record):
+                return
             self.fence.note(record, asked_at, holds=False)
             self._log.warning("lease_lost", error=str(error), **job_context(record))
             await self.tracker.answered(record, Event.LEASE_LOST)
@@ -111,8 +142,16 @@ class HeartbeatLoop:
             self.fence.note(record, asked_at, holds=True)
             if news is not None:
                 self.progress.told(record)
-            if beat.cancel_requested and not record.is_wanted_dead:
+            decided = record.is_wanted_dead or record.phase is Phase.FINISHING
+            if beat.cancel_requested and not decided:
                 await self.tracker.cancel(job_id, "Cancelled before it started.")
+
+    def _has_finished_since(self, asked: TrackedJob) -> bool:
+        """Return whether the refusal of a beat only says that the job's finish has overtaken it."""
+        now = self.tracker.get(asked.job.id)
+        if now is None:
+            return True
+        return now.phase is Phase.FINISHING and asked.phase is not Phase.FINISHING
 
     def _pause_s(self, record: TrackedJob) -> float | None:
         """Return the seconds between two beats of a job, or None if it needs none."""
@@ -120,7 +159,7 @@ class HeartbeatLoop:
         if (
             job.lease_s is None
             or "heartbeat" not in job.extensions
-            or job.claim_token in self._lost
+            or self.fence.has_lost(record)
         ):
             return None
         return min(job.lease_s / _BEATS_IN_A_LEASE, _LONGEST_PAUSE_S)

@@ -40,9 +40,7 @@ class ProgressFeed:
         """Return how far a job's run is, or None if that has been told or there is no run."""
         attempt = record.attempt
         if record.phase is not Phase.RUNNING or attempt is None:
-            over = self._cursors.pop(record.job.id, None)
-            if over is not None:
-                self._stories.forget(over.path)
+            self.forget(record.job.id)
             return None
         return await to_thread.run_sync(self._read, record, attempt.number)
 
@@ -60,11 +58,18 @@ class ProgressFeed:
                 "progress_note_failed", error=error.strerror, **job_context(record)
             )
 
+    def forget(self, job_id: str) -> None:
+        """Forget a job that is over."""
+        over = self._cursors.pop(job_id, None)
+        if over is not None:
+            self._stories.forget(over.path)
+
     def _read(self, record: TrackedJob, number: int) -> Progress | None:
         run = self._runs.folder(record.run_id)
         path = run.events_file(number)
         cursor = self._cursors.get(record.job.id)
         if cursor is None or cursor.path != path:
+            self.forget(record.job.id)
             file = run.told_file(number)
             cursor = _Cursor(path, file, _number_in(file))
             self._cursors[record.job.id] = cursor

@@ -1,0 +1,147 @@
+"""Heartbeats: from the accept at once, until the finish has been answered, and each job for itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.clock import advance
+from support.daemon import DaemonHere, running_daemon, write_config
+from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
+from support.until import in_time
+
+LEASE_S = 60
+WORKFLOWS = {
+    "waits": ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.02; done"],
+    "quick": ["/bin/true"],
+}
+
+
+def job(job_id: str, workflow: str, **more: Any) -> dict[str, Any]:
+    return {
+        "id": job_id,
+        "dag_name": workflow,
+        "claim_token": f"claim-{job_id}",
+        "lease_seconds": LEASE_S,
+        "extensions": ["heartbeat"],
+        **more,
+    }
+
+
+def let_go(daemon: DaemonHere, job_id: str) -> None:
+    (daemon.state / "runs" / job_id / "workspace" / "go").touch()
+
+
+def phases(hub: Endpoint, job_id: str) -> list[str]:
+    return [each.body["phase"] for each in hub.calls("heartbeat", job_id)]
+
+
+def refuse(hub: Endpoint, status: int, *calls: tuple[str, str]) -> None:
+    def script(request: Request) -> Answer | None:
+        if (request.call, request.job_id) in calls:
+            return as_json({"message": "no"}, status)
+        return None
+
+    hub.script = script
+
+
+async def test_the_first_beat_follows_the_accept_without_time_passing(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, WORKFLOWS)
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("j", "waits", lease_seconds=86_400))
+            await hub.until(lambda e: bool(e.calls("heartbeat", "j")))
+            asked = [each.call for each in hub.requests if each.job_id == "j"]
+            let_go(daemon, "j")
+            await hub.until_finished("j")
+
+    assert asked[:2] == ["accept", "heartbeat"]
+
+
+async def test_a_daemon_that_starts_again_says_so_at_once(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, WORKFLOWS)
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("j", "waits", lease_seconds=86_400))
+            await hub.until(lambda e: bool(e.calls("heartbeat", "j")))
+        async with running_daemon(config) as daemon:
+            await hub.until(lambda e: len(e.calls("heartbeat", "j")) == 2)
+            let_go(daemon, "j")
+            await hub.until_finished("j")
+
+
+@pytest.mark.parametrize("status", [403, 413, 422, 500])
+async def test_a_job_whose_finish_is_refused_goes_on_beating(
+    tmp_path: Path, status: int
+) -> None:
+    async with endpoint() as hub:
+        refuse(hub, status, ("finish", "j"))
+        config = write_config(tmp_path, hub.url, WORKFLOWS)
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("j", "quick"))
+            await daemon.until_logged("report_failed")
+            for _ in range(4):
+                beats = len(phases(hub, "j"))
+                await advance(LEASE_S / 6)
+                await hub.until(lambda e, n=beats: len(phases(e, "j")) > n)  # type: ignore[misc]
+            hub.script = None
+            await in_time(lambda: "j" in hub.finished)
+            seen = len(phases(hub, "j"))
+            await daemon.until_logged("job_finish_acknowledged")
+            await advance(LEASE_S)
+
+    assert phases(hub, "j")[-1] == "finishing"
+    assert len(phases(hub, "j")) <= seen + 1
+
+
+async def test_a_cancel_comes_too_late_for_what_is_being_reported(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        refuse(hub, 500, ("finish", "j"))
+        config = write_config(tmp_path, hub.url, WORKFLOWS)
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("j", "quick"))
+            await daemon.until_logged("report_failed")
+            hub.cancelled.add("j")
+            for _ in range(2):
+                beats = len(phases(hub, "j"))
+                await advance(LEASE_S / 6)
+                await hub.until(lambda e, n=beats: len(phases(e, "j")) > n)  # type: ignore[misc]
+            hub.script = None
+            await in_time(lambda: "j" in hub.finished)
+            events = {each.get("event") for each in daemon.log()}
+
+    assert hub.finished["j"]["result_status"] == "succeeded"
+    assert "job_cancel_requested" not in events
+
+
+async def test_one_refused_heartbeat_is_about_one_job_also_without_claim_tokens(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        refuse(hub, 409, ("heartbeat", "lost"))
+        config = write_config(tmp_path, hub.url, WORKFLOWS, runs="slots = 2")
+        async with running_daemon(config) as daemon:
+            for name in ("lost", "kept"):
+                hub.hand_out(job(name, "waits", claim_token=""))
+                await daemon.until_logged("job_attempt_started", job_id=name)
+            await hub.until(lambda e: bool(e.calls("heartbeat", "kept")))
+            await advance(LEASE_S / 6)
+            await daemon.until_logged("lease_lost", job_id="lost")
+            beats = len(phases(hub, "kept"))
+            await advance(LEASE_S / 6)
+            await hub.until(lambda e: len(phases(e, "kept")) > beats)
+            refused = len(phases(hub, "lost"))
+
+            # It is this machine's again, and says so.
+            hub.script = None
+            hub.hand_out(job("lost", "waits", claim_token=""))
+            await hub.until(lambda e: len(phases(e, "lost")) > refused)
+            for name in ("lost", "kept"):
+                let_go(daemon, name)
+            await hub.until_finished("lost", "kept")
+
+    assert refused <= 2
