@@ -204,13 +204,13 @@ async def test_a_lease_that_is_lost_during_a_checkout_ends_the_start(
         shas = server.create("o/r")
         server.open_gate.clear()
         async with endpoint() as hub:
-            refuse(hub, "j", status, "heartbeat")
             limits = f'checkout = true\ncheckout_url = "{server.url}"'
             config = write_config(tmp_path, hub.url, WORKFLOWS, limits=limits)
             async with running_daemon(config) as daemon:
                 source = {"repository_name": "o/r", "sha": shas[0]}
                 hub.hand_out(job("j", "quick", **source, extensions=["heartbeat"]))
                 await until(lambda: bool(server.requests))
+                refuse(hub, "j", status, "heartbeat")
                 await advance(LEASE_S / 6)
                 lost = await daemon.until_logged("job_lease_lost")
                 server.open_gate.set()
@@ -266,9 +266,42 @@ async def test_after_a_checkout_that_outlasts_the_lease_the_endpoint_is_asked(
     assert ("j" in hub.finished) is (status != 409)
 
 
+@pytest.mark.parametrize("when", ["waiting", "starting"])
+async def test_a_wish_to_cancel_that_an_accept_brings_is_obeyed(
+    tmp_path: Path, when: str
+) -> None:
+    def script(request: Request) -> Answer | None:
+        first = len(hub.calls("accept", "j")) == 1
+        if request.call != "accept" or (when == "starting" and first):
+            return None
+        return as_json({"cancel_requested": True})
+
+    with git_server(tmp_path / "served") as server:
+        shas = server.create("o/r")
+        server.open_gate.clear()
+        async with endpoint() as hub:
+            hub.script = script
+            limits = (
+                f'checkout = true\ncheckout_url = "{server.url}"\nmax_duration_s = 3600'
+            )
+            config = write_config(tmp_path, hub.url, WORKFLOWS, limits=limits)
+            async with running_daemon(config) as daemon:
+                hub.hand_out(job("j", "quick", repository_name="o/r", sha=shas[0]))
+                if when == "starting":
+                    await until(lambda: bool(server.requests))
+                    await advance(LEASE_S)
+                server.open_gate.set()
+                finished = (await hub.until_finished("j"))[0]
+
+    assert (finished["result_status"], finished["result_cause"]) == (
+        "aborted",
+        "cancelled",
+    )
+    assert not has_run(daemon, "j")
+
+
 async def test_a_secret_that_takes_its_time_is_no_run_either(tmp_path: Path) -> None:
     async with endpoint() as hub:
-        refuse(hub, "j", 409, "heartbeat")
         config = write_config(
             tmp_path, hub.url, WORKFLOWS, limits='secrets = { KEY = "key" }'
         )
@@ -280,6 +313,7 @@ async def test_a_secret_that_takes_its_time_is_no_run_either(tmp_path: Path) -> 
         async with running_daemon(config) as daemon:
             hub.hand_out(job("j", "quick", extensions=["heartbeat"]))
             await daemon.until_logged("job_attempt_starting")
+            refuse(hub, "j", 409, "heartbeat")
             await advance(LEASE_S / 6)
             await daemon.until_logged("job_lease_lost")
             fifo.touch()

@@ -106,13 +106,14 @@ class ModelEndpoint:
         self.fuse.burn()
         return Delivery(job=claimed, payload="null", headers="null", flaw=delivery.flaw)
 
-    async def accept(self, record: TrackedJob) -> None:
+    async def accept(self, record: TrackedJob) -> Beat:
         def effect() -> None:
             self._require(record, "accept")
             self.accepted.add(record.job.id)
             self.confirmed.add(record.job.id)
 
         await self._step(effect)
+        return Beat()
 
     async def finish(self, record: TrackedJob, report: Report) -> None:
         def effect() -> None:

@@ -92,9 +92,10 @@ class DispatchEndpoint:
             and (hold_applied(reply.headers) or held_s >= hold / 2)
         )
 
-    async def accept(self, record: TrackedJob) -> None:
-        """Tell the endpoint that this machine has the job, and learn whether it agrees."""
-        await self._about("accept", record, {"dag_run_id": record.run_id})
+    async def accept(self, record: TrackedJob) -> Beat:
+        """Tell the endpoint that this machine has the job, and learn whether it agrees, and still wants it run."""
+        reply = await self._about("accept", record, {"dag_run_id": record.run_id})
+        return _beat("accept", reply)
 
     async def finish(self, record: TrackedJob, report: Report) -> None:
         """Tell the endpoint how the job ended, and what its newest attempt has left for it.
@@ -142,12 +143,7 @@ class DispatchEndpoint:
             told["progress"] = asdict(progress)
         if record.phase is Phase.NEEDS_ATTENTION and record.blocked:
             told["reason"] = self._scrubbed(record.blocked)
-        reply = await self._about("heartbeat", record, told)
-        if not reply.body:
-            return Beat()
-        document = json_object("heartbeat", reply)
-        _check("heartbeat", "heartbeat-reply", document)
-        return Beat(cancel_requested=document.get("cancel_requested") is True)
+        return _beat("heartbeat", await self._about("heartbeat", record, told))
 
     async def release(self, record: TrackedJob, reason: str) -> None:
         """Hand an unstarted job back."""
@@ -208,6 +204,14 @@ async def _delivery(reply: Reply) -> Delivery:
         reason = not_json(reply) if broken else f"the job can't be used: {violation}"
         raise ProtocolError(call="pull", reason=reason) from violation
     return evolve(delivery, holds=hold_applied(reply.headers))
+
+
+def _beat(call: str, reply: Reply) -> Beat:
+    if not reply.body:
+        return Beat()
+    document = json_object(call, reply)
+    _check(call, "heartbeat-reply", document)
+    return Beat(cancel_requested=document.get("cancel_requested") is True)
 
 
 def _check(call: str, contract: str, document: object) -> None:

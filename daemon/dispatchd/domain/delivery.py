@@ -35,6 +35,6 @@ class NoJob:
 
 @frozen(kw_only=True)
 class Beat:
-    """The endpoint's answer to a heartbeat."""
+    """The endpoint's answer to a heartbeat or an accept."""
 
     cancel_requested: bool = False

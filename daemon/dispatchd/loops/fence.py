@@ -28,8 +28,10 @@ class Fence:
         factory=structlog.get_logger, init=False
     )
 
-    async def accept(self, source: Source, record: TrackedJob) -> None:
-        """Send an accept, and take note of its answer.
+    async def accept(self, source: Source, record: TrackedJob) -> bool:
+        """Send an accept, take note of its answer, and return whether the job may still be run.
+
+        A wish to cancel that the answer brings is durable on return.
 
         Fails with a leaf of RemoteError.
 
@@ -38,11 +40,14 @@ class Fence:
         """
         asked_at = self._clock.now()
         try:
-            await source.accept(record)
+            answer = await source.accept(record)
         except JobClosed:
             self.note(record, asked_at, holds=False)
             raise
+        if answer.cancel_requested:
+            await self._tracker.cancel(record.job.id, "Cancelled before it started.")
         self.note(record, asked_at, holds=True)
+        return not answer.cancel_requested
 
     def note(self, asked: TrackedJob, asked_at: datetime, *, holds: bool) -> None:
         """Take note of the answer to an accept or a heartbeat.

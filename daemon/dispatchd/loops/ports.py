@@ -80,7 +80,7 @@ class Source(Protocol):
         """Ask for one job, letting the endpoint hold the question for `hold_s` seconds (0: not at all)."""
         ...
 
-    async def accept(self, record: TrackedJob) -> None:
+    async def accept(self, record: TrackedJob) -> Beat:
         """Return once the source agrees that the job is this machine's; JobClosed if it isn't."""
         ...
 

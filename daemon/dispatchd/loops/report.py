@@ -146,7 +146,7 @@ class ReportLoop:
             return _Call(
                 "release", self._release, Event.RELEASED, Event.RELEASE_REFUSED
             )
-        if debt is Debt.ACCEPT or repeat:
+        if debt is Debt.ACCEPT or (repeat and not record.was_given_back):
             return _Call(
                 "accept",
                 self._accept,

@@ -134,9 +134,11 @@ class Starter:
         if self.source is None or self.fence.allows(record):
             return
         try:
-            await self.fence.accept(self.source, record)
+            wanted = await self.fence.accept(self.source, record)
         except RemoteError as error:
             raise NotConfirmed(reason=str(error)) from error
+        if not wanted:
+            raise NotConfirmed(reason="somebody has cancelled it")
 
     async def _given(self, record: TrackedJob, workflow: Workflow) -> Mapping[str, str]:
         """Return what the endpoint gives to an attempt: its token, by variable, if its workflow asks for one.
