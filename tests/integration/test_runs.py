@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from support.clock import advance
+from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.daemon_process import resident_kib
 from support.daemon_process import running_daemon as daemon_process
-from support.endpoint import Endpoint, endpoint
-from support.until import until
+from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
+from support.until import in_time, until
 
 Json = dict[str, Any]
 LEASE_S = 60
@@ -238,6 +239,54 @@ async def test_a_cancel_job_without_a_target_fails_with_the_reason(
     assert [unknown["result_status"], ended["result_status"]] == ["failed", "failed"]
     assert "no run nobody" in unknown["result_summary"]
     assert "already ended" in ended["result_summary"]
+
+
+async def test_a_cancel_job_whose_target_was_cancelled_before_has_succeeded(
+    tmp_path: Path,
+) -> None:
+    purpose = {"dag_name": "long", "repository_name": "o/r", "pull_request_number": 7}
+
+    def script(request: Request) -> Answer | None:
+        held_back = request.call == "finish" and request.job_id == "j"
+        return as_json({"message": "later"}, 503) if held_back else None
+
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"long": sh("sleep 300")})
+        async with running_daemon(config) as daemon:
+            hub.script = script
+            hub.hand_out({"id": "j", **purpose})
+            await daemon.until_logged("job_attempt_started")
+            await call(daemon, "POST", "/v1/jobs/j/cancel", {})
+            await daemon.until_logged("job_decided", job_id="j")
+            hub.hand_out({"id": "c1", "command": "cancel", "dag_run_id": "j"})
+            hub.hand_out({"id": "c2", "command": "cancel", **purpose})
+            tracked = await hub.until_finished("c1", "c2")
+            hub.script = None
+            await in_time(lambda: "j" in hub.finished)
+            await daemon.until_logged("job_finish_acknowledged", job_id="j")
+            hub.hand_out({"id": "c3", "command": "cancel", "dag_run_id": "j"})
+            past = await hub.until_finished("c3")
+
+    assert {each["result_status"] for each in [*tracked, *past]} == {"succeeded"}
+
+
+async def test_a_cancel_ends_a_run_for_good_that_its_time_limit_was_ending(
+    tmp_path: Path,
+) -> None:
+    ignores = sh("trap '' TERM; echo up; while :; do sleep 0.1; done")
+    limits = "max_duration_s = 60\nkill_grace_s = 30\nmax_retries = 3"
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ignores}, limits=limits)
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started")
+            await advance(60)
+            await daemon.until_logged("job_stop_ordered")
+            await call(daemon, "POST", "/v1/jobs/j/cancel", {})
+            await advance(30)
+            finished = (await hub.until_finished("j"))[0]
+
+    assert finished["result_cause"] == "cancelled"
 
 
 async def test_a_heartbeat_brings_the_wish_to_cancel(tmp_path: Path) -> None:

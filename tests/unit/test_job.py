@@ -109,13 +109,28 @@ def test_a_cancel_job_without_a_run_means_the_same_repository_pull_request_and_w
         tracked(Phase.FINISHING, repository="o/r", pull_request=7),
     ]
 
-    assert targets(CANCEL, [*others, same]) == [same]
+    cancelled_before = evolve(
+        tracked(Phase.FINISHING, repository="o/r", pull_request=7),
+        verdict=cancelled("No longer wanted."),
+    )
+
+    found = targets(CANCEL, [*others, same, cancelled_before])
+
+    assert found == [same, cancelled_before]
 
 
-def test_a_cancel_job_succeeds_only_if_something_was_alive() -> None:
-    alive, ended = tracked(Phase.RUNNING), tracked(Phase.FINISHING)
+def test_a_cancel_job_succeeds_only_if_somebody_has_ended_what_it_means() -> None:
+    begun = Attempt(number=1, started_at=NOW, deadline_at=NOW)
+    running = tracked(Phase.RUNNING).with_attempt(begun)
+    ending = running.ending(FailureCause.CANCELLED, NOW)
+    waited = tracked().advance(
+        Event.CANCEL_REQUESTED, NOW, verdict=cancelled("No longer wanted.")
+    )
+    past = waited.advance(Event.FINISH_ACKNOWLEDGED, NOW)
+    ended = evolve(tracked(Phase.FINISHING), verdict=DONE)
 
-    assert verdict(CANCEL, [alive]).outcome is Outcome.SUCCEEDED
+    for each in (ending, waited, past):
+        assert verdict(CANCEL, [ended, each]).outcome is Outcome.SUCCEEDED
     assert verdict(CANCEL, [ended]).cause is FailureCause.NO_TARGET
     assert (
         "no unfinished run of workflow build of o/r for pull request 7"

@@ -1,7 +1,7 @@
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -392,16 +392,31 @@ async def test_the_order_to_end_a_run_is_known_to_a_daemon_that_comes_later(
     assert Tracker(store, StandingClock(), Disk(AtOnce())).stop_event("job-1").is_set()
 
 
-async def test_the_first_reason_to_end_a_run_stands(
-    store: JobStore, tracker: Tracker
-) -> None:
+async def test_the_first_reason_to_end_a_run_stands(store: JobStore) -> None:
     record = put(store, Phase.RUNNING)
-    store.put(record.with_attempt(evolve(ATTEMPT, stop=FailureCause.MAX_DURATION)))
+
+    after = record.ending(FailureCause.INACTIVITY_TIMEOUT, NOW).ending(
+        FailureCause.MAX_DURATION, NOW
+    )
+
+    assert after.attempt is not None
+    assert after.attempt.stop is FailureCause.INACTIVITY_TIMEOUT
+
+
+@pytest.mark.parametrize("cause", [FailureCause.MAX_DURATION, FailureCause.NEEDS_INPUT])
+async def test_a_cancel_outweighs_every_other_reason_to_end_a_run(
+    cause: FailureCause, store: JobStore, tracker: Tracker
+) -> None:
+    """Else the attempt would be tried again, or its job parked, after the cancel was answered."""
+    record = put(store, Phase.RUNNING)
+    long_ago = NOW - timedelta(seconds=5)
+    store.put(record.with_attempt(evolve(ATTEMPT, stop=cause, stop_at=long_ago)))
 
     after = await tracker.cancel("job-1", "No longer wanted.")
 
     assert after.attempt is not None
-    assert after.attempt.stop is FailureCause.MAX_DURATION
+    assert after.attempt.stop is FailureCause.CANCELLED
+    assert after.attempt.stop_at == long_ago
 
 
 @pytest.mark.parametrize("phase", [Phase.FINISHING, Phase.HISTORY])

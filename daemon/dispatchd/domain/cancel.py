@@ -13,7 +13,7 @@ def targets(cancel: Job, tracked: Iterable[TrackedJob]) -> list[TrackedJob]:
     """Return the tracked jobs that a cancel job means, in the order given.
 
     Those with the run id that it names; if it names none, those of the same repository, pull request
-    and workflow that have not ended.
+    and workflow that have not ended, or that somebody has cancelled: perhaps this job did, before a kill.
     """
     others = [record for record in tracked if not record.job.is_cancel]
     if cancel.target_run_id:
@@ -21,16 +21,20 @@ def targets(cancel: Job, tracked: Iterable[TrackedJob]) -> list[TrackedJob]:
     return [
         record
         for record in others
-        if record.phase not in ENDED and _same_purpose(cancel, record.job)
+        if (record.phase not in ENDED or record.is_cancelled)
+        and _same_purpose(cancel, record.job)
     ]
 
 
 def verdict(cancel: Job, found: list[TrackedJob]) -> Verdict:
-    """Return how a cancel job ends, given what it means."""
-    alive = [record.run_id for record in found if record.phase not in ENDED]
-    if alive:
+    """Return how a cancel job ends, given what it means, as that stands after the cancel.
+
+    What somebody else has cancelled before, such as a heartbeat, is as cancelled as it was to be.
+    """
+    cancelled = [record.run_id for record in found if record.is_cancelled]
+    if cancelled:
         return Verdict(
-            outcome=Outcome.SUCCEEDED, summary=f"Cancelled {', '.join(alive)}."
+            outcome=Outcome.SUCCEEDED, summary=f"Cancelled {', '.join(cancelled)}."
         )
     if found:
         summary = f"Nothing to cancel: the run {found[0].run_id} has already ended."

@@ -259,6 +259,18 @@ class TrackedJob:
             and self.attempt.stop is not None
         )
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it is being ended, or has ended, because somebody wanted that."""
+        if self.verdict is not None:
+            return self.verdict.cause is FailureCause.CANCELLED
+        attempt = self.attempt
+        return (
+            self.is_wanted_dead
+            and attempt is not None
+            and (attempt.stop is FailureCause.CANCELLED)
+        )
+
     def after_answer(self, event: Event, now: datetime) -> Self:
         """Return the record after an answer of the endpoint about the job's newest claim.
 
@@ -277,11 +289,17 @@ class TrackedJob:
         return undone.advance(Event.ATTEMPT_NEVER_STARTED, now).advance(event, now)
 
     def ending(self, cause: FailureCause, now: datetime) -> Self:
-        """Return the record with its running attempt, if it has one, to be ended; the first cause stands."""
+        """Return the record with its running attempt, if it has one, to be ended.
+
+        The first cause stands, but for a cancel: whoever wants an end doesn't want another attempt.
+        """
         attempt = self.attempt
-        if self.phase is not Phase.RUNNING or attempt is None or attempt.stop:
+        if self.phase is not Phase.RUNNING or attempt is None:
             return self
-        return self.with_attempt(evolve(attempt, stop=cause, stop_at=now))
+        if attempt.stop and cause is not FailureCause.CANCELLED:
+            return self
+        stop_at = attempt.stop_at or now
+        return self.with_attempt(evolve(attempt, stop=cause, stop_at=stop_at))
 
 
 _CLAIM_LOST: Final = (Event.ACCEPT_REFUSED, Event.LEASE_LOST)

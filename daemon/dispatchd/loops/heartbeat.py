@@ -142,7 +142,7 @@ class HeartbeatLoop:
             self.fence.note(record, asked_at, holds=True)
             if news is not None:
                 self.progress.told(record)
-            decided = record.is_wanted_dead or record.phase is Phase.FINISHING
+            decided = record.is_cancelled or record.phase is Phase.FINISHING
             if beat.cancel_requested and not decided:
                 await self.tracker.cancel(job_id, "Cancelled before it started.")
 

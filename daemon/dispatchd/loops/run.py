@@ -204,10 +204,13 @@ class RunLoop:
         if not found and record.job.target_run_id:
             past = await self.tracker.find(record.job.target_run_id)
             found = [] if past is None else [past]
-        for target in found:
-            await self.tracker.cancel(
-                target.job.id, f"Cancelled by job {record.job.id} before it started."
-            )
+        reason = f"Cancelled by job {record.job.id} before it started."
+        found = [
+            target
+            if target.phase in cancel.ENDED
+            else await self.tracker.cancel(target.job.id, reason)
+            for target in found
+        ]
         await self.tracker.apply(
             record.job.id, Event.DECIDED, verdict=cancel.verdict(record.job, found)
         )
