@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from support.clock import advance, within
 from support.daemon import running_daemon, write_config
@@ -50,6 +51,27 @@ async def test_repositories_take_turns(server: Hub, machine: Machine) -> None:
         *("many-1", "few-1"),
         *("many-2", "many-3", "many-4"),
     ]
+
+
+async def test_a_machine_that_takes_no_jobs_is_woken_by_cancel_jobs_alone(
+    server: Hub,
+) -> None:
+    machine = Machine(http=server.http, name="m1", workflows=["ci"])
+    full = evolve(machine, workflows=[])
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+    await held.accept()
+    with within(20):
+        async with held_poll(full) as poll:
+            await server.submit({"id": "more", "dag_name": "ci"})
+            await server.submit({"id": "c", "command": "cancel", "dag_run_id": "j"})
+    listed = (await server.http.get("/api/v1/machines")).json()["machines"]
+
+    assert "capabilities" in held.job["extensions"]
+    assert poll.reply.json()["id"] == "c"
+    assert (await full.ask()).status_code == 204
+    # To have no room is not to have no workflows.
+    assert [each["workflows"] for each in listed if each["name"] == "m1"] == [["ci"]]
 
 
 async def test_a_machine_is_offered_only_what_it_declares(

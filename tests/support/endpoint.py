@@ -84,6 +84,8 @@ class Endpoint:
 
     port: int = 0
     holds: bool = True
+    knows_lists: bool = True
+    """Whether a pull with an empty list of workflows gets cancel jobs alone."""
     script: Script | None = None
     queue: deque[bytes] = field(factory=deque)
     requests: list[Request] = field(factory=list)
@@ -236,6 +238,7 @@ class Endpoint:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(
                 self._until_queued,
+                request,
                 request.hold_s if self.holds else 0,
                 tasks.cancel_scope,
             )
@@ -243,14 +246,26 @@ class Endpoint:
             tasks.cancel_scope.cancel()
         if cut.is_set():
             return Answer(cut=True)
-        if not self.queue:
+        job = self._first_for(request)
+        if job is None:
             return Answer(headers=applied)
+        self.queue.remove(job)
         headers = {"content-type": "application/json", **applied}
-        return Answer(status=200, body=self.queue.popleft(), headers=headers)
+        return Answer(status=200, body=job, headers=headers)
 
-    async def _until_queued(self, hold_s: float, poll: anyio.CancelScope) -> None:
+    def _first_for(self, request: Request) -> bytes | None:
+        """Return the first queued job that a pull is for."""
+        cancels_only = self.knows_lists and request.body.get("workflows") == []
+        for each in self.queue:
+            if not cancels_only or json.loads(each).get("command") == "cancel":
+                return each
+        return None
+
+    async def _until_queued(
+        self, request: Request, hold_s: float, poll: anyio.CancelScope
+    ) -> None:
         with anyio.move_on_after(hold_s):
-            while not self.queue:
+            while self._first_for(request) is None:
                 await self._changed.wait()
         poll.cancel()
 

@@ -83,7 +83,9 @@ class ModelEndpoint:
         """Make what belongs to an event loop anew."""
         self.changed = anyio.Event()
 
-    async def pull(self, hold_s: float) -> Delivery | NoJob:
+    async def pull(
+        self, hold_s: float, *, cancels_only: bool = False
+    ) -> Delivery | NoJob:
         await self._step(lambda: None)
         if not self.queue:
             # As long as the test likes.

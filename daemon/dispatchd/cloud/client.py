@@ -37,6 +37,9 @@ _QUICK_S: Final = 1.0
 _MOST_DECLARED: Final = 1000
 """How many workflows a pull may declare (count; contracts/schemas/pull-request.schema.json)."""
 
+_EXTENSIONS: Final = ("claim", "lease", "heartbeat", "release", "token", "report")
+"""What this machine knows beyond the first protocol (contracts/README.md, extensions)."""
+
 _THREAD_BYTES: Final = 256 * 1024
 """From this size on a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
 
@@ -56,8 +59,10 @@ class DispatchEndpoint:
         """How this machine's clock differs from the endpoint's, in words; empty if it doesn't."""
         return self.caller.skew.words
 
-    async def pull(self, hold_s: float) -> Delivery | NoJob:
-        """Ask for one job; the endpoint may hold the question for `hold_s` seconds.
+    async def pull(
+        self, hold_s: float, *, cancels_only: bool = False
+    ) -> Delivery | NoJob:
+        """Ask for one job, or for a cancel job; the endpoint may hold the question for `hold_s` seconds.
 
         Raises:
             ClosedWithoutAnswer: An Unavailable: the connection was closed at once.
@@ -68,9 +73,12 @@ class DispatchEndpoint:
             "license_id": self.credentials.license_id,
             "server_id": self.credentials.server_id,
             "heartbeat_secret": await self.credentials.secret("pull"),
+            "extensions": [*_EXTENSIONS],
         }
         names = None if self.declared is None else list(self.declared())
-        if names is not None and len(names) <= _MOST_DECLARED:
+        if cancels_only:
+            body["workflows"] = []
+        elif names is not None and len(names) <= _MOST_DECLARED:
             body["workflows"] = [*names]
         headers = {"Prefer": f"wait={hold}"} if hold else {}
         deadline_s = max(self.call_timeout_s, hold + _HOLD_SLACK_S)

@@ -1,8 +1,11 @@
 """What a pull can bring: a job, or nothing."""
 
+from collections.abc import Container
+
 from attrs import frozen
 
 from dispatchd.domain.job import Job
+from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 
 
 @frozen(kw_only=True)
@@ -38,3 +41,25 @@ class Beat:
     """The endpoint's answer to a heartbeat or an accept."""
 
     cancel_requested: bool = False
+
+
+def rejection(delivery: Delivery, workflows: Container[str]) -> Verdict | None:
+    """Return why a job can't be run on a machine with these workflows, or None if it can."""
+    if delivery.flaw:
+        summary = (
+            f"The job breaks the dispatch contract and was not run: {delivery.flaw}."
+        )
+        return Verdict(
+            outcome=Outcome.REJECTED, cause=FailureCause.INVALID_JOB, summary=summary
+        )
+    if delivery.job.is_cancel or delivery.job.workflow in workflows:
+        return None
+    return unknown_workflow(delivery.job.workflow)
+
+
+def unknown_workflow(name: str) -> Verdict:
+    """Return the verdict of a job whose workflow is not configured on this machine."""
+    summary = f"This machine has no workflow called {name!r}, so nothing was run; its owner can add it to the configuration."
+    return Verdict(
+        outcome=Outcome.REJECTED, cause=FailureCause.UNKNOWN_WORKFLOW, summary=summary
+    )

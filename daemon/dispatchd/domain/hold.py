@@ -27,6 +27,10 @@ class Hold:
         """Return the hold to begin with."""
         return cls(longest_s=longest_s, now_s=longest_s)
 
+    def up_to(self, longest_s: float) -> Self:
+        """Return the hold under the configured one, which a reload may have changed."""
+        return self if longest_s == self.longest_s else self.of(longest_s)
+
     def after_cut(self, held_s: float) -> Self:
         """Return the hold after a poll was cut `held_s` seconds into it."""
         floor = min(FLOOR_S, self.longest_s)

@@ -28,7 +28,7 @@ _PATH: Final = "/api/v1/github/dispatch"
 _LONGEST_HOLD_S: Final = 300.0
 _LONGEST_OUTPUT: Final = 20_000
 """What is kept of a reported output (characters): the 16,000 of the contract and its first line."""
-_EXTENSIONS: Final = ("heartbeat", "release")
+_EXTENSIONS: Final = ("heartbeat", "release", "capabilities")
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
 _NOTED_EVERY_S: Final = 10.0
 """How often it is written down that a machine pulls (seconds)."""
@@ -194,7 +194,11 @@ class Dispatch:
             if isinstance(declared, list)
             else None
         )
-        self._note(machine, "" if workflows is None else json.dumps(workflows))
+        if workflows == ():
+            # A question for cancel jobs alone says nothing of what the machine has.
+            self._note(machine, machine.workflows)
+        else:
+            self._note(machine, "" if workflows is None else json.dumps(workflows))
         return _Asking(machine=machine, token=token_urlsafe(24), workflows=workflows)
 
     def _note(self, machine: Machine, workflows: str) -> None:

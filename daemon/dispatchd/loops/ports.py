@@ -76,8 +76,13 @@ class Source(Protocol):
         """How this machine's clock differs from the source's as of the last call, in words; empty if it doesn't."""
         ...
 
-    async def pull(self, hold_s: float) -> Delivery | NoJob:
-        """Ask for one job, letting the endpoint hold the question for `hold_s` seconds (0: not at all)."""
+    async def pull(
+        self, hold_s: float, *, cancels_only: bool = False
+    ) -> Delivery | NoJob:
+        """Ask for one job, letting the endpoint hold the question for `hold_s` seconds (0: not at all).
+
+        With `cancels_only` it is to be a cancel job; only for a source that has shown that it knows such questions.
+        """
         ...
 
     async def accept(self, record: TrackedJob) -> Beat:

@@ -1,7 +1,8 @@
 """Pull: room, then a job, then its folder, then its record.
 
-Only work that this machine can start soon is taken; the rest stays with the endpoint for others. A job
-that has arrived is made durable before anything else happens, also while the daemon is stopping.
+Only work that this machine can start soon is taken; the rest stays with the endpoint for others. Cancel jobs
+are taken always. A job that has arrived is made durable before anything else happens, also while the daemon is
+stopping.
 """
 
 import os
@@ -17,9 +18,8 @@ from anyio.abc import TaskStatus
 from attrs import define, field, frozen
 
 from dispatchd.domain.backoff import next_try_s
-from dispatchd.domain.delivery import Delivery, NoJob
+from dispatchd.domain.delivery import Delivery, NoJob, rejection
 from dispatchd.domain.hold import Hold
-from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import RemoteError
@@ -37,6 +37,12 @@ _SHORTEST_PAUSE_S: Final = 0.5
 
 _STOPPING_S: Final = 10.0
 """How long a job that has arrived may hold up a stop until it is on disk (seconds)."""
+
+_JOBS, _CANCELS = "pull", "cancels"
+"""The two askers, by what the board and the pulse call them."""
+
+CAPABILITIES: Final = "capabilities"
+"""What an endpoint has among a job's extensions if it knows lists of workflows (contracts/README.md, capabilities)."""
 
 _WELL: Final = "ok"
 """What the board says of an endpoint whose last answer was one."""
@@ -76,61 +82,109 @@ class PullLoop:
     pulse: Pulse
     clock: Clock
     random: random.Random
+    _no_room: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set while no jobs but cancel jobs may be taken."""
+    _has_capabilities: bool = field(default=False, init=False)
+    """Whether the newest job of this daemon has shown that the endpoint knows lists of workflows."""
+    _ignores_lists: bool = field(default=False, init=False)
+    """Whether the endpoint has handed out a job where it was asked for cancel jobs alone."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Pull until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            tasks.start_soon(self._pull_cancels, name="pull of cancel jobs")
+            await self._pull_jobs()
+
+    async def _pull_jobs(self) -> None:
         hold = Hold.of(self.limits.hold_s)
         failures = 0
-        task_status.started()
         while True:
             await self._wait_for_room()
-            if hold.longest_s != self.limits.hold_s:
-                hold = Hold.of(self.limits.hold_s)
-            self.board.say(
-                "pull",
-                "asking for a job"
-                if failures == 0
-                else f"asking again after {failures} failures",
-            )
+            hold = hold.up_to(self.limits.hold_s)
+            again = f"asking again after {failures} failures"
+            self.board.say(_JOBS, again if failures else "asking for a job")
             # The first question, also after an outage, is answered at once: whether all is well is then known.
             asked_s = hold.now_s if self.board.endpoint == _WELL else 0.0
             try:
-                self.pulse.expect(
-                    "pull", asked_s + self.limits.call_timeout_s + SLACK_S
-                )
+                self.pulse.expect(_JOBS, asked_s + self.limits.call_timeout_s + SLACK_S)
                 found = await self._poll(asked_s)
             except RemoteError as error:
                 failures += 1
-                self._note_skew()
-                await self._back_off(error, failures)
+                await self._back_off(_JOBS, error, failures)
                 continue
             failures = 0
-            self._note_skew()
             self._note_success(found, asked_s)
-            if isinstance(found, Delivery):
+            if isinstance(found, NoJob) and (asked_s or not hold.now_s):
+                hold = await self._until_next(_JOBS, found, hold)
+
+    async def _pull_cancels(self) -> None:
+        """Ask for cancel jobs alone while no others are taken, where the endpoint knows such questions.
+
+        A poll that is on its way when there is room again is left to end by itself: what it brings must not be lost.
+        """
+        hold = Hold.of(self.limits.hold_s)
+        failures = 0
+        while True:
+            self.pulse.rest(_CANCELS)
+            if not self._no_room.is_set():
+                self.board.say(_CANCELS, "cancel jobs come with the others")
+                await self._no_room.wait()
+            bell = self.tracker.bell
+            if not self._may_ask_for_cancels():
+                self.board.say(_CANCELS, "the endpoint has shown no capabilities")
+                await bell.wait()
                 continue
-            if asked_s == 0 and hold.now_s:
+            hold = hold.up_to(self.limits.hold_s)
+            self.board.say(_CANCELS, "asking for cancel jobs alone")
+            asked_s = 0.0 if failures else hold.now_s
+            self.pulse.expect(_CANCELS, asked_s + self.limits.call_timeout_s + SLACK_S)
+            try:
+                found = await self.source.pull(asked_s, cancels_only=True)
+            except RemoteError as error:
+                failures += 1
+                await self._back_off(_CANCELS, error, failures)
                 continue
-            if found.cut_after_s is not None:
-                hold = hold.after_cut(found.cut_after_s)
-                self._log.debug(
-                    "poll_cut_on_the_way",
-                    after_s=round(found.cut_after_s, 1),
-                    next_hold_s=round(hold.now_s),
-                )
-            elif found.held:
-                hold = hold.after_full()
-            else:
-                self.board.say("pull", "waiting for the next poll")
-                pause_s = max(
-                    _SHORTEST_PAUSE_S,
-                    self.limits.poll_interval_s * self.random.random(),
-                )
-                self.pulse.expect("pull", pause_s + SLACK_S)
-                await anyio.sleep(pause_s)
+            failures = 0
+            self._note_success(found, asked_s)
+            if isinstance(found, NoJob):
+                hold = await self._until_next(_CANCELS, found, hold)
+                continue
+            if not found.job.is_cancel:
+                self._log.warning("cancel_only_pull_ignored", job_id=found.job.id)
+                self._ignores_lists = True
+            await self._deliver(_CANCELS, found)
+
+    def _may_ask_for_cancels(self) -> bool:
+        """Return whether the endpoint has shown, now or before a restart, that it knows lists of workflows."""
+        shown = self._has_capabilities or any(
+            CAPABILITIES in record.job.extensions
+            for record in self.tracker.in_phase(*Phase)
+        )
+        return shown and not self._ignores_lists
+
+    async def _until_next(self, who: str, found: NoJob, hold: Hold) -> Hold:
+        """Wait until the next pull is due, and return the hold to ask for then."""
+        if found.cut_after_s is not None:
+            hold = hold.after_cut(found.cut_after_s)
+            self._log.debug(
+                "poll_cut_on_the_way",
+                after_s=round(found.cut_after_s, 1),
+                next_hold_s=round(hold.now_s),
+            )
+        elif found.held:
+            hold = hold.after_full()
+        else:
+            self.board.say(who, "waiting for the next poll")
+            pause_s = max(
+                _SHORTEST_PAUSE_S, self.limits.poll_interval_s * self.random.random()
+            )
+            self.pulse.expect(who, pause_s + SLACK_S)
+            await anyio.sleep(pause_s)
+        return hold
 
     async def _poll(self, asked_s: float) -> Delivery | NoJob:
         """Ask once, and make durable what comes; a drain counts the poll as on its way until then."""
@@ -138,7 +192,7 @@ class PullLoop:
         try:
             found = await self.source.pull(asked_s)
             if isinstance(found, Delivery):
-                await self._deliver(found)
+                await self._deliver(_JOBS, found)
         finally:
             self.board.polling = False
             self.board.ring()
@@ -147,15 +201,18 @@ class PullLoop:
     async def _wait_for_room(self) -> None:
         while True:
             bell = self.tracker.bell
-            self.pulse.expect("pull", STEP_S)
+            self.pulse.expect(_JOBS, STEP_S)
             obstacle = self._obstacle()
             if not obstacle:
+                if self._no_room.is_set():
+                    self._no_room = anyio.Event()
                 self.board.asking_since = self.board.asking_since or self.clock.now()
                 return
+            self._no_room.set()
             self.board.asking_since = None
-            if self.board.doing.get("pull") != obstacle:
+            if self.board.doing.get(_JOBS) != obstacle:
                 self._log.info("pull_paused", reason=obstacle)
-            self.board.say("pull", obstacle)
+            self.board.say(_JOBS, obstacle)
             with anyio.move_on_after(_DISK_LOOK_S):
                 await bell.wait()
 
@@ -173,11 +230,11 @@ class PullLoop:
             return f"waiting for the disk: less than {self.limits.min_free_bytes >> 20} MiB free in {self.limits.folder}"
         return ""
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, who: str, delivery: Delivery) -> None:
         delivered = False
         while not delivered:
             # A stop must not lose what the endpoint has handed out, nor wait for ever for a full disk.
-            self.pulse.expect("pull", STEP_S)
+            self.pulse.expect(who, STEP_S)
             with anyio.move_on_after(_STOPPING_S, shield=True):
                 await self._track(delivery)
                 delivered = True
@@ -190,22 +247,13 @@ class PullLoop:
             self.runs.create(job_id, payload=delivery.payload, headers=delivery.headers)
 
         await self.tracker.receive(
-            delivery.job, store_texts=store_texts, rejection=self._rejection(delivery)
+            delivery.job,
+            store_texts=store_texts,
+            rejection=rejection(delivery, self.workflows),
         )
 
-    def _rejection(self, delivery: Delivery) -> Verdict | None:
-        if delivery.flaw:
-            summary = f"The job breaks the dispatch contract and was not run: {delivery.flaw}."
-            return Verdict(
-                outcome=Outcome.REJECTED,
-                cause=FailureCause.INVALID_JOB,
-                summary=summary,
-            )
-        if delivery.job.is_cancel or delivery.job.workflow in self.workflows:
-            return None
-        return unknown_workflow(delivery.job.workflow)
-
     def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:
+        self._note_skew()
         if isinstance(found, NoJob) and found.cut_after_s is not None:
             # It may come from a proxy in front of nothing, so it proves no endpoint.
             self.board.pulls["cut"] += 1
@@ -216,6 +264,7 @@ class PullLoop:
         self.board.endpoint = _WELL
         self.board.last_pull_at = self.clock.now()
         if isinstance(found, Delivery):
+            self._has_capabilities = CAPABILITIES in found.job.extensions
             self.board.extensions = tuple(sorted(found.job.extensions))
             self.board.long_poll = found.holds or self.board.long_poll
         elif asked_s:
@@ -231,10 +280,12 @@ class PullLoop:
                 self._log.info("clock_skew_over")
         self.board.skew = skew
 
-    async def _back_off(self, error: RemoteError, failures: int) -> None:
+    async def _back_off(self, who: str, error: RemoteError, failures: int) -> None:
+        self._note_skew()
         delay_s = next_try_s(failures, error.retry_after_s, self.random.random())
         self._log.warning(
             "pull_failed",
+            who=who,
             error=str(error),
             kind=type(error).__name__,
             failures=failures,
@@ -242,14 +293,6 @@ class PullLoop:
         )
         self.board.pulls[type(error).__name__] += 1
         self.board.endpoint = f"{type(error).__name__}: {error.reason}"
-        self.board.say("pull", f"waiting after {failures} failures: {error.reason}")
-        self.pulse.expect("pull", delay_s + SLACK_S)
+        self.board.say(who, f"waiting after {failures} failures: {error.reason}")
+        self.pulse.expect(who, delay_s + SLACK_S)
         await anyio.sleep(delay_s)
-
-
-def unknown_workflow(name: str) -> Verdict:
-    """Return the verdict of a job whose workflow is not configured on this machine."""
-    summary = f"This machine has no workflow called {name!r}, so nothing was run; its owner can add it to the configuration."
-    return Verdict(
-        outcome=Outcome.REJECTED, cause=FailureCause.UNKNOWN_WORKFLOW, summary=summary
-    )

@@ -17,6 +17,7 @@ from attrs import define, evolve, field
 
 from dispatchd.domain import cancel
 from dispatchd.domain.backoff import RETRY_CAP_S
+from dispatchd.domain.delivery import unknown_workflow
 from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.outcome import (
     FailureCause,
@@ -31,7 +32,6 @@ from dispatchd.loops.fence import Fence
 from dispatchd.loops.follow import Follower
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
-from dispatchd.loops.pull import unknown_workflow
 from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
