@@ -9,6 +9,8 @@ from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.git_server import git_server
+from support.hub import hub as running_hub
+from support.machine import Machine, row
 from support.until import in_time, until
 
 LEASE_S = 60
@@ -191,6 +193,38 @@ async def test_a_new_claim_is_accepted_before_a_waiting_job_starts_also_after_a_
 
     assert hub.accepted["later"]["claim_token"] == "later-2"
     assert hub.finished["later"]["claim_token"] == "later-2"
+
+
+async def test_a_machine_that_was_off_for_longer_than_its_lease_runs_nothing_that_another_has_run(
+    tmp_path: Path,
+) -> None:
+    async with running_hub(tmp_path / "hub") as server:
+        config = write_config(tmp_path / "machine", server.url, WORKFLOWS)
+        other = Machine(http=server.http, name="m2")
+
+        async def is_queued() -> bool:
+            return str((await row(server, "later"))["state"]) == "queued"
+
+        async with running_daemon(config) as daemon:
+            await server.submit({"id": "runs", "dag_name": "waits"})
+            await daemon.until_logged("job_attempt_started", job_id="runs")
+            await server.submit({"id": "later", "dag_name": "quick"})
+            await daemon.until_logged("job_accept_confirmed", job_id="later")
+            await daemon.crash()
+            # Longer than any machine may be silent, whether its first heartbeats have arrived or not.
+            await advance(server.unheard_s + server.lease_s + 1)
+            await until(is_queued)
+            for _ in range(2):
+                held = await other.pull()
+                await held.accept()
+                await held.finish()
+            let_go(daemon, "runs")
+            daemon.log_file.unlink()
+            daemon.start()
+            await daemon.until_logged("job_lease_lost", job_id="later")
+            await daemon.until_logged("job_finish_refused", job_id="runs")
+
+    assert not has_run(daemon, "later")
 
 
 # While an attempt is being started

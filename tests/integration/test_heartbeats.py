@@ -8,7 +8,9 @@ import pytest
 from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
-from support.until import in_time
+from support.hub import hub as running_hub
+from support.machine import row
+from support.until import in_time, until
 
 LEASE_S = 60
 WORKFLOWS = {
@@ -145,3 +147,27 @@ async def test_one_refused_heartbeat_is_about_one_job_also_without_claim_tokens(
             await hub.until_finished("lost", "kept")
 
     assert refused <= 2
+
+
+async def test_a_machine_that_dies_after_its_accept_keeps_its_job_no_longer_than_others(
+    tmp_path: Path,
+) -> None:
+    async with running_hub(tmp_path / "hub") as server:
+        config = write_config(tmp_path / "machine", server.url, WORKFLOWS)
+
+        async def state() -> str:
+            return str((await row(server, "j"))["state"])
+
+        async def is_running() -> bool:
+            return await state() == "running"
+
+        async def is_queued() -> bool:
+            return await state() == "queued"
+
+        async with running_daemon(config) as daemon:
+            await server.submit({"id": "j", "dag_name": "waits"})
+            await until(is_running)
+            await daemon.crash()
+            await advance(server.lease_s + server.patience_s + 1)
+            await until(is_queued)
+            let_go(daemon, "j")
