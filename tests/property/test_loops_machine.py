@@ -331,6 +331,11 @@ class Loops(RuleBasedStateMachine):
             if job_id not in self.endpoint.queue:
                 self.endpoint.queue.append(job_id)
 
+    @rule(index=st.integers(0, 99))
+    def be_off_for_longer_than_the_lease(self, index: int) -> None:
+        if self.endpoint.jobs:
+            self.endpoint.lose(pick(sorted(self.endpoint.jobs), index))
+
     @rule(index=st.integers(0, 99), code=st.sampled_from([0, 0, 1, 2, 3, 137]))
     def end_a_process(self, index: int, code: int) -> None:
         if self.engine.alive():
@@ -373,7 +378,7 @@ class Loops(RuleBasedStateMachine):
         }
         for job_id, verdict in self.endpoint.finished.items():
             job = self.endpoint.jobs[job_id].job
-            if job.is_cancel or job_id in self.ordered:
+            if job.is_cancel or job_id in self.ordered | self.endpoint.lost:
                 continue
             # A daemon that is killed before it has noted that a start failed starts again, which may go well.
             failed = job_id in self.engine.failed and job_id not in ended

@@ -15,13 +15,14 @@ from typing_extensions import override
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import Job, ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
-from dispatchd.domain.outcome import Exit, NeverStarted, Verdict
+from dispatchd.domain.outcome import Exit, NeverStarted, Outcome, Verdict
 from dispatchd.domain.report import Report
 from dispatchd.domain.run_event import Progress
 from dispatchd.errors import Conflict, Gone, RemoteError, RunError
 from dispatchd.store.jobs import JobStore
 
 KILLED_CODE = 143
+ELSEWHERE = Verdict(outcome=Outcome.SUCCEEDED, summary="Run by another machine.")
 
 
 class Killed(BaseException):
@@ -54,6 +55,8 @@ class ModelEndpoint:
     confirmed: set[str] = field(factory=set)
     """Jobs for which any accept was ever confirmed."""
     finished: dict[str, Verdict] = field(factory=dict)
+    lost: set[str] = field(factory=set)
+    """Jobs that another machine has run, because this one was not heard of within the lease."""
     faults: deque[tuple[RemoteError, bool]] = field(factory=deque)
     """Failures to come, and whether the call takes effect all the same."""
     serial: int = 0
@@ -79,6 +82,12 @@ class ModelEndpoint:
             if job_id not in self.queue:
                 self.queue.append(job_id)
 
+    def lose(self, job_id: str) -> None:
+        """Let another machine run a job to its end that this one has."""
+        if job_id in self.claims and job_id not in self.finished:
+            self.lost.add(job_id)
+            self.finished[job_id] = ELSEWHERE
+
     def connect(self) -> None:
         """Make what belongs to an event loop anew."""
         self.changed = anyio.Event()
@@ -103,6 +112,8 @@ class ModelEndpoint:
             command=job.command,
             target_run_id=job.target_run_id,
             claim_token=self.claims[job.id],
+            # Longer than a life of the daemon: within one, what it has been told holds.
+            lease_s=3600,
         )
         # The reply may be lost on the way.
         self.fuse.burn()
@@ -119,6 +130,8 @@ class ModelEndpoint:
 
     async def finish(self, record: TrackedJob, report: Report) -> None:
         def effect() -> None:
+            if record.job.id in self.lost:
+                raise Gone(call="finish", reason="finished elsewhere")
             known = self.finished.get(record.job.id)
             assert record.verdict is not None
             if known is None:
@@ -198,6 +211,7 @@ class ModelEngine:
         await record(ProcessIdentity(pid=pid, start_ticks=pid, boot_id="boot"))
         self.fuse.burn()
         assert launch.run_id in self.endpoint.confirmed, "a process before the accept"
+        assert launch.run_id not in self.endpoint.lost, "run after another machine"
         process.begun = True
         self.starts[f"{launch.run_id}/{launch.folder.name}"] += 1
         self.fuse.burn()
