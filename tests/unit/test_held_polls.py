@@ -1,57 +1,118 @@
-"""Held polls: the news of a job reaches one of them, whatever becomes of the first that heard it."""
+"""Held polls: the news of a job goes from one to the next until the job is taken, whatever becomes of who heard it."""
 
-from dispatchd.hub.waiting import News, Poll, Polls
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-NEWS = News(workflow="ci")
+from dispatchd.hub.domain.news import ANYTHING, News
+from dispatchd.hub.waiting import Poll, Polls, Watchers
+
+NEWS = News(job_id="j", workflow="ci")
+
+
+@contextmanager
+def held(polls: Polls, *those: Poll) -> Iterator[None]:
+    """Hold polls that have looked and wait."""
+    with ExitStack() as stack:
+        for poll in those:
+            stack.enter_context(polls.hold(poll))
+            polls.renew(poll)
+        yield
 
 
 async def test_news_wakes_the_poll_that_has_waited_longest_and_no_other() -> None:
     polls, first, second = Polls(), Poll("m1", None), Poll("m2", None)
-    with polls.hold(first), polls.hold(second):
-        polls.renew(first)
-        polls.renew(second)
-
+    with held(polls, first, second):
         polls.tell(NEWS)
 
         assert (first.woken.is_set(), second.woken.is_set()) == (True, False)
-        assert polls.renew(first) == NEWS
+        assert polls.renew(first) == [NEWS]
 
 
 async def test_news_of_a_poll_that_leaves_without_a_look_goes_to_another() -> None:
     polls, first, second = Polls(), Poll("m1", None), Poll("m2", None)
-    with polls.hold(second):
-        with polls.hold(first):
-            polls.renew(first)
+    with held(polls, second):
+        with held(polls, first):
             polls.renew(second)
             polls.tell(NEWS)
+            assert (first.woken.is_set(), second.woken.is_set()) == (False, True)
+            polls.tell(NEWS)
+            polls.renew(second)
+
+        assert second.news == [NEWS]
+
+
+async def test_news_that_a_poll_has_kept_goes_to_another_when_it_leaves() -> None:
+    polls, first, second = Polls(), Poll("m1", None), Poll("m2", None)
+    with held(polls, second):
+        with held(polls, first):
+            polls.keep(first, [NEWS])
             assert not second.woken.is_set()
 
         assert second.woken.is_set()
-        assert second.news == NEWS
+        assert second.news == [NEWS]
 
 
 async def test_news_that_was_used_is_passed_on_to_nobody() -> None:
     polls, first, second = Polls(), Poll("m1", None), Poll("m2", None)
-    with polls.hold(second):
-        with polls.hold(first):
-            polls.renew(first)
-            polls.renew(second)
-            polls.tell(NEWS)
-            polls.renew(first)
+    with held(polls, first):
+        polls.tell(NEWS)
+        polls.renew(first)
+        with held(polls, second):
+            pass
 
-        assert not second.woken.is_set()
+    assert not second.woken.is_set()
 
 
 async def test_news_goes_only_to_a_poll_that_may_have_the_job() -> None:
     polls = Polls()
     docs, other = Poll("m1", ["docs"]), Poll("m2", ["ci"])
-    with polls.hold(docs), polls.hold(other):
-        polls.renew(docs)
-        polls.renew(other)
-
-        polls.tell(News(workflow="ci", machine="m1"))
-        assert not (docs.woken.is_set())
-        assert not (other.woken.is_set())
+    with held(polls, docs, other):
+        polls.tell(News(job_id="j", workflow="ci", machine="m1"))
+        polls.tell(News(job_id="j", is_queued=False, workflow="ci"))
+        assert not docs.woken.is_set()
+        assert not other.woken.is_set()
 
         polls.tell(NEWS)
         assert (docs.woken.is_set(), other.woken.is_set()) == (False, True)
+
+
+async def test_only_the_newest_poll_of_a_machine_is_told() -> None:
+    polls, dead, living = Polls(), Poll("m1", None), Poll("m1", None)
+    with held(polls, dead, living):
+        polls.tell(NEWS)
+
+        assert (dead.woken.is_set(), living.woken.is_set()) == (False, True)
+
+
+async def test_what_the_dead_poll_of_a_machine_was_told_goes_to_its_living_one() -> (
+    None
+):
+    polls, dead, other = Polls(), Poll("m1", None), Poll("m2", ["docs"])
+    with held(polls, dead, other):
+        polls.tell(NEWS)
+        living = Poll("m1", None)
+        spare = Poll("m3", None)
+        with held(polls, spare, living):
+            assert dead.news == []
+            assert spare.news == [NEWS]
+
+
+async def test_a_watcher_hears_of_its_own_job_and_of_no_other() -> None:
+    watchers = Watchers()
+    with watchers.watch("j") as bell, watchers.watch("j"), watchers.watch("k"):
+        rings = bell.next
+        watchers.ring("k")
+        assert not rings.is_set()
+
+        watchers.ring("j")
+        assert rings.is_set()
+
+        rings = bell.next
+        watchers.wake_all()
+        assert rings.is_set()
+    watchers.ring("j")
+
+
+def test_news_are_read_as_they_were_told_and_what_is_too_long_is_anything() -> None:
+    assert News.read(NEWS.text("here")) == ("here", NEWS)
+    assert News(job_id="j", workflow="w" * 9000).text("here") == ANYTHING

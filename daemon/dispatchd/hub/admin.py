@@ -137,7 +137,7 @@ class Admin:
         """Hand out jobs again."""
         await self.desk.require(request, ADMIN)
         await self.desk.use(self.desk.pauses.end)
-        self.desk.polls.wake_all()
+        self.desk.wake_all()
         return JSONResponse(pause_document(None))
 
     async def prune(self, request: Request) -> Response:

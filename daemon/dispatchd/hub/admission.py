@@ -11,6 +11,7 @@ from dispatchd.hub.job_rows import (
     COLUMNS,
     insert_check,
     read_job,
+    tell_others,
     values_of,
     write_job,
 )
@@ -30,7 +31,6 @@ from dispatchd.hub.submitted import (
     may_supersede,
     number_of,
 )
-from dispatchd.hub.waiting import News
 
 _JOB: Final = JOBS.c
 
@@ -89,7 +89,7 @@ class Admission:
         before = {each.id: each for each in others}
         for after in changed.others:
             write_job(db, before[after.id], after)
-        self.announce(db, job)
+        tell_others(db, job)
         return job
 
     def turn(self, db: Connection, job: HubJob) -> int:
@@ -101,12 +101,6 @@ class Admission:
         like = {"of_priority": job.priority, "of_repository": job.repository}
         first, last = db.execute(queries.TURNS, like).one()
         return max(first or 0, -1 if last is None else last + 1)
-
-    def announce(self, db: Connection, job: HubJob) -> None:
-        """Tell every hub process of a job that is there for a machine, once the transaction is committed."""
-        news = News.of(job)
-        if news is not None:
-            self._database.announce(db, news.words)
 
     def _has_waiting(self, db: Connection, most: int) -> bool:
         return (

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 from attrs import frozen
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
@@ -18,7 +19,7 @@ from dispatchd.errors import NotReachable, UsageError
 from dispatchd.hub.model import Deadlocked, StorageBusy
 
 CHANNEL: Final = "dispatchd_jobs"
-"""On which hub processes tell each other that a job is queued (NOTIFY of PostgreSQL)."""
+"""Channel on which hub processes tell each other of jobs (NOTIFY of PostgreSQL)."""
 
 REVISION: Final = "0003"
 """The newest migration (`migrations/versions/`), by its number."""
@@ -32,6 +33,8 @@ _DEADLOCK: Final = "40P01"
 """PostgreSQL's word for a transaction that was ended so that another can go on (PostgreSQL docs, Appendix A)."""
 
 _READ_ONLY: Final = "dispatchd_read_only"
+_ORIGIN: Final = "dispatchd_origin"
+_NOTIFY: Final = text("SELECT pg_notify(:channel, :words)")
 _SNAPSHOT: Final[dict[str, Any]] = {_READ_ONLY: True, "postgresql_readonly": True}
 _MIGRATING: Final = 0x64697370
 """The advisory lock of PostgreSQL that keeps two hub processes from migrating at once; any number would do."""
@@ -89,6 +92,11 @@ class Database:
         self.engine.dispose()
 
     @property
+    def origin(self) -> str:
+        """What the news of this process are known by, so that it doesn't hear its own."""
+        return origin_of(self.engine)
+
+    @property
     def is_shared(self) -> bool:
         """Whether other processes may use it at the same time."""
         return self.engine.dialect.name == "postgresql"
@@ -121,12 +129,6 @@ class Database:
         except SQLAlchemyError as error:
             raise StorageBusy(_words(error)) from error
 
-    def announce(self, db: Connection, words: str) -> None:
-        """Send some words to every hub process on a shared database, once the transaction is committed."""
-        if self.is_shared:
-            notice = {"channel": CHANNEL, "words": words}
-            db.execute(text("SELECT pg_notify(:channel, :words)"), notice)
-
     def check(self) -> None:
         """Return if the tables are those of this release and a change can be made durable.
 
@@ -145,6 +147,22 @@ class Database:
             db.execute(
                 text("INSERT INTO secrets (name, value) VALUES (:name, :value)"), mark
             )
+
+
+def announce(db: Connection, words: str) -> None:
+    """Send some words to every hub process on a shared database, once the transaction is committed."""
+    if is_postgresql(db):
+        db.execute(_NOTIFY, {"channel": CHANNEL, "words": words})
+
+
+def origin_of(db: Engine | Connection) -> str:
+    """Return what the news of this process are known by."""
+    return str(db.get_execution_options()[_ORIGIN])
+
+
+def is_postgresql(db: Connection) -> bool:
+    """Return whether other processes may use the database at the same time."""
+    return db.dialect.name == "postgresql"
 
 
 class _Newer(Exception):
@@ -185,6 +203,7 @@ def _engine(url: str) -> Engine:
         # One connection: SQLite has one writer at a time, and to wait here is better than to be told "busy".
         engine = create_engine(
             parsed,
+            execution_options={_ORIGIN: uuid4().hex},
             poolclass=QueuePool,
             pool_size=1,
             max_overflow=0,
@@ -205,6 +224,7 @@ def _engine(url: str) -> Engine:
         raise ArgumentError(message)
     return create_engine(
         parsed,
+        execution_options={_ORIGIN: uuid4().hex},
         pool_size=_CONNECTIONS,
         max_overflow=0,
         pool_timeout=_BUSY_S,

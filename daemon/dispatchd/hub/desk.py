@@ -15,6 +15,7 @@ from dispatchd.domain.job import Json
 from dispatchd.hub.credentials import hashed, matches
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
+from dispatchd.hub.domain.news import News
 from dispatchd.hub.github.check_store import CheckStore
 from dispatchd.hub.job_reader import JobReader
 from dispatchd.hub.job_store import JobStore
@@ -25,7 +26,7 @@ from dispatchd.hub.rules import Refused
 from dispatchd.hub.sessions import Sessions
 from dispatchd.hub.settings import Settings
 from dispatchd.hub.token_store import TokenStore
-from dispatchd.hub.waiting import Bell, News, Polls
+from dispatchd.hub.waiting import Bell, Polls, Watchers
 from dispatchd.known_secrets import KnownSecrets
 
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class Desk:
     stopping: bool = False
     polls: Polls = field(factory=Polls)
     """Polls that wait for a job."""
+    watchers: Watchers = field(factory=Watchers)
+    """Those who wait for one job each."""
     changed: Bell = field(factory=Bell)
     """Rings when a job has changed its state."""
     _threads: anyio.CapacityLimiter = field(
@@ -94,18 +97,27 @@ class Desk:
     def stop(self) -> None:
         """Let every held request end now."""
         self.stopping = True
-        self.polls.wake_all()
-        self.changed.ring()
+        self.wake_all()
 
     async def use(self, call: Callable[[], T]) -> T:
         """Return what a blocking call of a store returns."""
         return await to_thread.run_sync(call, limiter=self._threads)
 
     def tell(self, job: HubJob) -> None:
-        """Wake who waits here for what a job has become; polls only where the database doesn't tell every hub."""
-        news = News.of(job)
-        if news is not None and not self.database.is_shared:
+        """Wake who waits here for what a job has become."""
+        self.hear(News.of(job))
+
+    def hear(self, news: News) -> None:
+        """Wake who waits here for such news, whichever process they are of."""
+        if news.is_queued:
             self.polls.tell(news)
+        self.watchers.ring(news.job_id)
+        self.changed.ring()
+
+    def wake_all(self) -> None:
+        """Wake everybody who waits here, such as after news may have been missed."""
+        self.polls.wake_all()
+        self.watchers.wake_all()
         self.changed.ring()
 
     def authenticate(self, body: dict[str, Json], secret_name: str) -> Machine:

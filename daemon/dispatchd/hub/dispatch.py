@@ -19,10 +19,19 @@ from dispatchd.hub import rules
 from dispatchd.hub.bodies import THREAD_BYTES, read_body, seconds
 from dispatchd.hub.credentials import hashed
 from dispatchd.hub.desk import Desk
-from dispatchd.hub.model import ENDED, Claimed, HubJob, Machine, Result, Standing
+from dispatchd.hub.model import (
+    ENDED,
+    Claimed,
+    HubJob,
+    Locked,
+    Machine,
+    Result,
+    Standing,
+    StorageBusy,
+)
 from dispatchd.hub.result_details import kept_details
 from dispatchd.hub.rules import Claim, Refused
-from dispatchd.hub.waiting import News, Poll
+from dispatchd.hub.waiting import Poll
 
 _PATH: Final = "/api/v1/github/dispatch"
 _LONGEST_HOLD_S: Final = 300.0
@@ -30,6 +39,10 @@ _LONGEST_OUTPUT: Final = 20_000
 """What is kept of a reported output (characters): the 16,000 of the contract and its first line."""
 _EXTENSIONS: Final = ("heartbeat", "release", "capabilities")
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
+_LOCKED_S: Final = 0.1
+"""How soon a held poll looks again that has found jobs locked by other transactions (seconds)."""
+_BUSY_S: Final = 1.0
+"""How soon a held poll looks again where the database couldn't be used (seconds)."""
 _NOTED_EVERY_S: Final = 10.0
 """How often it is written down that a machine pulls (seconds)."""
 
@@ -214,27 +227,50 @@ class Dispatch:
         polls = self.desk.polls
         poll = Poll(machine=asking.machine.server_id, workflows=asking.workflows)
         deadline = anyio.current_time() + hold_s
+        is_first = True
         with polls.hold(poll):
             while not (self.desk.stopping or await request.is_disconnected()):
-                news = polls.renew(poll)
-                try:
-                    claimed = await self.desk.use(partial(self._look, asking, news))
-                except BaseException:
-                    polls.pass_on(news)
-                    raise
+                claimed, again_s = await self._look_for(poll, asking, is_first=is_first)
                 if claimed is not None:
-                    return await self._unless_gone(claimed, asking, request)
+                    return await self._unless_gone(claimed, asking, poll, request)
+                is_first = False
                 left_s = deadline - anyio.current_time()
                 if left_s <= 0:
                     return None
-                with anyio.move_on_after(left_s):
+                with anyio.move_on_after(min(left_s, again_s)):
                     await poll.woken.wait()
         return None
 
-    def _look(self, asking: _Asking, news: News | None) -> Claimed | None:
+    async def _look_for(
+        self, poll: Poll, asking: _Asking, *, is_first: bool
+    ) -> tuple[Claimed | None, float]:
+        """Return what a poll gets, and how soon it has to look again without being woken (seconds).
+
+        The poll keeps what news it has not used.
+        """
+        polls = self.desk.polls
+        news = polls.renew(poll)
+        if not polls.counts(poll):
+            return None, _LONGEST_HOLD_S
+        try:
+            claimed = await self.desk.use(
+                partial(self._look, asking, is_first=is_first)
+            )
+        except BaseException as error:
+            polls.keep(poll, news)
+            if isinstance(error, Locked):
+                return None, _LOCKED_S
+            if isinstance(error, StorageBusy) and not is_first:
+                return None, _BUSY_S
+            raise
+        if claimed is not None:
+            polls.keep(poll, (each for each in news if each.job_id != claimed.job.id))
+        return claimed, _LONGEST_HOLD_S
+
+    def _look(self, asking: _Asking, *, is_first: bool) -> Claimed | None:
         claim = asking.claim
-        if news is not None:
-            # It has waited: whoever put it out meanwhile doesn't want it to get this job.
+        if not is_first:
+            # It has waited: whoever put it out meanwhile doesn't want it to get a job.
             machine = self.desk.machines.by_server_id(claim.machine)
             if machine is None or machine.revoked_at:
                 raise Refused(HTTPStatus.GONE, "this machine has been revoked")
@@ -247,11 +283,11 @@ class Dispatch:
         )
 
     async def _unless_gone(
-        self, claimed: Claimed, asking: _Asking, request: Request
+        self, claimed: Claimed, asking: _Asking, poll: Poll, request: Request
     ) -> Claimed | None:
-        """Return the claim, or take it back where its machine has hung up meanwhile."""
-        if not await request.is_disconnected():
-            self.desk.changed.ring()
+        """Return the claim, or take it back where its machine has hung up or polls anew meanwhile."""
+        if self.desk.polls.counts(poll) and not await request.is_disconnected():
+            self.desk.tell(claimed.job)
             return claimed
         now = self.desk.now()
         changed = await self.desk.use(

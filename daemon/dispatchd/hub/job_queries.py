@@ -28,23 +28,25 @@ TEXTS_OF: Final = select(TEXTS.c.payload, TEXTS.c.headers).where(
 NTH_WAITING: Final = (
     select(_JOB.position).where(_WAITS).limit(1).offset(bindparam("before_it"))
 )
+_FREE: Final = and_(
+    _QUEUED,
+    or_(_JOB.urgent == true(), ~exists().where(MARKS.c.name == PAUSED)),
+    or_(_JOB.only_machine == "", _JOB.only_machine == bindparam("asking_machine")),
+)
+_DECLARED: Final = or_(
+    _JOB.urgent == true(), _JOB.workflow.in_(bindparam("declared", expanding=True))
+)
 NEXT: Final = (
     select(*COLUMNS)
-    .where(
-        _QUEUED,
-        or_(_JOB.urgent == true(), ~exists().where(MARKS.c.name == PAUSED)),
-        or_(_JOB.only_machine == "", _JOB.only_machine == bindparam("asking_machine")),
-    )
+    .where(_FREE)
     .order_by(_JOB.urgent.desc(), _JOB.priority.desc(), _JOB.turn, _JOB.position)
     .limit(1)
     .with_for_update(skip_locked=True)
 )
-NEXT_DECLARED: Final = NEXT.where(
-    or_(
-        _JOB.urgent == true(),
-        _JOB.workflow.in_(bindparam("declared", expanding=True)),
-    )
-)
+NEXT_DECLARED: Final = NEXT.where(_DECLARED)
+ANY_NEXT: Final = select(_JOB.position).where(_FREE).limit(1)
+"""Also one that is locked."""
+ANY_NEXT_DECLARED: Final = ANY_NEXT.where(_DECLARED)
 CANCEL_JOBS: Final = (
     select(*COLUMNS)
     .where(_QUEUED, _JOB.urgent == true(), _JOB.only_machine != "")

@@ -8,6 +8,8 @@ from attrs import asdict, evolve, fields
 from sqlalchemy import Connection, and_, bindparam, delete, insert, true, update
 
 from dispatchd.hub import rules
+from dispatchd.hub.database import announce, origin_of
+from dispatchd.hub.domain.news import News
 from dispatchd.hub.model import Attempt, Check, HubJob, State
 from dispatchd.hub.schema import ATTEMPTS, CHECKS, JOBS
 
@@ -45,11 +47,20 @@ def read_job(row: Mapping[Any, Any]) -> HubJob:
 
 
 def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
-    """Write a changed job, and what follows from the change: how its newest claim stands, what GitHub is owed."""
+    """Write a changed job, and what follows from the change.
+
+    That is how its newest claim stands, what GitHub is owed, and what other hub processes are told.
+    """
     db.execute(_WRITE, {**values_of(after), "of_id": after.id})
     keep_attempt(db, before, after)
     if after.state is not before.state:
         db.execute(_OWE, {"of_job": after.id, "new_state": after.state})
+        tell_others(db, after)
+
+
+def tell_others(db: Connection, job: HubJob) -> None:
+    """Tell the other hub processes of a job that is new or has another state, once the transaction is committed."""
+    announce(db, News.of(job).text(origin_of(db)))
 
 
 def insert_check(db: Connection, check: Check, job: HubJob) -> None:

@@ -25,6 +25,7 @@ from dispatchd.hub.model import (
     Claimed,
     Delivery,
     HubJob,
+    Locked,
     State,
     Submission,
 )
@@ -95,14 +96,20 @@ class JobStore:
             workflows: What the machine declares; None for a machine that takes any job.
             now: The time.
             lease_s: For how long the claim holds (seconds).
+
+        Raises:
+            Locked: There may be one, which another transaction has locked.
         """
         asked: dict[str, Any] = {"asking_machine": machine}
-        query = queries.NEXT
+        query, there = queries.NEXT, queries.ANY_NEXT
         if workflows is not None:
-            query, asked["declared"] = queries.NEXT_DECLARED, list(workflows)
+            query, there = queries.NEXT_DECLARED, queries.ANY_NEXT_DECLARED
+            asked["declared"] = list(workflows)
         with self._database.transaction() as db:
             row = db.execute(query, asked).mappings().first()
             if row is None:
+                if self._database.is_shared and db.execute(there, asked).first():
+                    raise Locked
                 return None
             before = read_job(row)
             job = rules.claim(
@@ -129,8 +136,6 @@ class JobStore:
             after = decide(before)
             if after != before:
                 write_job(db, before, after)
-                if after.state is not before.state:
-                    self._admission.announce(db, after)
             return before, after
 
     def expire(
@@ -152,7 +157,6 @@ class JobStore:
             changed = [(before, decide(before)) for before in found]
             for before, after in changed:
                 write_job(db, before, after)
-                self._admission.announce(db, after)
             return [after for _, after in changed]
 
     def end_cancel_jobs(self, *, now: float) -> list[HubJob]:

@@ -22,9 +22,6 @@ from dispatchd.hub.views import attempt_document, job_document, texts_document
 _LONGEST_WATCH_S: Final = 300.0
 _LONGEST_LIST: Final = 1000
 
-_LOOK_S: Final = 1.0
-"""How often a watcher looks where another hub process may have changed the job (seconds)."""
-
 _FINISHED: Final = "finished"
 """What a watcher may wait for beside a state: any of those in which a job has ended."""
 
@@ -96,24 +93,23 @@ class Jobs:
         deadline = anyio.current_time() + seconds(
             request.query_params.get("wait"), _LONGEST_WATCH_S
         )
-        while True:
-            bell = self.desk.changed.next
-            job = await self._job(job_id)
-            left_s = deadline - anyio.current_time()
-            if has_reached(job, until) or left_s <= 0 or self.desk.stopping:
-                attempts = await self.desk.use(
-                    lambda: self.desk.reader.attempts(job_id)
-                )
-                return JSONResponse(
-                    {
-                        **job_document(job, now=self.desk.now()),
-                        **texts_document(job),
-                        "attempts": [attempt_document(each) for each in attempts],
-                    }
-                )
-            look_s = _LOOK_S if self.desk.database.is_shared else left_s
-            with anyio.move_on_after(min(left_s, look_s)):
-                await bell.wait()
+        with self.desk.watchers.watch(job_id) as bell:
+            while True:
+                rings = bell.next
+                job = await self._job(job_id)
+                left_s = deadline - anyio.current_time()
+                if has_reached(job, until) or left_s <= 0 or self.desk.stopping:
+                    break
+                with anyio.move_on_after(left_s):
+                    await rings.wait()
+        attempts = await self.desk.use(lambda: self.desk.reader.attempts(job_id))
+        return JSONResponse(
+            {
+                **job_document(job, now=self.desk.now()),
+                **texts_document(job),
+                "attempts": [attempt_document(each) for each in attempts],
+            }
+        )
 
     async def cancel(self, request: Request) -> Response:
         """End a job: at once where no machine has it, else through its machine."""

@@ -255,5 +255,9 @@ class Deadlocked(StorageBusy):
     """Two transactions waited for each other, and this one gave way: the same call will most likely succeed."""
 
 
+class Locked(Exception):
+    """Other transactions have jobs locked that a machine may have: whether one is free is known soon."""
+
+
 class QueueFull(Exception):
     """As many jobs wait as may; the same submit may succeed later."""

@@ -103,7 +103,7 @@ async def serve(
             # With the driver of PostgreSQL, which SQLite doesn't need.
             from dispatchd.hub.listener import Listener  # noqa: PLC0415
 
-            loops.append(Listener(database=desk.database, polls=desk.polls).run)
+            loops.append(Listener(desk=desk).run)
         app = application(desk, routes)
         await _serve(app, desk, announce, manager, signals, loops)
 

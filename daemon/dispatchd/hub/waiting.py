@@ -1,22 +1,12 @@
-"""Who waits at this hub: held polls, of which each new job wakes one, and watchers, whom every change wakes."""
+"""Who waits at this hub: held polls, of which each queued job wakes one, watchers of one job, and those of any change."""
 
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final, Self
 
 import anyio
-from attrs import define, field, frozen
+from attrs import define, field
 
-from dispatchd.hub.model import HubJob, State
-
-_ANY: Final = ""
-
-WAKE_ALL: Final = "*"
-"""News between hub processes: every poll is to look."""
-
-_LONGEST: Final = 7000
-"""Longest news between hub processes (bytes): NOTIFY of PostgreSQL takes 8000."""
+from dispatchd.hub.domain.news import News
 
 
 @define
@@ -36,34 +26,34 @@ class Bell:
         self._next = anyio.Event()
 
 
-@frozen(kw_only=True)
-class News:
-    """That a job is there for a machine; empty texts mean any."""
+@define
+class Watchers:
+    """Those who wait for one job each; a job wakes only its own."""
 
-    workflow: str = _ANY
-    machine: str = _ANY
+    _bells: dict[str, tuple[Bell, int]] = field(factory=dict, init=False)
+    """The bell of a job, and how many wait for it (count)."""
 
-    @classmethod
-    def of(cls, job: HubJob) -> Self | None:
-        """Return the news of a job, or None for one that isn't there for a machine."""
-        if job.state is not State.QUEUED:
-            return None
-        # A cancel job is for any workflow.
-        return cls(
-            workflow=_ANY if job.urgent else job.workflow, machine=job.only_machine
-        )
+    @contextmanager
+    def watch(self, job_id: str) -> Iterator[Bell]:
+        """Give the bell of a job for the length of the block."""
+        bell, count = self._bells.get(job_id, (Bell(), 0))
+        self._bells[job_id] = bell, count + 1
+        try:
+            yield bell
+        finally:
+            bell, count = self._bells.pop(job_id)
+            if count > 1:
+                self._bells[job_id] = bell, count - 1
 
-    @property
-    def words(self) -> str:
-        """The news as text, for other hub processes; what is too long to be sent is left out, which means any."""
-        words = json.dumps([self.workflow, self.machine])
-        return words if len(words) <= _LONGEST else json.dumps([_ANY, _ANY])
+    def ring(self, job_id: str) -> None:
+        """Wake those who wait for a job."""
+        if job_id in self._bells:
+            self._bells[job_id][0].ring()
 
-    @classmethod
-    def read(cls, words: str) -> Self:
-        """Return the news of a text."""
-        workflow, machine = json.loads(words)
-        return cls(workflow=workflow, machine=machine)
+    def wake_all(self) -> None:
+        """Wake every watcher."""
+        for bell, _ in self._bells.values():
+            bell.ring()
 
 
 @define(eq=False)
@@ -73,25 +63,30 @@ class Poll:
     machine: str
     workflows: Collection[str] | None
     woken: anyio.Event = field(factory=anyio.Event, init=False)
-    news: News | None = field(default=None, init=False)
-    """What has woken it and is not looked into yet."""
+    news: list[News] = field(factory=list, init=False)
+    """What it was told and has not looked into yet."""
 
     def wants(self, news: News) -> bool:
         """Return whether the job could be for this poll's machine."""
-        if news.machine not in (_ANY, self.machine):
+        if not news.is_queued or news.machine not in ("", self.machine):
             return False
-        return self.workflows is None or news.workflow in (_ANY, *self.workflows)
+        return self.workflows is None or news.workflow in ("", *self.workflows)
 
 
 @define
 class Polls:
     """The held polls, the one that has waited longest first.
 
-    Each job wakes one of them: with 500 machines waiting, to wake all for each job would be 500 looks into the
-    database, of which 499 find nothing.
+    Each queued job wakes one of them: with 500 machines waiting, to wake all for each job would be 500 looks into
+    the database, of which 499 find nothing. So its news goes from poll to poll until the job is taken: a poll that
+    gets another job passes it on, and one that couldn't look well (`Locked`, `StorageBusy`) keeps it for its next look.
+
+    Of several polls of one machine only the newest counts: the connections of the others have most likely died.
     """
 
     _held: dict[Poll, None] = field(factory=dict, init=False)
+    """Those that wait to be woken."""
+    _newest: dict[str, Poll] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
         """Return how many polls are held."""
@@ -100,33 +95,42 @@ class Polls:
     @contextmanager
     def hold(self, poll: Poll) -> Iterator[None]:
         """Hold a poll for the length of the block; news that it has not used by then goes to another one."""
+        overtaken = self._newest.get(poll.machine)
+        self._newest[poll.machine] = poll
+        if overtaken is not None:
+            self._pass_on(overtaken)
         try:
             yield
         finally:
             self._held.pop(poll, None)
-            self.pass_on(poll.news)
+            if self.counts(poll):
+                del self._newest[poll.machine]
+            self._pass_on(poll)
 
-    def renew(self, poll: Poll) -> News | None:
-        """Let a held poll be woken by whatever is told from now on, and return what it was woken by.
+    def counts(self, poll: Poll) -> bool:
+        """Return whether a poll is the newest of its machine."""
+        return self._newest.get(poll.machine) is poll
 
-        Who calls it looks for a job next, or passes the news on.
+    def renew(self, poll: Poll) -> list[News]:
+        """Let a held poll be woken by whatever is told from now on, and return what it was told.
+
+        Who calls it looks for a job next. What of the news is of no use then goes back (`keep`) or on (`tell`).
         """
-        news, poll.news = poll.news, None
+        news, poll.news = poll.news, []
         poll.woken = anyio.Event()
         self._held[poll] = None
         return news
 
-    def pass_on(self, news: News | None) -> None:
-        """Tell others what one poll has been told and could not use."""
-        if news is not None:
-            self.tell(news)
+    def keep(self, poll: Poll, news: Iterable[News]) -> None:
+        """Give a poll news back that it has to look into once more."""
+        poll.news.extend(news)
 
     def tell(self, news: News) -> None:
         """Wake the poll that has waited longest of those for which there is a job."""
         for poll in self._held:
-            if poll.wants(news):
+            if poll.wants(news) and self.counts(poll):
                 del self._held[poll]
-                poll.news = news
+                poll.news.append(news)
                 poll.woken.set()
                 return
 
@@ -135,3 +139,8 @@ class Polls:
         for poll in self._held:
             poll.woken.set()
         self._held.clear()
+
+    def _pass_on(self, poll: Poll) -> None:
+        unused, poll.news = poll.news, []
+        for news in unused:
+            self.tell(news)

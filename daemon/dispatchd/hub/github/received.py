@@ -47,7 +47,6 @@ class Received:
             check = check_for(document, str(document.get("binding_id") or ""))
             if check is not None:
                 insert_check(db, check, job)
-            admission.announce(db, job)
             return [job]
 
     def end(self, job_id: str, reason: str, *, now: float) -> list[HubJob]:

@@ -4,10 +4,10 @@ import json
 
 from attrs import asdict, frozen
 
-from dispatchd.hub.database import Database
+from dispatchd.hub.database import Database, announce
+from dispatchd.hub.domain.news import ANYTHING
 from dispatchd.hub.mark_store import MarkStore
 from dispatchd.hub.schema import PAUSED
-from dispatchd.hub.waiting import WAKE_ALL
 
 
 @frozen(kw_only=True)
@@ -41,5 +41,5 @@ class PauseStore:
         """Resume dispatch, and wake every poll of every hub process; return whether it was paused."""
         with self._database.transaction() as db:
             was_paused = self._marks.remove(db, PAUSED)
-            self._database.announce(db, WAKE_ALL)
+            announce(db, ANYTHING)
             return was_paused
