@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from attrs import evolve, frozen
@@ -47,8 +46,7 @@ from dispatchd.hub.schema import (
 )
 from dispatchd.hub.settings import Leases
 from dispatchd.hub.token_store import TokenStore
-
-T = TypeVar("T")
+from support.threads import at_once
 
 NOW = 1_795_600_000.0
 LEASES = Leases(seconds=60, patience_s=300, unheard_s=86_400)
@@ -161,13 +159,6 @@ class Store:
 @pytest.fixture
 def store(database: Database) -> Store:
     return Store(database)
-
-
-def at_once(calls: Iterable[Callable[[], T]]) -> list[T]:
-    """Return what calls return that are made at the same time, each by a thread."""
-    made = list(calls)
-    with ThreadPoolExecutor(len(made)) as threads:
-        return [each.result() for each in [threads.submit(call) for call in made]]
 
 
 # Jobs: in, out, and how they stand.

@@ -6,7 +6,7 @@ from attrs import evolve, frozen
 from sqlalchemy import Connection, select
 
 from dispatchd.hub import job_queries as queries
-from dispatchd.hub.database import Database
+from dispatchd.hub.database import Database, lock
 from dispatchd.hub.job_rows import (
     COLUMNS,
     insert_check,
@@ -59,6 +59,7 @@ class Admission:
             QueueFull: As many wait.
         """
         document = submission.document
+        lock(db, str(document.get("repository_name") or ""))
         job = HubJob(
             id=submission.id,
             document=document,
@@ -126,12 +127,10 @@ class Admission:
             return []
         return [read_job(row) for row in db.execute(query).mappings()]
 
-    def _insert(self, db: Connection, job: HubJob) -> bool:
-        values = values_of(job)
-        if self._database.is_shared:
-            return db.execute(queries.INSERT_ONCE, values).first() is not None
-        # Nobody else can write between these two.
+    @staticmethod
+    def _insert(db: Connection, job: HubJob) -> bool:
         if db.execute(queries.POSITION, {"of_id": job.id}).first():
             return False
-        db.execute(queries.INSERT, values)
+        # Who inserts the same one at this moment has this work done again.
+        db.execute(queries.INSERT, values_of(job))
         return True

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, func, insert, select, text
 
 from dispatchd.errors import UsageError
-from dispatchd.hub.database import Database
+from dispatchd.hub.database import Database, is_postgresql
 from dispatchd.hub.schema import JOBS, LICENSES, MACHINES, METADATA, SECRETS
 
 _ROWS: Final = 500
@@ -29,8 +29,8 @@ def backup(database: Database, file: Path) -> int:
     aside.unlink(missing_ok=True)
     target = Database.open(f"sqlite:///{aside.absolute()}")
     try:
-        with database.snapshot() as source, target.transaction() as copy:
-            rows = _copy(source, copy)
+        with database.snapshot() as source:
+            rows = target.write(lambda copy: _copy(source, copy))
         with target.engine.connect() as plain:
             # One file, without the log beside it.
             plain.exec_driver_sql("ROLLBACK")
@@ -48,32 +48,39 @@ def restore(file: Path, database: Database) -> int:
     """Put the rows of a backup into a database without jobs and machines, and return their number.
 
     Raises:
-        UsageError: There is no such file, or the database is in use.
+        UsageError: There is no such file.
     """
     cannot = f"restore {file}"
     if not file.exists():
         raise UsageError(cannot=cannot, reason="there is no such file")
     source = Database.open(f"sqlite:///{file.absolute()}")
     try:
-        with source.snapshot() as kept, database.transaction() as db:
-            for table in (JOBS, MACHINES):
-                if db.execute(select(func.count()).select_from(table)).scalar():
-                    reason = (
-                        f"the database has {table.name} already; restore into a new one"
-                    )
-                    raise UsageError(cannot=cannot, reason=reason)
-            for table in _MADE_BY_INIT:
-                db.execute(table.delete())
-            rows = _copy(kept, db)
-            if database.is_shared:
-                db.execute(
-                    text(
-                        "SELECT setval(pg_get_serial_sequence('jobs', 'position'), (SELECT COALESCE(MAX(position), 0) + 1 FROM jobs), false)"
-                    )
-                )
-            return rows
+        with source.snapshot() as kept:
+            return database.write(lambda db: _put(kept, db, cannot))
     finally:
         source.close()
+
+
+def _put(kept: Connection, db: Connection, cannot: str) -> int:
+    """Copy a backup, and return the number of rows.
+
+    Raises:
+        UsageError: The database is in use.
+    """
+    for table in (JOBS, MACHINES):
+        if db.execute(select(func.count()).select_from(table)).scalar():
+            reason = f"the database has {table.name} already; restore into a new one"
+            raise UsageError(cannot=cannot, reason=reason)
+    for table in _MADE_BY_INIT:
+        db.execute(table.delete())
+    rows = _copy(kept, db)
+    if is_postgresql(db):
+        db.execute(
+            text(
+                "SELECT setval(pg_get_serial_sequence('jobs', 'position'), (SELECT COALESCE(MAX(position), 0) + 1 FROM jobs), false)"
+            )
+        )
+    return rows
 
 
 def _copy(source: Connection, target: Connection) -> int:

@@ -2,21 +2,49 @@
 
 What a call has changed is durable when it returns: SQLite syncs its log fully at each commit (WAL,
 synchronous = FULL), PostgreSQL does so by default (synchronous_commit).
+
+Several writers. SQLite has one at a time, which holds the lock of a writer from its first statement. On PostgreSQL
+transactions run side by side (READ COMMITTED), so that "look, then write" sees what was, not what is. These rules
+keep what is decided right on both:
+
+1. Every change goes through `Database.write`, which owns the transaction and tries again what the server has refused
+   because of another transaction: a deadlock, a serialization failure, a row that the other one inserted first. So a
+   unit of work may run more than once, and keeps nothing outside its transaction.
+2. A row that is changed by what it was is read FOR UPDATE (`job_queries.LOCKED`). Several are locked in the order of
+   their positions. Who takes whichever is free skips those that are locked (`SKIP LOCKED`), and finding only such
+   is no "nothing there" (`Locked`).
+3. What is decided by rows that may not exist yet has a lock of its own (`lock`), taken before anything else: a
+   repository for what its jobs mean for each other and for their turns, a server id for which machine has it.
+4. A ledger is written by one statement that inserts or changes (`INSERT ... ON CONFLICT`): secrets, marks, licenses.
+   A delivery is inserted if it is new, then locked, and its jobs are added to.
+5. What has to be of one moment is read in a snapshot (REPEATABLE READ, READ ONLY): lists, metrics, a backup.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from attrs import frozen
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from dispatchd.errors import NotReachable, UsageError
-from dispatchd.hub.model import Deadlocked, StorageBusy
+from dispatchd.hub.model import StorageBusy
+
+T = TypeVar("T")
 
 CHANNEL: Final = "dispatchd_jobs"
 """Channel on which hub processes tell each other of jobs (NOTIFY of PostgreSQL)."""
@@ -29,13 +57,21 @@ _BUSY_S: Final = 5.0
 
 _CONNECTIONS: Final = 10
 
-_DEADLOCK: Final = "40P01"
-"""PostgreSQL's word for a transaction that was ended so that another can go on (PostgreSQL docs, Appendix A)."""
+_TRIES: Final = 5
+"""How often a transaction is tried that another one keeps from succeeding (count)."""
+
+_BECAUSE_OF_ANOTHER: Final = ("40001", "40P01", "23505")
+"""SQLSTATEs of what another transaction has caused: serialization_failure, deadlock_detected, unique_violation
+(PostgreSQL docs, Appendix A)."""
 
 _READ_ONLY: Final = "dispatchd_read_only"
 _ORIGIN: Final = "dispatchd_origin"
 _NOTIFY: Final = text("SELECT pg_notify(:channel, :words)")
-_SNAPSHOT: Final[dict[str, Any]] = {_READ_ONLY: True, "postgresql_readonly": True}
+_LOCK: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+_WRITTEN: Final = text(
+    "INSERT INTO secrets (name, value) VALUES ('written', '')"
+    " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
 _MIGRATING: Final = 0x64697370
 """The advisory lock of PostgreSQL that keeps two hub processes from migrating at once; any number would do."""
 
@@ -101,19 +137,30 @@ class Database:
         """Whether other processes may use it at the same time."""
         return self.engine.dialect.name == "postgresql"
 
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Return what a unit of work returns, whose changes become durable together, or not at all.
+
+        It is done again if another transaction has kept it from succeeding. Fails with StorageBusy if the database
+        can't be used now.
+        """
+        for _ in range(_TRIES - 1):
+            with suppress(_GaveWay), self.transaction() as db:
+                return work(db)
+        with self.transaction() as db:
+            return work(db)
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Give a connection whose changes become durable together at the end of the block, or not at all.
+        """Give a connection whose changes become durable together at the end of the block: one try of `write`.
 
-        Fails with StorageBusy if the database can't be used now, and with Deadlocked, which is one, if another
-        transaction had to go first.
+        Fails with StorageBusy if the database can't be used now.
         """
         try:
             with self.engine.begin() as db:
                 yield db
         except SQLAlchemyError as error:
-            gave_way = getattr(error, "orig", None)
-            kind = Deadlocked if _state(gave_way) == _DEADLOCK else StorageBusy
+            other = _state(getattr(error, "orig", None)) in _BECAUSE_OF_ANOTHER
+            kind = _GaveWay if other else StorageBusy
             raise kind(_words(error)) from error
 
     @contextmanager
@@ -124,29 +171,37 @@ class Database:
             StorageBusy: The database can't be used now.
         """
         try:
-            with self.engine.connect().execution_options(**_SNAPSHOT) as db, db.begin():
+            with (
+                self.engine.connect().execution_options(**self._snapshot) as db,
+                db.begin(),
+            ):
                 yield db
         except SQLAlchemyError as error:
             raise StorageBusy(_words(error)) from error
+
+    @property
+    def _snapshot(self) -> dict[str, Any]:
+        if not self.is_shared:
+            return {_READ_ONLY: True}
+        return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
     def check(self) -> None:
         """Return if the tables are those of this release and a change can be made durable.
 
         Fails with StorageBusy if not.
-
-        Raises:
-            StorageBusy: Another release has migrated it.
         """
-        with self.transaction() as db:
-            found = _revision(db)
-            if found != REVISION:
-                message = f"the tables are those of revision {found}, not {REVISION}"
-                raise StorageBusy(message)
-            mark = {"name": "written", "value": ""}
-            db.execute(text("DELETE FROM secrets WHERE name = :name"), mark)
-            db.execute(
-                text("INSERT INTO secrets (name, value) VALUES (:name, :value)"), mark
-            )
+        self.write(_check)
+
+
+def lock(db: Connection, name: str) -> None:
+    """Keep others who want this lock waiting until the transaction ends."""
+    if is_postgresql(db):
+        db.execute(_LOCK, {"name": name})
+
+
+def upsert(db: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT that can say what is done ON CONFLICT."""
+    return postgresql.insert(table) if is_postgresql(db) else sqlite.insert(table)
 
 
 def announce(db: Connection, words: str) -> None:
@@ -163,6 +218,23 @@ def origin_of(db: Engine | Connection) -> str:
 def is_postgresql(db: Connection) -> bool:
     """Return whether other processes may use the database at the same time."""
     return db.dialect.name == "postgresql"
+
+
+class _GaveWay(StorageBusy):
+    """Another transaction had to go first: the same one will most likely succeed now."""
+
+
+def _check(db: Connection) -> None:
+    """Write something.
+
+    Raises:
+        StorageBusy: Another release has migrated the database.
+    """
+    found = _revision(db)
+    if found != REVISION:
+        message = f"the tables are those of revision {found}, not {REVISION}"
+        raise StorageBusy(message)
+    db.execute(_WRITTEN)
 
 
 class _Newer(Exception):

@@ -10,14 +10,12 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
-    insert,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
-from dispatchd.hub.database import Database
+from dispatchd.hub.database import Database, upsert
 from dispatchd.hub.model import Delivery
 from dispatchd.hub.schema import DELIVERIES
 
@@ -25,11 +23,12 @@ _DELIVERY: Final = DELIVERIES.c
 _SAME: Final = and_(
     _DELIVERY.target == bindparam("of_target"), _DELIVERY.id == bindparam("of_id")
 )
-_KNOWN: Final = select(_DELIVERY.id).where(_SAME)
-_OF_ID: Final = select(DELIVERIES).where(_DELIVERY.id == bindparam("of_id"))
-_INSERT: Final = insert(DELIVERIES)
-_INSERT_ONCE: Final = (
-    postgresql_insert(DELIVERIES).on_conflict_do_nothing().returning(_DELIVERY.id)
+_LOCKED: Final = select(DELIVERIES).where(_SAME).with_for_update()
+_OF_ID: Final = (
+    select(DELIVERIES)
+    .where(_DELIVERY.id == bindparam("of_id"))
+    .order_by(_DELIVERY.target)
+    .with_for_update()
 )
 _UPDATE: Final = update(DELIVERIES).where(_SAME)
 
@@ -42,8 +41,11 @@ class DeliveryStore:
 
     def keep(self, delivery: Delivery) -> None:
         """Keep a delivery, in place of what is kept of the same hook and id."""
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> None:
             keep_delivery(db, delivery)
+
+        self._database.write(work)
 
     def get(self, delivery_id: str) -> Delivery | None:
         """Return the newest delivery of an id, or None."""
@@ -63,9 +65,12 @@ class DeliveryStore:
 
     def keep_new(self, deliveries: Iterable[Delivery]) -> None:
         """Keep those of some deliveries that aren't known."""
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> None:
             for each in deliveries:
-                insert_delivery(db, each, shared=self._database.is_shared)
+                insert_delivery(db, each)
+
+        self._database.write(work)
 
     def list(self, limit: int) -> list[Delivery]:
         """Return the newest deliveries, oldest of them first."""
@@ -86,33 +91,33 @@ class DeliveryStore:
             and_(~of_hook, _DELIVERY.received_at < before),
             and_(of_hook, _DELIVERY.received_at < of_hooks_before),
         )
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> int:
             return db.execute(delete(DELIVERIES).where(old)).rowcount
+
+        return self._database.write(work)
 
 
 def keep_delivery(db: Connection, delivery: Delivery) -> None:
     """Keep a delivery together with what else a transaction keeps, in place of the same one."""
-    if db.execute(_KNOWN, _key(delivery)).first():
+    if not insert_delivery(db, delivery):
         db.execute(_UPDATE.values(_values(delivery)), _key(delivery))
-    else:
-        db.execute(_INSERT, _values(delivery))
 
 
-def insert_delivery(db: Connection, delivery: Delivery, *, shared: bool) -> bool:
-    """Keep a new delivery together with what else a transaction keeps; False if it is known.
+def add_delivery(db: Connection, delivery: Delivery) -> None:
+    """Keep a delivery together with what else a transaction keeps, with the jobs that the same one has already."""
+    if insert_delivery(db, delivery):
+        return
+    row = db.execute(_LOCKED, _key(delivery)).mappings().one()
+    jobs = (*_read(row).job_ids, *delivery.job_ids)
+    keep_delivery(db, evolve(delivery, job_ids=tuple(dict.fromkeys(jobs))))
 
-    Args:
-        db: The transaction.
-        delivery: The delivery.
-        shared: Whether other processes may do the same at the same time.
-    """
-    if shared:
-        return db.execute(_INSERT_ONCE, _values(delivery)).first() is not None
-    # Nobody else can write between these two.
-    if db.execute(_KNOWN, _key(delivery)).first():
-        return False
-    db.execute(_INSERT, _values(delivery))
-    return True
+
+def insert_delivery(db: Connection, delivery: Delivery) -> bool:
+    """Keep a new delivery together with what else a transaction keeps; False if it is known."""
+    insert = upsert(db, DELIVERIES).values(_values(delivery))
+    new = insert.on_conflict_do_nothing().returning(_DELIVERY.id)
+    return db.execute(new).first() is not None
 
 
 def add_again(db: Connection, delivery_id: str, job_id: str, again_id: str) -> None:

@@ -3,7 +3,6 @@
 from typing import Final
 
 from sqlalchemy import and_, bindparam, exists, func, insert, or_, select, true
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from dispatchd.hub.job_rows import COLUMNS
 from dispatchd.hub.model import HELD, WAITING, State
@@ -14,11 +13,6 @@ _QUEUED: Final = _JOB.state == State.QUEUED
 _WAITS: Final = _JOB.state.in_(WAITING)
 _OF_ID: Final = _JOB.id == bindparam("of_id")
 INSERT: Final = insert(JOBS)
-INSERT_ONCE: Final = (
-    postgresql_insert(JOBS)
-    .on_conflict_do_nothing(index_elements=[_JOB.id])
-    .returning(_JOB.position)
-)
 INSERT_TEXTS: Final = insert(TEXTS)
 LOCKED: Final = select(*COLUMNS).where(_OF_ID).with_for_update()
 POSITION: Final = select(_JOB.position).where(_OF_ID)

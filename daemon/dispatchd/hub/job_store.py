@@ -6,6 +6,7 @@ from typing import Any, Final
 from attrs import frozen
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     and_,
     delete,
     func,
@@ -18,7 +19,7 @@ from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
 from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import Database
-from dispatchd.hub.delivery_store import add_again, keep_delivery
+from dispatchd.hub.delivery_store import add_again, add_delivery
 from dispatchd.hub.job_rows import COLUMNS, read_job, write_job
 from dispatchd.hub.model import (
     ENDED,
@@ -70,14 +71,17 @@ class JobStore:
 
         Fails with QueueFull if as many wait.
         """
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> HubJob | None:
             job = self._admission.admit(db, submission, now=now, most=most)
             if job is not None and delivery is not None:
-                keep_delivery(db, delivery)
+                add_delivery(db, delivery)
             if job is not None and again_of is not None:
                 delivery_id = str(again_of.document.get("delivery_id") or "")
                 add_again(db, delivery_id, again_of.id, job.id)
             return job
+
+        return self._database.write(work)
 
     def claim(
         self,
@@ -97,15 +101,15 @@ class JobStore:
             now: The time.
             lease_s: For how long the claim holds (seconds).
 
-        Raises:
-            Locked: There may be one, which another transaction has locked.
+        Fails with Locked if there may be one, which another transaction has locked.
         """
         asked: dict[str, Any] = {"asking_machine": machine}
         query, there = queries.NEXT, queries.ANY_NEXT
         if workflows is not None:
             query, there = queries.NEXT_DECLARED, queries.ANY_NEXT_DECLARED
             asked["declared"] = list(workflows)
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> Claimed | None:
             row = db.execute(query, asked).mappings().first()
             if row is None:
                 if self._database.is_shared and db.execute(there, asked).first():
@@ -121,6 +125,8 @@ class JobStore:
                 job=job, before=before, payload=texts.payload, headers=texts.headers
             )
 
+        return self._database.write(work)
+
     def change(
         self, job_id: str, decide: Callable[[HubJob], HubJob]
     ) -> tuple[HubJob, HubJob] | None:
@@ -128,7 +134,8 @@ class JobStore:
 
         What `decide` raises changes nothing.
         """
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> tuple[HubJob, HubJob] | None:
             row = db.execute(queries.LOCKED, {"of_id": job_id}).mappings().first()
             if row is None:
                 return None
@@ -137,6 +144,8 @@ class JobStore:
             if after != before:
                 write_job(db, before, after)
             return before, after
+
+        return self._database.write(work)
 
     def expire(
         self, decide: Callable[[HubJob], HubJob], *, now: float, leases: Leases
@@ -152,16 +161,20 @@ class JobStore:
             .limit(_EXPIRED_AT_ONCE)
             .with_for_update(skip_locked=True)
         )
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> list[HubJob]:
             found = [read_job(row) for row in db.execute(query).mappings()]
             changed = [(before, decide(before)) for before in found]
             for before, after in changed:
                 write_job(db, before, after)
             return [after for _, after in changed]
 
+        return self._database.write(work)
+
     def end_cancel_jobs(self, *, now: float) -> list[HubJob]:
         """End the cancel jobs that wait for a machine though all that they mean has ended; return them."""
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> list[HubJob]:
             waiting = [
                 read_job(row) for row in db.execute(queries.CANCEL_JOBS).mappings()
             ]
@@ -185,6 +198,8 @@ class JobStore:
                     write_job(db, before, after)
                     changed.append(after)
             return changed
+
+        return self._database.write(work)
 
     def next_expiry(self, leases: Leases) -> float | None:
         """Return when the next lease is over for good, or None."""
@@ -210,19 +225,23 @@ class JobStore:
             .where(_JOB.id.not_in(untold))
             .limit(_PRUNED_AT_ONCE)
         )
+
+        def work(db: Connection) -> int:
+            ids = db.execute(old).scalars().all()
+            for table, column in (
+                (TEXTS, TEXTS.c.id),
+                (ATTEMPTS, ATTEMPTS.c.job_id),
+                (CHECKS, CHECKS.c.job_id),
+                (JOBS, _JOB.id),
+            ):
+                db.execute(delete(table).where(column.in_(ids)))
+            return len(ids)
+
         removed = 0
         while True:
-            with self._database.transaction() as db:
-                ids = db.execute(old).scalars().all()
-                for table, column in (
-                    (TEXTS, TEXTS.c.id),
-                    (ATTEMPTS, ATTEMPTS.c.job_id),
-                    (CHECKS, CHECKS.c.job_id),
-                    (JOBS, _JOB.id),
-                ):
-                    db.execute(delete(table).where(column.in_(ids)))
-            removed += len(ids)
-            if len(ids) < _PRUNED_AT_ONCE:
+            count = self._database.write(work)
+            removed += count
+            if count < _PRUNED_AT_ONCE:
                 return removed
 
 

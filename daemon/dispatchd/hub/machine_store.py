@@ -6,7 +6,7 @@ from typing import Final
 from attrs import asdict, evolve, frozen
 from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
 
-from dispatchd.hub.database import Database
+from dispatchd.hub.database import Database, lock, upsert
 from dispatchd.hub.model import Machine
 from dispatchd.hub.schema import LICENSES, MACHINES
 
@@ -26,11 +26,15 @@ class MachineStore:
         taken = _MACHINE.name == machine.name
         if machine.server_id:
             taken |= _MACHINE.server_id == machine.server_id
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> bool:
+            lock(db, machine.server_id)
             if _one(db, taken) is not None:
                 return False
             db.execute(insert(MACHINES).values(asdict(machine)))
             return True
+
+        return self._database.write(work)
 
     def list(self) -> list[Machine]:
         """Return every machine, by name."""
@@ -46,8 +50,11 @@ class MachineStore:
 
     def change(self, name: str, decide: Callable[[Machine], Machine]) -> Machine | None:
         """Replace a machine by what `decide` makes of it; None if there is none. What it raises changes nothing."""
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> Machine | None:
             return _replace(db, _MACHINE.name == name, decide)
+
+        return self._database.write(work)
 
     def enrol(
         self,
@@ -59,25 +66,32 @@ class MachineStore:
 
         `decide` also gets the machine that calls itself `server_id` already.
         """
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> Machine | None:
+            lock(db, server_id)
             namesake = _one(db, _MACHINE.server_id == server_id)
             wanted = (_MACHINE.key_hash == key_hash) & (_MACHINE.key_hash != "")
             return _replace(db, wanted, lambda machine: decide(machine, namesake))
 
+        return self._database.write(work)
+
     def note_pull(self, name: str, workflows: str, *, now: float) -> None:
         """Note that a machine has pulled, and what it declares (JSON)."""
         values = {"seen_at": now, "workflows": workflows}
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> None:
             db.execute(update(MACHINES).where(_MACHINE.name == name).values(values))
+
+        self._database.write(work)
 
     def add_license(self, license_id: str, *, now: float) -> None:
         """Keep a license, if it isn't kept yet."""
-        with self._database.transaction() as db:
-            known = select(LICENSES.c.id).where(LICENSES.c.id == license_id)
-            if db.execute(known).first() is None:
-                db.execute(
-                    insert(LICENSES).values(id=license_id, created_at=now, revoked_at=0)
-                )
+
+        def work(db: Connection) -> None:
+            values = {"id": license_id, "created_at": now, "revoked_at": 0}
+            db.execute(upsert(db, LICENSES).values(values).on_conflict_do_nothing())
+
+        self._database.write(work)
 
 
 def _one(db: Connection, wanted: ColumnElement[bool]) -> Machine | None:

@@ -3,15 +3,13 @@
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, select
 
-from dispatchd.hub.database import Database
+from dispatchd.hub.database import Database, upsert
 from dispatchd.hub.schema import MARKS
 
 _NAMED: Final = MARKS.c.name == bindparam("of_name")
 _VALUE: Final = select(MARKS.c.value).where(_NAMED)
-_UPDATE: Final = update(MARKS).where(_NAMED).values(value=bindparam("new_value"))
-_INSERT: Final = insert(MARKS)
 _DELETE: Final = delete(MARKS).where(_NAMED)
 
 
@@ -31,8 +29,15 @@ class MarkStore:
         return bool(db.execute(_DELETE, {"of_name": name}).rowcount)
 
     def put(self, name: str, value: str) -> None:
-        """Keep a mark, in place of the one of that name. Of two that make the same one at once, one fails."""
-        with self._database.transaction() as db:
-            found = db.execute(_UPDATE, {"of_name": name, "new_value": value})
-            if not found.rowcount:
-                db.execute(_INSERT, {"name": name, "value": value})
+        """Keep a mark, in place of the one of that name."""
+
+        def work(db: Connection) -> None:
+            insert = upsert(db, MARKS).values(name=name, value=value)
+            changed = {"value": insert.excluded.value}
+            db.execute(
+                insert.on_conflict_do_update(
+                    index_elements=[MARKS.c.name], set_=changed
+                )
+            )
+
+        self._database.write(work)

@@ -251,10 +251,6 @@ class StorageBusy(Exception):
     """The database can't be used now; the same call may succeed later."""
 
 
-class Deadlocked(StorageBusy):
-    """Two transactions waited for each other, and this one gave way: the same call will most likely succeed."""
-
-
 class Locked(Exception):
     """Other transactions have jobs locked that a machine may have: whether one is free is known soon."""
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+import anyio
 from attrs import define, field
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -37,6 +38,7 @@ class Probes:
     answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
     """How many answers were sent, by call and status."""
     _checked_at: float = field(default=0.0, init=False)
+    _checking: anyio.Lock = field(factory=anyio.Lock, init=False)
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -60,9 +62,10 @@ class Probes:
             message = "the hub is stopping"
             raise StorageBusy(message)
         # Anybody may ask, so that asking often must not keep the disk busy.
-        if self.desk.now() - self._checked_at > _CHECKED_EVERY_S:
-            await self.desk.use(self.desk.database.check)
-            self._checked_at = self.desk.now()
+        async with self._checking:
+            if abs(self.desk.now() - self._checked_at) > _CHECKED_EVERY_S:
+                await self.desk.use(self.desk.database.check)
+                self._checked_at = self.desk.now()
         return JSONResponse({"message": "ready"})
 
     async def metrics(self, request: Request) -> Response:

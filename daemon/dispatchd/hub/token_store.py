@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Final
 
 from attrs import asdict, frozen
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
-from dispatchd.hub.database import Database
+from dispatchd.hub.database import Database, upsert
 from dispatchd.hub.model import Token
 from dispatchd.hub.schema import SECRETS, TOKENS
 
@@ -25,11 +25,14 @@ class TokenStore:
 
     def add(self, token: Token) -> bool:
         """Keep a new token; False, and nothing changes, if its name is taken."""
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> bool:
             if db.execute(select(_TOKEN.name).where(_TOKEN.name == token.name)).first():
                 return False
             db.execute(insert(TOKENS).values(asdict(token)))
             return True
+
+        return self._database.write(work)
 
     def list(self) -> list[Token]:
         """Return every token, by name."""
@@ -53,16 +56,22 @@ class TokenStore:
     def revoke(self, name: str, *, now: float) -> bool:
         """Let a token count no more; False if there is none of that name."""
         revoke = update(TOKENS).where(_TOKEN.name == name, _TOKEN.revoked_at == 0)
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> bool:
             return db.execute(revoke.values(revoked_at=now)).rowcount > 0
+
+        return self._database.write(work)
 
     def secret(self, name: str, make: Callable[[], str]) -> str:
         """Return a value that is made once and kept."""
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> str:
             query = select(SECRETS.c.value).where(SECRETS.c.name == name)
             found = db.execute(query).scalar()
             if found is not None:
                 return str(found)
-            value = make()
-            db.execute(insert(SECRETS).values(name=name, value=value))
-            return value
+            made = upsert(db, SECRETS).values(name=name, value=make())
+            db.execute(made.on_conflict_do_nothing())
+            return str(db.execute(query).scalar_one())
+
+        return self._database.write(work)

@@ -127,8 +127,11 @@ class CheckStore:
         found = asdict(check)
         values = {f"new_{name}": found[name] for name in (*_TOLD, "owed")}
         of = {"of_job": check.job_id, "seen_state": seen_state}
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> None:
             db.execute(_UPDATE, {**values, **of})
+
+        self._database.write(work)
 
     def owed_count(self) -> tuple[int, int]:
         """Return how many checks are owed, and of how many of these telling has failed (counts)."""

@@ -14,6 +14,7 @@ from dispatchd.domain.job import CANCEL, Json
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
 from dispatchd.hub.admission import Admission
+from dispatchd.hub.database import lock
 from dispatchd.hub.delivery_store import insert_delivery, keep_delivery
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.check_store import Owed, check_of, checks_of
@@ -26,7 +27,6 @@ from dispatchd.hub.job_rows import read_job, write_job
 from dispatchd.hub.model import (
     ENDED,
     Check,
-    Deadlocked,
     Delivery,
     HubJob,
     Submission,
@@ -68,14 +68,10 @@ class Inbox:
 
         Fails with QueueFull if it asks for a job and as many wait as may.
         """
-        try:
-            return self._take(arrival, plan)
-        except Deadlocked:
-            # Against somebody who cancels the same jobs in another order; GitHub doesn't ask again.
-            return self._take(arrival, plan)
+        return self.desk.database.write(lambda db: self._take(db, arrival, plan))
 
-    def _take(self, arrival: Arrival, plan: Plan) -> Taken:
-        event, database = arrival.event, self.desk.database
+    def _take(self, db: Connection, arrival: Arrival, plan: Plan) -> Taken:
+        event = arrival.event
         now = self.desk.now()
         delivery = Delivery(
             target=arrival.target,
@@ -89,26 +85,26 @@ class Inbox:
             routing=plan.reason,
             state="queued" if plan.steps else "ignored",
         )
-        with database.transaction() as db:
-            if not insert_delivery(db, delivery, shared=database.is_shared):
-                return Taken(delivery=delivery, is_duplicate=True)
-            if not plan.steps:
-                return Taken(delivery=delivery)
-            ids = JobIds(target=arrival.target, delivery_id=arrival.id)
-            work = _Work(db=db, desk=self.desk, arrival=arrival, ids=ids, now=now)
-            done = [each for step in plan.steps for each in work.do(step)]
-            made = tuple(each.job for each in done if each.is_new and each.job)
-            delivery = evolve(
-                delivery,
-                routing="; ".join(
-                    [plan.reason, *(each.words for each in done if each.words)]
-                ),
-                state="queued" if made else "done",
-                job_ids=tuple(job.id for job in made),
-            )
-            keep_delivery(db, delivery)
-            jobs = tuple(each.job for each in done if each.job is not None)
-            return Taken(delivery=delivery, jobs=jobs)
+        lock(db, event.repository)
+        if not insert_delivery(db, delivery):
+            return Taken(delivery=delivery, is_duplicate=True)
+        if not plan.steps:
+            return Taken(delivery=delivery)
+        ids = JobIds(target=arrival.target, delivery_id=arrival.id)
+        work = _Work(db=db, desk=self.desk, arrival=arrival, ids=ids, now=now)
+        done = [each for step in plan.steps for each in work.do(step)]
+        made = tuple(each.job for each in done if each.is_new and each.job)
+        delivery = evolve(
+            delivery,
+            routing="; ".join(
+                [plan.reason, *(each.words for each in done if each.words)]
+            ),
+            state="queued" if made else "done",
+            job_ids=tuple(job.id for job in made),
+        )
+        keep_delivery(db, delivery)
+        jobs = tuple(each.job for each in done if each.job is not None)
+        return Taken(delivery=delivery, jobs=jobs)
 
 
 @frozen(kw_only=True)

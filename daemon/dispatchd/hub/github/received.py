@@ -10,7 +10,7 @@ from dispatchd.domain.outcome import FailureCause
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
 from dispatchd.hub.admission import Admission
-from dispatchd.hub.database import Database
+from dispatchd.hub.database import Database, lock
 from dispatchd.hub.delivery_store import amend_routing
 from dispatchd.hub.domain.transitions import Event, advance
 from dispatchd.hub.github.inbox import check_for
@@ -37,7 +37,9 @@ class Received:
     def free(self, job_id: str, document: dict[str, Json]) -> list[HubJob]:
         """Let a job be handed out, with what is known of it by now; return the jobs that this has changed."""
         admission = Admission(self._database)
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> list[HubJob]:
+            lock(db, str(document.get("repository_name") or ""))
             before = _received(db, job_id)
             if before is None:
                 return []
@@ -49,9 +51,12 @@ class Received:
                 insert_check(db, check, job)
             return [job]
 
+        return self._database.write(work)
+
     def end(self, job_id: str, reason: str, *, now: float) -> list[HubJob]:
         """End a job that nobody is to have, with the reason."""
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> list[HubJob]:
             before = _received(db, job_id)
             if before is None:
                 return []
@@ -60,9 +65,12 @@ class Received:
             _write_end(db, before, job, reason)
             return [job]
 
+        return self._database.write(work)
+
     def cancel(self, job_id: str, *, now: float) -> list[HubJob]:
         """Carry a cancel job out: end what runs or waits for its pull request or issue."""
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> list[HubJob]:
             before = _received(db, job_id)
             if before is None:
                 return []
@@ -80,6 +88,8 @@ class Received:
             job = rules.ended_here(before, event, f"{words}.", cause, now=now)
             _write_end(db, before, job, words)
             return [*ended, job]
+
+        return self._database.write(work)
 
     def _unfinished(self, db: Connection, job: HubJob) -> list[HubJob]:
         """Return the unfinished jobs of the same pull request or issue that were there when the cancel was given."""

@@ -3,6 +3,7 @@
 import json
 
 from attrs import asdict, frozen
+from sqlalchemy import Connection
 
 from dispatchd.hub.database import Database, announce
 from dispatchd.hub.domain.news import ANYTHING
@@ -39,7 +40,10 @@ class PauseStore:
 
     def end(self) -> bool:
         """Resume dispatch, and wake every poll of every hub process; return whether it was paused."""
-        with self._database.transaction() as db:
+
+        def work(db: Connection) -> bool:
             was_paused = self._marks.remove(db, PAUSED)
             announce(db, ANYTHING)
             return was_paused
+
+        return self._database.write(work)
