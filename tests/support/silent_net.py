@@ -29,6 +29,13 @@ class SilentNet:
         head, _, rest = direct.rpartition(":")
         return f"{head}:{self.port}/{rest.partition('/')[2]}"
 
+    are_new_silent: bool = False
+
+    def go_silent(self) -> None:
+        """Let all connections go silent, those that are made from now on too."""
+        self.are_new_silent = True
+        self.silence()
+
     def silence(self, with_bytes: bytes = b"") -> int:
         """Let those connections go silent that are open, or whose client has sent some bytes; return how many."""
         found = [each for each in self.passages if with_bytes in each.sent]
@@ -56,7 +63,7 @@ async def _serving(to_port: int) -> AsyncIterator[SilentNet]:
         net = SilentNet(listener.extra(SocketAttribute.local_port))
 
         async def serve(client: ByteStream) -> None:
-            passage = Passage()
+            passage = Passage(is_silent=net.are_new_silent)
             net.passages.append(passage)
             with suppress(OSError, anyio.BrokenResourceError, anyio.EndOfStream):
                 async with (

@@ -53,7 +53,7 @@ REVISION: Final = "0003"
 """The newest migration (`migrations/versions/`), by its number."""
 
 _BUSY_S: Final = 5.0
-"""How long a call waits for the database or for a connection before it gives up (seconds)."""
+"""How long a call waits for SQLite, or for one of the connections, before it gives up (seconds)."""
 
 _CONNECTIONS: Final = 10
 
@@ -68,6 +68,7 @@ _READ_ONLY: Final = "dispatchd_read_only"
 _ORIGIN: Final = "dispatchd_origin"
 _NOTIFY: Final = text("SELECT pg_notify(:channel, :words)")
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+_LOCK_MIGRATION: Final = text("SELECT pg_advisory_xact_lock(:key)")
 _WRITTEN: Final = text(
     "INSERT INTO secrets (name, value) VALUES ('written', '')"
     " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
@@ -107,10 +108,12 @@ class Database:
             with ExitStack() as opened:
                 opened.callback(engine.dispose)
                 with engine.begin() as db:
-                    if engine.dialect.name == "postgresql":
-                        lock = text("SELECT pg_advisory_xact_lock(:key)")
-                        db.execute(lock, {"key": _MIGRATING})
-                    _bring_up(db)
+                    if is_postgresql(db):
+                        with _without_limits(db):
+                            db.execute(_LOCK_MIGRATION, {"key": _MIGRATING})
+                            _bring_up(db)
+                    else:
+                        _bring_up(db)
                 opened.pop_all()
         except _Newer as error:
             reason = "a newer release of dispatchd wrote it; install that one"
@@ -294,15 +297,38 @@ def _engine(url: str) -> Engine:
     if parsed.drivername != "postgresql+psycopg":
         message = f"{parsed.drivername} is not supported"
         raise ArgumentError(message)
-    return create_engine(
+    engine = create_engine(
         parsed,
         execution_options={_ORIGIN: uuid4().hex},
         pool_size=_CONNECTIONS,
         max_overflow=0,
         pool_timeout=_BUSY_S,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": int(_BUSY_S)},
     )
+    event.listen(engine, "do_connect", _connect_postgresql)
+    return engine
+
+
+def _connect_postgresql(
+    _dialect: object, _record: object, args: list[Any], parameters: dict[str, Any]
+) -> object:
+    # With the driver of PostgreSQL, which SQLite doesn't need.
+    from dispatchd.hub.storage.postgresql import connect  # noqa: PLC0415
+
+    return connect(*args, **parameters)
+
+
+@contextmanager
+def _without_limits(db: Connection) -> Iterator[None]:
+    """Let statements of a transaction take as long as they need."""
+    connection: Any = db.connection.dbapi_connection
+    for name in ("statement_timeout", "lock_timeout"):
+        db.execute(text(f"SET LOCAL {name} = 0"))
+    connection.is_patient = True
+    try:
+        yield
+    finally:
+        connection.is_patient = False
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection

@@ -99,6 +99,11 @@ class Desk:
         self.stopping = True
         self.wake_all()
 
+    @property
+    def calls(self) -> int:
+        """How many calls of the database are under way (count)."""
+        return self._threads.borrowed_tokens
+
     async def use(self, call: Callable[[], T]) -> T:
         """Return what a blocking call of a store returns."""
         return await to_thread.run_sync(call, limiter=self._threads)

@@ -1,0 +1,82 @@
+"""Connections to PostgreSQL on which no wait is without an end, whatever the network or another transaction does.
+
+The server ends what takes too long there (`SETTINGS`). It can't do so where packets vanish on the way: a firewall
+that has forgotten the connection, a failover. So each wait for an answer has an end here too; a connection that has
+missed it is closed, and SQLAlchemy then makes all of its pool anew.
+"""
+
+import time
+from typing import Any, ClassVar, Final, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from typing_extensions import override
+
+T = TypeVar("T")
+
+CONNECT_S: Final = 5
+"""How long it may take to connect (seconds)."""
+
+_ANSWER_S: Final = 6.0
+"""How long the answer to a statement may take (seconds); the server gives up earlier."""
+
+SETTINGS: Final = {
+    "statement_timeout": "5s",
+    # Many calls that want one locked row take turns on the few connections, and others have to get theirs.
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+"""Limits of the server for a session (PostgreSQL docs, 19.11.1)."""
+
+PARAMETERS: Final = {
+    "connect_timeout": CONNECT_S,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 6000,
+}
+"""Parameters of libpq (PostgreSQL docs, 32.1.2)."""
+
+
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that is closed when an answer doesn't come in time."""
+
+    answer_s: ClassVar[float] = _ANSWER_S
+    is_patient: bool = False
+    """Whether answers may take as long as they like, as those of a migration do."""
+
+    @override
+    def wait(self, gen: PQGen[T], *args: Any, **more: Any) -> T:
+        if self.is_patient:
+            return super().wait(gen, *args, **more)
+        return super().wait(self._bounded(gen), *args, **more)
+
+    def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
+        """Go on as a generator does, until it is late.
+
+        Raises:
+            psycopg.OperationalError: It is.
+        """
+        until = time.monotonic() + self.answer_s  # of this one wait
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                # Nothing is ready whenever psycopg looks whether somebody has interrupted it.
+                if not ready and time.monotonic() > until:  # likewise
+                    self.pgconn.finish()
+                    message = f"the server has not answered within {self.answer_s} s"
+                    raise psycopg.OperationalError(message)
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
+def connect(*args: Any, **parameters: Any) -> BoundedConnection:  # noqa: ANN401  # of libpq
+    """Connect, and set the server's limits."""
+    connection = BoundedConnection.connect(*args, **{**PARAMETERS, **parameters})
+    for name, value in SETTINGS.items():
+        connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+    connection.commit()
+    return connection
