@@ -65,8 +65,8 @@ class Surroundings:
     known: KnownSecrets = field(factory=KnownSecrets)
     """The secrets that the log leaves out."""
     time: TimeSource = field(factory=MachineTime)
-    end: Callable[[], object] = lambda: None
-    """Ends the process at once, where a stop hangs; does nothing where the daemon isn't all of it."""
+    end: Callable[[], object] | None = None
+    """Ends the process at once, where a stop hangs; None where the daemon isn't all of it."""
 
 
 async def serve(config: Config, given: Surroundings) -> None:

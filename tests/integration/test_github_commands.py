@@ -356,6 +356,7 @@ async def test_a_requeue_has_a_check_of_its_own(tmp_path: Path) -> None:
         reply = await here.tell("push", real("push/00"), "d-1")
         [job] = reply.json()["jobs"]
         await (await here.hub.pull()).finish("failed", "No.")
+        await here.hub.paid()
         server = here.hub.server
 
         async def succeeds(again: str) -> None:

@@ -99,7 +99,7 @@ async def test_a_token_is_for_who_holds_the_job_and_at_most_what_the_hub_allows(
     async with scene(tmp_path, Repository(), RULES, database_url=database_url) as here:
         await here.tell("pull_request", pull_request())
         held = await here.hub.pull()
-        assert held.job["extensions"] == ["heartbeat", "release", "token"]
+        assert held.job["extensions"] == ["heartbeat", "release", "capabilities", "token"]
         read = {"contents": "read"}
         early = await granted(held, read)
         await held.accept()
@@ -160,7 +160,7 @@ async def test_a_job_of_another_hand_has_no_token(tmp_path: Path) -> None:
 
         reply = await granted(held, {"contents": "read"})
 
-        assert held.job["extensions"] == ["heartbeat", "release"]
+        assert held.job["extensions"] == ["heartbeat", "release", "capabilities"]
         assert reply.status_code == 403
         assert "GitHub App" in reply.json()["message"]
         assert (await row(here.hub.server, "by-hand"))["state"] == "accepted"

@@ -202,10 +202,13 @@ def test_a_backup_is_of_one_moment_while_others_write(
                 JobStore(database).claim("m", "t", None, now=NOW, lease_s=60)
 
     def copy() -> None:
+        # As `hub backup` does, in a process of its own.
+        own = Database.open(database.engine.url.render_as_string(hide_password=False))
         try:
             for number in range(3):
-                backup(database, tmp_path / str(number))
+                backup(own, tmp_path / str(number))
         finally:
+            own.close()
             is_done.set()
 
     at_once([lambda: go_on("a"), lambda: go_on("b"), copy])

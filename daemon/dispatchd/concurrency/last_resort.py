@@ -12,20 +12,23 @@ from attrs import define, field
 
 @define
 class LastResort:
-    """Calls `end` unless the process is gone in time; `end` doesn't return in a process of its own."""
+    """Calls `end`, which ends the process, unless that is gone in time; does nothing without it."""
 
-    end: Callable[[], object]
+    end: Callable[[], object] | None
     _timer: threading.Timer | None = field(default=None, init=False)
 
     def within(self, seconds: float) -> None:
         """Give the process some seconds from now on, in place of what it had."""
+        if self.end is None:
+            return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = threading.Timer(seconds, self._end, [seconds])
+        self._timer = threading.Timer(seconds, _say_and_end, [self.end, seconds])
         # It ends nothing late, and holds nothing up.
         self._timer.daemon = True
         self._timer.start()
 
-    def _end(self, seconds: float) -> None:
-        structlog.get_logger().error("stop_forced", after_s=seconds)
-        self.end()
+
+def _say_and_end(end: Callable[[], object], seconds: float) -> None:
+    structlog.get_logger().error("stop_forced", after_s=seconds)
+    end()
