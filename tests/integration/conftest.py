@@ -1,12 +1,22 @@
-"""A hub of its own for each test that asks for one, and a machine that knows its secret."""
+"""A hub of its own for each test that asks for one, and a machine that knows its secret; no run outlives its test."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from support.hub import Hub, hub
+from support.leftovers import end_left_alive
 from support.machine import Machine
+
+
+@pytest.fixture(autouse=True)
+def no_run_outlives_its_test(tmp_path: Path) -> Iterator[None]:
+    """End what a daemon of the test has left running: it survives the daemon, as it should."""
+    yield
+    below = ("*/runs/*/attempt-1", "*/*/runs/*/attempt-1")
+    if any(any(tmp_path.glob(each)) for each in below):
+        end_left_alive(tmp_path)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
 """What a daemon that met its end has left, and whether it met it before its job."""
 
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -19,6 +21,13 @@ def left_alive(folder: Path) -> list[int]:
         for pid, environment in environments()
         if f"{folder}/".encode() in environment
     ]
+
+
+def end_left_alive(folder: Path) -> None:
+    """Kill the processes that were started for runs below a folder."""
+    for pid in left_alive(folder):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def environments() -> Iterator[tuple[int, bytes]]:

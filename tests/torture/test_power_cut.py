@@ -1,8 +1,5 @@
 """The power goes wherever it can: nothing that was acknowledged is lost, nothing runs twice, nothing is unreported."""
 
-import os
-import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,8 @@ from support.daemon import write_config
 from support.daemon_process import DaemonProcess
 from support.hub import hub
 from support.leftovers import (
+    end_left_alive,
     finishes_first,
-    left_alive,
     records_left,
     until_settled,
 )
@@ -76,9 +73,7 @@ async def run_despite_a_cut(
             survived = await finishes_first(server, daemon)
             if not survived:
                 # All that ran has gone with the power.
-                for pid in left_alive(config.parent):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                end_left_alive(config.parent)
                 restore(daemon.state, noted)
                 # A claim whose answer got lost comes again after its lease.
                 await advance(server.lease_s + 1)
