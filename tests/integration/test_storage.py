@@ -229,6 +229,44 @@ def test_priority_goes_first_and_then_age(store: Store) -> None:
     assert store.order() == "b d a e c"
 
 
+@pytest.mark.parametrize("stuck", [{"dag_name": "gpu"}, {"command": "cancel"}])
+def test_a_job_that_nobody_takes_ends_no_turns_of_others(
+    store: Store, stuck: dict[str, Any]
+) -> None:
+    def submit(job_id: str, repository: str) -> None:
+        store.submit(job_id, {"dag_name": "ci", "repository_name": repository})
+
+    store.submit("stuck", {"repository_name": "x", **stuck})
+    if "command" in stuck:
+        store.change("stuck", only_machine="off")
+    for number in range(10):
+        submit(f"r{number}", "r")
+    submit("t", "t")
+    order = []
+    for number in range(12):
+        claimed = store.claim(workflows=["ci"])
+        assert claimed is not None
+        order.append(claimed.job.repository)
+        if claimed.job.repository == "t":
+            submit(f"t{number}", "t")
+
+    assert "".join(order) == "rt" * 6
+
+
+def test_the_turn_that_it_is_never_goes_back(store: Store) -> None:
+    for number in range(3):
+        store.submit(f"r{number}", {"dag_name": "ci", "repository_name": "r"})
+    store.submit("old", {"dag_name": "gpu", "repository_name": "x"})
+    for _ in range(3):
+        store.claim(workflows=["ci"])
+    store.claim(workflows=["gpu"])
+
+    new = store.submit("new", {"dag_name": "ci", "repository_name": "n"})
+
+    assert new is not None
+    assert (store.get("r2").turn, store.get("old").turn, new.turn) == (2, 0, 2)
+
+
 def test_repositories_take_turns(store: Store) -> None:
     many, few = {"repository_name": "o/many"}, {"repository_name": "o/few"}
     for number in range(4):

@@ -3,10 +3,10 @@
 from typing import Final
 
 from attrs import evolve, frozen
-from sqlalchemy import Connection, select
+from sqlalchemy import BigInteger, Connection, cast, select
 
 from dispatchd.hub import job_queries as queries
-from dispatchd.hub.database import Database, lock
+from dispatchd.hub.database import Database, lock, upsert
 from dispatchd.hub.job_rows import (
     COLUMNS,
     insert_check,
@@ -23,7 +23,7 @@ from dispatchd.hub.model import (
     State,
     Submission,
 )
-from dispatchd.hub.schema import JOBS
+from dispatchd.hub.schema import JOBS, MARKS, TURN
 from dispatchd.hub.submitted import (
     Submitted,
     after_submit,
@@ -96,12 +96,17 @@ class Admission:
     def turn(self, db: Connection, job: HubJob) -> int:
         """Return a new job's turn: after those of its own repository, and not before the turn that it is now.
 
-        So a repository with many jobs waiting has one of them taken for each one of the others
-        (start-time fair queueing, with every job of the same cost).
+        So a repository with many jobs waiting has one of them taken for each one of the others (start-time fair
+        queueing, with every job of the same cost). The turn that it is now is that of the newest claim, kept by
+        itself (`pass_turn`): a job that nobody takes doesn't hold it, and it never goes back.
         """
         like = {"of_priority": job.priority, "of_repository": job.repository}
-        first, last = db.execute(queries.TURNS, like).one()
-        return max(first or 0, -1 if last is None else last + 1)
+        mark = {"turn_mark": f"{TURN}{job.priority}"}
+        current, first, last = db.execute(queries.TURNS, {**like, **mark}).one()
+        # Before the first claim it is that of the first in the queue.
+        now = (first or 0) if current is None else int(current)
+        has_had = db.execute(queries.HAS_HAD_TURN, {**like, "of_turn": now}).first()
+        return max(now + (has_had is not None), -1 if last is None else last + 1)
 
     def _has_waiting(self, db: Connection, most: int) -> bool:
         return (
@@ -134,3 +139,18 @@ class Admission:
         # Who inserts the same one at this moment has this work done again.
         db.execute(queries.INSERT, values_of(job))
         return True
+
+
+def pass_turn(db: Connection, job: HubJob) -> None:
+    """Keep that a job's turn has come; an earlier one changes nothing, and neither does a cancel job."""
+    if job.urgent:
+        return
+    insert = upsert(db, MARKS).values(name=f"{TURN}{job.priority}", value=str(job.turn))
+    later = cast(MARKS.c.value, BigInteger) < job.turn
+    db.execute(
+        insert.on_conflict_do_update(
+            index_elements=[MARKS.c.name],
+            set_={"value": insert.excluded.value},
+            where=later,
+        )
+    )

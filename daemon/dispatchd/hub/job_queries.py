@@ -5,7 +5,7 @@ from typing import Final
 from sqlalchemy import and_, bindparam, exists, func, insert, or_, select, true
 
 from dispatchd.hub.job_rows import COLUMNS
-from dispatchd.hub.model import HELD, WAITING, State
+from dispatchd.hub.model import ENDED, HELD, WAITING, State
 from dispatchd.hub.schema import JOBS, MARKS, PAUSED, TEXTS
 
 _JOB: Final = JOBS.c
@@ -53,8 +53,22 @@ ABORTED_SINCE: Final = _WANTED.where(
 )
 _LIKE: Final = and_(_QUEUED, _JOB.priority == bindparam("of_priority"))
 TURNS: Final = select(
+    select(MARKS.c.value)
+    .where(MARKS.c.name == bindparam("turn_mark"))
+    .scalar_subquery(),
     select(func.min(_JOB.turn)).where(_LIKE).scalar_subquery(),
     select(func.max(_JOB.turn))
     .where(_LIKE, _JOB.repository == bindparam("of_repository"))
     .scalar_subquery(),
+)
+HAS_HAD_TURN: Final = (
+    select(_JOB.position)
+    .where(
+        _JOB.state.in_((*HELD, *ENDED)),
+        _JOB.priority == bindparam("of_priority"),
+        _JOB.repository == bindparam("of_repository"),
+        _JOB.turn == bindparam("of_turn"),
+        _JOB.deliveries > 0,
+    )
+    .limit(1)
 )

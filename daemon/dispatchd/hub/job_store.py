@@ -17,7 +17,7 @@ from sqlalchemy import (
 
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
-from dispatchd.hub.admission import Admission
+from dispatchd.hub.admission import Admission, pass_turn
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import add_again, add_delivery
 from dispatchd.hub.job_rows import COLUMNS, read_job, write_job
@@ -121,6 +121,8 @@ class JobStore:
             )
             write_job(db, before, job)
             texts = db.execute(queries.TEXTS_OF, {"of_id": job.id}).one()
+            # Last, because others who claim wait for it.
+            pass_turn(db, job)
             return Claimed(
                 job=job, before=before, payload=texts.payload, headers=texts.headers
             )

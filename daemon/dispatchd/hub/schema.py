@@ -215,6 +215,9 @@ MARKS: Final = Table(
 PAUSED: Final = "dispatch paused"
 """The mark that is there while no job is handed out."""
 
+TURN: Final = "turn of priority "
+"""The mark that has, with a priority behind it, the turn of the newest claim of that priority."""
+
 SECRETS: Final = Table(
     "secrets",
     METADATA,
