@@ -11,6 +11,7 @@ import httpx
 import pytest
 from sqlalchemy import insert, select
 
+from dispatchd.hub.admission import Admission
 from dispatchd.hub.backup import backup
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
@@ -255,3 +256,33 @@ def test_work_that_another_transaction_kept_from_succeeding_is_done_again(
     )
 
     assert len(tries) == 3
+
+
+def test_a_cancel_job_locks_only_what_it_means(database: Database) -> None:
+    if not database.is_shared:
+        pytest.skip("one writer at a time")
+    pulled = {"repository_name": "o/r", "pull_request_number": 7}
+    submit(database, "victim", pulled)
+    submit(database, "other", {"repository_name": "o/r"})
+    store = JobStore(database)
+    claimed: list[str | None] = []
+
+    def cancel(db: Any, document: dict[str, Any]) -> None:
+        submission = Submission(
+            id=f"c{len(claimed)}",
+            document={"command": "cancel", **document},
+            payload="null",
+            headers="null",
+        )
+        Admission(database).admit(db, submission, now=NOW, most=10)
+        found = store.claim("m", "t", ["ci"], now=NOW, lease_s=60)
+        claimed.append(found.job.id if found else None)
+
+    database.write(lambda db: cancel(db, {"dag_run_id": "victim"}))
+    submit(database, "third", {"repository_name": "o/r"})
+    submit(database, "victim2", pulled)
+    database.write(lambda db: cancel(db, {**pulled, "dag_name": "ci"}))
+
+    states = [JobReader(database).get(each) for each in ("victim", "victim2")]
+    assert claimed == ["other", "third"]
+    assert [job.state for job in states if job] == [State.ABORTED] * 2

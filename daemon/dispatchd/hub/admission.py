@@ -3,7 +3,7 @@
 from typing import Final
 
 from attrs import evolve, frozen
-from sqlalchemy import BigInteger, Connection, cast, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, or_, select
 
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub.database import Database, lock, upsert
@@ -116,13 +116,11 @@ class Admission:
     def _others(
         self, db: Connection, submission: Submission, job: HubJob
     ) -> list[HubJob]:
-        """Return the jobs that a new one may mean."""
-        # In one order, so that no two transactions wait for each other.
-        query = select(*COLUMNS).order_by(_JOB.position).with_for_update()
+        """Return the jobs that a new one may mean, locked, and no others: whoever claims passes locked ones over."""
         if job.urgent:
-            query = query.where(_JOB.state.in_((*HELD, *WAITING)))
+            wanted = and_(_JOB.state.in_((*HELD, *WAITING)), _may_mean(job))
         elif submission.supersedes and may_supersede(submission.document):
-            query = query.where(
+            wanted = and_(
                 _JOB.state == State.QUEUED,
                 _JOB.repository == job.repository,
                 _JOB.number == job.number,
@@ -130,7 +128,13 @@ class Admission:
             )
         else:
             return []
-        return [read_job(row) for row in db.execute(query).mappings()]
+        ids = db.execute(select(_JOB.id).where(wanted)).scalars().all()
+        if not ids:
+            return []
+        # In one order, so that no two transactions wait for each other.
+        query = select(*COLUMNS).where(wanted, _JOB.id.in_(ids))
+        locked = query.order_by(_JOB.position).with_for_update()
+        return [read_job(row) for row in db.execute(locked).mappings()]
 
     @staticmethod
     def _insert(db: Connection, job: HubJob) -> bool:
@@ -154,3 +158,14 @@ def pass_turn(db: Connection, job: HubJob) -> None:
             where=later,
         )
     )
+
+
+def _may_mean(job: HubJob) -> ColumnElement[bool]:
+    """Return what holds at least for the jobs that a cancel job means (`submitted.after_submit`)."""
+    named = job.document.get("dag_run_id")
+    if named:
+        return or_(_JOB.id == str(named), _JOB.run_id == str(named))
+    same = and_(_JOB.repository == job.repository, _JOB.workflow == job.workflow)
+    if job.document.get("pull_request_number"):
+        return and_(same, _JOB.number == job.number)
+    return same
