@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import httpx
+import psycopg
 import pytest
 from sqlalchemy import insert, select
 
@@ -189,6 +190,8 @@ def test_a_backup_is_of_one_moment_while_others_write(
     with database.transaction() as db:
         db.execute(insert(JOBS), [values_of(each) for each in old])
     is_done = Event()
+    # `hub backup` is a process of its own.
+    own = Database.open(database.engine.url.render_as_string(hide_password=False))
 
     def go_on(name: str) -> None:
         number = 0
@@ -197,7 +200,6 @@ def test_a_backup_is_of_one_moment_while_others_write(
             job_id = f"{name}{number}"
             check = Check(repository="o/r", sha="a", name="ci")
             delivery = Delivery(id=job_id, job_ids=(job_id,))
-            # SQLite has one connection, which a backup on a busy machine keeps for long.
             with suppress(Locked, StorageBusy):
                 submit(database, job_id, {}, delivery, check=check)
                 JobStore(database).claim("m", "t", None, now=NOW, lease_s=60)
@@ -211,6 +213,7 @@ def test_a_backup_is_of_one_moment_while_others_write(
         finally:
             own.close()
             is_done.set()
+            own.close()
 
     at_once([lambda: go_on("a"), lambda: go_on("b"), copy])
 
@@ -286,3 +289,27 @@ def test_a_cancel_job_locks_only_what_it_means(database: Database) -> None:
     states = [JobReader(database).get(each) for each in ("victim", "victim2")]
     assert claimed == ["other", "third"]
     assert [job.state for job in states if job] == [State.ABORTED] * 2
+
+
+@pytest.mark.host
+def test_a_start_that_waits_for_a_migration_says_that_it_goes_on(
+    postgresql_url: str,
+) -> None:
+    with psycopg.connect(postgresql_url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (0x64697370,))
+        said = Event()
+
+        def end_the_migration() -> None:
+            assert said.wait(60)
+            other.rollback()
+
+        [database, _] = at_once(
+            [
+                lambda: Database.open(postgresql_url, said.set, every_s=0.05),
+                end_the_migration,
+            ]
+        )
+
+    assert isinstance(database, Database)
+    database.check()
+    database.close()

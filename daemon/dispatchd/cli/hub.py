@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,9 @@ from dispatchd.errors import NotReachable
 if TYPE_CHECKING:
     from dispatchd.hub.database import Database
     from dispatchd.hub.settings import Settings
+
+_MIGRATION_GRACE_S = 60.0
+"""How much time for the start is asked for at a time while the database is migrated (seconds)."""
 
 
 @click.group()
@@ -87,6 +90,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     """Serve the endpoint until SIGTERM or Ctrl-C; held polls are answered then."""
     _require_extra()
     import anyio
+    import structlog
 
     from dispatchd.hub.desk import Desk
     from dispatchd.hub.server import serve as serve_hub
@@ -94,12 +98,18 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     from dispatchd.log import configure
     from dispatchd.systemd import ServiceManager
 
-    settings, database = _open(config_file)
-    host, _ = settings.address
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
     under_systemd = "JOURNAL_STREAM" in environment
     known = KnownSecrets()
     configure("info", "auto", known=known, under_systemd=under_systemd)
+    manager = ServiceManager.of(environment)
+
+    def migrating() -> None:
+        manager.more_time(_MIGRATION_GRACE_S)
+        structlog.get_logger().info("database_migrating")
+
+    settings, database = _open(config_file, migrating)
+    host, _ = settings.address
 
     def announce(bound_port: int) -> None:
         if port_file is not None:
@@ -111,7 +121,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
 
     async def serve_desk() -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await serve_hub(desk, announce, ServiceManager.of(environment), signals)
+            await serve_hub(desk, announce, manager, signals)
 
     try:
         with _busy_is_said("start the hub"):
@@ -179,12 +189,14 @@ def _say_rows(file: Path, rows: int, *, as_json: bool) -> None:
         click.echo(f"{file}: {rows} rows")
 
 
-def _open(config_file: Path) -> "tuple[Settings, Database]":
+def _open(
+    config_file: Path, progress: Callable[[], None] = lambda: None
+) -> "tuple[Settings, Database]":
     from dispatchd.hub.database import Database
     from dispatchd.hub.settings import load
 
     settings = load(config_file)
-    return settings, Database.open(settings.database_url)
+    return settings, Database.open(settings.database_url, progress)
 
 
 @contextmanager

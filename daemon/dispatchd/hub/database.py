@@ -23,6 +23,7 @@ keep what is decided right on both:
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
@@ -55,6 +56,9 @@ REVISION: Final = "0003"
 _BUSY_S: Final = 5.0
 """How long a call waits for SQLite, or for one of the connections, before it gives up (seconds)."""
 
+_PROGRESS_S: Final = 5.0
+"""How often it is said that a migration goes on (seconds)."""
+
 _CONNECTIONS: Final = 10
 
 _TRIES: Final = 5
@@ -84,11 +88,18 @@ class Database:
     engine: Engine
 
     @classmethod
-    def open(cls, url: str) -> "Database":
+    def open(
+        cls,
+        url: str,
+        progress: Callable[[], None] = lambda: None,
+        every_s: float = _PROGRESS_S,
+    ) -> "Database":
         """Open a database, create what is missing, and migrate what is older.
 
         Args:
             url: As SQLAlchemy has them: `sqlite:////path/to/file`, `postgresql://user@host/name`.
+            progress: Called again and again, by a thread, while a migration takes long.
+            every_s: How often (seconds).
 
         Raises:
             UsageError: The URL can't be used.
@@ -105,7 +116,7 @@ class Database:
             ) from error
         shown = engine.url.render_as_string(hide_password=True)
         try:
-            with ExitStack() as opened:
+            with ExitStack() as opened, _saying(progress, every_s):
                 opened.callback(engine.dispose)
                 with engine.begin() as db:
                     if is_postgresql(db):
@@ -316,6 +327,24 @@ def _connect_postgresql(
     from dispatchd.hub.storage.postgresql import connect  # noqa: PLC0415
 
     return connect(*args, **parameters)
+
+
+@contextmanager
+def _saying(progress: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Call something again and again for the length of the block."""
+    is_over = Event()
+
+    def say() -> None:
+        while not is_over.wait(every_s):
+            progress()
+
+    thread = Thread(target=say, name="progress of the migration", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 @contextmanager

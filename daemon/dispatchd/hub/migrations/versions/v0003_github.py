@@ -10,6 +10,8 @@ revision: Final = "0003"
 down_revision: Final = "0002"
 
 _BIG: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_ROWS: Final = 1000
+"""How many jobs are read and written at a time (count)."""
 _KEPT: Final = (
     *("id", "event", "action", "installation", "repository", "payload_hash"),
     *("received_at", "routing", "state"),
@@ -39,13 +41,24 @@ def _more_of_jobs() -> None:
     op.add_column("jobs", _time("event_at"))
     db = op.get_bind()
     jobs = sa.Table("jobs", sa.MetaData(), autoload_with=db)
-    for row in db.execute(sa.select(jobs.c.id, jobs.c.document)).all():
-        document = json.loads(row.document)
-        number = document.get("pull_request_number") or document.get("issue_number")
-        if number:
-            own = sa.update(jobs).where(jobs.c.id == row.id)
-            db.execute(own.values(number=number))
+    own = sa.update(jobs).where(jobs.c.position == sa.bindparam("of_position"))
+    write = own.values(number=sa.bindparam("new_number"))
+    part = sa.select(jobs.c.position, jobs.c.document).order_by(jobs.c.position)
+    last = -1
+    while rows := db.execute(part.where(jobs.c.position > last).limit(_ROWS)).all():
+        numbers = [
+            {"of_position": row.position, "new_number": number}
+            for row in rows
+            if (number := _number_of(json.loads(row.document)))
+        ]
+        if numbers:
+            db.execute(write, numbers)
+        last = rows[-1].position
     op.create_index("jobs_by_number", "jobs", ["state", "repository", "number"])
+
+
+def _number_of(document: dict[str, object]) -> object:
+    return document.get("pull_request_number") or document.get("issue_number")
 
 
 def _text(name: str) -> sa.Column[str]:
