@@ -32,6 +32,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Table,
+    bindparam,
     create_engine,
     event,
     inspect,
@@ -44,6 +45,7 @@ from sqlalchemy.pool import QueuePool
 
 from dispatchd.errors import NotReachable, UsageError
 from dispatchd.hub.model import StorageBusy
+from dispatchd.hub.schema import Words
 
 T = TypeVar("T")
 
@@ -71,7 +73,9 @@ _BECAUSE_OF_ANOTHER: Final = ("40001", "40P01", "23505")
 _READ_ONLY: Final = "dispatchd_read_only"
 _ORIGIN: Final = "dispatchd_origin"
 _NOTIFY: Final = text("SELECT pg_notify(:channel, :words)")
-_LOCK: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+_LOCK: Final = text(
+    "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
+).bindparams(bindparam("name", type_=Words))
 _LOCK_MIGRATION: Final = text("SELECT pg_advisory_xact_lock(:key)")
 _WRITTEN: Final = text(
     "INSERT INTO secrets (name, value) VALUES ('written', '')"
