@@ -99,7 +99,12 @@ async def test_a_token_is_for_who_holds_the_job_and_at_most_what_the_hub_allows(
     async with scene(tmp_path, Repository(), RULES, database_url=database_url) as here:
         await here.tell("pull_request", pull_request())
         held = await here.hub.pull()
-        assert held.job["extensions"] == ["heartbeat", "release", "capabilities", "token"]
+        assert held.job["extensions"] == [
+            "heartbeat",
+            "release",
+            "capabilities",
+            "token",
+        ]
         read = {"contents": "read"}
         early = await granted(held, read)
         await held.accept()

@@ -190,8 +190,6 @@ def test_a_backup_is_of_one_moment_while_others_write(
     with database.transaction() as db:
         db.execute(insert(JOBS), [values_of(each) for each in old])
     is_done = Event()
-    # `hub backup` is a process of its own.
-    own = Database.open(database.engine.url.render_as_string(hide_password=False))
 
     def go_on(name: str) -> None:
         number = 0
@@ -213,7 +211,6 @@ def test_a_backup_is_of_one_moment_while_others_write(
         finally:
             own.close()
             is_done.set()
-            own.close()
 
     at_once([lambda: go_on("a"), lambda: go_on("b"), copy])
 
