@@ -84,6 +84,16 @@ async def test_only_the_newest_poll_of_a_machine_is_told() -> None:
         assert (dead.woken.is_set(), living.woken.is_set()) == (False, True)
 
 
+async def test_a_poll_for_cancel_jobs_stands_beside_the_one_for_jobs() -> None:
+    polls, jobs, cancels = Polls(), Poll("m1", ["ci"]), Poll("m1", [])
+    with held(polls, cancels), held(polls, jobs):
+        polls.tell(NEWS)
+        assert (jobs.woken.is_set(), cancels.woken.is_set()) == (True, False)
+
+        polls.tell(News(job_id="stop", workflow="", machine="m1"))
+        assert cancels.woken.is_set()
+
+
 async def test_what_the_dead_poll_of_a_machine_was_told_goes_to_its_living_one() -> (
     None
 ):

@@ -66,6 +66,12 @@ class Poll:
     news: list[News] = field(factory=list, init=False)
     """What it was told and has not looked into yet."""
 
+    @property
+    def line(self) -> tuple[str, bool]:
+        """What a machine has one poll of: one for jobs, and one for cancel jobs alone, which may stand beside it."""
+        is_for_cancels = self.workflows is not None and not self.workflows
+        return self.machine, is_for_cancels
+
     def wants(self, news: News) -> bool:
         """Return whether the job could be for this poll's machine."""
         if not news.is_queued or news.machine not in ("", self.machine):
@@ -81,12 +87,12 @@ class Polls:
     the database, of which 499 find nothing. So its news goes from poll to poll until the job is taken: a poll that
     gets another job passes it on, and one that couldn't look well (`Locked`, `StorageBusy`) keeps it for its next look.
 
-    Of several polls of one machine only the newest counts: the connections of the others have most likely died.
+    Of several polls of one line (`Poll.line`) only the newest counts: the connections of the others have most likely died.
     """
 
     _held: dict[Poll, None] = field(factory=dict, init=False)
     """Those that wait to be woken."""
-    _newest: dict[str, Poll] = field(factory=dict, init=False)
+    _newest: dict[tuple[str, bool], Poll] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
         """Return how many polls are held."""
@@ -95,8 +101,8 @@ class Polls:
     @contextmanager
     def hold(self, poll: Poll) -> Iterator[None]:
         """Hold a poll for the length of the block; news that it has not used by then goes to another one."""
-        overtaken = self._newest.get(poll.machine)
-        self._newest[poll.machine] = poll
+        overtaken = self._newest.get(poll.line)
+        self._newest[poll.line] = poll
         if overtaken is not None:
             self._pass_on(overtaken)
         try:
@@ -104,12 +110,12 @@ class Polls:
         finally:
             self._held.pop(poll, None)
             if self.counts(poll):
-                del self._newest[poll.machine]
+                del self._newest[poll.line]
             self._pass_on(poll)
 
     def counts(self, poll: Poll) -> bool:
-        """Return whether a poll is the newest of its machine."""
-        return self._newest.get(poll.machine) is poll
+        """Return whether a poll is the newest of its line."""
+        return self._newest.get(poll.line) is poll
 
     def renew(self, poll: Poll) -> list[News]:
         """Let a held poll be woken by whatever is told from now on, and return what it was told.
