@@ -144,7 +144,7 @@ async def test_a_whole_life_of_checks_passes_githubs_description_to_a_stateful_m
             verdicts: list[Any] = []
             forward(github, judge, verdicts)
             async with checks_hub(tmp_path, github) as hub:
-                hub.add("j", sha=sha)
+                hub.add("j", sha=sha, name="ci")
                 held = await hub.pull()
                 await held.accept()
                 await hub.paid()
