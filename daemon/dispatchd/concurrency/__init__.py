@@ -1,1 +1,1 @@
-"""What many tasks at a time need: threads that may be left behind, a last resort, and a fence around bugs."""
+"""Concurrency: threads that may be left behind, a last resort for a stop, and a fence around bugs."""

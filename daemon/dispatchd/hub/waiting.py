@@ -68,7 +68,7 @@ class Poll:
 
     @property
     def line(self) -> tuple[str, bool]:
-        """What a machine has one poll of: one for jobs, and one for cancel jobs alone, which may stand beside it."""
+        """Machine and kind of poll. A machine has one poll of each kind: for jobs, and for cancel jobs alone."""
         is_for_cancels = self.workflows is not None and not self.workflows
         return self.machine, is_for_cancels
 

@@ -47,7 +47,7 @@ class Owed:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What GitHub counts one check of: repository, commit and name."""
+        """Repository, commit and name. Of each such key GitHub counts one check, the newest."""
         return self.check.repository, self.check.sha, self.check.name
 
 

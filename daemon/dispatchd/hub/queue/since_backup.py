@@ -1,4 +1,4 @@
-"""What becomes of the time between a backup and its restore: of jobs that ran, and events that came in."""
+"""Treatment of the time between a backup and its restore: jobs that ran, and events that came in."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,7 +15,7 @@ _MARK: Final = "skip deliveries before"
 
 
 class SinceBackup(StrEnum):
-    """What a restored hub does about GitHub's events since the backup."""
+    """Treatment of GitHub's events since the backup."""
 
     LOOK = "look"
     """Fetch them, and hand out no job until the owner has looked."""
