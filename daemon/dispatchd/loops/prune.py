@@ -28,6 +28,9 @@ from dispatchd.store.runs import Runs
 _EVERY_S: Final = 3600.0
 """Time between two rounds (seconds)."""
 
+_RESOLUTION: Final = timedelta(seconds=1)
+"""The endpoint's clock is known in whole seconds (`Date`, RFC 9110 section 5.6.7), so it may show up to one more."""
+
 
 @define(kw_only=True)
 class PruneLoop:
@@ -53,7 +56,7 @@ class PruneLoop:
             heard = self.endpoint_time()
             with bugs_contained(loop="prune"):
                 if heard is not None:
-                    await self._prune(min(heard, self.clock.now()))
+                    await self._prune(min(heard + _RESOLUTION, self.clock.now()))
                 await self._clear_abandoned()
                 await self.workspaces.remove(self.runs.trash.contents())
             if heard is None:
