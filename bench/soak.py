@@ -130,14 +130,15 @@ def all_succeeded(server: Hub, names: list[str]) -> bool:
 
 
 def prune(config: Path, state: Path) -> float:
-    """Return the seconds from the start of a daemon that keeps nothing to an empty history."""
+    """Return the seconds from the start of a daemon that keeps nothing to an empty history without runs."""
     text = config.read_text().replace("[store]", "[store]\nhistory_days = 0")
     config.write_text(text)
     began = time.perf_counter()
     with daemon(config):
-        while left := entries(state / "history"):
-            # In steps, so that the longest wait is one for progress and not for the whole.
-            wait_until(partial(has_at_most, state / "history", max(0, left - BLOCK)))
+        for folder in (state / "history", state / "runs" / ".gone"):
+            while left := entries(folder):
+                # In steps, so that the longest wait is one for progress and not for the whole.
+                wait_until(partial(has_at_most, folder, max(0, left - BLOCK)))
     return time.perf_counter() - began
 
 
