@@ -25,10 +25,10 @@ from dispatchd.status import Status
 from dispatchd.systemd import ServiceManager
 
 _REPORT_GRACE_S: Final = 5.0
-"""How long a stop waits for releases and finishes that are under way (seconds); the next start sends the rest."""
+"""Time that a stop gives releases and finishes under way (seconds); the next start sends the rest."""
 
 _END_S: Final = 20.0
-"""How long a stop may take that waits for no run (seconds), whatever hangs; the units give it 30 s."""
+"""Deadline of a stop that waits for no run (seconds), whatever hangs; the units give it 30 s."""
 
 _SECOND_SIGINT_S: Final = 3.0
 """How long a stop by SIGINT waits for the second one that cancels the runs (seconds)."""

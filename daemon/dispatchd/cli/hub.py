@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dispatchd.hub.settings import Settings
 
 _MIGRATION_GRACE_S = 60.0
-"""How much time for the start is asked for at a time while the database is migrated (seconds)."""
+"""Time that each request to systemd adds to the start while the database is migrated (seconds)."""
 
 
 @click.group()

@@ -38,7 +38,7 @@ _MOST_DECLARED: Final = 1000
 """How many workflows a pull may declare (count; contracts/schemas/pull-request.schema.json)."""
 
 _EXTENSIONS: Final = ("claim", "lease", "heartbeat", "release", "token", "report")
-"""What this machine knows beyond the first protocol (contracts/README.md, extensions)."""
+"""Extensions of the first protocol that this machine knows (contracts/README.md, extensions)."""
 
 _THREAD_BYTES: Final = 256 * 1024
 """From this size on a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""

@@ -12,7 +12,7 @@ from dispatchd.errors import Unauthorized
 from dispatchd.known_secrets import KnownSecrets
 
 _FILE_S: Final = 10.0
-"""How long the file of the secret may take to be read (seconds): it may be on a file system that hangs."""
+"""Deadline for reading the secret's file (seconds): its file system may hang."""
 
 
 class Credentials(Protocol):

@@ -22,7 +22,7 @@ class Skew:
     _heard: tuple[datetime, float] | None = field(default=None, init=False)
 
     def see(self, headers: Mapping[str, str], wall: datetime, monotonic: float) -> None:
-        """Measure anew, from a reply's headers, the wall clock and the monotonic one at its arrival."""
+        """Measure the skew from a reply's headers and the two clocks at its arrival."""
         sent_at = http_date(headers.get("date", ""))
         if sent_at is not None:
             self.seconds = (wall - sent_at).total_seconds()

@@ -39,7 +39,7 @@ CONNECT_S: Final = 10.0
 """How long a TCP connection or a TLS handshake may take, each (seconds)."""
 
 _FILES_S: Final = 5.0
-"""How long looking at the files, or reading them, may take (seconds): they may be where everything hangs."""
+"""Deadline for looking at the files and for reading them (seconds): their file system may hang."""
 
 
 @frozen(kw_only=True)

@@ -9,7 +9,7 @@ from attrs import define
 
 @define
 class Containment:
-    """Whether the block of a fence has met a bug."""
+    """True once the block of a fence has met a bug."""
 
     has_bug: bool = False
 

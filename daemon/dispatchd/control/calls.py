@@ -109,7 +109,7 @@ def _most_connections() -> int:
 
 @frozen(kw_only=True)
 class Limits:
-    """What one client, and all clients of one server, may take up."""
+    """Limits for one client, and for all clients of a server."""
 
     head_bytes: int = 16 * 1024
     body_bytes: int = 1024 * 1024

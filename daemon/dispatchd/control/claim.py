@@ -10,7 +10,7 @@ from dispatchd.errors import ControlFolderTaken, FolderUnusable
 from dispatchd.store.lock import lock_folder
 
 _PATIENCE_S: Final = 2.0
-"""How long another daemon may take to let somebody connect (seconds)."""
+"""Deadline for a connection to another daemon (seconds)."""
 
 
 def claim(folder: Path, state_folder: Path) -> ExitStack:

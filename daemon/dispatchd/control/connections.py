@@ -22,21 +22,21 @@ from dispatchd.control.routes import Routes, carry_out
 from dispatchd.control.talk import Talk
 
 _PAUSE_S: Final = 1.0
-"""How long to wait when no connection can be accepted, as with every descriptor in use (seconds)."""
+"""Pause after a failed accept(2), such as with no descriptor left (seconds)."""
 
 _BUG: Final = "this call met a bug in dispatchd; its log has the details"
 
 
 @frozen(kw_only=True)
 class Visitor:
-    """Who connected: `key` tells peers apart, `peer` is what the kernel says (None: nobody is asked)."""
+    """Peer of a connection: `key` tells peers apart, `peer` has the kernel's credentials (None: not asked for)."""
 
     key: Hashable
     peer: Peer | None = None
 
     @property
     def is_root(self) -> bool:
-        """Whether some connections are kept for this one."""
+        """True for a peer that some connections are kept for."""
         return self.peer is not None and self.peer.uid == 0
 
 
