@@ -123,10 +123,13 @@ async def test_a_job_is_cancelled_and_submitted_once_more_by_its_page(
     assert (await row(server, "k"))["state"] == "aborted"
 
     page = await owner.get("/jobs/k")
-    done = await owner.post("/jobs/k/requeue", data={"form_token": form_token(page)})
-    again = await owner.get(done.headers["location"])
-    assert done.headers["location"] != "/jobs/k"
+    new_id = page.text.split('name="new_id" value="')[1].split('"')[0]
+    form = {"form_token": form_token(page), "new_id": new_id}
+    pressed = [await owner.post("/jobs/k/requeue", data=form) for _ in range(2)]
+    assert [done.headers["location"] for done in pressed] == [f"/jobs/{new_id}"] * 2
+    again = await owner.get(f"/jobs/{new_id}")
     assert "queued" in text(again)
+    assert len((await server.http.get("/api/v1/jobs")).json()["jobs"]) == 2
 
 
 @asynccontextmanager

@@ -289,11 +289,14 @@ async def test_an_owner_cancels_and_submits_again(
     assert (await held.beat()).json()["cancel_requested"] is True
     await held.finish("aborted")
     refuses(await ask("held", "cancel"), 410)
-    again = (await ask("held", "requeue")).json()["id"]
+    first = (await ask("held", "requeue?new_id=held-2")).json()["id"]
+    again = (await ask("held", "requeue?new_id=held-2")).json()["id"]
+    refuses(await ask("held", "requeue?new_id=queued"), 409)
+    refuses(await ask("held", "requeue?new_id=" + "x" * 513), 422)
     refuses(await ask("unknown", "requeue"), 404)
     refuses(await ask("unknown", "cancel"), 404)
 
-    assert again != "held"
+    assert first == again == "held-2"
     repeated = await machine.pull()
     assert repeated.id == again
     assert '"payload": {"a": 1.50}' in repeated.text

@@ -35,11 +35,15 @@ class Intake:
         self.desk.tell(job)
         return True
 
-    async def again(self, job: HubJob) -> str:
+    async def again(self, job: HubJob, new_id: str = "") -> str:
         """Submit what a job was made from once more, and return the new job's id.
 
+        Args:
+            job: The job that has ended.
+            new_id: The new job's id; a job that was made with it before is the answer. Empty for a new one.
+
         Raises:
-            Refused: Its payload is gone.
+            Refused: Its payload is gone, or another job has the new id.
         """
         texts, shown = await self.desk.use(
             lambda: (self.desk.reader.texts(job.id), self.desk.checks.get(job.id))
@@ -49,11 +53,24 @@ class Intake:
                 HTTPStatus.GONE, f"the payload of {job.id} is not kept any more"
             )
         check = shown.check if shown else None
-        submission = once_more(job, check, *texts, new_id=str(uuid4()))
+        submission = once_more(job, check, *texts, new_id=new_id or str(uuid4()))
         new = await self.desk.use(lambda: self._keep(submission, again_of=job))
         if new is not None:
             self.desk.tell(new)
-        return submission.id
+            return new.id
+        reader = self.desk.reader
+        earlier, its_texts = await self.desk.use(
+            lambda: (reader.get(submission.id), reader.texts(submission.id))
+        )
+        if (
+            earlier is None
+            or earlier.document != submission.document
+            or its_texts != texts
+        ):
+            raise Refused(
+                HTTPStatus.CONFLICT, f"there is already another job {submission.id}"
+            )
+        return earlier.id
 
     def _keep(
         self,

@@ -22,6 +22,9 @@ from dispatchd.hub.views import attempt_document, job_document, texts_document
 _LONGEST_WATCH_S: Final = 300.0
 _LONGEST_LIST: Final = 1000
 
+_LONGEST_ID: Final = 512
+"""Characters; as in submit-request.schema.json."""
+
 _FINISHED: Final = "finished"
 """What a watcher may wait for beside a state: any of those in which a job has ended."""
 
@@ -120,7 +123,8 @@ class Jobs:
     async def requeue(self, request: Request) -> Response:
         """Submit a job that has ended once more, under a new id: machines never run one id twice."""
         await self.desk.require(request, ADMIN)
-        again = await self.again(request.path_params["job_id"])
+        new_id = request.query_params.get("new_id", "")
+        again = await self.again(request.path_params["job_id"], new_id)
         return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
 
     async def end(self, job_id: str) -> HubJob:
@@ -140,18 +144,26 @@ class Jobs:
         self.desk.tell(changed[1])
         return changed[1]
 
-    async def again(self, job_id: str) -> str:
+    async def again(self, job_id: str, new_id: str = "") -> str:
         """Submit a job that has ended once more, and return the new job's id.
 
+        Args:
+            job_id: The job that has ended.
+            new_id: The new job's id, 512 characters at most, so that a repeat of this call makes no second job;
+                empty for a new one.
+
         Raises:
-            Refused: There is no such job, or it has not ended.
+            Refused: There is no such job, it has not ended, or another job has the new id.
         """
+        if len(new_id) > _LONGEST_ID:
+            rule = f"new_id is longer than {_LONGEST_ID} characters"
+            raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, rule)
         job = await self._job(job_id)
         if job.state not in ENDED:
             raise Refused(
                 HTTPStatus.CONFLICT, f"the job is {job.state}; cancel it first"
             )
-        return await self.intake.again(job)
+        return await self.intake.again(job, new_id)
 
     async def _job(self, job_id: str) -> HubJob:
         job = await self.desk.use(lambda: self.desk.reader.get(job_id))

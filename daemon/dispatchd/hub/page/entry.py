@@ -84,8 +84,10 @@ class Entry:
             name=token.name, is_admin=allows(token, ADMIN), form_token=form_token
         )
 
-    async def posted(self, request: Request, *, by_admin: bool = False) -> Visitor:
-        """Return who has sent a form, which a page of their session has made.
+    async def posted(
+        self, request: Request, *, by_admin: bool = False
+    ) -> dict[str, str]:
+        """Return the fields of a form that a page of the visitor's session has made.
 
         Fails with LoginNeeded if nobody is logged in.
 
@@ -100,7 +102,7 @@ class Entry:
             raise Refused(HTTPStatus.FORBIDDEN, "the token is not for admin")
         if by_admin:
             note_change(request, visitor.name)
-        return visitor
+        return form
 
     async def _is_ours(self, form: dict[str, str], bound_to: str) -> bool:
         given, sessions = form.get(FORM_TOKEN, ""), self.desk.sessions

@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Final
+from uuid import uuid4
 
 from attrs import frozen
 from starlette.requests import Request
@@ -96,8 +97,10 @@ class Page:
 
     async def requeue(self, request: Request) -> Response:
         """Submit an ended job once more, and lead to the new one."""
-        await Entry(self.desk).posted(request, by_admin=True)
-        again = await Jobs(self.desk, self.intake).again(_job_id(request))
+        form = await Entry(self.desk).posted(request, by_admin=True)
+        again = await Jobs(self.desk, self.intake).again(
+            _job_id(request), form.get("new_id", "")
+        )
         return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
 
     def _list(self, visitor: Visitor, wanted: Filter) -> str:
@@ -125,6 +128,7 @@ class Page:
             visitor,
             now=self.desk.now(),
             job=job,
+            new_id=uuid4(),
             attempts=attempts,
             steps=steps(job, attempts),
             progress=Progress.of(job),
