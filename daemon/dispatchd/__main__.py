@@ -10,6 +10,8 @@ def main() -> NoReturn:
     if sys.argv[1:2] == ["run"]:
         # Else a hangup ends the daemon until it can reload, and what it would read is yet to be read.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Nothing has begun yet; a stop is a stop, and no death by a signal.
+        signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     from dispatchd.cli.entry import main as command_line  # noqa: PLC0415  # see above
 
     command_line()

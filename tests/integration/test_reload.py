@@ -190,3 +190,23 @@ async def test_a_hangup_is_no_end_from_the_first_moment_on(tmp_path: Path) -> No
 
     assert logged == []
     assert code == 0
+
+
+async def test_a_stop_before_anything_has_begun_ends_the_daemon_well(
+    tmp_path: Path,
+) -> None:
+    config = write_config(tmp_path, "http://127.0.0.1:1", {"it": ["/bin/true"]})
+    with running(config) as daemon:
+        status = Path(f"/proc/{daemon.process.pid}/status")
+
+        def is_taken() -> bool:
+            """Return whether a SIGTERM has a handler, long before anything is loaded (proc_pid_status(5))."""
+            lines = dict(
+                line.split(":\t", 1) for line in status.read_text().splitlines()
+            )
+            return bool(int(lines["SigCgt"], 16) >> (signal.SIGTERM - 1) & 1)
+
+        await until(is_taken)
+        code = await to_thread.run_sync(daemon.stop)
+
+    assert code == 0
