@@ -136,18 +136,18 @@ def test_a_new_boot_measures_the_clock_anew_and_the_same_one_counts_on(
     )
     new_boot = SteadyClock.open(tmp_path)
 
-    assert abs((first.now() - first.wall()).total_seconds()) < 1
+    assert abs((first.now() - first.wall()).total_seconds()) < LATE_S
     assert same_boot.now().year < 2000
-    assert abs(new_boot.jump().total_seconds()) < 1
+    assert abs(new_boot.jump().total_seconds()) < LATE_S
     same_boot.settle()
-    assert abs(same_boot.jump().total_seconds()) < 1
+    assert abs(same_boot.jump().total_seconds()) < LATE_S
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"boot_id": 1}', "null"])
 def test_a_damaged_anchor_is_measured_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / "clock.json").write_text(content)
 
-    assert abs(SteadyClock.open(tmp_path).jump().total_seconds()) < 1
+    assert abs(SteadyClock.open(tmp_path).jump().total_seconds()) < LATE_S
 
 
 def test_the_time_of_a_file_is_never_further_back_than_it_can_be(
@@ -160,4 +160,4 @@ def test_the_time_of_a_file_is_never_further_back_than_it_can_be(
 
     for each in (clock, ahead, behind):
         silent_s = (each.now() - each.of_file(now)).total_seconds()
-        assert -0.1 <= silent_s < 1
+        assert -0.1 <= silent_s < LATE_S
