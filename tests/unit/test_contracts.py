@@ -309,8 +309,14 @@ def test_the_wheel_that_comes_from_the_sdist_carries_every_schema(
         sdist.extractall(tmp_path / "source", filter="data")
     (source,) = (tmp_path / "source").iterdir()
     subprocess.run([*build, "wheel"], cwd=source, check=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+    built = next(tmp_path.glob("*.whl"))
+    with zipfile.ZipFile(built) as wheel:
         wheel.extractall(tmp_path / "installed")
+
+    # From other files, at another time, with other modes: the same wheel, byte for byte.
+    from_sdist = built.read_bytes()
+    subprocess.run([*build, "wheel"], cwd=ROOT, check=True, umask=0o077)
+    assert built.read_bytes() == from_sdist
 
     seen = subprocess.run(
         [
