@@ -5,8 +5,11 @@ the gate. If the daemon dies before that, the shim reads end-of-file and exits, 
 nobody knows of never runs. It leads its own session and outlives the daemon: stopping or upgrading
 dispatchd doesn't touch a run.
 
-What it leaves in the attempt's folder is `started`, made after the gate has opened, and `exit`, renamed
-into place when the command has ended: readers trust a file or its absence, never half of it.
+What it leaves in the attempt's folder is `started`, made after the gate has opened, and `exit`, written when the
+command has ended: readers trust a whole line with a code, and nothing else.
+
+The shim uses no program but the shell, and no variable of the command's: those travel under other names, and get
+their own in the command alone. So neither a PATH nor an LD_PRELOAD of a workflow can break it.
 """
 
 import os
@@ -33,10 +36,27 @@ attempt=$1 workspace=$2
 shift 2
 read -r word && [ "$word" = go ] || exit 0
 : >"$attempt/started"
-cd "$workspace" && "$@" </dev/null
+cd "$workspace" && (
+    for dispatchd_name in $DISPATCHD_GIVEN; do
+        # A variable that this shell owns, as bash does UID, stays the shell's.
+        eval "command export $dispatchd_name=\\"\\$DISPATCHD_GIVEN_$dispatchd_name\\"" 2>/dev/null
+        unset "DISPATCHD_GIVEN_$dispatchd_name"
+    done
+    unset DISPATCHD_GIVEN dispatchd_name
+    exec "$@" </dev/null
+)
 code=$?
-printf '%s\\n' "$code" >"$attempt/exit.aside" && mv "$attempt/exit.aside" "$attempt/exit"
+echo "$code" >"$attempt/exit"
 """
+
+_GIVEN: Final = "DISPATCHD_GIVEN"
+"""Variable of the shim with the names of the command's variables; their values are in `DISPATCHD_GIVEN_NAME`."""
+
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+"""A name that a POSIX shell can give to a command (POSIX.1-2017, Base Definitions, 3.235)."""
+
+_FUNCTION: Final = "BASH_FUNC_"
+"""How bash passes functions on. One of them could stand in for a builtin of the shim."""
 
 _CODE: Final = re.compile(rb"[0-9]{1,3}\n")
 
@@ -88,7 +108,7 @@ class Gated:
                         str(launch.workspace),
                         *launch.command,
                     ],
-                    env={**env, MARKER: str(launch.folder)},
+                    env={**for_shim(env), MARKER: str(launch.folder)},
                     stdin=read_end,
                     stdout=output,
                     stderr=output,
@@ -128,6 +148,34 @@ def _level_off(pid: int) -> None:
             os.setpriority(os.PRIO_PROCESS, pid, 0)
         if int(Path("/proc/self/oom_score_adj").read_text()) < 0:
             Path(f"/proc/{pid}/oom_score_adj").write_text("0")
+
+
+def for_shim(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the shim's environment, which has a command's variables under names that no shell heeds.
+
+    Names that aren't identifiers mean nothing to a shell, and stay; some shells pass them on.
+    """
+    named = {name: text for name, text in env.items() if _IDENTIFIER.fullmatch(name)}
+    return {
+        **{
+            name: text
+            for name, text in env.items()
+            if name not in named and not name.startswith(_FUNCTION)
+        },
+        **{f"{_GIVEN}_{name}": text for name, text in named.items()},
+        _GIVEN: " ".join(named),
+    }
+
+
+def of_command(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a command from the environment of its shim, of an earlier release's too."""
+    prefix = f"{_GIVEN}_"
+    given = {
+        name.removeprefix(prefix): text
+        for name, text in environment.items()
+        if name.startswith(prefix)
+    }
+    return {**environment, **given}
 
 
 def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:

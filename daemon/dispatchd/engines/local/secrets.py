@@ -18,6 +18,7 @@ from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.secret import SecretSource
+from dispatchd.engines.local.gate import of_command
 from dispatchd.engines.local.process import read_environment
 from dispatchd.errors import SecretUnavailable
 
@@ -125,7 +126,8 @@ def recall(process: ProcessIdentity) -> frozenset[str] | None:
     found = read_environment(process)
     if found is None:
         return None
-    return frozenset(_values(found, found.get(NAMES, "").split(",")))
+    given = of_command(found)
+    return frozenset(_values(given, given.get(NAMES, "").split(",")))
 
 
 def _values(environment: Mapping[str, str], names: Iterable[str]) -> Iterable[str]:
