@@ -38,6 +38,7 @@ from dispatchd.loops.pulse import Pulse
 from dispatchd.loops.report import ReportLoop
 from dispatchd.metrics import Metrics, StatusCollector
 from dispatchd.outward import open_caller
+from dispatchd.process.proxies import environment_proxy
 from dispatchd.reload import Reloader, patience_s, pull_limits
 from dispatchd.status import Status
 from dispatchd.steering import Steering
@@ -127,7 +128,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     known, environment = opened.known, opened.environment
     feed, pulse = EventFeed(), Pulse()
     metrics = Metrics(lambda: core.run_loop.workflows)
-    traces = _traces(config, known, lambda: who.credentials.server_id)
+    traces = _traces(config, known, environment, lambda: who.credentials.server_id)
     watchers = [metrics.see, feed.see, *([traces.see] if traces is not None else [])]
     core = execution(config, store, clock, known, environment, watchers)
     tracker, board, rng = core.tracker, core.board, core.random
@@ -275,12 +276,15 @@ def metrics_server(address: str, inspection: Inspection) -> MetricsServer | None
 
 
 def _traces(
-    config: Config, known: KnownSecrets, server_id: Callable[[], str]
+    config: Config,
+    known: KnownSecrets,
+    environment: Mapping[str, str],
+    server_id: Callable[[], str],
 ) -> TraceExporter | None:
     """Return what sends traces, or None for none.
 
     Raises:
-        ConfigError: The file with its headers can't be used.
+        ConfigError: The file with its headers, or the environment's proxy, can't be used.
     """
     wanted = config.telemetry
     if not wanted.otlp_url:
@@ -296,9 +300,13 @@ def _traces(
             problem = Problem(file=config.file, key=key, expected=expected)
             raise ConfigError([problem]) from error
         known.know("telemetry", headers.values())
+    proxy = environment_proxy(httpx.URL(wanted.otlp_url), environment)
+    if proxy is not None and proxy.auth is not None:
+        known.know("telemetry", [*headers.values(), proxy.auth[1]])
     return TraceExporter(
         url=wanted.otlp_url,
         headers=headers,
+        proxy="" if proxy is None else proxy.full_url,
         instance_id=server_id,
         random=random.Random(),  # noqa: S311  # for jitter, not for secrets
     )

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import anyio
@@ -14,12 +15,15 @@ from dispatchd.cloud.client import DispatchEndpoint
 from dispatchd.config import Config
 from dispatchd.domain.finding import Finding, Level
 from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.engines.local.checkout import try_way
+from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import (
     ConfigError,
     IdentityError,
     JobClosed,
     RemoteError,
 )
+from dispatchd.execution import inherited
 from dispatchd.identity import identity
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.outward import check_outward, open_caller, transport_settings
@@ -49,6 +53,8 @@ async def check_up(
             yield Finding("config", Level.FAILED, str(problem))
         return
     async for finding in _outward(config, environment):
+        yield finding
+    async for finding in _checkouts(config, environment):
         yield finding
 
 
@@ -140,6 +146,30 @@ async def _outward(
         )
         yield await _asked(endpoint, config.cloud.url, clock)
         yield _clock(endpoint.clock_skew, caller.skew.seconds)
+
+
+async def _checkouts(
+    config: Config, environment: Mapping[str, str]
+) -> AsyncIterator[Finding]:
+    """Try the way of git to every server that workflows check out from."""
+    way = GitWay.of(config, environment)
+    urls = {each.checkout.url for each in config.workflows.values() if each.checkout}
+    for url in sorted(urls):
+        proxy = way.used_proxy(url)
+        how = "" if proxy is None else f" by {proxy.at} (from {proxy.source})"
+        with TemporaryDirectory(prefix="dispatchd-doctor-") as scratch:
+            trouble = await try_way(
+                url,
+                way,
+                env=inherited(environment),
+                scratch=Path(scratch),
+                within_s=config.cloud.call_timeout_s,
+            )
+        if trouble:
+            words = f"git doesn't reach {url}{how}: {trouble}"
+            yield Finding("checkout", Level.FAILED, words)
+        else:
+            yield Finding("checkout", Level.OK, f"git reaches {url}{how}")
 
 
 def _license(obstacle: str) -> Finding:

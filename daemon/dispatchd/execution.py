@@ -11,6 +11,7 @@ from dispatchd.config import Config
 from dispatchd.domain.job import TrackedJob
 from dispatchd.engines.local.cgroup import Cgroups
 from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.engines.local.git_way import GitWay
 from dispatchd.engines.local.secrets import SecretReader
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.board import Board
@@ -43,6 +44,11 @@ class Execution:
     """By what runs are kept together, in words."""
 
 
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a run, or a git of ours, gets of the daemon's own environment."""
+    return {name: environment[name] for name in _INHERITED if name in environment}
+
+
 def execution(
     config: Config,
     store: JobStore,
@@ -54,7 +60,12 @@ def execution(
     """Return what runs the jobs of an open store; `watchers` are told of every record that has become durable."""
     rng, board = random.Random(), Board()  # noqa: S311  # for jitter, not for secrets
     cgroups = Cgroups.find()
-    engine = LocalEngine(SecretReader(environment=environment), known, cgroups)
+    engine = LocalEngine(
+        SecretReader(environment=environment),
+        known,
+        cgroups,
+        GitWay.of(config, environment),
+    )
     runs = Runs.open(config.state_folder)
     tracker = Tracker(store, clock, Disk(rng), watchers)
     fence = Fence(tracker, clock)
@@ -74,9 +85,7 @@ def execution(
         runs=runs,
         concluder=concluder,
         known=known,
-        base_env={
-            name: environment[name] for name in _INHERITED if name in environment
-        },
+        base_env=inherited(environment),
         traced=bool(config.telemetry.otlp_url),
     )
     follower = Follower(

@@ -1,6 +1,6 @@
 """How this machine reaches its endpoint, as configured; and who it is there."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -8,8 +8,10 @@ import httpx
 
 from dispatchd import __version__
 from dispatchd.cloud.caller import Caller, Clock
+from dispatchd.cloud.tls import check_files
 from dispatchd.cloud.transport import ReloadingTransport, TransportSettings, check
 from dispatchd.config import Config
+from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
 
 
@@ -64,11 +66,29 @@ def check_outward(config: Config, environment: Mapping[str, str]) -> None:
         for key, expected in check(transport_settings(config, environment))
     ]
     problems += [
+        Problem(file=config.file, key=key, expected=expected)
+        for key, expected in dict.fromkeys(_unusable_checkouts(config, environment))
+    ]
+    problems += [
         Problem(file=config.file, key="license.public_keys", expected=expected)
         for expected in _unusable_keys(config)
     ]
     if problems:
         raise ConfigError(problems)
+
+
+def _unusable_checkouts(
+    config: Config, environment: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    way = GitWay.of(config, environment)
+    for name, workflow in config.workflows.items():
+        if workflow.checkout is not None:
+            for key, expected in way.problems(workflow.checkout.url):
+                of_workflow = "." not in key
+                yield (f"workflows.{name}.{key}" if of_workflow else key), expected
+    if config.checkout.ca_file:
+        for _, expected in check_files(way.ca_file, None, None):
+            yield "checkout.ca_file", expected
 
 
 def _unusable_keys(config: Config) -> list[str]:

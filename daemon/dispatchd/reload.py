@@ -136,6 +136,7 @@ def _fixed(before: Config, after: Config) -> Iterator[Problem]:
 def _unchangeable(config: Config) -> dict[str, object]:
     tables: dict[str, attrs.AttrsInstance] = {
         "cloud": config.cloud,
+        "checkout": config.checkout,
         "license": config.license,
         "metrics": config.metrics,
         "telemetry": config.telemetry,

@@ -2,7 +2,7 @@
 
 What a trace says is in `domain/trace.py`. It is sent as OTLP over HTTP by a thread of its own: a collector that
 is slow, silent or gone costs traces, and never a job. Those that a killed daemon had not sent are lost. OTEL_*
-variables about certificates and headers count where nothing is configured; proxies and .netrc never do.
+variables about certificates and headers count where nothing is configured, .netrc never does.
 """
 
 import logging
@@ -50,13 +50,14 @@ _HOPELESS: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 class TraceExporter:
     """Sends the traces of past jobs to `url`, the full address of a collector's trace receiver.
 
-    `headers` go with each request; `instance_id` gives the id that this machine is known by. Made where the
+    `headers` go with each request, through `proxy` (its URL with credentials; empty for none); `instance_id` gives the id that this machine is known by. Made where the
     extra is missing, it fails with NotReachable.
     """
 
     url: str
     instance_id: Callable[[], str]
     headers: Mapping[str, str] = field(factory=dict, repr=False)
+    proxy: str = field(default="", repr=False)
     random: random.Random
     dropped: int = field(default=0, init=False)
     """How many jobs' traces were given up so far (count)."""
@@ -74,7 +75,7 @@ class TraceExporter:
     )
 
     def __attrs_post_init__(self) -> None:
-        self._send, self._close = _open(self.url, self.headers)
+        self._send, self._close = _open(self.url, self.headers, self.proxy)
 
     def see(self, record: TrackedJob) -> None:
         """Take note of a record that has become durable; for the tracker."""
@@ -209,7 +210,9 @@ def read_headers(text: str) -> dict[str, str]:
     return headers
 
 
-def _open(url: str, headers: Mapping[str, str]) -> tuple[_Send, Callable[[], None]]:
+def _open(
+    url: str, headers: Mapping[str, str], proxy: str
+) -> tuple[_Send, Callable[[], None]]:
     """Return how to send by the SDK's exporter, which keeps its words to itself, and how to close it.
 
     Raises:
@@ -236,6 +239,8 @@ def _open(url: str, headers: Mapping[str, str]) -> tuple[_Send, Callable[[], Non
     # With a session of ours the SDK loads none that the environment names.
     session = requests.Session()
     session.trust_env = False
+    if proxy:
+        session.proxies = {"http": proxy, "https": proxy}
     session.hooks["response"].append(note)
     exporter = trace_exporter.OTLPSpanExporter(
         endpoint=url,

@@ -4,6 +4,7 @@ import base64
 import gzip
 import os
 import shutil
+import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -87,7 +88,9 @@ def _template() -> tuple[Path, tuple[str, ...]]:
 
 
 @contextmanager
-def git_server(root: Path, *, token: str = "") -> Iterator[GitServer]:
+def git_server(
+    root: Path, *, token: str = "", tls: ssl.SSLContext | None = None
+) -> Iterator[GitServer]:
     """Serve repositories below a folder for the length of a block."""
     root.mkdir(parents=True, exist_ok=True)
     found = GitServer(root, token)
@@ -106,6 +109,10 @@ def git_server(root: Path, *, token: str = "") -> Iterator[GitServer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     found.port = server.server_address[1]
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.02}

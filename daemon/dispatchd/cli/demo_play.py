@@ -104,6 +104,7 @@ async def play(folder: Path, *, quiet: bool) -> Sequence[Result]:
             httpx.AsyncClient(
                 base_url=url,
                 timeout=_ALL_S,
+                trust_env=False,
                 headers={"authorization": f"Bearer {token}"},
             ) as http,
         ):

@@ -125,7 +125,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
 
     try:
         with _busy_is_said("start the hub"):
-            desk = Desk.at(settings, database, known)
+            desk = Desk.at(settings, database, known, environment=environment)
         anyio.run(serve_desk)
     finally:
         database.close()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import click
@@ -16,6 +16,9 @@ from dispatchd.cli.options import (
     read_text,
 )
 from dispatchd.errors import NotReachable, UsageError
+
+if TYPE_CHECKING:
+    import httpx
 
 _SERVER_ERROR: Final = 500
 _TIMEOUT_S: Final = 30.0
@@ -92,8 +95,12 @@ class HubClient:
         Raises:
             NotReachable: It doesn't.
             UsageError: It refuses.
+
+        Fails with ConfigError if the environment names a proxy that can't be used.
         """
         import httpx
+
+        from dispatchd.process.trust import client_context
 
         try:
             reply = httpx.request(
@@ -102,6 +109,9 @@ class HubClient:
                 json=body,
                 headers={"Authorization": f"Bearer {self._token}"},
                 timeout=_TIMEOUT_S,
+                proxy=self._proxy(),
+                verify=client_context(None),
+                trust_env=False,
             )
         except (httpx.TransportError, httpx.InvalidURL, UnicodeError) as error:
             reason = f"no hub answers at {self.url} ({error})"
@@ -117,6 +127,19 @@ class HubClient:
         if reply.status_code >= _SERVER_ERROR:
             raise NotReachable(cannot=cannot, reason=reason)
         raise UsageError(cannot=cannot, reason=reason)
+
+    def _proxy(self) -> "httpx.Proxy | None":
+        import httpx
+
+        from dispatchd.process.proxies import environment_proxy, httpx_proxy
+
+        url = httpx.URL(self.url)
+        if url.scheme != "https":
+            # What is sent in clear, a token too, is for the hub alone.
+            return None
+        environment = os.environ  # noqa: TID251  # as above
+        proxy = environment_proxy(url, environment)
+        return None if proxy is None else httpx_proxy(proxy)
 
 
 def say(found: object, words: str, *, as_json: bool) -> None:

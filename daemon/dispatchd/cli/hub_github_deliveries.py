@@ -1,5 +1,6 @@
 """`dispatchd hub github status` and `redeliver`: whether GitHub's events come in, and what to do if one hasn't."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -156,7 +157,12 @@ async def _redeliver(
     github = _app_of(settings)
     database = Database.open(settings.database_url)
     try:
-        async with transport(github, now=now, known=KnownSecrets()) as way:
+        async with transport(
+            github,
+            now=now,
+            known=KnownSecrets(),
+            environment=os.environ,  # noqa: TID251  # the command line is where it comes in
+        ) as way:
             client = Client(Credentials.open(github, way))
             work = Redelivery(settings=github, client=client, database=database)
             chosen = await work.choose(guids, since_s)

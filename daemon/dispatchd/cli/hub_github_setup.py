@@ -1,6 +1,7 @@
 """`dispatchd hub github setup` and `check`: make the hub's GitHub App, and see whether everything about it is right."""
 
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -134,7 +135,12 @@ def _register(config_file: Path, settings: "GithubSettings", text: str) -> "Regi
 
     async def ask() -> "Registered":
         known = KnownSecrets()
-        async with transport(settings, now=time.time, known=known) as way:  # noqa: TID251  # a person's command
+        async with transport(
+            settings,
+            now=time.time,  # noqa: TID251  # a person's command
+            known=known,
+            environment=os.environ,  # noqa: TID251  # the command line is where it comes in
+        ) as way:
             return await register(way, code_of(text), files)
 
     files = Reserved.beside(config_file.absolute())
@@ -189,7 +195,12 @@ async def _findings(config_file: Path, quiet: bool) -> list[Finding]:  # noqa: F
 
     async def check(settings: "GithubSettings") -> AsyncIterator[Finding]:
         yield Finding("config", Level.OK, f"{config_file} is good")
-        async for finding in check_app(settings, now=time.time):  # noqa: TID251  # shown to a person
+        found = check_app(
+            settings,
+            now=time.time,  # noqa: TID251  # shown to a person
+            environment=os.environ,  # noqa: TID251  # the command line is where it comes in
+        )
+        async for finding in found:
             yield finding
 
     return await gather(lambda: github_settings(config_file), check, quiet=quiet)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from attrs import define
 
-from dispatchd.cloud.proxies import Proxy
+from dispatchd.process.proxies import Proxy
 
 # A peer that is gone without a word is noticed after 30 + 3 * 10 s of silence, and after 60 s with
 # something unacknowledged on the way (tcp(7)); the deadline of each call comes on top of that.

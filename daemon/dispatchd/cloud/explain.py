@@ -18,9 +18,9 @@ from anyio import to_thread
 
 from dispatchd.cloud.course import Stage
 from dispatchd.cloud.failure import Explanation, Kind, Place, place_of
-from dispatchd.cloud.proxies import port_of
 from dispatchd.cloud.tls import SeenCertificate, Tunnel, basic, glance, printable
 from dispatchd.cloud.transport import FilesUnusable, ForeignOrigin, TransportSettings
+from dispatchd.process.proxies import port_of
 
 _GLANCE_S: Final = 3.0
 """How long a look at a refused certificate may take (seconds); without it the words are poorer."""

@@ -6,8 +6,8 @@ import httpx
 from attrs import frozen
 
 from dispatchd.cloud.course import Course, Stage
-from dispatchd.cloud.proxies import Proxy, authority, port_of
 from dispatchd.cloud.transport import TransportSettings
+from dispatchd.process.proxies import Proxy, authority, port_of
 
 
 class Kind(StrEnum):

@@ -9,7 +9,7 @@ import httpx
 from attrs import define
 from typing_extensions import override
 
-from dispatchd.cloud.proxies import Proxy
+from dispatchd.process.proxies import Proxy
 
 _CLOSE_S: Final = 2.0
 """How long the orderly end of a pool's connections may take (seconds)."""

@@ -1,8 +1,7 @@
-"""Trust on the way out: contexts that always verify, and a look at a certificate that was refused.
+"""The files of TLS, checked; and a look at a certificate that was refused.
 
-There is no way to ask for less: no argument, no setting and no environment variable turns verification
-off. The one unverified handshake in `glance` carries no request; it ends as soon as the certificate is
-there to be named.
+The one unverified handshake in `glance` carries no request; it ends as soon as the certificate is there to be
+named.
 """
 
 import base64
@@ -16,7 +15,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from dispatchd.cloud.proxies import authority
+from dispatchd.process.proxies import authority
 
 _SHOWN: Final = 120
 """How much of a certificate's own text is repeated (characters); a stranger wrote it."""
@@ -36,35 +35,6 @@ _ALT_NAME: Final = bytes.fromhex("551d11")
 
 _VERSION, _EXTENSIONS, _DNS, _IP = 0xA0, 0xA3, 0x82, 0x87
 _UTC_TIME: Final = 0x17
-
-
-def client_context(
-    ca_file: Path | None, cert_file: Path | None = None, key_file: Path | None = None
-) -> ssl.SSLContext:
-    """Return a context that verifies chain and host name, with TLS 1.2 or newer (RFC 8996).
-
-    Built by hand, since `ssl.create_default_context` writes the session keys to a file that the
-    environment names (SSLKEYLOGFILE), and checks more from Python 3.13 on than before.
-
-    Args:
-        ca_file: PEM bundle that is trusted instead of the system's; None: the system's.
-        cert_file: PEM of the client's certificate and its chain; None: none is offered.
-        key_file: PEM of its key; None: the key is in `cert_file`.
-
-    Fails with OSError (ssl.SSLError is one): a file is missing or of no use.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # What is in the bundle is trusted, an intermediate too; Python's own default from 3.13 on.
-    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    if ca_file is None:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    else:
-        context.load_verify_locations(cafile=ca_file)
-    if cert_file is not None:
-        # Without a passphrase of ours OpenSSL would ask at the terminal, and wait.
-        context.load_cert_chain(cert_file, key_file, password="")
-    return context
 
 
 def check_files(

@@ -19,18 +19,20 @@ from typing_extensions import override
 
 from dispatchd.cloud.course import Course
 from dispatchd.cloud.pool import LastingStream, Pool, in_httpx_words
-from dispatchd.cloud.proxies import (
+from dispatchd.cloud.tls import check_files
+from dispatchd.concurrency.own_threads import OwnThreads
+from dispatchd.process.proxies import (
     Proxy,
     check_proxy,
     find_proxy,
+    httpx_proxy,
     is_loopback,
     port_of,
     port_problem,
     read_credentials,
     use_proxy,
 )
-from dispatchd.cloud.tls import check_files, client_context
-from dispatchd.concurrency.own_threads import OwnThreads
+from dispatchd.process.trust import client_context
 
 MAX_AGE_S: Final = 900.0
 """How long a pool is used (seconds): a moved name and the system's new CAs are seen after that."""
@@ -264,15 +266,9 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
             verify=context,
             trust_env=False,
             limits=self._limits,
-            proxy=None if proxy is None else _for_httpx(proxy, settings.ca_file),
+            proxy=None if proxy is None else httpx_proxy(proxy, settings.ca_file),
         )
         return Pool(inner, proxy=proxy, since_s=now_s)
-
-
-def _for_httpx(proxy: Proxy, ca_file: Path | None) -> httpx.Proxy:
-    # The client's certificate is for the endpoint, and is not shown to a proxy.
-    context = client_context(ca_file) if proxy.url.scheme == "https" else None
-    return httpx.Proxy(proxy.url, auth=proxy.auth, ssl_context=context)
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int]:

@@ -14,6 +14,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.config.file import (
+    Checkout,
     Cloud,
     File,
     License,
@@ -39,6 +40,7 @@ class Config:
     cloud: Cloud
     secret_file: Path | None
     """The machine's secret; None for a machine whose identity comes from a license."""
+    checkout: Checkout
     license: License
     state_folder: Path
     control_folder: Path
@@ -125,6 +127,7 @@ def load(
         file=path,
         cloud=content.cloud,
         secret_file=_secret_file(path, content.cloud, credentials_folder),
+        checkout=content.checkout,
         license=content.license,
         state_folder=places.state_folder,
         control_folder=places.control_folder,

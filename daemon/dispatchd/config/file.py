@@ -45,6 +45,15 @@ class Cloud:
 
 
 @frozen(kw_only=True)
+class Checkout:
+    """How git reaches repositories, where that differs from the way to the endpoint."""
+
+    proxy: str = ""
+    proxy_credentials_file: str = ""
+    ca_file: str = ""
+
+
+@frozen(kw_only=True)
 class License:
     """Where the license of this machine comes from, and the keys that must have signed it."""
 
@@ -153,6 +162,7 @@ class File:
     """The whole file."""
 
     cloud: Cloud
+    checkout: Checkout = field(factory=Checkout)
     license: License = field(factory=License)
     store: Store = field(factory=Store)
     runs: Limits = field(factory=Limits)

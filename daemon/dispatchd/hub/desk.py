@@ -1,8 +1,9 @@
 """What every route of the hub shares: the stores behind threads, who waits, and who may do what."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import anyio
@@ -57,6 +58,8 @@ class Desk:
     sessions: Sessions
     now: Callable[[], float]
     """Returns the wall-clock time (seconds since the epoch), which survives a restart of the hub."""
+    environment: Mapping[str, str] = field(factory=dict, repr=False)
+    """That of the process; says which proxy leads out."""
     known: KnownSecrets = field(factory=KnownSecrets)
     """What is kept out of the log and of what is told to others."""
     stopping: bool = False
@@ -77,9 +80,11 @@ class Desk:
         database: Database,
         known: KnownSecrets | None = None,
         wall: Callable[[], float] = time.time,  # noqa: TID251  # the hub's one clock
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> "Desk":
         """Return the desk of an open database. Fails with StorageBusy if that can't be used. Blocks."""
         return cls(
+            environment=environment,
             known=known or KnownSecrets(),
             now=wall,
             settings=settings,

@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 import anyio
 import anyio.abc
 from anyio import to_thread
-from attrs import frozen
+from attrs import field, frozen
 
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.launch import Checkout
+from dispatchd.engines.local.git_way import GitWay
 from dispatchd.engines.local.process import kill_group
 from dispatchd.errors import WorkspaceFailed
 
@@ -58,6 +59,12 @@ _REF: Final = re.compile(
 )
 """A ref that git-check-ref-format(1) lets pass, and that is no option."""
 
+_REACHED: Final = re.compile(
+    r"not found|returned error: (?!407|5)\d{3}|Authentication failed|could not read (Username|Password)|access denied",
+    re.IGNORECASE,
+)
+"""What git says where a server has answered about a repository that it doesn't have, or doesn't show."""
+
 _DEEPER: Final = 50
 """How many commits of a ref are fetched where a server gives no single commit (count)."""
 
@@ -81,6 +88,7 @@ async def check_out(
     token: str | None,
     env: Mapping[str, str],
     scratch: Path,
+    way: GitWay | None = None,
 ) -> None:
     """Replace a workspace by a shallow clone of a repository at its commit.
 
@@ -89,7 +97,8 @@ async def check_out(
         workspace: Where to; what is there is removed.
         token: For a private repository.
         env: The variables that git gets beside its own: PATH, HOME and the like.
-        scratch: A folder of this attempt, mode 0700, for the askpass program.
+        scratch: A folder of this attempt, mode 0700, for the askpass program and the CAs.
+        way: How git reaches the server; None: directly.
 
     Raises:
         WorkspaceFailed: It can't be done, or takes too long; the workspace is empty or as before.
@@ -100,12 +109,15 @@ async def check_out(
     try:
         # Not in the workspace itself: a git that a killed daemon left behind may still be writing there.
         await _remove(workspace.parent.glob(f"{workspace.name}.checkout-*"))
+        there = await to_thread.run_sync(
+            (way or GitWay()).settings, checkout.url, scratch
+        )
         aside = await to_thread.run_sync(_prepare, workspace, scratch)
         git = _Git(
             url=checkout.url,
             folder=aside,
-            token=token,
-            env=_environment(env, token, scratch),
+            secrets=(*there.secrets, *([token] if token else [])),
+            env=_environment(env, token, scratch, there.settings),
         )
         with anyio.move_on_after(checkout.timeout_s) as scope:
             await _fill(git, checkout)
@@ -115,6 +127,41 @@ async def check_out(
         await _remove([await to_thread.run_sync(_replace, workspace, aside)])
     except OSError as error:
         raise WorkspaceFailed(url=checkout.url, reason=str(error.strerror)) from error
+    except ValueError as error:
+        raise WorkspaceFailed(url=checkout.url, reason=str(error)) from error
+
+
+async def try_way(
+    url: str, way: GitWay, *, env: Mapping[str, str], scratch: Path, within_s: float
+) -> str:
+    """Return why git doesn't reach a server of repositories, or "" if it does; it may well refuse this caller.
+
+    Args:
+        url: The address below which repositories are.
+        way: How git reaches it.
+        env: As for `check_out`.
+        scratch: A new folder, mode 0700.
+        within_s: How long it may take (seconds).
+    """
+    # No repository has that name, and none is needed: any answer of the server shows the way.
+    address = f"{url}/dispatchd/doctor.git"
+    try:
+        there = await to_thread.run_sync(way.settings, address, scratch)
+        git = _Git(
+            url=address,
+            folder=scratch,
+            secrets=there.secrets,
+            env=_environment(env, None, scratch, there.settings),
+        )
+        with anyio.fail_after(within_s):
+            await git.run("ls-remote", "--quiet", "--end-of-options", address)
+    except WorkspaceFailed as error:
+        return "" if _REACHED.search(error.reason) else error.reason
+    except TimeoutError:
+        return f"no answer within {within_s:g} s"
+    except (OSError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 @frozen(kw_only=True)
@@ -123,8 +170,8 @@ class _Git:
 
     url: str
     folder: Path
-    token: str | None
-    env: Mapping[str, str]
+    secrets: tuple[str, ...] = field(repr=False)
+    env: Mapping[str, str] = field(repr=False)
 
     async def run(self, *arguments: str) -> str:
         """Return what a git command prints.
@@ -166,9 +213,9 @@ class _Git:
         return said
 
     def _telling(self, said: str, code: int) -> str:
-        """Return the line of git's words that says most, without the token."""
-        if self.token:
-            said = said.replace(self.token, "[redacted]")
+        """Return the line of git's words that says most, without secrets."""
+        for secret in self.secrets:
+            said = said.replace(secret, "[redacted]")
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         telling = [
             each for each in lines if each.startswith(("fatal:", "error:", "remote:"))
@@ -228,17 +275,21 @@ def _flaw(checkout: Checkout) -> str:
 
 
 def _environment(
-    env: Mapping[str, str], token: str | None, scratch: Path
+    env: Mapping[str, str],
+    token: str | None,
+    scratch: Path,
+    way: Mapping[str, str],
 ) -> dict[str, str]:
+    pairs = {**_SETTINGS, **way}
     settings = {
         f"GIT_CONFIG_{kind}_{number}": text
-        for number, pair in enumerate(_SETTINGS.items())
+        for number, pair in enumerate(pairs.items())
         for kind, text in zip(("KEY", "VALUE"), pair, strict=True)
     }
     return {
         **env,
         **settings,
-        "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
+        "GIT_CONFIG_COUNT": str(len(pairs)),
         "GIT_CONFIG_GLOBAL": "/dev/null",
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_LFS_SKIP_SMUDGE": "1",

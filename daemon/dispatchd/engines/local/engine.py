@@ -25,6 +25,7 @@ from dispatchd.domain.resources import Usage
 from dispatchd.engines.local.cgroup import Cgroups, Group
 from dispatchd.engines.local.checkout import check_out
 from dispatchd.engines.local.gate import MARKER, Gated, read_exit
+from dispatchd.engines.local.git_way import GitWay
 from dispatchd.engines.local.process import (
     boot_id,
     members,
@@ -49,6 +50,7 @@ class LocalEngine:
     _secrets: SecretReader
     _known: KnownSecrets
     _cgroups: Cgroups | None = None
+    _git_way: GitWay = field(factory=GitWay)
     _children: dict[int, subprocess.Popen[bytes]] = field(factory=dict, init=False)
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
     """Whose gate this daemon has opened: whatever they do to their folders, they have begun."""
@@ -93,6 +95,7 @@ class LocalEngine:
             token=token,
             env=launch.base_env,
             scratch=launch.folder,
+            way=self._git_way,
         )
 
     async def recall(self, process: ProcessIdentity, folder: Path) -> bool:

@@ -1,8 +1,9 @@
 """Everything about the hub's GitHub App that has to be right, asked one by one; nothing is changed."""
 
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from attrs import frozen
@@ -31,14 +32,19 @@ _WITHOUT_APP: Final = (
 
 
 async def check_app(
-    settings: GithubSettings, *, now: Callable[[], float]
+    settings: GithubSettings,
+    *,
+    now: Callable[[], float],
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Finding]:
-    """Yield what is found, in the order in which things have to work."""
+    """Yield what is found, in the order in which things have to work; `environment` names the proxy."""
     known = KnownSecrets()
     for finding in _secrets(settings):
         yield finding
     try:
-        async with transport(settings, now=now, known=known) as way:
+        async with transport(
+            settings, now=now, known=known, environment=environment
+        ) as way:
             credentials = Credentials.open(settings, way)
             asked = _Asked(settings, Client(credentials), way)
             found = asked.app() if settings.is_app else asked.token()

@@ -46,8 +46,10 @@ class Backend:
 
 @asynccontextmanager
 async def backend(desk: Desk, settings: GithubSettings) -> AsyncIterator[Backend]:
-    """Give the back end for the length of a block. Fails with ConfigError if the key, the token or certificates can't be used."""
-    async with transport(settings, now=desk.now, known=desk.known) as way:
+    """Give the back end for the length of a block. Fails with ConfigError if the key, the token, certificates or proxy can't be used."""
+    async with transport(
+        settings, now=desk.now, known=desk.known, environment=desk.environment
+    ) as way:
         credentials, chance = Credentials.open(settings, way), SystemRandom()
         client = Client(credentials)
         publisher = Publisher(desk, settings, client, chance)

@@ -88,7 +88,7 @@ class GithubSettings:
     """In place of an App: a token, which can't make check runs."""
     api_url: str = "https://api.github.com"
     ca_file: Path | None = None
-    """Certificates that count in place of the system's, for a GitHub Enterprise Server of one's own (PEM)."""
+    """Certificates that count beside the system's, for a GitHub Enterprise Server of one's own (PEM)."""
     api_version: str = "2022-11-28"
     webhook_secret_files: tuple[Path, ...] = ()
     """Each counts, so that a secret can be changed without a gap."""

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import quote
 
@@ -27,6 +28,8 @@ from dispatchd.hub.github.answers import (
 )
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.known_secrets import KnownSecrets
+from dispatchd.process.proxies import environment_proxy, httpx_proxy
+from dispatchd.process.trust import client_context
 
 DEADLINE_S: Final = 10.0
 """How long a call may take (seconds)."""
@@ -152,12 +155,18 @@ class Transport:
 
 @asynccontextmanager
 async def transport(
-    settings: GithubSettings, *, now: Callable[[], float], known: KnownSecrets
+    settings: GithubSettings,
+    *,
+    now: Callable[[], float],
+    known: KnownSecrets,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Transport]:
     """Give the way to the GitHub of some settings for the length of a block.
 
-    Fails with ConfigError if the certificates can't be used.
+    `environment` is the process's; it names the proxy. Fails with ConfigError if that, or the certificates, can't be
+    used.
     """
+    proxy = environment_proxy(httpx.URL(settings.api_url), environment)
     async with httpx.AsyncClient(
         base_url=settings.api_url.rstrip("/") + "/",
         headers={
@@ -169,7 +178,9 @@ async def transport(
         # Deadlines are those of whole calls.
         timeout=None,  # noqa: S113
         verify=_certificates(settings.ca_file),
-        trust_env=True,
+        proxy=None if proxy is None else httpx_proxy(proxy),
+        # What the environment says of proxies has been read here, and nothing else of it counts.
+        trust_env=False,
     ) as http:
         yield Transport(http=http, now=now, known=known)
 
@@ -187,11 +198,12 @@ def repository_path(repository: str) -> str:
     return f"repos/{in_path(owner)}/{in_path(name)}"
 
 
-def _certificates(file: Path | None) -> ssl.SSLContext | bool:
+def _certificates(file: Path | None) -> ssl.SSLContext:
     if file is None:
-        return True
+        return client_context(None)
     try:
-        return ssl.create_default_context(cafile=str(file))
+        # A server of one's own, and a redirect or proxy of the world's, may both be on the way.
+        return client_context(file, beside_system=True)
     except (OSError, ssl.SSLError) as error:
         expected = f"must be a readable file with certificates in PEM ({error.strerror or error})"
         raise ConfigError([Problem(file=file, key="", expected=expected)]) from error

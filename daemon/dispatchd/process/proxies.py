@@ -1,8 +1,8 @@
-"""Which proxy the endpoint is asked through: the configured one, else the environment's.
+"""Which proxy a server is reached through: the configured one, else the environment's.
 
-The variables are those of curl(1) and libcurl: `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`,
-the lower-case name first. A loopback endpoint is never asked through a proxy: there the name would mean
-the proxy's own machine.
+The one reading of these variables, for all that goes out: daemon, hub, commands, checkouts and traces. They are
+those of curl(1) and libcurl: `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, the lower-case name first. A
+loopback server is never reached through a proxy: there the name would mean the proxy's own machine.
 """
 
 import ipaddress
@@ -10,20 +10,32 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import httpx
 from attrs import field, frozen
 
+from dispatchd.errors import ConfigError, Problem
+from dispatchd.process.trust import client_context
+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _MAX_PORT: Final = 65535
+
+_ENVIRONMENT: Final = Path("the environment")
+"""Where a variable stands, as words show it."""
 
 
 @frozen(kw_only=True)
 class FoundProxy:
-    """A proxy as it was written, and where: the configuration key or the variable's name."""
+    """A proxy as it was written, and where: the configuration key (which has a dot) or the variable's name."""
 
     text: str = field(repr=False)
     source: str
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the configuration names it, and not a variable."""
+        return "." in self.source
 
 
 @frozen(kw_only=True)
@@ -38,6 +50,13 @@ class Proxy:
     def at(self) -> str:
         """The proxy's host and port, as words show it."""
         return authority(self.url.host, port_of(self.url))
+
+    @property
+    def full_url(self) -> str:
+        """The proxy's URL with its credentials, for libraries that take nothing else."""
+        user, password = self.auth or ("", "")
+        login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
+        return f"{self.url.scheme}://{login}{self.at}"
 
 
 def port_of(url: httpx.URL) -> int:
@@ -64,44 +83,79 @@ def is_loopback(host: str) -> bool:
 
 
 def find_proxy(
-    url: httpx.URL, configured: str, environment: Mapping[str, str]
+    url: httpx.URL,
+    configured: str,
+    environment: Mapping[str, str],
+    key: str = "cloud.proxy",
 ) -> FoundProxy | None:
     """Return the proxy that a URL is asked through, or None for none.
 
-    A configured proxy is used whatever NO_PROXY says.
+    A configured proxy is used whatever NO_PROXY says; `key` is the configuration key that names it.
     """
     if is_loopback(url.host):
         return None
     if configured:
-        return FoundProxy(text=configured, source="cloud.proxy")
+        return FoundProxy(text=configured, source=key)
     for name in (f"{url.scheme}_proxy", "all_proxy"):
         for spelled in (name, name.upper()):
             if text := environment.get(spelled, "").strip():
                 found = FoundProxy(
                     text=text if "://" in text else f"http://{text}", source=spelled
                 )
-                return None if _excepted(url, environment) else found
+                return None if is_excepted(url, environment) else found
     return None
 
 
-def check_proxy(found: FoundProxy) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a proxy's URL; its text is not repeated, as it may hold a password."""
-    where = "" if found.source == "cloud.proxy" else f"is empty and {found.source} "
-    expected = f"{where}must be an http or https URL with a host"
+def check_proxy(
+    found: FoundProxy, key: str = "cloud.proxy"
+) -> Iterator[tuple[str, str]]:
+    """Yield key and what is wrong with a proxy's URL; its text is not repeated, as it may hold a password."""
+    key = found.source if found.is_configured else key
+    where = "" if found.is_configured else f"is empty and {found.source} "
+    for problem in _problems(found):
+        yield key, f"{where}{problem}"
+    if found.is_configured and "@" in found.text:
+        yield (
+            key,
+            f"must have no credentials; they belong in {key}_credentials_file",
+        )
+
+
+def environment_proxy(url: httpx.URL, environment: Mapping[str, str]) -> Proxy | None:
+    """Return the proxy that the environment names for a URL, with its credentials, or None for none.
+
+    Raises:
+        ConfigError: What it names can't be used; the variable is named, and its text is not repeated.
+    """
+    found = find_proxy(url, "", environment)
+    if found is None:
+        return None
+    problems = [
+        Problem(file=_ENVIRONMENT, key=found.source, expected=each)
+        for each in _problems(found)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return use_proxy(found, None)
+
+
+def httpx_proxy(proxy: Proxy, ca_file: Path | None = None) -> httpx.Proxy:
+    """Return a proxy as httpx takes it; a client's certificate is for servers, and is not shown to it."""
+    context = client_context(ca_file) if proxy.url.scheme == "https" else None
+    return httpx.Proxy(proxy.url, auth=proxy.auth, ssl_context=context)
+
+
+def _problems(found: FoundProxy) -> Iterator[str]:
+    expected = "must be an http or https URL with a host"
     try:
         url = httpx.URL(found.text)
     except httpx.InvalidURL:
-        yield "cloud.proxy", expected
+        yield expected
         return
     if url.scheme not in _DEFAULT_PORTS or not url.host:
-        yield "cloud.proxy", expected
+        yield expected
     if problem := port_problem(url):
-        yield "cloud.proxy", f"{where}{problem}"
-    if url.userinfo and found.source == "cloud.proxy":
-        yield (
-            "cloud.proxy",
-            "must have no credentials; they belong in cloud.proxy_credentials_file",
-        )
+        yield problem
 
 
 def use_proxy(found: FoundProxy, credentials_file: Path | None) -> Proxy:
@@ -139,7 +193,8 @@ def read_credentials(path: Path) -> tuple[str, str]:
     return user, password
 
 
-def _excepted(url: httpx.URL, environment: Mapping[str, str]) -> bool:
+def is_excepted(url: httpx.URL, environment: Mapping[str, str]) -> bool:
+    """Return whether the environment's NO_PROXY excepts a URL."""
     excepted = environment.get("no_proxy") or environment.get("NO_PROXY", "")
     return bypasses(excepted, url.host, port_of(url))
 

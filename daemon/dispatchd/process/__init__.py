@@ -1,0 +1,1 @@
+"""What a program needs of its machine: the way out, folders of any depth, and the end of orphans."""
