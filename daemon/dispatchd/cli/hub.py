@@ -88,6 +88,10 @@ def init(
 )
 def serve(config_file: Path, port_file: Path | None) -> None:
     """Serve the endpoint until SIGTERM or Ctrl-C; held polls are answered then."""
+    from dispatchd.process.orphans import leave_orphans_to_init
+
+    # First, so that what stays behind as init is small.
+    leave_orphans_to_init()
     _require_extra()
     import anyio
     import structlog

@@ -9,6 +9,7 @@ import click
 
 from dispatchd.cli.options import config_option, load_config
 from dispatchd.config import Config
+from dispatchd.process.orphans import leave_orphans_to_init
 
 
 @click.command()
@@ -20,6 +21,8 @@ def run(config_file: Path | None) -> None:
     daemon reports how they end (unless runs.on_shutdown says otherwise). Ctrl-C twice: end them first.
     SIGHUP: read the configuration anew.
     """
+    # First, so that what stays behind as init is small.
+    leave_orphans_to_init()
     import anyio
 
     from dispatchd.app import Surroundings, serve

@@ -8,7 +8,7 @@ the daemon before it started are the same call.
 import os
 import subprocess
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Final
@@ -38,6 +38,9 @@ from dispatchd.known_secrets import KnownSecrets
 
 _LEFTOVER_GRACE_S: Final = 2.0
 """How long what a run left behind may take to end after SIGTERM (seconds)."""
+
+_REAP_S: Final = 5.0
+"""How long the end of a shim that has nothing to run is waited for (seconds)."""
 
 _SWEEPS: Final = 20
 """How often the sweep for leftovers is repeated at most (count): each ends all that it sees."""
@@ -71,6 +74,16 @@ class LocalEngine:
             gated.open()
         finally:
             os.close(gated.gate)
+            if gated.identity not in self._begun:
+                # Its job may be lost, and then nobody follows it.
+                with anyio.CancelScope(shield=True):
+                    await to_thread.run_sync(self._reap, gated)
+
+    def _reap(self, gated: Gated) -> None:
+        """Wait for the end of a shim whose gate stays closed. Blocks for a moment."""
+        with suppress(subprocess.TimeoutExpired):
+            gated.child.wait(_REAP_S)
+            self._children.pop(gated.identity.pid, None)
 
     def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
         gated = Gated.spawn(launch, env)
