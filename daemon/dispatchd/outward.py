@@ -11,6 +11,7 @@ from dispatchd.cloud.caller import Caller, Clock
 from dispatchd.cloud.tls import check_files
 from dispatchd.cloud.transport import ReloadingTransport, TransportSettings, check
 from dispatchd.config import Config
+from dispatchd.domain.content_coding import ASKED_FOR
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
 
@@ -44,7 +45,7 @@ async def open_caller(
     settings = transport_settings(config, environment)
     async with httpx.AsyncClient(
         base_url=config.cloud.url,
-        headers={"User-Agent": f"dispatchd/{__version__}"},
+        headers={"User-Agent": f"dispatchd/{__version__}", **ASKED_FOR},
         timeout=None,  # noqa: S113  # every call has a deadline of its own, as a cancel scope
         # What the environment says of proxies is read by the transport, and nothing else of it.
         trust_env=False,

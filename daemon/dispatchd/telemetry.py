@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from dispatchd import __version__
 from dispatchd.domain.backoff import full_jitter_s
+from dispatchd.domain.content_coding import ASKED_FOR
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.trace import Span, spans_of
@@ -235,12 +236,15 @@ def _open(
 
     def note(response: requests.Response, *_: object, **__: object) -> None:
         statuses.append(response.status_code)
+        # The status says all. What its body is packed with is left packed, however much would be in it.
+        response.raw.headers.pop("content-encoding", None)
 
     # With a session of ours the SDK loads none that the environment names.
     session = requests.Session()
     session.trust_env = False
     if proxy:
         session.proxies = {"http": proxy, "https": proxy}
+    session.headers.update(ASKED_FOR)
     session.hooks["response"].append(note)
     exporter = trace_exporter.OTLPSpanExporter(
         endpoint=url,

@@ -15,6 +15,7 @@ from dispatchd.cli.options import (
     print_json,
     read_text,
 )
+from dispatchd.domain.content_coding import ASKED_FOR, coding_problem
 from dispatchd.errors import NotReachable, UsageError
 
 if TYPE_CHECKING:
@@ -103,16 +104,20 @@ class HubClient:
         from dispatchd.process.trust import client_context
 
         try:
-            reply = httpx.request(
+            with httpx.stream(
                 method,
                 self.url.rstrip("/") + path,
                 json=body,
-                headers={"Authorization": f"Bearer {self._token}"},
+                headers={"Authorization": f"Bearer {self._token}", **ASKED_FOR},
                 timeout=_TIMEOUT_S,
                 proxy=self._proxy(),
                 verify=client_context(None),
                 trust_env=False,
-            )
+            ) as reply:
+                coding = reply.headers.get("content-encoding", "")
+                if problem := coding_problem(coding):
+                    raise NotReachable(cannot=cannot, reason=f"{self.url}: {problem}")
+                reply.read()
         except (httpx.TransportError, httpx.InvalidURL, UnicodeError) as error:
             reason = f"no hub answers at {self.url} ({error})"
             raise NotReachable(cannot=cannot, reason=reason) from error

@@ -14,6 +14,7 @@ from dispatchd.cloud.failure import Kind
 from dispatchd.cloud.replies import MAX_BYTES, Reply, refuse_errors
 from dispatchd.cloud.skew import Skew
 from dispatchd.cloud.transport import TransportSettings
+from dispatchd.domain.content_coding import coding_problem
 from dispatchd.domain.job import Json
 from dispatchd.errors import ProtocolError, Unavailable
 
@@ -136,9 +137,14 @@ class Caller:
 
 
 async def _read(call: str, response: httpx.Response) -> bytes:
+    if problem := coding_problem(response.headers.get("content-encoding", "")):
+        if response.is_success:
+            raise ProtocolError(call=call, reason=problem)
+        # The status of an error decides, and its body is for people.
+        return b""
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.aiter_raw():
         size += len(chunk)
         if size > MAX_BYTES:
             raise ProtocolError(

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from dispatchd.control.calls import OWNER_HEADER, SOCKET, owner_of, socket_address
+from dispatchd.domain.content_coding import coding_problem
 from dispatchd.domain.job import Json
 from dispatchd.errors import NotReachable, UsageError
 
@@ -116,6 +117,9 @@ def _answer(
             request.extensions["timeout"] = timeout.as_dict()
             response = http.send(request, stream=True)
             with closing(response):
+                coding = response.headers.get("content-encoding", "")
+                if problem := coding_problem(coding):
+                    raise NotReachable(cannot=cannot, reason=problem)
                 if not response.is_success:
                     _refuse(response, cannot)
                 yield response

@@ -15,6 +15,7 @@ from anyio import to_thread
 from attrs import define, evolve, field, frozen
 
 from dispatchd import __version__
+from dispatchd.domain.content_coding import ASKED_FOR, coding_problem
 from dispatchd.domain.job import Json
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.hub.github.answers import (
@@ -143,8 +144,11 @@ class Transport:
             json=call.body,
             headers={"Authorization": f"Bearer {token}"} if token else {},
         ) as answer:
+            coding = answer.headers.get("content-encoding", "")
+            if problem := coding_problem(coding):
+                raise Unclear(call=call.name, reason=problem)
             body = bytearray()
-            async for piece in answer.aiter_bytes():
+            async for piece in answer.aiter_raw():
                 body += piece
                 if len(body) > MAX_BYTES:
                     reason = f"the answer has more than {MAX_BYTES} bytes"
@@ -171,6 +175,7 @@ async def transport(
         base_url=settings.api_url.rstrip("/") + "/",
         headers={
             "Accept": "application/vnd.github+json",
+            **ASKED_FOR,
             "User-Agent": f"dispatchd/{__version__}",
             "X-GitHub-Api-Version": settings.api_version,
         },
