@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote
 
 from bench.harness import timed_s
-from dispatchd.domain.redaction import MARK, Redactor
+from dispatchd.redaction.redactor import MARK, Redactor
 
 CASES: Final = 20_000
 MEGABYTE: Final = 1_000_000

@@ -14,10 +14,10 @@ from dispatchd.domain.job import Json
 from dispatchd.domain.license import Activation, Claims
 from dispatchd.errors import LicenseInvalid, NotReachable, RemoteError
 from dispatchd.identity import license_finder
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.licensing import license_document
 from dispatchd.loops.find_license import hash_of
 from dispatchd.outward import check_outward, open_caller
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 _CONNECTIONS = httpx.Limits(max_connections=1)
 

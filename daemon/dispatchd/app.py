@@ -26,7 +26,6 @@ from dispatchd.errors import ConfigError, Problem
 from dispatchd.execution import execution
 from dispatchd.identity import identity
 from dispatchd.inspection import EventFeed, Inspection
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.licensing import license_routes, license_status
 from dispatchd.loops.health import Health
 from dispatchd.loops.heartbeat import HeartbeatLoop
@@ -39,6 +38,7 @@ from dispatchd.loops.report import ReportLoop
 from dispatchd.metrics import Metrics, StatusCollector
 from dispatchd.outward import open_caller
 from dispatchd.process.proxies import environment_proxy
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.reload import Reloader, patience_s, pull_limits
 from dispatchd.status import Status
 from dispatchd.steering import Steering

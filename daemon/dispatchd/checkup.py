@@ -25,8 +25,8 @@ from dispatchd.errors import (
 )
 from dispatchd.execution import inherited
 from dispatchd.identity import identity
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.outward import check_outward, open_caller, transport_settings
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 _FEW_INODES: Final = 10_000
 """Free inodes below which a warning is due (count): a run needs about ten."""

@@ -13,7 +13,6 @@ from dispatchd.engines.local.cgroup import Cgroups
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.engines.local.secrets import SecretReader
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
@@ -23,6 +22,7 @@ from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
 from dispatchd.loops.workspaces import Workspaces
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
 

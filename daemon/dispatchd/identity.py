@@ -18,9 +18,9 @@ from dispatchd.cloud.credentials import (
 from dispatchd.cloud.license.calls import LicenseEndpoint
 from dispatchd.config import Config
 from dispatchd.domain.license import Claims
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.find_license import LicenseFinder, LicenseSources
 from dispatchd.loops.license import LicenseLoop
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.identity import IdentityStore, fingerprint
 
 

@@ -10,7 +10,7 @@ from typing import Final, TextIO, cast
 
 import structlog
 
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 _PRIORITIES: Final = {
     "debug": 7,

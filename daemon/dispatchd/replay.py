@@ -21,7 +21,7 @@ from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.errors import FolderUnusable, InvalidTransition, UsageError
 from dispatchd.execution import Execution, execution
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.lock import lock
 from dispatchd.store.names import file_name

@@ -23,7 +23,7 @@ from dispatchd.errors import NotReachable, ProtocolError
 from dispatchd.hub.github.answers import Unclear
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import Call, transport
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.telemetry import TraceExporter
 from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, endpoint

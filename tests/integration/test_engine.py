@@ -16,7 +16,7 @@ from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.engines.local.gate import read_exit
 from dispatchd.engines.local.process import identify, open_pidfd
 from dispatchd.engines.local.secrets import SecretReader
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 
 def launch(tmp_path: Path, script: str) -> Launch:

@@ -25,7 +25,7 @@ from dispatchd.hub.github.client import Client
 from dispatchd.hub.github.credentials import Credentials
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import transport
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 from support.certificates import Authority
 from support.checks import checks_hub, checks_hub_process
 from support.clock import advance, within

@@ -5,7 +5,13 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.domain.clip import (
+from dispatchd.domain.outcome import FailureCause
+from dispatchd.hub.github.report import report
+from dispatchd.hub.github.settings import GithubSettings
+from dispatchd.hub.model import Check, HubJob, State
+from dispatchd.hub.result_details import kept_details, read_details
+from dispatchd.redaction.redactor import MARK, Redactor
+from dispatchd.redaction.truncate import (
     MOST_BYTES,
     clip_line,
     clip_log,
@@ -13,12 +19,6 @@ from dispatchd.domain.clip import (
     fenced,
     open_fence,
 )
-from dispatchd.domain.outcome import FailureCause
-from dispatchd.domain.redaction import MARK, Redactor
-from dispatchd.hub.github.report import report
-from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.hub.model import Check, HubJob, State
-from dispatchd.hub.result_details import kept_details, read_details
 
 PIECES = st.sampled_from(
     [

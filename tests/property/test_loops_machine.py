@@ -45,7 +45,6 @@ from dispatchd.errors import (
     Unavailable,
     WorkspaceFailed,
 )
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
@@ -58,6 +57,7 @@ from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
 from dispatchd.loops.workspaces import Workspaces
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.runs import Runs
 from support.model import (
     KILLED_CODE,

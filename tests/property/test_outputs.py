@@ -4,7 +4,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatchd.domain.outputs import LARGEST, MOST, parse, reported
-from dispatchd.domain.redaction import Redactor
+from dispatchd.redaction.redactor import Redactor
 
 SECRET = "correct-horse-battery-staple"
 REDACTOR = Redactor.of([SECRET])

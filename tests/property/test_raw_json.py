@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from dispatchd.domain.job import Json
 from dispatchd.domain.raw_json import loads, members
-from dispatchd.domain.redaction import MARK, scrub
 from dispatchd.errors import ContractViolation
+from dispatchd.redaction.redactor import MARK, scrub
 
 texts = st.text(max_size=20)
 values: st.SearchStrategy[Json] = st.recursive(

@@ -8,7 +8,7 @@ from urllib.parse import quote, quote_plus
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatchd.domain.redaction import (
+from dispatchd.redaction.redactor import (
     MARK,
     Redactor,
     StreamRedactor,

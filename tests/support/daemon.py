@@ -17,8 +17,8 @@ from typing_extensions import override
 
 from dispatchd.app import Surroundings, serve
 from dispatchd.config import Config, Places, load
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.outward import check_outward
+from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import LoopTime, loop, within
 from support.endpoint import SECRET
 from support.logs import logging_to

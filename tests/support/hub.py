@@ -26,7 +26,7 @@ from dispatchd.hub.machines import invited
 from dispatchd.hub.server import serve
 from dispatchd.hub.settings import FILE, TOKEN_FILE, load
 from dispatchd.hub.setup import init
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.systemd import ServiceManager
 from support.clock import LoopTime, loop, pass_ticks, within
 from support.endpoint import SECRET

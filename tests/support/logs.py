@@ -10,7 +10,7 @@ import structlog
 from attrs import frozen
 
 from dispatchd import log
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 
 @frozen

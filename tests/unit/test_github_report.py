@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from dispatchd.domain.redaction import Redactor
 from dispatchd.hub.github.report import Report, report
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.model import ENDED, Check, HubJob, State
+from dispatchd.redaction.redactor import Redactor
 from support.outcomes import CAUSES, ENDS, expected
 
 NOTHING = Redactor.of(())

@@ -17,11 +17,11 @@ from dispatchd.domain.job import Attempt, Job, TrackedJob
 from dispatchd.domain.outcome import FailureCause, NeverStarted, Outcome
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.workflow import Workflow
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.tracker import Tracker
 from dispatchd.loops.workspaces import Workspaces
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
 

@@ -1,7 +1,7 @@
 import pytest
 
 from dispatchd.domain.outputs import LARGEST, MOST, parse, reported
-from dispatchd.domain.redaction import Redactor
+from dispatchd.redaction.redactor import Redactor
 
 SECRET = "correct-horse-battery-staple"
 REDACTOR = Redactor.of([SECRET])

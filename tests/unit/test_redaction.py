@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from dispatchd.domain.redaction import (
+from dispatchd.redaction.redactor import (
     MARK,
     REPORTED,
     Redactor,

@@ -2,8 +2,6 @@ import re
 
 import pytest
 
-from dispatchd.domain.clip import MOST_BYTES as LONGEST_STEP_SUMMARY
-from dispatchd.domain.redaction import Redactor
 from dispatchd.domain.report import (
     LONGEST_TEXT,
     MOST_ANNOTATIONS,
@@ -11,6 +9,8 @@ from dispatchd.domain.report import (
     step_summary,
 )
 from dispatchd.domain.result import Annotation
+from dispatchd.redaction.redactor import Redactor
+from dispatchd.redaction.truncate import MOST_BYTES as LONGEST_STEP_SUMMARY
 
 SECRET = "correct-horse-battery-staple"
 SCRUB = Redactor.of([SECRET]).scrub

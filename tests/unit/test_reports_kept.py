@@ -13,10 +13,10 @@ from attrs import evolve
 import support
 from dispatchd.cloud.wire import report_to_wire
 from dispatchd.contracts import check
-from dispatchd.domain.redaction import Redactor
 from dispatchd.domain.report import Report
 from dispatchd.domain.result import Annotation
 from dispatchd.errors import StoreUnavailable
+from dispatchd.redaction.redactor import Redactor
 from dispatchd.store import reports
 from dispatchd.store.evidence import LARGEST_TEXT, Head, read_head
 from dispatchd.store.runs import RunFolder, Runs

@@ -26,9 +26,9 @@ import click
 from dispatchd import __version__
 from dispatchd.cli import options
 from dispatchd.config.file import File, WorkflowEntry
-from dispatchd.domain.redaction import MARK, Redactor
 from dispatchd.engines.local.secrets import recall
 from dispatchd.errors import ConfigError, DispatchdError, UserError
+from dispatchd.redaction.redactor import MARK, Redactor
 from dispatchd.store.codec import decode
 from dispatchd.store.identity import IdentityStore
 

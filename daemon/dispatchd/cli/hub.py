@@ -98,8 +98,8 @@ def serve(config_file: Path, port_file: Path | None) -> None:
 
     from dispatchd.hub.desk import Desk
     from dispatchd.hub.server import serve as serve_hub
-    from dispatchd.known_secrets import KnownSecrets
     from dispatchd.log import configure
+    from dispatchd.redaction.known_secrets import KnownSecrets
     from dispatchd.systemd import ServiceManager
 
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in

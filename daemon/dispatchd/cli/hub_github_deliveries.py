@@ -150,7 +150,7 @@ async def _redeliver(
     from dispatchd.hub.github.redeliver import Redelivery
     from dispatchd.hub.github.transport import transport
     from dispatchd.hub.settings import load
-    from dispatchd.known_secrets import KnownSecrets
+    from dispatchd.redaction.known_secrets import KnownSecrets
 
     now = time.time  # noqa: TID251  # the command line is where the clock comes in
     settings = load(config_file)

@@ -128,8 +128,8 @@ def _register(config_file: Path, settings: "GithubSettings", text: str) -> "Regi
     from dispatchd.hub.github.manifest import code_of
     from dispatchd.hub.github.registration import Reserved, register
     from dispatchd.hub.github.transport import transport
-    from dispatchd.known_secrets import KnownSecrets
     from dispatchd.log import silence
+    from dispatchd.redaction.known_secrets import KnownSecrets
 
     silence()
 

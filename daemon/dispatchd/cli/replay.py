@@ -31,8 +31,8 @@ def replay(config_file: Path | None, *, as_json: bool, workflow: str, job: str) 
     import anyio
 
     from dispatchd.domain.outcome import FailureCause, Outcome
-    from dispatchd.known_secrets import KnownSecrets
     from dispatchd.log import configure
+    from dispatchd.redaction.known_secrets import KnownSecrets
     from dispatchd.replay import lay_out, play
 
     config = load_config(config_file)

@@ -26,9 +26,9 @@ def run(config_file: Path | None) -> None:
     import anyio
 
     from dispatchd.app import Surroundings, serve
-    from dispatchd.known_secrets import KnownSecrets
     from dispatchd.log import configure
     from dispatchd.outward import check_outward
+    from dispatchd.redaction.known_secrets import KnownSecrets
 
     def reread() -> Config:
         again = load_config(config_file)

@@ -9,7 +9,7 @@ from attrs import define, field
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.license import LicenseStatus
 from dispatchd.errors import Unauthorized
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 _FILE_S: Final = 10.0
 """Deadline for reading the secret's file (seconds): its file system may hang."""

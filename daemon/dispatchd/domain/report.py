@@ -9,8 +9,8 @@ from typing import Final
 
 from attrs import Factory, evolve, frozen
 
-from dispatchd.domain.clip import clip_markdown
 from dispatchd.domain.result import Annotation
+from dispatchd.redaction.truncate import clip_markdown
 
 MOST_ANNOTATIONS: Final = 200
 """How many annotations are reported (count): the first ones."""

@@ -28,7 +28,7 @@ from dispatchd.hub.sessions import Sessions
 from dispatchd.hub.settings import Settings
 from dispatchd.hub.token_store import TokenStore
 from dispatchd.hub.waiting import Bell, Polls, Watchers
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from typing import Final
 
 from attrs import asdict, field, frozen
 
-from dispatchd.domain.clip import MOST_BYTES, clip_markdown, size
 from dispatchd.domain.job import Json
 from dispatchd.domain.result import Annotation
+from dispatchd.redaction.truncate import MOST_BYTES, clip_markdown, size
 
 NAMES: Final = ("result_step_summary", "result_outputs", "result_annotations")
 """The wire's names of what is kept, and those in the document that it is kept as."""

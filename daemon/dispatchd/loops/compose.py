@@ -9,9 +9,9 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.domain import outputs, report
-from dispatchd.domain.redaction import REPORTED, Redactor, reported_tail
 from dispatchd.domain.report import WITHHELD, Report
 from dispatchd.domain.result import NoResult, RunResult
+from dispatchd.redaction.redactor import REPORTED, Redactor, reported_tail
 from dispatchd.store.evidence import read_head, read_tail
 from dispatchd.store.runs import RunFolder
 

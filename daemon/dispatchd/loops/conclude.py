@@ -24,12 +24,12 @@ from dispatchd.domain.result import NoResult, RunResult
 from dispatchd.domain.run_event import Story
 from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import StoreUnavailable
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.compose import compose
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
 from dispatchd.loops.tracker import Decision, Tracker
 from dispatchd.loops.workspaces import Workspaces
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store import reports
 from dispatchd.store.evidence import Stories, missing_artifacts, read_result
 from dispatchd.store.runs import Runs

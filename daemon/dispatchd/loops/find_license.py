@@ -13,7 +13,7 @@ from dispatchd.domain.license import (
     LicenseStatus,
 )
 from dispatchd.errors import LicenseInvalid, RecordUnreadable
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.identity import IdentityStore
 
 

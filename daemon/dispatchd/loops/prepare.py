@@ -13,7 +13,7 @@ from dispatchd.domain.parameters import LeftOut, RunPaths, environment
 from dispatchd.domain.raw_json import loads
 from dispatchd.domain.workflow import Repository, Workflow
 from dispatchd.errors import ContractViolation, SpawnFailed, WorkspaceFailed
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.runs import Runs
 
 

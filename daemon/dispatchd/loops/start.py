@@ -22,13 +22,13 @@ from dispatchd.errors import (
     SecretUnavailable,
     WorkspaceFailed,
 )
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.fence import Fence
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Engine, Source
 from dispatchd.loops.prepare import Prepared, prepare
 from dispatchd.loops.tracker import Decision, Tracker
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.runs import Runs
 
 

@@ -34,7 +34,7 @@ from dispatchd.engines.local.process import (
     send_group,
 )
 from dispatchd.engines.local.secrets import SecretReader, environment_of, recall
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 _LEFTOVER_GRACE_S: Final = 2.0
 """How long what a run left behind may take to end after SIGTERM (seconds)."""

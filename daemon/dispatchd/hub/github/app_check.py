@@ -18,7 +18,7 @@ from dispatchd.hub.github.credentials import Credentials
 from dispatchd.hub.github.secret_files import read_secret
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import Call, Transport, transport
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 _MOST_REPOSITORIES: Final = 50
 """About how many repositories GitHub is asked (count)."""

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dispatchd.errors import ConfigError, Problem
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 _BACKDATED_S: Final = 60.0
 """How long before its making a JWT begins to count (seconds), for a clock that is ahead."""

@@ -10,9 +10,7 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.domain.clip import clip_line
 from dispatchd.domain.job import Json
-from dispatchd.domain.redaction import Redactor
 from dispatchd.domain.result import Annotation
 from dispatchd.hub.github import wording
 from dispatchd.hub.github.conclusions import Standing, standing
@@ -21,6 +19,8 @@ from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import in_path
 from dispatchd.hub.model import ENDED, Check, HubJob
 from dispatchd.hub.result_details import read_details
+from dispatchd.redaction.redactor import Redactor
+from dispatchd.redaction.truncate import clip_line
 
 ANNOTATIONS_AT_ONCE: Final = 50
 """How many annotations a request may have (count)."""

@@ -14,7 +14,6 @@ from anyio import to_thread
 from attrs import define, evolve, field
 
 from dispatchd.domain.job import Json
-from dispatchd.domain.redaction import Redactor
 from dispatchd.hub.github.answers import (
     GithubError,
     Invalid,
@@ -35,6 +34,7 @@ from dispatchd.hub.github.report import (
 )
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.model import ENDED, Check, HubJob, State
+from dispatchd.redaction.redactor import Redactor
 
 SECOND_LOOK_S: Final = 3.0
 """How long after the first look for a check run the second is made (seconds)."""

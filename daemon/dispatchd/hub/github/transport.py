@@ -28,9 +28,9 @@ from dispatchd.hub.github.answers import (
     refuse_errors,
 )
 from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.process.proxies import environment_proxy, httpx_proxy
 from dispatchd.process.trust import client_context
+from dispatchd.redaction.known_secrets import KnownSecrets
 
 DEADLINE_S: Final = 10.0
 """How long a call may take (seconds)."""

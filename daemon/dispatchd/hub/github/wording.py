@@ -5,11 +5,17 @@ import shlex
 from collections.abc import Mapping
 from typing import Final
 
-from dispatchd.domain.clip import MOST_BYTES, clip_line, clip_markdown, fenced, size
-from dispatchd.domain.redaction import Redactor
 from dispatchd.hub.github.conclusions import Standing
 from dispatchd.hub.model import ENDED, HubJob, State
 from dispatchd.hub.result_details import Details
+from dispatchd.redaction.redactor import Redactor
+from dispatchd.redaction.truncate import (
+    MOST_BYTES,
+    clip_line,
+    clip_markdown,
+    fenced,
+    size,
+)
 
 TITLE_MOST: Final = 255
 """Longest title (characters)."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from attrs import define, field
 
-from dispatchd.domain.redaction import Redactor
+from dispatchd.redaction.redactor import Redactor
 
 
 @define

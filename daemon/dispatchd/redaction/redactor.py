@@ -1,7 +1,7 @@
 """Taking secrets out of every text that leaves the machine: log lines, summaries, reports, heartbeats.
 
-Two kinds of rules: the values that are known, in every form that they can have (`secret_forms`), and what has
-the form of a credential (`secret_patterns`). What both find is merged first and replaced then: one after the
+Two kinds of rules: the values that are known, in every form that they can have (`encodings`), and what has
+the form of a credential (`patterns`). What both find is merged first and replaced then: one after the
 other, a replacement could leave the rest of a place that overlaps it.
 """
 
@@ -12,8 +12,8 @@ from typing import Final, Self
 
 from attrs import define, field, frozen
 
-from dispatchd.domain.secret_forms import SHORTEST, forms
-from dispatchd.domain.secret_patterns import LONGEST, Place, credentials
+from dispatchd.redaction.encodings import SHORTEST, forms
+from dispatchd.redaction.patterns import LONGEST, Place, credentials
 
 MARK: Final = "[redacted]"
 
