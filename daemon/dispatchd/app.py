@@ -14,6 +14,7 @@ from attrs import field, frozen
 from dispatchd.clock import MachineTime, SteadyClock, TimeSource
 from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.client import DispatchEndpoint
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.config import Config
 from dispatchd.control.calls import owner_of
@@ -66,6 +67,7 @@ class Surroundings:
     known: KnownSecrets = field(factory=KnownSecrets)
     """The secrets that the log leaves out."""
     time: TimeSource = field(factory=MachineTime)
+    bugs: BugFence = field(factory=BugFence)
     end: Callable[[], object] | None = None
     """Ends the process at once, where a stop hangs; None where the daemon isn't all of it."""
 
@@ -104,6 +106,7 @@ async def serve(config: Config, given: Surroundings) -> None:
             caller=caller,
             clock=clock,
             known=given.known,
+            bugs=given.bugs,
             environment=environment,
             last_resort=LastResort(given.end),
         )
@@ -119,20 +122,23 @@ class Opened:
     clock: SteadyClock
     known: KnownSecrets
     environment: Mapping[str, str]
+    bugs: BugFence
     last_resort: LastResort
 
 
 def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemon:
     """Wire a daemon; `reread` gives the configuration anew."""
     store, caller, clock = opened.store, opened.caller, opened.clock
-    known, environment = opened.known, opened.environment
+    known, environment, bugs = opened.known, opened.environment, opened.bugs
     feed, pulse = EventFeed(), Pulse()
     metrics = Metrics(lambda: core.run_loop.workflows)
-    traces = _traces(config, known, environment, lambda: who.credentials.server_id)
+    traces = _traces(
+        config, known, environment, bugs, lambda: who.credentials.server_id
+    )
     watchers = [metrics.see, feed.see, *([traces.see] if traces is not None else [])]
-    core = execution(config, store, clock, known, environment, watchers)
+    core = execution(config, store, clock, known, environment, bugs, watchers)
     tracker, board, rng = core.tracker, core.board, core.random
-    who = identity(config, caller, known, clock, environment, tracker.ring)
+    who = identity(config, caller, known, clock, environment, bugs, tracker.ring)
     source = DispatchEndpoint(
         caller=caller,
         credentials=who.credentials,
@@ -149,6 +155,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         runs=core.runs,
         board=board,
         pulse=pulse,
+        bugs=bugs,
         clock=clock,
         random=rng,
         call_timeout_s=config.cloud.call_timeout_s,
@@ -158,6 +165,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         tracker=tracker,
         report=report,
         board=board,
+        bugs=bugs,
         clock=clock,
     )
     permissions = [each for each in (intake, who.license) if each is not None]
@@ -170,6 +178,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         limits=pull_limits(config),
         board=board,
         pulse=pulse,
+        bugs=bugs,
         clock=clock,
         random=rng,
     )
@@ -179,6 +188,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         runs=core.runs,
         workspaces=core.run_loop.concluder.workspaces,
         board=board,
+        bugs=bugs,
         clock=clock,
         history_days=config.history_days,
         endpoint_time=caller.endpoint_time,
@@ -190,6 +200,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
             pulse=pulse,
             tracker=tracker,
             permissions=permissions,
+            bugs=bugs,
             clock=clock,
             patience_s=patience_s(config),
         ),
@@ -208,6 +219,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         license=lambda: license_status(who.license, clock),
         skew_s=lambda: caller.skew.seconds,
         slots=lambda: core.run_loop.slots,
+        not_pruned=lambda: prune.troubles,
     )
     metrics.registry.register(StatusCollector(status, caller.counted))
     store.on_put = metrics.put_s.observe
@@ -227,6 +239,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     control = ControlServer(
         folder=config.control_folder,
         owner=owner_of(config.state_folder),
+        bugs=bugs,
         routes={
             **inspection.routes(),
             **Steering(tracker, intake, reloader.reload).routes(),
@@ -237,18 +250,20 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         status=status,
         manager=manager,
         metrics=metrics,
+        bugs=bugs,
         textfile=_beside(config, config.metrics.textfile),
     )
     heartbeat = HeartbeatLoop(
         source=source,
         tracker=tracker,
         fence=core.fence,
+        bugs=bugs,
         clock=clock,
         progress=ProgressFeed(core.runs, core.run_loop.concluder.stories),
     )
     others = (
         *(who.license, report, core.run_loop, heartbeat, prune, intake, control),
-        *(supervision, traces, metrics_server(config.metrics.listen, inspection)),
+        *(supervision, traces, metrics_server(config.metrics.listen, inspection, bugs)),
     )
     return Daemon(
         tracker=tracker,
@@ -259,11 +274,14 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         reloader=reloader,
         status=status,
         manager=manager,
+        bugs=bugs,
         last_resort=opened.last_resort,
     )
 
 
-def metrics_server(address: str, inspection: Inspection) -> MetricsServer | None:
+def metrics_server(
+    address: str, inspection: Inspection, bugs: BugFence
+) -> MetricsServer | None:
     """Return the server of an address in the form of `metrics.listen`, or None for none."""
     if not address:
         return None
@@ -272,13 +290,16 @@ def metrics_server(address: str, inspection: Inspection) -> MetricsServer | None
         ("GET", "/metrics"): inspection.show_metrics,
         ("GET", "/health"): inspection.show_health,
     }
-    return MetricsServer(host=host.strip("[]"), port=int(port), routes=routes)
+    return MetricsServer(
+        host=host.strip("[]"), port=int(port), routes=routes, bugs=bugs
+    )
 
 
 def _traces(
     config: Config,
     known: KnownSecrets,
     environment: Mapping[str, str],
+    bugs: BugFence,
     server_id: Callable[[], str],
 ) -> TraceExporter | None:
     """Return what sends traces, or None for none.
@@ -308,6 +329,7 @@ def _traces(
         headers=headers,
         proxy="" if proxy is None else proxy.full_url,
         instance_id=server_id,
+        bugs=bugs,
         random=random.Random(),  # noqa: S311  # for jitter, not for secrets
     )
 

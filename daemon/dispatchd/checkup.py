@@ -12,6 +12,7 @@ import httpx
 
 from dispatchd.clock import SteadyClock
 from dispatchd.cloud.client import DispatchEndpoint
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
 from dispatchd.domain.finding import Finding, Level
 from dispatchd.domain.job import Job, TrackedJob
@@ -131,7 +132,9 @@ async def _outward(
     )
     known, clock = KnownSecrets(), SteadyClock.open(config.state_folder)
     async with open_caller(config, environment, clock, _CONNECTIONS) as caller:
-        who = identity(config, caller, known, clock, environment, lambda: None)
+        who = identity(
+            config, caller, known, clock, environment, BugFence(), lambda: None
+        )
         if who.license is not None:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(who.license.run)

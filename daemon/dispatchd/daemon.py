@@ -11,7 +11,7 @@ import structlog
 from attrs import define, field
 
 from dispatchd import __version__
-from dispatchd.concurrency.bug_fence import bugs_contained
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.config.file import OnShutdown
 from dispatchd.domain.phase import Phase
@@ -61,6 +61,7 @@ class Daemon:
     reloader: Reloader
     status: Status
     manager: ServiceManager
+    bugs: BugFence
     last_resort: LastResort
     _pulling: anyio.CancelScope = field(factory=anyio.CancelScope, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -104,7 +105,7 @@ class Daemon:
 
     async def _reload(self) -> None:
         # It has been logged, and stays in the status; the configuration before is in force.
-        with bugs_contained(act="reload"), suppress(ConfigError):
+        with self.bugs.contained("reload"), suppress(ConfigError):
             await self.reloader.reload()
 
     async def _stop_in_order(
@@ -120,15 +121,16 @@ class Daemon:
         self._pulling.cancel()
         if first is signal.SIGINT and running and await self._another(signals):
             on_shutdown = OnShutdown.CANCEL
-        match on_shutdown:
-            case OnShutdown.DETACH:
-                pass
-            case OnShutdown.DRAIN:
-                await self._await_runs(signals)
-            case OnShutdown.CANCEL:
-                await self._cancel_runs()
+        with self.bugs.contained("stop"):
+            match on_shutdown:
+                case OnShutdown.DETACH:
+                    pass
+                case OnShutdown.DRAIN:
+                    await self._await_runs(signals)
+                case OnShutdown.CANCEL:
+                    await self._cancel_runs()
         self.last_resort.within(_END_S)
-        with anyio.move_on_after(_REPORT_GRACE_S):
+        with self.bugs.contained("stop"), anyio.move_on_after(_REPORT_GRACE_S):
             await self.report.hand_back("the machine is stopping")
             await self._until_none(Phase.RELEASING, Phase.FINISHING)
 

@@ -7,6 +7,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.clock import SteadyClock
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
 from dispatchd.domain.job import TrackedJob
 from dispatchd.engines.local.cgroup import Cgroups
@@ -50,11 +51,13 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def execution(
+def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
     config: Config,
     store: JobStore,
     clock: SteadyClock,
     known: KnownSecrets,
     environment: Mapping[str, str],
+    bugs: BugFence,
     watchers: Sequence[Callable[[TrackedJob], None]] = (),
 ) -> Execution:
     """Return what runs the jobs of an open store; `watchers` are told of every record that has become durable."""
@@ -72,7 +75,7 @@ def execution(
     concluder = Concluder(
         tracker=tracker,
         runs=runs,
-        workspaces=Workspaces(tracker, runs),
+        workspaces=Workspaces(tracker, runs, bugs),
         known=known,
         clock=clock,
         random=rng,
@@ -101,6 +104,7 @@ def execution(
         workflows=config.workflows,
         slots=config.limits.slots,
         board=board,
+        bugs=bugs,
         clock=clock,
     )
     return Execution(

@@ -16,6 +16,7 @@ from dispatchd.cloud.credentials import (
     LicensedCredentials,
 )
 from dispatchd.cloud.license.calls import LicenseEndpoint
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
 from dispatchd.domain.license import Claims
 from dispatchd.loops.find_license import LicenseFinder, LicenseSources
@@ -32,12 +33,13 @@ class Identity:
     license: LicenseLoop | None
 
 
-def identity(
+def identity(  # noqa: PLR0913, PLR0917  # wiring has as many parts
     config: Config,
     caller: Caller,
     known: KnownSecrets,
     clock: SteadyClock,
     environment: Mapping[str, str],
+    bugs: BugFence,
     on_change: Callable[[], None],
 ) -> Identity:
     """Return who this machine is."""
@@ -53,6 +55,7 @@ def identity(
         licensing=LicenseEndpoint(caller, config.cloud.call_timeout_s),
         finder=license_finder(config, known, environment),
         machine_name=socket.gethostname(),
+        bugs=bugs,
         clock=clock,
         random=random.Random(),  # noqa: S311  # for jitter, not for secrets
         on_change=on_change,

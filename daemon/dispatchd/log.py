@@ -3,6 +3,7 @@
 JSON where stdout is not a terminal; under systemd each line begins with its priority (sd-daemon(3)).
 """
 
+import io
 import logging
 import sys
 from contextlib import suppress
@@ -49,7 +50,8 @@ def configure(
         under_systemd: Whether stdout goes to the journal.
         out: Where lines go, if not to stdout.
     """
-    out = out or sys.stdout
+    # None where the program was started with stdout closed.
+    out = out or cast("TextIO | None", sys.stdout) or io.StringIO()
     as_text = form == "text" or (form == "auto" and out.isatty())
     sink = cast("TextIO", _Sink(out))
     renderer: structlog.typing.Processor = (
@@ -90,12 +92,19 @@ class _Sink:
         self._out = out
 
     def write(self, text: str) -> None:
-        with suppress(OSError):
-            self._out.write(text)
+        # ValueError: it has been closed.
+        with suppress(OSError, ValueError):
+            self._out.write(writable(text, self._out))
 
     def flush(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._out.flush()
+
+
+def writable(text: str, out: TextIO) -> str:
+    """Return a text with an escape for each character that a stream can't encode, such as half a surrogate pair."""
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def set_level(level: str) -> None:

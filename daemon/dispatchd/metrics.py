@@ -131,6 +131,18 @@ class StatusCollector(Collector):
         for result, count in sorted(self._status.board.pulls.items()):
             pulls.add_metric([result], count)
         yield pulls
+        bugs = self._status.health.bugs
+        met = CounterMetricFamily(
+            "dispatchd_bugs", "Bugs that were contained, by loop.", labels=["loop"]
+        )
+        for loop, count in sorted(bugs.met.items()):
+            met.add_metric([loop], count)
+        yield met
+        yield GaugeMetricFamily(
+            "dispatchd_loops_failing",
+            "Loops and items that wait for another try after a bug.",
+            len(bugs.failing),
+        )
         calls = CounterMetricFamily(
             "dispatchd_http_requests",
             "Calls of the endpoint, by name and by the class of their end.",

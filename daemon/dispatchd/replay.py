@@ -5,7 +5,6 @@ nobody is told of it: accept and finish are taken as given.
 """
 
 import os
-import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +15,13 @@ from anyio.abc import TaskStatus
 from attrs import evolve, frozen
 
 from dispatchd.clock import SteadyClock
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.errors import FolderUnusable, InvalidTransition, UsageError
 from dispatchd.execution import Execution, execution
+from dispatchd.process.folder_tree import remove_tree
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.lock import lock
@@ -98,7 +99,7 @@ async def play(
     try:
         own = evolve(config, state_folder=replay.state_folder)
         clock = SteadyClock.open(replay.state_folder)
-        core = execution(own, store, clock, known, environment)
+        core = execution(own, store, clock, known, environment, BugFence())
         try:
             return await _run(replay, core)
         finally:
@@ -153,9 +154,14 @@ async def _cancel_at_signals(
 def _new_folder(parent: Path, name: str) -> Path:
     try:
         parent.mkdir(mode=0o700, exist_ok=True)
-        numbers = {int(each.name.partition("-")[0]): each for each in parent.iterdir()}
+        numbers = {
+            int(digits): each
+            for each in parent.iterdir()
+            if (digits := each.name.partition("-")[0]).isdecimal()
+        }
         for number in sorted(numbers)[: 1 - _KEPT or None]:
-            shutil.rmtree(numbers[number])
+            # One that can't be removed is tried again by the next replay.
+            remove_tree(numbers[number])
         folder = parent / f"{max(numbers, default=0) + 1}-{name}"
         folder.mkdir(mode=0o700)
     except OSError as error:

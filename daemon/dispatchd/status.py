@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from attrs import define, field
 
@@ -22,7 +23,8 @@ class Status:
     """Reads what the loops keep; nothing is decided from it.
 
     `machine` gives who this machine is at the endpoint, `license` what its license is worth (None: it has
-    none), `skew_s` the difference of its clock (seconds), `slots` how many runs it may have.
+    none), `skew_s` the difference of its clock (seconds), `slots` how many runs it may have,
+    `not_pruned` what housekeeping can't treat.
     """
 
     board: Board
@@ -39,6 +41,7 @@ class Status:
     license: Callable[[], Mapping[str, Json] | None]
     skew_s: Callable[[], float | None]
     slots: Callable[[], int]
+    not_pruned: Callable[[], list[str]]
     warnings: dict[str, str] = field(factory=dict)
     """What an operator has to look at, by what it is about; kept by whoever finds it."""
     reloaded_at: datetime | None = None
@@ -89,8 +92,20 @@ class Status:
         return len(self.tracker.in_phase(Phase.RUNNING))
 
     def _warnings(self) -> list[Json]:
-        found = [self.board.skew, *self.warnings.values(), self._quarantined()]
+        found = [
+            self.board.skew,
+            *self.warnings.values(),
+            self._quarantined(),
+            *self._not_pruned(),
+        ]
         return [each for each in found if each]
+
+    def _not_pruned(self) -> list[str]:
+        troubles = self.not_pruned()
+        more = len(troubles) - _MOST_NAMED
+        return troubles[:_MOST_NAMED] + (
+            [f"{more} more can't be pruned; the log names them"] if more > 0 else []
+        )
 
     def _quarantined(self) -> str:
         folder = self.state_folder / "quarantine"
@@ -148,6 +163,9 @@ class Status:
             "trouble": self.tracker.disk.trouble,
         }
 
+
+_MOST_NAMED: Final = 5
+"""How many things that can't be pruned are named (count)."""
 
 _WAITING = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RETRY_WAIT)
 

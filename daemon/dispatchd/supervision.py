@@ -14,7 +14,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from attrs import define, field
 
-from dispatchd.concurrency.bug_fence import bugs_contained
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.metrics import Metrics
 from dispatchd.status import Status
 from dispatchd.systemd import ServiceManager
@@ -36,6 +36,7 @@ class SupervisionLoop:
     status: Status
     manager: ServiceManager
     metrics: Metrics
+    bugs: BugFence
     textfile: Path | None
     _flaws: tuple[str, ...] = field(default=(), init=False)
     _line: str = field(default="", init=False)
@@ -46,23 +47,31 @@ class SupervisionLoop:
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Look until cancelled."""
-        task_status.started()
-        while True:
-            self._feed()
-            with bugs_contained(loop="supervision"):
-                self._tell()
-                self._write_metrics()
-            await anyio.sleep(self._pause_s())
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            if self.manager.watchdog_s:
+                # By itself: a bug in a look must not starve the watchdog.
+                tasks.start_soon(self._feed_watchdog, name="watchdog")
+            await self.bugs.rounds("supervision", self._look)
 
-    def _pause_s(self) -> float:
-        pauses = [_LONGEST_LOOK_S, self.status.health.patience_s / _LOOKS_IN_PATIENCE]
-        if self.manager.watchdog_s:
-            pauses.append(self.manager.watchdog_s / _FED_IN_TIME)
-        return min(pauses)
+    async def _look(self) -> None:
+        self._tell()
+        self._write_metrics()
+        await anyio.sleep(
+            min(_LONGEST_LOOK_S, self.status.health.patience_s / _LOOKS_IN_PATIENCE)
+        )
 
-    def _feed(self) -> None:
+    @property
+    def _feed_s(self) -> float:
+        return self.manager.watchdog_s / _FED_IN_TIME
+
+    async def _feed_watchdog(self) -> None:
+        await self.bugs.rounds("watchdog", self._feed, longest_s=self._feed_s)
+
+    async def _feed(self) -> None:
         if not self.status.health.stuck:
             self.manager.is_well()
+        await anyio.sleep(self._feed_s)
 
     def _tell(self) -> None:
         line = self.status.line()

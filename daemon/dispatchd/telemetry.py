@@ -21,6 +21,7 @@ from attrs import define, field, frozen
 from typing_extensions import override
 
 from dispatchd import __version__
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.backoff import full_jitter_s
 from dispatchd.domain.content_coding import ASKED_FOR
 from dispatchd.domain.job import TrackedJob
@@ -60,6 +61,7 @@ class TraceExporter:
     headers: Mapping[str, str] = field(factory=dict, repr=False)
     proxy: str = field(default="", repr=False)
     random: random.Random
+    bugs: BugFence
     dropped: int = field(default=0, init=False)
     """How many jobs' traces were given up so far (count)."""
     _send: "_Send" = field(init=False, repr=False)
@@ -113,13 +115,19 @@ class TraceExporter:
     def _work(self) -> None:
         """Send batches; the only code in the thread."""
         while batch := self._next():
-            spans = [span for record in batch for span in spans_of(record)]
-            refusal = self._send(spans, self.instance_id())
+            refusal: _Refusal | None = None
+            with self.bugs.named("traces") as containment:
+                spans = [span for record in batch for span in spans_of(record)]
+                refusal = self._send(spans, self.instance_id())
+            if containment.bug:
+                # The next try would meet it again.
+                refusal = _Refusal(f"a bug: {containment.bug}", for_ever=True)
             with self._changed:
                 self._settle(batch, refusal)
                 if self._stopping and self._failures:
                     return
                 self._pause()
+            self.bugs.worked("traces")
 
     def _next(self) -> list[TrackedJob]:
         """Return what to send next, oldest first; nothing once the daemon stops and all is sent."""

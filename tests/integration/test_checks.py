@@ -686,12 +686,12 @@ async def test_a_bug_that_one_job_meets_ends_neither_the_hub_nor_the_others(
         db.execute(silly)
 
     await stage.hub.finish(poison, "succeeded")
-    await until(lambda: stage.log("check_bug"))
+    await until(lambda: stage.log("bug_contained"))
     await stage.hub.finish(fine, "succeeded")
     await stage.github.until(
         lambda: stage.github.newest("fine")["conclusion"] == "success"
     )
 
-    assert {each["job_id"] for each in stage.log("check_bug")} == {"poison"}
+    assert {each["job_id"] for each in stage.log("bug_contained")} == {"poison"}
     assert stage.hub.check("poison").trouble == "a bug: OverflowError"
     assert stage.hub.check("poison").owed

@@ -21,6 +21,7 @@ from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from structlog.testing import capture_logs
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.control.calls import (
     SOCKET,
     Act,
@@ -88,7 +89,9 @@ ROUTES: Routes = {
 async def serving(
     folder: Path, routes: Routes = ROUTES, limits: Limits | None = None
 ) -> AsyncIterator[None]:
-    server = ControlServer(folder=folder, routes=routes, limits=limits or Limits())
+    server = ControlServer(
+        folder=folder, routes=routes, bugs=BugFence(), limits=limits or Limits()
+    )
     async with anyio.create_task_group() as tasks:
         await tasks.start(server.run)
         with anyio.fail_after(WITHIN_S):

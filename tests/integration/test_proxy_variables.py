@@ -10,13 +10,13 @@ from pathlib import Path
 import httpx
 import pytest
 from anyio import to_thread
-from dispatchd.known_secrets import KnownSecrets
 
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import Call, transport
 from dispatchd.hub.settings import FILE
 from dispatchd.hub.setup import init
 from dispatchd.process.proxies import environment_proxy
+from dispatchd.redaction.known_secrets import KnownSecrets
 from support.certificates import Authority, server_context
 from support.cli import Done, command
 from support.git_server import git_server

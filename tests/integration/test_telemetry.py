@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from typing_extensions import override
 
 from dispatchd import __version__
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Attempt, Job, TrackedJob
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Event
@@ -150,6 +151,7 @@ def exporter(collector: Collector, **headers: str) -> TraceExporter:
         headers=headers,
         instance_id=lambda: "machine-7",
         random=random.Random(1),
+        bugs=BugFence(),
     )
 
 
@@ -408,11 +410,12 @@ EXPORT_UNTIL_TOLD_TO_STOP = """
 import random, sys
 import anyio
 from datetime import UTC, datetime
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.telemetry import TraceExporter
 
 async def main():
-    traces = TraceExporter(url=sys.argv[1], instance_id=str, random=random.Random())
+    traces = TraceExporter(url=sys.argv[1], instance_id=str, random=random.Random(), bugs=BugFence())
     async with anyio.create_task_group() as tasks:
         await tasks.start(traces.run)
         traces.export(TrackedJob.received(Job(id="job-1"), now=datetime.now(UTC)))
@@ -501,9 +504,10 @@ def run_python(code: str) -> str:
 def test_a_missing_extra_is_one_clear_line() -> None:
     said = run_python(
         "import random, sys; sys.modules['opentelemetry.sdk.trace'] = None\n"
+        "from dispatchd.concurrency.bug_fence import BugFence\n"
         "from dispatchd.errors import UserError\n"
         "from dispatchd.telemetry import TraceExporter\n"
-        "try: TraceExporter(url='http://127.0.0.1:9', instance_id=str, random=random.Random())\n"
+        "try: TraceExporter(url='http://127.0.0.1:9', instance_id=str, random=random.Random(), bugs=BugFence())\n"
         "except UserError as error: print(error.exit_code, error)\n"
     )
 

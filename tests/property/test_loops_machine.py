@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from typing_extensions import override
 
 from dispatchd.clock import SteadyClock
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.delivery import Delivery
 from dispatchd.domain.exit_table import Contract
 from dispatchd.domain.job import Job
@@ -119,6 +120,7 @@ class Daemon:
         self.store, quarantined = MortalStore.open(folder)
         assert quarantined == []
         self.store.fuse = fuse
+        self.bugs = BugFence()
         clock, rng, board, runs = (
             SteadyClock.open(folder),
             AtOnce(),
@@ -131,7 +133,7 @@ class Daemon:
         concluder = Concluder(
             tracker=self.tracker,
             runs=runs,
-            workspaces=Workspaces(self.tracker, runs),
+            workspaces=Workspaces(self.tracker, runs, self.bugs),
             known=known,
             clock=clock,
             random=rng,
@@ -173,6 +175,7 @@ class Daemon:
                 limits=limits,
                 board=board,
                 pulse=pulse,
+                bugs=self.bugs,
                 clock=clock,
                 random=rng,
             ),
@@ -183,6 +186,7 @@ class Daemon:
                 runs=runs,
                 board=board,
                 pulse=pulse,
+                bugs=self.bugs,
                 clock=clock,
                 random=rng,
                 call_timeout_s=1,
@@ -197,6 +201,7 @@ class Daemon:
                 workflows=workflows,
                 slots=SLOTS,
                 board=board,
+                bugs=self.bugs,
                 clock=clock,
             ),
         )
@@ -243,6 +248,7 @@ class Daemon:
         for record in at[Phase.NEEDS_ATTENTION]:
             assert record.blocked, record
             assert "bug" not in record.blocked, "the bug fence caught something"
+        assert not self.bugs.met, "the bug fence caught something"
         return not (owed or starting or waiting or dying)
 
 

@@ -16,6 +16,7 @@ from attrs import define, field
 from typing_extensions import override
 
 from dispatchd.app import Surroundings, serve
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config, Places, load
 from dispatchd.outward import check_outward
 from dispatchd.redaction.known_secrets import KnownSecrets
@@ -120,6 +121,7 @@ class DaemonHere(DaemonLog):
     """A daemon in this process: wired, run and stopped as `dispatchd run` does it."""
 
     time: LoopTime = field(init=False)
+    bugs: BugFence = field(factory=BugFence)
     _tasks: TaskGroup
     _signals: MemoryObjectSendStream[signal.Signals] = field(init=False)
     _ended: anyio.Event = field(factory=anyio.Event, init=False)
@@ -156,6 +158,7 @@ class DaemonHere(DaemonLog):
                         reread=read,
                         known=known,
                         time=self.time,
+                        bugs=self.bugs,
                     )
                     await serve(config, given)
         finally:

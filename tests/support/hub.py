@@ -19,6 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from attrs import define, field
 from typing_extensions import override
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.hub.database import Database
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.machine_store import MachineStore
@@ -154,6 +155,7 @@ class HubHere(Hub):
     time: LoopTime = field(init=False)
     desk: Desk = field(init=False)
     env: Mapping[str, str] = field(factory=dict)
+    bugs: BugFence = field(factory=BugFence)
     _tasks: TaskGroup
     _signals: MemoryObjectSendStream[signal.Signals] = field(init=False)
     _ended: anyio.Event = field(factory=anyio.Event, init=False)
@@ -178,8 +180,10 @@ class HubHere(Hub):
                 settings = load(self.folder / FILE)
                 database = Database.open(settings.database_url)
                 try:
-                    self.desk = Desk.at(settings, database, known, self.time.wall)
-                    manager = ServiceManager.of({})
+                    self.desk = Desk.at(
+                        settings, database, known, self.time.wall, self.bugs
+                    )
+                    manager = ServiceManager.of(self.env)
                     await serve(self.desk, task_status.started, manager, received)
                 finally:
                     database.close()

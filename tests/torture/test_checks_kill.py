@@ -9,6 +9,7 @@ import pytest
 from bench.postgres import Postgres
 from sqlalchemy import make_url
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.hub.database import Database
 from dispatchd.hub.github.lock import AGAIN_S, Lock
 from support.checks import ChecksHub, checks_hub_process, github_table
@@ -232,7 +233,7 @@ async def test_a_file_locks_a_database_of_sqlite_until_its_holder_is_gone(
     tmp_path: Path,
 ) -> None:
     database = Database.open(f"sqlite:///{tmp_path / 'hub.db'}")
-    first, second = Lock(database), Lock(database)
+    first, second = Lock(database, BugFence()), Lock(database, BugFence())
     async with first.attempt() as held:
         assert held is not None
         async with second.attempt() as other:

@@ -13,6 +13,7 @@ from anyio import to_thread
 from typing_extensions import override
 
 from dispatchd.clock import SteadyClock
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Attempt, Job, TrackedJob
 from dispatchd.domain.outcome import FailureCause, NeverStarted, Outcome
 from dispatchd.domain.phase import Event, Phase
@@ -57,7 +58,7 @@ class Bench:
         self.concluder = Concluder(
             tracker=self.tracker,
             runs=self.runs,
-            workspaces=Workspaces(self.tracker, self.runs),
+            workspaces=Workspaces(self.tracker, self.runs, BugFence()),
             known=KnownSecrets(),
             clock=clock,
             random=rng,

@@ -52,7 +52,7 @@ def reply(status: int, body: bytes = b"", **headers: str) -> Reply:
         ({"retry-after": "-5"}, None),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "1.5"}, None),
-        ({"retry-after": "9" * 400}, 999_999_999.0),
+        ({"retry-after": "9" * 400}, 999_999_999_999.0),
     ],
 )
 def test_retry_after_has_two_forms(

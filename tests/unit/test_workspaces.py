@@ -2,6 +2,8 @@
 
 import os
 import random
+import shutil
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +17,7 @@ from attrs import evolve
 from typing_extensions import override
 
 from dispatchd.clock import SteadyClock
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Event, Phase
@@ -23,9 +26,12 @@ from dispatchd.loops.disk import Disk
 from dispatchd.loops.prune import PruneLoop
 from dispatchd.loops.tracker import Tracker
 from dispatchd.loops.workspaces import Workspaces
+from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import RunFolder, Runs
-from support.clock import within
+from support.clock import advance, within
+from support.folders import nest
+from support.logs import logging_to
 from support.until import until
 
 NOW = datetime.now(UTC)
@@ -50,6 +56,8 @@ class TellingStore(JobStore):
 class Place:
     """A state folder, and what works on it."""
 
+    loop: PruneLoop
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store, _ = TellingStore.open(folder)
@@ -57,7 +65,8 @@ class Place:
         self.clock = SteadyClock.open(folder)
         self.tracker = Tracker(self.store, self.clock, Disk(random.Random(0)))
         self.runs = Runs.open(folder)
-        self.workspaces = Workspaces(self.tracker, self.runs)
+        self.bugs = BugFence()
+        self.workspaces = Workspaces(self.tracker, self.runs, self.bugs)
         self.endpoint_time: datetime | None = NOW
         self.board = Board()
 
@@ -96,10 +105,12 @@ class Place:
             runs=self.runs,
             workspaces=self.workspaces,
             board=self.board,
+            bugs=self.bugs,
             clock=self.clock,
             history_days=30,
             endpoint_time=lambda: self.endpoint_time,
         )
+        self.loop = loop
         async with anyio.create_task_group() as tasks:
             with within(20):
                 await tasks.start(loop.run)
@@ -245,3 +256,79 @@ async def test_old_jobs_are_forgotten_as_soon_as_the_endpoint_tells_its_time(
         place.endpoint_time = NOW
         place.board.ring()
         await until(lambda: place.store.past("j") is None)
+
+
+async def test_a_run_with_folders_nested_deep_is_pruned_like_any_other(
+    place: Place,
+) -> None:
+    place.past("a")
+    place.past("b")
+    runs = [place.run_of(each, private=False) for each in ("a", "b")]
+    nest(runs[0].workspace / "deep", 1200)
+
+    async with place.pruning():
+        await until(lambda: not place.runs.trash.contents())
+        await until(lambda: not any(each.path.exists() for each in runs))
+        await until(lambda: not place.runs.trash.contents())
+
+    assert not place.bugs.met
+
+
+@pytest.mark.host
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
+async def test_a_run_that_cannot_be_removed_keeps_no_other_and_is_named_once(
+    place: Place, tmp_path: Path
+) -> None:
+    """What a container of root leaves is such a run for a daemon that is not root, an immutable file for any."""
+    for job_id in ("aa", "bb", "cc"):
+        place.past(job_id)
+    runs = [place.run_of(job_id, private=False) for job_id in ("aa", "bb", "cc")]
+    stuck = runs[0].workspace / "stuck"
+    stuck.touch()
+    if subprocess.run(["chattr", "+i", stuck], check=False).returncode:
+        pytest.skip("needs a file system with immutable files")
+    with logging_to(tmp_path / "log", KnownSecrets()):
+        try:
+            async with place.pruning():
+                await until(lambda: place.loop.troubles)
+                await until(lambda: len(place.runs.trash.contents()) == 1)
+                # The next hour looks again, and says no more.
+                place.run_of("dd")
+                place.put("dd", Phase.HISTORY)
+                await advance(3600)
+                await until(lambda: not (place.runs.folder("dd").private_mark.exists()))
+                (trouble,) = place.loop.troubles
+                assert "can't be removed" in trouble
+                assert "stuck: Operation not permitted" in trouble
+                assert "remove it as root" in trouble
+        finally:
+            for each in tmp_path.rglob("stuck"):
+                subprocess.run(["chattr", "-i", each], check=True)
+        async with place.pruning():
+            await until(lambda: not place.runs.trash.contents())
+            await until(lambda: not place.loop.troubles)
+
+    logged = (tmp_path / "log").read_text()
+    assert logged.count("folder_not_removed") == 1
+    assert not place.bugs.met
+
+
+async def test_a_record_that_meets_a_bug_keeps_no_other_from_being_pruned(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.past("a")
+    place.past("b")
+    forget = place.store.forget
+
+    def broken(record: TrackedJob) -> None:
+        if record.job.id == "a":
+            raise RecursionError
+        forget(record)
+
+    monkeypatch.setattr(place.store, "forget", broken)
+
+    async with place.pruning():
+        await until(lambda: place.store.past("b") is None)
+
+    assert place.bugs.met == {"prune": 1}
+    assert place.store.past("a") is not None

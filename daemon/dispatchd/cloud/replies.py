@@ -7,13 +7,13 @@ the daemon stays up and asks again.
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
 from attrs import frozen
 
+from dispatchd.domain.http_headers import http_date, seconds
 from dispatchd.domain.job import Json
 from dispatchd.errors import (
     Conflict,
@@ -124,9 +124,10 @@ def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
 
     A date is measured from the reply's own Date where it has one, so that a wrong clock here does no harm.
     """
-    value = headers.get("retry-after", "").strip()
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
+    value = headers.get("retry-after", "")
+    asked_s = seconds(value)
+    if asked_s is not None:
+        return asked_s
     until, since = http_date(value), http_date(headers.get("date", "")) or now
     return None if until is None else max(0.0, (until - since).total_seconds())
 
@@ -135,15 +136,6 @@ def hold_applied(headers: Mapping[str, str]) -> bool:
     """Return whether the endpoint says that it honoured `Prefer: wait` (RFC 7240, 3)."""
     applied = headers.get("preference-applied", "")
     return any(part.strip().lower().startswith("wait") for part in applied.split(","))
-
-
-def http_date(value: str) -> datetime | None:
-    """Return the time in an HTTP date (RFC 9110, 5.6.7), or None."""
-    try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return date if date.tzinfo is not None else None
 
 
 def _reason(reply: Reply) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import define, field
 
-from dispatchd.cloud.replies import http_date
+from dispatchd.domain.http_headers import http_date
 
 TOLERATED_S: Final = 60.0
 """A difference that harms nobody (seconds)."""

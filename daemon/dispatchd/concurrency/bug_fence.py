@@ -1,25 +1,152 @@
-"""The bug fence: a surprise in one task is logged with its context and ends nothing else."""
+"""The bug fence: the one place that catches every exception, so that a surprise ends nothing else.
 
-from collections.abc import Iterator
+Each loop of the daemon and of the hub runs its rounds in here. A round that raises is logged as a bug with its
+context, counted, and repeated with back-off; until a round works again, the loop is named (`failing`).
+"""
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Never
 
+import anyio
 import structlog
-from attrs import define
+from attrs import define, field
+
+from dispatchd.concurrency.retry import Retry
+from dispatchd.domain.backoff import CAP_S
 
 
 @define
 class Containment:
-    """True once the block of a fence has met a bug."""
+    """What became of a fenced block: `bug` is the type of the exception that it raised; empty if it raised none."""
 
-    has_bug: bool = False
+    bug: str = ""
 
 
-@contextmanager
-def bugs_contained(**context: object) -> Iterator[Containment]:
-    """Log whatever goes wrong in a block as a bug, with some keys, and go on behind the block."""
-    containment = Containment()
-    try:
-        yield containment
-    except Exception:  # noqa: BLE001  # a fence
-        containment.has_bug = True
-        structlog.get_logger().exception("bug_contained", **context)
+@define
+class BugFence:
+    """Contains the bugs of one program. Share one object among all of its loops."""
+
+    _random: random.Random = field(factory=random.SystemRandom)
+    failing: dict[str, str] = field(factory=dict, init=False)
+    """What is in back-off after a bug, by name such as `prune` or `report job-1`, with the type of its exception."""
+    met: Counter[str] = field(factory=Counter, init=False)
+    """Bugs so far, by loop (count)."""
+
+    async def rounds(
+        self,
+        loop: str,
+        act: Callable[[], Awaitable[None]],
+        *,
+        on_pause: Callable[[float], None] | None = None,
+        longest_s: float = CAP_S,
+    ) -> Never:
+        """Do the rounds of a loop until cancelled.
+
+        A round that has done its work and waits for more, for however long, says so with `worked`.
+
+        Args:
+            loop: The loop's name.
+            act: One round; it waits for what the next one has to do.
+            on_pause: Called with the length of a pause (seconds) before it begins.
+            longest_s: Longest pause after a bug (seconds).
+        """
+        while True:
+            await self.complete(loop, act, on_pause=on_pause, longest_s=longest_s)
+
+    async def complete(
+        self,
+        loop: str,
+        act: Callable[[], Awaitable[None]],
+        *,
+        item: str = "",
+        on_pause: Callable[[float], None] | None = None,
+        longest_s: float = CAP_S,
+    ) -> None:
+        """Do something once without a bug: repeat it with back-off for as long as it meets one.
+
+        Args:
+            loop: The name of the loop that it belongs to.
+            act: What to do.
+            item: What it is done for, such as a job's id; empty for a round of the loop itself.
+            on_pause: Called with the length of a pause (seconds) before it begins.
+            longest_s: Longest pause after a bug (seconds).
+        """
+        retry = Retry(self._random, longest_s)
+        try:
+            while not await self._works(loop, act, item):
+                delay_s = retry.failed()
+                if on_pause is not None:
+                    on_pause(delay_s)
+                await anyio.sleep(delay_s)
+        finally:
+            self.worked(loop, item)
+
+    @contextmanager
+    def contained(
+        self,
+        loop: str,
+        about: Mapping[str, object] | None = None,
+        *,
+        passing: tuple[type[Exception], ...] = (),
+    ) -> Iterator[Containment]:
+        """Log whatever goes wrong in a block as a bug, and go on behind the block.
+
+        Args:
+            loop: The name of the loop that the block belongs to.
+            about: What the block is for, such as a job's id, as keys for the log.
+            passing: What the block raises on purpose; it is no bug, and passes.
+        """
+        containment = Containment()
+        try:
+            yield containment
+        except passing:
+            raise
+        except Exception as error:  # the fence
+            containment.bug = _described(error)
+            self.met[loop] += 1
+            log = structlog.get_logger()
+            log.exception("bug_contained", **{"loop": loop, **(about or {})})
+
+    @contextmanager
+    def named(self, loop: str, item: str = "") -> Iterator[Containment]:
+        """Contain a bug like `contained`, and name the loop until such a block works again."""
+        with self.contained(loop, {"item": item} if item else None) as containment:
+            yield containment
+        if containment.bug:
+            self.failing[_name(loop, item)] = containment.bug
+        else:
+            self.worked(loop, item)
+
+    def worked(self, loop: str, item: str = "") -> None:
+        """Take a name off the list of what fails: its work is done, or is not tried any more."""
+        self.failing.pop(_name(loop, item), None)
+
+    @property
+    def words(self) -> list[str]:
+        """What fails at the moment, each in one sentence."""
+        return [
+            f"{name} has met a bug and is tried again; the log has details ({bug})"
+            for name, bug in sorted(self.failing.items())
+        ]
+
+    async def _works(
+        self, loop: str, act: Callable[[], Awaitable[None]], item: str
+    ) -> bool:
+        with self.named(loop, item) as containment:
+            await act()
+        return not containment.bug
+
+
+def _name(loop: str, item: str) -> str:
+    return f"{loop} {item}".rstrip()
+
+
+def _described(error: BaseException) -> str:
+    """Return the type of an exception; its text may hold secrets, and stays in the log, which is scrubbed."""
+    # The first leaf of a group: what a task of a round has raised.
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return type(error).__name__

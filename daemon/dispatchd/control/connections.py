@@ -7,6 +7,7 @@ is a most for all and for each peer, a pause where none can be taken, and a bug 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -16,7 +17,7 @@ import structlog
 from anyio.abc import SocketListener, SocketStream, TaskGroup
 from attrs import define, field, frozen
 
-from dispatchd.concurrency.bug_fence import bugs_contained
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.control.calls import OWNER_HEADER, Limits, Peer, Refused
 from dispatchd.control.routes import Routes, carry_out
 from dispatchd.control.talk import Talk
@@ -51,6 +52,7 @@ class Connections:
     server: str
     routes: Routes
     limits: Limits
+    bugs: BugFence
     identify: Callable[[SocketStream], Visitor]
     owner: str = ""
     _open: Counter[Hashable] = field(factory=Counter, init=False)
@@ -62,10 +64,12 @@ class Connections:
     async def take(self, listener: SocketListener) -> None:
         """Take connections until cancelled."""
         async with anyio.create_task_group() as tasks:
-            while True:
-                await self._take_one(listener, tasks)
+            await self.bugs.rounds(
+                self.server, partial(self._take_one, listener, tasks)
+            )
 
     async def _take_one(self, listener: SocketListener, tasks: TaskGroup) -> None:
+        self.bugs.worked(self.server)
         try:
             stream = await listener.accept()
         except (OSError, anyio.BrokenResourceError) as error:
@@ -83,13 +87,14 @@ class Connections:
 
     async def _serve(self, stream: SocketStream) -> None:
         talk = Talk(stream=stream, limits=self.limits)
-        async with stream:
-            try:
-                visitor = self.identify(stream)
-                with self._counted(visitor):
-                    await self._converse(talk, visitor)
-            except Refused as refused:
-                await talk.refuse(refused)
+        with self.bugs.contained(self.server):
+            async with stream:
+                try:
+                    visitor = self.identify(stream)
+                    with self._counted(visitor):
+                        await self._converse(talk, visitor)
+                except Refused as refused:
+                    await talk.refuse(refused)
 
     async def _converse(self, talk: Talk, visitor: Visitor) -> None:
         request = await talk.read()
@@ -98,13 +103,13 @@ class Connections:
         head, _ = request
         call = f"{head.method.decode()} {head.target.decode()}"
         refused: Refused | None = None
-        with bugs_contained(server=self.server, call=call) as containment:
+        with self.bugs.contained(self.server, {"call": call}) as containment:
             try:
                 self._check_owner(head)
                 await talk.answer(await carry_out(self.routes, *request, visitor.peer))
             except Refused as refusal:
                 refused = refusal
-        if containment.has_bug:
+        if containment.bug:
             refused = Refused(status=HTTPStatus.INTERNAL_SERVER_ERROR, reason=_BUG)
         if refused is not None:
             raise refused

@@ -12,6 +12,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskStatus
 from attrs import define, field
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.control.calls import Limits
 from dispatchd.control.connections import Connections, Visitor
 from dispatchd.control.routes import Routes
@@ -25,6 +26,7 @@ class MetricsServer:
     host: str
     port: int
     routes: Routes
+    bugs: BugFence
     limits: Limits = field(factory=Limits)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -48,7 +50,11 @@ class MetricsServer:
         ports = [each.extra(SocketAttribute.local_port) for each in listener.listeners]  # noqa: S610  # not Django's
         self._log.info("metrics_served", host=self.host, port=ports[0])
         connections = Connections(
-            server="metrics", routes=self.routes, limits=self.limits, identify=_identify
+            server="metrics",
+            routes=self.routes,
+            limits=self.limits,
+            bugs=self.bugs,
+            identify=_identify,
         )
         async with listener, anyio.create_task_group() as tasks:
             for each in listener.listeners:

@@ -16,6 +16,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from attrs import define, field
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.control.calls import (
     SOCKET,
     Limits,
@@ -40,6 +41,7 @@ class ControlServer:
 
     folder: Path
     routes: Routes
+    bugs: BugFence
     owner: str = ""
     limits: Limits = field(factory=Limits)
     _group: int = field(default=-1, init=False)
@@ -66,6 +68,7 @@ class ControlServer:
             server="control",
             routes=self.routes,
             limits=self.limits,
+            bugs=self.bugs,
             identify=self._identify,
             owner=self.owner,
         )

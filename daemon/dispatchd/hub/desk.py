@@ -12,6 +12,7 @@ from anyio import to_thread
 from attrs import define, field
 from starlette.requests import Request
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Json
 from dispatchd.hub.credentials import hashed, matches
 from dispatchd.hub.database import Database
@@ -62,6 +63,8 @@ class Desk:
     """That of the process; says which proxy leads out."""
     known: KnownSecrets = field(factory=KnownSecrets)
     """What is kept out of the log and of what is told to others."""
+    bugs: BugFence = field(factory=BugFence)
+    """Around each loop of this process."""
     stopping: bool = False
     polls: Polls = field(factory=Polls)
     """Polls that wait for a job."""
@@ -81,11 +84,13 @@ class Desk:
         known: KnownSecrets | None = None,
         wall: Callable[[], float] = time.time,  # noqa: TID251  # the hub's one clock
         environment: Mapping[str, str] = MappingProxyType({}),
+        bugs: BugFence | None = None,
     ) -> "Desk":
         """Return the desk of an open database. Fails with StorageBusy if that can't be used. Blocks."""
         return cls(
             environment=environment,
             known=known or KnownSecrets(),
+            bugs=bugs or BugFence(),
             now=wall,
             settings=settings,
             database=database,

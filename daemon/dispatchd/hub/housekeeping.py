@@ -26,23 +26,26 @@ class Expiry:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        await self.desk.bugs.rounds("expiry", self._round)
+
+    async def _round(self) -> None:
         log = structlog.get_logger()
-        while True:
-            wait_s = _LONGEST_S
-            try:
-                expired, done, wait_s = await self.desk.use(self._look)
-            except StorageBusy as error:
-                log.warning("database_busy", error=str(error))
-                expired, done = [], []
-            for job in expired:
-                log.warning(
-                    "lease_expired", job_id=job.id, machine=job.machine, state=job.state
-                )
-            for job in done:
-                log.info("cancel_job_ended", job_id=job.id, state=job.state)
-            for job in (*expired, *done):
-                self.desk.tell(job)
-            await anyio.sleep(wait_s)
+        wait_s = _LONGEST_S
+        try:
+            expired, done, wait_s = await self.desk.use(self._look)
+        except StorageBusy as error:
+            log.warning("database_busy", error=str(error))
+            expired, done = [], []
+        for job in expired:
+            log.warning(
+                "lease_expired", job_id=job.id, machine=job.machine, state=job.state
+            )
+        for job in done:
+            log.info("cancel_job_ended", job_id=job.id, state=job.state)
+        for job in (*expired, *done):
+            self.desk.tell(job)
+        self.desk.bugs.worked("expiry")
+        await anyio.sleep(wait_s)
 
     def _look(self) -> tuple[list[HubJob], list[HubJob], float]:
         """Return the jobs that were taken back, the cancel jobs that were ended, and when to look again (seconds)."""
@@ -67,12 +70,15 @@ class Pruning:
 
     async def run(self) -> None:
         """Prune until cancelled."""
-        while True:
-            try:
-                await self.desk.use(self._prune)
-            except StorageBusy as error:
-                structlog.get_logger().warning("database_busy", error=str(error))
-            await anyio.sleep(_PRUNE_EVERY_S)
+        await self.desk.bugs.rounds("prune", self._round)
+
+    async def _round(self) -> None:
+        try:
+            await self.desk.use(self._prune)
+        except StorageBusy as error:
+            structlog.get_logger().warning("database_busy", error=str(error))
+        self.desk.bugs.worked("prune")
+        await anyio.sleep(_PRUNE_EVERY_S)
 
     def _prune(self) -> int:
         return prune(self.desk, self.desk.settings.retention.days)

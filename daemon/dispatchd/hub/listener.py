@@ -1,5 +1,6 @@
 """What hub processes on one PostgreSQL tell each other: which job is new or has another state."""
 
+from functools import partial
 from typing import Final
 
 import anyio
@@ -38,17 +39,21 @@ class Listener:
         """Listen until cancelled; a lost connection is made anew."""
         url = self.desk.database.engine.url.set(drivername="postgresql")
         address = url.render_as_string(hide_password=False)
-        while True:
-            try:
-                await self._listen(address)
-            except* (OSError, psycopg.Error, TimeoutError) as errors:
-                words = " ".join(str(errors.exceptions[0]).split())
-                log = structlog.get_logger()
-                log.warning(
-                    "database_lost", error=words or "no answer", retry_in_s=_AGAIN_S
-                )
+        await self.desk.bugs.rounds("listener", partial(self._round, address))
+
+    async def _round(self, address: str) -> None:
+        try:
+            await self._listen(address)
+        except* (OSError, psycopg.Error, TimeoutError) as errors:
+            words = " ".join(str(errors.exceptions[0]).split())
+            log = structlog.get_logger()
+            log.warning(
+                "database_lost", error=words or "no answer", retry_in_s=_AGAIN_S
+            )
+        finally:
+            # What was told meanwhile is missed.
             self.desk.wake_all()
-            await anyio.sleep(_AGAIN_S)
+        await anyio.sleep(_AGAIN_S)
 
     async def _listen(self, address: str) -> None:
         with anyio.fail_after(_DEAD_S):
@@ -58,6 +63,7 @@ class Listener:
                 await connection.execute(f"LISTEN {CHANNEL}")
             # What was told before is missed.
             self.desk.wake_all()
+            self.desk.bugs.worked("listener")
             while True:
                 async for notice in connection.notifies(timeout=_LOOK_S):
                     self._hear(notice.payload)

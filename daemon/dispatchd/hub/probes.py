@@ -66,7 +66,8 @@ class Probes:
             if abs(self.desk.now() - self._checked_at) > _CHECKED_EVERY_S:
                 await self.desk.use(self.desk.database.check)
                 self._checked_at = self.desk.now()
-        return JSONResponse({"message": "ready"})
+        # A loop that meets a bug is no reason to take the hub, and all others of its kind, away from the machines.
+        return JSONResponse({"message": "ready", "bugs": self.desk.bugs.words})
 
     async def metrics(self, request: Request) -> Response:
         """Return the metrics in the text form of Prometheus."""
@@ -123,6 +124,7 @@ class Probes:
             machines.add_metric([word], states[word])
         yield machines
         yield from self._of_github()
+        yield from self._of_bugs()
         answers = CounterMetricFamily(
             "dispatchd_hub_answers",
             "Answers sent, by call and status.",
@@ -131,6 +133,20 @@ class Probes:
         for (call, status), count in sorted(self.answers.items()):
             answers.add_metric([call, str(status)], count)
         yield answers
+
+    def _of_bugs(self) -> Iterator[Metric]:
+        bugs = self.desk.bugs
+        met = CounterMetricFamily(
+            "dispatchd_hub_bugs", "Bugs that were contained, by loop.", labels=["loop"]
+        )
+        for loop, count in sorted(bugs.met.items()):
+            met.add_metric([loop], count)
+        yield met
+        yield GaugeMetricFamily(
+            "dispatchd_hub_loops_failing",
+            "Loops and items that wait for another try after a bug.",
+            value=len(bugs.failing),
+        )
 
     def _of_github(self) -> Iterator[Metric]:
         owed, failing = self.desk.checks.owed_count()

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 from typing_extensions import override
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import NotReachable
 from dispatchd.hub.admin import Admin
 from dispatchd.hub.desk import Desk
@@ -98,7 +99,8 @@ async def serve(
             way = await stack.enter_async_context(backend(desk, desk.settings.github))
             loops.append(way.run)
             routes += way.routes()
-        loops.append(partial(_feed_watchdog, manager))
+        if manager.watchdog_s:
+            loops.append(partial(_feed_watchdog, manager, desk.bugs))
         if desk.database.is_shared:
             # With the driver of PostgreSQL, which SQLite doesn't need.
             from dispatchd.hub.listener import Listener  # noqa: PLC0415
@@ -159,11 +161,15 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
-async def _feed_watchdog(manager: ServiceManager) -> None:
+async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:
     """Keep the watchdog from firing for as long as this loop, which answers every request, goes round."""
-    while manager.watchdog_s:
+    every_s = manager.watchdog_s / 3
+
+    async def feed() -> None:
         manager.is_well()
-        await anyio.sleep(manager.watchdog_s / 3)
+        await anyio.sleep(every_s)
+
+    await bugs.rounds("watchdog", feed, longest_s=every_s)
 
 
 async def _stop_on_signal(
@@ -174,8 +180,9 @@ async def _stop_on_signal(
 ) -> None:
     async for _ in signals:
         manager.stopping("stopping")
-        desk.stop()
         server.should_exit = True
+        with desk.bugs.contained("stop"):
+            desk.stop()
 
 
 def _listen(host: str, port: int) -> socket.socket:

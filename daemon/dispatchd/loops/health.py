@@ -9,6 +9,7 @@ from datetime import datetime
 
 from attrs import define
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.loops.board import Board
@@ -25,6 +26,7 @@ class Health:
     pulse: Pulse
     tracker: Tracker
     permissions: Sequence[Permission]
+    bugs: BugFence
     clock: Clock
     patience_s: float
 
@@ -33,6 +35,7 @@ class Health:
         """Why this machine is not ready, each in one sentence; empty if it is."""
         found = [each.obstacle for each in self.permissions]
         found += [f"the loop is stuck: {who}" for who in self.stuck]
+        found += self.bugs.words
         found += [self.tracker.disk.trouble, self._deaf(), self._mute()]
         return [each for each in found if each]
 

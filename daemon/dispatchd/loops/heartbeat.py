@@ -5,6 +5,7 @@ this machine, and nobody else is to run it. The first beat follows the accept at
 within moments that this machine has heartbeats, and what its silence would mean.
 """
 
+from functools import partial
 from typing import Final
 
 import anyio
@@ -13,6 +14,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.errors import JobClosed, RemoteError
@@ -21,6 +23,8 @@ from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock, Source
 from dispatchd.loops.progress import ProgressFeed
 from dispatchd.loops.tracker import Tracker
+
+_LOOP: Final = "heartbeat"
 
 _BEATS_IN_A_LEASE: Final = 6
 """How many beats fit into a lease (count), so that five can be missed before it is lost."""
@@ -61,6 +65,7 @@ class HeartbeatLoop:
     source: Source
     tracker: Tracker
     fence: Fence
+    bugs: BugFence
     clock: Clock
     progress: ProgressFeed
     _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
@@ -74,13 +79,16 @@ class HeartbeatLoop:
         """Beat until cancelled."""
         async with anyio.create_task_group() as tasks:
             task_status.started()
-            while True:
-                bell, now = self.tracker.bell, anyio.current_time()
-                self._beat_where_due(tasks, now)
-                dues = [each.due for each in self._rhythms.values()]
-                with anyio.move_on_after(min(dues) - now if dues else None):
-                    await bell.wait()
-                    await anyio.sleep(_GATHER_S)
+            await self.bugs.rounds(_LOOP, partial(self._round, tasks))
+
+    async def _round(self, tasks: TaskGroup) -> None:
+        bell, now = self.tracker.bell, anyio.current_time()
+        self._beat_where_due(tasks, now)
+        self.bugs.worked(_LOOP)
+        dues = [each.due for each in self._rhythms.values()]
+        with anyio.move_on_after(min(dues) - now if dues else None):
+            await bell.wait()
+            await anyio.sleep(_GATHER_S)
 
     def _beat_where_due(self, tasks: TaskGroup, now: float) -> None:
         leased = [
@@ -111,9 +119,7 @@ class HeartbeatLoop:
 
     async def _beat(self, job_id: str) -> None:
         try:
-            record = self.tracker.get(job_id)
-            if record is not None:
-                await self._ask(record)
+            await self.bugs.complete(_LOOP, partial(self._ask, job_id), item=job_id)
         finally:
             self._busy.discard(job_id)
             if job_id not in self._rhythms:
@@ -122,8 +128,10 @@ class HeartbeatLoop:
                 # The accept has overtaken this beat, which says nothing of it.
                 self.tracker.ring()
 
-    async def _ask(self, record: TrackedJob) -> None:
-        job_id = record.job.id
+    async def _ask(self, job_id: str) -> None:
+        record = self.tracker.get(job_id)
+        if record is None:
+            return
         news = await self.progress.news(record)
         asked_at = self.clock.now()
         try:

@@ -13,6 +13,7 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, field
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.intake import Intake, Mode
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import RecordUnreadable
@@ -44,6 +45,7 @@ class IntakeLoop:
     tracker: Tracker
     report: ReportLoop
     board: Board
+    bugs: BugFence
     clock: Clock
     intake: Intake = field(factory=Intake, init=False)
     _changing: anyio.Lock = field(factory=anyio.Lock, init=False)
@@ -94,12 +96,15 @@ class IntakeLoop:
         if self.intake.obstacle:
             self._log.info("intake_kept", reason=self.intake.obstacle)
         task_status.started()
-        while True:
-            bell = self.tracker.bell
-            if self.intake.mode is Mode.DRAINING:
-                await self._empty()
-            with anyio.move_on_after(self._until_deadline_s()):
-                await bell.wait()
+        await self.bugs.rounds("intake", self._round)
+
+    async def _round(self) -> None:
+        bell = self.tracker.bell
+        if self.intake.mode is Mode.DRAINING:
+            await self._empty()
+        self.bugs.worked("intake")
+        with anyio.move_on_after(self._until_deadline_s()):
+            await bell.wait()
 
     async def _empty(self) -> None:
         """Hand back what has not started, and end the rest when that is due."""

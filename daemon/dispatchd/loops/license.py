@@ -16,6 +16,7 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, evolve, field
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.backoff import full_jitter_s
 from dispatchd.domain.license import (
@@ -54,6 +55,7 @@ class LicenseLoop:
     licensing: Licensing
     finder: LicenseFinder
     machine_name: str
+    bugs: BugFence
     clock: WallClock
     random: random.Random
     on_change: Callable[[], None]
@@ -83,11 +85,14 @@ class LicenseLoop:
         if flaw:
             self._log.warning("server_id_replaced", reason=flaw)
         task_status.started()
-        while True:
-            await self._look()
-            self._wake = anyio.Event()
-            with anyio.move_on_after(_LOOK_S):
-                await self._wake.wait()
+        await self.bugs.rounds("license", self._round, longest_s=_RETRY_CAP_S)
+
+    async def _round(self) -> None:
+        await self._look()
+        self.bugs.worked("license")
+        self._wake = anyio.Event()
+        with anyio.move_on_after(_LOOK_S):
+            await self._wake.wait()
 
     async def _look(self) -> None:
         try:

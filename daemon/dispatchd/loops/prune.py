@@ -15,7 +15,7 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, field
 
-from dispatchd.concurrency.bug_fence import bugs_contained
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import TrackedJob
 from dispatchd.errors import StoreUnavailable
 from dispatchd.loops.board import Board
@@ -24,6 +24,8 @@ from dispatchd.loops.tracker import Tracker
 from dispatchd.loops.workspaces import Workspaces
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
+
+_LOOP: Final = "prune"
 
 _EVERY_S: Final = 3600.0
 """Time between two rounds (seconds)."""
@@ -41,10 +43,13 @@ class PruneLoop:
     runs: Runs
     workspaces: Workspaces
     board: Board
+    bugs: BugFence
     clock: Clock
     history_days: float
     endpoint_time: Callable[[], datetime | None]
     """Returns what the endpoint's clock shows, or None while that isn't known."""
+    _refused: dict[str, str] = field(factory=dict, init=False)
+    """Jobs that couldn't be forgotten in the last round, and why."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -52,17 +57,19 @@ class PruneLoop:
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Prune at once and then every hour, until cancelled."""
         task_status.started()
-        while True:
-            heard = self.endpoint_time()
-            with bugs_contained(loop="prune"):
-                if heard is not None:
-                    await self._prune(min(heard + _RESOLUTION, self.clock.now()))
-                await self._clear_abandoned()
-                await self.workspaces.remove(self.runs.trash.contents())
-            if heard is None:
-                await self._until_heard()
-            else:
-                await anyio.sleep(_EVERY_S)
+        await self.bugs.rounds(_LOOP, self._round)
+
+    async def _round(self) -> None:
+        heard = self.endpoint_time()
+        if heard is not None:
+            await self._prune(min(heard + _RESOLUTION, self.clock.now()))
+        await self._clear_abandoned()
+        await self.workspaces.remove_all()
+        self.bugs.worked(_LOOP)
+        if heard is None:
+            await self._until_heard()
+        else:
+            await anyio.sleep(_EVERY_S)
 
     async def _until_heard(self) -> None:
         """Wait for the endpoint's time, but not for longer than for the next round."""
@@ -76,12 +83,17 @@ class PruneLoop:
     async def _prune(self, now: datetime) -> None:
         before = now - timedelta(days=self.history_days)
         old = await to_thread.run_sync(self.store.past_before, before)
-        removed = 0
+        removed, refused = 0, {}
         for record in old:
-            try:
-                removed += await self._forget(record)
-            except StoreUnavailable as error:
-                self._log.error("prune_failed", error=str(error))
+            job_id = record.job.id
+            with self.bugs.contained(_LOOP, {"job_id": job_id}):
+                try:
+                    removed += await self._forget(record)
+                except StoreUnavailable as error:
+                    refused[job_id] = str(error)
+                    if self._refused.get(job_id) != str(error):
+                        self._log.error("prune_failed", job_id=job_id, error=str(error))
+        self._refused = refused
         if removed:
             self._log.info(
                 "history_pruned", jobs=removed, older_than_days=self.history_days
@@ -95,6 +107,15 @@ class PruneLoop:
             await to_thread.run_sync(self._take_away, old)
             return True
 
+    @property
+    def troubles(self) -> list[str]:
+        """What can't be pruned at the moment, each in one sentence."""
+        refused = [
+            f"job {job_id} can't be forgotten: {why}"
+            for job_id, why in self._refused.items()
+        ]
+        return [*self.workspaces.stays.values(), *refused]
+
     def _take_away(self, record: TrackedJob) -> None:
         # In this order a crash leaves a record, which is found again, and never a folder without one.
         self.runs.retire(record.run_id)
@@ -103,8 +124,12 @@ class PruneLoop:
     async def _clear_abandoned(self) -> None:
         """Remove the private workspaces of jobs that will not run again."""
         for name in await to_thread.run_sync(self.runs.private):
-            job_id = await to_thread.run_sync(self.store.id_behind, name)
-            if job_id is None:
-                self._log.error("private_code_of_unknown_job", folder=name)
-            else:
-                await self.workspaces.clear(job_id)
+            with self.bugs.contained(_LOOP, {"folder": name}):
+                await self._clear(name)
+
+    async def _clear(self, name: str) -> None:
+        job_id = await to_thread.run_sync(self.store.id_behind, name)
+        if job_id is None:
+            self._log.error("private_code_of_unknown_job", folder=name)
+        else:
+            await self.workspaces.clear(job_id)

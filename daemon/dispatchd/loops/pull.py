@@ -8,6 +8,7 @@ stopping.
 import os
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from attrs import define, field, frozen
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.backoff import next_try_s
 from dispatchd.domain.delivery import Delivery, NoJob, rejection
 from dispatchd.domain.hold import Hold
@@ -38,8 +40,11 @@ _SHORTEST_PAUSE_S: Final = 0.5
 _STOPPING_S: Final = 10.0
 """How long a job that has arrived may hold up a stop until it is on disk (seconds)."""
 
-_JOBS, _CANCELS = "pull", "cancels"
-"""The two askers, by what the board and the pulse call them."""
+_JOBS: Final = "pull"
+"""The loop that asks for jobs, by what the board and the pulse call it."""
+
+_CANCELS: Final = "cancels"
+"""The loop that asks for cancel jobs alone."""
 
 CAPABILITIES: Final = "capabilities"
 """What an endpoint has among a job's extensions if it knows lists of workflows (contracts/README.md, capabilities)."""
@@ -67,6 +72,14 @@ class PullLimits:
     call_timeout_s: float
 
 
+@define
+class _Polls:
+    """Polls of one kind: the hold to ask for, and how many of them have failed in a row."""
+
+    hold: Hold
+    failures: int = 0
+
+
 @define(kw_only=True)
 class PullLoop:
     """Takes jobs from the source while there is room for them."""
@@ -80,6 +93,7 @@ class PullLoop:
     limits: PullLimits
     board: Board
     pulse: Pulse
+    bugs: BugFence
     clock: Clock
     random: random.Random
     _no_room: anyio.Event = field(factory=anyio.Event, init=False)
@@ -97,66 +111,79 @@ class PullLoop:
         async with anyio.create_task_group() as tasks:
             task_status.started()
             tasks.start_soon(self._pull_cancels, name="pull of cancel jobs")
-            await self._pull_jobs()
-
-    async def _pull_jobs(self) -> None:
-        hold = Hold.of(self.limits.hold_s)
-        failures = 0
-        while True:
-            await self._wait_for_room()
-            hold = hold.up_to(self.limits.hold_s)
-            again = f"asking again after {failures} failures"
-            self.board.say(_JOBS, again if failures else "asking for a job")
-            # The first question, also after an outage, is answered at once: whether all is well is then known.
-            asked_s = hold.now_s if self.board.endpoint == _WELL else 0.0
-            try:
-                self.pulse.expect(_JOBS, asked_s + self.limits.call_timeout_s + SLACK_S)
-                found = await self._poll(asked_s)
-            except RemoteError as error:
-                failures += 1
-                await self._back_off(_JOBS, error, failures)
-                continue
-            failures = 0
-            self._note_success(found, asked_s)
-            if isinstance(found, NoJob) and (asked_s or not hold.now_s):
-                hold = await self._until_next(_JOBS, found, hold)
+            polls = _Polls(Hold.of(self.limits.hold_s))
+            await self.bugs.rounds(
+                _JOBS,
+                partial(self._pull_job, polls),
+                on_pause=partial(self._pause, _JOBS),
+            )
 
     async def _pull_cancels(self) -> None:
+        polls = _Polls(Hold.of(self.limits.hold_s))
+        await self.bugs.rounds(
+            _CANCELS,
+            partial(self._pull_cancel, polls),
+            on_pause=partial(self._pause, _CANCELS),
+        )
+
+    def _pause(self, who: str, seconds: float) -> None:
+        self.board.say(who, "waiting after a bug")
+        self.pulse.expect(who, seconds + SLACK_S)
+
+    async def _pull_job(self, polls: _Polls) -> None:
+        """Ask for a job once there is room for one."""
+        await self._wait_for_room()
+        polls.hold = hold = polls.hold.up_to(self.limits.hold_s)
+        again = f"asking again after {polls.failures} failures"
+        self.board.say(_JOBS, again if polls.failures else "asking for a job")
+        # The first question, also after an outage, is answered at once: whether all is well is then known.
+        asked_s = hold.now_s if self.board.endpoint == _WELL else 0.0
+        try:
+            self.pulse.expect(_JOBS, asked_s + self.limits.call_timeout_s + SLACK_S)
+            found = await self._poll(asked_s)
+        except RemoteError as error:
+            polls.failures += 1
+            await self._back_off(_JOBS, error, polls.failures)
+            return
+        polls.failures = 0
+        self._note_success(found, asked_s)
+        if isinstance(found, NoJob) and (asked_s or not hold.now_s):
+            polls.hold = await self._until_next(_JOBS, found, hold)
+
+    async def _pull_cancel(self, polls: _Polls) -> None:
         """Ask for cancel jobs alone while no others are taken, where the endpoint knows such questions.
 
         A poll that is on its way when there is room again is left to end by itself: what it brings must not be lost.
         """
-        hold = Hold.of(self.limits.hold_s)
-        failures = 0
-        while True:
-            self.pulse.rest(_CANCELS)
-            if not self._no_room.is_set():
-                self.board.say(_CANCELS, "cancel jobs come with the others")
-                await self._no_room.wait()
-            bell = self.tracker.bell
-            if not self._may_ask_for_cancels():
-                self.board.say(_CANCELS, "the endpoint has shown no capabilities")
-                await bell.wait()
-                continue
-            hold = hold.up_to(self.limits.hold_s)
-            self.board.say(_CANCELS, "asking for cancel jobs alone")
-            asked_s = 0.0 if failures else hold.now_s
-            self.pulse.expect(_CANCELS, asked_s + self.limits.call_timeout_s + SLACK_S)
-            try:
-                found = await self.source.pull(asked_s, cancels_only=True)
-            except RemoteError as error:
-                failures += 1
-                await self._back_off(_CANCELS, error, failures)
-                continue
-            failures = 0
-            self._note_success(found, asked_s)
-            if isinstance(found, NoJob):
-                hold = await self._until_next(_CANCELS, found, hold)
-                continue
-            if not found.job.is_cancel:
-                self._log.warning("cancel_only_pull_ignored", job_id=found.job.id)
-                self._ignores_lists = True
-            await self._deliver(_CANCELS, found)
+        self.pulse.rest(_CANCELS)
+        self.bugs.worked(_CANCELS)
+        if not self._no_room.is_set():
+            self.board.say(_CANCELS, "cancel jobs come with the others")
+            await self._no_room.wait()
+        bell = self.tracker.bell
+        if not self._may_ask_for_cancels():
+            self.board.say(_CANCELS, "the endpoint has shown no capabilities")
+            await bell.wait()
+            return
+        polls.hold = hold = polls.hold.up_to(self.limits.hold_s)
+        self.board.say(_CANCELS, "asking for cancel jobs alone")
+        asked_s = 0.0 if polls.failures else hold.now_s
+        self.pulse.expect(_CANCELS, asked_s + self.limits.call_timeout_s + SLACK_S)
+        try:
+            found = await self.source.pull(asked_s, cancels_only=True)
+        except RemoteError as error:
+            polls.failures += 1
+            await self._back_off(_CANCELS, error, polls.failures)
+            return
+        polls.failures = 0
+        self._note_success(found, asked_s)
+        if isinstance(found, NoJob):
+            polls.hold = await self._until_next(_CANCELS, found, hold)
+            return
+        if not found.job.is_cancel:
+            self._log.warning("cancel_only_pull_ignored", job_id=found.job.id)
+            self._ignores_lists = True
+        await self._deliver(_CANCELS, found)
 
     def _may_ask_for_cancels(self) -> bool:
         """Return whether the endpoint has shown, now or before a restart, that it knows lists of workflows."""

@@ -7,6 +7,7 @@ repeated for ever, because a late result is still a result. One job's trouble ne
 
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import anyio
@@ -15,6 +16,7 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.backoff import next_try_s
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import OWES, UNSTARTED, Debt, Event, Phase
@@ -28,6 +30,8 @@ from dispatchd.loops.pulse import SLACK_S, STEP_S, Pulse
 from dispatchd.loops.tracker import Tracker
 from dispatchd.store import reports
 from dispatchd.store.runs import Runs
+
+_LOOP: Final = "report"
 
 _CALLS_AT_ONCE: Final = 8
 """Reports under way at the same time (count): enough to hide the round trip, too few to be a burden."""
@@ -56,6 +60,7 @@ class ReportLoop:
     runs: Runs
     board: Board
     pulse: Pulse
+    bugs: BugFence
     clock: Clock
     random: random.Random
     call_timeout_s: float
@@ -74,10 +79,13 @@ class ReportLoop:
         """Report until cancelled."""
         async with anyio.create_task_group() as tasks:
             task_status.started()
-            while True:
-                bell = self.tracker.bell
-                self._take_up(tasks)
-                await bell.wait()
+            await self.bugs.rounds(_LOOP, partial(self._round, tasks))
+
+    async def _round(self, tasks: TaskGroup) -> None:
+        bell = self.tracker.bell
+        self._take_up(tasks)
+        self.bugs.worked(_LOOP)
+        await bell.wait()
 
     async def hand_back(self, reason: str) -> None:
         """Have every job that has not started given back to a source that takes it; the others stay.
@@ -102,35 +110,44 @@ class ReportLoop:
             tasks.start_soon(self._settle, job_id, name=f"report {job_id}")
         waiting = len(self._busy)
         self.board.say(
-            "report", f"{waiting} reports under way" if waiting else "nothing to report"
+            _LOOP, f"{waiting} reports under way" if waiting else "nothing to report"
         )
 
     async def _settle(self, job_id: str) -> None:
-        failures = 0
+        """Pay what a job owes, until it owes nothing."""
+        promise = _promise(job_id)
+
+        def pause(seconds: float) -> None:
+            self.pulse.expect(promise, seconds + SLACK_S)
+
         try:
-            while True:
-                # Only a repeat can concern a job that is already in history, on disk alone.
-                repeat = job_id in self.tracker.repeats
-                record = (
-                    await self.tracker.find(job_id)
-                    if repeat
-                    else self.tracker.get(job_id)
-                )
-                call = None if record is None else self._owed(record)
-                if record is None or call is None:
-                    self.tracker.repeats.discard(job_id)
-                    return
-                try:
-                    await self._pay(record, call)
-                    failures = 0
-                except RemoteError as error:
-                    failures += 1
-                    await self._back_off(record, error, failures)
+            await self.bugs.complete(
+                _LOOP, partial(self._pay_all, job_id), item=job_id, on_pause=pause
+            )
         finally:
             self._busy.discard(job_id)
-            self.pulse.rest(_promise(job_id))
+            self.pulse.rest(promise)
             # Between the last look at the record and this line something new may have come up.
             self.tracker.ring()
+
+    async def _pay_all(self, job_id: str) -> None:
+        failures = 0
+        while True:
+            # Only a repeat can concern a job that is already in history, on disk alone.
+            repeat = job_id in self.tracker.repeats
+            record = (
+                await self.tracker.find(job_id) if repeat else self.tracker.get(job_id)
+            )
+            call = None if record is None else self._owed(record)
+            if record is None or call is None:
+                self.tracker.repeats.discard(job_id)
+                return
+            try:
+                await self._pay(record, call)
+                failures = 0
+            except RemoteError as error:
+                failures += 1
+                await self._back_off(record, error, failures)
 
     def _owed(self, record: TrackedJob) -> _Call | None:
         repeat = record.job.id in self.tracker.repeats
@@ -223,4 +240,4 @@ def _may_go_back(record: TrackedJob) -> bool:
 
 
 def _promise(job_id: str) -> str:
-    return f"report {job_id}"
+    return f"{_LOOP} {job_id}"

@@ -7,6 +7,7 @@ crash the same code finds the same debts.
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import anyio
@@ -15,6 +16,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, evolve, field
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain import cancel
 from dispatchd.domain.backoff import RETRY_CAP_S
 from dispatchd.domain.delivery import unknown_workflow
@@ -41,6 +43,8 @@ _SHORTEST_WAIT_S: Final = 0.05
 
 _LONGEST_WAIT: Final = timedelta(seconds=RETRY_CAP_S)
 
+_LOOP: Final = "run"
+
 _BUG: Final = "Parked because of a bug in dispatchd; its log has the details."
 
 _STARTABLE: Final = (Phase.ACCEPTED, Phase.RETRY_WAIT)
@@ -60,6 +64,7 @@ class RunLoop:
     workflows: Mapping[str, Workflow]
     slots: int
     board: Board
+    bugs: BugFence
     clock: Clock
     stopping: bool = field(default=False, init=False)
     """Set when the daemon stops: what runs is followed on, nothing new starts."""
@@ -74,11 +79,14 @@ class RunLoop:
         """Run jobs until cancelled; the runs themselves are left alive then."""
         async with anyio.create_task_group() as tasks:
             task_status.started()
-            while True:
-                bell = self.tracker.bell
-                self._take_up(tasks)
-                with anyio.move_on_after(self._next_due_s()):
-                    await bell.wait()
+            await self.bugs.rounds(_LOOP, partial(self._round, tasks))
+
+    async def _round(self, tasks: TaskGroup) -> None:
+        bell = self.tracker.bell
+        self._take_up(tasks)
+        self.bugs.worked(_LOOP)
+        with anyio.move_on_after(self._next_due_s()):
+            await bell.wait()
 
     def _take_up(self, tasks: TaskGroup) -> None:
         if not self.tracker.in_phase(*Phase):
@@ -97,12 +105,12 @@ class RunLoop:
                         self.fence.ask(record)
         self.fence.forget_gone()
         self._clear_resolved(tasks)
-        self.board.say("run", f"{len(self._busy)} of {self.slots} slots in use")
+        self.board.say(_LOOP, f"{len(self._busy)} of {self.slots} slots in use")
 
     def _spawn(self, tasks: TaskGroup, record: TrackedJob) -> None:
         if record.job.id not in self._busy:
             self._busy.add(record.job.id)
-            tasks.start_soon(self._fence, record.job.id, name=f"run {record.run_id}")
+            tasks.start_soon(self._fenced, record.job.id, name=f"run {record.run_id}")
 
     def _free_slots(self) -> int:
         return self.slots - len(self._busy)
@@ -147,28 +155,36 @@ class RunLoop:
         }
         for job_id in self._parked - parked:
             # One that goes on, because it is tried again, keeps its workspace.
+            clear = partial(self.concluder.workspaces.clear, job_id)
             tasks.start_soon(
-                self.concluder.workspaces.clear, job_id, name=f"clear {job_id}"
+                partial(self.bugs.complete, _LOOP, clear, item=f"clear {job_id}"),
+                name=f"clear {job_id}",
             )
         self._parked = parked
 
-    async def _fence(self, job_id: str) -> None:
-        """Contain a bug: the one place that catches everything, so that one job can't take the daemon down."""
+    async def _fenced(self, job_id: str) -> None:
+        """Carry a job, and park it where that meets a bug, so that one job can't take the daemon down."""
+        record = self.tracker.get(job_id)
+        context = None if record is None else job_context(record)
         try:
-            await self._carry(job_id)
-        except Exception:  # noqa: BLE001  # the bug fence of this program
-            record = self.tracker.get(job_id)
-            context = {} if record is None else job_context(record)
-            self._log.exception("bug_contained", **context)
-            if record is not None and record.phase in _ALIVE:
-                await self.tracker.apply(
-                    job_id,
-                    Event.PARKED,
-                    change=lambda before: evolve(before, blocked=_BUG),
+            with self.bugs.contained(_LOOP, context) as containment:
+                await self._carry(job_id)
+            if containment.bug:
+                await self.bugs.complete(
+                    _LOOP, partial(self._park, job_id), item=f"park {job_id}"
                 )
         finally:
             self._busy.discard(job_id)
             self.tracker.ring()
+
+    async def _park(self, job_id: str) -> None:
+        record = self.tracker.get(job_id)
+        if record is not None and record.phase in _ALIVE:
+            await self.tracker.apply(
+                job_id,
+                Event.PARKED,
+                change=lambda before: evolve(before, blocked=_BUG),
+            )
 
     async def _carry(self, job_id: str) -> None:
         record = self.tracker.get(job_id)

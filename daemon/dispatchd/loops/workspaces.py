@@ -14,6 +14,7 @@ import structlog
 from anyio import to_thread
 from attrs import define, field
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import StoreUnavailable
@@ -39,6 +40,9 @@ class Workspaces:
 
     _tracker: Tracker
     _runs: Runs
+    _bugs: BugFence
+    stays: dict[Path, str] = field(factory=dict, init=False)
+    """What can't be removed at the moment, and what to do about it, in words."""
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -62,19 +66,37 @@ class Workspaces:
         else:
             await self.remove(retired)
 
+    async def remove_all(self) -> None:
+        """Remove everything that nobody needs any more, also what an earlier daemon has left."""
+        retired = await to_thread.run_sync(self._runs.trash.contents)
+        for gone in self.stays.keys() - set(retired):
+            del self.stays[gone]
+        await self.remove(retired)
+
     async def remove(self, retired: Iterable[Path]) -> None:
-        """Remove what nobody needs any more; say what stays, which the next round of pruning takes up again."""
+        """Remove what nobody needs any more; say what stays, which the next round of pruning takes up again.
+
+        Each stands by itself: what one can't be rid of keeps no other.
+        """
         for each in retired:
-            try:
-                await self._threads.run(
-                    each, partial(remove_tree, each), within_s=_REMOVE_S
-                )
-            except TimeoutError as error:
-                self._log.warning(
-                    "removal_takes_long", path=str(each), error=str(error)
-                )
-            except StoreUnavailable as error:
-                self._say_left(error)
+            with self._bugs.contained("prune", {"path": str(each)}):
+                await self._remove(each)
+
+    async def _remove(self, retired: Path) -> None:
+        try:
+            await self._threads.run(
+                retired, partial(remove_tree, retired), within_s=_REMOVE_S
+            )
+        except TimeoutError as error:
+            self._log.warning("removal_takes_long", path=str(retired), error=str(error))
+        except StoreUnavailable as error:
+            reason = error.error.strerror
+            words = f"{retired} can't be removed ({error.path}: {reason}): remove it as root; it is tried again every hour"
+            if retired not in self.stays:
+                self._log.error("folder_not_removed", path=str(retired), error=words)
+            self.stays[retired] = words
+        else:
+            self.stays.pop(retired, None)
 
     def _say_left(self, error: StoreUnavailable) -> None:
         self._log.error(

@@ -1,13 +1,13 @@
 """The layout of a run's folder, and the durable writing of what the run is given."""
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from attrs import frozen
 
 from dispatchd.errors import FolderUnusable, StoreUnavailable
+from dispatchd.process.folder_tree import link_tree
 from dispatchd.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
@@ -150,8 +150,7 @@ class Runs:
         run = self.folder(run_id)
         folder = run.attempt(number)
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
+            remove_tree(folder)
             folder.mkdir(mode=FOLDER_MODE)
             for file in (run.outputs_file(number), run.summary_file(number)):
                 file.touch(mode=FILE_MODE)
@@ -189,7 +188,7 @@ class Runs:
         return sorted(
             each.name
             for each in self._root.iterdir()
-            if RunFolder(path=each).private_mark.exists()
+            if os.path.lexists(RunFolder(path=each).private_mark)
         )
 
     def keep_artifacts(self, run_id: str, paths: Iterable[str]) -> None:
@@ -237,8 +236,6 @@ class Runs:
 def _link(found: Path, kept: Path) -> None:
     kept.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     if found.is_dir():
-        shutil.copytree(
-            found, kept, symlinks=True, copy_function=os.link, dirs_exist_ok=True
-        )
+        link_tree(found, kept)
     elif not kept.exists():
         os.link(found, kept)

@@ -5,7 +5,6 @@ the removal needs no lock, may take long, and may be done by the next daemon.
 """
 
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.errors import StoreUnavailable
+from dispatchd.process import folder_tree
 from dispatchd.store.durable import FOLDER_MODE
 
 _UNIQUE_BYTES: Final = 8
@@ -57,28 +57,11 @@ class Trash:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder, if it is there, with all that is in it, also what its owner has made read-only.
+    """Remove a folder, if it is there, with all that is in it that can be removed.
 
     Raises:
-        StoreUnavailable: Something of it is still there; carries its path.
+        StoreUnavailable: Something of it is still there; carries the path of the first such thing.
     """
-    try:
-        try:
-            shutil.rmtree(path)
-        except PermissionError:
-            _make_writable(path)
-            shutil.rmtree(path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        left = Path(error.filename) if error.filename else path
-        raise StoreUnavailable(path=left, error=error) from error
-
-
-def _make_writable(path: Path) -> None:
-    # A folder without write permission keeps what is in it (unlink(2), EACCES).
-    path.chmod(FOLDER_MODE)
-    for folder, names, _ in os.walk(path):
-        for each in (Path(folder, name) for name in names):
-            if not each.is_symlink():
-                each.chmod(FOLDER_MODE)
+    left = folder_tree.remove_tree(path)
+    if left.first is not None:
+        raise StoreUnavailable(path=Path(left.first.filename), error=left.first)

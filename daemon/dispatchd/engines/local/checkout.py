@@ -6,7 +6,6 @@ neither the machine's nor the user's configuration can run a hook, a helper or a
 """
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -26,6 +25,7 @@ from dispatchd.domain.launch import Checkout
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.engines.local.process import kill_group
 from dispatchd.errors import WorkspaceFailed
+from dispatchd.process.folder_tree import remove_tree
 
 _ASKPASS: Final = """\
 #!/bin/sh
@@ -319,7 +319,7 @@ async def _remove(folders: Iterable[Path]) -> None:
         with suppress(TimeoutError):
             await OwnThreads().run(
                 each,
-                partial(shutil.rmtree, each, ignore_errors=True),
+                partial(remove_tree, each),
                 within_s=_REMOVE_S,
             )
 

@@ -15,12 +15,12 @@ by one of the first five has not happened.
 import json
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Final
 
 from attrs import frozen
 
+from dispatchd.domain.http_headers import http_date, seconds
 from dispatchd.domain.job import Json
 from dispatchd.errors import RemoteError
 
@@ -143,11 +143,8 @@ def json_of(call: str, reply: Reply) -> Json:
 
 def ahead_s(headers: Mapping[str, str], now: float) -> float:
     """Return how far GitHub's clock is ahead of this one (seconds; whole ones, because `Date` has no others)."""
-    try:
-        date = parsedate_to_datetime(headers.get("date", ""))
-    except ValueError:
-        return 0.0
-    return date.timestamp() - now
+    date = http_date(headers.get("date", ""))
+    return 0.0 if date is None else date.timestamp() - now
 
 
 def next_page(headers: Mapping[str, str]) -> str:
@@ -160,10 +157,10 @@ def _limit_s(reply: Reply, now: float) -> float | None:
     """Return for how long there may be no further call (seconds), or None where no limit was reached."""
     if reply.status not in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS):
         return None
-    after = _whole(reply.headers.get("retry-after", ""))
+    after = seconds(reply.headers.get("retry-after", ""))
     if after is not None:
         return after
-    reset = _whole(reply.headers.get("x-ratelimit-reset", ""))
+    reset = seconds(reply.headers.get("x-ratelimit-reset", ""))
     if reply.headers.get("x-ratelimit-remaining", "").strip() == "0" and reset:
         # By GitHub's own clock, so that a wrong one here does no harm.
         return reset - (now + ahead_s(reply.headers, now))
@@ -173,11 +170,6 @@ def _limit_s(reply: Reply, now: float) -> float | None:
     ):
         return _SHORTEST_LIMIT_S
     return None
-
-
-def _whole(value: str) -> float | None:
-    value = value.strip()
-    return float(value[:12]) if value.isascii() and value.isdigit() else None
 
 
 def _reason(reply: Reply) -> str:

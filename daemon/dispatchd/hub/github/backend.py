@@ -67,5 +67,5 @@ async def backend(desk: Desk, settings: GithubSettings) -> AsyncIterator[Backend
             poller=Poller(desk=desk, settings=settings, client=client, random=chance)
             if settings.is_app
             else None,
-            lock=Lock(desk.database),
+            lock=Lock(desk.database, desk.bugs),
         )

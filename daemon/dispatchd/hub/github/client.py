@@ -6,10 +6,10 @@
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
 
 from attrs import frozen
 
+from dispatchd.domain.http_headers import query_of
 from dispatchd.domain.job import Json
 from dispatchd.hub.github.answers import Reply, Unclear, next_page
 from dispatchd.hub.github.credentials import Credentials
@@ -269,7 +269,7 @@ class Client:
 
 def _query(reply: Reply) -> dict[str, str]:
     """Return the query of the next page; its host and path are ours, wherever the link leads."""
-    return dict(parse_qsl(urlsplit(next_page(reply.headers)).query))
+    return dict(query_of(next_page(reply.headers)))
 
 
 def _check_run(call: Call, document: Document) -> CheckRun:

@@ -104,22 +104,23 @@ class Fetcher:
     def _take(self, wanted: Wanted, document: Json) -> Taken:
         """Take an event in, or note why it can't be. Blocks.
 
-        Raises:
-            QueueFull: It asks for a job, and as many wait as may.
-            StorageBusy: The database can't be used now.
+        Fails with QueueFull where it asks for a job and as many wait as may, and with StorageBusy.
         """
+        passing = (QueueFull, StorageBusy, Unreadable)
         try:
-            found = arrival(self.settings.target, wanted.guid, wanted.event, document)
-            return Inbox(self.desk).take(found, route(found.event, self.settings))
-        except (QueueFull, StorageBusy):
-            raise
+            # A bug that one delivery brings out must not stop all that come after it.
+            with self.desk.bugs.contained(
+                "github deliveries", {"delivery": wanted.guid}, passing=passing
+            ) as containment:
+                found = arrival(
+                    self.settings.target, wanted.guid, wanted.event, document
+                )
+                taken = Inbox(self.desk).take(found, route(found.event, self.settings))
+            if not containment.bug:
+                return taken
+            reason = f"it can't be taken in, which is a bug ({containment.bug}); the hub's log has more"
         except Unreadable as error:
             reason = f"it can't be read: {error}"
-        except Exception as error:  # noqa: BLE001  # a bug that one delivery brings out must not stop all that come after it
-            structlog.get_logger().exception(
-                "github_delivery_bug", delivery=wanted.guid
-            )
-            reason = f"it can't be taken in, which is a bug ({type(error).__name__}); the hub's log has more"
         delivery = self.ignored(wanted, reason)
         self.desk.deliveries.keep_new([delivery])
         return Taken(delivery=delivery)

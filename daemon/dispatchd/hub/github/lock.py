@@ -8,8 +8,9 @@ it to notice, at most `_LOOK_S + _DEAD_S`; what is done under the lock has to be
 
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Never, Protocol
 
@@ -17,6 +18,7 @@ import anyio
 import structlog
 from attrs import frozen
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.hub.database import Database
 
 Loop = Callable[[], Coroutine[Any, Any, None]]
@@ -47,6 +49,7 @@ class Lock:
     """The lock of a database; each process has one."""
 
     database: Database
+    bugs: BugFence
 
     async def run_while_held(self, *loops: Loop) -> Never:
         """Run loops whenever this process has the lock, and try to get it while it hasn't.
@@ -54,18 +57,21 @@ class Lock:
         Args:
             loops: Each is started anew each time the lock is had, and cancelled when it is lost.
         """
+        await self.bugs.rounds("github lock", partial(self._round, loops))
+
+    async def _round(self, loops: Sequence[Loop]) -> None:
         log = structlog.get_logger()
-        while True:
-            async with self.attempt() as held:
-                if held is not None:
-                    log.info("github_lock_held")
-                    async with anyio.create_task_group() as tasks:
-                        for loop in loops:
-                            tasks.start_soon(loop)
-                        await held.lost()
-                        log.warning("github_lock_lost")
-                        tasks.cancel_scope.cancel()
-            await anyio.sleep(AGAIN_S)
+        async with self.attempt() as held:
+            self.bugs.worked("github lock")
+            if held is not None:
+                log.info("github_lock_held")
+                async with anyio.create_task_group() as tasks:
+                    for loop in loops:
+                        tasks.start_soon(loop)
+                    await held.lost()
+                    log.warning("github_lock_lost")
+                    tasks.cancel_scope.cancel()
+        await anyio.sleep(AGAIN_S)
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[Held | None]:

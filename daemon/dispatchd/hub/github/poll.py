@@ -36,23 +36,29 @@ class Poller:
     settings: GithubSettings
     client: Client
     random: random.Random
+    _sweeper: Sweeper | None = field(default=None, init=False)
     _failures: int = field(default=0, init=False)
     _said: str = field(default="", init=False)
     """The trouble that was told of last."""
 
     async def run(self) -> None:
         """Fetch until cancelled; started anew, it goes on where the last one, here or elsewhere, has stopped."""
-        sweeper: Sweeper | None = None
-        while True:
-            try:
-                if sweeper is None:
-                    sweeper = await Sweeper.open(self.desk, self.settings, self.client)
-                wait_s, trouble = await self._sweep(sweeper)
-                await sweeper.keep(trouble)
-            except StorageBusy as error:
-                wait_s, trouble = self._after_failure(), f"the database: {error}"
-            self._say(trouble, wait_s)
-            await anyio.sleep(wait_s)
+        self._sweeper = None
+        await self.desk.bugs.rounds("github deliveries", self._round)
+
+    async def _round(self) -> None:
+        try:
+            if self._sweeper is None:
+                self._sweeper = await Sweeper.open(
+                    self.desk, self.settings, self.client
+                )
+            wait_s, trouble = await self._sweep(self._sweeper)
+            await self._sweeper.keep(trouble)
+        except StorageBusy as error:
+            wait_s, trouble = self._after_failure(), f"the database: {error}"
+        self._say(trouble, wait_s)
+        self.desk.bugs.worked("github deliveries")
+        await anyio.sleep(wait_s)
 
     async def _sweep(self, sweeper: Sweeper) -> tuple[float, str]:
         """Sweep once; return how long to wait (seconds), and what was in the way, in words."""

@@ -29,6 +29,8 @@ from dispatchd.hub.github.telling import LookAgain, Looks, Telling, owes_nothing
 from dispatchd.hub.model import Check, StorageBusy
 from dispatchd.hub.waiting import Bell
 
+_LOOP: Final = "github checks"
+
 _AT_ONCE: Final = 8
 """How many checks are told at a time (count)."""
 
@@ -71,20 +73,24 @@ class Publisher:
     async def run(self) -> None:
         """Tell GitHub what is owed until cancelled."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._hear)
-            while True:
-                woken = self._woken.next
-                wait_s = await self._start_due(tasks)
-                with anyio.move_on_after(wait_s):
-                    await woken.wait()
-                await anyio.sleep(_PAUSE_S)
+            tasks.start_soon(self._hear_always)
+            await self.desk.bugs.rounds(_LOOP, partial(self._round, tasks))
+
+    async def _round(self, tasks: TaskGroup) -> None:
+        woken = self._woken.next
+        wait_s = await self._start_due(tasks)
+        self.desk.bugs.worked(_LOOP)
+        with anyio.move_on_after(wait_s):
+            await woken.wait()
+        await anyio.sleep(_PAUSE_S)
+
+    async def _hear_always(self) -> None:
+        await self.desk.bugs.rounds("github news", self._hear)
 
     async def _hear(self) -> None:
-        bell = self.desk.changed.next
-        while True:
-            await bell.wait()
-            bell = self.desk.changed.next
-            self._woken.ring()
+        self.desk.bugs.worked("github news")
+        await self.desk.changed.next.wait()
+        self._woken.ring()
 
     async def _start_due(self, tasks: TaskGroup) -> float:
         """Start to tell what is due, and return how long to wait for the next look without any news (seconds)."""
@@ -134,21 +140,26 @@ class Publisher:
     async def _pay(self, owed: Owed) -> None:
         """Tell of one check, and keep what has come of it."""
         try:
+            await self.desk.bugs.complete(
+                _LOOP, partial(self._pay_once, owed), item=owed.check.job_id
+            )
+        finally:
+            self._busy.discard(owed.key)
+            self._woken.ring()
+
+    async def _pay_once(self, owed: Owed) -> None:
+        try:
             check = await self._told(owed)
             await self._keep(check, owed.check.state)
         except StorageBusy as error:
             structlog.get_logger().warning("database_busy", error=str(error))
             # What has been told may not be written down; the next time it is found out.
             await anyio.sleep(_BUSY_S)
-        finally:
-            self._busy.discard(owed.key)
-            self._woken.ring()
 
     async def _told(self, owed: Owed) -> Check:
         """Return a check as it is once it was tried to tell of it.
 
-        Raises:
-            StorageBusy: What comes next can't be written down.
+        Fails with StorageBusy where what comes next can't be written down.
         """
         if owes_nothing(owed, self.settings):
             return _well(owed.check)
@@ -164,18 +175,18 @@ class Publisher:
             check=owed.check,
             is_newest=owed.is_newest,
         )
+        passing = (LookAgain, GithubError, StorageBusy)
         try:
-            await telling.run()
+            with self.desk.bugs.contained(
+                _LOOP, {"job_id": owed.job.id}, passing=passing
+            ) as containment:
+                await telling.run()
         except LookAgain as again:
             return evolve(telling.check, retry_at=self.desk.now() + again.wait_s)
         except GithubError as error:
             return self._failed(owed, telling.check, error)
-        except StorageBusy:
-            raise
-        except Exception as error:  # noqa: BLE001  # once
-            # The fence: one job that meets a bug must not end the hub, again and again.
-            structlog.get_logger().exception("check_bug", job_id=owed.job.id)
-            trouble = f"a bug: {type(error).__name__}"
+        if containment.bug:
+            trouble = f"a bug: {containment.bug}"
             retry_at = self.desk.now() + LONGEST_WAIT_S
             return evolve(telling.check, trouble=trouble, retry_at=retry_at)
         if owed.check.trouble:

@@ -5,6 +5,7 @@ trouble delays no other, until there is an answer, for a day at most.
 """
 
 import random
+from functools import partial
 from typing import Final
 
 import anyio
@@ -35,6 +36,8 @@ from dispatchd.hub.github.reply import Replies
 from dispatchd.hub.github.settings import GithubSettings, Permission, Rule
 from dispatchd.hub.model import HubJob, StorageBusy
 
+_LOOP: Final = "github questions"
+
 _AT_ONCE: Final = 8
 """How many jobs are asked about at the same time (count)."""
 
@@ -48,7 +51,7 @@ _LONGEST_S: Final = 24 * 3600.0
 """How long is asked (seconds): after a day nobody expects a command to be carried out any more."""
 
 _AFTER_A_BUG_S: Final = 3600.0
-"""How long a job is left alone that has met a bug (seconds)."""
+"""How long a job is left alone at most that has met a bug (seconds)."""
 
 _PERMISSION_S: Final = 60.0
 """How long GitHub's word on somebody's permission counts (seconds)."""
@@ -80,18 +83,21 @@ class Resolver:
         self._busy.clear()
         received = Received(self.desk.database)
         async with anyio.create_task_group() as tasks:
-            while True:
-                bell = self.desk.changed.next
-                try:
-                    # Those that are asked about already stand in no other's way.
-                    most = _LOOKED_AT + len(self._busy)
-                    jobs = await self.desk.use(lambda: received.oldest(most))  # noqa: B023  # awaited here
-                    self._take_up(tasks, jobs)
-                except StorageBusy as error:
-                    self._log.warning("database_busy", error=str(error))
-                shared = self.desk.database.is_shared
-                with anyio.move_on_after(_LOOK_S if shared else None):
-                    await bell.wait()
+            await self.desk.bugs.rounds(_LOOP, partial(self._round, tasks, received))
+
+    async def _round(self, tasks: TaskGroup, received: Received) -> None:
+        bell = self.desk.changed.next
+        try:
+            # Those that are asked about already stand in no other's way.
+            most = _LOOKED_AT + len(self._busy)
+            jobs = await self.desk.use(lambda: received.oldest(most))
+            self._take_up(tasks, jobs)
+        except StorageBusy as error:
+            self._log.warning("database_busy", error=str(error))
+        self.desk.bugs.worked(_LOOP)
+        shared = self.desk.database.is_shared
+        with anyio.move_on_after(_LOOK_S if shared else None):
+            await bell.wait()
 
     def _take_up(self, tasks: TaskGroup, jobs: list[HubJob]) -> None:
         for job in jobs:
@@ -100,25 +106,29 @@ class Resolver:
                 tasks.start_soon(self._settle, job, name=f"resolve {job.id}")
 
     async def _settle(self, job: HubJob) -> None:
-        failures = 0
         try:
-            while True:
-                try:
-                    await self._until_open(job)
-                    async with self._turns:
-                        decision = await self._decision(job)
-                        await self._carry_out(job, decision)
-                except (GithubError, StorageBusy) as error:
-                    failures += 1
-                    await self._back_off(job, error, failures)
-                except Exception:  # noqa: BLE001  # once
-                    # The fence: one job that meets a bug must not end the hub, again and again.
-                    self._log.exception("resolve_bug", job_id=job.id)
-                    await anyio.sleep(_AFTER_A_BUG_S)
-                else:
-                    return
+            await self.desk.bugs.complete(
+                _LOOP,
+                partial(self._until_decided, job),
+                item=job.id,
+                longest_s=_AFTER_A_BUG_S,
+            )
         finally:
             self._busy.discard(job.id)
+
+    async def _until_decided(self, job: HubJob) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._until_open(job)
+                async with self._turns:
+                    decision = await self._decision(job)
+                    await self._carry_out(job, decision)
+            except (GithubError, StorageBusy) as error:
+                failures += 1
+                await self._back_off(job, error, failures)
+            else:
+                return
 
     async def _until_open(self, job: HubJob) -> None:
         """Wait until GitHub may be asked about a job: its limits, and the publisher's writes, come first."""

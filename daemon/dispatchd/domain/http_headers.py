@@ -1,0 +1,36 @@
+"""Headers of HTTP answers, whoever wrote them: one that can't be read counts as absent."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+_YEARS: Final = range(1970, 9000)
+"""The years of a date that counts; what is added to it has to stay below 10,000 (`datetime.MAXYEAR`)."""
+
+
+def http_date(value: str) -> datetime | None:
+    """Return the time in an HTTP date (RFC 9110, 5.6.7), in UTC, or None."""
+    try:
+        date = parsedate_to_datetime(value)
+        # A date without a zone is none.
+        found = None if date.tzinfo is None else date.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return found if found is not None and found.year in _YEARS else None
+
+
+def seconds(value: str) -> float | None:
+    """Return a number of seconds (RFC 9110, 10.2.3, delay-seconds), or None."""
+    value = value.strip()
+    # The longest that counts is a time since the epoch.
+    return float(value[:12]) if value.isascii() and value.isdigit() else None
+
+
+def query_of(address: str) -> Mapping[str, str]:
+    """Return the query of an address, as of a Link header; empty for an address that can't be read."""
+    try:
+        return dict(parse_qsl(urlsplit(address).query))
+    except ValueError:
+        return {}

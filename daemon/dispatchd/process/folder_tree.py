@@ -1,0 +1,162 @@
+"""Folders that a run has left: removed and linked whatever is in them, and however deep they are nested.
+
+The removal doesn't recurse, holds no descriptor for each level, and builds no path of each level: Python's recursion
+limit, the limit of descriptors and PATH_MAX (4,096 bytes, path_resolution(7)) all end at a depth that a run reaches
+in a second.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from errno import ENOTEMPTY
+from pathlib import Path
+from typing import Final
+
+from attrs import define, field
+
+_OWN: Final = 0o700
+"""The mode in which a folder's owner may change what is in it."""
+
+_UNIQUE_BYTES: Final = 8
+"""Random part of a name (bytes)."""
+
+_FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@define
+class Leftovers:
+    """What of a tree can't be removed: the number of entries, and the reason for the first, with its path."""
+
+    count: int = 0
+    first: OSError | None = None
+
+    def add(self, folder: Path, name: str, error: OSError) -> None:
+        """Note an entry of a folder that stays."""
+        self.count += 1
+        if self.first is None:
+            text = error.strerror or str(error)
+            self.first = OSError(error.errno or 0, text, str(folder / name))
+
+
+@define
+class _Removal:
+    """The removal of what is below one folder, by its descriptor and its path."""
+
+    top: int
+    path: Path
+    left: Leftovers
+    pending: list[str] = field(factory=list, init=False)
+    """Folders in the top that are still to be emptied, by name."""
+
+    def run(self) -> None:
+        self._empty(self.top, self.path)
+        while self.pending:
+            name = self.pending.pop()
+            try:
+                with _opened(name, self.top) as folder:
+                    self._empty(folder, self.path / name)
+                os.rmdir(name, dir_fd=self.top)
+            except OSError as error:
+                # A folder that isn't empty has been noted by what is still in it.
+                if error.errno != ENOTEMPTY or not self.left.count:
+                    self.left.add(self.path, name, error)
+
+    def _empty(self, folder: int, path: Path) -> None:
+        with os.scandir(folder) as entries:
+            found = [
+                (each.name, each.is_dir(follow_symlinks=False)) for each in entries
+            ]
+        for name, is_folder in found:
+            try:
+                if not is_folder:
+                    os.unlink(name, dir_fd=folder)
+                elif folder == self.top:
+                    self.pending.append(name)
+                else:
+                    self.pending.append(self._moved_up(name, folder))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._remove_empty(name, folder, path, error)
+
+    def _moved_up(self, name: str, folder: int) -> str:
+        """Move a folder into the top, so that its depth costs nothing; return its name there."""
+        new = os.urandom(_UNIQUE_BYTES).hex()
+        try:
+            os.rename(name, new, src_dir_fd=folder, dst_dir_fd=self.top)
+        except PermissionError:
+            # A folder that its owner has made read-only can't change its parent (rename(2), EACCES).
+            _make_writable(name, folder)
+            os.rename(name, new, src_dir_fd=folder, dst_dir_fd=self.top)
+        return new
+
+    def _remove_empty(self, name: str, folder: int, path: Path, why: OSError) -> None:
+        """Remove what can't be moved, such as another user's folder, where it is empty; else note it."""
+        try:
+            os.rmdir(name, dir_fd=folder)
+        except OSError:
+            self.left.add(path, name, why)
+
+
+def remove_tree(path: Path) -> Leftovers:
+    """Remove a folder, if it is there, with all that is in it that can be removed; return what stays. Blocks.
+
+    Follows no link. A folder of this user is made writable first. What can't be removed, such as files of another
+    user or immutable ones, stops nothing else.
+    """
+    left = Leftovers()
+    try:
+        with _opened(str(path), None) as top:
+            _Removal(top, path, left).run()
+        path.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if not left.count:
+            left.add(path.parent, path.name, error)
+    return left
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Give a folder and all files in it a second name, without following links. Blocks.
+
+    Fails with OSError: It is not complete, as where a path is longer than the system takes.
+    """
+    pending = [(source, target)]
+    while pending:
+        folder, new = pending.pop()
+        new.mkdir(mode=_OWN, exist_ok=True)
+        with os.scandir(folder) as entries:
+            for each in entries:
+                if each.is_dir(follow_symlinks=False):
+                    pending.append((Path(each.path), new / each.name))
+                elif not os.path.lexists(new / each.name):
+                    os.link(each.path, new / each.name, follow_symlinks=False)
+
+
+@contextmanager
+def _opened(name: str, parent: int | None) -> Iterator[int]:
+    """Give the descriptor of a folder that its owner may change."""
+    try:
+        folder = os.open(name, os.O_RDONLY | _FOLDER, dir_fd=parent)
+    except PermissionError:
+        _make_writable(name, parent)
+        folder = os.open(name, os.O_RDONLY | _FOLDER, dir_fd=parent)
+    try:
+        if stat.S_IMODE(os.fstat(folder).st_mode) & _OWN != _OWN:
+            # Another user's; what can be removed from it shows itself.
+            with suppress(PermissionError):
+                os.fchmod(folder, _OWN)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _make_writable(name: str, parent: int | None) -> None:
+    # A descriptor that needs no permission, and that a link can't be put in the place of (open(2), O_PATH).
+    folder = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)
+    try:
+        Path(f"/proc/self/fd/{folder}").chmod(_OWN)
+    finally:
+        os.close(folder)

@@ -1,0 +1,176 @@
+"""The bug fence: what it catches, what it names, and that every loop of the code runs in it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.redaction.known_secrets import KnownSecrets
+from support.clock import advance, within
+from support.logs import logging_to
+from support.loops import catchers, endless_loops
+
+BOUNDED = {
+    # Loops that end by themselves, or are part of a fenced round, of a job's task, of a call or of a request.
+    *("checkup.py:check_up", "replay.py:_until_ended", "replay.py:_cancel_at_signals"),
+    *("cloud/caller.py:_read", "cloud/explain.py:_causes", "cloud/pool.py:__aiter__"),
+    *("cloud/tls.py:_ask_tunnel", "concurrency/bug_fence.py:_described"),
+    *("control/talk.py:_read", "control/talk.py:_watch"),
+    *("control/talk.py:_write_lines", "inspection.py:items", "steering.py:items"),
+    *("daemon.py:_another", "daemon.py:_until_none", "daemon.py:ask_for_time"),
+    *("daemon.py:give_up_when_told", "hub/server.py:_stop_on_signal"),
+    *("domain/raw_json.py:_object", "domain/secret_patterns.py:_is_a_key"),
+    *("engines/local/checkout.py:_read", "engines/local/process.py:_read"),
+    *("hub/bodies.py:read_up_to", "hub/database.py:say", "hub/job_store.py:prune"),
+    *("hub/dispatch.py:_claim_within", "hub/jobs.py:show"),
+    *("hub/github/app_check.py:check_app", "hub/github/client.py:check_runs"),
+    *("hub/github/client.py:installations", "hub/github/redeliver.py:_tries"),
+    *("hub/github/resolve.py:_until_decided", "hub/github/session_lock.py:lost"),
+    *("hub/github/signed_body.py:receive", "hub/github/transport.py:_exchange"),
+    *("hub/listener.py:_listen", "hub/listener.py:_doubt"),
+    "hub/migrations/versions/v0003_github.py:_more_of_jobs",
+    *("hub/page/forms.py:read_form", "hub/page/live.py:_events"),
+    *("hub/page/live.py:_pause", "hub/storage/postgresql.py:_bounded"),
+    *("loops/disk.py:until_stored", "loops/follow.py:_until_unwanted"),
+    *("loops/prune.py:_until_heard", "loops/pull.py:_wait_for_room"),
+    *("loops/pull.py:_deliver", "loops/report.py:_pay_all"),
+    *("process/folder_tree.py:link_tree", "process/folder_tree.py:run"),
+    *("store/durable.py:_replace", "store/durable.py:_sync", "store/evidence.py:read"),
+    "store/jobs.py:_move_away",
+    # A thread: its batches are fenced by `named`.
+    "telemetry.py:_work",
+}
+"""The endless loops outside the fence. Whoever adds one says why it is none of a program's loops."""
+
+FENCE = {"concurrency/bug_fence.py:rounds", "concurrency/bug_fence.py:complete"}
+
+
+def test_every_loop_of_the_code_runs_in_the_fence() -> None:
+    assert set(endless_loops()) - FENCE - BOUNDED == set()
+
+
+def test_the_fence_alone_catches_every_exception() -> None:
+    assert [each.partition(":")[0] for each in catchers()] == [
+        "concurrency/bug_fence.py"
+    ]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Path]:
+    file = tmp_path / "log"
+    with logging_to(file, KnownSecrets()):
+        yield file
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        RecursionError(),
+        MemoryError(),
+        OverflowError("signed integer is greater than maximum"),
+        UnicodeEncodeError("latin-1", "x", 0, 1, "y"),
+        BrokenPipeError(),
+        FileNotFoundError(2, "gone"),
+        ExceptionGroup("g", [ExceptionGroup("h", [KeyError("k")])]),
+    ],
+)
+async def test_a_round_that_raises_is_logged_named_and_done_again(
+    log: Path, error: Exception
+) -> None:
+    bugs = BugFence()
+    rounds: list[dict[str, str]] = []
+    pauses: list[float] = []
+
+    async def act() -> None:
+        rounds.append(dict(bugs.failing))
+        if len(rounds) <= 2:
+            raise error
+        if len(rounds) > 3:
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            await bugs.rounds("it", act, on_pause=pauses.append, longest_s=10)
+
+        tasks.start_soon(run)
+        with within(20):
+            while len(rounds) < 4:
+                await advance(10)
+        tasks.cancel_scope.cancel()
+
+    leaf = "KeyError" if isinstance(error, ExceptionGroup) else type(error).__name__
+    assert rounds == [{}, {"it": leaf}, {"it": leaf}, {}]
+    assert bugs.met == {"it": 2}
+    assert bugs.failing == {}
+    assert all(0 <= each <= 10 for each in pauses)
+    lines = log.read_text().splitlines()
+    assert len(lines) == 2
+    assert '"event": "bug_contained"' in lines[0]
+    assert '"loop": "it"' in lines[0]
+    assert "Traceback" in lines[0]
+
+
+async def test_a_loop_that_is_cancelled_in_its_pause_is_named_no_more() -> None:
+    bugs = BugFence()
+
+    async def act() -> None:
+        raise ValueError
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(bugs.rounds, "it", act)
+        await anyio.wait_all_tasks_blocked()
+        assert bugs.words == [
+            "it has met a bug and is tried again; the log has details (ValueError)"
+        ]
+        tasks.cancel_scope.cancel()
+
+    assert bugs.failing == {}
+
+
+async def test_the_items_of_a_loop_are_named_apart(log: Path) -> None:
+    bugs, calls = BugFence(), []
+
+    async def act() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError
+
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            await bugs.complete("report", act, item="job-1")
+
+        tasks.start_soon(run)
+        await anyio.wait_all_tasks_blocked()
+        assert [*bugs.failing] == ["report job-1"]
+        await advance(60)
+
+    assert bugs.failing == {}
+    assert bugs.met == {"report": 1}
+    assert '"item": "job-1"' in log.read_text()
+
+
+def test_what_is_raised_on_purpose_passes() -> None:
+    bugs = BugFence()
+
+    with (
+        pytest.raises(KeyError),
+        bugs.contained("it", passing=(KeyError,)) as containment,
+    ):
+        raise KeyError
+
+    assert containment.bug == ""
+    assert not bugs.met
+
+
+def test_what_ends_a_program_on_purpose_passes() -> None:
+    bugs = BugFence()
+
+    with pytest.raises(KeyboardInterrupt), bugs.contained("it"):
+        raise KeyboardInterrupt
+
+    assert not bugs.met
