@@ -50,7 +50,6 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: environment[name] for name in _INHERITED if name in environment}
 
 
-def execution(
 def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
     config: Config,
     store: JobStore,

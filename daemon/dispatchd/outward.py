@@ -12,6 +12,7 @@ from dispatchd.cloud.tls import check_files
 from dispatchd.cloud.transport import ReloadingTransport, TransportSettings, check
 from dispatchd.config import Config
 from dispatchd.domain.content_coding import ASKED_FOR
+from dispatchd.domain.http_headers import no_cookies
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
 
@@ -44,6 +45,7 @@ async def open_caller(
     """Open the way to the endpoint for the length of a block."""
     settings = transport_settings(config, environment)
     async with httpx.AsyncClient(
+        cookies=no_cookies(),
         base_url=config.cloud.url,
         headers={"User-Agent": f"dispatchd/{__version__}", **ASKED_FOR},
         timeout=None,  # noqa: S113  # every call has a deadline of its own, as a cancel scope

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
@@ -34,3 +35,8 @@ def query_of(address: str) -> Mapping[str, str]:
         return dict(parse_qsl(urlsplit(address).query))
     except ValueError:
         return {}
+
+
+def no_cookies() -> CookieJar:
+    """Return a jar that keeps nothing: one cookie that can't be sent would break every later call."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))

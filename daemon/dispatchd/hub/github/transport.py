@@ -16,6 +16,7 @@ from attrs import define, evolve, field, frozen
 
 from dispatchd import __version__
 from dispatchd.domain.content_coding import ASKED_FOR, coding_problem
+from dispatchd.domain.http_headers import no_cookies
 from dispatchd.domain.job import Json
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.hub.github.answers import (
@@ -172,6 +173,7 @@ async def transport(
     """
     proxy = environment_proxy(httpx.URL(settings.api_url), environment)
     async with httpx.AsyncClient(
+        cookies=no_cookies(),
         base_url=settings.api_url.rstrip("/") + "/",
         headers={
             "Accept": "application/vnd.github+json",
