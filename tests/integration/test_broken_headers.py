@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from attrs import frozen
+from attrs import define
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.http_headers import http_date, query_of, seconds
@@ -77,7 +77,7 @@ async def test_no_answer_is_a_bug_of_the_daemon(tmp_path: Path, seed: int) -> No
     assert status["endpoint"]["last_pull_at"] or status["flaws"]
 
 
-@frozen
+@define
 class Nowhere:
     """A GitHub whose answers are anything."""
 

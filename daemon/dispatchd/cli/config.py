@@ -8,6 +8,7 @@ import click
 
 from dispatchd.cli.options import config_option, json_option, load_config, print_json
 from dispatchd.config import Config
+from dispatchd.errors import ConfigError, Problem
 
 
 @click.group()
@@ -22,14 +23,21 @@ def check(config_file: Path | None, *, as_json: bool) -> None:
     """Say whether the configuration can be used; every mistake gets one line and the exit code is 78."""
     from dispatchd.outward import check_outward
 
-    found = load_config(config_file)
-    check_outward(found, dict(os.environ))  # noqa: TID251  # the command line is where the environment comes in
+    environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
+    try:
+        found = load_config(config_file)
+        check_outward(found, environment)
+    except ConfigError as error:
+        if as_json:
+            print_json({"problems": [_problem(each) for each in error.problems]})
+        raise
     warnings = list(_warnings(found))
     if as_json:
         print_json(
             {
                 "file": str(found.file),
                 "workflows": sorted(found.workflows),
+                "problems": [],
                 "warnings": warnings,
             }
         )
@@ -40,6 +48,14 @@ def check(config_file: Path | None, *, as_json: bool) -> None:
     click.echo(
         f"{found.file} is good; workflows: {names}; state in {found.state_folder}"
     )
+
+
+def _problem(problem: Problem) -> dict[str, str]:
+    return {
+        "file": str(problem.file),
+        "key": problem.key,
+        "expected": problem.expected,
+    }
 
 
 def _warnings(found: Config) -> Iterator[str]:

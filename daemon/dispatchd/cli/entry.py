@@ -1,10 +1,12 @@
 """The front door: finds the command, and turns every expected error into one line and an exit code."""
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import EBADF, EDQUOT, EFBIG, EIO, ENOSPC
 from typing import Any, Final, NoReturn
 
 import click
@@ -62,6 +64,10 @@ _NAMES: Final[Mapping[str, str]] = {
     "license": "license_",
     "bug-report": "bug_report",
 }
+
+
+_CANNOT_WRITE: Final = (ENOSPC, EDQUOT, EFBIG, EIO, EBADF)
+"""What a write to stdout fails with: a full disk, a quota, a device that is gone, a closed descriptor."""
 
 
 class _ReaderGone(Exception):
@@ -128,46 +134,102 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command line (default: this process's) and exit: 0, or a code of sysexits.h."""
+    _show_what_can_be_shown()
+    code = _code_of(arguments)
+    try:
+        # What can't be written shows itself here at the latest.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+    except OSError as error:
+        code = code or _refuse([error])
+    sys.exit(code)
+
+
+def _show_what_can_be_shown() -> None:
+    """Have escapes in the place of what the terminal's encoding, or any, can't show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _code_of(arguments: Sequence[str] | None) -> int:
+    """Run a command line, say what went wrong, and return the exit code."""
+    try:
+        return _code_of_click(arguments)
+    except _ReaderGone:
+        # Nothing more can be said to it.
+        _silence_stdout()
+        return 0
+    except (UserError, OSError) as error:
+        return _refuse([error])
+    except BaseExceptionGroup as group:
+        if group.split((UserError, OSError))[1] is not None:
+            raise
+        return _refuse(list(_leaves(group)))
+
+
+def _code_of_click(arguments: Sequence[str] | None) -> int:
+    """Run a command line, and return the exit code; say what was wrong with the words themselves."""
+    code: object = 0
     try:
         code = cli.main(arguments, prog_name="dispatchd", standalone_mode=False)
     except click.exceptions.Exit as stop:
         code = stop.exit_code
+    except SystemExit as stop:
+        code = stop.code
+    except click.exceptions.NoArgsIsHelpError as bare:
+        # A group by itself: what there is to choose from.
+        with _writing():
+            click.echo(bare.format_message())
     except click.ClickException as error:
         _complain(f"{error.format_message()} (see --help)")
         code = os.EX_USAGE
     except (click.Abort, KeyboardInterrupt):
         code = 130  # 128 + SIGINT, as a shell says it
-    except _ReaderGone:
-        # Nothing more can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except (UserError, PermissionError) as error:
-        code = _refuse([error])
-    except BaseExceptionGroup as group:
-        expected, unexpected = group.split(UserError)
-        if expected is None or unexpected is not None:
-            raise
-        code = _refuse(list(_leaves(expected)))
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
-def _refuse(errors: Sequence[UserError | PermissionError]) -> int:
-    for error in errors:
-        if isinstance(error, PermissionError):
-            _complain(f"cannot use {error.filename}: this user may not; use sudo")
-            return os.EX_NOPERM
+def _silence_stdout() -> None:
+    """Write to nowhere from now on, also what is still to be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse(errors: Sequence[UserError | OSError]) -> int:
+    return max(_refused(each) for each in errors)
+
+
+def _refused(error: UserError | OSError) -> int:
+    """Say what is wrong, and return the exit code."""
+    if isinstance(error, UserError):
         for line in str(error).splitlines():
             _complain(line)
-    return max(each.exit_code for each in errors if isinstance(each, UserError))
+        return error.exit_code
+    if isinstance(error, PermissionError):
+        _complain(f"cannot use {error.filename}: this user may not; use sudo")
+        return os.EX_NOPERM
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        # getcwd(3) is the one call that has no name to give.
+        _complain("the current folder has been deleted: change to another one (cd)")
+        return os.EX_NOINPUT
+    if error.errno in _CANNOT_WRITE and error.filename is None:
+        _silence_stdout()
+        _complain(f"cannot write the output: {error.strerror}")
+    else:
+        about = f"cannot use {error.filename}: " if error.filename else ""
+        _complain(f"{about}{error.strerror or error}")
+    return os.EX_IOERR
 
 
-def _leaves(group: BaseExceptionGroup[UserError]) -> Iterator[UserError]:
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[UserError | OSError]:
     for each in group.exceptions:
         if isinstance(each, BaseExceptionGroup):
             yield from _leaves(each)
-        else:
+        elif isinstance(each, UserError | OSError):
             yield each
 
 
 def _complain(line: str) -> None:
-    click.echo(f"dispatchd: {line}", err=True)
+    # Where that can't be written either, the exit code has to do.
+    with suppress(OSError):
+        click.echo(f"dispatchd: {line}", err=True)

@@ -1,5 +1,6 @@
 """How commands ask a running hub: its address, a token, its answers."""
 
+import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -107,8 +108,13 @@ class HubClient:
             with httpx.stream(
                 method,
                 self.url.rstrip("/") + path,
-                json=body,
-                headers={"Authorization": f"Bearer {self._token}", **ASKED_FOR},
+                # ASCII with escapes, which can carry all that JSON can.
+                content=None if body is None else json.dumps(body).encode(),
+                headers={
+                    "Authorization": f"Bearer {self._token}",
+                    "Content-Type": "application/json",
+                    **ASKED_FOR,
+                },
                 timeout=_TIMEOUT_S,
                 proxy=self._proxy(),
                 verify=client_context(None),
@@ -118,7 +124,7 @@ class HubClient:
                 if problem := coding_problem(coding):
                     raise NotReachable(cannot=cannot, reason=f"{self.url}: {problem}")
                 reply.read()
-        except (httpx.TransportError, httpx.InvalidURL, UnicodeError) as error:
+        except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = f"no hub answers at {self.url} ({error})"
             raise NotReachable(cannot=cannot, reason=reason) from error
         try:
@@ -157,7 +163,7 @@ def say(found: object, words: str, *, as_json: bool) -> None:
 
 def in_path(name: str) -> str:
     """Return a name as one segment of a path; dots too, which clients take for folders."""
-    return quote(name, safe="").replace(".", "%2E")
+    return quote(name, safe="", errors="surrogatepass").replace(".", "%2E")
 
 
 def when(at: float) -> str:

@@ -9,7 +9,13 @@ from urllib.parse import quote
 import click
 
 from dispatchd.cli.hub_client import HubClient, asks_hub, in_path, say, when
-from dispatchd.cli.options import print_json, print_pairs, print_table, read_text
+from dispatchd.cli.options import (
+    confirm,
+    print_json,
+    print_pairs,
+    print_table,
+    read_text,
+)
 from dispatchd.errors import UsageError
 
 
@@ -37,7 +43,9 @@ def jobs(
     """List the newest jobs."""
     wanted = {"state": state, "repository": repository, "workflow": workflow}
     pairs = [
-        f"{name}={quote(value, safe='')}" for name, value in wanted.items() if value
+        f"{name}={quote(value, safe='', errors='surrogatepass')}"
+        for name, value in wanted.items()
+        if value
     ]
     query = "&".join([*pairs, f"limit={limit}"])
     found = hub.ask("GET", f"/api/v1/jobs?{query}", cannot="list jobs")["jobs"]
@@ -184,8 +192,17 @@ def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
 @click.command()
 @asks_hub
 @click.option("--days", type=click.FloatRange(min=0), help="[default: as configured]")
-def prune(hub: HubClient, *, as_json: bool, days: float | None) -> None:
-    """Forget jobs that ended, and deliveries that came, longer ago than some days."""
+@click.option("-y", "--yes", is_flag=True, help="Don't ask before all is forgotten.")
+def prune(hub: HubClient, *, as_json: bool, days: float | None, yes: bool) -> None:
+    """Forget jobs that ended, and deliveries that came, longer ago than some days.
+
+    With --days 0, which forgets all of them, it asks first.
+    """
+    if days == 0 and not yes:
+        confirm(
+            "Forget every job that has ended, and every delivery?",
+            cannot="prune everything",
+        )
     body = {} if days is None else {"days": days}
     found = hub.ask("POST", "/api/v1/prune", body, cannot="prune")
     say(found, f"{found['removed']} removed", as_json=as_json)

@@ -1,6 +1,7 @@
 """`dispatchd license`, `activate`, `deactivate`: who this machine is at its endpoint."""
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -38,16 +39,16 @@ def license_(config_file: Path | None, *, as_json: bool) -> None:
 @config_option
 @click.option(
     "--key-file",
-    type=click.Path(path_type=Path),
-    help="File with the license key.  [default: it is asked for]",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File with the license key; - for stdin.  [default: license.key_file, else stdin]",
 )
 def activate(config_file: Path | None, key_file: Path | None) -> None:
     """Activate a license key on this machine; a running daemon takes it over at once.
 
-    The key comes from a file or is asked for: an argument could be read by every user of this machine.
+    The key comes from a file, from a pipe, or is asked for: an argument could be read by every user of this machine.
     """
     config = _licensed(config_file, "activate")
-    key = _key(key_file)
+    key = _key(key_file, config)
     import anyio
 
     from dispatchd.activation import activate_key
@@ -82,13 +83,19 @@ def _licensed(config_file: Path | None, what: str) -> Config:
     return config
 
 
-def _key(key_file: Path | None) -> str:
+def _key(key_file: Path | None, config: Config) -> str:
     from dispatchd.cli.options import read_text
 
-    if key_file is not None:
-        key = read_text(key_file).strip()
+    is_piped = sys.stdin is not None and not sys.stdin.isatty()
+    if key_file is None and config.license.key_file:
+        key_file = config.file.parent / config.license.key_file
+    if key_file is not None and str(key_file) != "-":
+        key = read_text(key_file)
+    elif key_file is not None or is_piped:
+        key = sys.stdin.read() if sys.stdin is not None else ""
     else:
-        key = str(click.prompt("License key", hide_input=True, err=True)).strip()
+        key = str(click.prompt("License key", hide_input=True, err=True))
+    key = key.removeprefix("\ufeff").strip()
     if not key:
         raise UsageError(cannot="activate", reason="the license key is empty")
     return key

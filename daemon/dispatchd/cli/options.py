@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -46,9 +47,15 @@ def load_config(config_file: Path | None) -> Config:
 
 
 def find_daemon(config_file: Path | None) -> Places:
-    """Return where the daemon of a configuration is. Fails with ConfigError if the file can't be read."""
+    """Return where the daemon of a configuration is. Fails with ConfigError if the file can't be read.
+
+    A file that isn't TOML keeps nobody from asking the daemon that was started before: it is said, and no more.
+    """
     file = _file(config_file)
-    return locate(file, defaults=_places(file))
+    places, problem = locate(file, defaults=_places(file))
+    if problem is not None:
+        click.echo(f"dispatchd: {problem}", err=True)
+    return places
 
 
 def _file(config_file: Path | None) -> Path:
@@ -101,9 +108,28 @@ def read_text(file: Path) -> str:
         raise UsageError(cannot=f"read {file}", reason=reason) from error
 
 
+def confirm(question: str, *, cannot: str) -> None:
+    """Return if a person says yes.
+
+    Raises:
+        UsageError: There is nobody to be asked.
+        Abort: It is no.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(cannot=cannot, reason="nobody can be asked; say --yes")
+    if not click.confirm(question, err=True):
+        raise click.Abort
+
+
 def print_json(value: object) -> None:
-    """Print one JSON value."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print one JSON value; with JSON's own escapes where the terminal can't show it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2, default=str)
+    click.echo(text)
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -36,7 +36,9 @@ def find_job(
     Raises:
         UsageError: There is none, or more than one.
     """
-    records = _records(places, f"like={quote(job_id, safe='')}", timeout_s)
+    records = _records(
+        places, f"like={quote(job_id, safe='', errors='surrogatepass')}", timeout_s
+    )
     found = [record for record in records if record.job.id.startswith(job_id)]
     exact = [record for record in found if record.job.id == job_id]
     if len(exact or found) == 1:

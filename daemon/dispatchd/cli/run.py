@@ -35,6 +35,8 @@ def run(config_file: Path | None) -> None:
         check_outward(again, environment)
         return again
 
+    # A reload finds the file again wherever this folder goes.
+    config_file = config_file and config_file.absolute()
     config = load_config(config_file)
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     check_outward(config, environment)

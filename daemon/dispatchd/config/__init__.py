@@ -5,6 +5,7 @@ the limits that a schema can state are in the schema alone.
 """
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -66,6 +67,9 @@ class Config:
 
 _CREDENTIALS: Final = "/run/credentials/dispatchd.service"
 """Where systemd puts the credentials of our unit (systemd.exec(5)); for what is shown, outside of the service."""
+
+_TABLE: Final = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
+"""Where a table begins."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -148,21 +152,28 @@ def load(
     return config
 
 
-def locate(path: Path, *, defaults: Places) -> Places:
+def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
     """Return where the daemon of a configuration file is found, whatever else is wrong in that file.
 
     For commands that ask a running daemon: it may have been started before the mistake was made.
 
-    Fails with ConfigError if the file can't be read, or isn't TOML.
+    Returns also why the file isn't TOML, if it isn't: then the tables count that are by themselves.
+
+    Fails with ConfigError if the file can't be read.
     """
     path = path.absolute()
-    document = _parse(path)
-    return _places(
+    content, problem = _read(path), None
+    try:
+        document = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        document, problem = _whole_tables(content), _toml_problem(path, str(error))
+    places = _places(
         path,
         text(document, "store", "folder"),
         text(document, "control", "folder"),
         defaults,
     )
+    return places, problem
 
 
 def _places(path: Path, state: str, control: str, defaults: Places) -> Places:
@@ -183,8 +194,32 @@ def _secret_file(path: Path, cloud: Cloud, credentials_folder: str) -> Path | No
 
 
 def _parse(path: Path) -> dict[str, Json]:
+    content = _read(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_toml_problem(path, str(error))]) from error
+
+
+def _whole_tables(content: str) -> dict[str, Json]:
+    """Return the tables of a broken file that are TOML by themselves."""
+    found: dict[str, Json] = {}
+    for table in _TABLE.split(content):
+        try:
+            found |= tomllib.loads(table)
+        except tomllib.TOMLDecodeError:
+            continue
+    return found
+
+
+def _read(path: Path) -> str:
+    """Return the text of a configuration file; a byte order mark, which some editors write, is no part of it.
+
+    Raises:
+        ConfigError: It can't be read, or isn't text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         reason = f"cannot be read: {error.strerror}; name another file with --config"
         raise ConfigError([Problem(file=path, key="", expected=reason)]) from error
@@ -192,8 +227,6 @@ def _parse(path: Path) -> dict[str, Json]:
         raise ConfigError(
             [Problem(file=path, key="", expected=f"must be UTF-8 text ({error})")]
         ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_toml_problem(path, str(error))]) from error
 
 
 def _toml_problem(path: Path, message: str) -> Problem:

@@ -115,5 +115,7 @@ def _check_key(
         raise Refused(HTTPStatus.UNAUTHORIZED, "the license key has been used already")
     if machine.revoked_at or now > machine.key_expires_at:
         raise Refused(HTTPStatus.UNAUTHORIZED, "the license key is not valid any more")
-    if namesake is not None and namesake.name != machine.name:
+    others = namesake is not None and namesake.name != machine.name
+    # One that was revoked and added anew, under another name, is the same machine.
+    if others and namesake is not None and not namesake.revoked_at:
         raise Refused(HTTPStatus.CONFLICT, "another machine has this server_id here")

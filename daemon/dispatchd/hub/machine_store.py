@@ -64,14 +64,23 @@ class MachineStore:
     ) -> Machine | None:
         """Replace the machine with an enrolment key by what `decide` makes of it; None if nobody has that key.
 
-        `decide` also gets the machine that calls itself `server_id` already.
+        `decide` also gets the machine that calls itself `server_id` already; where it agrees, that one gives this up.
         """
 
         def work(db: Connection) -> Machine | None:
             lock(db, server_id)
             namesake = _one(db, _MACHINE.server_id == server_id)
             wanted = (_MACHINE.key_hash == key_hash) & (_MACHINE.key_hash != "")
-            return _replace(db, wanted, lambda machine: decide(machine, namesake))
+
+            def decide_on(machine: Machine) -> Machine:
+                after = decide(machine, namesake)
+                if namesake is not None and namesake.name != machine.name:
+                    of_namesake = _MACHINE.name == namesake.name
+                    nameless = update(MACHINES).where(of_namesake).values(server_id="")
+                    db.execute(nameless)
+                return after
+
+            return _replace(db, wanted, decide_on)
 
         return self._database.write(work)
 

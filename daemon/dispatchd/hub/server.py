@@ -202,7 +202,7 @@ def _listen(host: str, port: int) -> socket.socket:
             opened.pop_all()
             return listener
     except OSError as error:
-        reason = f"{error.strerror or error}; choose another with --host and --port"
+        reason = f"{error.strerror or error}; change `listen` in hub.toml"
         raise NotReachable(
             cannot=f"listen on {host} port {port}", reason=reason
         ) from error

@@ -93,7 +93,7 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
     """
     file = file.absolute()
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         expected = f"must be a readable file ({error.strerror}); `dispatchd hub init` makes one"
         raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
