@@ -184,7 +184,7 @@ def test_what_is_refused_at_once_is_said(
         ("maintain", False, "/run deploy", f"queued for {HEAD}"),
         ("write", False, "/run deploy", "and maintain is needed"),
         ("write", True, "/run", "name the full SHA of the commit"),
-        ("write", True, f"/run {HEAD}", f"queued for {HEAD}, from a fork: no secrets"),
+        ("write", True, f"/run {HEAD}", f"queued for {HEAD}, without secrets"),
         ("read", True, f"/run {HEAD}", "and write is needed"),
         ("write", False, "/cancel", "it is carried out"),
         ("none", False, "/cancel", "and write is needed"),

@@ -27,16 +27,7 @@ def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job
         repository_id=number(payload, "repository", "id"),
         installation_id=number(payload, "installation", "id"),
         ref=_ref(payload),
-        sha=_first(
-            text(payload, "after"),
-            text(payload, "pull_request", "head", "sha"),
-            text(payload, "check_run", "head_sha"),
-            text(payload, "check_suite", "head_sha"),
-            text(payload, "workflow_run", "head_sha"),
-            text(payload, "merge_group", "head_sha"),
-            text(payload, "deployment", "sha"),
-            text(payload, "sha"),
-        ),
+        sha=_sha(payload),
         pull_request=number(payload, "pull_request", "number")
         or (number(payload, "issue", "number") if of_pull_request else None),
         issue=number(payload, "issue", "number"),
@@ -44,6 +35,23 @@ def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job
         check_run_id=number(payload, "check_run", "id"),
         actor=text(payload, "sender", "login"),
     )
+
+
+def _sha(payload: Json) -> str:
+    """Return the commit of an event; an id of zeros alone stands for none (gitprotocol-pack, reference update)."""
+    found = (
+        # Of an annotated tag `after` is the tag object, and this the commit that it names.
+        text(payload, "head_commit", "id"),
+        text(payload, "after"),
+        text(payload, "pull_request", "head", "sha"),
+        text(payload, "check_run", "head_sha"),
+        text(payload, "check_suite", "head_sha"),
+        text(payload, "workflow_run", "head_sha"),
+        text(payload, "merge_group", "head_sha"),
+        text(payload, "deployment", "sha"),
+        text(payload, "sha"),
+    )
+    return _first(*(sha for sha in found if sha.strip("0")))
 
 
 def _ref(payload: Json) -> str:

@@ -15,8 +15,8 @@ from dispatchd.errors import InvalidTransition
 CANCEL: Final = "cancel"
 """The command of a job that ends another one."""
 
-_REPOSITORY: Final = re.compile(r"((?!\.)[\w.-]+)/((?!\.)[\w.-]+)", re.ASCII)
-"""Nothing that could be a path, an address or an option."""
+_REPOSITORY: Final = re.compile(r"([\w-]+)/((?!\.{1,2}\Z)[\w.-]+)", re.ASCII)
+"""As GitHub has them: an owner without dots, and a name that may begin with one (`.github`), but isn't `.` or `..`."""
 
 STEPS_KEPT: Final = 16
 """How many of its last steps a record keeps (count)."""

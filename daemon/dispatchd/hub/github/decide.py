@@ -8,7 +8,7 @@ from attrs import evolve, frozen
 from dispatchd.domain.job import Json
 from dispatchd.domain.payload import text
 from dispatchd.hub.github.event import GithubEvent, read_event
-from dispatchd.hub.github.matching import mismatch_of_code
+from dispatchd.hub.github.matching import is_untrusted, mismatch_of_code
 from dispatchd.hub.github.settings import Permission, Rule
 
 _LADDER: Final = tuple(Permission)
@@ -91,8 +91,8 @@ def decide(
     if obstacle:
         return End(reason=obstacle)
     head: dict[str, Json] = {"sha": event.sha, "ref": event.ref}
-    fork: dict[str, Json] = {"from_fork": True} if event.from_fork else {}
-    return Free(document={**document, **head, **fork})
+    held: dict[str, Json] = {"from_fork": True} if is_untrusted(rule, event) else {}
+    return Free(document={**document, **head, **held})
 
 
 def _obstacle(rule: Rule, event: GithubEvent, pull: Json, sha: str) -> str:

@@ -17,6 +17,15 @@ _LARGEST_NUMBER: Final = 2**63 - 1
 """Ids and numbers beyond it are none (contracts/README.md, limits)."""
 
 _BRANCH: Final = "refs/heads/"
+_TAG: Final = "refs/tags/"
+
+_PULL: Final = "refs/pull/"
+"""Below it GitHub has the code of every pull request, also of those from forks."""
+
+_DEPENDABOT: Final = ("dependabot[bot]", "dependabot-preview[bot]")
+"""Logins of GitHub's own bot for updates; others can't have them (GitHub's logins have no brackets)."""
+
+_PUSH: Final = "push"
 
 COMMENT_EVENTS: Final = (
     "issue_comment",
@@ -46,6 +55,8 @@ class GithubEvent:
     actor: str = ""
     """Login of whoever has caused it."""
     actor_is_bot: bool = False
+    by_dependabot: bool = False
+    """Whether the code is Dependabot's, or it has caused the event."""
     ref: str = ""
     sha: str = ""
     base_ref: str = ""
@@ -61,7 +72,7 @@ class GithubEvent:
     """Those of the issue or pull request; only the new one where that is the event."""
     is_draft: bool = False
     from_fork: bool = False
-    """Whether the code comes from a fork, or may do: where a pull request doesn't say, it does."""
+    """Whether the code comes from a fork, or may do: where an event about a pull request doesn't say, it does."""
     is_deleted: bool = False
     """Whether a push has removed its ref."""
     message: str = ""
@@ -84,6 +95,7 @@ class GithubEvent:
 def read_event(name: str, payload: Json) -> GithubEvent:
     """Return what the payload of an event says."""
     job = job_from_event("", "", name, payload)
+    ref = _full_ref(payload, job.ref)
     review = text(payload, "review", "body")
     return GithubEvent(
         name=clean(name),
@@ -93,8 +105,9 @@ def read_event(name: str, payload: Json) -> GithubEvent:
         repository_id=_id(job.repository_id),
         actor=clean(job.actor),
         actor_is_bot=text(payload, "sender", "type") == "Bot",
-        ref=clean(_full_ref(payload, job.ref)),
-        sha=clean(job.sha),
+        by_dependabot=_by_dependabot(payload),
+        ref=clean(ref),
+        sha=clean("" if _is_of_tag_object(name, ref, job.sha, payload) else job.sha),
         base_ref=clean(_base_ref(payload)),
         pull_request=_id(job.pull_request),
         issue=_id(job.issue),
@@ -103,8 +116,8 @@ def read_event(name: str, payload: Json) -> GithubEvent:
         author_app=_id(number(payload, "comment", "performed_via_github_app", "id")),
         labels=_labels(payload),
         is_draft=at(payload, "pull_request", "draft") is True,
-        from_fork=_from_fork(payload),
-        is_deleted=at(payload, "deleted") is True,
+        from_fork=_from_fork(payload, ref),
+        is_deleted=at(payload, "deleted") is True or _has_no_commit(name, payload),
         message=text(payload, "head_commit", "message"),
         app=_id(
             number(payload, "check_run", "app", "id")
@@ -118,7 +131,13 @@ def read_event(name: str, payload: Json) -> GithubEvent:
 
 def must_be_asked_about(document: Mapping[str, Json]) -> bool:
     """Return whether an event's job is of one that doesn't say who may have it, or for which commit."""
-    return is_by_comment(document) or document.get("event_name") in NAMES_A_REF
+    name, sha = document.get("event_name"), document.get("sha")
+    return is_by_comment(document) or name in NAMES_A_REF or (name == _PUSH and not sha)
+
+
+def asks_for_commit(event: GithubEvent) -> bool:
+    """Return whether GitHub has to be asked for the commit of an event's ref."""
+    return not event.sha and bool(event.ref) and event.name in (*NAMES_A_REF, _PUSH)
 
 
 def is_by_comment(document: Mapping[str, Json]) -> bool:
@@ -151,7 +170,28 @@ def _full_ref(payload: Json, ref: str) -> str:
     branch = text(payload, "branch") or text(payload, "workflow_run", "head_branch")
     if not ref:
         return f"{_BRANCH}{branch}" if branch else ""
-    return f"refs/tags/{ref}" if text(payload, "ref_type") == "tag" else _BRANCH + ref
+    return _TAG + ref if text(payload, "ref_type") == "tag" else _BRANCH + ref
+
+
+def _is_of_tag_object(name: str, ref: str, sha: str, payload: Json) -> bool:
+    """Return whether the push of a tag may name the tag object alone, and not the commit."""
+    of_tag = name == _PUSH and ref.startswith(_TAG)
+    return of_tag and sha != text(payload, "head_commit", "id")
+
+
+def _has_no_commit(name: str, payload: Json) -> bool:
+    """Return whether a push leaves its ref with no commit: `after` is zeros alone."""
+    after = text(payload, "after")
+    return name == _PUSH and bool(after) and not after.strip("0")
+
+
+def _by_dependabot(payload: Json) -> bool:
+    people = (
+        text(payload, "sender", "login"),
+        text(payload, "pull_request", "user", "login"),
+        text(payload, "workflow_run", "actor", "login"),
+    )
+    return any(login.lower() in _DEPENDABOT for login in people)
 
 
 def _base_ref(payload: Json) -> str:
@@ -168,7 +208,7 @@ def _labels(payload: Json) -> tuple[str, ...]:
     return tuple(clean(name) for name in names if name)
 
 
-def _from_fork(payload: Json) -> bool:
+def _from_fork(payload: Json, ref: str) -> bool:
     if at(payload, "pull_request") is not None:
         return not _same(
             at(payload, "pull_request", "head", "repo"),
@@ -178,7 +218,7 @@ def _from_fork(payload: Json) -> bool:
         return not _same(
             at(payload, "workflow_run", "head_repository"), at(payload, "repository")
         )
-    return False
+    return ref.startswith(_PULL)
 
 
 def _same(head: Json, base: Json) -> bool:

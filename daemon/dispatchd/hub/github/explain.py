@@ -201,8 +201,8 @@ def _decision(
     if not isinstance(found, Free):
         return f"refused: {found.reason}", None
     sha = found.document.get("sha")
-    fork = ", from a fork: no secrets" if found.document.get("from_fork") else ""
-    return (f"queued for {sha}{fork}" if sha else "queued"), found.document
+    held = ", without secrets" if found.document.get("from_fork") else ""
+    return (f"queued for {sha}{held}" if sha else "queued"), found.document
 
 
 def _words(subject: Subject) -> str:

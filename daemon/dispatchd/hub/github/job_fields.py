@@ -2,6 +2,7 @@
 
 from dispatchd.domain.job import CANCEL, Json
 from dispatchd.hub.github.event import GithubEvent
+from dispatchd.hub.github.matching import is_untrusted
 from dispatchd.hub.github.routing import Cancel, Run
 
 
@@ -28,17 +29,19 @@ def job_fields(
         "issue_number": event.issue,
         "comment_id": event.comment_id,
         "actor_login": event.actor,
-        **_own(step),
+        **_own(event, step),
     }
     return {name: value for name, value in found.items() if value}
 
 
-def _own(step: Run | Cancel) -> dict[str, Json]:
+def _own(event: GithubEvent, step: Run | Cancel) -> dict[str, Json]:
     if isinstance(step, Cancel):
         return {"command": CANCEL}
     rule, command = step.rule, step.command
     fields: dict[str, Json] = {"binding_id": rule.name, "dag_name": rule.workflow}
-    if command is not None:
+    if command is None:
+        fields["from_fork"] = is_untrusted(rule, event)
+    else:
         # Which commit that is meant for, until GitHub has said which one it is.
         fields |= {"command": command.name, "sha": command.sha}
     return fields

@@ -4,13 +4,14 @@ What an event says is enough for most rules. A command in a comment isn't: who m
 means, only GitHub knows, so its job is kept as received until GitHub has been asked (`resolve.py`).
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 from attrs import frozen
 
 from dispatchd.hub.github.comment import Command, Verb, commands
-from dispatchd.hub.github.event import COMMENT_EVENTS, NAMES_A_REF, GithubEvent
+from dispatchd.hub.github.event import COMMENT_EVENTS, GithubEvent, asks_for_commit
 from dispatchd.hub.github.interest import (
     AGAIN,
     NEW,
@@ -28,8 +29,13 @@ CANCEL_BUTTON: Final = "cancel"
 OUR_MARK: Final = "<!-- dispatchd -->"
 """What every comment of ours begins with, so that we never take one for a command."""
 
-_SKIPPED: Final = ("[skip ci]", "[ci skip]", "[no ci]", "[skip actions]")
+_SKIPPED: Final = (
+    *("[skip ci]", "[ci skip]", "[no ci]", "[skip actions]", "[actions skip]"),
+)
 """In the message of a commit: its push starts nothing (GitHub docs, Skipping workflow runs)."""
+
+_SKIP_TRAILER: Final = re.compile(r"skip-checks:[ \t]*true[ \t]*", re.IGNORECASE)
+"""A line of a message's last paragraph that says the same (there, and git-interpret-trailers(1))."""
 
 
 @frozen(kw_only=True)
@@ -202,10 +208,10 @@ def refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
 def _of_rules(event: GithubEvent, settings: GithubSettings) -> Plan:
     if event.is_deleted:
         return Plan(reason="it has removed a ref")
-    skip = next((each for each in _SKIPPED if each in event.message), "")
+    skip = _skip(event.message)
     if skip:
         return Plan(reason=f"the message of its commit has {skip}")
-    asks = not event.sha and bool(event.ref) and event.name in NAMES_A_REF
+    asks = asks_for_commit(event)
     why = {rule.name: mismatch(rule, event) for rule in settings.rules}
     wanted = [
         Run(rule=rule, asks_for_commit=asks)
@@ -219,11 +225,25 @@ def _of_rules(event: GithubEvent, settings: GithubSettings) -> Plan:
     return Plan(reason=_why_not(event, why))
 
 
+def _skip(message: str) -> str:
+    """Return what in a commit's message says that its push starts nothing, or an empty string."""
+    for mark in _SKIPPED:
+        if mark in message:
+            return mark
+    _, *further = re.split(
+        r"\n[ \t]*(?:\n[ \t]*)+", message.replace("\r\n", "\n").strip()
+    )
+    last = further[-1].split("\n") if further else []
+    return next((line for line in last if _SKIP_TRAILER.fullmatch(line)), "")
+
+
 def _why_not(event: GithubEvent, why: Mapping[str, str]) -> str:
     waiting = [name for name, reason in why.items() if not reason]
     if waiting:
         names = ", ".join(waiting)
-        return f"its code comes from a fork; {names}: waits for /run {event.sha}"
+        return (
+            f"its code comes from a fork; {names}: waits for /run {event.sha}".rstrip()
+        )
     return why_none(event.name, why)
 
 

@@ -74,6 +74,10 @@ class Rule:
     drafts: bool = False
     """Whether drafts count."""
     forks: Forks = Forks.NEVER
+    bots: bool = True
+    """Whether events that a bot has caused count."""
+    dependabot_secrets: bool = False
+    """Whether jobs of Dependabot's events get secrets and tokens."""
     priority: int = 0
 
 
@@ -129,6 +133,7 @@ class GithubSettings:
 
 
 PULL_REQUEST: Final = "pull_request"
+MERGE_GROUP: Final = "merge_group"
 
 _BY_BUTTONS: Final = (
     "checks are run again by their buttons, and comments start jobs by command alone"
