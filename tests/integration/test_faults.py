@@ -73,8 +73,8 @@ FAULTS = {
         "Unauthorized",
         "status 401 Unauthorized: who?",
     ),
-    "403": (as_json({}, 403), "Forbidden", "status 403"),
-    "410": (as_json({}, 410), "Revoked", "status 410"),
+    "403": (as_json({"message": "no"}, 403), "Forbidden", "status 403"),
+    "410": (as_json({"message": "no"}, 410), "Revoked", "status 410"),
     "404": (as_json({}, 404), "ProtocolError", "status 404"),
     "a redirect": (
         Answer(status=302, headers={"location": "http://login/"}),
@@ -130,7 +130,7 @@ async def test_a_refused_accept_means_that_nothing_runs(
     tmp_path: Path, status: int
 ) -> None:
     async with endpoint() as hub:
-        hub.script = FirstTimes("accept", 1, as_json({}, status))
+        hub.script = FirstTimes("accept", 1, as_json({"message": "no"}, status))
         hub.hand_out(JOB)
         async with running_daemon(
             write_config(tmp_path, hub.url, {"it": TRUE})
@@ -147,7 +147,7 @@ async def test_a_refused_accept_means_that_nothing_runs(
 @pytest.mark.parametrize("status", [404, 409, 410])
 async def test_a_refused_finish_closes_the_job(tmp_path: Path, status: int) -> None:
     async with endpoint() as hub:
-        hub.script = FirstTimes("finish", 1, as_json({}, status))
+        hub.script = FirstTimes("finish", 1, as_json({"message": "no"}, status))
         hub.hand_out(JOB)
         async with running_daemon(
             write_config(tmp_path, hub.url, {"it": TRUE})
@@ -355,7 +355,7 @@ async def test_a_held_poll_that_is_cut_is_an_empty_poll(tmp_path: Path) -> None:
 async def test_a_secret_rotated_on_disk_is_used_at_once(tmp_path: Path) -> None:
     def picky(request: Request) -> Answer | None:
         ok = request.body.get("heartbeat_secret", "new-secret") == "new-secret"
-        return None if ok else as_json({}, 401)
+        return None if ok else as_json({"message": "who?"}, 401)
 
     async with endpoint() as hub:
         hub.script = picky

@@ -116,7 +116,7 @@ async def test_a_revoked_token_is_a_flaw_and_what_follows_it_none(
     revoked = True
 
     def script(_: Request) -> Answer | None:
-        return Answer(status=401) if revoked else None
+        return as_json({"message": "who?"}, 401) if revoked else None
 
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=USUAL)

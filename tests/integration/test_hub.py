@@ -23,7 +23,12 @@ async def test_a_job_goes_from_submit_to_finish(server: Hub, machine: Machine) -
     assert held.job["x-own"] == [1]
     assert held.job["claimed_by"] == "m1"
     assert held.job["lease_seconds"] == 60
-    assert set(held.job["extensions"]) == {"heartbeat", "release", "capabilities"}
+    assert set(held.job["extensions"]) == {
+        "heartbeat",
+        "release",
+        "capabilities",
+        "contract-header",
+    }
     assert (accepted.status_code, finished.status_code) == (204, 204)
     check("heartbeat-reply", beaten.json())
     assert beaten.json() == {"lease_seconds": 60, "cancel_requested": False}

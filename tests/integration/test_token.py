@@ -119,9 +119,9 @@ def refused(answer: Answer) -> Callable[[Endpoint], dict[str, Any]]:
 
 REFUSALS = {
     "403": (refused(as_json({"message": "not installed there"}, 403)), "not installed"),
-    "404": (refused(as_json({}, 404)), "status 404"),
-    "409": (refused(as_json({}, 409)), "status 409"),
-    "410": (refused(as_json({}, 410)), "status 410"),
+    "404": (refused(as_json({"message": "no"}, 404)), "status 404"),
+    "409": (refused(as_json({"message": "no"}, 409)), "status 409"),
+    "410": (refused(as_json({"message": "no"}, 410)), "status 410"),
     "422": (refused(as_json({}, 422)), "status 422"),
     "503": (refused(as_json({}, 503)), "status 503"),
     "cut": (refused(Answer(cut=True)), "closed without an answer"),

@@ -10,6 +10,7 @@ import httpx
 from attrs import define, field, frozen
 
 from dispatchd.contracts import check
+from dispatchd.domain.extensions import OF_MACHINES
 from support.endpoint import SECRET
 from support.hub import Hub
 from support.until import until
@@ -32,6 +33,8 @@ class Machine:
     license_id: str = "lic-test"
     secret: str = SECRET
     workflows: list[str] | None = None
+    extensions: tuple[str, ...] | None = OF_MACHINES
+    """What it names in its pulls; None for a client of the first protocol, which has no such field."""
 
     async def ask(self, *, wait: str = "") -> httpx.Response:
         """Pull, and return whatever is answered."""
@@ -41,6 +44,7 @@ class Machine:
                 **self._identity,
                 "heartbeat_secret": self.secret,
                 **({} if self.workflows is None else {"workflows": self.workflows}),
+                **({} if self.extensions is None else {"extensions": self.extensions}),
             },
             headers={"prefer": f"wait={wait}"} if wait else {},
         )
@@ -98,7 +102,8 @@ class Held:
         return await self._call("release", reason="stopping")
 
     async def _call(self, name: str, **fields: Any) -> httpx.Response:
-        return await self.machine.call(name, self.id, claim_token=self.token, **fields)
+        claim = {"claim_token": self.token} if "claim_token" in self.job else {}
+        return await self.machine.call(name, self.id, **claim, **fields)
 
 
 @define

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from dispatchd.contracts import names
 from dispatchd.hub.database import Database
@@ -241,10 +242,17 @@ HUB_OPERATIONS = pytest.mark.parametrize(
 def test_the_hub_serves_what_the_descriptions_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Probes, "counting", lambda _, app: app)
+    apps: list[object] = []
+
+    def noted(_: Probes, app: ASGIApp) -> ASGIApp:
+        apps.append(app)
+        return app
+
+    monkeypatch.setattr(Probes, "counting", noted)
     database = Database.open(f"sqlite:///{tmp_path / 'hub.db'}")
-    app = application(Desk.at(Settings(), database))
+    application(Desk.at(Settings(), database))
     database.close()
+    [app] = apps
     assert isinstance(app, Starlette)
     served = {
         (re.sub(r"\{[^}]*\}", "{}", route.path), method.lower())

@@ -83,7 +83,10 @@ def test_a_status_means_one_error(
     for kind, job in ((about_a_job, True), (machine, False)):
         with pytest.raises(RemoteError) as caught:
             refuse_errors(
-                "accept", reply(status, retry_after="3"), about_a_job=job, now=NOW
+                "accept",
+                reply(status, b'{"message": "no"}', retry_after="3"),
+                about_a_job=job,
+                now=NOW,
             )
         assert type(caught.value) is kind
         assert caught.value.retry_after_s == 3.0

@@ -11,10 +11,11 @@ from attrs import define, field
 
 from dispatchd.cloud.explain import explain
 from dispatchd.cloud.failure import Kind
-from dispatchd.cloud.replies import MAX_BYTES, Reply, refuse_errors
+from dispatchd.cloud.replies import MAX_BYTES, Proof, Reply, refuse_errors
 from dispatchd.cloud.skew import Skew
 from dispatchd.cloud.transport import TransportSettings
 from dispatchd.domain.content_coding import coding_problem
+from dispatchd.domain.extensions import is_marked
 from dispatchd.domain.job import Json
 from dispatchd.errors import ProtocolError, Unavailable
 
@@ -49,6 +50,8 @@ class Caller:
     settings: TransportSettings
     clock: Clock
     skew: Skew = field(factory=Skew)
+    proof: Proof = field(default=Proof.BODY, init=False)
+    """What makes an answer the endpoint's own, by its last answer that nobody else can give."""
     _tally: Counter[tuple[str, str]] = field(factory=Counter, init=False)
 
     def counted(self) -> list[tuple[str, str, int]]:
@@ -116,16 +119,29 @@ class Caller:
             words = (await explain(error, self.settings)).words
             raise Unavailable(call=call, reason=words) from error
         self.skew.see(reply.headers, self.clock.wall(), self.clock.monotonic())
+        if is_marked(reply.headers):
+            self.proof = Proof.HEADER
         return reply
 
-    def refuse_errors(self, call: str, reply: Reply, *, about_a_job: bool) -> None:
-        """Return if the reply is a success. Fails with the RemoteError that its status means."""
+    def note_own(self, reply: Reply) -> None:
+        """Note from an answer with a body that only the endpoint can write what its answers have."""
+        self.proof = Proof.HEADER if is_marked(reply.headers) else Proof.BODY
+
+    def refuse_errors(
+        self, call: str, reply: Reply, *, about_a_job: bool, proof: Proof | None = None
+    ) -> None:
+        """Return if the reply is the endpoint's and a success.
+
+        Fails with the RemoteError that its status means, or with ProtocolError if it lacks the proof: that of
+        `self.proof` if none is given.
+        """
         refuse_errors(
             call,
             reply,
             about_a_job=about_a_job,
             now=self.clock.wall(),
             skew=self.skew.words,
+            proof=proof or self.proof,
         )
 
     async def _hung_up(self, call: str, error: httpx.HTTPError) -> Unavailable:

@@ -7,20 +7,25 @@ from urllib.parse import quote
 import httpx
 import structlog
 from anyio import to_thread
-from attrs import asdict, define, evolve
+from attrs import asdict, define, evolve, field
 
 from dispatchd.cloud.caller import Caller, ClosedWithoutAnswer
 from dispatchd.cloud.credentials import Credentials
+from dispatchd.cloud.doubts import Doubts
 from dispatchd.cloud.replies import (
+    CLOSES_A_JOB,
+    Proof,
     Reply,
     hold_applied,
+    is_proven,
     json_object,
     not_json,
 )
 from dispatchd.cloud.wire import read_delivery, report_to_wire
 from dispatchd.contracts import check
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
-from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.domain.extensions import MARKED, OF_MACHINES, is_marked
+from dispatchd.domain.job import Job, Json, TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.report import Report
 from dispatchd.domain.run_event import Progress
@@ -37,9 +42,6 @@ _QUICK_S: Final = 1.0
 _MOST_DECLARED: Final = 1000
 """How many workflows a pull may declare (count; contracts/schemas/pull-request.schema.json)."""
 
-_EXTENSIONS: Final = ("claim", "lease", "heartbeat", "release", "token", "report")
-"""Extensions of the first protocol that this machine knows (contracts/README.md, extensions)."""
-
 _THREAD_BYTES: Final = 256 * 1024
 """From this size on a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
 
@@ -53,6 +55,7 @@ class DispatchEndpoint:
     call_timeout_s: float
     declared: Callable[[], Sequence[str]] | None = None
     """The workflows to declare with each pull; None to take any job."""
+    _doubts: Doubts = field(factory=Doubts, init=False)
 
     @property
     def clock_skew(self) -> str:
@@ -73,7 +76,7 @@ class DispatchEndpoint:
             "license_id": self.credentials.license_id,
             "server_id": self.credentials.server_id,
             "heartbeat_secret": await self.credentials.secret("pull"),
-            "extensions": [*_EXTENSIONS],
+            "extensions": [*OF_MACHINES],
         }
         names = None if self.declared is None else list(self.declared())
         if cancels_only:
@@ -93,7 +96,9 @@ class DispatchEndpoint:
             return NoJob(held=False, cut_after_s=held_s)
         self.caller.refuse_errors("pull", reply, about_a_job=False)
         if reply.status != httpx.codes.NO_CONTENT:
-            return await _delivery(reply)
+            delivery = await _delivery(reply)
+            self.caller.note_own(reply)
+            return delivery
         held_s = self.caller.clock.monotonic() - began
         return NoJob(
             held=held_s >= _QUICK_S
@@ -181,11 +186,30 @@ class DispatchEndpoint:
             {**identity, **claim, **body},
             deadline_s=self.call_timeout_s,
         )
-        self.caller.refuse_errors(call, reply, about_a_job=True)
+        proof = self._proof(call, job, reply)
+        self.caller.refuse_errors(call, reply, about_a_job=True, proof=proof)
         if reply.body:
             # A proxy's page with status 200 must not pass for the endpoint's word.
             json_object(call, reply)
         return reply
+
+    def _proof(self, call: str, job: Job, reply: Reply) -> Proof:
+        """Return what an answer about a job must have to count as the endpoint's own."""
+        if MARKED in job.extensions:
+            return Proof.HEADER
+        has_extensions = job.extensions or job.claim_token or job.lease_s is not None
+        question = f"{call} {job.id}"
+        if (
+            has_extensions
+            or reply.status not in CLOSES_A_JOB
+            or is_proven(reply, Proof.BODY)
+        ):
+            self._doubts.forget(question)
+            return Proof.BODY
+        if not self._doubts.believes(question, self.caller.clock.monotonic()):
+            return Proof.BODY
+        self._doubts.forget(question)
+        return Proof.NONE
 
 
 def _filled(fields: dict[str, Json]) -> dict[str, Json]:
@@ -211,7 +235,19 @@ async def _delivery(reply: Reply) -> Delivery:
         broken = violation.contract == "JSON"
         reason = not_json(reply) if broken else f"the job can't be used: {violation}"
         raise ProtocolError(call="pull", reason=reason) from violation
-    return evolve(delivery, holds=hold_applied(reply.headers))
+    return evolve(
+        delivery,
+        job=_as_it_came(delivery.job, reply),
+        holds=hold_applied(reply.headers),
+    )
+
+
+def _as_it_came(job: Job, reply: Reply) -> Job:
+    """Return a job whose endpoint counts as one with the header only where that has come all the way."""
+    if is_marked(reply.headers):
+        return job
+    shown = [each for each in job.extensions if each != MARKED]
+    return evolve(job, extensions=tuple(shown))
 
 
 def _beat(call: str, reply: Reply) -> Beat:

@@ -1,4 +1,7 @@
-"""From a reply to a value or to a RemoteError: the one place that says what an answer means.
+"""From a reply to a value or to a RemoteError: the one place that says what an answer means, and whose it is.
+
+A proxy, a gateway or a login page answers with any status. So an answer counts as the endpoint's only if it has
+what `Proof` asks for; anything else is a fault on the way, named as such and repeated.
 
 Deliberately absent: any answer after which the daemon gives up. Whatever an endpoint or a proxy says,
 the daemon stays up and asks again.
@@ -7,12 +10,14 @@ the daemon stays up and asks again.
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from enum import Enum
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final
 
 from attrs import frozen
 
+from dispatchd.domain.extensions import HEADER, is_marked
 from dispatchd.domain.http_headers import http_date, seconds
 from dispatchd.domain.job import Json
 from dispatchd.errors import (
@@ -53,6 +58,32 @@ _MACHINE_CALL: Final[Mapping[int, type[RemoteError]]] = MappingProxyType(
 )
 
 
+_OF_ANYBODY: Final = (
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
+"""Statuses that mean the same whoever answers, like those from 500 on."""
+
+CLOSES_A_JOB: Final = frozenset(_JOB_CALL)
+"""Statuses by which an endpoint says that a job is not this machine's any more."""
+
+    datetime(1970, 1, 1, tzinfo=UTC),
+    datetime(9000, 1, 1, tzinfo=UTC),
+)
+"""Between them lies what a header can mean; all sums with such times are times."""
+
+
+class Proof(Enum):
+    """What an answer must have to count as the endpoint's own."""
+
+    NONE = "none"
+    """It has been the only answer for long enough (`cloud/doubts.py`)."""
+    BODY = "body"
+    """A refusal is a JSON object with a `message`."""
+    HEADER = "header"
+    """That, and each answer has the header of the contract."""
+
+
 @frozen(kw_only=True)
 class Reply:
     """What came back: `headers` with lower-case names, `body` as bytes."""
@@ -62,8 +93,21 @@ class Reply:
     body: bytes
 
 
+def is_proven(reply: Reply, proof: Proof) -> bool:
+    """Return whether an answer can only be the endpoint's own."""
+    if proof is Proof.HEADER and not is_marked(reply.headers):
+        return False
+    return proof is Proof.NONE or _is_success(reply) or _message(reply) is not None
+
+
 def refuse_errors(
-    call: str, reply: Reply, *, about_a_job: bool, now: datetime, skew: str = ""
+    call: str,
+    reply: Reply,
+    *,
+    about_a_job: bool,
+    now: datetime,
+    skew: str = "",
+    proof: Proof = Proof.BODY,
 ) -> None:
     """Return if the reply is a success.
 
@@ -71,12 +115,15 @@ def refuse_errors(
         call: The call's name, for the error.
         reply: What came back.
         about_a_job: Whether 404, 409 and 410 speak of a job rather than of the machine.
+        proof: What makes the reply the endpoint's own.
         now: The wall-clock time, for a Retry-After that names a date.
         skew: How this machine's clock differs from the endpoint's, in words, if it does.
 
     Fails with RemoteError: The leaf that the status means.
     """
-    if HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
+    proven = is_proven(reply, proof)
+    # A pull's or a license's success proves itself, by its body or by changing nothing.
+    if _is_success(reply) and (proven or not about_a_job):
         return
     table = {**_ANY_CALL, **(_JOB_CALL if about_a_job else _MACHINE_CALL)}
     fallback = (
@@ -85,6 +132,9 @@ def refuse_errors(
         else ProtocolError
     )
     kind, reason = table.get(reply.status, fallback), _reason(reply)
+    anybodys = reply.status in _OF_ANYBODY or fallback is Unavailable
+    if not proven and not anybodys:
+        kind, reason = ProtocolError, f"{reason}; {_whose(reply)}"
     if kind is Unauthorized and skew:
         # Credentials have times in them: with a wrong clock good ones look bad.
         kind, reason = Skewed, f"{reason}; {skew}, which may be why: set it"
@@ -138,6 +188,24 @@ def hold_applied(headers: Mapping[str, str]) -> bool:
     return any(part.strip().lower().startswith("wait") for part in applied.split(","))
 
 
+def _is_success(reply: Reply) -> bool:
+    return HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES
+
+
+def _whose(reply: Reply) -> str:
+    """Return why an answer is not taken for the endpoint's."""
+    page = "(a proxy's or a login page?)"
+    if _message(reply) is not None or (_is_success(reply) and not _is_page(reply)):
+        return f"it lacks the endpoint's header {HEADER} {page}"
+    kind = reply.headers.get("content-type", "no content type").split(";")[0]
+    body = kind if reply.body else "an empty body"
+    return f"{body} where the contract wants JSON with a message {page}"
+
+
+def _is_page(reply: Reply) -> bool:
+    return "html" in reply.headers.get("content-type", "")
+
+
 def _reason(reply: Reply) -> str:
     try:
         phrase = f" {HTTPStatus(reply.status).phrase}"
@@ -155,15 +223,15 @@ def _reason(reply: Reply) -> str:
     )
 
 
-def _message(reply: Reply) -> str:
-    """Return what a reply says of itself in the contract's `message`, as one short line; pages are not quoted."""
+def _message(reply: Reply) -> str | None:
+    """Return what a refusal says in the contract's `message`, as one short line; None if it has none."""
     try:
         document = json.loads(reply.body)
     except (ValueError, RecursionError):
-        return ""
+        return None
     message = document.get("message") if isinstance(document, dict) else None
     if not isinstance(message, str):
-        return ""
+        return None
     return "".join(
         letter if letter.isprintable() else " " for letter in message[:_QUOTED]
     )

@@ -115,9 +115,13 @@ def read_delivery(text: str) -> Delivery:
 def _claim_only(document: Mapping[str, Json], job_id: str) -> Job:
     """Return what is needed to finish a flawed job: its id, its claim, and its purpose as far as it is readable."""
     text = {name: value for name, value in document.items() if isinstance(value, str)}
+    shown = document.get("extensions")
     return Job(
         id=job_id,
         claim_token=text.get("claim_token", ""),
+        extensions=tuple(each for each in shown if isinstance(each, str))
+        if isinstance(shown, list)
+        else (),
         workflow=text.get("dag_name", ""),
         repository=text.get("repository_name", ""),
     )

@@ -58,6 +58,8 @@ class Claims:
     activation_id: str = ""
     warning: str = ""
     grace_days: float | None = None
+    marked: bool = False
+    """Whether the answers of who issued it have the header of the contract."""
     issued_at: datetime
     not_before: datetime | None = None
     expires_at: datetime | None = None
@@ -106,6 +108,7 @@ def claims_from(document: Mapping[str, Json]) -> Claims:
         activation_id=_text(document, "activation_id"),
         warning=_text(document, "wc"),
         grace_days=_number(document, "grace_days"),
+        marked=document.get("contract_header") is True,
         issued_at=issued_at,
         not_before=_time(document, "nbf"),
         expires_at=_time(document, "exp"),

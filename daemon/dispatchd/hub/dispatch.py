@@ -9,11 +9,20 @@ from secrets import token_urlsafe
 from typing import Final
 
 import anyio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dispatchd.domain.extensions import (
+    CAPABILITIES,
+    CLAIM,
+    HEARTBEAT,
+    LEASE,
+    MARKED,
+    RELEASE,
+    TOKEN,
+)
 from dispatchd.domain.job import Json
 from dispatchd.hub import rules
 from dispatchd.hub.bodies import THREAD_BYTES, read_body, seconds
@@ -37,7 +46,6 @@ _PATH: Final = "/api/v1/github/dispatch"
 _LONGEST_HOLD_S: Final = 300.0
 _LONGEST_OUTPUT: Final = 20_000
 """What is kept of a reported output (characters): the 16,000 of the contract and its first line."""
-_EXTENSIONS: Final = ("heartbeat", "release", "capabilities")
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
 _LOCKED_S: Final = 0.1
 """How soon a held poll looks again that has found jobs locked by other transactions (seconds)."""
@@ -49,15 +57,23 @@ _NOTED_EVERY_S: Final = 10.0
 
 @frozen(kw_only=True)
 class _Asking:
-    """A machine that asks for a job: its new claim, and the workflows that it declares, None for any."""
+    """A machine that asks for a job.
+
+    `token` is that of its new claim; empty for a machine that knows no tokens. `workflows` are those that it
+    declares, None for any. `extensions` are those that it names; None for a client of the first protocol.
+    """
 
     machine: Machine
     token: str
     workflows: tuple[str, ...] | None
+    extensions: frozenset[str] | None
 
     @property
     def claim(self) -> Claim:
         return Claim(machine=self.machine.server_id, token_hash=hashed(self.token))
+
+    def knows(self, extension: str) -> bool:
+        return self.extensions is not None and extension in self.extensions
 
 
 @define
@@ -212,7 +228,16 @@ class Dispatch:
             self._note(machine, machine.workflows)
         else:
             self._note(machine, "" if workflows is None else json.dumps(workflows))
-        return _Asking(machine=machine, token=token_urlsafe(24), workflows=workflows)
+        named = body.get("extensions")
+        asking = _Asking(
+            machine=machine,
+            token="",
+            workflows=workflows,
+            extensions=frozenset(map(str, named)) if isinstance(named, list) else None,
+        )
+        if not asking.knows(CLAIM):
+            return asking
+        return evolve(asking, token=token_urlsafe(24))
 
     def _note(self, machine: Machine, workflows: str) -> None:
         now = self.desk.now()
@@ -274,12 +299,15 @@ class Dispatch:
             machine = self.desk.machines.by_server_id(claim.machine)
             if machine is None or machine.revoked_at:
                 raise Refused(HTTPStatus.GONE, "this machine has been revoked")
+        leases = self.desk.settings.leases
+        # A machine that knows no lease knows no hurry either.
+        more_s = 0.0 if asking.knows(LEASE) else leases.patience_s
         return self.desk.jobs.claim(
             claim.machine,
             claim.token_hash,
             asking.workflows,
             now=self.desk.now(),
-            lease_s=self.desk.settings.leases.seconds,
+            lease_s=leases.seconds + more_s,
         )
 
     async def _unless_gone(
@@ -310,26 +338,31 @@ class Dispatch:
 
     def _written(self, claimed: Claimed, asking: _Asking) -> bytes:
         job = claimed.job
-        added = {
+        added: dict[str, Json] = {
             "id": job.id,
             "status": job.state,
             "claimed_by": job.machine,
             "license_id": asking.machine.license_id,
-            "claim_token": asking.token,
-            "lease_seconds": self.desk.settings.leases.seconds,
-            "extensions": self._extensions(job),
         }
+        if asking.token:
+            added["claim_token"] = asking.token
+        if asking.knows(LEASE):
+            added["lease_seconds"] = self.desk.settings.leases.seconds
+        if asking.extensions is not None:
+            added["extensions"] = [*self._extensions(job, asking)]
         head = json.dumps({**job.document, **added})
         # The exact texts that were submitted, not what they mean to a JSON library.
         texts = f'"payload": {claimed.payload}, "headers": {claimed.headers}'
         return f"{head[:-1]}, {texts}}}".encode()
 
-    def _extensions(self, job: HubJob) -> list[str]:
-        """Return the calls that there are about a job."""
+    def _extensions(self, job: HubJob, asking: _Asking) -> list[str]:
+        """Return the calls that there are about a job for a machine, and what else the hub shows it."""
         github = self.desk.settings.github
         has_token = github is not None and github.gives_tokens
         is_of_app = job.by_event and bool(job.document.get("installation_id"))
-        return [*_EXTENSIONS, *(["token"] if has_token and is_of_app else [])]
+        calls = [HEARTBEAT, RELEASE, *([TOKEN] if has_token and is_of_app else [])]
+        known = [each for each in calls if asking.knows(each)]
+        return [*known, CAPABILITIES, MARKED]
 
 
 def _told(job: HubJob) -> tuple[str, str, str]:

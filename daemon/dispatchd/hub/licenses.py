@@ -92,6 +92,7 @@ class Licenses:
             "cv": 1,
             "plan": "self-hosted",
             "features": [],
+            "contract_header": True,
             "activation_id": sha256(name).hexdigest()[:32],
             "iat": now,
             "nbf": now,

@@ -16,10 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.domain.extensions import HEADER, VERSION
 from dispatchd.errors import NotReachable
 from dispatchd.hub.admin import Admin
 from dispatchd.hub.desk import Desk
@@ -37,6 +38,9 @@ from dispatchd.hub.rules import Refused
 from dispatchd.systemd import ServiceManager
 
 Loop = Callable[[], Coroutine[Any, Any, None]]
+
+_OF_MACHINES: Final = ("/api/v1/github/dispatch/", "/api/v1/licenses/")
+"""What the paths of the calls of machines begin with (contracts/README.md, calls)."""
 
 _BACKLOG: Final = 512
 _STOP_S: Final = 10
@@ -69,7 +73,23 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
     )
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
-    return probes.counting(app)
+    return _marking(probes.counting(app))
+
+
+def _marking(app: ASGIApp) -> ASGIApp:
+    """Return an application that has the header of the contract in each answer to a machine."""
+    header = (HEADER.lower().encode(), VERSION.encode())
+
+    async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+        async def mark(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], header]}
+            await send(message)
+
+        is_of_machines = scope.get("path", "").startswith(_OF_MACHINES)
+        await app(scope, receive, mark if is_of_machines else send)
+
+    return marked
 
 
 async def serve(

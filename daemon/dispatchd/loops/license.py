@@ -38,8 +38,8 @@ from dispatchd.loops.ports import Licensing, WallClock
 HEARTBEAT_S: Final = 24 * 3600.0
 """Time between two heartbeats (seconds), of which up to a tenth is jitter."""
 
-_RETRY_CAP_S: Final = 300.0
-"""Longest wait after a heartbeat that failed (seconds)."""
+_RETRY_CAP_S: Final = 50.0
+"""Longest wait after a call that failed (seconds): pulling is back within a minute of what has kept it away."""
 
 _LOOK_S: Final = 5.0
 """How often the sources on disk are looked at (seconds), so that a new key or activation is noticed."""
@@ -162,7 +162,10 @@ class LicenseLoop:
             return
         try:
             token = await self.licensing.heartbeat(
-                claims.license_id, activation.server_id, activation.heartbeat_secret
+                claims.license_id,
+                activation.server_id,
+                activation.heartbeat_secret,
+                marked=claims.marked,
             )
             self.finder.known.know("license", [token])
             self.finder.verify(token)

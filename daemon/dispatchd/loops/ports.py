@@ -50,8 +50,13 @@ class Licensing(Protocol):
         """Return a license token and the machine's secret for a key; may be repeated."""
         ...
 
-    async def heartbeat(self, license_id: str, server_id: str, secret: str) -> str:
-        """Return a fresh token; Revoked or Unauthorized if the machine is not wanted any more."""
+    async def heartbeat(
+        self, license_id: str, server_id: str, secret: str, *, marked: bool
+    ) -> str:
+        """Return a fresh token; Revoked or Unauthorized if the machine is not wanted any more.
+
+        `marked` says that the license server's own answers have the header of the contract.
+        """
         ...
 
 

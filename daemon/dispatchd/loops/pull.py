@@ -21,6 +21,7 @@ from attrs import define, field, frozen
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.backoff import next_try_s
 from dispatchd.domain.delivery import Delivery, NoJob, rejection
+from dispatchd.domain.extensions import CAPABILITIES
 from dispatchd.domain.hold import Hold
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.workflow import Workflow
@@ -45,9 +46,6 @@ _JOBS: Final = "pull"
 
 _CANCELS: Final = "cancels"
 """The loop that asks for cancel jobs alone."""
-
-CAPABILITIES: Final = "capabilities"
-"""What an endpoint has among a job's extensions if it knows lists of workflows (contracts/README.md, capabilities)."""
 
 _WELL: Final = "ok"
 """What the board says of an endpoint whose last answer was one."""

@@ -6,7 +6,7 @@ from attrs import define
 
 from dispatchd import __version__
 from dispatchd.cloud.caller import Caller
-from dispatchd.cloud.replies import json_object
+from dispatchd.cloud.replies import Proof, json_object
 from dispatchd.contracts import check
 from dispatchd.domain.job import Json
 from dispatchd.errors import ContractViolation, ProtocolError
@@ -36,7 +36,9 @@ class LicenseEndpoint:
         )
         return str(reply["token"]), str(reply["heartbeat_secret"])
 
-    async def heartbeat(self, license_id: str, server_id: str, secret: str) -> str:
+    async def heartbeat(
+        self, license_id: str, server_id: str, secret: str, *, marked: bool
+    ) -> str:
         """Return a fresh token."""
         reply = await self._call(
             "heartbeat",
@@ -46,15 +48,18 @@ class LicenseEndpoint:
                 "heartbeat_secret": secret,
                 "client_version": __version__,
             },
+            Proof.HEADER if marked else None,
         )
         return str(reply["token"])
 
-    async def _call(self, call: str, body: dict[str, Json]) -> dict[str, Json]:
+    async def _call(
+        self, call: str, body: dict[str, Json], proof: Proof | None = None
+    ) -> dict[str, Json]:
         name = f"license {call}" if call == "heartbeat" else call
         reply = await self._caller.post(
             name, f"{_PATH}/{call}", body, deadline_s=self._timeout_s
         )
-        self._caller.refuse_errors(name, reply, about_a_job=False)
+        self._caller.refuse_errors(name, reply, about_a_job=False, proof=proof)
         document = json_object(name, reply)
         contract = "activate-reply" if call == "activate" else "license-heartbeat-reply"
         try:
@@ -62,4 +67,5 @@ class LicenseEndpoint:
         except ContractViolation as violation:
             reason = f"the reply breaks the contract: {violation}"
             raise ProtocolError(call=name, reason=reason) from violation
+        self._caller.note_own(reply)
         return document

@@ -1,0 +1,47 @@
+"""Doubts: refusals that something on the way may have given, counted until they have to be believed.
+
+An endpoint without extensions may refuse without a body. Nothing tells its refusal from a proxy's, so once is not
+enough; but a job that it has really closed must not be reported for ever.
+"""
+
+from typing import Final
+
+from attrs import define, field, frozen
+
+BELIEVED_AFTER_S: Final = 600.0
+"""How long a refusal must have been the only answer (seconds): longer than the roll-out of a release."""
+
+BELIEVED_AFTER_TRIES: Final = 5
+"""How often it must have come (count)."""
+
+
+@frozen
+class _Series:
+    since: float
+    tries: int
+
+
+@define
+class Doubts:
+    """Refusals without any other answer between them, by what was asked."""
+
+    _series: dict[str, _Series] = field(factory=dict, init=False)
+
+    def believes(self, question: str, now: float) -> bool:
+        """Count a refusal that proves nothing, and return whether it has to be believed.
+
+        Args:
+            question: What was asked.
+            now: The time, by a clock that only grows (seconds).
+        """
+        before = self._series.get(question, _Series(now, 0))
+        series = _Series(before.since, before.tries + 1)
+        self._series[question] = series
+        return (
+            now - series.since >= BELIEVED_AFTER_S
+            and series.tries >= BELIEVED_AFTER_TRIES
+        )
+
+    def forget(self, question: str) -> None:
+        """Begin anew: there was another answer, or the question is settled."""
+        self._series.pop(question, None)
