@@ -18,6 +18,7 @@ from typing_extensions import override
 from dispatchd.cli.hub_client import HubClient
 from dispatchd.clock import SteadyClock
 from dispatchd.cloud.caller import Caller
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.errors import NotReachable, ProtocolError
 from dispatchd.hub.github.answers import Unclear
@@ -161,7 +162,10 @@ async def test_a_collector_s_bomb_is_not_unpacked_and_its_status_counts(
 ) -> None:
     with answering(coding) as (url, accepted):
         traces = TraceExporter(
-            url=url, instance_id=lambda: "machine-7", random=random.Random(1)
+            url=url,
+            instance_id=lambda: "machine-7",
+            random=random.Random(1),
+            bugs=BugFence(),
         )
         with little_memory(), capture_logs() as lines:
             async with anyio.create_task_group() as tasks:

@@ -181,7 +181,7 @@ class HubHere(Hub):
                 database = Database.open(settings.database_url)
                 try:
                     self.desk = Desk.at(
-                        settings, database, known, self.time.wall, self.bugs
+                        settings, database, known, self.time.wall, bugs=self.bugs
                     )
                     manager = ServiceManager.of(self.env)
                     await serve(self.desk, task_status.started, manager, received)

@@ -67,11 +67,6 @@ _OF_ANYBODY: Final = (
 CLOSES_A_JOB: Final = frozenset(_JOB_CALL)
 """Statuses by which an endpoint says that a job is not this machine's any more."""
 
-    datetime(1970, 1, 1, tzinfo=UTC),
-    datetime(9000, 1, 1, tzinfo=UTC),
-)
-"""Between them lies what a header can mean; all sums with such times are times."""
-
 
 class Proof(Enum):
     """What an answer must have to count as the endpoint's own."""

@@ -46,6 +46,10 @@ _BACKLOG: Final = 512
 _STOP_S: Final = 10
 """How long a stop waits for requests that are still being sent (seconds)."""
 
+_KEEP_ALIVE_S: Final = 75
+"""How long an idle connection stays open (seconds): longer than proxies keep theirs, which is 60 s for nginx's upstreams
+(ngx_http_upstream_module, keepalive_timeout). Else a proxy sends a request into a connection that is being closed."""
+
 
 def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
     """Return the hub's application, with some more routes."""
@@ -145,6 +149,7 @@ async def _serve(
         backlog=_BACKLOG,
         lifespan="off",
         timeout_graceful_shutdown=_STOP_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
 
     listener = _listen(*desk.settings.address)
