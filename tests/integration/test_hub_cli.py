@@ -138,7 +138,7 @@ async def test_deliveries_are_listed_made_again_and_pruned(
     listed = await owner.say("deliveries")
     again = (await owner.say("redeliver", "d-1")).stdout.strip()
     await (await machine.pull()).finish()
-    pruned = await owner.say("prune", "--days", "0")
+    pruned = await owner.say("prune", "--days", "0", "--yes")
 
     assert "d-1" in listed.stdout
     assert "queued: workflow ci" in listed.stdout

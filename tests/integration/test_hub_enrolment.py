@@ -6,7 +6,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from support.cli import Done, dispatchd
+from support.cli import Done, command, dispatchd
 from support.daemon import running_daemon
 from support.hub import Hub
 from support.machine import row
@@ -89,3 +89,46 @@ async def test_a_hub_with_another_key_is_not_believed(
     assert done.returncode != 0
     [line] = done.stderr.splitlines()
     assert "license" in line
+
+
+async def test_a_machine_that_was_revoked_and_added_anew_activates(
+    tmp_path: Path, server: Hub
+) -> None:
+    first = await owner(server, "", {"name": "build-1"})
+    config = configure(tmp_path, server, first["public_key"])
+    done = await to_thread.run_sync(activate, config, first["enrolment_key"])
+    assert done.returncode == 0, done.stderr
+    second = await owner(server, "", {"name": "build-2"})
+    taken = await to_thread.run_sync(activate, config, second["enrolment_key"])
+    await owner(server, "/build-1/revoke")
+
+    again = await to_thread.run_sync(activate, config, second["enrolment_key"])
+
+    assert "another machine has this server_id" in taken.stderr
+    assert again.returncode == 0, again.stderr
+    async with running_daemon(config):
+        await server.submit({"id": "j", "dag_name": "it"})
+        assert (await server.result("j"))["machine"] == "build-2"
+
+
+async def test_a_key_comes_from_a_pipe_or_the_configured_file_without_a_question(
+    tmp_path: Path, server: Hub
+) -> None:
+    first = await owner(server, "", {"name": "build-1"})
+    config = configure(tmp_path, server, first["public_key"])
+    words = ("activate", "--config", str(config))
+
+    nothing = await command(*words, text="")
+    piped = await command(*words, text="\ufeff" + first["enrolment_key"] + "\r\n")
+    second = await owner(server, "/build-1/rotate")
+    (tmp_path / "key").write_bytes(
+        b"\xef\xbb\xbf" + second["enrolment_key"].encode() + b"\n"
+    )
+    text = config.read_text().replace("[license]", '[license]\nkey_file = "key"')
+    config.write_text(text)
+    configured = await command(*words, text="")
+
+    assert nothing.returncode == 64
+    assert "the license key is empty" in nothing.stderr
+    assert piped.returncode == 0, piped.stderr
+    assert configured.returncode == 0, configured.stderr

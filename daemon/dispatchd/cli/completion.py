@@ -66,7 +66,7 @@ def job_ids(
     from dispatchd.cli.options import find_daemon
 
     try:
-        places = find_daemon(ctx.params.get("config_file"))
+        places = find_daemon(ctx.params.get("config_file"), quiet=True)
         wanted = _WANTED.get(ctx.info_name or "", frozenset(Phase))
         found = list(_jobs(places, wanted, incomplete))
     except (DispatchdError, OSError):

@@ -88,7 +88,9 @@ def _key(key_file: Path | None, config: Config) -> str:
 
     is_piped = sys.stdin is not None and not sys.stdin.isatty()
     if key_file is None and config.license.key_file:
-        key_file = config.file.parent / config.license.key_file
+        configured = config.file.parent / config.license.key_file
+        # One that is yet to be written is no reason not to ask.
+        key_file = configured if configured.is_file() else None
     if key_file is not None and str(key_file) != "-":
         key = read_text(key_file)
     elif key_file is not None or is_piped:

@@ -46,14 +46,14 @@ def load_config(config_file: Path | None) -> Config:
     )
 
 
-def find_daemon(config_file: Path | None) -> Places:
+def find_daemon(config_file: Path | None, *, quiet: bool = False) -> Places:
     """Return where the daemon of a configuration is. Fails with ConfigError if the file can't be read.
 
-    A file that isn't TOML keeps nobody from asking the daemon that was started before: it is said, and no more.
+    A file that isn't TOML keeps nobody from asking the daemon that was started before: it is said, unless `quiet`.
     """
     file = _file(config_file)
     places, problem = locate(file, defaults=_places(file))
-    if problem is not None:
+    if problem is not None and not quiet:
         click.echo(f"dispatchd: {problem}", err=True)
     return places
 
