@@ -2,7 +2,7 @@
 
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,9 @@ from dispatchd.control.metrics_server import MetricsServer
 from dispatchd.control.routes import Routes
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
-from dispatchd.errors import ConfigError, Problem
+from dispatchd.domain import fitness
+from dispatchd.domain.finding import Level
+from dispatchd.errors import ConfigError, MachineUnfit, Problem
 from dispatchd.execution import execution
 from dispatchd.identity import identity
 from dispatchd.inspection import EventFeed, Inspection
@@ -37,7 +39,8 @@ from dispatchd.loops.pull import PullLoop
 from dispatchd.loops.pulse import Pulse
 from dispatchd.loops.report import ReportLoop
 from dispatchd.metrics import Metrics, StatusCollector
-from dispatchd.outward import open_caller
+from dispatchd.outward import needs_of, open_caller
+from dispatchd.process.prerequisites import prerequisites
 from dispatchd.process.proxies import environment_proxy
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.reload import Reloader, patience_s, pull_limits
@@ -109,8 +112,25 @@ async def serve(config: Config, given: Surroundings) -> None:
             bugs=given.bugs,
             environment=environment,
             last_resort=LastResort(given.end),
+            warnings=_machine_warnings(config, environment),
         )
         await build(config, opened, given.reread).run(given.signals)
+
+
+def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[str]:
+    """Look at what is needed of the machine, and return what is wrong and can be borne.
+
+    Raises:
+        MachineUnfit: Something is missing without which no job can be run well.
+    """
+    found = list(prerequisites(needs_of(config, environment)))
+    failed = [each.words for each in found if each.level is Level.FAILED]
+    if failed:
+        raise MachineUnfit(failed)
+    warnings = [each.words for each in found if each.level is Level.WARNING]
+    for words in warnings:
+        structlog.get_logger().warning("machine_lacks", what=words)
+    return warnings
 
 
 @frozen(kw_only=True)
@@ -124,6 +144,8 @@ class Opened:
     environment: Mapping[str, str]
     bugs: BugFence
     last_resort: LastResort
+    warnings: Sequence[str] = ()
+    """What the look at the machine has found."""
 
 
 def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemon:
@@ -139,13 +161,22 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     core = execution(config, store, clock, known, environment, bugs, watchers)
     tracker, board, rng = core.tracker, core.board, core.random
     who = identity(config, caller, known, clock, environment, bugs, tracker.ring)
+
+    def unfit() -> dict[str, str]:
+        return fitness.unfit(core.run_loop.workflows, core.controllers)
+
+    def declared() -> list[str] | None:
+        # What this machine can't run well is for others, whether the owner wants the list to be sent or not.
+        without = unfit()
+        if not (without or config.cloud.declare_workflows):
+            return None
+        return sorted(core.run_loop.workflows.keys() - without.keys())
+
     source = DispatchEndpoint(
         caller=caller,
         credentials=who.credentials,
         call_timeout_s=config.cloud.call_timeout_s,
-        declared=(lambda: sorted(core.run_loop.workflows))
-        if config.cloud.declare_workflows
-        else None,
+        declared=declared,
     )
     core.run_loop.starter.source = source
     report = ReportLoop(
@@ -175,6 +206,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         tracker=tracker,
         runs=core.runs,
         workflows=config.workflows,
+        unfit=unfit,
         limits=pull_limits(config),
         board=board,
         pulse=pulse,
@@ -219,7 +251,11 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         license=lambda: license_status(who.license, clock),
         skew_s=lambda: caller.skew.seconds,
         slots=lambda: core.run_loop.slots,
-        not_pruned=lambda: prune.troubles,
+        troubles=lambda: [
+            *fitness.warnings(core.run_loop.workflows, core.controllers),
+            *opened.warnings,
+            *prune.troubles,
+        ],
     )
     metrics.registry.register(StatusCollector(status, caller.counted))
     store.on_put = metrics.put_s.observe
@@ -314,7 +350,7 @@ def _traces(
     file = _beside(config, wanted.otlp_headers_file)
     if file is not None:
         try:
-            headers = read_headers(file.read_text())
+            headers = read_headers(file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             expected = f"must be a readable file of NAME: VALUE lines ({error})"
             key = "telemetry.otlp_headers_file"

@@ -14,8 +14,10 @@ from dispatchd.clock import SteadyClock
 from dispatchd.cloud.client import DispatchEndpoint
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
+from dispatchd.domain import fitness
 from dispatchd.domain.finding import Finding, Level
 from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.engines.local.cgroup import Cgroups
 from dispatchd.engines.local.checkout import try_way
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import (
@@ -26,7 +28,8 @@ from dispatchd.errors import (
 )
 from dispatchd.execution import inherited
 from dispatchd.identity import identity
-from dispatchd.outward import check_outward, open_caller, transport_settings
+from dispatchd.outward import check_outward, needs_of, open_caller, transport_settings
+from dispatchd.process.prerequisites import prerequisites
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _FEW_INODES: Final = 10_000
@@ -45,8 +48,10 @@ async def check_up(
 ) -> AsyncIterator[Finding]:
     """Yield what is found, in the order in which things have to work."""
     yield Finding("config", Level.OK, f"{config.file} is good")
-    for finding in _on_disk(config):
+    for finding in (*_on_disk(config), *prerequisites(needs_of(config, environment))):
         yield finding
+    for words in fitness.warnings(config.workflows, _controllers()):
+        yield Finding("limits", Level.WARNING, words)
     try:
         check_outward(config, environment)
     except ConfigError as error:
@@ -57,6 +62,12 @@ async def check_up(
         yield finding
     async for finding in _checkouts(config, environment):
         yield finding
+
+
+def _controllers() -> tuple[str, ...]:
+    """Return the limits that can be set from here; those of the service's own unit are in `dispatchd status`."""
+    found = Cgroups.find()
+    return () if found is None else found.controllers
 
 
 def _on_disk(config: Config) -> Iterator[Finding]:

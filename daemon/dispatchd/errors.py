@@ -3,6 +3,7 @@
 DispatchdError
 ├─ UserError            one line and an exit code (sysexits.h); the start is refused
 │  ├─ ConfigError       the configuration can't be used: every problem at once
+│  ├─ MachineUnfit      the kernel, the state folder or a program lacks what is needed
 │  ├─ UsageError        the command line asks for what doesn't exist
 │  ├─ NotReachable      a command needs something that isn't there now
 │  ├─ FolderUnusable    the state folder can't be created or written
@@ -79,6 +80,16 @@ class UsageError(UserError):
 
     def __init__(self, *, cannot: str, reason: str) -> None:
         super().__init__(f"cannot {cannot}: {reason}")
+
+
+class MachineUnfit(UserError):
+    """The machine lacks what no job can be run well without; carries a sentence for each."""
+
+    exit_code = os.EX_CONFIG
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class NotReachable(UserError):

@@ -41,6 +41,8 @@ class Execution:
     run_loop: RunLoop
     board: Board
     random: random.Random
+    controllers: tuple[str, ...]
+    """Which limits can be set (controllers of cgroup v2)."""
     containment: str
     """By what runs are kept together, in words."""
 
@@ -113,5 +115,6 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         run_loop=run_loop,
         board=board,
         random=rng,
+        controllers=() if cgroups is None else cgroups.controllers,
         containment="sessions and process groups" if cgroups is None else cgroups.words,
     )

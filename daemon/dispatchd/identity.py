@@ -109,7 +109,7 @@ def _first_text(files: list[Path]) -> str:
     """Return the text of the first file that has one; a missing or unreadable file is none."""
     for file in files:
         try:
-            text = file.read_text(encoding="utf-8").strip()
+            text = file.read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError):
             continue
         if text:

@@ -15,6 +15,7 @@ from dispatchd.domain.content_coding import ASKED_FOR
 from dispatchd.domain.http_headers import no_cookies
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
+from dispatchd.process.prerequisites import Needs
 
 
 def transport_settings(
@@ -104,3 +105,15 @@ def _unusable_keys(config: Config) -> list[str]:
     except ValueError as error:
         return [f"must be public Ed25519 keys: {error}"]
     return []
+
+
+def needs_of(config: Config, environment: Mapping[str, str]) -> Needs:
+    """Return what a configuration needs of its machine."""
+    return Needs(
+        state_folder=config.state_folder,
+        search_path=environment.get("PATH", ""),
+        home=environment.get("HOME", ""),
+        system_certificates=config.cloud.url.startswith("https:")
+        and not config.cloud.ca_file,
+        checkout=any(each.checkout is not None for each in config.workflows.values()),
+    )

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 from attrs import define, field
 
@@ -24,7 +23,7 @@ class Status:
 
     `machine` gives who this machine is at the endpoint, `license` what its license is worth (None: it has
     none), `skew_s` the difference of its clock (seconds), `slots` how many runs it may have,
-    `not_pruned` what housekeeping can't treat.
+    `troubles` what else is wrong, in sentences.
     """
 
     board: Board
@@ -41,7 +40,7 @@ class Status:
     license: Callable[[], Mapping[str, Json] | None]
     skew_s: Callable[[], float | None]
     slots: Callable[[], int]
-    not_pruned: Callable[[], list[str]]
+    troubles: Callable[[], list[str]]
     warnings: dict[str, str] = field(factory=dict)
     """What an operator has to look at, by what it is about; kept by whoever finds it."""
     reloaded_at: datetime | None = None
@@ -96,16 +95,9 @@ class Status:
             self.board.skew,
             *self.warnings.values(),
             self._quarantined(),
-            *self._not_pruned(),
+            *self.troubles(),
         ]
         return [each for each in found if each]
-
-    def _not_pruned(self) -> list[str]:
-        troubles = self.not_pruned()
-        more = len(troubles) - _MOST_NAMED
-        return troubles[:_MOST_NAMED] + (
-            [f"{more} more can't be pruned; the log names them"] if more > 0 else []
-        )
 
     def _quarantined(self) -> str:
         folder = self.state_folder / "quarantine"
@@ -163,9 +155,6 @@ class Status:
             "trouble": self.tracker.disk.trouble,
         }
 
-
-_MOST_NAMED: Final = 5
-"""How many things that can't be pruned are named (count)."""
 
 _WAITING = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RETRY_WAIT)
 

@@ -172,6 +172,7 @@ class Daemon:
                 tracker=self.tracker,
                 runs=runs,
                 workflows=workflows,
+                unfit=dict,
                 limits=limits,
                 board=board,
                 pulse=pulse,

@@ -123,7 +123,7 @@ def _members(asked: Path | None, now: datetime) -> tuple[dict[str, str], list[st
     """Return the members, name to text without secrets, and which secrets are not known, with the reason."""
     file, state = _find(asked)
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         # What in it is secret can't be told, so nothing of it is shown; `config check` says what is wrong.
         document = {}

@@ -98,7 +98,7 @@ def read_text(file: Path) -> str:
         UsageError: It can't be read.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = (
             (error.strerror or str(error))

@@ -53,8 +53,8 @@ class DispatchEndpoint:
     caller: Caller
     credentials: Credentials
     call_timeout_s: float
-    declared: Callable[[], Sequence[str]] | None = None
-    """The workflows to declare with each pull; None to take any job."""
+    declared: Callable[[], Sequence[str] | None] = lambda: None
+    """Returns the workflows to declare with each pull; None to take any job."""
     _doubts: Doubts = field(factory=Doubts, init=False)
 
     @property
@@ -78,7 +78,7 @@ class DispatchEndpoint:
             "heartbeat_secret": await self.credentials.secret("pull"),
             "extensions": [*OF_MACHINES],
         }
-        names = None if self.declared is None else list(self.declared())
+        names = self.declared()
         if cancels_only:
             body["workflows"] = []
         elif names is not None and len(names) <= _MOST_DECLARED:

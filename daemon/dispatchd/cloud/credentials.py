@@ -1,6 +1,7 @@
 """The machine's credentials: who it is, and the secret that proves it, read anew at each call."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -63,7 +64,10 @@ class ConfiguredCredentials:
         """
         try:
             text = await self._threads.run(
-                self.secret_file, self.secret_file.read_text, within_s=_FILE_S
+                self.secret_file,
+                # Without a byte order mark, which some editors write.
+                partial(self.secret_file.read_text, encoding="utf-8-sig"),
+                within_s=_FILE_S,
             )
             secret = text.strip()
         except TimeoutError as error:

@@ -53,6 +53,15 @@ class Reader:
                 pids=_first(entry.pids_max, limits.pids_max),
                 cpu_weight=_first(entry.cpu_weight, limits.cpu_weight),
             ),
+            own_limits=tuple(
+                controller
+                for controller, limit in (
+                    ("memory", entry.memory_max_mib),
+                    ("pids", entry.pids_max),
+                    ("cpu", entry.cpu_weight),
+                )
+                if limit
+            ),
             checkout=self._repository(entry) if entry.checkout else None,
             required_artifacts=entry.required_artifacts,
             missing_fails=entry.missing_artifacts == "fail",

@@ -1,6 +1,6 @@
 """What a pull can bring: a job, or nothing."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from attrs import frozen
 
@@ -43,8 +43,16 @@ class Beat:
     cancel_requested: bool = False
 
 
-def rejection(delivery: Delivery, workflows: Container[str]) -> Verdict | None:
-    """Return why a job can't be run on a machine with these workflows, or None if it can."""
+def rejection(
+    delivery: Delivery, workflows: Container[str], unfit: Mapping[str, str]
+) -> Verdict | None:
+    """Return why a job can't be run on a machine with these workflows, or None if it can.
+
+    Args:
+        delivery: What has come.
+        workflows: The configured ones.
+        unfit: Those of them that this machine can't run within their limits, and why.
+    """
     if delivery.flaw:
         summary = (
             f"The job breaks the dispatch contract and was not run: {delivery.flaw}."
@@ -52,7 +60,15 @@ def rejection(delivery: Delivery, workflows: Container[str]) -> Verdict | None:
         return Verdict(
             outcome=Outcome.REJECTED, cause=FailureCause.INVALID_JOB, summary=summary
         )
-    if delivery.job.is_cancel or delivery.job.workflow in workflows:
+    name = delivery.job.workflow
+    if not delivery.job.is_cancel and name in unfit:
+        summary = f"This machine doesn't run the workflow {name!r}, so nothing was run: {unfit[name]}."
+        return Verdict(
+            outcome=Outcome.REJECTED,
+            cause=FailureCause.UNKNOWN_WORKFLOW,
+            summary=summary,
+        )
+    if delivery.job.is_cancel or name in workflows:
         return None
     return unknown_workflow(delivery.job.workflow)
 

@@ -230,6 +230,10 @@ def _taken(usage: Usage) -> list[str]:
         notes.append(
             f"The kernel ended {usage.oom_kills} of its processes for want of memory."
         )
+    if usage.pids_refused:
+        notes.append(
+            f"{usage.pids_refused} starts of a process were refused because of its limit (pids_max)."
+        )
     figures = []
     if usage.cpu_s is not None:
         figures.append(f"{usage.cpu_s:.1f} s of CPU")

@@ -19,5 +19,7 @@ class Usage:
 
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
+    pids_refused: int = 0
+    """How often it could not start a process because of its limit of them (count)."""
     oom_kills: int = 0
     """How many of its processes the kernel has ended for want of memory (count)."""

@@ -61,6 +61,8 @@ class Workflow:
     kill_grace_s: float
     max_retries: int
     resources: Resources = Factory(Resources)
+    own_limits: tuple[str, ...] = ()
+    """The controllers (cgroup v2) that limits of its own need, beside those of `[runs]`."""
     checkout: Repository | None = None
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False

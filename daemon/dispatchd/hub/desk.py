@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Json
+from dispatchd.hub.auth.refusals import Refusals
 from dispatchd.hub.credentials import hashed, matches
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
@@ -65,6 +66,7 @@ class Desk:
     """What is kept out of the log and of what is told to others."""
     bugs: BugFence = field(factory=BugFence)
     """Around each loop of this process."""
+    refusals: Refusals = field(init=False)
     stopping: bool = False
     polls: Polls = field(factory=Polls)
     """Polls that wait for a job."""
@@ -75,6 +77,9 @@ class Desk:
     _threads: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_THREADS), init=False
     )
+
+    def __attrs_post_init__(self) -> None:
+        self.refusals = Refusals(self.now)
 
     @classmethod
     def at(
@@ -167,6 +172,7 @@ class Desk:
                 HTTPStatus.UNAUTHORIZED, "a token is needed (Authorization: Bearer ...)"
             )
         if found is None:
+            self.refusals.note("token_refused", request, path=request.url.path)
             raise Refused(HTTPStatus.UNAUTHORIZED, "the token is not valid here")
         if not allows(found, scope):
             raise Refused(HTTPStatus.FORBIDDEN, f"the token is not for {scope}")

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -79,7 +80,16 @@ def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Ma
         raise UsageError(cannot=f"make a hub in {folder}", reason=reason) from error
     except OSError as error:
         raise FolderUnusable(folder=folder, error=error) from error
-    settings = load(file)
+    with ExitStack() as undo:
+        # What keeps a second try from being made doesn't outlive the first.
+        undo.callback(file.unlink, missing_ok=True)
+        made = _filled(load(file), undo)
+        undo.pop_all()
+    return made
+
+
+def _filled(settings: Settings, undo: ExitStack) -> Made:
+    """Make the database and the first token of a hub, noting how to take the token's file back."""
     database = Database.open(settings.database_url)
     try:
         tokens, now = TokenStore(database), time.time()  # noqa: TID251  # a person's command, at their time
@@ -93,6 +103,7 @@ def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Ma
         )
         tokens.add(admin)
         _write(settings.token_file, token + "\n")
+        undo.callback(settings.token_file.unlink, missing_ok=True)
         MachineStore(database).add_license(settings.license_id, now=now)
         public = public_key(tokens)
     finally:

@@ -30,6 +30,9 @@ _LOOP: Final = "prune"
 _EVERY_S: Final = 3600.0
 """Time between two rounds (seconds)."""
 
+_MOST_NAMED: Final = 5
+"""How many things that can't be pruned are named (count)."""
+
 _RESOLUTION: Final = timedelta(seconds=1)
 """The endpoint's clock is known in whole seconds (`Date`, RFC 9110 section 5.6.7), so it may show up to one more."""
 
@@ -114,7 +117,11 @@ class PruneLoop:
             f"job {job_id} can't be forgotten: {why}"
             for job_id, why in self._refused.items()
         ]
-        return [*self.workspaces.stays.values(), *refused]
+        found = [*self.workspaces.stays.values(), *refused]
+        more = len(found) - _MOST_NAMED
+        return found[:_MOST_NAMED] + (
+            [f"{more} more can't be pruned; the log names them"] if more > 0 else []
+        )
 
     def _take_away(self, record: TrackedJob) -> None:
         # In this order a crash leaves a record, which is found again, and never a folder without one.

@@ -7,7 +7,7 @@ stopping.
 
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -88,6 +88,8 @@ class PullLoop:
     tracker: Tracker
     runs: Runs
     workflows: Mapping[str, Workflow]
+    unfit: Callable[[], Mapping[str, str]]
+    """Returns the workflows that this machine can't run within their limits, and why."""
     limits: PullLimits
     board: Board
     pulse: Pulse
@@ -274,7 +276,7 @@ class PullLoop:
         await self.tracker.receive(
             delivery.job,
             store_texts=store_texts,
-            rejection=rejection(delivery, self.workflows),
+            rejection=rejection(delivery, self.workflows, self.unfit()),
         )
 
     def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:

@@ -183,7 +183,7 @@ def read_credentials(path: Path) -> tuple[str, str]:
     Fails with OSError: it can't be read.
     """
     try:
-        line = path.read_text("utf-8").rstrip("\r\n")
+        line = path.read_text("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         line = ""
     user, colon, password = line.partition(":")

@@ -107,7 +107,7 @@ def _parsed(content: str) -> PublicKey:
 
 def _file(name: str, folder: Path) -> str:
     try:
-        return (folder / name).read_text(encoding="utf-8")
+        return (folder / name).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         message = f"the file {folder / name} can't be read: {reason}"

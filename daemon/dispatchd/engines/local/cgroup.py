@@ -116,6 +116,7 @@ class Group:
         return Usage(
             cpu_s=None if cpu_usec is None else cpu_usec / 1e6,
             peak_memory_bytes=int(peak) if peak.isdigit() else None,
+            pids_refused=_fields(self._path / "pids.events").get("max", 0),
             oom_kills=_fields(self._path / "memory.events").get("oom_kill", 0),
         )
 

@@ -50,7 +50,8 @@ class SecretReader:
         """
         try:
             data = await self._bytes(source)
-            value = data.decode().removesuffix("\n").removesuffix("\r")
+            # Without a byte order mark, which some editors write.
+            value = data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except TimeoutError as error:
             raise SecretUnavailable(
                 name=source.name, reason=f"its file gave {error}"

@@ -102,7 +102,7 @@ class TokenFile:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         _refuse(file, _UNREADABLE.format(error.strerror), error)
     except ValueError as error:

@@ -17,7 +17,7 @@ def read_secret(file: Path, *, config_file: Path, key: str) -> str:
         ConfigError: It can't be read, or is empty.
     """
     try:
-        found = file.read_text(encoding="utf-8").strip()
+        found = file.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
         expected = f"must name a readable file ({file}: {error.strerror})"
     except UnicodeDecodeError:

@@ -104,6 +104,25 @@ class Webhook:
         Raises:
             Refused: It isn't one of GitHub's, or can't be read.
         """
+        try:
+            return await self._receive(request)
+        except Refused as refused:
+            self.desk.refusals.note(
+                "webhook_refused",
+                request,
+                status=int(refused.status),
+                reason=refused.message,
+                delivery=request.headers.get("x-github-delivery", ""),
+                github_event=request.headers.get("x-github-event", ""),
+            )
+            raise
+
+    async def _receive(self, request: Request) -> Response:
+        """Take an event in.
+
+        Raises:
+            Refused: It isn't one of GitHub's, or can't be read.
+        """
         call = _call(request, self.settings)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in (_JSON, _FORM):

@@ -48,11 +48,13 @@ class Entry:
         given = hashed(form.get("token", "").strip())
         token = await self.desk.use(lambda: self.desk.tokens.find(given))
         if token is None:
+            self.desk.refusals.note("login_refused", request, reason="no such token")
             return await self._form(
                 request, wanted, HTTPStatus.UNAUTHORIZED, "The token is not valid here."
             )
         if not allows(token, READ):
             words = "The token is not for read or admin."
+            self.desk.refusals.note("login_refused", request, reason=words)
             return await self._form(request, wanted, HTTPStatus.FORBIDDEN, words)
         session = await self.desk.use(
             lambda: self.desk.sessions.begin(token, now=self.desk.now())

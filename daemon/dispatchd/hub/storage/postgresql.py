@@ -20,6 +20,9 @@ CONNECT_S: Final = 5
 _ANSWER_S: Final = 6.0
 """How long the answer to a statement may take (seconds); the server gives up earlier."""
 
+_ENCODING: Final = "UTF8"
+"""The one encoding of PostgreSQL that holds all texts (PostgreSQL docs, 23.3.1)."""
+
 SETTINGS: Final = {
     "statement_timeout": "5s",
     # Many calls that want one locked row take turns on the few connections, and others have to get theirs.
@@ -74,8 +77,18 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def connect(*args: Any, **parameters: Any) -> BoundedConnection:  # noqa: ANN401  # of libpq
-    """Connect, and set the server's limits."""
+    """Connect, and set the server's limits.
+
+    Raises:
+        psycopg.NotSupportedError: The database can't hold all texts.
+    """
     connection = BoundedConnection.connect(*args, **{**PARAMETERS, **parameters})
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in (None, _ENCODING):
+        name = connection.info.dbname
+        connection.close()
+        message = f"its encoding is {encoding}, and {_ENCODING} is needed: make another one (createdb -E {_ENCODING} -T template0 NAME), and move what is in {name} there"
+        raise psycopg.NotSupportedError(message)
     for name, value in SETTINGS.items():
         connection.execute("SELECT set_config(%s, %s, false)", (name, value))
     connection.commit()

@@ -1,0 +1,171 @@
+"""What a daemon needs of its machine, looked at before the first pull: each finding says what to do.
+
+Without what has failed here jobs would be taken and could not be run well. Facts from pidfd_open(2),
+pidfd_send_signal(2), random(4), fsync(2) and mount(2).
+"""
+
+import os
+import shutil
+import signal
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.domain.finding import Finding, Level
+
+SHELL: Final = Path("/bin/sh")
+
+_PROC: Final = ("/proc/self/stat", "/proc/sys/kernel/random/boot_id")
+
+_RUN_S: Final = 10.0
+"""How long a script of one line may take (seconds)."""
+
+
+@frozen(kw_only=True)
+class Needs:
+    """What a configuration needs beyond what every daemon does.
+
+    `system_certificates` is true where TLS is verified by the system's CA certificates; `checkout` where a
+    workflow has git fill its workspace; `search_path` (PATH) is where git is looked for.
+    """
+
+    state_folder: Path
+    search_path: str
+    home: str
+    system_certificates: bool = False
+    checkout: bool = False
+
+
+def prerequisites(needs: Needs) -> Iterator[Finding]:
+    """Yield what is found, one finding for each prerequisite. Blocks."""
+    yield _pidfd()
+    yield _proc()
+    yield _shell()
+    if needs.state_folder.is_dir():
+        yield _durable(needs.state_folder)
+        yield _executable(needs.state_folder, checkout=needs.checkout)
+    if needs.system_certificates:
+        yield _certificates()
+    yield _home(needs.home)
+    if needs.checkout:
+        yield _git(needs.search_path)
+
+
+def _pidfd() -> Finding:
+    if not hasattr(os, "pidfd_open"):
+        words = "this Python has no pidfd: it was built for a kernel before 5.3; install another one"
+        return Finding("pidfd", Level.FAILED, words)
+    try:
+        own = os.pidfd_open(os.getpid())
+        try:
+            signal.pidfd_send_signal(own, 0)
+        finally:
+            os.close(own)
+    except OSError as error:
+        words = f"pidfd_open and pidfd_send_signal don't work ({error.strerror}), so no run could be watched: use Linux 5.3 or newer, and let the container's seccomp profile pass both"
+        return Finding("pidfd", Level.FAILED, words)
+    return Finding("pidfd", Level.OK, "processes can be watched")
+
+
+def _proc() -> Finding:
+    for name in _PROC:
+        try:
+            if not Path(name).read_bytes().strip():
+                return Finding("proc", Level.FAILED, f"{name} is empty: mount proc(5)")
+        except OSError as error:
+            words = f"{name} can't be read ({error.strerror}): mount proc(5) at /proc, with all of it"
+            return Finding("proc", Level.FAILED, words)
+    return Finding("proc", Level.OK, "processes and this boot can be identified")
+
+
+def _shell() -> Finding:
+    if os.access(SHELL, os.X_OK):
+        return Finding("shell", Level.OK, f"{SHELL} is there")
+    words = f"{SHELL} can't be executed, and starts every run: install a POSIX shell"
+    return Finding("shell", Level.FAILED, words)
+
+
+def _durable(folder: Path) -> Finding:
+    try:
+        with _aside(folder, "durable") as aside:
+            fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(fd, b"x")
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            aside.replace(aside)
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        words = f"{folder} can't keep a file over a power cut ({error.strerror}): put store.folder on a local file system"
+        return Finding("durability", Level.FAILED, words)
+    return Finding("durability", Level.OK, f"{folder} keeps what is written")
+
+
+def _executable(folder: Path, *, checkout: bool) -> Finding:
+    level = Level.FAILED if checkout else Level.WARNING
+    try:
+        with _aside(folder, "exec") as aside:
+            aside.write_text("#!/bin/sh\nexit 0\n")
+            aside.chmod(0o700)
+            subprocess.run(  # noqa: S603  # a script of ours
+                [aside],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=_RUN_S,
+                check=True,
+            )
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        words = f"no program in {folder} can be executed ({reason}): mount it without noexec, or set store.folder"
+        return Finding("exec", level, words)
+    return Finding("exec", Level.OK, f"programs in {folder} can be executed")
+
+
+def _certificates() -> Finding:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    if context.cert_store_stats()["x509_ca"]:
+        return Finding("certificates", Level.OK, "the system has CA certificates")
+    folder = ssl.get_default_verify_paths().capath
+    with suppress(OSError):
+        if folder and any(Path(folder).iterdir()):
+            return Finding("certificates", Level.OK, f"CA certificates in {folder}")
+    words = "this system has no CA certificates, so no HTTPS endpoint is trusted: install ca-certificates, or set cloud.ca_file"
+    return Finding("certificates", Level.FAILED, words)
+
+
+def _home(home: str) -> Finding:
+    if home and Path(home).is_dir():
+        return Finding("home", Level.OK, f"HOME is {home}")
+    what = f"HOME is {home}, which is no folder" if home else "HOME isn't set"
+    words = f"{what}: programs such as git, ssh and npm may fail; set it for the daemon"
+    return Finding("home", Level.WARNING, words)
+
+
+def _git(search_path: str) -> Finding:
+    found = shutil.which("git", path=search_path)
+    if found:
+        return Finding("git", Level.OK, found)
+    words = "there is no git on PATH, and a workflow has `checkout`: install git"
+    return Finding("git", Level.FAILED, words)
+
+
+@contextmanager
+def _aside(folder: Path, what: str) -> Iterator[Path]:
+    # The prefix is that of `store/durable.py`, whose sweep removes what a crash leaves.
+    aside = folder / f".aside-{os.getpid()}-{what}"
+    try:
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
