@@ -34,10 +34,15 @@ class Postgres:
 
     port: int
 
-    def new_database(self, like: str = "") -> str:
-        """Return the URL of a new database: an empty one, or a copy of one that nobody uses, by its URL."""
+    def new_database(self, like: str = "", encoding: str = "") -> str:
+        """Return the URL of a new database: an empty one, or a copy of one that nobody uses, by its URL.
+
+        One with an encoding of its own is empty.
+        """
         name = f"hub_{uuid4().hex}"
         template = like.rpartition("/")[2] or "template1"
+        if encoding:
+            template = f"template0 ENCODING '{encoding}' LOCALE 'C'"
         self._execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self._address(name)
 

@@ -23,7 +23,7 @@ async def doctor(config: Path, **env: str) -> tuple[int, dict[str, tuple[str, st
         "--json",
         "--config",
         str(config),
-        env={"PATH": "/usr/bin:/bin", **env},
+        env={"PATH": "/usr/bin:/bin", "HOME": "/", **env},
     )
     assert done.stderr == ""
     order = ("ok", "warning", "failed")

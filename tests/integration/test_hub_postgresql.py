@@ -1,5 +1,6 @@
 """What depends on PostgreSQL: several hubs on one database, and a database that goes away."""
 
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import anyio
 import pytest
 from bench.postgres import Postgres
 
+from support.cli import dispatchd
 from support.clock import advance, within
 from support.hub import HubHere, hub
 from support.machine import JOBS, Machine, held_poll, row
@@ -161,3 +163,28 @@ async def test_a_database_that_is_away_is_a_503_and_the_hub_goes_on_after_it(
             async with held_poll(machine) as poll:
                 await server.submit({"id": "k", **CI})
         assert poll.reply.json()["id"] == "k"
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_all_texts_is_refused(
+    tmp_path: Path, postgresql: Postgres, encoding: str
+) -> None:
+    url = postgresql.new_database(encoding=encoding)
+    good = postgresql.new_database()
+
+    refused = dispatchd("hub", "init", str(tmp_path / "hub"), "--database-url", url)
+    left = list((tmp_path / "hub").iterdir())
+    made = dispatchd("hub", "init", str(tmp_path / "hub"), "--database-url", good)
+    file = tmp_path / "hub" / "hub.toml"
+    file.write_text(file.read_text().replace(good, url))
+    served = dispatchd("hub", "serve", "--config", str(file))
+    for each in (url, good):
+        postgresql.drop(each)
+
+    assert left == []
+    assert made.returncode == 0, made.stderr
+    for done in (refused, served):
+        assert done.returncode == os.EX_UNAVAILABLE
+        [line] = done.stderr.splitlines()
+        assert f"its encoding is {encoding}, and UTF8 is needed" in line
+        assert "createdb -E UTF8 -T template0" in line

@@ -1,0 +1,45 @@
+"""A daemon whose log goes to a terminal that can't show all: it works on, and so does the next one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from anyio import to_thread
+
+from support.daemon import write_config
+from support.endpoint import endpoint
+
+HALF, ROCKET = "job-\ud800", "rocket-🚀"
+
+
+@pytest.mark.parametrize(
+    ("redirect", "encoding"),
+    [(">log", "latin-1"), (">log", "utf-8"), (">&-", "utf-8"), (">/dev/full", "ascii")],
+)
+async def test_no_line_of_the_log_ends_the_daemon(
+    tmp_path: Path, redirect: str, encoding: str
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        config.write_text(config.read_text().replace('"json"', '"text"'))
+        for job_id in (HALF, ROCKET):
+            # As an endpoint in ASCII sends it.
+            hub.hand_out(json.dumps({"id": job_id, "dag_name": "it"}).encode())
+        line = f'exec "{sys.executable}" -m dispatchd run --config "{config}" {redirect} 2>errors'
+        env = {**os.environ, "PYTHONIOENCODING": encoding}
+        with subprocess.Popen(["sh", "-c", line], cwd=tmp_path, env=env) as daemon:
+            await hub.until_finished(HALF, ROCKET, within_s=60)
+            assert daemon.poll() is None
+            daemon.send_signal(signal.SIGTERM)
+            code = await to_thread.run_sync(daemon.wait, 30)
+
+    assert code == 0
+    assert (tmp_path / "errors").read_text() == ""
+    if redirect == ">log":
+        log = (tmp_path / "log").read_text(encoding=encoding)
+        assert "job-\\ud800" in log
+        assert "daemon_stopped" in log

@@ -1,0 +1,135 @@
+"""What is needed of the machine: each thing that is missing is one line that says what to do."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dispatchd.domain import fitness
+from dispatchd.domain.finding import Finding, Level
+from dispatchd.domain.resources import Resources
+from dispatchd.domain.workflow import Workflow
+from dispatchd.process.prerequisites import Needs, prerequisites
+
+
+def found(folder: Path, **needs: object) -> dict[str, Finding]:
+    wanted = {"search_path": os.defpath, "home": "/", **needs}
+    findings = prerequisites(Needs(state_folder=folder, **wanted))  # type: ignore[arg-type]  # of each test
+    return {each.check: each for each in findings}
+
+
+def test_a_machine_that_has_all_is_ok_in_every_line(tmp_path: Path) -> None:
+    lines = found(tmp_path)
+
+    assert {each.level for each in lines.values()} == {Level.OK}
+    assert [*lines] == ["pidfd", "proc", "shell", "durability", "exec", "home"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_keeps_nothing_is_a_failure() -> None:
+    line = found(Path("/proc"))["durability"]
+
+    assert line.level is Level.FAILED
+    assert "put store.folder on a local file system" in line.words
+
+
+def test_a_machine_without_git_fails_where_a_workflow_has_a_checkout(
+    tmp_path: Path,
+) -> None:
+    assert "git" not in found(tmp_path, search_path="")
+    line = found(tmp_path, search_path=str(tmp_path), checkout=True)["git"]
+
+    assert line.level is Level.FAILED
+    assert "install git" in line.words
+
+
+@pytest.mark.parametrize("home", ["", "/nonexistent"])
+def test_a_home_that_is_not_there_is_a_warning(tmp_path: Path, home: str) -> None:
+    line = found(tmp_path, home=home)["home"]
+
+    assert line.level is Level.WARNING
+    assert line.words.startswith("HOME is")
+
+
+def test_a_system_without_certificates_fails_where_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+
+    assert "certificates" not in found(tmp_path)
+    line = found(tmp_path, system_certificates=True)["certificates"]
+
+    assert line.level is Level.FAILED
+    assert "install ca-certificates, or set cloud.ca_file" in line.words
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> Iterator[Path]:
+    """A file system on which no program can be executed."""
+    folder = tmp_path / "noexec"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "noexec,size=1m", "none", folder]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("needs root that may mount")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.host
+@pytest.mark.skipif(shutil.which("mount") is None, reason="needs mount")
+@pytest.mark.parametrize("checkout", [False, True])
+def test_a_folder_without_programs_is_named(noexec: Path, *, checkout: bool) -> None:
+    line = found(noexec, checkout=checkout)["exec"]
+
+    assert line.level is (Level.FAILED if checkout else Level.WARNING)
+    assert "mount it without noexec" in line.words
+
+
+def workflow(resources: Resources, *own: str) -> Workflow:
+    return Workflow(
+        name="it",
+        command=("/bin/true",),
+        max_duration_s=1,
+        kill_grace_s=1,
+        max_retries=0,
+        resources=resources,
+        own_limits=own,
+    )
+
+
+@pytest.mark.parametrize(
+    ("controllers", "unfit", "words"),
+    [
+        (("cpu", "memory", "pids"), [], []),
+        (("memory",), ["own"], ["workflows.own takes no jobs: pids_max can't be kept"]),
+        (
+            (),
+            ["own"],
+            [
+                "workflows.own takes no jobs: pids_max can't be kept",
+                "runs go on without memory_max_mib and cpu_weight",
+            ],
+        ),
+    ],
+)
+def test_a_limit_of_a_workflow_keeps_its_jobs_away_and_a_default_is_a_warning(
+    controllers: tuple[str, ...], unfit: list[str], words: list[str]
+) -> None:
+    workflows = {
+        "own": workflow(Resources(pids=9), "pids"),
+        "default": workflow(Resources(memory_bytes=1)),
+        "weighed": workflow(Resources(cpu_weight=50), "cpu"),
+        "free": workflow(Resources()),
+    }
+    if controllers == ("memory",):
+        del workflows["weighed"]
+
+    assert [*fitness.unfit(workflows, controllers)] == unfit
+    said = fitness.warnings(workflows, controllers)
+    assert len(said) == len(words)
+    assert all(line.startswith(start) for line, start in zip(said, words, strict=True))
+    assert all("systemd 254" in line for line in said)
