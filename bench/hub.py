@@ -83,7 +83,8 @@ def claim(http: httpx.Client) -> None:
     Raises:
         LookupError: There is none.
     """
-    body = {**IDENTITY, "heartbeat_secret": SECRET}
+    known = ["claim", "lease", "heartbeat", "release"]
+    body = {**IDENTITY, "heartbeat_secret": SECRET, "extensions": known}
     reply = http.post("/api/v1/github/dispatch/pull", json=body)
     if reply.status_code != httpx.codes.OK:
         raise LookupError(reply.status_code)

@@ -59,7 +59,9 @@ def raw_rate(server: Hub, path: Path) -> float:
     began = time.perf_counter()
     for number in range(RAW_JOBS):
         name = str(number)
-        job = server.call("pull", {"heartbeat_secret": SECRET}).json()
+        job = server.call(
+            "pull", {"heartbeat_secret": SECRET, "extensions": ["claim", "lease"]}
+        ).json()
         claim = {"secret": SECRET, "claim_token": job["claim_token"]}
         records.put(name, RECORD)
         server.call(f"{job['id']}/accept", {**claim, "dag_run_id": name})

@@ -227,7 +227,7 @@ def machine(server: Hub, sent: Sent) -> None:
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     base = "/api/v1/github/dispatch"
 
-    def call(path: str, fields: dict[str, str], **headers: str) -> tuple[int, bytes]:
+    def call(path: str, fields: dict[str, Any], **headers: str) -> tuple[int, bytes]:
         content = json.dumps({**IDENTITY, **fields})
         sent_headers = {"Content-Type": "application/json", **headers}
         connection.request("POST", f"{base}/{path}", content, sent_headers)
@@ -235,7 +235,8 @@ def machine(server: Hub, sent: Sent) -> None:
         return reply.status, reply.read()
 
     while not sent.stop.is_set():
-        status, found = call("pull", {"heartbeat_secret": SECRET}, Prefer="wait=1")
+        proof = {"heartbeat_secret": SECRET, "extensions": ["claim", "lease"]}
+        status, found = call("pull", proof, Prefer="wait=1")
         if status != http.client.OK:
             continue
         job = json.loads(found)

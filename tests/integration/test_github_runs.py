@@ -102,8 +102,9 @@ async def test_a_token_is_for_who_holds_the_job_and_at_most_what_the_hub_allows(
         assert held.job["extensions"] == [
             "heartbeat",
             "release",
-            "capabilities",
             "token",
+            "capabilities",
+            "contract-header",
         ]
         read = {"contents": "read"}
         early = await granted(held, read)
@@ -165,7 +166,7 @@ async def test_a_job_of_another_hand_has_no_token(tmp_path: Path) -> None:
 
         reply = await granted(held, {"contents": "read"})
 
-        assert held.job["extensions"] == ["heartbeat", "release", "capabilities"]
+        assert "token" not in held.job["extensions"]
         assert reply.status_code == 403
         assert "GitHub App" in reply.json()["message"]
         assert (await row(here.hub.server, "by-hand"))["state"] == "accepted"

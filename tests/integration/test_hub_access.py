@@ -181,7 +181,9 @@ async def seeded(server: Hub) -> AsyncIterator[Seeded]:
         ("accept", {"dag_run_id": RUN}),
     ):
         proof = {**identity, "heartbeat_secret": secret}
-        held = (await owner.post(f"{PATH}/pull", json=proof)).json()
+        held = (
+            await owner.post(f"{PATH}/pull", json={**proof, "extensions": ["claim"]})
+        ).json()
         claims.append(held["claim_token"])
         body = {**identity, "claim_token": claims[-1], **fields}
         done = await owner.post(f"{PATH}/{encoded(held['id'])}/{call}", json=body)

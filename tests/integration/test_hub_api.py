@@ -103,7 +103,7 @@ async def claimed(server: Hub, job_id: str) -> str:
     while True:
         # A generated call may have paused the hub.
         await server.http.post("/api/v1/dispatch/resume")
-        body = {**PROOF, "workflows": [job_id]}
+        body = {**PROOF, "workflows": [job_id], "extensions": ["claim", "lease"]}
         reply = await server.http.post(f"{PATH}/pull", json=body)
         assert reply.status_code == 200, reply.text
         # What a generated cancel job wants goes out first.

@@ -27,9 +27,10 @@ from dispatchd.hub.machines import invited
 from dispatchd.hub.server import serve
 from dispatchd.hub.settings import FILE, TOKEN_FILE, load
 from dispatchd.hub.setup import init
+from dispatchd.hub.storage.shared_clock import since_boot
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.systemd import ServiceManager
-from support.clock import LoopTime, loop, pass_ticks, within
+from support.clock import LoopTime, advance, loop, pass_ticks, within
 from support.endpoint import SECRET
 from support.logs import logging_to
 
@@ -154,6 +155,10 @@ class HubHere(Hub):
 
     time: LoopTime = field(init=False)
     desk: Desk = field(init=False)
+    stopped_s: float = 0.0
+    """For how long it has not run, while its machine did (seconds)."""
+    has_shared_clock: bool = False
+    """Whether it has its database's clock, as outside of tests, and not the test's."""
     env: Mapping[str, str] = field(factory=dict)
     bugs: BugFence = field(factory=BugFence)
     _tasks: TaskGroup
@@ -180,9 +185,9 @@ class HubHere(Hub):
                 settings = load(self.folder / FILE)
                 database = Database.open(settings.database_url)
                 try:
-                    self.desk = Desk.at(
-                        settings, database, known, self.time.wall, bugs=self.bugs
-                    )
+                    wall = None if self.has_shared_clock else self.time.wall
+                    self.desk = Desk.at(settings, database, known, wall, bugs=self.bugs)
+                    self.desk.since_boot = lambda: since_boot() + self.stopped_s
                     manager = ServiceManager.of(self.env)
                     await serve(self.desk, task_status.started, manager, received)
                 finally:
@@ -190,6 +195,11 @@ class HubHere(Hub):
         finally:
             self._signals.close()
             self._ended.set()
+
+    async def stand_still(self, seconds: float) -> None:
+        """Let it not run for a while, as SIGSTOP, a snapshot or a lid does; all it waits for is due then."""
+        self.stopped_s += seconds
+        await advance(seconds)
 
     async def stop(self, within_s: float = 20) -> None:
         """Stop it, and return when it has ended."""

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from dispatchd import log
-from dispatchd.known_secrets import KnownSecrets
+from dispatchd.redaction.known_secrets import KnownSecrets
 from support.logs import own_log
 
 TEXTS = ["déploy-🚀", "job-\ud800", "\x00\x1b[31m", "line\nline"]

@@ -28,6 +28,7 @@ from dispatchd.hub.queue.pause import PauseStore
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.sessions import Sessions
 from dispatchd.hub.settings import Settings
+from dispatchd.hub.storage.shared_clock import SharedClock, since_boot
 from dispatchd.hub.token_store import TokenStore
 from dispatchd.hub.waiting import Bell, Polls, Watchers
 from dispatchd.redaction.known_secrets import KnownSecrets
@@ -59,7 +60,11 @@ class Desk:
     pauses: PauseStore
     sessions: Sessions
     now: Callable[[], float]
-    """Returns the wall-clock time (seconds since the epoch), which survives a restart of the hub."""
+    """Returns the time (seconds since the epoch): the wall clock's, or that of a database that hubs share."""
+    measure: Callable[[], None] = lambda: None
+    """Keeps `now` true. Blocks; fails with StorageBusy if the database can't be used now."""
+    since_boot: Callable[[], float] = since_boot
+    """Returns the seconds since boot, suspension included."""
     environment: Mapping[str, str] = field(factory=dict, repr=False)
     """That of the process; says which proxy leads out."""
     known: KnownSecrets = field(factory=KnownSecrets)
@@ -87,16 +92,32 @@ class Desk:
         settings: Settings,
         database: Database,
         known: KnownSecrets | None = None,
-        wall: Callable[[], float] = time.time,  # noqa: TID251  # the hub's one clock
+        wall: Callable[[], float] | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
         bugs: BugFence | None = None,
     ) -> "Desk":
-        """Return the desk of an open database. Fails with StorageBusy if that can't be used. Blocks."""
+        """Return the desk of an open database. Fails with StorageBusy if that can't be used. Blocks.
+
+        Args:
+            settings: The configuration.
+            database: The database; one that hubs share also has their clock.
+            known: What is kept out of the log.
+            wall: Another clock than the hub's own.
+            environment: That of the process.
+            bugs: The fence around each loop.
+        """
+        shared = SharedClock(database)
+        measure: Callable[[], None] = lambda: None  # noqa: E731  # a clock that needs no measuring
+        now = wall or time.time  # noqa: TID251  # the hub's one clock
+        if database.is_shared and wall is None:
+            shared.measure()
+            now, measure = shared.now, shared.measure
         return cls(
             environment=environment,
             known=known or KnownSecrets(),
             bugs=bugs or BugFence(),
-            now=wall,
+            now=now,
+            measure=measure,
             settings=settings,
             database=database,
             jobs=JobStore(database),

@@ -1,13 +1,17 @@
-"""What the hub does by itself: takes jobs back whose lease is over, and forgets what is old."""
+"""What the hub does by itself: takes jobs back whose lease is over, and forgets what is old.
+
+A lease is over only where the hub could have heard its machine (`hub/domain/listening.py`).
+"""
 
 from typing import Final
 
 import anyio
 import structlog
-from attrs import frozen
+from attrs import define, field, frozen
 
 from dispatchd.hub import rules
 from dispatchd.hub.desk import Desk
+from dispatchd.hub.domain.listening import Listening, Moment
 from dispatchd.hub.model import HubJob, StorageBusy
 
 _SHORTEST_S: Final = 0.05
@@ -18,23 +22,30 @@ _PRUNE_EVERY_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
 
 
-@frozen
+@define
 class Expiry:
     """Takes jobs back from machines that are not heard of any more, and ends cancel jobs that nobody needs to do."""
 
     desk: Desk
+    _listening: Listening = field(init=False)
+    _waited_s: float = field(default=0.0, init=False)
+    """How long the loop has meant to wait since the round before (seconds)."""
 
     async def run(self) -> None:
         """Look until cancelled."""
+        self._listening = Listening.begun(self._moment())
         await self.desk.bugs.rounds("expiry", self._round)
 
     async def _round(self) -> None:
         log = structlog.get_logger()
         wait_s = _LONGEST_S
         try:
+            await self.desk.use(self.desk.measure)
+            self._listen()
             expired, done, wait_s = await self.desk.use(self._look)
         except StorageBusy as error:
             log.warning("database_busy", error=str(error))
+            self._listening.interrupt()
             expired, done = [], []
         for job in expired:
             log.warning(
@@ -45,18 +56,40 @@ class Expiry:
         for job in (*expired, *done):
             self.desk.tell(job)
         self.desk.bugs.worked("expiry")
+        self._waited_s = wait_s
         await anyio.sleep(wait_s)
+
+    def _moment(self) -> Moment:
+        return Moment(
+            now=self.desk.now(),
+            since_boot=self.desk.since_boot(),
+            running=anyio.current_time(),
+        )
+
+    def _listen(self) -> None:
+        """Note that the hub listens, and whether it has done so since the round before."""
+        had_a_break = self._listening.hear(
+            self._moment(),
+            waited_s=self._waited_s,
+            lease_s=self.desk.settings.leases.seconds,
+        )
+        if had_a_break:
+            structlog.get_logger().warning(
+                "leases_hold_anew", reason="no machine could be heard for a while"
+            )
 
     def _look(self) -> tuple[list[HubJob], list[HubJob], float]:
         """Return the jobs that were taken back, the cancel jobs that were ended, and when to look again (seconds)."""
-        leases, now = self.desk.settings.leases, self.desk.now()
+        leases, now = self.desk.settings.leases, self._listening.last.now
+        since = self._listening.since
         expired = self.desk.jobs.expire(
             lambda job: rules.expire(job, now=now, most=leases.most_expiries),
             now=now,
             leases=leases,
+            heard_since=since,
         )
         done = self.desk.jobs.end_cancel_jobs(now=now)
-        due_at = self.desk.jobs.next_expiry(leases)
+        due_at = self.desk.jobs.next_expiry(leases, heard_since=since)
         # What is claimed in the meantime lasts for a whole lease.
         wait_s = leases.seconds if due_at is None else min(due_at - now, leases.seconds)
         return expired, done, min(max(wait_s, _SHORTEST_S), _LONGEST_S)

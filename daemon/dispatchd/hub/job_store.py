@@ -9,6 +9,7 @@ from sqlalchemy import (
     Connection,
     and_,
     delete,
+    false,
     func,
     or_,
     select,
@@ -150,16 +151,26 @@ class JobStore:
         return self._database.write(work)
 
     def expire(
-        self, decide: Callable[[HubJob], HubJob], *, now: float, leases: Leases
+        self,
+        decide: Callable[[HubJob], HubJob],
+        *,
+        now: float,
+        leases: Leases,
+        heard_since: float = 0.0,
     ) -> list[HubJob]:
-        """Replace jobs whose lease is over for good by what `decide` makes of them, and return these."""
+        """Replace jobs whose lease is over for good by what `decide` makes of them, and return these.
+
+        Since `heard_since` machines could be heard: each lease has held for its full length from then on.
+        """
+        held_until = heard_since + leases.seconds
         over = [
             and_(wanted, _JOB.lease_until <= now - more_s)
             for wanted, more_s in _held(leases)
+            if held_until <= now - more_s
         ]
         query = (
             select(*COLUMNS)
-            .where(or_(*over))
+            .where(or_(false(), *over))
             .limit(_EXPIRED_AT_ONCE)
             .with_for_update(skip_locked=True)
         )
@@ -203,7 +214,7 @@ class JobStore:
 
         return self._database.write(work)
 
-    def next_expiry(self, leases: Leases) -> float | None:
+    def next_expiry(self, leases: Leases, *, heard_since: float = 0.0) -> float | None:
         """Return when the next lease is over for good, or None."""
         first = select(func.min(_JOB.lease_until))
         with self._database.snapshot() as db:
@@ -212,7 +223,12 @@ class JobStore:
                 for wanted, more_s in _held(leases)
             ]
         return min(
-            (at + more_s for at, more_s in found if at is not None), default=None
+            (
+                max(at, heard_since + leases.seconds) + more_s
+                for at, more_s in found
+                if at is not None
+            ),
+            default=None,
         )
 
     def prune(self, *, before: float) -> int:

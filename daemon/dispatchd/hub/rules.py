@@ -72,7 +72,7 @@ def accept(
         job,
         Event.ACCEPTED,
         accepts=job.accepts + 1,
-        lease_until=lease_until,
+        lease_until=max(job.lease_until, lease_until),
         lapsed=False,
         run_id=run_id,
         accepted_at=job.accepted_at or now,
@@ -130,7 +130,8 @@ def beat(
         reason=standing.reason,
         # Each progress is told once.
         progress=standing.progress or job.progress,
-        lease_until=lease_until,
+        # A clock that was set back takes nothing away.
+        lease_until=max(job.lease_until, lease_until),
     )
 
 

@@ -117,12 +117,12 @@ class Resolver:
             self._busy.discard(job.id)
 
     async def _until_decided(self, job: HubJob) -> None:
-        failures = 0
+        failures, asked_since = 0, self.desk.now()
         while True:
             try:
                 await self._until_open(job)
                 async with self._turns:
-                    decision = await self._decision(job)
+                    decision = await self._decision(job, asked_since)
                     await self._carry_out(job, decision)
             except (GithubError, StorageBusy) as error:
                 failures += 1
@@ -149,9 +149,10 @@ class Resolver:
         )
         await anyio.sleep(delay_s)
 
-    async def _decision(self, job: HubJob) -> Decision | None:
+    async def _decision(self, job: HubJob, asked_since: float) -> Decision | None:
         """Return what becomes of a job; None for a cancel job that may be carried out."""
-        if self.desk.now() - job.created_at > _LONGEST_S:
+        # While the hub was away nobody asked.
+        if self.desk.now() - max(job.created_at, asked_since) > _LONGEST_S:
             return _quiet("GitHub could not be asked about it for a day")
         rule = self.settings.rule(str(job.document.get("binding_id") or ""))
         if rule is None and not job.urgent:

@@ -1,0 +1,41 @@
+"""The clock of a database that several hubs share: their own may differ, and what one writes another reads."""
+
+import time
+from collections.abc import Callable
+
+from attrs import define, field
+from sqlalchemy import text
+
+from dispatchd.hub.database import Database
+
+_TIME = text("SELECT extract(epoch FROM clock_timestamp())::float8")
+
+
+def since_boot() -> float:
+    """Return the seconds since boot, suspension included (clock_gettime(2), CLOCK_BOOTTIME)."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@define
+class SharedClock:
+    """Tells the database's time between two measurements by a clock that nobody sets.
+
+    Each call of `measure` blocks; the first is to come before the first call of `now`.
+    """
+
+    _database: Database
+    _running: Callable[[], float] = since_boot
+    _ahead_s: float = field(default=0.0, init=False)
+    """How far the database's time is ahead of the running clock."""
+
+    def now(self) -> float:
+        """Return the database's time (seconds since the epoch)."""
+        return self._running() + self._ahead_s
+
+    def measure(self) -> None:
+        """Compare the clocks. Fails with StorageBusy if the database can't be used now."""
+        with self._database.snapshot() as db:
+            before = self._running()
+            shown = float(db.execute(_TIME).scalar_one())
+            after = self._running()
+        self._ahead_s = shown - (before + after) / 2
