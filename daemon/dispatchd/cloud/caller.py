@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from datetime import datetime
 from typing import Final, Protocol
+from uuid import uuid4
 
 import anyio
 import httpx
@@ -15,7 +16,7 @@ from dispatchd.cloud.replies import MAX_BYTES, Proof, Reply, refuse_errors
 from dispatchd.cloud.skew import Skew
 from dispatchd.cloud.transport import TransportSettings
 from dispatchd.domain.content_coding import coding_problem
-from dispatchd.domain.extensions import is_marked
+from dispatchd.domain.extensions import CALL_HEADER, is_marked
 from dispatchd.domain.job import Json
 from dispatchd.errors import ProtocolError, Unavailable
 
@@ -95,13 +96,16 @@ class Caller:
         answering = False
         # ASCII with escapes, which can carry any id that JSON can.
         content = json.dumps(body).encode()
-        sent = {"Content-Type": "application/json", **(headers or {})}
+        own = {"Content-Type": "application/json", CALL_HEADER: uuid4().hex}
+        sent = {**own, **(headers or {})}
         try:
             with anyio.fail_after(deadline_s):
                 async with self.http.stream(
                     "POST", path, content=content, headers=sent
                 ) as response:
                     answering = True
+                    # Before the body is read, so that the connection is given up with the answer.
+                    _require_own_call(call, own[CALL_HEADER], response)
                     reply = Reply(
                         status=response.status_code,
                         headers=response.headers,
@@ -150,6 +154,19 @@ class Caller:
             reason = "the connection was closed without an answer"
             return ClosedWithoutAnswer(call=call, reason=reason)
         return Unavailable(call=call, reason=found.words)
+
+
+def _require_own_call(call: str, number: str, response: httpx.Response) -> None:
+    """Return if an answer is for this call, as far as it says.
+
+    What answers a call twice, or mixes connections up, would have every later call get the answer of another one.
+
+    Raises:
+        ProtocolError: It is for another one.
+    """
+    if response.headers.get(CALL_HEADER, number) != number:
+        reason = f"status {response.status_code} with the answer to another call (a proxy's?)"
+        raise ProtocolError(call=call, reason=reason)
 
 
 async def _read(call: str, response: httpx.Response) -> bytes:

@@ -22,6 +22,9 @@ HEADER: Final = "Dispatch-Contract"
 VERSION: Final = "1"
 """Its value: the version of the contract."""
 
+CALL_HEADER: Final = "Dispatch-Call"
+"""The header by which an answer shows which call it is for: the endpoint repeats what the call had."""
+
 
 def is_marked(headers: Mapping[str, str]) -> bool:
     """Return whether an answer has the header of the contract; names of `headers` are in lower case."""

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.extensions import HEADER, VERSION
+from dispatchd.domain.extensions import CALL_HEADER, HEADER, VERSION
 from dispatchd.errors import NotReachable
 from dispatchd.hub.admin import Admin
 from dispatchd.hub.desk import Desk
@@ -81,13 +81,16 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
 
 
 def _marking(app: ASGIApp) -> ASGIApp:
-    """Return an application that has the header of the contract in each answer to a machine."""
+    """Return an application that shows in each answer to a machine whose it is, and for which call."""
     header = (HEADER.lower().encode(), VERSION.encode())
+    call = CALL_HEADER.lower().encode()
 
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:
         async def mark(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], header]}
+                calls = [each for each in scope["headers"] if each[0] == call]
+                shown = [header, *calls[:1]]
+                message = {**message, "headers": [*message["headers"], *shown]}
             await send(message)
 
         is_of_machines = scope.get("path", "").startswith(_OF_MACHINES)
