@@ -1,0 +1,122 @@
+"""A way to the hub that spoils one call in ten: each job runs once, and is reported with its real outcome."""
+
+import random
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import pytest
+
+from support.daemon import running_daemon, write_config
+from support.front import Cut, Fault, front
+from support.hub import HubHere, hub
+from support.torture import Torture
+from support.until import until
+
+STATUSES: Final = (200, 301, 400, 401, 403, 404, 409, 410, 418, 500, 502, 503)
+BODIES: Final = (
+    (b"<html>Sign in</html>", "text/html"),
+    (b"404 page not found\n", "text/plain"),
+    (b"", "text/plain"),
+    (b'{"message": "no Route matched with those values"}', "application/json"),
+    (b'{"error": "forbidden"}', "application/json"),
+    (b"{}", "application/json"),
+)
+WORKFLOWS: Final = {
+    "good": ("exit 0", "succeeded"),
+    "bad": ("exit 3", "failed"),
+    "killed": ("kill -9 $$", "failed"),
+}
+MACHINES: Final = ("srv-test", "a")
+LEASE_S: Final = 10.0
+"""How soon a job is handed out again whose delivery was lost on the way (seconds)."""
+
+
+def fault(draw: random.Random) -> Fault:
+    """Return one of the things that can happen to a call."""
+    body, kind = draw.choice(BODIES)
+    page = Fault(
+        page=body,
+        status=draw.choice(STATUSES),
+        content_type=kind,
+        arrives=draw.random() < 0.5,
+    )
+    return draw.choice(
+        (
+            page,
+            page,
+            page,
+            Fault(cut=draw.choice([*Cut])),
+            Fault(delay_s=draw.random()),
+            Fault(sent_twice=True),
+            Fault(answered_twice=True),
+        )
+    )
+
+
+@pytest.mark.parametrize("count", [24, pytest.param(1_000, marks=pytest.mark.torture)])
+async def test_each_job_runs_once_and_is_reported_as_it_ended(
+    tmp_path: Path, count: int, torture: Torture
+) -> None:
+    draw = torture.chance("answers on the way")
+    ledger = tmp_path / "ledger"
+    async with AsyncExitStack() as opened:
+        server = await opened.enter_async_context(
+            # A claim whose delivery was lost is no fault of the job.
+            hub(tmp_path / "hub", lease_s=LEASE_S, most_expiries=1_000)
+        )
+        way = await opened.enter_async_context(front(server.url))
+        way.decide = lambda _: fault(draw) if draw.random() < 0.1 else None
+        for name in MACHINES:
+            config = write_config(
+                tmp_path / name,
+                way.url,
+                {
+                    each: [
+                        "/bin/sh",
+                        "-c",
+                        f'echo "$DISPATCHD_JOB_ID" >>{ledger}; {end}',
+                    ]
+                    for each, (end, _) in WORKFLOWS.items()
+                },
+                runs="slots = 8\nqueue_ahead = 8",
+                limits="max_retries = 0",
+            )
+            text = config.read_text().replace(
+                'server_id = "srv-test"', f'server_id = "{name}"'
+            )
+            config.write_text(text)
+            await opened.enter_async_context(running_daemon(config))
+        jobs = await submitted(server, count, draw)
+        ended = await all_ended(server, jobs)
+
+    ran = Counter(ledger.read_text().split())
+    assert ran == Counter(jobs.keys())
+    assert ended == {each: WORKFLOWS[name][1] for each, name in jobs.items()}
+    assert way.faults
+
+
+async def submitted(server: HubHere, count: int, draw: random.Random) -> dict[str, str]:
+    """Submit jobs, straight to the hub; return the workflow of each."""
+    names = draw.choices([*WORKFLOWS], k=count)
+    return {await server.submit({"dag_name": name}): name for name in names}
+
+
+async def all_ended(server: HubHere, jobs: dict[str, str]) -> dict[str, str]:
+    """Return the state of each job once all have ended."""
+    states: dict[str, str] = {}
+
+    async def have() -> bool:
+        for each in jobs.keys() - states.keys():
+            reply = await server.http.get(f"/api/v1/jobs/{each}")
+            job: dict[str, Any] = reply.json()
+            if not job["ended"]:
+                await anyio.sleep(0.2)
+                return False
+            states[each] = job["state"]
+        return True
+
+    await until(have, within_s=120 + 3 * len(jobs), what=states)
+    return states
