@@ -255,22 +255,75 @@ async def test_a_limit_keeps_one_installation_and_no_other(stage: Stage) -> None
     assert len(stage.github.runs) == 11
 
 
-async def test_missing_permission_is_remembered(stage: Stage) -> None:
-    forbidden = Fault(status=403, message="Resource not accessible by integration")
-    stage.github.trap(CREATE, forbidden, times=FOREVER)
+async def test_where_the_token_may_set_statuses_alone_there_are_statuses(
+    stage: Stage,
+) -> None:
+    stage.github.permissions = {"statuses": "write", "checks": "read"}
     held = await stage.accepted("first")
     await stage.accepted("second")
     await stage.hub.finish(held, "failed", "lost")
     await stage.hub.paid()
 
-    assert stage.names()[0] == CREATE
-    assert {*stage.names()[1:]} == {STATUS}
+    assert {*stage.names()} == {STATUS}
     states = [each["state"] for each in stage.github.statuses]
     assert {*states[:-1]} == {"pending"}
     assert states[-1] == "error"
     assert stage.hub.check("first").kind == "status"
     assert (
         stage.github.statuses[-1]["target_url"] == "https://hub.example/base/jobs/first"
+    )
+
+
+FORBIDDEN = Fault(status=403, message="Resource not accessible by integration")
+REFUSALS = {
+    "archived": Fault(status=403, message="Repository was archived so is read-only."),
+    "no access": FORBIDDEN,
+    "legal": Fault(status=451, message="Repository access blocked"),
+}
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [("archived", True), ("archived", False), ("no access", True), ("legal", True)],
+)
+async def test_what_one_repository_refuses_is_no_matter_for_the_others(
+    stage: Stage, refusal: str, *, said: bool
+) -> None:
+    if not said:
+        stage.github.permissions = {}
+    old = "acme/old"
+    stage.github.trap(
+        CREATE,
+        REFUSALS[refusal],
+        times=FOREVER,
+        when=lambda asked: asked.parts[1:3] == ("acme", "old"),
+    )
+    stage.github.trap(STATUS, FORBIDDEN, times=FOREVER)
+    stage.hub.add("refused", repository=old)
+    await stage.hub.ring()
+    await until(lambda: stage.log("check_not_told"))
+
+    stage.hub.add("shop", repository="acme/shop")
+    await stage.hub.ring()
+    await stage.github.until(lambda: bool(stage.github.of("shop")))
+
+    assert stage.github.of("refused") == []
+    [line] = stage.log("check_not_told")
+    assert line["repository"] == old
+    assert REFUSALS[refusal].message in line["error"]
+    # A fallback that the App may not use is none.
+    assert not said or STATUS not in stage.names()
+
+
+async def test_a_token_that_may_do_neither_is_no_reason_to_ask(stage: Stage) -> None:
+    stage.github.permissions = {"metadata": "read"}
+    stage.hub.add("j")
+    await stage.hub.ring()
+    await until(lambda: stage.log("check_not_told"))
+
+    assert stage.names() == []
+    assert (
+        "doesn't permit checks, nor commit" in stage.log("check_not_told")[0]["error"]
     )
 
 

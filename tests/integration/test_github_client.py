@@ -284,6 +284,46 @@ async def test_a_token_of_a_run_is_for_one_repository_and_never_kept(
     ]
 
 
+async def test_a_token_says_what_it_may_write(tmp_path: Path) -> None:
+    clock, later = Clock(), 601
+    async with (
+        github_api() as github,
+        client(tmp_path, github.url, github.key, clock) as ours,
+    ):
+        github.permissions = {"checks": "write", "statuses": "read"}
+        may_write = ours.credentials.may_write
+
+        assert await may_write(INSTALLATION, "checks") is True
+        assert await may_write(INSTALLATION, "statuses") is False
+        assert await may_write(INSTALLATION, "issues") is False
+        assert len(github.tokens) == 1
+
+        # Its owner has let the App do it by now, which the token need not know.
+        github.permissions = {"checks": "write", "statuses": "write"}
+        assert await may_write(INSTALLATION, "statuses") is False
+        clock.now += later
+        assert await may_write(INSTALLATION, "statuses") is True
+        assert len(github.tokens) == 2
+
+        # A refusal is a reason to look again, once for a while.
+        github.permissions = {"metadata": "read"}
+        ours.credentials.doubt(INSTALLATION)
+        assert await may_write(INSTALLATION, "checks") is True
+        clock.now += later
+        ours.credentials.doubt(INSTALLATION)
+        assert await may_write(INSTALLATION, "checks") is False
+        assert len(github.tokens) == 3
+
+
+async def test_a_token_without_a_list_says_nothing_of_what_it_may(
+    tmp_path: Path,
+) -> None:
+    async with github_api() as github, client(tmp_path, github.url, github.key) as ours:
+        github.permissions = {}
+
+        assert await ours.credentials.may_write(INSTALLATION, "checks") is None
+
+
 @pytest.mark.parametrize("status", [403, 404, 422])
 async def test_a_token_that_is_refused_is_no_answer_about_what_it_was_wanted_for(
     tmp_path: Path, status: int

@@ -219,6 +219,19 @@ async def test_a_payload_that_cannot_be_read_delays_no_other(
     assert len(await jobs(server)) == 3
 
 
+async def test_what_github_refuses_to_hand_out_delays_no_other(
+    api: DeliveriesApi, server: HubHere
+) -> None:
+    refused = api.add("push", real("push/00"), broken=10_000, broken_by=403)
+    good = api.add("pull_request", OPENED)
+
+    await api.in_time(lambda: api.fetched[good.guid] == 1)
+    await api.sweeps()
+
+    assert api.fetched[refused.guid] == 0
+    assert {*await kept(server)} == {good.guid}
+
+
 async def test_several_in_a_row_that_cannot_be_had_delay_no_other(
     api: DeliveriesApi, server: HubHere
 ) -> None:

@@ -57,6 +57,8 @@ class Entry:
     """How often asking for it ends in a server's error (count)."""
     as_text: bool = False
     """Whether the payload comes as a JSON string."""
+    broken_by: int = 502
+    """The status of an answer that is broken."""
     headers: dict[str, str] = field(factory=dict)
     number: int = 0
     """How many were made before it (count)."""
@@ -325,7 +327,7 @@ class DeliveriesApi:
             return self._json({"message": "Not Found"}, 404)
         if entry.broken:
             entry.broken -= 1
-            return self._json({"message": "Server Error"}, 502)
+            return self._json({"message": "Broken on purpose"}, entry.broken_by)
         found = entry.detail()
         as_described = {**found, "request": {**found["request"]}}
         if not isinstance(found["request"]["payload"], dict | None):

@@ -116,6 +116,10 @@ class GithubApi:
     violations: list[object] = field(factory=list)
     """What was wrong with requests that should have been right."""
     tokens: set[str] = field(factory=set)
+    permissions: dict[str, str] = field(
+        factory=lambda: {"checks": "write", "metadata": "read"}
+    )
+    """What every installation's token says that it may do; empty = it doesn't say."""
     token_ends: str = "2099-07-11T22:14:10Z"
     more: Callable[[Asked], "Answer | None"] = lambda _: None
     """Further answers, for calls that aren't about checks."""
@@ -293,7 +297,9 @@ class GithubApi:
         if asked.parts[1:2] == ("installations",):
             token = f"ghs_{len(self.tokens)}{'x' * 40}-{asked.parts[2]}"
             self.tokens.add(token)
-            return 201, {"token": token, "expires_at": self.token_ends}, {}
+            answer = {"token": token, "expires_at": self.token_ends}
+            said = {"permissions": self.permissions} if self.permissions else {}
+            return 201, {**answer, **said}, {}
         return self.more(asked) or _NOT_FOUND
 
     def _create(self, asked: Asked) -> Answer:

@@ -122,10 +122,18 @@ def test_a_limit_is_recognised_in_each_of_its_forms(
     assert error.retry_at == NOW + wait_s
 
 
-def test_a_403_without_a_word_of_limits_is_a_missing_permission() -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Resource not accessible by integration",
+        "Repository was archived so is read-only.",
+        "Repository access blocked: reported for abuse",
+    ],
+)
+def test_a_403_without_a_word_of_limits_is_no_limit(message: str) -> None:
     error = answer(
         403,
-        "Resource not accessible by integration",
+        message,
         {"x-ratelimit-remaining": "4999", "x-ratelimit-reset": "1795600900"},
     )
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from attrs import define
 
-from dispatchd.hub.github.pacing import STATUSES_S, Gates
+from dispatchd.hub.github.pacing import Gates
 
 
 @define
@@ -71,15 +71,3 @@ def test_a_limit_closes_one_installation_and_no_other() -> None:
     clock.now += 30
     assert gates.is_open(1)
     assert gates.closed() == {}
-
-
-def test_missing_checks_are_remembered_for_ten_minutes() -> None:
-    clock = Clock()
-    gates = Gates(clock, 60)
-
-    gates.note_no_checks(1)
-
-    assert not gates.permits_checks(1)
-    assert gates.permits_checks(2)
-    clock.now += STATUSES_S
-    assert gates.permits_checks(1)

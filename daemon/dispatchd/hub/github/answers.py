@@ -2,7 +2,8 @@
 
 GithubError           the hub stays up; split by what the catcher does next
 ├─ Limited            wait until `retry_at`, with every call of that installation
-├─ NotPermitted       the permission is missing (403): do without it
+├─ NotPermitted       GitHub refuses it (403), for a reason that may be this one thing's alone: try again, rarely
+│  ├─ NoPermission    the permission is missing, as the token itself says: do without it
 │  └─ NoCredential    there is nothing to ask with (401): a person has to put that right
 ├─ NotThere           it isn't there, or not any more (404, 410, 451)
 ├─ Invalid            GitHub doesn't take what was sent (400, 422): send less
@@ -36,7 +37,7 @@ _SHORTEST_LIMIT_S: Final = 60.0
 _LONGEST_LIMIT_S: Final = 3600.0
 """How long to wait at most (seconds): a limit is counted by the hour, and a wrong clock must not silence a hub."""
 
-_LIMIT_WORDS: Final = ("rate limit", "secondary rate", "abuse")
+_LIMIT_WORDS: Final = ("rate limit", "secondary rate", "abuse detection")
 
 _NOT_THERE: Final = (
     HTTPStatus.NOT_FOUND,
@@ -61,7 +62,11 @@ class Limited(GithubError):
 
 
 class NotPermitted(GithubError):
-    """What GitHub knows us by doesn't allow this (403)."""
+    """GitHub refuses this (403): it is archived, locked or blocked, or the permission is missing."""
+
+
+class NoPermission(NotPermitted):
+    """The list of what the token may do doesn't have this."""
 
 
 class NoCredential(NotPermitted):
@@ -99,7 +104,7 @@ def refuse_errors(call: str, reply: Reply, *, now: float) -> None:
 
     Raises:
         Limited: There have been too many calls.
-        NotPermitted: The permission is missing.
+        NotPermitted: It is refused.
         NoCredential: The credential doesn't count.
         NotThere: It isn't there.
         Invalid: It isn't taken.

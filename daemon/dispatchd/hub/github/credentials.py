@@ -22,11 +22,15 @@ from dispatchd.hub.github.answers import (
     Unclear,
 )
 from dispatchd.hub.github.keys import OURS, AppKey, Token, TokenFile
+from dispatchd.hub.github.needs import WRITE
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import Call, Transport
 
 _EARLY_S: Final = 5 * 60.0
 """How long before its end an installation's token is replaced (seconds)."""
+
+_ASKED_AGAIN_S: Final = 10 * 60.0
+"""How old an installation's token is at least when another is got for what it may do (seconds): an owner may have changed that."""
 
 _TOKEN_S: Final = 3600.0
 """How long a token counts that doesn't say so (seconds; the docs' one hour)."""
@@ -81,6 +85,30 @@ class Credentials:
                 return self.file.read()
             except ConfigError as error:
                 raise NoCredential(call="read the token", reason=str(error)) from error
+        return (await self._installation_token(installation)).value
+
+    async def may_write(self, installation: int, permission: str) -> bool | None:
+        """Return whether an installation's token may write something (GitHub's word for a permission); None if it doesn't say.
+
+        Fails like `token`.
+        """
+        if self.file is not None:
+            return None
+        token = await self._installation_token(installation)
+        if token.permissions and token.permissions.get(permission) != WRITE:
+            self.doubt(installation)
+            token = await self._installation_token(installation)
+        if not token.permissions:
+            return None
+        return token.permissions.get(permission) == WRITE
+
+    def doubt(self, installation: int) -> None:
+        """Get another token next time, unless this one is new: what it may do may have changed."""
+        kept = self._tokens.get(installation)
+        if kept is not None and self._github_now() - kept.minted_at >= _ASKED_AGAIN_S:
+            del self._tokens[installation]
+
+    async def _installation_token(self, installation: int) -> Token:
         async with self._minting[installation]:
             kept = self._tokens.get(installation)
             if kept is None or self._github_now() >= kept.expires_at - _EARLY_S:
@@ -89,7 +117,7 @@ class Credentials:
                 self.transport.known.forget(f"{OURS} {installation}")
                 self.transport.known.know(f"{OURS} {installation}", [kept.value])
                 self._tokens[installation] = kept
-        return kept.value
+        return kept
 
     def drop(self, installation: int, token: str) -> None:
         """Mint another token next time in place of one that GitHub didn't take."""
@@ -180,11 +208,19 @@ class Credentials:
         value = document.get("token") if isinstance(document, dict) else None
         if not isinstance(value, str) or not value or not isinstance(document, dict):
             raise Unclear(call=call.name, reason="the answer has no token")
+        now, permissions = self._github_now(), document.get("permissions")
         try:
             ends = datetime.fromisoformat(str(document.get("expires_at"))).timestamp()
         except ValueError:
-            ends = self._github_now() + _TOKEN_S
-        return Token(value=value, expires_at=ends)
+            ends = now + _TOKEN_S
+        return Token(
+            value=value,
+            expires_at=ends,
+            minted_at=now,
+            permissions={name: str(level) for name, level in permissions.items()}
+            if isinstance(permissions, dict)
+            else {},
+        )
 
     def _github_now(self) -> float:
         return self.transport.now() + self.transport.ahead_s

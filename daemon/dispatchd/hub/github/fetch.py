@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from dispatchd.domain.job import Json
 from dispatchd.hub.desk import Desk
-from dispatchd.hub.github.answers import GithubError, Limited, NotPermitted, NotThere
+from dispatchd.hub.github.answers import GithubError, Limited, NoCredential, NotThere
 from dispatchd.hub.github.client import Client
 from dispatchd.hub.github.inbox import Inbox, Taken
 from dispatchd.hub.github.listed import Listed, Unreadable, arrival, has_payload
@@ -38,7 +38,7 @@ class Fetcher:
 
         Raises:
             Limited: There were too many calls.
-            NotPermitted: GitHub doesn't take what it is asked with.
+            NoCredential: GitHub doesn't take what it is asked with.
             GithubError: Something else is the matter.
 
         Fails with QueueFull or StorageBusy where an event can't be taken in now.
@@ -47,7 +47,7 @@ class Fetcher:
         for wanted in walk.in_order():
             try:
                 document = await self._document(wanted)
-            except (Limited, NotPermitted):
+            except (Limited, NoCredential):
                 raise
             except GithubError:
                 passed.append(wanted)
@@ -69,11 +69,11 @@ class Fetcher:
 
         Raises:
             Limited: There were too many calls.
-            NotPermitted: GitHub doesn't take what it is asked with.
+            NoCredential: GitHub doesn't take what it is asked with.
         """
         try:
             document = await self._document(wanted)
-        except (Limited, NotPermitted):
+        except (Limited, NoCredential):
             raise
         except GithubError:
             self._put_off(walk, wanted, UNCLEAR_S)

@@ -1,5 +1,6 @@
 """The files by which GitHub knows the hub: an App's private key, or a token."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
@@ -32,6 +33,9 @@ class Token:
 
     value: str = field(repr=False)
     expires_at: float = 0
+    minted_at: float = 0
+    permissions: Mapping[str, str] = field(factory=dict)
+    """What it may do, in GitHub's words: permission -> `read` or `write`; empty = not known."""
 
 
 class AppKey:

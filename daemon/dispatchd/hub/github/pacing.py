@@ -1,4 +1,4 @@
-"""When an installation may be told something: evenly spaced writes, limits that GitHub has named, missing permissions.
+"""When an installation may be told something: evenly spaced writes, and limits that GitHub has named.
 
 Times are seconds of a clock that only grows, so that a wall clock that is set changes no wait.
 """
@@ -10,9 +10,6 @@ from attrs import define, field
 
 _BURST: Final = 5
 """How many writes may be made at once after a pause (count)."""
-
-STATUSES_S: Final = 600.0
-"""For how long checks are not tried again where they weren't permitted (seconds)."""
 
 
 @define
@@ -43,7 +40,6 @@ class Gates:
     writes_per_minute: int
     _paces: dict[int, Pace] = field(factory=dict, init=False)
     _limited: dict[int, float] = field(factory=dict, init=False)
-    _statuses: dict[int, float] = field(factory=dict, init=False)
 
     def spend(self, installation: int) -> None:
         """Count a write for an installation."""
@@ -73,11 +69,3 @@ class Gates:
             each: self.opens_at(each) - now for each in {*self._paces, *self._limited}
         }
         return {each: wait_s for each, wait_s in waits.items() if wait_s > 0}
-
-    def note_no_checks(self, installation: int) -> None:
-        """Remember that an installation doesn't permit checks."""
-        self._statuses[installation] = self.clock() + STATUSES_S
-
-    def permits_checks(self, installation: int) -> bool:
-        """Return whether checks are worth a try."""
-        return self._statuses.get(installation, 0.0) <= self.clock()

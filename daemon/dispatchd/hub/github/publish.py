@@ -18,7 +18,8 @@ from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.answers import (
     GithubError,
     Limited,
-    NotPermitted,
+    NoCredential,
+    NoPermission,
     Unclear,
 )
 from dispatchd.hub.github.check_store import LONGEST_WAIT_S, CheckStore, Owed
@@ -231,7 +232,8 @@ def _cap_s(error: GithubError) -> float:
         # After an outage of any length it is told within a minute.
         return CAP_S
     # A person puts these right, and waits for what follows.
-    return 600.0 if isinstance(error, NotPermitted) else LONGEST_WAIT_S
+    by_a_person = isinstance(error, (NoPermission, NoCredential))
+    return 600.0 if by_a_person else LONGEST_WAIT_S
 
 
 def _well(check: Check) -> Check:

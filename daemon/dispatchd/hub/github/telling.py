@@ -18,6 +18,7 @@ from dispatchd.hub.github.answers import (
     GithubError,
     Invalid,
     NoCredential,
+    NoPermission,
     NotPermitted,
     NotThere,
     Unclear,
@@ -25,6 +26,7 @@ from dispatchd.hub.github.answers import (
 from dispatchd.hub.github.check_store import Owed
 from dispatchd.hub.github.client import CheckRun, Client
 from dispatchd.hub.github.conclusions import is_conclusion, standing
+from dispatchd.hub.github.needs import CHECKS
 from dispatchd.hub.github.pacing import Gates
 from dispatchd.hub.github.report import (
     ANNOTATIONS_AT_ONCE,
@@ -44,6 +46,9 @@ _THREAD_LENGTH: Final = 16 * 1024
 
 CHECK: Final = "check"
 STATUS: Final = "status"
+
+STATUSES: Final = "statuses"
+"""GitHub's word for the permission of commit statuses."""
 
 Keep = Callable[[Check], Awaitable[None]]
 
@@ -104,21 +109,45 @@ class Telling:
         return await to_thread.run_sync(report, job, check, settings, self.redactor)
 
     async def run(self) -> None:
-        """Tell GitHub. Fails with LookAgain, and with GithubError if GitHub doesn't take it now."""
+        """Tell GitHub.
+
+        Raises:
+            NotPermitted: It is refused.
+
+        Fails with LookAgain, and with GithubError if GitHub doesn't take it now.
+        """
         if is_conclusion(self.check.told) and self.check.kind == CHECK:
             self._begin_round()
         found = await self.report()
-        if self._by_status():
-            await self._tell_status(found)
-        else:
-            await self._tell_check(found)
+        try:
+            if await self._by_status():
+                await self._tell_status(found)
+            else:
+                await self._tell_check(found)
+        except NotPermitted:
+            self.client.credentials.doubt(self.check.installation)
+            raise
         self.check = evolve(self.check, told=found.standing.told)
 
-    def _by_status(self) -> bool:
-        if not self.settings.is_app or self.check.kind == STATUS:
+    async def _by_status(self) -> bool:
+        """Return whether a commit status is to be set, because checks are not for the hub's token.
+
+        Raises:
+            NoPermission: The token may do neither.
+        """
+        check = self.check
+        if not self.settings.is_app or check.kind == STATUS:
             return True
-        is_new = self.check.kind != CHECK and not self.check.asked
-        return is_new and not self.gates.permits_checks(self.check.installation)
+        may_write = self.client.credentials.may_write
+        if await may_write(check.installation, CHECKS) is not False:
+            return False
+        is_new = check.kind != CHECK
+        if is_new and await may_write(check.installation, STATUSES) is not False:
+            return True
+        reason = "the App's installation doesn't permit checks"
+        if is_new:
+            reason += ", nor commit statuses in their place"
+        raise NoPermission(call="tell of a check", reason=reason)
 
     def _begin_round(self) -> None:
         # To open a concluded check run again is unreliable; the docs ask for a new one of the same name.
@@ -138,14 +167,25 @@ class Telling:
                 return
         except NoCredential:
             raise
-        except NotPermitted:
-            if self.check.kind == CHECK:
-                raise
-            self.gates.note_no_checks(self.check.installation)
-            self.gates.spend(self.check.installation)
-            await self._tell_status(found)
+        except NotPermitted as refusal:
+            await self._fall_back(found, refusal)
             return
         await self._update(found, run)
+
+    async def _fall_back(self, found: Report, refusal: NotPermitted) -> None:
+        """Set a commit status for a check that is refused, where the token doesn't say what it may do.
+
+        Fails with the refusal if it does, or if that is refused as well.
+        """
+        installation = self.check.installation
+        said = await self.client.credentials.may_write(installation, CHECKS)
+        if self.check.kind == CHECK or said is not None:
+            raise refusal
+        self.gates.spend(installation)
+        try:
+            await self._tell_status(found)
+        except NotPermitted:
+            raise refusal from None
 
     async def _tell_status(self, found: Report) -> None:
         if not self.is_newest:
