@@ -14,7 +14,7 @@ DispatchdError
 │  ├─ Retryable         wait and repeat: Unavailable, RateLimited, TooLarge, ProtocolError
 │  ├─ JobClosed         stop working for this job: Gone, Conflict
 │  └─ IdentityError     wait for another identity: Unauthorized, Skewed, Forbidden, Revoked
-├─ RunError             becomes an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed
+├─ RunError             becomes another start, or an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed
 ├─ LicenseInvalid       a token isn't a license; the daemon waits for a better one
 ├─ NotConfirmed         a process must not begin before the endpoint has agreed again; its attempt is taken back
 ├─ NotPossible          a person asked for what a job's phase doesn't allow; told to that person
@@ -156,13 +156,20 @@ class RecordTooNew(UserError):
 class RemoteError(DispatchdError):
     """The endpoint, or something on the way to it, didn't do what was asked.
 
-    `call` names the call (`pull`, `accept`, ...); `reason` says what came back.
+    `call` names the call (`pull`, `accept`, ...); `reason` says what came back, `status` with which HTTP status, if
+    it was an answer.
     """
 
     def __init__(
-        self, *, call: str, reason: str, retry_after_s: float | None = None
+        self,
+        *,
+        call: str,
+        reason: str,
+        retry_after_s: float | None = None,
+        status: int | None = None,
     ) -> None:
         self.call, self.reason, self.retry_after_s = call, reason, retry_after_s
+        self.status = status
         super().__init__(f"cannot {call}: {reason}")
 
 
@@ -219,22 +226,36 @@ class Revoked(IdentityError):
 
 
 class RunError(DispatchdError):
-    """A run can't go on; becomes an outcome with a failure cause."""
+    """A run can't start; becomes another try, or an outcome with a failure cause.
+
+    `refused` says that another try would end in the same way. `retry_after_s` is what somebody asked for (seconds).
+    """
+
+    refused: bool = False
+    retry_after_s: float | None = None
 
 
 class SpawnFailed(RunError):
     """A workflow's command can't be started."""
 
-    def __init__(self, *, command: str, reason: str) -> None:
-        self.command, self.reason = command, reason
+    def __init__(self, *, command: str, reason: str, refused: bool = False) -> None:
+        self.command, self.reason, self.refused = command, reason, refused
         super().__init__(f"cannot start {command}: {reason}")
 
 
 class SecretUnavailable(RunError):
     """A secret that a workflow needs can't be had at the moment; `name` is its name, never its value."""
 
-    def __init__(self, *, name: str, reason: str) -> None:
-        self.name, self.reason = name, reason
+    def __init__(
+        self,
+        *,
+        name: str,
+        reason: str,
+        refused: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.name, self.reason, self.refused = name, reason, refused
+        self.retry_after_s = retry_after_s
         # No colon after the name: behind GH_TOKEN or db_password it would look like the secret itself.
         super().__init__(f"cannot get the secret {name} ({reason})")
 
@@ -242,8 +263,8 @@ class SecretUnavailable(RunError):
 class WorkspaceFailed(RunError):
     """The job's repository can't be laid out; `reason` has no credentials in it."""
 
-    def __init__(self, *, url: str, reason: str) -> None:
-        self.url, self.reason = url, reason
+    def __init__(self, *, url: str, reason: str, refused: bool = False) -> None:
+        self.url, self.reason, self.refused = url, reason, refused
         super().__init__(f"cannot check out {url}: {reason}")
 
 

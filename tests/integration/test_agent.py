@@ -184,10 +184,10 @@ async def test_a_repository_that_cannot_be_cloned_is_tried_again(
     forge.status = 500
     await server.submit(job("f" * 40), comment("/agent once"))
 
-    await daemon.until_logged("job_attempt_failed", job_id="j")
+    await daemon.until_logged("job_start_failed", job_id="j")
     record = json.loads((daemon.state / "jobs" / "j.json").read_text())
 
-    assert record["attempts"][0]["cause"] == "workspace"
+    assert (record["start_failures"], record["phase"]) == (1, "retry_wait")
     assert record["retry_at"]
     await until_cleared(tmp_path / "machine/state/runs/j")
     assert list((tmp_path / "machine/state/runs/j/workspace").iterdir()) == []

@@ -137,7 +137,7 @@ def config(tmp_path: Path, url: str) -> Path:
             command = json.dumps([program, "-c", script])
             tables.append(
                 f'[workflows.{name}-{contract}]\ncommand = {command}\ncontract = "{contract}"\n'
-                f"max_retries = 0\nkill_grace_s = 1\n{options}"
+                f"max_retries = 0\nstart_retries = 0\nkill_grace_s = 1\n{options}"
             )
     file = write_config(
         tmp_path / "machine", url, {}, runs="slots = 4\nqueue_ahead = 300"

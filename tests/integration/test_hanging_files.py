@@ -58,7 +58,7 @@ def with_secret_in_a_pipe(tmp_path: Path, url: str, pipes: Pipes) -> Path:
         tmp_path / "machine",
         url,
         {"it": ["/bin/true"]},
-        limits='secrets = { TOK = "s" }\nmax_retries = 0',
+        limits='secrets = { TOK = "s" }\nstart_retries = 0',
     )
     config.write_text(f'{config.read_text()}\n[secrets.s]\nfile = "{tmp_path}/pipe"\n')
     return config

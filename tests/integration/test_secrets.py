@@ -102,7 +102,7 @@ async def test_a_secret_that_cannot_be_had_is_named_and_tried_again(
     tmp_path: Path, source: str, reason: str
 ) -> None:
     async with endpoint() as hub:
-        config = configure(tmp_path, hub.url, source, "echo ran", max_retries="1")
+        config = configure(tmp_path, hub.url, source, "echo ran", start_retries="1")
         config.write_text(
             config.read_text().replace("slots = 4", "slots = 4\nretry_wait_s = 0.1")
         )
@@ -112,7 +112,8 @@ async def test_a_secret_that_cannot_be_had_is_named_and_tried_again(
     assert (finished["result_status"], finished["result_cause"]) == ("failed", "spawn")
     assert "cannot get the secret key" in finished["result_summary"]
     assert reason in finished["result_summary"]
-    assert not (daemon.state / "runs/j/attempt-2/output.log").exists()
+    assert finished["result_summary"].endswith("It was tried 2 times.")
+    assert not (daemon.state / "runs/j/attempt-1/output.log").exists()
 
 
 async def test_after_a_restart_the_old_value_of_a_running_command_is_still_kept_out(

@@ -137,6 +137,7 @@ def refuse_errors(
         call=call,
         reason=reason,
         retry_after_s=retry_after_s(reply.headers, now),
+        status=reply.status,
     )
 
 

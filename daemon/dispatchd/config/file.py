@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from attrs import field, frozen
 
-from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
 from dispatchd.domain.workflow import DEFAULT_KILL_GRACE_S, HEADLESS_ARGUMENTS
 
 
@@ -82,6 +82,7 @@ class Limits:
     inactivity_s: float = 600.0
     queue_timeout_s: float = 0.0
     max_retries: int | None = None
+    start_retries: int = DEFAULT_START_RETRIES
     retry_wait_s: float = 5.0
     on_shutdown: OnShutdown = OnShutdown.DETACH
     memory_max_mib: int = 0
@@ -135,6 +136,7 @@ class WorkflowEntry:
     inactivity_s: float | None = None
     queue_timeout_s: float | None = None
     max_retries: int | None = None
+    start_retries: int | None = None
     memory_max_mib: int | None = None
     pids_max: int | None = None
     cpu_weight: int | None = None

@@ -48,6 +48,7 @@ class Reader:
             queue_timeout_s=_first(entry.queue_timeout_s, limits.queue_timeout_s),
             kill_grace_s=_first(entry.kill_grace_s, limits.kill_grace_s),
             max_retries=retries,
+            start_retries=_first(entry.start_retries, limits.start_retries),
             resources=Resources(
                 memory_bytes=_first(entry.memory_max_mib, limits.memory_max_mib) << 20,
                 pids=_first(entry.pids_max, limits.pids_max),

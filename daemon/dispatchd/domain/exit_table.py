@@ -54,6 +54,8 @@ class Then(StrEnum):
     """What follows."""
 
     FINISH = "finish"
+    START_AGAIN = "start again"
+    """Another start while that budget lasts (`start_retries`), unless it was a refusal; else finish."""
     RETRY = "retry"
     """Another attempt while the budget lasts (`max_retries`), else finish."""
     PARK = "park"
@@ -75,6 +77,8 @@ class Ruling:
         match self.then:
             case Then.FINISH:
                 return f"`{self.outcome}`{cause}"
+            case Then.START_AGAIN:
+                return f"started again, then `{self.outcome}`{cause}"
             case Then.RETRY:
                 return f"retried, then `{self.outcome}`{cause}"
             case Then.PARK:
@@ -87,6 +91,10 @@ def _failed(cause: FailureCause) -> Ruling:
 
 def _retried(cause: FailureCause) -> Ruling:
     return Ruling(Outcome.FAILED, cause, Then.RETRY)
+
+
+def _started_again(cause: FailureCause) -> Ruling:
+    return Ruling(Outcome.FAILED, cause, Then.START_AGAIN)
 
 
 def _parked(cause: FailureCause) -> Ruling:
@@ -105,9 +113,9 @@ _BOTH: Final[Mapping[Ending, Ruling]] = {
     Ending.OTHER_EXIT: _failed(FailureCause.EXIT_CODE),
     Ending.MISSING_PARK: _parked(FailureCause.MISSING_ARTIFACT),
     Ending.MISSING_FAIL: _failed(FailureCause.MISSING_ARTIFACT),
-    Ending.WORKSPACE: _retried(FailureCause.WORKSPACE),
-    Ending.SECRET: _retried(FailureCause.SPAWN),
-    Ending.SPAWN: _failed(FailureCause.SPAWN),
+    Ending.WORKSPACE: _started_again(FailureCause.WORKSPACE),
+    Ending.SECRET: _started_again(FailureCause.SPAWN),
+    Ending.SPAWN: _started_again(FailureCause.SPAWN),
 }
 
 TABLE: Final[Mapping[Contract, Mapping[Ending, Ruling]]] = MappingProxyType(
@@ -137,6 +145,10 @@ DEFAULT_RETRIES: Final[Mapping[Contract, int]] = MappingProxyType(
     {Contract.PLAIN: 0, Contract.HEADLESS: 2}
 )
 """`max_retries` where nothing is configured: a plain command has not said that it may be run twice."""
+
+
+DEFAULT_START_RETRIES: Final = 5
+"""`start_retries` where nothing is configured (count)."""
 
 
 def as_markdown() -> str:

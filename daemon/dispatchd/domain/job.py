@@ -135,6 +135,8 @@ class TrackedJob:
     received_at: datetime
     changed_at: datetime
     attempts: tuple[Attempt, ...] = ()
+    start_failures: int = 0
+    """How many starts in a row have failed before the command of the next attempt could begin (count)."""
     retry_at: datetime | None = None
     blocked: str = ""
     verdict: Verdict | None = None

@@ -85,9 +85,13 @@ def judge(evidence: Evidence, stop: FailureCause | None) -> Judgement:
     return Judgement(ending, ruling, " ".join([sentence, *_notes(evidence, ending)]))
 
 
-def never_started(contract: Contract, ending: Ending, why: str) -> Judgement:
-    """Judge an attempt that could not get a process."""
-    return Judgement(ending, TABLE[contract][ending], f"Nothing was run: {why}.")
+def never_started(
+    contract: Contract, ending: Ending, why: str, *, starts: int = 1
+) -> Judgement:
+    """Judge an attempt that could not get a process, in so many starts (count), the newest one for a reason."""
+    tried = f" It was tried {starts} times." if starts > 1 else ""
+    words = f"Nothing was run: {why}.{tried}"
+    return Judgement(ending, TABLE[contract][ending], words)
 
 
 def signal_name(code: int) -> str | None:

@@ -45,6 +45,8 @@ class FailureCause(StrEnum):
     """It waited too long for a slot."""
     NO_TARGET = "no-target"
     """A cancel job for which nothing is left to cancel."""
+    UNKILLABLE = "unkillable"
+    """Something of it can't be ended, and was given up."""
 
 
 @frozen(kw_only=True)

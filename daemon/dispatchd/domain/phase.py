@@ -62,6 +62,8 @@ class Event(StrEnum):
     """A watchdog decided to end the running attempt."""
     CANCEL_REQUESTED = "cancel_requested"
     """Somebody wants the run to end."""
+    START_FAILED = "start_failed"
+    """Nothing ran, for a reason that may pass; the attempt doesn't count, and its start is tried again."""
     ATTEMPT_FAILED = "attempt_failed"
     """A retry-safe failure within the budget."""
     REJECTED = "rejected"
@@ -209,6 +211,7 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.RELEASING, Event.REDELIVERED): Phase.PENDING_ACCEPT,
     (Phase.RELEASING, Event.CANCEL_REQUESTED): Phase.FINISHING,
     (Phase.RUNNING, Event.ATTEMPT_NEVER_STARTED): Phase.ACCEPTED,
+    (Phase.RUNNING, Event.START_FAILED): Phase.RETRY_WAIT,
     (Phase.RUNNING, Event.ATTEMPT_FAILED): Phase.RETRY_WAIT,
     (Phase.RUNNING, Event.DECIDED): Phase.FINISHING,
     (Phase.RUNNING, Event.PARKED): Phase.NEEDS_ATTENTION,

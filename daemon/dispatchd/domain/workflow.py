@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import Factory, frozen
 
-from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
@@ -43,7 +43,8 @@ class Workflow:
     `arguments`, in which `{brief}` and `{result}` stand for files. `env` is set in the child beside what
     the job gives, `secrets` by variable. `github_token` is what a token of the endpoint is to allow
     (GitHub's name of a permission to `read` or `write`), empty for no token. Limits in seconds, 0 where
-    there is none; `max_retries` counts the attempts after the first, used by retry-safe failures only.
+    there is none; `max_retries` counts the attempts after the first, used by retry-safe failures only, `start_retries`
+    the starts of an attempt after the first, used by failures before its command could begin.
     `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace; a
     success that lacks one is parked, or a failure if `missing_fails`.
     """
@@ -60,6 +61,7 @@ class Workflow:
     queue_timeout_s: float = 0.0
     kill_grace_s: float
     max_retries: int
+    start_retries: int = DEFAULT_START_RETRIES
     resources: Resources = Factory(Resources)
     own_limits: tuple[str, ...] = ()
     """The controllers (cgroup v2) that limits of its own need, beside those of `[runs]`."""

@@ -13,7 +13,7 @@ import structlog
 from attrs import define, evolve, field, frozen
 
 from dispatchd.concurrency.own_threads import OwnThreads
-from dispatchd.domain.backoff import RETRY_CAP_S, full_jitter_s
+from dispatchd.domain.backoff import RETRY_CAP_S, after_asked_s, full_jitter_s
 from dispatchd.domain.exit_table import Contract, Ending, Then
 from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.judgement import Evidence, Judgement, judge, never_started
@@ -23,7 +23,7 @@ from dispatchd.domain.report import WITHHELD, shortened
 from dispatchd.domain.result import NoResult, RunResult
 from dispatchd.domain.run_event import Story
 from dispatchd.domain.workflow import Workflow
-from dispatchd.errors import StoreUnavailable
+from dispatchd.errors import RunError, StoreUnavailable
 from dispatchd.loops.compose import compose
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
@@ -33,8 +33,6 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store import reports
 from dispatchd.store.evidence import Stories, missing_artifacts, read_result
 from dispatchd.store.runs import Runs
-
-_Judge = Callable[[TrackedJob], Judgement]
 
 
 @frozen(kw_only=True)
@@ -96,23 +94,49 @@ class Concluder:
             lambda: self._read(record, attempt, end, workflow, known=known),
             within_s=None,
         )
-        await self._decide(record, workflow, lambda newest: self._judged(newest, found))
+        await self._decide(
+            job_id,
+            lambda newest: self._decision(
+                newest, workflow, self._judged(newest, found)
+            ),
+        )
         run = self.runs.folder(record.run_id)
         self.stories.forget(run.events_file(attempt.number))
 
     async def fail_to_start(
-        self, record: TrackedJob, workflow: Workflow, ending: Ending, why: str
+        self, record: TrackedJob, workflow: Workflow, ending: Ending, error: RunError
     ) -> None:
-        """Decide what it means that the newest attempt of a job could not get a process."""
-        failed = never_started(workflow.contract, ending, self.known.scrub(why))
+        """Decide what it means that the newest attempt of a job could not get a process.
+
+        Nothing has run, so another start is safe: it is tried again, unless the error is a refusal.
+        """
+        why = self.known.scrub(str(error))
         nothing = _nothing_ran(workflow.contract)
 
-        def judged(newest: TrackedJob) -> Judgement:
-            # Who has ended it meanwhile doesn't want another attempt.
-            wanted = not newest.is_wanted_dead
-            return failed if wanted else self._judged(newest, nothing)
+        def decision(newest: TrackedJob) -> Decision:
+            if newest.is_wanted_dead or newest.attempt is None:
+                # Who has ended it meanwhile doesn't want another attempt.
+                judgement = self._judged(newest, nothing)
+                return self._decision(newest, workflow, judgement)
+            starts = newest.start_failures + 1
+            failed = never_started(workflow.contract, ending, why, starts=starts)
+            may_pass = failed.ruling.then is Then.START_AGAIN and not error.refused
+            if not may_pass or starts > workflow.start_retries:
+                return self._decision(newest, workflow, failed)
+            self._log.warning(
+                "start_failed",
+                reason=why,
+                starts_left=workflow.start_retries + 1 - starts,
+                **job_context(newest),
+            )
+            again = evolve(
+                newest.without_attempt(newest.attempt.number), start_failures=starts
+            )
+            return Decision(
+                Event.START_FAILED, self._due_again(again, starts, error.retry_after_s)
+            )
 
-        await self._decide(record, workflow, judged)
+        await self._decide(record.job.id, decision)
 
     async def _undo(
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow | None
@@ -127,9 +151,7 @@ class Concluder:
                 Event.ATTEMPT_NEVER_STARTED, newest.without_attempt(attempt.number)
             )
 
-        after = await self.tracker.decide(record.job.id, decision)
-        if not after.blocked:
-            await self.workspaces.clear(record.job.id)
+        await self._decide(record.job.id, decision)
 
     def _read(
         self,
@@ -202,14 +224,11 @@ class Concluder:
         return evolve(judgement, summary=shortened(summary))
 
     async def _decide(
-        self, record: TrackedJob, workflow: Workflow | None, judged: _Judge
+        self, job_id: str, decision: Callable[[TrackedJob], Decision]
     ) -> None:
-        after = await self.tracker.decide(
-            record.job.id,
-            lambda newest: self._decision(newest, workflow, judged(newest)),
-        )
+        after = await self.tracker.decide(job_id, decision)
         if not after.blocked:
-            await self.workspaces.clear(record.job.id)
+            await self.workspaces.clear(job_id)
 
     def _decision(
         self, newest: TrackedJob, workflow: Workflow | None, judgement: Judgement
@@ -227,19 +246,27 @@ class Concluder:
                 attempts_left=budget + 1 - len(newest.attempts),
                 **job_context(newest),
             )
-            return Decision(Event.ATTEMPT_FAILED, self._due_again(ended))
+            return Decision(
+                Event.ATTEMPT_FAILED, self._due_again(ended, len(ended.attempts))
+            )
         verdict = Verdict(
             outcome=ruling.outcome, cause=ruling.cause, summary=judgement.summary
         )
         return Decision(Event.DECIDED, ended, verdict)
 
-    def _due_again(self, record: TrackedJob) -> TrackedJob:
+    def _due_again(
+        self, record: TrackedJob, failures: int, asked_s: float | None = None
+    ) -> TrackedJob:
+        """Return a record that is due again after a wait, which is the longer the more failures there were.
+
+        It is no shorter than what somebody asked for (seconds), up to the cap.
+        """
+        draw = self.random.random()
         delay_s = full_jitter_s(
-            len(record.attempts),
-            self.random.random(),
-            base_s=self.retry_wait_s,
-            cap_s=RETRY_CAP_S,
+            failures, draw, base_s=self.retry_wait_s, cap_s=RETRY_CAP_S
         )
+        if asked_s is not None:
+            delay_s = min(max(delay_s, after_asked_s(asked_s, draw)), RETRY_CAP_S)
         return evolve(record, retry_at=self.clock.now() + timedelta(seconds=delay_s))
 
 

@@ -62,7 +62,9 @@ def prepare(
         headers_text = run.headers_file.read_text(errors="surrogatepass")
     except OSError as error:
         reason = f"the job's file {error.filename} is gone: {error.strerror}"
-        raise SpawnFailed(command=workflow.command[0], reason=reason) from error
+        raise SpawnFailed(
+            command=workflow.command[0], reason=reason, refused=True
+        ) from error
     payload = _payload(payload_text)
     headless = workflow.contract is Contract.HEADLESS
     files = {
@@ -141,7 +143,7 @@ def _checkout(job: Job, source: Repository | None) -> Checkout | None:
         return None
     if job.owner_and_name is None:
         reason = f"the job's repository is {job.repository!r:.100}, not OWNER/NAME"
-        raise WorkspaceFailed(url=source.url, reason=reason)
+        raise WorkspaceFailed(url=source.url, reason=reason, refused=True)
     return Checkout(
         url=f"{source.url}/{job.repository}.git",
         sha=job.sha,

@@ -5,6 +5,7 @@ or the end of the daemon, means that nothing was run.
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 import anyio
 import structlog
@@ -16,8 +17,11 @@ from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.trace import traceparent
 from dispatchd.domain.workflow import GH_TOKEN, Workflow
 from dispatchd.errors import (
+    Forbidden,
+    JobClosed,
     NotConfirmed,
     RemoteError,
+    Revoked,
     RunError,
     SecretUnavailable,
     WorkspaceFailed,
@@ -72,9 +76,7 @@ class Starter:
             self._tell_left_out(record, prepared)
             await self._launch(record, prepared, workflow)
         except RunError as error:
-            await self.concluder.fail_to_start(
-                record, workflow, _ending(error), str(error)
-            )
+            await self.concluder.fail_to_start(record, workflow, _ending(error), error)
             self.engine.forget(run.attempt(attempt.number))
             return
         except NotConfirmed as error:
@@ -150,15 +152,20 @@ class Starter:
             return {}
         if self.source is None:
             reason = "nobody is asked for a token in a replay"
-            raise SecretUnavailable(name=GH_TOKEN, reason=reason)
+            raise SecretUnavailable(name=GH_TOKEN, reason=reason, refused=True)
         if "token" not in record.job.extensions:
             reason = "the endpoint gives no tokens: its job has no extension `token`"
-            raise SecretUnavailable(name=GH_TOKEN, reason=reason)
+            raise SecretUnavailable(name=GH_TOKEN, reason=reason, refused=True)
         try:
             token = await self.source.token(record, workflow.github_token)
         except RemoteError as error:
             reason = f"the endpoint gave none: {error.reason}"
-            raise SecretUnavailable(name=GH_TOKEN, reason=reason) from error
+            raise SecretUnavailable(
+                name=GH_TOKEN,
+                reason=reason,
+                refused=_is_refusal(error),
+                retry_after_s=error.retry_after_s,
+            ) from error
         return {GH_TOKEN: token}
 
     def _tell_left_out(self, record: TrackedJob, prepared: Prepared) -> None:
@@ -178,6 +185,14 @@ class Starter:
             )
 
 
+def _is_refusal(error: RemoteError) -> bool:
+    """Return whether the endpoint will answer the same again, and not whoever is on the way to it."""
+    return (
+        isinstance(error, JobClosed | Forbidden | Revoked)
+        or error.status == HTTPStatus.UNPROCESSABLE_ENTITY
+    )
+
+
 def _ending(error: RunError) -> Ending:
     match error:
         case WorkspaceFailed():
@@ -191,4 +206,5 @@ def _ending(error: RunError) -> Ending:
 def _with_process(record: TrackedJob, process: ProcessIdentity) -> TrackedJob:
     if record.attempt is None:
         return record
-    return record.with_attempt(evolve(record.attempt, process=process))
+    started = record.with_attempt(evolve(record.attempt, process=process))
+    return evolve(started, start_failures=0)

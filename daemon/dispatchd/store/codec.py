@@ -12,7 +12,7 @@ from dispatchd.conversion import strict_converter
 from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.errors import RecordTooNew, RecordUnreadable
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """What this release writes; it reads this version and every one before it."""
 
 Record = dict[str, Json]
@@ -35,8 +35,18 @@ def _without_releases(record: Record) -> Record:
     return record
 
 
+def _without_start_failures(record: Record) -> Record:
+    """Version 4 had no `start_failures` and no cause `unkillable`: nothing is to be done."""
+    return record
+
+
 MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
-    {1: _with_a_reason, 2: _of_no_known_fork, 3: _without_releases}
+    {
+        1: _with_a_reason,
+        2: _of_no_known_fork,
+        3: _without_releases,
+        4: _without_start_failures,
+    }
 )
 """From each older version to the one after it. A function in here is never edited once released."""
 

@@ -59,6 +59,14 @@ _REF: Final = re.compile(
 )
 """A ref that git-check-ref-format(1) lets pass, and that is no option."""
 
+_REFUSED: Final = re.compile(
+    r"repository .* not found|returned error: (?:401|403|404|410|422)|Authentication failed"
+    r"|could not read (?:Username|Password)",
+    re.IGNORECASE,
+)
+"""What git says where a server has refused this caller or doesn't know the repository. All else may pass: a commit
+may also reach the server a moment after the event about it."""
+
 _REACHED: Final = re.compile(
     r"not found|returned error: (?!407|5)\d{3}|Authentication failed|could not read (Username|Password)|access denied",
     re.IGNORECASE,
@@ -105,7 +113,7 @@ async def check_out(
     """
     flaw = _flaw(checkout)
     if flaw:
-        raise WorkspaceFailed(url=checkout.url, reason=flaw)
+        raise WorkspaceFailed(url=checkout.url, reason=flaw, refused=True)
     try:
         # Not in the workspace itself: a git that a killed daemon left behind may still be writing there.
         await _remove(workspace.parent.glob(f"{workspace.name}.checkout-*"))
@@ -193,7 +201,7 @@ class _Git:
                 )
         except FileNotFoundError as error:
             reason = "git is not installed (there is none on PATH)"
-            raise WorkspaceFailed(url=self.url, reason=reason) from error
+            raise WorkspaceFailed(url=self.url, reason=reason, refused=True) from error
         try:
             said = await _read(process)
             code = await process.wait()
@@ -207,8 +215,9 @@ class _Git:
                 with anyio.move_on_after(_KILL_S):
                     await process.aclose()
         if code != 0:
+            reason = f"git {arguments[0]}: {self._telling(said, code)}"
             raise WorkspaceFailed(
-                url=self.url, reason=f"git {arguments[0]}: {self._telling(said, code)}"
+                url=self.url, reason=reason, refused=bool(_REFUSED.search(reason))
             )
         return said
 

@@ -196,6 +196,9 @@ def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
 def _check_program(program: str) -> None:
     path = Path(program)
     if not path.exists():
-        raise SpawnFailed(command=program, reason="there is no such file")
-    if not path.is_file() or not os.access(path, os.X_OK):
-        raise SpawnFailed(command=program, reason="it isn't an executable file")
+        reason = "there is no such file"
+    elif not path.is_file() or not os.access(path, os.X_OK):
+        reason = "it isn't an executable file"
+    else:
+        return
+    raise SpawnFailed(command=program, reason=reason, refused=True)
