@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from dispatchd.redaction.redactor import (
     MARK,
     Redactor,
-    StreamRedactor,
     reported_tail,
 )
+from dispatchd.redaction.stream import StreamRedactor
 
 LETTERS = st.characters(codec="utf-8")
 secrets = st.one_of(

@@ -9,10 +9,10 @@ from dispatchd.redaction.redactor import (
     MARK,
     REPORTED,
     Redactor,
-    StreamRedactor,
     reported_tail,
     scrub,
 )
+from dispatchd.redaction.stream import StreamRedactor
 
 NOTHING = Redactor.of(())
 GITHUB = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
@@ -109,6 +109,9 @@ def test_an_encoded_secret_is_taken_out(text: str) -> None:
         ("AWS_SECRET_ACCESS_KEY = abc", f"AWS_SECRET_ACCESS_KEY = {MARK}"),
         ("db.password=abc", f"db.password={MARK}"),
         ('secret = "a b c"', f'secret = "{MARK}"'),
+        ("UID=sa;PWD=hunter2", f"UID=sa;PWD={MARK}"),
+        ("DB_PWD=/hunter2", f"DB_PWD={MARK}"),
+        ("OLDPWD=/a PGPWD=x", f"OLDPWD=/a PGPWD={MARK}"),
     ],
 )
 def test_what_has_the_form_of_a_credential_is_taken_out(text: str, clean: str) -> None:
@@ -143,6 +146,13 @@ def test_what_has_the_form_of_a_credential_is_taken_out(text: str, clean: str) -
         "commit ec26c3e57ca3a959ca5aad62de7213c562f8c821",
         f"password={MARK}",
         "secretary: Jane; tokenizer=fast; authority: me",
+        "PWD=/home/ci/runs/j/workspace",
+        "HOME=/root\nPWD=/root\nOLDPWD=/home/ci\n",
+        'declare -x OLDPWD\ndeclare -x PWD="/builds/x"',
+        '{"PWD": "/builds/x", "OLDPWD": "C:\\\\x"}',
+        r'"env: \nPWD=/x\nOLDPWD=y"',
+        "PWD=",
+        "OLDPWD=-",
     ],
 )
 def test_ordinary_text_is_left_alone(text: str) -> None:
@@ -163,7 +173,7 @@ def test_the_lines_of_a_secret_are_secrets_from_12_characters_on() -> None:
     secret = "first line of it\nend\nthird line of it\n"
 
     assert scrub("> first line of it\n> end", {secret}) == f"> {MARK}\n> end"
-    assert scrub(secret.replace("\n", "\r\n"), {secret}) == MARK + "\r\n"
+    assert scrub(secret.replace("\n", "\r\n"), {secret}) == MARK
 
 
 def test_a_short_output_is_reported_whole() -> None:

@@ -114,6 +114,15 @@ _NO_VALUE: Final = re.compile(
 )
 """References and fillers: they stand where a secret would, and are none. What only begins like one is."""
 
+_FOLDER: Final = re.compile(
+    rf"""
+    {_edge(0, "A-Za-z0-9_.-")}
+    (?: OLDPWD | PWD(?=(?:{_QUOTES})?\s?[=:]\s?(?:{_QUOTES})?(?:[/~]|[A-Za-z]:[\\/]|\s|\Z)) )
+    """,
+    re.VERBOSE,
+)
+"""The variables in which a shell has its folders; `PWD` is a password too where no path follows, as in ODBC."""
+
 _NAME: Final = frozenset(string.ascii_letters + string.digits + "_.-")
 """What a key is made of."""
 
@@ -176,6 +185,8 @@ def _values(text: str) -> Iterator[Place]:
 def _value_of(text: str, key: re.Match[str]) -> Iterator[Place]:
     """Yield where the value of a key is, if the key is one and the value is one."""
     separator = key["separator"].strip()
+    if key["word"] == "PWD" and _is_a_folder(text, key.start()):
+        return
     if not _is_a_key(text, key, certain=key["separator"] == "="):
         return
     start = key.end()
@@ -195,6 +206,13 @@ def _value_of(text: str, key: re.Match[str]) -> Iterator[Place]:
     value = kind.match(text, start)
     if value is not None:
         yield start, value.end()
+
+
+def _is_a_folder(text: str, start: int) -> bool:
+    """Return whether a key's word `PWD` is one of the two names of folders."""
+    return any(
+        _FOLDER.match(text, max(0, start - before)) for before in (0, len("OLD"))
+    )
 
 
 def _is_a_key(text: str, key: re.Match[str], *, certain: bool) -> bool:

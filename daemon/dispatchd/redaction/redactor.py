@@ -1,19 +1,27 @@
 """Taking secrets out of every text that leaves the machine: log lines, summaries, reports, heartbeats.
 
-Two kinds of rules: the values that are known, in every form that they can have (`encodings`), and what has
-the form of a credential (`patterns`). What both find is merged first and replaced then: one after the
-other, a replacement could leave the rest of a place that overlaps it.
+Two kinds of rules: the values that are known, in every form that is promised (`encodings`), and what has the form
+of a credential (`patterns`). Both look at each reading of a text (`views`). What they find is merged first and
+replaced then: one after the other, a replacement could leave the rest of a place that overlaps it.
 """
 
-import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, Self
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from dispatchd.redaction.encodings import SHORTEST, forms
-from dispatchd.redaction.patterns import LONGEST, Place, credentials
+from dispatchd.redaction.patterns import Place, credentials
+from dispatchd.redaction.shown import shown
+from dispatchd.redaction.views import (
+    View,
+    decoded,
+    folded,
+    joined,
+    joined_without_prefixes,
+    readings,
+)
 
 MARK: Final = "[redacted]"
 
@@ -23,20 +31,8 @@ REPORTED: Final = 16_000
 _ROUNDS: Final = 5
 """How often a text is looked through at most (count): a mark can bring a key and a value together."""
 
-_SPAN: Final = 16 * 1024
-"""How much of a credential is seen before it is known to be one (characters): a JWT has three long parts."""
-
-_KEY_AND_INDENT: Final = 128
-"""How far before a value its key begins at most, with what tells that it is one (characters)."""
-
 _FOLDED_FROM: Final = 12
 """Forms of this length on are found over several lines (characters): shorter ones would join chance."""
-
-_FOLD: Final = re.compile(r"(?:\r?\n|(?:\\r)?\\n)[ \t]{0,8}")
-"""A line's end inside a value: base64 is wrapped, and so is what a terminal shows; JSON escapes it."""
-
-_LINE_FOLD: Final = re.compile(r"\n[ \t]{0,8}")
-"""The same where nothing is escaped, which is most of the time; ten times quicker."""
 
 
 @frozen
@@ -44,12 +40,25 @@ class Redactor:
     """What is made of some secrets, once; cheap to use often, from any thread."""
 
     _forms: tuple[str, ...]
+    """Each form as it is written."""
+    _in_lines: tuple[str, ...]
+    """The forms, also without what isn't seen of them, that a text has to be searched for before its lines are joined."""
+    _in_joined: tuple[str, ...]
+    """The forms as they stand where lines are joined."""
 
     @classmethod
     def of(cls, secrets: Iterable[str]) -> Self:
         """Return the redactor of some secrets."""
-        found = {form for secret in secrets for form in forms(secret)}
-        return cls(tuple(sorted(found)))
+        written = {form for secret in secrets for form in forms(secret)}
+        seen = {form for form in map(shown, written) if len(form) >= SHORTEST}
+        in_joined = {
+            each for each in map(folded, written | seen) if len(each) >= _FOLDED_FROM
+        }
+        return cls(
+            tuple(sorted(written)),
+            tuple(sorted((written | seen) - in_joined)),
+            tuple(sorted(in_joined)),
+        )
 
     @property
     def reach(self) -> int:
@@ -58,57 +67,51 @@ class Redactor:
 
     def scrub(self, text: str) -> str:
         """Return a text without secrets; a second time changes nothing more."""
-        for _ in range(_ROUNDS):
-            clean = _marked(text, self.places(text))
-            if clean == text:
-                break
-            text = clean
-        return text
+        return _marked(text, self.places(text))
 
     def places(self, text: str) -> list[Place]:
         """Return where there are secrets, in order, none of which touches another; never inside a mark."""
-        found = sorted([*self._values(text), *credentials(text)])
+        places = self._look(text)
+        for _ in range(_ROUNDS - 1 if places else 0):
+            more = self._look(_marked(text, places))
+            if not more:
+                break
+            places = _merged(sorted([*places, *_unmarked(more, places)]))
+        return places
+
+    def _look(self, text: str) -> list[Place]:
+        views = readings(text)
+        found = [
+            view.origin(place) for view in views for place in credentials(view.text)
+        ]
+        if self._forms:
+            found += self._values(*views)
         marks = list(_all(text, MARK)) if MARK in text else []
-        return _merged(found, marks)
+        return [each for each in _merged(sorted(found)) if not _in_a_mark(each, marks)]
 
     def starts_within(self, text: str) -> int:
         """Return how much of the beginning of a text is the end of a known secret (characters)."""
-        head = text[:SHORTEST]
+        seen = readings(text[: 4 * self.reach])[0]
+        head = seen.text[:SHORTEST]
         if len(head) < SHORTEST:
             return 0
-        return max((_rest_of(form, text, head) for form in self._forms), default=0)
+        every = (*self._in_lines, *self._in_joined)
+        rest = max((_rest_of(form, seen.text, head) for form in every), default=0)
+        return seen.origin((0, rest))[1] if rest else 0
 
-    def _values(self, text: str) -> Iterator[Place]:
-        for form in self._forms:
-            if form in text:
-                yield from _all(text, form)
-        if "\n" in text or "\\n" in text:
-            yield from self._folded_values(text)
+    def _values(self, seen: View, *others: View) -> Iterator[Place]:
+        yield from self._in_one_line_or_several(seen)
+        without_prefixes = joined_without_prefixes(seen)
+        if without_prefixes is not None:
+            yield from _found(without_prefixes, self._in_joined)
+        for view in others:
+            yield from _found(view, self._forms)
+        for view in decoded(seen):
+            yield from self._in_one_line_or_several(view)
 
-    def _folded_values(self, text: str) -> Iterator[Place]:
-        if "\\n" in text:
-            unfolded = _FOLD.sub("", text)
-        else:
-            unfolded = _LINE_FOLD.sub("", text.replace("\r\n", "\n"))
-        found = [
-            place
-            for form in self._forms
-            if len(form) >= _FOLDED_FROM and form in unfolded
-            for place in _all(unfolded, form)
-        ]
-        if not found:
-            return
-        folds, shifts, removed = [], [0], 0
-        for fold in _FOLD.finditer(text):
-            folds.append(fold.start() - removed)
-            removed += len(fold[0])
-            shifts.append(removed)
-        for start, end in found:
-            # A fold right after the last character is no part of it, one before the first neither.
-            yield (
-                start + shifts[bisect_right(folds, start)],
-                end + shifts[bisect_right(folds, end - 1)],
-            )
+    def _in_one_line_or_several(self, view: View) -> Iterator[Place]:
+        yield from _found(view, self._in_lines)
+        yield from _found(joined(view), self._in_joined)
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:
@@ -137,54 +140,10 @@ def reported_tail(text: str, redactor: Redactor, *, cut_before: int = 0) -> str:
     return f"[... {whole - len(kept):,} of {whole:,} characters cut ...]\n{kept}"
 
 
-@define
-class StreamRedactor:
-    """Scrubs a text that comes in pieces; what is joined of its answers has no secret, wherever the cuts are.
-
-    It keeps what it has answered for a while: a key may be long gone when its value goes on. It does not keep
-    all of a value or a private key of more than `LONGEST` characters, and may tell the rest of such a one.
-    """
-
-    _redactor: Redactor
-    _seen: str = field(default="", init=False)
-    _told: int = field(default=0, init=False)
-
-    def feed(self, piece: str) -> str:
-        """Take the next piece, and return what is certain by now."""
-        self._seen += piece
-        # A form over several lines is longer than it is in one.
-        hold = max(2 * self._redactor.reach, _SPAN)
-        if len(self._seen) - self._told < 2 * hold:
-            return ""
-        clean, last = self._answer(len(self._seen) - hold)
-        keep = self._told - hold
-        if last >= 0:
-            keep = max(min(keep, last - _KEY_AND_INDENT), self._told - hold - LONGEST)
-        keep = max(keep, 0)
-        self._seen, self._told = self._seen[keep:], self._told - keep
-        return clean
-
-    def close(self) -> str:
-        """Return the rest."""
-        clean, _ = self._answer(len(self._seen))
-        self._seen, self._told = "", 0
-        return clean
-
-    def _answer(self, until: int) -> tuple[str, int]:
-        """Return what is clean up to a character, and where what goes on there began (-1: nothing does)."""
-        clean: list[str] = []
-        last = -1
-        for start, end in self._redactor.places(self._seen):
-            if start >= until or end < self._told:
-                continue
-            if start >= self._told:
-                clean += (self._seen[self._told : start], MARK)
-            # What began before has its mark already; only its rest is new.
-            self._told, last = end, start
-        if self._told < until:
-            clean.append(self._seen[self._told : until])
-            self._told, last = until, -1
-        return "".join(clean), last
+def _found(view: View, forms: Iterable[str]) -> Iterator[Place]:
+    for form in forms:
+        if form in view.text:
+            yield from map(view.origin, _all(view.text, form))
 
 
 def _all(text: str, part: str) -> Iterator[Place]:
@@ -202,15 +161,36 @@ def _rest_of(form: str, text: str, head: str) -> int:
     return 0
 
 
-def _merged(found: list[Place], marks: list[Place]) -> list[Place]:
-    """Return places in order, those that touch made one, without the parts that are marks already."""
+def _merged(found: list[Place]) -> list[Place]:
+    """Return places in order, those that touch made one."""
     merged: list[Place] = []
     for start, end in found:
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
             merged.append((start, end))
-    return [each for each in merged if not _in_a_mark(each, marks)]
+    return merged
+
+
+def _unmarked(found: list[Place], places: list[Place]) -> Iterator[Place]:
+    """Yield where places of a marked text are in the text before; one that touches a mark has all that it covers."""
+    marks, grown = [0], 0
+    for start, end in places:
+        marks.append(start + grown)
+        grown += len(MARK) - (end - start)
+    covered = [(0, 0), *places]
+    lengths = [0, *(len(MARK) for _ in places)]
+
+    def before(at: int) -> Place:
+        index = bisect_right(marks, at) - 1
+        beyond = at - marks[index] - lengths[index]
+        if beyond < 0:
+            return covered[index]
+        origin = covered[index][1] + beyond
+        return origin, origin + 1
+
+    for start, end in found:
+        yield before(start)[0], before(end - 1)[1]
 
 
 def _in_a_mark(place: Place, marks: list[Place]) -> bool:

@@ -1,0 +1,76 @@
+"""What a reader doesn't see of a text: commands for a terminal, control characters, characters of width zero.
+
+A secret with a colour in the middle is a secret for whoever reads it, once a page or a terminal has taken the
+colour out.
+"""
+
+import re
+import unicodedata
+from functools import cache, lru_cache
+from itertools import chain
+from typing import Final
+
+from attrs import frozen
+
+_SEQUENCE: Final = r"""
+    (?:
+        (?: (?<=\x1b)\[ | (?<=\x9b) ) [0-?]{0,64} [ -/]{0,8} [@-~]?                # control sequences: colours, moves
+      | (?: (?<=\x1b)[\]PX^_] | (?<=[\x90\x98\x9d-\x9f]) ) [^\x07\x1b\x9c]{0,4096} (?:\x07|\x1b\\|\x9c)?
+      | (?<=\x1b) [ -/]{0,8} [0-~]
+    )?
+"""
+"""The rest of what a terminal takes for a command (ECMA-48, 5th edition, 5.3 to 5.6), complete or not.
+
+After its first character, so that a search goes for that.
+"""
+
+_C0: Final = r"\x00-\x08\x0b-\x1f\x7f"
+"""Control characters (ECMA-48, C0 and DEL) but tab and line feed, which are seen."""
+
+_ANY_C0: Final = re.compile(f"[{_C0}]")
+
+_FILLERS: Final = "\u115f\u1160\u3164\uffa0"
+"""Letters that are defined as empty (Unicode, Hangul fillers)."""
+
+_NOT_SEEN: Final = frozenset({"Cc", "Cf", "Mn", "Me"})
+"""Unicode's categories of characters that take no room: controls, formats and marks."""
+
+
+@frozen
+class Hidden:
+    """What is not seen of a text: for readers who know sequences, and for those who drop single characters."""
+
+    sequences: re.Pattern[str]
+    characters: re.Pattern[str]
+
+
+def hidden(text: str) -> Hidden | None:
+    """Return what is not seen of a text; None if all of it is."""
+    if text.isascii():
+        return _patterns(_C0) if _ANY_C0.search(text) else None
+    # A class of those that are there is searched for ten times as fast as one of all that could be.
+    there = _invisible().intersection(set(text))
+    return _patterns("".join(sorted(there))) if there else None
+
+
+def shown(text: str) -> str:
+    """Return what is seen of a text."""
+    patterns = hidden(text)
+    return patterns.sequences.sub("", text) if patterns else text
+
+
+@lru_cache(maxsize=64)
+def _patterns(characters: str) -> Hidden:
+    one = f"[{characters}]"
+    return Hidden(re.compile(one + _SEQUENCE, re.VERBOSE), re.compile(one))
+
+
+@cache
+def _invisible() -> frozenset[str]:
+    """Return all characters that are not seen; planes 0, 1 and 14 of Unicode have them all."""
+    codes = chain(range(0x20000), range(0xE0000, 0xE1000))
+    return frozenset(
+        chr(code)
+        for code in codes
+        if unicodedata.category(chr(code)) in _NOT_SEEN or chr(code) in _FILLERS
+    ) - frozenset("\t\n")

@@ -1,0 +1,85 @@
+"""Taking secrets out of a text that comes in pieces, such as a log that somebody watches."""
+
+from typing import Final
+
+from attrs import define, field
+
+from dispatchd.redaction.patterns import LONGEST
+from dispatchd.redaction.redactor import MARK, Redactor
+from dispatchd.redaction.shown import shown
+
+_SPAN: Final = 16 * 1024
+"""How much of a credential is seen before it is known to be one (characters): a JWT has three long parts."""
+
+_KEY_AND_INDENT: Final = 128
+"""How far before a value its key begins at most, with what tells that it is one (characters)."""
+
+_MOST_HIDDEN: Final = 1024 * 1024
+"""How much of a text that shows nothing is waited through (characters)."""
+
+
+@define
+class StreamRedactor:
+    """Scrubs a text that comes in pieces as `Redactor.scrub` does the whole, wherever the cuts are.
+
+    It keeps what it has answered for a while: a key may be long gone when its value goes on. It does not keep
+    all of a value or a private key of more than `LONGEST` characters, nor more than `_MOST_HIDDEN` that nobody
+    sees, and may tell the rest of such a one.
+    """
+
+    _redactor: Redactor
+    _seen: str = field(default="", init=False)
+    _told: int = field(default=0, init=False)
+    _enough: int = field(default=0, init=False)
+    """How much has to be untold before it is looked at (characters); more where little of it is seen."""
+
+    def feed(self, piece: str) -> str:
+        """Take the next piece, and return what is certain by now."""
+        self._seen += piece
+        untold = len(self._seen) - self._told
+        if untold < self._enough:
+            return ""
+        hold = self._held(untold)
+        if untold < 2 * hold:
+            self._enough = 2 * max(hold, untold)
+            return ""
+        self._enough = 0
+        clean, last = self._answer(len(self._seen) - hold)
+        keep = self._told - hold
+        if last >= 0:
+            keep = max(min(keep, last - _KEY_AND_INDENT), self._told - hold - LONGEST)
+        keep = max(keep, 0)
+        self._seen, self._told = self._seen[keep:], self._told - keep
+        return clean
+
+    def close(self) -> str:
+        """Return the rest."""
+        clean, _ = self._answer(len(self._seen))
+        self._seen, self._told = "", 0
+        return clean
+
+    def _held(self, untold: int) -> int:
+        """Return how much of the end may be a part of what goes on after it (characters)."""
+        # A form over several lines is longer than it is in one.
+        hold = least = max(2 * self._redactor.reach, _SPAN)
+        while (
+            hold < min(untold, _MOST_HIDDEN) and len(shown(self._seen[-hold:])) < least
+        ):
+            hold *= 2
+        return hold
+
+    def _answer(self, until: int) -> tuple[str, int]:
+        """Return what is clean up to a character, and where what goes on there began (-1: nothing does)."""
+        clean: list[str] = []
+        last = -1
+        for start, end in self._redactor.places(self._seen):
+            if start >= until or end < self._told:
+                continue
+            if start >= self._told:
+                clean += (self._seen[self._told : start], MARK)
+            # What began before has its mark already; only its rest is new.
+            self._told, last = end, start
+        if self._told < until:
+            clean.append(self._seen[self._told : until])
+            self._told, last = until, -1
+        return "".join(clean), last

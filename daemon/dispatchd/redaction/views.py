@@ -1,0 +1,208 @@
+"""Views of a text: as it is shown, decoded, its lines joined; each knows where in the text its characters stand.
+
+A secret is looked for in the views and cut from the text, so that what stands beside it stays as it was written.
+"""
+
+import html
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from attrs import define, field
+
+from dispatchd.redaction.patterns import Place
+from dispatchd.redaction.shown import hidden
+
+_DEEPEST: Final = 3
+"""How many times over a text is decoded (count), such as JSON in JSON in a URL."""
+
+_FOLD: Final = re.compile(r"\n[ \t]{0,8}|\t")
+"""A line's end with the indent after it: base64 is wrapped, and so is what a terminal shows."""
+
+_PREFIX: Final = r"""
+    [>|\#+*-]{1,3}(?=[ \t\[])                                     # quotes, comments, diffs, set -x
+  | \[(?!redacted\])[^\]\n]{1,60}\]
+  | [A-Z][a-z]{2}[ ][ \d]\d[ ]\d\d:\d\d:\d\d[ ][\w.-]{1,64}[ ][\w./-]{1,64}(?:\[\d{1,8}\])?:     # syslog
+  | (?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d(?::\d\d)?(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?(?=[ \t])
+  | (?:TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL)\b
+  | [\w./@-]{1,40}(?:[:>](?=[ \t])|[ \t]{0,20}\|)                 # log:, web_1  |
+  | \d{1,8}(?:[:|]|(?=[ \t]))                                     # numbers of lines
+"""
+_PREFIXED_FOLD: Final = re.compile(
+    rf"""[\\\n\t](?:(?<=\t) | (?:(?<=\n)|(?<=\\)\n) (?:[ \t]{{0,8}}(?:{_PREFIX})){{0,5}} [ \t]{{0,8}})""",
+    re.VERBOSE,
+)
+"""The same with what a log, a quote or a diff puts before each line, or with a backslash before the line's end."""
+
+_HEX: Final = "[0-9A-Fa-f]"
+_ESCAPED: Final = re.compile(
+    rf"""
+    [%\\&'] (?:
+      (?<=%) (?P<percent>
+          [0-7]{_HEX}
+        | [CDcd]{_HEX}%[89ABab]{_HEX} | [Ee]{_HEX}(?:%[89ABab]{_HEX}){{2}} | [Ff]{_HEX}(?:%[89ABab]{_HEX}){{3}}
+      )
+    | (?<=\\) (?:
+          u(?P<utf16>[Dd][89ABab]{_HEX}{{2}}\\u[Dd][C-Fc-f]{_HEX}{{2}} | {_HEX}{{4}})
+        | U(?P<utf32>000{_HEX}{{5}})
+        | x(?P<hex>
+            [CDcd]{_HEX}\\x[89ABab]{_HEX} | [Ee]{_HEX}(?:\\x[89ABab]{_HEX}){{2}}
+          | [Ff]{_HEX}(?:\\x[89ABab]{_HEX}){{3}} | {_HEX}{{2}}
+          )
+        | (?P<octal>
+            3[0-3][0-7]\\2[0-7]{{2}} | 34[0-7](?:\\2[0-7]{{2}}){{2}} | 35[0-7](?:\\2[0-7]{{2}}){{2}}
+          | 36[0-7](?:\\2[0-7]{{2}}){{3}} | [0-3][0-7]{{2}}
+          )
+        | (?P<one>[^\n])
+      )
+    | (?<=&) (?P<reference>amp;|lt;|gt;|quot;|apos;|nbsp;|\#\d{{1,7}};|\#[xX]{_HEX}{{1,6}};)
+    | (?<=') (?P<quote>\\''|"'"')
+    )
+    """,
+    re.VERBOSE,
+)
+"""One character as URLs, JSON, C, Go, Python, HTML, XML and shells write it."""
+
+_SIGNS: Final = ("%", "\\", "&", "'\"'\"'")
+"""Without one of these nothing is escaped."""
+
+_NAMED: Final = {
+    "n": "\n",
+    "r": "\r",
+    "t": "\t",
+    "b": "\b",
+    "f": "\f",
+    "v": "\v",
+    "a": "\a",
+    "e": "\x1b",
+    "0": "\0",
+}
+
+
+@define
+class View:
+    """A text with parts of another taken out or exchanged for one character; made cheaply, mapped on demand."""
+
+    text: str
+    _before: "View | None" = None
+    _pattern: re.Pattern[str] = _FOLD
+    _replace: Callable[[re.Match[str]], str] | None = None
+    _starts: list[int] = field(factory=list, init=False)
+    """Where a stretch begins in this text (characters)."""
+    _origins: list[int] = field(factory=list, init=False)
+    """Where each stretch begins in the other text."""
+    _widths: list[int] = field(factory=list, init=False)
+    """How long what the one character stands for is in the other text; 0 for a stretch that was not changed."""
+
+    def changed(
+        self,
+        pattern: re.Pattern[str],
+        replace: Callable[[re.Match[str]], str] | None = None,
+    ) -> "View | None":
+        """Return this view with what a pattern finds taken out, or replaced; None if that changes nothing."""
+        text = pattern.sub(replace or "", self.text)
+        return None if text == self.text else View(text, self, pattern, replace)
+
+    def origin(self, place: Place) -> Place:
+        """Return where in the first text a place of this one is; not empty.
+
+        What was taken out before its first character or after its last is no part of it.
+        """
+        if self._before is None:
+            return place
+        if not self._starts:
+            self._map(self._before.text)
+        start, last = place[0], place[1] - 1
+        first = bisect_right(self._starts, start) - 1
+        begin = self._origins[first]
+        if not self._widths[first]:
+            begin += start - self._starts[first]
+        final = bisect_right(self._starts, last) - 1
+        end = self._origins[final] + self._widths[final]
+        if not self._widths[final]:
+            end += last - self._starts[final] + 1
+        return self._before.origin((begin, end))
+
+    def _map(self, before: str) -> None:
+        self._stretch(0, 0, 0)
+        removed = 0
+        for found in self._pattern.finditer(before):
+            length = len(found[0])
+            kept = len(self._replace(found)) if self._replace else 0
+            at = found.start() - removed
+            if kept:
+                self._stretch(at, found.start(), length)
+            self._stretch(at + kept, found.end(), 0)
+            removed += length - kept
+
+    def _stretch(self, start: int, origin: int, width: int) -> None:
+        self._starts.append(start)
+        self._origins.append(origin)
+        self._widths.append(width)
+
+
+def readings(text: str) -> list[View]:
+    """Return a text as it is seen, and then as other readers have it, as far as that differs."""
+    raw = View(text)
+    patterns = hidden(text)
+    seen = raw.changed(patterns.sequences) if patterns else None
+    if patterns is None or seen is None:
+        return [raw]
+    alone = raw.changed(patterns.characters)
+    others = [alone] if alone is not None and alone.text != seen.text else []
+    return [seen, raw, *others]
+
+
+def decoded(view: View) -> Iterator[View]:
+    """Yield a view decoded, once and several times over, as far as there is something to decode."""
+    for _ in range(_DEEPEST):
+        if not any(sign in view.text for sign in _SIGNS):
+            return
+        deeper = view.changed(_ESCAPED, _character)
+        if deeper is None:
+            return
+        patterns = hidden(deeper.text)
+        view = (patterns and deeper.changed(patterns.sequences)) or deeper
+        yield view
+
+
+def joined(view: View) -> View:
+    """Return a view with its lines made one."""
+    return view.changed(_FOLD) or view
+
+
+def joined_without_prefixes(view: View) -> View | None:
+    """Return a view with its lines made one, and without what stands before each; None where nothing does."""
+    return view.changed(_PREFIXED_FOLD) if "\n" in view.text else None
+
+
+def folded(text: str) -> str:
+    """Return a text as it stands in a view whose lines are joined."""
+    return _FOLD.sub("", text.strip(" \t\n"))
+
+
+def _character(found: re.Match[str]) -> str:
+    """Return the one character that an escape stands for."""
+    kind = found.lastgroup or ""
+    return _MEANINGS[kind](found[kind])[:1]
+
+
+def _of_bytes(data: bytes) -> str:
+    # A single byte beyond ASCII is a character of Latin-1, as Python writes it.
+    return data.decode(errors="replace") if len(data) > 1 else chr(data[0])
+
+
+_MEANINGS: Final[Mapping[str, Callable[[str], str]]] = {
+    "percent": lambda code: _of_bytes(bytes.fromhex(code.replace("%", ""))),
+    "utf16": lambda code: bytes.fromhex(code.replace("\\u", "")).decode(
+        "utf-16-be", "replace"
+    ),
+    "utf32": lambda code: bytes.fromhex(code).decode("utf-32-be", "replace"),
+    "hex": lambda code: _of_bytes(bytes.fromhex(code.replace("\\x", ""))),
+    "octal": lambda code: _of_bytes(bytes(int(each, 8) for each in code.split("\\"))),
+    "one": lambda code: _NAMED.get(code, code),
+    "reference": lambda code: html.unescape(f"&{code}"),
+    "quote": lambda _: "'",
+}
+"""What an escape stands for, by the group of `_ESCAPED` that has its code."""
