@@ -289,6 +289,18 @@ def test_a_known_value_is_found_over_several_lines(secret: str) -> None:
         *("token:", "://", "eyJ", ".", "@", "\\", '"', 'secret="', " ", "\n", "ghp_"),
         *("A\n", "://a@", "token='\\", "password: ", "bearer ", "eyJa.eyJa", "="),
         *("-", "[redacted]", "_-.", "token:\n", "secret: x ", "-----", "PRIVATE KEY"),
+        *(
+            "\x1b[",
+            "\x1b]0;",
+            "\x1b[maaaaaaa",
+            "a\r",
+            "%61",
+            "\\u0041",
+            "&#",
+            "\n> ",
+            "\na:",
+        ),
+        *("\n" + "a" * 40, "\u0301", "\u200bé", "'\\''", "\t", "\0", "OLDPWD", "\n10:"),
     ],
 )
 def test_hostile_text_is_done_before_long(hostile: str) -> None:

@@ -15,6 +15,7 @@ from dispatchd.redaction.encodings import SHORTEST, forms
 from dispatchd.redaction.patterns import Place, credentials
 from dispatchd.redaction.shown import shown
 from dispatchd.redaction.views import (
+    Readings,
     View,
     decoded,
     folded,
@@ -41,23 +42,24 @@ class Redactor:
 
     _forms: tuple[str, ...]
     """Each form as it is written."""
+    _with_hidden: tuple[str, ...]
+    """The forms of which not all is seen."""
     _in_lines: tuple[str, ...]
-    """The forms, also without what isn't seen of them, that a text has to be searched for before its lines are joined."""
+    """The forms as they are seen, those that are looked for before lines are joined."""
     _in_joined: tuple[str, ...]
-    """The forms as they stand where lines are joined."""
+    """The forms as they are seen where lines are joined."""
 
     @classmethod
     def of(cls, secrets: Iterable[str]) -> Self:
         """Return the redactor of some secrets."""
         written = {form for secret in secrets for form in forms(secret)}
         seen = {form for form in map(shown, written) if len(form) >= SHORTEST}
-        in_joined = {
-            each for each in map(folded, written | seen) if len(each) >= _FOLDED_FROM
-        }
+        in_joined = {each for each in map(folded, seen) if len(each) >= _FOLDED_FROM}
         return cls(
-            tuple(sorted(written)),
-            tuple(sorted((written | seen) - in_joined)),
-            tuple(sorted(in_joined)),
+            forms=tuple(sorted(written)),
+            with_hidden=tuple(sorted(written - seen)),
+            in_lines=tuple(sorted(seen - in_joined)),
+            in_joined=tuple(sorted(in_joined)),
         )
 
     @property
@@ -80,38 +82,37 @@ class Redactor:
         return places
 
     def _look(self, text: str) -> list[Place]:
-        views = readings(text)
-        found = [
-            view.origin(place) for view in views for place in credentials(view.text)
-        ]
+        read = readings(text)
+        found = [read.seen.origin(place) for place in credentials(read.seen.text)]
+        if read.written is not read.seen:
+            found += credentials(text)
         if self._forms:
-            found += self._values(*views)
+            found += self._values(read)
         marks = list(_all(text, MARK)) if MARK in text else []
         return [each for each in _merged(sorted(found)) if not _in_a_mark(each, marks)]
 
     def starts_within(self, text: str) -> int:
         """Return how much of the beginning of a text is the end of a known secret (characters)."""
-        seen = readings(text[: 4 * self.reach])[0]
-        head = seen.text[:SHORTEST]
+        return max(map(self._rest_within, readings(text[: 4 * self.reach]).views))
+
+    def _rest_within(self, view: View) -> int:
+        head = view.text[:SHORTEST]
         if len(head) < SHORTEST:
             return 0
-        every = (*self._in_lines, *self._in_joined)
-        rest = max((_rest_of(form, seen.text, head) for form in every), default=0)
-        return seen.origin((0, rest))[1] if rest else 0
+        every = (*self._with_hidden, *self._in_lines, *self._in_joined)
+        rest = max((_rest_of(form, view.text, head) for form in every), default=0)
+        return view.origin((0, rest))[1] if rest else 0
 
-    def _values(self, seen: View, *others: View) -> Iterator[Place]:
-        yield from self._in_one_line_or_several(seen)
-        without_prefixes = joined_without_prefixes(seen)
+    def _values(self, read: Readings) -> Iterator[Place]:
+        bare = [] if read.bare is read.seen else [read.bare]
+        for view in (read.seen, *bare, *decoded(read.seen)):
+            yield from _found(view, self._in_lines)
+            yield from _found(joined(view), self._in_joined)
+        if read.written is not read.seen:
+            yield from _found(read.written, self._with_hidden)
+        without_prefixes = joined_without_prefixes(read.seen)
         if without_prefixes is not None:
             yield from _found(without_prefixes, self._in_joined)
-        for view in others:
-            yield from _found(view, self._forms)
-        for view in decoded(seen):
-            yield from self._in_one_line_or_several(view)
-
-    def _in_one_line_or_several(self, view: View) -> Iterator[Place]:
-        yield from _found(view, self._in_lines)
-        yield from _found(joined(view), self._in_joined)
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:

@@ -14,14 +14,15 @@ from attrs import frozen
 
 _SEQUENCE: Final = r"""
     (?:
-        (?: (?<=\x1b)\[ | (?<=\x9b) ) [0-?]{0,64} [ -/]{0,8} [@-~]?                # control sequences: colours, moves
-      | (?: (?<=\x1b)[\]PX^_] | (?<=[\x90\x98\x9d-\x9f]) ) [^\x07\x1b\x9c]{0,4096} (?:\x07|\x1b\\|\x9c)?
-      | (?<=\x1b) [ -/]{0,8} [0-~]
+        (?: (?<=\x1b)\[ | (?<=\x9b) ) [0-?]*+ [ -/]*+ [@-~]?                   # control sequences: colours, moves
+      | (?: (?<=\x1b)[\]PX^_] | (?<=[\x90\x98\x9d-\x9f]) ) [^\x07\x1b\x9c\n]*+ (?:\x07|\x1b\\|\x9c)?
+      | (?<=\x1b) [ -/]*+ [0-~]
     )?
 """
 """The rest of what a terminal takes for a command (ECMA-48, 5th edition, 5.3 to 5.6), complete or not.
 
-After its first character, so that a search goes for that.
+A string of one, such as a title, is looked for up to the end of its line. The first character stands before it, so
+that a search goes for that.
 """
 
 _C0: Final = r"\x00-\x08\x0b-\x1f\x7f"
@@ -57,6 +58,11 @@ def shown(text: str) -> str:
     """Return what is seen of a text."""
     patterns = hidden(text)
     return patterns.sequences.sub("", text) if patterns else text
+
+
+def without_sequences(text: str) -> str:
+    """Return a text without control characters and sequences; characters of width zero belong to it."""
+    return _patterns(f"{_C0}\x80-\x9f").sequences.sub("", text)
 
 
 @lru_cache(maxsize=64)

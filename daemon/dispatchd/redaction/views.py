@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from dispatchd.redaction.patterns import Place
 from dispatchd.redaction.shown import hidden
@@ -142,16 +142,35 @@ class View:
         self._widths.append(width)
 
 
-def readings(text: str) -> list[View]:
-    """Return a text as it is seen, and then as other readers have it, as far as that differs."""
-    raw = View(text)
+@frozen
+class Readings:
+    """A text as its readers have it; one view stands for all that are equal."""
+
+    written: View
+    seen: View
+    """As a terminal and a page show it."""
+    bare: View
+    """Without characters that are not seen, and with what is left of their sequences."""
+
+    @property
+    def views(self) -> list[View]:
+        """Those that differ from each other, the one that is seen first."""
+        views = [self.seen]
+        for view in (self.written, self.bare):
+            if all(view.text != other.text for other in views):
+                views.append(view)
+        return views
+
+
+def readings(text: str) -> Readings:
+    """Return the readings of a text."""
+    written = View(text)
     patterns = hidden(text)
-    seen = raw.changed(patterns.sequences) if patterns else None
-    if patterns is None or seen is None:
-        return [raw]
-    alone = raw.changed(patterns.characters)
-    others = [alone] if alone is not None and alone.text != seen.text else []
-    return [seen, raw, *others]
+    if patterns is None:
+        return Readings(written, written, written)
+    seen = written.changed(patterns.sequences) or written
+    bare = written.changed(patterns.characters) or written
+    return Readings(written, seen, seen if bare.text == seen.text else bare)
 
 
 def decoded(view: View) -> Iterator[View]:

@@ -9,6 +9,7 @@ from dispatchd.hub.github.conclusions import Standing
 from dispatchd.hub.model import ENDED, HubJob, State
 from dispatchd.hub.result_details import Details
 from dispatchd.redaction.redactor import Redactor
+from dispatchd.redaction.shown import without_sequences
 from dispatchd.redaction.truncate import (
     MOST_BYTES,
     clip_line,
@@ -26,12 +27,6 @@ _OUTPUTS_BYTES: Final = 24 * 1024
 _VALUE_MOST: Final = 300
 """How much of an output's value the table shows (characters)."""
 
-_ESCAPES: Final = re.compile(
-    r"\x1b(?:\[[0-9;:?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
-)
-"""What a terminal takes for commands (ECMA-48): colours, titles, links."""
-
-_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _PUNCTUATION: Final = re.compile(r"([!-/:-@\[-`{-~])")
 """What Markdown may give a meaning to; a backslash takes it away (CommonMark, 2.4)."""
 
@@ -82,7 +77,7 @@ def plain(text: str) -> str:
 
     Before anything is scrubbed: a colour in the middle of a secret would hide it.
     """
-    return _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
+    return without_sequences(text)
 
 
 def _said(job: HubJob, details: Details) -> str:
