@@ -18,7 +18,17 @@ LINE: Final = (
     '{"timestamp": "2026-11-21T02:30:11.123456Z", "level": "info", "event": "job_attempt_started", '
     '"phase": "running", "job_id": "job-1234567", "workflow": "build", "attempt": 1}\n'
 )
-HOSTILE: Final = ("a", "token:", "password: ", "://a@", "-----END PRIVATE KEY-----")
+COLOURED: Final = "\x1b[32mok\x1b[0m  compile src/module.c -o build/module.o\r\n"
+HOSTILE: Final = (
+    "\x1b[maaaaaaa",
+    "%61",
+    "\n10:",
+    "a",
+    "token:",
+    "password: ",
+    "://a@",
+    "-----END PRIVATE KEY-----",
+)
 ENCODINGS: Final[tuple[Callable[[str], str], ...]] = (
     str,
     lambda secret: base64.b64encode(secret.encode()).decode(),
@@ -48,6 +58,11 @@ def main() -> None:
     line_s = timed_s(lambda: [redactor.scrub(LINE) for _ in range(1000)]) / 1000
     print(f"  reference: str.replace, 1 MB of log   {copy_s * 1e3:8.2f} ms")
     print(f"  1 MB of log                           {log_s * 1e3:8.1f} ms")
+    for name, line in (("with colours", COLOURED), ("in JSON", json.dumps(LINE))):
+        other = line * (MEGABYTE // len(line))
+        other_s = timed_s(partial(redactor.scrub, other))
+        ratio = f"{other_s / log_s:4.1f} times the time of the first"
+        print(f"  1 MB of log {name:25} {other_s * 1e3:8.1f} ms   {ratio}")
     print(f"  one log line                          {line_s * 1e6:8.1f} us")
     for part in HOSTILE:
         quarter, whole = (
