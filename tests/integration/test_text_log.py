@@ -12,6 +12,7 @@ from anyio import to_thread
 
 from support.daemon import write_config
 from support.endpoint import endpoint
+from support.until import until
 
 HALF, ROCKET = "job-\ud800", "rocket-🚀"
 
@@ -31,11 +32,16 @@ async def test_no_line_of_the_log_ends_the_daemon(
             hub.hand_out(json.dumps({"id": job_id, "dag_name": "it"}).encode())
         line = f'exec "{sys.executable}" -m dispatchd run --config "{config}" {redirect} 2>errors'
         env = {**os.environ, "PYTHONIOENCODING": encoding}
-        with subprocess.Popen(["sh", "-c", line], cwd=tmp_path, env=env) as daemon:
-            await hub.until_finished(HALF, ROCKET, within_s=60)
+        daemon = subprocess.Popen(["sh", "-c", line], cwd=tmp_path, env=env)
+        try:
+            # Both; the path of a call can't name the first as it is.
+            await until(lambda: len(hub.finished) == 2, within_s=60)
             assert daemon.poll() is None
             daemon.send_signal(signal.SIGTERM)
             code = await to_thread.run_sync(daemon.wait, 30)
+        finally:
+            daemon.kill()
+            daemon.wait()
 
     assert code == 0
     assert (tmp_path / "errors").read_text() == ""
