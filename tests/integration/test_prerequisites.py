@@ -45,7 +45,7 @@ async def test_a_kernel_without_pidfd_is_named_before_a_job_is_taken(
         config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
 
         def run(*words: str) -> subprocess.CompletedProcess[str]:
-            command = [without, str(error), *calls, "--", sys.executable]
+            command = [str(without), str(error), *calls, "--", sys.executable]
             return subprocess.run(
                 [*command, "-m", "dispatchd", *words, "--config", str(config)],
                 capture_output=True,

@@ -72,7 +72,7 @@ def noexec(tmp_path: Path) -> Iterator[Path]:
     """A file system on which no program can be executed."""
     folder = tmp_path / "noexec"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "noexec,size=1m", "none", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", "noexec,size=1m", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
         pytest.skip("needs root that may mount")
     yield folder
