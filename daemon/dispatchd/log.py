@@ -11,6 +11,7 @@ from typing import Final, TextIO, cast
 
 import structlog
 
+from dispatchd.domain.written_out import coloured
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _PRIORITIES: Final = {
@@ -73,6 +74,7 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *([] if as_text else for_json),
         renderer,
+        *([_only_colours_act] if as_text else []),
         _Scrubber(known),
     ]
     if under_systemd:
@@ -142,6 +144,11 @@ class _Scrubber:
 
     def __call__(self, _logger: object, _method: str, line: object) -> str:
         return self._known.scrub(str(line))
+
+
+def _only_colours_act(_logger: object, _method: str, line: object) -> str:
+    """Write out what acts on a terminal in the values of others; the renderer's colours stay."""
+    return coloured(str(line))
 
 
 def _with_priority(_logger: object, method: str, line: object) -> str:

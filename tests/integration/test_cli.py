@@ -315,6 +315,45 @@ async def test_jobs_show_logs_and_status_tell_what_happened(tmp_path: Path) -> N
     assert alone.returncode == os.EX_UNAVAILABLE
 
 
+async def test_nothing_that_a_job_or_its_run_says_acts_on_the_terminal(
+    tmp_path: Path,
+) -> None:
+    evil = "\x1b]0;PWNED\x07\x1b[2J\u202e\n"
+    said = r"\033]0;PWNED\007\033[2J\033[31mred\033[0m\n"
+    job = {
+        "id": f"esc{evil}",
+        "dag_name": "it",
+        "repository_name": f"r{evil}x",
+        "actor_login": evil,
+        "ref": f"b{evil}",
+    }
+    async with endpoint() as hub:
+        script = f"printf '{said}'"
+        path = write_config(tmp_path, hub.url, {"it": ["/bin/sh", "-c", script]})
+        config = str(path)
+        async with running_daemon(path) as daemon:
+            hub.hand_out(job)
+            await daemon.until_logged("job_finish_acknowledged")
+
+    listed = dispatchd("jobs", "--config", config).stdout
+    shown = dispatchd("show", "esc", "--config", config).stdout
+    replayed = dispatchd_process("replay", "esc", "--config", config).stdout
+    log = dispatchd("logs", "esc", "--config", config).stdout
+
+    for text in (listed, shown, log, replayed):
+        assert not {"\x07", "\u202e"} & {*text}
+        assert "\x1b[2J" not in text
+        assert r"\x1b]0;PWNED\x07\x1b[2J" in text
+    assert len(listed.splitlines()) == 2
+    assert log == r"\x1b]0;PWNED\x07\x1b[2J" + "\x1b[31mred\x1b[0m\n"
+    raw = dispatchd("logs", "--raw", "esc", "--config", config).stdout
+    assert raw == "\x1b]0;PWNED\x07\x1b[2J\x1b[31mred\x1b[0m\n"
+    again = dispatchd_process("replay", "--raw", "esc", "--config", config).stdout
+    assert raw in again
+    document = json.loads(dispatchd("show", "esc", "--json", "--config", config).stdout)
+    assert document["job"]["id"] == job["id"]
+
+
 def test_explain_names_workflow_and_parameters_without_running(tmp_path: Path) -> None:
     config = str(write_config(tmp_path, URL, GOOD))
     payload = str(ROOT / "github-webhooks" / "pull_request" / "00-opened.json")

@@ -76,6 +76,29 @@ async def test_jobs_are_submitted_listed_shown_cancelled_and_repeated(
     assert (await owner.get("show", "job/1"))["attempts"][0]["outcome"] == "failed"
 
 
+async def test_nothing_that_a_job_says_acts_on_the_terminal(
+    owner: Owner, machine: Machine
+) -> None:
+    evil = "\x1b]0;PWNED\x07\x1b[2J\x1b[31m\u202e\n"
+    job = {"id": f"esc{evil}", "dag_name": f"wf{evil}", "repository_name": f"r{evil}x"}
+    (owner.folder / "job.json").write_text(json.dumps(job))
+    submitted = await owner.say("submit", "job.json")
+    held = await machine.pull()
+    await held.accept("run-1")
+    await held.finish("failed", f"summary {evil}")
+
+    listed = (await owner.say("jobs")).stdout
+    text = (await owner.say("show", job["id"])).stdout
+    missing = await owner.say("show", f"no{evil}")
+
+    for each in (submitted.stdout, listed, text, missing.stderr):
+        assert not {"\x07", "\u202e"} & {*each}
+        assert "\x1b[2J" not in each
+        assert r"\x1b]0;PWNED\x07\x1b[2J" in each
+    assert len(listed.splitlines()) == 2
+    assert (await owner.get("show", job["id"]))["id"] == job["id"]
+
+
 async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
     added = await owner.say("machine", "add", "build-1")
     fixed = await owner.get("machine", "add", "build-2", "--fixed-secret")

@@ -13,6 +13,7 @@ import click
 from typing_extensions import override
 
 from dispatchd import __version__
+from dispatchd.cli.terminal import echo
 from dispatchd.errors import UserError
 
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -232,4 +233,4 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[UserError | OS
 def _complain(line: str) -> None:
     # Where that can't be written either, the exit code has to do.
     with suppress(OSError):
-        click.echo(f"dispatchd: {line}", err=True)
+        echo(f"dispatchd: {line}", err=True)

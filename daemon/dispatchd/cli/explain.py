@@ -12,6 +12,7 @@ from dispatchd.cli.options import (
     print_pairs,
     read_text,
 )
+from dispatchd.cli.terminal import echo
 from dispatchd.cloud.wire import read_delivery
 from dispatchd.domain.delivery import Delivery
 from dispatchd.domain.event import job_from_event
@@ -64,13 +65,13 @@ def explain(
         )
         return
     if found:
-        click.echo(f"workflow {found.name} would run: {' '.join(found.command)}")
+        echo(f"workflow {found.name} would run: {' '.join(found.command)}")
     if refusal:
-        click.echo(f"it would be rejected: {refusal}")
+        echo(f"it would be rejected: {refusal}")
     if parameters.values:
         print_pairs(parameters.values)
     for each in parameters.left_out:
-        click.echo(f"left out: {each.name}: {each.reason}")
+        echo(f"left out: {each.name}: {each.reason}")
 
 
 def _read(file: Path, workflow: str, event: str) -> Delivery:

@@ -4,9 +4,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import NoReturn, TypeVar
 
-import click
-
 from dispatchd.cli.options import print_json
+from dispatchd.cli.terminal import echo
 from dispatchd.domain.finding import Finding, Level
 from dispatchd.errors import ConfigError
 
@@ -16,7 +15,7 @@ T = TypeVar("T")
 def show(finding: Finding) -> None:
     """Print a finding on a line of its own."""
     level = finding.level.name.lower()
-    click.echo(f"{level:8}{finding.check:14}{finding.words}")
+    echo(f"{level:8}{finding.check:14}{finding.words}")
 
 
 async def gather(

@@ -16,6 +16,7 @@ from dispatchd.cli.options import (
     print_json,
     read_text,
 )
+from dispatchd.cli.terminal import echo
 from dispatchd.domain.content_coding import ASKED_FOR, coding_problem
 from dispatchd.errors import NotReachable, UsageError
 
@@ -158,7 +159,7 @@ def say(found: object, words: str, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        click.echo(words)
+        echo(words)
 
 
 def in_path(name: str) -> str:

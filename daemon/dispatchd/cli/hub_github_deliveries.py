@@ -11,6 +11,7 @@ import click
 
 from dispatchd.cli.hub_client import HubClient, asks_hub, config_option, when
 from dispatchd.cli.options import json_option, print_json, print_pairs
+from dispatchd.cli.terminal import echo
 from dispatchd.errors import ConfigError, NotReachable, Problem, UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def status(hub: HubClient, *, as_json: bool) -> None:
     )
     for loss in found["losses"]:
         hours = (loss["until"] - loss["since"]) / 3600
-        click.echo(
+        echo(
             f"lost: what came from {when(loss['since'])} to {when(loss['until'])} ({hours:.1f} h)"
         )
 
@@ -112,16 +113,14 @@ def redeliver(
                 if choice.is_known
                 else ""
             )
-            click.echo(
-                f"{listed.guid}  {when(listed.delivered_at)}  {event}  {word}{advice}"
-            )
+            echo(f"{listed.guid}  {when(listed.delivered_at)}  {event}  {word}{advice}")
 
     with _in_one_line(cannot):
         anyio.run(_redeliver, config_file, tuple(guids), since_s, dry_run, said)
     if as_json:
         print_json(shown)
     elif not shown:
-        click.echo("No delivery has failed that the hub doesn't have.")
+        echo("No delivery has failed that the hub doesn't have.")
 
 
 def _word(choice: "Choice", *, dry_run: bool) -> str:

@@ -16,6 +16,8 @@ from dispatchd.cli.options import (
     print_table,
     read_text,
 )
+from dispatchd.cli.terminal import echo
+from dispatchd.domain.written_out import coloured
 from dispatchd.errors import UsageError
 
 
@@ -93,11 +95,12 @@ def show(hub: HubClient, *, as_json: bool, job: str) -> None:
     )
     for each in found["attempts"]:
         until = when(each["ended_at"]) or "now"
-        click.echo(
+        echo(
             f"claim {each['number']}  {each['machine']}  {when(each['claimed_at'])} to {until}  {each['outcome']} {each['cause']}".rstrip()
         )
     if found["result_output"]:
-        click.echo(f"\n{found['result_output']}")
+        click.echo()
+        click.echo(coloured(found["result_output"]))
 
 
 @click.command()

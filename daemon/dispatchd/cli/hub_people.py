@@ -7,6 +7,7 @@ import click
 
 from dispatchd.cli.hub_client import HubClient, asks_hub, in_path, say, when
 from dispatchd.cli.options import print_json, print_pairs, print_table
+from dispatchd.cli.terminal import echo
 
 
 @click.command()
@@ -169,7 +170,7 @@ def _say_given(found: dict[str, Any], *, as_json: bool) -> None:
     )
     print_pairs({name.replace("_", " "): str(found.get(name) or "") for name in names})
     if "public_key" in found:
-        click.echo(
+        echo(
             f"valid until {when(found['key_expires_at'])}; on the machine, pin this as license.public_keys:\n"
         )
         click.echo(found["public_key"], nl=False)

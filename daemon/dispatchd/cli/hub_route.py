@@ -10,6 +10,7 @@ from attrs import frozen
 from dispatchd.cli.hub_client import config_option
 from dispatchd.cli.hub_github_settings import github_settings
 from dispatchd.cli.options import json_option, print_json, read_text
+from dispatchd.cli.terminal import echo
 from dispatchd.domain.job import Json
 from dispatchd.domain.payload import at, text
 from dispatchd.domain.raw_json import loads
@@ -187,27 +188,27 @@ def _report(
 
 def _say(report: dict[str, Any]) -> None:
     name = ".".join(filter(None, (report["event"], report["action"])))
-    click.echo(
+    echo(
         f"{name} on {report['repository'] or '(no repository)'} by {report['actor'] or '(nobody)'}"
     )
-    click.echo(
+    echo(
         f"it {'would start' if report['steps'] else 'starts nothing'}: {report['reason']}"
     )
     if report["commands_refused"]:
-        click.echo(f"no command counts: {report['commands_refused']}")
+        echo(f"no command counts: {report['commands_refused']}")
     for each in report["commands"]:
-        click.echo(f"  {_command_words(each)}")
+        echo(f"  {_command_words(each)}")
     for each in report["rules"]:
-        click.echo(f"  rule {each['rule']} {_rule_words(each)}")
+        echo(f"  rule {each['rule']} {_rule_words(each)}")
     for number, each in enumerate(report["steps"], 1):
-        click.echo(f"\n{number}. {each['does']}")
+        echo(f"\n{number}. {each['does']}")
         for question in each["asks_github"]:
-            click.echo(f"   first asks GitHub: {question}")
+            echo(f"   first asks GitHub: {question}")
         if each["decision"]:
-            click.echo(f"   with these answers: {each['decision']}")
+            echo(f"   with these answers: {each['decision']}")
         for key, value in (each["job"] or {}).items():
             shown = value if isinstance(value, str) else json.dumps(value)
-            click.echo(f"   {key:21}{shown}")
+            echo(f"   {key:21}{shown}")
 
 
 def _command_words(line: dict[str, Any]) -> str:

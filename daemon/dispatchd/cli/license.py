@@ -13,6 +13,7 @@ from dispatchd.cli.options import (
     print_json,
     print_pairs,
 )
+from dispatchd.cli.terminal import echo
 from dispatchd.config import Config
 from dispatchd.domain.job import Json
 from dispatchd.errors import DispatchdError, NotReachable, UsageError
@@ -28,7 +29,7 @@ def license_(config_file: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
     elif found.get("source") == "configuration":
-        click.echo(
+        echo(
             f"The identity is configured: license {config.cloud.license_id}, machine {config.cloud.server_id}."
         )
     else:
@@ -57,7 +58,7 @@ def activate(config_file: Path | None, key_file: Path | None) -> None:
     silence()
     claims = anyio.run(activate_key, config, dict(os.environ), key)  # noqa: TID251  # the command line is where the environment comes in
     _look(config)
-    click.echo(f"activated: license {claims.license_id}, plan {claims.plan or 'none'}")
+    echo(f"activated: license {claims.license_id}, plan {claims.plan or 'none'}")
 
 
 @click.command()
@@ -72,7 +73,7 @@ def deactivate(config_file: Path | None) -> None:
     except DispatchdError as error:
         raise NotReachable(cannot="deactivate", reason=str(error)) from error
     _look(config)
-    click.echo("deactivated: this machine has no stored activation any more")
+    echo("deactivated: this machine has no stored activation any more")
 
 
 def _licensed(config_file: Path | None, what: str) -> Config:

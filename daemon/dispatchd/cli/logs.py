@@ -13,8 +13,10 @@ from dispatchd.cli.options import (
     find_daemon,
     json_option,
     print_json,
+    raw_option,
 )
 from dispatchd.cli.records import find_job
+from dispatchd.cli.terminal import LogFilter
 from dispatchd.config import Places
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
@@ -33,6 +35,7 @@ _LIVE: Final = frozenset(
 @click.command()
 @config_option
 @json_option
+@raw_option
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @click.option(
     "--attempt",
@@ -44,6 +47,7 @@ def logs(
     config_file: Path | None,
     *,
     as_json: bool,
+    raw: bool,
     follow: bool,
     attempt: int | None,
     job: str,
@@ -61,8 +65,10 @@ def logs(
             {"job": record.job.id, "attempt": number, "file": str(path), "output": text}
         )
         return
+    safe = LogFilter()
     for chunk in _chunks(places, record.job.id, path, follow=follow):
-        click.echo(chunk, nl=False)
+        click.echo(chunk if raw else safe.feed(chunk), nl=False)
+    click.echo(safe.feed(b"", last=True), nl=False)
 
 
 def _output_file(

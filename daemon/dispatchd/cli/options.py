@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from dispatchd.config import Config, Places, load, locate
+from dispatchd.domain.written_out import written_out
 from dispatchd.errors import UsageError
 
 _SYSTEM_FILE: Final = Path("/etc/dispatchd/config.toml")
@@ -31,6 +32,11 @@ config_option = click.option(
 )
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead of text for people."
+)
+raw_option = click.option(
+    "--raw",
+    is_flag=True,
+    help="Print escapes as they are; else colours alone pass, and others are written out.",
 )
 
 
@@ -134,10 +140,9 @@ def print_json(value: object) -> None:
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under titles, in columns as wide as their content."""
-    widths = [
-        max(len(cell) for cell in column) for column in zip(titles, *rows, strict=True)
-    ]
-    for row in (titles, *rows):
+    lines = [titles, *([written_out(cell) for cell in row] for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    for row in lines:
         click.echo(
             "  ".join(
                 cell.ljust(width) for cell, width in zip(row, widths, strict=True)
@@ -150,4 +155,4 @@ def print_pairs(pairs: Mapping[str, str]) -> None:
     width = max(len(name) for name in pairs)
     for name, value in pairs.items():
         if value:
-            click.echo(f"{name.ljust(width)}  {value}")
+            click.echo(f"{name.ljust(width)}  {written_out(value)}")

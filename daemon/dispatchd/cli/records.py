@@ -3,8 +3,7 @@
 from typing import Final
 from urllib.parse import quote
 
-import click
-
+from dispatchd.cli.terminal import echo
 from dispatchd.config import Places
 from dispatchd.control.calls import SOCKET
 from dispatchd.domain.job import TrackedJob
@@ -75,7 +74,7 @@ def _records(places: Places, query: str, timeout_s: float) -> list[TrackedJob]:
             # Why the daemon can't be asked is what helps.
             raise error from None
         if socket.exists():
-            click.echo(f"dispatchd: {error}; reading {places.state_folder}", err=True)
+            echo(f"dispatchd: {error}; reading {places.state_folder}", err=True)
         return found
     documents = answer.get("jobs") if isinstance(answer, dict) else None
     return [

@@ -13,16 +13,21 @@ from dispatchd.cli.options import (
     json_option,
     load_config,
     print_json,
+    raw_option,
 )
 from dispatchd.cli.records import find_job
+from dispatchd.cli.terminal import LogFilter, echo
 
 
 @click.command()
 @config_option
 @json_option
+@raw_option
 @click.option("--workflow", default="", help="Another workflow than the job's own.")
 @click.argument("job", shell_complete=job_ids)
-def replay(config_file: Path | None, *, as_json: bool, workflow: str, job: str) -> None:
+def replay(
+    config_file: Path | None, *, as_json: bool, raw: bool, workflow: str, job: str
+) -> None:
     """Run the payload of JOB (its id, or the beginning of it) again, and report it to nobody.
 
     It is a new run with a folder of its own, beside the daemon and not in its queue. Exits with 0 if it
@@ -41,7 +46,7 @@ def replay(config_file: Path | None, *, as_json: bool, workflow: str, job: str) 
     known = KnownSecrets()
     configure("error", "text", known=known, under_systemd=False, out=sys.stderr)
     if not as_json:
-        click.echo(f"{laid_out.job.workflow} in {laid_out.run_folder.path}")
+        echo(f"{laid_out.job.workflow} in {laid_out.run_folder.path}")
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     record = anyio.run(play, laid_out, config, environment, known)
     verdict, attempt = record.verdict, record.attempt
@@ -65,9 +70,12 @@ def replay(config_file: Path | None, *, as_json: bool, workflow: str, job: str) 
         )
     else:
         if output is not None and output.exists():
-            text = output.read_text(errors="replace")
-            click.echo(text, nl=not text.endswith("\n"))
-        click.echo(f"{outcome}  {summary}".rstrip())
+            written = output.read_bytes()
+            click.echo(
+                written if raw else LogFilter().feed(written, last=True),
+                nl=not written.endswith(b"\n"),
+            )
+        echo(f"{outcome}  {summary}".rstrip())
     if cause is FailureCause.CANCELLED:
         sys.exit(130)  # 128 + SIGINT, as a shell says it
     sys.exit(0 if outcome is Outcome.SUCCEEDED else 1)

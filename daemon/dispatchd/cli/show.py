@@ -13,6 +13,7 @@ from dispatchd.cli.options import (
     print_pairs,
 )
 from dispatchd.cli.records import find_job
+from dispatchd.cli.terminal import echo
 from dispatchd.cli.views import age, purpose, standing
 from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.store.codec import to_public
@@ -35,13 +36,13 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
     print_pairs(_facts(record, folder))
     _print_story(record, folder)
     if record.attempts:
-        click.echo("\nAttempts")
+        echo("\nAttempts")
         for attempt in record.attempts:
-            click.echo(f"  {_attempt(attempt)}")
-    click.echo("\nSteps")
-    click.echo(f"  {record.received_at:%Y-%m-%d %H:%M:%S}  received")
+            echo(f"  {_attempt(attempt)}")
+    echo("\nSteps")
+    echo(f"  {record.received_at:%Y-%m-%d %H:%M:%S}  received")
     for step in record.steps:
-        click.echo(f"  {step.at:%Y-%m-%d %H:%M:%S}  {step.event} -> {step.phase}")
+        echo(f"  {step.at:%Y-%m-%d %H:%M:%S}  {step.event} -> {step.phase}")
 
 
 def _print_story(record: TrackedJob, folder: RunFolder) -> None:

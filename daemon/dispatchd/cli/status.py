@@ -17,6 +17,7 @@ from dispatchd.cli.options import (
     print_json,
     print_pairs,
 )
+from dispatchd.cli.terminal import echo
 from dispatchd.cli.views import length
 from dispatchd.config import Places
 from dispatchd.domain.job import Json
@@ -51,7 +52,7 @@ def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
         try:
             _print(_ask(places), as_json=as_json)
         except NotReachable as error:
-            click.echo(error)
+            echo(error)
         time.sleep(_AGAIN_S)
     try:
         document = _ask(places)

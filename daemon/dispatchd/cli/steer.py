@@ -7,6 +7,7 @@ import click
 from dispatchd.cli.completion import job_ids
 from dispatchd.cli.options import config_option, find_daemon, json_option
 from dispatchd.cli.records import find_job
+from dispatchd.cli.terminal import echo
 from dispatchd.domain.job import Json
 from dispatchd.errors import UsageError
 
@@ -81,4 +82,4 @@ def _tell(
     if as_json:
         print_json(answer)
     elif isinstance(answer, dict):
-        click.echo(f"{answer['job']}  {answer['phase']}")
+        echo(f"{answer['job']}  {answer['phase']}")

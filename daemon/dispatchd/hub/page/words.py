@@ -1,19 +1,11 @@
 """What the page says: texts of jobs made safe to look at, times, and a sentence for each state."""
 
-import re
-import unicodedata
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, urlencode
 
+from dispatchd.domain.written_out import COLOURS, written_out
 from dispatchd.hub.model import HubJob, State
-
-_HIDDEN: Final = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-"""Characters (Unicode categories) that would act on the text, or show as nothing."""
-_JOINERS: Final = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}\N{SOFT HYPHEN}"
-"""Those of them that words are written with."""
-_COLOURS: Final = re.compile("\x1b\\[[0-9;:]*[mK]")
-"""What terminals take for colours, of which build logs are full."""
 
 SENTENCES: Final = {
     State.RECEIVED: "Kept, and not yet free to be handed out.",
@@ -34,21 +26,14 @@ SENTENCES: Final = {
 
 def shown(text: object, most: int = 2000) -> str:
     """Return a text on one line, with characters that act on what is around them written out, and not too long."""
-    found = "".join(map(_visible, str(text)[: most + 1]))
+    found = written_out(str(text)[: most + 1])
     return found if len(str(text)) <= most else f"{found[:most]}…"
 
 
 def shown_lines(text: str) -> str:
     """Return a text with its lines, as of a log: without a terminal's colours."""
-    plain = _COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(each if each in "\n\t" else _visible(each) for each in plain)
-
-
-def _visible(character: str) -> str:
-    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004  # as Python writes them
+    plain = COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return written_out(plain, but="\n\t")
 
 
 def iso(at: float) -> str:

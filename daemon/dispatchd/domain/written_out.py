@@ -1,0 +1,58 @@
+"""Characters of untrusted text that act on what is around them, written out as escapes: for pages and terminals."""
+
+import re
+import unicodedata
+from functools import cache
+from typing import Final
+
+_ACTING: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+"""Characters (Unicode categories) that would act on the text, or show as nothing."""
+
+_JOINERS: Final = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}\N{SOFT HYPHEN}"
+"""Those of them that words are written with."""
+
+COLOURS: Final = re.compile("\x1b\\[[0-9;:]*+[mK]")
+"""What terminals take for colours, of which build logs are full."""
+
+
+_LOG: Final = "\n\t\r"
+"""What may act in a log: progress bars go back to the beginning of their own line."""
+
+
+def written_out(text: str, *, but: str = "") -> str:
+    """Return a text with the characters that act written out, as Python writes them.
+
+    Args:
+        text: The text.
+        but: Characters that may act.
+    """
+    if text.isascii():
+        return text.translate(_of_ascii(but))
+    return "".join(each if each in but else _visible(each) for each in text)
+
+
+def coloured(text: str, *, but: str = "") -> str:
+    """Return a program's output with its lines and colours, and with everything else that acts written out.
+
+    Args:
+        text: The output.
+        but: Characters that may act too.
+    """
+    safe: list[str] = []
+    at = 0
+    for colour in COLOURS.finditer(text):
+        safe += (written_out(text[at : colour.start()], but=_LOG + but), colour[0])
+        at = colour.end()
+    return "".join((*safe, written_out(text[at:], but=_LOG + but)))
+
+
+@cache
+def _of_ascii(but: str) -> dict[int, str]:
+    return {code: _visible(chr(code)) for code in range(0x80) if chr(code) not in but}
+
+
+def _visible(character: str) -> str:
+    if unicodedata.category(character) not in _ACTING or character in _JOINERS:
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004  # as Python writes them

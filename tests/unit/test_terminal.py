@@ -1,0 +1,100 @@
+"""What commands print of others' texts: nothing acts on the terminal, and a log keeps its lines and colours."""
+
+import io
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatchd.cli.options import print_pairs, print_table
+from dispatchd.cli.terminal import LogFilter, echo
+from dispatchd.domain.written_out import coloured, written_out
+from dispatchd.log import configure
+from dispatchd.redaction.known_secrets import KnownSecrets
+from support.logs import own_log
+
+EVIL = "esc\x1b]0;PWNED\x07\x1b[2J\x1b[31m"
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        (EVIL, r"esc\x1b]0;PWNED\x07\x1b[2J\x1b[31m"),
+        ("r\nx", r"r\x0ax"),
+        ("\u202eevil", r"\u202eevil"),
+        ("\x9b2J", r"\x9b2J"),
+        ("a\u2028b\ud800", r"a\u2028b\ud800"),
+        ("Grüße ✓ 👩\u200d💻", "Grüße ✓ 👩\u200d💻"),
+    ],
+)
+def test_tables_and_pairs_write_out_what_acts(
+    text: str, seen: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_table(["JOB", "FOR"], [[text, "x"]])
+    print_pairs({"job": text, "for": ""})
+
+    assert capsys.readouterr().out.splitlines() == [
+        f"{'JOB'.ljust(len(seen))}  FOR",
+        f"{seen}  x",
+        f"job  {seen}",
+    ]
+
+
+def test_lines_stay_lines_and_write_out_the_rest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    echo(f"one\n\ttwo {EVIL}", err=True)
+
+    assert capsys.readouterr().err == f"one\n\ttwo {written_out(EVIL)}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("\x1b[01;31m\x1b[Kred\x1b[m\x1b[K\r\n", None),
+        ("50 %\r100 %\n", None),
+        ("\x1b[2J\x1b[H", r"\x1b[2J\x1b[H"),
+        ("\x1b]0;PWNED\x07", r"\x1b]0;PWNED\x07"),
+        ("\x1b]52;c;ZXZpbA==\x1b\\", r"\x1b]52;c;ZXZpbA==\x1b" + "\\"),
+        ("\x1bP1$r\x1b\\ \x1bc \x9b5n \x08", r"\x1bP1$r\x1b\ \x1bc \x9b5n \x08"),
+        ("\x1b[31", r"\x1b[31"),
+    ],
+)
+def test_of_a_log_colours_pass_and_nothing_else(text: str, seen: str | None) -> None:
+    assert coloured(text) == (text if seen is None else seen)
+
+
+def test_the_daemon_s_log_on_a_terminal_writes_out_what_jobs_say() -> None:
+    out = io.StringIO()
+    with own_log():
+        configure("info", "text", known=KnownSecrets(), under_systemd=False, out=out)
+        structlog.get_logger().info("job_pulled", job_id=EVIL, ref="\u202eevil")
+
+    assert EVIL not in out.getvalue()
+    assert r"esc\x1b]0;PWNED\x07\x1b[2J" in out.getvalue()
+    assert r"\u202eevil" in out.getvalue()
+
+
+def test_bytes_that_are_no_text_stay() -> None:
+    assert LogFilter().feed(b"a\xff\x9b2J\xc3", last=True) == b"a\xff\x9b2J\xc3"
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["\x1b[31m", "\x1b[2J", "\x1b", "[", "3", "m", "é", "✓", "\n", "\r", "\x9b"]
+        )
+    ).map("".join),
+    st.lists(st.integers(0, 5)),
+)
+def test_a_log_in_any_chunks_is_the_same_as_the_whole(
+    text: str, cuts: list[int]
+) -> None:
+    data, at, seen, safe = text.encode(), 0, b"", LogFilter()
+    for cut in cuts:
+        seen += safe.feed(data[at : at + cut])
+        at += cut
+    seen += safe.feed(data[at:]) + safe.feed(b"", last=True)
+
+    assert seen == coloured(text).encode()
