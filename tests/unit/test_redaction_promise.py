@@ -1,10 +1,12 @@
 """The promise of contracts/README.md, form by form, and what it says that nobody can promise."""
 
 import base64
+import html
 import json
 import re
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import pytest
 
@@ -115,6 +117,18 @@ def test_what_is_not_seen_hides_nothing(text: str) -> None:
     assert MARK in clean
     assert not leaks(clean, KEY)
     assert not leaks(re.sub(r"[\x00-\x1f\x7f-\x9f]", "", clean), KEY)
+
+
+@pytest.mark.parametrize(
+    "secret", ["p@ss\"w0rd'x\\y", "100%41 of &lt; it", "two\\nwords"]
+)
+def test_what_looks_like_an_escape_in_a_secret_is_found_in_escapes(secret: str) -> None:
+    redactor = Redactor.of([secret])
+    twice = html.escape(html.escape(secret))
+    mixed = quote(json.dumps(html.escape(secret))[1:-1], safe="")
+
+    for text in (secret, twice, mixed):
+        assert redactor.scrub(f"({text})") == f"({MARK})"
 
 
 def test_colours_beside_a_secret_stay() -> None:

@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from attrs import frozen
 
-from dispatchd.redaction.encodings import SHORTEST, forms
+from dispatchd.redaction.encodings import SHORTEST, forms, values
 from dispatchd.redaction.patterns import Place, credentials
 from dispatchd.redaction.shown import shown
 from dispatchd.redaction.views import (
@@ -52,8 +52,16 @@ class Redactor:
     @classmethod
     def of(cls, secrets: Iterable[str]) -> Self:
         """Return the redactor of some secrets."""
-        written = {form for secret in secrets for form in forms(secret)}
-        seen = {form for form in map(shown, written) if len(form) >= SHORTEST}
+        every = list(secrets)
+        written = {form for secret in every for form in forms(secret)}
+        # What a value itself has like an escape is taken for one where a text is decoded.
+        misread = {
+            view.text
+            for secret in every
+            for value in values(secret)
+            for view in decoded(View(value))
+        }
+        seen = {form for form in map(shown, written | misread) if len(form) >= SHORTEST}
         in_joined = {each for each in map(folded, seen) if len(each) >= _FOLDED_FROM}
         return cls(
             forms=tuple(sorted(written)),
