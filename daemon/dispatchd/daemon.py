@@ -105,8 +105,12 @@ class Daemon:
 
     async def _reload(self) -> None:
         # It has been logged, and stays in the status; the configuration before is in force.
-        with self.bugs.contained("reload"), suppress(ConfigError):
+        with self.bugs.contained("reload") as containment, suppress(ConfigError):
             await self.reloader.reload()
+        if containment.bug:
+            self.status.warnings["config"] = (
+                f"the changed configuration is not in force: its reload met a bug ({containment.bug})"
+            )
 
     async def _stop_in_order(
         self, first: signal.Signals, signals: AsyncIterator[signal.Signals]

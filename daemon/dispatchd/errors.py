@@ -22,7 +22,7 @@ DispatchdError
 ├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
 ├─ StoreUnavailable     the disk refused a write; wait and repeat
 ├─ RecordUnreadable     quarantine this record, go on
-└─ InvalidTransition    a bug; only the bug fence of `loops/run.py` catches it
+└─ InvalidTransition    a bug; only the bug fence (`concurrency/bug_fence.py`) catches it
 
 Raise leaves, catch branches. Constructors take fields and build the sentence.
 """

@@ -1,6 +1,8 @@
 """A changed configuration is taken as a whole or not at all, and live runs keep theirs."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,34 @@ async def test_a_stop_before_anything_has_begun_ends_the_daemon_well(
         code = await to_thread.run_sync(daemon.stop)
 
     assert code == 0
+
+
+async def test_a_reload_finds_its_file_where_the_folder_of_the_start_is_gone(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path / "machine", hub.url, {"it": ["/bin/true"]})
+        (tmp_path / "here").mkdir()
+        with (
+            (tmp_path / "machine" / "daemon.log").open("w") as log,
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "dispatchd", "run"),
+                    *("--config", "../machine/config.toml"),
+                ],
+                cwd=tmp_path / "here",
+                stdout=log,
+            ) as process,
+        ):
+            daemon = DaemonProcess(config=config)
+            try:
+                (tmp_path / "here").rmdir()
+                await until(lambda: hub.calls("pull"))
+                process.send_signal(signal.SIGHUP)
+                await until(lambda: [e for e in daemon.log() if "reloaded" in str(e)])
+                hub.hand_out({"id": "j", "dag_name": "it"})
+                [finish] = await hub.until_finished("j")
+            finally:
+                process.terminate()
+
+    assert finish["result_status"] == "succeeded"
