@@ -90,6 +90,7 @@ async def serve(config: Config, given: Surroundings) -> None:
         )
     async with AsyncExitStack() as stack:
         stack.enter_context(lock(config.state_folder))
+        warnings = _machine_warnings(config, environment)
         stack.enter_context(claim(config.control_folder, config.state_folder))
         store, quarantined = JobStore.open(config.state_folder)
         stack.callback(store.close)
@@ -112,7 +113,7 @@ async def serve(config: Config, given: Surroundings) -> None:
             bugs=given.bugs,
             environment=environment,
             last_resort=LastResort(given.end),
-            warnings=_machine_warnings(config, environment),
+            warnings=warnings,
         )
         await build(config, opened, given.reread).run(given.signals)
 

@@ -66,7 +66,7 @@ async def check_up(
 
 def _controllers() -> tuple[str, ...]:
     """Return the limits that can be set from here; those of the service's own unit are in `dispatchd status`."""
-    found = Cgroups.find()
+    found = Cgroups.find(enable=False)
     return () if found is None else found.controllers
 
 

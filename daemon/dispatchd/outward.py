@@ -1,5 +1,6 @@
 """How this machine reaches its endpoint, as configured; and who it is there."""
 
+import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -111,7 +112,7 @@ def needs_of(config: Config, environment: Mapping[str, str]) -> Needs:
     """Return what a configuration needs of its machine."""
     return Needs(
         state_folder=config.state_folder,
-        search_path=environment.get("PATH", ""),
+        search_path=environment.get("PATH") or os.defpath,
         home=environment.get("HOME", ""),
         system_certificates=config.cloud.url.startswith("https:")
         and not config.cloud.ca_file,

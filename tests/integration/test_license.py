@@ -369,3 +369,20 @@ async def test_a_401_with_a_wrong_clock_is_told_as_skew(machine: Machine) -> Non
     assert line["kind"] == "Skewed"
     assert "ahead of the endpoint's" in line["error"]
     assert "days ahead" in skew["difference"]
+
+
+async def test_a_machine_whose_id_cannot_be_kept_waits_and_says_so(
+    machine: Machine,
+) -> None:
+    """Such as on a full disk: here a folder has taken the file's place."""
+    in_the_way = machine.folder / "state" / "server_id"
+    in_the_way.mkdir(parents=True)
+    async with running_daemon(machine.config) as daemon:
+        await daemon.until_logged("server_id_not_kept")
+        told = await machine.told()
+        in_the_way.rmdir()
+        await advance(NEXT_TRY_S)
+        await machine.run("j")
+
+    assert not told["good"]
+    assert "server_id" in told["obstacle"]

@@ -81,18 +81,30 @@ class LicenseLoop:
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Find the license, then keep it, until cancelled."""
-        self.server_id, flaw = await to_thread.run_sync(self.finder.identity.server_id)
-        if flaw:
-            self._log.warning("server_id_replaced", reason=flaw)
         task_status.started()
         await self.bugs.rounds("license", self._round, longest_s=_RETRY_CAP_S)
 
     async def _round(self) -> None:
-        await self._look()
+        if self.server_id or await self._identified():
+            await self._look()
         self.bugs.worked("license")
         self._wake = anyio.Event()
         with anyio.move_on_after(_LOOK_S):
             await self._wake.wait()
+
+    async def _identified(self) -> bool:
+        """Find or make this machine's id; False while the disk refuses it."""
+        try:
+            self.server_id, flaw = await to_thread.run_sync(
+                self.finder.identity.server_id
+            )
+        except StoreUnavailable as error:
+            self._log.warning("server_id_not_kept", error=str(error))
+            self._become(LicenseStatus(flaw=str(error)))
+            return False
+        if flaw:
+            self._log.warning("server_id_replaced", reason=flaw)
+        return True
 
     async def _look(self) -> None:
         try:

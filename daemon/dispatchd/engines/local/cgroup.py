@@ -42,8 +42,15 @@ class Cgroups:
     """Which limits can be set there."""
 
     @classmethod
-    def find(cls, self_folder: Path = Path("/proc/self")) -> Self | None:
-        """Return the part that has been handed to this process, or None if there is none."""
+    def find(
+        cls, self_folder: Path = Path("/proc/self"), *, enable: bool = True
+    ) -> Self | None:
+        """Return the part that has been handed to this process, or None if there is none.
+
+        Args:
+            self_folder: What the kernel says of this process.
+            enable: Whether to turn the controllers on; else those count that could be.
+        """
         try:
             mount = _mount((self_folder / "mountinfo").read_text())
             path = _own((self_folder / "cgroup").read_text())
@@ -55,7 +62,7 @@ class Cgroups:
         # With DelegateSubgroup= the daemon is one level below.
         for each in (own, own.parent):
             if each != mount and _is_delegated(each):
-                return cls(each, _enabled(each, own))
+                return cls(each, _enabled(each, own) if enable else _able(each, own))
         return None
 
     @property
@@ -153,6 +160,12 @@ def _enabled(root: Path, own: Path) -> tuple[str, ...]:
         if "cpu" in enabled:
             (own / "cpu.weight").write_text(_OWN_WEIGHT)
     return tuple(each for each in _CONTROLLERS if each in enabled)
+
+
+def _able(root: Path, own: Path) -> tuple[str, ...]:
+    """Return the controllers that could be turned on for the groups of runs."""
+    able = _text(root / "cgroup.controllers").split() if own != root else []
+    return tuple(each for each in _CONTROLLERS if each in able)
 
 
 def _fields(file: Path) -> dict[str, int]:
