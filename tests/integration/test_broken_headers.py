@@ -21,6 +21,11 @@ from support.until import until
 ANSWERS: Final = 60
 """How many answers each program gets (count)."""
 
+SEEDS: Final = [
+    0,
+    *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(1, 12)),
+]
+
 STEP_S: Final = 20.0
 """How far a look moves time on: a program that waits after a failure asks again (seconds)."""
 
@@ -62,7 +67,7 @@ def test_numbers_and_addresses_that_cannot_be_read_are_none() -> None:
     assert query_of("https://x/y?page=2&per_page=9") == {"page": "2", "per_page": "9"}
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_no_answer_is_a_bug_of_the_daemon(tmp_path: Path, seed: int) -> None:
     more, bugs = generated(seed), BugFence()
     answers = [*CASES]
@@ -85,7 +90,7 @@ class Nowhere:
     key: str
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", SEEDS)
 async def test_no_answer_of_github_is_a_bug_of_the_hub(
     tmp_path: Path, seed: int
 ) -> None:

@@ -31,11 +31,13 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-@pytest.mark.parametrize("error", [ENOSYS, EPERM])
 @pytest.mark.parametrize(
-    "calls",
-    [(PIDFD_OPEN, PIDFD_SEND_SIGNAL), (PIDFD_SEND_SIGNAL, PIDFD_SEND_SIGNAL)],
-    ids=["both", "send"],
+    ("error", "calls"),
+    [
+        (ENOSYS, (PIDFD_OPEN, PIDFD_SEND_SIGNAL)),
+        (EPERM, (PIDFD_SEND_SIGNAL, PIDFD_SEND_SIGNAL)),
+    ],
+    ids=["old-kernel", "seccomp"],
 )
 async def test_a_kernel_without_pidfd_is_named_before_a_job_is_taken(
     tmp_path: Path, without: Path, error: int, calls: tuple[str, str]

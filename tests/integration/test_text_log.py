@@ -19,7 +19,12 @@ HALF, ROCKET = "job-\ud800", "rocket-🚀"
 
 @pytest.mark.parametrize(
     ("redirect", "encoding"),
-    [(">log", "latin-1"), (">log", "utf-8"), (">&-", "utf-8"), (">/dev/full", "ascii")],
+    [
+        (">log", "latin-1"),
+        (">&-", "utf-8"),
+        pytest.param(">log", "utf-8", marks=pytest.mark.torture),
+        pytest.param(">/dev/full", "ascii", marks=pytest.mark.torture),
+    ],
 )
 async def test_no_line_of_the_log_ends_the_daemon(
     tmp_path: Path, redirect: str, encoding: str
