@@ -132,3 +132,12 @@ def test_ids_become_distinct_file_names_that_stay_in_their_folder(
         assert "/" not in name
         assert not name.startswith(".")
         assert len(os.fsencode(name)) < 230
+
+
+def test_what_cannot_be_swept_keeps_no_other_and_ends_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".aside-1-of-a-run").mkdir()
+    (tmp_path / ".aside-2-of-a-crash").touch()
+
+    sweep(tmp_path)
+
+    assert [each.name for each in tmp_path.iterdir()] == [".aside-1-of-a-run"]

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
+import structlog
 from attrs import define, field
 
 from dispatchd.errors import FolderUnusable, StoreUnavailable
@@ -56,16 +57,29 @@ def make_folder(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove half-written files that a crash has left; for the owner of a folder, before anybody writes there.
 
+    What can't be removed, such as a folder that a run has put there, is named, and harms nobody: no name is used twice.
+
     Raises:
-        FolderUnusable: They can't be removed.
+        FolderUnusable: It can't be looked into.
     """
     try:
-        for name in os.listdir(folder):
-            if name.startswith(_ASIDE):
-                with suppress(FileNotFoundError):
-                    os.unlink(folder / name)
+        names = os.listdir(folder)
     except OSError as error:
         raise FolderUnusable(folder=folder, error=error) from error
+    for name in names:
+        if name.startswith(_ASIDE):
+            _remove_aside(folder / name)
+
+
+def _remove_aside(path: Path) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        structlog.get_logger().warning(
+            "left_over_not_removed", path=str(path), error=error.strerror
+        )
 
 
 def put_file(folder: Path, name: str, data: bytes) -> None:
