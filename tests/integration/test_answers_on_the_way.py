@@ -56,7 +56,8 @@ def fault(draw: random.Random) -> Fault:
     )
 
 
-@pytest.mark.parametrize("count", [24, pytest.param(1_000, marks=pytest.mark.torture)])
+@pytest.mark.timeout(7_200)
+@pytest.mark.parametrize("count", [20, pytest.param(1_000, marks=pytest.mark.torture)])
 async def test_each_job_runs_once_and_is_reported_as_it_ended(
     tmp_path: Path, count: int, torture: Torture
 ) -> None:

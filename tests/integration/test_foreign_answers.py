@@ -109,13 +109,7 @@ async def test_a_page_in_place_of_the_hubs_answer_closes_no_job(
 async def test_a_page_in_place_of_a_heartbeats_answer_loses_no_lease(
     site: Site, page: str
 ) -> None:
-    gate = site.daemon.state / "runs" / "j" / "workspace" / "gate"
-    site.daemon.config.write_text(
-        site.daemon.config.read_text()
-        + '\n[workflows.long]\ncommand = ["/bin/sh", "-c", "mkfifo gate; read _ < gate"]\n'
-    )
-    await site.daemon.stop()
-    site.daemon.start()
+    gate = await can_wait(site)
     site.way.decide = pages(2, PAGES[page], "/heartbeat")
     await site.server.submit({"id": "j", "dag_name": "long"})
     await until(gate.is_fifo)
@@ -126,6 +120,36 @@ async def test_a_page_in_place_of_a_heartbeats_answer_loses_no_lease(
     gate.write_text("go\n")
     assert (await site.ended("j"))["state"] == "succeeded"
     assert not site.logged("lease_lost")
+
+
+async def can_wait(site: Site) -> Path:
+    """Restart the daemon with a workflow that waits; return the file that lets it end for the job `j`."""
+    site.daemon.config.write_text(
+        site.daemon.config.read_text()
+        + '\n[workflows.long]\ncommand = ["/bin/sh", "-c", "mkfifo gate; read _ < gate"]\n'
+    )
+    await site.daemon.stop()
+    site.daemon.start()
+    return site.daemon.state / "runs" / "j" / "workspace" / "gate"
+
+
+async def test_a_proxy_that_begins_to_take_the_header_off_leaves_no_job_behind(
+    site: Site,
+) -> None:
+    gate = await can_wait(site)
+    await site.server.submit({"id": "j", "dag_name": "long"})
+    await until(gate.is_fifo)
+    site.way.reword = without_the_header
+    gate.write_text("go\n")
+    await in_time(lambda: len(site.logged("report_failed")) >= 2)
+
+    # A job that comes without it shows what its absence means.
+    await site.server.submit({"id": "next", "dag_name": "once"})
+    await in_time(lambda: not list((site.daemon.state / "jobs").glob("*.json")))
+
+    assert (await row(site.server, "j"))["state"] == "succeeded"
+    assert (await row(site.server, "next"))["state"] == "succeeded"
+    assert not site.logged("job_closed_by_endpoint")
 
 
 async def test_a_page_in_place_of_a_releases_answer_is_not_the_hubs_word(

@@ -2,9 +2,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from dispatchd.cloud.doubts import Doubts
 from dispatchd.cloud.replies import (
+    Proof,
     Reply,
     hold_applied,
+    is_proven,
     json_object,
     refuse_errors,
     retry_after_s,
@@ -90,6 +93,58 @@ def test_a_status_means_one_error(
             )
         assert type(caught.value) is kind
         assert caught.value.retry_after_s == 3.0
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("body", "seconds"), [(b'{"message": "no"}', 250.0), (b"<html>", 50.0)]
+)
+def test_nobody_but_the_endpoint_can_ask_for_a_long_wait(
+    status: int, body: bytes, seconds: float
+) -> None:
+    with pytest.raises(RemoteError) as caught:
+        refuse_errors(
+            "pull",
+            reply(status, body, retry_after="250"),
+            about_a_job=False,
+            now=NOW,
+        )
+    assert caught.value.retry_after_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("answer", "proof", "is_own"),
+    [
+        (reply(404, b'{"message": "no"}'), Proof.BODY, True),
+        (reply(404, b'{"message": "no"}'), Proof.HEADER, False),
+        (reply(404, b'{"message": "no"}', dispatch_contract="1"), Proof.HEADER, True),
+        (reply(404, b"", dispatch_contract="1"), Proof.HEADER, False),
+        (reply(404, b'{"message": 1}'), Proof.BODY, False),
+        (reply(404, b""), Proof.NONE, True),
+        (reply(204), Proof.BODY, True),
+        (reply(204), Proof.HEADER, False),
+        (reply(204, dispatch_contract="1"), Proof.HEADER, True),
+        (reply(204, dispatch_contract="2"), Proof.HEADER, False),
+    ],
+)
+def test_an_answer_is_the_endpoints_own_if_it_has_what_proves_it(
+    answer: Reply,
+    proof: Proof,
+    is_own: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    assert is_proven(answer, proof) is is_own
+
+
+def test_a_refusal_without_proof_is_believed_after_long_enough_and_often_enough() -> (
+    None
+):
+    doubts = Doubts()
+    assert not any(doubts.believes("finish j", now) for now in (0, 1, 2, 3, 4, 599))
+    assert doubts.believes("finish j", 600)
+    assert not doubts.believes("finish other", 600)
+    doubts.forget("finish j")
+    assert not any(doubts.believes("finish j", now) for now in (600, 601, 1300, 1301))
+    assert doubts.believes("finish j", 1302)
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])

@@ -53,6 +53,8 @@ class Caller:
     skew: Skew = field(factory=Skew)
     proof: Proof = field(default=Proof.BODY, init=False)
     """What makes an answer the endpoint's own, by its last answer that nobody else can give."""
+    is_bare: bool = field(default=False, init=False)
+    """Whether that answer had no header: the endpoint has none, or something on the way takes it off."""
     _tally: Counter[tuple[str, str]] = field(factory=Counter, init=False)
 
     def counted(self) -> list[tuple[str, str, int]]:
@@ -124,12 +126,13 @@ class Caller:
             raise Unavailable(call=call, reason=words) from error
         self.skew.see(reply.headers, self.clock.wall(), self.clock.monotonic())
         if is_marked(reply.headers):
-            self.proof = Proof.HEADER
+            self.note_own(reply)
         return reply
 
     def note_own(self, reply: Reply) -> None:
-        """Note from an answer with a body that only the endpoint can write what its answers have."""
-        self.proof = Proof.HEADER if is_marked(reply.headers) else Proof.BODY
+        """Note from an answer that only the endpoint can give what its answers have."""
+        self.is_bare = not is_marked(reply.headers)
+        self.proof = Proof.BODY if self.is_bare else Proof.HEADER
 
     def refuse_errors(
         self, call: str, reply: Reply, *, about_a_job: bool, proof: Proof | None = None

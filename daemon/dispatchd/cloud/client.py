@@ -195,7 +195,7 @@ class DispatchEndpoint:
 
     def _proof(self, call: str, job: Job, reply: Reply) -> Proof:
         """Return what an answer about a job must have to count as the endpoint's own."""
-        if MARKED in job.extensions:
+        if MARKED in job.extensions and not self.caller.is_bare:
             return Proof.HEADER
         has_extensions = job.extensions or job.claim_token or job.lease_s is not None
         question = f"{call} {job.id}"

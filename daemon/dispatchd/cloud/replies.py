@@ -37,6 +37,9 @@ from dispatchd.errors import (
 MAX_BYTES: Final = 32 * 1024 * 1024
 """Largest reply that is read (bytes); contracts/README.md, size limits."""
 
+_UNPROVEN_S: Final = 50.0
+"""Longest wait that an answer can ask for which may be somebody else's (seconds): the endpoint may be back sooner."""
+
 _QUOTED: Final = 200
 """How much of a reply's own message is repeated in an error (characters)."""
 
@@ -133,10 +136,13 @@ def refuse_errors(
     if kind is Unauthorized and skew:
         # Credentials have times in them: with a wrong clock good ones look bad.
         kind, reason = Skewed, f"{reason}; {skew}, which may be why: set it"
+    asked_s = retry_after_s(reply.headers, now)
+    if asked_s is not None and not proven:
+        asked_s = min(asked_s, _UNPROVEN_S)
     raise kind(
         call=call,
         reason=reason,
-        retry_after_s=retry_after_s(reply.headers, now),
+        retry_after_s=asked_s,
         status=reply.status,
     )
 

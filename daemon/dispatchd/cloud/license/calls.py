@@ -48,7 +48,7 @@ class LicenseEndpoint:
                 "heartbeat_secret": secret,
                 "client_version": __version__,
             },
-            Proof.HEADER if marked else None,
+            Proof.HEADER if marked and not self._caller.is_bare else None,
         )
         return str(reply["token"])
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from attrs import define, frozen
 
-_TOLERATED_S: Final = 5.0
-"""The longest break that is none, unless half a lease is shorter (seconds): a busy machine has such."""
+_TOLERATED_S: Final = (1.0, 5.0)
+"""The longest break that is none, half a lease between these bounds (seconds): a busy machine has such."""
 
 
 @frozen(kw_only=True)
@@ -50,7 +50,8 @@ class Listening:
             waited_s: How long the loop meant to wait since the round before (seconds).
             lease_s: The length of a lease (seconds).
         """
-        tolerated_s = min(_TOLERATED_S, lease_s / 2)
+        least_s, most_s = _TOLERATED_S
+        tolerated_s = min(max(lease_s / 2, least_s), most_s)
         late_s = moment.since_boot - self.last.since_boot - waited_s
         set_by_s = moment.now - self.last.now - (moment.running - self.last.running)
         had_a_break = (
