@@ -214,6 +214,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         bugs=bugs,
         clock=clock,
         random=rng,
+        on_revoked=_nothing if who.license is None else who.license.doubt,
     )
     prune = PruneLoop(
         store=store,
@@ -314,6 +315,10 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         bugs=bugs,
         last_resort=opened.last_resort,
     )
+
+
+def _nothing() -> None:
+    """Do nothing: a license of the configuration has nobody to ask."""
 
 
 def metrics_server(

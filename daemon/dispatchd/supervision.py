@@ -25,6 +25,9 @@ _LONGEST_LOOK_S: Final = 5.0
 _FED_IN_TIME: Final = 3
 """How often a watchdog is fed in its time (count); sd_watchdog_enabled(3) wants at least twice."""
 
+_START_S: Final = 5.0
+"""How long a start may take until a machine that isn't ready is called that (seconds)."""
+
 _LOOKS_IN_PATIENCE: Final = 8
 """How many looks fit into what readiness waits for (count)."""
 
@@ -41,12 +44,14 @@ class SupervisionLoop:
     _flaws: tuple[str, ...] = field(default=(), init=False)
     _line: str = field(default="", init=False)
     _trouble: str = field(default="", init=False)
+    _began_at: float = field(default=0.0, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Look until cancelled."""
+        self._began_at = anyio.current_time()
         async with anyio.create_task_group() as tasks:
             task_status.started()
             if self.manager.watchdog_s:
@@ -79,11 +84,18 @@ class SupervisionLoop:
             self.manager.status(line)
             self._line = line
         flaws = tuple(self.status.health.flaws)
+        if self._is_starting():
+            return
         if flaws and not self._flaws:
             self._log.warning("not_ready", reasons=list(flaws))
         elif self._flaws and not flaws:
             self._log.info("ready_again")
         self._flaws = flaws
+
+    def _is_starting(self) -> bool:
+        """Return whether it is too early to call a machine not ready: its license and endpoint were just looked at."""
+        in_time = anyio.current_time() < self._began_at + _START_S
+        return in_time and self.status.health.is_starting
 
     def _write_metrics(self) -> None:
         if self.textfile is None:

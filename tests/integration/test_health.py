@@ -131,8 +131,52 @@ async def test_a_revoked_token_is_a_flaw_and_what_follows_it_none(
             await advance(LOOK_S)
             await daemon.until_logged("ready_again")
 
-    assert "no pull has succeeded for" in status["flaws"][0]
-    assert "Unauthorized" in status["flaws"][0]
+    assert "pulls have failed: Unauthorized" in status["flaws"][0]
+
+
+async def test_refused_polls_are_a_flaw_at_the_third_though_they_would_be_held(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": ["/bin/true"]}, cloud="hold_s = 120"
+        )
+        async with running_daemon(config) as daemon:
+            await hub.until(lambda e: len(e.calls("pull")) == 2)
+            began = anyio.current_time()
+            hub.script = lambda _: Answer(status=403)
+            hub.cut_held_polls()
+            status = await until_status(daemon, lambda s: not s["ready"], skip_s=1)
+
+            assert anyio.current_time() - began < 60
+            hub.script = lambda _: None
+            await until_status(daemon, lambda s: s["ready"], skip_s=1)
+
+    assert "the last 3 pulls have failed: Forbidden" in status["flaws"][0]
+
+
+async def test_a_machine_that_was_revoked_is_not_ready_at_once(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"it": ["/bin/true"]}, cloud="hold_s = 120"
+        )
+        async with running_daemon(config) as daemon:
+            await hub.until(lambda e: len(e.calls("pull")) == 2)
+            hub.script = lambda _: as_json({"message": "it was revoked"}, 410)
+            hub.cut_held_polls()
+            status = await until_status(daemon, lambda s: not s["ready"])
+
+    assert "the endpoint has revoked this machine: Revoked" in status["flaws"][0]
+
+
+async def test_a_machine_that_starts_is_not_called_unready(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=USUAL)
+        async with running_daemon(config) as daemon:
+            await until_status(daemon, lambda s: s["ready"])
+            await advance(LOOK_S)
+
+            assert "not_ready" not in {each["event"] for each in daemon.log()}
 
 
 async def test_reports_that_get_no_answer_are_a_flaw_though_pulls_do(

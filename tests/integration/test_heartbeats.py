@@ -1,5 +1,6 @@
 """Heartbeats: from the accept at once, until the finish has been answered, and each job for itself."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,41 @@ async def test_the_first_beat_follows_the_accept_without_time_passing(
             await hub.until_finished("j")
 
     assert asked[:2] == ["accept", "heartbeat"]
+
+
+async def test_each_change_of_the_phase_is_told_without_time_passing(
+    tmp_path: Path,
+) -> None:
+    tries = 'n=$(cat tries 2>/dev/null | wc -c); printf x >>tries; [ "$n" = 1 ] && exit 3; kill -9 $$'
+    workflows = {"agent": ["/bin/sh", "-c", tries]}
+    options = 'contract = "headless"\nmax_retries = 1\n'
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, workflows, limits=options)
+        async with running_daemon(config):
+            hub.hand_out(job("j", "agent", lease_seconds=86_400))
+            await hub.until(lambda e: "retry_wait" in phases(e, "j"))
+            await advance(60)
+            await hub.until(lambda e: phases(e, "j")[-1:] == ["needs_attention"])
+
+    told = [each for each, _ in groupby(phases(hub, "j"))]
+    assert told[-4:] == ["running", "retry_wait", "running", "needs_attention"]
+
+
+async def test_a_run_is_running_for_the_hub_as_soon_as_it_has_begun(
+    tmp_path: Path,
+) -> None:
+    async with running_hub(tmp_path / "hub", lease_s=86_400) as hub:
+        config = write_config(tmp_path / "machine", hub.url, WORKFLOWS)
+        async with running_daemon(config) as daemon:
+            reply = await hub.http.post("/api/v1/jobs", json={"dag_name": "waits"})
+            job_id = reply.json()["id"]
+
+            async def is_running() -> bool:
+                return bool((await row(hub, job_id))["state"] == "running")
+
+            await until(is_running)
+            let_go(daemon, job_id)
+            await hub.result(job_id)
 
 
 async def test_a_daemon_that_starts_again_says_so_at_once(tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ class Daemon:
                 bugs=self.bugs,
                 clock=clock,
                 random=rng,
+                on_revoked=lambda: None,
             ),
             ReportLoop(
                 source=endpoint,

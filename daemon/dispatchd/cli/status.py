@@ -147,9 +147,11 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "last report", _ago(_since(endpoint["last_report_at"]))
     yield (
         "clock",
-        f"{endpoint['clock_skew_s']:+.1f} s to the endpoint"
-        if endpoint["clock_skew_s"] is not None
-        else "",
+        ""
+        if (skew_s := endpoint["clock_skew_s"]) is None
+        else f"{skew_s:+.0f} s to the endpoint"
+        if skew_s
+        else "in step with the endpoint",
     )
     yield "intake", _intake(found["intake"])
     yield "slots", f"{slots['used']} of {slots['total']} in use"

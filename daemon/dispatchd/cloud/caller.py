@@ -13,7 +13,7 @@ from attrs import define, field
 from dispatchd.cloud.explain import explain
 from dispatchd.cloud.failure import Kind
 from dispatchd.cloud.replies import MAX_BYTES, Proof, Reply, refuse_errors
-from dispatchd.cloud.skew import Skew
+from dispatchd.cloud.skew import Reading, Skew
 from dispatchd.cloud.transport import TransportSettings
 from dispatchd.domain.content_coding import coding_problem
 from dispatchd.domain.extensions import CALL_HEADER, is_marked
@@ -100,6 +100,7 @@ class Caller:
         content = json.dumps(body).encode()
         own = {"Content-Type": "application/json", CALL_HEADER: uuid4().hex}
         sent = {**own, **(headers or {})}
+        asked = self._clocks()
         try:
             with anyio.fail_after(deadline_s):
                 async with self.http.stream(
@@ -124,10 +125,13 @@ class Caller:
         except httpx.HTTPError as error:
             words = (await explain(error, self.settings)).words
             raise Unavailable(call=call, reason=words) from error
-        self.skew.see(reply.headers, self.clock.wall(), self.clock.monotonic())
+        self.skew.see(reply.headers, asked, self._clocks())
         if is_marked(reply.headers):
             self.note_own(reply)
         return reply
+
+    def _clocks(self) -> Reading:
+        return Reading(self.clock.wall(), self.clock.monotonic())
 
     def note_own(self, reply: Reply) -> None:
         """Note from an answer that only the endpoint can give what its answers have."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from dispatchd.domain.http_headers import http_date
 
@@ -12,21 +12,40 @@ TOLERATED_S: Final = 60.0
 """A difference that harms nobody (seconds)."""
 
 
+RESOLUTION_S: Final = 1.0
+"""Of a `Date` (seconds): what is less than this apart agrees."""
+
+
+@frozen
+class Reading:
+    """What the clocks show at one moment: the wall clock, and seconds that only grow."""
+
+    wall: datetime
+    monotonic: float
+
+
 @define
 class Skew:
     """The difference as of the last reply that had a date."""
 
     seconds: float | None = field(default=None, init=False)
-    """By how much this clock is ahead (below 0: behind); None before the first reply with a date."""
+    """By how much this clock is at least ahead (below 0: behind), 0 where they may agree; None before the first date."""
 
     _heard: tuple[datetime, float] | None = field(default=None, init=False)
 
-    def see(self, headers: Mapping[str, str], wall: datetime, monotonic: float) -> None:
-        """Measure the skew from a reply's headers and the two clocks at its arrival."""
+    def see(self, headers: Mapping[str, str], asked: Reading, heard: Reading) -> None:
+        """Measure the skew from a reply's headers, and the clocks when it was asked for and when it had come.
+
+        A server may date its reply at any moment in between: a poll is held for minutes.
+        """
         sent_at = http_date(headers.get("date", ""))
-        if sent_at is not None:
-            self.seconds = (wall - sent_at).total_seconds()
-            self._heard = (sent_at, monotonic)
+        if sent_at is None:
+            return
+        took = timedelta(seconds=heard.monotonic - asked.monotonic)
+        # Whichever was earlier: the wall clock may have been set meanwhile, and the machine been suspended.
+        earliest = min(asked.wall, heard.wall - took)
+        self.seconds = _beyond_s(sent_at, earliest, heard.wall)
+        self._heard = (sent_at, heard.monotonic)
 
     def endpoint_time(self, monotonic: float) -> datetime | None:
         """Return the endpoint's time now, whatever this machine's clock is set to; None if it isn't known.
@@ -47,6 +66,17 @@ class Skew:
         return (
             f"this machine's clock is {_length(abs(self.seconds))} {way} the endpoint's"
         )
+
+
+def _beyond_s(date: datetime, earliest: datetime, latest: datetime) -> float:
+    """Return by how much an interval of this clock is later than a date (below 0: earlier); 0 if it has it."""
+    ahead_s, behind_s = (
+        (earliest - date).total_seconds(),
+        (date - latest).total_seconds(),
+    )
+    if ahead_s >= RESOLUTION_S:
+        return ahead_s
+    return -behind_s if behind_s >= RESOLUTION_S else 0.0
 
 
 def _length(seconds: float) -> str:

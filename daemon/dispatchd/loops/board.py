@@ -2,9 +2,13 @@
 
 from collections import Counter
 from datetime import datetime
+from typing import Final
 
 import anyio
 from attrs import define, field
+
+NOT_ASKED: Final = "not asked yet"
+"""How the last pull went, before the first one has ended."""
 
 
 @define
@@ -13,8 +17,12 @@ class Board:
 
     doing: dict[str, str] = field(factory=dict)
     """Loop name to what it does now."""
-    endpoint: str = "not asked yet"
+    endpoint: str = NOT_ASKED
     """How the last pull went."""
+    failures: int = 0
+    """How many pulls for jobs have failed in a row (count)."""
+    is_revoked: bool = False
+    """Whether the endpoint has answered the last pull with this machine's revocation."""
     long_poll: bool | None = None
     """Whether the endpoint holds polls; None until it has shown it."""
     extensions: tuple[str, ...] = ()

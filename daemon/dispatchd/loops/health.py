@@ -6,16 +6,20 @@ not, nor one that can't tell anybody how its runs ended.
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from attrs import define
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
-from dispatchd.loops.board import Board
+from dispatchd.loops.board import NOT_ASKED, Board
 from dispatchd.loops.ports import Clock, Permission
 from dispatchd.loops.pulse import Pulse
 from dispatchd.loops.tracker import Tracker
+
+FAILURES: Final = 3
+"""How many pulls have to fail in a row until a machine isn't ready (count): each is an answer, which needs no waiting."""
 
 
 @define(kw_only=True)
@@ -38,6 +42,11 @@ class Health:
         found += self.bugs.words
         found += [self.tracker.disk.trouble, self._deaf(), self._mute()]
         return [each for each in found if each]
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether no pull has ended yet, so that it isn't known whether this machine is ready."""
+        return self.board.endpoint == NOT_ASKED
 
     @property
     def stuck(self) -> list[str]:
@@ -68,6 +77,11 @@ class Health:
         asking_since = self.board.asking_since
         if asking_since is None:
             return ""
+        if self.board.is_revoked:
+            return f"the endpoint has revoked this machine: {self.board.endpoint}"
+        if self.board.failures >= FAILURES:
+            count, why = self.board.failures, self.board.endpoint
+            return f"the last {count} pulls have failed: {why}"
         last = self.board.last_pull_at
         if last is None:
             return f"no pull has succeeded yet: {self.board.endpoint}"

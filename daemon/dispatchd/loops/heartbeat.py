@@ -2,7 +2,8 @@
 
 A job beats from its pull until its finish has been answered: also while only its finish is refused it is with
 this machine, and nobody else is to run it. The first beat follows the accept at once, so that the endpoint knows
-within moments that this machine has heartbeats, and what its silence would mean.
+within moments that this machine has heartbeats, and what its silence would mean. So does one each change of the
+phase: people see at once that a run has begun, waits for its next attempt, or is parked.
 """
 
 from functools import partial
@@ -44,8 +45,8 @@ _LEASED: Final = (
     Phase.FINISHING,
 )
 
-_NO_FIRST_BEAT: Final = (Phase.PENDING_ACCEPT, Phase.FINISHING)
-"""Phases in which a claim needs no beat at once: it isn't accepted yet, or its finish is on its way."""
+_NOT_AT_ONCE: Final = (Phase.PENDING_ACCEPT, Phase.FINISHING)
+"""Phases that need no beat at once: the accept, or the finish, is on its way."""
 
 
 @define
@@ -54,8 +55,8 @@ class _Rhythm:
 
     claim_token: str
     due: float
-    has_begun: bool = False
-    """Whether the beat that follows the accept has been sent."""
+    told: Phase | None = None
+    """The phase that the newest beat has told; None before the first."""
 
 
 @define(kw_only=True)
@@ -101,11 +102,10 @@ class HeartbeatLoop:
             self.progress.forget(job_id)
         for record, pause_s in leased:
             job_id, rhythm = record.job.id, self._rhythm(record, now + pause_s)
-            first = not rhythm.has_begun and record.phase not in _NO_FIRST_BEAT
-            if first or rhythm.due <= now:
+            if _is_news(record, rhythm) or rhythm.due <= now:
                 rhythm.due = now + pause_s
                 if job_id not in self._busy:
-                    rhythm.has_begun = rhythm.has_begun or first
+                    rhythm.told = record.phase
                     self._busy.add(job_id)
                     tasks.start_soon(self._beat, job_id, name=f"heartbeat {job_id}")
 
@@ -122,10 +122,11 @@ class HeartbeatLoop:
             await self.bugs.complete(_LOOP, partial(self._ask, job_id), item=job_id)
         finally:
             self._busy.discard(job_id)
-            if job_id not in self._rhythms:
+            rhythm, now = self._rhythms.get(job_id), self.tracker.get(job_id)
+            if rhythm is None:
                 self.progress.forget(job_id)
-            elif not self._rhythms[job_id].has_begun:
-                # The accept has overtaken this beat, which says nothing of it.
+            elif now is not None and _is_news(now, rhythm):
+                # The job has gone on since this beat was sent, which says nothing of it.
                 self.tracker.ring()
 
     async def _ask(self, job_id: str) -> None:
@@ -171,3 +172,8 @@ class HeartbeatLoop:
         ):
             return None
         return min(job.lease_s / _BEATS_IN_A_LEASE, _LONGEST_PAUSE_S)
+
+
+def _is_news(record: TrackedJob, rhythm: _Rhythm) -> bool:
+    """Return whether the endpoint is to hear at once in which phase a job is."""
+    return record.phase not in _NOT_AT_ONCE and record.phase is not rhythm.told

@@ -79,6 +79,12 @@ class LicenseLoop:
         """Look at the sources now: somebody has changed one."""
         self._wake.set()
 
+    def doubt(self) -> None:
+        """Ask the endpoint about the license now: another call was told that it has been revoked."""
+        if self.status.has_credentials and not self.status.obstacle:
+            self._schedule(0.0)
+            self.look()
+
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Find the license, then keep it, until cancelled."""
         task_status.started()
@@ -150,7 +156,7 @@ class LicenseLoop:
             return LicenseStatus(source=source, flaw=flaw)
         self._failures = 0
         self._schedule(HEARTBEAT_S)
-        self._log.info("license_activated", source=source)
+        self._log.info("license_activated", source=source.value)
         return self.finder.of_activation(activation, source, self.server_id)
 
     def _activation(self, key: str, token: str, secret: str) -> Activation:
@@ -256,7 +262,7 @@ class LicenseLoop:
             if status.obstacle:
                 self._log.warning("license_obstacle", reason=status.obstacle)
             else:
-                self._log.info("license_good", source=status.source)
+                self._log.info("license_good", source=str(status.source or ""))
             self.on_change()
         self.looked.set()
         if status.worth is Worth.GRACE and before.worth is not Worth.GRACE:

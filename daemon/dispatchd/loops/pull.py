@@ -25,7 +25,7 @@ from dispatchd.domain.extensions import CAPABILITIES
 from dispatchd.domain.hold import Hold
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.workflow import Workflow
-from dispatchd.errors import RemoteError
+from dispatchd.errors import RemoteError, Revoked
 from dispatchd.loops.board import Board
 from dispatchd.loops.ports import Clock, Permission, Source
 from dispatchd.loops.pulse import SLACK_S, STEP_S, Pulse
@@ -96,6 +96,8 @@ class PullLoop:
     bugs: BugFence
     clock: Clock
     random: random.Random
+    on_revoked: Callable[[], None]
+    """Called when the endpoint says that it has revoked this machine."""
     _no_room: anyio.Event = field(factory=anyio.Event, init=False)
     """Set while no jobs but cancel jobs may be taken."""
     _has_capabilities: bool = field(default=False, init=False)
@@ -289,6 +291,7 @@ class PullLoop:
         if self.board.endpoint != _WELL:
             self._log.info("endpoint_answers", before=self.board.endpoint)
         self.board.endpoint = _WELL
+        self.board.failures, self.board.is_revoked = 0, False
         self.board.last_pull_at = self.clock.now()
         if isinstance(found, Delivery):
             self._has_capabilities = CAPABILITIES in found.job.extensions
@@ -320,6 +323,12 @@ class PullLoop:
         )
         self.board.pulls[type(error).__name__] += 1
         self.board.endpoint = f"{type(error).__name__}: {error.reason}"
+        self.board.failures, self.board.is_revoked = (
+            failures,
+            isinstance(error, Revoked),
+        )
+        if self.board.is_revoked:
+            self.on_revoked()
         self.board.say(who, f"waiting after {failures} failures: {error.reason}")
         self.pulse.expect(who, delay_s + SLACK_S)
         await anyio.sleep(delay_s)
