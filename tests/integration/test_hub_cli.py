@@ -16,6 +16,7 @@ from support.cli import Done, dispatchd
 from support.hub import Hub, hub
 from support.machine import Machine
 
+SHA = "d6fde92930d4715a2b49857d24b940956b26d2d3"
 CI = {"dag_name": "ci", "repository_name": "o/r"}
 
 
@@ -99,6 +100,32 @@ async def test_nothing_that_a_job_says_acts_on_the_terminal(
     assert (await owner.get("show", job["id"]))["id"] == job["id"]
 
 
+async def test_a_job_is_shown_with_all_that_was_reported_of_it(
+    owner: Owner, machine: Machine
+) -> None:
+    evil = "all\x1b[2J\x1b]0;mine\x07 well"
+    await owner.say("submit", "-", stdin=json.dumps({"id": "job/1", **CI, "sha": SHA}))
+    held = await machine.pull()
+    await held.accept("run-1")
+    remark = {"path": "a.py", "start_line": 3, "level": "failure", "message": evil}
+    await machine.call(
+        "finish",
+        held.id,
+        claim_token=held.token,
+        result_status="failed",
+        result_step_summary=f"## Tests\n{evil}",
+        result_outputs={"coverage": "97"},
+        result_annotations=[remark],
+    )
+
+    shown = (await owner.say("show", "job/1")).stdout
+
+    assert f"commit        {SHA}" in shown
+    for words in ("## Tests", "coverage=97", "failure  a.py:3  all"):
+        assert words in shown
+    assert "\x1b" not in shown
+
+
 async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
     added = await owner.say("machine", "add", "build-1")
     fixed = await owner.get("machine", "add", "build-2", "--fixed-secret")
@@ -117,8 +144,27 @@ async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
     assert twice.returncode == os.EX_USAGE
     assert "there is already a machine build-2" in twice.stderr
     assert "build-2" in (await owner.say("machines")).stdout
+    table = (await owner.say("machines")).stdout.splitlines()[0]
+    assert table.split() == [
+        "MACHINE",
+        "STATE",
+        "SERVER",
+        "ID",
+        "SEEN",
+        "LAST",
+        "PULL",
+        "WORKFLOWS",
+    ]
     log = (owner.folder / "hub.log").read_text()
     assert '"path": "/api/v1/machines/build-1/revoke"' in log
+    [line] = [
+        json.loads(each)
+        for each in log.splitlines()
+        if "owner_call" in each and "/revoke" in each
+    ]
+    assert line["by"].startswith("init-")
+    assert line["method"] == "POST"
+    assert line["address"] == "127.0.0.1"
     assert fixed["secret"] not in log
 
 

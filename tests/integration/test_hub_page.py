@@ -17,7 +17,7 @@ from dispatchd.domain.job import Json
 from dispatchd.hub.model import ENDED, State
 from support.clock import advance, within
 from support.hub import Hub
-from support.machine import JOBS, row
+from support.machine import JOBS, Machine, row
 from support.seed import job_in, one_of_each, seed
 
 CI = {"dag_name": "ci", "repository_name": "o/r"}
@@ -210,6 +210,61 @@ async def test_hostile_texts_are_escaped(server: Hub, owner: httpx.AsyncClient) 
     assert "\\u202e" in text(page)
     assert "<script>document" not in page.text
     assert "<img" not in page.text
+
+
+async def test_what_was_reported_of_a_job_is_on_its_page(
+    server: Hub, owner: httpx.AsyncClient, machine: Machine
+) -> None:
+    await server.http.post(JOBS, json={"id": "j", **CI})
+    held = await machine.pull()
+    await held.accept()
+    remark = {"path": "a.py", "start_line": 3, "level": "failure", "message": HOSTILE}
+    await machine.call(
+        "finish",
+        held.id,
+        claim_token=held.token,
+        result_status="failed",
+        result_step_summary=f"## Tests\n{HOSTILE}",
+        result_outputs={"coverage": "97"},
+        result_annotations=[remark],
+    )
+
+    page = (await owner.get("/jobs/j")).text
+
+    assert HOSTILE not in page
+    assert unescape(page).count(HOSTILE) == 2
+    for words in ("## Tests", "coverage", "97", "a.py</bdi>:3"):
+        assert words in page
+
+
+async def test_a_machine_that_is_gone_is_away(
+    server: Hub, owner: httpx.AsyncClient, machine: Machine
+) -> None:
+    await machine.ask()
+
+    async def state() -> str:
+        found = (await server.http.get("/api/v1/machines")).json()["machines"]
+        [each] = [each for each in found if each["name"] == machine.name]
+        text = (await server.http.get("/metrics")).text
+        silent = f'dispatchd_hub_machine_last_seen_seconds{{machine="{machine.name}"}} '
+        [line] = [each for each in text.splitlines() if each.startswith(silent)]
+        is_away = float(line.split()[-1]) > 600
+        assert is_away == (each["state"] == "away")
+        assert not is_away or "is-away" in (await owner.get("/")).text
+        return str(each["state"])
+
+    assert await state() == "active"
+    await server.http.post(JOBS, json={"id": "j", **CI})
+    held = await machine.pull()
+    await held.accept()
+    await advance(500)
+    await held.beat()
+    await advance(500)
+    assert await state() == "active"
+    await advance(30 * 60)
+    assert await state() == "away"
+    await machine.ask()
+    assert await state() == "active"
 
 
 async def test_only_a_token_that_may_read_gets_in(

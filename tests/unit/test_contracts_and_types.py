@@ -326,7 +326,7 @@ SHOWN: list[tuple[str, dict[str, Any], set[str]]] = [
     ),
     (
         "hub-machine",
-        machine_document(Machine(name="m")),
+        machine_document(Machine(name="m"), now=1),
         {"secret", "enrolment_key", "key_expires_at", "public_key", "fingerprint"},
     ),
     ("hub-token", token_document(Token(name="t", token_hash="", scopes="")), {"token"}),

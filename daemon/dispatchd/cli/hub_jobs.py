@@ -9,15 +9,8 @@ from urllib.parse import quote
 import click
 
 from dispatchd.cli.hub_client import HubClient, asks_hub, in_path, say, when
-from dispatchd.cli.options import (
-    confirm,
-    print_json,
-    print_pairs,
-    print_table,
-    read_text,
-)
-from dispatchd.cli.terminal import echo
-from dispatchd.domain.written_out import coloured
+from dispatchd.cli.hub_job import print_job
+from dispatchd.cli.options import confirm, print_json, print_table, read_text
 from dispatchd.errors import UsageError
 
 
@@ -60,7 +53,7 @@ def jobs(
             each["state"],
             str(each.get("dag_name") or each.get("command") or ""),
             str(each.get("repository_name") or ""),
-            each["machine"],
+            each.get("machine_name") or each["machine"],
             when(each["finished_at"] or each["claimed_at"] or each["created_at"]),
         )
         for each in found
@@ -77,30 +70,7 @@ def show(hub: HubClient, *, as_json: bool, job: str) -> None:
     if as_json:
         print_json(found)
         return
-    shown = (
-        "id",
-        "state",
-        "dag_name",
-        "repository_name",
-        "machine",
-        "run_id",
-        "reason",
-        "result_cause",
-        "result_summary",
-    )
-    pairs = {name.removeprefix("result_"): str(found.get(name) or "") for name in shown}
-    times = ("created_at", "claimed_at", "accepted_at", "finished_at")
-    print_pairs(
-        {**pairs, **{name.removesuffix("_at"): when(found[name]) for name in times}}
-    )
-    for each in found["attempts"]:
-        until = when(each["ended_at"]) or "now"
-        echo(
-            f"claim {each['number']}  {each['machine']}  {when(each['claimed_at'])} to {until}  {each['outcome']} {each['cause']}".rstrip()
-        )
-    if found["result_output"]:
-        click.echo()
-        click.echo(coloured(found["result_output"]))
+    print_job(found)
 
 
 @click.command()

@@ -24,11 +24,14 @@ def machines(hub: HubClient, *, as_json: bool) -> None:
             each["state"],
             each["server_id"],
             when(each["seen_at"]) or "never",
+            when(each.get("last_pull_at", each["seen_at"])) or "never",
             ", ".join(each["workflows"] or ["any"]),
         )
         for each in found
     ]
-    print_table(("MACHINE", "STATE", "SERVER ID", "LAST PULL", "WORKFLOWS"), rows)
+    print_table(
+        ("MACHINE", "STATE", "SERVER ID", "SEEN", "LAST PULL", "WORKFLOWS"), rows
+    )
 
 
 @click.group()

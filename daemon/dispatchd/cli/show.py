@@ -14,8 +14,9 @@ from dispatchd.cli.options import (
 )
 from dispatchd.cli.records import find_job
 from dispatchd.cli.terminal import echo
-from dispatchd.cli.views import age, purpose, standing
+from dispatchd.cli.views import age, annotation_line, purpose, standing
 from dispatchd.domain.job import Attempt, TrackedJob
+from dispatchd.store import reports
 from dispatchd.store.codec import to_public
 from dispatchd.store.evidence import read_story
 from dispatchd.store.runs import RunFolder, Runs
@@ -35,6 +36,7 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
         return
     print_pairs(_facts(record, folder))
     _print_story(record, folder)
+    _print_report(record, folder)
     if record.attempts:
         echo("\nAttempts")
         for attempt in record.attempts:
@@ -63,8 +65,28 @@ def _print_story(record: TrackedJob, folder: RunFolder) -> None:
         "events left out": f"{story.left_out:,} lines" if story.left_out else "",
     }
     if any(told.values()):
-        click.echo()
+        echo("")
         print_pairs(told)
+
+
+def _print_report(record: TrackedJob, folder: RunFolder) -> None:
+    """Print what the newest attempt has left to be reported; it is there from the attempt's end on."""
+    if record.attempt is None:
+        return
+    report, flaw = reports.read(folder, record.attempt.number)
+    outputs = [f"{name}={value}" for name, value in report.outputs.items()]
+    remarks = [
+        annotation_line(each.level, each.path, each.start_line, each.message)
+        for each in report.annotations
+    ]
+    for title, text in (
+        ("Step summary", report.step_summary),
+        ("Outputs", "\n".join(outputs)),
+        ("Annotations", "\n".join(remarks)),
+        ("Can't be read", flaw),
+    ):
+        if text:
+            echo(f"\n{title}\n{text}")
 
 
 def _facts(record: TrackedJob, folder: RunFolder) -> dict[str, str]:
@@ -73,6 +95,9 @@ def _facts(record: TrackedJob, folder: RunFolder) -> dict[str, str]:
         "job": job.id,
         "workflow": job.workflow or job.command,
         "for": purpose(record),
+        "pull request": str(job.pull_request or ""),
+        "ref": job.ref,
+        "commit": job.sha,
         "actor": job.actor,
         "phase": f"{record.phase} for {age(record.changed_at)}",
         "stands at": standing(record),

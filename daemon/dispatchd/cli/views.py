@@ -39,6 +39,11 @@ def _waiting(record: TrackedJob) -> str:
     return words if len(words) <= _SHOWN else words[: _SHOWN - 1] + "…"
 
 
+def annotation_line(level: str, path: str, line: int, message: str) -> str:
+    """Return a remark on a line of a file in one line."""
+    return f"{level}  {path}:{line}  {' '.join(message.split())}"
+
+
 def age(since: datetime) -> str:
     """Return how long ago something was, such as `3 m`."""
     return length(max(0.0, (datetime.now(UTC) - since).total_seconds()))  # noqa: TID251  # shown, never decided from

@@ -18,6 +18,7 @@ from dispatchd.hub.auth.refusals import Refusals
 from dispatchd.hub.credentials import hashed, matches
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
+from dispatchd.hub.domain.links import link_of, web_url
 from dispatchd.hub.domain.news import News
 from dispatchd.hub.github.check_store import CheckStore
 from dispatchd.hub.job_reader import JobReader
@@ -155,6 +156,13 @@ class Desk:
         self.watchers.ring(news.job_id)
         self.changed.ring()
 
+    def link_of(self, job: HubJob) -> str:
+        """Return where people find at GitHub what a job is about; nothing for one that GitHub hasn't asked for."""
+        github = self.settings.github
+        if github is None or not job.by_event:
+            return ""
+        return link_of(job.document, web_url(github.api_url))
+
     def wake_all(self) -> None:
         """Wake everybody who waits here, such as after news may have been missed."""
         self.polls.wake_all()
@@ -210,9 +218,16 @@ class Desk:
         return request.method == "GET" and bool(request.cookies.get(COOKIE))
 
 
-def note_change(request: Request, token: str) -> None:
-    """Note in the log which token is used for a change that only an owner may make."""
-    structlog.get_logger().info("owner_call", token=token, path=request.url.path)
+def note_change(request: Request, name: str) -> None:
+    """Note in the log by which token, by its name, a change is made that only an owner may make."""
+    # A key called `token` would be taken for a secret, and redacted.
+    structlog.get_logger().info(
+        "owner_call",
+        by=name,
+        method=request.method,
+        path=request.url.path,
+        address=request.client.host if request.client else "",
+    )
 
 
 def allows(token: Token, scope: str) -> bool:

@@ -7,7 +7,7 @@ from sqlalchemy import func, literal, select
 
 from dispatchd.hub.database import Database
 from dispatchd.hub.job_rows import COLUMNS, read_job
-from dispatchd.hub.model import Attempt, HubJob, State
+from dispatchd.hub.model import HELD, Attempt, HubJob, State
 from dispatchd.hub.schema import ATTEMPTS, JOBS, TEXTS
 
 _JOB: Final = JOBS.c
@@ -78,6 +78,23 @@ class JobReader:
         with self._database.snapshot() as db:
             found = {State(state): count for state, count in db.execute(query)}
         return {state: found.get(state, 0) for state in State}
+
+    def heard_at(self, *, lease_s: float, now: float) -> dict[str, float]:
+        """Return when each machine that has jobs was last heard of for one of them, by what it calls itself.
+
+        Args:
+            lease_s: How long a lease is (seconds).
+            now: The time, which nothing is later than.
+        """
+        query = (
+            select(_JOB.machine, func.max(_JOB.lease_until))
+            .where(_JOB.state.in_(HELD))
+            .group_by(_JOB.machine)
+        )
+        with self._database.snapshot() as db:
+            return {
+                name: min(now, until - lease_s) for name, until in db.execute(query)
+            }
 
     def oldest_queued_at(self) -> float | None:
         """Return when the job was submitted that waits longest, or None."""

@@ -1,5 +1,6 @@
 """Submitting, watching and steering jobs."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dispatchd.domain.job import Json
 from dispatchd.hub import rules
 from dispatchd.hub.bodies import TEXTS, read_members, seconds
 from dispatchd.hub.desk import ADMIN, READ, SUBMIT, Desk
@@ -83,10 +85,11 @@ class Jobs:
         """Return the newest jobs, oldest of them first."""
         await self.desk.require(request, READ)
         wanted = wanted_jobs(request, "100")
-        jobs = await self.desk.use(lambda: self.desk.reader.list(wanted))
-        now = self.desk.now()
+        jobs, names = await self.desk.use(
+            lambda: (self.desk.reader.list(wanted), self.desk.machines.names())
+        )
         # Without their outputs, which may be 16 kB each.
-        return JSONResponse({"jobs": [job_document(job, now=now) for job in jobs]})
+        return JSONResponse({"jobs": [self._document(job, names) for job in jobs]})
 
     async def show(self, request: Request) -> Response:
         """Return one job; with `wait` (seconds), once it has reached the state `until` or that time is over."""
@@ -105,12 +108,15 @@ class Jobs:
                     break
                 with anyio.move_on_after(left_s):
                     await rings.wait()
-        attempts = await self.desk.use(lambda: self.desk.reader.attempts(job_id))
+        reader, machines = self.desk.reader, self.desk.machines
+        attempts, names = await self.desk.use(
+            lambda: (reader.attempts(job_id), machines.names())
+        )
         return JSONResponse(
             {
-                **job_document(job, now=self.desk.now()),
+                **self._document(job, names),
                 **texts_document(job),
-                "attempts": [attempt_document(each) for each in attempts],
+                "attempts": [attempt_document(each, names) for each in attempts],
             }
         )
 
@@ -118,7 +124,8 @@ class Jobs:
         """End a job: at once where no machine has it, else through its machine."""
         await self.desk.require(request, ADMIN)
         job = await self.end(request.path_params["job_id"])
-        return JSONResponse(job_document(job, now=self.desk.now()))
+        names = await self.desk.use(self.desk.machines.names)
+        return JSONResponse(self._document(job, names))
 
     async def requeue(self, request: Request) -> Response:
         """Submit a job that has ended once more, under a new id: machines never run one id twice."""
@@ -126,6 +133,10 @@ class Jobs:
         new_id = request.query_params.get("new_id", "")
         again = await self.again(request.path_params["job_id"], new_id)
         return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
+
+    def _document(self, job: HubJob, names: Mapping[str, str]) -> dict[str, Json]:
+        link = self.desk.link_of(job)
+        return job_document(job, now=self.desk.now(), names=names, link=link)
 
     async def end(self, job_id: str) -> HubJob:
         """End a job for its owner, and return it as it is then.

@@ -42,6 +42,12 @@ class MachineStore:
             rows = db.execute(select(MACHINES).order_by(_MACHINE.name)).mappings().all()
             return [Machine(**row) for row in rows]
 
+    def names(self) -> dict[str, str]:
+        """Return every machine's name, by what it calls itself."""
+        query = select(_MACHINE.server_id, _MACHINE.name)
+        with self._database.snapshot() as db:
+            return {row.server_id: row.name for row in db.execute(query)}
+
     def by_server_id(self, server_id: str) -> Machine | None:
         """Return the machine that calls itself so, or None."""
         with self._database.snapshot() as db:

@@ -41,8 +41,8 @@ class Machines:
     async def list(self, request: Request) -> Response:
         """Return every machine."""
         await self.desk.require(request, READ)
-        found = await self.desk.use(self.desk.machines.list)
-        return JSONResponse({"machines": [machine_document(each) for each in found]})
+        found = await self.desk.use(lambda: machine_documents(self.desk))
+        return JSONResponse({"machines": [*found]})
 
     async def add(self, request: Request) -> Response:
         """Let a machine in: it gets an enrolment key, or a fixed secret where it has no license.
@@ -100,7 +100,7 @@ class Machines:
         machine = await self._change(
             request, lambda found: evolve(found, revoked_at=found.revoked_at or now)
         )
-        return JSONResponse(machine_document(machine))
+        return JSONResponse(machine_document(machine, now=now))
 
     async def _change(
         self, request: Request, decide: Callable[[Machine], Machine]
@@ -113,16 +113,27 @@ class Machines:
 
     async def _given(self, machine: Machine, given: str) -> dict[str, Json]:
         """Return what a machine needs, which is shown this once."""
+        document = machine_document(machine, now=self.desk.now())
         if is_fixed(machine):
-            return {**machine_document(machine), "secret": given}
+            return {**document, "secret": given}
         public = await self.desk.use(lambda: public_key(self.desk.tokens))
         return {
-            **machine_document(machine),
+            **document,
             "enrolment_key": given,
             "key_expires_at": machine.key_expires_at,
             "public_key": public,
             "fingerprint": fingerprint(public),
         }
+
+
+def machine_documents(desk: Desk) -> list[dict[str, Json]]:
+    """Return every machine as it stands now, by name. Blocks."""
+    now = desk.now()
+    heard_at = desk.reader.heard_at(lease_s=desk.settings.leases.seconds, now=now)
+    return [
+        machine_document(each, now=now, heard_at=heard_at.get(each.server_id, 0.0))
+        for each in desk.machines.list()
+    ]
 
 
 def invited(

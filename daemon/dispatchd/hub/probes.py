@@ -18,7 +18,7 @@ from typing_extensions import override
 from dispatchd.hub.desk import READ, Desk
 from dispatchd.hub.github.status import progress_of
 from dispatchd.hub.model import StorageBusy
-from dispatchd.hub.views import machine_state
+from dispatchd.hub.views import machine_state, silent_s
 
 _CALLS: Final = (
     *("pull", "accept", "finish", "heartbeat", "release", "token", "activate"),
@@ -116,13 +116,7 @@ class Probes:
             "1 while dispatch is paused, else 0.",
             value=0 if self.desk.pauses.get() is None else 1,
         )
-        machines = GaugeMetricFamily(
-            "dispatchd_hub_machines", "Machines by state.", labels=["state"]
-        )
-        states = Counter(machine_state(each) for each in self.desk.machines.list())
-        for word in ("active", "invited", "revoked"):
-            machines.add_metric([word], states[word])
-        yield machines
+        yield from self._of_machines()
         yield from self._of_github()
         yield from self._of_bugs()
         answers = CounterMetricFamily(
@@ -147,6 +141,30 @@ class Probes:
             "Loops and items that wait for another try after a bug.",
             value=len(bugs.failing),
         )
+
+    def _of_machines(self) -> Iterator[Metric]:
+        machines = GaugeMetricFamily(
+            "dispatchd_hub_machines", "Machines by state.", labels=["state"]
+        )
+        silent = GaugeMetricFamily(
+            "dispatchd_hub_machine_last_seen_seconds",
+            "For how long nothing has been heard of a machine that may pull.",
+            labels=["machine"],
+        )
+        now, states = self.desk.now(), Counter[str]()
+        lease_s = self.desk.settings.leases.seconds
+        heard = self.desk.reader.heard_at(lease_s=lease_s, now=now)
+        for each in self.desk.machines.list():
+            heard_at = heard.get(each.server_id, 0.0)
+            state = machine_state(each, now=now, heard_at=heard_at)
+            states[state] += 1
+            if state in ("active", "away"):
+                age_s = silent_s(each, now=now, heard_at=heard_at)
+                silent.add_metric([each.name], age_s)
+        for word in ("active", "away", "invited", "revoked"):
+            machines.add_metric([word], states[word])
+        yield machines
+        yield silent
 
     def _of_github(self) -> Iterator[Metric]:
         owed, failing = self.desk.checks.owed_count()

@@ -1,6 +1,8 @@
 """What the hub shows of its records, as JSON documents (contracts/hub.openapi.json)."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from attrs import asdict
@@ -18,12 +20,26 @@ from dispatchd.hub.model import (
 from dispatchd.hub.queue.pause import Pause
 from dispatchd.hub.result_details import NAMES
 
+AWAY_S: Final = 600.0
+"""For how long nothing is heard of a machine until it counts as away (seconds): a poll is held for 300."""
+
+_NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
+
 _ONE_JOB: Final = ("result_output", *NAMES, "attempts")
 """What the hub adds where one job is asked for; a submitted field of that name isn't shown."""
 
 
-def job_document(job: HubJob, *, now: float) -> dict[str, Json]:
-    """Return a job without its output, its claim token and its texts."""
+def job_document(
+    job: HubJob, *, now: float, names: Mapping[str, str] = _NOBODY, link: str = ""
+) -> dict[str, Json]:
+    """Return a job without its output, its claim token and its texts.
+
+    Args:
+        job: The job.
+        now: The time.
+        names: The machines' names, by what they call themselves.
+        link: Where people find what it is about.
+    """
     held = job.state in HELD
     submitted = {
         name: value for name, value in job.document.items() if name not in _ONE_JOB
@@ -35,6 +51,8 @@ def job_document(job: HubJob, *, now: float) -> dict[str, Json]:
         "ended": job.state in ENDED,
         "priority": job.priority,
         "machine": job.machine,
+        "machine_name": names.get(job.machine, ""),
+        "link": link,
         "run_id": job.run_id,
         "phase": job.phase,
         "reason": job.reason,
@@ -61,31 +79,55 @@ def texts_document(job: HubJob) -> dict[str, Json]:
     return {"result_output": job.result_output, **details}
 
 
-def attempt_document(attempt: Attempt) -> dict[str, Json]:
+def attempt_document(
+    attempt: Attempt, names: Mapping[str, str] = _NOBODY
+) -> dict[str, Json]:
     """Return a claim of a job."""
-    return {**asdict(attempt)}
+    return {**asdict(attempt), "machine_name": names.get(attempt.machine, "")}
 
 
-def machine_document(machine: Machine) -> dict[str, Json]:
-    """Return a machine without what is kept of its secrets."""
+def machine_document(
+    machine: Machine, *, now: float, heard_at: float = 0
+) -> dict[str, Json]:
+    """Return a machine without what is kept of its secrets.
+
+    Args:
+        machine: The machine.
+        now: The time.
+        heard_at: When it was last heard of for a job that it has; 0 if it has none.
+    """
     return {
         "name": machine.name,
         "server_id": machine.server_id,
         "license_id": machine.license_id,
-        "state": machine_state(machine),
+        "state": machine_state(machine, now=now, heard_at=heard_at),
         "added_at": machine.added_at,
         "activated_at": machine.activated_at,
-        "seen_at": machine.seen_at,
+        "seen_at": max(machine.seen_at, heard_at),
+        "last_pull_at": machine.seen_at,
         "revoked_at": machine.revoked_at,
         "workflows": json.loads(machine.workflows or "null"),
     }
 
 
-def machine_state(machine: Machine) -> str:
-    """Return how a machine stands, in one word: revoked, active, or invited while it hasn't used its key."""
+def machine_state(machine: Machine, *, now: float, heard_at: float = 0) -> str:
+    """Return how a machine stands, in one word.
+
+    Revoked; invited while it hasn't used its key; away once nothing has been heard of it for `AWAY_S`; else active.
+    """
     if machine.revoked_at:
         return "revoked"
-    return "active" if machine.secret_hash else "invited"
+    if not machine.secret_hash:
+        return "invited"
+    return (
+        "away" if silent_s(machine, now=now, heard_at=heard_at) > AWAY_S else "active"
+    )
+
+
+def silent_s(machine: Machine, *, now: float, heard_at: float = 0) -> float:
+    """Return for how long nothing has been heard of a machine, at most since it was let in (seconds)."""
+    known = (machine.seen_at, machine.activated_at, machine.added_at, heard_at)
+    return max(0.0, now - max(known))
 
 
 def token_document(token: Token) -> dict[str, Json]:

@@ -13,6 +13,7 @@ from dispatchd.hub.desk import Desk
 from dispatchd.hub.intake import Intake
 from dispatchd.hub.job_reader import Filter
 from dispatchd.hub.jobs import Jobs, wanted_jobs
+from dispatchd.hub.machines import machine_documents
 from dispatchd.hub.model import ENDED, HELD, WAITING
 from dispatchd.hub.page.answers import (
     Handler,
@@ -26,8 +27,8 @@ from dispatchd.hub.page.entry import Entry
 from dispatchd.hub.page.live import Live
 from dispatchd.hub.page.shapes import Progress, asked, steps
 from dispatchd.hub.page.words import job_path, standing
+from dispatchd.hub.result_details import read_details
 from dispatchd.hub.rules import Refused
-from dispatchd.hub.views import machine_document
 
 _LISTED: Final = 100
 """How many jobs a page lists (count)."""
@@ -105,7 +106,6 @@ class Page:
 
     def _list(self, visitor: Visitor, wanted: Filter) -> str:
         jobs = self.desk.reader.list(wanted)
-        machines = self.desk.machines.list()
         return render(
             "list.html",
             visitor,
@@ -115,7 +115,8 @@ class Page:
             counts=self.desk.reader.counts(),
             groups=_GROUPS,
             wanted=wanted,
-            machines=[machine_document(each) for each in machines],
+            machines=machine_documents(self.desk),
+            names=self.desk.machines.names(),
         )
 
     def _job(self, visitor: Visitor, job_id: str) -> str:
@@ -134,6 +135,9 @@ class Page:
             progress=Progress.of(job),
             asked=asked(job),
             standing=standing(job),
+            names=self.desk.machines.names(),
+            link=self.desk.link_of(job),
+            details=read_details(job.result_details),
         )
 
 

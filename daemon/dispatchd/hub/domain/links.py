@@ -1,0 +1,36 @@
+"""Where people find at GitHub what a job is about: pure."""
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from dispatchd.domain.job import Job, Json
+
+_API: Final = "https://api.github.com"
+_WEB: Final = "https://github.com"
+
+
+def web_url(api_url: str) -> str:
+    """Return the address that people use of the GitHub whose API has this one (GitHub docs, REST API, base URL)."""
+    if api_url.rstrip("/") == _API:
+        return _WEB
+    found = urlsplit(api_url)
+    # Of GHE.com the API has a host of its own.
+    return f"{found.scheme}://{found.netloc.removeprefix('api.')}"
+
+
+def link_of(document: Mapping[str, Json], web: str) -> str:
+    """Return the address of what a job is about, best first: pull request, issue, commit, repository; else nothing."""
+    repository = document.get("repository_name")
+    named = Job(id="", repository=repository if isinstance(repository, str) else "")
+    if named.owner_and_name is None:
+        return ""
+    for kind, name in (
+        ("pull", "pull_request_number"),
+        ("issues", "issue_number"),
+        ("commit", "sha"),
+    ):
+        value = document.get(name)
+        if isinstance(value, (int, str)) and value and value is not True:
+            return f"{web}/{named.repository}/{kind}/{quote(str(value), safe='')}"
+    return f"{web}/{named.repository}"
