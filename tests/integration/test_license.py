@@ -193,6 +193,43 @@ async def test_a_machine_that_is_not_wanted_reports_its_runs_and_pulls_no_more(
         await machine.run("again")
 
 
+async def test_a_machine_whose_pull_is_told_that_it_was_revoked_says_so_at_once(
+    machine: Machine,
+) -> None:
+    revoked = as_json({"message": "this machine has been revoked"}, 410)
+    async with running_daemon(machine.config) as daemon:
+        await machine.run("j")
+        beats = len(machine.hub.calls("license-heartbeat"))
+        machine.issuer.refusal = revoked
+        answer = machine.issuer.answer
+
+        def script(request: Request) -> Answer | None:
+            return revoked if request.call == "pull" else answer(request)
+
+        machine.hub.script = script
+        machine.hub.cut_held_polls()
+        # No time passes to the license's next heartbeat, which is due in a day.
+        line = await daemon.until_logged("license_obstacle")
+        told = await machine.told()
+
+    assert "revoked" in line["reason"]
+    assert (told["good"], "revoked" in told["obstacle"]) == (False, True)
+    assert len(machine.hub.calls("license-heartbeat")) == beats + 1
+
+
+async def test_a_licensed_machine_that_starts_is_not_called_unready(
+    machine: Machine,
+) -> None:
+    async with running_daemon(machine.config):
+        await machine.run("j1")
+    async with running_daemon(machine.config) as daemon:
+        await machine.run("j2")
+        log = daemon.log()
+
+    assert "license_good" in {each["event"] for each in log}
+    assert "not_ready" not in {each["event"] for each in log}
+
+
 async def released(machine: Machine, gate: Path) -> dict[str, Any]:
     """Let the long run end, and return how it was reported."""
     await until(gate.is_fifo)
