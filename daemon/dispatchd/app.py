@@ -257,6 +257,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
             *fitness.warnings(core.run_loop.workflows, core.controllers),
             *opened.warnings,
             *prune.troubles,
+            *core.leftovers.warnings,
         ],
     )
     metrics.registry.register(StatusCollector(status, caller.counted))
@@ -300,7 +301,8 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         progress=ProgressFeed(core.runs, core.run_loop.concluder.stories),
     )
     others = (
-        *(who.license, report, core.run_loop, heartbeat, prune, intake, control),
+        *(who.license, report, core.run_loop, core.leftovers, heartbeat, prune, intake),
+        control,
         *(supervision, traces, metrics_server(config.metrics.listen, inspection, bugs)),
     )
     return Daemon(

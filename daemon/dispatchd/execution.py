@@ -19,6 +19,7 @@ from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.fence import Fence
 from dispatchd.loops.follow import Follower
+from dispatchd.loops.leftovers import Leftovers
 from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
@@ -39,6 +40,7 @@ class Execution:
     fence: Fence
     runs: Runs
     run_loop: RunLoop
+    leftovers: Leftovers
     board: Board
     random: random.Random
     controllers: tuple[str, ...]
@@ -92,8 +94,14 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         base_env=inherited(environment),
         traced=bool(config.telemetry.otlp_url),
     )
+    leftovers = Leftovers(engine)
     follower = Follower(
-        engine=engine, tracker=tracker, runs=runs, clock=clock, concluder=concluder
+        engine=engine,
+        tracker=tracker,
+        runs=runs,
+        clock=clock,
+        concluder=concluder,
+        leftovers=leftovers,
     )
     run_loop = RunLoop(
         starter=starter,
@@ -113,6 +121,7 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         fence=fence,
         runs=runs,
         run_loop=run_loop,
+        leftovers=leftovers,
         board=board,
         random=rng,
         controllers=() if cgroups is None else cgroups.controllers,

@@ -225,7 +225,11 @@ def test_every_row_has_a_case() -> None:
     covered = {(contract, ending) for contract, _, _, ending in [*CASES, *OTHERS]}
 
     assert covered == {
-        (contract, ending) for contract in Contract for ending in TABLE[contract]
+        (contract, ending)
+        for contract in Contract
+        for ending in TABLE[contract]
+        # They need another user, or a file system without holes.
+        if ending not in (Ending.UNKILLABLE, Ending.OUTPUT)
     }
 
 

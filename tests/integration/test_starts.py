@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,15 @@ async def ended(daemon: DaemonHere, hub: Endpoint) -> dict[str, Any]:
 
     seen = 0
     while "j" not in hub.finished:
-        await until(lambda before=seen: settled() != before)  # type: ignore[misc]
+        await until(partial(differs, settled, seen))
         seen = settled()
         if "j" not in hub.finished:
             await advance(LONGEST_WAIT_S)
     return hub.finished["j"]
+
+
+def differs(look: Callable[[], int], seen: int) -> bool:
+    return look() != seen
 
 
 @pytest.mark.parametrize(
@@ -156,9 +161,7 @@ async def test_a_cancel_ends_a_job_that_waits_for_its_start(tmp_path: Path) -> N
     [(500, True), (503, True), (429, True), (403, False), (404, False), (410, False)],
 )
 async def test_a_git_server_in_trouble_is_asked_again_and_one_that_refuses_is_not(
-    tmp_path: Path,
-    status: int,
-    asked_again: bool,  # noqa: FBT001  # a column of the table
+    tmp_path: Path, status: int, *, asked_again: bool
 ) -> None:
     with git_server(tmp_path / "served") as git:
         git.create("o/r")

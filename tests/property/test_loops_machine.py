@@ -51,6 +51,7 @@ from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.fence import Fence
 from dispatchd.loops.follow import Follower
+from dispatchd.loops.leftovers import Leftovers
 from dispatchd.loops.pull import PullLimits, PullLoop
 from dispatchd.loops.pulse import Pulse
 from dispatchd.loops.report import ReportLoop
@@ -155,6 +156,7 @@ class Daemon:
             runs=runs,
             clock=clock,
             concluder=concluder,
+            leftovers=Leftovers(engine),
         )
         workflows, pulse = {"it": WORKFLOW, "agent": AGENT}, Pulse()
         limits = PullLimits(

@@ -15,7 +15,7 @@ from typing_extensions import override
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import Job, ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
-from dispatchd.domain.outcome import Exit, NeverStarted, Outcome, Verdict
+from dispatchd.domain.outcome import Cleared, Exit, NeverStarted, Outcome, Verdict
 from dispatchd.domain.report import Report
 from dispatchd.domain.run_event import Progress
 from dispatchd.errors import Conflict, Gone, RemoteError, RunError
@@ -242,8 +242,8 @@ class ModelEngine:
     def usage(self, folder: Path) -> None:
         return None
 
-    async def clear(self, process: ProcessIdentity, folder: Path) -> int:
-        return 0
+    async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
+        return Cleared()
 
 
 class MortalStore(JobStore):

@@ -21,6 +21,7 @@ from dispatchd.config import Places
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import UsageError
+from dispatchd.process.holes import read_around_holes
 from dispatchd.store.runs import Runs
 
 _CHUNK_BYTES: Final = 64 * 1024
@@ -60,7 +61,8 @@ def logs(
         places, record, number, may_come=follow and record.phase in _LIVE
     )
     if as_json:
-        text = path.read_text(errors="replace") if path.exists() else ""
+        whole = read_around_holes(path, _CHUNK_BYTES) if path.exists() else ()
+        text = b"".join(whole).decode(errors="replace")
         print_json(
             {"job": record.job.id, "attempt": number, "file": str(path), "output": text}
         )
@@ -91,11 +93,9 @@ def _chunks(
         # Looked at first: what is written before the end is then read in the last round.
         live = follow and find_job(places, job_id).phase in _LIVE
         if path.exists():
-            with path.open("rb") as file:
-                file.seek(position)
-                while chunk := file.read(_CHUNK_BYTES):
-                    position += len(chunk)
-                    yield chunk
+            size = path.stat().st_size
+            yield from read_around_holes(path, _CHUNK_BYTES, position, size)
+            position = size
         if not live:
             return
         time.sleep(_LOOK_S)

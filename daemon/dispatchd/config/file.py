@@ -6,7 +6,11 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
-from dispatchd.domain.workflow import DEFAULT_KILL_GRACE_S, HEADLESS_ARGUMENTS
+from dispatchd.domain.workflow import (
+    DEFAULT_KILL_GRACE_S,
+    DEFAULT_OUTPUT_MAX_MIB,
+    HEADLESS_ARGUMENTS,
+)
 
 
 class OnShutdown(StrEnum):
@@ -85,6 +89,7 @@ class Limits:
     start_retries: int = DEFAULT_START_RETRIES
     retry_wait_s: float = 5.0
     on_shutdown: OnShutdown = OnShutdown.DETACH
+    output_max_mib: int = DEFAULT_OUTPUT_MAX_MIB
     memory_max_mib: int = 0
     pids_max: int = 0
     cpu_weight: int = 0
@@ -137,6 +142,7 @@ class WorkflowEntry:
     queue_timeout_s: float | None = None
     max_retries: int | None = None
     start_retries: int | None = None
+    output_max_mib: int | None = None
     memory_max_mib: int | None = None
     pids_max: int | None = None
     cpu_weight: int | None = None

@@ -49,6 +49,7 @@ class Reader:
             kill_grace_s=_first(entry.kill_grace_s, limits.kill_grace_s),
             max_retries=retries,
             start_retries=_first(entry.start_retries, limits.start_retries),
+            output_max_bytes=_first(entry.output_max_mib, limits.output_max_mib) << 20,
             resources=Resources(
                 memory_bytes=_first(entry.memory_max_mib, limits.memory_max_mib) << 20,
                 pids=_first(entry.pids_max, limits.pids_max),

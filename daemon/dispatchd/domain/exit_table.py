@@ -27,10 +27,12 @@ class Contract(StrEnum):
 class Ending(Enum):
     """How an attempt can end; the values are the words of the docs."""
 
+    UNKILLABLE = "a process of it can't be ended"
     CANCELLED = "somebody cancelled it"
     BLOCKED = "an event `block`, or an operator's `block`"
     MAX_DURATION = "`max_duration_s` reached"
     INACTIVITY = "silent for `inactivity_s`"
+    OUTPUT = "more output than `output_max_mib`, where no room can be given back"
     LOST = "process gone without an exit code"
     SIGNAL = "signal"
     EXIT_0 = "exit 0"
@@ -104,10 +106,12 @@ def _parked(cause: FailureCause) -> Ruling:
 _SUCCEEDED: Final = Ruling(Outcome.SUCCEEDED)
 
 _BOTH: Final[Mapping[Ending, Ruling]] = {
+    Ending.UNKILLABLE: _failed(FailureCause.UNKILLABLE),
     Ending.CANCELLED: Ruling(Outcome.ABORTED, FailureCause.CANCELLED),
     Ending.BLOCKED: _parked(FailureCause.NEEDS_INPUT),
     Ending.MAX_DURATION: _retried(FailureCause.MAX_DURATION),
     Ending.INACTIVITY: _retried(FailureCause.INACTIVITY_TIMEOUT),
+    Ending.OUTPUT: _failed(FailureCause.SIGNAL),
     Ending.LOST: _retried(FailureCause.LOST),
     Ending.SIGNAL: _retried(FailureCause.SIGNAL),
     Ending.OTHER_EXIT: _failed(FailureCause.EXIT_CODE),

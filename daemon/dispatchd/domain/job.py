@@ -89,7 +89,7 @@ class ProcessIdentity:
 class Attempt:
     """One process start of a run, with the terms that it was started under.
 
-    A changed configuration doesn't touch what runs. `inactivity_s` 0 is no limit; `stop` is why the
+    A changed configuration doesn't touch what runs. `inactivity_s` and `output_max_bytes` 0 are no limit; `stop` is why the
     daemon is ending it, and `stop_at` since when, both written before the signal.
     """
 
@@ -99,6 +99,7 @@ class Attempt:
     contract: Contract = Contract.PLAIN
     inactivity_s: float = 0.0
     kill_grace_s: float = 10.0
+    output_max_bytes: int = 0
     process: ProcessIdentity | None = None
     stop: FailureCause | None = None
     stop_at: datetime | None = None

@@ -5,13 +5,16 @@ from signal import Signals
 from types import MappingProxyType
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from dispatchd.domain.exit_table import TABLE, Contract, Ending, Ruling, Then
-from dispatchd.domain.outcome import Exit, FailureCause, Outcome
+from dispatchd.domain.outcome import Exit, FailureCause, Outcome, Survivor
 from dispatchd.domain.resources import Usage
 from dispatchd.domain.result import NoResult, ResultStatus, RunResult
 from dispatchd.domain.run_event import Story
+
+_NAMED: Final = 5
+"""How many processes that can't be ended a summary names (count)."""
 
 _SIGNAL_BASE: Final = 128
 """A shell reports a command that signal n ended as 128 + n (POSIX.1-2017, Shell, 2.8.2)."""
@@ -26,6 +29,7 @@ _STOPS: Final = {
     FailureCause.NEEDS_INPUT: Ending.BLOCKED,
     FailureCause.MAX_DURATION: Ending.MAX_DURATION,
     FailureCause.INACTIVITY_TIMEOUT: Ending.INACTIVITY,
+    FailureCause.SIGNAL: Ending.OUTPUT,
 }
 
 _SAID: Final = {
@@ -45,7 +49,7 @@ class Evidence:
     """All that an attempt has left behind.
 
     `result` is None under the plain contract, which has none. `missing` are required artifacts that
-    aren't there. `parked_for` is an operator's reason to park it. `duration_s` is seconds from start to
+    aren't there. `parked_for` is an operator's reason to park it. `output_left_out` is how much was cut out of its output (bytes). `duration_s` is seconds from start to
     end.
     """
 
@@ -56,6 +60,7 @@ class Evidence:
     missing: tuple[str, ...] = ()
     missing_fails: bool = False
     parked_for: str = ""
+    output_left_out: int = 0
     duration_s: float
 
 
@@ -75,6 +80,11 @@ def judge(evidence: Evidence, stop: FailureCause | None) -> Judgement:
         evidence: What it has left behind.
         stop: Why the daemon ended it, where it did; the first decision names the cause.
     """
+    survivors = evidence.end.survivors
+    if survivors:
+        end = evolve(evidence.end, survivors=())
+        otherwise = judge(evolve(evidence, end=end), stop)
+        return _unkillable(evidence.contract, survivors, otherwise.summary)
     ending = _ending(evidence, stop)
     ruling = TABLE[evidence.contract][ending]
     if evidence.missing and ruling.outcome in _SUCCESSES:
@@ -92,6 +102,16 @@ def never_started(
     tried = f" It was tried {starts} times." if starts > 1 else ""
     words = f"Nothing was run: {why}.{tried}"
     return Judgement(ending, TABLE[contract][ending], words)
+
+
+def _unkillable(
+    contract: Contract, survivors: tuple[Survivor, ...], otherwise: str
+) -> Judgement:
+    named = ", ".join(str(each) for each in survivors[:_NAMED])
+    more = f" and {len(survivors) - _NAMED} more" if len(survivors) > _NAMED else ""
+    words = f"{len(survivors)} of its processes can't be ended, and were given up: {named}{more}."
+    ruling = TABLE[contract][Ending.UNKILLABLE]
+    return Judgement(Ending.UNKILLABLE, ruling, f"{words} {otherwise}")
 
 
 def signal_name(code: int) -> str | None:
@@ -178,6 +198,10 @@ _SENTENCES: Final[Mapping[Ending, Callable[[Evidence, str], str]]] = MappingProx
         Ending.INACTIVITY: lambda evidence, after: _overdue(
             evidence, f"Was silent for too long (inactivity-timeout), {after}"
         ),
+        Ending.OUTPUT: lambda evidence, after: _overdue(
+            evidence,
+            f"Wrote more output than it may (output_max_mib), {after}, to a file system that gives no room back",
+        ),
         Ending.LOST: lambda _, after: (
             f"The process was lost: {after} it is gone and left no exit code."
         ),
@@ -210,12 +234,22 @@ def _notes(evidence: Evidence, ending: Ending) -> list[str]:
         )
     if end.usage is not None:
         notes += _taken(end.usage)
+    notes += _left_out(evidence)
+    if story.follow_ups and TABLE[evidence.contract][ending].then is not Then.RETRY:
+        notes.append(f"Left to do: {'; '.join(story.follow_ups)}.")
+    return notes
+
+
+def _left_out(evidence: Evidence) -> list[str]:
+    """Return the sentences about what of an attempt's words isn't read or kept."""
+    story, notes = evidence.story, []
+    if evidence.output_left_out:
+        mib = -(-evidence.output_left_out // (1024 * 1024))
+        notes.append(f"Of its output {mib} MiB in the middle were left out.")
     if story.malformed:
         notes.append(f"{story.malformed} lines of its events could not be read.")
     if story.left_out or story.bytes_left_out:
         notes.append(_flood(story))
-    if story.follow_ups and TABLE[evidence.contract][ending].then is not Then.RETRY:
-        notes.append(f"Left to do: {'; '.join(story.follow_ups)}.")
     return notes
 
 

@@ -3,6 +3,7 @@
 from enum import StrEnum
 
 from attrs import frozen
+from typing_extensions import override
 
 from dispatchd.domain.resources import Usage
 
@@ -59,17 +60,39 @@ class Verdict:
 
 
 @frozen(kw_only=True)
+class Survivor:
+    """A process that can't be ended; `name` is the command's, as the kernel shortens it."""
+
+    pid: int
+    name: str
+    user: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid}, user {self.user})"
+
+
+@frozen(kw_only=True)
+class Cleared:
+    """What became of the processes that an attempt left behind: how many were ended (count), and which weren't."""
+
+    ended: int = 0
+    survivors: tuple[Survivor, ...] = ()
+
+
+@frozen(kw_only=True)
 class Exit:
     """What is known of an attempt that has ended.
 
     `code` is the command's exit code as a POSIX shell reports it (128 + n for signal n), or None where
     the process vanished without one. `leftovers` counts processes of the run that outlived their
-    leader and were ended. `escalated` is true where SIGKILL was needed. `usage` is None where no
+    leader and were ended, `survivors` are those that could not be. `escalated` is true where SIGKILL was needed. `usage` is None where no
     control group counted.
     """
 
     code: int | None
     leftovers: int = 0
+    survivors: tuple[Survivor, ...] = ()
     escalated: bool = False
     usage: Usage | None = None
 

@@ -111,6 +111,26 @@ OWES: Final[Mapping[Phase, Debt]] = MappingProxyType(
 UNSTARTED: Final = frozenset({Phase.PENDING_ACCEPT, Phase.ACCEPTED})
 """Phases before the next, or only, attempt; a job in one of them that has had none can be handed back."""
 
+ENDS: Final = frozenset(
+    {
+        Event.STOP_ORDERED,
+        Event.CANCEL_REQUESTED,
+        Event.ATTEMPT_NEVER_STARTED,
+        Event.START_FAILED,
+        Event.ATTEMPT_FAILED,
+        Event.DECIDED,
+        Event.PARKED,
+        Event.RESOLVED,
+        Event.FINISH_ACKNOWLEDGED,
+        Event.FINISH_REFUSED,
+        Event.LEASE_LOST,
+        Event.ACCEPT_REFUSED,
+        Event.RELEASED,
+        Event.RELEASE_REFUSED,
+    }
+)
+"""What ends a run, an attempt or a job: to be recorded on a full disk too, because it is what gives room back."""
+
 _TOO_LATE: Final = frozenset(
     {Event.ATTEMPT_STARTING, Event.REJECTED, Event.DECIDED, Event.PARKED}
 )

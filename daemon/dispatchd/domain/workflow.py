@@ -13,6 +13,9 @@ from dispatchd.domain.secret import SecretSource
 DEFAULT_KILL_GRACE_S: Final = 10.0
 """Seconds between SIGTERM and SIGKILL where nothing else is configured."""
 
+DEFAULT_OUTPUT_MAX_MIB: Final = 64
+"""How much output of an attempt is kept where nothing else is configured (MiB)."""
+
 GH_TOKEN: Final = "GH_TOKEN"  # noqa: S105  # the name of a variable
 """The variable in which a command gets the token of the endpoint, as GitHub's `gh` reads it."""
 
@@ -44,7 +47,7 @@ class Workflow:
     the job gives, `secrets` by variable. `github_token` is what a token of the endpoint is to allow
     (GitHub's name of a permission to `read` or `write`), empty for no token. Limits in seconds, 0 where
     there is none; `max_retries` counts the attempts after the first, used by retry-safe failures only, `start_retries`
-    the starts of an attempt after the first, used by failures before its command could begin.
+    the starts of an attempt after the first, used by failures before its command could begin. `output_max_bytes` is how much of its output is kept, 0 for all.
     `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace; a
     success that lacks one is parked, or a failure if `missing_fails`.
     """
@@ -62,6 +65,7 @@ class Workflow:
     kill_grace_s: float
     max_retries: int
     start_retries: int = DEFAULT_START_RETRIES
+    output_max_bytes: int = DEFAULT_OUTPUT_MAX_MIB << 20
     resources: Resources = Factory(Resources)
     own_limits: tuple[str, ...] = ()
     """The controllers (cgroup v2) that limits of its own need, beside those of `[runs]`."""

@@ -7,6 +7,7 @@ something to report.
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
@@ -29,10 +30,11 @@ from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
 from dispatchd.loops.tracker import Decision, Tracker
 from dispatchd.loops.workspaces import Workspaces
+from dispatchd.process.holes import cut_middle, hole_bytes
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store import reports
 from dispatchd.store.evidence import Stories, missing_artifacts, read_result
-from dispatchd.store.runs import Runs
+from dispatchd.store.runs import RunFolder, Runs
 
 
 @frozen(kw_only=True)
@@ -184,10 +186,21 @@ class Concluder:
             result=result,
             story=self.stories.whole(run.events_file(attempt.number)),
             missing=missing,
+            output_left_out=self._limit_output(run, attempt),
             missing_fails=workflow is not None and workflow.missing_fails,
             duration_s=(self.clock.now() - attempt.started_at).total_seconds(),
         )
         return _Found(evidence=evidence, secrets_known=known)
+
+    def _limit_output(self, run: RunFolder, attempt: Attempt) -> int:
+        """Cut what was written since the last look, and return how much is left out (bytes). Blocks."""
+        if not attempt.output_max_bytes:
+            return 0
+        path = run.output_file(attempt.number)
+        # Where there are no holes, its follower has ended the run for it.
+        with suppress(OSError):
+            cut_middle(path, attempt.output_max_bytes)
+        return hole_bytes(path)
 
     def _write_report(
         self,

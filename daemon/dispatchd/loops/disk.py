@@ -29,14 +29,20 @@ class Disk:
         factory=structlog.get_logger, init=False
     )
 
-    async def until_stored(self, write: Callable[[], T]) -> T:
-        """Return what a blocking write returns, repeating it for as long as the disk refuses it."""
+    async def until_stored(
+        self, write: Callable[[], T], refused: Callable[[], None] = lambda: None
+    ) -> T:
+        """Return what a blocking write returns, repeating it for as long as the disk refuses it.
+
+        `refused` is called at each refusal, and neither waits nor fails.
+        """
         failures = 0
         while True:
             try:
                 result = await to_thread.run_sync(write)
             except StoreUnavailable as error:
                 failures += 1
+                refused()
                 delay_s = full_jitter_s(
                     failures,
                     self._random.random(),

@@ -11,7 +11,7 @@ from typing import Protocol
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
-from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.domain.outcome import Cleared, Exit, NeverStarted
 from dispatchd.domain.report import Report
 from dispatchd.domain.resources import Usage
 from dispatchd.domain.run_event import Progress
@@ -148,13 +148,19 @@ class Engine(Protocol):
         ...
 
     async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
-        """End a running attempt, politely for `grace_s` seconds; True if force was needed."""
+        """End a running attempt, politely for `grace_s` seconds; True if force was needed.
+
+        It returns in bounded time, also where the attempt can't be ended; then nobody will observe its end.
+        """
         ...
 
     def usage(self, folder: Path) -> Usage | None:
         """Return what an attempt that has ended has taken of the machine, before it is cleared; None if nobody knows."""
         ...
 
-    async def clear(self, process: ProcessIdentity, folder: Path) -> int:
-        """End what an attempt that has ended left behind, wherever it went; return how many processes."""
+    async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
+        """End what an attempt that has ended, or was given up, left behind, wherever it went; may be repeated.
+
+        It returns in bounded time, also where something can't be ended.
+        """
         ...

@@ -25,7 +25,7 @@ from dispatchd.domain.extensions import CAPABILITIES
 from dispatchd.domain.hold import Hold
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.workflow import Workflow
-from dispatchd.errors import RemoteError, Revoked
+from dispatchd.errors import RemoteError, Revoked, StoreUnavailable
 from dispatchd.loops.board import Board
 from dispatchd.loops.ports import Clock, Permission, Source
 from dispatchd.loops.pulse import SLACK_S, STEP_S, Pulse
@@ -273,7 +273,14 @@ class PullLoop:
         job_id = delivery.job.id
 
         def store_texts() -> None:
-            self.runs.create(job_id, payload=delivery.payload, headers=delivery.headers)
+            try:
+                self.runs.create(
+                    job_id, payload=delivery.payload, headers=delivery.headers
+                )
+            except StoreUnavailable:
+                # A cancel job runs nothing, and has to get through to what has filled the disk.
+                if not delivery.job.is_cancel:
+                    raise
 
         await self.tracker.receive(
             delivery.job,

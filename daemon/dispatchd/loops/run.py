@@ -240,6 +240,7 @@ class RunLoop:
             contract=workflow.contract,
             inactivity_s=workflow.inactivity_s,
             kill_grace_s=workflow.kill_grace_s,
+            output_max_bytes=workflow.output_max_bytes,
         )
         job_id = record.job.id
         record = await self.tracker.apply(

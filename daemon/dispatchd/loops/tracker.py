@@ -262,18 +262,25 @@ class Tracker:
                 before()
             self._store.put(record)
 
-        await self.disk.until_stored(write)
+        def refused() -> None:
+            # A run that has filled the disk must end before there is room to say why.
+            if record.is_wanted_dead:
+                self._ring_stop(record)
+
+        await self.disk.until_stored(write, refused)
         step = record.steps[-1].event if record.steps else "received"
         self._log.info("job_" + step, phase=record.phase, **job_context(record))
         for tell in self._watchers:
             tell(record)
-        stop = self._stops.get(record.job.id)
-        if stop is not None and (
-            record.is_wanted_dead or record.phase is not Phase.RUNNING
-        ):
-            stop.set()
+        if record.is_wanted_dead or record.phase is not Phase.RUNNING:
+            self._ring_stop(record)
         self.ring()
         return record
+
+    def _ring_stop(self, record: TrackedJob) -> None:
+        stop = self._stops.get(record.job.id)
+        if stop is not None:
+            stop.set()
 
     def _standing(self, job_id: str, do: str, phases: tuple[Phase, ...]) -> TrackedJob:
         """Return a tracked job that is in one of some phases.

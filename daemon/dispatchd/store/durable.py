@@ -192,6 +192,31 @@ class DurableFolder:
         with self._failing_on(""):
             self._sync()
 
+    def adopt(self, file: Path, name: str, data: bytes) -> None:
+        """Put a file of this file system in the place of another one, with `data` written over what it has.
+
+        If its blocks are allocated, that takes no room on the disk. The file is gone then, also after a failure.
+
+        Fails with StoreUnavailable: It may or may not be there; write it anew.
+        """
+        with self._failing_on(name):
+            try:
+                self._overwrite(file, name, data)
+            finally:
+                with suppress(OSError):
+                    os.unlink(file)
+            self._sync()
+
+    def _overwrite(self, file: Path, name: str, data: bytes) -> None:
+        fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            _write_all(fd, data)
+            os.ftruncate(fd, len(data))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(file, name, dst_dir_fd=self._fd)
+
     def remove(self, name: str, *, durably: bool = False) -> None:
         """Remove a file; a missing one is fine. Unless it is done `durably`, a power cut may bring it back.
 
@@ -218,9 +243,7 @@ class DurableFolder:
         fd = os.open(aside, flags, FILE_MODE, dir_fd=self._fd)
         try:
             try:
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(fd, view) :]
+                _write_all(fd, data)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -254,3 +277,9 @@ class DurableFolder:
             commit.done, commit.error = True, error
             self._syncing = False
             self._turn.notify_all()
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

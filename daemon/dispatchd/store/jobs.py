@@ -19,7 +19,7 @@ import structlog
 from attrs import define, field, frozen
 
 from dispatchd.domain.job import TrackedJob
-from dispatchd.domain.phase import Phase
+from dispatchd.domain.phase import ENDS, Phase
 from dispatchd.errors import (
     FolderUnusable,
     RecordUnreadable,
@@ -28,6 +28,7 @@ from dispatchd.errors import (
 from dispatchd.store.codec import decode, encode
 from dispatchd.store.durable import DurableFolder, make_folder, sweep
 from dispatchd.store.names import file_name, identifier
+from dispatchd.store.reserve import Reserve, is_no_room
 
 _SUFFIX: Final = ".json"
 
@@ -52,6 +53,7 @@ class JobStore:
     _jobs: DurableFolder
     _history: DurableFolder
     _quarantine: Path
+    _reserve: Reserve
     on_put: Callable[[float], object] = _nobody
     """Told how long each put took (seconds)."""
     _records: dict[str, TrackedJob] = field(factory=dict, init=False)
@@ -82,6 +84,7 @@ class JobStore:
             DurableFolder.open(folder / "jobs"),
             DurableFolder.open(folder / "history"),
             quarantine,
+            Reserve.open(folder),
         )
         for each in (folder, folder / "jobs", folder / "history"):
             sweep(each)
@@ -152,15 +155,34 @@ class JobStore:
         name = file_name(record.job.id) + _SUFFIX
         began = time.perf_counter()
         if record.phase is Phase.HISTORY:
-            self._history.put(name, encode(record))
+            self._write(self._history, name, record)
             self._jobs.remove(name)
         else:
-            self._jobs.put(name, encode(record))
+            self._write(self._jobs, name, record)
             if record.job.id not in self._records:
                 # Of a job that was given back and has come again: until it is gone, the later one counts.
                 self._history.remove(name, durably=True)
         self.on_put(time.perf_counter() - began)
         self._index(record)
+
+    def _write(self, folder: DurableFolder, name: str, record: TrackedJob) -> None:
+        """Write a record, from the room kept back where that is what ends a run on a full disk.
+
+        Raises:
+            StoreUnavailable: Nothing has changed for the caller.
+        """
+        data = encode(record)
+        try:
+            folder.put(name, data)
+        except StoreUnavailable as error:
+            last = record.steps[-1].event if record.steps else None
+            ends = record.job.is_cancel or last in ENDS
+            if not (
+                ends and is_no_room(error) and self._reserve.put(folder, name, data)
+            ):
+                raise
+        else:
+            self._reserve.refill()
 
     def newest_past(self, count: int) -> list[TrackedJob]:
         """Return some jobs of history, those that got there last first. Reads the disk."""

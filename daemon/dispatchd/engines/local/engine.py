@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from select import POLLIN, poll
 from signal import SIGKILL, SIGTERM
 from typing import Final
 
@@ -20,7 +21,7 @@ from attrs import define, field
 
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Checkout, Launch
-from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.domain.outcome import Cleared, Exit, NeverStarted
 from dispatchd.domain.resources import Usage
 from dispatchd.engines.local.cgroup import Cgroups, Group
 from dispatchd.engines.local.checkout import check_out
@@ -28,6 +29,7 @@ from dispatchd.engines.local.gate import MARKER, Gated, read_exit
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.engines.local.process import (
     boot_id,
+    describe,
     members,
     open_pidfd,
     send,
@@ -38,6 +40,9 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 
 _LEFTOVER_GRACE_S: Final = 2.0
 """How long what a run left behind may take to end after SIGTERM (seconds)."""
+
+_KILL_S: Final = 10.0
+"""How long the end of what was killed is waited for (seconds); then it is given up."""
 
 _REAP_S: Final = 5.0
 """How long the end of a shim that has nothing to run is waited for (seconds)."""
@@ -135,9 +140,9 @@ class LocalEngine:
             finally:
                 os.close(fd)
         child = self._children.pop(process.pid, None)
-        if child is not None:
-            child.wait()
-        end = read_exit(folder, process)
+        status = None if child is None else child.wait()
+        ended_itself = status is not None and status >= 0
+        end = read_exit(folder, process, status if ended_itself else None)
         if process in self._begun:
             self._begun.discard(process)
             return Exit(code=None) if isinstance(end, NeverStarted) else end
@@ -154,7 +159,8 @@ class LocalEngine:
                 await anyio.wait_readable(fd)
                 return False
             send_group(process, SIGKILL)
-            await anyio.wait_readable(fd)
+            with anyio.move_on_after(_KILL_S):
+                await anyio.wait_readable(fd)
             return True
         finally:
             os.close(fd)
@@ -164,22 +170,29 @@ class LocalEngine:
         group = Group.of(folder)
         return None if group is None else group.usage()
 
-    async def clear(self, process: ProcessIdentity, folder: Path) -> int:
-        """End what an attempt left behind, wherever it went, and return how many processes that were."""
+    async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
+        """End what an attempt left behind, wherever it went, and give up what can't be ended."""
         if process.boot_id != boot_id():
-            return 0
+            return Cleared()
         marker = os.fsencode(f"{MARKER}={folder}")
         group = Group.of(folder)
-        ended: set[int] = set()
+        seen: set[int] = set()
+        given_up: set[int] = set()
         for _ in range(_SWEEPS):
             left = await to_thread.run_sync(_left_behind, process, marker, group)
-            if not left:
+            if left <= given_up:
                 break
-            ended.update(left)
-            await _end_all(left, group)
+            seen |= left
+            given_up |= await _end_all(left - given_up, group)
+        # It may be the leader that was given up.
+        child = self._children.get(process.pid)
+        if child is not None and child.poll() is not None:
+            del self._children[process.pid]
         if group is not None:
             await to_thread.run_sync(group.remove)
-        return len(ended)
+        described = [describe(pid) for pid in sorted(given_up)]
+        survivors = tuple(each for each in described if each is not None)
+        return Cleared(ended=len(seen) - len(survivors), survivors=survivors)
 
 
 def _left_behind(
@@ -189,23 +202,37 @@ def _left_behind(
     return {*members(process, marker), *inside}
 
 
-async def _end_all(pids: set[int], group: Group | None) -> None:
+async def _end_all(pids: set[int], group: Group | None) -> set[int]:
+    """End processes, and return those that can't be: they hang in the kernel, or are another user's."""
     with ExitStack() as stack:
-        fds = []
+        left: dict[int, int] = {}
         for pid in pids:
             try:
                 fd = os.pidfd_open(pid)
             except ProcessLookupError:
                 continue
             stack.callback(os.close, fd)
-            fds.append(fd)
+            left[pid] = fd
             send(fd, SIGTERM)
-        with anyio.move_on_after(_LEFTOVER_GRACE_S):
-            for fd in fds:
-                await anyio.wait_readable(fd)
-            return
-        if group is not None:
+        await _until_gone(left, _LEFTOVER_GRACE_S)
+        if left and group is not None:
+            # The kernel doesn't ask whose they are.
             group.kill()
-        for fd in fds:
+        for fd in left.values():
             send(fd, SIGKILL)
+        await _until_gone(left, _KILL_S)
+        return set(left)
+
+
+async def _until_gone(left: dict[int, int], within_s: float) -> None:
+    """Take those out of some processes, pid to pidfd, that end within some seconds."""
+    with anyio.move_on_after(within_s):
+        for pid, fd in list(left.items()):
             await anyio.wait_readable(fd)
+            del left[pid]
+    # One that stays has kept the others from being looked at.
+    for pid, fd in list(left.items()):
+        poller = poll()
+        poller.register(fd, POLLIN)
+        if poller.poll(0):
+            del left[pid]

@@ -35,7 +35,7 @@ trap : HUP INT QUIT TERM
 attempt=$1 workspace=$2
 shift 2
 read -r word && [ "$word" = go ] || exit 0
-: >"$attempt/started"
+true >"$attempt/started" || exit 0
 cd "$workspace" && (
     for dispatchd_name in $DISPATCHD_GIVEN; do
         # A variable that this shell owns, as bash does UID, stays the shell's.
@@ -47,6 +47,8 @@ cd "$workspace" && (
 )
 code=$?
 echo "$code" >"$attempt/exit"
+# On a full disk there is no code in that file.
+exit "$code"
 """
 
 _GIVEN: Final = "DISPATCHD_GIVEN"
@@ -178,8 +180,26 @@ def of_command(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **given}
 
 
-def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
-    """Return what a shim that is gone has left in its attempt's folder."""
+def read_exit(
+    folder: Path, process: ProcessIdentity, status: int | None = None
+) -> Exit | NeverStarted:
+    """Return what a shim that is gone has left in its attempt's folder.
+
+    `status` is its own exit code, where the caller is its parent and it has ended by itself: it counts where the folder
+    says that the command began, and not how it ended, as on a full disk.
+    """
+    end = _written_exit(folder, process)
+    if (
+        isinstance(end, Exit)
+        and end.code is None
+        and status is not None
+        and (folder / "started").exists()
+    ):
+        return Exit(code=status)
+    return end
+
+
+def _written_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
     try:
         # The command could write here too; what isn't a code is none.
         data = read_regular(folder / "exit", _LONGEST_EXIT) or b""

@@ -6,13 +6,16 @@ Facts from proc(5), pidfd_open(2), pidfd_send_signal(2) and random(4).
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from pwd import getpwuid
 from typing import Final
 
 from attrs import frozen
 
 from dispatchd.domain.job import ProcessIdentity
+from dispatchd.domain.outcome import Survivor
 
 _PROC: Final = "/proc"
 
@@ -25,6 +28,7 @@ class Stat:
     """What proc_pid_stat(5) says of a process, as far as it is used here."""
 
     state: str
+    session: int
     start_ticks: int
 
 
@@ -42,7 +46,9 @@ def stat(pid: int) -> Stat | None:
         return None
     # The command's name may hold spaces and brackets; the fields begin after its last bracket, with number 3.
     fields = content.rpartition(b")")[2].split()
-    return Stat(state=fields[0].decode(), start_ticks=int(fields[19]))
+    return Stat(
+        state=fields[0].decode(), session=int(fields[3]), start_ticks=int(fields[19])
+    )
 
 
 def identify(pid: int) -> ProcessIdentity | None:
@@ -71,14 +77,19 @@ def open_pidfd(process: ProcessIdentity) -> int | None:
 def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
     """Yield pids of the live processes that a run's leader left behind, in no order.
 
-    A process belongs to the run if its environment has the marker. So one that has left the process
-    group and the session, as a daemon does, is found as well; one that has been given an empty
-    environment *and* a session of its own is not, unless the run has a cgroup.
+    A process belongs to the run if its environment has the marker, or its session is the leader's. So one that
+    has left the process group and the session, as a daemon does, is found as well, and so is one of another
+    user, whose environment nobody may read; one that has been given an empty environment *and* a session of its
+    own is not, unless the run has a cgroup.
 
     Args:
         process: The leader, which is gone.
         marker: A `NAME=value` that is in the environment of this run alone.
     """
+    # A session's id is taken for as long as it has processes; after that the pid may become somebody else's.
+    leader = stat(process.pid)
+    is_reused = leader is not None and leader.start_ticks != process.start_ticks
+    session = None if is_reused else process.pid
     for name in os.listdir(_PROC):  # noqa: PTH208  # at the end of every run: half the time of iterdir
         if not name.isdigit():
             continue
@@ -89,17 +100,15 @@ def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
             found is not None
             and found.state not in "ZX"
             and found.start_ticks >= process.start_ticks
-            and marker in _environment(pid)
+            and (found.session == session or marker in _environment(pid))
         ):
             yield pid
 
 
 def kill_group(leader: int) -> None:
     """Kill what is left of the process group of a child that the caller has not waited for, or has just."""
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def read_environment(process: ProcessIdentity) -> dict[str, str] | None:
@@ -112,20 +121,30 @@ def read_environment(process: ProcessIdentity) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
-def send(fd: int, number: signal.Signals) -> None:
-    """Send a signal through a pidfd; a process that is gone needs none."""
+def describe(pid: int) -> Survivor | None:
+    """Return what people want to know of a process, or None if it is gone."""
     try:
+        name = _read(pid, "comm").decode(errors="replace").strip()
+        uid = Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return None
+    try:
+        user = getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    return Survivor(pid=pid, name=name, user=user)
+
+
+def send(fd: int, number: signal.Signals) -> None:
+    """Send a signal through a pidfd; a process that is gone needs none, and one of another user takes none."""
+    with suppress(ProcessLookupError, PermissionError):
         signal.pidfd_send_signal(fd, number)
-    except ProcessLookupError:
-        return
 
 
 def send_group(process: ProcessIdentity, number: signal.Signals) -> None:
-    """Send a signal to the process group of a leader that the caller has just seen alive."""
-    try:
+    """Send a signal to those of the process group of a leader, just seen alive, who take one of this user."""
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _environment(pid: int) -> list[bytes]:

@@ -1,0 +1,78 @@
+"""Leftovers: processes of past attempts that could not be ended, named for people, and swept again.
+
+They are known to this daemon alone: after a restart nobody names them.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
+from attrs import define, field, frozen
+
+from dispatchd.domain.job import ProcessIdentity
+from dispatchd.domain.outcome import Survivor
+from dispatchd.loops.ports import Engine
+
+_SWEEP_S: Final = 60.0
+"""How often it is tried again to end them (seconds)."""
+
+
+@frozen
+class _Attempt:
+    process: ProcessIdentity
+    folder: Path
+
+
+@define
+class Leftovers:
+    """What is left of attempts that have been given up, by run."""
+
+    _engine: Engine
+    _attempts: dict[str, _Attempt] = field(factory=dict, init=False)
+    _survivors: dict[str, tuple[Survivor, ...]] = field(factory=dict, init=False)
+    _changed: anyio.Event = field(factory=anyio.Event, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    def add(
+        self,
+        run_id: str,
+        process: ProcessIdentity,
+        folder: Path,
+        survivors: tuple[Survivor, ...],
+    ) -> None:
+        """Take note of what an attempt has left."""
+        self._attempts[run_id] = _Attempt(process, folder)
+        self._survivors[run_id] = survivors
+        self._changed.set()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What people are told of them, one line for each run."""
+        return [
+            f"processes of job {run_id} can't be ended: {', '.join(map(str, survivors))}"
+            for run_id, survivors in sorted(self._survivors.items())
+        ]
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Sweep until cancelled, whenever there is something to sweep."""
+        task_status.started()
+        while True:
+            if not self._attempts:
+                self._changed = anyio.Event()
+                await self._changed.wait()
+            await anyio.sleep(_SWEEP_S)
+            for run_id, attempt in list(self._attempts.items()):
+                await self._sweep(run_id, attempt)
+
+    async def _sweep(self, run_id: str, attempt: _Attempt) -> None:
+        cleared = await self._engine.clear(attempt.process, attempt.folder)
+        if cleared.survivors:
+            self._survivors[run_id] = cleared.survivors
+            return
+        self._log.info("survivors_gone", run_id=run_id)
+        del self._attempts[run_id], self._survivors[run_id]

@@ -1,0 +1,115 @@
+"""Holes in files: room given back from the middle of a file that somebody goes on writing.
+
+Sizes and offsets stay, so the writer notices nothing. Facts from fallocate(2) and lseek(2).
+"""
+
+import ctypes
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_KEEP_SIZE: Final = 0x01
+_PUNCH_HOLE: Final = 0x02
+
+_BLOCK: Final = 4096
+"""What holes are aligned to (bytes): the usual block; the kernel writes zeros into parts of larger ones."""
+
+_SECTOR: Final = 512
+"""Unit of `st_blocks` (bytes; stat(3type))."""
+
+_HEAD_PART: Final = 4
+_TAIL_PART: Final = 2
+"""Of what a file may have, a quarter stays of its head and half of its tail: so it isn't cut at every look."""
+
+
+def allocated(path: Path) -> int:
+    """Return how much room a file takes on the disk (bytes); 0 for one that isn't there."""
+    try:
+        return path.stat(follow_symlinks=False).st_blocks * _SECTOR
+    except OSError:
+        return 0
+
+
+def cut_middle(path: Path, most: int) -> bool:
+    """Give the middle of a file back that takes more room than `most` (bytes); return whether something was.
+
+    A marker at the beginning of the hole says how much is left out. What isn't a regular file of one name is left alone:
+    who writes it may have put a link in its place.
+
+    Fails with OSError: the file system has no holes, or the file can't be opened.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            return False
+        start = most // _HEAD_PART // _BLOCK * _BLOCK
+        end = (found.st_size - most // _TAIL_PART) // _BLOCK * _BLOCK
+        if found.st_blocks * _SECTOR <= most or end <= start + _BLOCK:
+            return False
+        _punch(fd, start, end - start)
+        with suppress(OSError):
+            # On a full disk somebody may have been faster; the hole is there without words too.
+            os.pwrite(fd, _marker(end - start), start)
+        return True
+    finally:
+        os.close(fd)
+
+
+def read_around_holes(
+    path: Path, chunk_bytes: int, start: int = 0, end: int | None = None
+) -> Iterator[bytes]:
+    """Yield the content of a file between two offsets, but for its holes and the zeros before them."""
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size if end is None else end
+        position = start
+        while position < size:
+            try:
+                position = os.lseek(file.fileno(), position, os.SEEK_DATA)
+                until = min(size, os.lseek(file.fileno(), position, os.SEEK_HOLE))
+            except OSError:
+                # Nothing but a hole is behind it.
+                return
+            while position < until:
+                data = os.pread(
+                    file.fileno(), min(chunk_bytes, until - position), position
+                )
+                position += len(data)
+                is_before_hole = position == until < size
+                yield data.rstrip(b"\0") if is_before_hole else data
+                if not data:
+                    return
+
+
+def hole_bytes(path: Path) -> int:
+    """Return how much of a file is holes (bytes); 0 for one that can't be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        size, position, data = os.fstat(fd).st_size, 0, 0
+        while position < size:
+            position = os.lseek(fd, position, os.SEEK_DATA)
+            until = os.lseek(fd, position, os.SEEK_HOLE)
+            data, position = data + until - position, until
+        return size - data
+    except OSError:
+        return 0
+    finally:
+        os.close(fd)
+
+
+def _marker(left_out: int) -> bytes:
+    return f"\n[dispatchd: {left_out:,} bytes of output are left out here]\n".encode()
+
+
+def _punch(fd: int, start: int, length: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    mode = _KEEP_SIZE | _PUNCH_HOLE
+    if libc.fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(length)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
