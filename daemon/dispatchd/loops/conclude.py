@@ -6,7 +6,7 @@ something to report.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -173,9 +173,9 @@ class Concluder:
             *(result.artifacts if isinstance(result, RunResult) else ()),
         ]
         missing = missing_artifacts(run.workspace, wanted)
+        if wanted and not missing and run.private_mark.exists():
+            missing = self._keep_artifacts(record, wanted)
         try:
-            if wanted and not missing and run.private_mark.exists():
-                self.runs.keep_artifacts(record.run_id, wanted)
             self._write_report(record, attempt, result, workflow, known=known)
         except StoreUnavailable as error:
             # The command may have put anything in the way; its job must end all the same.
@@ -191,6 +191,16 @@ class Concluder:
             duration_s=(self.clock.now() - attempt.started_at).total_seconds(),
         )
         return _Found(evidence=evidence, secrets_known=known)
+
+    def _keep_artifacts(
+        self, record: TrackedJob, wanted: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Keep the artifacts of a workspace that is about to go, and return those that can't be. Blocks."""
+        try:
+            return self.runs.keep_artifacts(record.run_id, wanted)
+        except StoreUnavailable as error:
+            self._log.error("not_kept", error=str(error), **job_context(record))
+            return tuple(wanted)
 
     def _limit_output(self, run: RunFolder, attempt: Attempt) -> int:
         """Cut what was written since the last look, and return how much is left out (bytes). Blocks."""

@@ -6,6 +6,7 @@ in a second.
 """
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -119,7 +120,7 @@ def remove_tree(path: Path) -> Leftovers:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Give a folder and all files in it a second name, without following links. Blocks.
+    """Give a folder and all files in it a second name, or a copy, without following links. Blocks.
 
     Fails with OSError: It is not complete, as where a path is longer than the system takes.
     """
@@ -132,7 +133,19 @@ def link_tree(source: Path, target: Path) -> None:
                 if each.is_dir(follow_symlinks=False):
                     pending.append((Path(each.path), new / each.name))
                 elif not os.path.lexists(new / each.name):
-                    os.link(each.path, new / each.name, follow_symlinks=False)
+                    link_or_copy(Path(each.path), new / each.name)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where the kernel or the file system allows none. Blocks.
+
+    A file of another user may not be linked (fs.protected_hardlinks), nor one with too many names, nor across file
+    systems. Fails with OSError: It can't be copied either.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 @contextmanager

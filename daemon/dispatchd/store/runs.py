@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+import structlog
 from attrs import frozen
 
 from dispatchd.errors import FolderUnusable, StoreUnavailable
-from dispatchd.process.folder_tree import link_tree
+from dispatchd.process.folder_tree import link_or_copy, link_tree
 from dispatchd.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
@@ -191,19 +192,25 @@ class Runs:
             if os.path.lexists(RunFolder(path=each).private_mark)
         )
 
-    def keep_artifacts(self, run_id: str, paths: Iterable[str]) -> None:
-        """Keep files and folders of a workspace that is about to go; they get a second name, not a copy.
+    def keep_artifacts(self, run_id: str, paths: Iterable[str]) -> tuple[str, ...]:
+        """Keep files and folders of a workspace that is about to go, and return those that can't be kept.
 
-        Raises:
-            StoreUnavailable: Not all of them are kept.
+        They get a second name where the file system and the kernel allow that, else a copy.
+
+        Fails with StoreUnavailable: Those of an earlier attempt can't be removed.
         """
         run = self.folder(run_id)
         remove_tree(run.artifacts)
-        try:
-            for each in paths:
-                _link(run.workspace / each, run.artifacts / each)
-        except OSError as error:
-            raise StoreUnavailable(path=run.artifacts, error=error) from error
+        lost = []
+        for each in paths:
+            try:
+                _keep(run.workspace / each, run.artifacts / each)
+            except OSError as error:
+                structlog.get_logger().error(
+                    "artifact_not_kept", path=each, error=str(error), run_id=run_id
+                )
+                lost.append(each)
+        return tuple(lost)
 
     def write_brief(self, run: RunFolder, number: int, text: str) -> None:
         """Write what tells a headless command about its run (JSON).
@@ -233,9 +240,9 @@ class Runs:
         return Trash(self._root / ".gone")
 
 
-def _link(found: Path, kept: Path) -> None:
+def _keep(found: Path, kept: Path) -> None:
     kept.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     if found.is_dir():
         link_tree(found, kept)
     elif not kept.exists():
-        os.link(found, kept)
+        link_or_copy(found, kept)
