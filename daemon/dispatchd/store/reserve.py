@@ -51,7 +51,13 @@ class Reserve:
             if error.error.errno in _NO_ROOM:
                 return cls(path)
             raise
-        found = [each for each in path.iterdir() if each.stat().st_size >= FILE_BYTES]
+        found = []
+        for each in path.iterdir():
+            if each.stat().st_size >= FILE_BYTES:
+                found.append(each)
+            else:
+                # What a crash has left in the middle of a record, or of making room.
+                each.unlink()
         reserve = cls(path, found, max((_number(each) for each in found), default=0))
         reserve.refill()
         return reserve
