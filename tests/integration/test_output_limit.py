@@ -1,6 +1,7 @@
 """Of an output that is too large the middle goes, while the run goes on."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,34 @@ def test_a_file_is_cut_again_and_again(tmp_path: Path) -> None:
 
     assert file.stat().st_size == 15 * MIB
     assert file.read_bytes().count(b"are left out here") == 1
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system")
+async def test_where_no_room_can_be_given_back_the_run_is_ended(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "ramfs", "small", str(disk)], check=False)
+    if done.returncode != 0:
+        pytest.skip("no ramfs can be mounted")
+    try:
+        (tmp_path / "machine").mkdir()
+        (tmp_path / "machine" / "state").symlink_to(disk / "state")
+        (disk / "state").mkdir(mode=0o700)
+        async with endpoint() as hub:
+            config = write_config(
+                tmp_path / "machine",
+                hub.url,
+                {"it": ["/bin/sh", "-c", WRITES]},
+                limits="output_max_mib = 2",
+            )
+            async with running_daemon(config) as daemon:
+                hub.hand_out({"id": "j", "dag_name": "it"})
+                await until((daemon.state / "runs/j/workspace/full").exists)
+                await advance(2)
+                (finish,) = await hub.until_finished("j")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+    assert (finish["result_status"], finish["result_cause"]) == ("failed", "signal")
+    assert "Wrote more output than it may" in finish["result_summary"]
