@@ -28,7 +28,7 @@ _TAIL_PART: Final = 2
 def allocated(path: Path) -> int:
     """Return how much room a file takes on the disk (bytes); 0 for one that isn't there."""
     try:
-        return path.stat(follow_symlinks=False).st_blocks * _SECTOR
+        return _room(path.stat(follow_symlinks=False))
     except OSError:
         return 0
 
@@ -48,7 +48,7 @@ def cut_middle(path: Path, most: int) -> bool:
             return False
         start = most // _HEAD_PART // _BLOCK * _BLOCK
         end = (found.st_size - most // _TAIL_PART) // _BLOCK * _BLOCK
-        if found.st_blocks * _SECTOR <= most or end <= start + _BLOCK:
+        if _room(found) <= most or end <= start + _BLOCK:
             return False
         _punch(fd, start, end - start)
         with suppress(OSError):
@@ -101,6 +101,11 @@ def hole_bytes(path: Path) -> int:
         return 0
     finally:
         os.close(fd)
+
+
+def _room(found: os.stat_result) -> int:
+    # Some file systems count no blocks.
+    return found.st_blocks * _SECTOR or found.st_size
 
 
 def _marker(left_out: int) -> bytes:
