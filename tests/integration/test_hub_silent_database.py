@@ -14,7 +14,7 @@ from dispatchd.hub.model import StorageBusy
 from support.clock import within
 from support.hub import hub
 from support.machine import JOBS, Machine
-from support.silent_net import silent_net
+from support.net import net_of_its_own
 from support.threads import at_once
 from support.until import until
 
@@ -26,7 +26,7 @@ CI = {"dag_name": "ci"}
 async def test_a_hub_whose_connections_went_silent_makes_new_ones(
     tmp_path: Path, postgresql: Postgres, postgresql_url: str
 ) -> None:
-    with silent_net(postgresql.port) as net:
+    with net_of_its_own(postgresql.port) as net:
         async with hub(tmp_path, database_url=net.url(postgresql_url)) as server:
             async with anyio.create_task_group() as tasks:
                 for _ in range(8):
@@ -46,7 +46,7 @@ async def test_a_hub_whose_connections_went_silent_makes_new_ones(
 async def test_a_stop_does_not_wait_for_a_database_that_went_silent(
     tmp_path: Path, postgresql: Postgres, postgresql_url: str
 ) -> None:
-    with silent_net(postgresql.port) as net:
+    with net_of_its_own(postgresql.port) as net:
         async with hub(tmp_path, database_url=net.url(postgresql_url)) as server:
             await server.submit(CI)
             net.go_silent()
@@ -93,7 +93,7 @@ async def test_one_locked_row_keeps_no_other_call_from_its_answer(
 def test_a_call_on_a_silent_connection_ends(
     postgresql: Postgres, postgresql_url: str
 ) -> None:
-    with silent_net(postgresql.port) as net:
+    with net_of_its_own(postgresql.port) as net:
         database = Database.open(net.url(postgresql_url))
         net.go_silent()
 

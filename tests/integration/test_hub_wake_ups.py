@@ -12,7 +12,7 @@ from bench.postgres import Postgres
 from support.clock import within
 from support.hub import Hub, HubHere, hub
 from support.machine import JOBS, HeldPoll, Machine, held_poll
-from support.silent_net import silent_net
+from support.net import net_of_its_own
 from support.until import until
 
 CI = {"dag_name": "ci"}
@@ -78,7 +78,7 @@ async def two_hubs(
     tmp_path: Path, postgresql: Postgres, url: str
 ) -> AsyncIterator[tuple[HubHere, HubHere]]:
     """Two hubs on a database: the first by a way on which only the connection that listens has gone silent."""
-    with silent_net(postgresql.port) as net:
+    with net_of_its_own(postgresql.port) as net:
         async with (
             hub(tmp_path / "one", database_url=net.url(url)) as one,
             hub(tmp_path / "other", database_url=url) as other,

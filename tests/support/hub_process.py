@@ -41,16 +41,16 @@ class HubProcess(Hub):
             assert self.process.poll() is None, self.log_file.read_text()
             return port_file.exists()
 
-        await until(answers)
+        await until(answers, 120)
         self.answers_at(int(port_file.read_text()))
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> int:
+    def stop(self, within_s: float = 20) -> int:
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(within_s)
 
 
 @asynccontextmanager

@@ -1,0 +1,253 @@
+"""A way to a server that can be troubled: silent, slow, reset, cut, late, or with requests that overtake each other.
+
+It knows nothing of what travels. What a client sends after it was answered, or first, begins an exchange; the plan
+says for each exchange, by its first bytes, what befalls it.
+"""
+
+import random
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from enum import StrEnum
+from math import inf
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute
+from anyio.from_thread import start_blocking_portal
+from attrs import define, field
+
+
+class Trouble(StrEnum):
+    """What can befall an exchange."""
+
+    SILENT = "silent"
+    """The request doesn't arrive, nothing comes back, and nothing is closed for as long as the trouble lasts."""
+    SLOW = "slow"
+    """Both ways carry a few bytes at a time."""
+    RESET = "reset"
+    """The request arrives; in place of the answer the connection is reset."""
+    CUT = "cut"
+    """The request arrives; the connection is closed in the middle of the answer."""
+    LATE = "late"
+    """The request arrives; the answer comes after a while."""
+    BEHIND = "behind"
+    """The request arrives after a later one of another connection, or after a while."""
+
+
+Plan = Callable[[bytes], Trouble | None]
+"""Decides on an exchange by its first bytes."""
+
+_NO_LINGER = struct.pack("ii", 1, 0)
+"""With it, close(2) resets the connection (socket(7), SO_LINGER)."""
+_SLOW_BYTES = 200
+_SLOW_S = 0.05
+"""How much a slow exchange carries at a time, and how often (bytes, seconds)."""
+_NOTED = 10_000
+"""How much is noted of what a client has sent (bytes)."""
+
+
+def untroubled(_: bytes) -> Trouble | None:
+    """Let everything pass."""
+    return None
+
+
+@define
+class InTurn:
+    """Troubles the first exchanges that have some bytes in them, in turn, and lets all others pass."""
+
+    wanted: bytes
+    troubles: list[Trouble]
+
+    def __call__(self, start: bytes) -> Trouble | None:
+        if self.troubles and self.wanted in start:
+            return self.troubles.pop(0)
+        return None
+
+
+@define
+class AtRandom:
+    """Troubles a share of all exchanges while it is on, by a seed."""
+
+    chance: random.Random
+    share: float
+    is_on: bool = False
+    counts: Counter[Trouble] = field(factory=Counter)
+
+    def __call__(self, _: bytes) -> Trouble | None:
+        if not self.is_on or self.chance.random() >= self.share:
+            return None
+        found = self.chance.choice(list(Trouble))
+        self.counts[found] += 1
+        return found
+
+
+@define
+class Passage:
+    """One connection; `sent` is the start of what its client has sent."""
+
+    sent: bytes = b""
+    is_silent: bool = False
+    is_answered: bool = True
+    trouble: Trouble | None = None
+
+
+@define
+class Net:
+    """A proxy on a loopback port. Times are in seconds."""
+
+    port: int
+    plan: Plan = untroubled
+    silent_s: float = inf
+    """After this a silent connection is reset, as a network's state tables do it."""
+    late_s: float = 3.0
+    """How late an answer is, or a request that is overtaken by none."""
+    passages: list[Passage] = field(factory=list)
+    are_new_silent: bool = False
+    _passed: anyio.Event = field(factory=anyio.Event)
+    """Set when the next request passes."""
+
+    def url(self, direct: str) -> str:
+        """Return a URL by way of this."""
+        head, _, rest = direct.rpartition(":")
+        tail = rest.partition("/")[2]
+        return f"{head}:{self.port}/{tail}" if tail else f"{head}:{self.port}"
+
+    def go_silent(self) -> None:
+        """Let all connections go silent, those that are made from now on too."""
+        self.are_new_silent = True
+        self.silence()
+
+    def silence(self, with_bytes: bytes = b"") -> int:
+        """Let those connections go silent that are open, or whose client has sent some bytes; return how many."""
+        found = [each for each in self.passages if with_bytes in each.sent]
+        for each in found:
+            each.is_silent = True
+        return len(found)
+
+    async def carry(self, client: ByteStream, to_port: int) -> None:
+        """Carry one connection to its end."""
+        passage = Passage(is_silent=self.are_new_silent)
+        self.passages.append(passage)
+        try:
+            with suppress(OSError, anyio.BrokenResourceError, anyio.EndOfStream):
+                async with (
+                    client,
+                    await anyio.connect_tcp("127.0.0.1", to_port) as server,
+                    anyio.create_task_group() as both,
+                ):
+                    both.start_soon(
+                        self._up, client, server, passage, both.cancel_scope
+                    )
+                    both.start_soon(
+                        self._down, client, server, passage, both.cancel_scope
+                    )
+        finally:
+            self.passages.remove(passage)
+
+    async def _up(
+        self,
+        client: ByteStream,
+        server: ByteStream,
+        passage: Passage,
+        both: anyio.CancelScope,
+    ) -> None:
+        """Carry what the client sends."""
+        with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            async for part in client:
+                passage.sent = (passage.sent + part)[:_NOTED]
+                if passage.is_answered:
+                    passage.is_answered = False
+                    passage.trouble = self.plan(part)
+                if passage.is_silent or passage.trouble is Trouble.SILENT:
+                    break
+                if passage.trouble is Trouble.BEHIND:
+                    with anyio.move_on_after(self.late_s):
+                        await self._passed.wait()
+                await _send(server, part, passage)
+                self._passed.set()
+                self._passed = anyio.Event()
+            await self._stay_silent(client, passage)
+        both.cancel()
+
+    async def _down(
+        self,
+        client: ByteStream,
+        server: ByteStream,
+        passage: Passage,
+        both: anyio.CancelScope,
+    ) -> None:
+        """Carry what the server answers."""
+        with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            async for part in server:
+                passage.is_answered = True
+                match passage.trouble:
+                    case _ if passage.is_silent:
+                        break
+                    case Trouble.RESET:
+                        _reset_at_close(client)
+                        break
+                    case Trouble.CUT:
+                        await client.send(part[: len(part) // 2])
+                        break
+                    case Trouble.LATE:
+                        await anyio.sleep(self.late_s)
+                    case _:
+                        pass
+                await _send(client, part, passage)
+            await self._stay_silent(client, passage)
+        both.cancel()
+
+    async def _stay_silent(self, client: ByteStream, passage: Passage) -> None:
+        if passage.is_silent or passage.trouble is Trouble.SILENT:
+            await anyio.sleep(self.silent_s)
+            _reset_at_close(client)
+
+
+async def _send(to: ByteStream, part: bytes, passage: Passage) -> None:
+    if passage.trouble is not Trouble.SLOW:
+        await to.send(part)
+        return
+    for start in range(0, len(part), _SLOW_BYTES):
+        await to.send(part[start : start + _SLOW_BYTES])
+        await anyio.sleep(_SLOW_S)
+
+
+def _reset_at_close(stream: ByteStream) -> None:
+    raw = stream.extra(SocketAttribute.raw_socket)
+    with suppress(OSError):  # closed by its other end
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+
+
+@asynccontextmanager
+async def net(
+    to_port: int, plan: Plan = untroubled, *, silent_s: float = inf, late_s: float = 3.0
+) -> AsyncIterator[Net]:
+    """Run a proxy to a loopback port for the length of a block, on this loop and by its time."""
+    async with (
+        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
+        anyio.create_task_group() as tasks,
+    ):
+        found = Net(listener.extra(SocketAttribute.local_port), plan, silent_s, late_s)
+
+        async def serve(client: ByteStream) -> None:
+            await found.carry(client, to_port)
+
+        tasks.start_soon(listener.serve, serve)
+        yield found
+        tasks.cancel_scope.cancel()
+
+
+@contextmanager
+def net_of_its_own(
+    to_port: int, plan: Plan = untroubled, *, silent_s: float = inf, late_s: float = 3.0
+) -> Iterator[Net]:
+    """Run such a proxy in a thread: who opens a database blocks."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(
+            net(to_port, plan, silent_s=silent_s, late_s=late_s)
+        ) as found,
+    ):
+        yield found
