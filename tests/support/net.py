@@ -85,9 +85,10 @@ class AtRandom:
 
 @define
 class Passage:
-    """One connection; `sent` is the start of what its client has sent."""
+    """One connection; `sent` is the start of what its client has sent, `start` that of the newest exchange."""
 
     sent: bytes = b""
+    start: bytes = b""
     is_silent: bool = False
     is_answered: bool = True
     trouble: Trouble | None = None
@@ -159,6 +160,7 @@ class Net:
                 passage.sent = (passage.sent + part)[:_NOTED]
                 if passage.is_answered:
                     passage.is_answered = False
+                    passage.start = part
                     passage.trouble = self.plan(part)
                 if passage.is_silent or passage.trouble is Trouble.SILENT:
                     break
