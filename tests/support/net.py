@@ -83,7 +83,7 @@ class AtRandom:
         return found
 
 
-@define
+@define(eq=False)
 class Passage:
     """One connection; `sent` is the start of what its client has sent, `start` that of the newest exchange."""
 
