@@ -4,14 +4,18 @@ It knows nothing of what travels. What a client sends after it was answered, or 
 says for each exchange, by its first bytes, what befalls it.
 """
 
+import json
 import random
 import socket
 import struct
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import StrEnum
 from math import inf
+from pathlib import Path
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
@@ -253,3 +257,58 @@ def net_of_its_own(
         ) as found,
     ):
         yield found
+
+
+@define(kw_only=True)
+class NetApart:
+    """A net in a process of its own, for what is too much for the process of a test."""
+
+    port: int
+    process: subprocess.Popen[str]
+    counts: dict[str, int] = field(factory=dict)
+    """What befell how many exchanges, once it has ended."""
+
+    def turn(self, *, on: bool) -> None:
+        """Begin with the troubles, or leave off."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("on\n" if on else "off\n")
+        self.process.stdin.flush()
+
+
+@contextmanager
+def net_apart(
+    to_port: int, seed: str, share: float, *, silent_s: float, late_s: float
+) -> Iterator[NetApart]:
+    """Run a net that troubles a share of the exchanges by a seed, for the length of a block."""
+    words = [to_port, seed, share, silent_s, late_s]
+    with subprocess.Popen(
+        [sys.executable, Path(__file__), *map(str, words)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            found = NetApart(port=int(process.stdout.readline()), process=process)
+            yield found
+            assert process.stdin is not None
+            process.stdin.close()
+            found.counts.update(json.loads(process.stdout.readline()))
+        finally:
+            process.kill()
+
+
+async def _main(
+    to_port: str, seed: str, share: str, silent_s: str, late_s: str
+) -> None:
+    plan = AtRandom(random.Random(seed), float(share))
+    times = {"silent_s": float(silent_s), "late_s": float(late_s)}
+    async with net(int(to_port), plan, **times) as found:
+        print(found.port, flush=True)
+        while line := await anyio.to_thread.run_sync(sys.stdin.readline):
+            plan.is_on = line == "on\n"
+    print(json.dumps(plan.counts))
+
+
+if __name__ == "__main__":
+    anyio.run(_main, *sys.argv[1:])

@@ -42,12 +42,14 @@ from support.hub_calls import (
 )
 from support.hub_invariants import Seen, Watch, keep_history
 from support.hub_process import HubProcess, hub
-from support.net import AtRandom, net, net_of_its_own
+from support.net import AtRandom, NetApart, net, net_apart
 from support.torture import Torture
 from support.until import until
 
 SMOKE_S = 4.0
 USUAL_S = 60.0
+LEAST_S = 60.0
+"""For how long everybody calls even if the time is over (seconds)."""
 DAEMONS = 20
 RUN = 'echo "$DISPATCHD_JOB_ID" >>"$LEDGER"'
 """Appended in one write(2) (O_APPEND), so that the lines of many runs don't mix."""
@@ -119,7 +121,7 @@ async def test_what_holds_of_a_hub_holds_behind_a_net_of_troubles_too(
     def goes_on(since_s: float) -> bool:
         # With --duration for as long as that; without it for a usual time.
         if torture.duration_s:
-            return not torture.is_over
+            return since_s < LEAST_S or not torture.is_over
         return since_s < USUAL_S * torture.size
 
     size = large(is_shared=is_shared)
@@ -163,6 +165,7 @@ class World:
     tasks: TaskGroup
     ledger: Path
     plans: dict[str, AtRandom]
+    to_database: NetApart | None
     database: Database
     story: Story
     watch: Watch
@@ -183,8 +186,7 @@ class World:
             ),
         ]
         threads = CapacityLimiter(len(callers))
-        for plan in self.plans.values():
-            plan.is_on = True
+        self._trouble(on=True)
         async with anyio.create_task_group() as calls:
             for caller in callers:
                 calls.start_soon(
@@ -198,8 +200,7 @@ class World:
                     await anyio.sleep(1)
             finally:
                 self.story.is_over.set()
-                for plan in self.plans.values():
-                    plan.is_on = False
+                self._trouble(on=False)
                 await self._end_polls()
         began = time.monotonic()
         await until(self._is_done, DRAIN_S, "jobs of daemons and GitHub's checks")
@@ -239,8 +240,7 @@ class World:
 
     async def stop(self) -> None:
         """Stop daemons and hubs, in the midst of troubles; each stops in time."""
-        for plan in self.plans.values():
-            plan.is_on = True
+        self._trouble(on=True)
 
         async def stop(daemon: DaemonHere) -> None:
             began = time.monotonic()
@@ -254,6 +254,12 @@ class World:
             began = time.monotonic()
             assert await to_thread.run_sync(server.stop, STOP_S) == 0
             self._note_stop("hub", began)
+
+    def _trouble(self, *, on: bool) -> None:
+        for plan in self.plans.values():
+            plan.is_on = on
+        if self.to_database is not None:
+            self.to_database.turn(on=on)
 
     def _note_stop(self, kind: str, began: float) -> None:
         took_s = time.monotonic() - began
@@ -280,6 +286,7 @@ async def _begin(
     plans = {
         name: AtRandom(random.Random(f"{seed} {name}"), share)
         for name, share in shares.items()
+        if name != "database"
     }
     times = {"silent_s": SILENT_S, "late_s": LATE_S}
     github = await stack.enter_async_context(github_api(more=_answer))
@@ -287,13 +294,16 @@ async def _begin(
     way = Way(url=beyond.url(github.url), key=github.key)
     table = github_table(folder, way, RULES)
 
+    to_database = None
     url = "sqlite:///hub.db"
     direct = f"sqlite:///{folder / 'hub0' / 'hub.db'}"
     if server is not None:
-        direct = server.new_database()
+        direct = url = server.new_database()
         stack.callback(server.drop, direct)
-        passing = net_of_its_own(server.port, plans["database"], **times)
-        url = stack.enter_context(passing).url(direct)
+        apart = net_apart(server.port, f"{seed} database", SHARES["database"], **times)
+        if size.troubled:
+            to_database = stack.enter_context(apart)
+            url = f"{direct.rpartition(':')[0]}:{to_database.port}/{direct.rpartition('/')[2]}"
     hubs = [
         await stack.enter_async_context(
             hub(
@@ -332,6 +342,7 @@ async def _begin(
         tasks=tasks,
         ledger=folder / "ledger",
         plans=plans,
+        to_database=to_database,
         database=database,
         story=story,
         watch=Watch(database, story.seen, lambda: list(github.runs.values())),
