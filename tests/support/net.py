@@ -280,7 +280,7 @@ def net_apart(
     to_port: int, seed: str, share: float, *, silent_s: float, late_s: float
 ) -> Iterator[NetApart]:
     """Run a net that troubles a share of the exchanges by a seed, for the length of a block."""
-    words = [to_port, seed, share, silent_s, late_s]
+    words = [seed, to_port, share, silent_s, late_s]
     with subprocess.Popen(
         [sys.executable, Path(__file__), *map(str, words)],
         stdin=subprocess.PIPE,
@@ -298,12 +298,10 @@ def net_apart(
             process.kill()
 
 
-async def _main(
-    to_port: str, seed: str, share: str, silent_s: str, late_s: str
-) -> None:
-    plan = AtRandom(random.Random(seed), float(share))
-    times = {"silent_s": float(silent_s), "late_s": float(late_s)}
-    async with net(int(to_port), plan, **times) as found:
+async def _main(*words: str) -> None:
+    seed, (to_port, share, silent_s, late_s) = words[0], map(float, words[1:])
+    plan = AtRandom(random.Random(seed), share)
+    async with net(int(to_port), plan, silent_s=silent_s, late_s=late_s) as found:
         print(found.port, flush=True)
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
             plan.is_on = line == "on\n"
