@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from support.clock import advance
+from support.clock import advance, loop
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.git_server import git_server
@@ -298,6 +298,44 @@ async def test_after_a_checkout_that_outlasts_the_lease_the_endpoint_is_asked(
 
     assert len(hub.calls("accept", "j")) >= 2
     assert ("j" in hub.finished) is (status != 409)
+
+
+@pytest.mark.parametrize("then", [204, 409])
+async def test_an_answer_at_the_gate_that_outlasts_the_lease_is_asked_for_again(
+    tmp_path: Path, then: int
+) -> None:
+    def script(request: Request) -> Answer | None:
+        if request.call != "accept":
+            return None
+        count = len(hub.calls("accept", "j"))
+        if count == 2:
+            # Asked in time and answered too late, as by a slow endpoint or while the machine was suspended.
+            loop().skip(LEASE_S)
+        return as_json({}, then) if count > 2 and then != 204 else None
+
+    with git_server(tmp_path / "served") as server:
+        shas = server.create("o/r")
+        server.open_gate.clear()
+        async with endpoint() as hub:
+            hub.script = script
+            limits = f"""checkout = true
+                checkout_url = "{server.url}"
+                max_duration_s = 3600"""
+            config = write_config(
+                tmp_path, hub.url, WORKFLOWS, limits=limits, cloud="call_timeout_s = 120"
+            )
+            async with running_daemon(config) as daemon:
+                hub.hand_out(job("j", "quick", repository_name="o/r", sha=shas[0]))
+                await until(lambda: bool(server.requests))
+                await advance(LEASE_S)
+                server.open_gate.set()
+                if then == 204:
+                    await hub.until_finished("j")
+                else:
+                    await daemon.until_logged("job_accept_refused", job_id="j")
+
+    assert len(hub.calls("accept", "j")) > 2
+    assert has_run(daemon, "j") is (then == 204)
 
 
 @pytest.mark.parametrize("when", ["waiting", "starting"])

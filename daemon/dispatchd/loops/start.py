@@ -141,6 +141,15 @@ class Starter:
             raise NotConfirmed(reason=str(error)) from error
         if not wanted:
             raise NotConfirmed(reason="somebody has cancelled it")
+        # The answer counts from when it was asked for: it may have taken longer than the lease, or another delivery come.
+        newest = self.tracker.get(record.job.id)
+        is_wanted = (
+            newest is not None
+            and newest.phase is Phase.RUNNING
+            and not newest.is_wanted_dead
+        )
+        if newest is None or not is_wanted or not self.fence.allows(newest):
+            raise NotConfirmed(reason="the endpoint's answer doesn't hold any more")
 
     async def _given(self, record: TrackedJob, workflow: Workflow) -> Mapping[str, str]:
         """Return what the endpoint gives to an attempt: its token, by variable, if its workflow asks for one.
