@@ -2,6 +2,6 @@
 
 Called: the machine's `advance` and what else decides about a record, its fence (`may_start`), `judge`, the meaning of cancel
 jobs; the hub's rules and states, what a submit means for others, ids of jobs of events. `bindings.py` alone imports them.
-Modelled: store, engine, network, clock, loops (which call a record owes, when), the queue's order, the outbox of checks.
-`machine.py`, `hub.py` and `network.py` are the steps, `invariants.py` what has to hold, `faults.py` what has to be found.
+Modelled: store, engine, network, clock, loops (which call a record owes, when), the queue's order, the outbox of checks: the
+steps in `machine.py`, `surroundings.py`, `hub.py`, `network.py`, `answers.py`. `invariants.py` says what has to hold.
 """

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-
 from explore.bindings import (
     LEASE_S,
     LONG_AGO,
@@ -18,17 +17,16 @@ from explore.model import (
     IS_OVER,
     PULLS,
     Answer,
-    Bug,
     Call,
     Kind,
     Machine,
     Moment,
     Run,
     State,
-    World,
     get,
     put,
 )
+from explore.world import Bug, World
 
 _CLOSED = (404, 409, 410)
 _EVENTS = {
@@ -58,7 +56,10 @@ def at_machine(world: World, state: State, call: Call, answer: Answer) -> Done:
 
 
 def changed(
-    world: World, machine: Machine, job_id: str, decide: Callable[[TrackedJob], TrackedJob]
+    world: World,
+    machine: Machine,
+    job_id: str,
+    decide: Callable[[TrackedJob], TrackedJob],
 ) -> Machine:
     """Return a machine with a job's newest record changed; what is in history stays as it is (`Tracker._replace`).
 
@@ -70,7 +71,9 @@ def changed(
     return machine if record.phase is Phase.HISTORY else machine.stored(after)
 
 
-def may_start(world: World, machine: Machine, record: TrackedJob, *, asked: bool = False) -> bool:
+def may_start(
+    world: World, machine: Machine, record: TrackedJob, *, asked: bool = False
+) -> bool:
     """Return whether a process of a job may begin now (`Fence.allows`)."""
     decide = world.decisions.may_begin if asked else world.decisions.may_start
     word = get(machine.words, record.job.id)
@@ -156,7 +159,11 @@ def _settled(world: World, state: State, call: Call, event: Event | None) -> Don
     machine, record = state.machines[call.machine], call.record
     assert record is not None
     known = machine.find(call.job_id)
-    if event is None or known is None or known.job.claim_token != record.job.claim_token:
+    if (
+        event is None
+        or known is None
+        or known.job.claim_token != record.job.claim_token
+    ):
         return state, ()
     machine = machine._replace(repeats=machine.repeats - {call.job_id})
     after = world.ask(world.decisions.answered, known, event)
@@ -169,8 +176,17 @@ def _at_the_gate(world: World, state: State, call: Call) -> Done:
     """Open the gate after the endpoint was asked, if the newest record still wants that."""
     machine = state.machines[call.machine]
     newest, run = machine.tracked(call.job_id), get(machine.runs, call.job_id)
-    may = newest is not None and newest.phase is Phase.RUNNING and not newest.is_wanted_dead
-    if run is Run.GATED and newest and may and may_start(world, machine, newest, asked=True):
+    may = (
+        newest is not None
+        and newest.phase is Phase.RUNNING
+        and not newest.is_wanted_dead
+    )
+    if (
+        run is Run.GATED
+        and newest
+        and may
+        and may_start(world, machine, newest, asked=True)
+    ):
         return begins(state, call.machine, newest)
     return _given_up(state, call), ()
 
@@ -197,7 +213,9 @@ def _noted(machine: Machine, call: Call, *, holds: bool) -> Machine:
     assert record is not None
     asked_at = NOW if call.fresh else LONG_AGO
     token, known = record.job.claim_token, get(machine.words, call.job_id)
-    is_older = known is not None and known.claim_token == token and asked_at < known.asked_at
+    is_older = (
+        known is not None and known.claim_token == token and asked_at < known.asked_at
+    )
     if is_older or machine.tracked(call.job_id) is None:
         return machine
     word = Word(claim_token=token, asked_at=asked_at, holds=holds)

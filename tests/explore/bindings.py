@@ -131,9 +131,7 @@ def with_process(record: TrackedJob) -> TrackedJob:
 
 def given_back(record: TrackedJob) -> TrackedJob:
     """Return the record of a job that is to go back (`Tracker.give_back`)."""
-    return (
-        record.advance(Event.RELEASE_WANTED, NOW) if record.is_unstarted else record
-    )
+    return record.advance(Event.RELEASE_WANTED, NOW) if record.is_unstarted else record
 
 
 def ended(record: TrackedJob) -> TrackedJob:
@@ -213,7 +211,9 @@ def carried_out(
 
     See `RunLoop._cancel_targets`.
     """
-    after = tuple(each if each.phase in cancel.ENDED else ended(each) for each in targets)
+    after = tuple(
+        each if each.phase in cancel.ENDED else ended(each) for each in targets
+    )
     verdict = cancel.verdict(job.job, list(after))
     return (*after, job.advance(Event.DECIDED, NOW, verdict=verdict))
 

@@ -6,12 +6,20 @@ from functools import partial
 from attrs import evolve
 
 from explore.answers import at_machine
-from explore.bindings import ENDED, HELD, LONG_AGO, OVER, HubJob, Phase, is_cancel, number_of
+from explore.bindings import (
+    ENDED,
+    HELD,
+    LONG_AGO,
+    OVER,
+    HubJob,
+    Phase,
+    is_cancel,
+    number_of,
+)
 from explore.bindings import State as JobState
 from explore.machine import may_beat
 from explore.model import (
     NAMES,
-    Bug,
     Call,
     CheckRow,
     Document,
@@ -21,10 +29,10 @@ from explore.model import (
     Moment,
     State,
     Step,
-    World,
     job,
 )
 from explore.network import at_hub
+from explore.world import Bug, World
 
 _SUBMITTED = {
     "cancel job": Document(id="C", command="cancel", dag_run_id="J"),
@@ -52,14 +60,18 @@ def _time(world: World, state: State) -> Iterator[Step]:
     if any(each.waits and machines[each.machine].is_present for each in state.calls):
         return
     is_kept = partial(_is_kept, world, state)
-    if world.scenario.bare or (all(each.is_present for each in machines) and all(map(is_kept, state.hub.jobs))):
+    if world.scenario.bare or (
+        all(each.is_present for each in machines) and all(map(is_kept, state.hub.jobs))
+    ):
         # Nothing changes where everybody beats; and without leases none passes.
         return
     hub, calls = state.hub, tuple(each._replace(fresh=False) for each in state.calls)
     for each in hub.jobs:
         if each.state in HELD and each.lease_until != OVER:
             hub = hub.stored(evolve(each, lease_until=OVER))
-    after = state._replace(hub=hub, calls=calls, machines=tuple(_aged(each) for each in machines))
+    after = state._replace(
+        hub=hub, calls=calls, machines=tuple(_aged(each) for each in machines)
+    )
     seen: list[Moment] = []
     for index, machine in enumerate(after.machines):
         for record in machine.records if machine.is_present else ():
@@ -82,58 +94,100 @@ def _is_kept(world: World, state: State, of: HubJob) -> bool:
 
 
 def _aged(machine: Machine) -> Machine:
-    words = tuple((each, evolve(word, asked_at=LONG_AGO)) for each, word in machine.words)
+    words = tuple(
+        (each, evolve(word, asked_at=LONG_AGO)) for each, word in machine.words
+    )
     held = {
         each.job.claim_token
         for each in machine.records
         if each.phase is not Phase.RELEASING and "heartbeat" in each.job.extensions
     }
     return machine._replace(
-        words=words, grants=frozenset(), held=frozenset(held if machine.is_present else ())
+        words=words,
+        grants=frozenset(),
+        held=frozenset(held if machine.is_present else ()),
     )
 
 
 def _leases(world: World, state: State) -> Iterator[Step]:
     for each in state.hub.jobs:
         if each.state in HELD and each.lease_until == OVER:
-            yield _changed(world, state, each, "expire", "the lease of {} is over", "expired")
+            yield _changed(
+                world, state, each, "expire", "the lease of {} is over", "expired"
+            )
         if each.state is JobState.QUEUED and each.urgent and each.only_machine:
             others = tuple(other for other in state.hub.jobs if other.id != each.id)
             after = world.ask(world.decisions.cancel_job_over, each, others)
             if after is not each:
-                yield Step(label=f"hub ends cancel job {each.id}: {after.state}", after=state.with_job(after))
+                yield Step(
+                    label=f"hub ends cancel job {each.id}: {after.state}",
+                    after=state.with_job(after),
+                )
 
 
-def _changed(world: World, state: State, of: HubJob, decision: str, label: str, what: str) -> Step:
+def _changed(
+    world: World, state: State, of: HubJob, decision: str, label: str, what: str
+) -> Step:
     seen = Moment(what, job=of)
     try:
         after = world.ask(getattr(world.decisions, decision), of)
     except Bug as error:
-        return Step(label=f"hub: {label.format(of.id[:6])}", after=state, moments=(seen._replace(what="bug", words=str(error)),))
+        return Step(
+            label=f"hub: {label.format(of.id[:6])}",
+            after=state,
+            moments=(seen._replace(what="bug", words=str(error)),),
+        )
     moments = (seen._replace(after=after),)
-    return Step(label=f"hub: {label.format(of.id[:6])}: {after.state}", after=state.with_job(after), moments=moments)
+    return Step(
+        label=f"hub: {label.format(of.id[:6])}: {after.state}",
+        after=state.with_job(after),
+        moments=moments,
+    )
 
 
 def _people(world: World, state: State) -> Iterator[Step]:
     for each in state.hub.jobs:
         if state.left("cancel") and each.state not in ENDED and not each.urgent:
-            step = _changed(world, state.spend("cancel"), each, "cancel", "somebody cancels {}", "cancelled")
+            step = _changed(
+                world,
+                state.spend("cancel"),
+                each,
+                "cancel",
+                "somebody cancels {}",
+                "cancelled",
+            )
             cancelled = state.cancelled | {each.id}
-            yield step._replace(after=step.after._replace(cancelled=cancelled), fair=False)
+            yield step._replace(
+                after=step.after._replace(cancelled=cancelled), fair=False
+            )
         if state.left("requeue") and each.state in ENDED and not each.urgent:
-            again = evolve(job(each.id + "'"), document=Document({**each.document, "id": each.id + "'"}))
+            again = evolve(
+                job(each.id + "'"),
+                document=Document({**each.document, "id": each.id + "'"}),
+            )
             yield added(state.spend("requeue"), again, f"somebody requeues {each.id}")
     if state.left("backup") and state.backup is None:
-        yield Step(label="the hub is backed up", after=state.spend("backup")._replace(backup=state.hub), fair=False)
+        yield Step(
+            label="the hub is backed up",
+            after=state.spend("backup")._replace(backup=state.hub),
+            fair=False,
+        )
     if state.left("restore") and state.backup is not None:
-        after = state.spend("restore")._replace(hub=state.backup, cancelled=frozenset(), restored=True)
+        after = state.spend("restore")._replace(
+            hub=state.backup, cancelled=frozenset(), restored=True
+        )
         yield Step(label="the hub is restored from the backup", after=after, fair=False)
 
 
 def added(state: State, new: HubJob, label: str) -> Step:
     checks = (*state.hub.checks, CheckRow(job_id=new.id))
     hub = state.hub.stored(new)._replace(checks=checks)
-    return Step(label=label, after=state._replace(hub=hub), fair=False, moments=(Moment("made", job=new),))
+    return Step(
+        label=label,
+        after=state._replace(hub=hub),
+        fair=False,
+        moments=(Moment("made", job=new),),
+    )
 
 
 def _submits(world: World, state: State) -> Iterator[Step]:
@@ -149,7 +203,9 @@ def _submits(world: World, state: State) -> Iterator[Step]:
             urgent=is_cancel(document),
         )
         done = world.ask(world.decisions.submitted, new, state.hub.jobs)
-        after = state.spend(budget)._replace(hub=state.hub.stored(world.plain(done.job)))
+        after = state.spend(budget)._replace(
+            hub=state.hub.stored(world.plain(done.job))
+        )
         moments = [Moment("made", job=done.job)]
         for other in done.others:
             before, other_after = state.hub.find(other.id), world.plain(other)
@@ -157,7 +213,12 @@ def _submits(world: World, state: State) -> Iterator[Step]:
             moments.append(Moment("cancelled", job=before, after=other_after))
             if new.urgent:
                 after = after._replace(cancelled=after.cancelled | {other.id})
-        yield Step(label=f"somebody submits {new.id} ({budget}): {done.job.state}", after=after, fair=False, moments=tuple(moments))
+        yield Step(
+            label=f"somebody submits {new.id} ({budget}): {done.job.state}",
+            after=after,
+            fair=False,
+            moments=tuple(moments),
+        )
 
 
 def _events(world: World, state: State) -> Iterator[Step]:
@@ -175,7 +236,9 @@ def _event(world: World, state: State, label: str) -> Step:
     made = sum(count for _, count in state.handed)
     job_id = world.ask(world.decisions.event_job_id, DELIVERY, made)
     if known or hub.find(job_id):
-        return Step(label=f"{label} an event that is known", after=state._replace(hub=hub))
+        return Step(
+            label=f"{label} an event that is known", after=state._replace(hub=hub)
+        )
     new = evolve(job(job_id), by_event=True)
     return added(state._replace(hub=hub), new, f"{label} an event: job {job_id[:6]}")
 
@@ -193,25 +256,44 @@ def _outbox(world: World, state: State) -> Iterator[Step]:
             continue
         name = row.job_id[:6]
         shown = dict(state.shown)
-        noted = _with_row(state.hub, row._replace(told=told, made=row.made or row.job_id in shown))
+        noted = _with_row(
+            state.hub, row._replace(told=told, made=row.made or row.job_id in shown)
+        )
         if row.made or row.job_id in shown:
-            runs = tuple((each, told if each == row.job_id else old) for each, old in state.shown)
-            yield Step(label=f"GitHub is told {told} of {name}", after=state._replace(hub=noted, shown=runs))
+            runs = tuple(
+                (each, told if each == row.job_id else old) for each, old in state.shown
+            )
+            yield Step(
+                label=f"GitHub is told {told} of {name}",
+                after=state._replace(hub=noted, shown=runs),
+            )
         elif world.ask(world.decisions.is_newest, row.job_id, rows):
             runs = (*state.shown, (row.job_id, told))
             noted = _with_row(state.hub, row._replace(told=told, made=True))
             seen = (Moment("check made", job=of),)
             label = f"GitHub gets a check of {name}: {told}"
-            yield Step(label=label, after=state._replace(hub=noted, shown=runs), moments=seen)
+            yield Step(
+                label=label, after=state._replace(hub=noted, shown=runs), moments=seen
+            )
             if state.left("hub kill"):
                 after = state.spend("hub kill")._replace(shown=runs)
-                yield Step(label=f"{label}, and the hub is killed before it has noted that", after=after, fair=False, moments=seen)
+                yield Step(
+                    label=f"{label}, and the hub is killed before it has noted that",
+                    after=after,
+                    fair=False,
+                    moments=seen,
+                )
         else:
-            yield Step(label=f"of {name} GitHub is told nothing: there is a newer one", after=state._replace(hub=noted))
+            yield Step(
+                label=f"of {name} GitHub is told nothing: there is a newer one",
+                after=state._replace(hub=noted),
+            )
 
 
 def _with_row(hub: Hub, row: CheckRow) -> Hub:
-    return hub._replace(checks=tuple(row if each.job_id == row.job_id else each for each in hub.checks))
+    return hub._replace(
+        checks=tuple(row if each.job_id == row.job_id else each for each in hub.checks)
+    )
 
 
 def _standing(of: HubJob | None) -> str:

@@ -1,24 +1,19 @@
 """Model: what a hub, its machines and the network between them are at one moment. All of it can be hashed."""
 
-from collections.abc import Callable
 from enum import Enum, StrEnum
-from typing import Any, Final, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
-from attrs import define, evolve, field, frozen
+from attrs import frozen
+from typing_extensions import override
 
 from explore.bindings import (
-    NOW,
-    Decisions,
     HubJob,
     Phase,
-    Refused,
     TrackedJob,
     Word,
     Words,
 )
 
-P = ParamSpec("P")
-T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -35,7 +30,9 @@ def get(pairs: Pairs[K, V], key: K) -> V | None:
 def put(pairs: Pairs[str, V], key: str, value: V | None) -> Pairs[str, V]:
     """Return a mapping with a key set, or without it for None."""
     others = [each for each in pairs if each[0] != key]
-    return tuple(sorted(others if value is None else [*others, (key, value)], key=_first))
+    return tuple(
+        sorted(others if value is None else [*others, (key, value)], key=_first)
+    )
 
 
 def _first(pair: tuple[str, Any]) -> str:
@@ -99,7 +96,8 @@ class Machine(NamedTuple):
 
     def find(self, job_id: str) -> TrackedJob | None:
         return next(
-            (each for each in (*self.records, *self.past) if each.job.id == job_id), None
+            (each for each in (*self.records, *self.past) if each.job.id == job_id),
+            None,
         )
 
     def tracked(self, job_id: str) -> TrackedJob | None:
@@ -114,7 +112,9 @@ class Machine(NamedTuple):
         return self._replace(
             records=tuple(sorted(records, key=_id)),
             past=tuple(sorted(past, key=_id)),
-            words=tuple(each for each in self.words if any(r.job.id == each[0] for r in records)),
+            words=tuple(
+                each for each in self.words if any(r.job.id == each[0] for r in records)
+            ),
         )
 
     def with_run(self, job_id: str, run: Run | None) -> "Machine":
@@ -183,6 +183,7 @@ class Call(NamedTuple):
         """Whether the machine waits for its answer."""
         return self.stage in (Stage.REQUEST, Stage.ANSWERED)
 
+    @override
     def __str__(self) -> str:
         about = f"({self.job_id[:6]})" if self.record else ""
         late = "late " if self.stage is Stage.LATE else ""
@@ -310,80 +311,10 @@ class Scenario:
     """With the outbox of GitHub's checks."""
 
 
-class Bug(Exception):
-    """A decision raised what no caller expects."""
-
-
-@define
-class World:
-    """The decisions of a search, each asked once for the same values, and numbers for values that are equal."""
-
-    decisions: Decisions
-    scenario: Scenario
-    _by_value: dict[Any, tuple[int, Any]] = field(factory=dict, init=False)
-    """A number, and the first of the values that equal it."""
-    _by_identity: dict[int, tuple[int, Any]] = field(factory=dict, init=False)
-    """The same for these first ones, which are faster to find so."""
-    _answers: dict[Any, Any] = field(factory=dict, init=False)
-
-    def number(self, value: Any) -> int:
-        """Return a number that equal values share."""
-        return self._find(value)[0]
-
-    def same(self, value: T) -> T:
-        """Return the one value that stands for all that equal it."""
-        first: T = self._find(value)[1]
-        return first
-
-    def _find(self, value: Any) -> tuple[int, Any]:
-        known = self._by_identity.get(id(value)) or self._by_value.get(value)
-        if known is None:
-            known = self._by_value[value] = len(self._by_value), value
-            self._by_identity[id(value)] = known
-        return known
-
-    def ask(self, decide: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """Return what is decided, or raise what was raised."""
-        assert not named
-        key = (decide, *(self.number(each) if type(each) in _NUMBERED else each for each in args))
-        found = self._answers.get(key)
-        if found is None:
-            try:
-                found = self.plain(decide(*args)), None
-            except Refused as error:
-                found = None, error
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
-                found = None, Bug(f"{type(error).__name__}: {error}")
-            self._answers[key] = found
-        result, error = found
-        if error is not None:
-            raise error
-        answer: T = result
-        return answer
-
-
-    def plain(self, value: Any) -> Any:
-        """Return a value without what doesn't matter to any decision: times, counts, the story so far."""
-        match value:
-            case TrackedJob():
-                same = evolve(value, steps=(), changed_at=NOW, received_at=NOW)
-            case HubJob():
-                most = {name: min(getattr(value, name), 1) for name in _COUNTED}
-                same = evolve(value, result_summary="", **most)
-            case tuple() if type(value) is tuple:
-                return tuple(self.plain(each) for each in value)
-            case _:
-                return value
-        return self.same(same)
-
-
-_NUMBERED: Final = (TrackedJob, HubJob, Hub, Call)
-_COUNTED: Final = ("accepts", "finishes", "deliveries", "claimed_at")
-
-
 class Document(dict[str, Any]):
     """A job's document that can be hashed; nobody changes it."""
 
+    @override
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(tuple(sorted(self.items())))
 

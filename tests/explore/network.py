@@ -2,30 +2,28 @@
 
 from collections.abc import Iterator
 
-
+from explore.answers import Done, at_machine
 from explore.bindings import (
     ENDED,
     Claim,
     HubJob,
     Refused,
 )
-from explore.answers import Done, at_machine
 from explore.model import (
     LOST,
     NAMES,
     PULLS,
     Answer,
-    Bug,
     Call,
     Kind,
     Moment,
     Stage,
     State,
     Step,
-    World,
     get,
     put,
 )
+from explore.world import Bug, World
 
 Asked = tuple[State, Answer, tuple[Moment, ...]]
 
@@ -54,10 +52,18 @@ def at_hub(world: World, state: State, call: Call) -> Asked:
     answer = Answer(status=200)
     if call.kind in (Kind.ACCEPT, Kind.CONFIRM):
         # As `hub/dispatch.py` has it.
-        answer = Answer(status=410) if after.state in ENDED else Answer(status=200, cancel=wants_end)
+        answer = (
+            Answer(status=410)
+            if after.state in ENDED
+            else Answer(status=200, cancel=wants_end)
+        )
     elif call.kind is Kind.BEAT:
         answer = Answer(status=200, cancel=wants_end)
-    return state.with_job(after), answer, (seen._replace(what="granted", after=after, answer=answer),)
+    return (
+        state.with_job(after),
+        answer,
+        (seen._replace(what="granted", after=after, answer=answer),),
+    )
 
 
 def _decided(world: World, call: Call, job: HubJob) -> HubJob:
@@ -80,7 +86,11 @@ def _decided(world: World, call: Call, job: HubJob) -> HubJob:
 def next_job(world: World, state: State, call: Call) -> HubJob | None:
     """Return the job that a pull gets: urgent ones first, then the oldest."""
     may_have, name = world.decisions.may_have, NAMES[call.machine]
-    jobs = [each for each in state.hub.jobs if world.ask(may_have, each, name, call.kind is Kind.CANCELS)]
+    jobs = [
+        each
+        for each in state.hub.jobs
+        if world.ask(may_have, each, name, call.kind is Kind.CANCELS)
+    ]
     return max(jobs, key=lambda each: each.urgent, default=None)
 
 
@@ -99,7 +109,11 @@ def _pull(world: World, state: State, call: Call) -> Asked:
         handed=put(state.handed, job.id, count),
         newest=put(state.newest, job.id, token),
     )
-    return state, Answer(status=200, job=job, token=token), (seen._replace(after=after),)
+    return (
+        state,
+        Answer(status=200, job=job, token=token),
+        (seen._replace(after=after),),
+    )
 
 
 def _taken_back(world: World, state: State, call: Call) -> Done:
@@ -132,7 +146,9 @@ def sent(world: World, state: State, call: Call) -> Iterator[Step]:
         released = machine.released | {call.record.job.claim_token}
         state = state.with_machine(call.machine, machine._replace(released=released))
     if world.scenario.split:
-        yield Step(label=f"{who} sends: {call}", after=state.with_call(call), moments=told)
+        yield Step(
+            label=f"{who} sends: {call}", after=state.with_call(call), moments=told
+        )
         return
     asked, answer, seen = at_hub(world, state, call)
     after, heard = at_machine(world, asked, call, answer)
@@ -143,11 +159,15 @@ def sent(world: World, state: State, call: Call) -> Iterator[Step]:
         after, heard = at_machine(world, asked.spend("loss"), call, LOST)
         label = f"{call}: {_words(answer)}, and the answer is lost"
         yield Step(label=label, after=after, fair=False, moments=(*told, *seen, *heard))
-        after, heard = at_machine(world, state.spend("loss").with_call(late), call, LOST)
+        after, heard = at_machine(
+            world, state.spend("loss").with_call(late), call, LOST
+        )
         label = f"{call}: no answer, the request may come late"
         yield Step(label=label, after=after, fair=False, moments=(*told, *heard))
     if state.left("double"):
-        after, heard = at_machine(world, asked.spend("double").with_call(late), call, answer)
+        after, heard = at_machine(
+            world, asked.spend("double").with_call(late), call, answer
+        )
         label = f"{call}: {_words(answer)}, and a copy of the request may come late"
         yield Step(label=label, after=after, fair=False, moments=(*told, *seen, *heard))
 
@@ -174,14 +194,23 @@ def steps(world: World, state: State) -> Iterator[Step]:
                 yield Step(label=label, after=asked, moments=seen)
                 if call.kind in PULLS and answer.job is not None:
                     nobody = call._replace(stage=Stage.CLAIMED, answer=answer)
-                    label = f"hub gives {answer.job.id} to {call}, of which nobody hears"
+                    label = (
+                        f"hub gives {answer.job.id} to {call}, of which nobody hears"
+                    )
                     yield Step(label=label, after=asked.with_call(nobody), moments=seen)
             case Stage.CLAIMED:
                 after, seen = _taken_back(world, rest, call)
-                yield Step(label=f"hub takes back what {call} got", after=after, moments=seen)
+                yield Step(
+                    label=f"hub takes back what {call} got", after=after, moments=seen
+                )
             case _:
                 pass
-        if call.waits and machine.up and machine.awake and (state.left("loss") or not machine.linked):
+        if (
+            call.waits
+            and machine.up
+            and machine.awake
+            and (state.left("loss") or not machine.linked)
+        ):
             yield _loses(world, state, rest, call)
 
 
@@ -191,11 +220,17 @@ def _loses(world: World, state: State, rest: State, call: Call) -> Step:
     if call.stage is Stage.REQUEST:
         after = after.with_call(call._replace(stage=Stage.LATE))
     after, heard = at_machine(world, after, call, LOST)
-    return Step(label=f"{call} ends without an answer", after=after, fair=is_cut, moments=heard)
+    return Step(
+        label=f"{call} ends without an answer", after=after, fair=is_cut, moments=heard
+    )
 
 
 def _words(answer: Answer) -> str:
     if answer.status == 0:
         return "no answer"
-    what = f" job {answer.job.id[:6]} as {answer.token[:6]}{answer.token[-2:]}" if answer.job else ""
+    what = (
+        f" job {answer.job.id[:6]}, claim {answer.token.rpartition('#')[2]}"
+        if answer.job
+        else ""
+    )
     return f"{answer.status}{what}{' cancel' if answer.cancel else ''}"

@@ -6,11 +6,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from attrs import define, evolve, field, frozen
+from typing_extensions import override
 
 from explore import hub, machine, network
 from explore.bindings import Decisions
 from explore.invariants import NO_END, STEPS_OF, is_good
-from explore.model import NAMES, Call, Hub, Machine, Moment, Scenario, State, Step, World
+from explore.model import (
+    NAMES,
+    Call,
+    Hub,
+    Machine,
+    Moment,
+    Scenario,
+    State,
+    Step,
+)
+from explore.world import World
 
 Key = tuple[Any, ...]
 
@@ -28,8 +39,11 @@ class Violation:
     trace: tuple[str, ...]
     note: str = ""
 
+    @override
     def __str__(self) -> str:
-        lines = [f"{number:3}. {each}" for number, each in enumerate(self.trace, start=1)]
+        lines = [
+            f"{number:3}. {each}" for number, each in enumerate(self.trace, start=1)
+        ]
         return "\n".join([self.words, *([self.note] if self.note else []), *lines])
 
 
@@ -45,6 +59,7 @@ class Found:
     """Whether there was nothing left to look at."""
     violations: dict[str, Violation] = field(factory=dict)
 
+    @override
     def __str__(self) -> str:
         rest = "" if self.complete else ", not complete"
         return f"{self.scenario}: {self.states} states, {self.steps} steps, {self.ends} ends{rest}"
@@ -74,32 +89,38 @@ class Search:
         key = self._key(start)
         self._parents[key] = None
         queue, goods = deque([(key, start)]), set[Key]()
-        while queue:
-            if len(self._parents) >= self.limit or time.monotonic() > self.until:
-                found.complete = False
-                break
+        while queue and found.complete:
             key, state = queue.popleft()
             if is_good(state):
                 goods.add(key)
                 if not state.calls and not any(map(state.left, WISHES)):
                     continue
-            for step in steps(self._world, state):
-                found.steps += 1
-                after = self._same(step.after)
-                self._check(found, key, state, step._replace(after=after))
-                next_key = self._key(after)
-                if step.fair and next_key != key:
-                    self._back.setdefault(next_key, []).append(key)
-                if next_key not in self._parents:
-                    self._parents[next_key] = key, step.label
-                    queue.append((next_key, after))
-            if self.first_only and found.violations:
-                found.complete = False
-                break
+            queue.extend(self._look(found, key, state))
+            found.complete = not self._is_enough(found)
         found.states, found.ends = len(self._parents), len(goods)
         if found.complete:
             self._find_stuck(found, goods)
         return found
+
+    def _is_enough(self, found: Found) -> bool:
+        is_late = time.monotonic() > self.until
+        at_first = self.first_only and bool(found.violations)
+        return is_late or at_first or len(self._parents) >= self.limit
+
+    def _look(
+        self, found: Found, key: Key, state: State
+    ) -> Iterator[tuple[Key, State]]:
+        """Yield the new states that come of one."""
+        for step in steps(self._world, state):
+            found.steps += 1
+            after = self._same(step.after)
+            self._check(found, key, state, step._replace(after=after))
+            next_key = self._key(after)
+            if step.fair and next_key != key:
+                self._back.setdefault(next_key, []).append(key)
+            if next_key not in self._parents:
+                self._parents[next_key] = key, step.label
+                yield next_key, after
 
     def _check(self, found: Found, key: Key, before: State, step: Step) -> None:
         for moment in (*step.moments, Moment("step")):
@@ -107,7 +128,9 @@ class Search:
                 is_known = each.words in found.violations
                 if not is_known and not each.holds(before, moment, step.after):
                     trace = (*self._trace(key), step.label)
-                    found.violations[each.words] = Violation(words=each.words, trace=trace, note=moment.words)
+                    found.violations[each.words] = Violation(
+                        words=each.words, trace=trace, note=moment.words
+                    )
 
     def _find_stuck(self, found: Found, goods: set[Key]) -> None:
         """Note the first state from which no fair steps lead to a good one."""
@@ -146,7 +169,11 @@ class Search:
     def _plain_key(self, state: State) -> Key:
         number = self._world.number
         return (
-            (number(state.hub), *map(number, state.machines), *sorted(map(number, state.calls))),
+            (
+                number(state.hub),
+                *map(number, state.machines),
+                *sorted(map(number, state.calls)),
+            ),
             state.budget,
             state.backup and number(state.backup),
             state.sent,
@@ -175,7 +202,9 @@ def _order(key: Key) -> Key:
 
 def _swap_hub(of: Hub) -> Hub:
     jobs = (
-        evolve(each, machine=_OTHER[each.machine], only_machine=_OTHER[each.only_machine])
+        evolve(
+            each, machine=_OTHER[each.machine], only_machine=_OTHER[each.only_machine]
+        )
         for each in of.jobs
     )
     return of._replace(jobs=tuple(jobs))
@@ -193,7 +222,9 @@ def begin(scenario: Scenario) -> State:
     """Return the state in which a search begins."""
     machines = (Machine(),) * scenario.machines
     assert scenario.machines <= len(NAMES)
-    state = State(hub=Hub(), machines=machines, budget=tuple(sorted(scenario.budget.items())))
+    state = State(
+        hub=Hub(), machines=machines, budget=tuple(sorted(scenario.budget.items()))
+    )
     for each in scenario.jobs:
         state = hub.added(state, each, "").after
     return state

@@ -322,7 +322,11 @@ async def test_an_answer_at_the_gate_that_outlasts_the_lease_is_asked_for_again(
                 checkout_url = "{server.url}"
                 max_duration_s = 3600"""
             config = write_config(
-                tmp_path, hub.url, WORKFLOWS, limits=limits, cloud="call_timeout_s = 120"
+                tmp_path,
+                hub.url,
+                WORKFLOWS,
+                limits=limits,
+                cloud="call_timeout_s = 120",
             )
             async with running_daemon(config) as daemon:
                 hub.hand_out(job("j", "quick", repository_name="o/r", sha=shas[0]))

@@ -20,8 +20,8 @@ from dispatchd.domain.run_event import Story
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.engines.local.process import identify
 from dispatchd.engines.local.secrets import SecretReader
-from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.leftovers import Leftovers
+from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import advance
 from support.until import until
 
