@@ -121,6 +121,14 @@ def _refused_when_cancelled(job: HubJob, by: Claim, phase: str) -> HubJob:
 # 3: silence while reporting.
 
 
+def _refused_after_its_release(
+    job: HubJob, by: Claim, status: str, cause: str
+) -> HubJob:
+    if job.state is JobState.QUEUED:
+        real.require_holder(job, by)
+    return real.finish(job, by, status, cause)
+
+
 def _silent_in_finishing(record: TrackedJob) -> bool:
     return record.phase is not Phase.FINISHING and real.beats(record)
 
@@ -273,6 +281,14 @@ FAULTS: Final = (
         words="Whoever still runs a cancelled job is refused, and not told.",
         decisions=Decisions(beat=_refused_when_cancelled),
         scenario=one("cancel and cut", cancel=1, cut=1),
+    ),
+    Fault(
+        kind=2,
+        words="Somebody ends a job while its release is on the way, and the hub refuses to hear of it.",
+        decisions=Decisions(finish=_refused_after_its_release),
+        scenario=one(
+            "local cancel of what goes back", 1, local_cancel=1, drain=1, loss=1
+        ),
     ),
     Fault(
         kind=3,

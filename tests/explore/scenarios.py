@@ -72,6 +72,7 @@ SHALLOW: Final = (
     events("restore", event=1, backup=1, restore=1),
     checks("requeue with checks", requeue=1, hub_kill=1),
     one("split and loss", 1, split=True, loss=1),
+    one("local cancel of what goes back", 1, local_cancel=1, drain=1, loss=1),
 )
 """For `make test`: each is searched to its end."""
 
@@ -103,6 +104,7 @@ DEEP: Final = (
     two("two jobs and kill", 1, kill=1),
     events("restore and kill", event=2, backup=1, restore=1, kill=1),
     checks("two requeues with checks", requeue=2, hub_kill=1, cancel=1),
+    one("split, local cancel, drain", 1, split=True, local_cancel=1, drain=1),
     one("split and kill", 1, split=True, kill=1),
     one("split, cancel, stop", 1, split=True, cancel=1, stop=1),
 )

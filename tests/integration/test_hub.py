@@ -91,6 +91,24 @@ async def test_a_released_job_goes_to_the_next_machine(
     assert (found["machine"], found["deliveries"]) == ("m2", 2)
 
 
+@pytest.mark.parametrize("state", ["claimed", "accepted"])
+async def test_what_was_ended_while_it_went_back_has_ended(
+    server: Hub, machine: Machine, state: str
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+    if state == "accepted":
+        await held.accept()
+    await held.release()
+
+    finishes = [(await held.finish("aborted")).status_code for _ in range(2)]
+
+    assert finishes == [204, 204]
+    assert (await row(server, "j"))["state"] == "aborted"
+    assert (await machine.ask()).status_code == 204
+    refuses(await held.release(), 410)
+
+
 @pytest.mark.parametrize("call", ["accept", "finish", "heartbeat", "release"])
 async def test_a_call_without_the_right_to_it_changes_nothing(
     server: Hub, machine: Machine, call: str

@@ -91,7 +91,9 @@ def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
             message = f"the job has already finished as {job.state}"
             raise Refused(HTTPStatus.CONFLICT, message)
         return advance(job, event, finishes=job.finishes + 1)
-    require_holder(job, claim)
+    if not (_is_released(job) and _holds(job, claim)):
+        # Whoever has released it may have been told to end it before that was answered.
+        require_holder(job, claim)
     return advance(
         job,
         event,
@@ -147,8 +149,7 @@ def release(job: HubJob, claim: Claim, *, now: float) -> HubJob:
     Fails with Refused: The job is closed, or somebody else's.
     """
     # The claim is kept until the next one, so that a repeated release is recognised.
-    released = job.state is State.QUEUED and not job.lapsed
-    if (released or _is_let_go(job)) and _holds(job, claim):
+    if (_is_released(job) or _is_let_go(job)) and _holds(job, claim):
         return job
     require_holder(job, claim)
     if job.cancel_requested:
@@ -211,6 +212,11 @@ def _unheard(job: HubJob) -> str:
 
 def _not_started(job: HubJob) -> str:
     return f"Cancelled; the machine {job.machine} had not started it."
+
+
+def _is_released(job: HubJob) -> bool:
+    """Return whether the newest claim of a job, if it had any, was handed back."""
+    return job.state is State.QUEUED and not job.lapsed
 
 
 def _is_let_go(job: HubJob) -> bool:
