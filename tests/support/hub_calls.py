@@ -89,14 +89,17 @@ class Story:
     """How often each call was answered, by its name and status; 0 for no answer."""
     is_over: Event = field(factory=Event)
     pausing: Lock = field(factory=Lock)
+    backing_up: Lock = field(factory=Lock)
+    """`hub backup` is a program of its own; Alembic's context is one for each process."""
 
     def copied(self, file: Path) -> None:
         """Make a backup as `hub backup` does, and look at it."""
-        own = Database.open(self.database_url)
-        try:
-            backup(own, file)
-        finally:
-            own.close()
+        with self.backing_up:
+            own = Database.open(self.database_url)
+            try:
+                backup(own, file)
+            finally:
+                own.close()
         copy = Database.open(f"sqlite:///{file}")
         try:
             for each in torn_backup(copy):

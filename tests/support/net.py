@@ -266,20 +266,22 @@ class NetApart:
     port: int
     process: subprocess.Popen[str]
     counts: dict[str, int] = field(factory=dict)
-    """What befell how many exchanges, once it has ended."""
+    """What befell how many exchanges, until it was turned on or off last."""
 
-    def turn(self, *, on: bool) -> None:
+    def turn(self, on: bool) -> None:  # noqa: FBT001  # called in a thread
         """Begin with the troubles, or leave off."""
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write("on\n" if on else "off\n")
         self.process.stdin.flush()
+        self.counts = json.loads(self.process.stdout.readline())
 
 
 @contextmanager
 def net_apart(
     to_port: int, seed: str, share: float, *, silent_s: float, late_s: float
 ) -> Iterator[NetApart]:
-    """Run a net that troubles a share of the exchanges by a seed, for the length of a block."""
+    """Run a net that troubles a share of the exchanges by a seed, for the length of a block; it begins turned off."""
     words = [seed, to_port, share, silent_s, late_s]
     with subprocess.Popen(
         [sys.executable, Path(__file__), *map(str, words)],
@@ -289,11 +291,7 @@ def net_apart(
     ) as process:
         try:
             assert process.stdout is not None
-            found = NetApart(port=int(process.stdout.readline()), process=process)
-            yield found
-            assert process.stdin is not None
-            process.stdin.close()
-            found.counts.update(json.loads(process.stdout.readline()))
+            yield NetApart(port=int(process.stdout.readline()), process=process)
         finally:
             process.kill()
 
@@ -305,7 +303,7 @@ async def _main(*words: str) -> None:
         print(found.port, flush=True)
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
             plan.is_on = line == "on\n"
-    print(json.dumps(plan.counts))
+            print(json.dumps(plan.counts), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ What holds stands in `support/hub_invariants.py`, what is called in `support/hub
 in `support/net.py`. The same seed makes the same plan of calls and troubles: `make torture SEED=...`.
 """
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -42,7 +41,7 @@ from support.hub_calls import (
 )
 from support.hub_invariants import Seen, Watch, keep_history
 from support.hub_process import HubProcess, hub
-from support.net import AtRandom, NetApart, net, net_apart
+from support.net import NetApart, net_apart
 from support.torture import Torture
 from support.until import until
 
@@ -165,8 +164,7 @@ class World:
     daemons: list[DaemonHere]
     tasks: TaskGroup
     ledger: Path
-    plans: dict[str, AtRandom]
-    to_database: NetApart | None
+    nets: dict[str, NetApart]
     database: Database
     story: Story
     watch: Watch
@@ -187,7 +185,7 @@ class World:
             ),
         ]
         threads = CapacityLimiter(len(callers))
-        self._trouble(on=True)
+        await self._trouble(on=True)
         async with anyio.create_task_group() as calls:
             for caller in callers:
                 calls.start_soon(
@@ -201,7 +199,7 @@ class World:
                     await anyio.sleep(1)
             finally:
                 self.story.is_over.set()
-                self._trouble(on=False)
+                await self._trouble(on=False)
                 await self._end_polls()
         began = time.monotonic()
         await until(self._is_done, DRAIN_S, "jobs of daemons and GitHub's checks")
@@ -241,7 +239,7 @@ class World:
 
     async def stop(self) -> None:
         """Stop daemons and hubs, in the midst of troubles; each stops in time."""
-        self._trouble(on=True)
+        await self._trouble(on=True)
 
         async def stop(daemon: DaemonHere) -> None:
             began = time.monotonic()
@@ -256,11 +254,9 @@ class World:
             assert await to_thread.run_sync(server.stop, STOP_S) == 0
             self._note_stop("hub", began)
 
-    def _trouble(self, *, on: bool) -> None:
-        for plan in self.plans.values():
-            plan.is_on = on
-        if self.to_database is not None:
-            self.to_database.turn(on=on)
+    async def _trouble(self, *, on: bool) -> None:
+        for each in self.nets.values():
+            await to_thread.run_sync(each.turn, on)
 
     def _note_stop(self, kind: str, began: float) -> None:
         took_s = time.monotonic() - began
@@ -270,7 +266,7 @@ class World:
         """Print what there was."""
         print(f"{self.watch.looks} looks, {self.watch.moves} changes of jobs")
         print({name: round(took_s, 1) for name, took_s in self.took_s.items()})
-        print({name: dict(plan.counts) for name, plan in self.plans.items()})
+        print({name: each.counts for name, each in self.nets.items()})
         print(dict(sorted(self.story.counts.items())))
         for each in dict.fromkeys(self.seen.violations):
             print(f"VIOLATION: {each}")
@@ -283,28 +279,28 @@ async def _begin(
     seed: str,
     size: Size,
 ) -> World:
-    shares = SHARES if size.troubled else dict.fromkeys(SHARES, 0.0)
-    plans = {
-        name: AtRandom(random.Random(f"{seed} {name}"), share)
-        for name, share in shares.items()
-        if name != "database"
-    }
-    times = {"silent_s": SILENT_S, "late_s": LATE_S}
+    nets: dict[str, NetApart] = {}
+
+    def behind(name: str, port: int) -> int:
+        """Return the port by which another one is reached."""
+        if not size.troubled:
+            return port
+        kind = name.partition(" ")[0]
+        times = {"silent_s": SILENT_S, "late_s": LATE_S}
+        between = net_apart(port, f"{seed} {name}", SHARES[kind], **times)
+        nets[name] = stack.enter_context(between)
+        return nets[name].port
+
     github = await stack.enter_async_context(github_api(more=_answer))
-    beyond = await stack.enter_async_context(net(github.port, plans["github"], **times))
-    way = Way(url=beyond.url(github.url), key=github.key)
+    way = Way(url=f"http://127.0.0.1:{behind('github', github.port)}", key=github.key)
     table = github_table(folder, way, RULES)
 
-    to_database = None
     url = "sqlite:///hub.db"
     direct = f"sqlite:///{folder / 'hub0' / 'hub.db'}"
     if server is not None:
-        direct = url = server.new_database()
+        direct = server.new_database()
         stack.callback(server.drop, direct)
-        apart = net_apart(server.port, f"{seed} database", SHARES["database"], **times)
-        if size.troubled:
-            to_database = stack.enter_context(apart)
-            url = f"{direct.rpartition(':')[0]}:{to_database.port}/{direct.rpartition('/')[2]}"
+        url = direct.replace(f":{server.port}/", f":{behind('database', server.port)}/")
     hubs = [
         await stack.enter_async_context(
             hub(
@@ -342,22 +338,18 @@ async def _begin(
         daemons=[],
         tasks=tasks,
         ledger=folder / "ledger",
-        plans=plans,
-        to_database=to_database,
+        nets=nets,
         database=database,
         story=story,
         watch=Watch(database, story.seen, lambda: list(github.runs.values())),
     )
     found.ledger.touch()
     ways = [
-        await stack.enter_async_context(net(each.port, plans["machine"], **times))
-        for each in hubs
+        f"http://127.0.0.1:{behind(f'machine {number}', each.port)}"
+        for number, each in enumerate(hubs)
     ]
     for number in range(size.daemons):
-        one = number % len(hubs)
-        config = _config(
-            folder / f"f{number}", ways[one].url(hubs[one].url), found.ledger
-        )
+        config = _config(folder / f"f{number}", ways[number % len(hubs)], found.ledger)
         daemon = DaemonHere(config=config, tasks=tasks)
         daemon.start()
         found.daemons.append(daemon)
