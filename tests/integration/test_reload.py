@@ -233,8 +233,8 @@ async def test_a_reload_finds_its_file_where_the_folder_of_the_start_is_gone(
         ):
             daemon = DaemonProcess(config=config)
             try:
-                (tmp_path / "here").rmdir()
                 await until(lambda: hub.calls("pull"))
+                (tmp_path / "here").rmdir()
                 process.send_signal(signal.SIGHUP)
                 await until(lambda: [e for e in daemon.log() if "reloaded" in str(e)])
                 hub.hand_out({"id": "j", "dag_name": "it"})
