@@ -36,7 +36,8 @@ def run(config_file: Path | None) -> None:
         return again
 
     # A reload finds the file again wherever this folder goes.
-    config_file = config_file and config_file.absolute()
+    if config_file is not None and not config_file.is_absolute():
+        config_file = config_file.parent.resolve() / config_file.name
     config = load_config(config_file)
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     check_outward(config, environment)
