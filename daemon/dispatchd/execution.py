@@ -94,7 +94,7 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         base_env=inherited(environment),
         traced=bool(config.telemetry.otlp_url),
     )
-    leftovers = Leftovers(engine)
+    leftovers = Leftovers(engine, bugs)
     follower = Follower(
         engine=engine,
         tracker=tracker,

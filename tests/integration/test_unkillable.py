@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.exit_table import Contract
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.judgement import Evidence, judge
@@ -71,7 +72,7 @@ async def test_a_leftover_of_another_user_is_given_up_and_swept_again(
     assert cleared.ended == 0
     (survivor,) = cleared.survivors
     assert (survivor.name, survivor.user) == ("sleep", "root")
-    leftovers = Leftovers(engine)
+    leftovers = Leftovers(engine, BugFence())
     leftovers.add("j", leftover, tmp_path, cleared.survivors)
     assert leftovers.warnings == [f"processes of job j can't be ended: {survivor}"]
     async with anyio.create_task_group() as tasks:

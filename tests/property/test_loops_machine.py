@@ -156,7 +156,7 @@ class Daemon:
             runs=runs,
             clock=clock,
             concluder=concluder,
-            leftovers=Leftovers(engine),
+            leftovers=Leftovers(engine, BugFence()),
         )
         workflows, pulse = {"it": WORKFLOW, "agent": AGENT}, Pulse()
         limits = PullLimits(

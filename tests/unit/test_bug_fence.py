@@ -21,7 +21,7 @@ BOUNDED = {
     *("control/talk.py:_write_lines", "inspection.py:items", "steering.py:items"),
     *("daemon.py:_another", "daemon.py:_until_none", "daemon.py:ask_for_time"),
     *("daemon.py:give_up_when_told", "hub/server.py:_stop_on_signal"),
-    *("domain/raw_json.py:_object", "domain/secret_patterns.py:_is_a_key"),
+    *("domain/raw_json.py:_object", "redaction/patterns.py:_is_a_key"),
     *("engines/local/checkout.py:_read", "engines/local/process.py:_read"),
     *("hub/bodies.py:read_up_to", "hub/database.py:say", "hub/job_store.py:prune"),
     *("hub/dispatch.py:_claim_within", "hub/jobs.py:show"),
@@ -37,6 +37,9 @@ BOUNDED = {
     *("loops/prune.py:_until_heard", "loops/pull.py:_wait_for_room"),
     *("loops/pull.py:_deliver", "loops/report.py:_pay_all"),
     *("process/folder_tree.py:link_tree", "process/folder_tree.py:run"),
+    *("process/orphans.py:_be_init", "process/orphans.py:_reap"),
+    *("redaction/stream.py:_held", "store/durable.py:_write_all"),
+    *("store/reserve.py:refill", "loops/follow.py:_limit_output"),
     *("store/durable.py:_replace", "store/durable.py:_sync", "store/evidence.py:read"),
     "store/jobs.py:_move_away",
     # A thread: its batches are fenced by `named`.

@@ -70,7 +70,7 @@ class MachineStore:
     ) -> Machine | None:
         """Replace the machine with an enrolment key by what `decide` makes of it; None if nobody has that key.
 
-        `decide` also gets the machine that calls itself `server_id` already; where it agrees, that one gives this up.
+        `decide` also gets the machine that calls itself `server_id` already, which gives this up if another one gets it.
         """
 
         def work(db: Connection) -> Machine | None:
@@ -80,7 +80,8 @@ class MachineStore:
 
             def decide_on(machine: Machine) -> Machine:
                 after = decide(machine, namesake)
-                if namesake is not None and namesake.name != machine.name:
+                is_new = namesake is not None and namesake.name != machine.name
+                if namesake is not None and is_new and after.server_id == server_id:
                     of_namesake = _MACHINE.name == namesake.name
                     nameless = update(MACHINES).where(of_namesake).values(server_id="")
                     db.execute(nameless)

@@ -12,9 +12,12 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from attrs import define, field, frozen
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.outcome import Survivor
 from dispatchd.loops.ports import Engine
+
+_LOOP: Final = "leftovers"
 
 _SWEEP_S: Final = 60.0
 """How often it is tried again to end them (seconds)."""
@@ -31,6 +34,7 @@ class Leftovers:
     """What is left of attempts that have been given up, by run."""
 
     _engine: Engine
+    _bugs: BugFence
     _attempts: dict[str, _Attempt] = field(factory=dict, init=False)
     _survivors: dict[str, tuple[Survivor, ...]] = field(factory=dict, init=False)
     _changed: anyio.Event = field(factory=anyio.Event, init=False)
@@ -61,12 +65,16 @@ class Leftovers:
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Sweep until cancelled, whenever there is something to sweep."""
         task_status.started()
-        while True:
-            if not self._attempts:
-                self._changed = anyio.Event()
-                await self._changed.wait()
-            await anyio.sleep(_SWEEP_S)
-            for run_id, attempt in list(self._attempts.items()):
+        await self._bugs.rounds(_LOOP, self._round)
+
+    async def _round(self) -> None:
+        self._bugs.worked(_LOOP)
+        if not self._attempts:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        await anyio.sleep(_SWEEP_S)
+        for run_id, attempt in list(self._attempts.items()):
+            with self._bugs.contained(_LOOP, {"run_id": run_id}):
                 await self._sweep(run_id, attempt)
 
     async def _sweep(self, run_id: str, attempt: _Attempt) -> None:
