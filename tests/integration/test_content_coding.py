@@ -31,6 +31,7 @@ from support.endpoint import Answer, endpoint
 from support.outward import client, settings_for
 from support.records import NOW
 from support.until import until
+from support.waits import finishes
 
 MIB: Final = 1024 * 1024
 BESIDE: Final = 16 * MIB
@@ -106,7 +107,7 @@ async def test_an_endpoint_s_bomb_is_not_unpacked(tmp_path: Path, coding: str) -
     assert hub.calls("pull")[0].headers["accept-encoding"] == "identity"
 
 
-async def test_the_status_of_an_error_counts_whatever_its_body_is_packed_with(
+async def test_an_error_whose_body_is_packed_proves_nothing_and_is_asked_for_again(
     tmp_path: Path,
 ) -> None:
     bomb = Answer(
@@ -117,9 +118,13 @@ async def test_the_status_of_an_error_counts_whatever_its_body_is_packed_with(
         config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
-            await until(lambda: list((daemon.state / "history").glob("*.json")))
+            await hub.until(lambda it: len(it.calls("accept")) > 0)
+            await daemon.until_logged("report_failed", job_id="j")
+            assert not list((daemon.state / "history").glob("*.json"))
+            hub.script = None
+            (finished,) = await finishes(hub, daemon, "j")
 
-    assert not hub.finished
+    assert finished["result_status"] == "succeeded"
 
 
 @pytest.mark.parametrize("coding", sorted(BOMBS))

@@ -107,6 +107,7 @@ async def test_secrets_of_a_run_are_known_again_under_a_path_without_bin(
             await daemon.until_logged("job_attempt_started")
             await daemon.stop()
             key.write_text("another-value-by-now")
+            daemon.log_file.unlink()
             daemon.start()
             await daemon.until_logged("daemon_ready")
             (daemon.state / "runs/j/workspace/go").touch()

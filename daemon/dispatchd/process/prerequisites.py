@@ -11,6 +11,7 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,9 @@ from dispatchd.domain.finding import Finding, Level
 SHELL: Final = Path("/bin/sh")
 
 _PROC: Final = ("/proc/self/stat", "/proc/sys/kernel/random/boot_id")
+
+_FULL: Final = (ENOSPC, EDQUOT)
+"""What a disk says that has no room: no word about what it can do, and the machine waits for room."""
 
 _RUN_S: Final = 10.0
 """How long a script of one line may take (seconds)."""
@@ -90,6 +94,11 @@ def _shell() -> Finding:
     return Finding("shell", Level.FAILED, words)
 
 
+def _untried(name: str, folder: Path) -> Finding:
+    words = f"{folder} is full, so what it can do was not tried: make room; nothing is pulled before"
+    return Finding(name, Level.WARNING, words)
+
+
 def _durable(folder: Path) -> Finding:
     try:
         with _aside(folder, "durable") as aside:
@@ -106,6 +115,8 @@ def _durable(folder: Path) -> Finding:
             finally:
                 os.close(fd)
     except OSError as error:
+        if error.errno in _FULL:
+            return _untried("durability", folder)
         words = f"{folder} can't keep a file over a power cut ({error.strerror}): put store.folder on a local file system"
         return Finding("durability", Level.FAILED, words)
     return Finding("durability", Level.OK, f"{folder} keeps what is written")
@@ -126,6 +137,8 @@ def _executable(folder: Path, *, checkout: bool) -> Finding:
                 check=True,
             )
     except (OSError, subprocess.SubprocessError) as error:
+        if getattr(error, "errno", None) in _FULL:
+            return _untried("exec", folder)
         reason = getattr(error, "strerror", None) or str(error)
         words = f"no program in {folder} can be executed ({reason}): mount it without noexec, or set store.folder"
         return Finding("exec", level, words)
