@@ -144,7 +144,7 @@ async def test_refused_polls_are_a_flaw_at_the_third_though_they_would_be_held(
         async with running_daemon(config) as daemon:
             await hub.until(lambda e: len(e.calls("pull")) == 2)
             began = anyio.current_time()
-            hub.script = lambda _: Answer(status=403)
+            hub.script = lambda _: as_json({"message": "no"}, 403)
             hub.cut_held_polls()
             status = await until_status(daemon, lambda s: not s["ready"], skip_s=1)
 

@@ -66,15 +66,23 @@ async def test_the_first_beat_follows_the_accept_without_time_passing(
 async def test_each_change_of_the_phase_is_told_without_time_passing(
     tmp_path: Path,
 ) -> None:
-    tries = 'n=$(cat tries 2>/dev/null | wc -c); printf x >>tries; [ "$n" = 1 ] && exit 3; kill -9 $$'
+    tries = (
+        'n=$DISPATCHD_ATTEMPT; until [ -e "told-$n" ]; do sleep 0.02; done; '
+        '[ "$n" = 2 ] && exit 3; kill -9 $$'
+    )
     workflows = {"agent": ["/bin/sh", "-c", tries]}
     options = 'contract = "headless"\nmax_retries = 1\n'
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, workflows, limits=options)
-        async with running_daemon(config):
+        async with running_daemon(config) as daemon:
+            workspace = daemon.state / "runs" / "j" / "workspace"
             hub.hand_out(job("j", "agent", lease_seconds=86_400))
-            await hub.until(lambda e: "retry_wait" in phases(e, "j"))
+            await hub.until(lambda e: phases(e, "j")[-1:] == ["running"])
+            (workspace / "told-1").touch()
+            await hub.until(lambda e: phases(e, "j")[-1:] == ["retry_wait"])
             await advance(60)
+            await hub.until(lambda e: phases(e, "j")[-1:] == ["running"])
+            (workspace / "told-2").touch()
             await hub.until(lambda e: phases(e, "j")[-1:] == ["needs_attention"])
 
     told = [each for each, _ in groupby(phases(hub, "j"))]

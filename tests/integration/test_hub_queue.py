@@ -379,7 +379,8 @@ async def test_the_hub_says_how_it_is(server: HubHere, machine: Machine) -> None
         'dispatchd_hub_jobs{state="claimed"} 1.0',
         'dispatchd_hub_jobs{state="queued"} 1.0',
         'dispatchd_hub_answers_total{call="pull",status="200"} 1.0',
-        'dispatchd_hub_machines{state="active"} 11.0',
+        'dispatchd_hub_machines{state="active"} 2.0',
+        'dispatchd_hub_machines{state="away"} 9.0',
         "dispatchd_hub_held_polls 1.0",
     ):
         assert line in text.splitlines()

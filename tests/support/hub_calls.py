@@ -213,7 +213,7 @@ class Caller:
             "number": number,
             "updated_at": f"2026-01-01T00:00:{self.chance.randrange(60):02}Z",
         }
-        payload["pull_request"]["head"]["sha"] = f"{self.chance.randrange(6):040x}"
+        payload["pull_request"]["head"]["sha"] = f"{self.chance.randint(1, 6):040x}"
         body = json.dumps(payload).encode()
         delivery = str(UUID(int=self.chance.getrandbits(128), version=4))
         headers = {

@@ -1,6 +1,5 @@
 """A hub that is killed with SIGKILL before a chosen step of what it is asked (tests/torture/kill_hub.c)."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,9 +10,6 @@ from support.torture import Sweep, lasting_port
 
 MARK = "armed"
 """The file in the hub's folder as long as which is there steps count."""
-
-CLOCK = "clock"
-"""The file in the hub's folder whose time is the hub's, if its clock stands."""
 
 _AT = "KILL_AT"
 
@@ -27,7 +23,6 @@ class Arm(Protocol):
         step: int,
         *,
         lease_s: float = 60,
-        clock_stands: bool = False,
         counts: bool = True,
         more: str = "",
     ) -> AbstractAsyncContextManager[HubProcess]: ...
@@ -38,13 +33,6 @@ def spare(server: HubProcess) -> None:
     server.env = {k: v for k, v in server.env.items() if k != _AT}
 
 
-def move_clock(server: HubProcess, seconds: float) -> None:
-    """Move a hub's clock that stands."""
-    clock = server.folder / CLOCK
-    at_s = clock.stat().st_mtime + seconds
-    os.utime(clock, (at_s, at_s))
-
-
 @asynccontextmanager
 async def armed(
     folder: Path,
@@ -53,18 +41,12 @@ async def armed(
     step: int,
     *,
     lease_s: float = 60,
-    clock_stands: bool = False,
     counts: bool = True,
     more: str = "",
 ) -> AsyncIterator[HubProcess]:
     """Run a hub that is killed before its nth step: from now on, or from when the test makes the mark."""
     mark = folder / MARK
     env = {"LD_PRELOAD": str(library), _AT: str(step), "KILL_ARMED": str(mark)}
-    if clock_stands:
-        clock = folder / CLOCK
-        folder.mkdir(parents=True, exist_ok=True)
-        clock.touch()
-        env["KILL_CLOCK"] = str(clock)
     async with hub(
         folder,
         port=lasting_port(),

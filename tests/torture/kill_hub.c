@@ -3,8 +3,6 @@
  * A step makes something durable, is the second write before that (so that the first has happened and the rest has
  * not), or sends something: pwrite64 and fdatasync are what SQLite does, send and sendto carry answers and what
  * PostgreSQL is told. Steps count once the file KILL_ARMED is there, so that the start of the hub doesn't.
- *
- * With KILL_CLOCK the wall clock stands at the time at which that file was changed last, until a test moves it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -12,9 +10,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/types.h>
-#include <time.h>
 #include <unistd.h>
 
 static atomic_long steps, writes;
@@ -61,15 +57,4 @@ ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct so
     step();
     return REAL("sendto", ssize_t (*)(int, const void *, size_t, int, const struct sockaddr *, socklen_t))(
         fd, data, size, flags, to, length);
-}
-
-int clock_gettime(clockid_t id, struct timespec *now)
-{
-    const char *clock = getenv("KILL_CLOCK");
-    struct stat found;
-    if (id == CLOCK_REALTIME && clock && stat(clock, &found) == 0) {
-        *now = found.st_mtim;
-        return 0;
-    }
-    return REAL("clock_gettime", int (*)(clockid_t, struct timespec *))(id, now);
 }

@@ -9,9 +9,12 @@ from anyio import to_thread
 from attrs import define
 
 from support.hub_process import HubProcess
-from support.kill_hub import Arm, move_clock, spare
+from support.kill_hub import Arm, spare
 from support.machine import JOBS, Held, Machine, row
 from support.torture import POSTGRESQL, Sweep
+
+LEASE_S = 5
+"""Long for a busy machine between a pull and its accept, short for who waits for its end."""
 
 RANK = ["queued", "claimed", "accepted", "running", "succeeded"]
 
@@ -28,21 +31,20 @@ class Client:
     """Whether the hub was killed while it was asked for a job."""
 
     async def until_answered(
-        self, call: Callable[[], Awaitable[httpx.Response]], *, away_s: float = 0
+        self, call: Callable[[], Awaitable[httpx.Response]]
     ) -> httpx.Response:
-        """Repeat a call until it is answered; a hub that is killed is away for as long as said, by its own clock."""
+        """Repeat a call until it is answered."""
         while True:
             try:
                 return await call()
             except httpx.TransportError:
-                await self._revive(away_s)
+                await self._revive()
 
-    async def _revive(self, away_s: float) -> None:
+    async def _revive(self) -> None:
         code = await to_thread.run_sync(self.server.process.wait)
         assert (code, self.killed) == (-9, False)
         self.killed = True
         spare(self.server)
-        move_clock(self.server, away_s)
         await self.server.start()
         if self.acknowledged:
             found = await row(self.server, "j")
@@ -63,9 +65,7 @@ class Client:
     async def pull(self, machine: Machine) -> Held:
         before = self.killed
         # A claim whose answer got lost comes again after its lease.
-        reply = await self.until_answered(
-            lambda: machine.ask(wait="30"), away_s=self.server.lease_s + 1
-        )
+        reply = await self.until_answered(lambda: machine.ask(wait="30"))
         self.lost_claim |= self.killed is not before
         assert reply.status_code == 200, reply.text
         return Held(machine=machine, job=reply.json(), text=reply.text)
@@ -102,7 +102,6 @@ async def taking_back(client: Client) -> None:
     released = await client.pull(machine)
     await client.tell(released.release)
     await client.pull(machine)
-    move_clock(client.server, client.server.lease_s + 1)
     held = await client.pull(machine)
     await client.tell(held.accept)
     await client.submit({"id": "stop", "command": "cancel", "dag_run_id": "j"})
@@ -118,16 +117,14 @@ async def taking_back(client: Client) -> None:
 
 
 async def finish_despite_a_kill(arm: Arm, sweep: Sweep, step: int) -> None:
-    async with arm(sweep, step, clock_stands=True) as server:
+    async with arm(sweep, step, lease_s=LEASE_S) as server:
         client = Client(server)
         await finishing(client)
     sweep.require(step, killed=client.killed)
 
 
 async def take_back_despite_a_kill(arm: Arm, sweep: Sweep, step: int) -> None:
-    # So often the hub looks for leases that are over; each look has steps, of which a busy machine has more than most.
-    look_s = 0.4 if step <= sweep.most else 60
-    async with arm(sweep, step, lease_s=look_s, clock_stands=True) as server:
+    async with arm(sweep, step, lease_s=LEASE_S) as server:
         client = Client(server)
         await taking_back(client)
     sweep.require(step, killed=client.killed)
