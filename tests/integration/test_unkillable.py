@@ -43,16 +43,20 @@ def as_nobody() -> Iterator[None]:
 def leftover() -> Iterator[ProcessIdentity]:
     """Return a leader that is gone, in whose session a process of root is left, without a marker."""
     leader = subprocess.Popen(
-        ["/bin/sh", "-c", "sleep 300 & read -r _"],
+        ["/bin/sh", "-c", "sleep 300 >/dev/null & echo there; read -r _"],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         start_new_session=True,
     )
+    assert leader.stdin is not None
+    assert leader.stdout is not None
+    assert leader.stdout.readline() == b"there\n"
     identity = identify(leader.pid)
     assert identity is not None
     leader.kill()
     leader.wait()
-    if leader.stdin is not None:
-        leader.stdin.close()
+    leader.stdin.close()
+    leader.stdout.close()
     yield identity
     os.killpg(leader.pid, signal.SIGKILL)
 

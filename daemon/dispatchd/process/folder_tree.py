@@ -82,13 +82,20 @@ class _Removal:
                 self._remove_empty(name, folder, path, error)
 
     def _moved_up(self, name: str, folder: int) -> str:
-        """Move a folder into the top, so that its depth costs nothing; return its name there."""
+        """Move a folder into the top, so that its depth costs nothing; return its name there.
+
+        Raises:
+            PermissionError: It is another user's.
+        """
         new = os.urandom(_UNIQUE_BYTES).hex()
         try:
             os.rename(name, new, src_dir_fd=folder, dst_dir_fd=self.top)
-        except PermissionError:
+        except PermissionError as error:
             # A folder that its owner has made read-only can't change its parent (rename(2), EACCES).
-            _make_writable(name, folder)
+            try:
+                _make_writable(name, folder)
+            except OSError:
+                raise error from None
             os.rename(name, new, src_dir_fd=folder, dst_dir_fd=self.top)
         return new
 
