@@ -215,6 +215,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         clock=clock,
         random=rng,
         on_revoked=_nothing if who.license is None else who.license.doubt,
+        on_early_end=lambda: heartbeat.hurry(),  # noqa: PLW0108  # it is made below
     )
     prune = PruneLoop(
         store=store,

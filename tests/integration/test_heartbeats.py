@@ -214,3 +214,30 @@ async def test_a_machine_that_dies_after_its_accept_keeps_its_job_no_longer_than
             await advance(server.lease_s + server.patience_s + 1)
             await until(is_queued)
             let_go(daemon, "j")
+
+
+@pytest.mark.parametrize("room", ["slots = 2", "slots = 1\nqueue_ahead = 0"])
+async def test_a_cancel_ends_the_held_poll_and_is_heard_of_without_time_passing(
+    tmp_path: Path, room: str
+) -> None:
+    """A machine with room holds a poll for jobs, a full one a poll for cancel jobs alone."""
+    async with running_hub(tmp_path / "hub", lease_s=86_400) as server:
+        config = write_config(
+            tmp_path / "machine", server.url, WORKFLOWS, runs=room, cloud="hold_s = 50"
+        )
+        async with running_daemon(config) as daemon:
+            reply = await server.http.post("/api/v1/jobs", json={"dag_name": "waits"})
+            job_id = reply.json()["id"]
+            await daemon.until_logged("job_attempt_started", job_id=job_id)
+
+            async def is_held() -> bool:
+                is_running = (await row(server, job_id))["state"] == "running"
+                metrics = (await server.http.get("/metrics")).text
+                return is_running and "dispatchd_hub_held_polls 1.0" in metrics
+
+            await until(is_held)
+            await server.http.post(f"/api/v1/jobs/{job_id}/cancel")
+            # The next beat is due after 30 s, and nobody moves time on.
+            result = await server.result(job_id, within_s=20)
+
+    assert result["state"] == "aborted"

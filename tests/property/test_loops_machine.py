@@ -169,6 +169,7 @@ class Daemon:
         )
         self.loops = (
             PullLoop(
+                on_early_end=lambda: None,
                 source=endpoint,
                 permissions=(),
                 tracker=self.tracker,

@@ -39,6 +39,9 @@ _HOLD_SLACK_S: Final = 10.0
 _QUICK_S: Final = 1.0
 """A poll that ends sooner than this was not held, whatever it says (seconds)."""
 
+_EARLY_S: Final = 1.0
+"""How much sooner than asked a held poll ends where its endpoint has a reason (seconds), at least."""
+
 _MOST_DECLARED: Final = 1000
 """How many workflows a pull may declare (count; contracts/schemas/pull-request.schema.json)."""
 
@@ -100,9 +103,10 @@ class DispatchEndpoint:
             self.caller.note_own(reply)
             return delivery
         held_s = self.caller.clock.monotonic() - began
+        says_held = hold_applied(reply.headers)
         return NoJob(
-            held=held_s >= _QUICK_S
-            and (hold_applied(reply.headers) or held_s >= hold / 2)
+            held=held_s >= _QUICK_S and (says_held or held_s >= hold / 2),
+            ended_early=says_held and held_s < hold - _EARLY_S,
         )
 
     async def accept(self, record: TrackedJob) -> Beat:

@@ -29,11 +29,13 @@ class NoJob:
     """A pull without a job.
 
     `held` is true where the endpoint kept the poll open as asked, `cut_after_s` the seconds after
-    which something on the way closed it without an answer, or None.
+    which something on the way closed it without an answer, or None. `ended_early` is true where the
+    endpoint ended it before the time, because it has news of a job that this machine has.
     """
 
     held: bool
     cut_after_s: float | None = None
+    ended_early: bool = False
 
 
 @frozen(kw_only=True)

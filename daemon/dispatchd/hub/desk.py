@@ -153,6 +153,8 @@ class Desk:
         """Wake who waits here for such news, whichever process they are of."""
         if news.is_queued:
             self.polls.tell(news)
+        elif news.machine:
+            self.polls.end(news.machine)
         self.watchers.ring(news.job_id)
         self.changed.ring()
 

@@ -260,7 +260,7 @@ class Dispatch:
                     return await self._unless_gone(claimed, asking, poll, request)
                 is_first = False
                 left_s = deadline - anyio.current_time()
-                if left_s <= 0:
+                if left_s <= 0 or poll.is_over:
                     return None
                 with anyio.move_on_after(min(left_s, again_s)):
                     await poll.woken.wait()

@@ -65,6 +65,8 @@ class Poll:
     woken: anyio.Event = field(factory=anyio.Event, init=False)
     news: list[News] = field(factory=list, init=False)
     """What it was told and has not looked into yet."""
+    is_over: bool = field(default=False, init=False)
+    """Whether it is to be answered now, with a job or without."""
 
     @property
     def line(self) -> tuple[str, bool]:
@@ -139,6 +141,13 @@ class Polls:
                 poll.news.append(news)
                 poll.woken.set()
                 return
+
+    def end(self, machine: str) -> None:
+        """Let the polls of a machine end, so that it asks by its heartbeats what has become of its jobs."""
+        for line, poll in self._newest.items():
+            if line[0] == machine:
+                poll.is_over = True
+                poll.woken.set()
 
     def wake_all(self) -> None:
         """Wake every poll, such as at a stop or after news may have been missed."""

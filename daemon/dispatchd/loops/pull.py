@@ -98,6 +98,8 @@ class PullLoop:
     random: random.Random
     on_revoked: Callable[[], None]
     """Called when the endpoint says that it has revoked this machine."""
+    on_early_end: Callable[[], None]
+    """Called when the endpoint ends a held poll early and empty: it has news of a job that this machine has."""
     _no_room: anyio.Event = field(factory=anyio.Event, init=False)
     """Set while no jobs but cancel jobs may be taken."""
     _has_capabilities: bool = field(default=False, init=False)
@@ -305,7 +307,9 @@ class PullLoop:
             self.board.extensions = tuple(sorted(found.job.extensions))
             self.board.long_poll = found.holds or self.board.long_poll
         elif asked_s:
-            self.board.long_poll = found.held
+            self.board.long_poll = found.held or found.ended_early
+            if found.ended_early:
+                self.on_early_end()
         self.board.ring()
 
     def _note_skew(self) -> None:

@@ -5,7 +5,7 @@ from typing import Final, Self
 
 from attrs import frozen
 
-from dispatchd.hub.model import HubJob, State
+from dispatchd.hub.model import HELD, HubJob, State
 
 _ANY: Final = ""
 
@@ -18,7 +18,10 @@ _LONGEST: Final = 7000
 
 @frozen(kw_only=True)
 class News:
-    """News of one job; an empty machine or workflow means any."""
+    """News of one job; an empty machine or workflow means any.
+
+    Of a job that isn't queued, `machine` is the one that has it and is to end it; empty for none.
+    """
 
     job_id: str
     is_queued: bool = True
@@ -29,9 +32,12 @@ class News:
     @classmethod
     def of(cls, job: HubJob) -> Self:
         """Return the news of a job."""
+        if job.state is not State.QUEUED:
+            is_to_end = job.state in HELD and job.cancel_requested
+            holder = job.machine if is_to_end else _ANY
+            return cls(job_id=job.id, is_queued=False, machine=holder)
         return cls(
             job_id=job.id,
-            is_queued=job.state is State.QUEUED,
             # A cancel job is for any workflow.
             workflow=_ANY if job.urgent else job.workflow,
             machine=job.only_machine,
