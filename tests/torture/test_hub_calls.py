@@ -226,13 +226,17 @@ class World:
         return left is None and CheckStore(self.database).owed_count()[0] == 0
 
     def _look_at_runs(self) -> None:
-        """Note which job a daemon ran twice, and which has succeeded without having run."""
+        """Note which job ran twice or without an accept, and which has succeeded without having run."""
         ran = Counter(self.ledger.read_text().split())
         with self.database.snapshot() as db:
             jobs = db.execute(
-                select(JOBS.c.id, JOBS.c.state).where(JOBS.c.workflow == FOR_DAEMONS)
+                select(JOBS.c.id, JOBS.c.state, JOBS.c.accepts).where(
+                    JOBS.c.workflow == FOR_DAEMONS
+                )
             ).all()
-        for job_id, state in jobs:
+        for job_id, state, accepts in jobs:
+            if ran[job_id] and not accepts:
+                self.seen.violates(f"{job_id} ran and nobody had accepted it")
             # One that is aborted or failed may have run before its end was wanted.
             if ran[job_id] > 1 or (state == State.SUCCEEDED and not ran[job_id]):
                 self.seen.violates(f"{job_id} is {state} and ran {ran[job_id]} times")
