@@ -145,7 +145,12 @@ async def test_a_proxy_that_begins_to_take_the_header_off_leaves_no_job_behind(
 
     # A job that comes without it shows what its absence means.
     await site.server.submit({"id": "next", "dag_name": "once"})
-    await in_time(lambda: not list((site.daemon.state / "jobs").glob("*.json")))
+
+    async def both_have_ended() -> bool:
+        ended = [(await row(site.server, each))["ended"] for each in ("j", "next")]
+        return all(ended)
+
+    await in_time(both_have_ended)
 
     assert (await row(site.server, "j"))["state"] == "succeeded"
     assert (await row(site.server, "next"))["state"] == "succeeded"
