@@ -1,5 +1,6 @@
 """A real git server on loopback: `git http-backend` behind an HTTP server that demands a token."""
 
+import atexit
 import base64
 import gzip
 import os
@@ -79,6 +80,7 @@ def _template() -> tuple[Path, tuple[str, ...]]:
         git(work, "commit", "--quiet", "-m", "feature")
         shas.append(git(work, "rev-parse", "HEAD"))
         bare = Path(mkdtemp(prefix="dispatchd-repository-"))
+        atexit.register(shutil.rmtree, bare)
         git(bare, "clone", "--quiet", "--bare", str(work), ".")
     git(bare, "update-ref", "refs/pull/7/head", shas[-1])
     git(bare, "update-ref", "-d", "refs/heads/feature")

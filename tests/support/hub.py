@@ -1,5 +1,6 @@
 """A hub in the test's own process, over real HTTP, whose time `advance` moves."""
 
+import atexit
 import json
 import shutil
 import signal
@@ -144,6 +145,7 @@ def _make(folder: Path, database_url: str) -> None:
 def _template() -> Path:
     """Return a new hub's folder, from which others are copied: to make one takes a while."""
     folder = Path(mkdtemp(prefix="dispatchd-hub-"))
+    atexit.register(shutil.rmtree, folder)
     _make(folder, _SQLITE)
     return folder
 
