@@ -41,7 +41,7 @@ demo: $(VENV)/.demo
 
 ## test: all that a change needs: logic, properties, real sockets and processes, three steps of each kill sweep
 test: $(VENV)/.dev
-	$(BIN)/pytest -n $(WORKERS) -m "not host and not torture"
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not host and not torture"
 
 ## test-host: with systemd, control groups, PostgreSQL, a browser, promtool and npm; what isn't there is skipped
 # By files, so that one worker has all tests of systemd, and another one those of the browser.

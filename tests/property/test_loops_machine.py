@@ -440,7 +440,7 @@ class Loops(RuleBasedStateMachine):
 
 
 Loops.TestCase.settings = settings(
-    max_examples=50,
+    max_examples=15,
     stateful_step_count=25,
     deadline=None,
     print_blob=True,

@@ -68,7 +68,7 @@ _NAMES: Final[Mapping[str, str]] = {
 
 
 _CANNOT_WRITE: Final = (ENOSPC, EDQUOT, EFBIG, EIO, EBADF)
-"""What a write to stdout fails with: a full disk, a quota, a device that is gone, a closed descriptor."""
+"""Errors of a write to stdout: a full disk, a quota, a device that is gone, a closed descriptor."""
 
 
 class _ReaderGone(Exception):

@@ -29,7 +29,7 @@ _NAMES: Final = (
     ("result_cause", "cause"),
     ("result_summary", "summary"),
 )
-"""What of a job is one value, by its name on the wire, and what people call it."""
+"""The single values of a job: name on the wire, and label."""
 
 
 def print_job(found: Mapping[str, Any]) -> None:

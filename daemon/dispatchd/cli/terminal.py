@@ -1,4 +1,4 @@
-"""What commands print of texts that others wrote: nothing in them acts on the terminal.
+"""Printing of texts that others wrote: nothing in them acts on the terminal.
 
 Jobs, runs and hubs have a say in ids, names, reasons and outputs; an operator's terminal obeys escapes.
 """

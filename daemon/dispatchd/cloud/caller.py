@@ -52,7 +52,7 @@ class Caller:
     clock: Clock
     skew: Skew = field(factory=Skew)
     proof: Proof = field(default=Proof.BODY, init=False)
-    """What makes an answer the endpoint's own, by its last answer that nobody else can give."""
+    """The proof to ask for, as shown by the last answer that nobody but the endpoint can give."""
     is_bare: bool = field(default=False, init=False)
     """Whether that answer had no header: the endpoint has none, or something on the way takes it off."""
     _tally: Counter[tuple[str, str]] = field(factory=Counter, init=False)

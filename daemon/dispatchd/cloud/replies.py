@@ -72,7 +72,7 @@ CLOSES_A_JOB: Final = frozenset(_JOB_CALL)
 
 
 class Proof(Enum):
-    """What an answer must have to count as the endpoint's own."""
+    """The proof by which an answer counts as the endpoint's own."""
 
     NONE = "none"
     """It has been the only answer for long enough (`cloud/doubts.py`)."""

@@ -18,7 +18,7 @@ RESOLUTION_S: Final = 1.0
 
 @frozen
 class Reading:
-    """What the clocks show at one moment: the wall clock, and seconds that only grow."""
+    """A reading of the clocks: the wall clock, and seconds that only grow."""
 
     wall: datetime
     monotonic: float

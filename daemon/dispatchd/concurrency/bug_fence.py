@@ -20,7 +20,7 @@ from dispatchd.domain.backoff import CAP_S
 
 @define
 class Containment:
-    """What became of a fenced block: `bug` is the type of the exception that it raised; empty if it raised none."""
+    """The outcome of a fenced block: `bug` is the type of the exception that it raised; empty if it raised none."""
 
     bug: str = ""
 
@@ -31,7 +31,7 @@ class BugFence:
 
     _random: random.Random = field(factory=random.SystemRandom)
     failing: dict[str, str] = field(factory=dict, init=False)
-    """What is in back-off after a bug, by name such as `prune` or `report job-1`, with the type of its exception."""
+    """Loops and items in back-off after a bug, by name such as `prune` or `report job-1`, with the type of its exception."""
     met: Counter[str] = field(factory=Counter, init=False)
     """Bugs so far, by loop (count)."""
 

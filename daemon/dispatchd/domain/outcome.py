@@ -74,7 +74,7 @@ class Survivor:
 
 @frozen(kw_only=True)
 class Cleared:
-    """What became of the processes that an attempt left behind: how many were ended (count), and which weren't."""
+    """The processes that an attempt left behind: the number of those that were ended (count), and the others."""
 
     ended: int = 0
     survivors: tuple[Survivor, ...] = ()

@@ -31,7 +31,7 @@ class _Attempt:
 
 @define
 class Leftovers:
-    """What is left of attempts that have been given up, by run."""
+    """Processes left by attempts that have been given up, by run."""
 
     _engine: Engine
     _bugs: BugFence
@@ -56,7 +56,7 @@ class Leftovers:
 
     @property
     def warnings(self) -> list[str]:
-        """What people are told of them, one line for each run."""
+        """Warnings about them, one line for each run."""
         return [
             f"processes of job {run_id} can't be ended: {', '.join(map(str, survivors))}"
             for run_id, survivors in sorted(self._survivors.items())

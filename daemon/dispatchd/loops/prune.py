@@ -112,7 +112,7 @@ class PruneLoop:
 
     @property
     def troubles(self) -> list[str]:
-        """What can't be pruned at the moment, each in one sentence."""
+        """Runs that can't be pruned at the moment, one sentence each."""
         refused = [
             f"job {job_id} can't be forgotten: {why}"
             for job_id, why in self._refused.items()

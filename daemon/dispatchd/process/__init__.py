@@ -1,1 +1,1 @@
-"""What a program needs of its machine: the way out, folders of any depth, and the end of orphans."""
+"""The machine below both programs: proxies, certificates, prerequisites, folders of any depth, orphans."""

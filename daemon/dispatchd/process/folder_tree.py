@@ -27,7 +27,7 @@ _FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @define
 class Leftovers:
-    """What of a tree can't be removed: the number of entries, and the reason for the first, with its path."""
+    """Entries of a tree that can't be removed: their number, and the reason for the first, with its path."""
 
     count: int = 0
     first: OSError | None = None

@@ -1,4 +1,4 @@
-"""What a daemon needs of its machine, looked at before the first pull: each finding says what to do.
+"""Prerequisites of a daemon, checked before the first pull; each finding says what to do.
 
 Without what has failed here jobs would be taken and could not be run well. Facts from pidfd_open(2),
 pidfd_send_signal(2), random(4), fsync(2) and mount(2).
@@ -24,7 +24,7 @@ SHELL: Final = Path("/bin/sh")
 _PROC: Final = ("/proc/self/stat", "/proc/sys/kernel/random/boot_id")
 
 _FULL: Final = (ENOSPC, EDQUOT)
-"""What a disk says that has no room: no word about what it can do, and the machine waits for room."""
+"""Errors of a full disk. They say nothing of what it can do, and the machine waits for room."""
 
 _RUN_S: Final = 10.0
 """How long a script of one line may take (seconds)."""
@@ -32,7 +32,7 @@ _RUN_S: Final = 10.0
 
 @frozen(kw_only=True)
 class Needs:
-    """What a configuration needs beyond what every daemon does.
+    """Needs of a configuration beyond those of every daemon.
 
     `system_certificates` is true where TLS is verified by the system's CA certificates; `checkout` where a
     workflow has git fill its workspace; `search_path` (PATH) is where git is looked for.

@@ -38,7 +38,7 @@ _FOLDED_FROM: Final = 12
 
 @frozen
 class Redactor:
-    """What is made of some secrets, once; cheap to use often, from any thread."""
+    """The patterns of some secrets, compiled once; cheap to use often, from any thread."""
 
     _forms: tuple[str, ...]
     """Each form as it is written."""

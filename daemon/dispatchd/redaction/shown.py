@@ -1,4 +1,4 @@
-"""What a reader doesn't see of a text: commands for a terminal, control characters, characters of width zero.
+"""Invisible parts of a text: commands for a terminal, control characters, characters of width zero.
 
 A secret with a colour in the middle is a secret for whoever reads it, once a page or a terminal has taken the
 colour out.

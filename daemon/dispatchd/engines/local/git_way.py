@@ -38,7 +38,7 @@ class GitSettings:
 
 @frozen(kw_only=True)
 class GitWay:
-    """How git reaches servers: as the daemon reaches its endpoint, but for what `[checkout]` says.
+    """The way of git to servers: that of the daemon to its endpoint, except for what `[checkout]` says.
 
     `proxy` is that of `[checkout]`, `cloud_proxy` that of `[cloud]`, to which NO_PROXY has exceptions here, because a
     repository is on another host than the endpoint; each has its file with credentials. Without either the

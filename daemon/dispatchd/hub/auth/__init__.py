@@ -1,1 +1,1 @@
-"""Who may do what at the hub: credentials come in, and a name or a refusal goes out."""
+"""Authorization at the hub: credentials come in, and a name or a refusal goes out."""

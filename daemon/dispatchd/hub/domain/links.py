@@ -1,4 +1,4 @@
-"""Where people find at GitHub what a job is about: pure."""
+"""Links to what a job is about at GitHub. Pure."""
 
 from collections.abc import Mapping
 from typing import Final

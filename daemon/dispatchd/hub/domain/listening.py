@@ -14,7 +14,7 @@ _TOLERATED_S: Final = (1.0, 5.0)
 
 @frozen(kw_only=True)
 class Moment:
-    """What the clocks show at the beginning of a round (seconds)."""
+    """A reading of the clocks at the beginning of a round (seconds)."""
 
     now: float
     """The hub's time, by which leases are written down; somebody may set it."""
