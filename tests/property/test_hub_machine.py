@@ -57,6 +57,10 @@ class Expected:
     current: Claim | None = None
     """The claim that counts, also while it has lapsed."""
     lapsed: bool = False
+    released: Claim | None = None
+    """The claim under which it was handed back, until it is handed out again; it may still say how the job ended."""
+    released_before: Claim | None = None
+    """The same before the newest claim."""
     before: HubJob | None = None
     """The job before its newest claim, which may still be taken back."""
     accepted: bool = False
@@ -131,6 +135,7 @@ class Hub(RuleBasedStateMachine):
             assert found.job.priority == max(job.priority for job in queued)
             expected.claims.append(claim)
             expected.current, expected.lapsed = claim, False
+            expected.released, expected.released_before = None, expected.released
             expected.before = found.before
             self.has_changed = True
 
@@ -179,7 +184,9 @@ class Hub(RuleBasedStateMachine):
         elif call in ("release", "take_back"):
             expected.current, expected.ended = None, expected.cancelled
             expected.lapsed = False
+            expected.released = claim
             if call == "take_back":
+                expected.released = expected.released_before
                 expected.claims.pop()
                 expected.before = None
                 if before.lapsed and not expected.ended:
@@ -201,7 +208,7 @@ class Hub(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, result: str) -> None:
         job_id, claim = self._some_claim(data)
         expected = self.jobs[job_id]
-        holds = claim == expected.current
+        holds = claim in (expected.current, expected.released)
         try:
             self.store.change(
                 job_id,
