@@ -21,6 +21,7 @@ def found(folder: Path, **needs: object) -> dict[str, Finding]:
     return {each.check: each for each in findings}
 
 
+@pytest.mark.host
 def test_a_machine_that_has_all_is_ok_in_every_line(tmp_path: Path) -> None:
     lines = found(tmp_path)
 
