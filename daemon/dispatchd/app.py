@@ -146,7 +146,7 @@ class Opened:
     bugs: BugFence
     last_resort: LastResort
     warnings: Sequence[str] = ()
-    """What the look at the machine has found."""
+    """Warnings of the check of the machine, one sentence each."""
 
 
 def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemon:
@@ -201,6 +201,14 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         clock=clock,
     )
     permissions = [each for each in (intake, who.license) if each is not None]
+    heartbeat = HeartbeatLoop(
+        source=source,
+        tracker=tracker,
+        fence=core.fence,
+        bugs=bugs,
+        clock=clock,
+        progress=ProgressFeed(core.runs, core.run_loop.concluder.stories),
+    )
     pull = PullLoop(
         source=source,
         permissions=permissions,
@@ -215,7 +223,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         clock=clock,
         random=rng,
         on_revoked=_nothing if who.license is None else who.license.doubt,
-        on_early_end=lambda: heartbeat.hurry(),  # noqa: PLW0108  # it is made below
+        on_early_end=heartbeat.hurry,
     )
     prune = PruneLoop(
         store=store,
@@ -292,14 +300,6 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         metrics=metrics,
         bugs=bugs,
         textfile=_beside(config, config.metrics.textfile),
-    )
-    heartbeat = HeartbeatLoop(
-        source=source,
-        tracker=tracker,
-        fence=core.fence,
-        bugs=bugs,
-        clock=clock,
-        progress=ProgressFeed(core.runs, core.run_loop.concluder.stories),
     )
     others = (
         *(who.license, report, core.run_loop, core.leftovers, heartbeat, prune, intake),

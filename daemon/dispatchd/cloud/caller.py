@@ -54,7 +54,7 @@ class Caller:
     proof: Proof = field(default=Proof.BODY, init=False)
     """The proof to ask for, as shown by the last answer that nobody but the endpoint can give."""
     is_bare: bool = field(default=False, init=False)
-    """Whether that answer had no header: the endpoint has none, or something on the way takes it off."""
+    """True if that answer had no header: the endpoint has none, or something on the way removes it."""
     _tally: Counter[tuple[str, str]] = field(factory=Counter, init=False)
 
     def counted(self) -> list[tuple[str, str, int]]:

@@ -40,7 +40,7 @@ _QUICK_S: Final = 1.0
 """A poll that ends sooner than this was not held, whatever it says (seconds)."""
 
 _EARLY_S: Final = 1.0
-"""How much sooner than asked a held poll ends where its endpoint has a reason (seconds), at least."""
+"""Smallest time by which an answer is early for its hold (seconds)."""
 
 _MOST_DECLARED: Final = 1000
 """How many workflows a pull may declare (count; contracts/schemas/pull-request.schema.json)."""

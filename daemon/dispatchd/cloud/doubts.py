@@ -9,10 +9,10 @@ from typing import Final
 from attrs import define, field, frozen
 
 BELIEVED_AFTER_S: Final = 600.0
-"""How long a refusal must have been the only answer (seconds): longer than the roll-out of a release."""
+"""Time for which a refusal must be the only answer before it counts (seconds): longer than a release takes to roll out."""
 
 BELIEVED_AFTER_TRIES: Final = 5
-"""How often it must have come (count)."""
+"""Number of such answers before they count."""
 
 
 @frozen
@@ -43,5 +43,5 @@ class Doubts:
         )
 
     def forget(self, question: str) -> None:
-        """Begin anew: there was another answer, or the question is settled."""
+        """Reset: another answer came, or the question is settled."""
         self._series.pop(question, None)

@@ -126,7 +126,7 @@ class BugFence:
 
     @property
     def words(self) -> list[str]:
-        """What fails at the moment, each in one sentence."""
+        """Current failures, one sentence each."""
         return [
             f"{name} has met a bug and is tried again; the log has details ({bug})"
             for name, bug in sorted(self.failing.items())

@@ -69,7 +69,7 @@ _CREDENTIALS: Final = "/run/credentials/dispatchd.service"
 """Where systemd puts the credentials of our unit (systemd.exec(5)); for what is shown, outside of the service."""
 
 _TABLE: Final = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
-"""Where a table begins."""
+"""First line of a table."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 

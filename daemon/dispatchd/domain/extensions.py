@@ -14,7 +14,7 @@ MARKED: Final = "contract-header"
 """An endpoint that lists it has the header of the contract in each of its answers."""
 
 OF_MACHINES: Final = (CLAIM, LEASE, HEARTBEAT, RELEASE, TOKEN, REPORT)
-"""What this release names in its pulls."""
+"""Extensions that this release names in its pulls."""
 
 HEADER: Final = "Dispatch-Contract"
 """The header by which an answer shows that the endpoint itself has given it."""

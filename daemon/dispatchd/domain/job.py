@@ -137,7 +137,7 @@ class TrackedJob:
     changed_at: datetime
     attempts: tuple[Attempt, ...] = ()
     start_failures: int = 0
-    """How many starts in a row have failed before the command of the next attempt could begin (count)."""
+    """Number of failed starts in a row before the command of the next attempt began."""
     retry_at: datetime | None = None
     blocked: str = ""
     verdict: Verdict | None = None

@@ -14,7 +14,7 @@ from dispatchd.domain.result import NoResult, ResultStatus, RunResult
 from dispatchd.domain.run_event import Story
 
 _NAMED: Final = 5
-"""How many processes that can't be ended a summary names (count)."""
+"""Largest number of unkillable processes that a summary names."""
 
 _SIGNAL_BASE: Final = 128
 """A shell reports a command that signal n ended as 128 + n (POSIX.1-2017, Shell, 2.8.2)."""

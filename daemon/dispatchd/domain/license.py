@@ -59,7 +59,7 @@ class Claims:
     warning: str = ""
     grace_days: float | None = None
     marked: bool = False
-    """Whether the answers of who issued it have the header of the contract."""
+    """True if the issuer's answers have the header of the contract."""
     issued_at: datetime
     not_before: datetime | None = None
     expires_at: datetime | None = None

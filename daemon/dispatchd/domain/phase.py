@@ -129,7 +129,7 @@ ENDS: Final = frozenset(
         Event.RELEASE_REFUSED,
     }
 )
-"""What ends a run, an attempt or a job: to be recorded on a full disk too, because it is what gives room back."""
+"""Events that end a run, an attempt or a job. They are recorded on a full disk too, because they give room back."""
 
 _TOO_LATE: Final = frozenset(
     {Event.ATTEMPT_STARTING, Event.REJECTED, Event.DECIDED, Event.PARKED}

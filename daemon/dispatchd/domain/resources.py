@@ -20,6 +20,6 @@ class Usage:
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
     pids_refused: int = 0
-    """How often it could not start a process because of its limit of them (count)."""
+    """Number of process starts that its limit (`pids_max`) refused."""
     oom_kills: int = 0
     """How many of its processes the kernel has ended for want of memory (count)."""

@@ -46,6 +46,10 @@ COOKIE: Final = "dispatchd_hub"
 """The cookie in which a browser keeps its session."""
 
 
+def _need_no_measure() -> None:
+    """Do nothing: the clock of this machine is true by itself."""
+
+
 @define(kw_only=True)
 class Desk:
     """The hub's state while it runs."""
@@ -62,7 +66,7 @@ class Desk:
     sessions: Sessions
     now: Callable[[], float]
     """Returns the time (seconds since the epoch): the wall clock's, or that of a database that hubs share."""
-    measure: Callable[[], None] = lambda: None
+    measure: Callable[[], None] = _need_no_measure
     """Keeps `now` true. Blocks; fails with StorageBusy if the database can't be used now."""
     since_boot: Callable[[], float] = since_boot
     """Returns the seconds since boot, suspension included."""
@@ -108,8 +112,7 @@ class Desk:
             bugs: The fence around each loop.
         """
         shared = SharedClock(database)
-        measure: Callable[[], None] = lambda: None  # noqa: E731  # a clock that needs no measuring
-        now = wall or time.time  # noqa: TID251  # the hub's one clock
+        now, measure = wall or time.time, _need_no_measure  # noqa: TID251  # the hub's one clock
         if database.is_shared and wall is None:
             shared.measure()
             now, measure = shared.now, shared.measure
