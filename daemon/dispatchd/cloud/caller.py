@@ -180,7 +180,7 @@ async def _read(call: str, response: httpx.Response) -> bytes:
     if problem := coding_problem(response.headers.get("content-encoding", "")):
         if response.is_success:
             raise ProtocolError(call=call, reason=problem)
-        # The status of an error decides, and its body is for people.
+        # Without a body an error proves nothing of the endpoint, and the call is repeated (contracts/README.md).
         return b""
     chunks: list[bytes] = []
     size = 0

@@ -190,29 +190,28 @@ class DispatchEndpoint:
             {**identity, **claim, **body},
             deadline_s=self.call_timeout_s,
         )
-        proof = self._proof(call, job, reply)
+        proof = self._proof(job, reply)
         self.caller.refuse_errors(call, reply, about_a_job=True, proof=proof)
         if reply.body:
             # A proxy's page with status 200 must not pass for the endpoint's word.
             json_object(call, reply)
         return reply
 
-    def _proof(self, call: str, job: Job, reply: Reply) -> Proof:
+    def _proof(self, job: Job, reply: Reply) -> Proof:
         """Return what an answer about a job must have to count as the endpoint's own."""
         if MARKED in job.extensions and not self.caller.is_bare:
             return Proof.HEADER
         has_extensions = job.extensions or job.claim_token or job.lease_s is not None
-        question = f"{call} {job.id}"
         if (
             has_extensions
             or reply.status not in CLOSES_A_JOB
             or is_proven(reply, Proof.BODY)
         ):
-            self._doubts.forget(question)
+            self._doubts.forget(job.id)
             return Proof.BODY
-        if not self._doubts.believes(question, self.caller.clock.monotonic()):
+        if not self._doubts.believes(job.id, self.caller.clock.monotonic()):
             return Proof.BODY
-        self._doubts.forget(question)
+        self._doubts.forget(job.id)
         return Proof.NONE
 
 

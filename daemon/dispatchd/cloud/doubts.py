@@ -23,25 +23,25 @@ class _Series:
 
 @define
 class Doubts:
-    """Refusals without any other answer between them, by what was asked."""
+    """Refusals without any other answer between them, by job. Every job leaves by an answer that ends its doubts."""
 
     _series: dict[str, _Series] = field(factory=dict, init=False)
 
-    def believes(self, question: str, now: float) -> bool:
+    def believes(self, job_id: str, now: float) -> bool:
         """Count a refusal that proves nothing, and return whether it has to be believed.
 
         Args:
-            question: What was asked.
+            job_id: The job that the refused call is about.
             now: The time, by a clock that only grows (seconds).
         """
-        before = self._series.get(question, _Series(now, 0))
+        before = self._series.get(job_id, _Series(now, 0))
         series = _Series(before.since, before.tries + 1)
-        self._series[question] = series
+        self._series[job_id] = series
         return (
             now - series.since >= BELIEVED_AFTER_S
             and series.tries >= BELIEVED_AFTER_TRIES
         )
 
-    def forget(self, question: str) -> None:
-        """Reset: another answer came, or the question is settled."""
-        self._series.pop(question, None)
+    def forget(self, job_id: str) -> None:
+        """Reset: another answer came, or the job is closed."""
+        self._series.pop(job_id, None)
