@@ -1,13 +1,17 @@
 """A release is durable before it is sent, and repeated until it is answered: nothing starts meanwhile."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from attrs import define, field
+from typing_extensions import override
 
-from support.clock import within
+from dispatchd.concurrency.bug_fence import BugFence
+from support.clock import advance, within
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
@@ -48,10 +52,10 @@ def answer_releases(hub: Endpoint, answer: Answer | None) -> None:
 
 @asynccontextmanager
 async def one_runs_and_one_waits(
-    tmp_path: Path, hub: Endpoint
+    tmp_path: Path, hub: Endpoint, **options: Any
 ) -> AsyncIterator[DaemonHere]:
     config = write_config(tmp_path, hub.url, WORKFLOWS, cloud="hold_s = 1")
-    async with running_daemon(config) as daemon:
+    async with running_daemon(config, **options) as daemon:
         hub.hand_out(job("runs", "waits"))
         await daemon.until_logged("job_attempt_started", job_id="runs")
         hub.hand_out(job("later", "quick"))
@@ -163,3 +167,51 @@ async def test_a_job_that_was_given_back_runs_when_it_comes_again(
 
 def _events(daemon: DaemonHere) -> set[str]:
     return {str(each.get("event")) for each in daemon.log()}
+
+
+@define
+class LateBeats(BugFence):
+    """Holds the next beat for one job back until the test lets it go."""
+
+    job_id: str = ""
+    is_due: anyio.Event = field(factory=anyio.Event)
+    go: anyio.Event = field(factory=anyio.Event)
+
+    @override
+    async def complete(
+        self,
+        loop: str,
+        act: Callable[[], Awaitable[None]],
+        *,
+        item: str = "",
+        **options: Any,
+    ) -> None:
+        if self.job_id and (loop, item) == ("heartbeat", self.job_id):
+            self.is_due.set()
+            await self.go.wait()
+        await super().complete(loop, act, item=item, **options)
+
+
+async def test_a_beat_that_was_due_before_a_release_is_not_sent_behind_it(
+    tmp_path: Path,
+) -> None:
+    beats = LateBeats()
+    async with (
+        endpoint() as hub,
+        one_runs_and_one_waits(tmp_path, hub, bugs=beats) as daemon,
+    ):
+        await hub.until(lambda it: bool(it.calls("heartbeat", "later")))
+        before = len(hub.calls("heartbeat", "later"))
+        beats.job_id = "later"
+        await advance(60)
+        await beats.is_due.wait()
+        answer_releases(hub, STALLS)
+        await call(daemon, "POST", "/v1/drain", {})
+        await hub.until(lambda it: bool(it.calls("release", "later")))
+        beats.go.set()
+        others = len(hub.calls("heartbeat", "runs"))
+        await advance(60)
+        await hub.until(lambda it: len(it.calls("heartbeat", "runs")) > others)
+        hub.script = None
+
+    assert len(hub.calls("heartbeat", "later")) == before

@@ -278,4 +278,4 @@ async def endpoint(*, holds: bool = True) -> AsyncIterator[Endpoint]:
         await tasks.start(found.serve)
         yield found
         tasks.cancel_scope.cancel()
-    assert not found.complaints
+    assert not found.complaints, found.complaints

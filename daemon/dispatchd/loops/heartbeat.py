@@ -137,7 +137,8 @@ class HeartbeatLoop:
 
     async def _ask(self, job_id: str) -> None:
         record = self.tracker.get(job_id)
-        if record is None:
+        if record is None or record.phase not in _LEASED:
+            # It has gone on since the beat was due; what is being handed back has none.
             return
         news = await self.progress.news(record)
         asked_at = self.clock.now()
