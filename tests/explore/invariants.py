@@ -7,7 +7,7 @@ from attrs import frozen
 
 from explore.bindings import ENDED, HELD, Phase, TrackedJob
 from explore.bindings import State as JobState
-from explore.model import NAMES, Kind, Moment, Run, State, get
+from explore.model import NAMES, Kind, Moment, Run, State, get, token_of
 
 Check = Callable[[State, Moment, State], bool]
 """Whether a moment between two states is as it should be."""
@@ -296,7 +296,7 @@ def _(before: State, now: Moment, after: State) -> bool:
 
 @invariant(
     "step",
-    "An outcome is owed until the hub has it, or has closed the job or given it to somebody else.",
+    "An outcome is owed until the hub has it, has closed the job, or has handed it out again since.",
 )
 def _(before: State, now: Moment, after: State) -> bool:
     return all(
@@ -309,7 +309,10 @@ def _(before: State, now: Moment, after: State) -> bool:
 
 def _is_known(state: State, record: TrackedJob) -> bool:
     job = state.hub.find(record.job.id)
-    return job is None or job.state in ENDED or job.token_hash != record.job.claim_token
+    if job is None or job.state in ENDED or job.token_hash != record.job.claim_token:
+        return True
+    # A refusal can still be on its way when a newer claim, for which it was given, is taken back.
+    return record.job.claim_token != token_of(job.id, get(state.handed, job.id) or 0)
 
 
 @invariant("step", "No record of a job is lost: it is tracked, or in history.")

@@ -27,6 +27,11 @@ def get(pairs: Pairs[K, V], key: K) -> V | None:
     return next((value for each, value in pairs if each == key), None)
 
 
+def token_of(job_id: str, claim: int) -> str:
+    """Return the claim token of a job's first, second, ... claim."""
+    return f"{job_id}#{claim}"
+
+
 def put(pairs: Pairs[str, V], key: str, value: V | None) -> Pairs[str, V]:
     """Return a mapping with a key set, or without it for None."""
     others = [each for each in pairs if each[0] != key]

@@ -22,6 +22,7 @@ from explore.model import (
     Step,
     get,
     put,
+    token_of,
 )
 from explore.world import Bug, World
 
@@ -99,19 +100,19 @@ def _pull(world: World, state: State, call: Call) -> Asked:
     if job is None:
         return state, Answer(status=204), ()
     count = (get(state.handed, job.id) or 0) + 1
-    token = f"{job.id}#{count}"
+    claim_token = token_of(job.id, count)
     seen = Moment("handed out", call.machine, job=job)
     try:
-        after = world.ask(world.decisions.claim, job, NAMES[call.machine], token)
+        after = world.ask(world.decisions.claim, job, NAMES[call.machine], claim_token)
     except Bug as error:
         return state, LOST, (seen._replace(what="bug", words=str(error)),)
     state = state.with_job(after)._replace(
         handed=put(state.handed, job.id, count),
-        newest=put(state.newest, job.id, token),
+        newest=put(state.newest, job.id, claim_token),
     )
     return (
         state,
-        Answer(status=200, job=job, token=token),
+        Answer(status=200, job=job, token=claim_token),
         (seen._replace(after=after),),
     )
 
@@ -119,10 +120,10 @@ def _pull(world: World, state: State, call: Call) -> Asked:
 def _taken_back(world: World, state: State, call: Call) -> Done:
     assert call.answer is not None
     assert call.answer.job is not None
-    before, token = call.answer.job, call.answer.token
+    before, claim_token = call.answer.job, call.answer.token
     job = state.hub.find(before.id)
     assert job is not None
-    by = Claim(machine=NAMES[call.machine], token_hash=token)
+    by = Claim(machine=NAMES[call.machine], token_hash=claim_token)
     seen = Moment("taken back", call.machine, job=job)
     try:
         after = world.ask(world.decisions.take_back, job, by, before)
