@@ -1,6 +1,7 @@
 """A daemon that is made deaf or mute in any way says so: readiness, status, service manager."""
 
 import os
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -13,7 +14,7 @@ from anyio.abc import SocketStream
 from attrs import evolve
 
 from dispatchd.errors import NotReachable
-from support.clock import advance, within
+from support.clock import advance, threads_are_idle, within
 from support.control import call, until_status
 from support.daemon import DaemonLog, running_daemon, write_config
 from support.daemon_process import running_daemon as daemon_process
@@ -152,7 +153,10 @@ async def test_refused_polls_are_a_flaw_at_the_third_though_they_would_be_held(
             hub.script = lambda _: None
             await until_status(daemon, lambda s: s["ready"], skip_s=1)
 
-    assert "the last 3 pulls have failed: Forbidden" in status["flaws"][0]
+    # On a busy machine the fourth may have failed before somebody looks.
+    assert re.search(
+        "the last [34] pulls have failed: Forbidden", status["flaws"][0]
+    ), status
 
 
 async def test_a_machine_that_was_revoked_is_not_ready_at_once(tmp_path: Path) -> None:
@@ -374,6 +378,7 @@ async def test_reports_that_wait_for_a_turn_are_not_stuck(tmp_path: Path) -> Non
             await until_status(daemon, lambda s: s["outbox"]["depth"] == jobs)
             flaws: list[str] = []
             for _ in range(50):
+                await threads_are_idle()
                 await advance(4)
                 flaws += (await call(daemon, "GET", "/v1/status"))["flaws"]
             hub.script = None

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 import anyio
+from anyio import to_thread
 from typing_extensions import override
 
 
@@ -47,6 +48,14 @@ async def advance(seconds: float) -> None:
     loop().skip(seconds)
     for _ in range(3):
         await anyio.lowlevel.checkpoint()
+
+
+async def threads_are_idle() -> None:
+    """Wait until no worker thread of this loop is at work: on a busy machine moved time would outrun them."""
+    limiter = to_thread.current_default_thread_limiter()
+    with within(30):
+        while limiter.borrowed_tokens:
+            await anyio.lowlevel.checkpoint()
 
 
 async def pass_ticks() -> None:
