@@ -22,6 +22,7 @@ from dispatchd.control.metrics_server import MetricsServer
 from dispatchd.control.routes import Routes
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
+from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.execution import execution
 from dispatchd.identity import identity
@@ -98,8 +99,11 @@ async def serve(config: Config, given: Surroundings) -> None:
         caller = await stack.enter_async_context(
             open_caller(config, environment, clock, _CONNECTIONS)
         )
+        engine = LocalEngine.here(environment, given.known)
+        stack.callback(engine.close)
         opened = Opened(
             store=store,
+            engine=engine,
             caller=caller,
             clock=clock,
             known=given.known,
@@ -114,6 +118,7 @@ class Opened:
     """What a daemon has of the outside world, open for as long as it runs."""
 
     store: JobStore
+    engine: LocalEngine
     caller: Caller
     clock: SteadyClock
     known: KnownSecrets
@@ -129,7 +134,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     metrics = Metrics(lambda: core.run_loop.workflows)
     traces = _traces(config, known, lambda: who.credentials.server_id)
     watchers = [metrics.see, feed.see, *([traces.see] if traces is not None else [])]
-    core = execution(config, store, clock, known, environment, watchers)
+    core = execution(config, store, clock, known, opened.engine, watchers)
     tracker, board, rng = core.tracker, core.board, core.random
     who = identity(config, caller, known, clock, environment, tracker.ring)
     source = DispatchEndpoint(

@@ -1,17 +1,14 @@
 """Wiring of what tracks and runs jobs, whoever they come from."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
 from dispatchd.clock import SteadyClock
 from dispatchd.config import Config
 from dispatchd.domain.job import TrackedJob
-from dispatchd.engines.local.cgroup import Cgroups
 from dispatchd.engines.local.engine import LocalEngine
-from dispatchd.engines.local.secrets import SecretReader
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
@@ -24,9 +21,6 @@ from dispatchd.loops.tracker import Tracker
 from dispatchd.loops.workspaces import Workspaces
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
-
-_INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
-"""What a run gets of the daemon's own environment; all else would leak."""
 
 
 @frozen(kw_only=True)
@@ -48,13 +42,11 @@ def execution(
     store: JobStore,
     clock: SteadyClock,
     known: KnownSecrets,
-    environment: Mapping[str, str],
+    engine: LocalEngine,
     watchers: Sequence[Callable[[TrackedJob], None]] = (),
 ) -> Execution:
     """Return what runs the jobs of an open store; `watchers` are told of every record that has become durable."""
     rng, board = random.Random(), Board()  # noqa: S311  # for jitter, not for secrets
-    cgroups = Cgroups.find()
-    engine = LocalEngine(SecretReader(environment=environment), known, cgroups)
     runs = Runs.open(config.state_folder)
     tracker = Tracker(store, clock, Disk(rng), watchers)
     fence = Fence(tracker, clock)
@@ -74,9 +66,7 @@ def execution(
         runs=runs,
         concluder=concluder,
         known=known,
-        base_env={
-            name: environment[name] for name in _INHERITED if name in environment
-        },
+        base_env=engine.inherited,
         traced=bool(config.telemetry.otlp_url),
     )
     follower = Follower(
@@ -101,5 +91,5 @@ def execution(
         run_loop=run_loop,
         board=board,
         random=rng,
-        containment="sessions and process groups" if cgroups is None else cgroups.words,
+        containment=engine.containment,
     )

@@ -19,6 +19,7 @@ from dispatchd.clock import SteadyClock
 from dispatchd.config import Config
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.phase import Event, Phase
+from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.errors import FolderUnusable, InvalidTransition, UsageError
 from dispatchd.execution import Execution, execution
 from dispatchd.known_secrets import KnownSecrets
@@ -95,10 +96,11 @@ async def play(
     """
     held = lock(replay.state_folder)
     store, _ = JobStore.open(replay.state_folder)
+    engine = LocalEngine.here(environment, known)
     try:
         own = evolve(config, state_folder=replay.state_folder)
         clock = SteadyClock.open(replay.state_folder)
-        core = execution(own, store, clock, known, environment)
+        core = execution(own, store, clock, known, engine)
         try:
             return await _run(replay, core)
         finally:
@@ -108,6 +110,7 @@ async def play(
                     core.runs.trash.contents()
                 )
     finally:
+        engine.close()
         store.close()
         held.close()
 

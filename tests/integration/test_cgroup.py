@@ -153,7 +153,9 @@ def test_limits_are_set_and_usage_is_read_where_the_kernel_has_them(
     root.mkdir()
     limits = Resources(memory_bytes=512 << 20, pids=100, cpu_weight=50)
 
-    Cgroups(root, ("cpu", "memory", "pids")).admit(42, attempt, limits)
+    procs = Cgroups(root, ("cpu", "memory", "pids")).prepare(attempt, limits)
+    os.write(procs, b"0")
+    os.close(procs)
     [group] = root.iterdir()
     (group / "cgroup.kill").touch()
     (group / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
@@ -165,7 +167,7 @@ def test_limits_are_set_and_usage_is_read_where_the_kernel_has_them(
     assert written["memory.max"] == str(512 << 20)
     assert written["pids.max"] == "100"
     assert written["cpu.weight"] == "50"
-    assert written["cgroup.procs"] == "42"
+    assert written["cgroup.procs"] == "0"
     assert found is not None
     assert found.usage() == Usage(cpu_s=2.5, peak_memory_bytes=100 << 20, oom_kills=2)
 
@@ -175,7 +177,9 @@ def test_limits_without_their_controllers_are_left_out(tmp_path: Path) -> None:
     attempt.mkdir()
     root.mkdir()
 
-    Cgroups(root, ("pids",)).admit(42, attempt, Resources(memory_bytes=1, pids=9))
+    limits = Resources(memory_bytes=1, pids=9)
+
+    os.close(Cgroups(root, ("pids",)).prepare(attempt, limits))
 
     [group] = root.iterdir()
     assert sorted(each.name for each in group.iterdir()) == ["cgroup.procs", "pids.max"]

@@ -64,10 +64,11 @@ class Cgroups:
         able = ", ".join(self.controllers) or "none"
         return f"control groups (controllers: {able})"
 
-    def admit(self, pid: int, folder: Path, resources: Resources) -> None:
-        """Put a process, and so whatever it starts, into a new group for an attempt, with its limits.
+    def prepare(self, folder: Path, resources: Resources) -> int:
+        """Return the descriptor by which a process gets into a new group for an attempt, with its limits.
 
-        Fails with OSError if the kernel refuses; the attempt then is as one without a group.
+        It writes 0 there, for itself and whatever it starts. Fails with OSError if the kernel refuses; the attempt
+        then is as one without a group.
         """
         group = self._root / _name(folder)
         group.mkdir(exist_ok=True)
@@ -79,7 +80,8 @@ class Cgroups:
         ):
             if limit and controller in self.controllers:
                 (group / file).write_text(str(limit))
-        (group / "cgroup.procs").write_text(str(pid))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        return os.open(group / "cgroup.procs", flags, 0o600)
 
 
 @frozen

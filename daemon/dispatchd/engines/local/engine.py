@@ -6,12 +6,11 @@ the daemon before it started are the same call.
 """
 
 import os
-import subprocess
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
-from typing import Final
+from typing import Final, Self
 
 import anyio
 import structlog
@@ -24,7 +23,7 @@ from dispatchd.domain.outcome import Exit, NeverStarted
 from dispatchd.domain.resources import Usage
 from dispatchd.engines.local.cgroup import Cgroups, Group
 from dispatchd.engines.local.checkout import check_out
-from dispatchd.engines.local.gate import MARKER, Gated, read_exit
+from dispatchd.engines.local.gate import MARKER, Gated, Starter, read_exit
 from dispatchd.engines.local.process import (
     boot_id,
     members,
@@ -34,6 +33,9 @@ from dispatchd.engines.local.process import (
 )
 from dispatchd.engines.local.secrets import SecretReader, environment_of, recall
 from dispatchd.known_secrets import KnownSecrets
+
+_INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
+"""What a run gets of the daemon's own environment; all else would leak."""
 
 _LEFTOVER_GRACE_S: Final = 2.0
 """How long what a run left behind may take to end after SIGTERM (seconds)."""
@@ -49,9 +51,30 @@ class LocalEngine:
     _secrets: SecretReader
     _known: KnownSecrets
     _cgroups: Cgroups | None = None
-    _children: dict[int, subprocess.Popen[bytes]] = field(factory=dict, init=False)
+    _starter: Starter = field(init=False)
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
     """Whose gate this daemon has opened: whatever they do to their folders, they have begun."""
+
+    @classmethod
+    def here(cls, environment: Mapping[str, str], known: KnownSecrets) -> Self:
+        """Return the engine of this machine for a daemon with this environment; its caller closes it."""
+        return cls(SecretReader(environment=environment), known, Cgroups.find())
+
+    @property
+    def inherited(self) -> Mapping[str, str]:
+        """What every run gets of the daemon's own environment."""
+        own = self._secrets.environment
+        return {name: own[name] for name in _INHERITED if name in own}
+
+    @property
+    def containment(self) -> str:
+        """By what the processes of a run are kept together, in words."""
+        groups = self._cgroups
+        return "sessions and process groups" if groups is None else groups.words
+
+    @_starter.default
+    def _new_starter(self) -> Starter:
+        return Starter(self._secrets.environment)
 
     async def start(
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
@@ -62,7 +85,6 @@ class LocalEngine:
         if launch.checkout is not None:
             await self._fill(launch, launch.checkout)
         gated = await to_thread.run_sync(self._spawn, launch, env)
-        self._children[gated.identity.pid] = gated.child
         try:
             await record(gated.identity)
             self._begun.add(gated.identity)
@@ -70,17 +92,30 @@ class LocalEngine:
         finally:
             os.close(gated.gate)
 
+    def close(self) -> None:
+        """Let go of what starts processes; the runs stay."""
+        self._starter.close()
+
     def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
-        gated = Gated.spawn(launch, env)
-        if self._cgroups is not None:
-            try:
-                self._cgroups.admit(gated.identity.pid, launch.folder, launch.resources)
-            except OSError as error:
-                # The sweep by environment is still there.
-                structlog.get_logger().warning(
-                    "cgroup_refused", error=str(error), run_id=launch.run_id
-                )
+        group = self._group(launch)
+        try:
+            gated = Gated.spawn(launch, env, self._starter, None, group)
+        finally:
+            if group >= 0:
+                os.close(group)
         return gated
+
+    def _group(self, launch: Launch) -> int:
+        if self._cgroups is None:
+            return -1
+        try:
+            return self._cgroups.prepare(launch.folder, launch.resources)
+        except OSError as error:
+            # The sweep by environment is still there.
+            structlog.get_logger().warning(
+                "cgroup_refused", error=str(error), run_id=launch.run_id
+            )
+            return -1
 
     async def _fill(self, launch: Launch, checkout: Checkout) -> None:
         token = None
@@ -118,12 +153,15 @@ class LocalEngine:
                 await anyio.wait_readable(fd)
             finally:
                 os.close(fd)
-        child = self._children.pop(process.pid, None)
-        if child is not None:
-            child.wait()
+        status = await to_thread.run_sync(self._starter.status, process.pid)
         end = read_exit(folder, process)
         if process in self._begun:
             self._begun.discard(process)
+            if status is not None:
+                # What the kernel has told counts before any file.
+                return Exit(
+                    code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+                )
             return Exit(code=None) if isinstance(end, NeverStarted) else end
         return end
 
