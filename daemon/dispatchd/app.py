@@ -22,6 +22,7 @@ from dispatchd.control.metrics_server import MetricsServer
 from dispatchd.control.routes import Routes
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
+from dispatchd.domain.isolation import Isolation
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.execution import execution
@@ -99,7 +100,16 @@ async def serve(config: Config, given: Surroundings) -> None:
         caller = await stack.enter_async_context(
             open_caller(config, environment, clock, _CONNECTIONS)
         )
-        engine = LocalEngine.here(environment, given.known)
+        folders = (config.state_folder, config.control_folder)
+        engine = LocalEngine.here(environment, given.known, folders)
+        weakness = engine.weakness(Isolation.SANDBOX)
+        log.info("isolation", sandbox=engine.walls.words)
+        if weakness:
+            log.warning(
+                "isolation_is_weak",
+                reason=weakness,
+                to_do="see docs/security.md; jobs from forks are refused",
+            )
         stack.callback(engine.close)
         opened = Opened(
             store=store,
@@ -205,6 +215,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         state_folder=config.state_folder,
         url=config.cloud.url,
         containment=core.containment,
+        isolation=opened.engine.walls.words,
         machine=lambda: {
             "license_id": who.credentials.license_id,
             "server_id": who.credentials.server_id,

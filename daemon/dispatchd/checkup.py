@@ -13,7 +13,9 @@ from dispatchd.clock import SteadyClock
 from dispatchd.cloud.client import DispatchEndpoint
 from dispatchd.config import Config
 from dispatchd.domain.finding import Finding, Level
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.engines.local.walls import Walls
 from dispatchd.errors import (
     ConfigError,
     IdentityError,
@@ -40,7 +42,7 @@ async def check_up(
 ) -> AsyncIterator[Finding]:
     """Yield what is found, in the order in which things have to work."""
     yield Finding("config", Level.OK, f"{config.file} is good")
-    for finding in _on_disk(config):
+    for finding in _on_disk(config, environment):
         yield finding
     try:
         check_outward(config, environment)
@@ -52,7 +54,7 @@ async def check_up(
         yield finding
 
 
-def _on_disk(config: Config) -> Iterator[Finding]:
+def _on_disk(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     folder = config.state_folder
     yield _folder(folder)
     if folder.is_dir():
@@ -68,6 +70,7 @@ def _on_disk(config: Config) -> Iterator[Finding]:
             if config.secret_is_exposed
             else Finding("secret", Level.OK, f"{secret} is this user's alone")
         )
+    yield from _isolation(config, environment)
     missing = [
         f"workflows.{name}: there is no {workflow.program}"
         for name, workflow in config.workflows.items()
@@ -80,6 +83,20 @@ def _on_disk(config: Config) -> Iterator[Finding]:
         yield Finding("workflows", Level.WARNING, words)
     elif not missing:
         yield Finding("workflows", Level.OK, ", ".join(sorted(config.workflows)))
+
+
+def _isolation(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
+    walls = Walls.here(environment, (config.state_folder, config.control_folder))
+    weakness = walls.weakness(Isolation.SANDBOX)
+    if weakness:
+        words = f"{walls.words}, but {weakness}; jobs from forks are refused (docs/security.md)"
+        yield Finding("isolation", Level.WARNING, words)
+    else:
+        yield Finding("isolation", Level.OK, walls.words)
+    for name, workflow in sorted(config.workflows.items()):
+        if workflow.isolation is Isolation.NONE:
+            words = f"workflows.{name}: its runs may do what the daemon's user may (isolation)"
+            yield Finding("isolation", Level.WARNING, words)
 
 
 def _folder(folder: Path) -> Finding:

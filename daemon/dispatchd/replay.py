@@ -96,7 +96,8 @@ async def play(
     """
     held = lock(replay.state_folder)
     store, _ = JobStore.open(replay.state_folder)
-    engine = LocalEngine.here(environment, known)
+    folders = (config.state_folder, config.control_folder)
+    engine = LocalEngine.here(environment, known, folders)
     try:
         own = evolve(config, state_folder=replay.state_folder)
         clock = SteadyClock.open(replay.state_folder)

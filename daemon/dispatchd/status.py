@@ -35,6 +35,7 @@ class Status:
     state_folder: Path
     url: str
     containment: str
+    isolation: str
     machine: Callable[[], Mapping[str, Json]]
     license: Callable[[], Mapping[str, Json] | None]
     skew_s: Callable[[], float | None]
@@ -70,6 +71,7 @@ class Status:
             "slots": {"total": self.slots(), "used": self._used()},
             "outbox": self._outbox(),
             "containment": self.containment,
+            "isolation": self.isolation,
             "disk": self._disk(),
         }
 

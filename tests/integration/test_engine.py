@@ -11,6 +11,7 @@ import anyio
 import pytest
 from attrs import evolve
 
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
@@ -31,6 +32,8 @@ def launch(tmp_path: Path, script: str) -> Launch:
         workspace=workspace,
         folder=folder,
         output_file=folder / "output.log",
+        files=folder / "run",
+        isolation=Isolation.NONE,
     )
 
 
@@ -131,7 +134,7 @@ from dispatchd.domain.launch import Launch
 from dispatchd.engines.local.gate import Gated, Starter
 p = Path({str(tmp_path)!r})
 gated = Gated.spawn(Launch(run_id="r", command=("/bin/sh", "-c", "echo ran"), env={{}}, workspace=p / "workspace",
-                           folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log"), {{}}, Starter())
+                           folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log", files=p), {{}}, Starter())
 print(gated.identity.pid, gated.identity.start_ticks, gated.identity.boot_id, flush=True)
 os.kill(os.getpid(), 9)
 """

@@ -112,7 +112,7 @@ async def test_a_run_that_hung_is_told_with_where(tmp_path: Path) -> None:
         )
         async with running_daemon(config) as daemon:
             hub.hand_out(JOB)
-            written = daemon.state / "runs/j/attempt-1/events.ndjson"
+            written = daemon.state / "runs/j/attempt-1/run/events.ndjson"
             await until(lambda: written.exists() and '"span"' in written.read_text())
             await advance(60)
             finished = (await hub.until_finished("j"))[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit
@@ -34,6 +35,8 @@ def launch(folder: Path, *command: str, **env: str) -> Launch:
         workspace=workspace,
         folder=attempt,
         output_file=attempt / "output.log",
+        files=attempt / "run",
+        isolation=Isolation.NONE,
     )
 
 

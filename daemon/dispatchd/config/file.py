@@ -6,6 +6,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.workflow import DEFAULT_KILL_GRACE_S, HEADLESS_ARGUMENTS
 
 
@@ -75,6 +76,7 @@ class Limits:
     max_retries: int | None = None
     retry_wait_s: float = 5.0
     on_shutdown: OnShutdown = OnShutdown.DETACH
+    isolation: Isolation = Isolation.SANDBOX
     memory_max_mib: int = 0
     pids_max: int = 0
     cpu_weight: int = 0
@@ -126,6 +128,10 @@ class WorkflowEntry:
     inactivity_s: float | None = None
     queue_timeout_s: float | None = None
     max_retries: int | None = None
+    isolation: Isolation | None = None
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    forks_without_isolation: bool = False
     memory_max_mib: int | None = None
     pids_max: int | None = None
     cpu_weight: int | None = None

@@ -7,6 +7,7 @@ from typing import Final
 from attrs import Factory, frozen
 
 from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
@@ -44,6 +45,8 @@ class Workflow:
     the job gives, `secrets` by variable. `github_token` is what a token of the endpoint is to allow
     (GitHub's name of a permission to `read` or `write`), empty for no token. Limits in seconds, 0 where
     there is none; `max_retries` counts the attempts after the first, used by retry-safe failures only.
+    `read_paths` and `write_paths` are what its isolation lets it reach beside its own, `hidden_paths` the files with
+    secrets, which it doesn't; `forks_without_isolation` lets jobs from forks run where nothing isolates them.
     `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace; a
     success that lacks one is parked, or a failure if `missing_fails`.
     """
@@ -61,6 +64,11 @@ class Workflow:
     kill_grace_s: float
     max_retries: int
     resources: Resources = Factory(Resources)
+    isolation: Isolation = Isolation.SANDBOX
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    hidden_paths: tuple[str, ...] = ()
+    forks_without_isolation: bool = False
     checkout: Repository | None = None
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False

@@ -7,6 +7,7 @@ from attrs import frozen
 
 from dispatchd.domain.brief import brief
 from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import Attempt, Job, Json, TrackedJob
 from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.parameters import LeftOut, RunPaths, environment
@@ -101,6 +102,13 @@ def prepare(
         )
         runs.write_brief(run, number, json.dumps(document, indent=1))
     forked = record.job.from_fork
+    own = {}
+    if workflow.isolation is Isolation.SANDBOX:
+        way = runs.short_way(run, number)
+        own = {
+            "HOME": str(way / run.home(number).name),
+            "TMPDIR": str(way / run.temporary(number).name),
+        }
     launch = Launch(
         run_id=record.run_id,
         command=(
@@ -108,10 +116,16 @@ def prepare(
             *(_filled(argument, files) for argument in workflow.arguments),
         ),
         # Last the job's facts: a workflow can't make a run lie about what it is for.
-        env={**base, **workflow.env, **parameters.values},
+        env={**base, **own, **workflow.env, **parameters.values},
         base_env=base,
         secrets={} if forked else workflow.secrets,
         resources=workflow.resources,
+        isolation=workflow.isolation,
+        read_paths=workflow.read_paths,
+        write_paths=workflow.write_paths,
+        hidden_paths=workflow.hidden_paths,
+        files=run.files(number),
+        inputs=(run.event_file, run.headers_file),
         checkout=checkout,
         token=workflow.checkout.token if workflow.checkout is not None else None,
         workspace=run.workspace,

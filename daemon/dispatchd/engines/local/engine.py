@@ -6,7 +6,7 @@ the daemon before it started are the same call.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -17,6 +17,7 @@ import structlog
 from anyio import to_thread
 from attrs import define, field
 
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
@@ -32,6 +33,7 @@ from dispatchd.engines.local.process import (
     send_group,
 )
 from dispatchd.engines.local.secrets import SecretReader, environment_of, recall
+from dispatchd.engines.local.walls import Walls
 from dispatchd.known_secrets import KnownSecrets
 
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
@@ -50,15 +52,29 @@ class LocalEngine:
 
     _secrets: SecretReader
     _known: KnownSecrets
+    walls: Walls
     _cgroups: Cgroups | None = None
     _starter: Starter = field(init=False)
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
     """Whose gate this daemon has opened: whatever they do to their folders, they have begun."""
 
     @classmethod
-    def here(cls, environment: Mapping[str, str], known: KnownSecrets) -> Self:
-        """Return the engine of this machine for a daemon with this environment; its caller closes it."""
-        return cls(SecretReader(environment=environment), known, Cgroups.find())
+    def here(
+        cls,
+        environment: Mapping[str, str],
+        known: KnownSecrets,
+        folders: Iterable[Path] = (),
+    ) -> Self:
+        """Return the engine of this machine for a daemon; its caller closes it.
+
+        Args:
+            environment: The daemon's own.
+            known: Where the secrets of runs are noted.
+            folders: The daemon's own, which no run reaches.
+        """
+        walls = Walls.here(environment, folders)
+        reader = SecretReader(environment=environment)
+        return cls(reader, known, walls, Cgroups.find())
 
     @property
     def inherited(self) -> Mapping[str, str]:
@@ -99,7 +115,8 @@ class LocalEngine:
     def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
         group = self._group(launch)
         try:
-            gated = Gated.spawn(launch, env, self._starter, None, group)
+            rules = self.walls.rules(launch)
+            gated = Gated.spawn(launch, env, self._starter, rules, group)
         finally:
             if group >= 0:
                 os.close(group)
@@ -129,6 +146,10 @@ class LocalEngine:
             env=launch.base_env,
             scratch=launch.folder,
         )
+
+    def weakness(self, isolation: Isolation) -> str:
+        """Return why runs with an isolation aren't kept from what isn't theirs here; empty if they are."""
+        return self.walls.weakness(isolation)
 
     async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
         """Know the secrets of an attempt again that another daemon started; False if they are lost."""
