@@ -20,7 +20,12 @@ from dispatchd.config import Config
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.engines.local.engine import LocalEngine
-from dispatchd.errors import FolderUnusable, InvalidTransition, UsageError
+from dispatchd.errors import (
+    FolderDamaged,
+    FolderUnusable,
+    InvalidTransition,
+    UsageError,
+)
 from dispatchd.execution import Execution, execution
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
@@ -75,12 +80,11 @@ def lay_out(config: Config, past: TrackedJob, workflow: str) -> Replay:
         # The job comes from elsewhere: what it starts must not get more power than in the daemon.
         reason = f"runs belong to the daemon's user; use: sudo -u '#{owner}' dispatchd replay ..."
         raise UsageError(cannot=cannot, reason=reason)
-    texts = Runs.at(config.state_folder).folder(past.run_id)
+    runs = Runs.at(config.state_folder)
     try:
-        payload = texts.event_file.read_text(errors="surrogatepass")
-        headers = texts.headers_file.read_text(errors="surrogatepass")
-    except OSError as error:
-        reason = f"its payload is not kept any more ({error.filename}: {error.strerror}; store.history_days)"
+        payload, headers = runs.read_texts(runs.folder(past.run_id))
+    except FolderDamaged as error:
+        reason = f"its payload is not kept any more ({error.path}: {error.reason}; store.history_days)"
         raise UsageError(cannot=cannot, reason=reason) from error
     job = evolve(past.job, workflow=name, claim_token="", lease_s=None, extensions=())
     folder = _new_folder(config.state_folder / "replays", file_name(job.id))

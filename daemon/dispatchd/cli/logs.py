@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from dispatchd.config import Places
 from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import UsageError
+from dispatchd.hostile_files import read_regular
 from dispatchd.store.runs import Runs
 
 _CHUNK_BYTES: Final = 64 * 1024
@@ -56,7 +58,7 @@ def logs(
         places, record, number, may_come=follow and record.phase in _LIVE
     )
     if as_json:
-        text = path.read_text(errors="replace") if path.exists() else ""
+        text = b"".join(_new(path, 0)).decode(errors="replace")
         print_json(
             {"job": record.job.id, "attempt": number, "file": str(path), "output": text}
         )
@@ -84,12 +86,17 @@ def _chunks(
     while True:
         # Looked at first: what is written before the end is then read in the last round.
         live = follow and find_job(places, job_id).phase in _LIVE
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(position)
-                while chunk := file.read(_CHUNK_BYTES):
-                    position += len(chunk)
-                    yield chunk
+        for chunk in _new(path, position):
+            position += len(chunk)
+            yield chunk
         if not live:
             return
         time.sleep(_LOOK_S)
+
+
+def _new(path: Path, position: int) -> Iterator[bytes]:
+    """Yield what a file has from a position on; without isolation a command can put anything in its place."""
+    with suppress(OSError):
+        while chunk := read_regular(path, _CHUNK_BYTES, position):
+            position += len(chunk)
+            yield chunk

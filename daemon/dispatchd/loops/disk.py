@@ -23,14 +23,27 @@ class Disk:
     """Repeats writes until the disk takes them."""
 
     _random: random.Random
-    trouble: str = field(default="", init=False)
-    """Why the disk refuses writes at the moment, or empty."""
+    _refused: dict[object, str] = field(factory=dict, init=False)
+    """What the disk has told those who wait for it now."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
+    @property
+    def trouble(self) -> str:
+        """Why the disk refuses writes at the moment, or empty."""
+        return next(iter(self._refused.values()), "")
+
     async def until_stored(self, write: Callable[[], T]) -> T:
         """Return what a blocking write returns, repeating it for as long as the disk refuses it."""
+        waiting = object()
+        try:
+            return await self._until_stored(write, waiting)
+        finally:
+            # However it ends, nobody waits any more: trouble is that of writes that are refused now.
+            self._refused.pop(waiting, None)
+
+    async def _until_stored(self, write: Callable[[], T], waiting: object) -> T:
         failures = 0
         while True:
             try:
@@ -48,10 +61,9 @@ class Disk:
                     error=str(error),
                     retry_in_s=round(delay_s, 2),
                 )
-                self.trouble = str(error)
+                self._refused[waiting] = str(error)
                 await anyio.sleep(delay_s)
             else:
                 if failures:
-                    self.trouble = ""
                     self._log.info("store_write_accepted_again", failures=failures)
                 return result

@@ -13,7 +13,12 @@ from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.parameters import LeftOut, RunPaths, environment
 from dispatchd.domain.raw_json import loads
 from dispatchd.domain.workflow import Repository, Workflow
-from dispatchd.errors import ContractViolation, SpawnFailed, WorkspaceFailed
+from dispatchd.errors import (
+    ContractViolation,
+    FolderDamaged,
+    StoreUnavailable,
+    WorkspaceFailed,
+)
 from dispatchd.known_secrets import KnownSecrets
 from dispatchd.store.runs import Runs
 
@@ -39,6 +44,29 @@ def prepare(
     base: Mapping[str, str],
     known: KnownSecrets,
 ) -> Prepared:
+    """Lay out an attempt as `_prepared` does; what is wrong with its own folder is its job's trouble, not the disk's.
+
+    Raises:
+        StoreUnavailable: The disk refuses.
+        FolderDamaged: The run's folder can't be used.
+    """
+    try:
+        return _prepared(record, attempt, workflow, runs, base, known)
+    except StoreUnavailable as error:
+        if not error.is_of_the_path:
+            raise
+        reason = error.error.strerror or str(error.error)
+        raise FolderDamaged(path=error.path, reason=reason) from error
+
+
+def _prepared(
+    record: TrackedJob,
+    attempt: Attempt,
+    workflow: Workflow,
+    runs: Runs,
+    base: Mapping[str, str],
+    known: KnownSecrets,
+) -> Prepared:
     """Lay out an attempt: its folder and brief, and an environment that is built, not inherited.
 
     Args:
@@ -49,21 +77,13 @@ def prepare(
         base: The variables that every child gets from the daemon's own environment.
         known: What is kept out of the brief.
 
-    Blocks. Fails with StoreUnavailable if the disk refuses, and with WorkspaceFailed if the job names no
-    repository that could be cloned.
-
-    Raises:
-        SpawnFailed: What the run was to be given is gone.
+    Blocks. Fails with StoreUnavailable if that can't be written, with FolderDamaged if what the run was to be given
+    is gone, and with WorkspaceFailed if the job names no repository that could be cloned.
     """
     number = attempt.number
     run = runs.folder(record.run_id)
     folder = runs.prepare_attempt(record.run_id, number)
-    try:
-        payload_text = run.event_file.read_text(errors="surrogatepass")
-        headers_text = run.headers_file.read_text(errors="surrogatepass")
-    except OSError as error:
-        reason = f"the job's file {error.filename} is gone: {error.strerror}"
-        raise SpawnFailed(command=workflow.command[0], reason=reason) from error
+    payload_text, headers_text = runs.read_texts(run)
     payload = _payload(payload_text)
     headless = workflow.contract is Contract.HEADLESS
     files = {

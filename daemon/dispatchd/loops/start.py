@@ -16,6 +16,7 @@ from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.trace import traceparent
 from dispatchd.domain.workflow import GH_TOKEN, Workflow
 from dispatchd.errors import (
+    FolderDamaged,
     NotConfirmed,
     RemoteError,
     RunError,
@@ -180,7 +181,7 @@ class Starter:
 
 def _ending(error: RunError) -> Ending:
     match error:
-        case WorkspaceFailed():
+        case WorkspaceFailed() | FolderDamaged():
             return Ending.WORKSPACE
         case SecretUnavailable():
             return Ending.SECRET

@@ -9,7 +9,8 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.errors import FolderUnusable, StoreUnavailable
+from dispatchd.errors import FolderDamaged, FolderUnusable, StoreUnavailable
+from dispatchd.hostile_files import read_regular
 from dispatchd.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
@@ -21,6 +22,9 @@ from dispatchd.store.durable import (
 )
 from dispatchd.store.names import file_name
 from dispatchd.store.trash import Trash, remove_tree
+
+_LARGEST_TEXT: Final = 64 << 20
+"""More than a payload or its headers have (bytes): a reply with both has at most 32 MiB (contracts/README.md)."""
 
 _SHORT: Final = 10
 """Length of a name that stands for an attempt (hexadecimal digits)."""
@@ -143,9 +147,9 @@ class Runs:
             StoreUnavailable: It may be incomplete; create it again.
         """
         run = self.folder(run_id)
+        self._make_usable(run.path)
+        self._make_usable(run.workspace)
         try:
-            run.path.mkdir(mode=FOLDER_MODE, exist_ok=True)
-            run.workspace.mkdir(mode=FOLDER_MODE, exist_ok=True)
             sync_folder(self._root)
             sweep(run.path)
         except OSError as error:
@@ -168,9 +172,10 @@ class Runs:
         """
         run = self.folder(run_id)
         folder = run.attempt(number)
+        self._make_usable(run.path)
+        self._make_usable(run.workspace)
+        self.trash.take([folder])
         try:
-            if folder.exists():
-                shutil.rmtree(folder)
             folder.mkdir(mode=FOLDER_MODE)
             (folder / "run").mkdir(mode=FOLDER_MODE)
             for own in (run.home(number), run.temporary(number)):
@@ -180,6 +185,39 @@ class Runs:
         except OSError as error:
             raise StoreUnavailable(path=folder, error=error) from error
         return folder
+
+    def read_texts(self, run: RunFolder) -> tuple[str, str]:
+        """Return a run's payload and headers (JSON texts).
+
+        Raises:
+            FolderDamaged: They aren't there any more, or aren't regular files.
+        """
+        texts = []
+        for file in (run.event_file, run.headers_file):
+            try:
+                data = read_regular(file, _LARGEST_TEXT)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise FolderDamaged(path=file, reason=reason) from error
+            if data is None:
+                raise FolderDamaged(path=file, reason="it isn't a regular file")
+            texts.append(data.decode(errors="surrogatepass"))
+        return texts[0], texts[1]
+
+    def _make_usable(self, folder: Path) -> None:
+        """Make a folder that this user can use; whatever else is in its place goes to what is removed.
+
+        Raises:
+            StoreUnavailable: It can't be made.
+        """
+        try:
+            if not folder.is_dir() or folder.is_symlink():
+                self.trash.take([folder])
+                folder.mkdir(mode=FOLDER_MODE)
+            elif folder.stat().st_mode & FOLDER_MODE != FOLDER_MODE:
+                folder.chmod(FOLDER_MODE)
+        except OSError as error:
+            raise StoreUnavailable(path=folder, error=error) from error
 
     def short_way(self, run: RunFolder, number: int) -> Path:
         """Return a short path to the files of an attempt: the address of a Unix socket has at most 107 bytes (unix(7)).
