@@ -1,7 +1,8 @@
 """The control socket: JSON over HTTP/1.1 on a Unix socket, one request for each connection.
 
-Two guards stand before every call. The first is the socket's mode, 0660: connect(2) needs write access to
-the file. The second asks the kernel who connected, because a mode is easily changed by hand.
+Three guards stand before every call. The first is the socket's mode, 0660: connect(2) needs write access to
+the file. The second asks the kernel who connected, because a mode is easily changed by hand. The third asks for a
+token, because a run has the daemon's own uid (`token.py`).
 """
 
 import os
@@ -26,6 +27,7 @@ from dispatchd.control.calls import (
 )
 from dispatchd.control.connections import Connections, Visitor
 from dispatchd.control.routes import Routes
+from dispatchd.control.token import TOKEN_FILE, make
 from dispatchd.errors import FolderUnusable
 
 _MODE: Final = 0o660
@@ -60,6 +62,7 @@ class ControlServer:
                 listener = await anyio.create_unix_listener(address, mode=_MODE)
                 made = _look_at(address)
                 self._group = made.st_gid
+                token = make(self.folder, self._group)
         except OSError as error:
             raise FolderUnusable(folder=self.folder, error=error) from error
         connections = Connections(
@@ -68,6 +71,7 @@ class ControlServer:
             limits=self.limits,
             identify=self._identify,
             owner=self.owner,
+            token=token,
         )
         try:
             async with listener:
@@ -78,6 +82,7 @@ class ControlServer:
             with suppress(OSError):
                 if os.path.samestat(made, _look_at(str(self.folder / SOCKET))):
                     (self.folder / SOCKET).unlink()
+                    (self.folder / TOKEN_FILE).unlink()
 
     def _identify(self, stream: SocketStream) -> Visitor:
         peer = peer_of(stream.extra(SocketAttribute.raw_socket))  # noqa: S610  # not Django's

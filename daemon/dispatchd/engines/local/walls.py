@@ -70,6 +70,8 @@ class Walls:
     programs: tuple[Path, ...]
     """Folders of programs that aren't the system's."""
     uid: int
+    _known: dict[tuple[str, ...], list[Rule]] = field(factory=dict, init=False)
+    """What all runs may reach, by the files with secrets."""
 
     @classmethod
     def here(cls, environment: Mapping[str, str], folders: Iterable[Path]) -> Self:
@@ -112,29 +114,42 @@ class Walls:
         """Return the openings for a launch, or None where no wall is wanted, or none can be built. Blocks."""
         if launch.isolation is Isolation.NONE or not self.kernel.abi:
             return None
-        secret = tuple(_real(Path(each)) for each in launch.hidden_paths)
-        everything = (*self.hidden, *secret)
-        found = [
-            *(Rule(each, DEVICE | Access.READ_DIR) for each in _DEVICES),
-            *_opened(map(Path, _SYSTEM), everything, READ),
-            *_opened(self.programs, everything, READ),
-            *self._added(launch.read_paths, secret, READ),
-            *self._added(launch.write_paths, secret, WRITE),
-            Rule(launch.command[0], READ),
-            *(Rule(str(each), READ) for each in launch.inputs),
-            Rule(str(launch.output_file), DEVICE),
-            Rule(str(launch.workspace), WRITE),
-            Rule(str(launch.files), WRITE),
+        return [
+            *self._machine(launch.hidden_paths),
+            *self._added(launch.read_paths, launch.hidden_paths, READ),
+            *self._added(launch.write_paths, launch.hidden_paths, WRITE),
+            Rule(launch.command[0], int(READ)),
+            *(Rule(str(each), int(READ)) for each in launch.inputs),
+            Rule(str(launch.output_file), int(DEVICE)),
+            Rule(str(launch.workspace), int(WRITE)),
+            Rule(str(launch.files), int(WRITE)),
         ]
-        return list(dict.fromkeys(found))
+
+    def _machine(self, secret: tuple[str, ...]) -> list[Rule]:
+        """Return the rules about what is the same for all runs; worked out anew where folders have to be looked into."""
+        known = self._known.get(secret)
+        if known is not None:
+            return known
+        hidden = (*self.hidden, *_all_real(map(Path, secret)))
+        folders = _outermost(_all_real((*map(Path, _SYSTEM), *self.programs)))
+        rules = [
+            *(Rule(each, int(DEVICE | Access.READ_DIR)) for each in _DEVICES),
+            *_opened(folders, hidden, READ),
+        ]
+        if not any(
+            each.is_relative_to(folder) for each in hidden for folder in folders
+        ):
+            self._known[secret] = rules
+        return rules
 
     def _added(
-        self, paths: Iterable[str], secret: tuple[Path, ...], access: int
+        self, paths: Iterable[str], secret: tuple[str, ...], access: int
     ) -> Iterator[Rule]:
         """Yield the rules for what the owner adds: a secret only where it is named itself, the daemon's folders never."""
         for each in paths:
             named = _real(Path(each))
-            others = tuple(file for file in secret if file != named)
+            hidden = _all_real(map(Path, secret))
+            others = tuple(file for file in hidden if file != named)
             yield from _opened([named], (*self.hidden, *others), access)
 
 
@@ -152,6 +167,15 @@ def _programs(search_path: str) -> Iterator[Path]:
         yield above if is_installation and len(above.parts) > 2 else folder  # noqa: PLR2004  # no folder of the root
 
 
+def _outermost(folders: Iterable[Path]) -> list[Path]:
+    """Return folders without those below another one."""
+    kept: list[Path] = []
+    for each in sorted(set(folders)):
+        if not any(each.is_relative_to(above) for above in kept):
+            kept.append(each)
+    return kept
+
+
 def _opened(
     folders: Iterable[Path], hidden: tuple[Path, ...], access: int
 ) -> Iterator[Rule]:
@@ -161,7 +185,7 @@ def _opened(
         if any(folder.is_relative_to(secret) for secret in hidden):
             continue
         if not any(secret.is_relative_to(folder) for secret in hidden):
-            yield Rule(str(folder), access)
+            yield Rule(str(folder), int(access))
         else:
             yield from _opened(_children(folder), hidden, access)
 
