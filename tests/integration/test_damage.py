@@ -25,7 +25,7 @@ DAMAGES = {
     "its own folder a link": 'rm -rf "$DISPATCHD_ATTEMPT_FOLDER/run"; ln -s /nonexistent "$DISPATCHD_ATTEMPT_FOLDER/run"; exit 2',
     "its output a pipe": 'rm "$DISPATCHD_ATTEMPT_FOLDER/output.log"; mkfifo "$DISPATCHD_ATTEMPT_FOLDER/output.log"; exit 2',
     "its workspace a link": 'cd /; rm -rf "$DISPATCHD_WORKSPACE"; ln -s /nonexistent "$DISPATCHD_WORKSPACE"; exit 2',
-    "its modes": 'chmod 0 .. . "$DISPATCHD_ATTEMPT_FOLDER" "$HOME" "$TMPDIR"; exit 2',
+    "its modes": 'chmod 0 .. . "$DISPATCHD_ATTEMPT_FOLDER" "$DISPATCHD_ATTEMPT_FOLDER/run"; exit 2',
 }
 GOOD = {"id": "good", "dag_name": "good"}
 

@@ -26,12 +26,15 @@ def run(config_file: Path | None) -> None:
     from dispatchd.known_secrets import KnownSecrets
     from dispatchd.log import configure
     from dispatchd.outward import check_outward
+    from dispatchd.process.kernel import forbid_tracing
 
     def reread() -> Config:
         again = load_config(config_file)
         check_outward(again, environment)
         return again
 
+    # A run has this user's uid; neither memory nor environment of the daemon are its business.
+    forbid_tracing()
     config = load_config(config_file)
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     check_outward(config, environment)
