@@ -33,6 +33,7 @@ from dispatchd.licensing import license_routes, license_status
 from dispatchd.loops.health import Health
 from dispatchd.loops.heartbeat import HeartbeatLoop
 from dispatchd.loops.intake import IntakeLoop
+from dispatchd.loops.modes import ModesLoop
 from dispatchd.loops.progress import ProgressFeed
 from dispatchd.loops.prune import PruneLoop
 from dispatchd.loops.pull import PullLoop
@@ -43,9 +44,11 @@ from dispatchd.outward import open_caller
 from dispatchd.reload import Reloader, patience_s, pull_limits
 from dispatchd.status import Status
 from dispatchd.steering import Steering
+from dispatchd.store.held import HeldFolders
 from dispatchd.store.intake import IntakeStore
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.lock import lock
+from dispatchd.store.runs import Runs
 from dispatchd.supervision import SupervisionLoop
 from dispatchd.systemd import ServiceManager
 from dispatchd.telemetry import TraceExporter, read_headers
@@ -100,6 +103,9 @@ async def serve(config: Config, given: Surroundings) -> None:
         caller = await stack.enter_async_context(
             open_caller(config, environment, clock, _CONNECTIONS)
         )
+        Runs.open(config.state_folder)
+        held = HeldFolders.open(config.state_folder)
+        stack.callback(held.close)
         folders = (config.state_folder, config.control_folder)
         engine = LocalEngine.here(environment, given.known, folders)
         weakness = engine.weakness(Isolation.SANDBOX)
@@ -114,6 +120,7 @@ async def serve(config: Config, given: Surroundings) -> None:
         opened = Opened(
             store=store,
             engine=engine,
+            held=held,
             caller=caller,
             clock=clock,
             known=given.known,
@@ -129,6 +136,7 @@ class Opened:
 
     store: JobStore
     engine: LocalEngine
+    held: HeldFolders
     caller: Caller
     clock: SteadyClock
     known: KnownSecrets
@@ -262,7 +270,16 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         progress=ProgressFeed(core.runs, core.run_loop.concluder.stories),
     )
     others = (
-        *(who.license, report, core.run_loop, heartbeat, prune, intake, control),
+        *(
+            ModesLoop(opened.held),
+            who.license,
+            report,
+            core.run_loop,
+            heartbeat,
+            prune,
+            intake,
+            control,
+        ),
         *(supervision, traces, metrics_server(config.metrics.listen, inspection)),
     )
     return Daemon(

@@ -123,6 +123,36 @@ async def test_an_owner_may_let_the_code_of_forks_run_without(tmp_path: Path) ->
     assert finish["result_status"] == "succeeded"
 
 
+async def test_modes_that_a_run_takes_from_the_daemon_s_folders_are_given_back(
+    tmp_path: Path,
+) -> None:
+    """The wall doesn't hold chmod(2); for a daemon that isn't root this would be the end of everything."""
+    taken = '"$S" "$S/jobs" "$S/history" "$S/runs" "$S/runs/other" "$S/runs/j"'
+    script = f"""
+        chmod 0 {taken}
+        for i in $(seq 600); do
+            test "$(stat -c %a {taken} | sort -u)" = 700 && exit 0
+            sleep 0.05
+        done
+        exit 1
+    """
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/sh", "-c", script], "other": ["true"]},
+            limits=f'env = {{ S = "{tmp_path}/state" }}',
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "other", "dag_name": "other"})
+            await hub.until_finished("other")
+            hub.hand_out(JOB)
+            (finish,) = await hub.until_finished("j")
+            await daemon.until_logged("folder_modes_restored")
+
+    assert finish["result_status"] == "succeeded"
+
+
 async def test_the_status_says_what_the_sandbox_is_here(tmp_path: Path) -> None:
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": ["true"]})

@@ -175,14 +175,13 @@ class LocalEngine:
             finally:
                 os.close(fd)
         status = await to_thread.run_sync(self._starter.status, process.pid)
+        begun = process in self._begun
+        self._begun.discard(process)
+        if begun and status is not None:
+            # What the kernel has told counts before any file.
+            return Exit(code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
         end = read_exit(folder, process)
-        if process in self._begun:
-            self._begun.discard(process)
-            if status is not None:
-                # What the kernel has told counts before any file.
-                return Exit(
-                    code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
-                )
+        if begun:
             return Exit(code=None) if isinstance(end, NeverStarted) else end
         return end
 

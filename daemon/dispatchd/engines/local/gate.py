@@ -250,7 +250,10 @@ def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
     except OSError:
         # After a power cut the marker may be missing although the gate was open: then the run may have begun.
         # So may the whole folder, if the command has removed it.
-        here = folder.is_dir() and not (folder / "started").exists()
+        try:
+            here = folder.is_dir() and not (folder / "started").exists()
+        except OSError:
+            here = False
         if process.boot_id == boot_id() and here:
             return NeverStarted()
         return Exit(code=None)
