@@ -1,18 +1,22 @@
 """A daemon whose runs are isolated: what they are given, what is refused, and what is left of them."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dispatchd.process.landlock import able
 from support.control import call
-from support.daemon import running_daemon, write_config
+from support.daemon import running_daemon
+from support.daemon import write_config as write
 from support.endpoint import SECRET, endpoint
 
 pytestmark = pytest.mark.skipif(able().abi == 0, reason="needs Landlock")
 
 JOB = {"id": "j", "dag_name": "it"}
+
+write_config = partial(write, isolation="sandbox")
 
 
 async def test_a_run_has_a_home_and_temporary_files_of_its_own_until_it_has_ended(
