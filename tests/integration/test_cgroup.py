@@ -161,7 +161,7 @@ def test_limits_are_set_and_usage_is_read_where_the_kernel_has_them(
     (group / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
     (group / "memory.peak").write_text("104857600\n")
     (group / "memory.events").write_text("oom 1\noom_kill 2\n")
-    found = Group.of(attempt)
+    found = Group.of(attempt, root)
 
     written = {each.name: each.read_text() for each in group.iterdir()}
     assert written["memory.max"] == str(512 << 20)
@@ -212,3 +212,31 @@ async def test_a_run_has_nothing_of_the_precedence_that_the_daemon_has(
     output = (daemon.state / "runs/j/attempt-1/output.log").read_text()
     assert own == -5
     assert output == "0\n"
+
+
+def test_a_note_that_a_command_has_written_is_no_group(tmp_path: Path) -> None:
+    attempt, root, forged = (tmp_path / name for name in ("attempt", "root", "forged"))
+    for folder in (attempt, root):
+        folder.mkdir()
+    cgroups = Cgroups(root)
+    os.close(cgroups.prepare(attempt, Resources()))
+    [group] = root.iterdir()
+    (group / "cgroup.kill").touch()
+    (forged / group.name).mkdir(parents=True)
+    (forged / group.name / "cgroup.kill").touch()
+
+    (attempt / "cgroup").write_text(str(forged / group.name))
+
+    assert Group.of(attempt, root) is None
+    assert cgroups.group_of(attempt) == Group(group)
+    (attempt / "cgroup").unlink()
+    assert cgroups.group_of(attempt) == Group(group)
+
+
+def test_groups_that_a_run_has_made_are_strays(tmp_path: Path) -> None:
+    for name in ("supervisor", "run-0123", "mine", "mine/below"):
+        (tmp_path / name).mkdir()
+
+    found = Cgroups(tmp_path, (), tmp_path / "supervisor").strays()
+
+    assert found == [Group(tmp_path / "mine")]

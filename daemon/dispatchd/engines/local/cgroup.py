@@ -19,6 +19,9 @@ from dispatchd.hostile_files import read_regular
 _NOTE: Final = "cgroup"
 """File in an attempt's folder with the path of its group, for a daemon that was started elsewhere."""
 
+_PREFIX: Final = "run-"
+"""Beginning of the names of the groups of attempts."""
+
 _LONGEST_PATH: Final = 4096
 """PATH_MAX of limits.h (bytes)."""
 
@@ -40,6 +43,8 @@ class Cgroups:
     _root: Path
     controllers: tuple[str, ...] = ()
     """Which limits can be set there."""
+    _own: Path = Path("/")
+    """The daemon's own group: the part itself, or one below it."""
 
     @classmethod
     def find(cls, self_folder: Path = Path("/proc/self")) -> Self | None:
@@ -55,7 +60,7 @@ class Cgroups:
         # With DelegateSubgroup= the daemon is one level below.
         for each in (own, own.parent):
             if each != mount and _is_delegated(each):
-                return cls(each, _enabled(each, own))
+                return cls(each, _enabled(each, own), own)
         return None
 
     @property
@@ -63,6 +68,20 @@ class Cgroups:
         """What runs are kept together by, and with which limits."""
         able = ", ".join(self.controllers) or "none"
         return f"control groups (controllers: {able})"
+
+    def group_of(self, folder: Path) -> "Group | None":
+        """Return the group of an attempt, or None if it has none any more; its name follows from the folder."""
+        path = self._root / _name(folder)
+        return Group(path) if (path / "cgroup.kill").exists() else None
+
+    def strays(self) -> list["Group"]:
+        """Return the groups in this part that neither this daemon nor an attempt has: a run has made them."""
+        own = {each.name for each in (self._own, *self._own.parents)}
+        return [
+            Group(each)
+            for each in self._root.glob("*/")
+            if each.name not in own and not each.name.startswith(_PREFIX)
+        ]
 
     def prepare(self, folder: Path, resources: Resources) -> int:
         """Return the descriptor by which a process gets into a new group for an attempt, with its limits.
@@ -91,14 +110,16 @@ class Group:
     _path: Path
 
     @classmethod
-    def of(cls, folder: Path) -> Self | None:
-        """Return the group of the attempt in a folder, or None if it has none any more."""
+    def of(cls, folder: Path, tree: Path) -> Self | None:
+        """Return the group of an attempt as its note says, or None if it has none any more.
+
+        Without isolation a command can write the note as well, so only a place in the kernel's tree counts.
+        """
         try:
             path = Path(os.fsdecode(read_regular(folder / _NOTE, _LONGEST_PATH) or b""))
         except OSError:
             return None
-        # The command could write the note as well, but not make it another run's group.
-        ours = path.is_absolute() and path.name == _name(folder)
+        ours = path.name == _name(folder) and path.is_relative_to(tree)
         return cls(path) if ours and (path / "cgroup.kill").exists() else None
 
     def members(self) -> list[int]:
@@ -174,7 +195,7 @@ def _text(file: Path) -> str:
 
 
 def _name(folder: Path) -> str:
-    return "run-" + sha256(os.fsencode(folder)).hexdigest()[:24]
+    return _PREFIX + sha256(os.fsencode(folder)).hexdigest()[:24]
 
 
 def _mount(mountinfo: str) -> Path | None:
@@ -184,6 +205,14 @@ def _mount(mountinfo: str) -> Path | None:
         if after.startswith("cgroup2 "):
             return Path(before.split()[4])
     return None
+
+
+def tree() -> Path | None:
+    """Return where the kernel's control groups are, or None where they aren't."""
+    try:
+        return _mount(Path("/proc/self/mountinfo").read_text())
+    except OSError:
+        return None
 
 
 def _own(cgroup: str) -> str | None:

@@ -22,7 +22,7 @@ from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
 from dispatchd.domain.resources import Usage
-from dispatchd.engines.local.cgroup import Cgroups, Group
+from dispatchd.engines.local.cgroup import Cgroups, Group, tree
 from dispatchd.engines.local.checkout import check_out
 from dispatchd.engines.local.gate import MARKER, Gated, Starter, read_exit
 from dispatchd.engines.local.process import (
@@ -203,15 +203,30 @@ class LocalEngine:
 
     def usage(self, folder: Path) -> Usage | None:
         """Return what an attempt has taken of the machine, as its control group has counted it."""
-        group = Group.of(folder)
+        group = self._group_of(folder)
         return None if group is None else group.usage()
+
+    def _group_of(self, folder: Path) -> Group | None:
+        """Return the group of an attempt: of this daemon's part of the tree, or that of a daemon started elsewhere."""
+        if self._cgroups is not None:
+            found = self._cgroups.group_of(folder)
+            if found is not None:
+                return found
+        mounted = tree()
+        return None if mounted is None else Group.of(folder, mounted)
+
+    def _end_strays(self) -> None:
+        """End what runs have put into groups of their own making."""
+        for group in self._cgroups.strays() if self._cgroups is not None else ():
+            group.kill()
+            group.remove()
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> int:
         """End what an attempt left behind, wherever it went, and return how many processes that were."""
         if process.boot_id != boot_id():
             return 0
         marker = os.fsencode(f"{MARKER}={folder}")
-        group = Group.of(folder)
+        group = self._group_of(folder)
         ended: set[int] = set()
         for _ in range(_SWEEPS):
             left = await to_thread.run_sync(_left_behind, process, marker, group)
@@ -221,6 +236,7 @@ class LocalEngine:
             await _end_all(left, group)
         if group is not None:
             await to_thread.run_sync(group.remove)
+        await to_thread.run_sync(self._end_strays)
         return len(ended)
 
 
