@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -225,7 +226,7 @@ class Runs:
         Raises:
             StoreUnavailable: It can't be made.
         """
-        link, target = self._short_link(run, number), run.files(number)
+        link, target = self._short_link(run.attempt(number)), run.files(number)
         try:
             link.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
             if not link.is_symlink() or link.readlink() != target:
@@ -243,15 +244,15 @@ class Runs:
         Raises:
             StoreUnavailable: Something of it is still there.
         """
-        link = self._short_link(run, number)
+        link = self._short_link(run.attempt(number))
         try:
             link.unlink(missing_ok=True)
         except OSError as error:
             raise StoreUnavailable(path=link, error=error) from error
         return self.trash.take([run.home(number), run.temporary(number)])
 
-    def _short_link(self, run: RunFolder, number: int) -> Path:
-        digest = sha256(os.fsencode(run.attempt(number))).hexdigest()
+    def _short_link(self, attempt: Path) -> Path:
+        digest = sha256(os.fsencode(attempt)).hexdigest()
         return self._root.parent / "t" / digest[:_SHORT]
 
     def mark_private(self, run_id: str) -> None:
@@ -320,7 +321,12 @@ class Runs:
 
         Fails with StoreUnavailable: It is still there, or may come back after a power cut.
         """
-        retired = self.trash.take([self.folder(run_id).path])
+        run = self.folder(run_id)
+        # Of attempts whose daemon was killed before it could do that.
+        for attempt in run.path.glob("attempt-*"):
+            with suppress(OSError):
+                self._short_link(attempt).unlink()
+        retired = self.trash.take([run.path])
         sync_folder(self._root)
         return retired
 
