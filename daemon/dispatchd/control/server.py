@@ -27,10 +27,13 @@ from dispatchd.control.calls import (
 )
 from dispatchd.control.connections import Connections, Visitor
 from dispatchd.control.routes import Routes
-from dispatchd.control.token import TOKEN_FILE, make
+from dispatchd.control.token import TOKEN_FILE, make, write
 from dispatchd.errors import FolderUnusable
 
 _MODE: Final = 0o660
+
+_AGAIN_S: Final = 5.0
+"""Wait before the token is written again (seconds): room on a disk comes back unannounced."""
 
 
 @define(kw_only=True)
@@ -62,9 +65,9 @@ class ControlServer:
                 listener = await anyio.create_unix_listener(address, mode=_MODE)
                 made = _look_at(address)
                 self._group = made.st_gid
-                token = make(self.folder, self._group)
         except OSError as error:
             raise FolderUnusable(folder=self.folder, error=error) from error
+        token = make()
         connections = Connections(
             server="control",
             routes=self.routes,
@@ -74,7 +77,9 @@ class ControlServer:
             token=token,
         )
         try:
-            async with listener:
+            async with listener, anyio.create_task_group() as tasks:
+                if not self._write(token):
+                    tasks.start_soon(self._write_later, token, name="control token")
                 task_status.started()
                 await connections.take(listener)
         finally:
@@ -83,6 +88,25 @@ class ControlServer:
                 if os.path.samestat(made, _look_at(str(self.folder / SOCKET))):
                     (self.folder / SOCKET).unlink()
                     (self.folder / TOKEN_FILE).unlink()
+
+    def _write(self, token: str) -> bool:
+        try:
+            write(self.folder, token, self._group)
+        except OSError as error:
+            self._log.warning(
+                "control_token_not_written",
+                error=error.strerror,
+                retry_in_s=_AGAIN_S,
+            )
+            return False
+        return True
+
+    async def _write_later(self, token: str) -> None:
+        """Repeat it: a full disk keeps a daemon neither from its start nor, later, from being steered."""
+        while True:
+            await anyio.sleep(_AGAIN_S)
+            if self._write(token):
+                return
 
     def _identify(self, stream: SocketStream) -> Visitor:
         peer = peer_of(stream.extra(SocketAttribute.raw_socket))  # noqa: S610  # not Django's

@@ -21,19 +21,22 @@ _MODE: Final = 0o640
 """As the socket's own: for its group, too."""
 
 
-def make(folder: Path, group: int) -> str:
-    """Return a new token, which those who may use the socket of a folder can read there.
+def make() -> str:
+    """Return a new token."""
+    return secrets.token_hex(_BYTES)
 
-    Fails with OSError if it can't be written.
+
+def write(folder: Path, token: str, group: int) -> None:
+    """Write a token where those who may use the socket of a folder can read it.
+
+    Fails with OSError if that can't be.
     """
-    token = secrets.token_hex(_BYTES)
     file = folder / TOKEN_FILE
     write_new(file, token.encode())
     # Where it can't be given to the socket's group, that is this process's already.
     with suppress(PermissionError):
         os.chown(file, -1, group)
     file.chmod(_MODE)
-    return token
 
 
 def read(folder: Path) -> str:
