@@ -25,6 +25,9 @@ from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
 from dispatchd.domain import fitness
 from dispatchd.domain.finding import Level
+from dispatchd.domain.isolation import Isolation
+from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, MachineUnfit, Problem
 from dispatchd.execution import execution
 from dispatchd.identity import identity
@@ -33,6 +36,7 @@ from dispatchd.licensing import license_routes, license_status
 from dispatchd.loops.health import Health
 from dispatchd.loops.heartbeat import HeartbeatLoop
 from dispatchd.loops.intake import IntakeLoop
+from dispatchd.loops.modes import ModesLoop
 from dispatchd.loops.progress import ProgressFeed
 from dispatchd.loops.prune import PruneLoop
 from dispatchd.loops.pull import PullLoop
@@ -46,9 +50,11 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.reload import Reloader, patience_s, pull_limits
 from dispatchd.status import Status
 from dispatchd.steering import Steering
+from dispatchd.store.held import HeldFolders
 from dispatchd.store.intake import IntakeStore
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.lock import lock
+from dispatchd.store.runs import Runs
 from dispatchd.supervision import SupervisionLoop
 from dispatchd.systemd import ServiceManager
 from dispatchd.telemetry import TraceExporter, read_headers
@@ -105,8 +111,25 @@ async def serve(config: Config, given: Surroundings) -> None:
         caller = await stack.enter_async_context(
             open_caller(config, environment, clock, _CONNECTIONS)
         )
+        Runs.open(config.state_folder)
+        held = HeldFolders.open(config.state_folder)
+        stack.callback(held.close)
+        folders = (config.state_folder, config.control_folder)
+        way = GitWay.of(config, environment)
+        engine = LocalEngine.here(environment, given.known, folders, way)
+        weakness = engine.weakness(Isolation.SANDBOX)
+        log.info("isolation", sandbox=engine.walls.words)
+        if weakness:
+            log.warning(
+                "isolation_is_weak",
+                reason=weakness,
+                to_do="see docs/security.md; jobs from forks are refused",
+            )
+        stack.callback(engine.close)
         opened = Opened(
             store=store,
+            engine=engine,
+            held=held,
             caller=caller,
             clock=clock,
             known=given.known,
@@ -139,6 +162,8 @@ class Opened:
     """What a daemon has of the outside world, open for as long as it runs."""
 
     store: JobStore
+    engine: LocalEngine
+    held: HeldFolders
     caller: Caller
     clock: SteadyClock
     known: KnownSecrets
@@ -159,7 +184,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         config, known, environment, bugs, lambda: who.credentials.server_id
     )
     watchers = [metrics.see, feed.see, *([traces.see] if traces is not None else [])]
-    core = execution(config, store, clock, known, environment, bugs, watchers)
+    core = execution(config, store, clock, known, opened.engine, bugs, watchers)
     tracker, board, rng = core.tracker, core.board, core.random
     who = identity(config, caller, known, clock, environment, bugs, tracker.ring)
 
@@ -255,6 +280,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         state_folder=config.state_folder,
         url=config.cloud.url,
         containment=core.containment,
+        isolation=opened.engine.walls.words,
         machine=lambda: {
             "license_id": who.credentials.license_id,
             "server_id": who.credentials.server_id,
@@ -302,8 +328,8 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         textfile=_beside(config, config.metrics.textfile),
     )
     others = (
-        *(who.license, report, core.run_loop, core.leftovers, heartbeat, prune, intake),
-        control,
+        *(ModesLoop(opened.held), who.license, report, core.run_loop, core.leftovers),
+        *(heartbeat, prune, intake, control),
         *(supervision, traces, metrics_server(config.metrics.listen, inspection, bugs)),
     )
     return Daemon(
