@@ -3,7 +3,7 @@
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -19,19 +19,16 @@ from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.config import Config
 from dispatchd.control.calls import owner_of
 from dispatchd.control.claim import claim
-from dispatchd.control.metrics_server import MetricsServer
-from dispatchd.control.routes import Routes
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
 from dispatchd.domain import fitness
 from dispatchd.domain.finding import Level
-from dispatchd.domain.isolation import Isolation
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, MachineUnfit, Problem
 from dispatchd.execution import execution
 from dispatchd.identity import identity
-from dispatchd.inspection import EventFeed, Inspection
+from dispatchd.inspection import EventFeed, Inspection, metrics_server
 from dispatchd.licensing import license_routes, license_status
 from dispatchd.loops.health import Health
 from dispatchd.loops.heartbeat import HeartbeatLoop
@@ -112,19 +109,11 @@ async def serve(config: Config, given: Surroundings) -> None:
             open_caller(config, environment, clock, _CONNECTIONS)
         )
         Runs.open(config.state_folder)
-        held = HeldFolders.open(config.state_folder)
-        stack.callback(held.close)
+        held = stack.enter_context(closing(HeldFolders.open(config.state_folder)))
         folders = (config.state_folder, config.control_folder)
         way = GitWay.of(config, environment)
         engine = LocalEngine.here(environment, given.known, folders, way)
-        weakness = engine.weakness(Isolation.SANDBOX)
-        log.info("isolation", sandbox=engine.walls.words)
-        if weakness:
-            log.warning(
-                "isolation_is_weak",
-                reason=weakness,
-                to_do="see docs/security.md; jobs from forks are refused",
-            )
+        engine.log_isolation()
         stack.callback(engine.close)
         opened = Opened(
             store=store,
@@ -328,7 +317,13 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         textfile=_beside(config, config.metrics.textfile),
     )
     others = (
-        *(ModesLoop(opened.held), who.license, report, core.run_loop, core.leftovers),
+        *(
+            ModesLoop(opened.held, bugs),
+            who.license,
+            report,
+            core.run_loop,
+            core.leftovers,
+        ),
         *(heartbeat, prune, intake, control),
         *(supervision, traces, metrics_server(config.metrics.listen, inspection, bugs)),
     )
@@ -348,22 +343,6 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
 
 def _nothing() -> None:
     """Do nothing: a license of the configuration has nobody to ask."""
-
-
-def metrics_server(
-    address: str, inspection: Inspection, bugs: BugFence
-) -> MetricsServer | None:
-    """Return the server of an address in the form of `metrics.listen`, or None for none."""
-    if not address:
-        return None
-    host, _, port = address.rpartition(":")
-    routes: Routes = {
-        ("GET", "/metrics"): inspection.show_metrics,
-        ("GET", "/health"): inspection.show_health,
-    }
-    return MetricsServer(
-        host=host.strip("[]"), port=int(port), routes=routes, bugs=bugs
-    )
 
 
 def _traces(

@@ -185,6 +185,14 @@ class LocalEngine:
             way=self._git_way,
         )
 
+    def log_isolation(self) -> None:
+        """Log what a sandbox is on this machine, and a warning where it doesn't hold."""
+        log, weakness = structlog.get_logger(), self.weakness(Isolation.SANDBOX)
+        log.info("isolation", sandbox=self.walls.words)
+        if weakness:
+            to_do = "see docs/security.md; jobs from forks are refused"
+            log.warning("isolation_is_weak", reason=weakness, to_do=to_do)
+
     def weakness(self, isolation: Isolation) -> str:
         """Return why runs with an isolation aren't kept from what isn't theirs here; empty if they are."""
         return self.walls.weakness(isolation)
