@@ -10,6 +10,7 @@ from bench import (
     startup,
     store,
     throughput,
+    walls,
     webhooks,
 )
 
@@ -18,6 +19,7 @@ for module in (
     redaction,
     help_,
     startup,
+    walls,
     latency,
     throughput,
     idle,

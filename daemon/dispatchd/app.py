@@ -3,7 +3,7 @@
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -19,20 +19,21 @@ from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.config import Config
 from dispatchd.control.calls import owner_of
 from dispatchd.control.claim import claim
-from dispatchd.control.metrics_server import MetricsServer
-from dispatchd.control.routes import Routes
 from dispatchd.control.server import ControlServer
 from dispatchd.daemon import Daemon
 from dispatchd.domain import fitness
 from dispatchd.domain.finding import Level
+from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, MachineUnfit, Problem
 from dispatchd.execution import execution
 from dispatchd.identity import identity
-from dispatchd.inspection import EventFeed, Inspection
+from dispatchd.inspection import EventFeed, Inspection, metrics_server
 from dispatchd.licensing import license_routes, license_status
 from dispatchd.loops.health import Health
 from dispatchd.loops.heartbeat import HeartbeatLoop
 from dispatchd.loops.intake import IntakeLoop
+from dispatchd.loops.modes import ModesLoop
 from dispatchd.loops.progress import ProgressFeed
 from dispatchd.loops.prune import PruneLoop
 from dispatchd.loops.pull import PullLoop
@@ -46,9 +47,11 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.reload import Reloader, patience_s, pull_limits
 from dispatchd.status import Status
 from dispatchd.steering import Steering
+from dispatchd.store.held import HeldFolders
 from dispatchd.store.intake import IntakeStore
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.lock import lock
+from dispatchd.store.runs import Runs
 from dispatchd.supervision import SupervisionLoop
 from dispatchd.systemd import ServiceManager
 from dispatchd.telemetry import TraceExporter, read_headers
@@ -105,8 +108,17 @@ async def serve(config: Config, given: Surroundings) -> None:
         caller = await stack.enter_async_context(
             open_caller(config, environment, clock, _CONNECTIONS)
         )
+        Runs.open(config.state_folder)
+        held = stack.enter_context(closing(HeldFolders.open(config.state_folder)))
+        folders = (config.state_folder, config.control_folder)
+        way = GitWay.of(config, environment)
+        engine = LocalEngine.here(environment, given.known, folders, way)
+        engine.log_isolation()
+        stack.callback(engine.close)
         opened = Opened(
             store=store,
+            engine=engine,
+            held=held,
             caller=caller,
             clock=clock,
             known=given.known,
@@ -139,6 +151,8 @@ class Opened:
     """What a daemon has of the outside world, open for as long as it runs."""
 
     store: JobStore
+    engine: LocalEngine
+    held: HeldFolders
     caller: Caller
     clock: SteadyClock
     known: KnownSecrets
@@ -159,7 +173,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         config, known, environment, bugs, lambda: who.credentials.server_id
     )
     watchers = [metrics.see, feed.see, *([traces.see] if traces is not None else [])]
-    core = execution(config, store, clock, known, environment, bugs, watchers)
+    core = execution(config, store, clock, known, opened.engine, bugs, watchers)
     tracker, board, rng = core.tracker, core.board, core.random
     who = identity(config, caller, known, clock, environment, bugs, tracker.ring)
 
@@ -255,6 +269,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         state_folder=config.state_folder,
         url=config.cloud.url,
         containment=core.containment,
+        isolation=opened.engine.walls.words,
         machine=lambda: {
             "license_id": who.credentials.license_id,
             "server_id": who.credentials.server_id,
@@ -302,8 +317,14 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         textfile=_beside(config, config.metrics.textfile),
     )
     others = (
-        *(who.license, report, core.run_loop, core.leftovers, heartbeat, prune, intake),
-        control,
+        *(
+            ModesLoop(opened.held, bugs),
+            who.license,
+            report,
+            core.run_loop,
+            core.leftovers,
+        ),
+        *(heartbeat, prune, intake, control),
         *(supervision, traces, metrics_server(config.metrics.listen, inspection, bugs)),
     )
     return Daemon(
@@ -322,22 +343,6 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
 
 def _nothing() -> None:
     """Do nothing: a license of the configuration has nobody to ask."""
-
-
-def metrics_server(
-    address: str, inspection: Inspection, bugs: BugFence
-) -> MetricsServer | None:
-    """Return the server of an address in the form of `metrics.listen`, or None for none."""
-    if not address:
-        return None
-    host, _, port = address.rpartition(":")
-    routes: Routes = {
-        ("GET", "/metrics"): inspection.show_metrics,
-        ("GET", "/health"): inspection.show_health,
-    }
-    return MetricsServer(
-        host=host.strip("[]"), port=int(port), routes=routes, bugs=bugs
-    )
 
 
 def _traces(

@@ -16,17 +16,19 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
 from dispatchd.domain import fitness
 from dispatchd.domain.finding import Finding, Level
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.engines.local.cgroup import Cgroups
 from dispatchd.engines.local.checkout import try_way
+from dispatchd.engines.local.engine import inherited
 from dispatchd.engines.local.git_way import GitWay
+from dispatchd.engines.local.walls import Walls
 from dispatchd.errors import (
     ConfigError,
     IdentityError,
     JobClosed,
     RemoteError,
 )
-from dispatchd.execution import inherited
 from dispatchd.identity import identity
 from dispatchd.outward import check_outward, needs_of, open_caller, transport_settings
 from dispatchd.process.prerequisites import prerequisites
@@ -48,7 +50,8 @@ async def check_up(
 ) -> AsyncIterator[Finding]:
     """Yield what is found, in the order in which things have to work."""
     yield Finding("config", Level.OK, f"{config.file} is good")
-    for finding in (*_on_disk(config), *prerequisites(needs_of(config, environment))):
+    needs = needs_of(config, environment)
+    for finding in (*_on_disk(config, environment), *prerequisites(needs)):
         yield finding
     for words in fitness.warnings(config.workflows, _controllers()):
         yield Finding("limits", Level.WARNING, words)
@@ -70,7 +73,7 @@ def _controllers() -> tuple[str, ...]:
     return () if found is None else found.controllers
 
 
-def _on_disk(config: Config) -> Iterator[Finding]:
+def _on_disk(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     folder = config.state_folder
     yield _folder(folder)
     if folder.is_dir():
@@ -86,6 +89,7 @@ def _on_disk(config: Config) -> Iterator[Finding]:
             if config.secret_is_exposed
             else Finding("secret", Level.OK, f"{secret} is this user's alone")
         )
+    yield from _isolation(config, environment)
     missing = [
         f"workflows.{name}: there is no {workflow.program}"
         for name, workflow in config.workflows.items()
@@ -98,6 +102,20 @@ def _on_disk(config: Config) -> Iterator[Finding]:
         yield Finding("workflows", Level.WARNING, words)
     elif not missing:
         yield Finding("workflows", Level.OK, ", ".join(sorted(config.workflows)))
+
+
+def _isolation(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
+    walls = Walls.here(environment, (config.state_folder, config.control_folder))
+    weakness = walls.weakness(Isolation.SANDBOX)
+    if weakness:
+        words = f"{walls.words}, but {weakness}; jobs from forks are refused (docs/security.md)"
+        yield Finding("isolation", Level.WARNING, words)
+    else:
+        yield Finding("isolation", Level.OK, walls.words)
+    for name, workflow in sorted(config.workflows.items()):
+        if workflow.isolation is Isolation.NONE:
+            words = f"workflows.{name}: its runs may do what the daemon's user may (isolation)"
+            yield Finding("isolation", Level.WARNING, words)
 
 
 def _folder(folder: Path) -> Finding:

@@ -14,7 +14,8 @@ DispatchdError
 │  ├─ Retryable         wait and repeat: Unavailable, RateLimited, TooLarge, ProtocolError
 │  ├─ JobClosed         stop working for this job: Gone, Conflict
 │  └─ IdentityError     wait for another identity: Unauthorized, Skewed, Forbidden, Revoked
-├─ RunError             becomes another start, or an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed
+├─ RunError             becomes another start, or an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed,
+│                       FolderDamaged
 ├─ LicenseInvalid       a token isn't a license; the daemon waits for a better one
 ├─ NotConfirmed         a process must not begin before the endpoint has agreed again; its attempt is taken back
 ├─ NotPossible          a person asked for what a job's phase doesn't allow; told to that person
@@ -27,13 +28,22 @@ DispatchdError
 Raise leaves, catch branches. Constructors take fields and build the sentence.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from attrs import frozen
 from typing_extensions import override
+
+_OF_PATHS: Final = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+        *(errno.ELOOP, errno.EACCES, errno.EPERM, errno.ENXIO, errno.ENAMETOOLONG),
+    }
+)
+"""Errors about one path. All others are about the disk, or this machine: ENOSPC, EDQUOT, EROFS, EIO, EMFILE and such."""
 
 
 class DispatchdError(Exception):
@@ -268,6 +278,18 @@ class WorkspaceFailed(RunError):
         super().__init__(f"cannot check out {url}: {reason}")
 
 
+class FolderDamaged(RunError):
+    """A run's own folder isn't as this machine has left it; the trouble of its job alone."""
+
+    refused = True
+
+    def __init__(self, *, path: Path, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"the run's folder is damaged, perhaps by its own command: {path}: {reason}"
+        )
+
+
 class ContractViolation(DispatchdError):
     """A document breaks a contract: `path` is a JSON path such as `$.id`, `rule` what it had to be."""
 
@@ -306,6 +328,11 @@ class StoreUnavailable(DispatchdError):
     def __init__(self, *, path: Path, error: OSError) -> None:
         self.path, self.error = path, error
         super().__init__(f"cannot write {path}: {error.strerror or error}")
+
+    @property
+    def is_of_the_path(self) -> bool:
+        """Whether what is at the path is wrong, so that another write elsewhere would pass, and this one never will."""
+        return self.error.errno in _OF_PATHS
 
 
 class RecordUnreadable(DispatchdError):

@@ -1,8 +1,7 @@
 """Wiring of what tracks and runs jobs, whoever they come from."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from attrs import frozen
 
@@ -10,10 +9,7 @@ from dispatchd.clock import SteadyClock
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
 from dispatchd.domain.job import TrackedJob
-from dispatchd.engines.local.cgroup import Cgroups
 from dispatchd.engines.local.engine import LocalEngine
-from dispatchd.engines.local.git_way import GitWay
-from dispatchd.engines.local.secrets import SecretReader
 from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
@@ -27,9 +23,6 @@ from dispatchd.loops.workspaces import Workspaces
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
-
-_INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
-"""What a run gets of the daemon's own environment; all else would leak."""
 
 
 @frozen(kw_only=True)
@@ -49,29 +42,17 @@ class Execution:
     """By what runs are kept together, in words."""
 
 
-def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a run, or a git of ours, gets of the daemon's own environment."""
-    return {name: environment[name] for name in _INHERITED if name in environment}
-
-
 def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
     config: Config,
     store: JobStore,
     clock: SteadyClock,
     known: KnownSecrets,
-    environment: Mapping[str, str],
+    engine: LocalEngine,
     bugs: BugFence,
     watchers: Sequence[Callable[[TrackedJob], None]] = (),
 ) -> Execution:
     """Return what runs the jobs of an open store; `watchers` are told of every record that has become durable."""
     rng, board = random.Random(), Board()  # noqa: S311  # for jitter, not for secrets
-    cgroups = Cgroups.find()
-    engine = LocalEngine(
-        SecretReader(environment=environment),
-        known,
-        cgroups,
-        GitWay.of(config, environment),
-    )
     runs = Runs.open(config.state_folder)
     tracker = Tracker(store, clock, Disk(rng), watchers)
     fence = Fence(tracker, clock)
@@ -91,7 +72,7 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         runs=runs,
         concluder=concluder,
         known=known,
-        base_env=inherited(environment),
+        base_env=engine.inherited,
         traced=bool(config.telemetry.otlp_url),
     )
     leftovers = Leftovers(engine, bugs)
@@ -124,6 +105,6 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         leftovers=leftovers,
         board=board,
         random=rng,
-        controllers=() if cgroups is None else cgroups.controllers,
-        containment="sessions and process groups" if cgroups is None else cgroups.words,
+        controllers=engine.controllers,
+        containment=engine.containment,
     )

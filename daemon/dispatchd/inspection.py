@@ -10,7 +10,9 @@ from anyio import to_thread
 from anyio.streams.memory import MemoryObjectSendStream
 from attrs import define, field
 
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.control.calls import Call, Lines, Refused, Reply, Text
+from dispatchd.control.metrics_server import MetricsServer
 from dispatchd.control.routes import Routes
 from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.domain.phase import Phase
@@ -157,3 +159,19 @@ def _event(record: TrackedJob) -> Json:
         "attempt": len(record.attempts),
         "outcome": verdict.outcome.value if verdict is not None else None,
     }
+
+
+def metrics_server(
+    address: str, inspection: Inspection, bugs: BugFence
+) -> MetricsServer | None:
+    """Return the server of an address in the form of `metrics.listen`, or None for none."""
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    routes: Routes = {
+        ("GET", "/metrics"): inspection.show_metrics,
+        ("GET", "/health"): inspection.show_health,
+    }
+    return MetricsServer(
+        host=host.strip("[]"), port=int(port), routes=routes, bugs=bugs
+    )

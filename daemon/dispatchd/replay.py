@@ -19,7 +19,14 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.domain.phase import Event, Phase
-from dispatchd.errors import FolderUnusable, InvalidTransition, UsageError
+from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.engines.local.git_way import GitWay
+from dispatchd.errors import (
+    FolderDamaged,
+    FolderUnusable,
+    InvalidTransition,
+    UsageError,
+)
 from dispatchd.execution import Execution, execution
 from dispatchd.process.folder_tree import remove_tree
 from dispatchd.redaction.known_secrets import KnownSecrets
@@ -75,12 +82,11 @@ def lay_out(config: Config, past: TrackedJob, workflow: str) -> Replay:
         # The job comes from elsewhere: what it starts must not get more power than in the daemon.
         reason = f"runs belong to the daemon's user; use: sudo -u '#{owner}' dispatchd replay ..."
         raise UsageError(cannot=cannot, reason=reason)
-    texts = Runs.at(config.state_folder).folder(past.run_id)
+    runs = Runs.at(config.state_folder)
     try:
-        payload = texts.event_file.read_text(errors="surrogatepass")
-        headers = texts.headers_file.read_text(errors="surrogatepass")
-    except OSError as error:
-        reason = f"its payload is not kept any more ({error.filename}: {error.strerror}; store.history_days)"
+        payload, headers = runs.read_texts(runs.folder(past.run_id))
+    except FolderDamaged as error:
+        reason = f"its payload is not kept any more ({error.path}: {error.reason}; store.history_days)"
         raise UsageError(cannot=cannot, reason=reason) from error
     job = evolve(past.job, workflow=name, claim_token="", lease_s=None, extensions=())
     folder = _new_folder(config.state_folder / "replays", file_name(job.id))
@@ -96,10 +102,13 @@ async def play(
     """
     held = lock(replay.state_folder)
     store, _ = JobStore.open(replay.state_folder)
+    folders = (config.state_folder, config.control_folder)
+    way = GitWay.of(config, environment)
+    engine = LocalEngine.here(environment, known, folders, way)
     try:
         own = evolve(config, state_folder=replay.state_folder)
         clock = SteadyClock.open(replay.state_folder)
-        core = execution(own, store, clock, known, environment, BugFence())
+        core = execution(own, store, clock, known, engine, BugFence())
         try:
             return await _run(replay, core)
         finally:
@@ -109,6 +118,7 @@ async def play(
                     core.runs.trash.contents()
                 )
     finally:
+        engine.close()
         store.close()
         held.close()
 

@@ -36,6 +36,7 @@ class Status:
     state_folder: Path
     url: str
     containment: str
+    isolation: str
     machine: Callable[[], Mapping[str, Json]]
     license: Callable[[], Mapping[str, Json] | None]
     skew_s: Callable[[], float | None]
@@ -72,6 +73,7 @@ class Status:
             "slots": {"total": self.slots(), "used": self._used()},
             "outbox": self._outbox(),
             "containment": self.containment,
+            "isolation": self.isolation,
             "disk": self._disk(),
         }
 

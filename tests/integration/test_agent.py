@@ -100,7 +100,7 @@ async def test_a_coding_agent_goes_end_to_end(
     attempt = run / "attempt-1"
     assert (
         git(bare, "rev-parse", "agent/j")
-        == (json.loads((attempt / "result.json").read_text())["commits"][0])
+        == (json.loads((attempt / "run/result.json").read_text())["commits"][0])
     )
     await until_cleared(run)
     # The clone is gone, and what a success needs of it is kept.

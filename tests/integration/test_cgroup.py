@@ -153,19 +153,21 @@ def test_limits_are_set_and_usage_is_read_where_the_kernel_has_them(
     root.mkdir()
     limits = Resources(memory_bytes=512 << 20, pids=100, cpu_weight=50)
 
-    Cgroups(root, ("cpu", "memory", "pids")).admit(42, attempt, limits)
+    procs = Cgroups(root, ("cpu", "memory", "pids")).prepare(attempt, limits)
+    os.write(procs, b"0")
+    os.close(procs)
     [group] = root.iterdir()
     (group / "cgroup.kill").touch()
     (group / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
     (group / "memory.peak").write_text("104857600\n")
     (group / "memory.events").write_text("oom 1\noom_kill 2\n")
-    found = Group.of(attempt)
+    found = Group.of(attempt, root)
 
     written = {each.name: each.read_text() for each in group.iterdir()}
     assert written["memory.max"] == str(512 << 20)
     assert written["pids.max"] == "100"
     assert written["cpu.weight"] == "50"
-    assert written["cgroup.procs"] == "42"
+    assert written["cgroup.procs"] == "0"
     assert found is not None
     assert found.usage() == Usage(cpu_s=2.5, peak_memory_bytes=100 << 20, oom_kills=2)
 
@@ -175,7 +177,9 @@ def test_limits_without_their_controllers_are_left_out(tmp_path: Path) -> None:
     attempt.mkdir()
     root.mkdir()
 
-    Cgroups(root, ("pids",)).admit(42, attempt, Resources(memory_bytes=1, pids=9))
+    limits = Resources(memory_bytes=1, pids=9)
+
+    os.close(Cgroups(root, ("pids",)).prepare(attempt, limits))
 
     [group] = root.iterdir()
     assert sorted(each.name for each in group.iterdir()) == ["cgroup.procs", "pids.max"]
@@ -208,3 +212,31 @@ async def test_a_run_has_nothing_of_the_precedence_that_the_daemon_has(
     output = (daemon.state / "runs/j/attempt-1/output.log").read_text()
     assert own == -5
     assert output == "0\n"
+
+
+def test_a_note_that_a_command_has_written_is_no_group(tmp_path: Path) -> None:
+    attempt, root, forged = (tmp_path / name for name in ("attempt", "root", "forged"))
+    for folder in (attempt, root):
+        folder.mkdir()
+    cgroups = Cgroups(root)
+    os.close(cgroups.prepare(attempt, Resources()))
+    [group] = root.iterdir()
+    (group / "cgroup.kill").touch()
+    (forged / group.name).mkdir(parents=True)
+    (forged / group.name / "cgroup.kill").touch()
+
+    (attempt / "cgroup").write_text(str(forged / group.name))
+
+    assert Group.of(attempt, root) is None
+    assert cgroups.group_of(attempt) == Group(group)
+    (attempt / "cgroup").unlink()
+    assert cgroups.group_of(attempt) == Group(group)
+
+
+def test_groups_that_a_run_has_made_are_strays(tmp_path: Path) -> None:
+    for name in ("supervisor", "run-0123", "mine", "mine/below"):
+        (tmp_path / name).mkdir()
+
+    found = Cgroups(tmp_path, (), tmp_path / "supervisor").strays()
+
+    assert found == [Group(tmp_path / "mine")]

@@ -34,6 +34,8 @@ from dispatchd.control.calls import (
 )
 from dispatchd.control.client import ask, in_path, stream
 from dispatchd.control.server import ControlServer
+from dispatchd.control.token import TOKEN_HEADER
+from dispatchd.control.token import read as token_of
 from dispatchd.domain.job import Json
 from dispatchd.errors import FolderUnusable, NotReachable, UsageError
 from support.until import until
@@ -116,9 +118,15 @@ async def connected(folder: Path) -> SocketStream:
         return await anyio.connect_unix(address)
 
 
+def with_token(folder: Path, request: bytes) -> bytes:
+    token = f"{TOKEN_HEADER}: {token_of(folder)}"
+    return request.replace(b"host: x\r\n", f"host: x\r\n{token}\r\n".encode(), 1)
+
+
 async def raw(folder: Path, request: bytes) -> tuple[str, dict[str, str], bytes]:
-    """Return the status line, the headers and the body that come back for some bytes."""
+    """Return the status line, the headers and the body that come back for some bytes, with the token put in."""
     answer = b""
+    request = with_token(folder, request)
     async with await connected(folder) as connection:
         with suppress(anyio.BrokenResourceError):
             await connection.send(request)
@@ -145,6 +153,39 @@ def message(body: bytes) -> str:
     found = json.loads(body)["message"]
     assert isinstance(found, str)
     return found
+
+
+# Who is answered
+
+
+@pytest.mark.parametrize(
+    "given", ["", "dispatchd-token: \r\n", "dispatchd-token: 0123\r\n"]
+)
+async def test_who_does_not_know_the_token_is_told_nothing(
+    tmp_path: Path, given: str
+) -> None:
+    head = f"GET /v1/echo HTTP/1.1\r\nHost: x\r\n{given}\r\n"
+    async with serving(tmp_path):
+        first, _, body = await raw(tmp_path, head.encode())
+
+    assert first == "HTTP/1.1 403 Forbidden"
+    assert "control.token" in message(body)
+
+
+async def test_the_token_is_as_private_as_the_socket_and_new_with_each_daemon(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path):
+        first = token_of(tmp_path)
+    async with serving(tmp_path):
+        second = token_of(tmp_path)
+        found = (tmp_path / "control.token").stat()
+        socket_found = (tmp_path / "control.sock").stat()
+
+    assert first != second
+    assert min(len(first), len(second)) >= 32
+    assert stat.S_IMODE(found.st_mode) == 0o640
+    assert (found.st_uid, found.st_gid) == (socket_found.st_uid, socket_found.st_gid)
 
 
 # What is answered
@@ -370,7 +411,7 @@ async def test_an_act_is_carried_out_though_its_client_has_gone(
 
     async with serving(tmp_path, {**ROUTES, ("POST", "/v1/act"): act}):
         async with await connected(tmp_path) as connection:
-            await connection.send(request("POST", "/v1/act"))
+            await connection.send(with_token(tmp_path, request("POST", "/v1/act")))
             await begun.wait()
         go_on.set()
         await done.wait()
@@ -476,7 +517,7 @@ async def test_a_stream_that_has_nothing_to_say_ends_when_its_client_goes(
     events = Endless("first", pause=True)
     async with serving(tmp_path, {("GET", "/v1/events"): events}):
         async with await connected(tmp_path) as connection:
-            await connection.send(request("GET", "/v1/events"))
+            await connection.send(with_token(tmp_path, request("GET", "/v1/events")))
             got = b""
             while b"first" not in got:
                 got += await connection.receive()
@@ -489,7 +530,7 @@ async def test_a_stream_ends_when_its_client_takes_no_more(tmp_path: Path) -> No
         serving(tmp_path, {("GET", "/v1/events"): events}, Limits(reply_s=0.1)),
         await connected(tmp_path) as connection,
     ):
-        await connection.send(request("GET", "/v1/events"))
+        await connection.send(with_token(tmp_path, request("GET", "/v1/events")))
         await events.closed.wait()
 
 

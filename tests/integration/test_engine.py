@@ -3,19 +3,21 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import anyio
 import pytest
 from attrs import evolve
 
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.engines.local.gate import read_exit
 from dispatchd.engines.local.process import identify, open_pidfd
-from dispatchd.engines.local.secrets import SecretReader
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 
@@ -30,11 +32,15 @@ def launch(tmp_path: Path, script: str) -> Launch:
         workspace=workspace,
         folder=folder,
         output_file=folder / "output.log",
+        files=folder / "run",
+        isolation=Isolation.NONE,
     )
 
 
-def engine() -> LocalEngine:
-    return LocalEngine(SecretReader(environment={}), KnownSecrets())
+@pytest.fixture
+def local() -> Iterator[LocalEngine]:
+    with closing(LocalEngine.here({}, KnownSecrets())) as found:
+        yield found
 
 
 def own() -> ProcessIdentity:
@@ -81,8 +87,10 @@ def test_what_a_shim_leaves_says_how_it_ended(
     )
 
 
-async def test_the_identity_is_recorded_before_the_command_runs(tmp_path: Path) -> None:
-    local, ready = engine(), launch(tmp_path, "echo ran; exit 3")
+async def test_the_identity_is_recorded_before_the_command_runs(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = launch(tmp_path, "echo ran; exit 3")
     recorded: list[ProcessIdentity] = []
 
     async def record(process: ProcessIdentity) -> None:
@@ -96,8 +104,10 @@ async def test_the_identity_is_recorded_before_the_command_runs(tmp_path: Path) 
     assert ready.output_file.read_text() == "ran\n"
 
 
-async def test_nothing_runs_if_the_identity_cannot_be_recorded(tmp_path: Path) -> None:
-    local, ready = engine(), launch(tmp_path, "echo ran")
+async def test_nothing_runs_if_the_identity_cannot_be_recorded(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = launch(tmp_path, "echo ran")
     recorded: list[ProcessIdentity] = []
 
     async def record(process: ProcessIdentity) -> None:
@@ -113,6 +123,7 @@ async def test_nothing_runs_if_the_identity_cannot_be_recorded(tmp_path: Path) -
 
 
 async def test_nothing_runs_if_the_daemon_dies_behind_the_closed_gate(
+    local: LocalEngine,
     tmp_path: Path,
 ) -> None:
     ready = launch(tmp_path, "echo ran")
@@ -120,10 +131,10 @@ async def test_nothing_runs_if_the_daemon_dies_behind_the_closed_gate(
 import os
 from pathlib import Path
 from dispatchd.domain.launch import Launch
-from dispatchd.engines.local.gate import Gated
+from dispatchd.engines.local.gate import Gated, Starter
 p = Path({str(tmp_path)!r})
 gated = Gated.spawn(Launch(run_id="r", command=("/bin/sh", "-c", "echo ran"), env={{}}, workspace=p / "workspace",
-                           folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log"), {{}})
+                           folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log", files=p), {{}}, Starter())
 print(gated.identity.pid, gated.identity.start_ticks, gated.identity.boot_id, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -135,7 +146,7 @@ os.kill(os.getpid(), 9)
     pid, ticks, boot = dead.stdout.split()
     process = ProcessIdentity(pid=int(pid), start_ticks=int(ticks), boot_id=boot)
 
-    end = await engine().observe(process, ready.folder)
+    end = await local.observe(process, ready.folder)
 
     assert end == NeverStarted()
     assert ready.output_file.read_text() == ""

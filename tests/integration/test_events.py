@@ -112,7 +112,7 @@ async def test_a_run_that_hung_is_told_with_where(tmp_path: Path) -> None:
         )
         async with running_daemon(config) as daemon:
             hub.hand_out(JOB)
-            written = daemon.state / "runs/j/attempt-1/events.ndjson"
+            written = daemon.state / "runs/j/attempt-1/run/events.ndjson"
             await until(lambda: written.exists() and '"span"' in written.read_text())
             await advance(60)
             finished = (await hub.until_finished("j"))[0]
@@ -190,7 +190,7 @@ async def test_events_without_end_hold_up_neither_the_verdict_nor_others(
 async def test_whatever_a_command_does_to_its_folder_its_job_ends(
     tmp_path: Path,
 ) -> None:
-    head = 'A=$(dirname "$DISPATCHD_EVENTS"); W=$DISPATCHD_WORKSPACE; '
+    head = "A=$DISPATCHD_ATTEMPT_FOLDER; W=$DISPATCHD_WORKSPACE; "
     async with endpoint() as hub:
         config = write_config(
             tmp_path,
@@ -211,8 +211,9 @@ async def test_whatever_a_command_does_to_its_folder_its_job_ends(
         "succeeded",
         "failed",
     }
-    for name in ("exit-is-a-pipe", "everything-is-gone", "as-if-it-had-never-begun"):
+    for name in ("exit-is-a-pipe", "exit-is-a-folder", "as-if-it-had-never-begun"):
         assert finished[name]["result_cause"] == "lost"
+    assert finished["everything-is-gone"]["result_status"] == "succeeded"
     assert finished["report-is-a-link"]["result_output"] == "x\n"
     assert not (daemon.state / "runs/report-is-a-link/workspace/victim").exists()
 

@@ -62,6 +62,7 @@ async def test_no_fault_in_a_round_ends_the_daemon(
             await call(daemon, "GET", "/v1/status")
             await _metrics_of(daemon)
             metrics = await _metrics_of(daemon)
+            (daemon.state / "jobs").chmod(0o700)
             await _until_all_worked(bugs, DAEMON)
             status = await call(daemon, "GET", "/v1/status")
             assert set(bugs.met) >= DAEMON

@@ -45,7 +45,7 @@ async def test_a_run_of_dependabots_code_gets_neither_token_nor_secrets(
     tmp_path: Path,
 ) -> None:
     command = {"it": ["/bin/sh", "-c", "env"]}
-    asks = 'github_token = { contents = "read" }\n'
+    asks = 'github_token = { contents = "read" }\nforks_without_isolation = true'
     async with scene(tmp_path, Repository(), RULES) as here:
         config = write_config(
             tmp_path / "machine", here.hub.server.url, command, limits=asks

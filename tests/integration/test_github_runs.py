@@ -78,7 +78,12 @@ async def test_a_pull_request_has_a_check_with_what_its_run_has_said(
 async def test_code_of_a_fork_gets_no_token(tmp_path: Path) -> None:
     fork = Repository(pull=pull(fork=True))
     async with scene(tmp_path, fork, RULES) as here:
-        async with running_daemon(configured(tmp_path, here.hub.server.url)) as daemon:
+        config = configured(
+            tmp_path,
+            here.hub.server.url,
+            f"{ASKS}\nforks_without_isolation = true",
+        )
+        async with running_daemon(config) as daemon:
             reply = await here.say(f"/run {HEAD}")
             [job_id] = reply.json()["jobs"]
             job = await here.hub.server.result(job_id)

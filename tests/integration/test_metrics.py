@@ -10,6 +10,8 @@ import pytest
 from anyio import to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
+from dispatchd.control.token import TOKEN_HEADER
+from dispatchd.control.token import read as token_of
 from dispatchd.errors import NotReachable
 from support.clock import advance
 from support.control import call
@@ -37,7 +39,10 @@ def values(text: str) -> dict[str, float]:
 
 def scrape(daemon: DaemonHere) -> dict[str, float]:
     transport = httpx.HTTPTransport(uds=str(daemon.state / "control.sock"))
-    with httpx.Client(transport=transport, base_url="http://dispatchd") as http:
+    headers = {TOKEN_HEADER: token_of(daemon.state)}
+    with httpx.Client(
+        transport=transport, base_url="http://dispatchd", headers=headers
+    ) as http:
         reply = http.get("/v1/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     return values(reply.text)

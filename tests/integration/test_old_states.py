@@ -116,7 +116,9 @@ async def test_a_daemon_finishes_what_an_older_release_has_begun(
         name for name, each in phases.items() if each not in ("history", "releasing")
     ]
     async with endpoint() as cloud:
-        config = write_config(tmp_path, cloud.url, WORKFLOWS)
+        # Some of them are of forks.
+        limits = "forks_without_isolation = true"
+        config = write_config(tmp_path, cloud.url, WORKFLOWS, limits=limits)
         unpack(FOLDERS[version], tmp_path / "state")
         async with running_daemon(config) as daemon:
             by_itself = set(unfinished) - {"j-needs_attention"}

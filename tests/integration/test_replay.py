@@ -136,7 +136,7 @@ def test_it_asks_nobody_for_a_token(config: Path) -> None:
 
 def test_the_code_of_a_fork_gets_no_secrets_there_either(config: Path) -> None:
     text = config.read_text()
-    asks = '[workflows.asks]\ncommand = ["env"]\nsecrets = { KEY = "key" }\n[secrets.key]\nfile = "secret"'
+    asks = '[workflows.asks]\ncommand = ["env"]\nsecrets = { KEY = "key" }\nforks_without_isolation = true\n[secrets.key]\nfile = "secret"'
     config.write_text(f"{text}\n{asks}\n")
     put(config, workflow="asks", from_fork=True)
 

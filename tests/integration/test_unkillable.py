@@ -20,7 +20,6 @@ from dispatchd.domain.result import NoResult
 from dispatchd.domain.run_event import Story
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.engines.local.process import identify
-from dispatchd.engines.local.secrets import SecretReader
 from dispatchd.loops.leftovers import Leftovers
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import advance
@@ -66,7 +65,7 @@ def leftover() -> Iterator[ProcessIdentity]:
 async def test_a_leftover_of_another_user_is_given_up_and_swept_again(
     tmp_path: Path, leftover: ProcessIdentity
 ) -> None:
-    engine = LocalEngine(SecretReader(environment={}), KnownSecrets())
+    engine = LocalEngine.here({}, KnownSecrets())
     with as_nobody():
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pass_time, tasks.cancel_scope)

@@ -35,8 +35,12 @@ def write_config(
     store: str = 'folder = "state"\nmin_free_mib = 0',
     runs: str = "",
     limits: str = "",
+    isolation: str = "none",
 ) -> Path:
-    """Write a configuration with its secret; the other arguments are lines of TOML for each table."""
+    """Write a configuration with its secret; the other arguments are lines of TOML for each table.
+
+    Most tests have commands that reach what the test itself has laid out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     secret = folder / "secret"
     secret.write_text(SECRET)
@@ -57,6 +61,7 @@ secret_file = "secret"
 [store]
 {store}
 [runs]
+isolation = "{isolation}"
 {runs}
 [log]
 level = "debug"

@@ -13,6 +13,7 @@ from attrs import define, field
 from typing_extensions import override
 
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import Job, ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Cleared, Exit, NeverStarted, Outcome, Verdict
@@ -199,6 +200,9 @@ class ModelEngine:
         return [
             each for each in self.processes.values() if each.begun and each.code is None
         ]
+
+    def weakness(self, isolation: Isolation) -> str:
+        return ""
 
     async def start(
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]

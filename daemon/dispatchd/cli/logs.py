@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -61,8 +62,7 @@ def logs(
         places, record, number, may_come=follow and record.phase in _LIVE
     )
     if as_json:
-        whole = read_around_holes(path, _CHUNK_BYTES) if path.exists() else ()
-        text = b"".join(whole).decode(errors="replace")
+        text = b"".join(_between(path, 0, _size(path))).decode(errors="replace")
         print_json(
             {"job": record.job.id, "attempt": number, "file": str(path), "output": text}
         )
@@ -92,10 +92,22 @@ def _chunks(
     while True:
         # Looked at first: what is written before the end is then read in the last round.
         live = follow and find_job(places, job_id).phase in _LIVE
-        if path.exists():
-            size = path.stat().st_size
-            yield from read_around_holes(path, _CHUNK_BYTES, position, size)
-            position = size
+        size = _size(path)
+        yield from _between(path, position, size)
+        position = size
         if not live:
             return
         time.sleep(_LOOK_S)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat(follow_symlinks=False).st_size
+    except OSError:
+        return 0
+
+
+def _between(path: Path, start: int, end: int) -> Iterator[bytes]:
+    """Yield what a file has between two offsets; nothing of what can't be read."""
+    with suppress(OSError):
+        yield from read_around_holes(path, _CHUNK_BYTES, start, end)

@@ -28,6 +28,7 @@ def run(config_file: Path | None) -> None:
     from dispatchd.app import Surroundings, serve
     from dispatchd.log import configure
     from dispatchd.outward import check_outward
+    from dispatchd.process.kernel import forbid_tracing
     from dispatchd.redaction.known_secrets import KnownSecrets
 
     def reread() -> Config:
@@ -38,6 +39,8 @@ def run(config_file: Path | None) -> None:
     # A reload finds the file again wherever this folder goes.
     if config_file is not None and not config_file.is_absolute():
         config_file = config_file.parent.resolve() / config_file.name
+    # A run has this user's uid; neither memory nor environment of the daemon are its business.
+    forbid_tracing()
     config = load_config(config_file)
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     check_outward(config, environment)

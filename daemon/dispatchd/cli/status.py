@@ -163,6 +163,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         else "none",
     )
     yield "runs kept by", found["containment"]
+    yield "isolation", found["isolation"]
     free = f"{disk['free_bytes'] / (1 << 30):.1f} GiB and {disk['free_inodes']:,} inodes free"
     yield "disk", f"{disk['trouble']}; {free}" if disk["trouble"] else free
     yield "state", found["state_folder"]

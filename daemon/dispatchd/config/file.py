@@ -6,6 +6,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.workflow import (
     DEFAULT_KILL_GRACE_S,
     DEFAULT_OUTPUT_MAX_MIB,
@@ -90,6 +91,7 @@ class Limits:
     retry_wait_s: float = 5.0
     on_shutdown: OnShutdown = OnShutdown.DETACH
     output_max_mib: int = DEFAULT_OUTPUT_MAX_MIB
+    isolation: Isolation = Isolation.SANDBOX
     memory_max_mib: int = 0
     pids_max: int = 0
     cpu_weight: int = 0
@@ -143,6 +145,10 @@ class WorkflowEntry:
     max_retries: int | None = None
     start_retries: int | None = None
     output_max_mib: int | None = None
+    isolation: Isolation | None = None
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    forks_without_isolation: bool = False
     memory_max_mib: int | None = None
     pids_max: int | None = None
     cpu_weight: int | None = None

@@ -1,7 +1,7 @@
 """From the tables of the file to the workflows that the daemon runs."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -64,11 +64,32 @@ class Reader:
                 )
                 if limit
             ),
+            isolation=_first(entry.isolation, limits.isolation),
+            read_paths=self._absolute(entry.read_paths),
+            write_paths=self._absolute(entry.write_paths),
+            hidden_paths=self._absolute(self._secret_files()),
+            forks_without_isolation=entry.forks_without_isolation,
             checkout=self._repository(entry) if entry.checkout else None,
             required_artifacts=entry.required_artifacts,
             missing_fails=entry.missing_artifacts == "fail",
             report_output=entry.report_output,
         )
+
+    def _absolute(self, paths: Iterable[str]) -> tuple[str, ...]:
+        return tuple(str(self.folder / each) for each in paths)
+
+    def _secret_files(self) -> Iterator[str]:
+        """Yield the files that hold secrets of this machine or of any workflow."""
+        cloud = self.content.cloud
+        named = (
+            cloud.secret_file,
+            cloud.client_key_file,
+            cloud.proxy_credentials_file,
+            self.content.license.key_file,
+            self.content.telemetry.otlp_headers_file,
+            *(secret.file for secret in self.content.secrets.values()),
+        )
+        yield from filter(None, named)
 
     def _repository(self, entry: WorkflowEntry) -> Repository:
         token = entry.checkout_secret

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from dispatchd.control.calls import OWNER_HEADER, SOCKET, owner_of, socket_address
+from dispatchd.control.token import TOKEN_HEADER, read
 from dispatchd.domain.content_coding import coding_problem
 from dispatchd.domain.job import Json
 from dispatchd.errors import NotReachable, UsageError
@@ -70,7 +71,7 @@ def ask(  # noqa: PLR0913  # a call has as many parts
     daemon refuses the call.
     """
     content = None if body is None else json.dumps(body).encode()
-    request = _request(method, path, state, content)
+    request = _request(folder, method, path, state, content)
     with _answer(folder, request, cannot, httpx.Timeout(timeout_s)) as response:
         return _decoded(response.read(), cannot)
 
@@ -83,7 +84,7 @@ def stream(
     Waits as long as it takes for each line. Fails as `ask` does, and with NotReachable if the daemon ends
     in the middle.
     """
-    request = _request("GET", path, state)
+    request = _request(folder, "GET", path, state)
     timeout = httpx.Timeout(_TIMEOUT_S, read=None)
     with _answer(folder, request, cannot, timeout) as response:
         for line in response.iter_lines():
@@ -91,9 +92,14 @@ def stream(
 
 
 def _request(
-    method: str, path: str, state: Path | None, content: bytes | None = None
+    folder: Path,
+    method: str,
+    path: str,
+    state: Path | None,
+    content: bytes | None = None,
 ) -> httpx.Request:
-    headers = {}
+    token = read(folder)
+    headers = {TOKEN_HEADER: token} if token else {}
     # Who may not look at the folder can't tell it from others.
     with suppress(PermissionError):
         if state is not None:

@@ -21,6 +21,7 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.control.calls import OWNER_HEADER, Limits, Peer, Refused
 from dispatchd.control.routes import Routes, carry_out
 from dispatchd.control.talk import Talk
+from dispatchd.control.token import TOKEN_FILE, TOKEN_HEADER, is_same
 
 _PAUSE_S: Final = 1.0
 """Pause after a failed accept(2), such as with no descriptor left (seconds)."""
@@ -47,6 +48,7 @@ class Connections:
 
     `server` is its name in the log. `identify` returns who connected, or raises Refused for who may not.
     `owner` is the state folder that it answers for, as `OWNER_HEADER` has it; empty where nobody names one.
+    `token` is what a caller has to give; empty where nobody is asked for one.
     """
 
     server: str
@@ -55,6 +57,7 @@ class Connections:
     bugs: BugFence
     identify: Callable[[SocketStream], Visitor]
     owner: str = ""
+    token: str = ""
     _open: Counter[Hashable] = field(factory=Counter, init=False)
     _accepting: bool = field(default=True, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -105,6 +108,7 @@ class Connections:
         refused: Refused | None = None
         with self.bugs.contained(self.server, {"call": call}) as containment:
             try:
+                self._check_token(head)
                 self._check_owner(head)
                 await talk.answer(await carry_out(self.routes, *request, visitor.peer))
             except Refused as refusal:
@@ -113,6 +117,17 @@ class Connections:
             refused = Refused(status=HTTPStatus.INTERNAL_SERVER_ERROR, reason=_BUG)
         if refused is not None:
             raise refused
+
+    def _check_token(self, head: h11.Request) -> None:
+        """Refuse who can't read the token's file, such as a run.
+
+        Raises:
+            Refused: It isn't given.
+        """
+        given = dict(head.headers).get(TOKEN_HEADER.encode())
+        if self.token and not is_same(given, self.token):
+            reason = f"the header {TOKEN_HEADER} must have what is in {TOKEN_FILE}, beside the socket"
+            raise Refused(status=HTTPStatus.FORBIDDEN, reason=reason)
 
     def _check_owner(self, head: h11.Request) -> None:
         """Refuse what is meant for the daemon of another state folder.

@@ -1,7 +1,8 @@
 """The control socket: JSON over HTTP/1.1 on a Unix socket, one request for each connection.
 
-Two guards stand before every call. The first is the socket's mode, 0660: connect(2) needs write access to
-the file. The second asks the kernel who connected, because a mode is easily changed by hand.
+Three guards stand before every call. The first is the socket's mode, 0660: connect(2) needs write access to
+the file. The second asks the kernel who connected, because a mode is easily changed by hand. The third asks for a
+token, because a run has the daemon's own uid (`token.py`).
 """
 
 import os
@@ -27,9 +28,13 @@ from dispatchd.control.calls import (
 )
 from dispatchd.control.connections import Connections, Visitor
 from dispatchd.control.routes import Routes
+from dispatchd.control.token import TOKEN_FILE, make, write
 from dispatchd.errors import FolderUnusable
 
 _MODE: Final = 0o660
+
+_AGAIN_S: Final = 5.0
+"""Wait before the token is written again (seconds): room on a disk comes back unannounced."""
 
 
 @define(kw_only=True)
@@ -64,6 +69,7 @@ class ControlServer:
                 self._group = made.st_gid
         except OSError as error:
             raise FolderUnusable(folder=self.folder, error=error) from error
+        token = make()
         connections = Connections(
             server="control",
             routes=self.routes,
@@ -71,9 +77,12 @@ class ControlServer:
             bugs=self.bugs,
             identify=self._identify,
             owner=self.owner,
+            token=token,
         )
         try:
-            async with listener:
+            async with listener, anyio.create_task_group() as tasks:
+                if not self._write(token):
+                    tasks.start_soon(self._write_later, token, name="control token")
                 task_status.started()
                 await connections.take(listener)
         finally:
@@ -81,6 +90,26 @@ class ControlServer:
             with suppress(OSError):
                 if os.path.samestat(made, _look_at(str(self.folder / SOCKET))):
                     (self.folder / SOCKET).unlink()
+                    (self.folder / TOKEN_FILE).unlink()
+
+    def _write(self, token: str) -> bool:
+        try:
+            write(self.folder, token, self._group)
+        except OSError as error:
+            self._log.warning(
+                "control_token_not_written",
+                error=error.strerror,
+                retry_in_s=_AGAIN_S,
+            )
+            return False
+        return True
+
+    async def _write_later(self, token: str) -> None:
+        """Repeat it: a full disk keeps a daemon neither from its start nor, later, from being steered."""
+        while True:
+            await anyio.sleep(_AGAIN_S)
+            if self._write(token):
+                return
 
     def _identify(self, stream: SocketStream) -> Visitor:
         peer = peer_of(stream.extra(SocketAttribute.raw_socket))  # noqa: S610  # not Django's

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from attrs import Factory, field, frozen
 
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
@@ -32,6 +33,8 @@ class Launch:
     at the last moment, and `given`, secrets that the endpoint has given for this attempt, both by variable;
     `folder` belongs to the engine, which keeps there what it needs to find the attempt again; stdout and stderr
     are appended to `output_file`. With a `checkout` the workspace is filled first, by means of `token`.
+    With an isolation the command reaches its `workspace` and its own `files`, reads its `inputs`, and reaches what the
+    owner has added (`read_paths`, `write_paths`); never `hidden_paths`, the files with secrets.
     """
 
     run_id: str
@@ -44,5 +47,11 @@ class Launch:
     secrets: Mapping[str, SecretSource] = Factory(dict)
     given: Mapping[str, str] = field(factory=dict, repr=False)
     resources: Resources = Factory(Resources)
+    isolation: Isolation = Isolation.SANDBOX
+    files: Path
+    inputs: tuple[Path, ...] = ()
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    hidden_paths: tuple[str, ...] = ()
     checkout: Checkout | None = None
     token: SecretSource | None = None

@@ -7,6 +7,7 @@ from typing import Final
 from attrs import Factory, frozen
 
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
@@ -48,6 +49,8 @@ class Workflow:
     (GitHub's name of a permission to `read` or `write`), empty for no token. Limits in seconds, 0 where
     there is none; `max_retries` counts the attempts after the first, used by retry-safe failures only, `start_retries`
     the starts of an attempt after the first, used by failures before its command could begin. `output_max_bytes` is how much of its output is kept, 0 for all.
+    `read_paths` and `write_paths` are what its isolation lets it reach beside its own, `hidden_paths` the files with
+    secrets, which it doesn't; `forks_without_isolation` lets jobs from forks run where nothing isolates them.
     `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace; a
     success that lacks one is parked, or a failure if `missing_fails`.
     """
@@ -69,6 +72,11 @@ class Workflow:
     resources: Resources = Factory(Resources)
     own_limits: tuple[str, ...] = ()
     """The controllers (cgroup v2) that limits of its own need, beside those of `[runs]`."""
+    isolation: Isolation = Isolation.SANDBOX
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    hidden_paths: tuple[str, ...] = ()
+    forks_without_isolation: bool = False
     checkout: Repository | None = None
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False

@@ -104,6 +104,7 @@ class Concluder:
         )
         run = self.runs.folder(record.run_id)
         self.stories.forget(run.events_file(attempt.number))
+        await self.workspaces.clear_scratch(record.run_id, attempt.number)
 
     async def fail_to_start(
         self, record: TrackedJob, workflow: Workflow, ending: Ending, error: RunError

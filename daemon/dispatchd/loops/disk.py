@@ -23,11 +23,16 @@ class Disk:
     """Repeats writes until the disk takes them."""
 
     _random: random.Random
-    trouble: str = field(default="", init=False)
-    """Why the disk refuses writes at the moment, or empty."""
+    _refused: dict[object, str] = field(factory=dict, init=False)
+    """What the disk has told those who wait for it now."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
+
+    @property
+    def trouble(self) -> str:
+        """Why the disk refuses writes at the moment, or empty."""
+        return next(iter(self._refused.values()), "")
 
     async def until_stored(
         self, write: Callable[[], T], refused: Callable[[], None] = lambda: None
@@ -36,6 +41,16 @@ class Disk:
 
         `refused` is called at each refusal, and neither waits nor fails.
         """
+        waiting = object()
+        try:
+            return await self._until_stored(write, refused, waiting)
+        finally:
+            # However it ends, nobody waits any more: trouble is that of writes that are refused now.
+            self._refused.pop(waiting, None)
+
+    async def _until_stored(
+        self, write: Callable[[], T], refused: Callable[[], None], waiting: object
+    ) -> T:
         failures = 0
         while True:
             try:
@@ -54,10 +69,9 @@ class Disk:
                     error=str(error),
                     retry_in_s=round(delay_s, 2),
                 )
-                self.trouble = str(error)
+                self._refused[waiting] = str(error)
                 await anyio.sleep(delay_s)
             else:
                 if failures:
-                    self.trouble = ""
                     self._log.info("store_write_accepted_again", failures=failures)
                 return result

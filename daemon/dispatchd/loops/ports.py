@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Cleared, Exit, NeverStarted
@@ -131,6 +132,10 @@ class Engine(Protocol):
         Fails with a leaf of RunError if that can't be: SpawnFailed, SecretUnavailable, WorkspaceFailed.
         From then on the attempt's secrets are known, so that they can be taken out of its words.
         """
+        ...
+
+    def weakness(self, isolation: Isolation) -> str:
+        """Return why runs with an isolation aren't kept from what isn't theirs here, in words; empty if they are."""
         ...
 
     async def recall(self, process: ProcessIdentity, folder: Path) -> bool:

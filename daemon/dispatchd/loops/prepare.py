@@ -7,12 +7,18 @@ from attrs import frozen
 
 from dispatchd.domain.brief import brief
 from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import Attempt, Job, Json, TrackedJob
 from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.parameters import LeftOut, RunPaths, environment
 from dispatchd.domain.raw_json import loads
 from dispatchd.domain.workflow import Repository, Workflow
-from dispatchd.errors import ContractViolation, SpawnFailed, WorkspaceFailed
+from dispatchd.errors import (
+    ContractViolation,
+    FolderDamaged,
+    StoreUnavailable,
+    WorkspaceFailed,
+)
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.runs import Runs
 
@@ -38,6 +44,29 @@ def prepare(
     base: Mapping[str, str],
     known: KnownSecrets,
 ) -> Prepared:
+    """Lay out an attempt as `_prepared` does; what is wrong with its own folder is its job's trouble, not the disk's.
+
+    Raises:
+        StoreUnavailable: The disk refuses.
+        FolderDamaged: The run's folder can't be used.
+    """
+    try:
+        return _prepared(record, attempt, workflow, runs, base, known)
+    except StoreUnavailable as error:
+        if not error.is_of_the_path:
+            raise
+        reason = error.error.strerror or str(error.error)
+        raise FolderDamaged(path=error.path, reason=reason) from error
+
+
+def _prepared(
+    record: TrackedJob,
+    attempt: Attempt,
+    workflow: Workflow,
+    runs: Runs,
+    base: Mapping[str, str],
+    known: KnownSecrets,
+) -> Prepared:
     """Lay out an attempt: its folder and brief, and an environment that is built, not inherited.
 
     Args:
@@ -48,23 +77,13 @@ def prepare(
         base: The variables that every child gets from the daemon's own environment.
         known: What is kept out of the brief.
 
-    Blocks. Fails with StoreUnavailable if the disk refuses, and with WorkspaceFailed if the job names no
-    repository that could be cloned.
-
-    Raises:
-        SpawnFailed: What the run was to be given is gone.
+    Blocks. Fails with StoreUnavailable if that can't be written, with FolderDamaged if what the run was to be given
+    is gone, and with WorkspaceFailed if the job names no repository that could be cloned.
     """
     number = attempt.number
     run = runs.folder(record.run_id)
     folder = runs.prepare_attempt(record.run_id, number)
-    try:
-        payload_text = run.event_file.read_text(errors="surrogatepass")
-        headers_text = run.headers_file.read_text(errors="surrogatepass")
-    except OSError as error:
-        reason = f"the job's file {error.filename} is gone: {error.strerror}"
-        raise SpawnFailed(
-            command=workflow.command[0], reason=reason, refused=True
-        ) from error
+    payload_text, headers_text = runs.read_texts(run)
     payload = _payload(payload_text)
     headless = workflow.contract is Contract.HEADLESS
     files = {
@@ -103,6 +122,13 @@ def prepare(
         )
         runs.write_brief(run, number, json.dumps(document, indent=1))
     forked = record.job.from_fork
+    own = {}
+    if workflow.isolation is Isolation.SANDBOX:
+        way = runs.short_way(run, number)
+        own = {
+            "HOME": str(way / run.home(number).name),
+            "TMPDIR": str(way / run.temporary(number).name),
+        }
     launch = Launch(
         run_id=record.run_id,
         command=(
@@ -110,10 +136,16 @@ def prepare(
             *(_filled(argument, files) for argument in workflow.arguments),
         ),
         # Last the job's facts: a workflow can't make a run lie about what it is for.
-        env={**base, **workflow.env, **parameters.values},
+        env={**base, **own, **workflow.env, **parameters.values},
         base_env=base,
         secrets={} if forked else workflow.secrets,
         resources=workflow.resources,
+        isolation=workflow.isolation,
+        read_paths=workflow.read_paths,
+        write_paths=workflow.write_paths,
+        hidden_paths=workflow.hidden_paths,
+        files=run.files(number),
+        inputs=(run.event_file, run.headers_file),
         checkout=checkout,
         token=workflow.checkout.token if workflow.checkout is not None else None,
         workspace=run.workspace,

@@ -198,12 +198,9 @@ class RunLoop:
             if self.stopping:
                 # It may be about to be handed back.
                 return
-            if workflow is None:
-                await self.tracker.apply(
-                    job_id,
-                    Event.REJECTED,
-                    verdict=unknown_workflow(record.job.workflow),
-                )
+            refused = self._refusal(record, workflow)
+            if workflow is None or refused is not None:
+                await self.tracker.apply(job_id, Event.REJECTED, verdict=refused)
                 return
             if self._is_overdue(record):
                 await self.tracker.apply(
@@ -214,6 +211,15 @@ class RunLoop:
         record = self.tracker.get(job_id)
         if record is not None and record.phase is Phase.RUNNING:
             await self.follower.follow(record, workflow)
+
+    def _refusal(self, record: TrackedJob, workflow: Workflow | None) -> Verdict | None:
+        """Return why a job can't be run here, or None if it can."""
+        if workflow is None:
+            return unknown_workflow(record.job.workflow)
+        if not record.job.from_fork or workflow.forks_without_isolation:
+            return None
+        weakness = self.starter.engine.weakness(workflow.isolation)
+        return _not_isolated(workflow, weakness) if weakness else None
 
     async def _cancel_targets(self, record: TrackedJob) -> None:
         found = cancel.targets(record.job, self.tracker.in_phase(*Phase))
@@ -253,6 +259,14 @@ class RunLoop:
         if record.phase is Phase.RUNNING:
             # Else it was cancelled, or its lease was lost, while it was taken up.
             await self.starter.start(record, attempt, workflow)
+
+
+def _not_isolated(workflow: Workflow, weakness: str) -> Verdict:
+    return Verdict(
+        outcome=Outcome.REJECTED,
+        summary=f"The job's code comes from a fork, and {weakness}. Workflow {workflow.name} takes no such jobs "
+        "(forks_without_isolation).",
+    )
 
 
 def _queued_too_long(workflow: Workflow) -> Verdict:

@@ -17,6 +17,7 @@ from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.trace import traceparent
 from dispatchd.domain.workflow import GH_TOKEN, Workflow
 from dispatchd.errors import (
+    FolderDamaged,
     Forbidden,
     JobClosed,
     NotConfirmed,
@@ -204,7 +205,7 @@ def _is_refusal(error: RemoteError) -> bool:
 
 def _ending(error: RunError) -> Ending:
     match error:
-        case WorkspaceFailed():
+        case WorkspaceFailed() | FolderDamaged():
             return Ending.WORKSPACE
         case SecretUnavailable():
             return Ending.SECRET

@@ -73,6 +73,18 @@ class Workspaces:
             del self.stays[gone]
         await self.remove(retired)
 
+    async def clear_scratch(self, run_id: str, number: int) -> None:
+        """Remove what nobody needs of an attempt that has ended: its home and its temporary files."""
+        run = self._runs.folder(run_id)
+        try:
+            retired = await to_thread.run_sync(self._runs.retire_scratch, run, number)
+        except StoreUnavailable as error:
+            self._log.warning(
+                "scratch_left_on_disk", path=str(error.path), error=str(error)
+            )
+        else:
+            await self.remove(retired)
+
     async def remove(self, retired: Iterable[Path]) -> None:
         """Remove what nobody needs any more; say what stays, which the next round of pruning takes up again.
 

@@ -62,8 +62,15 @@ def cut_middle(path: Path, most: int) -> bool:
 def read_around_holes(
     path: Path, chunk_bytes: int, start: int = 0, end: int | None = None
 ) -> Iterator[bytes]:
-    """Yield the content of a file between two offsets, but for its holes and the zeros before them."""
-    with path.open("rb", buffering=0) as file:
+    """Yield the content of a file between two offsets, but for its holes and the zeros before them.
+
+    What isn't a regular file has none: without isolation a command can put anything in its place.
+    Fails with OSError: The file can't be opened.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return
         size = os.fstat(file.fileno()).st_size if end is None else end
         position = start
         while position < size:

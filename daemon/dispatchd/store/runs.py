@@ -2,12 +2,16 @@
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import structlog
 from attrs import frozen
 
-from dispatchd.errors import FolderUnusable, StoreUnavailable
+from dispatchd.errors import FolderDamaged, FolderUnusable, StoreUnavailable
+from dispatchd.hostile_files import read_regular
 from dispatchd.process.folder_tree import link_or_copy, link_tree
 from dispatchd.store.durable import (
     FILE_MODE,
@@ -20,6 +24,12 @@ from dispatchd.store.durable import (
 )
 from dispatchd.store.names import file_name
 from dispatchd.store.trash import Trash, remove_tree
+
+_LARGEST_TEXT: Final = 64 << 20
+"""More than a payload or its headers have (bytes): a reply with both has at most 32 MiB (contracts/README.md)."""
+
+_SHORT: Final = 10
+"""Length of a name that stands for an attempt (hexadecimal digits)."""
 
 
 @frozen(kw_only=True)
@@ -47,25 +57,39 @@ class RunFolder:
         """Return the folder of one attempt."""
         return self.path / f"attempt-{number}"
 
+    def files(self, number: int) -> Path:
+        """Return the folder of an attempt that is its command's; the rest of the attempt's folder is the daemon's."""
+        own = self.attempt(number) / "run"
+        # Attempts of earlier releases had one folder for both.
+        return own if own.is_dir() and not own.is_symlink() else self.attempt(number)
+
+    def home(self, number: int) -> Path:
+        """Return the home folder of an attempt."""
+        return self.files(number) / "home"
+
+    def temporary(self, number: int) -> Path:
+        """Return the folder of an attempt's temporary files."""
+        return self.files(number) / "tmp"
+
     def brief_file(self, number: int) -> Path:
         """Return the file that tells a headless command about its run."""
-        return self.attempt(number) / "brief.json"
+        return self.files(number) / "brief.json"
 
     def result_file(self, number: int) -> Path:
         """Return the file in which a headless command says how its run went."""
-        return self.attempt(number) / "result.json"
+        return self.files(number) / "result.json"
 
     def events_file(self, number: int) -> Path:
         """Return the file to which a command appends what happens in its run, as JSON lines."""
-        return self.attempt(number) / "events.ndjson"
+        return self.files(number) / "events.ndjson"
 
     def outputs_file(self, number: int) -> Path:
         """Return the file to which a command appends its outputs, in the form of GitHub's."""
-        return self.attempt(number) / "outputs"
+        return self.files(number) / "outputs"
 
     def summary_file(self, number: int) -> Path:
         """Return the file to which a command writes its step summary, in Markdown."""
-        return self.attempt(number) / "summary.md"
+        return self.files(number) / "summary.md"
 
     def report_file(self, number: int) -> Path:
         """Return the file with the end of an attempt's output as it is reported: without secrets."""
@@ -125,9 +149,9 @@ class Runs:
             StoreUnavailable: It may be incomplete; create it again.
         """
         run = self.folder(run_id)
+        self._make_usable(run.path)
+        self._make_usable(run.workspace)
         try:
-            run.path.mkdir(mode=FOLDER_MODE, exist_ok=True)
-            run.workspace.mkdir(mode=FOLDER_MODE, exist_ok=True)
             sync_folder(self._root)
             sweep(run.path)
         except OSError as error:
@@ -141,7 +165,7 @@ class Runs:
         )
 
     def prepare_attempt(self, run_id: str, number: int) -> Path:
-        """Return a new folder for an attempt, with the empty files that its command may write to.
+        """Return a new folder for an attempt, with the folders and empty files that its command may write to.
 
         Whatever a crash has left there is gone.
 
@@ -150,14 +174,87 @@ class Runs:
         """
         run = self.folder(run_id)
         folder = run.attempt(number)
+        self._make_usable(run.path)
+        self._make_usable(run.workspace)
+        self.trash.take([folder])
         try:
-            remove_tree(folder)
             folder.mkdir(mode=FOLDER_MODE)
+            (folder / "run").mkdir(mode=FOLDER_MODE)
+            for own in (run.home(number), run.temporary(number)):
+                own.mkdir(mode=FOLDER_MODE)
             for file in (run.outputs_file(number), run.summary_file(number)):
                 file.touch(mode=FILE_MODE)
         except OSError as error:
             raise StoreUnavailable(path=folder, error=error) from error
         return folder
+
+    def read_texts(self, run: RunFolder) -> tuple[str, str]:
+        """Return a run's payload and headers (JSON texts).
+
+        Raises:
+            FolderDamaged: They aren't there any more, or aren't regular files.
+        """
+        texts = []
+        for file in (run.event_file, run.headers_file):
+            try:
+                data = read_regular(file, _LARGEST_TEXT)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise FolderDamaged(path=file, reason=reason) from error
+            if data is None:
+                raise FolderDamaged(path=file, reason="it isn't a regular file")
+            texts.append(data.decode(errors="surrogatepass"))
+        return texts[0], texts[1]
+
+    def _make_usable(self, folder: Path) -> None:
+        """Make a folder that this user can use; whatever else is in its place goes to what is removed.
+
+        Raises:
+            StoreUnavailable: It can't be made.
+        """
+        try:
+            if not folder.is_dir() or folder.is_symlink():
+                self.trash.take([folder])
+                folder.mkdir(mode=FOLDER_MODE)
+            elif folder.stat().st_mode & FOLDER_MODE != FOLDER_MODE:
+                folder.chmod(FOLDER_MODE)
+        except OSError as error:
+            raise StoreUnavailable(path=folder, error=error) from error
+
+    def short_way(self, run: RunFolder, number: int) -> Path:
+        """Return a short path to the files of an attempt: the address of a Unix socket has at most 107 bytes (unix(7)).
+
+        Raises:
+            StoreUnavailable: It can't be made.
+        """
+        link, target = self._short_link(run.attempt(number)), run.files(number)
+        try:
+            link.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            if not link.is_symlink() or link.readlink() != target:
+                link.unlink(missing_ok=True)
+                link.symlink_to(target)
+        except OSError as error:
+            raise StoreUnavailable(path=link, error=error) from error
+        return link
+
+    def retire_scratch(self, run: RunFolder, number: int) -> list[Path]:
+        """Move what nobody needs of an attempt that is over, its home and its temporary files, to what is removed.
+
+        Returns where it is now.
+
+        Raises:
+            StoreUnavailable: Something of it is still there.
+        """
+        link = self._short_link(run.attempt(number))
+        try:
+            link.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(path=link, error=error) from error
+        return self.trash.take([run.home(number), run.temporary(number)])
+
+    def _short_link(self, attempt: Path) -> Path:
+        digest = sha256(os.fsencode(attempt)).hexdigest()
+        return self._root.parent / "t" / digest[:_SHORT]
 
     def mark_private(self, run_id: str) -> None:
         """Note durably that a run's workspace is about to hold code that must not stay there, before it does.
@@ -221,6 +318,8 @@ class Runs:
         file = run.brief_file(number)
         try:
             file.write_text(text, encoding="utf-8")
+            # What the command was told, whatever it does to its copy.
+            (run.attempt(number) / file.name).write_text(text, encoding="utf-8")
         except OSError as error:
             raise StoreUnavailable(path=file, error=error) from error
 
@@ -229,7 +328,12 @@ class Runs:
 
         Fails with StoreUnavailable: It is still there, or may come back after a power cut.
         """
-        retired = self.trash.take([self.folder(run_id).path])
+        run = self.folder(run_id)
+        # Of attempts whose daemon was killed before it could do that.
+        for attempt in run.path.glob("attempt-*"):
+            with suppress(OSError):
+                self._short_link(attempt).unlink()
+        retired = self.trash.take([run.path])
         sync_folder(self._root)
         return retired
 

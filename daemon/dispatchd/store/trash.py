@@ -46,6 +46,8 @@ class Trash:
             try:
                 folder.rename(new)
             except PermissionError:
+                if folder.is_symlink():
+                    raise
                 # A folder that its owner has made read-only can't change its parent (rename(2), EACCES).
                 folder.chmod(FOLDER_MODE)
                 folder.rename(new)

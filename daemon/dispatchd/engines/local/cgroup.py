@@ -19,6 +19,9 @@ from dispatchd.hostile_files import read_regular
 _NOTE: Final = "cgroup"
 """File in an attempt's folder with the path of its group, for a daemon that was started elsewhere."""
 
+_PREFIX: Final = "run-"
+"""Beginning of the names of the groups of attempts."""
+
 _LONGEST_PATH: Final = 4096
 """PATH_MAX of limits.h (bytes)."""
 
@@ -40,6 +43,8 @@ class Cgroups:
     _root: Path
     controllers: tuple[str, ...] = ()
     """Which limits can be set there."""
+    _own: Path = Path("/")
+    """The daemon's own group: the part itself, or one below it."""
 
     @classmethod
     def find(
@@ -62,7 +67,8 @@ class Cgroups:
         # With DelegateSubgroup= the daemon is one level below.
         for each in (own, own.parent):
             if each != mount and _is_delegated(each):
-                return cls(each, _enabled(each, own) if enable else _able(each, own))
+                able = _enabled(each, own) if enable else _able(each, own)
+                return cls(each, able, own)
         return None
 
     @property
@@ -71,10 +77,25 @@ class Cgroups:
         able = ", ".join(self.controllers) or "none"
         return f"control groups (controllers: {able})"
 
-    def admit(self, pid: int, folder: Path, resources: Resources) -> None:
-        """Put a process, and so whatever it starts, into a new group for an attempt, with its limits.
+    def group_of(self, folder: Path) -> "Group | None":
+        """Return the group of an attempt, or None if it has none any more; its name follows from the folder."""
+        path = self._root / _name(folder)
+        return Group(path) if (path / "cgroup.kill").exists() else None
 
-        Fails with OSError if the kernel refuses; the attempt then is as one without a group.
+    def strays(self) -> list["Group"]:
+        """Return the groups in this part that neither this daemon nor an attempt has: a run has made them."""
+        own = {each.name for each in (self._own, *self._own.parents)}
+        return [
+            Group(each)
+            for each in self._root.glob("*/")
+            if each.name not in own and not each.name.startswith(_PREFIX)
+        ]
+
+    def prepare(self, folder: Path, resources: Resources) -> int:
+        """Return the descriptor by which a process gets into a new group for an attempt, with its limits.
+
+        It writes 0 there, for itself and whatever it starts. Fails with OSError if the kernel refuses; the attempt
+        then is as one without a group.
         """
         group = self._root / _name(folder)
         group.mkdir(exist_ok=True)
@@ -86,7 +107,8 @@ class Cgroups:
         ):
             if limit and controller in self.controllers:
                 (group / file).write_text(str(limit))
-        (group / "cgroup.procs").write_text(str(pid))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+        return os.open(group / "cgroup.procs", flags, 0o600)
 
 
 @frozen
@@ -96,14 +118,16 @@ class Group:
     _path: Path
 
     @classmethod
-    def of(cls, folder: Path) -> Self | None:
-        """Return the group of the attempt in a folder, or None if it has none any more."""
+    def of(cls, folder: Path, tree: Path) -> Self | None:
+        """Return the group of an attempt as its note says, or None if it has none any more.
+
+        Without isolation a command can write the note as well, so only a place in the kernel's tree counts.
+        """
         try:
             path = Path(os.fsdecode(read_regular(folder / _NOTE, _LONGEST_PATH) or b""))
         except OSError:
             return None
-        # The command could write the note as well, but not make it another run's group.
-        ours = path.is_absolute() and path.name == _name(folder)
+        ours = path.name == _name(folder) and path.is_relative_to(tree)
         return cls(path) if ours and (path / "cgroup.kill").exists() else None
 
     def members(self) -> list[int]:
@@ -186,7 +210,7 @@ def _text(file: Path) -> str:
 
 
 def _name(folder: Path) -> str:
-    return "run-" + sha256(os.fsencode(folder)).hexdigest()[:24]
+    return _PREFIX + sha256(os.fsencode(folder)).hexdigest()[:24]
 
 
 def _mount(mountinfo: str) -> Path | None:
@@ -196,6 +220,14 @@ def _mount(mountinfo: str) -> Path | None:
         if after.startswith("cgroup2 "):
             return Path(before.split()[4])
     return None
+
+
+def tree() -> Path | None:
+    """Return where the kernel's control groups are, or None where they aren't."""
+    try:
+        return _mount(Path("/proc/self/mountinfo").read_text())
+    except OSError:
+        return None
 
 
 def _own(cgroup: str) -> str | None:

@@ -6,26 +6,26 @@ the daemon before it started are the same call.
 """
 
 import os
-import subprocess
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from select import POLLIN, poll
 from signal import SIGKILL, SIGTERM
-from typing import Final
+from typing import Final, Self
 
 import anyio
 import structlog
 from anyio import to_thread
 from attrs import define, field
 
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.outcome import Cleared, Exit, NeverStarted
 from dispatchd.domain.resources import Usage
-from dispatchd.engines.local.cgroup import Cgroups, Group
+from dispatchd.engines.local.cgroup import Cgroups, Group, tree
 from dispatchd.engines.local.checkout import check_out
-from dispatchd.engines.local.gate import MARKER, Gated, read_exit
+from dispatchd.engines.local.gate import MARKER, Gated, Starter, read_exit
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.engines.local.process import (
     boot_id,
@@ -36,7 +36,11 @@ from dispatchd.engines.local.process import (
     send_group,
 )
 from dispatchd.engines.local.secrets import SecretReader, environment_of, recall
+from dispatchd.engines.local.walls import Walls
 from dispatchd.redaction.known_secrets import KnownSecrets
+
+_INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
+"""What a run gets of the daemon's own environment; all else would leak."""
 
 _LEFTOVER_GRACE_S: Final = 2.0
 """How long what a run left behind may take to end after SIGTERM (seconds)."""
@@ -51,17 +55,63 @@ _SWEEPS: Final = 20
 """How often the sweep for leftovers is repeated at most (count): each ends all that it sees."""
 
 
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a run, or a git of ours, gets of the daemon's own environment."""
+    return {name: environment[name] for name in _INHERITED if name in environment}
+
+
 @define
 class LocalEngine:
     """Runs attempts on this machine. Implements `loops.ports.Engine`."""
 
     _secrets: SecretReader
     _known: KnownSecrets
+    walls: Walls
     _cgroups: Cgroups | None = None
     _git_way: GitWay = field(factory=GitWay)
-    _children: dict[int, subprocess.Popen[bytes]] = field(factory=dict, init=False)
+    _starter: Starter = field(init=False)
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
     """Whose gate this daemon has opened: whatever they do to their folders, they have begun."""
+
+    @classmethod
+    def here(
+        cls,
+        environment: Mapping[str, str],
+        known: KnownSecrets,
+        folders: Iterable[Path] = (),
+        git_way: GitWay | None = None,
+    ) -> Self:
+        """Return the engine of this machine for a daemon; its caller closes it.
+
+        Args:
+            environment: The daemon's own.
+            known: Where the secrets of runs are noted.
+            folders: The daemon's own, which no run reaches.
+            git_way: How git reaches servers.
+        """
+        walls = Walls.here(environment, folders)
+        reader = SecretReader(environment=environment)
+        return cls(reader, known, walls, Cgroups.find(), git_way or GitWay())
+
+    @property
+    def inherited(self) -> Mapping[str, str]:
+        """What every run gets of the daemon's own environment."""
+        return inherited(self._secrets.environment)
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """Which limits of runs can be set (controllers of cgroup v2)."""
+        return () if self._cgroups is None else self._cgroups.controllers
+
+    @property
+    def containment(self) -> str:
+        """By what the processes of a run are kept together, in words."""
+        groups = self._cgroups
+        return "sessions and process groups" if groups is None else groups.words
+
+    @_starter.default
+    def _new_starter(self) -> Starter:
+        return Starter(self._secrets.environment)
 
     async def start(
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
@@ -72,7 +122,6 @@ class LocalEngine:
         if launch.checkout is not None:
             await self._fill(launch, launch.checkout)
         gated = await to_thread.run_sync(self._spawn, launch, env)
-        self._children[gated.identity.pid] = gated.child
         try:
             await record(gated.identity)
             self._begun.add(gated.identity)
@@ -82,25 +131,45 @@ class LocalEngine:
             if gated.identity not in self._begun:
                 # Its job may be lost, and then nobody follows it.
                 with anyio.CancelScope(shield=True):
-                    await to_thread.run_sync(self._reap, gated)
+                    await self._see_off(gated.identity)
 
-    def _reap(self, gated: Gated) -> None:
-        """Wait for the end of a shim whose gate stays closed. Blocks for a moment."""
-        with suppress(subprocess.TimeoutExpired):
-            gated.child.wait(_REAP_S)
-            self._children.pop(gated.identity.pid, None)
+    async def _see_off(self, process: ProcessIdentity) -> None:
+        """Wait for the end of a shim whose gate stays closed."""
+        fd = open_pidfd(process)
+        if fd is None:
+            return
+        try:
+            with anyio.move_on_after(_REAP_S):
+                await anyio.wait_readable(fd)
+                await to_thread.run_sync(self._starter.status, process.pid)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go of what starts processes; the runs stay."""
+        self._starter.close()
 
     def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
-        gated = Gated.spawn(launch, env)
-        if self._cgroups is not None:
-            try:
-                self._cgroups.admit(gated.identity.pid, launch.folder, launch.resources)
-            except OSError as error:
-                # The sweep by environment is still there.
-                structlog.get_logger().warning(
-                    "cgroup_refused", error=str(error), run_id=launch.run_id
-                )
+        group = self._group(launch)
+        try:
+            rules = self.walls.rules(launch)
+            gated = Gated.spawn(launch, env, self._starter, rules, group)
+        finally:
+            if group >= 0:
+                os.close(group)
         return gated
+
+    def _group(self, launch: Launch) -> int:
+        if self._cgroups is None:
+            return -1
+        try:
+            return self._cgroups.prepare(launch.folder, launch.resources)
+        except OSError as error:
+            # The sweep by environment is still there.
+            structlog.get_logger().warning(
+                "cgroup_refused", error=str(error), run_id=launch.run_id
+            )
+            return -1
 
     async def _fill(self, launch: Launch, checkout: Checkout) -> None:
         token = None
@@ -115,6 +184,18 @@ class LocalEngine:
             scratch=launch.folder,
             way=self._git_way,
         )
+
+    def log_isolation(self) -> None:
+        """Log what a sandbox is on this machine, and a warning where it doesn't hold."""
+        log, weakness = structlog.get_logger(), self.weakness(Isolation.SANDBOX)
+        log.info("isolation", sandbox=self.walls.words)
+        if weakness:
+            to_do = "see docs/security.md; jobs from forks are refused"
+            log.warning("isolation_is_weak", reason=weakness, to_do=to_do)
+
+    def weakness(self, isolation: Isolation) -> str:
+        """Return why runs with an isolation aren't kept from what isn't theirs here; empty if they are."""
+        return self.walls.weakness(isolation)
 
     async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
         """Know the secrets of an attempt again that another daemon started; False if they are lost."""
@@ -139,12 +220,14 @@ class LocalEngine:
                 await anyio.wait_readable(fd)
             finally:
                 os.close(fd)
-        child = self._children.pop(process.pid, None)
-        status = None if child is None else child.wait()
-        ended_itself = status is not None and status >= 0
-        end = read_exit(folder, process, status if ended_itself else None)
-        if process in self._begun:
-            self._begun.discard(process)
+        status = await to_thread.run_sync(self._starter.status, process.pid)
+        begun = process in self._begun
+        self._begun.discard(process)
+        if begun and status is not None:
+            # What the kernel has told counts before any file.
+            return Exit(code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
+        end = read_exit(folder, process)
+        if begun:
             return Exit(code=None) if isinstance(end, NeverStarted) else end
         return end
 
@@ -167,15 +250,30 @@ class LocalEngine:
 
     def usage(self, folder: Path) -> Usage | None:
         """Return what an attempt has taken of the machine, as its control group has counted it."""
-        group = Group.of(folder)
+        group = self._group_of(folder)
         return None if group is None else group.usage()
+
+    def _group_of(self, folder: Path) -> Group | None:
+        """Return the group of an attempt: of this daemon's part of the tree, or that of a daemon started elsewhere."""
+        if self._cgroups is not None:
+            found = self._cgroups.group_of(folder)
+            if found is not None:
+                return found
+        mounted = tree()
+        return None if mounted is None else Group.of(folder, mounted)
+
+    def _end_strays(self) -> None:
+        """End what runs have put into groups of their own making."""
+        for group in self._cgroups.strays() if self._cgroups is not None else ():
+            group.kill()
+            group.remove()
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
         """End what an attempt left behind, wherever it went, and give up what can't be ended."""
         if process.boot_id != boot_id():
             return Cleared()
         marker = os.fsencode(f"{MARKER}={folder}")
-        group = Group.of(folder)
+        group = self._group_of(folder)
         seen: set[int] = set()
         given_up: set[int] = set()
         for _ in range(_SWEEPS):
@@ -184,12 +282,9 @@ class LocalEngine:
                 break
             seen |= left
             given_up |= await _end_all(left - given_up, group)
-        # It may be the leader that was given up.
-        child = self._children.get(process.pid)
-        if child is not None and child.poll() is not None:
-            del self._children[process.pid]
         if group is not None:
             await to_thread.run_sync(group.remove)
+        await to_thread.run_sync(self._end_strays)
         described = [describe(pid) for pid in sorted(given_up)]
         survivors = tuple(each for each in described if each is not None)
         return Cleared(ended=len(seen) - len(survivors), survivors=survivors)

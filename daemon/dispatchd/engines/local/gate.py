@@ -1,216 +1,281 @@
-"""The shim: a few lines of POSIX sh that wait behind a pipe, run the command, and leave its exit code.
+"""The gate: an attempt has a process, of which nothing runs before the daemon has durably recorded it.
 
-The shim is started first and does nothing until the daemon has durably recorded its identity and opens
-the gate. If the daemon dies before that, the shim reads end-of-file and exits, so an attempt that
-nobody knows of never runs. It leads its own session and outlives the daemon: stopping or upgrading
-dispatchd doesn't touch a run.
-
-What it leaves in the attempt's folder is `started`, made after the gate has opened, and `exit`, written when the
-command has ended: readers trust a whole line with a code, and nothing else.
-
-The shim uses no program but the shell, and no variable of the command's: those travel under other names, and get
-their own in the command alone. So neither a PATH nor an LD_PRELOAD of a workflow can break it.
+Comes from `engine.py`; goes on in `starter.py`, the small process that forks, and `shim.py`, which waits behind the gate.
+If the daemon dies before it opens the gate, the shim ends, so an attempt that nobody knows of never runs. How a shim has
+ended is what the kernel told the starter; `exit` in the attempt's folder is for a daemon that was started later.
 """
 
+import errno
+import json
 import os
 import re
+import socket
 import subprocess
+import sys
+import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Self
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
-from dispatchd.engines.local.process import boot_id, identify
+from dispatchd.engines.local.process import REQUEST_NAME, boot_id, identify
 from dispatchd.errors import SpawnFailed
 from dispatchd.hostile_files import read_regular
+from dispatchd.process.landlock import Rule
 
-_SHIM: Final = """\
-# Signals sent to the group are for the command; the shim stays to write its exit code.
-trap : HUP INT QUIT TERM
-attempt=$1 workspace=$2
-shift 2
-read -r word && [ "$word" = go ] || exit 0
-true >"$attempt/started" || exit 0
-cd "$workspace" && (
-    for dispatchd_name in $DISPATCHD_GIVEN; do
-        # A variable that this shell owns, as bash does UID, stays the shell's.
-        eval "command export $dispatchd_name=\\"\\$DISPATCHD_GIVEN_$dispatchd_name\\"" 2>/dev/null
-        unset "DISPATCHD_GIVEN_$dispatchd_name"
-    done
-    unset DISPATCHD_GIVEN dispatchd_name
-    exec "$@" </dev/null
-)
-code=$?
-echo "$code" >"$attempt/exit"
-# On a full disk there is no code in that file.
-exit "$code"
-"""
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
-_GIVEN: Final = "DISPATCHD_GIVEN"
-"""Variable of the shim with the names of the command's variables; their values are in `DISPATCHD_GIVEN_NAME`."""
-
-_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
-"""A name that a POSIX shell can give to a command (POSIX.1-2017, Base Definitions, 3.235)."""
-
-_FUNCTION: Final = "BASH_FUNC_"
-"""How bash passes functions on. One of them could stand in for a builtin of the shim."""
+_GIVEN: Final = "DISPATCHD_GIVEN_"
+"""How the command's variables began in the environment of a shim of an earlier release."""
 
 _CODE: Final = re.compile(rb"[0-9]{1,3}\n")
 
 _LONGEST_EXIT: Final = 16
 """More than an exit code and its line end have (bytes)."""
 
-_SHELL: Final = "/bin/sh"
+_MESSAGE: Final = 64
+"""Longest message of the starter (bytes)."""
+
+_ANSWER_S: Final = 10.0
+"""How long the starter may take to start a shim, or to say how one has ended (seconds); else another takes its place."""
+
+_MAIN: Final = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from dispatchd.engines.local.starter import main; main()"
+)
+
+_LIBRARIES: Final = ("LD_LIBRARY_PATH",)
+"""What the starter gets of the daemon's environment: where its interpreter may have its libraries."""
+
+_TITLE_ROOM: Final = 300
+"""Room for the titles of the starter and its shims (bytes)."""
 
 MARKER: Final = "DISPATCHD_ATTEMPT_FOLDER"
 """Variable by which the processes of an attempt are known again; its value is the attempt's folder."""
+
+
+def _libraries_of(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: environment[name] for name in _LIBRARIES if name in environment}
+
+
+@define
+class Starter:
+    """The process that forks for the daemon: started when it is needed, and anew when it has gone. Calls block."""
+
+    _libraries: Mapping[str, str] = field(converter=_libraries_of, factory=dict)
+    """The daemon's environment; where its interpreter may have libraries is handed on, and nothing else."""
+    _daemon_end: socket.socket | None = field(default=None, init=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _ended: dict[int, int] = field(factory=dict, init=False)
+    """Statuses (wait(2)) of shims that nobody has asked for yet, by pid."""
+    _alive: set[int] = field(factory=set, init=False)
+    """Pids of shims whose end the starter will tell."""
+    _guard: threading.Lock = field(factory=threading.Lock, init=False)
+
+    def start(self, request: bytes, fds: list[int]) -> int:
+        """Fork a shim and return its pid.
+
+        Args:
+            request: What it is to do (`starter.Request`).
+            fds: Its gate, its output, the attempt's folder, and perhaps a control group's list of processes.
+
+        Fails with OSError if the system refuses another process, or the starter doesn't answer.
+        """
+        memory = os.memfd_create(REQUEST_NAME, os.MFD_CLOEXEC)
+        try:
+            with os.fdopen(os.dup(memory), "wb") as file:
+                file.write(request)
+            with self._guard:
+                try:
+                    return self._ask([memory, *fds])
+                except (ConnectionError, TimeoutError):
+                    # It has been killed, or hangs: nothing has started that the gate doesn't hold.
+                    self._end()
+                    return self._ask([memory, *fds])
+        finally:
+            os.close(memory)
+
+    def status(self, pid: int) -> int | None:
+        """Return how a shim that has ended did so (wait(2)), or None if nobody knows."""
+        with self._guard:
+            try:
+                while pid in self._alive and self._daemon_end is not None:
+                    self._hear(self._daemon_end)
+            except (ConnectionError, TimeoutError):
+                self._end()
+            return self._ended.pop(pid, None)
+
+    def close(self) -> None:
+        """Let the starter go; its shims stay."""
+        with self._guard:
+            self._end()
+
+    def _ask(self, fds: list[int]) -> int:
+        """Have a shim forked; what it gets is described at `start`.
+
+        Raises:
+            OSError: The starter can't fork.
+        """
+        daemon_end = self._open()
+        socket.send_fds(daemon_end, [b"start"], fds)
+        while True:
+            word, number = self._hear(daemon_end)
+            if word == "started":
+                # One of an earlier process with this pid, that nobody has asked for.
+                self._ended.pop(number, None)
+                self._alive.add(number)
+                return number
+            if word == "failed":
+                raise OSError(number, os.strerror(number))
+
+    def _hear(self, daemon_end: socket.socket) -> tuple[str, int]:
+        """Take one message; remember it if it is about an end.
+
+        Raises:
+            ConnectionResetError: The starter has gone.
+        """
+        message = daemon_end.recv(_MESSAGE)
+        if not message:
+            raise ConnectionResetError(errno.ECONNRESET, "the starter has gone")
+        word, *numbers = message.decode().split()
+        if word == "ended":
+            self._alive.discard(int(numbers[0]))
+            self._ended[int(numbers[0])] = int(numbers[1])
+        return word, int(numbers[0])
+
+    def _open(self) -> socket.socket:
+        if self._daemon_end is None:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                root = str(Path(__file__).parents[3])
+                self._process = subprocess.Popen(
+                    # By itself: neither the environment nor packages of the site may get in.
+                    [sys.executable, "-I", "-S", "-c", _MAIN, root, " " * _TITLE_ROOM],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    env=self._libraries,
+                    start_new_session=True,
+                )
+            ours.settimeout(_ANSWER_S)
+            self._daemon_end = ours
+        return self._daemon_end
+
+    def _end(self) -> None:
+        self._alive.clear()
+        if self._daemon_end is not None:
+            self._daemon_end.close()
+            self._daemon_end = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
 @frozen(kw_only=True)
 class Gated:
     """A shim that waits behind its gate; `gate` is the pipe's write end."""
 
-    child: subprocess.Popen[bytes]
     identity: ProcessIdentity
     gate: int
 
     @classmethod
-    def spawn(cls, launch: Launch, env: Mapping[str, str]) -> Self:
-        """Start a shim behind a closed gate, with this environment. Blocks for about a millisecond.
+    def spawn(
+        cls,
+        launch: Launch,
+        env: Mapping[str, str],
+        starter: Starter,
+        rules: list[Rule] | None = None,
+        group: int = -1,
+    ) -> Self:
+        """Start a shim behind a closed gate. Blocks for about a millisecond.
+
+        Args:
+            launch: What it starts once the gate is open.
+            env: The command's whole environment.
+            starter: Who forks it.
+            rules: What the command may reach; None for everything.
+            group: The descriptor by which it gets into its control group; -1 for none.
 
         Raises:
             SpawnFailed: The command can't be executed, or the system refuses another process.
         """
-        _check_program(launch.command[0])
-        try:
-            read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        except OSError as error:
-            raise SpawnFailed(
-                command=launch.command[0], reason=error.strerror or str(error)
-            ) from error
-        try:
-            output = os.open(
-                launch.output_file,
-                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
-                0o600,
-            )
+        program = launch.command[0]
+        _check_program(program)
+        request = json.dumps(
+            {
+                "command": launch.command,
+                "env": {**env, MARKER: str(launch.folder)},
+                "workspace": str(launch.workspace),
+                "folder": str(launch.folder),
+                "rules": rules,
+            }
+        ).encode()
+        with ExitStack() as stack:
+
+            def closed(fd: int) -> int:
+                stack.callback(os.close, fd)
+                return fd
+
             try:
-                child = subprocess.Popen(
-                    [
-                        _SHELL,
-                        "-c",
-                        _SHIM,
-                        "dispatchd-run",
-                        str(launch.folder),
-                        str(launch.workspace),
-                        *launch.command,
-                    ],
-                    env={**for_shim(env), MARKER: str(launch.folder)},
-                    stdin=read_end,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                )
-            finally:
-                os.close(output)
-        except OSError as error:
-            os.close(write_end)
-            raise SpawnFailed(
-                command=launch.command[0], reason=error.strerror or str(error)
-            ) from error
-        finally:
-            os.close(read_end)
-        identity = identify(child.pid)
-        if identity is None:
-            os.close(write_end)
-            raise SpawnFailed(
-                command=launch.command[0], reason="its process vanished at once"
-            )
-        _level_off(child.pid)
-        return cls(child=child, identity=identity, gate=write_end)
+                read_end, write_end = os.pipe2(os.O_CLOEXEC)
+                gate = stack.enter_context(os.fdopen(write_end, "wb", buffering=0))
+                fds = [
+                    closed(read_end),
+                    closed(_open_output(launch.output_file)),
+                    closed(os.open(launch.folder, _FOLDER)),
+                    *([group] if group >= 0 else []),
+                ]
+                identity = identify(starter.start(request, fds))
+            except OSError as error:
+                raise SpawnFailed(
+                    command=program, reason=error.strerror or str(error)
+                ) from error
+            if identity is None:
+                reason = "its process vanished at once"
+                raise SpawnFailed(command=program, reason=reason)
+            return cls(identity=identity, gate=os.dup(gate.fileno()))
 
     def open(self) -> None:
         """Let the command run."""
-        os.write(self.gate, b"go\n")
-
-
-def _level_off(pid: int) -> None:
-    """Take back from a run what the daemon has for itself, so that it stays alive when runs starve the machine.
-
-    A unit's Nice= and OOMScoreAdjust= go on to children; giving them up needs no privilege (setpriority(2),
-    proc_pid_oom_score_adj(5)).
-    """
-    with suppress(OSError):
-        if os.getpriority(os.PRIO_PROCESS, 0) < 0:
-            os.setpriority(os.PRIO_PROCESS, pid, 0)
-        if int(Path("/proc/self/oom_score_adj").read_text()) < 0:
-            Path(f"/proc/{pid}/oom_score_adj").write_text("0")
-
-
-def for_shim(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the shim's environment, which has a command's variables under names that no shell heeds.
-
-    Names that aren't identifiers mean nothing to a shell, and stay; some shells pass them on.
-    """
-    named = {name: text for name, text in env.items() if _IDENTIFIER.fullmatch(name)}
-    return {
-        **{
-            name: text
-            for name, text in env.items()
-            if name not in named and not name.startswith(_FUNCTION)
-        },
-        **{f"{_GIVEN}_{name}": text for name, text in named.items()},
-        _GIVEN: " ".join(named),
-    }
+        os.write(self.gate, b"g")
 
 
 def of_command(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a command from the environment of its shim, of an earlier release's too."""
-    prefix = f"{_GIVEN}_"
+    """Return the variables of a command from the environment of its shim, as those of earlier releases had them."""
     given = {
-        name.removeprefix(prefix): text
+        name.removeprefix(_GIVEN): text
         for name, text in environment.items()
-        if name.startswith(prefix)
+        if name.startswith(_GIVEN)
     }
     return {**environment, **given}
 
 
-def read_exit(
-    folder: Path, process: ProcessIdentity, status: int | None = None
-) -> Exit | NeverStarted:
-    """Return what a shim that is gone has left in its attempt's folder.
-
-    `status` is its own exit code, where the caller is its parent and it has ended by itself: it counts where the folder
-    says that the command began, and not how it ended, as on a full disk.
-    """
-    end = _written_exit(folder, process)
-    if (
-        isinstance(end, Exit)
-        and end.code is None
-        and status is not None
-        and (folder / "started").exists()
-    ):
-        return Exit(code=status)
-    return end
-
-
-def _written_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
+def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
+    """Return what a shim that is gone has left in its attempt's folder."""
     try:
-        # The command could write here too; what isn't a code is none.
+        # Without isolation the command could write here too; what isn't a code is none.
         data = read_regular(folder / "exit", _LONGEST_EXIT) or b""
     except OSError:
         # After a power cut the marker may be missing although the gate was open: then the run may have begun.
         # So may the whole folder, if the command has removed it.
-        here = folder.is_dir() and not (folder / "started").exists()
+        try:
+            here = folder.is_dir() and not (folder / "started").exists()
+        except OSError:
+            here = False
         if process.boot_id == boot_id() and here:
             return NeverStarted()
         return Exit(code=None)
     return Exit(code=int(data) if _CODE.fullmatch(data) else None)
+
+
+def _open_output(file: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(file, flags, 0o600)
 
 
 def _check_program(program: str) -> None:

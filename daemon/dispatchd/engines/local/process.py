@@ -19,6 +19,9 @@ from dispatchd.domain.outcome import Survivor
 
 _PROC: Final = "/proc"
 
+REQUEST_NAME: Final = "dispatchd-request"
+"""Name of the memory in which a shim has what it was given (memfd_create(2)); proc shows it with the descriptor."""
+
 _CHUNK: Final = 64 * 1024
 """At most this much at once (bytes); an environment is smaller as a rule."""
 
@@ -119,6 +122,20 @@ def read_environment(process: ProcessIdentity) -> dict[str, str] | None:
         return None
     pairs = (os.fsdecode(each).partition("=") for each in found)
     return {name: value for name, _, value in pairs}
+
+
+def read_request(process: ProcessIdentity) -> bytes | None:
+    """Return what a live shim was given, or None if it has ended, or is one of a release before these requests."""
+    folder = f"{_PROC}/{process.pid}/fd"
+    try:
+        for name in os.listdir(folder):  # noqa: PTH208  # names alone are needed
+            link = f"{folder}/{name}"
+            if os.readlink(link).startswith(f"/memfd:{REQUEST_NAME}"):  # noqa: PTH115  # likewise
+                content = _read(process.pid, f"fd/{name}")
+                return content if identify(process.pid) == process else None
+    except OSError:
+        return None
+    return None
 
 
 def describe(pid: int) -> Survivor | None:

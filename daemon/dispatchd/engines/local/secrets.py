@@ -1,10 +1,11 @@
 """Reading secrets at the start of a run: each anew, so that a rotated one needs no restart.
 
 A value goes into the environment of its command and nowhere else. After a restart of the daemon those of a
-run that is still going are read back from the environment of its leader (proc_pid_environ(5)), because the
+run that is still going are read back from what its shim was given (`starter.Request`), because the
 source may hold a newer value by then, and the old one has to be kept out of what is reported.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.secret import SecretSource
 from dispatchd.engines.local.gate import of_command
-from dispatchd.engines.local.process import read_environment
+from dispatchd.engines.local.process import read_environment, read_request
 from dispatchd.errors import SecretUnavailable
 
 NAMES: Final = "DISPATCHD_SECRETS"
@@ -123,8 +124,10 @@ async def environment_of(
 
 
 def recall(process: ProcessIdentity) -> frozenset[str] | None:
-    """Return the secrets that a leader was given, or None if it is gone. Blocks for a moment."""
-    found = read_environment(process)
+    """Return the secrets that a run was given, or None if its shim is gone. Blocks for a moment."""
+    request = read_request(process)
+    # A shim of an earlier release has them in its environment.
+    found = json.loads(request)["env"] if request else read_environment(process)
     if found is None:
         return None
     given = of_command(found)

@@ -1,0 +1,54 @@
+"""Giving modes back: a run's wall doesn't hold chmod(2), so what it takes from the daemon's folders is given back at once."""
+
+import os
+from functools import partial
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
+from attrs import define, field
+
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.process import inotify
+from dispatchd.store.held import HeldFolders
+
+_LOOP: Final = "modes"
+
+_REST_S: Final = 0.02
+"""Rest after each round (seconds): who changes modes in a loop must not keep the daemon busy."""
+
+
+@define
+class ModesLoop:
+    """Watches the daemon's folders, and the folders of its runs."""
+
+    _held: HeldFolders
+    _bugs: BugFence
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Restore modes until cancelled."""
+        try:
+            changes = inotify.watch(self._held.descriptors)
+        except OSError as error:
+            self._log.warning("modes_not_watched", error=error.strerror)
+            task_status.started()
+            await anyio.sleep_forever()
+            return
+        try:
+            task_status.started()
+            await self._bugs.rounds(_LOOP, partial(self._round, changes))
+        finally:
+            os.close(changes)
+
+    async def _round(self, changes: int) -> None:
+        await anyio.wait_readable(changes)
+        restored = self._held.restore(inotify.names(changes))
+        self._bugs.worked(_LOOP)
+        if restored:
+            self._log.warning("folder_modes_restored", count=restored)
+        await anyio.sleep(_REST_S)

@@ -1,0 +1,61 @@
+"""System calls that Python's `os` doesn't have, by their number."""
+
+import ctypes
+import os
+from typing import Final, Protocol
+
+PR_SET_DUMPABLE: Final = 4
+PR_SET_NAME: Final = 15
+PR_SET_SECCOMP: Final = 22
+PR_CAPBSET_DROP: Final = 24
+PR_SET_NO_NEW_PRIVS: Final = 38
+PR_CAP_AMBIENT: Final = 47
+
+_LONG: Final = ctypes.c_long
+
+
+class Kernel(Protocol):
+    """Carries out system calls; a test has one of its own."""
+
+    def __call__(self, number: int, *arguments: int | bytes | None) -> int:
+        """Return what the call returns; OSError if it fails."""
+        ...
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall, _prctl = _libc.syscall, _libc.prctl
+
+
+def system_call(number: int, *arguments: int | bytes | None) -> int:
+    """Carry out a system call (syscall(2)).
+
+    Raises:
+        OSError: The kernel refuses it.
+    """
+    result = int(_syscall(_LONG(number), *[_passed(each) for each in arguments]))
+    if result < 0:
+        failure = ctypes.get_errno()
+        raise OSError(failure, os.strerror(failure))
+    return result
+
+
+def process_control(option: int, *arguments: int | bytes) -> None:
+    """Set something of the calling process (prctl(2)).
+
+    Raises:
+        OSError: The kernel refuses it.
+    """
+    # It takes four more, and some options insist on zeros.
+    padded = (*arguments, 0, 0, 0, 0)[:4]
+    if _prctl(ctypes.c_int(option), *[_passed(each) for each in padded]) < 0:
+        failure = ctypes.get_errno()
+        raise OSError(failure, os.strerror(failure))
+
+
+def _passed(argument: int | bytes | None) -> object:
+    return _LONG(argument) if isinstance(argument, int) else argument
+
+
+def forbid_tracing() -> None:
+    """Keep other processes of this user from tracing this one, and from reading its memory and environment."""
+    process_control(PR_SET_DUMPABLE, 0)

@@ -1,0 +1,190 @@
+"""A wall of the kernel around this process and its children: which files they may reach, and whom they may signal.
+
+Facts from landlock(7), landlock_create_ruleset(2), landlock_add_rule(2), landlock_restrict_self(2) and the kernel's
+userspace-api/landlock.rst. Numbers of system calls are the same on every architecture but Alpha. What isn't allowed
+by a rule is denied; a wall can be made narrower later, never wider.
+"""
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterable
+from enum import IntFlag
+from typing import Final, NamedTuple
+
+from dispatchd.process.kernel import (
+    PR_SET_NO_NEW_PRIVS,
+    Kernel,
+    process_control,
+    system_call,
+)
+
+_CREATE_RULESET: Final = 444
+_ADD_RULE: Final = 445
+_RESTRICT_SELF: Final = 446
+
+_VERSION: Final = 1
+"""LANDLOCK_CREATE_RULESET_VERSION: asks for the version instead of a ruleset."""
+
+_PATH_BENEATH: Final = 1
+"""LANDLOCK_RULE_PATH_BENEATH: a rule about a file, or a folder and all below it."""
+
+
+class Access(IntFlag):
+    """What can be done with a file or folder (LANDLOCK_ACCESS_FS_*)."""
+
+    EXECUTE = 1 << 0
+    WRITE_FILE = 1 << 1
+    READ_FILE = 1 << 2
+    READ_DIR = 1 << 3
+    REMOVE_DIR = 1 << 4
+    REMOVE_FILE = 1 << 5
+    MAKE_CHAR = 1 << 6
+    MAKE_DIR = 1 << 7
+    MAKE_REG = 1 << 8
+    MAKE_SOCK = 1 << 9
+    MAKE_FIFO = 1 << 10
+    MAKE_BLOCK = 1 << 11
+    MAKE_SYM = 1 << 12
+    REFER = 1 << 13
+    TRUNCATE = 1 << 14
+    IOCTL_DEV = 1 << 15
+
+
+class Scope(IntFlag):
+    """What reaches processes outside the wall (LANDLOCK_SCOPE_*)."""
+
+    ABSTRACT_UNIX_SOCKET = 1 << 0
+    SIGNAL = 1 << 1
+
+
+READ: Final = Access.EXECUTE | Access.READ_FILE | Access.READ_DIR
+"""Look at, and execute."""
+
+DEVICE: Final = (
+    Access.READ_FILE | Access.WRITE_FILE | Access.IOCTL_DEV | Access.TRUNCATE
+)
+"""Use a file that is there, such as a device."""
+
+WRITE: Final = (
+    READ | DEVICE | (Access(1 << 15) - 1) & ~Access.MAKE_CHAR & ~Access.MAKE_BLOCK
+)
+"""Everything but making devices."""
+
+_OF_FILES: Final = Access.EXECUTE | DEVICE
+"""What means something for a file that is no folder; the kernel refuses a rule with more."""
+
+_ADDED: Final = (
+    (1, Access(Access.REFER - 1), Scope(0)),
+    (2, Access.REFER, Scope(0)),
+    (3, Access.TRUNCATE, Scope(0)),
+    (5, Access.IOCTL_DEV, Scope(0)),
+    (6, Access(0), Scope.ABSTRACT_UNIX_SOCKET | Scope.SIGNAL),
+)
+"""Since which version of the interface (ABI) the kernel can hold what."""
+
+_SIZES: Final = ((6, 24), (4, 16), (1, 8))
+"""Since which version `struct landlock_ruleset_attr` is how long (bytes); its second number, networks, stays 0."""
+
+
+class Rule(NamedTuple):
+    """What may be done with a file, or with a folder and all below it."""
+
+    path: str
+    access: int
+
+
+class Able(NamedTuple):
+    """What a kernel can hold; nothing where `abi` is 0."""
+
+    abi: int
+    access: Access = Access(0)
+    scope: Scope = Scope(0)
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """What stays open although there is a wall, as words."""
+        if not self.abi:
+            return ()
+        found = []
+        if not self.access & Access.TRUNCATE:
+            found.append("truncating files (Linux 6.2)")
+        if not self.scope & Scope.SIGNAL:
+            found.append("signals and abstract sockets (Linux 6.12)")
+        return tuple(found)
+
+
+def able(call: Kernel = system_call) -> Able:
+    """Return what this kernel can hold.
+
+    Raises:
+        OSError: The kernel refuses to say, in a way that isn't known.
+    """
+    try:
+        abi = call(_CREATE_RULESET, None, 0, _VERSION)
+    except OSError as error:
+        # Not built in, turned off at the start of the kernel, or refused by a filter around this process.
+        if error.errno not in {errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}:
+            raise
+        return Able(0)
+    access, scope = Access(0), Scope(0)
+    for since, more, scopes in _ADDED:
+        if abi >= since:
+            access |= more
+            scope |= scopes
+    return Able(abi, access, scope)
+
+
+def build(rules: Iterable[Rule], wall: Able, call: Kernel = system_call) -> int:
+    """Return the descriptor of a wall with some openings; the caller closes it. What isn't there gets none.
+
+    Fails with OSError if the kernel refuses.
+    """
+    size = next(size for since, size in _SIZES if wall.abi >= since)
+    attributes = struct.pack("=QQQ", wall.access, 0, wall.scope)[:size]
+    ruleset = call(_CREATE_RULESET, attributes, size, 0)
+    # Plain numbers: arithmetic of flags would take most of the time.
+    handled, of_files = int(wall.access), int(_OF_FILES)
+    try:
+        for rule in rules:
+            _open(
+                ruleset,
+                rule.path,
+                (rule.access & handled, rule.access & handled & of_files),
+                call,
+            )
+    except BaseException:
+        os.close(ruleset)
+        raise
+    return ruleset
+
+
+def _open(ruleset: int, path: str, accesses: tuple[int, int], call: Kernel) -> None:
+    """Add a rule for a folder or a file; one about what isn't there, or can't be reached, is none.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP}:
+            return
+        raise
+    try:
+        access = accesses[0 if stat.S_ISDIR(os.fstat(fd).st_mode) else 1]
+        if access:
+            beneath = struct.pack("=Qi", access, fd)
+            call(_ADD_RULE, ruleset, _PATH_BENEATH, beneath, 0)
+    finally:
+        os.close(fd)
+
+
+def enter(ruleset: int, call: Kernel = system_call) -> None:
+    """Put this process behind a wall for good, and give up gaining privileges by what it executes.
+
+    Only for a process with a single thread: others would stay outside. Fails with OSError if the kernel refuses.
+    """
+    process_control(PR_SET_NO_NEW_PRIVS, 1)
+    call(_RESTRICT_SELF, ruleset, 0)

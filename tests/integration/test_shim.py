@@ -1,0 +1,230 @@
+"""The starter and its shims: what they leave, whatever happens to the processes around them."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dispatchd.domain.isolation import Isolation
+from dispatchd.domain.job import ProcessIdentity
+from dispatchd.domain.launch import Launch
+from dispatchd.domain.outcome import Exit
+from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.redaction.known_secrets import KnownSecrets
+from support.until import until
+
+
+@pytest.fixture
+def local() -> Iterator[LocalEngine]:
+    with closing(LocalEngine.here(dict(os.environ), KnownSecrets())) as found:
+        yield found
+
+
+def launch(folder: Path, *command: str, **env: str) -> Launch:
+    attempt, workspace = folder / "attempt-1", folder / "workspace"
+    attempt.mkdir(parents=True)
+    workspace.mkdir()
+    return Launch(
+        run_id="r",
+        command=command,
+        env={"PATH": os.defpath, **env},
+        workspace=workspace,
+        folder=attempt,
+        output_file=attempt / "output.log",
+        files=attempt / "run",
+        isolation=Isolation.NONE,
+    )
+
+
+async def started(local: LocalEngine, ready: Launch) -> ProcessIdentity:
+    identities: list[ProcessIdentity] = []
+
+    async def record(process: ProcessIdentity) -> None:
+        identities.append(process)
+
+    await local.start(ready, record)
+    return identities[0]
+
+
+def starter_of(process: ProcessIdentity) -> int:
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[1])
+
+
+async def test_an_exit_code_that_a_run_has_forged_counts_for_nothing(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = launch(
+        tmp_path,
+        "/bin/sh",
+        "-c",
+        'echo 0 >"$DISPATCHD_ATTEMPT_FOLDER/exit"; kill -9 "$PPID"; exit 7',
+    )
+
+    end = await local.observe(await started(local, ready), ready.folder)
+
+    assert end == Exit(code=None)
+
+
+async def test_an_exit_code_is_what_the_kernel_says_and_not_what_a_file_says(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = launch(
+        tmp_path, "/bin/sh", "-c", "mkdir ../attempt-1/exit; echo out; exit 7"
+    )
+
+    end = await local.observe(await started(local, ready), ready.folder)
+
+    assert end == Exit(code=7)
+
+
+async def test_a_shim_outlives_its_starter_and_another_one_takes_its_place(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    one = launch(tmp_path / "1", "/bin/sh", "-c", "read line <pipe; exit 3")
+    two = launch(tmp_path / "2", "/bin/sh", "-c", "exit 4")
+    os.mkfifo(one.workspace / "pipe")
+    first = await started(local, one)
+
+    os.kill(starter_of(first), signal.SIGKILL)
+    second = await started(local, two)
+    with (one.workspace / "pipe").open("w") as pipe:
+        pipe.write("go\n")
+
+    assert await local.observe(second, two.folder) == Exit(code=4)
+    assert await local.observe(first, one.folder) == Exit(code=3)
+
+
+async def test_a_starter_that_hangs_keeps_no_attempt_from_starting(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    one = launch(tmp_path / "1", "/bin/true")
+    two = launch(tmp_path / "2", "/bin/sh", "-c", "exit 4")
+    first = await started(local, one)
+    starter = starter_of(first)
+    await local.observe(first, one.folder)
+
+    os.kill(starter, signal.SIGSTOP)
+    end = await local.observe(await started(local, two), two.folder)
+
+    assert end == Exit(code=4)
+
+
+async def test_the_shim_is_out_of_reach_of_a_command_s_environment(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    nothing = str(tmp_path / "nothing")
+    ready = launch(
+        tmp_path,
+        "/bin/sh",
+        "-c",
+        "exit 5",
+        PATH=nothing,
+        LD_PRELOAD=f"{nothing}.so",
+        PYTHONPATH=nothing,
+        PYTHONHOME=nothing,
+        BASH_ENV=nothing,
+        ENV=nothing,
+    )
+
+    end = await local.observe(await started(local, ready), ready.folder)
+
+    assert end == Exit(code=5)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "code", "word"),
+    [
+        ("echo a shell script without a first line; exit 9\n", 0o755, 9, "a shell"),
+        ("#!/nonexistent/interpreter\n", 0o755, 127, "No such file"),
+        ("\x7fELF but not really", 0o755, None, ""),
+    ],
+)
+async def test_what_cannot_be_executed_ends_as_in_a_shell(
+    local: LocalEngine,
+    tmp_path: Path,
+    content: str,
+    mode: int,
+    code: int | None,
+    word: str,
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(content)
+    program.chmod(mode)
+    ready = launch(tmp_path / "run", str(program))
+
+    end = await local.observe(await started(local, ready), ready.folder)
+
+    assert isinstance(end, Exit)
+    assert end.code == code if code is not None else end.code != 0
+    assert word in ready.output_file.read_text()
+
+
+async def test_signals_that_the_daemon_ignores_are_not_ignored_by_a_command(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = launch(tmp_path, "/bin/sh", "-c", "grep SigIgn /proc/self/status")
+
+    await local.observe(await started(local, ready), ready.folder)
+
+    assert ready.output_file.read_text().split() == ["SigIgn:", "0" * 16]
+
+
+async def test_a_command_gets_no_descriptor_but_its_three(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = launch(tmp_path, "/bin/sh", "-c", "ls /proc/$$/fd")
+
+    await local.observe(await started(local, ready), ready.folder)
+
+    assert ready.output_file.read_text().split() == ["0", "1", "2"]
+
+
+async def test_a_shim_is_shown_by_its_attempt(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = launch(tmp_path, "/bin/sh", "-c", "read line <pipe")
+    os.mkfifo(ready.workspace / "pipe")
+    process = await started(local, ready)
+
+    def shown() -> str:
+        found = subprocess.run(
+            ["/usr/bin/pgrep", "-f", f"dispatchd-run {ready.folder}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return found.stdout
+
+    assert await until(shown, 10, "a shim with its title") == f"{process.pid}\n"
+    with (ready.workspace / "pipe").open("w") as pipe:
+        pipe.write("go\n")
+    await local.observe(process, ready.folder)
+
+
+async def test_secrets_of_a_run_are_found_again_by_a_daemon_that_did_not_start_it(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = launch(
+        tmp_path,
+        "/bin/sh",
+        "-c",
+        "read line <pipe",
+        TOKEN="a-secret-of-the-run",
+        DISPATCHD_SECRETS="TOKEN",
+    )
+    os.mkfifo(ready.workspace / "pipe")
+    process = await started(local, ready)
+    known = KnownSecrets()
+
+    with closing(LocalEngine.here({}, known)) as later:
+        assert await later.recall(process, ready.folder)
+
+    assert "a-secret-of-the-run" not in known.scrub("it is a-secret-of-the-run")
+    with (ready.workspace / "pipe").open("w") as pipe:
+        pipe.write("go\n")
+    await local.observe(process, ready.folder)
