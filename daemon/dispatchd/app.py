@@ -178,7 +178,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     who = identity(config, caller, known, clock, environment, bugs, tracker.ring)
 
     def unfit() -> dict[str, str]:
-        return fitness.unfit(core.run_loop.workflows, core.controllers)
+        return fitness.unfit(core.run_loop.workflows, core.machine)
 
     def declared() -> list[str] | None:
         # What this machine can't run well is for others, whether the owner wants the list to be sent or not.
@@ -278,7 +278,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         skew_s=lambda: caller.skew.seconds,
         slots=lambda: core.run_loop.slots,
         troubles=lambda: [
-            *fitness.warnings(core.run_loop.workflows, core.controllers),
+            *fitness.warnings(core.run_loop.workflows, core.machine),
             *opened.warnings,
             *prune.troubles,
             *core.leftovers.warnings,

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -16,11 +16,12 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
 from dispatchd.domain import fitness
 from dispatchd.domain.finding import Finding, Level
+from dispatchd.domain.fitness import Machine
 from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.job import Job, TrackedJob
 from dispatchd.engines.local.cgroup import Cgroups
 from dispatchd.engines.local.checkout import try_way
-from dispatchd.engines.local.engine import inherited
+from dispatchd.engines.local.engine import LocalEngine, inherited
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.engines.local.walls import Walls
 from dispatchd.errors import (
@@ -53,7 +54,8 @@ async def check_up(
     needs = needs_of(config, environment)
     for finding in (*_on_disk(config, environment), *prerequisites(needs)):
         yield finding
-    for words in fitness.warnings(config.workflows, _controllers()):
+    machine = Machine(controllers=_controllers(), obstacle=_obstacle_of(environment))
+    for words in fitness.warnings(config.workflows, machine):
         yield Finding("limits", Level.WARNING, words)
     try:
         check_outward(config, environment)
@@ -65,6 +67,10 @@ async def check_up(
         yield finding
     async for finding in _checkouts(config, environment):
         yield finding
+
+
+def _obstacle_of(environment: Mapping[str, str]) -> Callable[[Isolation], str]:
+    return LocalEngine.here(environment, KnownSecrets()).obstacle
 
 
 def _controllers() -> tuple[str, ...]:
@@ -106,7 +112,7 @@ def _on_disk(config: Config, environment: Mapping[str, str]) -> Iterator[Finding
 
 def _isolation(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
     walls = Walls.here(environment, (config.state_folder, config.control_folder))
-    weakness = walls.weakness(Isolation.SANDBOX)
+    weakness = walls.weakness
     if weakness:
         words = f"{walls.words}, but {weakness}; jobs from forks are refused (docs/security.md)"
         yield Finding("isolation", Level.WARNING, words)

@@ -8,6 +8,7 @@ from attrs import frozen
 from dispatchd.clock import SteadyClock
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
+from dispatchd.domain.fitness import Machine
 from dispatchd.domain.job import TrackedJob
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.loops.board import Board
@@ -36,8 +37,8 @@ class Execution:
     leftovers: Leftovers
     board: Board
     random: random.Random
-    controllers: tuple[str, ...]
-    """Which limits can be set (controllers of cgroup v2)."""
+    machine: Machine
+    """What this machine is able to do for runs."""
     containment: str
     """By what runs are kept together, in words."""
 
@@ -105,6 +106,6 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         leftovers=leftovers,
         board=board,
         random=rng,
-        controllers=engine.controllers,
+        machine=Machine(controllers=engine.controllers, obstacle=engine.obstacle),
         containment=engine.containment,
     )

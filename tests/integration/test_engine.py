@@ -131,10 +131,11 @@ async def test_nothing_runs_if_the_daemon_dies_behind_the_closed_gate(
 import os
 from pathlib import Path
 from dispatchd.domain.launch import Launch
+from dispatchd.engines.local.enclosure import Enclosed
 from dispatchd.engines.local.gate import Gated, Starter
 p = Path({str(tmp_path)!r})
 gated = Gated.spawn(Launch(run_id="r", command=("/bin/sh", "-c", "echo ran"), env={{}}, workspace=p / "workspace",
-                           folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log", files=p), {{}}, Starter())
+                           folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log", files=p), Enclosed(command=("/bin/sh", "-c", "echo ran"), env={{}}), Starter())
 print(gated.identity.pid, gated.identity.start_ticks, gated.identity.boot_id, flush=True)
 os.kill(os.getpid(), 9)
 """

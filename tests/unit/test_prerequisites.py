@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from dispatchd.domain import fitness
 from dispatchd.domain.finding import Finding, Level
+from dispatchd.domain.fitness import Machine
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.workflow import Workflow
 from dispatchd.process.prerequisites import Needs, prerequisites
@@ -129,8 +132,25 @@ def test_a_limit_of_a_workflow_keeps_its_jobs_away_and_a_default_is_a_warning(
     if controllers == ("memory",):
         del workflows["weighed"]
 
-    assert [*fitness.unfit(workflows, controllers)] == unfit
-    said = fitness.warnings(workflows, controllers)
+    machine = Machine(controllers=controllers)
+    assert [*fitness.unfit(workflows, machine)] == unfit
+    said = fitness.warnings(workflows, machine)
     assert len(said) == len(words)
     assert all(line.startswith(start) for line, start in zip(said, words, strict=True))
     assert all("systemd 254" in line for line in said)
+
+
+def test_an_isolation_that_cannot_be_had_keeps_jobs_away() -> None:
+    workflows = {
+        "plain": workflow(Resources()),
+        "boxed": evolve(workflow(Resources()), isolation=Isolation.BUBBLEWRAP),
+    }
+    machine = Machine(
+        obstacle=lambda each: "no bwrap" if each is Isolation.BUBBLEWRAP else ""
+    )
+
+    why = 'isolation = "bubblewrap": no bwrap'
+    assert fitness.unfit(workflows, machine) == {"boxed": why}
+    assert fitness.warnings(workflows, machine) == [
+        f"workflows.boxed takes no jobs: {why}"
+    ]

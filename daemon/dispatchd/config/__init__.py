@@ -24,7 +24,12 @@ from dispatchd.config.file import (
     Metrics,
     Telemetry,
 )
-from dispatchd.config.workflows import Reader, two_tokens, unknown_secrets
+from dispatchd.config.workflows import (
+    Reader,
+    two_tokens,
+    unfit_isolations,
+    unknown_secrets,
+)
 from dispatchd.contracts import violations
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.job import Json
@@ -118,7 +123,11 @@ def load(
     content = _converter.structure(document, File)
     problems = [
         Problem(file=path, key=key, expected=expected)
-        for key, expected in (*unknown_secrets(content), *two_tokens(content))
+        for key, expected in (
+            *unknown_secrets(content),
+            *two_tokens(content),
+            *unfit_isolations(content),
+        )
     ]
     if problems:
         raise ConfigError(problems)

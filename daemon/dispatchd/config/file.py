@@ -6,7 +6,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
-from dispatchd.domain.isolation import Isolation
+from dispatchd.domain.isolation import Isolation, Network, PullPolicy
 from dispatchd.domain.workflow import (
     DEFAULT_KILL_GRACE_S,
     DEFAULT_OUTPUT_MAX_MIB,
@@ -146,6 +146,9 @@ class WorkflowEntry:
     start_retries: int | None = None
     output_max_mib: int | None = None
     isolation: Isolation | None = None
+    network: Network = Network.HOST
+    image: str = ""
+    pull: PullPolicy = PullPolicy.MISSING
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()
     forks_without_isolation: bool = False

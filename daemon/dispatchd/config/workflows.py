@@ -9,6 +9,7 @@ from attrs import frozen
 
 from dispatchd.config.file import File, WorkflowEntry
 from dispatchd.domain.exit_table import DEFAULT_RETRIES, Contract
+from dispatchd.domain.isolation import CHOOSES_NETWORK, Isolation, Network
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 from dispatchd.domain.workflow import GH_TOKEN, Repository, Workflow
@@ -34,7 +35,7 @@ class Reader:
         )
         return Workflow(
             name=name,
-            command=(self._program(entry.command[0]), *entry.command[1:]),
+            command=self._command(entry),
             contract=entry.contract,
             arguments=entry.arguments if entry.contract is Contract.HEADLESS else (),
             env=dict(entry.env),
@@ -65,6 +66,9 @@ class Reader:
                 if limit
             ),
             isolation=_first(entry.isolation, limits.isolation),
+            network=entry.network,
+            image=entry.image,
+            pull=entry.pull,
             read_paths=self._absolute(entry.read_paths),
             write_paths=self._absolute(entry.write_paths),
             hidden_paths=self._absolute(self._secret_files()),
@@ -74,6 +78,12 @@ class Reader:
             missing_fails=entry.missing_artifacts == "fail",
             report_output=entry.report_output,
         )
+
+    def _command(self, entry: WorkflowEntry) -> tuple[str, ...]:
+        if _first(entry.isolation, self.content.runs.isolation) is Isolation.CONTAINER:
+            # It is a program of the image.
+            return entry.command
+        return (self._program(entry.command[0]), *entry.command[1:])
 
     def _absolute(self, paths: Iterable[str]) -> tuple[str, ...]:
         return tuple(str(self.folder / each) for each in paths)
@@ -129,6 +139,22 @@ def two_tokens(content: File) -> Iterator[tuple[str, str]]:
                 f"workflows.{name}.secrets.{GH_TOKEN}",
                 "must not stand beside github_token, which sets that variable",
             )
+
+
+def unfit_isolations(content: File) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every workflow whose keys don't fit its isolation."""
+    for name, entry in content.workflows.items():
+        isolation = _first(entry.isolation, content.runs.isolation)
+        is_container = isolation is Isolation.CONTAINER
+        if is_container and not entry.image:
+            expected = 'must name an image, because isolation is "container"'
+            yield f"workflows.{name}.image", expected
+        if entry.image and not is_container:
+            expected = 'must stand beside isolation = "container"'
+            yield f"workflows.{name}.image", expected
+        if entry.network is Network.NONE and isolation not in CHOOSES_NETWORK:
+            expected = 'must be "host", unless isolation is "bubblewrap" or "container"'
+            yield f"workflows.{name}.network", expected
 
 
 def unknown_secrets(content: File) -> Iterator[tuple[str, str]]:

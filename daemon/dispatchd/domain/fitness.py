@@ -1,12 +1,15 @@
-"""Which workflows a machine can run within their limits. Pure.
+"""Which workflows a machine can run within their limits, and with their isolation. Pure.
 
 A limit that a workflow sets itself, and that can't be kept, keeps its jobs away from this machine. One that comes
 from `[runs]`, or a weight, is a warning.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
+from attrs import field, frozen
+
+from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.workflow import Workflow
 
 _KEYS: Final = {
@@ -22,30 +25,38 @@ _WEIGHT: Final = "cpu"
 TO_DO: Final = "run the daemon by a unit with Delegate=yes and DelegateSubgroup= (systemd 254 or newer)"
 
 
-def unfit(
-    workflows: Mapping[str, Workflow], controllers: tuple[str, ...]
-) -> dict[str, str]:
-    """Return the workflows whose own limits this machine can't keep, and why."""
+@frozen(kw_only=True)
+class Machine:
+    """What a machine is able to do for runs: the limits (controllers of cgroup v2), and what is in the way of isolations."""
+
+    controllers: tuple[str, ...] = ()
+    obstacle: Callable[[Isolation], str] = field(default=lambda _: "")
+    """Gives why no run can have an isolation there; empty if it can."""
+
+
+def unfit(workflows: Mapping[str, Workflow], machine: Machine) -> dict[str, str]:
+    """Return the workflows whose isolation or own limits a machine can't keep, and why."""
     found: dict[str, str] = {}
     for name, workflow in sorted(workflows.items()):
         missing = [
             _KEYS[each]
             for each in workflow.own_limits
-            if each not in controllers and each != _WEIGHT
+            if each not in machine.controllers and each != _WEIGHT
         ]
-        if missing:
+        obstacle = machine.obstacle(workflow.isolation)
+        if obstacle:
+            found[name] = f'isolation = "{workflow.isolation}": {obstacle}'
+        elif missing:
             keys = " and ".join(missing)
             found[name] = f"{keys} can't be kept on this machine: {TO_DO}"
     return found
 
 
-def warnings(
-    workflows: Mapping[str, Workflow], controllers: tuple[str, ...]
-) -> list[str]:
-    """Return what of the limits isn't kept, each in one sentence."""
+def warnings(workflows: Mapping[str, Workflow], machine: Machine) -> list[str]:
+    """Return what of isolation and limits isn't kept, each in one sentence."""
     refused = [
         f"workflows.{name} takes no jobs: {why}"
-        for name, why in unfit(workflows, controllers).items()
+        for name, why in unfit(workflows, machine).items()
     ]
     wanted = {
         controller
@@ -57,7 +68,7 @@ def warnings(
         )
         if limit and (controller not in workflow.own_limits or controller == _WEIGHT)
     }
-    missing = [_KEYS[each] for each in _KEYS if each in wanted - {*controllers}]
+    missing = [_KEYS[each] for each in _KEYS if each in wanted - {*machine.controllers}]
     if missing:
         keys = " and ".join(missing)
         refused.append(f"runs go on without {keys}, which can't be kept: {TO_DO}")

@@ -8,5 +8,31 @@ class Isolation(StrEnum):
 
     SANDBOX = "sandbox"
     """The kernel's wall around each process of it: Landlock, a filter of system calls, no new privileges."""
+    BUBBLEWRAP = "bubblewrap"
+    """Namespaces of its own, made by bwrap(1): other files and processes aren't there at all."""
+    CONTAINER = "container"
+    """A container of an image, run by podman(1)."""
     NONE = "none"
     """Nothing: it may do whatever the daemon's user may."""
+
+
+class Network(StrEnum):
+    """Which network a run has, where its isolation can choose."""
+
+    HOST = "host"
+    """That of the machine; for a container the one that podman gives it."""
+    NONE = "none"
+    """None but a loopback of its own."""
+
+
+class PullPolicy(StrEnum):
+    """When the image of a container is fetched from its registry."""
+
+    NEVER = "never"
+    MISSING = "missing"
+    """When the machine doesn't have it."""
+    ALWAYS = "always"
+
+
+CHOOSES_NETWORK = frozenset({Isolation.BUBBLEWRAP, Isolation.CONTAINER})
+"""The isolations that can take the network away."""

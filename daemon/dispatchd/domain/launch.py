@@ -5,7 +5,7 @@ from pathlib import Path
 
 from attrs import Factory, field, frozen
 
-from dispatchd.domain.isolation import Isolation
+from dispatchd.domain.isolation import Isolation, Network, PullPolicy
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
@@ -34,7 +34,8 @@ class Launch:
     `folder` belongs to the engine, which keeps there what it needs to find the attempt again; stdout and stderr
     are appended to `output_file`. With a `checkout` the workspace is filled first, by means of `token`.
     With an isolation the command reaches its `workspace` and its own `files`, reads its `inputs`, and reaches what the
-    owner has added (`read_paths`, `write_paths`); never `hidden_paths`, the files with secrets.
+    owner has added (`read_paths`, `write_paths`); never `hidden_paths`, the files with secrets. `temporary` is its own
+    folder for temporary files, a part of `files`; a container is made from `image`, fetched as `pull` says.
     """
 
     run_id: str
@@ -48,7 +49,11 @@ class Launch:
     given: Mapping[str, str] = field(factory=dict, repr=False)
     resources: Resources = Factory(Resources)
     isolation: Isolation = Isolation.SANDBOX
+    network: Network = Network.HOST
+    image: str = ""
+    pull: PullPolicy = PullPolicy.MISSING
     files: Path
+    temporary: Path = Factory(lambda self: self.files / "tmp", takes_self=True)
     inputs: tuple[Path, ...] = ()
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from typing import Final
 from attrs import Factory, frozen
 
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
-from dispatchd.domain.isolation import Isolation
+from dispatchd.domain.isolation import Isolation, Network, PullPolicy
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
@@ -50,7 +50,7 @@ class Workflow:
     there is none; `max_retries` counts the attempts after the first, used by retry-safe failures only, `start_retries`
     the starts of an attempt after the first, used by failures before its command could begin. `output_max_bytes` is how much of its output is kept, 0 for all.
     `read_paths` and `write_paths` are what its isolation lets it reach beside its own, `hidden_paths` the files with
-    secrets, which it doesn't; `forks_without_isolation` lets jobs from forks run where nothing isolates them.
+    secrets, which it doesn't; a container is made from `image`, fetched as `pull` says; `forks_without_isolation` lets jobs from forks run where nothing isolates them.
     `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace; a
     success that lacks one is parked, or a failure if `missing_fails`.
     """
@@ -73,6 +73,9 @@ class Workflow:
     own_limits: tuple[str, ...] = ()
     """The controllers (cgroup v2) that limits of its own need, beside those of `[runs]`."""
     isolation: Isolation = Isolation.SANDBOX
+    network: Network = Network.HOST
+    image: str = ""
+    pull: PullPolicy = PullPolicy.MISSING
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()
     hidden_paths: tuple[str, ...] = ()

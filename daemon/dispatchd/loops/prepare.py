@@ -129,6 +129,9 @@ def _prepared(
             "HOME": str(way / run.home(number).name),
             "TMPDIR": str(way / run.temporary(number).name),
         }
+    elif workflow.isolation is not Isolation.NONE:
+        # Its own temporary folder is the only /tmp that it sees.
+        own = {"HOME": str(run.home(number)), "TMPDIR": "/tmp"}  # noqa: S108
     launch = Launch(
         run_id=record.run_id,
         command=(
@@ -141,10 +144,14 @@ def _prepared(
         secrets={} if forked else workflow.secrets,
         resources=workflow.resources,
         isolation=workflow.isolation,
+        network=workflow.network,
+        image=workflow.image,
+        pull=workflow.pull,
         read_paths=workflow.read_paths,
         write_paths=workflow.write_paths,
         hidden_paths=workflow.hidden_paths,
         files=run.files(number),
+        temporary=run.temporary(number),
         inputs=(run.event_file, run.headers_file),
         checkout=checkout,
         token=workflow.checkout.token if workflow.checkout is not None else None,

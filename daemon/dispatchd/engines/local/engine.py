@@ -23,11 +23,15 @@ from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.outcome import Cleared, Exit, NeverStarted
 from dispatchd.domain.resources import Usage
+from dispatchd.engines.local import bubblewrap
 from dispatchd.engines.local.cgroup import Cgroups, Group, tree
 from dispatchd.engines.local.checkout import check_out
-from dispatchd.engines.local.gate import MARKER, Gated, Starter, read_exit
+from dispatchd.engines.local.enclosure import enclose
+from dispatchd.engines.local.gate import Gated, Starter, read_exit
 from dispatchd.engines.local.git_way import GitWay
+from dispatchd.engines.local.podman import Podman
 from dispatchd.engines.local.process import (
+    MARKER,
     boot_id,
     describe,
     members,
@@ -69,7 +73,10 @@ class LocalEngine:
     walls: Walls
     _cgroups: Cgroups | None = None
     _git_way: GitWay = field(factory=GitWay)
+    _podman: Podman = field(init=False)
     _starter: Starter = field(init=False)
+    _obstacles: dict[Isolation, str] = field(factory=dict, init=False)
+    """Why no run can have an isolation here, of those that have been looked at."""
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
     """Whose gate this daemon has opened: whatever they do to their folders, they have begun."""
 
@@ -109,6 +116,10 @@ class LocalEngine:
         groups = self._cgroups
         return "sessions and process groups" if groups is None else groups.words
 
+    @_podman.default
+    def _new_podman(self) -> Podman:
+        return Podman(self._secrets.environment)
+
     @_starter.default
     def _new_starter(self) -> Starter:
         return Starter(self._secrets.environment)
@@ -121,6 +132,8 @@ class LocalEngine:
         self._known.know(str(launch.folder), values)
         if launch.checkout is not None:
             await self._fill(launch, launch.checkout)
+        if launch.isolation is Isolation.CONTAINER:
+            await self._podman.fetch(launch.image, launch.pull)
         gated = await to_thread.run_sync(self._spawn, launch, env)
         try:
             await record(gated.identity)
@@ -152,8 +165,11 @@ class LocalEngine:
     def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
         group = self._group(launch)
         try:
-            rules = self.walls.rules(launch)
-            gated = Gated.spawn(launch, env, self._starter, rules, group)
+            own = {**env, MARKER: str(launch.folder)}
+            enclosed = enclose(launch, own, self.walls, self._podman)
+            if launch.isolation is Isolation.CONTAINER:
+                self._podman.note(launch.folder)
+            gated = Gated.spawn(launch, enclosed, self._starter, group)
         finally:
             if group >= 0:
                 os.close(group)
@@ -194,8 +210,28 @@ class LocalEngine:
             log.warning("isolation_is_weak", reason=weakness, to_do=to_do)
 
     def weakness(self, isolation: Isolation) -> str:
-        """Return why runs with an isolation aren't kept from what isn't theirs here; empty if they are."""
-        return self.walls.weakness(isolation)
+        """Return why runs with an isolation aren't kept from what isn't theirs here; empty if they are. May block once."""
+        match isolation:
+            case Isolation.SANDBOX:
+                return self.walls.weakness
+            case Isolation.NONE:
+                return 'its workflow has isolation = "none"'
+            case _:
+                return self.obstacle(isolation)
+
+    def obstacle(self, isolation: Isolation) -> str:
+        """Return why no run can have an isolation here; empty if it can. May block for a moment, once."""
+        if isolation not in self._obstacles:
+            path = self._secrets.environment.get("PATH", os.defpath)
+            match isolation:
+                case Isolation.BUBBLEWRAP:
+                    found = bubblewrap.problem(path)
+                case Isolation.CONTAINER:
+                    found = self._podman.problem
+                case _:
+                    found = ""
+            self._obstacles[isolation] = found
+        return self._obstacles[isolation]
 
     async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
         """Know the secrets of an attempt again that another daemon started; False if they are lost."""
@@ -272,6 +308,7 @@ class LocalEngine:
         """End what an attempt left behind, wherever it went, and give up what can't be ended."""
         if process.boot_id != boot_id():
             return Cleared()
+        await self._podman.remove(folder)
         marker = os.fsencode(f"{MARKER}={folder}")
         group = self._group_of(folder)
         seen: set[int] = set()

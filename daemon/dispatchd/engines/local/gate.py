@@ -23,10 +23,10 @@ from attrs import define, field, frozen
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Exit, NeverStarted
+from dispatchd.engines.local.enclosure import Enclosed
 from dispatchd.engines.local.process import REQUEST_NAME, boot_id, identify
 from dispatchd.errors import SpawnFailed
 from dispatchd.hostile_files import read_regular
-from dispatchd.process.landlock import Rule
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -54,9 +54,6 @@ _LIBRARIES: Final = ("LD_LIBRARY_PATH",)
 
 _TITLE_ROOM: Final = 300
 """Room for the titles of the starter and its shims (bytes)."""
-
-MARKER: Final = "DISPATCHD_ATTEMPT_FOLDER"
-"""Variable by which the processes of an attempt are known again; its value is the attempt's folder."""
 
 
 def _libraries_of(environment: Mapping[str, str]) -> dict[str, str]:
@@ -187,32 +184,31 @@ class Gated:
     def spawn(
         cls,
         launch: Launch,
-        env: Mapping[str, str],
+        enclosed: Enclosed,
         starter: Starter,
-        rules: list[Rule] | None = None,
         group: int = -1,
     ) -> Self:
         """Start a shim behind a closed gate. Blocks for about a millisecond.
 
         Args:
             launch: What it starts once the gate is open.
-            env: The command's whole environment.
+            enclosed: What is executed for it.
             starter: Who forks it.
-            rules: What the command may reach; None for everything.
             group: The descriptor by which it gets into its control group; -1 for none.
 
         Raises:
             SpawnFailed: The command can't be executed, or the system refuses another process.
         """
-        program = launch.command[0]
+        program = enclosed.command[0]
         _check_program(program)
         request = json.dumps(
             {
-                "command": launch.command,
-                "env": {**env, MARKER: str(launch.folder)},
+                "command": enclosed.command,
+                "env": enclosed.env,
                 "workspace": str(launch.workspace),
                 "folder": str(launch.folder),
-                "rules": rules,
+                "rules": enclosed.rules,
+                "deaf": enclosed.deaf,
             }
         ).encode()
         with ExitStack() as stack:

@@ -124,6 +124,10 @@ def read_environment(process: ProcessIdentity) -> dict[str, str] | None:
     return {name: value for name, _, value in pairs}
 
 
+MARKER: Final = "DISPATCHD_ATTEMPT_FOLDER"
+"""Variable by which the processes of an attempt are known again; its value is the attempt's folder."""
+
+
 def read_request(process: ProcessIdentity) -> bytes | None:
     """Return what a live shim was given, or None if it has ended, or is one of a release before these requests."""
     folder = f"{_PROC}/{process.pid}/fd"

@@ -14,6 +14,7 @@ import ctypes
 import errno
 import os
 import signal
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
@@ -56,6 +57,7 @@ class Order(NamedTuple):
     group: int
     wall: int
     filter: Filter | None
+    deaf: bool
 
 
 def carry_out(order: Order) -> NoReturn:
@@ -147,8 +149,7 @@ def _be_the_command(order: Order, word: int) -> NoReturn:
     try:
         os.dup2(order.output, 1)
         os.dup2(order.output, 2)
-        for number in _DEFAULTS:
-            signal.signal(number, signal.SIG_DFL)
+        _reset_signals(_POLITE if order.deaf else ())
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         _level_off()
         where = f"enter {order.workspace}"
@@ -176,6 +177,12 @@ def _be_the_command(order: Order, word: int) -> NoReturn:
             )
     finally:
         os._exit(code)
+
+
+def _reset_signals(ignored: Collection[int]) -> None:
+    for number in _DEFAULTS:
+        if number not in ignored:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _execute(command: list[str], env: dict[str, str]) -> NoReturn:

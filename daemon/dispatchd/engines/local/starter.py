@@ -36,6 +36,8 @@ class Request(TypedDict):
     folder: str
     rules: list[tuple[str, int]] | None
     """What the command may reach; None for everything."""
+    deaf: bool
+    """Whether what is sent to the group is not for the program that is executed, but for one that it starts."""
 
 
 def main() -> None:
@@ -114,6 +116,7 @@ class _Starter:
                         group=group[0] if group else -1,
                         wall=wall,
                         filter=self._filter,
+                        deaf=wanted["deaf"],
                     )
                 )
         finally:

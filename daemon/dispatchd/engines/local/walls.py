@@ -96,10 +96,9 @@ class Walls:
         open_ends = [f"open: {each}" for each in self.kernel.gaps]
         return f"sandbox ({', '.join([*parts, *open_ends])})"
 
-    def weakness(self, isolation: Isolation) -> str:
-        """Return why runs with an isolation aren't kept from what isn't theirs, as words; empty if they are."""
-        if isolation is Isolation.NONE:
-            return 'its workflow has isolation = "none"'
+    @property
+    def weakness(self) -> str:
+        """Why runs in the sandbox aren't kept from what isn't theirs, as words; empty if they are."""
         if not self.kernel.abi:
             return "this machine's kernel has no Landlock, so nothing isolates runs"
         if self.uid == 0:
@@ -112,15 +111,28 @@ class Walls:
 
     def rules(self, launch: Launch) -> list[Rule] | None:
         """Return the openings for a launch, or None where no wall is wanted, or none can be built. Blocks."""
-        if launch.isolation is Isolation.NONE or not self.kernel.abi:
+        if launch.isolation is not Isolation.SANDBOX or not self.kernel.abi:
             return None
         return [
+            *(Rule(each, int(DEVICE | Access.READ_DIR)) for each in _DEVICES),
+            *self.openings(launch),
+            Rule(str(launch.output_file), int(DEVICE)),
+        ]
+
+    def openings(self, launch: Launch) -> list[Rule]:
+        """Return what a launch may reach of the machine's programs, of what is its own, and by its owner's wish. Blocks."""
+        return [
             *self._machine(launch.hidden_paths),
+            Rule(launch.command[0], int(READ)),
+            *self.own_openings(launch),
+        ]
+
+    def own_openings(self, launch: Launch) -> list[Rule]:
+        """Return what a launch may reach of what is its own, and by its owner's wish. Blocks."""
+        return [
             *self._added(launch.read_paths, launch.hidden_paths, READ),
             *self._added(launch.write_paths, launch.hidden_paths, WRITE),
-            Rule(launch.command[0], int(READ)),
             *(Rule(str(each), int(READ)) for each in launch.inputs),
-            Rule(str(launch.output_file), int(DEVICE)),
             Rule(str(launch.workspace), int(WRITE)),
             Rule(str(launch.files), int(WRITE)),
         ]
@@ -132,10 +144,7 @@ class Walls:
             return known
         hidden = (*self.hidden, *_all_real(map(Path, secret)))
         folders = _outermost(_all_real((*map(Path, _SYSTEM), *self.programs)))
-        rules = [
-            *(Rule(each, int(DEVICE | Access.READ_DIR)) for each in _DEVICES),
-            *_opened(folders, hidden, READ),
-        ]
+        rules = [*_opened(folders, hidden, READ)]
         if not any(
             each.is_relative_to(folder) for each in hidden for folder in folders
         ):

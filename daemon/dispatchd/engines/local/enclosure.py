@@ -1,0 +1,49 @@
+"""From a launch to what is executed for it: the command itself, behind a wall of the kernel, or what encloses it."""
+
+import os
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+from dispatchd.domain.isolation import Isolation
+from dispatchd.domain.launch import Launch
+from dispatchd.engines.local.bubblewrap import bubblewrapped
+from dispatchd.engines.local.podman import Podman, client_only
+from dispatchd.engines.local.walls import Walls
+from dispatchd.process.landlock import Rule
+
+
+@frozen(kw_only=True)
+class Enclosed:
+    """What a shim executes.
+
+    `rules` are the openings of its wall, None for no wall; `deaf` says that it doesn't heed signals to its group, because
+    they are for the command within.
+    """
+
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    rules: list[Rule] | None = None
+    deaf: bool = False
+
+
+def enclose(
+    launch: Launch, env: Mapping[str, str], walls: Walls, podman: Podman
+) -> Enclosed:
+    """Return a launch's command with its isolation around it. Blocks.
+
+    Fails with SpawnFailed if it can't be enclosed.
+    """
+    match launch.isolation:
+        case Isolation.BUBBLEWRAP:
+            path = podman.environment.get("PATH", os.defpath)
+            openings = walls.openings(launch)
+            command = bubblewrapped(launch, openings, path)
+            return Enclosed(command=command, env=env, deaf=True)
+        case Isolation.CONTAINER:
+            command = podman.command(launch, env, walls.own_openings(launch))
+            client = {**client_only(env), **podman.client_environment}
+            return Enclosed(command=command, env=client)
+        case _:
+            rules = walls.rules(launch)
+            return Enclosed(command=launch.command, env=env, rules=rules)

@@ -1,0 +1,229 @@
+"""Podman: a command line that runs a command in a container, and the little that has to be done before and after.
+
+The client runs beside the shim and outside of the container; its exit code is the command's (podman-run(1)). A container
+is made and started by one call behind the gate, so none is ever started twice.
+"""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Final
+
+import anyio
+from attrs import define
+
+from dispatchd.domain.isolation import Network, PullPolicy
+from dispatchd.domain.launch import Launch
+from dispatchd.errors import SpawnFailed
+from dispatchd.process.landlock import Access, Rule
+
+_NOTE: Final = "container"
+"""The file of an attempt's folder that says which container it has."""
+
+_OF_THE_CLIENT: Final = (
+    *("HOME", "PATH", "TMPDIR", "USER", "LANG"),
+    *(
+        "XDG_RUNTIME_DIR",
+        "XDG_CONFIG_HOME",
+        "XDG_DATA_HOME",
+        "DBUS_SESSION_BUS_ADDRESS",
+    ),
+    *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF"),
+    *("CONTAINER_HOST", "REGISTRY_AUTH_FILE"),
+)
+"""Variables that podman itself heeds: it has the daemon's, and the command's come to it by another way."""
+
+_PULL_S: Final = 1800.0
+"""How long an image may take to come (seconds)."""
+
+_CALL_S: Final = 60.0
+"""How long any other call may take (seconds)."""
+
+_DIGITS: Final = 24
+"""Length of the unique part of a container's name (hexadecimal digits)."""
+
+
+@define
+class Podman:
+    """Containers of this machine, for a daemon with an environment of its own."""
+
+    environment: Mapping[str, str]
+
+    @property
+    def program(self) -> str:
+        """Podman's path, or its name where it isn't installed."""
+        path = self.environment.get("PATH", os.defpath)
+        return shutil.which("podman", path=path) or "podman"
+
+    @property
+    def problem(self) -> str:
+        """Why no container can be run here; empty if nothing is known to be in the way."""
+        return "" if "/" in self.program else "podman isn't installed"
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """What podman gets of the daemon's environment."""
+        own = self.environment
+        return {name: own[name] for name in _OF_THE_CLIENT if name in own}
+
+    @cached_property
+    def _limits_by_us(self) -> bool:
+        """Whether containers stay in the control group of their run: crun alone can leave groups alone (podman-run(1))."""
+        asked = (self.program, "info", "--format", "{{.Host.OCIRuntime.Name}}")
+        try:
+            done = subprocess.run(
+                asked,
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=DEVNULL,
+                env=self.client_environment,
+                check=False,
+                timeout=_CALL_S,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        return done.stdout.strip() == b"crun"
+
+    def command(
+        self, launch: Launch, env: Mapping[str, str], openings: Iterable[Rule]
+    ) -> tuple[str, ...]:
+        """Return the argument vector that runs a launch's command in a container. May block for a second, once.
+
+        Args:
+            launch: What is to be run.
+            env: The command's whole environment; its values travel in the client's, not in the arguments.
+            openings: What of the machine it may reach.
+
+        Fails with SpawnFailed if a secret has the name of a variable that podman heeds itself.
+        """
+        ours = {
+            name for name, value in launch.base_env.items() if env.get(name) == value
+        }
+        return (
+            *(self.program, "run", "--rm", "--name", name_of(launch.folder)),
+            *("--init", "--pull=never", "--log-driver=none", "--read-only"),
+            *("--cap-drop=all", "--security-opt=no-new-privileges"),
+            *(["--network=none"] if launch.network is Network.NONE else []),
+            *(["--userns=keep-id"] if os.geteuid() != 0 else []),
+            *self._limits(launch),
+            *_mounts(openings),
+            f"--mount={_fields('type=bind', f'src={launch.temporary}', 'dst=/tmp')}",
+            *("--workdir", str(launch.workspace)),
+            *_variables(launch, {name: env[name] for name in env if name not in ours}),
+            *("--entrypoint", json.dumps([launch.command[0]])),
+            *(launch.image, *launch.command[1:]),
+        )
+
+    def _limits(self, launch: Launch) -> Iterator[str]:
+        if self._limits_by_us:
+            yield "--cgroups=disabled"
+        elif os.geteuid() == 0:
+            limits = launch.resources
+            yield f"--pids-limit={limits.pids or -1}"
+            if limits.memory_bytes:
+                yield f"--memory={limits.memory_bytes}b"
+
+    async def fetch(self, image: str, policy: PullPolicy) -> None:
+        """Fetch an image as its policy says.
+
+        Raises:
+            SpawnFailed: It can't be had.
+        """
+        if policy is not PullPolicy.ALWAYS:
+            if await self._call("image", "exists", image, within_s=_CALL_S) == "":
+                return
+            if policy is PullPolicy.NEVER:
+                reason = f'this machine has no image {image} (pull = "never")'
+                raise SpawnFailed(command=self.program, reason=reason, refused=True)
+        failed = await self._call("pull", "--quiet", image, within_s=_PULL_S)
+        if failed:
+            reason = f"the image {image} can't be pulled: {failed}"
+            raise SpawnFailed(command=self.program, reason=reason)
+
+    def note(self, folder: Path) -> None:
+        """Note in an attempt's folder that it has a container.
+
+        Raises:
+            SpawnFailed: The disk refuses.
+        """
+        try:
+            (folder / _NOTE).write_text(name_of(folder))
+        except OSError as error:
+            reason = f"the disk refuses a note of its container: {error.strerror}"
+            raise SpawnFailed(command=self.program, reason=reason) from error
+
+    async def remove(self, folder: Path) -> None:
+        """Remove the container of an attempt with all that runs in it, if it has one."""
+        if (folder / _NOTE).exists():
+            name = name_of(folder)
+            await self._call(
+                "rm", "--force", "--time=0", "--ignore", name, within_s=_CALL_S
+            )
+
+    async def _call(self, *arguments: str, within_s: float) -> str:
+        """Return why a call of podman has failed: its last words; empty if it hasn't."""
+        try:
+            with anyio.fail_after(within_s):
+                done = await anyio.run_process(
+                    [self.program, *arguments],
+                    stdin=DEVNULL,
+                    stdout=DEVNULL,
+                    stderr=PIPE,
+                    check=False,
+                    env=self.client_environment,
+                    start_new_session=True,
+                )
+        except TimeoutError:
+            return f"it took more than {within_s:g} s"
+        except OSError as error:
+            return error.strerror or str(error)
+        if done.returncode == 0:
+            return ""
+        lines = done.stderr.decode(errors="replace").split("\n")
+        return next((each for each in reversed(lines) if each), "it gave no reason")
+
+
+def name_of(folder: Path) -> str:
+    """Return the name of an attempt's container; it follows from the attempt's folder."""
+    return f"dispatchd-{sha256(os.fsencode(folder)).hexdigest()[:_DIGITS]}"
+
+
+def client_only(env: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what podman would take for its own."""
+    return {name: value for name, value in env.items() if name not in _OF_THE_CLIENT}
+
+
+def _variables(launch: Launch, env: Mapping[str, str]) -> Iterator[str]:
+    secret = {*launch.secrets, *launch.given}
+    for name, value in sorted(env.items()):
+        if name not in _OF_THE_CLIENT:
+            yield f"--env={name}"
+        elif name in secret:
+            reason = f"a secret can't be the variable {name}, which podman heeds itself"
+            raise SpawnFailed(command=launch.command[0], reason=reason, refused=True)
+        else:
+            yield f"--env={name}={value}"
+
+
+def _mounts(openings: Iterable[Rule]) -> Iterator[str]:
+    for rule in openings:
+        # What isn't there is left out, as everywhere.
+        if os.path.lexists(rule.path):
+            changes = bool(rule.access & Access.WRITE_FILE)
+            fields = ("type=bind", f"src={rule.path}", f"dst={rule.path}")
+            yield f"--mount={_fields(*fields, *([] if changes else ['ro=true']))}"
+
+
+def _fields(*fields: str) -> str:
+    """Return a line of comma-separated values, as podman reads mounts (encoding/csv of Go)."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(fields)
+    return line.getvalue()
