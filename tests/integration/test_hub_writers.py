@@ -1,7 +1,7 @@
 """Several writers: what is decided by what others write at the same time, on each kind of database."""
 
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -204,12 +204,12 @@ def test_a_backup_is_of_one_moment_while_others_write(
 
     def copy() -> None:
         # As `hub backup` does, in a process of its own.
-        own = Database.open(database.engine.url.render_as_string(hide_password=False))
+        url = database.engine.url.render_as_string(hide_password=False)
         try:
-            for number in range(3):
-                backup(own, tmp_path / str(number))
+            with closing(Database.open(url)) as own:
+                for number in range(3):
+                    backup(own, tmp_path / str(number))
         finally:
-            own.close()
             is_done.set()
 
     at_once([lambda: go_on("a"), lambda: go_on("b"), copy])
@@ -228,6 +228,14 @@ def test_a_backup_is_of_one_moment_while_others_write(
             attempts = set(db.execute(select(ATTEMPTS.c.job_id)).scalars())
             assert set(db.execute(claimed).scalars()) == attempts
         kept.close()
+
+
+def test_a_database_is_opened_while_another_process_writes(database: Database) -> None:
+    url = database.engine.url.render_as_string(hide_password=False)
+    with database.transaction() as db:
+        db.execute(insert(JOBS), [values_of(HubJob(id="j", document={}))])
+        with closing(Database.open(url)) as other, other.snapshot() as seen:
+            assert seen.execute(select(JOBS.c.id)).scalars().all() == []
 
 
 def test_work_that_another_transaction_kept_from_succeeding_is_done_again(

@@ -122,12 +122,12 @@ class Database:
         try:
             with ExitStack() as opened, _saying(progress, every_s):
                 opened.callback(engine.dispose)
-                with engine.begin() as db:
-                    if is_postgresql(db):
-                        with _without_limits(db):
-                            db.execute(_LOCK_MIGRATION, {"key": _MIGRATING})
-                            _bring_up(db)
-                    else:
+                if engine.dialect.name == "postgresql":
+                    with engine.begin() as db, _without_limits(db):
+                        db.execute(_LOCK_MIGRATION, {"key": _MIGRATING})
+                        _bring_up(db)
+                elif not _is_current(engine):
+                    with engine.begin() as db:
                         _bring_up(db)
                 opened.pop_all()
         except _Newer as error:
@@ -257,6 +257,12 @@ def _check(db: Connection) -> None:
 
 class _Newer(Exception):
     """A newer release has migrated the database."""
+
+
+def _is_current(engine: Engine) -> bool:
+    """Return whether a SQLite database has all migrations, without a writer's lock, which a busy hub seldom leaves."""
+    with engine.connect().execution_options(**{_READ_ONLY: True}) as db, db.begin():
+        return _revision(db) == REVISION
 
 
 def _bring_up(db: Connection) -> None:
