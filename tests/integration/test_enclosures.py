@@ -19,6 +19,9 @@ from dispatchd.domain.outcome import Exit
 from dispatchd.engines.local import bubblewrap
 from dispatchd.engines.local.podman import name_of
 from dispatchd.errors import SpawnFailed
+from support.control import call
+from support.daemon import running_daemon, write_config
+from support.endpoint import endpoint
 from support.until import in_time, until
 from support.walls import ATTEMPTS, EVERYDAY, Scene, new_scene, tried
 
@@ -288,3 +291,53 @@ async def _is_open(pipe: Path) -> bool:
     os.write(fd, b"go\n")
     os.close(fd)
     return True
+
+
+async def test_a_job_runs_enclosed_from_its_pull_to_its_report(
+    tmp_path: Path, isolation: Isolation
+) -> None:
+    image = f'image = "{IMAGE}"\n' if isolation is Isolation.CONTAINER else ""
+    script = (
+        'cat "$GITHUB_EVENT_PATH"; echo "it=done" >>"$GITHUB_OUTPUT"; echo "the key is $KEY";'
+        ' ls "$STATE/jobs"; exit 3'
+    )
+    (tmp_path / "key").write_text("s3cret-of-the-workflow")
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/sh", "-c", script]},
+            limits=f'isolation = "{isolation}"\n{image}secrets = {{ KEY = "key" }}\n'
+            f'env = {{ STATE = "{tmp_path}/state" }}\n[secrets.key]\nfile = "key"',
+        )
+        environment = {"PATH": os.environ["PATH"], "HOME": str(Path.home())}
+        async with running_daemon(config, env=environment) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it", "payload": {"a": 1}})
+            (finish,) = await hub.until_finished("j")
+
+    attempt = daemon.state / "runs/j/attempt-1"
+    output = (attempt / "output.log").read_text()
+    assert (finish["result_status"], finish["result_cause"]) == ("failed", "exit-code")
+    assert finish["result_outputs"] == {"it": "done"}
+    assert "s3cret-of-the-workflow" in output
+    assert "s3cret-of-the-workflow" not in str(finish)
+    assert "j.json" not in output
+    assert not (attempt / "run/home").exists()
+
+
+async def test_a_machine_without_bubblewrap_takes_no_jobs_for_it(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/sh", "-c", "exit 0"]},
+            limits='isolation = "bubblewrap"',
+        )
+        async with running_daemon(config, env={"PATH": "/nonexistent"}) as daemon:
+            await hub.until(lambda e: e.calls("pull"))
+            status = await call(daemon, "GET", "/v1/status")
+
+    assert hub.calls("pull")[-1].body["workflows"] == []
+    assert any("bubblewrap isn't installed" in each for each in status["warnings"])
