@@ -1,6 +1,7 @@
 """Bubblewrap and containers: what encloses a run holds, and the run starts, stops and ends as any other."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -118,6 +119,13 @@ async def test_a_run_in_bubblewrap_reaches_nothing_of_the_daemon_nor_of_other_ru
     assert not list(Path("/tmp").glob("left-by-a-run-*"))  # where it must not be
     assert not list(Path("/dev/shm").glob("left-by-a-run-*"))  # likewise
     assert (scene.folder / "state/jobs/known.json").read_text() == "known"
+
+
+def test_the_docs_say_what_is_the_run_s_own() -> None:
+    page = (Path(__file__).parents[2] / "docs/security.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| denied \| (.+?) \|", page, re.MULTILINE)
+
+    assert {name for name, word in rows if word != "denied"} == OWN
 
 
 async def test_everyday_work_goes_on_in_bubblewrap(scene: Scene) -> None:
@@ -336,7 +344,7 @@ async def test_a_machine_without_bubblewrap_takes_no_jobs_for_it(
             limits='isolation = "bubblewrap"',
         )
         async with running_daemon(config, env={"PATH": "/nonexistent"}) as daemon:
-            await hub.until(lambda e: e.calls("pull"))
+            await hub.until(lambda e: bool(e.calls("pull")))
             status = await call(daemon, "GET", "/v1/status")
 
     assert hub.calls("pull")[-1].body["workflows"] == []

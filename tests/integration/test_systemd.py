@@ -13,7 +13,7 @@ import pytest
 
 from support.clock import within
 from support.endpoint import SECRET, Endpoint, endpoint
-from support.nspawn import Machine, booted
+from support.nspawn import UNITS, Machine, booted
 from support.until import until
 
 pytestmark = [
@@ -476,3 +476,65 @@ async def test_the_hub_is_made_started_used_and_stopped_as_a_service(
     assert again.stdout == listed.stdout
     assert stopped == {"Result": "success", "ExecMainStatus": "0"}
     assert mode.stdout.split() == ["700", "dispatchd-hub", "600", "dispatchd-hub"]
+
+
+APART = """
+    tried() { if eval "$2" >/dev/null 2>&1; then echo "$1: possible"; else echo "$1: denied"; fi; }
+    daemon=${GITHUB_REF##*/}
+    tried records 'ls /var/lib/dispatchd/jobs'
+    tried credentials 'ls /run/credentials/dispatchd.service/'
+    tried token 'cat /run/dispatchd/control.token'
+    tried environment "cat /proc/$daemon/environ"
+    tried signal "kill -0 $daemon"
+    tried exit 'echo 0 >"$DISPATCHD_ATTEMPT_FOLDER/exit"'
+    tried group 'mkdir /sys/fs/cgroup/system.slice/dispatchd.service/mine'
+    tried leftover 'touch /tmp/left /var/tmp/left'
+    tried own 'touch own "$HOME/own" "$TMPDIR/own"'
+    tried programs 'git --version'
+"""
+
+
+async def possible(machine: Machine, options: str) -> set[str]:
+    """Return what a run of the unit could do, of what it has tried."""
+    async with endpoint() as hub:
+        configure(machine, hub, workflow("it", APART, options))
+        shown = await start(machine)
+        ref = f"refs/heads/{shown['MainPID']}"
+        hub.hand_out({"id": "job-1", "dag_name": "it", "ref": ref})
+        [finish] = await hub.until_finished("job-1")
+    assert finish["result_status"] == "succeeded", finish
+    said = dict(line.split(": ") for line in finish["result_output"].splitlines())
+    assert len(said) == APART.count("tried ")
+    return {name for name, word in said.items() if word == "possible"}
+
+
+async def test_a_run_in_the_sandbox_is_kept_apart_in_the_unit(machine: Machine) -> None:
+    assert await possible(machine, "") == {"own", "programs"}
+
+
+async def test_a_run_in_bubblewrap_is_kept_apart_in_the_unit_with_its_drop_in(
+    machine: Machine,
+) -> None:
+    if not Path("/usr/bin/bwrap").exists():
+        pytest.skip("needs bubblewrap")
+    name = "isolation-bubblewrap.conf"
+    shipped = UNITS / "dispatchd.service.d" / name
+    (machine.folder / "drop-ins" / name).write_text(shipped.read_text())
+    await machine.run("systemctl", "daemon-reload")
+
+    # Its /tmp is its own.
+    assert await possible(machine, 'isolation = "bubblewrap"') == {
+        *("own", "programs", "leftover")
+    }
+    left = await machine.run("ls", "/var/cache/dispatchd/tmp")
+    assert "left" not in left.stdout
+
+
+async def test_doctor_names_the_drop_in_that_is_missing(machine: Machine) -> None:
+    async with endpoint() as hub:
+        options = 'isolation = "bubblewrap"'
+        configure(machine, hub, workflow("it", "true", options))
+        await start(machine)
+        told = await status(machine)
+
+    assert any("isolation-bubblewrap.conf" in each for each in told["warnings"]), told

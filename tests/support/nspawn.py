@@ -27,6 +27,10 @@ UNITS = ROOT / "systemd"
 _PYTHON = "/opt/python"
 _SOURCE = "/opt/source"
 _PACKAGES = "/opt/packages"
+_LANDLOCK = (
+    *("landlock_create_ruleset", "landlock_add_rule"),
+    "landlock_restrict_self",
+)
 _SETTLED = ("running", "degraded")
 _LOCK = Path("/run/dispatchd-test-machine.lock")
 
@@ -70,6 +74,8 @@ class Machine:
                 [
                     *("systemd-nspawn", "--register=no", "--keep-unit", "-D", "/"),
                     *("--volatile=yes", f"--machine={self.name}"),
+                    # Those that it doesn't know to be harmless.
+                    f"--system-call-filter={' '.join(_LANDLOCK)}",
                     *(f"--bind-ro={path}:{place}" for path, place in binds.items()),
                     *("--boot", "systemd.mask=systemd-firstboot.service"),
                 ],

@@ -16,7 +16,7 @@ from dispatchd.process.landlock import Access, Rule
 
 _NAMESPACES: Final = (
     *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),
-    *("--unshare-cgroup-try", "--disable-userns"),
+    "--unshare-cgroup-try",
 )
 
 _LINKS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -29,6 +29,11 @@ _POLITE: Final = "--default-signal=HUP,INT,QUIT,TERM"
 """For env(1): bwrap has to ignore what is sent to the group, or it would end before its command."""
 
 _PROBE_S: Final = 10.0
+"""How long the probe may take (seconds)."""
+
+_TO_DO: Final = (
+    "the unit needs dispatchd.service.d/isolation-bubblewrap.conf; docs/security.md"
+)
 
 
 def bubblewrapped(
@@ -82,7 +87,7 @@ def problem(search_path: str) -> str:
         return ""
     lines = done.stderr.decode(errors="replace").splitlines()
     words = lines[-1] if lines else f"exit code {done.returncode}"
-    return f"bubblewrap doesn't work here: {words}"
+    return f"bubblewrap doesn't work here: {words} ({_TO_DO})"
 
 
 def _program(name: str, search_path: str) -> str:
