@@ -171,7 +171,9 @@ async def test_signals_that_the_daemon_ignores_are_not_ignored_by_a_command(
 
     await local.observe(await started(local, ready), ready.folder)
 
-    assert ready.output_file.read_text().split() == ["SigIgn:", "0" * 16]
+    name, mask = ready.output_file.read_text().split()
+    # The C library keeps 32 and 33 for itself (signal(7)); whoever started these tests may have ignored them.
+    assert (name, int(mask, 16) & ~(0b11 << 31)) == ("SigIgn:", 0)
 
 
 async def test_a_command_gets_no_descriptor_but_its_three(

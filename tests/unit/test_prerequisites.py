@@ -14,7 +14,7 @@ from dispatchd.domain.finding import Finding, Level
 from dispatchd.domain.fitness import Machine
 from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.resources import Resources
-from dispatchd.domain.workflow import Workflow
+from dispatchd.domain.workflow import DEFAULT_PIDS_MAX, Workflow
 from dispatchd.process.prerequisites import Needs, prerequisites
 
 
@@ -127,7 +127,7 @@ def test_a_limit_of_a_workflow_keeps_its_jobs_away_and_a_default_is_a_warning(
         "own": workflow(Resources(pids=9), "pids"),
         "default": workflow(Resources(memory_bytes=1)),
         "weighed": workflow(Resources(cpu_weight=50), "cpu"),
-        "free": workflow(Resources()),
+        "free": workflow(Resources(pids=DEFAULT_PIDS_MAX)),
     }
     if controllers == ("memory",):
         del workflows["weighed"]

@@ -10,6 +10,7 @@ from dispatchd.domain.isolation import Isolation, Network, PullPolicy
 from dispatchd.domain.workflow import (
     DEFAULT_KILL_GRACE_S,
     DEFAULT_OUTPUT_MAX_MIB,
+    DEFAULT_PIDS_MAX,
     HEADLESS_ARGUMENTS,
 )
 
@@ -93,7 +94,7 @@ class Limits:
     output_max_mib: int = DEFAULT_OUTPUT_MAX_MIB
     isolation: Isolation = Isolation.SANDBOX
     memory_max_mib: int = 0
-    pids_max: int = 0
+    pids_max: int = DEFAULT_PIDS_MAX
     cpu_weight: int = 0
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from attrs import field, frozen
 
 from dispatchd.domain.isolation import Isolation
-from dispatchd.domain.workflow import Workflow
+from dispatchd.domain.workflow import DEFAULT_PIDS_MAX, Workflow
 
 _KEYS: Final = {
     "memory": "memory_max_mib",
@@ -52,6 +52,11 @@ def unfit(workflows: Mapping[str, Workflow], machine: Machine) -> dict[str, str]
     return found
 
 
+def _asked_for(pids: int) -> int:
+    # What nobody has asked for is kept where it can be.
+    return 0 if pids == DEFAULT_PIDS_MAX else pids
+
+
 def warnings(workflows: Mapping[str, Workflow], machine: Machine) -> list[str]:
     """Return what of isolation and limits isn't kept, each in one sentence."""
     refused = [
@@ -63,7 +68,7 @@ def warnings(workflows: Mapping[str, Workflow], machine: Machine) -> list[str]:
         for workflow in workflows.values()
         for controller, limit in (
             ("memory", workflow.resources.memory_bytes),
-            ("pids", workflow.resources.pids),
+            ("pids", _asked_for(workflow.resources.pids)),
             ("cpu", workflow.resources.cpu_weight),
         )
         if limit and (controller not in workflow.own_limits or controller == _WEIGHT)
