@@ -4,29 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from support.attacks import DAMAGES
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 
-DAMAGES = {
-    "its folder removed": 'cd /; rm -rf "$(dirname "$DISPATCHD_WORKSPACE")"; exit 2',
-    "its folder a file": 'cd /; R=$(dirname "$DISPATCHD_WORKSPACE"); rm -rf "$R"; echo x >"$R"; exit 2',
-    "its folder a link": 'cd /; R=$(dirname "$DISPATCHD_WORKSPACE"); rm -rf "$R"; ln -s /nonexistent/x "$R"; exit 2',
-    "its folder a pipe": 'cd /; R=$(dirname "$DISPATCHD_WORKSPACE"); rm -rf "$R"; mkfifo "$R"; exit 2',
-    "a file in the next attempt's place": "echo x >../attempt-2; exit 2",
-    "a link in the next attempt's place": "ln -s /nonexistent/x ../attempt-2; exit 2",
-    "a link to a folder in the next attempt's place": 'mkdir x; ln -s "$PWD/x" ../attempt-2; exit 2',
-    "a pipe in the next attempt's place": "mkfifo ../attempt-2; exit 2",
-    "a full folder in the next attempt's place": "mkdir -p ../attempt-2/a/b; chmod 0 ../attempt-2/a; chmod 555 ../attempt-2; exit 2",
-    "its payload a pipe": "rm ../event.json; mkfifo ../event.json; exit 2",
-    "its headers a pipe": "rm ../headers.json; mkfifo ../headers.json; exit 2",
-    "its payload a folder": "rm ../event.json; mkdir ../event.json; exit 2",
-    "its payload a device": "rm ../event.json; ln -s /dev/zero ../event.json; exit 2",
-    "its own folder gone": 'rm -rf "$DISPATCHD_ATTEMPT_FOLDER"; exit 2',
-    "its own folder a link": 'rm -rf "$DISPATCHD_ATTEMPT_FOLDER/run"; ln -s /nonexistent "$DISPATCHD_ATTEMPT_FOLDER/run"; exit 2',
-    "its output a pipe": 'rm "$DISPATCHD_ATTEMPT_FOLDER/output.log"; mkfifo "$DISPATCHD_ATTEMPT_FOLDER/output.log"; exit 2',
-    "its workspace a link": 'cd /; rm -rf "$DISPATCHD_WORKSPACE"; ln -s /nonexistent "$DISPATCHD_WORKSPACE"; exit 2',
-    "its modes": 'chmod 0 .. . "$DISPATCHD_ATTEMPT_FOLDER" "$DISPATCHD_ATTEMPT_FOLDER/run"; exit 2',
-}
 GOOD = {"id": "good", "dag_name": "good"}
 
 
