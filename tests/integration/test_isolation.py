@@ -164,3 +164,33 @@ async def test_the_status_says_what_the_sandbox_is_here(tmp_path: Path) -> None:
             status = await call(daemon, "GET", "/v1/status")
 
     assert status["isolation"].startswith(f"sandbox (Landlock {able().abi}")
+
+
+async def test_a_home_of_the_workflow_is_kept_for_its_next_run_and_not_for_a_fork(
+    tmp_path: Path,
+) -> None:
+    script = 'cat "$HOME/kept"; echo "from $DISPATCHD_RUN_ID" >"$HOME/kept"'
+    limits = 'home = "workflow"\nforks_without_isolation = true'
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/sh", "-c", script], "other": ["/bin/sh", "-c", script]},
+            limits=limits,
+        )
+        async with running_daemon(config) as daemon:
+            for job in (
+                {"id": "one", "dag_name": "it"},
+                {"id": "fork", "dag_name": "it", "from_fork": True},
+                {"id": "other", "dag_name": "other"},
+                {"id": "two", "dag_name": "it"},
+            ):
+                hub.hand_out(job)
+                await hub.until_finished(str(job["id"]))
+
+    def output(job_id: str) -> str:
+        return (daemon.state / f"runs/{job_id}/attempt-1/output.log").read_text()
+
+    assert output("two") == "from one\n"
+    assert all("No such file" in output(each) for each in ("one", "fork", "other"))
+    assert (daemon.state / "homes/it/kept").read_text() == "from two\n"

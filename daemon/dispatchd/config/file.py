@@ -6,7 +6,7 @@ from enum import StrEnum
 from attrs import field, frozen
 
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
-from dispatchd.domain.isolation import Isolation, Network, PullPolicy
+from dispatchd.domain.isolation import Home, Isolation, Network, PullPolicy
 from dispatchd.domain.workflow import (
     DEFAULT_KILL_GRACE_S,
     DEFAULT_OUTPUT_MAX_MIB,
@@ -148,6 +148,7 @@ class WorkflowEntry:
     output_max_mib: int | None = None
     isolation: Isolation | None = None
     network: Network = Network.HOST
+    home: Home = Home.ATTEMPT
     image: str = ""
     pull: PullPolicy = PullPolicy.MISSING
     read_paths: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from dispatchd.config.file import File, WorkflowEntry
 from dispatchd.domain.exit_table import DEFAULT_RETRIES, Contract
-from dispatchd.domain.isolation import CHOOSES_NETWORK, Isolation, Network
+from dispatchd.domain.isolation import CHOOSES_NETWORK, Home, Isolation, Network
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 from dispatchd.domain.workflow import GH_TOKEN, Repository, Workflow
@@ -67,6 +67,7 @@ class Reader:
             ),
             isolation=_first(entry.isolation, limits.isolation),
             network=entry.network,
+            home=entry.home,
             image=entry.image,
             pull=entry.pull,
             read_paths=self._absolute(entry.read_paths),
@@ -152,6 +153,9 @@ def unfit_isolations(content: File) -> Iterator[tuple[str, str]]:
         if entry.image and not is_container:
             expected = 'must stand beside isolation = "container"'
             yield f"workflows.{name}.image", expected
+        if entry.home is Home.WORKFLOW and isolation is Isolation.NONE:
+            expected = 'must be "attempt" with isolation = "none", where a run has the daemon\'s home'
+            yield f"workflows.{name}.home", expected
         if entry.network is Network.NONE and isolation not in CHOOSES_NETWORK:
             expected = 'must be "host", unless isolation is "bubblewrap" or "container"'
             yield f"workflows.{name}.network", expected

@@ -34,5 +34,14 @@ class PullPolicy(StrEnum):
     ALWAYS = "always"
 
 
+class Home(StrEnum):
+    """What an isolated run has for a home."""
+
+    ATTEMPT = "attempt"
+    """A folder of the attempt's own, removed when it has ended."""
+    WORKFLOW = "workflow"
+    """A folder that all runs of the workflow share, but those of code from forks."""
+
+
 CHOOSES_NETWORK = frozenset({Isolation.BUBBLEWRAP, Isolation.CONTAINER})
 """The isolations that can take the network away."""

@@ -35,7 +35,7 @@ class Launch:
     are appended to `output_file`. With a `checkout` the workspace is filled first, by means of `token`.
     With an isolation the command reaches its `workspace` and its own `files`, reads its `inputs`, and reaches what the
     owner has added (`read_paths`, `write_paths`); never `hidden_paths`, the files with secrets. `temporary` is its own
-    folder for temporary files, a part of `files`; a container is made from `image`, fetched as `pull` says.
+    folder for temporary files, a part of `files`; `home` is one that it shares with other runs; a container is made from `image`, fetched as `pull` says.
     """
 
     run_id: str
@@ -53,6 +53,7 @@ class Launch:
     image: str = ""
     pull: PullPolicy = PullPolicy.MISSING
     files: Path
+    home: Path | None = None
     temporary: Path = Factory(lambda self: self.files / "tmp", takes_self=True)
     inputs: tuple[Path, ...] = ()
     read_paths: tuple[str, ...] = ()

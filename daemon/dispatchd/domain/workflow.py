@@ -7,7 +7,7 @@ from typing import Final
 from attrs import Factory, frozen
 
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
-from dispatchd.domain.isolation import Isolation, Network, PullPolicy
+from dispatchd.domain.isolation import Home, Isolation, Network, PullPolicy
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
@@ -77,6 +77,7 @@ class Workflow:
     """The controllers (cgroup v2) that limits of its own need, beside those of `[runs]`."""
     isolation: Isolation = Isolation.SANDBOX
     network: Network = Network.HOST
+    home: Home = Home.ATTEMPT
     image: str = ""
     pull: PullPolicy = PullPolicy.MISSING
     read_paths: tuple[str, ...] = ()

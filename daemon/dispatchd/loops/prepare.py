@@ -7,7 +7,7 @@ from attrs import frozen
 
 from dispatchd.domain.brief import brief
 from dispatchd.domain.exit_table import Contract
-from dispatchd.domain.isolation import Isolation
+from dispatchd.domain.isolation import Home, Isolation
 from dispatchd.domain.job import Attempt, Job, Json, TrackedJob
 from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.parameters import LeftOut, RunPaths, environment
@@ -122,7 +122,8 @@ def _prepared(
         )
         runs.write_brief(run, number, json.dumps(document, indent=1))
     forked = record.job.from_fork
-    own = {}
+    own: dict[str, str] = {}
+    home = None
     if workflow.isolation is Isolation.SANDBOX:
         way = runs.short_way(run, number)
         own = {
@@ -132,6 +133,9 @@ def _prepared(
     elif workflow.isolation is not Isolation.NONE:
         # Its own temporary folder is the only /tmp that it sees.
         own = {"HOME": str(run.home(number)), "TMPDIR": "/tmp"}  # noqa: S108
+    if own and workflow.home is Home.WORKFLOW and not forked:
+        home = runs.workflow_home(workflow.name)
+        own["HOME"] = str(home)
     launch = Launch(
         run_id=record.run_id,
         command=(
@@ -151,6 +155,7 @@ def _prepared(
         write_paths=workflow.write_paths,
         hidden_paths=workflow.hidden_paths,
         files=run.files(number),
+        home=home,
         temporary=run.temporary(number),
         inputs=(run.event_file, run.headers_file),
         checkout=checkout,

@@ -221,6 +221,20 @@ class Runs:
         except OSError as error:
             raise StoreUnavailable(path=folder, error=error) from error
 
+    def workflow_home(self, workflow: str) -> Path:
+        """Return the home that runs of a workflow share, made if it is missing.
+
+        Raises:
+            StoreUnavailable: It can't be made.
+        """
+        home = self._root.parent / "homes" / file_name(workflow)
+        try:
+            home.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            self._make_usable(home)
+        except OSError as error:
+            raise StoreUnavailable(path=home, error=error) from error
+        return home
+
     def short_way(self, run: RunFolder, number: int) -> Path:
         """Return a short path to the files of an attempt: the address of a Unix socket has at most 107 bytes (unix(7)).
 

@@ -135,6 +135,7 @@ class Walls:
             *(Rule(str(each), int(READ)) for each in launch.inputs),
             Rule(str(launch.workspace), int(WRITE)),
             Rule(str(launch.files), int(WRITE)),
+            *([Rule(str(launch.home), int(WRITE))] if launch.home is not None else []),
         ]
 
     def _machine(self, secret: tuple[str, ...]) -> list[Rule]:
