@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -230,3 +231,90 @@ async def test_secrets_of_a_run_are_found_again_by_a_daemon_that_did_not_start_i
     with (ready.workspace / "pipe").open("w") as pipe:
         pipe.write("go\n")
     await local.observe(process, ready.folder)
+
+
+HIDDEN = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execve("/bin/sh", ["sh", "-c", "{heed} echo $$ >hidden.aside; mv hidden.aside hidden; while :; do sleep 0.1; done"], {{}})
+    os._exit(0)
+while not os.path.exists("hidden"):
+    time.sleep(0.01)
+print("ready", flush=True)
+{then}
+"""
+
+
+def hiding(tmp_path: Path, heed: str = "", then: str = "") -> Launch:
+    """Return a launch that leaves a process without its session, group and environment."""
+    source = HIDDEN.format(heed=heed, then=then)
+    return launch(tmp_path, sys.executable, "-S", "-E", "-c", source)
+
+
+async def the_end_of(pid: int) -> None:
+    await until(lambda: not Path(f"/proc/{pid}").exists(), 30, "the end of a leftover")
+
+
+@pytest.mark.parametrize("heed", ["", "trap : TERM HUP;"])
+async def test_a_process_that_hides_ends_with_its_run(
+    local: LocalEngine, tmp_path: Path, heed: str
+) -> None:
+    ready = hiding(tmp_path, heed)
+
+    process = await started(local, ready)
+    end = await local.observe(process, ready.folder)
+    cleared = await local.clear(process, ready.folder)
+
+    assert end == Exit(code=0)
+    assert cleared.ended >= 1
+    await the_end_of(int((ready.workspace / "hidden").read_text()))
+
+
+async def test_a_process_that_hides_ends_with_a_run_that_is_killed(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = hiding(tmp_path, "trap : TERM HUP;", "time.sleep(300)")
+    process = await started(local, ready)
+    await until(lambda: "ready" in ready.output_file.read_text(), 30, "a command")
+
+    await local.stop(process, 0)
+    await local.clear(process, ready.folder)
+
+    await the_end_of(int((ready.workspace / "hidden").read_text()))
+
+
+@pytest.mark.parametrize("how", ["by itself", "killed"])
+async def test_a_process_that_hides_ends_though_another_daemon_has_started_its_run(
+    tmp_path: Path, how: str
+) -> None:
+    kills = how == "killed"
+    then = "time.sleep(300)" if kills else "sys.stdin = open('go')"
+    ready = hiding(tmp_path, "trap : TERM HUP;", then)
+    os.mkfifo(ready.workspace / "go")
+    with closing(LocalEngine.here({}, KnownSecrets())) as earlier:
+        process = await started(earlier, ready)
+        await until(lambda: "ready" in ready.output_file.read_text(), 30, "a command")
+    hidden = int((ready.workspace / "hidden").read_text())
+    with closing(LocalEngine.here({}, KnownSecrets())) as later:
+        if kills:
+            await later.stop(process, 0)
+        else:
+            (ready.workspace / "go").write_text("")
+        await later.observe(process, ready.folder)
+        await later.clear(process, ready.folder)
+
+    await the_end_of(hidden)
+
+
+async def test_a_process_in_the_background_lives_as_long_as_its_run(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    then = "os.kill(int(open('hidden').read()), 0); print('alive'); time.sleep(0.2)"
+    ready = hiding(tmp_path, "", f"{then}; {then}")
+
+    end = await local.observe(await started(local, ready), ready.folder)
+
+    assert end == Exit(code=0), ready.output_file.read_text()
+    assert ready.output_file.read_text().split() == ["ready", "alive", "alive"]

@@ -7,7 +7,7 @@ the daemon before it started are the same call.
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from select import POLLIN, poll
 from signal import SIGKILL, SIGTERM
@@ -35,12 +35,14 @@ from dispatchd.engines.local.process import (
     boot_id,
     describe,
     members,
+    of_nobody_else,
     open_pidfd,
     send,
     send_group,
 )
 from dispatchd.engines.local.secrets import SecretReader, environment_of, recall
 from dispatchd.engines.local.walls import Walls
+from dispatchd.process.descendants import descendants_of
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
@@ -277,12 +279,24 @@ class LocalEngine:
             with anyio.move_on_after(grace_s):
                 await anyio.wait_readable(fd)
                 return False
-            send_group(process, SIGKILL)
+            with ExitStack() as opened:
+                # Before it dies: nobody could tell afterwards what was below it.
+                below = await to_thread.run_sync(_open_below, process.pid, opened)
+                send_group(process, SIGKILL)
+                for each in below:
+                    send(each, SIGKILL)
             with anyio.move_on_after(_KILL_S):
                 await anyio.wait_readable(fd)
             return True
         finally:
             os.close(fd)
+
+    def _left_behind(
+        self, process: ProcessIdentity, marker: bytes, group: Group | None
+    ) -> set[int]:
+        inside = group.members() if group is not None else []
+        below = self._starter.left()
+        return {*members(process, marker), *inside, *of_nobody_else(below, marker)}
 
     def usage(self, folder: Path) -> Usage | None:
         """Return what an attempt has taken of the machine, as its control group has counted it."""
@@ -308,13 +322,14 @@ class LocalEngine:
         """End what an attempt left behind, wherever it went, and give up what can't be ended."""
         if process.boot_id != boot_id():
             return Cleared()
-        await self._podman.remove(folder)
+        if self._podman.is_noted(folder):
+            await self._podman.remove(folder)
         marker = os.fsencode(f"{MARKER}={folder}")
         group = self._group_of(folder)
         seen: set[int] = set()
         given_up: set[int] = set()
         for _ in range(_SWEEPS):
-            left = await to_thread.run_sync(_left_behind, process, marker, group)
+            left = await to_thread.run_sync(self._left_behind, process, marker, group)
             if left <= given_up:
                 break
             seen |= left
@@ -327,11 +342,16 @@ class LocalEngine:
         return Cleared(ended=len(seen) - len(survivors), survivors=survivors)
 
 
-def _left_behind(
-    process: ProcessIdentity, marker: bytes, group: Group | None
-) -> set[int]:
-    inside = group.members() if group is not None else []
-    return {*members(process, marker), *inside}
+def _open_below(leader: int, opened: ExitStack) -> list[int]:
+    """Return pidfds of what is below a leader that is alive; `opened` closes them."""
+    found: dict[int, int] = {}
+    for pid in descendants_of(leader):
+        with suppress(ProcessLookupError):
+            found[pid] = os.pidfd_open(pid)
+            opened.callback(os.close, found[pid])
+    # Opened first, looked at then: a pid can't have become somebody else's in between.
+    still = set(descendants_of(leader))
+    return [fd for pid, fd in found.items() if pid in still]
 
 
 async def _end_all(pids: set[int], group: Group | None) -> set[int]:

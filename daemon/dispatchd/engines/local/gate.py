@@ -27,6 +27,7 @@ from dispatchd.engines.local.enclosure import Enclosed
 from dispatchd.engines.local.process import REQUEST_NAME, boot_id, identify
 from dispatchd.errors import SpawnFailed
 from dispatchd.hostile_files import read_regular
+from dispatchd.process.descendants import children_of, descendants_of
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -106,6 +107,17 @@ class Starter:
             except (ConnectionError, TimeoutError):
                 self._end()
             return self._ended.pop(pid, None)
+
+    def left(self) -> set[int]:
+        """Return the pids of all that runs which have ended have left below the starter."""
+        with self._guard:
+            # Within the guard every other child is known to be a shim.
+            if self._process is None:
+                return set()
+            tops = [
+                pid for pid in children_of(self._process.pid) if pid not in self._alive
+            ]
+        return {*tops, *(pid for top in tops for pid in descendants_of(top))}
 
     def close(self) -> None:
         """Let the starter go; its shims stay."""

@@ -160,13 +160,16 @@ class Podman:
             reason = f"the disk refuses a note of its container: {error.strerror}"
             raise SpawnFailed(command=self.program, reason=reason) from error
 
+    def is_noted(self, folder: Path) -> bool:
+        """Return whether an attempt may have a container."""
+        return os.path.lexists(folder / _NOTE)
+
     async def remove(self, folder: Path) -> None:
-        """Remove the container of an attempt with all that runs in it, if it has one."""
-        if (folder / _NOTE).exists():
-            name = name_of(folder)
-            await self._call(
-                "rm", "--force", "--time=0", "--ignore", name, within_s=_CALL_S
-            )
+        """Remove the container of an attempt with all that runs in it; one that isn't there is fine."""
+        name = name_of(folder)
+        await self._call(
+            "rm", "--force", "--time=0", "--ignore", name, within_s=_CALL_S
+        )
 
     async def _call(self, *arguments: str, within_s: float) -> str:
         """Return why a call of podman has failed: its last words; empty if it hasn't."""

@@ -5,7 +5,7 @@ Facts from proc(5), pidfd_open(2), pidfd_send_signal(2) and random(4).
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -108,6 +108,16 @@ def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
             yield pid
 
 
+def of_nobody_else(pids: Iterable[int], marker: bytes) -> Iterator[int]:
+    """Yield those of some processes that are alive and have no other run's marker in their environment."""
+    name = marker.partition(b"=")[0] + b"="
+    for pid in pids:
+        markers = {each for each in _environment(pid) if each.startswith(name)}
+        # One that is about to end has no memory any more, and so no environment that could be looked at.
+        if markers <= {marker} and _has_memory(pid):
+            yield pid
+
+
 def kill_group(leader: int) -> None:
     """Kill what is left of the process group of a child that the caller has not waited for, or has just."""
     with suppress(ProcessLookupError, PermissionError):
@@ -166,6 +176,13 @@ def send_group(process: ProcessIdentity, number: signal.Signals) -> None:
     """Send a signal to those of the process group of a leader, just seen alive, who take one of this user."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
+
+
+def _has_memory(pid: int) -> bool:
+    try:
+        return bool(_read(pid, "cmdline"))
+    except OSError:
+        return False
 
 
 def _environment(pid: int) -> list[bytes]:

@@ -5,6 +5,9 @@ gate; if the daemon dies before that, it reads end-of-file and ends, and nothing
 outlives the daemon and the starter. The command has been forked by then, waits behind its wall for a word of the shim,
 and can neither signal nor trace the shim, which is outside.
 
+What the command leaves behind becomes a child of the shim, in whatever way it has tried to get out of sight; when the
+shim has ended, one of the starter, or else the shim ends it first.
+
 It works on descriptors, so that nothing that becomes of a path keeps it from its work. What it leaves in the attempt's
 folder is `started`, made after the gate has opened, and `exit`, renamed into place when the command has ended, into
 room that it has taken before: a full disk doesn't keep it from that.
@@ -19,6 +22,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
 from dispatchd.process.capabilities import drop_capabilities
+from dispatchd.process.descendants import adopt_orphans, end_children
 from dispatchd.process.kernel import PR_SET_NAME, process_control
 from dispatchd.process.landlock import enter
 from dispatchd.process.seccomp import Filter
@@ -32,6 +36,12 @@ _NOT_FOUND: Final = 127
 """Exit codes of a shell for what can't be executed, and for what isn't there (POSIX.1-2017, XCU 2.8.2)."""
 
 _SIGNALED: Final = 128
+
+_GRACE_S: Final = 2.0
+"""How long what a command has left may take to end after SIGTERM (seconds)."""
+
+_END_S: Final = 10.0
+"""How long the end of what a command has left is waited for in all (seconds)."""
 
 _MODE: Final = 0o600
 _SHELL: Final = "/bin/sh"
@@ -75,7 +85,9 @@ def carry_out(order: Order) -> NoReturn:
 
 
 def _shim(order: Order) -> int:
+    starter = os.getppid()
     os.setsid()
+    adopt_orphans()
     for number in (*_POLITE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)
     if order.group >= 0:
@@ -104,11 +116,21 @@ def _shim(order: Order) -> int:
     with suppress(BrokenPipeError):
         os.write(write_end, b"g")
     os.close(write_end)
-    _, status = os.waitpid(command, 0)
-    code = os.waitstatus_to_exitcode(status)
-    code = code if code >= 0 else _SIGNALED - code
+    code = _exit_code_of(command)
     _leave(order.folder, aside, code)
+    if os.getppid() != starter:
+        # Else what is left becomes the starter's, which ends it.
+        end_children(_GRACE_S, _END_S)
     return code
+
+
+def _exit_code_of(command: int) -> int:
+    """Wait for a command, and for what it leaves meanwhile; return its exit code as a shell has it."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == command:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else _SIGNALED - code
 
 
 def _take_room(folder: int) -> int:

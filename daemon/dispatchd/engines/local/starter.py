@@ -1,8 +1,9 @@
 """The starter: a small process that forks what the daemon can't, because it has threads: shims and commands.
 
 Comes from `gate.py`, which starts it once; goes on as `shim.py` in each child. It reads what is to be started from
-memory that the daemon hands over, forks a shim, and says afterwards how the shim ended, as the kernel has told it. It
-ends when the daemon has gone; its shims stay.
+memory that the daemon hands over, forks a shim, and says afterwards how the shim ended, as the kernel has told it. What
+a run has left becomes its child when the shim has ended, so that the daemon can find and end it. It ends when the daemon
+has gone; its shims stay.
 
 Standard library alone: the fewer pages it has, the cheaper it forks.
 """
@@ -17,11 +18,15 @@ import sys
 from typing import Final, TypedDict
 
 from dispatchd.engines.local.shim import Order, carry_out, set_title
+from dispatchd.process.descendants import adopt_orphans, children_of, signal_child
 from dispatchd.process.landlock import Rule, able, build
 from dispatchd.process.seccomp import Filter, program
 
 _DESCRIPTORS: Final = 5
 """What comes with each order: the request, the gate, the output, the attempt's folder; and perhaps a control group."""
+
+_LOOK_MS: Final = 200
+"""How often what runs have left is looked at (milliseconds)."""
 
 _MESSAGE: Final = 64
 """Longest message of the two ends (bytes): a word and two numbers."""
@@ -64,14 +69,22 @@ class _Starter:
         self._poll.register(daemon, select.POLLIN)
         self._children: dict[int, int] = {}
         """Pids of shims, by their pidfds."""
+        self._left: list[int] = []
+        """Pids of what runs have left, which the daemon ends."""
 
     def serve(self) -> None:
+        adopt_orphans()
         while True:
-            for fd, _ in self._poll.poll():
+            # What is left announces nothing that could be waited for here.
+            for fd, _ in self._poll.poll(_LOOK_MS if self._left else None):
                 if fd in self._children:
                     self._reap(fd)
                 elif not self._take_order():
+                    # Nobody else will ever know of it.
+                    self._end_left()
                     return
+            if self._left:
+                self._look_at_left()
 
     def _take_order(self) -> bool:
         """Start what the daemon wants; return whether it is there at all."""
@@ -133,6 +146,19 @@ class _Starter:
         os.close(fd)
         _, status = os.waitpid(pid, 0)
         self._say(f"ended {pid} {status}")
+        self._look_at_left()
+
+    def _look_at_left(self) -> None:
+        """Take note of what runs have left, and wait for that which has ended."""
+        shims = set(self._children.values())
+        self._left = [pid for pid in children_of(os.getpid()) if pid not in shims]
+        for pid in self._left:
+            os.waitpid(pid, os.WNOHANG)
+
+    def _end_left(self) -> None:
+        self._look_at_left()
+        for pid in self._left:
+            signal_child(pid, signal.SIGKILL)
 
     def _say(self, message: str) -> None:
         try:

@@ -156,7 +156,7 @@ def _annotations(found: Sequence[Annotation], redactor: Redactor) -> tuple[Body,
 
 def _annotation(found: Annotation, redactor: Redactor) -> Body:
     def clean(words: str) -> str:
-        return redactor.scrub(wording.plain(words))
+        return wording.clean(words, redactor)
 
     title = clip_line(clean(found.title), wording.TITLE_MOST)
     return {

@@ -8,7 +8,7 @@ from typing import Final
 from dispatchd.hub.github.conclusions import Standing
 from dispatchd.hub.model import ENDED, HubJob, State
 from dispatchd.hub.result_details import Details
-from dispatchd.redaction.redactor import Redactor
+from dispatchd.redaction.redactor import MARK, Redactor
 from dispatchd.redaction.shown import without_sequences
 from dispatchd.redaction.truncate import (
     MOST_BYTES,
@@ -42,7 +42,7 @@ _GOING_ON: Final[Mapping[State, str]] = {
 def title(job: HubJob, standing: Standing, redactor: Redactor) -> str:
     """Return the title: how the job stands, and the beginning of what its machine says about it."""
     said = job.reason if job.state is State.NEEDS_ATTENTION else job.result_summary
-    first = redactor.scrub(plain(said)).strip().split("\n", 1)[0]
+    first = clean(said, redactor).strip().split("\n", 1)[0]
     return clip_line(
         f"{standing.title}: {first}" if first else standing.title, TITLE_MOST
     )
@@ -52,7 +52,7 @@ def summary(
     job: HubJob, details: Details, standing: Standing, redactor: Redactor
 ) -> str:
     """Return the summary, in Markdown; never empty."""
-    said = redactor.scrub(plain(_said(job, details)))
+    said = clean(_said(job, details), redactor)
     ending = redactor.scrub(_ending(job, standing))
     room = MOST_BYTES - size(ending) - 2
     return f"{clip_markdown(said, room)}\n\n{ending}" if said.strip() else ending
@@ -63,7 +63,7 @@ def text(job: HubJob, details: Details, redactor: Redactor) -> str:
     parts: list[str] = []
     if details.outputs:
         parts.append(_table(details.outputs, redactor))
-    log = redactor.scrub(plain(job.result_output)).strip("\n")
+    log = clean(job.result_output, redactor).strip("\n")
     if log and job.state in ENDED:
         head = "### End of the output\n\n"
         room = MOST_BYTES - sum(size(each) + 2 for each in parts) - len(head)
@@ -72,11 +72,19 @@ def text(job: HubJob, details: Details, redactor: Redactor) -> str:
     return "\n\n".join(parts)
 
 
-def plain(text: str) -> str:
-    """Return a text without what only a terminal understands.
+def clean(text: str, redactor: Redactor) -> str:
+    """Return a text without secrets, and without what only a terminal understands.
 
-    Before anything is scrubbed: a colour in the middle of a secret would hide it.
+    Scrubbed before, because the last letter of a sequence may be the first one of a secret; and after, because what is
+    taken out may stand between a key and its value.
     """
+    # Piece by piece, so that no sequence reaches into a mark.
+    pieces = redactor.scrub(text).split(MARK)
+    return redactor.scrub(MARK.join(map(plain, pieces)))
+
+
+def plain(text: str) -> str:
+    """Return a text without what only a terminal understands."""
     return without_sequences(text)
 
 
@@ -113,9 +121,9 @@ def _table(outputs: Mapping[str, str], redactor: Redactor) -> str:
     rows = ["### Outputs\n", "| name | value |", "| --- | --- |"]
     room = _OUTPUTS_BYTES
     for name, value in outputs.items():
-        shown = redactor.scrub(plain(name))
+        shown = clean(name, redactor)
         # As one text, so that a name that tells of a secret tells of its value.
-        row = redactor.scrub(plain(f"{name}={value}"))
+        row = clean(f"{name}={value}", redactor)
         line = f"| {_cell(shown)} | {_cell(row.removeprefix(f'{shown}='))} |"
         room -= size(line) + 1
         if room < 0:

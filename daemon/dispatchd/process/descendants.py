@@ -1,0 +1,68 @@
+"""Descendants: what a process inherits of those that it has started, so that nothing of a run gets out of sight.
+
+The orphans below a subreaper become its children (prctl(2), PR_SET_CHILD_SUBREAPER), whatever session, group and
+environment they have. Only children are signalled here: nobody else waits for them, so their pids are their own.
+Standard library alone, so that small helpers can load it.
+"""
+
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import Final
+
+from dispatchd.process.kernel import PR_SET_CHILD_SUBREAPER, process_control
+
+_LOOK_S: Final = 0.01
+"""How often children that are ending are looked at (seconds)."""
+
+
+def adopt_orphans() -> None:
+    """Let the orphans below this process become its children."""
+    process_control(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the children of a process of one thread; none where the kernel doesn't tell (proc_pid_task(5))."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:  # noqa: PTH123  # no pathlib in here
+            return [int(each) for each in file.read().split()]
+    except OSError:
+        return []
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Return all below a process, parents first."""
+    found = children_of(pid)
+    for each in found:
+        found.extend(children_of(each))
+    return found
+
+
+def signal_child(pid: int, number: signal.Signals) -> None:
+    """Signal a child that nobody has waited for; one of another user takes none."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def end_children(grace_s: float, within_s: float) -> None:
+    """End all children, and those that become children by that: SIGTERM, then SIGKILL; give up what stays.
+
+    Args:
+        grace_s: Time between the two (seconds).
+        within_s: Time in all (seconds).
+    """
+    began, asked = time.monotonic(), set[int]()
+    while (passed_s := time.monotonic() - began) < within_s:
+        for pid in children_of(os.getpid()):
+            if passed_s >= grace_s:
+                signal_child(pid, signal.SIGKILL)
+            elif pid not in asked:
+                signal_child(pid, signal.SIGTERM)
+                asked.add(pid)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(_LOOK_S)
