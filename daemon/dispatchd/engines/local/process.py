@@ -83,7 +83,7 @@ def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
     A process belongs to the run if its environment has the marker, or its session is the leader's. So one that
     has left the process group and the session, as a daemon does, is found as well, and so is one of another
     user, whose environment nobody may read; one that has been given an empty environment *and* a session of its
-    own is not, unless the run has a cgroup.
+    own is not: it is below the starter (`Starter.left`), or in the run's control group.
 
     Args:
         process: The leader, which is gone.
