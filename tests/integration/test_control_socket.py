@@ -758,6 +758,16 @@ def test_without_a_daemon_the_error_says_how_to_start_one(
     )
 
 
+@needs_root
+async def test_somebody_else_who_answers_is_told_nothing(open_folder: Path) -> None:
+    async with serving(open_folder):
+        os.chown(open_folder / SOCKET, NOBODY, NOBODY)
+        with pytest.raises(NotReachable, match="another program answers there"):
+            await anyio.to_thread.run_sync(
+                lambda: ask(open_folder, "GET", "/v1/echo", cannot="do it")
+            )
+
+
 async def test_a_refusal_is_a_usage_error_with_the_daemons_words(
     tmp_path: Path,
 ) -> None:

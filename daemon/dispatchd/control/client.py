@@ -118,6 +118,7 @@ def _answer(
         NotReachable: There is no daemon, or no way to it, or it went meanwhile.
     """
     try:
+        _check_owner(folder, cannot)
         with socket_address(folder) as address, _http(address, timeout) as http:
             _knock(address)
             request.extensions["timeout"] = timeout.as_dict()
@@ -132,6 +133,19 @@ def _answer(
     except (OSError, httpx.HTTPError) as error:
         reason = _reason(folder, error)
         raise NotReachable(cannot=cannot, reason=reason) from error
+
+
+def _check_owner(folder: Path, cannot: str) -> None:
+    """Return if a socket is root's or of the folder's owner: nobody else is given a token or a question.
+
+    Raises:
+        NotReachable: Somebody else answers there.
+    """
+    with suppress(PermissionError):
+        owner, expected = (folder / SOCKET).lstat().st_uid, folder.stat().st_uid
+        if owner not in {0, expected}:
+            reason = f"{folder / SOCKET} belongs to user {owner}, and its folder to user {expected}: another program answers there"
+            raise NotReachable(cannot=cannot, reason=reason)
 
 
 def _knock(address: str) -> None:
