@@ -121,6 +121,22 @@ async def test_a_real_daemon_declares_its_workflows(
     assert (await row(server, "other"))["state"] == "queued"
 
 
+async def test_a_daemon_whose_list_of_workflows_is_too_long_gets_its_jobs_without_it(
+    server: Hub, tmp_path: Path
+) -> None:
+    await server.submit({"id": "mine", "dag_name": "it"})
+    others = {f"{number}-{'x' * 1000}": ["/bin/true"] for number in range(70)}
+    config = write_config(
+        tmp_path,
+        server.url,
+        {"it": ["/bin/true"], **others},
+        cloud="declare_workflows = true",
+    )
+
+    async with running_daemon(config):
+        assert (await server.result("mine"))["state"] == "succeeded"
+
+
 async def test_a_newer_commit_takes_older_queued_jobs_of_its_pull_request_out(
     server: Hub, machine: Machine
 ) -> None:
