@@ -112,6 +112,11 @@ class Probes:
             value=len(self.desk.polls),
         )
         yield GaugeMetricFamily(
+            "dispatchd_hub_connections",
+            "Open connections.",
+            value=len(self.desk.connections),
+        )
+        yield GaugeMetricFamily(
             "dispatchd_hub_paused",
             "1 while dispatch is paused, else 0.",
             value=0 if self.desk.pauses.get() is None else 1,

@@ -23,6 +23,10 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.extensions import CALL_HEADER, HEADER, VERSION
 from dispatchd.errors import NotReachable
 from dispatchd.hub.admin import Admin
+from dispatchd.hub.connections.accept import Listening
+from dispatchd.hub.connections.limits import within_descriptors
+from dispatchd.hub.connections.protocol import WatchedProtocol
+from dispatchd.hub.connections.table import Connections
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.dispatch import Dispatch
 from dispatchd.hub.github.status import GithubStatus
@@ -45,6 +49,9 @@ _OF_MACHINES: Final = ("/api/v1/github/dispatch/", "/api/v1/licenses/")
 _BACKLOG: Final = 512
 _STOP_S: Final = 10
 """How long a stop waits for requests that are still being sent (seconds)."""
+
+_SWEPT_EVERY_S: Final = 1.0
+"""How often connections are looked for that take too long (seconds)."""
 
 _KEEP_ALIVE_S: Final = 75
 """How long an idle connection stays open (seconds): longer than proxies keep theirs, which is 60 s for nginx's upstreams
@@ -145,17 +152,26 @@ async def _serve(
     signals: AsyncIterator[signal.Signals],
     loops: Sequence[Loop],
 ) -> None:
+    listener = _listen(*desk.settings.address)
+    limits = desk.settings.connections
+    connections = Connections(
+        within_descriptors(limits.most), limits.silent_per_address, anyio.current_time
+    )
+    listener.guard(connections, partial(_not_taken, desk))
+    desk.connections = connections
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        http=partial(  # type: ignore[arg-type]  # it is called like a class
+            WatchedProtocol, connections=connections, taken=listener.taken
+        ),
+        # What strangers send that is no HTTP is a warning of uvicorn's, each time.
+        log_level="error",
         access_log=False,
         backlog=_BACKLOG,
         lifespan="off",
         timeout_graceful_shutdown=_STOP_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
-
-    listener = _listen(*desk.settings.address)
 
     def ready() -> None:
         announce(listener.getsockname()[1])
@@ -165,6 +181,7 @@ async def _serve(
     with listener:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_stop_on_signal, desk, server, manager, signals)
+            tasks.start_soon(_sweep, connections, desk.bugs)
             for loop in loops:
                 tasks.start_soon(loop)
             await server.serve(sockets=[listener])
@@ -200,6 +217,26 @@ async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:
     await bugs.rounds("watchdog", feed, longest_s=every_s)
 
 
+async def _sweep(connections: Connections, bugs: BugFence) -> None:
+    """Cut off connections that take too long."""
+    last = anyio.current_time()
+
+    async def sweep() -> None:
+        nonlocal last
+        await anyio.sleep(_SWEPT_EVERY_S)
+        if anyio.current_time() - last > 2 * _SWEPT_EVERY_S:
+            # It has been stopped or asleep: what has come meanwhile is read first.
+            await anyio.sleep(_SWEPT_EVERY_S / 10)
+        connections.sweep()
+        last = anyio.current_time()
+
+    await bugs.rounds("connections", sweep, longest_s=_SWEPT_EVERY_S)
+
+
+def _not_taken(desk: Desk, reason: str, address: str) -> None:
+    desk.refusals.note_from(address, "connection_refused", reason=reason)
+
+
 async def _stop_on_signal(
     desk: Desk,
     server: _Server,
@@ -213,7 +250,7 @@ async def _stop_on_signal(
             desk.stop()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> Listening:
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -221,9 +258,7 @@ def _listen(host: str, port: int) -> socket.socket:
         # The protocol is named so that accepted connections name it too: only then does asyncio set
         # TCP_NODELAY on them, without which a reply waits 40 ms for the client's delayed ACK.
         with ExitStack() as opened:
-            listener = opened.enter_context(
-                socket.socket(family, kind, socket.IPPROTO_TCP)
-            )
+            listener = opened.enter_context(Listening(family, kind, socket.IPPROTO_TCP))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(_BACKLOG)

@@ -39,6 +39,16 @@ class Queue:
 
 
 @frozen(kw_only=True)
+class ConnectionLimits:
+    """How many connections there may be."""
+
+    most: int = 2048
+    """In all (count); fewer where the process may not open so many descriptors."""
+    silent_per_address: int = 256
+    """Of one address, of those for whose request the hub waits (count); 0 for any number."""
+
+
+@frozen(kw_only=True)
 class Retention:
     """How long ended jobs and deliveries are kept (days)."""
 
@@ -55,6 +65,7 @@ class Settings:
     license_id: str = "self-hosted"
     leases: Leases = Leases()
     queue: Queue = Queue()
+    connections: ConnectionLimits = ConnectionLimits()
     retention: Retention = Retention()
     github: GithubSettings | None = None
     """None for a hub that has nothing to do with GitHub."""
