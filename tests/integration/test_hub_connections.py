@@ -23,12 +23,19 @@ DESCRIPTORS = 128
 
 async def has_ended(stream: SocketStream) -> bool:
     """Return whether a connection was ended by the hub, once it has been."""
+    await rest_of(stream)
+    return True
+
+
+async def rest_of(stream: SocketStream) -> bytes:
+    """Return what the hub still sends before it ends a connection."""
+    data = b""
     with anyio.fail_after(20):
         try:
             while True:
-                await stream.receive()
+                data += await stream.receive()
         except (anyio.EndOfStream, anyio.BrokenResourceError):
-            return True
+            return data
 
 
 @asynccontextmanager
@@ -217,3 +224,29 @@ async def test_connections_are_forgotten_when_they_end(server: HubHere) -> None:
         return float(line.split()[1]) <= 1
 
     await until(are_gone)
+
+
+@pytest.mark.parametrize(
+    ("version", "headers"),
+    [
+        ("1.1", ("Content-Length: 4", "Transfer-Encoding: chunked")),
+        ("1.1", ("Transfer-Encoding: chunked", "Content-Length: 0")),
+        ("1.1", ("content-length: 4", "TRANSFER-ENCODING: Chunked")),
+        ("1.0", ("Transfer-Encoding: chunked",)),
+        ("1.1", ("Content-Length: 4", "Content-Length: 5")),
+        ("1.1", ("Content-Length: +4",)),
+        ("1.1", ("Transfer-Encoding: xchunked",)),
+        ("1.1", ("Transfer-Encoding : chunked",)),
+    ],
+)
+async def test_a_body_that_two_readers_could_count_differently_is_refused(
+    server: Hub, version: str, headers: tuple[str, ...]
+) -> None:
+    sent = head(f"{PATH}/pull", *headers).replace(
+        b"HTTP/1.1", f"HTTP/{version}".encode()
+    )
+    async with connection(server) as stream:
+        await stream.send(sent + b"0\r\n\r\n" + head("/healthz", method="GET"))
+        assert await status_of(stream) in {400, 501}
+        # What could be the next request is never answered.
+        assert b"HTTP/1.1" not in await rest_of(stream)

@@ -1,8 +1,11 @@
 """Which job goes out next, to whom, and what takes one out of the queue, on a real hub."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from attrs import evolve
 
@@ -377,6 +380,29 @@ async def test_pruning_forgets_what_ended_and_nothing_else(
     assert removed == {"removed": 4}
     listed = (await server.http.get(JOBS)).json()["jobs"]
     assert [each["id"] for each in listed] == ["held", "queued"]
+
+
+async def test_all_who_ask_at_the_same_time_whether_it_is_ready_get_one_answer(
+    server: Hub,
+) -> None:
+    replies: list[int] = []
+
+    async def ask(answered: anyio.Event) -> None:
+        replies.append((await server.http.get("/readyz")).status_code)
+        answered.set()
+
+    with closing(sqlite3.connect(server.folder / "hub.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as tasks:
+            answered = anyio.Event()
+            for _ in range(20):
+                tasks.start_soon(ask, answered)
+            await answered.wait()
+            other.rollback()
+
+    # Each one by itself would have met a database that is free again.
+    assert replies == [503] * 20
+    assert (await server.http.get("/readyz")).status_code == 200
 
 
 async def test_the_hub_says_how_it_is(server: HubHere, machine: Machine) -> None:

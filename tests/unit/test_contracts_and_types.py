@@ -278,6 +278,7 @@ def test_the_configuration_has_the_keys_and_defaults_of_our_types(
     [
         ("leases", settings.Leases),
         ("queue", settings.Queue),
+        ("connections", settings.ConnectionLimits),
         ("retention", settings.Retention),
     ],
 )

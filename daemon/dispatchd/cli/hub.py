@@ -121,7 +121,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
             aside.write_text(str(bound_port))
             aside.replace(port_file)
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"hub ready http://{shown}:{bound_port}")
+        click.echo(f"hub ready {settings.scheme}://{shown}:{bound_port}")
 
     async def serve_desk() -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

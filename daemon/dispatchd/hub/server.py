@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import structlog
 import uvicorn
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -24,9 +26,11 @@ from dispatchd.domain.extensions import CALL_HEADER, HEADER, VERSION
 from dispatchd.errors import NotReachable
 from dispatchd.hub.admin import Admin
 from dispatchd.hub.connections.accept import Listening
+from dispatchd.hub.connections.framing import framed
 from dispatchd.hub.connections.limits import within_descriptors
 from dispatchd.hub.connections.protocol import WatchedProtocol
 from dispatchd.hub.connections.table import Connections
+from dispatchd.hub.connections.tls import CHECKED_EVERY_S, ServerTls
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.dispatch import Dispatch
 from dispatchd.hub.github.status import GithubStatus
@@ -39,6 +43,7 @@ from dispatchd.hub.model import QueueFull, StorageBusy
 from dispatchd.hub.page.routes import Page
 from dispatchd.hub.probes import Probes
 from dispatchd.hub.rules import Refused
+from dispatchd.hub.settings import Settings
 from dispatchd.systemd import ServiceManager
 
 Loop = Callable[[], Coroutine[Any, Any, None]]
@@ -84,7 +89,7 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
     )
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
-    return _marking(probes.counting(app))
+    return _marking(probes.counting(framed(app)))
 
 
 def _marking(app: ASGIApp) -> ASGIApp:
@@ -140,6 +145,12 @@ async def serve(
             from dispatchd.hub.listener import Listener  # noqa: PLC0415
 
             loops.append(Listener(desk=desk).run)
+        if desk.settings.is_in_clear:
+            structlog.get_logger().warning(
+                "plain_http",
+                listen=desk.settings.listen,
+                hint="secrets and tokens go over the network in clear: set tls_cert_file, or listen on 127.0.0.1 behind a proxy",
+            )
         app = application(desk, routes)
         await _serve(app, desk, announce, manager, signals, loops)
 
@@ -152,6 +163,7 @@ async def _serve(
     signals: AsyncIterator[signal.Signals],
     loops: Sequence[Loop],
 ) -> None:
+    tls = _tls(desk.settings)
     listener = _listen(*desk.settings.address)
     limits = desk.settings.connections
     connections = Connections(
@@ -173,6 +185,9 @@ async def _serve(
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
 
+    config.load()
+    config.ssl = None if tls is None else tls.context
+
     def ready() -> None:
         announce(listener.getsockname()[1])
         manager.ready("answering")
@@ -182,6 +197,8 @@ async def _serve(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_stop_on_signal, desk, server, manager, signals)
             tasks.start_soon(_sweep, connections, desk.bugs)
+            if tls is not None:
+                tasks.start_soon(_refresh, tls, desk.bugs)
             for loop in loops:
                 tasks.start_soon(loop)
             await server.serve(sockets=[listener])
@@ -215,6 +232,24 @@ async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:
         await anyio.sleep(every_s)
 
     await bugs.rounds("watchdog", feed, longest_s=every_s)
+
+
+def _tls(settings: Settings) -> ServerTls | None:
+    """Return the hub's TLS, or None if it speaks plain HTTP. Fails with ConfigError if its files can't be used."""
+    if not settings.tls_cert_file:
+        return None
+    key_file = settings.tls_key_file or settings.tls_cert_file
+    return ServerTls.of(Path(settings.tls_cert_file), Path(key_file), settings.file)
+
+
+async def _refresh(tls: ServerTls, bugs: BugFence) -> None:
+    """Look for a new certificate."""
+
+    async def refresh() -> None:
+        await anyio.sleep(CHECKED_EVERY_S)
+        await to_thread.run_sync(tls.refresh)
+
+    await bugs.rounds("tls", refresh, longest_s=CHECKED_EVERY_S)
 
 
 async def _sweep(connections: Connections, bugs: BugFence) -> None:
