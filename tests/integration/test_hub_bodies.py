@@ -39,6 +39,11 @@ WORST = {
         ),
         401,
     ),
+    "pull-workflows-20k": (
+        f"{PATH}/pull",
+        text({**STRANGER, "heartbeat_secret": "x"}, "workflows", many("1", 10_000)),
+        401,
+    ),
     "pull-workflows-2m": (
         f"{PATH}/pull",
         text({**STRANGER, "heartbeat_secret": "x"}, "workflows", many("1", MIB)),

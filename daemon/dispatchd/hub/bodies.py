@@ -18,7 +18,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from typing_extensions import override
 
-from dispatchd.contracts import check
+from dispatchd.contracts import check, schema
 from dispatchd.domain.job import Json
 from dispatchd.domain.raw_json import Member, leading_members, members
 from dispatchd.errors import ContractViolation
@@ -42,16 +42,21 @@ LARGEST_JOB_BODY: Final = 40 * MIB
 TEXTS: Final = ("payload", "headers")
 """The fields of a job that are kept as the exact texts that came."""
 
+_JOB: Final = "submit-request"
+
 _THREAD_BYTES: Final = 8 * KIB
 """From this size on JSON is handled in a worker thread (bytes): the worst of 8 KiB take less than 10 ms."""
 
-_PARSERS: Final = 2
-"""How many bodies are handled in threads at a time (count): threads that compute keep the loop waiting for its turn."""
+_PARSERS: Final = 1
+"""How many bodies are handled in threads at a time (count): each keeps the loop waiting for its turn of the interpreter."""
 
 _parsers: Final[RunVar[CapacityLimiter]] = RunVar("parsers")
 
-_CREDENTIALS: Final = frozenset(("license_id", "server_id", "secret"))
-"""What a machine proves itself by in a call about a job."""
+_PROVEN_BYTES: Final = _THREAD_BYTES
+"""From this size on a machine is proven by the beginning of its body, if that has its credentials (bytes)."""
+
+_NAMES: Final = ("license_id", "server_id")
+"""What a machine proves itself by, beside its secret."""
 
 _LONGEST_NAME: Final = 100
 """How much of a property's name is shown in an answer (characters)."""
@@ -77,10 +82,13 @@ Trim = Callable[[Mapping[str, Json]], dict[str, Json]]
 class Limits:
     """How much of the body of a machine's call counts."""
 
-    most: int
+    most: int = SMALL
     """How large it may be (bytes)."""
-    longest: int
-    """How much of a string in it is read where the body is over 64 KiB (bytes): the rest doesn't count for its size."""
+    longest: int | None = None
+    """How much of a string in it is read where the body is over 64 KiB (bytes): the rest doesn't count for its size.
+    None if no text of it may be cut."""
+    proof: str = "secret"
+    """The name of the machine's secret in it."""
     trim: Trim = dict
 
 
@@ -108,16 +116,34 @@ async def read_proven(
     """Return the JSON body of a call of a machine about a job, checked against a contract.
 
     No machine is refused because its texts are long: what is over their limit is dropped as it comes. Fails with
-    Refused if the body is not a JSON object, breaks the contract, or is over 64 KiB and its beginning proves nobody.
+    Refused if the body is too large without that, not a JSON object, breaks the contract, or is over 64 KiB and its
+    beginning proves nobody.
 
     Args:
         request: The request.
         contract: The contract's name.
         limits: How much of the body counts.
-        prove: Asked about the credentials of a body over 64 KiB, once that much of it has been read.
+        prove: Asked about the credentials with which a body begins, before more of it is read or looked at; those of
+            a small one the call itself has to prove.
+    """
+    if limits.longest is None:
+        body = await read_up_to(request, limits.most)
+    else:
+        body = await _read_shortened(request, limits, limits.longest, prove)
+    if _PROVEN_BYTES <= len(body) <= SMALL:
+        found = await _beginning(bytes(body[:_PROVEN_BYTES]), limits)
+        if found is not None:
+            await prove(found)
+    return _values(await _read(body, contract, limits.trim))
+
+
+async def _read_shortened(
+    request: Request, limits: Limits, longest: int, prove: Prove
+) -> bytearray:
+    """Return a body without the ends of its long strings, if the machine is proven or it has at most 64 KiB.
 
     Raises:
-        TooLarge: The body is too large without these texts.
+        TooLarge: It is larger than it may be.
     """
     require_length(request, LARGEST_JOB_BODY)
     body, size, shortener = bytearray(), 0, None
@@ -128,13 +154,11 @@ async def read_proven(
         body += chunk if shortener is None else shortener.feed(chunk)
         if shortener is None and size > SMALL:
             await _prove_start(request, bytes(body[:SMALL]), limits, prove)
-            shortener = Shortener(limits.longest)
+            shortener = Shortener(longest)
             body = bytearray(shortener.feed(bytes(body)))
         if len(body) > limits.most:
             raise TooLarge(limits.most)
-    if shortener is not None:
-        body += shortener.close()
-    return _values(await _read(body, contract, limits.trim))
+    return body if shortener is None else body + shortener.close()
 
 
 async def _prove_start(
@@ -145,13 +169,11 @@ async def _prove_start(
     Raises:
         Refused: They aren't, or it doesn't start with them.
     """
-    # The cut may be in the middle of a character.
-    text = start.decode(errors="replace")
-    found = await _in_thread(partial(leading_members, text, _CREDENTIALS))
-    if found.keys() != _CREDENTIALS or not all(map(_is_text, found.values())):
+    found = await _beginning(start, limits)
+    if found is None:
         message = (
             f"a body over {SMALL // KIB} KiB has to begin with "
-            "license_id, server_id and secret"
+            f"license_id, server_id and {limits.proof}"
         )
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
     try:
@@ -159,6 +181,16 @@ async def _prove_start(
     except Refused:
         require_length(request, limits.most)
         raise
+
+
+async def _beginning(start: bytes, limits: Limits) -> dict[str, Json] | None:
+    """Return the credentials in the beginning of a body, or None if it doesn't have all of them."""
+    names = (*_NAMES, limits.proof)
+    # The cut may be in the middle of a character.
+    text = start.decode(errors="replace")
+    found = await _in_thread(partial(leading_members, text, names))
+    are_there = len(found) == len(names) and all(map(_is_text, found.values()))
+    return found if are_there else None
 
 
 async def read_up_to(request: Request, most: int) -> bytearray:
@@ -224,9 +256,10 @@ def _checked(body: bytearray, contract: str, trim: Trim) -> dict[str, Member]:
     found = members(body.decode())
     document = trim(_values(found))
     check(contract, document)
-    _require_writable(
-        contract, {name: document[name] for name in document.keys() - set(TEXTS)}
-    )
+    # Of a machine's body what isn't known is ignored; of a job it is kept.
+    known = document if contract == _JOB else schema(contract)["properties"]
+    kept = (document.keys() & known) - set(TEXTS)
+    _require_writable(contract, {name: document[name] for name in kept})
     for name, value in document.items():
         if value is not found[name].value:
             found[name] = evolve(found[name], value=value)

@@ -25,7 +25,7 @@ from dispatchd.domain.extensions import (
 )
 from dispatchd.domain.job import Json
 from dispatchd.hub import rules
-from dispatchd.hub.bodies import FINISH, SMALL, Limits, read_body, read_proven, seconds
+from dispatchd.hub.bodies import FINISH, Limits, read_proven, seconds
 from dispatchd.hub.credentials import hashed
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
@@ -37,8 +37,9 @@ _PATH: Final = "/api/v1/github/dispatch"
 _LONGEST_HOLD_S: Final = 300.0
 _OF_FINISH: Final = Limits(most=FINISH, longest=512 * 1024, trim=without_excess)
 """A string of 512 KiB has all that is kept of any text, however it is escaped."""
-_WITH_REASON: Final = Limits(most=SMALL, longest=48 * 1024)
+_WITH_REASON: Final = Limits(longest=48 * 1024)
 """Likewise, for 4,000 characters of reason."""
+_OF_PULL: Final = Limits(proof="heartbeat_secret")
 _THREAD_BYTES: Final = 256 * 1024
 """From this size on a job is written in a worker thread (bytes)."""
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
@@ -97,7 +98,7 @@ class Dispatch:
 
     async def pull(self, request: Request) -> Response:
         """Hand out the next job, waiting for one as long as the machine prefers."""
-        body = await read_body(request, "pull-request")
+        body = await read_proven(request, "pull-request", _OF_PULL, self._prove_puller)
         asking = await self.desk.use(lambda: self._asking(body))
         wait = _PREFER_WAIT.search(request.headers.get("prefer", ""))
         hold_s = seconds(wait.group(1), _LONGEST_HOLD_S) if wait else 0.0
@@ -117,7 +118,7 @@ class Dispatch:
         Raises:
             Refused: Its end was promised, and nothing of it has begun.
         """
-        body = await read_body(request, "accept-request")
+        body = await read_proven(request, "accept-request", Limits(), self._prove)
         run_id, now = str(body["dag_run_id"]), self.desk.now()
         lease_until = now + self.desk.settings.leases.seconds
         job = await self._change(
@@ -200,6 +201,20 @@ class Dispatch:
     async def _prove(self, credentials: dict[str, Json]) -> None:
         await self.desk.use(lambda: self._machine(credentials))
 
+    async def _prove_puller(self, credentials: dict[str, Json]) -> None:
+        await self.desk.use(lambda: self._puller(credentials))
+
+    def _puller(self, body: dict[str, Json]) -> Machine:
+        """Return the machine that pulls. Blocks.
+
+        Raises:
+            Refused: None that is let in.
+        """
+        machine = self.desk.authenticate(body, "heartbeat_secret")
+        if machine.revoked_at:
+            raise Refused(HTTPStatus.GONE, "this machine has been revoked")
+        return machine
+
     def _machine(self, body: dict[str, Json]) -> Machine:
         """Return the machine that makes a call about a job. Blocks.
 
@@ -212,9 +227,7 @@ class Dispatch:
         return machine
 
     def _asking(self, body: dict[str, Json]) -> _Asking:
-        machine = self.desk.authenticate(body, "heartbeat_secret")
-        if machine.revoked_at:
-            raise Refused(HTTPStatus.GONE, "this machine has been revoked")
+        machine = self._puller(body)
         declared = body.get("workflows")
         workflows = (
             tuple(str(each) for each in declared)

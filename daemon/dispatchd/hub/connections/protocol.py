@@ -2,13 +2,16 @@
 
 import asyncio  # noqa: TID251  # what uvicorn's own class is made for
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import h11
 from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dispatchd.hub.connections.table import Connection, Connections, Stage
+
+_DROPPED_SPEED: Final = 32 * 1024 * 1024
+"""How fast a body is read on and dropped that has been answered (bytes per second)."""
 
 
 class WatchedProtocol(H11Protocol):
@@ -46,6 +49,10 @@ class WatchedProtocol(H11Protocol):
             self._connection.size += len(data)
         super().data_received(data)
         self._observe()
+        if self._stage() is Stage.DROPPING and not self.transport.is_closing():
+            # Who sends on takes little of the loop's time.
+            self.flow.pause_reading()
+            self.loop.call_later(len(data) / _DROPPED_SPEED, self.flow.resume_reading)
 
     @override
     def on_response_complete(self) -> None:
