@@ -197,7 +197,6 @@ async def _serve(
         announce(listener.getsockname()[1])
         manager.ready("answering")
 
-    _favour_the_loop()
     server = _Server(config, ready)
     with listener:
         async with anyio.create_task_group() as tasks:
@@ -240,8 +239,8 @@ async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:
     await bugs.rounds("watchdog", feed, longest_s=every_s)
 
 
-def _favour_the_loop() -> None:
-    """Let threads that compute, and the collector, keep the loop from its work for a shorter time than by default."""
+def favour_the_loop() -> None:
+    """Let threads that compute, and the collector, keep a process's loop from its work for a shorter time than by default."""
     sys.setswitchinterval(_SWITCH_S)
     # What is there now stays: to look through it for garbage takes tens of milliseconds each time.
     gc.collect()
