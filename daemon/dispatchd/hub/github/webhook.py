@@ -147,6 +147,13 @@ class Webhook:
                 message = "X-Hub-Signature-256 doesn't fit the body and the secret"
                 raise Refused(HTTPStatus.UNAUTHORIZED, message)
             taken = await self._taken(call, body, kind)
+        if taken.replay_of:
+            self.desk.refusals.note(
+                "webhook_replayed",
+                request,
+                delivery=call.delivery,
+                first=taken.replay_of,
+            )
         for job in taken.jobs:
             self.desk.tell(job)
         return _answer(taken)
@@ -171,11 +178,13 @@ class Webhook:
         if body.size <= IN_MEMORY:
             arrival = _arrival(call, body.read(), kind)
             plan = self._plan(arrival)
-            return await self.desk.use(lambda: Inbox(self.desk).take(arrival, plan))
+            return await self.desk.use(
+                lambda: Inbox(self.desk).take(arrival, plan, by_hook=True)
+            )
 
         def take() -> Taken:
             arrival = _arrival(call, body.read(), kind)
-            return Inbox(self.desk).take(arrival, self._plan(arrival))
+            return Inbox(self.desk).take(arrival, self._plan(arrival), by_hook=True)
 
         async with self._large:
             return await self.desk.use(take)
