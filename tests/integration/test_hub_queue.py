@@ -382,6 +382,41 @@ async def test_pruning_forgets_what_ended_and_nothing_else(
     assert [each["id"] for each in listed] == ["held", "queued"]
 
 
+async def test_what_waits_is_limited_in_bytes_too(
+    tmp_path: Path, database_url: str
+) -> None:
+    more = "[queue]\nmost_mib = 1"
+    async with hub(tmp_path / "hub", database_url=database_url, more=more) as server:
+        machine = Machine(http=server.http)
+        half = f'"{"ü" * 300_000}"'
+
+        async def submit(payload: str) -> int:
+            body = f'{{"dag_name": "ci", "payload": {payload}}}'
+            reply = await server.http.post(JOBS, content=body.encode())
+            if reply.status_code == 503:
+                assert "queue.most_mib = 1" in reply.json()["message"]
+                assert reply.headers["retry-after"] == "10"
+            return reply.status_code
+
+        # One by itself may always wait.
+        assert await submit(f'"{"x" * (2 << 20)}"') == 201
+        assert await submit("null") == 503
+        await (await machine.pull()).finish()
+        # 600,000 bytes each, as they are written.
+        assert await submit(half) == 201
+        assert await submit(half) == 503
+        assert await submit("null") == 201
+        cancel = {"command": "cancel", "dag_run_id": "none"}
+        assert (await server.http.post(JOBS, json=cancel)).status_code == 201
+        held = await machine.pull()
+        if held.job.get("command") == "cancel":
+            held = await machine.pull()
+        # What is given back waits again.
+        assert await submit(half) == 201
+        assert (await held.release()).status_code in {200, 204}
+        assert await submit(half) == 503
+
+
 async def test_all_who_ask_at_the_same_time_whether_it_is_ready_get_one_answer(
     server: Hub,
 ) -> None:

@@ -355,9 +355,9 @@ async def _busy(_request: Request, error: Exception) -> Response:
     )
 
 
-async def _full(_request: Request, _error: Exception) -> Response:
+async def _full(_request: Request, error: Exception) -> Response:
     return JSONResponse(
-        {"message": "as many jobs wait as may (queue.most)"},
+        {"message": str(error)},
         status_code=HTTPStatus.SERVICE_UNAVAILABLE,
         headers={"Retry-After": "10"},
     )

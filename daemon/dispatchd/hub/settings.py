@@ -35,8 +35,15 @@ class Queue:
 
     most: int = 100_000
     """How many jobs (count)."""
+    most_mib: int = 4096
+    """How large all of them together (MiB)."""
     supersede: bool = True
     """Whether a newer commit of a pull request takes older queued jobs of it out."""
+
+    @property
+    def most_bytes(self) -> int:
+        """How large all of them together (bytes)."""
+        return self.most_mib << 20
 
 
 @frozen(kw_only=True)

@@ -56,20 +56,21 @@ class Listening(socket.socket):
         if self._in_turn > _AT_ONCE:
             self._in_turn = 0
             raise BlockingIOError
-        while True:
-            try:
-                plain, address = super().accept()
-            except BlockingIOError:
-                self._in_turn = 0
+        try:
+            plain, address = super().accept()
+        except BlockingIOError:
+            self._in_turn = 0
+            raise
+        except OSError as error:
+            if error.errno not in _NONE_LEFT:
                 raise
-            except OSError as error:
-                if error.errno not in _NONE_LEFT:
-                    raise
-                self._shed(error)
-                raise BlockingIOError from error
-            taken = Accepted(fileno=plain.detach())
-            if self._is_admitted(taken, address[0]):
-                return taken, address
+            self._shed(error)
+            raise BlockingIOError from error
+        taken = Accepted(fileno=plain.detach())
+        if not self._is_admitted(taken, address[0]):
+            # The loop comes back for the next one.
+            raise BlockingIOError
+        return taken, address
 
     def _is_admitted(self, taken: Accepted, host: str) -> bool:
         def end() -> None:

@@ -267,8 +267,13 @@ class _Work:
         )
 
     def _admit(self, submission: Submission) -> _Done:
+        queue = self.desk.settings.queue
         job = Admission(self.desk.database).admit(
-            self.db, submission, now=self.now, most=self.desk.settings.queue.most
+            self.db,
+            submission,
+            now=self.now,
+            most=queue.most,
+            most_bytes=queue.most_bytes,
         )
         return _Done(job=job, is_new=True)
 
