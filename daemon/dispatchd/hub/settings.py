@@ -53,7 +53,7 @@ class ConnectionLimits:
     most: int = 2048
     """In all (count); fewer where the process may not open so many descriptors."""
     silent_per_address: int = 256
-    """Of one address, of those for whose request the hub waits (count); 0 for any number."""
+    """Of one address, of those that are silent before or within a request (count); 0 for any number."""
 
 
 @frozen(kw_only=True)

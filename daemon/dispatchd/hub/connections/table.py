@@ -58,6 +58,11 @@ class Connection:
         """Whether the hub waits for its other end."""
         return self.stage is not Stage.ANSWER
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is silent before or within a request; between two, a fleet or a proxy has many of one address."""
+        return self.is_silent and self.stage is not Stage.IDLE
+
     def is_overdue(self, now: float) -> bool:
         """Return whether it has taken more time, or sent more, than its stage allows."""
         if self.stage is Stage.DROPPING and self.size > _MOST_DROPPED:
@@ -74,7 +79,7 @@ class Connections:
 
     Args:
         most: How many there may be (count).
-        silent_per_address: How many of one address may be silent (count); 0 for any number.
+        silent_per_address: How many of one address may be unfinished (count); 0 for any number.
         now: Returns the time (seconds).
     """
 
@@ -84,8 +89,8 @@ class Connections:
     _all: set[Connection] = field(factory=set, init=False)
     _silent: dict[Connection, None] = field(factory=dict, init=False)
     """Oldest first."""
-    _silent_of: dict[str, dict[Connection, None]] = field(factory=dict, init=False)
-    """The same by address."""
+    _unfinished: dict[str, dict[Connection, None]] = field(factory=dict, init=False)
+    """Those of them that are, by address, likewise."""
 
     def __len__(self) -> int:
         """Return how many there are (count)."""
@@ -132,19 +137,20 @@ class Connections:
         return len(overdue)
 
     def _note_silent(self, connection: Connection) -> None:
-        of_address = self._silent_of.setdefault(connection.address, {})
+        self._silent[connection] = None
+        if not connection.is_unfinished:
+            return
+        of_address = self._unfinished.get(connection.address, {})
         if 0 < self.silent_per_address <= len(of_address):
             self._end_first(of_address)
-            of_address = self._silent_of.setdefault(connection.address, {})
-        of_address[connection] = None
-        self._silent[connection] = None
+        self._unfinished.setdefault(connection.address, {})[connection] = None
 
     def _forget_silent(self, connection: Connection) -> None:
         self._silent.pop(connection, None)
-        of_address = self._silent_of.get(connection.address, {})
+        of_address = self._unfinished.get(connection.address, {})
         of_address.pop(connection, None)
         if not of_address:
-            self._silent_of.pop(connection.address, None)
+            self._unfinished.pop(connection.address, None)
 
     def _end_first(self, connections: dict[Connection, None]) -> bool:
         first = next(iter(connections), None)
