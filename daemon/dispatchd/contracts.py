@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -58,6 +59,15 @@ _LIMITS: Final = {
     "exclusiveMinimum": "must be more than {}",
 }
 
+_LISTED: Final = 1000
+"""How many mistakes of a document are listed (count)."""
+
+_COMPARED: Final = 100
+"""Among how many of them the most telling one is looked for (count)."""
+
+_LONGEST_NAME: Final = 100
+"""How much is shown of a name in a document (characters)."""
+
 _BARE: Final = re.compile("[A-Za-z0-9_-]+")
 
 
@@ -71,16 +81,17 @@ def check(contract: str, document: object) -> None:
     Raises:
         ContractViolation: It doesn't; the most telling of its mistakes.
     """
-    error = best_match(_validator(contract).iter_errors(document))
+    found = _validator(contract).iter_errors(document)
+    error = best_match(islice(found, _COMPARED))
     if error is not None:
         path, rule = next(_explained(error))
         raise ContractViolation(contract=contract, path=path, rule=rule)
 
 
 def violations(contract: str, document: object) -> list[ContractViolation]:
-    """Return every mistake of a document, in the order of its keys; an empty list if it keeps the contract."""
+    """Return the mistakes of a document, in the order of its keys; an empty list if it keeps the contract."""
     errors = sorted(
-        _validator(contract).iter_errors(document),
+        islice(_validator(contract).iter_errors(document), _LISTED),
         key=lambda error: _place(document, error),
     )
     # The validator reports each missing key by itself, without saying which: `_explained` names them all.
@@ -129,8 +140,106 @@ def _is_number(_: object, value: object) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
+# What a keyword's value and an instance are, the schema says: of the stubs' types for them nothing is left.
+_Schema = Mapping[str, Any]
+_Broken = Callable[[Draft202012Validator, Any, Any, _Schema], bool]
+"""Returns whether an instance breaks a keyword, given the validator, the keyword's value, the instance, the schema."""
+
+
+def _has_other_type(
+    validator: Draft202012Validator,
+    kinds: str | list[str],
+    instance: object,
+    _: _Schema,
+) -> bool:
+    wanted = [kinds] if isinstance(kinds, str) else kinds
+    return not any(validator.is_type(instance, kind) for kind in wanted)
+
+
+def _is_other_value(
+    _: Draft202012Validator, value: object, instance: object, __: _Schema
+) -> bool:
+    # True equals 1 in Python.
+    return isinstance(instance, bool) != isinstance(value, bool) or instance != value
+
+
+def _is_none_of(
+    validator: Draft202012Validator,
+    values: list[object],
+    instance: object,
+    schema: _Schema,
+) -> bool:
+    return all(_is_other_value(validator, each, instance, schema) for each in values)
+
+
+def _is_longer(
+    _: Draft202012Validator, most: int, instance: object, __: _Schema
+) -> bool:
+    return isinstance(instance, (str, list)) and len(instance) > most
+
+
+def _is_shorter(
+    _: Draft202012Validator, least: int, instance: object, __: _Schema
+) -> bool:
+    return isinstance(instance, (str, list)) and len(instance) < least
+
+
+def _breaks_pattern(
+    _: Draft202012Validator, pattern: str, instance: object, schema: _Schema
+) -> bool:
+    if not isinstance(instance, str):
+        return False
+    # What is too long is refused for that.
+    longest = schema.get("maxLength", len(instance))
+    return len(instance) <= longest and re.search(pattern, instance) is None
+
+
+def _silent(is_broken: _Broken) -> Callable[..., Iterator[ValidationError]]:
+    """Return a keyword whose errors don't write out what is wrong, which may be as long as the document."""
+
+    def check_keyword(
+        validator: Draft202012Validator,
+        value: object,
+        instance: object,
+        schema: _Schema,
+    ) -> Iterator[ValidationError]:
+        if is_broken(validator, value, instance, schema):
+            yield ValidationError("broken")
+
+    return check_keyword
+
+
+def _items(
+    validator: Draft202012Validator,
+    items: _Schema,
+    instance: object,
+    schema: _Schema,
+) -> Iterator[ValidationError]:
+    """Look at the items of a list, unless it is too long: then that is what is wrong with it."""
+    if not isinstance(instance, list):
+        return
+    if len(instance) > schema.get("maxItems", len(instance)):
+        return
+    is_plain = items.keys() <= {"type", "description"} and items["type"] == "string"
+    for index, item in enumerate(instance):
+        # To ask the validator about each of a million texts would take minutes.
+        if not (is_plain and isinstance(item, str)):
+            yield from validator.descend(item, items, path=index)
+
+
 _Strict: Final[type[Draft202012Validator]] = extend(  # type: ignore[no-untyped-call]  # the stubs leave it open
     Draft202012Validator,
+    validators={
+        "type": _silent(_has_other_type),
+        "const": _silent(_is_other_value),
+        "enum": _silent(_is_none_of),
+        "maxItems": _silent(_is_longer),
+        "minItems": _silent(_is_shorter),
+        "maxLength": _silent(_is_longer),
+        "minLength": _silent(_is_shorter),
+        "pattern": _silent(_breaks_pattern),
+        "items": _items,
+    },
     type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
         {"integer": _is_integer, "number": _is_number}
     ),
@@ -237,7 +346,8 @@ def _json_path(*steps: str | int) -> str:
 def _in_path(step: str | int) -> str:
     if isinstance(step, int):
         return f"[{step}]"
-    return f".{step}" if _BARE.fullmatch(step) else f"[{step!r}]"
+    shown = step if len(step) <= _LONGEST_NAME else step[: _LONGEST_NAME - 1] + "…"
+    return f".{shown}" if _BARE.fullmatch(shown) else f"[{shown!r}]"
 
 
 def _place(document: object, error: ValidationError) -> list[int]:

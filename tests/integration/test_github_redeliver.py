@@ -56,11 +56,11 @@ async def test_what_has_failed_and_is_not_known_is_sent_once_more_oldest_first(
     api: DeliveriesApi, server: Hub
 ) -> None:
     api.hook = sending(server)
-    refused = api.add("push", PUSH, ago_s=60, status_code=502)
-    unreachable = api.add("push", PUSH, ago_s=90, status_code=0)
-    late = api.add("push", PUSH, ago_s=30, status_code=504)
-    api.add("push", PUSH, ago_s=20, status_code=202)
-    long_ago = api.add("push", PUSH, ago_s=3 * 3600, status_code=0)
+    refused = api.add("push", {**PUSH, "number": 1}, ago_s=60, status_code=502)
+    unreachable = api.add("push", {**PUSH, "number": 2}, ago_s=90, status_code=0)
+    late = api.add("push", {**PUSH, "number": 3}, ago_s=30, status_code=504)
+    api.add("push", {**PUSH, "number": 4}, ago_s=20, status_code=202)
+    long_ago = api.add("push", {**PUSH, "number": 5}, ago_s=3 * 3600, status_code=0)
     known = api.add("push", PUSH, ago_s=10, status_code=500)
     assert (await send(server, "push", PUSH, known.guid)).is_success
     mended = api.add("push", PUSH, ago_s=50, status_code=500)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from bench.postgres import Postgres
 
-from support.clock import within
+from support.clock import advance, within
 from support.github import app_key
 from support.github_events import (
     HEAD,
@@ -34,7 +34,7 @@ from support.github_hub import (
     prepared,
     send,
 )
-from support.hub import Hub, hub
+from support.hub import Hub, HubHere, hub
 from support.hub_process import hub as hub_process
 from support.machine import Machine, refuses
 from support.mutations import Flood
@@ -96,7 +96,8 @@ async def test_a_signature_of_each_secret_counts_and_no_other(
     event = pull_request()
 
     for secret in (SECRET, NEW_SECRET):
-        assert (await send(server, "push", event, secret=secret)).is_success
+        own = {**event, "secret": secret}
+        assert (await send(server, "push", own, secret=secret)).is_success
     for bad in (
         await send(server, "push", event, secret="guessed"),
         await send(server, "push", event, headers={SIGNATURE: None}),
@@ -127,6 +128,57 @@ async def test_a_replayed_delivery_makes_no_second_job(server: Hub) -> None:
     assert (again.status_code, again.json()) == (200, {"message": "duplicate"})
     assert len(await jobs(server)) == 4
     assert len(await deliveries(server)) == 2
+
+
+async def test_a_body_under_another_delivery_id_makes_no_second_job(
+    server: Hub,
+) -> None:
+    body = pull_request()
+    first = await send(server, "pull_request", body, "d-1")
+    replays = [
+        await send(server, "pull_request", body, "d-2"),
+        await send(server, "pull_request", body, "d-3", target="9"),
+        # Neither is the event's name signed.
+        await send(server, "check_run", body, "d-4"),
+        await send(server, "pull_request", body, "d-5", form=True),
+    ]
+    ignored = {**real("push/00"), "repository": {"full_name": "o/none", "id": 3}}
+    for number in range(2):
+        await send(server, "star", ignored, f"d-6{number}")
+
+    assert first.status_code == 202
+    for reply in replays:
+        assert (reply.status_code, reply.json()) == (200, {"message": "duplicate"})
+    assert len(await jobs(server)) == len(first.json()["jobs"])
+    # Nothing is kept of a replay: GitHub's own list may still have its id.
+    assert [each["id"] for each in await deliveries(server)] == ["d-1", "d-60"]
+    log = server.log_file.read_text()
+    assert log.count("webhook_replayed") == 1
+    await advance(11)
+    # A changed body is another one.
+    changed = await send(server, "pull_request", {**body, "x": 1}, "d-7")
+    assert changed.status_code == 202
+
+
+async def test_what_people_cause_once_more_with_the_same_body_is_taken_in_again(
+    server: Hub,
+) -> None:
+    for event in ("workflow_dispatch", "repository_dispatch", "check_run"):
+        body = {**pull_request(), "event": event}
+        for number in range(2):
+            reply = await send(server, event, body, f"{event}-{number}")
+            assert reply.status_code == 202
+    assert len(await deliveries(server)) == 6
+
+
+async def test_a_body_is_forgotten_with_the_deliveries(server: HubHere) -> None:
+    await send(server, "pull_request", pull_request(), "d-1")
+    await advance(400 * 86_400)
+    await server.http.post("/api/v1/prune", json={"days": 1})
+
+    reply = await send(server, "pull_request", pull_request(), "d-2")
+
+    assert reply.status_code == 202
 
 
 async def test_fifty_replays_at_once_make_one_job(server: Hub) -> None:
@@ -205,7 +257,8 @@ async def test_a_full_queue_is_a_503_and_the_delivery_may_come_again(
     async with hub(folder, database_url=database_url, more=more) as server:
         await send(server, "pull_request", pull_request(), "d-1")
 
-        full = await send(server, "pull_request", pull_request(), "d-2")
+        other = {**pull_request(), "other": True}
+        full = await send(server, "pull_request", other, "d-2")
         waiting = await send(server, "issue_comment", comment("/run deploy"), "d-3")
         ignored = await send(server, "pull_request", pull_request("closed"), "d-4")
 

@@ -1,8 +1,11 @@
 """Which job goes out next, to whom, and what takes one out of the queue, on a real hub."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from attrs import evolve
 
@@ -119,6 +122,22 @@ async def test_a_real_daemon_declares_its_workflows(
         assert (await server.result("mine"))["state"] == "succeeded"
 
     assert (await row(server, "other"))["state"] == "queued"
+
+
+async def test_a_daemon_whose_list_of_workflows_is_too_long_gets_its_jobs_without_it(
+    server: Hub, tmp_path: Path
+) -> None:
+    await server.submit({"id": "mine", "dag_name": "it"})
+    others = {f"{number}-{'x' * 1000}": ["/bin/true"] for number in range(70)}
+    config = write_config(
+        tmp_path,
+        server.url,
+        {"it": ["/bin/true"], **others},
+        cloud="declare_workflows = true",
+    )
+
+    async with running_daemon(config):
+        assert (await server.result("mine"))["state"] == "succeeded"
 
 
 async def test_a_newer_commit_takes_older_queued_jobs_of_its_pull_request_out(
@@ -361,6 +380,64 @@ async def test_pruning_forgets_what_ended_and_nothing_else(
     assert removed == {"removed": 4}
     listed = (await server.http.get(JOBS)).json()["jobs"]
     assert [each["id"] for each in listed] == ["held", "queued"]
+
+
+async def test_what_waits_is_limited_in_bytes_too(
+    tmp_path: Path, database_url: str
+) -> None:
+    more = "[queue]\nmost_mib = 1"
+    async with hub(tmp_path / "hub", database_url=database_url, more=more) as server:
+        machine = Machine(http=server.http)
+        half = f'"{"ü" * 300_000}"'
+
+        async def submit(payload: str) -> int:
+            body = f'{{"dag_name": "ci", "payload": {payload}}}'
+            reply = await server.http.post(JOBS, content=body.encode())
+            if reply.status_code == 503:
+                assert "queue.most_mib = 1" in reply.json()["message"]
+                assert reply.headers["retry-after"] == "10"
+            return reply.status_code
+
+        # One by itself may always wait.
+        assert await submit(f'"{"x" * (2 << 20)}"') == 201
+        assert await submit("null") == 503
+        await (await machine.pull()).finish()
+        # 600,000 bytes each, as they are written.
+        assert await submit(half) == 201
+        assert await submit(half) == 503
+        assert await submit("null") == 201
+        cancel = {"command": "cancel", "dag_run_id": "none"}
+        assert (await server.http.post(JOBS, json=cancel)).status_code == 201
+        held = await machine.pull()
+        if held.job.get("command") == "cancel":
+            held = await machine.pull()
+        # What is given back waits again.
+        assert await submit(half) == 201
+        assert (await held.release()).status_code in {200, 204}
+        assert await submit(half) == 503
+
+
+async def test_all_who_ask_at_the_same_time_whether_it_is_ready_get_one_answer(
+    server: Hub,
+) -> None:
+    replies: list[int] = []
+
+    async def ask(answered: anyio.Event) -> None:
+        replies.append((await server.http.get("/readyz")).status_code)
+        answered.set()
+
+    with closing(sqlite3.connect(server.folder / "hub.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with anyio.create_task_group() as tasks:
+            answered = anyio.Event()
+            for _ in range(20):
+                tasks.start_soon(ask, answered)
+            await answered.wait()
+            other.rollback()
+
+    # Each one by itself would have met a database that is free again.
+    assert replies == [503] * 20
+    assert (await server.http.get("/readyz")).status_code == 200
 
 
 async def test_the_hub_says_how_it_is(server: HubHere, machine: Machine) -> None:

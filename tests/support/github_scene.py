@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from support.github_events import comment, pull, real
 from support.github_hub import RULES, send
 from support.hub import HubHere
 from support.machine import row
+
+_COMMENTS = count(1)
 
 SECRET = "s3cret"
 
@@ -63,7 +66,9 @@ class Scene:
         self, body: str, delivery: str = "", **options: Any
     ) -> httpx.Response:
         """Write a comment."""
+        # No two comments of GitHub have the same payload.
         event = comment(body, installation=INSTALLATION, **options)
+        event["said"] = next(_COMMENTS)
         return await self.tell("issue_comment", event, delivery)
 
     async def tell(

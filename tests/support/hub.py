@@ -52,6 +52,8 @@ class Hub(ABC):
     database_url: str = _SQLITE
     more: str = ""
     """Further tables of the configuration."""
+    keys: str = ""
+    """Further keys of its top."""
     port: int = 0
     http: httpx.AsyncClient = field(init=False)
 
@@ -79,6 +81,7 @@ class Hub(ABC):
             f"""{top or f'listen = "127.0.0.1:{self.port}"'}
 database_url = "{self.database_url}"
 license_id = "lic-test"
+{self.keys}
 [leases]
 seconds = {self.lease_s}
 patience_s = {self.patience_s}

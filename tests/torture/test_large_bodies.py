@@ -37,7 +37,8 @@ async def test_the_largest_webhook_goes_through_and_a_larger_one_does_not(
     folder = prepared(tmp_path / "hub")
     async with hub(folder, database_url=new_database_url(), more=CONFIG) as server:
         for form in (False, True):
-            reply = await send(server, "pull_request", text, form=form)
+            own = text.replace("é", "00", 1) if form else text
+            reply = await send(server, "pull_request", own, form=form)
             assert len(reply.json()["jobs"])
         refuses(await send(server, "pull_request", text + " "), 413)
 
@@ -55,7 +56,8 @@ async def test_several_of_the_largest_webhooks_at_once_are_all_taken_in(
     async with hub(folder, database_url=new_database_url(), more=CONFIG) as server:
 
         async def deliver(number: int) -> None:
-            reply = await send(server, "pull_request", text, f"d-{number}")
+            own = text.replace("é", f"{number:02}", 1)
+            reply = await send(server, "pull_request", own, f"d-{number}")
             assert (reply.status_code, len(reply.json()["jobs"])) == (202, 2)
 
         async with anyio.create_task_group() as tasks:

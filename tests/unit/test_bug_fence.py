@@ -22,7 +22,8 @@ BOUNDED = {
     *("control/talk.py:_write_lines", "inspection.py:items", "steering.py:items"),
     *("daemon.py:_another", "daemon.py:_until_none", "daemon.py:ask_for_time"),
     *("daemon.py:give_up_when_told", "hub/server.py:_stop_on_signal"),
-    *("domain/raw_json.py:_object", "redaction/patterns.py:_is_a_key"),
+    *("domain/raw_json.py:_members", "redaction/patterns.py:_is_a_key"),
+    *("hub/bodies.py:_read_shortened", "hub/domain/shortened.py:feed"),
     *("engines/local/gate.py:_ask", "engines/local/gate.py:status"),
     # A process of its own.
     "engines/local/starter.py:serve",

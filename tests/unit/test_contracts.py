@@ -336,3 +336,55 @@ def test_the_wheel_that_comes_from_the_sdist_carries_every_schema(
     assert len([*(shipped / "schemas").iterdir()]) == len(NAMES)
     assert (shipped / "openapi.json").is_file()
     assert (shipped / "hub.openapi.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("contract", "document", "path", "rule"),
+    [
+        (
+            "pull-request",
+            {"heartbeat_secret": "s", "workflows": [1] * 1_000_000},
+            "$.workflows",
+            "1000 or fewer",
+        ),
+        (
+            "pull-request",
+            {"heartbeat_secret": "s", "extensions": [{}] * 101},
+            "$.extensions",
+            "100 or fewer",
+        ),
+        (
+            "dispatch-job",
+            {"id": "j", "dag_name": "w", "from_fork": ["x" * 30_000_000]},
+            "$.from_fork",
+            "true or false, not a list",
+        ),
+        (
+            "finish-request",
+            {
+                "secret": "s",
+                "result_status": "failed",
+                "result_outputs": {"n" * 4_000_000: 1},
+            },
+            "$.result_outputs",
+            "must be a string",
+        ),
+    ],
+)
+def test_a_mistake_is_told_shortly_however_large_the_document_is(
+    contract: str, document: dict[str, Any], path: str, rule: str
+) -> None:
+    with pytest.raises(ContractViolation) as caught:
+        check(contract, {"license_id": "l", "server_id": "m", **document})
+
+    assert caught.value.path.startswith(path)
+    assert rule in caught.value.rule
+    assert len(str(caught.value)) < 300
+
+
+def test_not_more_mistakes_are_listed_than_anybody_reads() -> None:
+    finish = {**REQUEST, "result_annotations": [{}] * 100_000}
+
+    assert 0 < len(violations("finish-request", finish)) <= 1000
+    with pytest.raises(ContractViolation, match="is required and is missing"):
+        check("finish-request", finish)

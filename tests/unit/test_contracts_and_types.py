@@ -278,6 +278,7 @@ def test_the_configuration_has_the_keys_and_defaults_of_our_types(
     [
         ("leases", settings.Leases),
         ("queue", settings.Queue),
+        ("connections", settings.ConnectionLimits),
         ("retention", settings.Retention),
     ],
 )
@@ -363,3 +364,14 @@ def test_the_hubs_closed_lists_are_those_of_our_types() -> None:
 
     assert job["state"]["enum"] == [*State]
     assert list(job["attempts"]["items"]["properties"]) == [*attempt_document(claim)]
+
+
+def test_of_very_many_extensions_of_a_job_the_first_are_read() -> None:
+    names = ["lease", "heartbeat", *(["x"] * 300_000), 7]
+
+    delivery = read_delivery(
+        json.dumps({"id": "j", "dag_name": "w", "extensions": names})
+    )
+
+    assert delivery.flaw == ""
+    assert delivery.job.extensions == tuple(names[:100])

@@ -126,3 +126,18 @@ async def test_a_watcher_hears_of_its_own_job_and_of_no_other() -> None:
 def test_news_are_read_as_they_were_told_and_what_is_too_long_is_anything() -> None:
     assert News.read(NEWS.text("here")) == ("here", NEWS)
     assert News(job_id="j", workflow="w" * 9000).text("here") == ANYTHING
+
+
+async def test_of_one_machine_few_polls_are_held_beside_the_newest() -> None:
+    polls = Polls()
+    some, other = [Poll("m1", None) for _ in range(9)], Poll("m2", None)
+    cancels = Poll("m1", [])
+    with held(polls, other, cancels, *some):
+        ended = [each.is_over for each in some]
+
+        assert ended == [True] * 4 + [False] * 5
+        assert all(each.woken.is_set() == each.is_over for each in some)
+        assert not (other.is_over)
+        assert not (cancels.is_over)
+    with held(polls, *[Poll("m1", None) for _ in range(5)]) as _:
+        assert len(polls) == 5

@@ -97,6 +97,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     import structlog
 
     from dispatchd.hub.desk import Desk
+    from dispatchd.hub.server import favour_the_loop
     from dispatchd.hub.server import serve as serve_hub
     from dispatchd.log import configure
     from dispatchd.redaction.known_secrets import KnownSecrets
@@ -121,7 +122,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
             aside.write_text(str(bound_port))
             aside.replace(port_file)
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"hub ready http://{shown}:{bound_port}")
+        click.echo(f"hub ready {settings.scheme}://{shown}:{bound_port}")
 
     async def serve_desk() -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -130,6 +131,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     try:
         with _busy_is_said("start the hub"):
             desk = Desk.at(settings, database, known, environment=environment)
+        favour_the_loop()
         anyio.run(serve_desk)
     finally:
         database.close()

@@ -21,6 +21,8 @@ from dispatchd.domain.content_coding import ASKED_FOR, coding_problem
 from dispatchd.errors import NotReachable, UsageError
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx
 
 _SERVER_ERROR: Final = 500
@@ -82,6 +84,8 @@ class HubClient:
         token = environment.get("DISPATCHD_HUB_TOKEN", "")
         settings = None if url and (token_file or token) else load(config_file)
         self.url = url or (settings.url if settings else "")
+        self._cert_file = settings.tls_cert_file if settings and not url else ""
+        """The certificate of the hub itself, where its configuration is here."""
         file = token_file or (settings.token_file if settings and not token else None)
         self._token = (token if file is None else read_text(file)).strip()
         if not (self._token.isascii() and self._token.isprintable()):
@@ -103,8 +107,6 @@ class HubClient:
         """
         import httpx
 
-        from dispatchd.process.trust import client_context
-
         try:
             with httpx.stream(
                 method,
@@ -118,7 +120,7 @@ class HubClient:
                 },
                 timeout=_TIMEOUT_S,
                 proxy=self._proxy(),
-                verify=client_context(None),
+                verify=self._context(),
                 trust_env=False,
             ) as reply:
                 coding = reply.headers.get("content-encoding", "")
@@ -140,13 +142,36 @@ class HubClient:
             raise NotReachable(cannot=cannot, reason=reason)
         raise UsageError(cannot=cannot, reason=reason)
 
+    def _context(self) -> "ssl.SSLContext":
+        """Return what the hub's certificate is checked by: where we have it, nothing else counts, and no name.
+
+        Raises:
+            UsageError: Its file can't be read.
+        """
+        import ssl
+
+        from dispatchd.process.trust import client_context
+
+        if not self._cert_file:
+            return client_context(None)
+        try:
+            context = ssl.create_default_context(cafile=self._cert_file)
+        except OSError as error:
+            raise UsageError(
+                cannot=f"read {self._cert_file}",
+                reason=f"{error}; use --url and a token",
+            ) from error
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+
     def _proxy(self) -> "httpx.Proxy | None":
         import httpx
 
         from dispatchd.process.proxies import environment_proxy, httpx_proxy
 
         url = httpx.URL(self.url)
-        if url.scheme != "https":
+        if url.scheme != "https" or self._cert_file:
             # What is sent in clear, a token too, is for the hub alone.
             return None
         environment = os.environ  # noqa: TID251  # as above

@@ -1,5 +1,6 @@
 """The dispatch endpoint over HTTP. Implements `loops.ports.Source`; see contracts/README.md."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
@@ -45,6 +46,9 @@ _EARLY_S: Final = 1.0
 _MOST_DECLARED: Final = 1000
 """How many workflows a pull may declare (count; contracts/schemas/pull-request.schema.json)."""
 
+_LONGEST_DECLARED: Final = 48 * 1024
+"""How long their list may be (bytes): an endpoint reads 64 KiB of a pull (contracts/README.md, limits)."""
+
 _THREAD_BYTES: Final = 256 * 1024
 """From this size on a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
 
@@ -84,7 +88,7 @@ class DispatchEndpoint:
         names = self.declared()
         if cancels_only:
             body["workflows"] = []
-        elif names is not None and len(names) <= _MOST_DECLARED:
+        elif names is not None and _can_be_declared(names):
             body["workflows"] = [*names]
         headers = {"Prefer": f"wait={hold}"} if hold else {}
         deadline_s = max(self.call_timeout_s, hold + _HOLD_SLACK_S)
@@ -213,6 +217,13 @@ class DispatchEndpoint:
             return Proof.BODY
         self._doubts.forget(job.id)
         return Proof.NONE
+
+
+def _can_be_declared(workflows: Sequence[str]) -> bool:
+    return (
+        len(workflows) <= _MOST_DECLARED
+        and len(json.dumps(workflows)) <= _LONGEST_DECLARED
+    )
 
 
 def _filled(fields: dict[str, Json]) -> dict[str, Json]:

@@ -17,6 +17,9 @@ from dispatchd.errors import ContractViolation
 LONGEST_ID: Final = 512
 """Longest job id (characters), as in the dispatch-job schema."""
 
+_MOST_EXTENSIONS: Final = 100
+"""How many of a job's extensions are looked at (count): unknown ones are ignored anyway."""
+
 _WIRE_NAMES: Final = {
     "workflow": "dag_name",
     "event": "event_name",
@@ -90,6 +93,9 @@ def read_delivery(text: str) -> Delivery:
     """
     found = members(text)
     document = {name: member.value for name, member in found.items()}
+    shown = document.get("extensions")
+    if isinstance(shown, list):
+        document["extensions"] = shown[:_MOST_EXTENSIONS]
     texts = {
         name: found[name].text if name in found else "null"
         for name in ("payload", "headers")

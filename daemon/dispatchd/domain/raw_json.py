@@ -6,6 +6,8 @@ would change how numbers are written, so the text of a member is cut out instead
 
 import json
 import re
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import Final, NoReturn
 
 from attrs import frozen
@@ -50,23 +52,43 @@ def members(text: str) -> dict[str, Member]:
         raise ContractViolation(contract="JSON", path="$", rule=_rule(error)) from error
 
 
+def leading_members(text: str, wanted: Collection[str]) -> dict[str, Json]:
+    """Return those of some members with which a JSON object begins that may be cut off behind them.
+
+    Args:
+        text: The beginning of an object's text.
+        wanted: The members' names; what follows once all were found isn't read.
+    """
+    found: dict[str, Json] = {}
+    with suppress(ValueError, RecursionError):
+        for name, member in _members(_without_bom(text)):
+            if name in wanted:
+                found[name] = member.value
+                if len(found) == len(wanted):
+                    break
+    return found
+
+
 def _object(text: str) -> dict[str, Member]:
-    found: dict[str, Member] = {}
+    return dict(_members(text))
+
+
+def _members(text: str) -> Iterator[tuple[str, Member]]:
     position = _expect(text, _skip(text, 0), "{")
     if text[position : position + 1] == "}":
         _expect_end(text, position + 1)
-        return found
+        return
     while True:
         if text[position : position + 1] != '"':
             _fail("Expecting a name in double quotes", text, position)
         name, position = _decoder.raw_decode(text, position)
         position = _expect(text, _skip(text, position), ":")
         value, end = _decoder.raw_decode(text, position)
-        found[name] = Member(value, text[position:end])
+        yield name, Member(value, text[position:end])
         position = _skip(text, end)
         if text[position : position + 1] == "}":
             _expect_end(text, position + 1)
-            return found
+            return
         position = _expect(text, position, ",")
 
 

@@ -33,6 +33,8 @@ from dispatchd.hub.submitted import (
 )
 
 _JOB: Final = JOBS.c
+ANY_SIZE: Final = 2**63 - 1
+"""No limit (bytes)."""
 
 
 @frozen
@@ -42,21 +44,25 @@ class Admission:
     _database: Database
 
     def admit(
-        self, db: Connection, submission: Submission, *, now: float, most: int
+        self,
+        db: Connection,
+        submission: Submission,
+        *,
+        now: float,
+        most: int,
+        most_bytes: int = ANY_SIZE,
     ) -> HubJob | None:
         """Keep a new job; None, and nothing changes, if its id is taken.
 
         Other jobs are at the same time cancelled or superseded, where it means them; not by one that is only
-        received.
+        received. Fails with QueueFull if as much waits as may.
 
         Args:
             db: The transaction.
             submission: The job.
             now: The time.
             most: How many jobs may wait (count).
-
-        Raises:
-            QueueFull: As many wait.
+            most_bytes: How large they may be together (bytes).
         """
         document = submission.document
         lock(db, str(document.get("repository_name") or ""))
@@ -70,11 +76,12 @@ class Admission:
             event_at=submission.event_at,
             urgent=is_cancel(document),
             priority=submission.priority,
+            size=submission.size,
             state=State.RECEIVED if submission.received else State.QUEUED,
             created_at=now,
         )
-        if not job.urgent and self._has_waiting(db, most):
-            raise QueueFull
+        if not job.urgent:
+            _require_room(db, job, most=most, most_bytes=most_bytes)
         changed = Submitted(job=job, others=())
         others: list[HubJob] = []
         if not submission.received:
@@ -108,11 +115,6 @@ class Admission:
         has_had = db.execute(queries.HAS_HAD_TURN, {**like, "of_turn": now}).first()
         return max(now + (has_had is not None), -1 if last is None else last + 1)
 
-    def _has_waiting(self, db: Connection, most: int) -> bool:
-        return (
-            db.execute(queries.NTH_WAITING, {"before_it": most - 1}).first() is not None
-        )
-
     def _others(
         self, db: Connection, submission: Submission, job: HubJob
     ) -> list[HubJob]:
@@ -143,6 +145,21 @@ class Admission:
         # Who inserts the same one at this moment has this work done again.
         db.execute(queries.INSERT, values_of(job))
         return True
+
+
+def _require_room(db: Connection, job: HubJob, *, most: int, most_bytes: int) -> None:
+    """Return if another job may wait; one by itself always may, however large it is.
+
+    Raises:
+        QueueFull: It may not.
+    """
+    count, size = db.execute(queries.WAITING_SIZE).one()
+    if count >= most:
+        message = f"as many jobs wait as may (queue.most = {most})"
+        raise QueueFull(message)
+    if count and size + job.size > most_bytes:
+        message = f"as much waits as may (queue.most_mib = {most_bytes >> 20})"
+        raise QueueFull(message)
 
 
 def pass_turn(db: Connection, job: HubJob) -> None:

@@ -52,7 +52,7 @@ T = TypeVar("T")
 CHANNEL: Final = "dispatchd_jobs"
 """Channel on which hub processes tell each other of jobs (NOTIFY of PostgreSQL)."""
 
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 """The newest migration (`migrations/versions/`), by its number."""
 
 _BUSY_S: Final = 5.0

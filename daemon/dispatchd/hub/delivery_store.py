@@ -16,6 +16,7 @@ from sqlalchemy import (
 )
 
 from dispatchd.hub.database import Database, upsert
+from dispatchd.hub.github.bodies_seen import forget_bodies
 from dispatchd.hub.model import Delivery
 from dispatchd.hub.schema import DELIVERIES
 
@@ -93,6 +94,7 @@ class DeliveryStore:
         )
 
         def work(db: Connection) -> int:
+            forget_bodies(db, of_hooks_before)
             return db.execute(delete(DELIVERIES).where(old)).rowcount
 
         return self._database.write(work)

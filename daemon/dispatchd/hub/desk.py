@@ -1,7 +1,7 @@
 """What every route of the hub shares: the stores behind threads, who waits, and who may do what."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -77,6 +77,8 @@ class Desk:
     bugs: BugFence = field(factory=BugFence)
     """Around each loop of this process."""
     refusals: Refusals = field(init=False)
+    connections: Sized = ()
+    """Those that the hub has now."""
     stopping: bool = False
     polls: Polls = field(factory=Polls)
     """Polls that wait for a job."""

@@ -25,27 +25,23 @@ from dispatchd.domain.extensions import (
 )
 from dispatchd.domain.job import Json
 from dispatchd.hub import rules
-from dispatchd.hub.bodies import THREAD_BYTES, read_body, seconds
+from dispatchd.hub.bodies import FINISH, Limits, read_proven, seconds
 from dispatchd.hub.credentials import hashed
 from dispatchd.hub.desk import Desk
-from dispatchd.hub.model import (
-    ENDED,
-    Claimed,
-    HubJob,
-    Locked,
-    Machine,
-    Result,
-    Standing,
-    StorageBusy,
-)
-from dispatchd.hub.result_details import kept_details
+from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
+from dispatchd.hub.model import ENDED, Claimed, HubJob, Locked, Machine, StorageBusy
 from dispatchd.hub.rules import Claim, Refused
 from dispatchd.hub.waiting import Poll
 
 _PATH: Final = "/api/v1/github/dispatch"
 _LONGEST_HOLD_S: Final = 300.0
-_LONGEST_OUTPUT: Final = 20_000
-"""What is kept of a reported output (characters): the 16,000 of the contract and its first line."""
+_OF_FINISH: Final = Limits(most=FINISH, longest=512 * 1024, trim=without_excess)
+"""A string of 512 KiB has all that is kept of any text, however it is escaped."""
+_WITH_REASON: Final = Limits(longest=48 * 1024)
+"""Likewise, for 4,000 characters of reason."""
+_OF_PULL: Final = Limits(proof="heartbeat_secret")
+_THREAD_BYTES: Final = 256 * 1024
+"""From this size on a job is written in a worker thread (bytes)."""
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
 _LOCKED_S: Final = 0.1
 """How soon a held poll looks again that has found jobs locked by other transactions (seconds)."""
@@ -102,7 +98,7 @@ class Dispatch:
 
     async def pull(self, request: Request) -> Response:
         """Hand out the next job, waiting for one as long as the machine prefers."""
-        body = await read_body(request, "pull-request")
+        body = await read_proven(request, "pull-request", _OF_PULL, self._prove_puller)
         asking = await self.desk.use(lambda: self._asking(body))
         wait = _PREFER_WAIT.search(request.headers.get("prefer", ""))
         hold_s = seconds(wait.group(1), _LONGEST_HOLD_S) if wait else 0.0
@@ -122,7 +118,7 @@ class Dispatch:
         Raises:
             Refused: Its end was promised, and nothing of it has begun.
         """
-        body = await read_body(request, "accept-request")
+        body = await read_proven(request, "accept-request", Limits(), self._prove)
         run_id, now = str(body["dag_run_id"]), self.desk.now()
         lease_until = now + self.desk.settings.leases.seconds
         job = await self._change(
@@ -140,15 +136,9 @@ class Dispatch:
 
     async def finish(self, request: Request) -> Response:
         """Take the outcome of a job."""
-        body = await read_body(request, "finish-request")
+        body = await read_proven(request, "finish-request", _OF_FINISH, self._prove)
+        result = await self.desk.use(lambda: result_of(body))
         now = self.desk.now()
-        result = Result(
-            status=str(body["result_status"]),
-            summary=_text(body, "result_summary"),
-            cause=_text(body, "result_cause"),
-            output=_text(body, "result_output")[:_LONGEST_OUTPUT],
-            details=kept_details(body),
-        )
         await self._change(
             request,
             body,
@@ -158,13 +148,10 @@ class Dispatch:
 
     async def heartbeat(self, request: Request) -> Response:
         """Extend a lease, and say whether somebody wants the run to end."""
-        body = await read_body(request, "heartbeat-request")
-        progress = body.get("progress")
-        standing = Standing(
-            phase=str(body["phase"]),
-            reason=_text(body, "reason"),
-            progress=json.dumps(progress) if progress else "",
+        body = await read_proven(
+            request, "heartbeat-request", _WITH_REASON, self._prove
         )
+        standing = standing_of(body)
         lease_s = self.desk.settings.leases.seconds
         lease_until = self.desk.now() + lease_s
         job = await self._change(
@@ -180,7 +167,7 @@ class Dispatch:
 
     async def release(self, request: Request) -> Response:
         """Take an unstarted job back."""
-        body = await read_body(request, "release-request")
+        body = await read_proven(request, "release-request", _WITH_REASON, self._prove)
         now = self.desk.now()
         await self._change(
             request, body, lambda job, claim: rules.release(job, claim, now=now)
@@ -197,9 +184,7 @@ class Dispatch:
         token_hash = hashed(body.get("claim_token"))
 
         def change() -> tuple[HubJob, HubJob] | None:
-            machine = self.desk.authenticate(body, "secret")
-            if machine.revoked_at:
-                raise Refused(HTTPStatus.UNAUTHORIZED, "this machine has been revoked")
+            machine = self._machine(body)
             claim = Claim(machine=machine.server_id, token_hash=token_hash)
             return self.desk.jobs.change(job_id, lambda job: decide(job, claim))
 
@@ -213,10 +198,36 @@ class Dispatch:
             self.desk.changed.ring()
         return after
 
-    def _asking(self, body: dict[str, Json]) -> _Asking:
+    async def _prove(self, credentials: dict[str, Json]) -> None:
+        await self.desk.use(lambda: self._machine(credentials))
+
+    async def _prove_puller(self, credentials: dict[str, Json]) -> None:
+        await self.desk.use(lambda: self._puller(credentials))
+
+    def _puller(self, body: dict[str, Json]) -> Machine:
+        """Return the machine that pulls. Blocks.
+
+        Raises:
+            Refused: None that is let in.
+        """
         machine = self.desk.authenticate(body, "heartbeat_secret")
         if machine.revoked_at:
             raise Refused(HTTPStatus.GONE, "this machine has been revoked")
+        return machine
+
+    def _machine(self, body: dict[str, Json]) -> Machine:
+        """Return the machine that makes a call about a job. Blocks.
+
+        Raises:
+            Refused: None that is let in.
+        """
+        machine = self.desk.authenticate(body, "secret")
+        if machine.revoked_at:
+            raise Refused(HTTPStatus.UNAUTHORIZED, "this machine has been revoked")
+        return machine
+
+    def _asking(self, body: dict[str, Json]) -> _Asking:
+        machine = self._puller(body)
         declared = body.get("workflows")
         workflows = (
             tuple(str(each) for each in declared)
@@ -332,7 +343,7 @@ class Dispatch:
 
     async def _handed_out(self, claimed: Claimed, asking: _Asking) -> bytes:
         size = len(claimed.payload) + len(claimed.headers)
-        if size < THREAD_BYTES:
+        if size < _THREAD_BYTES:
             return self._written(claimed, asking)
         return await self.desk.use(lambda: self._written(claimed, asking))
 
@@ -368,7 +379,3 @@ class Dispatch:
 def _told(job: HubJob) -> tuple[str, str, str]:
     """Return what a machine tells of a job while its state stays the same."""
     return job.phase, job.reason, job.progress
-
-
-def _text(body: dict[str, Json], name: str) -> str:
-    return str(body.get(name) or "")

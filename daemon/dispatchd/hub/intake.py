@@ -1,6 +1,5 @@
 """How jobs come in, whoever brings them: checked for size, kept with their delivery, told to who waits."""
 
-import json
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Final
@@ -78,9 +77,7 @@ class Intake:
         delivery: Delivery | None = None,
         again_of: HubJob | None = None,
     ) -> HubJob | None:
-        head = json.dumps(submission.document)
-        texts = (head, submission.payload, submission.headers)
-        if sum(len(text.encode()) for text in texts) > _LARGEST_JOB:
+        if submission.size > _LARGEST_JOB:
             raise Refused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 "the job is larger than the 32 MiB that a machine reads",
@@ -91,6 +88,7 @@ class Intake:
             evolve(submission, supersedes=supersedes),
             now=now,
             most=queue.most,
+            most_bytes=queue.most_bytes,
             delivery=delivery,
             again_of=again_of,
         )

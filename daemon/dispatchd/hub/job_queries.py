@@ -19,8 +19,8 @@ POSITION: Final = select(_JOB.position).where(_OF_ID)
 TEXTS_OF: Final = select(TEXTS.c.payload, TEXTS.c.headers).where(
     TEXTS.c.id == bindparam("of_id")
 )
-NTH_WAITING: Final = (
-    select(_JOB.position).where(_WAITS).limit(1).offset(bindparam("before_it"))
+WAITING_SIZE: Final = select(func.count(), func.coalesce(func.sum(_JOB.size), 0)).where(
+    _WAITS
 )
 _FREE: Final = and_(
     _QUEUED,

@@ -18,7 +18,7 @@ from sqlalchemy import (
 
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
-from dispatchd.hub.admission import Admission, pass_turn
+from dispatchd.hub.admission import ANY_SIZE, Admission, pass_turn
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import add_again, add_delivery
 from dispatchd.hub.job_rows import COLUMNS, read_job, write_job
@@ -58,6 +58,7 @@ class JobStore:
         *,
         now: float,
         most: int,
+        most_bytes: int = ANY_SIZE,
         delivery: Delivery | None = None,
         again_of: HubJob | None = None,
     ) -> HubJob | None:
@@ -67,14 +68,17 @@ class JobStore:
             submission: The job.
             now: The time.
             most: How many jobs may wait (count).
+            most_bytes: How large they may be together (bytes).
             delivery: What has brought it, kept with it.
             again_of: The job that it is once more, whose delivery it belongs to.
 
-        Fails with QueueFull if as many wait.
+        Fails with QueueFull if as much waits.
         """
 
         def work(db: Connection) -> HubJob | None:
-            job = self._admission.admit(db, submission, now=now, most=most)
+            job = self._admission.admit(
+                db, submission, now=now, most=most, most_bytes=most_bytes
+            )
             if job is not None and delivery is not None:
                 add_delivery(db, delivery)
             if job is not None and again_of is not None:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from dispatchd.domain.job import Json
 from dispatchd.hub import rules
-from dispatchd.hub.bodies import TEXTS, read_members, seconds
+from dispatchd.hub.bodies import LARGEST_JOB_BODY, TEXTS, read_members, seconds
 from dispatchd.hub.desk import ADMIN, READ, SUBMIT, Desk
 from dispatchd.hub.intake import Intake
 from dispatchd.hub.job_reader import Filter
@@ -56,7 +56,7 @@ class Jobs:
             Refused: The id is taken.
         """
         await self.desk.require(request, SUBMIT)
-        found = await read_members(request, "submit-request")
+        found = await read_members(request, "submit-request", LARGEST_JOB_BODY)
         document = {
             name: member.value for name, member in found.items() if name not in TEXTS
         }

@@ -1,5 +1,6 @@
 """What the hub keeps. Times are seconds since the epoch, 0 for what has not happened; an empty text is none."""
 
+import json
 from enum import StrEnum
 from typing import Final
 
@@ -93,6 +94,12 @@ class Submission:
     event_at: float = 0
     """When what it is about was changed, as GitHub says; 0 where it doesn't."""
 
+    @property
+    def size(self) -> int:
+        """Of all its texts (bytes)."""
+        texts = (json.dumps(self.document), self.payload, self.headers)
+        return sum(len(text.encode(errors="surrogatepass")) for text in texts)
+
 
 @frozen(kw_only=True)
 class Result:
@@ -137,6 +144,8 @@ class HubJob:
     urgent: bool = False
     priority: int = 0
     turn: int = 0
+    size: int = 0
+    """Of all its texts as it was submitted (bytes)."""
     only_machine: str = ""
     """The only machine that may have it; empty for any."""
     state: State = State.QUEUED
@@ -256,4 +265,4 @@ class Locked(Exception):
 
 
 class QueueFull(Exception):
-    """As many jobs wait as may; the same submit may succeed later."""
+    """As much waits as may, which the text says; the same submit may succeed later."""

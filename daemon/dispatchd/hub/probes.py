@@ -1,5 +1,6 @@
 """How the hub is: `/healthz` for the process, `/readyz` for the database, `/metrics` for both."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Final
@@ -37,7 +38,12 @@ class Probes:
     desk: Desk
     answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
     """How many answers were sent, by call and status."""
-    _checked_at: float = field(default=0.0, init=False)
+    _checked_at: float = field(default=-math.inf, init=False)
+    """When the database was last found well, by the loop's clock (seconds)."""
+    _checks: int = field(default=0, init=False)
+    """How often the database was asked (count)."""
+    _failed: StorageBusy | None = field(default=None, init=False)
+    """What came of it last."""
     _checking: anyio.Lock = field(factory=anyio.Lock, init=False)
 
     def routes(self) -> list[Route]:
@@ -61,13 +67,26 @@ class Probes:
         if self.desk.stopping:
             message = "the hub is stopping"
             raise StorageBusy(message)
-        # Anybody may ask, so that asking often must not keep the disk busy.
+        # Anybody may ask, so that asking often must not keep the disk busy: who asks meanwhile gets the same answer.
+        before = self._checks
         async with self._checking:
-            if abs(self.desk.now() - self._checked_at) > _CHECKED_EVERY_S:
-                await self.desk.use(self.desk.database.check)
-                self._checked_at = self.desk.now()
+            is_old = anyio.current_time() - self._checked_at > _CHECKED_EVERY_S
+            if self._checks == before and is_old:
+                self._failed = await self._check()
+                self._checks += 1
+                if self._failed is None:
+                    self._checked_at = anyio.current_time()
+        if self._failed is not None:
+            raise StorageBusy(str(self._failed)) from self._failed
         # A loop that meets a bug is no reason to take the hub, and all others of its kind, away from the machines.
         return JSONResponse({"message": "ready", "bugs": self.desk.bugs.words})
+
+    async def _check(self) -> StorageBusy | None:
+        try:
+            await self.desk.use(self.desk.database.check)
+        except StorageBusy as error:
+            return error
+        return None
 
     async def metrics(self, request: Request) -> Response:
         """Return the metrics in the text form of Prometheus."""
@@ -110,6 +129,11 @@ class Probes:
             "dispatchd_hub_held_polls",
             "Machines that wait here for a job.",
             value=len(self.desk.polls),
+        )
+        yield GaugeMetricFamily(
+            "dispatchd_hub_connections",
+            "Open connections.",
+            value=len(self.desk.connections),
         )
         yield GaugeMetricFamily(
             "dispatchd_hub_paused",

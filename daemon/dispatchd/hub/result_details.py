@@ -12,6 +12,7 @@ from typing import Final
 from attrs import asdict, field, frozen
 
 from dispatchd.domain.job import Json
+from dispatchd.domain.report import shortened
 from dispatchd.domain.result import Annotation
 from dispatchd.redaction.truncate import MOST_BYTES, clip_markdown, size
 
@@ -27,8 +28,7 @@ _ANNOTATIONS: Final = 200
 _LINE_MOST: Final = 2**31 - 1
 _PATH_MOST: Final = 1000
 _TITLE_MOST: Final = 255
-_MESSAGE_MOST: Final = 4000
-"""Longest path, title and message of an annotation (characters)."""
+"""Longest path and title of an annotation (characters)."""
 
 _LEVELS: Final = ("notice", "warning", "failure")
 
@@ -108,7 +108,7 @@ def _annotation(found: Json) -> Annotation | None:
         end_line=max(start, _line(found.get("end_line"))),
         level=str(level) if level in _LEVELS else "notice",
         title=title[:_TITLE_MOST] if isinstance(title, str) else "",
-        message=message[:_MESSAGE_MOST],
+        message=shortened(message),
     )
 
 

@@ -68,6 +68,7 @@ JOBS: Final = Table(
     _time("event_at"),
     _number("priority"),
     _number("turn"),
+    _number("size"),
     _text("only_machine"),
     _text("state"),
     _text("machine"),
@@ -106,6 +107,7 @@ Index("jobs_by_turn", _JOB.state, _JOB.priority, _JOB.repository, _JOB.turn)
 Index("jobs_by_number", _JOB.state, _JOB.repository, _JOB.number)
 Index("jobs_by_lease", _JOB.state, _JOB.lease_until)
 Index("jobs_by_end", _JOB.state, _JOB.finished_at)
+Index("jobs_by_size", _JOB.state, _JOB.size)
 
 TEXTS: Final = Table(
     "texts",

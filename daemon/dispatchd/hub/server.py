@@ -1,16 +1,20 @@
 """The hub as a process: routes, a socket, signals. Nothing is held back by a stop: open polls end with 204."""
 
+import gc
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import structlog
 import uvicorn
+from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -23,6 +27,12 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.extensions import CALL_HEADER, HEADER, VERSION
 from dispatchd.errors import NotReachable
 from dispatchd.hub.admin import Admin
+from dispatchd.hub.connections.accept import Listening
+from dispatchd.hub.connections.framing import framed
+from dispatchd.hub.connections.limits import within_descriptors
+from dispatchd.hub.connections.protocol import WatchedProtocol
+from dispatchd.hub.connections.table import Connections
+from dispatchd.hub.connections.tls import CHECKED_EVERY_S, ServerTls
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.dispatch import Dispatch
 from dispatchd.hub.github.status import GithubStatus
@@ -35,6 +45,7 @@ from dispatchd.hub.model import QueueFull, StorageBusy
 from dispatchd.hub.page.routes import Page
 from dispatchd.hub.probes import Probes
 from dispatchd.hub.rules import Refused
+from dispatchd.hub.settings import Settings
 from dispatchd.systemd import ServiceManager
 
 Loop = Callable[[], Coroutine[Any, Any, None]]
@@ -45,6 +56,12 @@ _OF_MACHINES: Final = ("/api/v1/github/dispatch/", "/api/v1/licenses/")
 _BACKLOG: Final = 512
 _STOP_S: Final = 10
 """How long a stop waits for requests that are still being sent (seconds)."""
+
+_SWEPT_EVERY_S: Final = 1.0
+"""How often connections are looked for that take too long (seconds)."""
+
+_SWITCH_S: Final = 0.001
+"""How long a thread that computes may keep others from it (seconds); 5 ms by default."""
 
 _KEEP_ALIVE_S: Final = 75
 """How long an idle connection stays open (seconds): longer than proxies keep theirs, which is 60 s for nginx's upstreams
@@ -77,7 +94,7 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
     )
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
-    return _marking(probes.counting(app))
+    return _marking(probes.counting(framed(app)))
 
 
 def _marking(app: ASGIApp) -> ASGIApp:
@@ -133,6 +150,12 @@ async def serve(
             from dispatchd.hub.listener import Listener  # noqa: PLC0415
 
             loops.append(Listener(desk=desk).run)
+        if desk.settings.is_in_clear:
+            structlog.get_logger().warning(
+                "plain_http",
+                listen=desk.settings.listen,
+                hint="secrets and tokens go over the network in clear: set tls_cert_file, or listen on 127.0.0.1 behind a proxy",
+            )
         app = application(desk, routes)
         await _serve(app, desk, announce, manager, signals, loops)
 
@@ -145,9 +168,21 @@ async def _serve(
     signals: AsyncIterator[signal.Signals],
     loops: Sequence[Loop],
 ) -> None:
+    tls = _tls(desk.settings)
+    listener = _listen(*desk.settings.address)
+    limits = desk.settings.connections
+    connections = Connections(
+        within_descriptors(limits.most), limits.silent_per_address, anyio.current_time
+    )
+    listener.guard(connections, partial(_not_taken, desk))
+    desk.connections = connections
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        http=partial(  # type: ignore[arg-type]  # it is called like a class
+            WatchedProtocol, connections=connections, taken=listener.taken
+        ),
+        # What strangers send that is no HTTP is a warning of uvicorn's, each time.
+        log_level="error",
         access_log=False,
         backlog=_BACKLOG,
         lifespan="off",
@@ -155,7 +190,8 @@ async def _serve(
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
 
-    listener = _listen(*desk.settings.address)
+    config.load()
+    config.ssl = None if tls is None else tls.context
 
     def ready() -> None:
         announce(listener.getsockname()[1])
@@ -165,6 +201,9 @@ async def _serve(
     with listener:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_stop_on_signal, desk, server, manager, signals)
+            tasks.start_soon(_sweep, connections, desk.bugs)
+            if tls is not None:
+                tasks.start_soon(_refresh, tls, desk.bugs)
             for loop in loops:
                 tasks.start_soon(loop)
             await server.serve(sockets=[listener])
@@ -200,6 +239,52 @@ async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:
     await bugs.rounds("watchdog", feed, longest_s=every_s)
 
 
+def favour_the_loop() -> None:
+    """Let threads that compute, and the collector, keep a process's loop from its work for a shorter time than by default."""
+    sys.setswitchinterval(_SWITCH_S)
+    # What is there now stays: to look through it for garbage takes tens of milliseconds each time.
+    gc.collect()
+    gc.freeze()
+
+
+def _tls(settings: Settings) -> ServerTls | None:
+    """Return the hub's TLS, or None if it speaks plain HTTP. Fails with ConfigError if its files can't be used."""
+    if not settings.tls_cert_file:
+        return None
+    key_file = settings.tls_key_file or settings.tls_cert_file
+    return ServerTls.of(Path(settings.tls_cert_file), Path(key_file), settings.file)
+
+
+async def _refresh(tls: ServerTls, bugs: BugFence) -> None:
+    """Look for a new certificate."""
+
+    async def refresh() -> None:
+        await anyio.sleep(CHECKED_EVERY_S)
+        await to_thread.run_sync(tls.refresh)
+
+    await bugs.rounds("tls", refresh, longest_s=CHECKED_EVERY_S)
+
+
+async def _sweep(connections: Connections, bugs: BugFence) -> None:
+    """Cut off connections that take too long."""
+    last = anyio.current_time()
+
+    async def sweep() -> None:
+        nonlocal last
+        await anyio.sleep(_SWEPT_EVERY_S)
+        if anyio.current_time() - last > 2 * _SWEPT_EVERY_S:
+            # It has been stopped or asleep: what has come meanwhile is read first.
+            await anyio.sleep(_SWEPT_EVERY_S / 10)
+        connections.sweep()
+        last = anyio.current_time()
+
+    await bugs.rounds("connections", sweep, longest_s=_SWEPT_EVERY_S)
+
+
+def _not_taken(desk: Desk, reason: str, address: str) -> None:
+    desk.refusals.note_from(address, "connection_refused", reason=reason)
+
+
 async def _stop_on_signal(
     desk: Desk,
     server: _Server,
@@ -213,7 +298,7 @@ async def _stop_on_signal(
             desk.stop()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> Listening:
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
@@ -221,9 +306,7 @@ def _listen(host: str, port: int) -> socket.socket:
         # The protocol is named so that accepted connections name it too: only then does asyncio set
         # TCP_NODELAY on them, without which a reply waits 40 ms for the client's delayed ACK.
         with ExitStack() as opened:
-            listener = opened.enter_context(
-                socket.socket(family, kind, socket.IPPROTO_TCP)
-            )
+            listener = opened.enter_context(Listening(family, kind, socket.IPPROTO_TCP))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
             listener.listen(_BACKLOG)
@@ -272,9 +355,9 @@ async def _busy(_request: Request, error: Exception) -> Response:
     )
 
 
-async def _full(_request: Request, _error: Exception) -> Response:
+async def _full(_request: Request, error: Exception) -> Response:
     return JSONResponse(
-        {"message": "as many jobs wait as may (queue.most)"},
+        {"message": str(error)},
         status_code=HTTPStatus.SERVICE_UNAVAILABLE,
         headers={"Retry-After": "10"},
     )

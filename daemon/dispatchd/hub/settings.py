@@ -1,6 +1,7 @@
 """The hub's configuration: `hub.toml`, checked as a whole (contracts/schemas/hub-config.schema.json)."""
 
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +35,25 @@ class Queue:
 
     most: int = 100_000
     """How many jobs (count)."""
+    most_mib: int = 4096
+    """How large all of them together (MiB)."""
     supersede: bool = True
     """Whether a newer commit of a pull request takes older queued jobs of it out."""
+
+    @property
+    def most_bytes(self) -> int:
+        """How large all of them together (bytes)."""
+        return self.most_mib << 20
+
+
+@frozen(kw_only=True)
+class ConnectionLimits:
+    """How many connections there may be."""
+
+    most: int = 2048
+    """In all (count); fewer where the process may not open so many descriptors."""
+    silent_per_address: int = 256
+    """Of one address, of those that are silent before or within a request (count); 0 for any number."""
 
 
 @frozen(kw_only=True)
@@ -53,8 +71,13 @@ class Settings:
     listen: str = "127.0.0.1:8484"
     database_url: str = "sqlite:///hub.db"
     license_id: str = "self-hosted"
+    tls_cert_file: str = ""
+    """Empty for plain HTTP."""
+    tls_key_file: str = ""
+    """Empty if the key is in the certificate's file."""
     leases: Leases = Leases()
     queue: Queue = Queue()
+    connections: ConnectionLimits = ConnectionLimits()
     retention: Retention = Retention()
     github: GithubSettings | None = None
     """None for a hub that has nothing to do with GitHub."""
@@ -75,7 +98,18 @@ class Settings:
         """Under which the hub is reached from its own machine."""
         host, _, port = self.listen.rpartition(":")
         here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  # an address to reach, not to bind
-        return f"http://{here.get(host, host)}:{port}"
+        return f"{self.scheme}://{here.get(host, host)}:{port}"
+
+    @property
+    def scheme(self) -> str:
+        """`https`, or `http` without TLS."""
+        return "https" if self.tls_cert_file else "http"
+
+    @property
+    def is_in_clear(self) -> bool:
+        """Whether what machines and people send, secrets too, goes over a network in clear."""
+        host, _ = self.address
+        return not (self.tls_cert_file or _is_loopback(host))
 
 
 _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
@@ -118,7 +152,24 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
             raise ConfigError(found)
         github = resolved(github, file.parent)
     url = _absolute(settings.database_url, file.parent)
-    return evolve(settings, database_url=url, github=github)
+    cert_file, key_file = (
+        each and str(file.parent / each)
+        for each in (settings.tls_cert_file, settings.tls_key_file)
+    )
+    return evolve(
+        settings,
+        database_url=url,
+        github=github,
+        tls_cert_file=cert_file,
+        tls_key_file=key_file,
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _absolute(url: str, folder: Path) -> str:

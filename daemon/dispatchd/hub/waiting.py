@@ -2,11 +2,15 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import anyio
 from attrs import define, field
 
 from dispatchd.hub.domain.news import News
+
+_MOST_OVERTAKEN: Final = 4
+"""How many polls of one machine and kind are held beside the newest (count)."""
 
 
 @define
@@ -90,11 +94,16 @@ class Polls:
     gets another job passes it on, and one that couldn't look well (`Locked`, `StorageBusy`) keeps it for its next look.
 
     Of several polls of one line (`Poll.line`) only the newest counts: the connections of the others have most likely died.
+    A few of those are held on all the same, as two machines that share an identity would else poll in turn without a pause.
     """
 
     _held: dict[Poll, None] = field(factory=dict, init=False)
     """Those that wait to be woken."""
     _newest: dict[tuple[str, bool], Poll] = field(factory=dict, init=False)
+    _overtaken: dict[tuple[str, bool], dict[Poll, None]] = field(
+        factory=dict, init=False
+    )
+    """The others of each line, oldest first."""
 
     def __len__(self) -> int:
         """Return how many polls are held."""
@@ -107,12 +116,14 @@ class Polls:
         self._newest[poll.line] = poll
         if overtaken is not None:
             self._pass_on(overtaken)
+            self._hold_few(overtaken)
         try:
             yield
         finally:
             self._held.pop(poll, None)
             if self.counts(poll):
                 del self._newest[poll.line]
+            self._let_go(poll)
             self._pass_on(poll)
 
     def counts(self, poll: Poll) -> bool:
@@ -154,6 +165,22 @@ class Polls:
         for poll in self._held:
             poll.woken.set()
         self._held.clear()
+
+    def _hold_few(self, overtaken: Poll) -> None:
+        """Hold an overtaken poll on, and end the oldest one of its line where these are too many."""
+        others = self._overtaken.setdefault(overtaken.line, {})
+        others[overtaken] = None
+        if len(others) > _MOST_OVERTAKEN:
+            oldest = next(iter(others))
+            del others[oldest]
+            oldest.is_over = True
+            oldest.woken.set()
+
+    def _let_go(self, poll: Poll) -> None:
+        others = self._overtaken.get(poll.line, {})
+        others.pop(poll, None)
+        if not others:
+            self._overtaken.pop(poll.line, None)
 
     def _pass_on(self, poll: Poll) -> None:
         unused, poll.news = poll.news, []

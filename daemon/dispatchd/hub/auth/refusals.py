@@ -30,13 +30,17 @@ class Refusals:
             request: What was refused.
             about: Further keys; texts are shortened.
         """
+        client = request.client.host if request.client is not None else ""
+        self.note_from(client, event, **about)
+
+    def note_from(self, client: str, event: str, **about: object) -> None:
+        """Log that somebody of an address was refused, likewise."""
         now, said_at = self.now(), self._said_at.get(event)
         # A clock that was set back must not silence it.
         if said_at is not None and said_at <= now < said_at + _EVERY_S:
             self._left_out[event] = self._left_out.get(event, 0) + 1
             return
         self._said_at[event] = now
-        client = request.client.host if request.client is not None else ""
         keys = {
             name: value[:_LONGEST] if isinstance(value, str) else value
             for name, value in about.items()

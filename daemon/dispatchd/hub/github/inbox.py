@@ -17,6 +17,7 @@ from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import lock
 from dispatchd.hub.delivery_store import insert_delivery, keep_delivery
 from dispatchd.hub.desk import Desk
+from dispatchd.hub.github.bodies_seen import first_delivery, note_body
 from dispatchd.hub.github.check_store import Owed, check_of, checks_of
 from dispatchd.hub.github.event import GithubEvent, is_by_comment
 from dispatchd.hub.github.job_fields import job_fields
@@ -54,6 +55,8 @@ class Taken:
 
     delivery: Delivery
     is_duplicate: bool = False
+    replay_of: str = ""
+    """The delivery with which the same body came first."""
     jobs: tuple[HubJob, ...] = ()
 
 
@@ -63,14 +66,24 @@ class Inbox:
 
     desk: Desk
 
-    def take(self, arrival: Arrival, plan: Plan) -> Taken:
+    def take(self, arrival: Arrival, plan: Plan, *, by_hook: bool = False) -> Taken:
         """Keep an event durably and do what it asks for; nothing, if it is known.
+
+        Args:
+            arrival: The event.
+            plan: What it asks for.
+            by_hook: Whether its id is only what the sender of a webhook says: then the same body under another id
+                is a replay. Nothing is kept of one, so that it is still taken in if GitHub lists that id.
 
         Fails with QueueFull if it asks for a job and as many wait as may.
         """
-        return self.desk.database.write(lambda db: self._take(db, arrival, plan))
+        return self.desk.database.write(
+            lambda db: self._take(db, arrival, plan, by_hook=by_hook)
+        )
 
-    def _take(self, db: Connection, arrival: Arrival, plan: Plan) -> Taken:
+    def _take(
+        self, db: Connection, arrival: Arrival, plan: Plan, *, by_hook: bool
+    ) -> Taken:
         event = arrival.event
         now = self.desk.now()
         delivery = Delivery(
@@ -86,6 +99,12 @@ class Inbox:
             state="queued" if plan.steps else "ignored",
         )
         lock(db, event.repository)
+        if by_hook:
+            body = arrival.payload_hash, arrival.id, event.name
+            first = first_delivery(db, *body)
+            if first:
+                return Taken(delivery=delivery, is_duplicate=True, replay_of=first)
+            note_body(db, *body, now=now)
         if not insert_delivery(db, delivery):
             return Taken(delivery=delivery, is_duplicate=True)
         if not plan.steps:
@@ -248,8 +267,13 @@ class _Work:
         )
 
     def _admit(self, submission: Submission) -> _Done:
+        queue = self.desk.settings.queue
         job = Admission(self.desk.database).admit(
-            self.db, submission, now=self.now, most=self.desk.settings.queue.most
+            self.db,
+            submission,
+            now=self.now,
+            most=queue.most,
+            most_bytes=queue.most_bytes,
         )
         return _Done(job=job, is_new=True)
 

@@ -72,8 +72,8 @@ class Poller:
             return CAP_S * self._around(), str(error)
         except GithubError as error:
             return self._after_failure(), str(error)
-        except QueueFull:
-            words = "as many jobs wait as may (queue.most)"
+        except QueueFull as full:
+            words = str(full)
             return self._after_failure(), words
         self._failures = 0
         return (self._interval_s * self._around() if is_through else 0.0), ""

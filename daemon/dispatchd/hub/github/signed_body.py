@@ -1,20 +1,20 @@
-"""A webhook's body as it comes in: on disk beyond 1 MiB, and its signature reckoned on the way.
+"""A webhook's body as it comes in: on disk beyond 256 KiB, and its signature reckoned on the way.
 
 Who sends it is known only when it is there whole. So nobody waits for a body that a stranger sends slowly, and it
 takes no memory to speak of.
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
-from http import HTTPStatus
 from tempfile import SpooledTemporaryFile
 from typing import Final, Self
 
 from attrs import define, field
 from starlette.requests import Request
 
-from dispatchd.hub.rules import Refused
+from dispatchd.hub.bodies import TooLarge, require_length
 
 IN_MEMORY: Final = 256 * 1024
 """Up to this size a body stays in memory, and is read as JSON at once (bytes)."""
@@ -30,7 +30,11 @@ class SignedBody:
 
     @classmethod
     async def receive(
-        cls, request: Request, most: int, secrets: Sequence[bytes]
+        cls,
+        request: Request,
+        most: int,
+        secrets: Sequence[bytes],
+        grown: Callable[[], None],
     ) -> Self:
         """Take a request's body in.
 
@@ -38,28 +42,26 @@ class SignedBody:
             request: The request.
             most: How large it may be (bytes).
             secrets: Each of which may have signed it.
+            grown: Called once if it goes to disk.
 
         Raises:
-            Refused: It is larger.
+            TooLarge: It is larger.
         """
+        require_length(request, most)
         reckoned = [hmac.new(secret, digestmod=sha256) for secret in secrets]
         size = 0
-        file: SpooledTemporaryFile[bytes] = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115  # the caller closes it
-        try:
+        with ExitStack() as opened:
+            file = opened.enter_context(SpooledTemporaryFile(max_size=IN_MEMORY))
             async for chunk in request.stream():
-                # What is too much is read on and dropped: who is cut off while sending sees no answer.
+                if size <= IN_MEMORY < size + len(chunk):
+                    grown()
                 size += len(chunk)
-                if size <= most:
-                    file.write(chunk)
-                    for each in reckoned:
-                        each.update(chunk)
-        except BaseException:
-            file.close()
-            raise
-        if size > most:
-            file.close()
-            message = f"the body is larger than {most >> 20} MiB"
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+                if size > most:
+                    raise TooLarge(most)
+                file.write(chunk)
+                for each in reckoned:
+                    each.update(chunk)
+            opened.pop_all()
         signatures = [b"sha256=" + each.hexdigest().encode() for each in reckoned]
         return cls(size, file, signatures)
 

@@ -5,8 +5,9 @@ is answered with 503, so that GitHub shows a failed delivery, which can be sent 
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from hashlib import sha256
 from http import HTTPStatus
 from typing import Final, Self
@@ -20,6 +21,8 @@ from starlette.routing import Route
 
 from dispatchd.domain.raw_json import loads
 from dispatchd.errors import ContractViolation
+from dispatchd.hub.bodies import MIB
+from dispatchd.hub.connections.places import Places
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.event import clean, read_event
 from dispatchd.hub.github.inbox import Arrival, Inbox, Taken
@@ -28,8 +31,6 @@ from dispatchd.hub.github.secret_files import read_secret
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.signed_body import IN_MEMORY, SignedBody
 from dispatchd.hub.rules import Refused
-
-MIB: Final = 1024 * 1024
 
 LARGEST_PAYLOAD: Final = 25 * MIB
 """Largest payload that GitHub sends (bytes; GitHub docs, Webhook events and payloads)."""
@@ -41,7 +42,13 @@ _LARGEST_FORM: Final = 3 * LARGEST_PAYLOAD + 16
 """A form writes a byte with up to three (bytes)."""
 
 _MOST_COMING: Final = 256
-"""How many bodies may be coming in at a time (count): strangers must not fill the disk."""
+"""How many bodies may be coming in at a time (count)."""
+
+_MOST_LARGE_COMING: Final = 32
+"""How many of them may be on disk (count): strangers must not fill it."""
+
+_SIGNATURE: Final = re.compile(r"sha256=[0-9a-f]{64}")
+"""X-Hub-Signature-256 of whatever GitHub has signed (GitHub docs, Validating webhook deliveries)."""
 
 _LARGE_AT_ONCE: Final = 4
 """How many large bodies that GitHub has signed are in memory at a time (count); others wait."""
@@ -71,7 +78,10 @@ class Webhook:
     settings: GithubSettings
     secrets: Sequence[bytes] = field(repr=False)
     """Each counts."""
-    _coming: int = field(default=0, init=False)
+    _coming: Places = field(factory=lambda: Places(_MOST_COMING), init=False)
+    _large_coming: Places = field(
+        factory=lambda: Places(_MOST_LARGE_COMING), init=False
+    )
     _large: anyio.Semaphore = field(
         factory=lambda: anyio.Semaphore(_LARGE_AT_ONCE), init=False
     )
@@ -128,40 +138,53 @@ class Webhook:
         if kind not in (_JSON, _FORM):
             message = f"the body must be {_JSON} or {_FORM}"
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, message)
-        if self._coming >= _MOST_COMING:
-            raise Refused(
-                HTTPStatus.SERVICE_UNAVAILABLE, "too many bodies are coming in"
-            )
-        self._coming += 1
-        try:
-            body = await self._received(request, kind)
-        finally:
-            self._coming -= 1
+        if not _SIGNATURE.fullmatch(call.signature):
+            message = "X-Hub-Signature-256 is missing, or not sha256= and 64 hex digits"
+            raise Refused(HTTPStatus.UNAUTHORIZED, message)
+        body = await self._received(request, kind)
         with closing(body):
             if not body.is_signed(call.signature):
                 message = "X-Hub-Signature-256 doesn't fit the body and the secret"
                 raise Refused(HTTPStatus.UNAUTHORIZED, message)
             taken = await self._taken(call, body, kind)
+        if taken.replay_of:
+            self.desk.refusals.note(
+                "webhook_replayed",
+                request,
+                delivery=call.delivery,
+                first=taken.replay_of,
+            )
         for job in taken.jobs:
             self.desk.tell(job)
         return _answer(taken)
 
     async def _received(self, request: Request, kind: str) -> SignedBody:
         most = LARGEST_PAYLOAD if kind == _JSON else _LARGEST_FORM
-        with anyio.move_on_after(_READ_S):
-            return await SignedBody.receive(request, most, self.secrets)
-        message = f"the body took more than {_READ_S:g} s"
+        with anyio.move_on_after(_READ_S) as scope, ExitStack() as places:
+            places.enter_context(self._coming.one(scope))
+
+            def grown() -> None:
+                places.enter_context(self._large_coming.one(scope))
+
+            try:
+                return await SignedBody.receive(request, most, self.secrets, grown)
+            except OSError as error:
+                message = f"the body can't be kept ({error.strerror})"
+                raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, message) from error
+        message = f"the body took more than {_READ_S:g} s, or was the slowest of many"
         raise Refused(HTTPStatus.REQUEST_TIMEOUT, message)
 
     async def _taken(self, call: _Call, body: SignedBody, kind: str) -> Taken:
         if body.size <= IN_MEMORY:
             arrival = _arrival(call, body.read(), kind)
             plan = self._plan(arrival)
-            return await self.desk.use(lambda: Inbox(self.desk).take(arrival, plan))
+            return await self.desk.use(
+                lambda: Inbox(self.desk).take(arrival, plan, by_hook=True)
+            )
 
         def take() -> Taken:
             arrival = _arrival(call, body.read(), kind)
-            return Inbox(self.desk).take(arrival, self._plan(arrival))
+            return Inbox(self.desk).take(arrival, self._plan(arrival), by_hook=True)
 
         async with self._large:
             return await self.desk.use(take)

@@ -123,9 +123,8 @@ async def _answer(handler: Handler, request: Request) -> Response:
         structlog.get_logger().warning("database_busy", error=str(error))
         message = "the hub's database can't be used now; the hub's log says why"
         return _wrong(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_s=5)
-    except QueueFull:
-        message = "as many jobs wait as may (queue.most)"
-        return _wrong(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_s=10)
+    except QueueFull as full:
+        return _wrong(HTTPStatus.SERVICE_UNAVAILABLE, str(full), retry_s=10)
 
 
 async def static(request: Request) -> Response:

@@ -1,0 +1,21 @@
+"""How many connections a process can have, by the descriptors that it may open."""
+
+import resource
+from typing import Final
+
+_RESERVED: Final = 96
+"""Descriptors for everything else (count): files of the database, bodies on disk, connections to GitHub, the log."""
+
+_LEAST: Final = 8
+
+
+def within_descriptors(wanted: int) -> int:
+    """Return how many of so many connections there can be; the process's own limit is raised where it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _RESERVED
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(_LEAST, min(wanted, soft - _RESERVED))

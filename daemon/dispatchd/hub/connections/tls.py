@@ -1,0 +1,99 @@
+"""TLS of the hub itself: its certificate is read again when the files change, and each connection gets the newest one."""
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+import structlog
+from attrs import define, field
+
+from dispatchd.errors import ConfigError, Problem
+
+CHECKED_EVERY_S: Final = 5.0
+"""How often the files are looked at (seconds)."""
+
+_State = tuple[tuple[int, int, int], ...]
+"""What says that a file is another one: inode, size and time of its change (ns), of each."""
+
+
+@define
+class ServerTls:
+    """The certificate of a server.
+
+    Args:
+        cert_file: The certificate with its chain (PEM).
+        key_file: Its key (PEM); may be the same file.
+    """
+
+    cert_file: Path
+    key_file: Path
+    context: ssl.SSLContext = field(init=False)
+    """For the server; hands each connection on to the newest context."""
+    _newest: ssl.SSLContext = field(init=False)
+    _seen: _State = field(default=(), init=False)
+
+    @classmethod
+    def of(cls, cert_file: Path, key_file: Path, config_file: Path) -> "ServerTls":
+        """Return the TLS of a server. Blocks.
+
+        Raises:
+            ConfigError: The files can't be used.
+        """
+        found = cls(cert_file, key_file)
+        try:
+            found._seen = found._state()
+            found._newest = found._loaded()
+        except OSError as error:
+            # An error of OpenSSL is one, too.
+            key, expected = found._problem(error)
+            raise ConfigError(
+                [Problem(file=config_file, key=key, expected=expected)]
+            ) from error
+        found.context = found._loaded()
+        found.context.sni_callback = found._choose
+        return found
+
+    def refresh(self) -> None:
+        """Take the files over if they have changed; what can't be used changes nothing. Blocks."""
+        try:
+            seen = self._state()
+            if seen == self._seen:
+                return
+            self._seen = seen
+            self._newest = self._loaded()
+        except OSError as error:
+            key, expected = self._problem(error)
+            structlog.get_logger().warning("tls_not_reloaded", key=key, reason=expected)
+            return
+        structlog.get_logger().info("tls_reloaded", file=str(self.cert_file))
+
+    def _choose(
+        self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _: object
+    ) -> None:
+        connection.context = self._newest
+
+    def _state(self) -> _State:
+        stats = [each.stat() for each in (self.cert_file, self.key_file)]
+        return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in stats)
+
+    def _loaded(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        # A passphrase would be asked for on the terminal.
+        context.load_cert_chain(self.cert_file, self.key_file, password="")
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def _problem(self, error: OSError) -> tuple[str, str]:
+        """Return which key of the configuration is wrong, and what was expected."""
+        for key, file in (
+            ("tls_cert_file", self.cert_file),
+            ("tls_key_file", self.key_file),
+        ):
+            try:
+                file.read_bytes()
+            except OSError as unreadable:
+                return key, f"must be a readable file: {file}: {unreadable.strerror}"
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            return "tls_key_file", f"must hold the key of {self.cert_file}"
+        expected = f"must be PEM, with a key without a passphrase ({error})"
+        return "tls_cert_file", expected

@@ -1,0 +1,78 @@
+"""What a machine says of a job, as the hub keeps it: texts are cut where they are too long, and never refused for it.
+
+Machines of our own kind cut them before (contracts/README.md, limits); others may send anything.
+"""
+
+import json
+from collections.abc import Mapping
+from itertools import islice
+from typing import Final
+
+from dispatchd.domain.job import Json
+from dispatchd.domain.report import LONGEST_TEXT, MOST_ANNOTATIONS
+from dispatchd.hub.model import Result, Standing
+from dispatchd.hub.result_details import kept_details
+
+_LONGEST_OUTPUT: Final = 20_000
+"""What is kept of a reported output (characters): the 16,000 of the contract and its first line."""
+
+_LONGEST_CAUSE: Final = 200
+"""What is kept of a cause (characters): it is a word, also one of a newer release."""
+
+_MOST_OUTPUTS: Final = 100
+"""How many outputs are kept (count)."""
+
+_STEPS: Final = ("completed", "in_progress", "total")
+_MOST_STEPS: Final = 2**53 - 1
+"""Largest number of steps that every reader of JSON knows (RFC 8259, 6)."""
+
+
+def result_of(body: Mapping[str, Json]) -> Result:
+    """Return the result in the body of a finish."""
+    return Result(
+        status=str(body["result_status"]),
+        summary=_text(body, "result_summary", LONGEST_TEXT),
+        cause=_text(body, "result_cause", _LONGEST_CAUSE),
+        output=_text(body, "result_output", _LONGEST_OUTPUT),
+        details=kept_details(body),
+    )
+
+
+def standing_of(body: Mapping[str, Json]) -> Standing:
+    """Return how a job stands, of the body of a heartbeat."""
+    progress = body.get("progress")
+    return Standing(
+        phase=str(body["phase"]),
+        reason=_text(body, "reason", LONGEST_TEXT),
+        progress=_progress(progress) if isinstance(progress, dict) else "",
+    )
+
+
+def without_excess(body: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the body of a finish without the outputs and annotations that are too many, before it is checked."""
+    found = dict(body)
+    outputs, annotations = (
+        found.get(name) for name in ("result_outputs", "result_annotations")
+    )
+    if isinstance(outputs, dict):
+        found["result_outputs"] = dict(islice(outputs.items(), _MOST_OUTPUTS))
+    if isinstance(annotations, list):
+        found["result_annotations"] = annotations[:MOST_ANNOTATIONS]
+    return found
+
+
+def _text(body: Mapping[str, Json], name: str, most: int) -> str:
+    """Return a text of a body, with a mark at its end where it was cut (characters)."""
+    text = str(body.get(name) or "")
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _progress(progress: Mapping[str, Json]) -> str:
+    counts = (progress.get(name) for name in _STEPS)
+    return json.dumps(
+        {
+            name: min(count, _MOST_STEPS)
+            for name, count in zip(_STEPS, counts, strict=True)
+            if isinstance(count, int)
+        }
+    )

@@ -1,0 +1,104 @@
+"""A JSON text whose long strings are cut while it comes in, so that a long report takes no memory and no refusal."""
+
+import re
+from typing import Final
+
+from attrs import define
+
+_BETWEEN: Final = re.compile(rb'[^"]*')
+"""What stands between two strings."""
+
+_HEX: Final = rb"[0-9a-fA-F]"
+_HIGH: Final = rb"\\u[dD][89abAB]" + _HEX * 2
+_LOW: Final = rb"\\u[dD][c-fC-F]" + _HEX * 2
+_CONTENT: Final = re.compile(
+    rb'(?:[^"\\]+|'
+    + _HIGH
+    + _LOW
+    + rb"|("
+    + _HIGH
+    + rb")|\\u"
+    + _HEX * 4
+    + rb"|\\[^u])*",
+    re.DOTALL,
+)
+"""What stands in a string, up to its end or to an escape that isn't whole; a high surrogate by itself is a group."""
+
+_HALF_CHARACTER: Final = re.compile(rb"[\xc0-\xff][\x80-\xbf]{0,2}\Z")
+"""What may be the beginning of a character in UTF-8 that goes on."""
+
+_LONGEST_ESCAPE: Final = 12
+"""Longest escape: that of a surrogate pair (bytes). Nothing longer can be what is going on."""
+
+
+@define
+class Shortener:
+    """Cuts the strings of one JSON text; feed it the text in any pieces.
+
+    What is no JSON stays none.
+    """
+
+    longest: int
+    """How much of a string is left (bytes as it is written)."""
+    _in_string: bool = False
+    _room: int = 0
+    """How much of the string at hand may still come (bytes)."""
+    _rest: bytes = b""
+    """What can't be judged before more has come."""
+    _is_broken: bool = False
+    """Whether an escape has been met that isn't one of JSON's."""
+
+    def feed(self, piece: bytes) -> bytes:
+        """Return what is left of another piece; a few bytes of it may come with the next one."""
+        text, self._rest = self._rest + piece, b""
+        left, position = bytearray(), 0
+        while position < len(text) and not self._is_broken:
+            step = self._string if self._in_string else self._between
+            position = step(text, position, left)
+        return bytes(left + text[position:])
+
+    def close(self) -> bytes:
+        """Return what has come last and could not be judged."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def _between(self, text: bytes, position: int, left: bytearray) -> int:
+        match = _BETWEEN.match(text, position)
+        end = position if match is None else match.end()
+        left += text[position : end + 1]
+        self._in_string, self._room = end < len(text), self.longest
+        return min(end + 1, len(text))
+
+    def _string(self, text: bytes, position: int, left: bytearray) -> int:
+        end = _whole(text, position, len(text))
+        if end - position <= self._room:
+            left += text[position:end]
+            self._room -= end - position
+        else:
+            left += text[position : _whole(text, position, position + self._room)]
+            self._room = 0
+        if text[end : end + 1] == b'"':
+            left += b'"'
+            self._in_string = False
+            return end + 1
+        if len(text) - end > _LONGEST_ESCAPE:
+            self._is_broken = True
+            return end
+        self._rest = text[end:]
+        return len(text)
+
+
+def _whole(text: bytes, start: int, end: int) -> int:
+    """Return where the last whole character of a string ends, between its start and an end that may cut one."""
+    match = _CONTENT.match(text, start, end)
+    if match is None:
+        return start
+    found = match.end()
+    if text[found : found + 1] == b'"':
+        return found
+    if match.end(1) == found:
+        return match.start(1)
+    if found < end:
+        return found
+    half = _HALF_CHARACTER.search(text, max(start, found - 3), found)
+    return found if half is None else half.start()
