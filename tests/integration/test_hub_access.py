@@ -68,7 +68,9 @@ class Call:
             return {}
         content = self.described["requestBody"]["content"]["application/json"]
         contract = content["schema"]["$ref"].removeprefix("./schemas/")
-        return read(examples(contract.removesuffix(".schema.json"))[0])
+        bodies = map(read, examples(contract.removesuffix(".schema.json")))
+        # A cancel job ends others, which the scope of a submit isn't enough for.
+        return next(each for each in bodies if each.get("command") != "cancel")
 
     @property
     def is_about_a_job(self) -> bool:

@@ -417,6 +417,19 @@ def test_a_newer_commit_supersedes_older_queued_ones_and_nothing_else(
     assert "new" in store.get("old").result_summary
 
 
+@pytest.mark.parametrize("is_event", [True, False])
+def test_a_job_of_an_event_is_superseded_by_events_alone(
+    store: Store, *, is_event: bool
+) -> None:
+    store.submit("of-event", {**PUSHED, "sha": "a"}, by_event=True)
+    store.submit("submitted", {**PUSHED, "sha": "b"}, supersedes=False)
+
+    store.submit("new", {**PUSHED, "sha": "c"}, by_event=is_event)
+
+    ended = {name for name, state in store.states().items() if state == "superseded"}
+    assert ended == ({"of-event", "submitted"} if is_event else {"submitted"})
+
+
 def test_newer_commits_at_once_supersede_the_old_one_and_one_of_them_stays(
     store: Store,
 ) -> None:

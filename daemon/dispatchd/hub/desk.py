@@ -190,8 +190,8 @@ class Desk:
             )
         return machine
 
-    async def require(self, request: Request, scope: str) -> None:
-        """Return if a request may do something.
+    async def require(self, request: Request, scope: str) -> Token:
+        """Return the token of a request that may do something.
 
         Raises:
             Refused: It may not.
@@ -208,10 +208,29 @@ class Desk:
         if found is None:
             self.refusals.note("token_refused", request, path=request.url.path)
             raise Refused(HTTPStatus.UNAUTHORIZED, "the token is not valid here")
-        if not allows(found, scope):
-            raise Refused(HTTPStatus.FORBIDDEN, f"the token is not for {scope}")
+        self.allow(request, found, scope)
+        return found
+
+    def allow(
+        self, request: Request, token: Token, scope: str, *, what: str = ""
+    ) -> None:
+        """Return if a token is for something; a change for which it has to be one of an owner is noted in the log.
+
+        Args:
+            request: What is to be allowed.
+            token: Its token.
+            scope: What the token has to be for.
+            what: What needs that, in words.
+
+        Raises:
+            Refused: It isn't.
+        """
+        if not allows(token, scope):
+            needs = f"{what} needs a token for {scope}"
+            message = needs if what else f"the token is not for {scope}"
+            raise Refused(HTTPStatus.FORBIDDEN, message)
         if scope == ADMIN and request.method != "GET":
-            note_change(request, found.name)
+            note_change(request, token.name)
 
     async def session(self, request: Request) -> Token | None:
         """Return the token with which the request's browser has logged in, or None."""
