@@ -72,7 +72,8 @@ async def test_a_token_for_submit_supersedes_no_job(server: Hub) -> None:
     headers = await token(server, "submit")
     await server.submit({"id": "victim", **PUSHED, "sha": "1" * 40})
 
-    for number, given in enumerate(({}, {"supersede": None}, {"supersede": False})):
+    defaults: list[dict[str, Any]] = [{}, {"supersede": None}, {"supersede": False}]
+    for number, given in enumerate(defaults):
         job = {"id": f"new-{number}", **PUSHED, "sha": "2" * 40, **given}
         assert (await submit(server, headers, job)).status_code == 201
     named = {"id": "named", **PUSHED, "sha": "2" * 40, "supersede": True}

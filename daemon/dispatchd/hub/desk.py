@@ -7,13 +7,13 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 import anyio
-import structlog
 from anyio import to_thread
 from attrs import define, field
 from starlette.requests import Request
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Json
+from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.refusals import Refusals
 from dispatchd.hub.credentials import hashed, matches
 from dispatchd.hub.database import Database
@@ -206,8 +206,9 @@ class Desk:
                 HTTPStatus.UNAUTHORIZED, "a token is needed (Authorization: Bearer ...)"
             )
         if found is None:
-            self.refusals.note("token_refused", request, path=request.url.path)
-            raise Refused(HTTPStatus.UNAUTHORIZED, "the token is not valid here")
+            status = HTTPStatus.UNAUTHORIZED
+            self._note_refused(request, status)
+            raise Refused(status, "the token is not valid here")
         self.allow(request, found, scope)
         return found
 
@@ -228,9 +229,23 @@ class Desk:
         if not allows(token, scope):
             needs = f"{what} needs a token for {scope}"
             message = needs if what else f"the token is not for {scope}"
+            self._note_refused(request, HTTPStatus.FORBIDDEN, by=token.name)
             raise Refused(HTTPStatus.FORBIDDEN, message)
         if scope == ADMIN and request.method != "GET":
-            note_change(request, token.name)
+            note_owner(request, token.name)
+
+    def _note_refused(
+        self, request: Request, status: HTTPStatus, **about: object
+    ) -> None:
+        method, path = request.method, request.url.path
+        self.refusals.note(
+            "token_refused",
+            request,
+            status=int(status),
+            method=method,
+            path=path,
+            **about,
+        )
 
     async def session(self, request: Request) -> Token | None:
         """Return the token with which the request's browser has logged in, or None."""
@@ -240,18 +255,6 @@ class Desk:
     def _may_use_session(self, request: Request) -> bool:
         # Browsers send a cookie with requests that other sites make up, so it changes nothing.
         return request.method == "GET" and bool(request.cookies.get(COOKIE))
-
-
-def note_change(request: Request, name: str) -> None:
-    """Note in the log by which token, by its name, a change is made that only an owner may make."""
-    # A key called `token` would be taken for a secret, and redacted.
-    structlog.get_logger().info(
-        "owner_call",
-        by=name,
-        method=request.method,
-        path=request.url.path,
-        address=request.client.host if request.client else "",
-    )
 
 
 def allows(token: Token, scope: str) -> bool:

@@ -23,6 +23,7 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.extensions import CALL_HEADER, HEADER, VERSION
 from dispatchd.errors import NotReachable
 from dispatchd.hub.admin import Admin
+from dispatchd.hub.auth.audit import auditing
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.dispatch import Dispatch
 from dispatchd.hub.github.status import GithubStatus
@@ -77,7 +78,7 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
     )
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
-    return _marking(probes.counting(app))
+    return _marking(auditing(probes.counting(app)))
 
 
 def _marking(app: ASGIApp) -> ASGIApp:

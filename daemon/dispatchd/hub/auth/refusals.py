@@ -7,6 +7,8 @@ import structlog
 from attrs import define, field
 from starlette.requests import Request
 
+from dispatchd.hub.auth.audit import address_of
+
 _EVERY_S: Final = 10.0
 """Shortest time between two lines of one kind (seconds)."""
 
@@ -28,7 +30,7 @@ class Refusals:
         Args:
             event: The kind, in snake_case.
             request: What was refused.
-            about: Further keys; texts are shortened.
+            about: Further keys, such as the status of the answer; texts are shortened.
         """
         now, said_at = self.now(), self._said_at.get(event)
         # A clock that was set back must not silence it.
@@ -36,7 +38,6 @@ class Refusals:
             self._left_out[event] = self._left_out.get(event, 0) + 1
             return
         self._said_at[event] = now
-        client = request.client.host if request.client is not None else ""
         keys = {
             name: value[:_LONGEST] if isinstance(value, str) else value
             for name, value in about.items()
@@ -44,4 +45,4 @@ class Refusals:
         left_out = self._left_out.pop(event, 0)
         if left_out:
             keys["left_out"] = left_out
-        structlog.get_logger().warning(event, client=client, **keys)
+        structlog.get_logger().warning(event, address=address_of(request), **keys)
