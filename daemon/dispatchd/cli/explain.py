@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+from attrs import evolve
 
 from dispatchd.cli.options import (
     config_option,
@@ -16,7 +17,8 @@ from dispatchd.cli.terminal import echo
 from dispatchd.cloud.wire import read_delivery
 from dispatchd.domain.delivery import Delivery
 from dispatchd.domain.event import job_from_event
-from dispatchd.domain.parameters import derive, runtime_parameters
+from dispatchd.domain.github_server import PUBLIC
+from dispatchd.domain.parameters import ADDRESSES, derive, runtime_parameters
 from dispatchd.domain.raw_json import loads, members
 from dispatchd.errors import ContractViolation, UsageError
 
@@ -48,7 +50,11 @@ def explain(
     names = list(config.workflows)
     delivery = _read(file, workflow or (names[0] if len(names) == 1 else ""), event)
     found = config.workflows.get(delivery.job.workflow)
-    parameters = derive(delivery.job, loads(delivery.payload))
+    servers = found.github_servers if found else (PUBLIC,)
+    parameters = derive(delivery.job, loads(delivery.payload), servers)
+    if found:
+        env = {name: found.env[name] for name in ADDRESSES if name in found.env}
+        parameters = evolve(parameters, values={**parameters.values, **env})
     refusal = delivery.flaw and f"the job breaks the contract: {delivery.flaw}"
     if not refusal and found is None and not delivery.job.is_cancel:
         refusal = f"no workflow called {delivery.job.workflow!r} is configured; there are: {', '.join(names) or 'none'}"

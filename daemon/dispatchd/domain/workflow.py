@@ -7,6 +7,7 @@ from typing import Final
 from attrs import Factory, frozen
 
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
+from dispatchd.domain.github_server import PUBLIC
 from dispatchd.domain.isolation import Isolation
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
@@ -51,6 +52,7 @@ class Workflow:
     the starts of an attempt after the first, used by failures before its command could begin. `output_max_bytes` is how much of its output is kept, 0 for all.
     `read_paths` and `write_paths` are what its isolation lets it reach beside its own, `hidden_paths` the files with
     secrets, which it doesn't; `forks_without_isolation` lets jobs from forks run where nothing isolates them.
+    `github_servers` are the servers of GitHub that it may mean, its own first; none where its own has no HTTPS.
     `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace; a
     success that lacks one is parked, or a failure if `missing_fails`.
     """
@@ -77,6 +79,7 @@ class Workflow:
     write_paths: tuple[str, ...] = ()
     hidden_paths: tuple[str, ...] = ()
     forks_without_isolation: bool = False
+    github_servers: tuple[str, ...] = (PUBLIC,)
     checkout: Repository | None = None
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False
