@@ -9,9 +9,10 @@ import httpx
 import pytest
 from attrs import evolve, field, frozen
 
+from dispatchd.hub.auth.scopes import ADMIN, READ, SUBMIT
 from dispatchd.hub.credentials import hashed
 from dispatchd.hub.database import Database
-from dispatchd.hub.desk import ADMIN, COOKIE, READ, SUBMIT
+from dispatchd.hub.desk import COOKIE
 from dispatchd.hub.machine_store import MachineStore
 from dispatchd.hub.machines import invited
 from dispatchd.hub.schema import METADATA

@@ -15,6 +15,7 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Json
 from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.refusals import Refusals
+from dispatchd.hub.auth.scopes import ADMIN, allows
 from dispatchd.hub.credentials import hashed, matches
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
@@ -24,6 +25,7 @@ from dispatchd.hub.github.check_store import CheckStore
 from dispatchd.hub.job_reader import JobReader
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.machine_store import MachineStore
+from dispatchd.hub.mark_store import MarkStore
 from dispatchd.hub.model import HubJob, Machine, Token
 from dispatchd.hub.queue.pause import PauseStore
 from dispatchd.hub.rules import Refused
@@ -35,12 +37,6 @@ from dispatchd.hub.waiting import Bell, Polls, Watchers
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 T = TypeVar("T")
-
-SUBMIT: Final = "submit"
-READ: Final = "read"
-ADMIN: Final = "admin"
-SCOPES: Final = (SUBMIT, READ, ADMIN)
-"""What a token may be for; `admin` includes the others."""
 
 COOKIE: Final = "dispatchd_hub"
 """The cookie in which a browser keeps its session."""
@@ -131,7 +127,7 @@ class Desk:
             deliveries=DeliveryStore(database),
             checks=CheckStore(database),
             pauses=PauseStore(database),
-            sessions=Sessions.open(TokenStore(database)),
+            sessions=Sessions.open(TokenStore(database), MarkStore(database)),
         )
 
     def stop(self) -> None:
@@ -255,11 +251,6 @@ class Desk:
     def _may_use_session(self, request: Request) -> bool:
         # Browsers send a cookie with requests that other sites make up, so it changes nothing.
         return request.method == "GET" and bool(request.cookies.get(COOKIE))
-
-
-def allows(token: Token, scope: str) -> bool:
-    """Return whether a token is for something."""
-    return not {scope, ADMIN}.isdisjoint(token.scopes.split())
 
 
 _THREADS: Final = 16

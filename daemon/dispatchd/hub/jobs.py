@@ -13,8 +13,9 @@ from starlette.routing import Route
 
 from dispatchd.domain.job import Json
 from dispatchd.hub import rules
+from dispatchd.hub.auth.scopes import ADMIN, READ, SUBMIT, allows
 from dispatchd.hub.bodies import TEXTS, read_members, seconds
-from dispatchd.hub.desk import ADMIN, READ, SUBMIT, Desk, allows
+from dispatchd.hub.desk import Desk
 from dispatchd.hub.intake import Intake
 from dispatchd.hub.job_reader import Filter
 from dispatchd.hub.model import ENDED, HubJob, State, Submission

@@ -10,9 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.domain.job import Json
+from dispatchd.hub.auth.scopes import ADMIN, READ
 from dispatchd.hub.bodies import read_body
 from dispatchd.hub.credentials import hashed, new_secret
-from dispatchd.hub.desk import ADMIN, READ, Desk
+from dispatchd.hub.desk import Desk
 from dispatchd.hub.model import Machine
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.signing import fingerprint, public_key

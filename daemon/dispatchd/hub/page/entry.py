@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from dispatchd.hub.auth.audit import note_owner
+from dispatchd.hub.auth.scopes import ADMIN, READ, allows
 from dispatchd.hub.credentials import hashed
-from dispatchd.hub.desk import ADMIN, COOKIE, READ, Desk, allows
+from dispatchd.hub.desk import COOKIE, Desk
 from dispatchd.hub.page.answers import LoginNeeded, Visitor, page
 from dispatchd.hub.page.forms import FORM_TOKEN, own_path, read_form
 from dispatchd.hub.rules import Refused
@@ -65,8 +66,10 @@ class Entry:
         return response
 
     async def logout(self, request: Request) -> Response:
-        """Let the browser forget its session."""
+        """End the session, here and in the browser."""
         await self.posted(request)
+        value, now = request.cookies[COOKIE], self.desk.now()
+        await self.desk.use(lambda: self.desk.sessions.end(value, now=now))
         response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
         _set_cookie(request, response, COOKIE, "")
         return response
