@@ -358,7 +358,8 @@ class Dispatch:
     def _extensions(self, job: HubJob, asking: _Asking) -> list[str]:
         """Return the calls that there are about a job for a machine, and what else the hub shows it."""
         github = self.desk.settings.github
-        has_token = github is not None and github.gives_tokens
+        rule = job.document.get("binding_id")
+        has_token = github is not None and bool(github.permissions_of_run(rule))
         is_of_app = job.by_event and bool(job.document.get("installation_id"))
         calls = [HEARTBEAT, RELEASE, *([TOKEN] if has_token and is_of_app else [])]
         known = [each for each in calls if asking.knows(each)]
