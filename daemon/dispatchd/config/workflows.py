@@ -70,6 +70,7 @@ class Reader:
             write_paths=self._absolute(entry.write_paths),
             hidden_paths=self._absolute(self._secret_files()),
             forks_without_isolation=entry.forks_without_isolation,
+            repositories=entry.repositories,
             github_servers=tuple(self._servers(entry)),
             checkout=self._repository(entry) if entry.checkout else None,
             required_artifacts=entry.required_artifacts,

@@ -1,6 +1,7 @@
 """A thing that a job may ask for, as the machine's owner configured it."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,7 @@ from attrs import Factory, frozen
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
 from dispatchd.domain.github_server import PUBLIC
 from dispatchd.domain.isolation import Isolation
+from dispatchd.domain.job import Job
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
@@ -80,10 +82,22 @@ class Workflow:
     hidden_paths: tuple[str, ...] = ()
     forks_without_isolation: bool = False
     github_servers: tuple[str, ...] = (PUBLIC,)
+    repositories: tuple[str, ...] | None = None
+    """Patterns of the repositories (OWNER/NAME) whose jobs it runs; None for any job."""
     checkout: Repository | None = None
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False
     report_output: bool = True
+
+    def runs_for(self, job: Job) -> bool:
+        """Return whether it runs the jobs of a job's repository."""
+        if self.repositories is None:
+            return True
+        # GitHub takes names in any case, and tells them in their owner's.
+        name = job.repository.lower() if job.owner_and_name else ""
+        return bool(name) and any(
+            fnmatchcase(name, each.lower()) for each in self.repositories
+        )
 
     @property
     def secret_variables(self) -> tuple[str, ...]:
