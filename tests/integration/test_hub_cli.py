@@ -154,6 +154,8 @@ async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
         "LAST",
         "PULL",
         "WORKFLOWS",
+        "BOUND",
+        "TO",
     ]
     log = (owner.folder / "hub.log").read_text()
     assert '"path": "/api/v1/machines/build-1/revoke"' in log

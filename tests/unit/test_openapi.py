@@ -33,6 +33,7 @@ OF_THE_HUB = {
     "hub-job",
     "hub-machine",
     "hub-token",
+    "machine-binding-request",
     "machine-request",
     "pause-request",
     "prune-request",

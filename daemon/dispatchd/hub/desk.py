@@ -27,6 +27,7 @@ from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.machine_store import MachineStore
 from dispatchd.hub.mark_store import MarkStore
 from dispatchd.hub.model import HubJob, Machine, Token
+from dispatchd.hub.queue.bindings import BindingStore
 from dispatchd.hub.queue.pause import PauseStore
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.sessions import Sessions
@@ -59,6 +60,7 @@ class Desk:
     deliveries: DeliveryStore
     checks: CheckStore
     pauses: PauseStore
+    bindings: BindingStore
     sessions: Sessions
     now: Callable[[], float]
     """Returns the time (seconds since the epoch): the wall clock's, or that of a database that hubs share."""
@@ -127,6 +129,7 @@ class Desk:
             deliveries=DeliveryStore(database),
             checks=CheckStore(database),
             pauses=PauseStore(database),
+            bindings=BindingStore(database),
             sessions=Sessions.open(TokenStore(database), MarkStore(database)),
         )
 

@@ -3,7 +3,7 @@
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from dispatchd.hub.database import Database, upsert
 from dispatchd.hub.schema import MARKS
@@ -48,16 +48,18 @@ class MarkStore:
 
         self._database.write(work)
 
+    def add(self, db: Connection, name: str, value: str) -> None:
+        """Keep a mark that isn't there, within a transaction."""
+        db.execute(insert(MARKS).values(name=name, value=value))
+
     def put(self, name: str, value: str) -> None:
         """Keep a mark, in place of the one of that name."""
 
         def work(db: Connection) -> None:
-            insert = upsert(db, MARKS).values(name=name, value=value)
-            changed = {"value": insert.excluded.value}
+            made = upsert(db, MARKS).values(name=name, value=value)
+            changed = {"value": made.excluded.value}
             db.execute(
-                insert.on_conflict_do_update(
-                    index_elements=[MARKS.c.name], set_=changed
-                )
+                made.on_conflict_do_update(index_elements=[MARKS.c.name], set_=changed)
             )
 
         self._database.write(work)
