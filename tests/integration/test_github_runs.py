@@ -138,6 +138,70 @@ async def test_a_token_is_for_who_holds_the_job_and_at_most_what_the_hub_allows(
         assert (unknown.status_code, late.status_code) == (404, 410)
 
 
+OWN = """
+run_permissions = { contents = "write" }
+[[github.rules]]
+name = "narrow"
+workflow = "it"
+repositories = ["*"]
+events = ["pull_request"]
+run_permissions = { checks = "read" }
+[[github.rules]]
+name = "none"
+workflow = "it"
+repositories = ["*"]
+events = ["pull_request"]
+run_permissions = {}
+[[github.rules]]
+name = "usual"
+workflow = "it"
+repositories = ["*"]
+events = ["pull_request"]
+"""
+
+
+async def test_a_token_is_granted_by_the_rule_that_has_made_the_job(
+    tmp_path: Path,
+) -> None:
+    asked = [
+        ("contents", "read"),
+        ("contents", "write"),
+        ("checks", "read"),
+        ("checks", "write"),
+    ]
+    found: dict[str, list[int]] = {}
+    async with scene(tmp_path, Repository(), OWN) as here:
+        await here.tell("pull_request", pull_request())
+        for _ in range(3):
+            held = await here.hub.pull()
+            await held.accept()
+            replies = [
+                await granted(held, {permission: level}) for permission, level in asked
+            ]
+            rule = held.job["binding_id"]
+            found[rule] = [reply.status_code for reply in replies]
+            assert ("token" in held.job["extensions"]) == (rule != "none")
+            refused = [each for each in replies if each.status_code == 403]
+            assert all(f"rule {rule} " in each.json()["message"] for each in refused)
+            await held.finish()
+
+    assert found == {
+        "narrow": [403, 403, 200, 403],
+        "none": [403, 403, 403, 403],
+        "usual": [200, 200, 403, 403],
+    }
+
+
+async def test_a_command_reaches_rules_with_permissions_of_their_own(
+    tmp_path: Path,
+) -> None:
+    async with scene(tmp_path, Repository(), OWN) as here:
+        reply = await here.say("/run")
+
+    assert reply.status_code == 202
+    assert len(reply.json()["jobs"]) == 3
+
+
 async def test_a_token_that_github_does_not_give_now_is_asked_for_again(
     tmp_path: Path,
 ) -> None:

@@ -154,6 +154,8 @@ async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
         "LAST",
         "PULL",
         "WORKFLOWS",
+        "BOUND",
+        "TO",
     ]
     log = (owner.folder / "hub.log").read_text()
     assert '"path": "/api/v1/machines/build-1/revoke"' in log
@@ -165,6 +167,7 @@ async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
     assert line["by"].startswith("init-")
     assert line["method"] == "POST"
     assert line["address"] == "127.0.0.1"
+    assert line["status"] == 200
     assert fixed["secret"] not in log
 
 

@@ -88,6 +88,23 @@ def jobs(page: httpx.Response) -> list[str]:
     return re.findall(r"<tr>.*?</tr>", table.partition("<tbody>")[2], re.DOTALL)
 
 
+async def test_a_machine_shows_what_it_is_bound_to(
+    server: Hub, owner: httpx.AsyncClient
+) -> None:
+    before = text(await owner.get("/"))
+    for name, body in (
+        ("a", {"repositories": ["acme/*"]}),
+        ("b", {"workflows": ["ci", "docs"]}),
+    ):
+        await server.http.post(f"/api/v1/machines/{name}/bind", json=body)
+
+    after = " ".join(text(await owner.get("/")).split())
+
+    assert "bound to" not in before
+    assert "bound to any workflow of acme/*" in after
+    assert "bound to ci, docs of any repository" in after
+
+
 async def test_every_state_of_a_job_is_said(
     server: Hub, owner: httpx.AsyncClient
 ) -> None:

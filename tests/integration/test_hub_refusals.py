@@ -1,6 +1,7 @@
 """The hub says whom it has refused, and nobody can fill its log with that."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ async def test_refused_webhooks_are_logged_a_few_at_a_time(tmp_path: Path) -> No
 
     assert [each["delivery"] for each in said] == ["d-0", "last"]
     assert said[0]["status"] == 401
-    assert said[0]["client"] == "127.0.0.1"
+    assert said[0]["address"] == "127.0.0.1"
     assert "doesn't fit" in said[0]["reason"]
     assert said[1]["left_out"] == 19
 
@@ -38,11 +39,55 @@ async def test_refused_logins_and_tokens_are_logged_without_the_token(
         bad = {"authorization": "Bearer not-the-token"}
         for _ in range(3):
             await server.http.get("/api/v1/jobs", headers=bad)
+        await advance(11)
+        submitter = {"name": "ci bot", "scopes": ["submit"]}
+        made = await server.http.post("/api/v1/tokens", json=submitter)
+        weak = {"authorization": f"Bearer {made.json()['token']}"}
+        await server.http.get("/api/v1/jobs", headers=weak)
         said = lines(server, "token_refused")
         text = server.log_file.read_text()
 
-    assert [each["path"] for each in said] == ["/api/v1/jobs"]
+    assert [each["path"] for each in said] == ["/api/v1/jobs"] * 2
+    assert [each["status"] for each in said] == [401, 403]
+    assert [each["address"] for each in said] == ["127.0.0.1"] * 2
+    assert [each.get("by") for each in said] == [None, "ci bot"]
     assert "not-the-token" not in text
+    assert made.json()["token"] not in text
+
+
+async def test_a_login_that_fails_is_logged_with_status_and_address(
+    tmp_path: Path,
+) -> None:
+    async with hub(tmp_path / "hub") as server:
+        form = await server.http.get("/login", headers={"authorization": ""})
+        [*_, value] = re.findall(r'name="form_token" value="([^"]+)"', form.text)
+        given = {"form_token": value, "token": "not-the-token"}
+        await server.http.post("/login", data=given)
+        [said] = lines(server, "login_refused")
+
+    assert (said["status"], said["address"]) == (401, "127.0.0.1")
+    assert "not-the-token" not in json.dumps(said)
+
+
+async def test_the_audit_line_has_name_status_and_address(tmp_path: Path) -> None:
+    async with hub(tmp_path / "hub") as server:
+        body = {"name": "alice's secret token", "scopes": ["admin"]}
+        made = (await server.http.post("/api/v1/tokens", json=body)).json()
+        alice = {"authorization": f"Bearer {made['token']}"}
+        for path in ("/api/v1/tokens/nobody/revoke", "/api/v1/dispatch/resume"):
+            await server.http.post(path, headers=alice)
+        cancel = {"command": "cancel", "dag_run_id": "none"}
+        await server.http.post("/api/v1/jobs", json=cancel, headers=alice)
+        said = lines(server, "owner_call")[1:]
+        text = server.log_file.read_text()
+
+    assert [(each["by"], each["path"], each["status"]) for each in said] == [
+        (body["name"], "/api/v1/tokens/nobody/revoke", 404),
+        (body["name"], "/api/v1/dispatch/resume", 200),
+        (body["name"], "/api/v1/jobs", 201),
+    ]
+    assert {each["address"] for each in said} == {"127.0.0.1"}
+    assert made["token"] not in text
 
 
 async def test_a_webhook_secret_with_a_byte_order_mark_counts(tmp_path: Path) -> None:

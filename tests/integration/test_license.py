@@ -378,6 +378,19 @@ async def test_a_license_of_somebody_else_is_refused(machine: Machine) -> None:
     assert not machine.activation.exists()
 
 
+async def test_a_license_of_a_newer_version_is_refused_with_a_sentence(
+    machine: Machine,
+) -> None:
+    machine.issuer.claims = {"cv": 2}
+
+    async with running_daemon(machine.config) as daemon:
+        line = await daemon.until_logged("license_obstacle")
+
+    assert "of version 2, and this dispatchd knows 1: upgrade it" in line["reason"]
+    assert machine.hub.calls("pull") == []
+    assert not machine.activation.exists()
+
+
 @pytest.mark.parametrize("content", ["", "not a uuid", "\0" * 40])
 async def test_a_damaged_server_id_is_replaced_with_a_warning(
     machine: Machine, content: str

@@ -13,6 +13,7 @@ from sqlalchemy import func, insert, select
 from dispatchd.hub import rules
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
+from dispatchd.hub.domain.binding import Binding
 from dispatchd.hub.github.check_store import CheckStore
 from dispatchd.hub.job_reader import Filter, JobReader
 from dispatchd.hub.job_rows import values_of
@@ -389,6 +390,64 @@ def test_changes_of_one_job_are_made_one_after_the_other(store: Store) -> None:
     assert store.get("j").accepts == 8
 
 
+BINDINGS = [
+    Binding(workflows=("ci",)),
+    Binding(workflows=()),
+    Binding(repositories=()),
+    Binding(repositories=("*",)),
+    Binding(repositories=("acme/*",)),
+    Binding(repositories=("ACME/shop", "o/*")),
+    Binding(repositories=("acme/a_b",)),
+    Binding(repositories=("acme/100%",)),
+    Binding(repositories=("*/shop", "acme\\\\/*")),
+    Binding(workflows=("ci", "docs"), repositories=("acme/*",)),
+]
+NAMES = ("acme/shop", "Acme/Shop", "acme2/shop", "acme/a_b", "acme/axb", "o/r", "")
+
+
+@pytest.mark.parametrize("binding", BINDINGS, ids=repr)
+def test_a_machine_that_is_bound_gets_its_jobs_and_no_others(
+    store: Store, binding: Binding
+) -> None:
+    wanted = set()
+    for workflow in ("ci", "deploy"):
+        for number, name in enumerate(NAMES):
+            job_id = f"{workflow}-{number}"
+            store.submit(job_id, {"dag_name": workflow, "repository_name": name})
+            if binding.may_want(workflow, name):
+                wanted.add(job_id)
+    for name in ("acme/shop", "o/r", ""):
+        cancel = {"command": "cancel", "dag_run_id": "x", "repository_name": name}
+        store.submit(f"cancel-{name}", cancel)
+        if binding.may_want("", name):
+            wanted.add(f"cancel-{name}")
+
+    claimed = set()
+    while found := store.jobs.claim(
+        "m1", "token", None, now=NOW, lease_s=60, binding=binding
+    ):
+        claimed.add(found.job.id)
+
+    assert claimed == wanted
+
+
+def test_a_machine_that_is_bound_gets_the_cancel_job_for_its_own_run(
+    store: Store,
+) -> None:
+    store.submit("j", {"dag_name": "ci", "repository_name": "other/r"})
+    store.claim()
+    store.submit(
+        "stop",
+        {"command": "cancel", "dag_run_id": "j", "repository_name": "other/r"},
+    )
+    bound = Binding(workflows=("docs",), repositories=("acme/*",))
+
+    found = store.jobs.claim("m1", "token", [], now=NOW, lease_s=60, binding=bound)
+
+    assert found is not None
+    assert found.job.id == "stop"
+
+
 # Jobs: what ends others, and what ends by itself.
 
 
@@ -415,6 +474,19 @@ def test_a_newer_commit_supersedes_older_queued_ones_and_nothing_else(
     ended = {name for name, state in store.states().items() if state == "superseded"}
     assert ended == {"old"}
     assert "new" in store.get("old").result_summary
+
+
+@pytest.mark.parametrize("is_event", [True, False])
+def test_a_job_of_an_event_is_superseded_by_events_alone(
+    store: Store, *, is_event: bool
+) -> None:
+    store.submit("of-event", {**PUSHED, "sha": "a"}, by_event=True)
+    store.submit("submitted", {**PUSHED, "sha": "b"}, supersedes=False)
+
+    store.submit("new", {**PUSHED, "sha": "c"}, by_event=is_event)
+
+    ended = {name for name, state in store.states().items() if state == "superseded"}
+    assert ended == ({"of-event", "submitted"} if is_event else {"submitted"})
 
 
 def test_newer_commits_at_once_supersede_the_old_one_and_one_of_them_stays(

@@ -227,3 +227,24 @@ def test_a_license_without_an_end_stays_good_and_one_of_tomorrow_is_not_yet() ->
     assert claims().worth(datetime(2999, 1, 1, tzinfo=UTC)) is Worth.VALID
     assert claims(not_before=NOW + day).worth(NOW) is Worth.NOT_YET
     assert claims(not_before=NOW + LEEWAY).worth(NOW) is Worth.VALID
+
+
+@pytest.mark.parametrize("version", [2, 1.5, 4_000_000])
+def test_claims_of_a_newer_version_are_refused(version: float) -> None:
+    reason = refused(Issuer(key=ISSUER.key, claims={"cv": version}).token())
+
+    assert "knows 1: upgrade it" in reason
+
+
+@pytest.mark.parametrize("version", [-1, 0.5, True, "1", [1]])
+def test_what_is_no_version_is_refused(version: object) -> None:
+    reason = refused(Issuer(key=ISSUER.key, claims={"cv": version}).token())
+
+    assert "cv" in reason
+
+
+@pytest.mark.parametrize("version", [None, 0, 1, 1.0])
+def test_claims_of_the_known_version_count(version: object) -> None:
+    token = Issuer(key=ISSUER.key, claims={"cv": version}).token()
+
+    assert verify(token, KEYS).version == 1

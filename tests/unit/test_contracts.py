@@ -45,6 +45,7 @@ NAMES = [
     "hub-token",
     "license-heartbeat-reply",
     "license-heartbeat-request",
+    "machine-binding-request",
     "machine-request",
     "pause-request",
     "prune-request",

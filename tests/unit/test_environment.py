@@ -98,6 +98,7 @@ def test_a_run_is_told_who_it_is_and_nothing_empty() -> None:
         "DISPATCHD_WORKFLOW": "w",
         "DISPATCHD_WORKSPACE": "/w",
         "GITHUB_API_URL": "https://api.github.com",
+        "GITHUB_GRAPHQL_URL": "https://api.github.com/graphql",
         "GITHUB_EVENT_PATH": "/e",
         "GITHUB_OUTPUT": "/o",
         "GITHUB_RUN_ATTEMPT": "1",

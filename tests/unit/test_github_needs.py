@@ -126,7 +126,10 @@ def broken(
     ):
         yield "checks"
     yield from _broken_commands(settings, hears, may)
-    for name, access in settings.run_permissions.items():
+    of_rules = [each.run_permissions or {} for each in settings.rules]
+    for name, access in [
+        pair for each in (settings.run_permissions, *of_rules) for pair in each.items()
+    ]:
         yield from () if covers(held.get(name, ""), access) else (name,)
 
 
@@ -161,13 +164,14 @@ def _obeys(settings: GithubSettings, on: str) -> bool:
 
 
 RULES = st.builds(
-    lambda events, command, subject: Rule(
+    lambda events, command, subject, wanted: Rule(
         name="r",
         workflow="w",
         repositories=("*",),
         events=() if command else tuple(events),
         command=command,
         on=subject,
+        run_permissions=wanted,
     ),
     st.lists(
         st.sampled_from(sorted(PERMISSION_OF.keys() - _NOT_BY_RULES)),
@@ -176,6 +180,10 @@ RULES = st.builds(
     ),
     st.sampled_from(["", "", "deploy"]),
     st.sampled_from(Subject),
+    st.none()
+    | st.dictionaries(
+        st.sampled_from(["contents", "deployments"]), st.sampled_from(["read", "write"])
+    ),
 )
 CONFIGURATIONS = st.builds(
     lambda rules, wanted: GithubSettings(

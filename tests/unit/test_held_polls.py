@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from dispatchd.hub.domain.binding import Binding
 from dispatchd.hub.domain.news import ANYTHING, News
 from dispatchd.hub.waiting import Poll, Polls, Watchers
 
@@ -17,6 +18,33 @@ def held(polls: Polls, *those: Poll) -> Iterator[None]:
             stack.enter_context(polls.hold(poll))
             polls.renew(poll)
         yield
+
+
+async def test_a_bound_poll_is_woken_for_its_repositories_alone() -> None:
+    acme = Binding(repositories=("acme/*",))
+    polls, bound, free = Polls(), Poll("m1", None, acme), Poll("m2", None)
+    with held(polls, bound, free):
+        polls.tell(News(job_id="j", workflow="ci", repository="other/r"))
+        woken = (bound.woken.is_set(), free.woken.is_set())
+    with held(polls, bound, free):
+        polls.tell(News(job_id="j", workflow="ci", repository="Acme/r"))
+
+        assert woken == (False, True)
+        assert (bound.woken.is_set(), free.woken.is_set()) == (True, False)
+
+
+async def test_news_of_an_unknown_repository_wakes_those_who_may_want_it_and_one_more() -> (
+    None
+):
+    acme = Binding(repositories=("acme/*",))
+    docs = Binding(workflows=("docs",))
+    polls, bound, other = Polls(), Poll("m1", None, acme), Poll("m2", None, docs)
+    free, spare = Poll("m3", None), Poll("m4", None)
+    with held(polls, bound, other, free, spare):
+        polls.tell(News.read(NEWS.text("there"))[1])
+
+        woken = [each.woken.is_set() for each in (bound, other, free, spare)]
+        assert woken == [True, False, True, False]
 
 
 async def test_news_wakes_the_poll_that_has_waited_longest_and_no_other() -> None:

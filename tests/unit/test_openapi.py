@@ -12,8 +12,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from dispatchd.contracts import names
+from dispatchd.hub.auth.scopes import SCOPES
 from dispatchd.hub.database import Database
-from dispatchd.hub.desk import SCOPES, Desk
+from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.manifest import WEBHOOK_PATH
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.webhook import Webhook
@@ -32,6 +33,7 @@ OF_THE_HUB = {
     "hub-job",
     "hub-machine",
     "hub-token",
+    "machine-binding-request",
     "machine-request",
     "pause-request",
     "prune-request",

@@ -1,10 +1,11 @@
 import json
-import re
 from collections.abc import Mapping
 
 import pytest
 
 from dispatchd.domain.event import job_from_event
+from dispatchd.domain.github_server import PUBLIC as PUBLIC_SERVER
+from dispatchd.domain.github_server import server_of
 from dispatchd.domain.job import Job, Json
 from dispatchd.domain.parameters import derive
 from support.fixtures import ROOT, Example, examples
@@ -155,92 +156,116 @@ def test_an_event_gives_what_it_knows(
     assert {key: values.get(f"GITHUB_{key}") for key in expected} == expected
 
 
+ENTERPRISE = "https://octocoders.github.io"
+
+
 @pytest.mark.parametrize(
     "example",
     [each for each in examples() if "ghes" in each.name],
     ids=lambda example: example.name,
 )
-def test_every_payload_of_an_enterprise_server_names_it(example: Example) -> None:
-    values = of(example)
+def test_a_payload_of_an_enterprise_server_chooses_it_where_it_is_configured(
+    example: Example,
+) -> None:
+    payload = json.loads(example.text)
+    job = job_from_event("j", "w", example.event, payload)
 
-    server = values["GITHUB_SERVER_URL"]
-    assert re.fullmatch(r"https?://(octocoders\.github\.io|.+\.ghe-test\.net)", server)
-    assert values["GITHUB_API_URL"] == f"{server}/api/v3"
+    values = derive(job, payload, (PUBLIC_SERVER, ENTERPRISE)).values
+
+    named = ENTERPRISE in example.text
+    server = ENTERPRISE if named else PUBLIC_SERVER
+    assert values["GITHUB_SERVER_URL"] == server
+    assert (values["GITHUB_API_URL"] == f"{server}/api/v3") is named
+    assert of(example)["GITHUB_SERVER_URL"] == PUBLIC_SERVER
 
 
 @pytest.mark.parametrize(
-    ("payload", "server", "api"),
+    ("address", "server"),
+    [
+        ("https://user:pw@git.example.com/o/r", "https://git.example.com"),
+        ("https://GIT.example.com:8443/o/r", "https://git.example.com:8443"),
+        ("https://git.example.com:443/o/r", "https://git.example.com"),
+        ("https://[2001:db8::1]:8443/o/r", "https://[2001:db8::1]:8443"),
+        ("https://acme.ghe.com/o/r", "https://acme.ghe.com"),
+        ("https://api.acme.ghe.com/repos/o/r", "https://acme.ghe.com"),
+        ("https://api.github.com/repos/o/r", "https://github.com"),
+        ("https://api.example.com/o/r", "https://api.example.com"),
+        ("https://git.example.com/api/v3/repos/o/r", "https://git.example.com"),
+        ("http://git.example.com/o/r", ""),
+        ("ssh://git.example.com/o/r", ""),
+        ("", ""),
+        ("github.com/o/r", ""),
+        ("file:///etc/passwd", ""),
+        ("https:///o/r", ""),
+        ("https://[::1", ""),
+        ("https://a b/o", ""),
+        ("https://a$(id)/o", ""),
+        ("https://h:port/o", ""),
+        ("https://h:999999/o", ""),
+        ("https://user@/o", ""),
+    ],
+)
+def test_an_address_has_a_server_or_none(address: str, server: str) -> None:
+    assert server_of(address) == server
+
+
+@pytest.mark.parametrize(
+    ("server", "api", "graphql"),
     [
         (
-            {"repository": {"html_url": "https://user:pw@git.example.com/o/r"}},
-            "https://git.example.com",
-            "https://git.example.com/api/v3",
-        ),
-        (
-            {"repository": {"html_url": "http://GIT.example.com:8443/o/r"}},
-            "http://git.example.com:8443",
-            "http://git.example.com:8443/api/v3",
-        ),
-        (
-            {"repository": {"html_url": "https://[2001:db8::1]:8443/o/r"}},
-            "https://[2001:db8::1]:8443",
-            "https://[2001:db8::1]:8443/api/v3",
-        ),
-        (
-            {"repository": {"html_url": "https://acme.ghe.com/o/r"}},
-            "https://acme.ghe.com",
-            "https://api.acme.ghe.com",
-        ),
-        (
-            {"repository": {"url": "https://api.github.com/repos/o/r"}},
             "https://github.com",
             "https://api.github.com",
+            "https://api.github.com/graphql",
         ),
         (
-            {"repository": {"url": "https://git.example.com/api/v3/repos/o/r"}},
-            "https://git.example.com",
-            "https://git.example.com/api/v3",
+            "https://acme.ghe.com",
+            "https://api.acme.ghe.com",
+            "https://api.acme.ghe.com/graphql",
         ),
         (
-            {
-                "repository": {"html_url": "ssh://a"},
-                "sender": {"html_url": "https://b/u"},
-            },
-            "https://b",
-            "https://b/api/v3",
+            "https://ghe.example:8443",
+            "https://ghe.example:8443/api/v3",
+            "https://ghe.example:8443/api/graphql",
         ),
     ],
 )
-def test_the_addresses_are_those_of_the_server(
-    payload: Json, server: str, api: str
-) -> None:
-    values = derive(JOB, payload).values
+def test_the_addresses_of_a_server(server: str, api: str, graphql: str) -> None:
+    values = derive(JOB, None, (server,)).values
 
     assert values["GITHUB_SERVER_URL"] == server
     assert values["GITHUB_API_URL"] == api
+    assert values["GITHUB_GRAPHQL_URL"] == graphql
 
 
 @pytest.mark.parametrize(
-    "address",
+    "repository",
     [
-        "",
-        "github.com/o/r",
-        "file:///etc/passwd",
-        "https:///o/r",
-        "https://[::1",
-        "https://a b/o",
-        "https://a$(id)/o",
-        "https://h:port/o",
-        "https://h:999999/o",
-        "https://user@/o",
-        ["https://a/"],
+        {"html_url": "https://evil.example/o/r"},
+        {"html_url": "http://ghe.example/o/r"},
+        {"html_url": "https://ghe.example.evil.example/o/r"},
+        {"html_url": "https://ghe.example:8443/o/r"},
+        {"html_url": "https://github.com@evil.example/o/r"},
+        {"html_url": "https://evil.ghe.com/o/r"},
+        {"html_url": ["https://ghe.example/"]},
+        {"url": "https://evil.example/api/v3/repos/o/r"},
     ],
 )
-def test_an_address_that_is_none_gives_the_public_ones(address: Json) -> None:
-    values = derive(JOB, {"repository": {"html_url": address}}).values
+def test_a_payload_names_no_server_of_its_own(repository: Json) -> None:
+    payload: Json = {
+        "repository": repository,
+        "sender": {"html_url": "https://evil.example/u"},
+    }
 
-    assert values["GITHUB_SERVER_URL"] == "https://github.com"
-    assert values["GITHUB_API_URL"] == "https://api.github.com"
+    values = derive(JOB, payload, (PUBLIC_SERVER, "https://ghe.example")).values
+
+    assert values["GITHUB_SERVER_URL"] == PUBLIC_SERVER
+    assert "evil" not in str(values)
+
+
+def test_where_no_server_is_known_none_is_named() -> None:
+    payload: Json = {"repository": {"html_url": "https://evil.example/o/r"}}
+
+    assert not {each for each in derive(JOB, payload, ()).values if "URL" in each}
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """`dispatchd explain EVENT.json`: which workflow and parameters would a job get?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from attrs import evolve
 
 from dispatchd.cli.options import (
     config_option,
@@ -14,10 +16,16 @@ from dispatchd.cli.options import (
 )
 from dispatchd.cli.terminal import echo
 from dispatchd.cloud.wire import read_delivery
-from dispatchd.domain.delivery import Delivery
+from dispatchd.domain.delivery import Delivery, foreign_repository
 from dispatchd.domain.event import job_from_event
-from dispatchd.domain.parameters import derive, runtime_parameters
+from dispatchd.domain.parameters import (
+    ADDRESSES,
+    Parameters,
+    derive,
+    runtime_parameters,
+)
 from dispatchd.domain.raw_json import loads, members
+from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import ContractViolation, UsageError
 
 
@@ -48,10 +56,8 @@ def explain(
     names = list(config.workflows)
     delivery = _read(file, workflow or (names[0] if len(names) == 1 else ""), event)
     found = config.workflows.get(delivery.job.workflow)
-    parameters = derive(delivery.job, loads(delivery.payload))
-    refusal = delivery.flaw and f"the job breaks the contract: {delivery.flaw}"
-    if not refusal and found is None and not delivery.job.is_cancel:
-        refusal = f"no workflow called {delivery.job.workflow!r} is configured; there are: {', '.join(names) or 'none'}"
+    parameters = _parameters(delivery, found)
+    refusal = _refusal(delivery, found, names)
     if as_json:
         print_json(
             {
@@ -72,6 +78,29 @@ def explain(
         print_pairs(parameters.values)
     for each in parameters.left_out:
         echo(f"left out: {each.name}: {each.reason}")
+
+
+def _parameters(delivery: Delivery, workflow: Workflow | None) -> Parameters:
+    payload = loads(delivery.payload)
+    if workflow is None:
+        return derive(delivery.job, payload)
+    found = derive(delivery.job, payload, workflow.github_servers)
+    own = {name: value for name, value in workflow.env.items() if name in ADDRESSES}
+    return evolve(found, values={**found.values, **own})
+
+
+def _refusal(
+    delivery: Delivery, workflow: Workflow | None, names: Sequence[str]
+) -> str:
+    """Return why a job would be rejected, or an empty string."""
+    if delivery.flaw:
+        return f"the job breaks the contract: {delivery.flaw}"
+    if delivery.job.is_cancel:
+        return ""
+    if workflow is None:
+        return f"no workflow called {delivery.job.workflow!r} is configured; there are: {', '.join(names) or 'none'}"
+    foreign = foreign_repository(delivery.job, workflow)
+    return foreign.summary if foreign is not None else ""
 
 
 def _read(file: Path, workflow: str, event: str) -> Delivery:

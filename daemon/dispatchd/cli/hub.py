@@ -2,22 +2,15 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from importlib.util import find_spec
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from dispatchd.cli import hub_github, hub_jobs, hub_people, hub_route
+from dispatchd.cli import hub_github, hub_jobs, hub_keys, hub_people, hub_route
 from dispatchd.cli.hub_client import config_option
+from dispatchd.cli.hub_database import busy_is_said, open_database, require_extra
 from dispatchd.cli.options import json_option, print_json, print_pairs
-from dispatchd.errors import NotReachable
-
-if TYPE_CHECKING:
-    from dispatchd.hub.database import Database
-    from dispatchd.hub.settings import Settings
 
 _MIGRATION_GRACE_S = 60.0
 """Time that each request to systemd adds to the start while the database is migrated (seconds)."""
@@ -30,7 +23,7 @@ def hub() -> None:
 
 for _command in (
     *(*hub_jobs.COMMANDS, *hub_people.COMMANDS),
-    *(hub_github.github, hub_route.route),
+    *(hub_github.github, hub_route.route, hub_keys.keys),
 ):
     hub.add_command(_command)
 
@@ -60,7 +53,7 @@ def init(
     folder: Path, *, listen: str, database_url: str, license_id: str, as_json: bool
 ) -> None:
     """Make a hub in FOLDER: hub.toml, the database with its keys, and a first token."""
-    _require_extra()
+    require_extra()
     from dispatchd.hub.setup import init as make
 
     made = make(folder, listen=listen, database_url=database_url, license_id=license_id)
@@ -92,7 +85,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
 
     # First, so that what stays behind as init is small.
     leave_orphans_to_init()
-    _require_extra()
+    require_extra()
     import anyio
     import structlog
 
@@ -113,7 +106,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
         manager.more_time(_MIGRATION_GRACE_S)
         structlog.get_logger().info("database_migrating")
 
-    settings, database = _open(config_file, migrating)
+    settings, database = open_database(config_file, migrating)
     host, _ = settings.address
 
     def announce(bound_port: int) -> None:
@@ -129,7 +122,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
             await serve_hub(desk, announce, manager, signals)
 
     try:
-        with _busy_is_said("start the hub"):
+        with busy_is_said("start the hub"):
             desk = Desk.at(settings, database, known, environment=environment)
         favour_the_loop()
         anyio.run(serve_desk)
@@ -143,11 +136,11 @@ def serve(config_file: Path, port_file: Path | None) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def backup(config_file: Path, *, as_json: bool, file: Path) -> None:
     """Write everything that the database has to FILE (SQLite); the hub may go on meanwhile."""
-    _require_extra()
+    require_extra()
     from dispatchd.hub.backup import backup as write
 
-    _, database = _open(config_file)
-    with _busy_is_said(f"back up to {file}"), closing(database):
+    _, database = open_database(config_file)
+    with busy_is_said(f"back up to {file}"), closing(database):
         rows = write(database, file)
     _say_rows(file, rows, as_json=as_json)
 
@@ -169,14 +162,14 @@ def restore(
     Jobs that have run since the backup wait again, and GitHub's events since then are fetched once more. So the hub
     starts paused: look at `hub jobs --state queued`, cancel what isn't to run, then `hub resume`.
     """
-    _require_extra()
+    require_extra()
     import time
 
     from dispatchd.hub.backup import restore as read
     from dispatchd.hub.queue.since_backup import SinceBackup, prepare
 
-    _, database = _open(config_file)
-    with _busy_is_said(f"restore {file}"), closing(database):
+    _, database = open_database(config_file)
+    with busy_is_said(f"restore {file}"), closing(database):
         rows = read(file, database)
         now = time.time()  # noqa: TID251  # of this one call
         prepare(database, SinceBackup(events or "look"), file=file, now=now)
@@ -193,30 +186,3 @@ def _say_rows(file: Path, rows: int, *, as_json: bool) -> None:
         print_json({"file": str(file), "rows": rows})
     else:
         click.echo(f"{file}: {rows} rows")
-
-
-def _open(
-    config_file: Path, progress: Callable[[], None] = lambda: None
-) -> "tuple[Settings, Database]":
-    from dispatchd.hub.database import Database
-    from dispatchd.hub.settings import load
-
-    settings = load(config_file)
-    return settings, Database.open(settings.database_url, progress)
-
-
-@contextmanager
-def _busy_is_said(cannot: str) -> Iterator[None]:
-    from dispatchd.hub.model import StorageBusy
-
-    try:
-        yield
-    except StorageBusy as error:
-        raise NotReachable(cannot=cannot, reason=str(error)) from error
-
-
-def _require_extra() -> None:
-    for name in ("alembic", "psycopg", "sqlalchemy", "starlette", "uvicorn"):
-        if find_spec(name) is None:
-            reason = f"{name} is not installed; run: pip install 'dispatchd[hub]'"
-            raise NotReachable(cannot="use a hub", reason=reason)

@@ -8,6 +8,7 @@ import click
 from dispatchd.cli.hub_client import HubClient, asks_hub, in_path, say, when
 from dispatchd.cli.options import print_json, print_pairs, print_table
 from dispatchd.cli.terminal import echo
+from dispatchd.errors import UsageError
 
 
 @click.command()
@@ -26,11 +27,13 @@ def machines(hub: HubClient, *, as_json: bool) -> None:
             when(each["seen_at"]) or "never",
             when(each.get("last_pull_at", each["seen_at"])) or "never",
             ", ".join(each["workflows"] or ["any"]),
+            _bound(each),
         )
         for each in found
     ]
     print_table(
-        ("MACHINE", "STATE", "SERVER ID", "SEEN", "LAST PULL", "WORKFLOWS"), rows
+        ("MACHINE", "STATE", "SERVER ID", "SEEN", "LAST PULL", "WORKFLOWS", "BOUND TO"),
+        rows,
     )
 
 
@@ -75,6 +78,51 @@ def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
         cannot=f"rotate machine {name}",
     )
     _say_given(found, as_json=as_json)
+
+
+@machine.command("bind")
+@asks_hub
+@click.option(
+    "--workflow", "workflows", multiple=True, help="A workflow; may be repeated."
+)
+@click.option(
+    "--repository",
+    "repositories",
+    multiple=True,
+    help="OWNER/NAME, in which * stands for anything; may be repeated.",
+)
+@click.option("--any", "is_free", is_flag=True, help="Bind it to nothing any more.")
+@click.argument("name")
+def bind_machine(
+    hub: HubClient,
+    *,
+    as_json: bool,
+    workflows: Sequence[str],
+    repositories: Sequence[str],
+    is_free: bool,
+    name: str,
+) -> None:
+    """Bind the machine NAME: it gets jobs of these workflows and repositories alone.
+
+    Replaces what it was bound to; without one of the options any workflow, or any repository, counts. What it has
+    goes on.
+    """
+    if is_free == bool(workflows or repositories):
+        raise UsageError(
+            cannot=f"bind machine {name}",
+            reason="give --workflow or --repository, or --any alone",
+        )
+    body = {
+        "workflows": list(workflows) or None,
+        "repositories": list(repositories) or None,
+    }
+    found = hub.ask(
+        "POST",
+        f"/api/v1/machines/{in_path(name)}/bind",
+        body,
+        cannot=f"bind machine {name}",
+    )
+    say(found, f"{name}  bound to {_bound(found)}", as_json=as_json)
 
 
 @machine.command("revoke")
@@ -156,6 +204,16 @@ def list_tokens(hub: HubClient, *, as_json: bool) -> None:
 
 COMMANDS: Final = (machines, machine, token)
 """What the group `hub` gets of this module."""
+
+
+def _bound(found: dict[str, Any]) -> str:
+    """Return in words what a machine is bound to; a hub of before says nothing of it."""
+    names = (
+        ("workflows", found.get("bound_workflows")),
+        ("repositories", found.get("bound_repositories")),
+    )
+    words = [f"{kind} {', '.join(each)}" for kind, each in names if each is not None]
+    return "; ".join(words) or "any"
 
 
 def _say_given(found: dict[str, Any], *, as_json: bool) -> None:

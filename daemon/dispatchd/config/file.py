@@ -134,6 +134,7 @@ class WorkflowEntry:
     """A workflow as it stands in the file; None is taken from `[runs]`."""
 
     command: tuple[str, ...]
+    repositories: tuple[str, ...] | None = None
     contract: Contract = Contract.PLAIN
     arguments: tuple[str, ...] = HEADLESS_ARGUMENTS
     env: Mapping[str, str] = field(factory=dict)

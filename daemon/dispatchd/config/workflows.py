@@ -9,6 +9,7 @@ from attrs import frozen
 
 from dispatchd.config.file import File, WorkflowEntry
 from dispatchd.domain.exit_table import DEFAULT_RETRIES, Contract
+from dispatchd.domain.github_server import PUBLIC, server_of
 from dispatchd.domain.isolation import CHOOSES_NETWORK, Home, Isolation, Network
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
@@ -74,6 +75,8 @@ class Reader:
             write_paths=self._absolute(entry.write_paths),
             hidden_paths=self._absolute(self._secret_files()),
             forks_without_isolation=entry.forks_without_isolation,
+            repositories=entry.repositories,
+            github_servers=tuple(self._servers(entry)),
             checkout=self._repository(entry) if entry.checkout else None,
             required_artifacts=entry.required_artifacts,
             missing_fails=entry.missing_artifacts == "fail",
@@ -101,6 +104,13 @@ class Reader:
             *(secret.file for secret in self.content.secrets.values()),
         )
         yield from filter(None, named)
+
+    def _servers(self, entry: WorkflowEntry) -> Iterator[str]:
+        """Yield the servers that an entry may mean: its own, or any of the file's if it names none."""
+        urls = [entry.checkout_url]
+        if not entry.checkout and server_of(entry.checkout_url) == PUBLIC:
+            urls += [each.checkout_url for each in self.content.workflows.values()]
+        yield from filter(None, dict.fromkeys(map(server_of, urls)))
 
     def _repository(self, entry: WorkflowEntry) -> Repository:
         token = entry.checkout_secret

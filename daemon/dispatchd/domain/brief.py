@@ -33,7 +33,7 @@ def brief(
         payload: The body of its event; what isn't of the expected kind counts as absent.
         attempt: The attempt.
         workspace: Where the command starts (absolute path).
-        clone_url: Where the repository is cloned from, if the machine's owner has said so.
+        clone_url: Where the repository can be cloned from, as the machine's owner has said.
         scrub: Takes credentials out of a text.
     """
     document: dict[str, Json] = {
@@ -66,7 +66,7 @@ def _repository(job: Job, payload: Json, clone_url: str) -> Json:
     return {
         "owner": owner,
         "name": name,
-        "clone_url": clone_url or text(payload, "repository", "clone_url"),
+        "clone_url": clone_url,
         "default_branch": text(payload, "repository", "default_branch"),
     }
 

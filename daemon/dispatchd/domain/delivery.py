@@ -1,11 +1,12 @@
 """What a pull can bring: a job, or nothing."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 from attrs import frozen
 
 from dispatchd.domain.job import Job
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
+from dispatchd.domain.workflow import Workflow
 
 
 @frozen(kw_only=True)
@@ -46,7 +47,7 @@ class Beat:
 
 
 def rejection(
-    delivery: Delivery, workflows: Container[str], unfit: Mapping[str, str]
+    delivery: Delivery, workflows: Mapping[str, Workflow], unfit: Mapping[str, str]
 ) -> Verdict | None:
     """Return why a job can't be run on a machine with these workflows, or None if it can.
 
@@ -70,9 +71,27 @@ def rejection(
             cause=FailureCause.UNKNOWN_WORKFLOW,
             summary=summary,
         )
-    if delivery.job.is_cancel or name in workflows:
+    if delivery.job.is_cancel:
         return None
-    return unknown_workflow(delivery.job.workflow)
+    if name not in workflows:
+        return unknown_workflow(name)
+    return foreign_repository(delivery.job, workflows[name])
+
+
+def foreign_repository(job: Job, workflow: Workflow) -> Verdict | None:
+    """Return the verdict of a job of a repository for which a workflow doesn't run, or None if it does."""
+    if workflow.runs_for(job):
+        return None
+    named = (
+        f"the repository {job.repository:.200}" if job.repository else "no repository"
+    )
+    summary = (
+        f"The workflow {workflow.name!r} of this machine doesn't run for {named}, so nothing was run;"
+        " the machine's owner can add it to the workflow's repositories."
+    )
+    return Verdict(
+        outcome=Outcome.REJECTED, cause=FailureCause.UNKNOWN_WORKFLOW, summary=summary
+    )
 
 
 def unknown_workflow(name: str) -> Verdict:

@@ -47,6 +47,10 @@ class Worth(StrEnum):
     NOT_YET = "not yet valid"
 
 
+VERSION: Final = 1
+"""The newest version of claims that is known (claim `cv`)."""
+
+
 @frozen(kw_only=True)
 class Claims:
     """What a token says, once its signature has been checked. `grace_days` None means the default."""
@@ -102,7 +106,7 @@ def claims_from(document: Mapping[str, Json]) -> Claims:
         raise LicenseInvalid(reason="its claim jti is missing")
     return Claims(
         license_id=license_id,
-        version=int(_number(document, "cv") or 1),
+        version=_version(document),
         plan=_text(document, "plan"),
         features=tuple(str(each) for each in features),
         activation_id=_text(document, "activation_id"),
@@ -113,6 +117,21 @@ def claims_from(document: Mapping[str, Json]) -> Claims:
         not_before=_time(document, "nbf"),
         expires_at=_time(document, "exp"),
     )
+
+
+def _version(document: Mapping[str, Json]) -> int:
+    """Return the version of the claims: what a newer one means, and limits, isn't known here.
+
+    Raises:
+        LicenseInvalid: It is none that is known.
+    """
+    version = _number(document, "cv") or 1
+    if version > VERSION:
+        newer = f"its claims are of version {version:g}, and this dispatchd knows {VERSION}: upgrade it"
+        raise LicenseInvalid(reason=newer)
+    if version != VERSION:
+        raise LicenseInvalid(reason=f"its claim cv, {version:g}, is no version")
+    return VERSION
 
 
 def _text(document: Mapping[str, Json], name: str) -> str:

@@ -7,13 +7,13 @@ write workflow commands into their output.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import urlsplit
 
 from attrs import frozen
 
+from dispatchd.domain.github_server import PUBLIC, api_of, chosen, graphql_of
 from dispatchd.domain.go_quote import go_quote
 from dispatchd.domain.job import Job, Json
 from dispatchd.domain.payload import at, text
@@ -33,14 +33,8 @@ _WHOLE_TEXTS: Final = ("WEBHOOK_HEADERS", "WEBHOOK_PAYLOAD")
 _BREAKS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Unicode's control characters (category Cc) and its two line separators."""
 
-_HOST: Final = re.compile(r"([\w.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", re.ASCII)
-
-_ADDRESSES: Final = (
-    ("repository", "html_url"),
-    ("repository", "url"),
-    ("sender", "html_url"),
-)
-"""Where a payload says which GitHub it came from, best first; an installation's has no repository."""
+ADDRESSES: Final = ("GITHUB_API_URL", "GITHUB_GRAPHQL_URL", "GITHUB_SERVER_URL")
+"""Where a run finds GitHub; a workflow's own `env` wins over these."""
 
 
 @frozen
@@ -80,14 +74,23 @@ class RunPaths:
     headers_text: str
 
 
-def derive(job: Job, payload: Json) -> Parameters:
-    """Return the parameters that a job and its payload give, without those of a particular run."""
-    return _fitting(_derived(job, payload))
+def derive(job: Job, payload: Json, servers: Sequence[str] = (PUBLIC,)) -> Parameters:
+    """Return the parameters that a job and its payload give, without those of a particular run.
+
+    Args:
+        job: The job.
+        payload: The body of its event.
+        servers: The servers of GitHub that its workflow may mean, its own first.
+    """
+    return _fitting(_derived(job, payload, chosen(servers, payload)))
 
 
-def environment(job: Job, payload: Json, run: RunPaths) -> Parameters:
-    """Return everything that the environment of a run says about it."""
-    return _fitting([*_derived(job, payload), *_of_run(job, run)])
+def environment(
+    job: Job, payload: Json, run: RunPaths, servers: Sequence[str] = (PUBLIC,)
+) -> Parameters:
+    """Return everything that the environment of a run says about it; `servers` are those of `derive`."""
+    found = _derived(job, payload, chosen(servers, payload))
+    return _fitting([*found, *_of_run(job, run)])
 
 
 def runtime_parameters(values: Mapping[str, str]) -> str:
@@ -122,10 +125,9 @@ def _of_run(job: Job, run: RunPaths) -> Iterator[tuple[str, str]]:
     yield "WEBHOOK_HEADERS", "" if run.headers_text == "null" else run.headers_text
 
 
-def _derived(job: Job, payload: Json) -> Iterator[tuple[str, str]]:
-    server, api = _server_and_api(payload)
+def _derived(job: Job, payload: Json, server: str) -> Iterator[tuple[str, str]]:
     yield "GITHUB_ACTOR", job.actor
-    yield "GITHUB_API_URL", api
+    yield "GITHUB_API_URL", api_of(server) if server else ""
     yield "GITHUB_BASE_REF", text(payload, "pull_request", "base", "ref")
     yield "GITHUB_CHECK_RUN_ID", _number(job.check_run_id)
     yield "GITHUB_COMMAND", job.command
@@ -134,6 +136,7 @@ def _derived(job: Job, payload: Json) -> Iterator[tuple[str, str]]:
         yield "GITHUB_DISPATCH_EVENT_TYPE", job.action or text(payload, "action")
     yield "GITHUB_EVENT_ACTION", job.action
     yield "GITHUB_EVENT_NAME", job.event
+    yield "GITHUB_GRAPHQL_URL", graphql_of(server) if server else ""
     yield "GITHUB_HEAD_REF", text(payload, "pull_request", "head", "ref")
     yield "GITHUB_ISSUE_NUMBER", _number(job.issue)
     yield "GITHUB_PR_NUMBER", _number(job.pull_request)
@@ -172,28 +175,6 @@ def _workflow(payload: Json) -> str:
     return (
         found if isinstance(found, str) else text(found, "name") or text(found, "path")
     )
-
-
-def _server_and_api(payload: Json) -> tuple[str, str]:
-    """Return the origins of the GitHub that an event came from, and of its API; github.com where it doesn't say."""
-    origins = (_origin(text(payload, *path)) for path in _ADDRESSES)
-    scheme, host = next(filter(None, origins), ("https", "github.com"))
-    cloud = host.removeprefix("api.")
-    if cloud == "github.com" or cloud.endswith(".ghe.com"):
-        return f"https://{cloud}", f"https://api.{cloud}"
-    return f"{scheme}://{host}", f"{scheme}://{host}/api/v3"
-
-
-def _origin(address: str) -> tuple[str, str] | None:
-    """Return scheme and host of an address, with its port if it has one, or None."""
-    try:
-        url = urlsplit(address)
-    except ValueError:
-        return None
-    # User information never belongs into a variable.
-    host = url.netloc.rpartition("@")[2].lower()
-    usable = url.scheme in {"http", "https"} and _HOST.fullmatch(host)
-    return (url.scheme, host) if usable else None
 
 
 def _fitting(pairs: Iterable[tuple[str, str]]) -> Parameters:

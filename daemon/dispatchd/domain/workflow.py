@@ -1,13 +1,16 @@
 """A thing that a job may ask for, as the machine's owner configured it."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
 from attrs import Factory, frozen
 
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
+from dispatchd.domain.github_server import PUBLIC
 from dispatchd.domain.isolation import Home, Isolation, Network, PullPolicy
+from dispatchd.domain.job import Job
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
@@ -53,7 +56,9 @@ class Workflow:
     there is none; `max_retries` counts the attempts after the first, used by retry-safe failures only, `start_retries`
     the starts of an attempt after the first, used by failures before its command could begin. `output_max_bytes` is how much of its output is kept, 0 for all.
     `read_paths` and `write_paths` are what its isolation lets it reach beside its own, `hidden_paths` the files with
-    secrets, which it doesn't; a container is made from `image`, fetched as `pull` says; `forks_without_isolation` lets jobs from forks run where nothing isolates them.
+    secrets, which it doesn't; a container is made from `image`, fetched as `pull` says; `forks_without_isolation` lets
+    jobs from forks run where nothing isolates them.
+    `github_servers` are the servers of GitHub that it may mean, its own first; none where its own has no HTTPS.
     `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace; a
     success that lacks one is parked, or a failure if `missing_fails`.
     """
@@ -84,10 +89,23 @@ class Workflow:
     write_paths: tuple[str, ...] = ()
     hidden_paths: tuple[str, ...] = ()
     forks_without_isolation: bool = False
+    github_servers: tuple[str, ...] = (PUBLIC,)
+    repositories: tuple[str, ...] | None = None
+    """Patterns of the repositories (OWNER/NAME) whose jobs it runs; None for any job."""
     checkout: Repository | None = None
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False
     report_output: bool = True
+
+    def runs_for(self, job: Job) -> bool:
+        """Return whether it runs the jobs of a job's repository."""
+        if self.repositories is None:
+            return True
+        # GitHub takes names in any case, and tells them in their owner's.
+        name = job.repository.lower() if job.owner_and_name else ""
+        return bool(name) and any(
+            fnmatchcase(name, each.lower()) for each in self.repositories
+        )
 
     @property
     def secret_variables(self) -> tuple[str, ...]:

@@ -8,9 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dispatchd.hub.auth.scopes import ADMIN, READ
 from dispatchd.hub.bodies import read_body, seconds
 from dispatchd.hub.credentials import hashed, new_secret
-from dispatchd.hub.desk import ADMIN, READ, Desk
+from dispatchd.hub.desk import Desk
 from dispatchd.hub.housekeeping import prune
 from dispatchd.hub.intake import Intake
 from dispatchd.hub.model import Token
@@ -78,10 +79,10 @@ class Admin:
         return JSONResponse(answer, status_code=HTTPStatus.CREATED)
 
     async def revoke_token(self, request: Request) -> Response:
-        """Let a token count no more.
+        """Revoke a token.
 
         Raises:
-            Refused: There is none of that name.
+            Refused: There is none of that name, or it is the last one for `admin`.
         """
         await self.desk.require(request, ADMIN)
         name, now = request.path_params["name"], self.desk.now()

@@ -7,14 +7,15 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 import anyio
-import structlog
 from anyio import to_thread
 from attrs import define, field
 from starlette.requests import Request
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Json
+from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.refusals import Refusals
+from dispatchd.hub.auth.scopes import ADMIN, allows
 from dispatchd.hub.credentials import hashed, matches
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
@@ -24,7 +25,9 @@ from dispatchd.hub.github.check_store import CheckStore
 from dispatchd.hub.job_reader import JobReader
 from dispatchd.hub.job_store import JobStore
 from dispatchd.hub.machine_store import MachineStore
+from dispatchd.hub.mark_store import MarkStore
 from dispatchd.hub.model import HubJob, Machine, Token
+from dispatchd.hub.queue.bindings import BindingStore
 from dispatchd.hub.queue.pause import PauseStore
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.sessions import Sessions
@@ -35,12 +38,6 @@ from dispatchd.hub.waiting import Bell, Polls, Watchers
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 T = TypeVar("T")
-
-SUBMIT: Final = "submit"
-READ: Final = "read"
-ADMIN: Final = "admin"
-SCOPES: Final = (SUBMIT, READ, ADMIN)
-"""What a token may be for; `admin` includes the others."""
 
 COOKIE: Final = "dispatchd_hub"
 """The cookie in which a browser keeps its session."""
@@ -63,6 +60,7 @@ class Desk:
     deliveries: DeliveryStore
     checks: CheckStore
     pauses: PauseStore
+    bindings: BindingStore
     sessions: Sessions
     now: Callable[[], float]
     """Returns the time (seconds since the epoch): the wall clock's, or that of a database that hubs share."""
@@ -133,7 +131,8 @@ class Desk:
             deliveries=DeliveryStore(database),
             checks=CheckStore(database),
             pauses=PauseStore(database),
-            sessions=Sessions.open(TokenStore(database)),
+            bindings=BindingStore(database),
+            sessions=Sessions.open(TokenStore(database), MarkStore(database)),
         )
 
     def stop(self) -> None:
@@ -192,8 +191,8 @@ class Desk:
             )
         return machine
 
-    async def require(self, request: Request, scope: str) -> None:
-        """Return if a request may do something.
+    async def require(self, request: Request, scope: str) -> Token:
+        """Return the token of a request that may do something.
 
         Raises:
             Refused: It may not.
@@ -208,12 +207,46 @@ class Desk:
                 HTTPStatus.UNAUTHORIZED, "a token is needed (Authorization: Bearer ...)"
             )
         if found is None:
-            self.refusals.note("token_refused", request, path=request.url.path)
-            raise Refused(HTTPStatus.UNAUTHORIZED, "the token is not valid here")
-        if not allows(found, scope):
-            raise Refused(HTTPStatus.FORBIDDEN, f"the token is not for {scope}")
+            status = HTTPStatus.UNAUTHORIZED
+            self._note_refused(request, status)
+            raise Refused(status, "the token is not valid here")
+        self.allow(request, found, scope)
+        return found
+
+    def allow(
+        self, request: Request, token: Token, scope: str, *, what: str = ""
+    ) -> None:
+        """Return if a token is for something; a change for which it has to be one of an owner is noted in the log.
+
+        Args:
+            request: What is to be allowed.
+            token: Its token.
+            scope: What the token has to be for.
+            what: What needs that, in words.
+
+        Raises:
+            Refused: It isn't.
+        """
+        if not allows(token, scope):
+            needs = f"{what} needs a token for {scope}"
+            message = needs if what else f"the token is not for {scope}"
+            self._note_refused(request, HTTPStatus.FORBIDDEN, by=token.name)
+            raise Refused(HTTPStatus.FORBIDDEN, message)
         if scope == ADMIN and request.method != "GET":
-            note_change(request, found.name)
+            note_owner(request, token.name)
+
+    def _note_refused(
+        self, request: Request, status: HTTPStatus, **about: object
+    ) -> None:
+        method, path = request.method, request.url.path
+        self.refusals.note(
+            "token_refused",
+            request,
+            status=int(status),
+            method=method,
+            path=path,
+            **about,
+        )
 
     async def session(self, request: Request) -> Token | None:
         """Return the token with which the request's browser has logged in, or None."""
@@ -223,23 +256,6 @@ class Desk:
     def _may_use_session(self, request: Request) -> bool:
         # Browsers send a cookie with requests that other sites make up, so it changes nothing.
         return request.method == "GET" and bool(request.cookies.get(COOKIE))
-
-
-def note_change(request: Request, name: str) -> None:
-    """Note in the log by which token, by its name, a change is made that only an owner may make."""
-    # A key called `token` would be taken for a secret, and redacted.
-    structlog.get_logger().info(
-        "owner_call",
-        by=name,
-        method=request.method,
-        path=request.url.path,
-        address=request.client.host if request.client else "",
-    )
-
-
-def allows(token: Token, scope: str) -> bool:
-    """Return whether a token is for something."""
-    return not {scope, ADMIN}.isdisjoint(token.scopes.split())
 
 
 _THREADS: Final = 16

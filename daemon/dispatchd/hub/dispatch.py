@@ -28,6 +28,7 @@ from dispatchd.hub import rules
 from dispatchd.hub.bodies import FINISH, Limits, read_proven, seconds
 from dispatchd.hub.credentials import hashed
 from dispatchd.hub.desk import Desk
+from dispatchd.hub.domain.binding import Binding
 from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
 from dispatchd.hub.model import ENDED, Claimed, HubJob, Locked, Machine, StorageBusy
 from dispatchd.hub.rules import Claim, Refused
@@ -56,13 +57,14 @@ class _Asking:
     """A machine that asks for a job.
 
     `token` is that of its new claim; empty for a machine that knows no tokens. `workflows` are those that it
-    declares, None for any. `extensions` are those that it names; None for a client of the first protocol.
+    declares, None for any, and `binding` what the hub's owner has bound it to. `extensions` are those that it names; None for a client of the first protocol.
     """
 
     machine: Machine
     token: str
     workflows: tuple[str, ...] | None
     extensions: frozenset[str] | None
+    binding: Binding
 
     @property
     def claim(self) -> Claim:
@@ -245,6 +247,7 @@ class Dispatch:
             token="",
             workflows=workflows,
             extensions=frozenset(map(str, named)) if isinstance(named, list) else None,
+            binding=self.desk.bindings.get(machine.name),
         )
         if not asking.knows(CLAIM):
             return asking
@@ -261,7 +264,11 @@ class Dispatch:
         self, hold_s: float, asking: _Asking, request: Request
     ) -> Claimed | None:
         polls = self.desk.polls
-        poll = Poll(machine=asking.machine.server_id, workflows=asking.workflows)
+        poll = Poll(
+            machine=asking.machine.server_id,
+            workflows=asking.workflows,
+            binding=asking.binding,
+        )
         deadline = anyio.current_time() + hold_s
         is_first = True
         with polls.hold(poll):
@@ -285,12 +292,12 @@ class Dispatch:
         The poll keeps what news it has not used.
         """
         polls = self.desk.polls
-        news = polls.renew(poll)
+        news, binding = polls.renew(poll), poll.binding
         if not polls.counts(poll):
             return None, _LONGEST_HOLD_S
         try:
             claimed = await self.desk.use(
-                partial(self._look, asking, is_first=is_first)
+                partial(self._look, asking, poll, is_first=is_first)
             )
         except BaseException as error:
             polls.keep(poll, news)
@@ -299,17 +306,21 @@ class Dispatch:
             if isinstance(error, StorageBusy) and not is_first:
                 return None, _BUSY_S
             raise
+        if poll.binding != binding:
+            # It may have been told of jobs that it must not have any more.
+            polls.wake_all()
         if claimed is not None:
             polls.keep(poll, (each for each in news if each.job_id != claimed.job.id))
         return claimed, _LONGEST_HOLD_S
 
-    def _look(self, asking: _Asking, *, is_first: bool) -> Claimed | None:
+    def _look(self, asking: _Asking, poll: Poll, *, is_first: bool) -> Claimed | None:
         claim = asking.claim
         if not is_first:
             # It has waited: whoever put it out meanwhile doesn't want it to get a job.
             machine = self.desk.machines.by_server_id(claim.machine)
             if machine is None or machine.revoked_at:
                 raise Refused(HTTPStatus.GONE, "this machine has been revoked")
+            poll.binding = self.desk.bindings.get(machine.name)
         leases = self.desk.settings.leases
         # A machine that knows no lease knows no hurry either.
         more_s = 0.0 if asking.knows(LEASE) else leases.patience_s
@@ -319,6 +330,7 @@ class Dispatch:
             asking.workflows,
             now=self.desk.now(),
             lease_s=leases.seconds + more_s,
+            binding=poll.binding,
         )
 
     async def _unless_gone(
@@ -369,7 +381,8 @@ class Dispatch:
     def _extensions(self, job: HubJob, asking: _Asking) -> list[str]:
         """Return the calls that there are about a job for a machine, and what else the hub shows it."""
         github = self.desk.settings.github
-        has_token = github is not None and github.gives_tokens
+        rule = job.document.get("binding_id")
+        has_token = github is not None and bool(github.permissions_of_run(rule))
         is_of_app = job.by_event and bool(job.document.get("installation_id"))
         calls = [HEARTBEAT, RELEASE, *([TOKEN] if has_token and is_of_app else [])]
         known = [each for each in calls if asking.knows(each)]

@@ -2,8 +2,19 @@
 
 from typing import Final
 
-from sqlalchemy import and_, bindparam, exists, func, insert, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+)
 
+from dispatchd.hub.domain.binding import Binding
 from dispatchd.hub.job_rows import COLUMNS
 from dispatchd.hub.model import ENDED, HELD, WAITING, State
 from dispatchd.hub.schema import JOBS, MARKS, PAUSED, TEXTS
@@ -41,6 +52,28 @@ NEXT_DECLARED: Final = NEXT.where(_DECLARED)
 ANY_NEXT: Final = select(_JOB.position).where(_FREE).limit(1)
 """Also one that is locked."""
 ANY_NEXT_DECLARED: Final = ANY_NEXT.where(_DECLARED)
+
+
+def within(binding: Binding) -> ColumnElement[bool]:
+    """Return what holds for the free jobs that a machine may have which is bound; as `Binding.may_want` says it."""
+    found: ColumnElement[bool] = true()
+    if binding.workflows is not None:
+        found = or_(_JOB.urgent == true(), _JOB.workflow.in_(binding.workflows))
+    if binding.repositories is None:
+        return found
+    name = func.lower(_JOB.repository)
+    fits = (name.like(_like(each), escape="\\") for each in binding.repositories)
+    is_its_own = _JOB.only_machine == bindparam("asking_machine")
+    is_of_none = and_(_JOB.urgent == true(), _JOB.repository == "")
+    return and_(found, or_(is_its_own, is_of_none, *fits))
+
+
+def _like(pattern: str) -> str:
+    for each in "\\%_":
+        pattern = pattern.replace(each, f"\\{each}")
+    return pattern.lower().replace("*", "%")
+
+
 CANCEL_JOBS: Final = (
     select(*COLUMNS)
     .where(_QUEUED, _JOB.urgent == true(), _JOB.only_machine != "")

@@ -21,6 +21,7 @@ from dispatchd.hub import rules
 from dispatchd.hub.admission import ANY_SIZE, Admission, pass_turn
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import add_again, add_delivery
+from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.job_rows import COLUMNS, read_job, write_job
 from dispatchd.hub.model import (
     ENDED,
@@ -96,6 +97,7 @@ class JobStore:
         *,
         now: float,
         lease_s: float,
+        binding: Binding = FREE,
     ) -> Claimed | None:
         """Give a machine the next job: urgent ones first, then by priority, turn and age.
 
@@ -105,6 +107,7 @@ class JobStore:
             workflows: What the machine declares; None for a machine that takes any job.
             now: The time.
             lease_s: For how long the claim holds (seconds).
+            binding: What the hub's owner has bound the machine to.
 
         Fails with Locked if there may be one, which another transaction has locked.
         """
@@ -113,6 +116,9 @@ class JobStore:
         if workflows is not None:
             query, there = queries.NEXT_DECLARED, queries.ANY_NEXT_DECLARED
             asked["declared"] = list(workflows)
+        if not binding.is_free:
+            within = queries.within(binding)
+            query, there = query.where(within), there.where(within)
 
         def work(db: Connection) -> Claimed | None:
             row = db.execute(query, asked).mappings().first()

@@ -13,12 +13,14 @@ from starlette.routing import Route
 
 from dispatchd.domain.job import Json
 from dispatchd.hub import rules
+from dispatchd.hub.auth.scopes import ADMIN, READ, SUBMIT, allows
 from dispatchd.hub.bodies import LARGEST_JOB_BODY, TEXTS, read_members, seconds
-from dispatchd.hub.desk import ADMIN, READ, SUBMIT, Desk
+from dispatchd.hub.desk import Desk
 from dispatchd.hub.intake import Intake
 from dispatchd.hub.job_reader import Filter
 from dispatchd.hub.model import ENDED, HubJob, State, Submission
 from dispatchd.hub.rules import Refused
+from dispatchd.hub.submitted import is_cancel
 from dispatchd.hub.views import attempt_document, job_document, texts_document
 
 _LONGEST_WATCH_S: Final = 300.0
@@ -52,18 +54,23 @@ class Jobs:
     async def submit(self, request: Request) -> Response:
         """Queue a job; it is durable when the answer is 201.
 
+        A token for `submit` ends no other job: neither by a cancel job, nor by a newer commit. That is for `admin`,
+        as the call that cancels a job is.
+
         Raises:
-            Refused: The id is taken.
+            Refused: The id is taken, or the job would end others and the token isn't for `admin`.
         """
-        await self.desk.require(request, SUBMIT)
+        token = await self.desk.require(request, SUBMIT)
         found = await read_members(request, "submit-request", LARGEST_JOB_BODY)
         document = {
             name: member.value for name, member in found.items() if name not in TEXTS
         }
         priority, supersedes = (
             document.pop("priority", 0),
-            document.pop("supersede", True),
+            document.pop("supersede", None),
         )
+        if is_cancel(document) or supersedes is True:
+            self.desk.allow(request, token, ADMIN, what="a job that ends others")
         # As it is kept, on every kind of database (schema.py, Words).
         job_id = str(document.get("id") or uuid4()).replace(
             "\0", "\N{REPLACEMENT CHARACTER}"
@@ -73,7 +80,7 @@ class Jobs:
             id=job_id,
             document={**document, "id": job_id},
             priority=int(str(priority or 0)),
-            supersedes=supersedes is not False,
+            supersedes=supersedes is not False and allows(token, ADMIN),
             payload=texts["payload"],
             headers=texts["headers"],
         )

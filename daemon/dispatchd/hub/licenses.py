@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dispatchd.domain.license import VERSION
 from dispatchd.hub.bodies import read_body
 from dispatchd.hub.credentials import hashed, new_secret
 from dispatchd.hub.desk import Desk
@@ -89,7 +90,7 @@ class Licenses:
         name = machine.server_id.encode(errors="surrogatepass")
         claims = {
             "jti": machine.license_id,
-            "cv": 1,
+            "cv": VERSION,
             "plan": "self-hosted",
             "features": [],
             "contract_header": True,

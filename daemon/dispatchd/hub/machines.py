@@ -10,9 +10,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.domain.job import Json
+from dispatchd.hub.auth.scopes import ADMIN, READ
 from dispatchd.hub.bodies import read_body
 from dispatchd.hub.credentials import hashed, new_secret
-from dispatchd.hub.desk import ADMIN, READ, Desk
+from dispatchd.hub.desk import Desk
+from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.model import Machine
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.signing import fingerprint, public_key
@@ -35,6 +37,7 @@ class Machines:
             Route("/api/v1/machines", self.list, methods=["GET"]),
             Route("/api/v1/machines", self.add, methods=["POST"]),
             Route(f"{one}/rotate", self.rotate, methods=["POST"]),
+            Route(f"{one}/bind", self.bind, methods=["POST"]),
             Route(f"{one}/revoke", self.revoke, methods=["POST"]),
         ]
 
@@ -93,6 +96,22 @@ class Machines:
         machine = await self._change(request, decide)
         return JSONResponse(await self._given(machine, given[is_fixed(machine)]))
 
+    async def bind(self, request: Request) -> Response:
+        """Bind a machine to workflows and repositories: it gets no other job from now on.
+
+        What it has goes on.
+        """
+        await self.desk.require(request, ADMIN)
+        body = await read_body(request, "machine-binding-request")
+        binding = Binding(
+            workflows=_names(body.get("workflows")),
+            repositories=_names(body.get("repositories")),
+        )
+        machine = await self._change(request, lambda found: found)
+        await self.desk.use(lambda: self.desk.bindings.put(machine.name, binding))
+        self.desk.wake_all()
+        return await self._shown(machine)
+
     async def revoke(self, request: Request) -> Response:
         """Put a machine out: it pulls and reports no more."""
         await self.desk.require(request, ADMIN)
@@ -100,7 +119,12 @@ class Machines:
         machine = await self._change(
             request, lambda found: evolve(found, revoked_at=found.revoked_at or now)
         )
-        return JSONResponse(machine_document(machine, now=now))
+        return await self._shown(machine)
+
+    async def _shown(self, machine: Machine) -> Response:
+        binding = await self.desk.use(lambda: self.desk.bindings.get(machine.name))
+        now = self.desk.now()
+        return JSONResponse(machine_document(machine, now=now, binding=binding))
 
     async def _change(
         self, request: Request, decide: Callable[[Machine], Machine]
@@ -113,7 +137,8 @@ class Machines:
 
     async def _given(self, machine: Machine, given: str) -> dict[str, Json]:
         """Return what a machine needs, which is shown this once."""
-        document = machine_document(machine, now=self.desk.now())
+        binding = await self.desk.use(lambda: self.desk.bindings.get(machine.name))
+        document = machine_document(machine, now=self.desk.now(), binding=binding)
         if is_fixed(machine):
             return {**document, "secret": given}
         public = await self.desk.use(lambda: public_key(self.desk.tokens))
@@ -129,11 +154,21 @@ class Machines:
 def machine_documents(desk: Desk) -> list[dict[str, Json]]:
     """Return every machine as it stands now, by name. Blocks."""
     now = desk.now()
+    bindings = desk.bindings.all()
     heard_at = desk.reader.heard_at(lease_s=desk.settings.leases.seconds, now=now)
     return [
-        machine_document(each, now=now, heard_at=heard_at.get(each.server_id, 0.0))
+        machine_document(
+            each,
+            now=now,
+            heard_at=heard_at.get(each.server_id, 0.0),
+            binding=bindings.get(each.name, FREE),
+        )
         for each in desk.machines.list()
     ]
+
+
+def _names(found: Json) -> tuple[str, ...] | None:
+    return tuple(map(str, found)) if isinstance(found, list) else None
 
 
 def invited(

@@ -3,7 +3,7 @@
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import Connection, bindparam, delete, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from dispatchd.hub.database import Database, upsert
 from dispatchd.hub.schema import MARKS
@@ -11,6 +11,9 @@ from dispatchd.hub.schema import MARKS
 _NAMED: Final = MARKS.c.name == bindparam("of_name")
 _VALUE: Final = select(MARKS.c.value).where(_NAMED)
 _DELETE: Final = delete(MARKS).where(_NAMED)
+
+_DIGITS: Final = 12
+"""Of a time that is kept as a text."""
 
 
 @frozen
@@ -28,16 +31,35 @@ class MarkStore:
         """Remove a mark within a transaction; return whether it was there."""
         return bool(db.execute(_DELETE, {"of_name": name}).rowcount)
 
+    def put_until(self, kind: str, name: str, at: float, *, now: float) -> None:
+        """Keep a mark of a kind until some time, and remove those of the kind whose time is over.
+
+        `kind` is what their names begin with; times in seconds since the epoch.
+        """
+        # As texts of one length, times are in the order of their digits.
+        over = MARKS.c.value < f"{int(now):0{_DIGITS}d}"
+        like = MARKS.c.name.startswith(kind, autoescape=True)
+        value = f"{int(at) + 1:0{_DIGITS}d}"
+
+        def work(db: Connection) -> None:
+            db.execute(delete(MARKS).where(like, over))
+            made = upsert(db, MARKS).values(name=f"{kind}{name}", value=value)
+            db.execute(made.on_conflict_do_nothing())
+
+        self._database.write(work)
+
+    def add(self, db: Connection, name: str, value: str) -> None:
+        """Keep a mark that isn't there, within a transaction."""
+        db.execute(insert(MARKS).values(name=name, value=value))
+
     def put(self, name: str, value: str) -> None:
         """Keep a mark, in place of the one of that name."""
 
         def work(db: Connection) -> None:
-            insert = upsert(db, MARKS).values(name=name, value=value)
-            changed = {"value": insert.excluded.value}
+            made = upsert(db, MARKS).values(name=name, value=value)
+            changed = {"value": made.excluded.value}
             db.execute(
-                insert.on_conflict_do_update(
-                    index_elements=[MARKS.c.name], set_=changed
-                )
+                made.on_conflict_do_update(index_elements=[MARKS.c.name], set_=changed)
             )
 
         self._database.write(work)

@@ -16,7 +16,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
-from dispatchd.hub.desk import READ, Desk
+from dispatchd.hub.auth.scopes import READ
+from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.status import progress_of
 from dispatchd.hub.model import StorageBusy
 from dispatchd.hub.views import machine_state, silent_s

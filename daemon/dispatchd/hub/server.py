@@ -27,6 +27,7 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.extensions import CALL_HEADER, HEADER, VERSION
 from dispatchd.errors import NotReachable
 from dispatchd.hub.admin import Admin
+from dispatchd.hub.auth.audit import auditing
 from dispatchd.hub.connections.accept import Listening
 from dispatchd.hub.connections.framing import framed
 from dispatchd.hub.connections.limits import within_descriptors
@@ -94,7 +95,7 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
     )
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
-    return _marking(probes.counting(framed(app)))
+    return _marking(auditing(probes.counting(framed(app))))
 
 
 def _marking(app: ASGIApp) -> ASGIApp:

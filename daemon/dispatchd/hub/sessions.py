@@ -1,7 +1,8 @@
 """Who is logged in with a browser: a signed cookie, which counts as long as the token behind it does.
 
-Nothing is kept of a session, so that any hub process on the same database knows it, and a restart ends none. It
-ends with its time, with its token, or when the browser forgets the cookie.
+Nothing is kept of a session that goes on, so that any hub process on the same database knows it, and a restart ends
+none. It ends with its time, with its token, with the key that has signed it, or by a logout, of which a mark is kept
+until its time is over.
 """
 
 import hmac
@@ -13,6 +14,7 @@ from typing import Final, Self
 
 from attrs import frozen
 
+from dispatchd.hub.mark_store import MarkStore
 from dispatchd.hub.model import Token
 from dispatchd.hub.token_store import TokenStore
 
@@ -22,18 +24,22 @@ LIFE_S: Final = 12 * 3600
 _KEY: Final = "page-session-key"
 
 
+_ENDED: Final = "session ended "
+"""What the mark of a session that somebody has ended begins with; its hash follows."""
+
+
 @frozen
 class Sessions:
     """Makes and reads the values of the cookie. Calls block; each fails with StorageBusy if the database can't be used."""
 
     _tokens: TokenStore
-    _key: bytes
+    _marks: MarkStore
 
     @classmethod
-    def open(cls, tokens: TokenStore) -> Self:
+    def open(cls, tokens: TokenStore, marks: MarkStore) -> Self:
         """Return the sessions of a database, making the key that signs them where there is none yet."""
-        key = tokens.secret(_KEY, lambda: token_urlsafe(32))
-        return cls(tokens, key.encode())
+        tokens.secret(_KEY, _new_key)
+        return cls(tokens, marks)
 
     def begin(self, token: Token, *, now: float) -> str:
         """Return the value of a new session."""
@@ -44,11 +50,23 @@ class Sessions:
 
     def token(self, value: str, *, now: float) -> Token | None:
         """Return the token behind a session, or None if the session doesn't count (any more)."""
-        text, _, signature = value.partition(".")
-        if not _same(signature, self._signature("session", text)):
+        found = self._read(value)
+        if found is None:
             return None
-        name, expires_at, _ = json.loads(urlsafe_b64decode(text))
-        return self._tokens.named(name) if now < expires_at else None
+        name, expires_at = found
+        if now >= expires_at or self._marks.get(_ENDED + _hash_of(value)):
+            return None
+        return self._tokens.named(name)
+
+    def end(self, value: str, *, now: float) -> None:
+        """Let a session count no more, whoever has kept its cookie."""
+        found = self._read(value)
+        if found is not None:
+            self._marks.put_until(_ENDED, _hash_of(value), found[1], now=now)
+
+    def rotate_key(self) -> None:
+        """Replace the key that signs sessions, which ends all of them."""
+        self._tokens.replace_secret(_KEY, _new_key())
 
     def form_token(self, value: str) -> str:
         """Return what a form has to bring along to count as sent from a page of this session."""
@@ -58,10 +76,29 @@ class Sessions:
         """Return whether a form has brought along what it has to, in a time that doesn't tell how near it is."""
         return bool(value) and _same(given, self.form_token(value))
 
+    def _read(self, value: str) -> tuple[str, float] | None:
+        """Return the token's name and the end of a session that we have signed, or None."""
+        text, _, signature = value.partition(".")
+        if not _same(signature, self._signature("session", text)):
+            return None
+        name, expires_at, _ = json.loads(urlsafe_b64decode(text))
+        return str(name), float(expires_at)
+
     def _signature(self, purpose: str, text: str) -> str:
+        # Read anew each time, so that a rotated key counts at once in each hub process.
+        key = self._tokens.secret(_KEY, _new_key).encode()
         said = f"{purpose}\n{text}".encode(errors="replace")
-        return hmac.new(self._key, said, sha256).hexdigest()
+        return hmac.new(key, said, sha256).hexdigest()
 
 
 def _same(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
+
+
+def _hash_of(value: str) -> str:
+    # Of what is signed alone: the same session, however its signature is written.
+    return sha256(value.partition(".")[0].encode(errors="replace")).hexdigest()
+
+
+def _new_key() -> str:
+    return token_urlsafe(32)

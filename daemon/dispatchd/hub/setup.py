@@ -10,9 +10,9 @@ from uuid import uuid4
 from attrs import frozen
 
 from dispatchd.errors import FolderUnusable, UsageError
+from dispatchd.hub.auth.scopes import ADMIN
 from dispatchd.hub.credentials import hashed, new_secret
 from dispatchd.hub.database import Database
-from dispatchd.hub.desk import ADMIN
 from dispatchd.hub.machine_store import MachineStore
 from dispatchd.hub.model import Token
 from dispatchd.hub.settings import FILE, Settings, load

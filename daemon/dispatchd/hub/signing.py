@@ -1,4 +1,4 @@
-"""The key with which the hub signs license tokens: made once, kept in the database, so that a backup has it."""
+"""The key with which the hub signs license tokens: kept in the database, so that a backup has it, until it is rotated."""
 
 from hashlib import sha256
 from typing import Final
@@ -21,6 +21,15 @@ _NAME: Final = "license-signing-key"
 def signing_key(tokens: TokenStore) -> str:
     """Return the private key (PEM, PKCS #8), making it the first time. Blocks."""
     return tokens.secret(_NAME, _new_key)
+
+
+def rotate_signing_key(tokens: TokenStore) -> str:
+    """Replace the private key, and return the new public one (PEM). Blocks.
+
+    A machine that has not pinned it yet goes on with the license that it has, until that ends.
+    """
+    tokens.replace_secret(_NAME, _new_key())
+    return public_key(tokens)
 
 
 def public_key(tokens: TokenStore) -> str:

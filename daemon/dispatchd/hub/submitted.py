@@ -106,7 +106,8 @@ def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:
 def _is_older(submission: Submission, job: HubJob) -> bool:
     """Return whether a queued job of the same workflow is for an older commit of the same pull request.
 
-    An event that comes late, such as one that was missed and fetched afterwards, takes out nothing newer.
+    An event that comes late, such as one that was missed and fetched afterwards, supersedes nothing newer. GitHub
+    stands behind a job of an event, so that only another event supersedes it.
     """
     newer = submission.document
     keys = (
@@ -120,5 +121,6 @@ def _is_older(submission: Submission, job: HubJob) -> bool:
         all((newer.get(key) or None) == (job.document.get(key) or None) for key in keys)
         and newer.get("sha") != job.document.get("sha")
         and may_supersede(job.document)
+        and (submission.by_event or not job.by_event)
         and not (submission.event_at and submission.event_at < job.event_at)
     )

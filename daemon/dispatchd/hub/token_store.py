@@ -1,13 +1,16 @@
 """Durable access tokens of people and programs, and the values that the hub makes once and keeps."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
 from attrs import asdict, frozen
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from dispatchd.hub.database import Database, upsert
+from dispatchd.hub.auth.scopes import ADMIN
+from dispatchd.hub.database import Database, lock, upsert
 from dispatchd.hub.model import Token
+from dispatchd.hub.rules import Refused
 from dispatchd.hub.schema import SECRETS, TOKENS
 
 _TOKEN: Final = TOKENS.c
@@ -15,6 +18,8 @@ _FOUND: Final = select(TOKENS).where(
     _TOKEN.token_hash == bindparam("of_hash"), _TOKEN.revoked_at == 0
 )
 """Built once, because every request of a person or program looks for its token."""
+
+_VALID: Final = select(_TOKEN.name, _TOKEN.scopes).where(_TOKEN.revoked_at == 0)
 
 
 @frozen
@@ -54,24 +59,48 @@ class TokenStore:
             return None if row is None else Token(**row)
 
     def revoke(self, name: str, *, now: float) -> bool:
-        """Let a token count no more; False if there is none of that name."""
-        revoke = update(TOKENS).where(_TOKEN.name == name, _TOKEN.revoked_at == 0)
+        """Revoke a token; False if there is none of that name.
+
+        Fails with Refused if no other token is for `admin`, because nobody could manage the hub any more.
+        """
+        of_name = _TOKEN.name == name
+        revoke = update(TOKENS).where(of_name, _TOKEN.revoked_at == 0)
 
         def work(db: Connection) -> bool:
+            lock(db, "revocation of tokens")
+            found = {
+                row.name: ADMIN in row.scopes.split() for row in db.execute(_VALID)
+            }
+            if found.get(name) and sum(found.values()) == 1:
+                message = f"{name} is the last token for admin; add another one first"
+                raise Refused(HTTPStatus.CONFLICT, message)
             return db.execute(revoke.values(revoked_at=now)).rowcount > 0
 
         return self._database.write(work)
 
     def secret(self, name: str, make: Callable[[], str]) -> str:
         """Return a value that is made once and kept."""
+        query = select(SECRETS.c.value).where(SECRETS.c.name == name)
 
         def work(db: Connection) -> str:
-            query = select(SECRETS.c.value).where(SECRETS.c.name == name)
-            found = db.execute(query).scalar()
-            if found is not None:
-                return str(found)
             made = upsert(db, SECRETS).values(name=name, value=make())
             db.execute(made.on_conflict_do_nothing())
             return str(db.execute(query).scalar_one())
 
-        return self._database.write(work)
+        with self._database.snapshot() as db:
+            found = db.execute(query).scalar()
+        return self._database.write(work) if found is None else str(found)
+
+    def replace_secret(self, name: str, value: str) -> None:
+        """Keep another value in place of one that is made once; each hub process has it with its next call."""
+
+        def work(db: Connection) -> None:
+            made = upsert(db, SECRETS).values(name=name, value=value)
+            changed = {"value": made.excluded.value}
+            db.execute(
+                made.on_conflict_do_update(
+                    index_elements=[SECRETS.c.name], set_=changed
+                )
+            )
+
+        self._database.write(work)

@@ -1,13 +1,14 @@
 """What the hub shows of its records, as JSON documents (contracts/hub.openapi.json)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from attrs import asdict
 
 from dispatchd.domain.job import Json
+from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.model import (
     ENDED,
     HELD,
@@ -87,7 +88,7 @@ def attempt_document(
 
 
 def machine_document(
-    machine: Machine, *, now: float, heard_at: float = 0
+    machine: Machine, *, now: float, heard_at: float = 0, binding: Binding = FREE
 ) -> dict[str, Json]:
     """Return a machine without what is kept of its secrets.
 
@@ -95,6 +96,7 @@ def machine_document(
         machine: The machine.
         now: The time.
         heard_at: When it was last heard of for a job that it has; 0 if it has none.
+        binding: What it is bound to.
     """
     return {
         "name": machine.name,
@@ -107,7 +109,13 @@ def machine_document(
         "last_pull_at": machine.seen_at,
         "revoked_at": machine.revoked_at,
         "workflows": json.loads(machine.workflows or "null"),
+        "bound_workflows": _listed(binding.workflows),
+        "bound_repositories": _listed(binding.repositories),
     }
+
+
+def _listed(names: Sequence[str] | None) -> Json:
+    return None if names is None else [*names]
 
 
 def machine_state(machine: Machine, *, now: float, heard_at: float = 0) -> str:

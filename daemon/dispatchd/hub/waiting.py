@@ -7,6 +7,7 @@ from typing import Final
 import anyio
 from attrs import define, field
 
+from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.news import News
 
 _MOST_OVERTAKEN: Final = 4
@@ -66,6 +67,8 @@ class Poll:
 
     machine: str
     workflows: Collection[str] | None
+    binding: Binding = FREE
+    """What the hub's owner has bound the machine to, as it was at the last look."""
     woken: anyio.Event = field(factory=anyio.Event, init=False)
     news: list[News] = field(factory=list, init=False)
     """What it was told and has not looked into yet."""
@@ -82,7 +85,15 @@ class Poll:
         """Return whether the job could be for this poll's machine."""
         if not news.is_queued or news.machine not in ("", self.machine):
             return False
-        return self.workflows is None or news.workflow in ("", *self.workflows)
+        if self.workflows is not None and news.workflow not in ("", *self.workflows):
+            return False
+        return bool(news.machine) or self.binding.may_want(
+            news.workflow, news.repository
+        )
+
+    def knows(self, news: News) -> bool:
+        """Return whether it is certain that the job is for this poll's machine, if it wants it."""
+        return self.binding.repositories is None or news.repository is not None
 
 
 @define
@@ -145,13 +156,17 @@ class Polls:
         poll.news.extend(news)
 
     def tell(self, news: News) -> None:
-        """Wake the poll that has waited longest of those for which there is a job."""
-        for poll in self._held:
+        """Wake the poll that has waited longest of those for which there is a job.
+
+        One for which there may be a job is woken as well, and doesn't keep another from being.
+        """
+        for poll in list(self._held):
             if poll.wants(news) and self.counts(poll):
                 del self._held[poll]
                 poll.news.append(news)
                 poll.woken.set()
-                return
+                if poll.knows(news):
+                    return
 
     def end(self, machine: str) -> None:
         """Let the polls of a machine end, so that it asks by its heartbeats what has become of its jobs."""

@@ -7,10 +7,16 @@ from attrs import frozen
 
 from dispatchd.domain.brief import brief
 from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.github_server import chosen
 from dispatchd.domain.isolation import Home, Isolation
 from dispatchd.domain.job import Attempt, Job, Json, TrackedJob
 from dispatchd.domain.launch import Checkout, Launch
-from dispatchd.domain.parameters import LeftOut, RunPaths, environment
+from dispatchd.domain.parameters import (
+    ADDRESSES,
+    LeftOut,
+    RunPaths,
+    environment,
+)
 from dispatchd.domain.raw_json import loads
 from dispatchd.domain.workflow import Repository, Workflow
 from dispatchd.errors import (
@@ -107,17 +113,19 @@ def _prepared(
             payload_text=payload_text,
             headers_text=headers_text,
         ),
+        workflow.github_servers,
     )
     checkout = _checkout(record.job, workflow.checkout)
     if checkout is not None:
         runs.mark_private(record.run_id)
     if headless:
+        server = chosen(workflow.github_servers, payload)
         document = brief(
             record.job,
             payload,
             attempt,
             workspace=str(run.workspace),
-            clone_url=checkout.url if checkout is not None else "",
+            clone_url=checkout.url if checkout else _clone_url(record.job, server),
             scrub=known.scrub,
         )
         runs.write_brief(run, number, json.dumps(document, indent=1))
@@ -136,14 +144,17 @@ def _prepared(
     if own and workflow.home is Home.WORKFLOW and not forked:
         home = runs.workflow_home(workflow.name)
         own["HOME"] = str(home)
+    addresses = {
+        name: value for name, value in workflow.env.items() if name in ADDRESSES
+    }
     launch = Launch(
         run_id=record.run_id,
         command=(
             *workflow.command,
             *(_filled(argument, files) for argument in workflow.arguments),
         ),
-        # Last the job's facts: a workflow can't make a run lie about what it is for.
-        env={**base, **own, **workflow.env, **parameters.values},
+        # Last the job's facts: a workflow can't make a run lie about what it is for. Where GitHub is, it knows better.
+        env={**base, **own, **workflow.env, **parameters.values, **addresses},
         base_env=base,
         secrets={} if forked else workflow.secrets,
         resources=workflow.resources,
@@ -175,6 +186,11 @@ def _filled(argument: str, files: Mapping[str, str]) -> str:
     for name, path in files.items():
         argument = argument.replace("{" + name + "}", path)
     return argument
+
+
+def _clone_url(job: Job, server: str) -> str:
+    """Return where a job's repository can be cloned from; what a payload says of that is a stranger's word."""
+    return f"{server}/{job.repository}.git" if server and job.owner_and_name else ""
 
 
 def _checkout(job: Job, source: Repository | None) -> Checkout | None:

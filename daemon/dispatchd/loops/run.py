@@ -19,7 +19,7 @@ from attrs import define, evolve, field
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain import cancel
 from dispatchd.domain.backoff import RETRY_CAP_S
-from dispatchd.domain.delivery import unknown_workflow
+from dispatchd.domain.delivery import foreign_repository, unknown_workflow
 from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.outcome import (
     FailureCause,
@@ -216,6 +216,9 @@ class RunLoop:
         """Return why a job can't be run here, or None if it can."""
         if workflow is None:
             return unknown_workflow(record.job.workflow)
+        foreign = foreign_repository(record.job, workflow)
+        if foreign is not None:
+            return foreign
         if not record.job.from_fork or workflow.forks_without_isolation:
             return None
         weakness = self.starter.engine.weakness(workflow.isolation)

@@ -7,6 +7,8 @@ import structlog
 from attrs import define, field
 from starlette.requests import Request
 
+from dispatchd.hub.auth.audit import address_of
+
 _EVERY_S: Final = 10.0
 """Shortest time between two lines of one kind (seconds)."""
 
@@ -28,12 +30,11 @@ class Refusals:
         Args:
             event: The kind, in snake_case.
             request: What was refused.
-            about: Further keys; texts are shortened.
+            about: Further keys, such as the status of the answer; texts are shortened.
         """
-        client = request.client.host if request.client is not None else ""
-        self.note_from(client, event, **about)
+        self.note_from(address_of(request), event, **about)
 
-    def note_from(self, client: str, event: str, **about: object) -> None:
+    def note_from(self, address: str, event: str, **about: object) -> None:
         """Log that somebody of an address was refused, likewise."""
         now, said_at = self.now(), self._said_at.get(event)
         # A clock that was set back must not silence it.
@@ -48,4 +49,4 @@ class Refusals:
         left_out = self._left_out.pop(event, 0)
         if left_out:
             keys["left_out"] = left_out
-        structlog.get_logger().warning(event, client=client, **keys)
+        structlog.get_logger().warning(event, address=address, **keys)

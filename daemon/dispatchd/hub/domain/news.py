@@ -28,6 +28,8 @@ class News:
     """Whether the job is there for a machine."""
     workflow: str = _ANY
     machine: str = _ANY
+    repository: str | None = None
+    """That of a queued job; None where it isn't known, as of news from another process."""
 
     @classmethod
     def of(cls, job: HubJob) -> Self:
@@ -41,6 +43,7 @@ class News:
             # A cancel job is for any workflow.
             workflow=_ANY if job.urgent else job.workflow,
             machine=job.only_machine,
+            repository=job.repository,
         )
 
     def text(self, origin: str) -> str:

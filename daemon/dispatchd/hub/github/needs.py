@@ -114,8 +114,10 @@ def needs(settings: GithubSettings) -> Iterator[Need]:
     for rule in settings.rules:
         yield from _of_rule(rule)
     yield from _of_commands(settings.rules)
-    for permission, access in sorted(settings.run_permissions.items()):
-        yield Need(why="run_permissions", permission=permission, access=access)
+    yield from _of_runs("run_permissions", settings.run_permissions)
+    for rule in settings.rules:
+        why = f"rule {rule.name}: run_permissions"
+        yield from _of_runs(why, rule.run_permissions or {})
 
 
 def permissions(settings: GithubSettings) -> dict[str, str]:
@@ -153,6 +155,11 @@ def _of_rule(rule: Rule) -> Iterator[Need]:
         if event in NAMES_A_REF:
             why = f"rule {rule.name}: the commit of a ref"
             yield Need(why=why, permission="contents", access=READ)
+
+
+def _of_runs(why: str, wanted: Mapping[str, str]) -> Iterator[Need]:
+    for permission, access in sorted(wanted.items()):
+        yield Need(why=why, permission=permission, access=access)
 
 
 def _of_commands(rules: tuple[Rule, ...]) -> Iterator[Need]:

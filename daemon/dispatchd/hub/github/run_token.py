@@ -1,6 +1,6 @@
 """A token for one run, where its workflow asks for one: minted when the run starts, narrowed, kept nowhere.
 
-The machine's owner says what a workflow asks for, and the hub's owner how much that may be at most.
+The machine's owner says what a workflow asks for, and the hub's rule that has made the job how much it may be at most.
 """
 
 from collections.abc import Mapping
@@ -104,11 +104,14 @@ class RunTokens:
         if not (is_ours and isinstance(installation, int)):
             message = "only an event of the hub's GitHub App has a token"
             raise Refused(HTTPStatus.FORBIDDEN, message)
+        rule = job.document.get("binding_id")
+        permissions = self.settings.permissions_of_run(rule)
         for name, level in wanted.items():
-            most = self.settings.run_permissions.get(name, "")
+            most = permissions.get(name, "")
             if most not in _LEVELS or _LEVELS.index(level) > _LEVELS.index(most):
                 message = (
-                    f"the hub's github.run_permissions don't have {name} = {level}"
+                    f"the hub's run_permissions for rule {rule} don't have"
+                    f" {name} = {level}"
                 )
                 raise Refused(HTTPStatus.FORBIDDEN, message)
         return installation

@@ -79,6 +79,8 @@ class Rule:
     dependabot_secrets: bool = False
     """Whether jobs of Dependabot's events get secrets and tokens."""
     priority: int = 0
+    run_permissions: Mapping[str, str] | None = field(default=None, hash=False)
+    """The most that the token of one of its runs may do; None for `github.run_permissions`."""
 
 
 @frozen(kw_only=True)
@@ -109,7 +111,7 @@ class GithubSettings:
     writes_per_minute: int = 60
     """How many checks an installation is told of in a minute at most (count)."""
     run_permissions: Mapping[str, str] = field(factory=dict)
-    """The most that a run's token may do: permission -> `read` or `write`."""
+    """The most that a run's token may do where its rule doesn't say: permission -> `read` or `write`."""
     rules: tuple[Rule, ...] = ()
 
     @property
@@ -117,10 +119,13 @@ class GithubSettings:
         """Whether the hub speaks to GitHub as an App."""
         return self.app_id != 0
 
-    @property
-    def gives_tokens(self) -> bool:
-        """Whether runs may have tokens of the App."""
-        return self.is_app and bool(self.run_permissions)
+    def permissions_of_run(self, rule_name: object) -> Mapping[str, str]:
+        """Return the most that the token of a rule's run may do; nothing for a rule that there isn't (any more)."""
+        rule = self.rule(str(rule_name)) if self.is_app else None
+        if rule is None:
+            return {}
+        own = rule.run_permissions
+        return self.run_permissions if own is None else own
 
     @property
     def target(self) -> str:

@@ -8,8 +8,10 @@ from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from dispatchd.hub.auth.audit import note_owner
+from dispatchd.hub.auth.scopes import ADMIN, READ, allows
 from dispatchd.hub.credentials import hashed
-from dispatchd.hub.desk import ADMIN, COOKIE, READ, Desk, allows, note_change
+from dispatchd.hub.desk import COOKIE, Desk
 from dispatchd.hub.page.answers import LoginNeeded, Visitor, page
 from dispatchd.hub.page.forms import FORM_TOKEN, own_path, read_form
 from dispatchd.hub.rules import Refused
@@ -48,14 +50,13 @@ class Entry:
         given = hashed(form.get("token", "").strip())
         token = await self.desk.use(lambda: self.desk.tokens.find(given))
         if token is None:
-            self.desk.refusals.note("login_refused", request, reason="no such token")
-            return await self._form(
-                request, wanted, HTTPStatus.UNAUTHORIZED, "The token is not valid here."
-            )
+            words, status = "The token is not valid here.", HTTPStatus.UNAUTHORIZED
+            self._note_refused(request, status, reason="no such token")
+            return await self._form(request, wanted, status, words)
         if not allows(token, READ):
-            words = "The token is not for read or admin."
-            self.desk.refusals.note("login_refused", request, reason=words)
-            return await self._form(request, wanted, HTTPStatus.FORBIDDEN, words)
+            words, status = "The token is not for read or admin.", HTTPStatus.FORBIDDEN
+            self._note_refused(request, status, reason=words, by=token.name)
+            return await self._form(request, wanted, status, words)
         session = await self.desk.use(
             lambda: self.desk.sessions.begin(token, now=self.desk.now())
         )
@@ -65,8 +66,10 @@ class Entry:
         return response
 
     async def logout(self, request: Request) -> Response:
-        """Let the browser forget its session."""
+        """End the session, here and in the browser."""
         await self.posted(request)
+        value, now = request.cookies[COOKIE], self.desk.now()
+        await self.desk.use(lambda: self.desk.sessions.end(value, now=now))
         response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
         _set_cookie(request, response, COOKIE, "")
         return response
@@ -103,8 +106,13 @@ class Entry:
         if by_admin and not visitor.is_admin:
             raise Refused(HTTPStatus.FORBIDDEN, "the token is not for admin")
         if by_admin:
-            note_change(request, visitor.name)
+            note_owner(request, visitor.name)
         return form
+
+    def _note_refused(
+        self, request: Request, status: HTTPStatus, **about: object
+    ) -> None:
+        self.desk.refusals.note("login_refused", request, status=int(status), **about)
 
     async def _is_ours(self, form: dict[str, str], bound_to: str) -> bool:
         given, sessions = form.get(FORM_TOKEN, ""), self.desk.sessions

@@ -1,0 +1,51 @@
+"""The hub's database, for commands on the machine where the hub runs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dispatchd.errors import NotReachable
+
+if TYPE_CHECKING:
+    from dispatchd.hub.database import Database
+    from dispatchd.hub.settings import Settings
+
+
+def open_database(
+    config_file: Path, progress: Callable[[], None] = lambda: None
+) -> "tuple[Settings, Database]":
+    """Return the settings of a hub, and its database, migrated."""
+    from dispatchd.hub.database import Database
+    from dispatchd.hub.settings import load
+
+    settings = load(config_file)
+    return settings, Database.open(settings.database_url, progress)
+
+
+@contextmanager
+def busy_is_said(cannot: str) -> Iterator[None]:
+    """Say that the database can't be used as the reason why a command can't do something.
+
+    Raises:
+        NotReachable: It can't be used.
+    """
+    from dispatchd.hub.model import StorageBusy
+
+    try:
+        yield
+    except StorageBusy as error:
+        raise NotReachable(cannot=cannot, reason=str(error)) from error
+
+
+def require_extra() -> None:
+    """Return if what a hub needs is installed.
+
+    Raises:
+        NotReachable: It isn't.
+    """
+    for name in ("alembic", "psycopg", "sqlalchemy", "starlette", "uvicorn"):
+        if find_spec(name) is None:
+            reason = f"{name} is not installed; run: pip install 'dispatchd[hub]'"
+            raise NotReachable(cannot="use a hub", reason=reason)

@@ -1,0 +1,57 @@
+"""The bindings of machines, kept as marks: which jobs each of them may have, by the machine's name."""
+
+import json
+from typing import Final
+
+from attrs import frozen
+from sqlalchemy import Connection, select
+
+from dispatchd.hub.database import Database, announce
+from dispatchd.hub.domain.binding import FREE, Binding
+from dispatchd.hub.domain.news import ANYTHING
+from dispatchd.hub.mark_store import MarkStore
+from dispatchd.hub.schema import MARKS
+
+_BOUND: Final = "machine bound "
+"""What the mark of a machine that is bound begins with; its name follows."""
+
+
+@frozen
+class BindingStore:
+    """The bindings of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+
+    _database: Database
+
+    def get(self, name: str) -> Binding:
+        """Return the binding of a machine."""
+        return _read(MarkStore(self._database).get(_BOUND + name))
+
+    def all(self) -> dict[str, Binding]:
+        """Return the bindings of all machines that have one, by name."""
+        wanted = MARKS.c.name.startswith(_BOUND, autoescape=True)
+        with self._database.snapshot() as db:
+            rows = db.execute(select(MARKS.c.name, MARKS.c.value).where(wanted))
+            return {row.name.removeprefix(_BOUND): _read(row.value) for row in rows}
+
+    def put(self, name: str, binding: Binding) -> None:
+        """Bind a machine anew, and let every poll of every hub process look again."""
+        marks = MarkStore(self._database)
+        value = json.dumps([binding.workflows, binding.repositories])
+
+        def work(db: Connection) -> None:
+            marks.remove(db, _BOUND + name)
+            if not binding.is_free:
+                marks.add(db, _BOUND + name, value)
+            announce(db, ANYTHING)
+
+        self._database.write(work)
+
+
+def _read(value: str) -> Binding:
+    if not value:
+        return FREE
+    workflows, repositories = json.loads(value)
+    return Binding(
+        workflows=None if workflows is None else tuple(workflows),
+        repositories=None if repositories is None else tuple(repositories),
+    )

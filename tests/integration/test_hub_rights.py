@@ -1,0 +1,83 @@
+"""Each act at the hub needs one scope, whichever way it is done."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from support.hub import Hub
+from support.machine import Machine, row
+
+PUSHED = {
+    "dag_name": "ci",
+    "repository_name": "o/r",
+    "pull_request_number": 7,
+    "event_name": "pull_request",
+}
+
+
+async def token(server: Hub, *scopes: str) -> dict[str, str]:
+    """Return the header of a new token."""
+    body = {"name": "-".join(scopes), "scopes": list(scopes)}
+    reply = await server.http.post("/api/v1/tokens", json=body)
+    return {"authorization": f"Bearer {reply.json()['token']}"}
+
+
+async def submit(
+    server: Hub, headers: dict[str, str], job: dict[str, Any]
+) -> httpx.Response:
+    return await server.http.post("/api/v1/jobs", json=job, headers=headers)
+
+
+CANCELS: list[dict[str, Any]] = [
+    {"command": "cancel", "dag_run_id": "victim"},
+    {"command": "CanCel", "dag_run_id": "run-of-victim"},
+    {**PUSHED, "command": "cancel"},
+    {"command": "cancel", "dag_run_id": "nothing-of-that-name"},
+]
+
+
+@pytest.mark.parametrize("job", CANCELS)
+@pytest.mark.parametrize("scopes", [("submit",), ("submit", "read")])
+async def test_a_token_for_submit_ends_no_job_by_a_cancel_job(
+    server: Hub, job: dict[str, Any], scopes: tuple[str, ...]
+) -> None:
+    headers = await token(server, *scopes)
+    await server.submit({"id": "victim", **PUSHED})
+    held = await Machine(http=server.http).pull()
+    await held.accept(run_id="run-of-victim")
+    await server.submit({"id": "waits", **PUSHED})
+
+    reply = await submit(server, headers, {"id": "c", **job})
+    beat = await held.beat()
+
+    assert reply.status_code == 403
+    assert "admin" in reply.json()["message"]
+    assert beat.json()["cancel_requested"] is False
+    assert (await row(server, "waits"))["state"] == "queued"
+    assert (await server.http.get("/api/v1/jobs/c")).status_code == 404
+
+
+async def test_an_owner_ends_a_job_by_a_cancel_job(server: Hub) -> None:
+    await server.submit({"id": "victim", **PUSHED})
+    headers = await token(server, "admin")
+
+    reply = await submit(server, headers, {"id": "c", **CANCELS[0]})
+
+    assert reply.status_code == 201
+    assert (await row(server, "victim"))["state"] == "aborted"
+
+
+async def test_a_token_for_submit_supersedes_no_job(server: Hub) -> None:
+    headers = await token(server, "submit")
+    await server.submit({"id": "victim", **PUSHED, "sha": "1" * 40})
+
+    defaults: list[dict[str, Any]] = [{}, {"supersede": None}, {"supersede": False}]
+    for number, given in enumerate(defaults):
+        job = {"id": f"new-{number}", **PUSHED, "sha": "2" * 40, **given}
+        assert (await submit(server, headers, job)).status_code == 201
+    named = {"id": "named", **PUSHED, "sha": "2" * 40, "supersede": True}
+    reply = await submit(server, headers, named)
+
+    assert reply.status_code == 403
+    assert (await row(server, "victim"))["state"] == "queued"

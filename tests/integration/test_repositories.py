@@ -1,0 +1,60 @@
+"""A machine's workflow runs for its repositories alone, also after a reload."""
+
+import signal
+from pathlib import Path
+
+from support.daemon import running_daemon, write_config
+from support.endpoint import endpoint
+from support.until import until
+
+ACME = {"dag_name": "it", "repository_name": "acme/shop"}
+
+
+async def test_a_job_of_another_repository_is_rejected_with_a_sentence(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path / "machine",
+            hub.url,
+            {"it": ["/bin/true"]},
+            limits='repositories = ["acme/*"]',
+        )
+        async with running_daemon(config):
+            hub.hand_out({"id": "other", **ACME, "repository_name": "evil/shop"})
+            hub.hand_out({"id": "none", "dag_name": "it"})
+            hub.hand_out({"id": "good", **ACME})
+            other, none, good = await hub.until_finished("other", "none", "good")
+
+    assert (other["result_status"], none["result_status"]) == ("rejected", "rejected")
+    assert "doesn't run for the repository evil/shop" in other["result_summary"]
+    assert "doesn't run for no repository" in none["result_summary"]
+    assert good["result_status"] == "succeeded"
+    assert hub.calls("accept", "other") == []
+
+
+async def test_a_job_that_waits_is_rejected_once_its_repository_is_taken_out(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path / "machine",
+            hub.url,
+            {"it": ["/bin/sh", "-c", "mkfifo gate; read _ <gate"]},
+            limits='repositories = ["acme/*"]',
+        )
+        async with running_daemon(config) as daemon:
+            for job_id in ("first", "second"):
+                hub.hand_out({"id": job_id, **ACME})
+            await hub.until(lambda e: bool(e.calls("accept", "second")))
+            config.write_text(config.read_text().replace("acme/*", "other/*"))
+            daemon.send(signal.SIGHUP)
+            await daemon.until_logged("reloaded")
+            gate = daemon.state / "runs/first/workspace/gate"
+            await until(gate.is_fifo)
+            gate.write_text("\n")
+            first, second = await hub.until_finished("first", "second")
+
+    assert first["result_status"] == "succeeded"
+    assert second["result_status"] == "rejected"
+    assert "doesn't run for the repository acme/shop" in second["result_summary"]
