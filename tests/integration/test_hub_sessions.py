@@ -14,9 +14,13 @@ import jwt
 import pytest
 from anyio import to_thread
 
+from dispatchd.hub.backup import restore
 from dispatchd.hub.database import Database
+from dispatchd.hub.mark_store import MarkStore
 from dispatchd.hub.model import Token
-from dispatchd.hub.schema import MARKS
+from dispatchd.hub.schema import MARKS, SECRETS
+from dispatchd.hub.sessions import Sessions
+from dispatchd.hub.setup import init
 from dispatchd.hub.token_store import TokenStore
 from support.cli import dispatchd
 from support.clock import advance
@@ -109,6 +113,29 @@ async def test_the_page_key_is_rotated_while_the_hub_goes_on(server: Hub) -> Non
         assert await statuses(server, kept) == [303, 401, 303]
     async with browser(server) as page:
         assert (await statuses(server, page.cookies[COOKIE]))[:2] == [200, 200]
+
+
+async def test_a_backup_makes_no_session(server: Hub, tmp_path: Path) -> None:
+    file, new = tmp_path / "backup.db", tmp_path / "new"
+    async with browser(server) as page:
+        kept = page.cookies[COOKIE]
+        done = await to_thread.run_sync(
+            lambda: dispatchd("hub", "backup", str(file), cwd=server.folder)
+        )
+        assert done.returncode == 0, done.stderr
+        await logout(page)
+    init(new, listen="127.0.0.1:0", database_url="sqlite:///hub.db", license_id="lic")
+    database = Database.open(f"sqlite:///{new / 'hub.db'}")
+    restore(file, database)
+    sessions = Sessions.open(TokenStore(database), MarkStore(database))
+
+    assert sessions.token(kept, now=time.time()) is None
+    copy = Database.open(f"sqlite:///{file}")
+    with copy.snapshot() as db:
+        names = {row.name for row in db.execute(SECRETS.select())}
+    assert names == {"license-signing-key"}
+    copy.close()
+    database.close()
 
 
 async def license_token(server: Hub, name: str) -> str:

@@ -1,4 +1,7 @@
-"""Backup and restore: every row of one moment, as an SQLite file, from and into either kind of database."""
+"""Backup and restore: every row of one moment, as an SQLite file, from and into either kind of database.
+
+All but the key that signs the page's sessions: nobody is logged in after a restore.
+"""
 
 import os
 from pathlib import Path
@@ -9,6 +12,7 @@ from sqlalchemy import Connection, func, insert, select, text
 from dispatchd.errors import UsageError
 from dispatchd.hub.database import Database, is_postgresql
 from dispatchd.hub.schema import JOBS, LICENSES, MACHINES, METADATA, SECRETS
+from dispatchd.hub.sessions import KEY
 
 _ROWS: Final = 500
 """How many rows are copied at a time (count)."""
@@ -86,7 +90,11 @@ def _put(kept: Connection, db: Connection, cannot: str) -> int:
 def _copy(source: Connection, target: Connection) -> int:
     rows = 0
     for table in METADATA.sorted_tables:
-        found = source.execute(select(table).execution_options(yield_per=_ROWS))
+        query = select(table)
+        if table is SECRETS:
+            # With it whoever has a backup could make up an owner's session; a hub without one makes it anew.
+            query = query.where(SECRETS.c.name != KEY)
+        found = source.execute(query.execution_options(yield_per=_ROWS))
         for part in found.mappings().partitions(_ROWS):
             target.execute(insert(table), [dict(row) for row in part])
             rows += len(part)

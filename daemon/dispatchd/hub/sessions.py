@@ -21,7 +21,8 @@ from dispatchd.hub.token_store import TokenStore
 LIFE_S: Final = 12 * 3600
 """How long a session lasts (seconds)."""
 
-_KEY: Final = "page-session-key"
+KEY: Final = "page-session-key"
+"""The name of the secret that signs sessions."""
 
 
 _ENDED: Final = "session ended "
@@ -38,7 +39,7 @@ class Sessions:
     @classmethod
     def open(cls, tokens: TokenStore, marks: MarkStore) -> Self:
         """Return the sessions of a database, making the key that signs them where there is none yet."""
-        tokens.secret(_KEY, _new_key)
+        tokens.secret(KEY, _new_key)
         return cls(tokens, marks)
 
     def begin(self, token: Token, *, now: float) -> str:
@@ -66,7 +67,7 @@ class Sessions:
 
     def rotate_key(self) -> None:
         """Replace the key that signs sessions, which ends all of them."""
-        self._tokens.replace_secret(_KEY, _new_key())
+        self._tokens.replace_secret(KEY, _new_key())
 
     def form_token(self, value: str) -> str:
         """Return what a form has to bring along to count as sent from a page of this session."""
@@ -86,7 +87,7 @@ class Sessions:
 
     def _signature(self, purpose: str, text: str) -> str:
         # Read anew each time, so that a rotated key counts at once in each hub process.
-        key = self._tokens.secret(_KEY, _new_key).encode()
+        key = self._tokens.secret(KEY, _new_key).encode()
         said = f"{purpose}\n{text}".encode(errors="replace")
         return hmac.new(key, said, sha256).hexdigest()
 
