@@ -1,11 +1,13 @@
 """A machine's workflow runs for its repositories alone, also after a reload."""
 
+import os
 import signal
 from pathlib import Path
 
+from anyio import to_thread
+
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
-from support.until import until
 
 ACME = {"dag_name": "it", "repository_name": "acme/shop"}
 
@@ -36,11 +38,13 @@ async def test_a_job_of_another_repository_is_rejected_with_a_sentence(
 async def test_a_job_that_waits_is_rejected_once_its_repository_is_taken_out(
     tmp_path: Path,
 ) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
     async with endpoint() as hub:
         config = write_config(
             tmp_path / "machine",
             hub.url,
-            {"it": ["/bin/sh", "-c", "mkfifo gate; read _ <gate"]},
+            {"it": ["/bin/sh", "-c", f"read _ <{gate}"]},
             limits='repositories = ["acme/*"]',
         )
         async with running_daemon(config) as daemon:
@@ -50,9 +54,8 @@ async def test_a_job_that_waits_is_rejected_once_its_repository_is_taken_out(
             config.write_text(config.read_text().replace("acme/*", "other/*"))
             daemon.send(signal.SIGHUP)
             await daemon.until_logged("reloaded")
-            gate = daemon.state / "runs/first/workspace/gate"
-            await until(gate.is_fifo)
-            gate.write_text("\n")
+            # Blocks until the run reads.
+            await to_thread.run_sync(gate.write_text, "\n")
             first, second = await hub.until_finished("first", "second")
 
     assert first["result_status"] == "succeeded"
