@@ -50,18 +50,34 @@ class Table:
 
 def test_the_one_that_was_silent_for_longest_goes_for_a_new_one() -> None:
     table = Table()
-    first, second, _ = [table.admitted(each) for each in "abc"]
+    first, _, third = [table.admitted(each) for each in "abc"]
     table.table.move(first, Stage.ANSWER)
-    table.clock.now += 1
-    table.table.move(first, Stage.IDLE)
 
-    for name in "de":
-        assert table.admit(name)
-    table.table.move(second, Stage.ANSWER)
-    table.admit("f")
+    assert table.admit("d")
+    table.table.move(third, Stage.ANSWER)
+    table.table.move(third, Stage.READER)
+    assert table.admit("e")
 
-    assert table.ended == ["b", "c", "a"]
+    assert table.ended == ["b", "d"]
     assert len(table.table) == 3
+
+
+def test_a_flood_of_one_kind_takes_no_connection_of_the_other() -> None:
+    table = Table(most=6)
+    known = [table.admitted(each) for each in "ab"]
+    for each in known:
+        table.table.move(each, Stage.ANSWER)
+        table.table.move(each, Stage.IDLE)
+    for number in range(9):
+        table.admit(f"silent {number}")
+    assert table.ended == [f"silent {number}" for number in range(5)]
+
+    table = Table(most=6)
+    for number in range(6):
+        table.table.move(table.admitted(f"idle {number}"), Stage.IDLE)
+    for _ in range(3):
+        table.admit("new")
+    assert table.ended == [f"idle {number}" for number in range(3)]
 
 
 def test_nobody_who_is_being_answered_goes_for_another_one() -> None:

@@ -87,10 +87,12 @@ class Connections:
     silent_per_address: int
     now: Callable[[], float]
     _all: set[Connection] = field(factory=set, init=False)
-    _silent: dict[Connection, None] = field(factory=dict, init=False)
-    """Oldest first."""
-    _unfinished: dict[str, dict[Connection, None]] = field(factory=dict, init=False)
-    """Those of them that are, by address, likewise."""
+    _idle: dict[Connection, None] = field(factory=dict, init=False)
+    """Those between two requests, oldest first."""
+    _unfinished: dict[Connection, None] = field(factory=dict, init=False)
+    """The other silent ones, oldest first."""
+    _of_address: dict[str, dict[Connection, None]] = field(factory=dict, init=False)
+    """The same by address."""
 
     def __len__(self) -> int:
         """Return how many there are (count)."""
@@ -125,32 +127,39 @@ class Connections:
         self._forget_silent(connection)
 
     def end_oldest(self) -> bool:
-        """Cut the connection off that has been silent for longest; False if none is silent."""
-        return self._end_first(self._silent)
+        """Cut the connection off that has been silent for longest, of the kind of which there are more.
+
+        So a flood of one kind takes none of the other. Returns False if none is silent.
+        """
+        kinds = sorted((self._idle, self._unfinished), key=len)
+        return self._end_first(kinds[1])
 
     def sweep(self) -> int:
         """Cut those off that have taken too long, and return how many."""
         now = self.now()
-        overdue = [each for each in self._silent if each.is_overdue(now)]
+        silent = (*self._unfinished, *self._idle)
+        overdue = [each for each in silent if each.is_overdue(now)]
         for each in overdue:
             self._cut_off(each)
         return len(overdue)
 
     def _note_silent(self, connection: Connection) -> None:
-        self._silent[connection] = None
         if not connection.is_unfinished:
+            self._idle[connection] = None
             return
-        of_address = self._unfinished.get(connection.address, {})
+        of_address = self._of_address.get(connection.address, {})
         if 0 < self.silent_per_address <= len(of_address):
             self._end_first(of_address)
-        self._unfinished.setdefault(connection.address, {})[connection] = None
+        self._of_address.setdefault(connection.address, {})[connection] = None
+        self._unfinished[connection] = None
 
     def _forget_silent(self, connection: Connection) -> None:
-        self._silent.pop(connection, None)
-        of_address = self._unfinished.get(connection.address, {})
+        self._idle.pop(connection, None)
+        self._unfinished.pop(connection, None)
+        of_address = self._of_address.get(connection.address, {})
         of_address.pop(connection, None)
         if not of_address:
-            self._unfinished.pop(connection.address, None)
+            self._of_address.pop(connection.address, None)
 
     def _end_first(self, connections: dict[Connection, None]) -> bool:
         first = next(iter(connections), None)
