@@ -95,7 +95,7 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
     )
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
-    return _marking(auditing(probes.counting(framed(app))))
+    return _marking(framed(auditing(probes.counting(app))))
 
 
 def _marking(app: ASGIApp) -> ASGIApp:
