@@ -53,11 +53,22 @@ def scene() -> Iterator[Scene]:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An image with one program, made without any registry."""
     if shutil.which("podman") is None or not BUSYBOX.exists():
         pytest.skip("needs podman and busybox-static")
-    archive = tmp_path_factory.mktemp("image") / "root.tar"
+    folder = tmp_path_factory.mktemp("image")
+    archive, conf = folder / "root.tar", folder / "containers.conf"
+    # Without CAP_SYS_RESOURCE, as within another container, no limit can be raised.
+    limits = '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
+    runtime = '[engine]\nruntime = "runc"\n' if shutil.which("runc") else ""
+    conf.write_text(limits + runtime)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CONTAINERS_CONF", str(conf))
+        yield _made(archive)
+
+
+def _made(archive: Path) -> str:
     with tarfile.open(archive, "w") as tar:
         tar.add(BUSYBOX, "bin/busybox")
         for each in TOOLS:
@@ -318,7 +329,8 @@ async def test_a_job_runs_enclosed_from_its_pull_to_its_report(
             limits=f'isolation = "{isolation}"\n{image}secrets = {{ KEY = "key" }}\n'
             f'env = {{ STATE = "{tmp_path}/state" }}\n[secrets.key]\nfile = "key"',
         )
-        environment = {"PATH": os.environ["PATH"], "HOME": str(Path.home())}
+        names = ("PATH", "HOME", "CONTAINERS_CONF")
+        environment = {name: os.environ.get(name, "") for name in names}
         async with running_daemon(config, env=environment) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it", "payload": {"a": 1}})
             (finish,) = await hub.until_finished("j")

@@ -13,20 +13,24 @@ import httpx
 import pytest
 from typing_extensions import override
 
+from support.certificates import Authority
 from support.checks import ChecksHub, checks_hub
+from support.clock import advance
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import endpoint
 from support.github import INSTALLATION
 from support.github_api import github_api
-from support.hub import NO_TLS, HubHere
+from support.hub import NO_TLS, HubHere, hub
 from support.licenses import KEY, Issuer, config_lines
 from support.loops import FaultyFence, loops_of
 from support.until import in_time, until
 
 WATCHDOG_S = 40
 DAEMON = loops_of("", without=("hub", "cli"))
-HUB = loops_of("hub")
+TLS = {"tls"}
+"""The loop of a hub that speaks TLS itself, which is broken in a test of its own."""
+HUB = loops_of("hub") - TLS
 
 
 @pytest.fixture
@@ -127,6 +131,17 @@ async def test_a_loop_of_the_hub_that_goes_on_failing_is_named(tmp_path: Path) -
         "prune has met a bug and is tried again; the log has details (Injected)"
     ]
     assert "dispatchd_hub_loops_failing 1.0" in metrics
+
+
+async def test_no_fault_in_a_round_ends_a_hub_that_speaks_tls(tmp_path: Path) -> None:
+    bugs, folder = FaultyFence(), tmp_path / "hub"
+    folder.mkdir()
+    issued = Authority(tmp_path / "ca").issue("127.0.0.1")
+    (folder / "tls.pem").write_bytes(issued.read_bytes())
+    async with hub(folder, keys='tls_cert_file = "tls.pem"', bugs=bugs):
+        for _ in range(3):
+            await advance(6)
+        await _until_all_worked(bugs, TLS)
 
 
 class Stubborn(FaultyFence):

@@ -126,7 +126,7 @@ async def test_refused_connections_are_one_line_in_the_log(tmp_path: Path) -> No
         await server.stop()
 
     assert [each["reason"] for each in said] == ["too many connections"]
-    assert said[0]["client"] == "127.0.0.1"
+    assert said[0]["address"] == "127.0.0.1"
 
 
 async def polls_are_held(server: HubHere, count: int) -> None:

@@ -25,8 +25,9 @@ BOUNDED = {
     *("domain/raw_json.py:_members", "redaction/patterns.py:_is_a_key"),
     *("hub/bodies.py:_read_shortened", "hub/domain/shortened.py:feed"),
     *("engines/local/gate.py:_ask", "engines/local/gate.py:status"),
-    # A process of its own.
-    "engines/local/starter.py:serve",
+    # Processes of their own.
+    *("engines/local/starter.py:serve", "engines/local/shim.py:_exit_code_of"),
+    "process/descendants.py:end_children",
     *("engines/local/checkout.py:_read", "engines/local/process.py:_read"),
     *("hub/bodies.py:read_up_to", "hub/database.py:say", "hub/job_store.py:prune"),
     *("hub/dispatch.py:_claim_within", "hub/jobs.py:show"),
