@@ -21,6 +21,7 @@ class HubProcess(Hub):
     """One `dispatchd hub serve`."""
 
     env: Mapping[str, str] = field(factory=dict)
+    wrapper: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] = field(init=False)
 
     @override
@@ -29,6 +30,7 @@ class HubProcess(Hub):
         port_file = self.folder / "port"
         port_file.unlink(missing_ok=True)
         command = (
+            *self.wrapper,
             *(sys.executable, "-m", "dispatchd", "hub", "serve"),
             *("--config", str(self.folder / FILE), "--port-file", str(port_file)),
         )
