@@ -95,20 +95,25 @@ class Listening(socket.socket):
 
     @override
     def close(self) -> None:
+        self._give_up_spare()
+        super().close()
+
+    def _give_up_spare(self) -> None:
         if self._spare >= 0:
             os.close(self._spare)
             self._spare = -1
-        super().close()
 
     def _shed(self, error: OSError) -> None:
         """Make room for the next connection, and give up the one that there was no descriptor for."""
         self.connections.end_oldest()
-        os.close(self._spare)
+        self._give_up_spare()
         address = "", 0
         with suppress(OSError):
             given_up, address = super().accept()
             given_up.close()
-        self._spare = _spare()
+        # Another thread may have been faster; then the next one that is closed makes room.
+        with suppress(OSError):
+            self._spare = _spare()
         self.note(str(error.strerror), address[0])
 
 
