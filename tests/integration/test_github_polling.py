@@ -15,7 +15,7 @@ from support.github_hub import deliveries, jobs, send
 from support.hub import HubHere
 from support.machine import Machine
 from support.polling import CLOSED, ISSUES, OPENED, polling_hub, status_of
-from support.until import until
+from support.until import in_time, until
 
 HOUR_S = 3600.0
 
@@ -629,7 +629,12 @@ async def test_the_hub_fetches_what_it_has_missed_where_github_sends_events(
         await api.until(lambda: api.fetched[missed.guid] == 1)
         late = await send(server, "push", missed.payload, missed.guid)
         assert late.status_code in {200, 202}
-        assert len(await jobs(server)) == 2
+
+        async def are_both_there() -> bool:
+            return len(await jobs(server)) == 2
+
+        # It has been fetched; its job comes a moment later.
+        await in_time(are_both_there)
         assert {*await kept(server)} == {come.guid, missed.guid}
 
 

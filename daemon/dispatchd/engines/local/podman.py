@@ -18,6 +18,7 @@ from subprocess import DEVNULL, PIPE
 from typing import Final
 
 import anyio
+import structlog
 from attrs import define
 
 from dispatchd.domain.isolation import Network, PullPolicy
@@ -46,6 +47,9 @@ _PULL_S: Final = 1800.0
 
 _CALL_S: Final = 60.0
 """How long any other call may take (seconds)."""
+
+_TRIES: Final = 3
+"""How often a container is removed before it is left alone (count)."""
 
 _DIGITS: Final = 24
 """Length of the unique part of a container's name (hexadecimal digits)."""
@@ -166,9 +170,18 @@ class Podman:
 
     async def remove(self, folder: Path) -> None:
         """Remove the container of an attempt with all that runs in it; one that isn't there is fine."""
-        name = name_of(folder)
-        await self._call(
-            "rm", "--force", "--time=0", "--ignore", name, within_s=_CALL_S
+        remove = ("rm", "--force", "--time=0", "--ignore", name_of(folder))
+        failed = ""
+        for _ in range(_TRIES):
+            # Podman may still be busy with the end of what was killed.
+            failed = await self._call(*remove, within_s=_CALL_S)
+            exists = await self._call(
+                "container", "exists", remove[-1], within_s=_CALL_S
+            )
+            if not failed and exists:
+                return
+        structlog.get_logger().warning(
+            "container_left", name=remove[-1], reason=failed or "it is still there"
         )
 
     async def _call(self, *arguments: str, within_s: float) -> str:

@@ -25,9 +25,6 @@ from dispatchd.process.seccomp import Filter, program
 _DESCRIPTORS: Final = 5
 """What comes with each order: the request, the gate, the output, the attempt's folder; and perhaps a control group."""
 
-_LOOK_MS: Final = 200
-"""How often what runs have left is looked at (milliseconds)."""
-
 _MESSAGE: Final = 64
 """Longest message of the two ends (bytes): a word and two numbers."""
 
@@ -69,22 +66,21 @@ class _Starter:
         self._poll.register(daemon, select.POLLIN)
         self._children: dict[int, int] = {}
         """Pids of shims, by their pidfds."""
-        self._left: list[int] = []
-        """Pids of what runs have left, which the daemon ends."""
+        self._left: dict[int, int] = {}
+        """Pids of what runs have left, which the daemon ends, by their pidfds."""
 
     def serve(self) -> None:
         adopt_orphans()
         while True:
-            # What is left announces nothing that could be waited for here.
-            for fd, _ in self._poll.poll(_LOOK_MS if self._left else None):
+            for fd, _ in self._poll.poll():
                 if fd in self._children:
                     self._reap(fd)
-                elif not self._take_order():
+                elif fd in self._left:
+                    self._reap_left(fd)
+                elif fd == self._daemon.fileno() and not self._take_order():
                     # Nobody else will ever know of it.
                     self._end_left()
                     return
-            if self._left:
-                self._look_at_left()
 
     def _take_order(self) -> bool:
         """Start what the daemon wants; return whether it is there at all."""
@@ -149,15 +145,25 @@ class _Starter:
         self._look_at_left()
 
     def _look_at_left(self) -> None:
-        """Take note of what runs have left, and wait for that which has ended."""
-        shims = set(self._children.values())
-        self._left = [pid for pid in children_of(os.getpid()) if pid not in shims]
-        for pid in self._left:
-            os.waitpid(pid, os.WNOHANG)
+        """Take note of what runs have left, so that its end is seen."""
+        known = {*self._children.values(), *self._left.values()}
+        for pid in children_of(os.getpid()):
+            if pid not in known:
+                fd = os.pidfd_open(pid)
+                self._left[fd] = pid
+                self._poll.register(fd, select.POLLIN)
+
+    def _reap_left(self, fd: int) -> None:
+        pid = self._left.pop(fd)
+        self._poll.unregister(fd)
+        os.close(fd)
+        os.waitpid(pid, 0)
+        # What was below it is here now.
+        self._look_at_left()
 
     def _end_left(self) -> None:
         self._look_at_left()
-        for pid in self._left:
+        for pid in self._left.values():
             signal_child(pid, signal.SIGKILL)
 
     def _say(self, message: str) -> None:
