@@ -27,11 +27,11 @@ TO_DO: Final = "run the daemon by a unit with Delegate=yes and DelegateSubgroup=
 
 @frozen(kw_only=True)
 class Machine:
-    """What a machine is able to do for runs: the limits (controllers of cgroup v2), and what is in the way of isolations."""
+    """Abilities of a machine: limits that it can set (controllers of cgroup v2), and isolations that it can't have."""
 
     controllers: tuple[str, ...] = ()
     obstacle: Callable[[Isolation], str] = field(default=lambda _: "")
-    """Gives why no run can have an isolation there; empty if it can."""
+    """Returns the reason why no run can have an isolation there; empty if it can."""
 
 
 def unfit(workflows: Mapping[str, Workflow], machine: Machine) -> dict[str, str]:

@@ -1,10 +1,10 @@
-"""What keeps a run from what isn't its own."""
+"""Isolation of runs: the walls, networks and homes that a workflow can choose."""
 
 from enum import StrEnum
 
 
 class Isolation(StrEnum):
-    """What stands between a run and the rest of the machine."""
+    """Wall between a run and the rest of the machine."""
 
     SANDBOX = "sandbox"
     """The kernel's wall around each process of it: Landlock, a filter of system calls, no new privileges."""
@@ -17,7 +17,7 @@ class Isolation(StrEnum):
 
 
 class Network(StrEnum):
-    """Which network a run has, where its isolation can choose."""
+    """Network of a run, where its isolation can choose."""
 
     HOST = "host"
     """That of the machine; for a container the one that podman gives it."""
@@ -35,7 +35,7 @@ class PullPolicy(StrEnum):
 
 
 class Home(StrEnum):
-    """What an isolated run has for a home."""
+    """Home folder of an isolated run."""
 
     ATTEMPT = "attempt"
     """A folder of the attempt's own, removed when it has ended."""

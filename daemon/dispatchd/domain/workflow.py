@@ -21,7 +21,7 @@ DEFAULT_OUTPUT_MAX_MIB: Final = 64
 """How much output of an attempt is kept where nothing else is configured (MiB)."""
 
 DEFAULT_PIDS_MAX: Final = 4096
-"""How many processes and threads an attempt may have where nothing else is configured: far more than builds need."""
+"""Default limit of an attempt's processes and threads (count): far more than builds need."""
 
 GH_TOKEN: Final = "GH_TOKEN"  # noqa: S105  # the name of a variable
 """The variable in which a command gets the token of the endpoint, as GitHub's `gh` reads it."""

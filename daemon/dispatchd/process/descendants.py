@@ -14,7 +14,7 @@ from typing import Final
 from dispatchd.process.kernel import PR_SET_CHILD_SUBREAPER, process_control
 
 _LOOK_S: Final = 0.01
-"""How often children that are ending are looked at (seconds)."""
+"""Interval between two looks at children that are ending (seconds): their parent is told of each, and has no loop."""
 
 
 def adopt_orphans() -> None:

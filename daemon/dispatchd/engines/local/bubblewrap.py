@@ -23,13 +23,13 @@ _LINKS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 """Links into /usr on a machine with one folder of programs (file-hierarchy(7))."""
 
 _FRESH: Final = (Path("/proc"), Path("/dev"))
-"""Mounted anew, with what belongs to the run."""
+"""Fresh mounts: they show what belongs to the run alone."""
 
 _POLITE: Final = "--default-signal=HUP,INT,QUIT,TERM"
 """For env(1): bwrap has to ignore what is sent to the group, or it would end before its command."""
 
 _PROBE_S: Final = 10.0
-"""How long the probe may take (seconds)."""
+"""Time limit of the probe (seconds)."""
 
 _TO_DO: Final = (
     "the unit needs dispatchd.service.d/isolation-bubblewrap.conf; docs/security.md"

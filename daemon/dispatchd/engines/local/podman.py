@@ -43,13 +43,13 @@ _OF_THE_CLIENT: Final = (
 """Variables that podman itself heeds: it has the daemon's, and the command's come to it by another way."""
 
 _PULL_S: Final = 1800.0
-"""How long an image may take to come (seconds)."""
+"""Time limit of a pull (seconds)."""
 
 _CALL_S: Final = 60.0
-"""How long any other call may take (seconds)."""
+"""Time limit of any other call (seconds)."""
 
 _TRIES: Final = 3
-"""How often a container is removed before it is left alone (count)."""
+"""Attempts to remove a container (count)."""
 
 _DIGITS: Final = 24
 """Length of the unique part of a container's name (hexadecimal digits)."""
