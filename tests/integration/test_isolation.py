@@ -1,12 +1,18 @@
 """A daemon whose runs are isolated: what they are given, what is refused, and what is left of them."""
 
 import os
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from dispatchd.domain.isolation import Isolation
+from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.engines.local.secrets import SecretReader
+from dispatchd.engines.local.walls import Walls
 from dispatchd.process.landlock import able
+from dispatchd.redaction.known_secrets import KnownSecrets
 from support.control import call
 from support.daemon import running_daemon
 from support.daemon import write_config as write
@@ -194,3 +200,24 @@ async def test_a_home_of_the_workflow_is_kept_for_its_next_run_and_not_for_a_for
     assert output("two") == "from one\n"
     assert all("No such file" in output(each) for each in ("one", "fork", "other"))
     assert (daemon.state / "homes/it/kept").read_text() == "from two\n"
+
+
+def test_an_isolation_that_could_not_be_had_for_a_moment_is_tried_again(
+    tmp_path: Path,
+) -> None:
+    bwrap, now = tmp_path / "bwrap", [100.0]
+    bwrap.write_text("#!/bin/sh\necho 'no namespaces now' >&2\nexit 1\n")
+    bwrap.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    made = LocalEngine(
+        SecretReader(environment=environment),
+        KnownSecrets(),
+        Walls.here(environment, ()),
+        now=lambda: now[0],
+    )
+    with closing(made) as local:
+        assert "no namespaces now" in local.obstacle(Isolation.BUBBLEWRAP)
+        bwrap.write_text("#!/bin/sh\nexit 0\n")
+        assert "no namespaces now" in local.obstacle(Isolation.BUBBLEWRAP)
+        now[0] += 61
+        assert local.obstacle(Isolation.BUBBLEWRAP) == ""

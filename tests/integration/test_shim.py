@@ -318,3 +318,13 @@ async def test_a_process_in_the_background_lives_as_long_as_its_run(
 
     assert end == Exit(code=0), ready.output_file.read_text()
     assert ready.output_file.read_text().split() == ["ready", "alive", "alive"]
+
+
+async def test_a_process_that_hides_ends_with_the_daemon_that_has_not_cleared_yet(
+    tmp_path: Path,
+) -> None:
+    ready = hiding(tmp_path, "trap : TERM HUP;")
+    with closing(LocalEngine.here({}, KnownSecrets())) as local:
+        await local.observe(await started(local, ready), ready.folder)
+
+    await the_end_of(int((ready.workspace / "hidden").read_text()))

@@ -28,7 +28,7 @@ _FRESH: Final = (Path("/proc"), Path("/dev"))
 _POLITE: Final = "--default-signal=HUP,INT,QUIT,TERM"
 """For env(1): bwrap has to ignore what is sent to the group, or it would end before its command."""
 
-_PROBE_S: Final = 10.0
+_PROBE_S: Final = 2.0
 """Time limit of the probe (seconds)."""
 
 _TO_DO: Final = (

@@ -15,7 +15,7 @@ from dispatchd.process.landlock import Rule
 
 @frozen(kw_only=True)
 class Enclosed:
-    """What a shim executes.
+    """A command with its isolation around it, as a shim executes it.
 
     `rules` are the openings of its wall, None for no wall; `deaf` says that it doesn't heed signals to its group, because
     they are for the command within.

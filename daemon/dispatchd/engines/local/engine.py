@@ -6,8 +6,10 @@ the daemon before it started are the same call.
 """
 
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from select import POLLIN, poll
 from signal import SIGKILL, SIGTERM
@@ -36,17 +38,17 @@ from dispatchd.engines.local.process import (
     describe,
     members,
     of_nobody_else,
+    open_below,
     open_pidfd,
     send,
     send_group,
 )
 from dispatchd.engines.local.secrets import SecretReader, environment_of, recall
 from dispatchd.engines.local.walls import Walls
-from dispatchd.process.descendants import descendants_of
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
-"""What a run gets of the daemon's own environment; all else would leak."""
+"""Variables of the daemon that a run gets; all others would leak."""
 
 _LEFTOVER_GRACE_S: Final = 2.0
 """How long what a run left behind may take to end after SIGTERM (seconds)."""
@@ -56,6 +58,9 @@ _KILL_S: Final = 10.0
 
 _REAP_S: Final = 5.0
 """How long the end of a shim that has nothing to run is waited for (seconds)."""
+
+_LOOK_AGAIN_S: Final = 60.0
+"""Time for which an isolation that can't be had is not tried again (seconds)."""
 
 _SWEEPS: Final = 20
 """How often the sweep for leftovers is repeated at most (count): each ends all that it sees."""
@@ -77,8 +82,9 @@ class LocalEngine:
     _git_way: GitWay = field(factory=GitWay)
     _podman: Podman = field(init=False)
     _starter: Starter = field(init=False)
-    _obstacles: dict[Isolation, str] = field(factory=dict, init=False)
-    """Why no run can have an isolation here, of those that have been looked at."""
+    _now: Callable[[], float] = time.monotonic
+    _obstacles: dict[Isolation, tuple[str, float]] = field(factory=dict, init=False)
+    """Why no run can have an isolation here, and until when that counts, of those that have been looked at."""
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
     """Whose gate this daemon has opened: whatever they do to their folders, they have begun."""
 
@@ -104,7 +110,7 @@ class LocalEngine:
 
     @property
     def inherited(self) -> Mapping[str, str]:
-        """What every run gets of the daemon's own environment."""
+        """The daemon's own variables that every run gets."""
         return inherited(self._secrets.environment)
 
     @property
@@ -114,7 +120,7 @@ class LocalEngine:
 
     @property
     def containment(self) -> str:
-        """By what the processes of a run are kept together, in words."""
+        """The means that keep the processes of a run together, in words."""
         groups = self._cgroups
         return "sessions and process groups" if groups is None else groups.words
 
@@ -222,8 +228,12 @@ class LocalEngine:
                 return self.obstacle(isolation)
 
     def obstacle(self, isolation: Isolation) -> str:
-        """Return why no run can have an isolation here; empty if it can. May block for a moment, once."""
-        if isolation not in self._obstacles:
+        """Return why no run can have an isolation here; empty if it can.
+
+        Looks at most once in a minute while there is something, and not again once there is nothing. May block for a moment.
+        """
+        _, until = self._obstacles.get(isolation, ("", 0.0))
+        if self._now() >= until:
             path = self._secrets.environment.get("PATH", os.defpath)
             match isolation:
                 case Isolation.BUBBLEWRAP:
@@ -232,8 +242,9 @@ class LocalEngine:
                     found = self._podman.problem
                 case _:
                     found = ""
-            self._obstacles[isolation] = found
-        return self._obstacles[isolation]
+            until = self._now() + _LOOK_AGAIN_S if found else inf
+            self._obstacles[isolation] = found, until
+        return self._obstacles[isolation][0]
 
     async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
         """Know the secrets of an attempt again that another daemon started; False if they are lost."""
@@ -281,7 +292,7 @@ class LocalEngine:
                 return False
             with ExitStack() as opened:
                 # Before it dies: nobody could tell afterwards what was below it.
-                below = await to_thread.run_sync(_open_below, process.pid, opened)
+                below = await to_thread.run_sync(open_below, process.pid, opened)
                 send_group(process, SIGKILL)
                 for each in below:
                     send(each, SIGKILL)
@@ -340,18 +351,6 @@ class LocalEngine:
         described = [describe(pid) for pid in sorted(given_up)]
         survivors = tuple(each for each in described if each is not None)
         return Cleared(ended=len(seen) - len(survivors), survivors=survivors)
-
-
-def _open_below(leader: int, opened: ExitStack) -> list[int]:
-    """Return pidfds of what is below a leader that is alive; `opened` closes them."""
-    found: dict[int, int] = {}
-    for pid in descendants_of(leader):
-        with suppress(ProcessLookupError):
-            found[pid] = os.pidfd_open(pid)
-            opened.callback(os.close, found[pid])
-    # Opened first, looked at then: a pid can't have become somebody else's in between.
-    still = set(descendants_of(leader))
-    return [fd for pid, fd in found.items() if pid in still]
 
 
 async def _end_all(pids: set[int], group: Group | None) -> set[int]:

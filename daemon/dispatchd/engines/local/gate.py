@@ -43,7 +43,10 @@ _MESSAGE: Final = 64
 """Longest message of the starter (bytes)."""
 
 _ANSWER_S: Final = 10.0
-"""How long the starter may take to start a shim, or to say how one has ended (seconds); else another takes its place."""
+"""Time limit of the starter for a start, or for the status of a shim that has ended (seconds); then it is replaced."""
+
+_GOING_S: Final = 1.0
+"""Time limit of the starter for its own end (seconds); then it is killed."""
 
 _MAIN: Final = (
     "import sys; sys.path.append(sys.argv[1]); "
@@ -51,7 +54,7 @@ _MAIN: Final = (
 )
 
 _LIBRARIES: Final = ("LD_LIBRARY_PATH",)
-"""What the starter gets of the daemon's environment: where its interpreter may have its libraries."""
+"""Variables of the daemon that the starter gets: its interpreter may need them to find its libraries."""
 
 _TITLE_ROOM: Final = 300
 """Room for the titles of the starter and its shims (bytes)."""
@@ -63,7 +66,7 @@ def _libraries_of(environment: Mapping[str, str]) -> dict[str, str]:
 
 @define
 class Starter:
-    """The process that forks for the daemon: started when it is needed, and anew when it has gone. Calls block."""
+    """The process that forks for the daemon; started when it is needed, and replaced when it has gone. Calls block."""
 
     _libraries: Mapping[str, str] = field(converter=_libraries_of, factory=dict)
     """The daemon's environment; where its interpreter may have libraries is handed on, and nothing else."""
@@ -180,8 +183,12 @@ class Starter:
             self._daemon_end.close()
             self._daemon_end = None
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            try:
+                # It ends what runs have left, and then itself.
+                self._process.wait(_GOING_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
 

@@ -6,7 +6,7 @@ Facts from proc(5), pidfd_open(2), pidfd_send_signal(2) and random(4).
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from pwd import getpwuid
@@ -16,6 +16,7 @@ from attrs import frozen
 
 from dispatchd.domain.job import ProcessIdentity
 from dispatchd.domain.outcome import Survivor
+from dispatchd.process.descendants import descendants_of
 
 _PROC: Final = "/proc"
 
@@ -75,6 +76,18 @@ def open_pidfd(process: ProcessIdentity) -> int | None:
         return fd
     os.close(fd)
     return None
+
+
+def open_below(leader: int, opened: ExitStack) -> list[int]:
+    """Return pidfds of what is below a leader that is alive; `opened` closes them."""
+    found: dict[int, int] = {}
+    for pid in descendants_of(leader):
+        with suppress(ProcessLookupError):
+            found[pid] = os.pidfd_open(pid)
+            opened.callback(os.close, found[pid])
+    # Opened first, looked at then: a pid can't have become somebody else's in between.
+    still = set(descendants_of(leader))
+    return [fd for pid, fd in found.items() if pid in still]
 
 
 def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
