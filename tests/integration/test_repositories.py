@@ -51,11 +51,13 @@ async def test_a_job_that_waits_is_rejected_once_its_repository_is_taken_out(
             for job_id in ("first", "second"):
                 hub.hand_out({"id": job_id, **ACME})
             await hub.until(lambda e: bool(e.calls("accept", "second")))
+            # Opens once the run reads: from then on, the first one has begun.
+            opened = await to_thread.run_sync(gate.open, "w")
             config.write_text(config.read_text().replace("acme/*", "other/*"))
             daemon.send(signal.SIGHUP)
             await daemon.until_logged("reloaded")
-            # Blocks until the run reads.
-            await to_thread.run_sync(gate.write_text, "\n")
+            opened.write("\n")
+            opened.close()
             first, second = await hub.until_finished("first", "second")
 
     assert first["result_status"] == "succeeded"

@@ -152,7 +152,11 @@ def test_details_of_any_kind_are_taken_and_come_back_the_same(
 
 
 SECRET = "correct-horse-battery-staple-9"
-AROUND = st.text(max_size=30)
+# Also what makes a terminal wait for more.
+OPEN = st.sampled_from(
+    ["\x1b", "\x1b[", "\x1b[3", "\x1b(", "\x1b]", "\x9b", "\x9d", "\0", "\u200b"]
+)
+AROUND = st.lists(st.text(max_size=20) | OPEN, max_size=4).map("".join)
 
 
 @given(
@@ -163,6 +167,8 @@ AROUND = st.text(max_size=30)
 )
 # What a terminal takes for a command reaches into the secret.
 @example(State.FAILED, "", [*["x\x1b"] * 8], "")
+@example(State.FAILED, "", [*["\x1b"] * 8], "\x1b[1m")
+@example(State.FAILED, "", [*["\x1b["] * 8], "\x1b[01;31m\x1b[K")
 def test_no_secret_is_in_anything_that_github_is_told(
     state: State, cause: str, around: list[str], colour: str
 ) -> None:

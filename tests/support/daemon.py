@@ -5,7 +5,7 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,21 @@ class DaemonLog(ABC):
     @property
     @abstractmethod
     def alive(self) -> bool: ...
+
+    def written(self) -> dict[Path, bytes]:
+        """Return what is in each of its files; what it removes meanwhile is left out."""
+        # `os.walk` goes on where a folder has gone; `rglob` ends there.
+        below = [
+            Path(folder, name)
+            for folder, _, names in os.walk(self.state)
+            for name in names
+        ]
+        written = {}
+        for path in (*below, self.log_file):
+            with suppress(FileNotFoundError):
+                if path.is_file():
+                    written[path] = path.read_bytes()
+        return written
 
     def log(self) -> list[dict[str, Any]]:
         """Return what was logged so far, as JSON objects; other lines as `{"text": line}`."""

@@ -112,8 +112,7 @@ class Redactor:
         return view.origin((0, rest))[1] if rest else 0
 
     def _values(self, read: Readings) -> Iterator[Place]:
-        bare = [] if read.bare is read.seen else [read.bare]
-        for view in (read.seen, *bare, *decoded(read.seen)):
+        for view in (read.seen, *read.others, *decoded(read.seen)):
             yield from _found(view, self._in_lines)
             yield from _found(joined(view), self._in_joined)
         if read.written is not read.seen:

@@ -25,6 +25,9 @@ A string of one, such as a title, is looked for up to the end of its line. The f
 that a search goes for that.
 """
 
+_COLOUR: Final = r"(?: (?<=\x1b)\[ [\d;:]*+ [mK] )?"
+"""The rest of a colour (ECMA-48, SGR), or of what erases a line's end, which grep writes beside each."""
+
 _C0: Final = r"\x00-\x08\x0b-\x1f\x7f"
 """Control characters (ECMA-48, C0 and DEL) but tab and line feed, which are seen."""
 
@@ -39,10 +42,14 @@ _NOT_SEEN: Final = frozenset({"Cc", "Cf", "Mn", "Me"})
 
 @frozen
 class Hidden:
-    """What is not seen of a text: for readers who know sequences, and for those who drop single characters."""
+    """What is not seen of a text, by how much of the sequences a reader knows."""
 
     sequences: re.Pattern[str]
+    """All of them."""
+    colours: re.Pattern[str]
+    """Colours alone; of others the first character, so that none reaches into a word after it."""
     characters: re.Pattern[str]
+    """None: single characters."""
 
 
 def hidden(text: str) -> Hidden | None:
@@ -68,7 +75,11 @@ def without_sequences(text: str) -> str:
 @lru_cache(maxsize=64)
 def _patterns(characters: str) -> Hidden:
     one = f"[{characters}]"
-    return Hidden(re.compile(one + _SEQUENCE, re.VERBOSE), re.compile(one))
+    return Hidden(
+        sequences=re.compile(one + _SEQUENCE, re.VERBOSE),
+        colours=re.compile(one + _COLOUR, re.VERBOSE),
+        characters=re.compile(one),
+    )
 
 
 @cache

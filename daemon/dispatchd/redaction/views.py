@@ -149,17 +149,13 @@ class Readings:
     written: View
     seen: View
     """As a terminal and a page show it."""
-    bare: View
-    """Without characters that are not seen, and with what is left of their sequences."""
+    others: tuple[View, ...] = ()
+    """As readers have it who know fewer sequences than a terminal, and are left with the rest of them."""
 
     @property
     def views(self) -> list[View]:
         """Those that differ from each other, the one that is seen first."""
-        views = [self.seen]
-        for view in (self.written, self.bare):
-            if all(view.text != other.text for other in views):
-                views.append(view)
-        return views
+        return _different(self.seen, self.written, *self.others)
 
 
 def readings(text: str) -> Readings:
@@ -167,10 +163,21 @@ def readings(text: str) -> Readings:
     written = View(text)
     patterns = hidden(text)
     if patterns is None:
-        return Readings(written, written, written)
+        return Readings(written, written)
     seen = written.changed(patterns.sequences) or written
-    bare = written.changed(patterns.characters) or written
-    return Readings(written, seen, seen if bare.text == seen.text else bare)
+    others = (
+        written.changed(patterns.colours) or written,
+        written.changed(patterns.characters) or written,
+    )
+    return Readings(written, seen, tuple(_different(seen, *others)[1:]))
+
+
+def _different(*views: View) -> list[View]:
+    """Return the views whose texts differ from each other."""
+    found: dict[str, View] = {}
+    for view in views:
+        found.setdefault(view.text, view)
+    return [*found.values()]
 
 
 def decoded(view: View) -> Iterator[View]:
