@@ -263,7 +263,9 @@ def test_work_that_another_transaction_kept_from_succeeding_is_done_again(
         [lambda: lock_both("ab", first, second), lambda: lock_both("ba", second, first)]
     )
 
-    assert len(tries) == 3
+    # Once more each time that the one which gave way is back before the other has woken up.
+    assert 3 <= len(tries) <= 2 + 4
+    assert {*tries} == {"ab", "ba"}
 
 
 def test_a_cancel_job_locks_only_what_it_means(database: Database) -> None:
