@@ -60,6 +60,8 @@ class Flood:
     statuses: Counter[int] = field(factory=Counter)
     _real: list[tuple[str, Any]] = field(init=False)
     _events: list[str] = field(init=False)
+    _made: set[str] = field(factory=set, init=False)
+    """What was made before: a hub knows a body again, and that is another test."""
 
     def __attrs_post_init__(self) -> None:
         self._real = [(event_of(path), json.loads(path.read_text())) for path in REAL]
@@ -88,6 +90,14 @@ class Flood:
                 tasks.start_soon(some)
 
     def _mutation(self) -> tuple[str, Any]:
+        while True:
+            event, payload = self._any_mutation()
+            body = json.dumps(payload)
+            if body not in self._made:
+                self._made.add(body)
+                return event, payload
+
+    def _any_mutation(self) -> tuple[str, Any]:
         event, payload = self.chance.choice(self._real)
         if self.chance.random() < 0.1:
             event = self.chance.choice(self._events)
