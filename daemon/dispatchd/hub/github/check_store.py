@@ -74,7 +74,10 @@ _UPDATE: Final = (
 
 @frozen
 class CheckStore:
-    """Checks of a database. Calls block, and may come from any thread. Each fails with StorageBusy if the database is busy."""
+    """Checks of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 

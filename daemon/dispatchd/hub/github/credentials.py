@@ -88,7 +88,7 @@ class Credentials:
         return (await self._installation_token(installation)).value
 
     async def may_write(self, installation: int, permission: str) -> bool | None:
-        """Return whether an installation's token has a permission with write access; None if its permissions are unknown.
+        """Return whether an installation's token has a permission (GitHub's name) with write access; None if that isn't known.
 
         Fails like `token`.
         """

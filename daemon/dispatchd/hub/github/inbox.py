@@ -62,7 +62,10 @@ class Taken:
 
 @frozen
 class Inbox:
-    """Inbox of a hub. Calls block, and may come from any thread. Each fails with StorageBusy if the database is busy."""
+    """Inbox of a hub.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     desk: Desk
 

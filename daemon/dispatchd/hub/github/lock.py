@@ -75,7 +75,7 @@ class Lock:
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[Held | None]:
-        """Yield the lock, held until the block ends; None if another process holds it or its file is unusable."""
+        """Yield the lock, held until the block ends; None if another process holds it or it is unavailable."""
         if self.database.is_shared:
             # It imports the driver of PostgreSQL, which SQLite doesn't need.
             from dispatchd.hub.github.session_lock import session_lock  # noqa: PLC0415

@@ -29,7 +29,7 @@ class Progress:
     """Progress of the hub with the deliveries of an App."""
 
     started_at: float = 0
-    """Start of the first sweep, by the hub's clock: earlier deliveries are ignored."""
+    """Start of polling, by the hub's clock: earlier deliveries are ignored."""
     watermark: float = 0
     """Time before which all deliveries are finished."""
     swept_at: float = 0
@@ -37,7 +37,7 @@ class Progress:
     trouble: str = ""
     """Reason why the newest sweep ended early, in words; empty if it didn't."""
     trouble_at: float = 0
-    """Time since which that lasts, by the hub's clock."""
+    """Start of that problem, by the hub's clock."""
     losses: tuple[Loss, ...] = ()
     """Periods of lost deliveries, oldest first."""
 

@@ -23,7 +23,10 @@ _JOB: Final = JOBS.c
 
 @frozen
 class Received:
-    """Received jobs of a database. Calls block. Each fails with StorageBusy if the database is busy."""
+    """Received jobs of a database.
+
+    Calls block. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 

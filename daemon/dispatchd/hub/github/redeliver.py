@@ -48,7 +48,7 @@ class Redelivery:
             guids: GUIDs of the deliveries; none for all that failed.
             since_s: Without GUIDs: largest age of the deliveries (seconds).
 
-        Fails with GithubError if GitHub can't be called, and with StorageBusy if the database is busy.
+        Fails with GithubError if GitHub can't be called, and with StorageBusy if the database can't be used now.
         """
         wanted = set(guids)
         tries = [each async for each in self._tries(wanted, since_s)]

@@ -32,7 +32,7 @@ class Forks(StrEnum):
 
     NEVER = "never"
     COMMAND = "command"
-    """They run when somebody with write permission starts one commit: `/run SHA`."""
+    """Jobs on command only: somebody with write permission starts one commit by `/run SHA`."""
 
 
 class Permission(StrEnum):

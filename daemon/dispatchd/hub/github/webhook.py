@@ -198,7 +198,7 @@ class Webhook:
 
 
 def _call(request: Request, settings: GithubSettings) -> _Call:
-    """Return what a webhook says beside its body.
+    """Return the headers of a webhook.
 
     Raises:
         Refused: A required header is missing.
