@@ -1,1 +1,1 @@
-"""The hub's web page: what a person sees of jobs and machines, and does about them."""
+"""Web page of the hub: jobs and machines for people, to look at and to change."""
