@@ -91,7 +91,7 @@ class Admin:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def list_deliveries(self, request: Request) -> Response:
-        """Return the newest deliveries, in the order of their age, oldest first."""
+        """Return the newest deliveries, sorted oldest first."""
         await self.desk.require(request, READ)
         limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
         found = await self.desk.use(lambda: self.desk.deliveries.list(limit))

@@ -77,7 +77,7 @@ class DeliveryStore:
         self._database.write(work)
 
     def list(self, limit: int) -> list[Delivery]:
-        """Return the newest deliveries, in the order of their age, oldest first."""
+        """Return the newest deliveries, sorted oldest first."""
         query = select(DELIVERIES).order_by(_DELIVERY.received_at.desc())
         with self._database.snapshot() as db:
             rows = db.execute(query.limit(limit)).mappings().all()

@@ -61,7 +61,7 @@ class JobReader:
             return [Attempt(**row) for row in rows]
 
     def list(self, wanted: Filter) -> list[HubJob]:
-        """Return the newest jobs, in the order of their age, oldest first."""
+        """Return the newest jobs, sorted oldest first."""
         query = select(*_SHORT).order_by(_JOB.position.desc()).limit(wanted.limit)
         pairs = {
             _JOB.state: wanted.state,

@@ -171,7 +171,7 @@ class JobStore:
         leases: Leases,
         heard_since: float = 0.0,
     ) -> list[HubJob]:
-        """Replace jobs with expired leases by the results of `decide`, and return these.
+        """Replace jobs whose lease and additional time (`_held`) are over by the results of `decide`, and return these.
 
         Machines could be heard since `heard_since`: each lease lasts for its full length from then on.
         """
@@ -228,7 +228,7 @@ class JobStore:
         return self._database.write(work)
 
     def next_expiry(self, leases: Leases, *, heard_since: float = 0.0) -> float | None:
-        """Return the time at which the next lease expires (seconds since the epoch), or None."""
+        """Return the time at which the next lease is over with its additional time (seconds since the epoch), or None."""
         first = select(func.min(_JOB.lease_until))
         with self._database.snapshot() as db:
             found = [

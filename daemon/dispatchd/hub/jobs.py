@@ -89,7 +89,7 @@ class Jobs:
         return JSONResponse({"id": job_id}, status_code=HTTPStatus.CREATED)
 
     async def list(self, request: Request) -> Response:
-        """Return the newest jobs, in the order of their age, oldest first."""
+        """Return the newest jobs, sorted oldest first."""
         await self.desk.require(request, READ)
         wanted = wanted_jobs(request, "100")
         jobs, names = await self.desk.use(

@@ -56,11 +56,11 @@ class Probes:
         ]
 
     async def health(self, _: Request) -> Response:
-        """Return that the process answers."""
+        """Answer that the process is alive."""
         return JSONResponse({"message": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """Return that jobs can be accepted: the tables are current, and a change can be committed.
+        """Answer that jobs can be accepted: the tables are current, and a change can be committed.
 
         Raises:
             StorageBusy: They can't.

@@ -224,7 +224,7 @@ def _is_let_go(job: HubJob) -> bool:
 
 
 def _let_go(job: HubJob, summary: str, *, now: float) -> HubJob:
-    """Return a job as cancelled that no machine has any more."""
+    """Return a job that no machine has any more, as cancelled."""
     return ended_here(job, Event.LET_GO, summary, FailureCause.CANCELLED, now=now)
 
 

@@ -243,7 +243,7 @@ async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:
 def favour_the_loop() -> None:
     """Shorten the time for which computing threads and the garbage collector block the event loop."""
     sys.setswitchinterval(_SWITCH_S)
-    # The objects of now stay: scanning them for garbage would take tens of milliseconds each time.
+    # Objects that exist now will stay: scanning them for garbage would take tens of milliseconds each time.
     gc.collect()
     gc.freeze()
 

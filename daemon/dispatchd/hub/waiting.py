@@ -92,7 +92,7 @@ class Poll:
         )
 
     def knows(self, news: News) -> bool:
-        """Return whether it is certain that the job is for this poll's machine, if it wants it."""
+        """Return whether `wants` is certain: the news has the repository, or the binding doesn't need it."""
         return self.binding.repositories is None or news.repository is not None
 
 
@@ -156,9 +156,9 @@ class Polls:
         poll.news.extend(news)
 
     def tell(self, news: News) -> None:
-        """Wake the poll that has waited longest among those that the job is for.
+        """Wake the poll that has waited longest among those that can use the job.
 
-        A poll that the job is perhaps for is woken as well, and the search goes on.
+        A poll that can perhaps use it is woken as well, and the search goes on.
         """
         for poll in list(self._held):
             if poll.wants(news) and self.counts(poll):

@@ -41,7 +41,7 @@ class Listening(socket.socket):
 
     connections: Connections
     note: Callable[[str, str], None]
-    """Called with the reason and the address for each connection that is refused."""
+    """Callback with the reason and the address of each refused connection."""
     taken: dict[int, Connection]
     """Open connections, by their descriptors."""
     _spare: int = -1

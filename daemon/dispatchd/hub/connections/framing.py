@@ -1,7 +1,7 @@
 """Refusal of requests with ambiguous framing, in which two readers may see different bodies, before anything is read.
 
-If a proxy goes by Content-Length and the hub behind it by Transfer-Encoding, one takes the end of a body for the next
-request (RFC 9112, 6.1: a server ought to handle both as an error and close the connection).
+If a proxy goes by Content-Length, a hub behind it that goes by Transfer-Encoding would take the end of a body for
+the next request (RFC 9112, 6.1: a server ought to handle both as an error and close the connection).
 """
 
 from collections.abc import Iterable

@@ -19,9 +19,9 @@ class Event(StrEnum):
     """Event of a job at the hub."""
 
     FREED = "freed"
-    """By GitHub's answers the received job may run."""
+    """GitHub's answers permit the received job."""
     IGNORED = "ignored"
-    """By GitHub's answers it may not."""
+    """GitHub's answers don't permit it."""
     CLAIMED = "claimed"
     """A machine's pull got the job."""
     ACCEPTED = "accepted"

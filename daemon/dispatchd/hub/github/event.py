@@ -50,7 +50,7 @@ class GithubEvent:
     action: str = ""
     installation: int = 0
     repository: str = ""
-    """As owner/name."""
+    """Name of the repository, as owner/name."""
     repository_id: int = 0
     actor: str = ""
     """Login of the user who caused the event."""

@@ -1,9 +1,9 @@
 """Leader lock of a database: of all its hub processes only the holder calls GitHub on its own initiative.
 
 PostgreSQL: an advisory lock of a session of its own, which the server frees when the session ends (PostgreSQL
-docs, 13.3.5), so that a pooler in transaction mode must not stand between. SQLite: flock(2) on a file beside
-the database, which the kernel frees. A holder that is cut off goes on until it notices, at most
-`_LOOK_S + _DEAD_S`. Work under the lock has to tolerate a second holder for that time.
+docs, 13.3.5). No pooler in transaction mode may be between. SQLite: flock(2) on a file beside the database, which
+the kernel frees. A holder that is cut off goes on until it notices, at most `_LOOK_S + _DEAD_S`. Work under the
+lock has to tolerate a second holder for that time.
 """
 
 import fcntl

@@ -99,7 +99,7 @@ class Need:
     """Part of the configuration, in words."""
     permission: str
     access: str
-    """`read` or `write`."""
+    """Access to it: `read` or `write`."""
     event: str = ""
     """Event that the App has to subscribe to for it."""
 

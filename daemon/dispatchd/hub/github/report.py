@@ -1,7 +1,7 @@
 """Report of a job to GitHub: the bodies of check runs and commit statuses, within GitHub's limits and redacted.
 
 Source of the limits: GitHub's OpenAPI description (50 annotations a request, an action's label 20, description 40
-and identifier 20 characters, a status' description 140), and clip.py.
+and identifier 20 characters, a status' description 140), and redaction/truncate.py.
 """
 
 from collections.abc import Sequence

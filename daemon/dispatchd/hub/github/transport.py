@@ -195,7 +195,7 @@ async def transport(
 def in_path(part: str) -> str:
     """Return some text as one segment of a path."""
     encoded = quote(part, safe="", errors="surrogatepass")
-    # Only dots would mean another folder (RFC 3986, 5.2.4).
+    # A segment of one or two dots would mean another folder (RFC 3986, 5.2.4).
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
 
 

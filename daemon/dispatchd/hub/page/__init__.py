@@ -1,1 +1,1 @@
-"""Web page of the hub: jobs and machines for people, to look at and to change."""
+"""Web page of the hub, on which people see and change jobs and machines."""

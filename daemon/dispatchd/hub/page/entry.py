@@ -75,7 +75,7 @@ class Entry:
         return response
 
     async def visitor(self, request: Request) -> Visitor:
-        """Return the person behind a request.
+        """Return the person who is logged in with a request's session.
 
         Raises:
             LoginNeeded: There is no valid session.

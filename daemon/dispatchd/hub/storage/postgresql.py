@@ -21,7 +21,7 @@ _ANSWER_S: Final = 6.0
 """Time limit of the answer to a statement (seconds); the server gives up earlier."""
 
 _ENCODING: Final = "UTF8"
-"""Encoding of PostgreSQL that can store all texts, the only one (PostgreSQL docs, 23.3.1)."""
+"""Only encoding of PostgreSQL that can store all texts (PostgreSQL docs, 23.3.1)."""
 
 SETTINGS: Final = {
     "statement_timeout": "5s",
