@@ -1,4 +1,4 @@
-"""Tokens, deliveries and pruning, for the hub's owner."""
+"""Routes for the hub's owner: tokens, deliveries, pause and pruning."""
 
 from http import HTTPStatus
 from typing import Final
@@ -24,7 +24,7 @@ _LONGEST_LIST: Final = 1000
 
 @frozen
 class Admin:
-    """The routes by which the hub itself is kept in order."""
+    """Routes for the hub's administration."""
 
     desk: Desk
     intake: Intake
@@ -50,13 +50,13 @@ class Admin:
         ]
 
     async def list_tokens(self, request: Request) -> Response:
-        """Return every token, without itself."""
+        """Return every token; secrets are never shown."""
         await self.desk.require(request, ADMIN)
         found = await self.desk.use(self.desk.tokens.list)
         return JSONResponse({"tokens": [token_document(each) for each in found]})
 
     async def add_token(self, request: Request) -> Response:
-        """Make a token; it is in this answer and nowhere else.
+        """Make a token; only this answer contains its secret.
 
         Raises:
             Refused: The name is taken.
@@ -82,7 +82,7 @@ class Admin:
         """Revoke a token.
 
         Raises:
-            Refused: There is none of that name, or it is the last one for `admin`.
+            Refused: There is no valid token of that name, or it is the last one for `admin`.
         """
         await self.desk.require(request, ADMIN)
         name, now = request.path_params["name"], self.desk.now()
@@ -91,14 +91,14 @@ class Admin:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def list_deliveries(self, request: Request) -> Response:
-        """Return the newest deliveries, oldest of them first."""
+        """Return the newest deliveries, sorted oldest first."""
         await self.desk.require(request, READ)
         limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
         found = await self.desk.use(lambda: self.desk.deliveries.list(limit))
         return JSONResponse({"deliveries": [delivery_document(each) for each in found]})
 
     async def redeliver(self, request: Request) -> Response:
-        """Submit what a delivery has brought once more, as new jobs.
+        """Submit the jobs of a delivery again, as new jobs.
 
         Raises:
             Refused: There is no such delivery, or its jobs are gone.
@@ -122,12 +122,12 @@ class Admin:
         return JSONResponse(made, status_code=HTTPStatus.CREATED)
 
     async def dispatch(self, request: Request) -> Response:
-        """Return whether jobs are handed out."""
+        """Return whether jobs are dispatched."""
         await self.desk.require(request, READ)
         return JSONResponse(pause_document(await self.desk.use(self.desk.pauses.get)))
 
     async def pause(self, request: Request) -> Response:
-        """Hand out no job but cancel jobs until it is resumed."""
+        """Pause dispatch: only cancel jobs are dispatched until it is resumed."""
         await self.desk.require(request, ADMIN)
         body = await read_body(request, "pause-request")
         pause = Pause(since=self.desk.now(), reason=str(body.get("reason") or ""))
@@ -135,14 +135,14 @@ class Admin:
         return JSONResponse(pause_document(pause))
 
     async def resume(self, request: Request) -> Response:
-        """Hand out jobs again."""
+        """Resume dispatch."""
         await self.desk.require(request, ADMIN)
         await self.desk.use(self.desk.pauses.end)
         self.desk.wake_all()
         return JSONResponse(pause_document(None))
 
     async def prune(self, request: Request) -> Response:
-        """Remove what ended longer ago than some days."""
+        """Remove jobs and deliveries that are older than some days."""
         await self.desk.require(request, ADMIN)
         body = await read_body(request, "prune-request")
         days = float(str(body.get("days", self.desk.settings.retention.days)))

@@ -1,4 +1,4 @@
-"""How a job gets into the tables, within the transaction of whoever brings it."""
+"""Admission of a job: it is inserted within the transaction of the caller."""
 
 from typing import Final
 
@@ -34,12 +34,12 @@ from dispatchd.hub.submitted import (
 
 _JOB: Final = JOBS.c
 ANY_SIZE: Final = 2**63 - 1
-"""No limit (bytes)."""
+"""Size limit that means none (bytes)."""
 
 
 @frozen
 class Admission:
-    """Lets jobs in. Each call is part of a transaction on the connection that it is given."""
+    """Adds jobs. Each call is part of the transaction of the connection that it gets."""
 
     _database: Database
 
@@ -52,17 +52,17 @@ class Admission:
         most: int,
         most_bytes: int = ANY_SIZE,
     ) -> HubJob | None:
-        """Keep a new job; None, and nothing changes, if its id is taken.
+        """Insert a new job and return it; return None, and change nothing, if its id is taken.
 
-        Other jobs are at the same time cancelled or superseded, where it means them; not by one that is only
-        received. Fails with QueueFull if as much waits as may.
+        Other jobs that it means are cancelled or superseded at the same time, but not by a job that is only received.
+        Fails with QueueFull if the queue is full.
 
         Args:
             db: The transaction.
             submission: The job.
-            now: The time.
-            most: How many jobs may wait (count).
-            most_bytes: How large they may be together (bytes).
+            now: The time (seconds since the epoch).
+            most: Most jobs that may wait (count).
+            most_bytes: Largest size of the waiting jobs together (bytes).
         """
         document = submission.document
         lock(db, str(document.get("repository_name") or ""))
@@ -101,16 +101,16 @@ class Admission:
         return job
 
     def turn(self, db: Connection, job: HubJob) -> int:
-        """Return a new job's turn: after those of its own repository, and not before the turn that it is now.
+        """Return a new job's turn: after those of its own repository, and not before the current turn.
 
-        So a repository with many jobs waiting has one of them taken for each one of the others (start-time fair
-        queueing, with every job of the same cost). The turn that it is now is that of the newest claim, kept by
-        itself (`pass_turn`): a job that nobody takes doesn't hold it, and it never goes back.
+        So a repository with many waiting jobs gets one of them claimed for each one of the other repositories
+        (start-time fair queueing, with the same cost for every job). The current turn is that of the newest claim,
+        stored by itself (`pass_turn`): a job that nobody claims doesn't stop it, and it never goes back.
         """
         like = {"of_priority": job.priority, "of_repository": job.repository}
         mark = {"turn_mark": f"{TURN}{job.priority}"}
         current, first, last = db.execute(queries.TURNS, {**like, **mark}).one()
-        # Before the first claim it is that of the first in the queue.
+        # Before the first claim the current turn is that of the first job in the queue.
         now = (first or 0) if current is None else int(current)
         has_had = db.execute(queries.HAS_HAD_TURN, {**like, "of_turn": now}).first()
         return max(now + (has_had is not None), -1 if last is None else last + 1)
@@ -118,7 +118,7 @@ class Admission:
     def _others(
         self, db: Connection, submission: Submission, job: HubJob
     ) -> list[HubJob]:
-        """Return the jobs that a new one may mean, locked, and no others: whoever claims passes locked ones over."""
+        """Return the jobs that a new one may mean, with their rows locked. No others are locked: claims skip locked jobs."""
         if job.urgent:
             wanted = and_(_JOB.state.in_((*HELD, *WAITING)), _may_mean(job))
         elif submission.supersedes and may_supersede(submission.document):
@@ -133,7 +133,7 @@ class Admission:
         ids = db.execute(select(_JOB.id).where(wanted)).scalars().all()
         if not ids:
             return []
-        # In one order, so that no two transactions wait for each other.
+        # In a fixed order, so that no two transactions wait for each other.
         query = select(*COLUMNS).where(wanted, _JOB.id.in_(ids))
         locked = query.order_by(_JOB.position).with_for_update()
         return [read_job(row) for row in db.execute(locked).mappings()]
@@ -142,16 +142,16 @@ class Admission:
     def _insert(db: Connection, job: HubJob) -> bool:
         if db.execute(queries.POSITION, {"of_id": job.id}).first():
             return False
-        # Who inserts the same one at this moment has this work done again.
+        # If another transaction inserts the same job at this moment, `Database.write` repeats this one.
         db.execute(queries.INSERT, values_of(job))
         return True
 
 
 def _require_room(db: Connection, job: HubJob, *, most: int, most_bytes: int) -> None:
-    """Return if another job may wait; one by itself always may, however large it is.
+    """Raise if the queue is full; a single job always fits, whatever its size.
 
     Raises:
-        QueueFull: It may not.
+        QueueFull: It is full.
     """
     count, size = db.execute(queries.WAITING_SIZE).one()
     if count >= most:
@@ -163,7 +163,7 @@ def _require_room(db: Connection, job: HubJob, *, most: int, most_bytes: int) ->
 
 
 def pass_turn(db: Connection, job: HubJob) -> None:
-    """Keep that a job's turn has come; an earlier one changes nothing, and neither does a cancel job."""
+    """Store the turn of a claimed job as the current one; an earlier turn changes nothing, and neither does a cancel job."""
     if job.urgent:
         return
     insert = upsert(db, MARKS).values(name=f"{TURN}{job.priority}", value=str(job.turn))
@@ -178,7 +178,7 @@ def pass_turn(db: Connection, job: HubJob) -> None:
 
 
 def _may_mean(job: HubJob) -> ColumnElement[bool]:
-    """Return what holds at least for the jobs that a cancel job means (`submitted.after_submit`)."""
+    """Return a condition that all jobs meant by a cancel job fulfil (`submitted.after_submit`); others may, too."""
     named = job.document.get("dag_run_id")
     if named:
         return or_(_JOB.id == str(named), _JOB.run_id == str(named))

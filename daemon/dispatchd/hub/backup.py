@@ -1,6 +1,6 @@
-"""Backup and restore: every row of one moment, as an SQLite file, from and into either kind of database.
+"""Backup and restore of either kind of database: all rows at one moment, as an SQLite file.
 
-All but the key that signs the page's sessions: nobody is logged in after a restore.
+The key that signs the sessions of the web page is left out: nobody is logged in after a restore.
 """
 
 import os
@@ -15,17 +15,17 @@ from dispatchd.hub.schema import JOBS, LICENSES, MACHINES, METADATA, SECRETS
 from dispatchd.hub.sessions import KEY
 
 _ROWS: Final = 500
-"""How many rows are copied at a time (count)."""
+"""Rows that are copied at a time (count)."""
 
 _MADE_BY_INIT: Final = (SECRETS, LICENSES)
-"""What a new hub has already; its rows give way to those of the backup. Its first token stays."""
+"""Tables that a new hub has filled already; a restore replaces their rows. Its first token stays."""
 
 
 def backup(database: Database, file: Path) -> int:
-    """Write a backup and return the number of rows; the hub may go on meanwhile.
+    """Write a backup and return the number of rows; the hub may run meanwhile.
 
     Raises:
-        UsageError: The file is there already.
+        UsageError: The file exists already.
     """
     if file.exists():
         raise UsageError(cannot=f"back up to {file}", reason="it is there already")
@@ -36,7 +36,7 @@ def backup(database: Database, file: Path) -> int:
         with database.snapshot() as source:
             rows = target.write(lambda copy: _copy(source, copy))
         with target.engine.connect() as plain:
-            # One file, without the log beside it.
+            # One file, without a write-ahead log beside it.
             plain.exec_driver_sql("ROLLBACK")
             plain.exec_driver_sql("PRAGMA journal_mode = DELETE")
     finally:
@@ -49,7 +49,7 @@ def backup(database: Database, file: Path) -> int:
 
 
 def restore(file: Path, database: Database) -> int:
-    """Put the rows of a backup into a database without jobs and machines, and return their number.
+    """Restore a backup into a database without jobs and machines; return the number of rows.
 
     Raises:
         UsageError: There is no such file.
@@ -92,7 +92,7 @@ def _copy(source: Connection, target: Connection) -> int:
     for table in METADATA.sorted_tables:
         query = select(table)
         if table is SECRETS:
-            # With it whoever has a backup could make up an owner's session; a hub without one makes it anew.
+            # With this key a holder of the backup could forge an owner's session; a hub without one makes a new one.
             query = query.where(SECRETS.c.name != KEY)
         found = source.execute(query.execution_options(yield_per=_ROWS))
         for part in found.mappings().partitions(_ROWS):

@@ -1,7 +1,7 @@
-"""Request bodies: each call has its own largest one, and no more than 64 KiB is read of one whose sender isn't known.
+"""Request bodies. Each call has a size limit of its own; at most 64 KiB are read before the sender is authenticated.
 
-Whoever has no valid credentials costs what it costs to read these. A token is proven by its header, before the body;
-a machine has its credentials in the body, so that a larger one has to begin with them (contracts/README.md, limits).
+A sender without valid credentials costs no more than reading these. A token is checked by its header, before the body.
+A machine has its credentials in the body, so a larger one has to begin with them (contracts/README.md, limits).
 """
 
 import json
@@ -31,7 +31,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 SMALL: Final = 64 * KIB
-"""Largest body of most calls, and what is read of any body before its sender is known (bytes)."""
+"""Largest body of most calls, and the most that is read of any body before its sender is authenticated (bytes)."""
 
 FINISH: Final = 4 * MIB
 """Largest body of a finish (bytes)."""
@@ -40,26 +40,27 @@ LARGEST_JOB_BODY: Final = 40 * MIB
 """Largest body of a submit (bytes)."""
 
 TEXTS: Final = ("payload", "headers")
-"""The fields of a job that are kept as the exact texts that came."""
+"""Fields of a job that are stored as the exact texts received."""
 
 _JOB: Final = "submit-request"
 
 _THREAD_BYTES: Final = 8 * KIB
-"""From this size on JSON is handled in a worker thread (bytes): the worst of 8 KiB take less than 10 ms."""
+"""Size from which JSON is handled in a worker thread (bytes): the worst 8 KiB take less than 10 ms."""
 
 _PARSERS: Final = 1
-"""How many bodies are handled in threads at a time (count): each keeps the loop waiting for its turn of the interpreter."""
+"""Most bodies that are handled in threads at the same time (count): each delays the event loop, which needs the
+interpreter, too."""
 
 _parsers: Final[RunVar[CapacityLimiter]] = RunVar("parsers")
 
 _PROVEN_BYTES: Final = _THREAD_BYTES
-"""From this size on a machine is proven by the beginning of its body, if that has its credentials (bytes)."""
+"""Size from which a machine is authenticated by the beginning of its body, if that has its credentials (bytes)."""
 
 _NAMES: Final = ("license_id", "server_id")
-"""What a machine proves itself by, beside its secret."""
+"""Credentials of a machine, beside its secret."""
 
 _LONGEST_NAME: Final = 100
-"""How much of a property's name is shown in an answer (characters)."""
+"""Longest name of a property in an answer (characters)."""
 
 
 class TooLarge(Refused):
@@ -72,59 +73,59 @@ class TooLarge(Refused):
 
 
 Prove = Callable[[dict[str, Json]], Awaitable[None]]
-"""Returns if credentials are valid, and raises Refused otherwise."""
+"""Check of credentials: returns if they are valid, and raises Refused otherwise."""
 
 Trim = Callable[[Mapping[str, Json]], dict[str, Json]]
-"""Returns a body without what is too much of it."""
+"""Function that returns a body without its excess."""
 
 
 @frozen(kw_only=True)
 class Limits:
-    """How much of the body of a machine's call counts."""
+    """Limits of the body of a machine's call."""
 
     most: int = SMALL
-    """How large it may be (bytes)."""
+    """Largest size of the body (bytes)."""
     longest: int | None = None
-    """How much of a string in it is read where the body is over 64 KiB (bytes): the rest doesn't count for its size.
-    None if no text of it may be cut."""
+    """Longest part of a string that is read where the body is over 64 KiB (bytes): the rest doesn't count for the size.
+    None if no string may be cut."""
     proof: str = "secret"
-    """The name of the machine's secret in it."""
+    """Name of the property with the machine's secret."""
     trim: Trim = dict
 
 
 async def read_members(request: Request, contract: str, most: int) -> dict[str, Member]:
-    """Return the members of a request's JSON body, checked against a contract.
+    """Return the members of a request's JSON body, validated against a contract.
 
     Fails with Refused if the body is too large, not a JSON object, or breaks the contract.
 
     Args:
-        request: The request; who sends more than 64 KiB has been proven before.
+        request: The request; the sender of more than 64 KiB is authenticated before.
         contract: The contract's name.
-        most: How large the body may be (bytes).
+        most: Largest size of the body (bytes).
     """
     return await _read(await read_up_to(request, most), contract)
 
 
 async def read_body(request: Request, contract: str) -> dict[str, Json]:
-    """Return a request's JSON body of at most 64 KiB, checked against a contract. Fails with Refused as `read_members` does."""
+    """Return a request's JSON body of at most 64 KiB, validated against a contract. Fails with Refused as `read_members` does."""
     return _values(await read_members(request, contract, SMALL))
 
 
 async def read_proven(
     request: Request, contract: str, limits: Limits, prove: Prove
 ) -> dict[str, Json]:
-    """Return the JSON body of a call of a machine about a job, checked against a contract.
+    """Return the JSON body of a machine's call about a job, validated against a contract.
 
-    No machine is refused because its texts are long: what is over their limit is dropped as it comes. Fails with
-    Refused if the body is too large without that, not a JSON object, breaks the contract, or is over 64 KiB and its
-    beginning proves nobody.
+    No machine is refused because its texts are long: the part over their limit is dropped as it comes. Fails with
+    Refused if the body is too large without that part, is no JSON object, breaks the contract, or is over 64 KiB and
+    doesn't begin with valid credentials.
 
     Args:
         request: The request.
         contract: The contract's name.
-        limits: How much of the body counts.
-        prove: Asked about the credentials with which a body begins, before more of it is read or looked at; those of
-            a small one the call itself has to prove.
+        limits: The limits of the body.
+        prove: Called with the credentials at the beginning of a body, before more of it is read or parsed. The
+            caller itself has to check those of a small body.
     """
     if limits.longest is None:
         body = await read_up_to(request, limits.most)
@@ -140,10 +141,10 @@ async def read_proven(
 async def _read_shortened(
     request: Request, limits: Limits, longest: int, prove: Prove
 ) -> bytearray:
-    """Return a body without the ends of its long strings, if the machine is proven or it has at most 64 KiB.
+    """Return a body without the ends of its long strings, if the machine is authenticated or it has at most 64 KiB.
 
     Raises:
-        TooLarge: It is larger than it may be.
+        TooLarge: It is larger than its limit.
     """
     require_length(request, LARGEST_JOB_BODY)
     body, size, shortener = bytearray(), 0, None
@@ -164,7 +165,7 @@ async def _read_shortened(
 async def _prove_start(
     request: Request, start: bytes, limits: Limits, prove: Prove
 ) -> None:
-    """Return if the credentials at the start of a body are valid.
+    """Check the credentials at the start of a body.
 
     Raises:
         Refused: They aren't, or it doesn't start with them.
@@ -194,11 +195,11 @@ async def _beginning(start: bytes, limits: Limits) -> dict[str, Json] | None:
 
 
 async def read_up_to(request: Request, most: int) -> bytearray:
-    """Return a request's body; nothing of one that says that it is larger is read.
+    """Return a request's body; one that declares a larger size isn't read at all.
 
     Args:
         request: The request.
-        most: How large it may be (bytes).
+        most: Largest size of the body (bytes).
 
     Raises:
         TooLarge: It is larger.
@@ -213,13 +214,13 @@ async def read_up_to(request: Request, most: int) -> bytearray:
 
 
 def require_length(request: Request, most: int) -> None:
-    """Return unless a request says that its body is larger than that (bytes).
+    """Refuse a request whose declared length is over `most` (bytes).
 
     Raises:
-        TooLarge: It is.
+        TooLarge: The declared length is larger.
     """
     declared = request.headers.get("content-length", "")
-    # The server has refused what isn't a number, or has more than 20 digits.
+    # The server has refused a length that isn't a number, or has more than 20 digits.
     if declared.isdecimal() and int(declared) > most:
         raise TooLarge(most)
 
@@ -244,7 +245,7 @@ async def _in_thread(call: Callable[[], T]) -> T:
 
 
 def _is_text(value: Json) -> bool:
-    """Return whether a value is a text that can be looked for."""
+    """Return whether a value is a non-empty text that can be encoded in UTF-8."""
     return isinstance(value, str) and bool(value) and _is_writable({"": value})
 
 
@@ -256,7 +257,7 @@ def _checked(body: bytearray, contract: str, trim: Trim) -> dict[str, Member]:
     found = members(body.decode())
     document = trim(_values(found))
     check(contract, document)
-    # Of a machine's body what isn't known is ignored; of a job it is kept.
+    # Unknown properties of a machine's body are ignored; those of a job are stored.
     known = document if contract == _JOB else schema(contract)["properties"]
     kept = (document.keys() & known) - set(TEXTS)
     _require_writable(contract, {name: document[name] for name in kept})
@@ -267,10 +268,10 @@ def _checked(body: bytearray, contract: str, trim: Trim) -> dict[str, Member]:
 
 
 def _require_writable(contract: str, document: dict[str, Json]) -> None:
-    """Refuse what Python reads as JSON and can't write as JSON in UTF-8 again.
+    """Refuse values that Python reads as JSON but can't write as JSON in UTF-8 again.
 
     Raises:
-        ContractViolation: A value holds such a thing.
+        ContractViolation: There is such a value.
     """
     if _is_writable(document):
         return
@@ -298,7 +299,7 @@ def seconds(value: str | None, longest: float) -> float:
 
 
 class _JobId(Convertor[str]):
-    """Any text in a path. Starlette's own `path` stops at a line break, which an id may hold."""
+    """Any text in a path. Starlette's own `path` stops at a line break, which an id may contain."""
 
     regex = "(?s:.+)"
 

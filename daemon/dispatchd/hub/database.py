@@ -1,23 +1,23 @@
 """The hub's database: SQLite in one file, or PostgreSQL for several hub processes; migrated when it is opened.
 
-What a call has changed is durable when it returns: SQLite syncs its log fully at each commit (WAL,
+The changes of a call are durable when it returns: SQLite syncs its log fully at each commit (WAL,
 synchronous = FULL), PostgreSQL does so by default (synchronous_commit).
 
 Several writers. SQLite has one at a time, which holds the lock of a writer from its first statement. On PostgreSQL
-transactions run side by side (READ COMMITTED), so that "look, then write" sees what was, not what is. These rules
-keep what is decided right on both:
+transactions run concurrently (READ COMMITTED), so that "read, then write" may decide by outdated rows. These rules
+keep decisions correct on both:
 
-1. Every change goes through `Database.write`, which owns the transaction and tries again what the server has refused
-   because of another transaction: a deadlock, a serialization failure, a row that the other one inserted first. So a
-   unit of work may run more than once, and keeps nothing outside its transaction.
-2. A row that is changed by what it was is read FOR UPDATE (`job_queries.LOCKED`). Several are locked in the order of
-   their positions. Who takes whichever is free skips those that are locked (`SKIP LOCKED`), and finding only such
-   is no "nothing there" (`Locked`).
-3. What is decided by rows that may not exist yet has a lock of its own (`lock`), taken before anything else: a
-   repository for what its jobs mean for each other and for their turns, a server id for which machine has it.
-4. A ledger is written by one statement that inserts or changes (`INSERT ... ON CONFLICT`): secrets, marks, licenses.
-   A delivery is inserted if it is new, then locked, and its jobs are added to.
-5. What has to be of one moment is read in a snapshot (REPEATABLE READ, READ ONLY): lists, metrics, a backup.
+1. Every change goes through `Database.write`. It owns the transaction, and tries it again if the server has refused
+   it because of another one: a deadlock, a serialization failure, a row that the other one inserted first. So a
+   unit of work may run more than once, and has no effects outside its transaction.
+2. A row whose new values depend on the old ones is read FOR UPDATE (`job_queries.LOCKED`). Several rows are locked in
+   the order of their positions. A claim takes any free job and skips locked ones (`SKIP LOCKED`). Finding only locked
+   ones doesn't mean that there is none (`Locked`).
+3. A decision by rows that may not exist yet has a lock of its own (`lock`), taken before anything else: the
+   repository, for jobs that supersede or cancel each other and for turns; the server id, for its machine.
+4. Secrets, marks and licenses are written by one statement that inserts or updates (`INSERT ... ON CONFLICT`).
+   A delivery is inserted if it is new; else it is locked, and jobs are added to it.
+5. Lists, metrics and backups are read in a snapshot of one moment (REPEATABLE READ, READ ONLY).
 """
 
 from collections.abc import Callable, Iterator
@@ -50,24 +50,24 @@ from dispatchd.hub.schema import Words
 T = TypeVar("T")
 
 CHANNEL: Final = "dispatchd_jobs"
-"""Channel on which hub processes tell each other of jobs (NOTIFY of PostgreSQL)."""
+"""Channel on which hub processes announce changes of jobs to each other (NOTIFY of PostgreSQL)."""
 
 REVISION: Final = "0004"
-"""The newest migration (`migrations/versions/`), by its number."""
+"""Number of the newest migration (`migrations/versions/`)."""
 
 _BUSY_S: Final = 5.0
-"""How long a call waits for SQLite, or for one of the connections, before it gives up (seconds)."""
+"""Longest wait of a call for SQLite, or for one of the connections (seconds)."""
 
 _PROGRESS_S: Final = 5.0
-"""How often it is said that a migration goes on (seconds)."""
+"""Interval of progress reports during a migration (seconds)."""
 
 _CONNECTIONS: Final = 10
 
 _TRIES: Final = 5
-"""How often a transaction is tried that another one keeps from succeeding (count)."""
+"""Most tries of a transaction that conflicts with others (count)."""
 
 _BECAUSE_OF_ANOTHER: Final = ("40001", "40P01", "23505")
-"""SQLSTATEs of what another transaction has caused: serialization_failure, deadlock_detected, unique_violation
+"""SQLSTATEs of errors that another transaction causes: serialization_failure, deadlock_detected, unique_violation
 (PostgreSQL docs, Appendix A)."""
 
 _READ_ONLY: Final = "dispatchd_read_only"
@@ -82,7 +82,7 @@ _WRITTEN: Final = text(
     " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
 _MIGRATING: Final = 0x64697370
-"""The advisory lock of PostgreSQL that keeps two hub processes from migrating at once; any number would do."""
+"""Number of PostgreSQL's advisory lock that keeps two hub processes from migrating at once; arbitrary."""
 
 
 @frozen
@@ -98,12 +98,12 @@ class Database:
         progress: Callable[[], None] = lambda: None,
         every_s: float = _PROGRESS_S,
     ) -> "Database":
-        """Open a database, create what is missing, and migrate what is older.
+        """Open a database, create missing tables, and run missing migrations.
 
         Args:
-            url: As SQLAlchemy has them: `sqlite:////path/to/file`, `postgresql://user@host/name`.
-            progress: Called again and again, by a thread, while a migration takes long.
-            every_s: How often (seconds).
+            url: URL in SQLAlchemy's form: `sqlite:////path/to/file`, `postgresql://user@host/name`.
+            progress: Called repeatedly, by a thread, while a migration runs.
+            every_s: Interval of these calls (seconds).
 
         Raises:
             UsageError: The URL can't be used.
@@ -142,24 +142,24 @@ class Database:
         return cls(engine)
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self.engine.dispose()
 
     @property
     def origin(self) -> str:
-        """What the news of this process are known by, so that it doesn't hear its own."""
+        """Id of this process in its news, so that it ignores its own."""
         return origin_of(self.engine)
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes may use it at the same time."""
+        """True if other processes may use it at the same time."""
         return self.engine.dialect.name == "postgresql"
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Return what a unit of work returns, whose changes become durable together, or not at all.
+        """Run a unit of work in a transaction and return its result; its changes are committed together, or not at all.
 
-        It is done again if another transaction has kept it from succeeding. Fails with StorageBusy if the database
-        can't be used now.
+        It is tried again if it conflicts with another transaction. Fails with StorageBusy if the database can't be
+        used now.
         """
         for _ in range(_TRIES - 1):
             with suppress(_GaveWay), self.transaction() as db:
@@ -169,7 +169,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Give a connection whose changes become durable together at the end of the block: one try of `write`.
+        """Yield a connection whose changes are committed together at the end of the block: one try of `write`.
 
         Fails with StorageBusy if the database can't be used now.
         """
@@ -183,7 +183,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Give a connection that reads one state of everything, and keeps nobody from writing.
+        """Yield a connection that reads one consistent state, without blocking writers.
 
         Raises:
             StorageBusy: The database can't be used now.
@@ -204,7 +204,7 @@ class Database:
         return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
     def check(self) -> None:
-        """Return if the tables are those of this release and a change can be made durable.
+        """Check that the tables are those of this release, and that a change can be committed.
 
         Fails with StorageBusy if not.
         """
@@ -212,24 +212,24 @@ class Database:
 
 
 def lock(db: Connection, name: str) -> None:
-    """Keep others who want this lock waiting until the transaction ends."""
+    """Lock a name until the transaction ends; others who want it wait. Without effect on SQLite."""
     if is_postgresql(db):
         db.execute(_LOCK, {"name": name})
 
 
 def upsert(db: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
-    """Return an INSERT that can say what is done ON CONFLICT."""
+    """Return an INSERT that can have an ON CONFLICT clause."""
     return postgresql.insert(table) if is_postgresql(db) else sqlite.insert(table)
 
 
 def announce(db: Connection, words: str) -> None:
-    """Send some words to every hub process on a shared database, once the transaction is committed."""
+    """Send a message to every hub process of a shared database, once the transaction is committed."""
     if is_postgresql(db):
         db.execute(_NOTIFY, {"channel": CHANNEL, "words": words})
 
 
 def origin_of(db: Engine | Connection) -> str:
-    """Return what the news of this process are known by."""
+    """Return the id of this process in its news."""
     return str(db.get_execution_options()[_ORIGIN])
 
 
@@ -239,11 +239,11 @@ def is_postgresql(db: Connection) -> bool:
 
 
 class _GaveWay(StorageBusy):
-    """Another transaction had to go first: the same one will most likely succeed now."""
+    """Conflict with another transaction: the next try will most likely succeed."""
 
 
 def _check(db: Connection) -> None:
-    """Write something.
+    """Commit a small change, if the tables are those of this release.
 
     Raises:
         StorageBusy: Another release has migrated the database.
@@ -256,11 +256,11 @@ def _check(db: Connection) -> None:
 
 
 class _Newer(Exception):
-    """A newer release has migrated the database."""
+    """Database that a newer release has migrated."""
 
 
 def _is_current(engine: Engine) -> bool:
-    """Return whether a SQLite database has all migrations, without a writer's lock, which a busy hub seldom leaves."""
+    """Return whether an SQLite database has all migrations. It takes no writer's lock, which is seldom free in a busy hub."""
     with engine.connect().execution_options(**{_READ_ONLY: True}) as db, db.begin():
         return _revision(db) == REVISION
 
@@ -282,7 +282,7 @@ def _bring_up(db: Connection) -> None:
 
 
 def _revision(db: Connection) -> str:
-    """Return which migration a database has had last; empty for none."""
+    """Return the number of a database's last migration; empty for none."""
     if not inspect(db).has_table("alembic_version"):
         return ""
     return str(db.execute(text("SELECT version_num FROM alembic_version")).scalar())
@@ -294,9 +294,9 @@ def _engine(url: str) -> Engine:
         if parsed.database:
             file = Path(parsed.database)
             file.parent.mkdir(parents=True, exist_ok=True)
-            # SQLite gives what it puts beside the file the same mode.
+            # SQLite gives the files that it makes beside this one the same mode.
             file.touch(mode=0o600)
-        # One connection: SQLite has one writer at a time, and to wait here is better than to be told "busy".
+        # One connection: SQLite has one writer at a time, and waiting here is better than the error "busy".
         engine = create_engine(
             parsed,
             execution_options={_ORIGIN: uuid4().hex},
@@ -333,7 +333,7 @@ def _engine(url: str) -> Engine:
 def _connect_postgresql(
     _dialect: object, _record: object, args: list[Any], parameters: dict[str, Any]
 ) -> object:
-    # With the driver of PostgreSQL, which SQLite doesn't need.
+    # It imports the driver of PostgreSQL, which SQLite doesn't need.
     from dispatchd.hub.storage.postgresql import connect  # noqa: PLC0415
 
     return connect(*args, **parameters)
@@ -341,7 +341,7 @@ def _connect_postgresql(
 
 @contextmanager
 def _saying(progress: Callable[[], None], every_s: float) -> Iterator[None]:
-    """Call something again and again for the length of the block."""
+    """Call `progress` repeatedly until the block ends."""
     is_over = Event()
 
     def say() -> None:
@@ -359,7 +359,7 @@ def _saying(progress: Callable[[], None], every_s: float) -> Iterator[None]:
 
 @contextmanager
 def _without_limits(db: Connection) -> Iterator[None]:
-    """Let statements of a transaction take as long as they need."""
+    """Disable the time limits of a transaction's statements."""
     connection: Any = db.connection.dbapi_connection
     for name in ("statement_timeout", "lock_timeout"):
         db.execute(text(f"SET LOCAL {name} = 0"))
@@ -379,7 +379,7 @@ def _begin_sqlite(db: Connection) -> None:
     if db.get_execution_options().get(_READ_ONLY):
         db.exec_driver_sql("BEGIN")
         return
-    # With the lock of a writer from the start: who reads first and then writes may be refused in between.
+    # Take the writer's lock at the start: a transaction that reads first may be refused when it writes.
     db.exec_driver_sql("BEGIN IMMEDIATE")
 
 
@@ -388,6 +388,6 @@ def _state(error: BaseException | None) -> str:
 
 
 def _words(error: Exception) -> str:
-    """Return what a database says, in one line and without the statement."""
+    """Return a database's error message, in one line and without the statement."""
     said = str(getattr(error, "orig", None) or error).strip()
     return " ".join(said.split()) or type(error).__name__

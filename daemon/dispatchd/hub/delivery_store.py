@@ -1,4 +1,4 @@
-"""Durable deliveries: each event that came in, and what became of it."""
+"""Deliveries in the database: each received event, and the jobs that it made."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -36,12 +36,15 @@ _UPDATE: Final = update(DELIVERIES).where(_SAME)
 
 @frozen
 class DeliveryStore:
-    """The deliveries of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+    """Deliveries of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
     def keep(self, delivery: Delivery) -> None:
-        """Keep a delivery, in place of what is kept of the same hook and id."""
+        """Store a delivery; it replaces one with the same hook and id."""
 
         def work(db: Connection) -> None:
             keep_delivery(db, delivery)
@@ -57,7 +60,7 @@ class DeliveryStore:
             return None if row is None else _read(row)
 
     def known(self, target: str, ids: list[str]) -> set[str]:
-        """Return which of some ids are those of deliveries of a hook."""
+        """Return those of some ids that are stored for a hook."""
         query = select(_DELIVERY.id).where(
             _DELIVERY.target == target, _DELIVERY.id.in_(ids)
         )
@@ -65,7 +68,7 @@ class DeliveryStore:
             return set(db.execute(query).scalars())
 
     def keep_new(self, deliveries: Iterable[Delivery]) -> None:
-        """Keep those of some deliveries that aren't known."""
+        """Store those deliveries that aren't known."""
 
         def work(db: Connection) -> None:
             for each in deliveries:
@@ -74,18 +77,18 @@ class DeliveryStore:
         self._database.write(work)
 
     def list(self, limit: int) -> list[Delivery]:
-        """Return the newest deliveries, oldest of them first."""
+        """Return the newest deliveries, sorted oldest first."""
         query = select(DELIVERIES).order_by(_DELIVERY.received_at.desc())
         with self._database.snapshot() as db:
             rows = db.execute(query.limit(limit)).mappings().all()
             return [_read(row) for row in reversed(rows)]
 
     def prune(self, *, before: float, of_hooks_before: float) -> int:
-        """Remove deliveries that came in before some time; return how many.
+        """Remove deliveries that came before a time; return their number.
 
         Args:
-            before: The time, for those that a submit has named.
-            of_hooks_before: The time for those that a hook has brought, which may come again.
+            before: The time for those that a submission named (seconds since the epoch).
+            of_hooks_before: The time for those of a hook, which may come again (seconds since the epoch).
         """
         of_hook = _DELIVERY.target != ""
         old = or_(
@@ -101,13 +104,13 @@ class DeliveryStore:
 
 
 def keep_delivery(db: Connection, delivery: Delivery) -> None:
-    """Keep a delivery together with what else a transaction keeps, in place of the same one."""
+    """Store a delivery within a transaction; it replaces one with the same hook and id."""
     if not insert_delivery(db, delivery):
         db.execute(_UPDATE.values(_values(delivery)), _key(delivery))
 
 
 def add_delivery(db: Connection, delivery: Delivery) -> None:
-    """Keep a delivery together with what else a transaction keeps, with the jobs that the same one has already."""
+    """Store a delivery within a transaction, with the jobs that it has already."""
     if insert_delivery(db, delivery):
         return
     row = db.execute(_LOCKED, _key(delivery)).mappings().one()
@@ -116,20 +119,20 @@ def add_delivery(db: Connection, delivery: Delivery) -> None:
 
 
 def insert_delivery(db: Connection, delivery: Delivery) -> bool:
-    """Keep a new delivery together with what else a transaction keeps; False if it is known."""
+    """Insert a new delivery within a transaction; return False if it is known."""
     insert = upsert(db, DELIVERIES).values(_values(delivery))
     new = insert.on_conflict_do_nothing().returning(_DELIVERY.id)
     return db.execute(new).first() is not None
 
 
 def add_again(db: Connection, delivery_id: str, job_id: str, again_id: str) -> None:
-    """Add to the jobs of a delivery one that is one of them once more."""
+    """Add to a delivery the job that runs one of its jobs again."""
     for found in _with_job(db, delivery_id, job_id):
         keep_delivery(db, evolve(found, job_ids=(*found.job_ids, again_id)))
 
 
 def amend_routing(db: Connection, delivery_id: str, job_id: str, words: str) -> None:
-    """Add to what was decided about a delivery what has become of one of its jobs."""
+    """Add the result of one of its jobs to the routing of a delivery, in words."""
     for found in _with_job(db, delivery_id, job_id):
         keep_delivery(db, evolve(found, routing=f"{found.routing}; {words}"))
 

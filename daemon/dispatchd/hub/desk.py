@@ -1,4 +1,4 @@
-"""What every route of the hub shares: the stores behind threads, who waits, and who may do what."""
+"""Context that all routes of the hub share: the stores, waiting requests, authentication and authorization."""
 
 import time
 from collections.abc import Callable, Mapping, Sized
@@ -40,16 +40,16 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 T = TypeVar("T")
 
 COOKIE: Final = "dispatchd_hub"
-"""The cookie in which a browser keeps its session."""
+"""Cookie with a browser's session."""
 
 
 def _need_no_measure() -> None:
-    """Do nothing: the clock of this machine is true by itself."""
+    """Do nothing: this machine's own clock needs no measurement."""
 
 
 @define(kw_only=True)
 class Desk:
-    """The hub's state while it runs."""
+    """Context of a running hub."""
 
     settings: Settings
     database: Database
@@ -63,27 +63,27 @@ class Desk:
     bindings: BindingStore
     sessions: Sessions
     now: Callable[[], float]
-    """Returns the time (seconds since the epoch): the wall clock's, or that of a database that hubs share."""
+    """Returns the time (seconds since the epoch) by the wall clock, or by the clock of a shared database."""
     measure: Callable[[], None] = _need_no_measure
-    """Keeps `now` true. Blocks; fails with StorageBusy if the database can't be used now."""
+    """Keeps `now` accurate. Blocks; fails with StorageBusy if the database can't be used now."""
     since_boot: Callable[[], float] = since_boot
     """Returns the seconds since boot, suspension included."""
     environment: Mapping[str, str] = field(factory=dict, repr=False)
-    """That of the process; says which proxy leads out."""
+    """Environment of the process; it names the proxy."""
     known: KnownSecrets = field(factory=KnownSecrets)
-    """What is kept out of the log and of what is told to others."""
+    """Secrets that are redacted in the log and in everything sent to others."""
     bugs: BugFence = field(factory=BugFence)
-    """Around each loop of this process."""
+    """Fence around each loop of this process."""
     refusals: Refusals = field(init=False)
     connections: Sized = ()
-    """Those that the hub has now."""
+    """Open connections of the hub."""
     stopping: bool = False
     polls: Polls = field(factory=Polls)
-    """Polls that wait for a job."""
+    """Long polls that wait for a job."""
     watchers: Watchers = field(factory=Watchers)
-    """Those who wait for one job each."""
+    """Requests that wait for a change of one job each."""
     changed: Bell = field(factory=Bell)
-    """Rings when a job has changed its state."""
+    """Bell that rings when a job has changed its state."""
     _threads: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_THREADS), init=False
     )
@@ -101,14 +101,14 @@ class Desk:
         environment: Mapping[str, str] = MappingProxyType({}),
         bugs: BugFence | None = None,
     ) -> "Desk":
-        """Return the desk of an open database. Fails with StorageBusy if that can't be used. Blocks.
+        """Return the context of an open database. Fails with StorageBusy if that can't be used now. Blocks.
 
         Args:
             settings: The configuration.
-            database: The database; one that hubs share also has their clock.
-            known: What is kept out of the log.
-            wall: Another clock than the hub's own.
-            environment: That of the process.
+            database: The database; a shared one also has the clock.
+            known: Secrets to redact.
+            wall: Clock in place of the hub's own (seconds since the epoch).
+            environment: The environment of the process.
             bugs: The fence around each loop.
         """
         shared = SharedClock(database)
@@ -136,25 +136,25 @@ class Desk:
         )
 
     def stop(self) -> None:
-        """Let every held request end now."""
+        """End every held request now."""
         self.stopping = True
         self.wake_all()
 
     @property
     def calls(self) -> int:
-        """How many calls of the database are under way (count)."""
+        """Running calls of the database (count)."""
         return self._threads.borrowed_tokens
 
     async def use(self, call: Callable[[], T]) -> T:
-        """Return what a blocking call of a store returns."""
+        """Run a blocking call of a store in a thread, and return its result."""
         return await to_thread.run_sync(call, limiter=self._threads)
 
     def tell(self, job: HubJob) -> None:
-        """Wake who waits here for what a job has become."""
+        """Wake the requests in this process that wait for a job's change."""
         self.hear(News.of(job))
 
     def hear(self, news: News) -> None:
-        """Wake who waits here for such news, whichever process they are of."""
+        """Wake the requests in this process that wait for such news, whichever process sent them."""
         if news.is_queued:
             self.polls.tell(news)
         elif news.machine:
@@ -163,23 +163,23 @@ class Desk:
         self.changed.ring()
 
     def link_of(self, job: HubJob) -> str:
-        """Return where people find at GitHub what a job is about; nothing for one that GitHub hasn't asked for."""
+        """Return the address of a job's subject at GitHub; empty for a job that no event made."""
         github = self.settings.github
         if github is None or not job.by_event:
             return ""
         return link_of(job.document, web_url(github.api_url))
 
     def wake_all(self) -> None:
-        """Wake everybody who waits here, such as after news may have been missed."""
+        """Wake all waiting requests in this process, for example after news may have been missed."""
         self.polls.wake_all()
         self.watchers.wake_all()
         self.changed.ring()
 
     def authenticate(self, body: dict[str, Json], secret_name: str) -> Machine:
-        """Return the machine that a request's credentials prove. Blocks.
+        """Return the machine that a request's credentials authenticate. Blocks.
 
         Raises:
-            Refused: They prove none.
+            Refused: They are not valid.
         """
         machine = self.machines.by_server_id(str(body["server_id"]))
         kept = "" if machine is None else machine.secret_hash
@@ -192,10 +192,10 @@ class Desk:
         return machine
 
     async def require(self, request: Request, scope: str) -> Token:
-        """Return the token of a request that may do something.
+        """Return the token of a request, if it has a scope.
 
         Raises:
-            Refused: It may not.
+            Refused: There is no valid token, or it lacks the scope.
         """
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and given:
@@ -216,16 +216,16 @@ class Desk:
     def allow(
         self, request: Request, token: Token, scope: str, *, what: str = ""
     ) -> None:
-        """Return if a token is for something; a change for which it has to be one of an owner is noted in the log.
+        """Check that a token has a scope; log a change that needs the scope `admin`.
 
         Args:
-            request: What is to be allowed.
+            request: The request.
             token: Its token.
-            scope: What the token has to be for.
-            what: What needs that, in words.
+            scope: The scope that the token needs.
+            what: The action that needs the scope, in words.
 
         Raises:
-            Refused: It isn't.
+            Refused: The token lacks the scope.
         """
         if not allows(token, scope):
             needs = f"{what} needs a token for {scope}"
@@ -254,9 +254,9 @@ class Desk:
         return await self.use(lambda: self.sessions.token(value, now=self.now()))
 
     def _may_use_session(self, request: Request) -> bool:
-        # Browsers send a cookie with requests that other sites make up, so it changes nothing.
+        # Browsers also send the cookie with requests that other sites forge, so it permits no changes.
         return request.method == "GET" and bool(request.cookies.get(COOKIE))
 
 
 _THREADS: Final = 16
-"""How many calls of the database are under way at a time (count)."""
+"""Most calls of the database at the same time (count)."""

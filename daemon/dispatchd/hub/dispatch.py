@@ -1,4 +1,4 @@
-"""The dispatch calls: pull, accept, finish, heartbeat, release (contracts/README.md)."""
+"""Dispatch calls: pull, accept, finish, heartbeat, release (contracts/README.md)."""
 
 import json
 import re
@@ -37,27 +37,27 @@ from dispatchd.hub.waiting import Poll
 _PATH: Final = "/api/v1/github/dispatch"
 _LONGEST_HOLD_S: Final = 300.0
 _OF_FINISH: Final = Limits(most=FINISH, longest=512 * 1024, trim=without_excess)
-"""A string of 512 KiB has all that is kept of any text, however it is escaped."""
+"""Limits of a finish. A string of 512 KiB contains all that is stored of any text, however it is escaped."""
 _WITH_REASON: Final = Limits(longest=48 * 1024)
-"""Likewise, for 4,000 characters of reason."""
+"""Limits of calls with a reason: 48 KiB contain its 4,000 characters, however they are escaped."""
 _OF_PULL: Final = Limits(proof="heartbeat_secret")
 _THREAD_BYTES: Final = 256 * 1024
-"""From this size on a job is written in a worker thread (bytes)."""
+"""Size from which a job is serialized in a worker thread (bytes)."""
 _PREFER_WAIT: Final = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d+)", re.IGNORECASE)
 _LOCKED_S: Final = 0.1
-"""How soon a held poll looks again that has found jobs locked by other transactions (seconds)."""
+"""Wait of a held poll before its next look, if jobs are locked by other transactions (seconds)."""
 _BUSY_S: Final = 1.0
-"""How soon a held poll looks again where the database couldn't be used (seconds)."""
+"""Wait of a held poll before its next look, if the database couldn't be used (seconds)."""
 _NOTED_EVERY_S: Final = 10.0
-"""How often it is written down that a machine pulls (seconds)."""
+"""Interval at which the pulls of a machine are stored (seconds)."""
 
 
 @frozen(kw_only=True)
 class _Asking:
-    """A machine that asks for a job.
+    """Pull of a machine.
 
-    `token` is that of its new claim; empty for a machine that knows no tokens. `workflows` are those that it
-    declares, None for any, and `binding` what the hub's owner has bound it to. `extensions` are those that it names; None for a client of the first protocol.
+    `token` is that of its new claim; empty for a machine that knows no tokens. `workflows` are those that it declares,
+    None for any. `binding` is set by the hub's owner. `extensions` are those that it names; None for the first protocol.
     """
 
     machine: Machine
@@ -76,11 +76,11 @@ class _Asking:
 
 @define
 class Dispatch:
-    """The routes by which machines get and report jobs."""
+    """Routes on which machines get and report jobs."""
 
     desk: Desk
     _noted: dict[str, tuple[float, str]] = field(factory=dict, init=False)
-    """When it was last written down that a machine pulls, and what it declared."""
+    """Machine -> time of its last stored pull (seconds since the epoch), and its declared workflows."""
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -99,7 +99,7 @@ class Dispatch:
         ]
 
     async def pull(self, request: Request) -> Response:
-        """Hand out the next job, waiting for one as long as the machine prefers."""
+        """Dispatch the next job; wait for one as long as the machine prefers."""
         body = await read_proven(request, "pull-request", _OF_PULL, self._prove_puller)
         asking = await self.desk.use(lambda: self._asking(body))
         wait = _PREFER_WAIT.search(request.headers.get("prefer", ""))
@@ -115,10 +115,10 @@ class Dispatch:
         )
 
     async def accept(self, request: Request) -> Response:
-        """Confirm that a job is the machine's, unless its end was promised to somebody.
+        """Confirm that a job is the machine's, or end it if its cancellation was requested before it began.
 
         Raises:
-            Refused: Its end was promised, and nothing of it has begun.
+            Refused: The job has ended.
         """
         body = await read_proven(request, "accept-request", Limits(), self._prove)
         run_id, now = str(body["dag_run_id"]), self.desk.now()
@@ -137,7 +137,7 @@ class Dispatch:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def finish(self, request: Request) -> Response:
-        """Take the outcome of a job."""
+        """Store the outcome of a job."""
         body = await read_proven(request, "finish-request", _OF_FINISH, self._prove)
         result = await self.desk.use(lambda: result_of(body))
         now = self.desk.now()
@@ -149,7 +149,7 @@ class Dispatch:
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def heartbeat(self, request: Request) -> Response:
-        """Extend a lease, and say whether somebody wants the run to end."""
+        """Extend a lease, and return whether the run is to be cancelled."""
         body = await read_proven(
             request, "heartbeat-request", _WITH_REASON, self._prove
         )
@@ -168,7 +168,7 @@ class Dispatch:
         )
 
     async def release(self, request: Request) -> Response:
-        """Take an unstarted job back."""
+        """Release a job that hasn't started."""
         body = await read_proven(request, "release-request", _WITH_REASON, self._prove)
         now = self.desk.now()
         await self._change(
@@ -210,7 +210,7 @@ class Dispatch:
         """Return the machine that pulls. Blocks.
 
         Raises:
-            Refused: None that is let in.
+            Refused: The credentials are not valid, or the machine has been revoked.
         """
         machine = self.desk.authenticate(body, "heartbeat_secret")
         if machine.revoked_at:
@@ -221,7 +221,7 @@ class Dispatch:
         """Return the machine that makes a call about a job. Blocks.
 
         Raises:
-            Refused: None that is let in.
+            Refused: The credentials are not valid, or the machine has been revoked.
         """
         machine = self.desk.authenticate(body, "secret")
         if machine.revoked_at:
@@ -237,7 +237,7 @@ class Dispatch:
             else None
         )
         if workflows == ():
-            # A question for cancel jobs alone says nothing of what the machine has.
+            # A pull for cancel jobs alone says nothing about the machine's workflows.
             self._note(machine, machine.workflows)
         else:
             self._note(machine, "" if workflows is None else json.dumps(workflows))
@@ -287,9 +287,9 @@ class Dispatch:
     async def _look_for(
         self, poll: Poll, asking: _Asking, *, is_first: bool
     ) -> tuple[Claimed | None, float]:
-        """Return what a poll gets, and how soon it has to look again without being woken (seconds).
+        """Return the claim of a poll, if there is one, and the wait before its next look without a wake-up (seconds).
 
-        The poll keeps what news it has not used.
+        The poll keeps the news that it hasn't used.
         """
         polls = self.desk.polls
         news, binding = polls.renew(poll), poll.binding
@@ -307,7 +307,7 @@ class Dispatch:
                 return None, _BUSY_S
             raise
         if poll.binding != binding:
-            # It may have been told of jobs that it must not have any more.
+            # It may have used up news of jobs that its new binding excludes.
             polls.wake_all()
         if claimed is not None:
             polls.keep(poll, (each for each in news if each.job_id != claimed.job.id))
@@ -316,13 +316,13 @@ class Dispatch:
     def _look(self, asking: _Asking, poll: Poll, *, is_first: bool) -> Claimed | None:
         claim = asking.claim
         if not is_first:
-            # It has waited: whoever put it out meanwhile doesn't want it to get a job.
+            # It has waited: a machine that was revoked meanwhile must get no job.
             machine = self.desk.machines.by_server_id(claim.machine)
             if machine is None or machine.revoked_at:
                 raise Refused(HTTPStatus.GONE, "this machine has been revoked")
             poll.binding = self.desk.bindings.get(machine.name)
         leases = self.desk.settings.leases
-        # A machine that knows no lease knows no hurry either.
+        # A machine that knows no leases gets more time.
         more_s = 0.0 if asking.knows(LEASE) else leases.patience_s
         return self.desk.jobs.claim(
             claim.machine,
@@ -336,7 +336,7 @@ class Dispatch:
     async def _unless_gone(
         self, claimed: Claimed, asking: _Asking, poll: Poll, request: Request
     ) -> Claimed | None:
-        """Return the claim, or take it back where its machine has hung up or polls anew meanwhile."""
+        """Return the claim, or take it back if its machine has hung up or polls anew."""
         if self.desk.polls.counts(poll) and not await request.is_disconnected():
             self.desk.tell(claimed.job)
             return claimed
@@ -374,12 +374,12 @@ class Dispatch:
         if asking.extensions is not None:
             added["extensions"] = [*self._extensions(job, asking)]
         head = json.dumps({**job.document, **added})
-        # The exact texts that were submitted, not what they mean to a JSON library.
+        # The exact texts that were submitted, not parsed and written again.
         texts = f'"payload": {claimed.payload}, "headers": {claimed.headers}'
         return f"{head[:-1]}, {texts}}}".encode()
 
     def _extensions(self, job: HubJob, asking: _Asking) -> list[str]:
-        """Return the calls that there are about a job for a machine, and what else the hub shows it."""
+        """Return the extensions that the hub offers for a job to a machine."""
         github = self.desk.settings.github
         rule = job.document.get("binding_id")
         has_token = github is not None and bool(github.permissions_of_run(rule))
@@ -390,5 +390,5 @@ class Dispatch:
 
 
 def _told(job: HubJob) -> tuple[str, str, str]:
-    """Return what a machine tells of a job while its state stays the same."""
+    """Return the parts of a job that its machine may change without changing its state."""
     return job.phase, job.reason, job.progress

@@ -1,6 +1,6 @@
-"""What the hub does by itself: takes jobs back whose lease is over, and forgets what is old.
+"""Loops of the hub: they expire leases and prune old records.
 
-A lease is over only where the hub could have heard its machine (`hub/domain/listening.py`).
+A lease expires only if the hub could have heard its machine (`hub/domain/listening.py`).
 """
 
 from typing import Final
@@ -16,7 +16,7 @@ from dispatchd.hub.model import HubJob, StorageBusy
 
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
-"""How long the next look for leases that are over waits (seconds)."""
+"""Longest wait until the next look for expired leases (seconds)."""
 
 _PRUNE_EVERY_S: Final = 3600.0
 _DAY_S: Final = 86_400.0
@@ -24,15 +24,15 @@ _DAY_S: Final = 86_400.0
 
 @define
 class Expiry:
-    """Takes jobs back from machines that are not heard of any more, and ends cancel jobs that nobody needs to do."""
+    """Expires the leases of machines that are not heard of any more, and ends cancel jobs without targets."""
 
     desk: Desk
     _listening: Listening = field(init=False)
     _waited_s: float = field(default=0.0, init=False)
-    """How long the loop has meant to wait since the round before (seconds)."""
+    """Planned wait of the loop since the round before (seconds)."""
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Run until cancelled."""
         self._listening = Listening.begun(self._moment())
         await self.desk.bugs.rounds("expiry", self._round)
 
@@ -67,7 +67,7 @@ class Expiry:
         )
 
     def _listen(self) -> None:
-        """Note that the hub listens, and whether it has done so since the round before."""
+        """Record that the hub listens; log if it has not done so since the round before."""
         had_a_break = self._listening.hear(
             self._moment(),
             waited_s=self._waited_s,
@@ -79,7 +79,7 @@ class Expiry:
             )
 
     def _look(self) -> tuple[list[HubJob], list[HubJob], float]:
-        """Return the jobs that were taken back, the cancel jobs that were ended, and when to look again (seconds)."""
+        """Return the jobs that expired, the cancel jobs that were ended, and the wait until the next look (seconds)."""
         leases, now = self.desk.settings.leases, self._listening.last.now
         since = self._listening.since
         expired = self.desk.jobs.expire(
@@ -90,14 +90,14 @@ class Expiry:
         )
         done = self.desk.jobs.end_cancel_jobs(now=now)
         due_at = self.desk.jobs.next_expiry(leases, heard_since=since)
-        # What is claimed in the meantime lasts for a whole lease.
+        # A claim made in the meantime lasts for a whole lease.
         wait_s = leases.seconds if due_at is None else min(due_at - now, leases.seconds)
         return expired, done, min(max(wait_s, _SHORTEST_S), _LONGEST_S)
 
 
 @frozen
 class Pruning:
-    """Removes what ended longer ago than it is to be kept."""
+    """Removes records that are older than the retention."""
 
     desk: Desk
 
@@ -118,9 +118,9 @@ class Pruning:
 
 
 def prune(desk: Desk, days: float) -> int:
-    """Remove jobs that ended, and deliveries that came, longer ago than some days; return how many. Blocks.
+    """Remove jobs that ended, and deliveries that came, more than `days` ago; return their number. Blocks.
 
-    A delivery that GitHub may send or list once more is kept, whatever the days: forgotten, it would count as new.
+    A delivery that GitHub may send or list again stays, whatever the days: without it the repeat would count as new.
     """
     now, github = desk.now(), desk.settings.github
     before = now - days * _DAY_S
@@ -132,9 +132,9 @@ def prune(desk: Desk, days: float) -> int:
 
 
 def may_come_again_days(retention_days: float) -> float:
-    """Return for how long a delivery may come again (days).
+    """Return the time for which a delivery may come again (days).
 
-    GitHub keeps it for the retention, may be asked until then to send it once more, and lists that one for as
-    long again; a day is for clocks and for what turns up late.
+    GitHub keeps it for the retention, may be asked until then to send it again, and lists the repeat for as long
+    again. One day more is for clocks and late entries.
     """
     return 2 * retention_days + 1

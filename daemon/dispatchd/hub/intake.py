@@ -1,4 +1,4 @@
-"""How jobs come in, whoever brings them: checked for size, kept with their delivery, told to who waits."""
+"""Submission of jobs, from whatever source: they are checked for size, stored with their delivery, and announced."""
 
 from hashlib import sha256
 from http import HTTPStatus
@@ -13,17 +13,17 @@ from dispatchd.hub.model import Check, Delivery, HubJob, Submission
 from dispatchd.hub.rules import Refused
 
 _LARGEST_JOB: Final = 32 * 1024 * 1024 - 16 * 1024
-"""Largest job that is taken (bytes): what a machine reads, less what a pull adds to it; contracts/README.md, limits."""
+"""Largest job (bytes): the most that a machine reads, less the fields that a pull adds; contracts/README.md, limits."""
 
 
 @frozen
 class Intake:
-    """Takes jobs in."""
+    """Submits jobs."""
 
     desk: Desk
 
     async def submit(self, submission: Submission) -> bool:
-        """Keep a job durably and tell who waits for it; False, and nothing changes, if its id is taken.
+        """Store a job durably and wake those who wait for it; return False, and change nothing, if its id is taken.
 
         Fails with Refused if it is too large, with QueueFull, and with StorageBusy.
         """
@@ -35,11 +35,11 @@ class Intake:
         return True
 
     async def again(self, job: HubJob, new_id: str = "") -> str:
-        """Submit what a job was made from once more, and return the new job's id.
+        """Submit a job again as a new one, and return the new job's id.
 
         Args:
             job: The job that has ended.
-            new_id: The new job's id; a job that was made with it before is the answer. Empty for a new one.
+            new_id: The new job's id; it is returned if an earlier call made the same job with it. Empty for a new id.
 
         Raises:
             Refused: Its payload is gone, or another job has the new id.
@@ -103,17 +103,17 @@ def once_more(
     new_id: str,
     presser: str = "",
 ) -> Submission:
-    """Return what a job was made from as a new job, with a check of its own where the job had one.
+    """Return the submission that runs a job again, with a check of its own where the job had one.
 
-    What GitHub hasn't been asked about, or has refused, is asked about again: nobody has said yet that it may run.
-    So is a command that somebody at GitHub (`presser`, a login) wants once more by a button.
+    If GitHub has not been asked about the job, or its answer refused it, it is asked again: nobody has permitted the job
+    yet. It is also asked about a command that a user at GitHub (`presser`, a login) runs again by a button.
     """
     document = {**job.document, "id": new_id}
     asked = check is not None or job.deliveries > 0
     if presser and is_by_comment(job.document):
         asked, check, document["actor_login"] = False, None, presser
     if check is not None:
-        # GitHub wants a new check run of the same name, and no ended one opened again.
+        # GitHub wants a new check run of the same name; a completed one must not be reopened.
         check = Check(
             installation=check.installation,
             repository=check.repository,
@@ -127,7 +127,7 @@ def once_more(
         payload=payload,
         headers=headers,
         priority=job.priority,
-        # A person wants this commit; it is no newer than what waits.
+        # A person wants this commit; it isn't newer than the waiting jobs.
         supersedes=False,
         received=not asked and job.by_event and must_be_asked_about(job.document),
         by_event=job.by_event,

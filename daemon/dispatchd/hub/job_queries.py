@@ -1,4 +1,4 @@
-"""The statements of what is done with jobs all the time, built once: that takes longer than SQLite to run one."""
+"""Frequent statements about jobs, built once: building one takes longer than SQLite takes to run it."""
 
 from typing import Final
 
@@ -50,12 +50,12 @@ NEXT: Final = (
 )
 NEXT_DECLARED: Final = NEXT.where(_DECLARED)
 ANY_NEXT: Final = select(_JOB.position).where(_FREE).limit(1)
-"""Also one that is locked."""
+"""Query of any free job, also a locked one."""
 ANY_NEXT_DECLARED: Final = ANY_NEXT.where(_DECLARED)
 
 
 def within(binding: Binding) -> ColumnElement[bool]:
-    """Return what holds for the free jobs that a machine may have which is bound; as `Binding.may_want` says it."""
+    """Return the condition of the free jobs that a bound machine may get; the same rule as `Binding.may_want`."""
     found: ColumnElement[bool] = true()
     if binding.workflows is not None:
         found = or_(_JOB.urgent == true(), _JOB.workflow.in_(binding.workflows))

@@ -1,4 +1,4 @@
-"""Looking at jobs: each call reads one state of everything, and keeps nobody from writing."""
+"""Read access to jobs: each call reads one consistent state, without blocking writers."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ _JOB: Final = JOBS.c
 
 @frozen(kw_only=True)
 class Filter:
-    """Which jobs are wanted; an empty text is any."""
+    """Filter of jobs; an empty text matches any."""
 
     state: str = ""
     repository: str = ""
@@ -27,12 +27,15 @@ _SHORT: Final = [
     literal("").label(each.name) if each is _JOB.result_details else each
     for each in COLUMNS
 ]
-"""A job without what may have 1 MB and no list shows."""
+"""Columns of a job for lists, without the result's details, which may have 1 MB."""
 
 
 @frozen
 class JobReader:
-    """The jobs of a database, to look at. Calls block, and may come from any thread; each fails with StorageBusy."""
+    """Reader of a database's jobs.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
@@ -58,7 +61,7 @@ class JobReader:
             return [Attempt(**row) for row in rows]
 
     def list(self, wanted: Filter) -> list[HubJob]:
-        """Return the newest jobs, oldest of them first."""
+        """Return the newest jobs, sorted oldest first."""
         query = select(*_SHORT).order_by(_JOB.position.desc()).limit(wanted.limit)
         pairs = {
             _JOB.state: wanted.state,
@@ -73,18 +76,18 @@ class JobReader:
             return [read_job(row) for row in reversed(rows)]
 
     def counts(self) -> dict[State, int]:
-        """Return how many jobs there are in each state."""
+        """Return the number of jobs in each state."""
         query = select(_JOB.state, func.count()).group_by(_JOB.state)
         with self._database.snapshot() as db:
             found = {State(state): count for state, count in db.execute(query)}
         return {state: found.get(state, 0) for state in State}
 
     def heard_at(self, *, lease_s: float, now: float) -> dict[str, float]:
-        """Return when each machine that has jobs was last heard of for one of them, by what it calls itself.
+        """Return the times at which machines with jobs were last heard of for one of them, by server id.
 
         Args:
-            lease_s: How long a lease is (seconds).
-            now: The time, which nothing is later than.
+            lease_s: Length of a lease (seconds).
+            now: The time, which is the latest that is returned (seconds since the epoch).
         """
         query = (
             select(_JOB.machine, func.max(_JOB.lease_until))
@@ -97,7 +100,7 @@ class JobReader:
             }
 
     def oldest_queued_at(self) -> float | None:
-        """Return when the job was submitted that waits longest, or None."""
+        """Return the time at which the oldest queued job was submitted, or None."""
         query = select(func.min(_JOB.created_at)).where(_JOB.state == State.QUEUED)
         with self._database.snapshot() as db:
             return db.execute(query).scalar()

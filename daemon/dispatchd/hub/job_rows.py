@@ -1,4 +1,4 @@
-"""Jobs and claims as rows of the tables."""
+"""Rows of jobs and claims in the tables."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from dispatchd.hub.model import Attempt, Check, HubJob, State
 from dispatchd.hub.schema import ATTEMPTS, CHECKS, JOBS
 
 COLUMNS: Final = [JOBS.c[each.name] for each in fields(HubJob)]
-"""What of a row belongs to the job; all but its position."""
+"""Columns of a job: all but its position."""
 
 _OWN: Final = and_(
     ATTEMPTS.c.job_id == bindparam("of_job"),
@@ -28,7 +28,7 @@ _INSERT_CHECK: Final = insert(CHECKS)
 _OWE: Final = (
     update(CHECKS)
     .where(CHECKS.c.job_id == bindparam("of_job"))
-    # Due at once: what made an earlier telling fail may have been of the state before.
+    # Due at once: the failure of an earlier publication may have been due to the state before.
     .values(state=bindparam("new_state"), owed=true(), retry_at=0.0)
 )
 
@@ -47,9 +47,9 @@ def read_job(row: Mapping[Any, Any]) -> HubJob:
 
 
 def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
-    """Write a changed job, and what follows from the change.
+    """Write a changed job, and the consequences of the change.
 
-    That is how its newest claim stands, what GitHub is owed, and what other hub processes are told.
+    These are the state of its newest claim, its pending check, and the announcement to other hub processes.
     """
     db.execute(_WRITE, {**values_of(after), "of_id": after.id})
     keep_attempt(db, before, after)
@@ -59,18 +59,18 @@ def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
 
 
 def tell_others(db: Connection, job: HubJob) -> None:
-    """Tell the other hub processes of a job that is new or has another state, once the transaction is committed."""
+    """Announce a new or changed job to the other hub processes, once the transaction is committed."""
     announce(db, News.of(job).text(origin_of(db)))
 
 
 def insert_check(db: Connection, check: Check, job: HubJob) -> None:
-    """Keep that GitHub is to be shown a job, together with what else a transaction keeps."""
+    """Insert the check of a job within a transaction."""
     kept = evolve(check, job_id=job.id, state=job.state, created_at=job.created_at)
     db.execute(_INSERT_CHECK, asdict(kept))
 
 
 def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:
-    """Keep what a change means for the newest claim of a job: that it begins, ends, or goes on after all."""
+    """Store the effect of a change on the newest claim of a job: that it begins, ends, or goes on after all."""
     if after.deliveries > before.deliveries:
         attempt = Attempt(
             job_id=after.id,
@@ -82,11 +82,11 @@ def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:
         db.execute(_INSERT, asdict(attempt))
         return
     if after.deliveries < before.deliveries:
-        # The machine never got it.
+        # The claim never reached its machine.
         db.execute(_DELETE, {"of_job": after.id, "of_number": before.deliveries})
         return
     outcome, was = rules.outcome_of_claim(after), rules.outcome_of_claim(before)
-    # What became of a claim stays, also when the hub ends the job later; only its machine can still say otherwise.
+    # The outcome of a claim stays, also when the hub ends the job later; only its machine can still change it.
     late = after.finishes > before.finishes or outcome == "released"
     if outcome != was and (not was or not outcome or late):
         ended_at = (after.finished_at or after.lease_until) if outcome else 0

@@ -1,4 +1,4 @@
-"""Durable jobs: every call is one transaction, and what it has changed is durable when it returns."""
+"""Jobs in the database. Every call is one transaction, and its changes are durable when it returns."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -38,14 +38,17 @@ from dispatchd.hub.submitted import after_targets
 
 _JOB: Final = JOBS.c
 _EXPIRED_AT_ONCE: Final = 100
-"""How many claims are expired in one transaction (count)."""
+"""Most claims that expire in one transaction (count)."""
 
 _PRUNED_AT_ONCE: Final = 500
 
 
 @frozen
 class JobStore:
-    """The jobs of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+    """Jobs of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
@@ -63,17 +66,17 @@ class JobStore:
         delivery: Delivery | None = None,
         again_of: HubJob | None = None,
     ) -> HubJob | None:
-        """Keep a new job durably; None, and nothing changes, if its id is taken.
+        """Store a new job durably and return it; return None, and change nothing, if its id is taken.
 
         Args:
             submission: The job.
-            now: The time.
-            most: How many jobs may wait (count).
-            most_bytes: How large they may be together (bytes).
-            delivery: What has brought it, kept with it.
-            again_of: The job that it is once more, whose delivery it belongs to.
+            now: The time (seconds since the epoch).
+            most: Most jobs that may wait (count).
+            most_bytes: Largest size of the waiting jobs together (bytes).
+            delivery: The delivery of the job, stored with it.
+            again_of: The job that it runs again; it is added to that job's delivery.
 
-        Fails with QueueFull if as much waits.
+        Fails with QueueFull if the queue is full.
         """
 
         def work(db: Connection) -> HubJob | None:
@@ -99,17 +102,17 @@ class JobStore:
         lease_s: float,
         binding: Binding = FREE,
     ) -> Claimed | None:
-        """Give a machine the next job: urgent ones first, then by priority, turn and age.
+        """Claim the next job for a machine: urgent ones first, then by priority, turn and age.
 
         Args:
             machine: The machine's server id.
             token_hash: The hash of the claim's token.
-            workflows: What the machine declares; None for a machine that takes any job.
-            now: The time.
-            lease_s: For how long the claim holds (seconds).
-            binding: What the hub's owner has bound the machine to.
+            workflows: Workflows that the machine declares; None for a machine that takes any job.
+            now: The time (seconds since the epoch).
+            lease_s: Length of the claim's lease (seconds).
+            binding: Binding of the machine, set by the hub's owner.
 
-        Fails with Locked if there may be one, which another transaction has locked.
+        Fails with Locked if there may be a job, but other transactions have locked all of them.
         """
         asked: dict[str, Any] = {"asking_machine": machine}
         query, there = queries.NEXT, queries.ANY_NEXT
@@ -132,7 +135,7 @@ class JobStore:
             )
             write_job(db, before, job)
             texts = db.execute(queries.TEXTS_OF, {"of_id": job.id}).one()
-            # Last, because others who claim wait for it.
+            # Last, because other claims wait for it.
             pass_turn(db, job)
             return Claimed(
                 job=job, before=before, payload=texts.payload, headers=texts.headers
@@ -143,9 +146,9 @@ class JobStore:
     def change(
         self, job_id: str, decide: Callable[[HubJob], HubJob]
     ) -> tuple[HubJob, HubJob] | None:
-        """Replace a job by what `decide` makes of it, and return it as it was and as it is; None if there is none.
+        """Replace a job by the result of `decide`; return it before and after; return None if there is no such job.
 
-        What `decide` raises changes nothing.
+        If `decide` raises, nothing changes.
         """
 
         def work(db: Connection) -> tuple[HubJob, HubJob] | None:
@@ -168,9 +171,9 @@ class JobStore:
         leases: Leases,
         heard_since: float = 0.0,
     ) -> list[HubJob]:
-        """Replace jobs whose lease is over for good by what `decide` makes of them, and return these.
+        """Replace jobs whose lease and additional time (`_held`) are over by the results of `decide`, and return these.
 
-        Since `heard_since` machines could be heard: each lease has held for its full length from then on.
+        Machines could be heard since `heard_since`: each lease lasts for its full length from then on.
         """
         held_until = heard_since + leases.seconds
         over = [
@@ -195,7 +198,7 @@ class JobStore:
         return self._database.write(work)
 
     def end_cancel_jobs(self, *, now: float) -> list[HubJob]:
-        """End the cancel jobs that wait for a machine though all that they mean has ended; return them."""
+        """End the cancel jobs that wait for a machine although all their targets have ended; return them."""
 
         def work(db: Connection) -> list[HubJob]:
             waiting = [
@@ -225,7 +228,7 @@ class JobStore:
         return self._database.write(work)
 
     def next_expiry(self, leases: Leases, *, heard_since: float = 0.0) -> float | None:
-        """Return when the next lease is over for good, or None."""
+        """Return the time at which the next lease is over with its additional time (seconds since the epoch), or None."""
         first = select(func.min(_JOB.lease_until))
         with self._database.snapshot() as db:
             found = [
@@ -242,9 +245,9 @@ class JobStore:
         )
 
     def prune(self, *, before: float) -> int:
-        """Remove jobs that ended before some time, with all that belongs to them; return how many.
+        """Remove jobs that ended before a time, with all that belongs to them; return their number.
 
-        One whose end GitHub hasn't been told yet stays.
+        A job with a pending check stays.
         """
         untold = select(CHECKS.c.job_id).where(CHECKS.c.owed == true())
         old = (
@@ -274,7 +277,7 @@ class JobStore:
 
 
 def _held(leases: Leases) -> list[tuple[ColumnElement[bool], float]]:
-    """Return the kinds of jobs that machines have, and how much longer than its lease each is left there (seconds)."""
+    """Return the kinds of jobs that machines have, each with its additional time after the lease (seconds)."""
     accepted, silent = _JOB.state == State.ACCEPTED, _JOB.phase == ""
     return [
         (_JOB.state == State.CLAIMED, 0.0),

@@ -1,4 +1,4 @@
-"""Submitting, watching and steering jobs."""
+"""Routes of jobs: submit, list, watch, cancel and requeue."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -27,15 +27,15 @@ _LONGEST_WATCH_S: Final = 300.0
 _LONGEST_LIST: Final = 1000
 
 _LONGEST_ID: Final = 512
-"""Characters; as in submit-request.schema.json."""
+"""Longest id of a job (characters), as in submit-request.schema.json."""
 
 _FINISHED: Final = "finished"
-"""What a watcher may wait for beside a state: any of those in which a job has ended."""
+"""Name that a watcher may wait for beside a state: any state in which a job has ended."""
 
 
 @frozen
 class Jobs:
-    """The routes by which people and programs put jobs in, see what becomes of them, and change that."""
+    """Routes on which people and programs submit, watch and change jobs."""
 
     desk: Desk
     intake: Intake
@@ -54,11 +54,11 @@ class Jobs:
     async def submit(self, request: Request) -> Response:
         """Queue a job; it is durable when the answer is 201.
 
-        A token for `submit` ends no other job: neither by a cancel job, nor by a newer commit. That is for `admin`,
-        as the call that cancels a job is.
+        A token for `submit` can end no other job: neither by a cancel job, nor by a newer commit. That needs `admin`,
+        like the call that cancels a job.
 
         Raises:
-            Refused: The id is taken, or the job would end others and the token isn't for `admin`.
+            Refused: The id is taken, or the job would end others and the token lacks `admin`.
         """
         token = await self.desk.require(request, SUBMIT)
         found = await read_members(request, "submit-request", LARGEST_JOB_BODY)
@@ -71,7 +71,7 @@ class Jobs:
         )
         if is_cancel(document) or supersedes is True:
             self.desk.allow(request, token, ADMIN, what="a job that ends others")
-        # As it is kept, on every kind of database (schema.py, Words).
+        # In the form in which every kind of database stores it (schema.py, Words).
         job_id = str(document.get("id") or uuid4()).replace(
             "\0", "\N{REPLACEMENT CHARACTER}"
         )
@@ -89,7 +89,7 @@ class Jobs:
         return JSONResponse({"id": job_id}, status_code=HTTPStatus.CREATED)
 
     async def list(self, request: Request) -> Response:
-        """Return the newest jobs, oldest of them first."""
+        """Return the newest jobs, sorted oldest first."""
         await self.desk.require(request, READ)
         wanted = wanted_jobs(request, "100")
         jobs, names = await self.desk.use(
@@ -99,7 +99,7 @@ class Jobs:
         return JSONResponse({"jobs": [self._document(job, names) for job in jobs]})
 
     async def show(self, request: Request) -> Response:
-        """Return one job; with `wait` (seconds), once it has reached the state `until` or that time is over."""
+        """Return one job; with `wait` (seconds), as soon as it has reached the state `until` or the time is over."""
         await self.desk.require(request, READ)
         job_id = request.path_params["job_id"]
         until = request.query_params.get("until", _FINISHED)
@@ -135,7 +135,7 @@ class Jobs:
         return JSONResponse(self._document(job, names))
 
     async def requeue(self, request: Request) -> Response:
-        """Submit a job that has ended once more, under a new id: machines never run one id twice."""
+        """Submit an ended job again, under a new id: machines never run one id twice."""
         await self.desk.require(request, ADMIN)
         new_id = request.query_params.get("new_id", "")
         again = await self.again(request.path_params["job_id"], new_id)
@@ -146,7 +146,7 @@ class Jobs:
         return job_document(job, now=self.desk.now(), names=names, link=link)
 
     async def end(self, job_id: str) -> HubJob:
-        """End a job for its owner, and return it as it is then.
+        """Cancel a job for the hub's owner, and return it as it is then.
 
         Raises:
             Refused: There is no such job, or it has ended.
@@ -163,7 +163,7 @@ class Jobs:
         return changed[1]
 
     async def again(self, job_id: str, new_id: str = "") -> str:
-        """Submit a job that has ended once more, and return the new job's id.
+        """Submit an ended job again, and return the new job's id.
 
         Args:
             job_id: The job that has ended.
@@ -191,10 +191,10 @@ class Jobs:
 
 
 def wanted_jobs(request: Request, limit: str) -> Filter:
-    """Return which jobs a query asks for.
+    """Return the filter of a query.
 
     Raises:
-        Refused: It names a state that there isn't.
+        Refused: It names an unknown state.
     """
     query = request.query_params
     state = query.get("state", "")
@@ -210,5 +210,5 @@ def wanted_jobs(request: Request, limit: str) -> Filter:
 
 
 def has_reached(job: HubJob, until: str) -> bool:
-    """Return whether a watcher need not wait longer: the job is in the state, or has ended."""
+    """Return whether a watcher's wait is over: the job is in the state, or has ended."""
     return job.state in ENDED or job.state.value == until

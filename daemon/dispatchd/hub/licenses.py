@@ -1,4 +1,7 @@
-"""Activation and license heartbeat (contracts/README.md): one-time enrolment keys become credentials of machines."""
+"""Routes of licenses (contracts/README.md): activation and heartbeat.
+
+Activation exchanges a one-time enrolment key for a machine's credentials.
+"""
 
 from hashlib import sha256
 from http import HTTPStatus
@@ -20,14 +23,14 @@ from dispatchd.hub.signing import signing_key
 
 _ALGORITHM: Final = "EdDSA"
 _LIFE_S: Final = 30 * 24 * 3600
-"""How long a token is valid (seconds)."""
+"""Lifetime of a token (seconds)."""
 _LONGEST_NAME: Final = 512
 """Longest id of a machine (characters): an index of PostgreSQL takes 2704 bytes."""
 
 
 @frozen
 class Licenses:
-    """The routes by which a machine gets and keeps its identity."""
+    """Routes on which a machine gets and refreshes its identity."""
 
     desk: Desk
 
@@ -105,9 +108,9 @@ class Licenses:
 def _check_key(
     machine: Machine, namesake: Machine | None, server_id: str, now: float
 ) -> None:
-    """Return if a machine's enrolment key may be used by a server.
+    """Check that a server may use a machine's enrolment key.
 
-    An answer may get lost on its way, so the same server may activate again until it has pulled.
+    An answer may get lost, so the same server may activate again until it has pulled.
 
     Raises:
         Refused: It may not.
@@ -118,6 +121,6 @@ def _check_key(
     if machine.revoked_at or now > machine.key_expires_at:
         raise Refused(HTTPStatus.UNAUTHORIZED, "the license key is not valid any more")
     others = namesake is not None and namesake.name != machine.name
-    # One that was revoked and added anew, under another name, is the same machine.
+    # A machine that was revoked and added again under another name may keep its server id.
     if others and namesake is not None and not namesake.revoked_at:
         raise Refused(HTTPStatus.CONFLICT, "another machine has this server_id here")

@@ -1,4 +1,4 @@
-"""What hub processes on one PostgreSQL tell each other: which job is new or has another state."""
+"""Listener for announcements of other hub processes on one PostgreSQL: jobs that are new or have another state."""
 
 from functools import partial
 from typing import Final
@@ -13,30 +13,31 @@ from dispatchd.hub.desk import Desk
 from dispatchd.hub.domain.news import ANYTHING, News
 
 _AGAIN_S: Final = 1.0
-"""How long after a lost connection the next one is tried (seconds)."""
+"""Wait before the next connection after a lost one (seconds)."""
 
 _LOOK_S: Final = 0.5
-"""How long a silent connection is believed (seconds); one that is closed is noticed at once."""
+"""Silence after which a connection is checked (seconds); a closed one is noticed at once."""
 
 _LATE_S: Final = 0.4
-"""How long an answer may take before everybody looks for themselves (seconds)."""
+"""Time without an answer after which all waiting requests look for themselves (seconds)."""
 
 _DEAD_S: Final = 2.0
-"""How long an answer may take before the connection counts as dead (seconds)."""
+"""Time without an answer after which the connection counts as dead (seconds)."""
 
 
 @frozen(kw_only=True)
 class Listener:
-    """Hears what other hub processes do with jobs, and wakes who waits here for it.
+    """Receives the news of other hub processes, and wakes the requests that wait for it in this one.
 
-    A connection that died silently hears nothing, which looks like a quiet night. So the server is asked after
-    each silence, and while it doesn't answer everybody who waits here looks once a second.
+    A connection that died silently gets nothing, which looks like a quiet time. So the server is queried after each
+    silence. While it doesn't answer, all waiting requests look for themselves every `_LATE_S`, and after each try to
+    connect.
     """
 
     desk: Desk
 
     async def run(self) -> None:
-        """Listen until cancelled; a lost connection is made anew."""
+        """Listen until cancelled; reconnect after a lost connection."""
         url = self.desk.database.engine.url.set(drivername="postgresql")
         address = url.render_as_string(hide_password=False)
         await self.desk.bugs.rounds("listener", partial(self._round, address))
@@ -51,7 +52,7 @@ class Listener:
                 "database_lost", error=words or "no answer", retry_in_s=_AGAIN_S
             )
         finally:
-            # What was told meanwhile is missed.
+            # News sent meanwhile is missed.
             self.desk.wake_all()
         await anyio.sleep(_AGAIN_S)
 
@@ -61,7 +62,7 @@ class Listener:
         try:
             with anyio.fail_after(_DEAD_S):
                 await connection.execute(f"LISTEN {CHANNEL}")
-            # What was told before is missed.
+            # News sent before is missed.
             self.desk.wake_all()
             self.desk.bugs.worked("listener")
             while True:
@@ -81,7 +82,7 @@ class Listener:
             self.desk.hear(news)
 
     async def _ask(self, connection: psycopg.AsyncConnection) -> None:
-        """Return once the server has answered.
+        """Query the server, and return once it has answered.
 
         Fails with TimeoutError if it doesn't.
         """

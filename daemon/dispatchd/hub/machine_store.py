@@ -1,4 +1,4 @@
-"""Durable machines and licenses: who may pull, by which secret, and since when not any more."""
+"""Machines and licenses in the database, with the hashes of secrets and the times of revocations."""
 
 from collections.abc import Callable
 from typing import Final
@@ -12,17 +12,20 @@ from dispatchd.hub.schema import LICENSES, MACHINES
 
 _MACHINE: Final = MACHINES.c
 _OF_SERVER: Final = select(MACHINES).where(_MACHINE.server_id == bindparam("of_id"))
-"""Built once, because every call of a machine looks for it."""
+"""Query of a machine by server id; built once, because every call of a machine runs it."""
 
 
 @frozen
 class MachineStore:
-    """The machines of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+    """Machines of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
     def add(self, machine: Machine) -> bool:
-        """Keep a new machine; False, and nothing changes, if its name or what it calls itself is taken."""
+        """Store a new machine; return False, and change nothing, if its name or server id is taken."""
         taken = _MACHINE.name == machine.name
         if machine.server_id:
             taken |= _MACHINE.server_id == machine.server_id
@@ -43,19 +46,19 @@ class MachineStore:
             return [Machine(**row) for row in rows]
 
     def names(self) -> dict[str, str]:
-        """Return every machine's name, by what it calls itself."""
+        """Return every machine's name, by server id."""
         query = select(_MACHINE.server_id, _MACHINE.name)
         with self._database.snapshot() as db:
             return {row.server_id: row.name for row in db.execute(query)}
 
     def by_server_id(self, server_id: str) -> Machine | None:
-        """Return the machine that calls itself so, or None."""
+        """Return the machine with a server id, or None."""
         with self._database.snapshot() as db:
             row = db.execute(_OF_SERVER, {"of_id": server_id}).mappings().first()
             return None if row is None else Machine(**row)
 
     def change(self, name: str, decide: Callable[[Machine], Machine]) -> Machine | None:
-        """Replace a machine by what `decide` makes of it; None if there is none. What it raises changes nothing."""
+        """Replace a machine by the result of `decide`; return None if there is none. If `decide` raises, nothing changes."""
 
         def work(db: Connection) -> Machine | None:
             return _replace(db, _MACHINE.name == name, decide)
@@ -68,9 +71,9 @@ class MachineStore:
         server_id: str,
         decide: Callable[[Machine, Machine | None], Machine],
     ) -> Machine | None:
-        """Replace the machine with an enrolment key by what `decide` makes of it; None if nobody has that key.
+        """Replace the machine with an enrolment key by the result of `decide`; return None if no machine has that key.
 
-        `decide` also gets the machine that calls itself `server_id` already, which gives this up if another one gets it.
+        `decide` also gets the machine that has `server_id` already; it loses this id if another machine gets it.
         """
 
         def work(db: Connection) -> Machine | None:
@@ -92,7 +95,7 @@ class MachineStore:
         return self._database.write(work)
 
     def note_pull(self, name: str, workflows: str, *, now: float) -> None:
-        """Note that a machine has pulled, and what it declares (JSON)."""
+        """Store the time of a machine's pull, and the workflows that it declares (JSON)."""
         values = {"seen_at": now, "workflows": workflows}
 
         def work(db: Connection) -> None:
@@ -101,7 +104,7 @@ class MachineStore:
         self._database.write(work)
 
     def add_license(self, license_id: str, *, now: float) -> None:
-        """Keep a license, if it isn't kept yet."""
+        """Store a license, unless it is stored already."""
 
         def work(db: Connection) -> None:
             values = {"id": license_id, "created_at": now, "revoked_at": 0}

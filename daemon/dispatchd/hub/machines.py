@@ -1,4 +1,4 @@
-"""Machines as the hub's owner sees them: who may pull, invited by a one-time key, rotated, revoked."""
+"""Routes of machines, for the hub's owner: list, add, rotate, bind and revoke."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -21,12 +21,12 @@ from dispatchd.hub.signing import fingerprint, public_key
 from dispatchd.hub.views import machine_document
 
 _KEY_LIFE_S: Final = 7 * 24 * 3600
-"""How long an enrolment key can be used (seconds)."""
+"""Lifetime of an enrolment key (seconds)."""
 
 
 @frozen
 class Machines:
-    """The routes by which machines are added, seen, and put out."""
+    """Routes on which machines are added, listed and revoked."""
 
     desk: Desk
 
@@ -48,7 +48,7 @@ class Machines:
         return JSONResponse({"machines": [*found]})
 
     async def add(self, request: Request) -> Response:
-        """Let a machine in: it gets an enrolment key, or a fixed secret where it has no license.
+        """Add a machine: it gets an enrolment key, or a fixed secret where it has no license.
 
         Raises:
             Refused: The name is taken.
@@ -72,7 +72,7 @@ class Machines:
     async def rotate(self, request: Request) -> Response:
         """Give a machine a new enrolment key, or a new secret where it has a fixed one.
 
-        Its secret of before counts until it has activated the key.
+        Its old secret stays valid until it has activated the key.
         """
         await self.desk.require(request, ADMIN)
         now = self.desk.now()
@@ -99,7 +99,7 @@ class Machines:
     async def bind(self, request: Request) -> Response:
         """Bind a machine to workflows and repositories: it gets no other job from now on.
 
-        What it has goes on.
+        Jobs that it has already go on.
         """
         await self.desk.require(request, ADMIN)
         body = await read_body(request, "machine-binding-request")
@@ -113,7 +113,7 @@ class Machines:
         return await self._shown(machine)
 
     async def revoke(self, request: Request) -> Response:
-        """Put a machine out: it pulls and reports no more."""
+        """Revoke a machine. It can no longer pull or report jobs."""
         await self.desk.require(request, ADMIN)
         now = self.desk.now()
         machine = await self._change(
@@ -136,7 +136,7 @@ class Machines:
         return machine
 
     async def _given(self, machine: Machine, given: str) -> dict[str, Json]:
-        """Return what a machine needs, which is shown this once."""
+        """Return the document of a machine with its new credentials, which are shown only this once."""
         binding = await self.desk.use(lambda: self.desk.bindings.get(machine.name))
         document = machine_document(machine, now=self.desk.now(), binding=binding)
         if is_fixed(machine):
@@ -152,7 +152,7 @@ class Machines:
 
 
 def machine_documents(desk: Desk) -> list[dict[str, Json]]:
-    """Return every machine as it stands now, by name. Blocks."""
+    """Return the documents of all machines, by name. Blocks."""
     now = desk.now()
     bindings = desk.bindings.all()
     heard_at = desk.reader.heard_at(lease_s=desk.settings.leases.seconds, now=now)
@@ -193,5 +193,5 @@ def invited(
 
 
 def is_fixed(machine: Machine) -> bool:
-    """Return whether a machine has a secret that was made for it, not by activation."""
+    """Return whether a machine has a fixed secret, not one from an activation."""
     return not machine.key_hash

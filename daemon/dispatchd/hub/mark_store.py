@@ -1,4 +1,4 @@
-"""Durable marks: what a loop has to know after a restart, as one text under a name."""
+"""Marks in the database: named texts, such as the state that a loop needs after a restart."""
 
 from typing import Final
 
@@ -13,30 +13,33 @@ _VALUE: Final = select(MARKS.c.value).where(_NAMED)
 _DELETE: Final = delete(MARKS).where(_NAMED)
 
 _DIGITS: Final = 12
-"""Of a time that is kept as a text."""
+"""Length of a time that is stored as a text (digits)."""
 
 
 @frozen
 class MarkStore:
-    """The marks of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+    """Marks of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
     def get(self, name: str) -> str:
-        """Return the text of a mark, or an empty one."""
+        """Return the text of a mark; empty if there is none."""
         with self._database.snapshot() as db:
             return db.execute(_VALUE, {"of_name": name}).scalar() or ""
 
     def remove(self, db: Connection, name: str) -> bool:
-        """Remove a mark within a transaction; return whether it was there."""
+        """Remove a mark within a transaction; return whether there was one."""
         return bool(db.execute(_DELETE, {"of_name": name}).rowcount)
 
     def put_until(self, kind: str, name: str, at: float, *, now: float) -> None:
-        """Keep a mark of a kind until some time, and remove those of the kind whose time is over.
+        """Store a mark of a kind until a time, and remove those of the kind whose time is over.
 
-        `kind` is what their names begin with; times in seconds since the epoch.
+        `kind` is the prefix of their names; times are seconds since the epoch.
         """
-        # As texts of one length, times are in the order of their digits.
+        # Texts of one length sort as their times do.
         over = MARKS.c.value < f"{int(now):0{_DIGITS}d}"
         like = MARKS.c.name.startswith(kind, autoescape=True)
         value = f"{int(at) + 1:0{_DIGITS}d}"
@@ -49,11 +52,11 @@ class MarkStore:
         self._database.write(work)
 
     def add(self, db: Connection, name: str, value: str) -> None:
-        """Keep a mark that isn't there, within a transaction."""
+        """Store a new mark within a transaction."""
         db.execute(insert(MARKS).values(name=name, value=value))
 
     def put(self, name: str, value: str) -> None:
-        """Keep a mark, in place of the one of that name."""
+        """Store a mark; it replaces one with the same name."""
 
         def work(db: Connection) -> None:
             made = upsert(db, MARKS).values(name=name, value=value)

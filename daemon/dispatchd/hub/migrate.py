@@ -1,4 +1,4 @@
-"""Bringing an older database to this release, by Alembic, whose import takes longer than the rest of a start."""
+"""Migration of an older database to this release, by Alembic. Its import takes longer than the rest of a start."""
 
 from alembic import command
 from alembic.config import Config
@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 
 
 def upgrade(db: Connection) -> None:
-    """Run the steps that a database lacks, in its transaction.
+    """Run the migrations that a database lacks, in its transaction.
 
     Fails with alembic.util.CommandError if a newer release has migrated it.
     """

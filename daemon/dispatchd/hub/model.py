@@ -1,4 +1,4 @@
-"""What the hub keeps. Times are seconds since the epoch, 0 for what has not happened; an empty text is none."""
+"""Records of the hub. Times are seconds since the epoch, 0 for what has not happened; an empty text means none."""
 
 import json
 from enum import StrEnum
@@ -10,13 +10,13 @@ from dispatchd.domain.job import Json
 
 
 class State(StrEnum):
-    """Where a job stands at the hub."""
+    """State of a job at the hub."""
 
     RECEIVED = "received"
-    """Kept, and not yet free to be handed out."""
+    """Stored, but not yet queued."""
     QUEUED = "queued"
     CLAIMED = "claimed"
-    """Handed to a machine, which has not accepted it yet."""
+    """Dispatched to a machine, which has not accepted it yet."""
     ACCEPTED = "accepted"
     RUNNING = "running"
     NEEDS_ATTENTION = "needs_attention"
@@ -26,57 +26,57 @@ class State(StrEnum):
     ABORTED = "aborted"
     REJECTED = "rejected"
     IGNORED = "ignored"
-    """No rule wanted it."""
+    """Not permitted, or not wanted any more, when GitHub was asked about it."""
     SUPERSEDED = "superseded"
-    """A newer job of the same kind has taken its place before a machine had it."""
+    """Replaced by a newer job of the same kind before a machine had it."""
 
 
 HELD: Final = (State.CLAIMED, State.ACCEPTED, State.RUNNING, State.NEEDS_ATTENTION)
-"""A machine has it."""
+"""States of a job that a machine has."""
 
 WAITING: Final = (State.RECEIVED, State.QUEUED)
-"""No machine has it, and it may still be handed out."""
+"""States of a job that no machine has, and that may still be dispatched."""
 
 ENDED: Final = tuple(each for each in State if each not in {*HELD, *WAITING})
 
 
 @frozen(kw_only=True)
 class Check:
-    """What shows a job at GitHub: a check run, or a commit status where those aren't permitted."""
+    """Check that shows a job at GitHub: a check run, or a commit status where check runs aren't permitted."""
 
     job_id: str = ""
     installation: int = 0
     """Id of the App's installation; 0 where the hub has a token instead."""
     repository: str
-    """As owner/name."""
+    """Name of the repository, as owner/name."""
     sha: str
     pull_request: int = 0
     name: str
     state: str = ""
-    """The job's state after its last change."""
+    """State of the job after its last change."""
     owed: bool = True
-    """Whether GitHub may have to be told something."""
+    """True if the check may be pending: GitHub may not have the newest state."""
     told: str = ""
-    """What GitHub was told last: `queued`, `in_progress`, or a conclusion."""
+    """State that was published last: `queued`, `in_progress`, or a conclusion."""
     round: int = 1
-    """How many check runs this job has had (count): a parked one that goes on gets another."""
+    """Check runs that this job has had (count): a parked job that goes on gets another."""
     kind: str = ""
-    """`check` or `status`; empty until one of them has been made."""
+    """Kind of the check: `check` or `status`; empty until one of them has been made."""
     check_run_id: int = 0
     asked: bool = False
-    """Whether there is something of this round that isn't known: a check run that may have been made, or, where its
-    id is known, a conclusion that it may have got though its job goes on."""
+    """True if the state at GitHub is uncertain in this round: a check run may have been made, or, where its id is known,
+    it may have a conclusion although its job goes on."""
     failures: int = 0
-    """How often in a row telling has failed (count)."""
+    """Failed publications in a row (count)."""
     retry_at: float = 0
     trouble: str = ""
-    """Why it failed last, in words."""
+    """Reason of the last failure, in words."""
     created_at: float = 0
 
 
 @frozen(kw_only=True)
 class Submission:
-    """A job as it was submitted: its fields in wire names, payload and headers as exact JSON texts."""
+    """A job as submitted: its fields with wire names, payload and headers as exact JSON texts."""
 
     id: str
     document: dict[str, Json]
@@ -84,38 +84,38 @@ class Submission:
     headers: str
     priority: int = 0
     supersedes: bool = True
-    """Whether it takes older queued jobs of the same pull request and workflow out."""
+    """True if it supersedes older queued jobs of the same pull request and workflow."""
     received: bool = False
-    """Whether something has to be asked before it may be handed out."""
+    """True if GitHub has to be asked about it before it is queued."""
     check: Check | None = None
-    """What is to show it at GitHub."""
+    """Check that is to show it at GitHub."""
     by_event: bool = False
-    """Whether a rule has made it of an event of GitHub, and nobody has submitted it."""
+    """True if a rule made it of a GitHub event, and nobody submitted it."""
     event_at: float = 0
-    """When what it is about was changed, as GitHub says; 0 where it doesn't."""
+    """Time at which its pull request was changed, as GitHub says; 0 if it doesn't."""
 
     @property
     def size(self) -> int:
-        """Of all its texts (bytes)."""
+        """Size of all its texts (bytes)."""
         texts = (json.dumps(self.document), self.payload, self.headers)
         return sum(len(text.encode(errors="surrogatepass")) for text in texts)
 
 
 @frozen(kw_only=True)
 class Result:
-    """How a job ended, as its machine says it; contracts/README.md, results."""
+    """Result of a job, as reported by its machine; contracts/README.md, results."""
 
     status: str
     summary: str = ""
     cause: str = ""
     output: str = ""
     details: str = ""
-    """Step summary, outputs and annotations, as a JSON object; empty for none."""
+    """Details: step summary, outputs and annotations, as a JSON object; empty for none."""
 
 
 @frozen(kw_only=True)
 class Standing:
-    """How a job stands on its machine: its phase, why it is parked, and the newest progress (JSON)."""
+    """State of a job on its machine: its phase, the reason why it is parked, and the newest progress (JSON)."""
 
     phase: str
     reason: str = ""
@@ -126,9 +126,9 @@ class Standing:
 class HubJob:
     """A job at the hub.
 
-    Of those queued, `urgent` ones go out first, then by `priority`, then by `turn`, by which the repositories
-    take turns, then by age. `machine` and `token_hash` are those of the newest claim; `lapsed` marks a job that
-    was queued again because its lease ran out, so that the old claim still counts until the next one.
+    Queued jobs are dispatched in this order: `urgent` ones first, then by `priority`, then by `turn`, which alternates
+    between repositories, then by age. `machine` and `token_hash` are those of the newest claim. `lapsed` marks a job
+    that was queued again because its lease expired; its old claim stays valid until the next one.
     """
 
     id: str
@@ -136,18 +136,18 @@ class HubJob:
     workflow: str = ""
     repository: str = ""
     number: int = 0
-    """Of its pull request or issue, which share their numbers."""
+    """Number of its pull request or issue, which share their numbers."""
     by_event: bool = False
-    """Whether a rule has made it of an event of GitHub: only then GitHub stands behind what its document says."""
+    """True if a rule made it of a GitHub event: only then GitHub vouches for its document."""
     event_at: float = 0
-    """When its pull request was changed, as GitHub says; 0 where it doesn't."""
+    """Time at which its pull request was changed, as GitHub says; 0 if it doesn't."""
     urgent: bool = False
     priority: int = 0
     turn: int = 0
     size: int = 0
-    """Of all its texts as it was submitted (bytes)."""
+    """Size of all its texts as submitted (bytes)."""
     only_machine: str = ""
-    """The only machine that may have it; empty for any."""
+    """The only machine that may get it; empty for any."""
     state: State = State.QUEUED
     machine: str = ""
     token_hash: str = ""
@@ -162,7 +162,7 @@ class HubJob:
     result_cause: str = ""
     result_output: str = ""
     result_details: str = ""
-    """What else was reported: `result_step_summary`, `result_outputs`, `result_annotations` (JSON object)."""
+    """Further parts of the result: `result_step_summary`, `result_outputs`, `result_annotations` (JSON object)."""
     created_at: float = 0
     claimed_at: float = 0
     accepted_at: float = 0
@@ -175,7 +175,7 @@ class HubJob:
 
 @frozen(kw_only=True)
 class Claimed:
-    """A job that has just been claimed, with the texts that go out with it."""
+    """A job that has just been claimed, with the texts to send with it."""
 
     job: HubJob
     before: HubJob
@@ -186,7 +186,7 @@ class Claimed:
 
 @frozen(kw_only=True)
 class Attempt:
-    """One claim of a job: which machine had it, from when to when, and what came of it.
+    """One claim of a job: its machine, its times and its outcome.
 
     `outcome` is a result, `released`, `expired`, or empty while it lasts.
     """
@@ -205,8 +205,8 @@ class Attempt:
 class Machine:
     """A machine that may work here.
 
-    `server_id` is what it calls itself: known from its first activation, or from the start where it has a fixed
-    secret. Of secret and enrolment key only hashes are kept.
+    `server_id` is the machine's own id: known from its first activation, or from the start where it has a fixed
+    secret. Of secret and enrolment key only hashes are stored.
     """
 
     name: str
@@ -220,27 +220,27 @@ class Machine:
     seen_at: float = 0
     revoked_at: float = 0
     workflows: str = ""
-    """What it declared with its newest pull, as a JSON list; empty for nothing."""
+    """Workflows that it declared with its newest pull, as a JSON list; empty for none declared."""
 
 
 @frozen(kw_only=True)
 class Token:
-    """What a person or program may do here; only the token's hash is kept."""
+    """Access token of a person or program, with its scopes; only the token's hash is stored."""
 
     name: str
     token_hash: str
     scopes: str
-    """Words of submit, read, admin, with spaces between them."""
+    """Scopes of the token: words of submit, read, admin, with spaces between them."""
     created_at: float = 0
     revoked_at: float = 0
 
 
 @frozen(kw_only=True)
 class Delivery:
-    """An event that came in, and what became of it. Hook and id together are its own."""
+    """A received event, and the decision about it. Hook and id together are unique."""
 
     target: str = ""
-    """What the hook belongs to that brought it, as TYPE/ID (`integration/1234`); empty for one that a submit named."""
+    """Owner of its hook, as TYPE/ID (`integration/1234`); empty for a delivery that a submission named."""
     id: str
     event: str = ""
     action: str = ""
@@ -249,20 +249,20 @@ class Delivery:
     payload_hash: str = ""
     received_at: float = 0
     routing: str = ""
-    """What was decided about it, in words."""
+    """Decision about it, in words."""
     state: str = ""
-    """`queued`, `done`, `ignored` or `redelivered`."""
+    """State of the delivery: `queued`, `done`, `ignored` or `redelivered`."""
     job_ids: tuple[str, ...] = ()
-    """The jobs that were made of it, newest last."""
+    """Ids of the jobs that it made, newest last."""
 
 
 class StorageBusy(Exception):
-    """The database can't be used now; the same call may succeed later."""
+    """Database that can't be used now; the same call may succeed later."""
 
 
 class Locked(Exception):
-    """Other transactions have jobs locked that a machine may have: whether one is free is known soon."""
+    """Jobs that a machine may get are locked by other transactions: a call soon after shows whether one is free."""
 
 
 class QueueFull(Exception):
-    """As much waits as may, which the text says; the same submit may succeed later."""
+    """Full queue; the message names the limit. The same submission may succeed later."""

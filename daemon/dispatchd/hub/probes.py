@@ -1,4 +1,4 @@
-"""How the hub is: `/healthz` for the process, `/readyz` for the database, `/metrics` for both."""
+"""Status of the hub: `/healthz` for the process, `/readyz` for the database, `/metrics` for both."""
 
 import math
 from collections import Counter
@@ -27,24 +27,24 @@ _CALLS: Final = (
     *("jobs", "webhooks"),
 )
 _CHECKED_EVERY_S: Final = 1.0
-"""How long a good answer of the database counts (seconds)."""
+"""Time for which a successful check of the database is cached (seconds)."""
 
 _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @define
 class Probes:
-    """The routes for those who watch the hub."""
+    """Routes for monitoring."""
 
     desk: Desk
     answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
-    """How many answers were sent, by call and status."""
+    """Answers sent, by call and status (count)."""
     _checked_at: float = field(default=-math.inf, init=False)
-    """When the database was last found well, by the loop's clock (seconds)."""
+    """Time of the last successful check of the database, by the event loop's clock (seconds)."""
     _checks: int = field(default=0, init=False)
-    """How often the database was asked (count)."""
+    """Checks of the database (count)."""
     _failed: StorageBusy | None = field(default=None, init=False)
-    """What came of it last."""
+    """Error of the last check; None if it was successful."""
     _checking: anyio.Lock = field(factory=anyio.Lock, init=False)
 
     def routes(self) -> list[Route]:
@@ -56,11 +56,11 @@ class Probes:
         ]
 
     async def health(self, _: Request) -> Response:
-        """Say that the process answers."""
+        """Answer that the process is alive."""
         return JSONResponse({"message": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """Say whether jobs can be taken: the tables are current, and a change becomes durable.
+        """Answer that jobs can be accepted: the tables are current, and a change can be committed.
 
         Raises:
             StorageBusy: They can't.
@@ -68,7 +68,7 @@ class Probes:
         if self.desk.stopping:
             message = "the hub is stopping"
             raise StorageBusy(message)
-        # Anybody may ask, so that asking often must not keep the disk busy: who asks meanwhile gets the same answer.
+        # Anybody may call this, so frequent calls must not keep the disk busy: calls during a check share its result.
         before = self._checks
         async with self._checking:
             is_old = anyio.current_time() - self._checked_at > _CHECKED_EVERY_S
@@ -79,7 +79,7 @@ class Probes:
                     self._checked_at = anyio.current_time()
         if self._failed is not None:
             raise StorageBusy(str(self._failed)) from self._failed
-        # A loop that meets a bug is no reason to take the hub, and all others of its kind, away from the machines.
+        # A bug in a loop must not make the hub unready: it would take all hub processes away from the machines.
         return JSONResponse({"message": "ready", "bugs": self.desk.bugs.words})
 
     async def _check(self) -> StorageBusy | None:
@@ -212,7 +212,7 @@ class Probes:
 
 
 class _Collected(Collector):
-    """Metrics that have been collected already."""
+    """Collector of metrics that are collected already."""
 
     def __init__(self, found: list[Metric]) -> None:
         self._found = found

@@ -1,7 +1,7 @@
-"""What a machine reports beside a summary and an output: step summary, outputs, annotations (contracts/README.md).
+"""Details of a result, beside summary and output: step summary, outputs, annotations (contracts/README.md).
 
-All of it comes from programs that nobody vouches for, so what isn't as it should be is left out, and nothing is
-refused: a job's end is worth more than its decoration.
+All of it comes from untrusted programs. Invalid parts are left out, and nothing is refused: a job's end matters more
+than its details.
 """
 
 import json
@@ -17,13 +17,13 @@ from dispatchd.domain.result import Annotation
 from dispatchd.redaction.truncate import MOST_BYTES, clip_markdown, size
 
 NAMES: Final = ("result_step_summary", "result_outputs", "result_annotations")
-"""The wire's names of what is kept, and those in the document that it is kept as."""
+"""Names of the details, on the wire and in the stored document."""
 
 _OUTPUTS_BYTES: Final = 64 * 1024
-"""How much of names and values of outputs is kept (bytes)."""
+"""Largest size of the stored names and values of outputs (bytes)."""
 
 _ANNOTATIONS: Final = 200
-"""How many annotations are kept (count)."""
+"""Most annotations that are stored (count)."""
 
 _LINE_MOST: Final = 2**31 - 1
 _PATH_MOST: Final = 1000
@@ -35,16 +35,16 @@ _LEVELS: Final = ("notice", "warning", "failure")
 
 @frozen(kw_only=True)
 class Details:
-    """What was reported; empty for what wasn't."""
+    """Reported details; empty for what wasn't reported."""
 
     step_summary: str = ""
-    """Markdown of at most 65,535 bytes."""
+    """Step summary: Markdown of at most 65,535 bytes."""
     outputs: Mapping[str, str] = field(factory=dict)
     annotations: tuple[Annotation, ...] = ()
 
 
 def kept_details(body: Mapping[str, Json]) -> str:
-    """Return what of a finish is kept, as a JSON object; empty for nothing."""
+    """Return the details of a finish to store, as a JSON object; empty for none."""
     details = _details(body)
     found: dict[str, Json] = {
         "result_step_summary": details.step_summary,
@@ -113,6 +113,6 @@ def _annotation(found: Json) -> Annotation | None:
 
 
 def _line(found: Json) -> int:
-    """Return a number of a line, or 0."""
+    """Return a valid line number, or 0."""
     # The exact type: True is an int for isinstance.
     return found if type(found) is int and 0 < found <= _LINE_MOST else 0

@@ -1,4 +1,4 @@
-"""What may become of a job: pure decisions, made inside a storage transaction."""
+"""Decisions about jobs: pure functions, called inside a transaction."""
 
 from http import HTTPStatus
 from typing import Final
@@ -10,15 +10,15 @@ from dispatchd.hub.domain.transitions import HEARD, Event, advance
 from dispatchd.hub.model import ENDED, HELD, HubJob, Result, Standing, State
 
 LEASE_EXPIRED: Final = "lease-expired"
-"""The failure cause of a job whose machines were not heard of any more (contracts/README.md, failure causes)."""
+"""Failure cause of a job whose machines were not heard of any more (contracts/README.md, failure causes)."""
 
 
 NOBODY_HAD_IT: Final = "Cancelled before any machine had it."
-"""The summary of a job that was cancelled while it waited."""
+"""Summary of a job that was cancelled while it waited."""
 
 
 class Refused(Exception):
-    """A request that isn't granted: an HTTP status, and a message for the one who asked."""
+    """Refused request: an HTTP status, and a message for the client."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
         self.status, self.message = status, message
@@ -27,7 +27,7 @@ class Refused(Exception):
 
 @frozen(kw_only=True)
 class Claim:
-    """Who speaks about a job: the machine, and the hash of the claim token that it showed."""
+    """Claim on a job that a call presents: the machine, and the hash of its claim token."""
 
     machine: str
     token_hash: str
@@ -56,12 +56,12 @@ def claim(
 def accept(
     job: HubJob, claim: Claim, *, run_id: str, now: float, lease_until: float
 ) -> HubJob:
-    """Return the job as accepted by the holder of its claim, with its lease extended; again is fine.
+    """Return the job as accepted by the holder of its claim, with its lease extended; idempotent.
 
-    One whose end somebody wants and that nobody has ever accepted is ended: nothing has begun.
+    A job that is to be cancelled and was never accepted is ended: nothing has begun.
 
     Raises:
-        Refused: The job is closed, or somebody else's.
+        Refused: The job has ended, or belongs to another claim.
     """
     require_holder(job, claim)
     if job.run_id and job.run_id != run_id:
@@ -80,10 +80,10 @@ def accept(
 
 
 def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
-    """Return the job as finished by the holder of its claim; again with the same result is fine.
+    """Return the job as finished by the holder of its claim; idempotent with the same result.
 
     Raises:
-        Refused: The job is closed otherwise, or somebody else's.
+        Refused: The job has ended with another result, or belongs to another claim.
     """
     event = Event(result.status)
     if job.state in ENDED and job.finishes and _holds(job, claim):
@@ -92,7 +92,7 @@ def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
             raise Refused(HTTPStatus.CONFLICT, message)
         return advance(job, event, finishes=job.finishes + 1)
     if not (_is_released(job) and _holds(job, claim)):
-        # Whoever has released it may have been told to end it before that was answered.
+        # The machine that released it may have been told to end it before the release was answered.
         require_holder(job, claim)
     return advance(
         job,
@@ -112,16 +112,16 @@ def beat(
 ) -> HubJob:
     """Return the job with its lease extended, and its phase on the machine.
 
-    A job that the hub has ended itself stays as it is: whoever still runs it is told to end it (`wants_end`).
+    A job that the hub itself has ended stays as it is: a machine that still runs it is told to end it (`wants_end`).
 
-    Fails with Refused: The job is closed, or somebody else's.
+    Fails with Refused if the job has ended, or belongs to another claim.
     """
     event = HEARD.get(standing.phase, Event.HEARD_RUNNING)
     if wants_end(job) and job.state in ENDED and _holds(job, claim):
         return advance(job, event)
     require_holder(job, claim)
     if event is Event.HEARD_PENDING and job.run_id:
-        # Sent before the accept and overtaken by it: it takes nothing back.
+        # Sent before the accept and overtaken by it: the phase doesn't go back.
         event = Event.ACCEPTED
         standing = evolve(standing, phase=job.phase, reason=job.reason)
     return advance(
@@ -130,25 +130,25 @@ def beat(
         lapsed=False,
         phase=standing.phase,
         reason=standing.reason,
-        # Each progress is told once.
+        # Each progress is reported once.
         progress=standing.progress or job.progress,
-        # A clock that was set back takes nothing away.
+        # A clock that was set back doesn't shorten a lease.
         lease_until=max(job.lease_until, lease_until),
     )
 
 
 def wants_end(job: HubJob) -> bool:
-    """Return whether the machine that has a job is to end it."""
+    """Return whether the machine with a job is to end it."""
     ended_here = job.state in (State.ABORTED, State.SUPERSEDED) and not job.finishes
     return ended_here or (job.cancel_requested and job.state not in ENDED)
 
 
 def release(job: HubJob, claim: Claim, *, now: float) -> HubJob:
-    """Return the job as queued again, for any machine, or ended where somebody wants that; again is fine.
+    """Return the job as queued again, for any machine, or as ended if it is to be cancelled; idempotent.
 
-    Fails with Refused: The job is closed, or somebody else's.
+    Fails with Refused if the job has ended, or belongs to another claim.
     """
-    # The claim is kept until the next one, so that a repeated release is recognised.
+    # The claim stays in the job until the next one, so that a repeated release is recognised.
     if (_is_released(job) or _is_let_go(job)) and _holds(job, claim):
         return job
     require_holder(job, claim)
@@ -158,11 +158,11 @@ def release(job: HubJob, claim: Claim, *, now: float) -> HubJob:
 
 
 def take_back(job: HubJob, claim: Claim, *, before: HubJob, now: float) -> HubJob:
-    """Return the job as it was before a claim that never reached its machine, or ended where somebody wants that.
+    """Return the job as it was before a claim that never reached its machine, or as ended if it is to be cancelled.
 
-    `before` is the job before that claim: its newest claim then counts again.
+    `before` is the job before that claim; its claim is the newest again.
 
-    Fails with Refused: The job is closed, or somebody else's.
+    Fails with Refused if the job has ended, or belongs to another claim.
     """
     released = release(job, claim, now=now)
     return evolve(
@@ -181,7 +181,7 @@ def take_back(job: HubJob, claim: Claim, *, before: HubJob, now: float) -> HubJo
 
 
 def expire(job: HubJob, *, now: float, most: int) -> HubJob:
-    """Return a job whose lease is over: queued again, or failed once that has happened more than `most` times."""
+    """Return a job whose lease has expired: queued again, or failed after more than `most` expiries."""
     job = evolve(job, expiries=job.expiries + 1)
     if job.cancel_requested:
         return _let_go(job, _unheard(job), now=now)
@@ -193,7 +193,7 @@ def expire(job: HubJob, *, now: float, most: int) -> HubJob:
 
 
 def cancel(job: HubJob, *, now: float) -> HubJob:
-    """Return an unfinished job as it is once somebody wants its end: closed, or marked for the machine that has it.
+    """Return an unfinished job after a cancellation: ended, or marked for the machine that has it.
 
     Raises:
         Refused: It has ended.
@@ -215,7 +215,7 @@ def _not_started(job: HubJob) -> str:
 
 
 def _is_released(job: HubJob) -> bool:
-    """Return whether the newest claim of a job, if it had any, was handed back."""
+    """Return whether the newest claim of a job, if it had any, was released."""
     return job.state is State.QUEUED and not job.lapsed
 
 
@@ -224,15 +224,15 @@ def _is_let_go(job: HubJob) -> bool:
 
 
 def _let_go(job: HubJob, summary: str, *, now: float) -> HubJob:
-    """Return a job as ended whose end somebody wants and that no machine has any more."""
+    """Return a job that no machine has any more, as cancelled."""
     return ended_here(job, Event.LET_GO, summary, FailureCause.CANCELLED, now=now)
 
 
 def require_holder(job: HubJob, claim: Claim) -> None:
-    """Return if a job is with whoever speaks about it.
+    """Check that a job belongs to a claim.
 
     Raises:
-        Refused: The job is closed, or somebody else's.
+        Refused: The job has ended, or belongs to another claim.
     """
     if job.state in ENDED:
         raise Refused(HTTPStatus.GONE, f"the job has finished as {job.state}")
@@ -245,7 +245,7 @@ def require_holder(job: HubJob, claim: Claim) -> None:
 
 
 def outcome_of_claim(job: HubJob) -> str:
-    """Return what has come of the newest claim of a job; empty while it lasts."""
+    """Return the outcome of a job's newest claim; empty while it lasts."""
     if job.state in ENDED:
         return job.state.value
     if job.state is State.QUEUED and job.deliveries:
@@ -256,7 +256,7 @@ def outcome_of_claim(job: HubJob) -> str:
 def ended_here(
     job: HubJob, event: Event, summary: str, cause: str, *, now: float
 ) -> HubJob:
-    """Return a job that no machine has ended, but the hub itself."""
+    """Return a job as ended by the hub itself, not by a machine."""
     return advance(
         job,
         event,

@@ -1,4 +1,4 @@
-"""The hub's tables (SQLAlchemy Core). What changes here needs a migration in `migrations/versions/`."""
+"""Tables of the hub (SQLAlchemy Core). A change here needs a migration in `migrations/versions/`."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ METADATA: Final = MetaData()
 
 
 class Words(TypeDecorator[str]):
-    """Any text. PostgreSQL has no NUL in texts, so one is kept as the mark for what can't be shown."""
+    """Any text. PostgreSQL has no NUL in texts, so it is stored as the replacement character (U+FFFD)."""
 
     impl = Text  # type: ignore[mutable-override]  # how SQLAlchemy wants it
     cache_ok = True  # type: ignore[mutable-override]  # likewise
@@ -35,7 +35,7 @@ class Words(TypeDecorator[str]):
 
 
 _Big: Final = BigInteger().with_variant(Integer, "sqlite")
-"""SQLite counts up only what it calls INTEGER."""
+"""Integer of 64 bits; on SQLite of the type INTEGER, because only that auto-increments."""
 
 
 def _text(name: str) -> Column[str]:
@@ -215,10 +215,10 @@ MARKS: Final = Table(
 )
 
 PAUSED: Final = "dispatch paused"
-"""The mark that is there while no job is handed out."""
+"""Name of the mark that exists while dispatch is paused."""
 
 TURN: Final = "turn of priority "
-"""The mark that has, with a priority behind it, the turn of the newest claim of that priority."""
+"""Prefix of the marks with the turn of the newest claim of a priority; the priority follows."""
 
 SECRETS: Final = Table(
     "secrets",

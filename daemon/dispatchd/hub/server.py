@@ -1,4 +1,4 @@
-"""The hub as a process: routes, a socket, signals. Nothing is held back by a stop: open polls end with 204."""
+"""Process of the hub: routes, a socket, signals. A stop waits for no held poll: they end with 204."""
 
 import gc
 import signal
@@ -52,25 +52,25 @@ from dispatchd.systemd import ServiceManager
 Loop = Callable[[], Coroutine[Any, Any, None]]
 
 _OF_MACHINES: Final = ("/api/v1/github/dispatch/", "/api/v1/licenses/")
-"""What the paths of the calls of machines begin with (contracts/README.md, calls)."""
+"""Prefixes of the paths of machines' calls (contracts/README.md, calls)."""
 
 _BACKLOG: Final = 512
 _STOP_S: Final = 10
-"""How long a stop waits for requests that are still being sent (seconds)."""
+"""Longest wait of a stop for requests that are still being sent (seconds)."""
 
 _SWEPT_EVERY_S: Final = 1.0
-"""How often connections are looked for that take too long (seconds)."""
+"""Interval of looks for connections that take too long (seconds)."""
 
 _SWITCH_S: Final = 0.001
-"""How long a thread that computes may keep others from it (seconds); 5 ms by default."""
+"""Time for which a thread may keep the interpreter from others (seconds); 5 ms by default."""
 
 _KEEP_ALIVE_S: Final = 75
-"""How long an idle connection stays open (seconds): longer than proxies keep theirs, which is 60 s for nginx's upstreams
+"""Lifetime of an idle connection (seconds): longer than that of proxies, which is 60 s for nginx's upstreams
 (ngx_http_upstream_module, keepalive_timeout). Else a proxy sends a request into a connection that is being closed."""
 
 
 def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
-    """Return the hub's application, with some more routes."""
+    """Return the hub's application, with additional routes."""
     intake, probes = Intake(desk), Probes(desk)
     app = Starlette(
         routes=[
@@ -99,7 +99,7 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
 
 
 def _marking(app: ASGIApp) -> ASGIApp:
-    """Return an application that shows in each answer to a machine whose it is, and for which call."""
+    """Return an application whose answers to machines have headers with the contract's version and the call."""
     header = (HEADER.lower().encode(), VERSION.encode())
     call = CALL_HEADER.lower().encode()
 
@@ -126,19 +126,19 @@ async def serve(
     """Serve until a signal comes.
 
     Args:
-        desk: The hub's state.
-        announce: Called with the port once connections are taken.
-        manager: Is told how it goes.
+        desk: The hub's context.
+        announce: Called with the port once connections are accepted.
+        manager: Gets the status of the hub.
         signals: Each stops the hub.
 
-    Fails with NotReachable if the address can't be had, and with ConfigError if what GitHub knows the hub by can't
-    be used.
+    Fails with NotReachable if the hub can't listen on the address, and with ConfigError if the credentials for GitHub
+    can't be used.
     """
     async with AsyncExitStack() as stack:
         loops: list[Loop] = [Expiry(desk).run, Pruning(desk).run]
         routes: list[Route] = []
         if desk.settings.github is not None:
-            # Before anything is answered: a key that can't be read is a reason not to start.
+            # Before the first answer: with an unreadable key the hub must not start.
             from dispatchd.hub.github.backend import backend  # noqa: PLC0415
 
             way = await stack.enter_async_context(backend(desk, desk.settings.github))
@@ -147,7 +147,7 @@ async def serve(
         if manager.watchdog_s:
             loops.append(partial(_feed_watchdog, manager, desk.bugs))
         if desk.database.is_shared:
-            # With the driver of PostgreSQL, which SQLite doesn't need.
+            # It imports the driver of PostgreSQL, which SQLite doesn't need.
             from dispatchd.hub.listener import Listener  # noqa: PLC0415
 
             loops.append(Listener(desk=desk).run)
@@ -182,7 +182,7 @@ async def _serve(
         http=partial(  # type: ignore[arg-type]  # it is called like a class
             WatchedProtocol, connections=connections, taken=listener.taken
         ),
-        # What strangers send that is no HTTP is a warning of uvicorn's, each time.
+        # uvicorn would log a warning for everything that strangers send and that is no HTTP.
         log_level="error",
         access_log=False,
         backlog=_BACKLOG,
@@ -212,7 +212,7 @@ async def _serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with our own signal handling, which knows of the held polls."""
+    """Server of uvicorn without its signal handling: the hub's own also ends held polls."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -230,7 +230,7 @@ class _Server(uvicorn.Server):
 
 
 async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:
-    """Keep the watchdog from firing for as long as this loop, which answers every request, goes round."""
+    """Feed the watchdog for as long as this event loop, which answers all requests, runs."""
     every_s = manager.watchdog_s / 3
 
     async def feed() -> None:
@@ -241,15 +241,15 @@ async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:
 
 
 def favour_the_loop() -> None:
-    """Let threads that compute, and the collector, keep a process's loop from its work for a shorter time than by default."""
+    """Shorten the time for which computing threads and the garbage collector block the event loop."""
     sys.setswitchinterval(_SWITCH_S)
-    # What is there now stays: to look through it for garbage takes tens of milliseconds each time.
+    # Objects that exist now will stay: scanning them for garbage would take tens of milliseconds each time.
     gc.collect()
     gc.freeze()
 
 
 def _tls(settings: Settings) -> ServerTls | None:
-    """Return the hub's TLS, or None if it speaks plain HTTP. Fails with ConfigError if its files can't be used."""
+    """Return the hub's TLS, or None for plain HTTP. Fails with ConfigError if its files can't be used."""
     if not settings.tls_cert_file:
         return None
     key_file = settings.tls_key_file or settings.tls_cert_file
@@ -257,7 +257,7 @@ def _tls(settings: Settings) -> ServerTls | None:
 
 
 async def _refresh(tls: ServerTls, bugs: BugFence) -> None:
-    """Look for a new certificate."""
+    """Reload the certificate when it changes."""
 
     async def refresh() -> None:
         await anyio.sleep(CHECKED_EVERY_S)
@@ -267,14 +267,14 @@ async def _refresh(tls: ServerTls, bugs: BugFence) -> None:
 
 
 async def _sweep(connections: Connections, bugs: BugFence) -> None:
-    """Cut off connections that take too long."""
+    """Close connections that take too long."""
     last = anyio.current_time()
 
     async def sweep() -> None:
         nonlocal last
         await anyio.sleep(_SWEPT_EVERY_S)
         if anyio.current_time() - last > 2 * _SWEPT_EVERY_S:
-            # It has been stopped or asleep: what has come meanwhile is read first.
+            # The process was stopped or the machine asleep: read first what has arrived meanwhile.
             await anyio.sleep(_SWEPT_EVERY_S / 10)
         connections.sweep()
         last = anyio.current_time()
@@ -304,8 +304,8 @@ def _listen(host: str, port: int) -> Listening:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM
         )[0]
-        # The protocol is named so that accepted connections name it too: only then does asyncio set
-        # TCP_NODELAY on them, without which a reply waits 40 ms for the client's delayed ACK.
+        # The protocol is given so that accepted connections have it too: only then asyncio sets TCP_NODELAY
+        # on them. Without it a reply waits 40 ms for the client's delayed ACK.
         with ExitStack() as opened:
             listener = opened.enter_context(Listening(family, kind, socket.IPPROTO_TCP))
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -347,7 +347,7 @@ async def _failed(_request: Request, _error: Exception) -> Response:
 
 
 async def _busy(_request: Request, error: Exception) -> Response:
-    # What the database says may name hosts and files, which are not for everybody.
+    # The database's message may name hosts and files, which are not public.
     structlog.get_logger().warning("database_busy", error=str(error))
     return JSONResponse(
         {"message": "the hub's database can't be used now; the hub's log says why"},

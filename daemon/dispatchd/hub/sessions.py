@@ -1,8 +1,8 @@
-"""Who is logged in with a browser: a signed cookie, which counts as long as the token behind it does.
+"""Browser sessions: a signed cookie, valid for as long as the token behind it.
 
-Nothing is kept of a session that goes on, so that any hub process on the same database knows it, and a restart ends
-none. It ends with its time, with its token, with the key that has signed it, or by a logout, of which a mark is kept
-until its time is over.
+A running session isn't stored, so any hub process on the same database accepts it, and a restart ends none. It ends
+with its time, with its token, with the key that signed it, or by a logout. A logout is stored as a mark until the
+session's time is over.
 """
 
 import hmac
@@ -19,26 +19,29 @@ from dispatchd.hub.model import Token
 from dispatchd.hub.token_store import TokenStore
 
 LIFE_S: Final = 12 * 3600
-"""How long a session lasts (seconds)."""
+"""Lifetime of a session (seconds)."""
 
 KEY: Final = "page-session-key"
-"""The name of the secret that signs sessions."""
+"""Name of the secret that signs sessions."""
 
 
 _ENDED: Final = "session ended "
-"""What the mark of a session that somebody has ended begins with; its hash follows."""
+"""Prefix of the mark of a session that was logged out; its hash follows."""
 
 
 @frozen
 class Sessions:
-    """Makes and reads the values of the cookie. Calls block; each fails with StorageBusy if the database can't be used."""
+    """Makes and reads the values of the cookie.
+
+    Calls block. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _tokens: TokenStore
     _marks: MarkStore
 
     @classmethod
     def open(cls, tokens: TokenStore, marks: MarkStore) -> Self:
-        """Return the sessions of a database, making the key that signs them where there is none yet."""
+        """Return the sessions of a database; make the key that signs them if there is none yet."""
         tokens.secret(KEY, _new_key)
         return cls(tokens, marks)
 
@@ -50,7 +53,7 @@ class Sessions:
         return f"{text}.{self._signature('session', text)}"
 
     def token(self, value: str, *, now: float) -> Token | None:
-        """Return the token behind a session, or None if the session doesn't count (any more)."""
+        """Return the token behind a session, or None if the session isn't valid (any more)."""
         found = self._read(value)
         if found is None:
             return None
@@ -60,7 +63,7 @@ class Sessions:
         return self._tokens.named(name)
 
     def end(self, value: str, *, now: float) -> None:
-        """Let a session count no more, whoever has kept its cookie."""
+        """Invalidate a session, even for those who have kept its cookie."""
         found = self._read(value)
         if found is not None:
             self._marks.put_until(_ENDED, _hash_of(value), found[1], now=now)
@@ -70,15 +73,15 @@ class Sessions:
         self._tokens.replace_secret(KEY, _new_key())
 
     def form_token(self, value: str) -> str:
-        """Return what a form has to bring along to count as sent from a page of this session."""
+        """Return the token that a form needs as proof that it comes from a page of this session."""
         return self._signature("form", value)
 
     def is_form_token(self, value: str, given: str) -> bool:
-        """Return whether a form has brought along what it has to, in a time that doesn't tell how near it is."""
+        """Return whether a form has the token of its session. The comparison takes constant time."""
         return bool(value) and _same(given, self.form_token(value))
 
     def _read(self, value: str) -> tuple[str, float] | None:
-        """Return the token's name and the end of a session that we have signed, or None."""
+        """Return the token's name and the end of a session that the hub has signed, or None."""
         text, _, signature = value.partition(".")
         if not _same(signature, self._signature("session", text)):
             return None
@@ -86,7 +89,7 @@ class Sessions:
         return str(name), float(expires_at)
 
     def _signature(self, purpose: str, text: str) -> str:
-        # Read anew each time, so that a rotated key counts at once in each hub process.
+        # Read each time, so that a rotated key is used at once in each hub process.
         key = self._tokens.secret(KEY, _new_key).encode()
         said = f"{purpose}\n{text}".encode(errors="replace")
         return hmac.new(key, said, sha256).hexdigest()
@@ -97,7 +100,7 @@ def _same(given: str, wanted: str) -> bool:
 
 
 def _hash_of(value: str) -> str:
-    # Of what is signed alone: the same session, however its signature is written.
+    # Only of the signed part: it is the same session, however its signature is written.
     return sha256(value.partition(".")[0].encode(errors="replace")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The hub's configuration: `hub.toml`, checked as a whole (contracts/schemas/hub-config.schema.json)."""
+"""Configuration of the hub: `hub.toml`, validated as a whole (contracts/schemas/hub-config.schema.json)."""
 
 import tomllib
 from ipaddress import ip_address
@@ -18,96 +18,96 @@ TOKEN_FILE: Final = "admin-token"  # noqa: S105  # a name
 
 @frozen(kw_only=True)
 class Leases:
-    """How long claims hold; times are in seconds."""
+    """Durations of claims (seconds)."""
 
     seconds: float = 60.0
     patience_s: float = 300.0
-    """How much longer an accepted job stays with a machine that isn't heard of any more."""
+    """Additional time for which an accepted job stays with a machine that isn't heard of any more (seconds)."""
     unheard_s: float = 86_400.0
-    """How much longer with one that has sent no heartbeat for it at all, and may have none."""
+    """Additional time for a machine that has never sent a heartbeat for the job, and perhaps can't (seconds)."""
     most_expiries: int = 3
-    """How often a job is queued again because of it (count)."""
+    """Most times that a job is queued again because its lease has expired (count)."""
 
 
 @frozen(kw_only=True)
 class Queue:
-    """What may wait."""
+    """Limits of the queue."""
 
     most: int = 100_000
-    """How many jobs (count)."""
+    """Most jobs that may wait (count)."""
     most_mib: int = 4096
-    """How large all of them together (MiB)."""
+    """Largest size of all of them together (MiB)."""
     supersede: bool = True
-    """Whether a newer commit of a pull request takes older queued jobs of it out."""
+    """True if a newer commit of a pull request supersedes older queued jobs of it."""
 
     @property
     def most_bytes(self) -> int:
-        """How large all of them together (bytes)."""
+        """Largest size of all waiting jobs together (bytes)."""
         return self.most_mib << 20
 
 
 @frozen(kw_only=True)
 class ConnectionLimits:
-    """How many connections there may be."""
+    """Limits of connections."""
 
     most: int = 2048
-    """In all (count); fewer where the process may not open so many descriptors."""
+    """Most connections in all (count); fewer if the process may not open so many descriptors."""
     silent_per_address: int = 256
-    """Of one address, of those that are silent before or within a request (count); 0 for any number."""
+    """Most connections of one address that are silent before or within a request (count); 0 for no limit."""
 
 
 @frozen(kw_only=True)
 class Retention:
-    """How long ended jobs and deliveries are kept (days)."""
+    """Retention of ended jobs and deliveries (days)."""
 
     days: float = 30.0
 
 
 @frozen(kw_only=True)
 class Settings:
-    """A checked configuration; the paths in it are absolute."""
+    """A validated configuration; the paths in it are absolute."""
 
     file: Path = Path()
     listen: str = "127.0.0.1:8484"
     database_url: str = "sqlite:///hub.db"
     license_id: str = "self-hosted"
     tls_cert_file: str = ""
-    """Empty for plain HTTP."""
+    """Certificate of the hub; empty for plain HTTP."""
     tls_key_file: str = ""
-    """Empty if the key is in the certificate's file."""
+    """Private key of the certificate; empty if it is in the certificate's file."""
     leases: Leases = Leases()
     queue: Queue = Queue()
     connections: ConnectionLimits = ConnectionLimits()
     retention: Retention = Retention()
     github: GithubSettings | None = None
-    """None for a hub that has nothing to do with GitHub."""
+    """Settings for GitHub; None for a hub without GitHub."""
 
     @property
     def token_file(self) -> Path:
-        """Where `hub init` leaves the first token, for the commands on the same machine."""
+        """File with the first token, written by `hub init` for the commands on the same machine."""
         return self.file.parent / TOKEN_FILE
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port."""
+        """Host and port of `listen`."""
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
 
     @property
     def url(self) -> str:
-        """Under which the hub is reached from its own machine."""
+        """Address of the hub for clients on its own machine."""
         host, _, port = self.listen.rpartition(":")
         here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  # an address to reach, not to bind
         return f"{self.scheme}://{here.get(host, host)}:{port}"
 
     @property
     def scheme(self) -> str:
-        """`https`, or `http` without TLS."""
+        """Scheme of the hub's address: `https`, or `http` without TLS."""
         return "https" if self.tls_cert_file else "http"
 
     @property
     def is_in_clear(self) -> bool:
-        """Whether what machines and people send, secrets too, goes over a network in clear."""
+        """True if requests, with their secrets, go over a network in clear text."""
         host, _ = self.address
         return not (self.tls_cert_file or _is_loopback(host))
 
@@ -120,10 +120,10 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
 
     Args:
         file: The file.
-        before_app: Whether a GitHub App may still be missing: then of `[github]` the rules alone have to be right.
+        before_app: True if a GitHub App may still be missing. Only the rules of `[github]` have to be valid then.
 
     Raises:
-        ConfigError: It can't be used; names every problem.
+        ConfigError: The file can't be used; it names every problem.
     """
     file = file.absolute()
     try:
@@ -173,6 +173,6 @@ def _is_loopback(host: str) -> bool:
 
 
 def _absolute(url: str, folder: Path) -> str:
-    """Return a database URL whose file, if it is one, doesn't depend on the working directory."""
+    """Return a database URL; the path of SQLite's file doesn't depend on the working directory."""
     kind, _, path = url.partition(":///")
     return f"sqlite:///{folder / path}" if kind == "sqlite" and path else url

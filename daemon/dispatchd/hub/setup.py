@@ -1,4 +1,4 @@
-"""What `dispatchd hub init` makes: a configuration, a database with a signing key, and the first token."""
+"""Set-up of a new hub by `dispatchd hub init`: a configuration, a database with a signing key, and the first token."""
 
 import os
 import time
@@ -54,7 +54,7 @@ license_id = "{license_id}"
 
 @frozen(kw_only=True)
 class Made:
-    """What has been made."""
+    """A new hub."""
 
     settings: Settings
     public_key: str
@@ -65,7 +65,7 @@ def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Ma
     """Make a hub in a folder.
 
     Raises:
-        UsageError: There is one already.
+        UsageError: The folder has a hub already.
         FolderUnusable: The folder can't be written.
     """
     file = folder / FILE
@@ -81,7 +81,7 @@ def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Ma
     except OSError as error:
         raise FolderUnusable(folder=folder, error=error) from error
     with ExitStack() as undo:
-        # What keeps a second try from being made doesn't outlive the first.
+        # A failed try removes the files that would prevent a second one.
         undo.callback(file.unlink, missing_ok=True)
         made = _filled(load(file), undo)
         undo.pop_all()
@@ -89,7 +89,7 @@ def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Ma
 
 
 def _filled(settings: Settings, undo: ExitStack) -> Made:
-    """Make the database and the first token of a hub, noting how to take the token's file back."""
+    """Make the database and the first token of a hub; register the removal of the token's file in `undo`."""
     database = Database.open(settings.database_url)
     try:
         tokens, now = TokenStore(database), time.time()  # noqa: TID251  # a person's command, at their time

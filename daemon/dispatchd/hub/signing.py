@@ -1,4 +1,4 @@
-"""The key with which the hub signs license tokens: kept in the database, so that a backup has it, until it is rotated."""
+"""Key that signs license tokens: stored in the database, so that a backup has it, until it is rotated."""
 
 from hashlib import sha256
 from typing import Final
@@ -19,14 +19,14 @@ _NAME: Final = "license-signing-key"
 
 
 def signing_key(tokens: TokenStore) -> str:
-    """Return the private key (PEM, PKCS #8), making it the first time. Blocks."""
+    """Return the private key (PEM, PKCS #8); make it the first time. Blocks."""
     return tokens.secret(_NAME, _new_key)
 
 
 def rotate_signing_key(tokens: TokenStore) -> str:
     """Replace the private key, and return the new public one (PEM). Blocks.
 
-    A machine that has not pinned it yet goes on with the license that it has, until that ends.
+    A machine that has not pinned the new key yet goes on with its license until that expires.
     """
     tokens.replace_secret(_NAME, _new_key())
     return public_key(tokens)
@@ -47,7 +47,7 @@ def public_key(tokens: TokenStore) -> str:
 
 
 def fingerprint(public: str) -> str:
-    """Return by what people compare a public key (PEM): SHA-256 of its DER form, in hex.
+    """Return the fingerprint of a public key (PEM), for people to compare: SHA-256 of its DER form, in hex.
 
     The same comes from `openssl pkey -pubin -in FILE -outform DER | sha256sum`.
     """

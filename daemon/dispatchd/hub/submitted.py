@@ -1,4 +1,4 @@
-"""What a new job means for others: a cancel job ends them, a newer commit takes their place. Pure."""
+"""Effects of a new job on others: a cancel job ends them, a newer commit supersedes them. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -12,19 +12,19 @@ from dispatchd.hub.model import HubJob, Submission
 from dispatchd.hub.rules import cancel, ended_here
 
 _SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
-"""The events that a newer commit brings; a comment or a label on the same pull request takes nothing out."""
+"""Events of a newer commit; a comment or a label on the same pull request supersedes nothing."""
 
 
 @frozen(kw_only=True)
 class Submitted:
-    """A new job as it is kept, and others as they are because of it."""
+    """A new job, and the other jobs as it changes them."""
 
     job: HubJob
     others: Sequence[HubJob]
 
 
 def is_cancel(document: Mapping[str, Json]) -> bool:
-    """Return whether a job asks for the end of another run; the same rule as on the machine."""
+    """Return whether a job is a cancel job; the same rule as on the machine."""
     return str(document.get("command")).lower() == CANCEL
 
 
@@ -35,7 +35,7 @@ def number_of(document: Mapping[str, Json]) -> int:
 
 
 def may_supersede(document: Mapping[str, Json]) -> bool:
-    """Return whether a job is for a commit of a pull request, so that older ones of it are of no use any more."""
+    """Return whether a job is for a new commit of a pull request, so that it may supersede older jobs of it."""
     return bool(document.get("pull_request_number")) and (
         document.get("event_name") in _SUPERSEDING
     )
@@ -46,8 +46,8 @@ def after_submit(
 ) -> Submitted:
     """Return a new job, and those of the others that are changed by it.
 
-    A cancel job closes what no machine has; of what it means beyond that, the newest one's machine is the one
-    that gets the cancel job, and every machine hears of its own with the next heartbeat.
+    A cancel job ends the jobs that no machine has. If machines have others of its targets, the machine with the newest
+    one gets the cancel job, and each machine gets the cancellation of its own with its next heartbeat.
     """
     if not job.urgent:
         summary = f"Superseded by the job {job.id}, which is for a newer commit."
@@ -71,13 +71,13 @@ def after_submit(
 def after_targets(
     job: HubJob, wanted: Sequence[HubJob], aborted: Sequence[HubJob], *, now: float
 ) -> HubJob:
-    """Return a cancel job that waits for a machine, ended once all that it means has ended.
+    """Return a cancel job that waits for a machine; as ended, once all its targets have ended.
 
     Args:
         job: The cancel job.
-        wanted: The unfinished jobs whose end somebody wants.
-        aborted: The jobs whose end somebody wanted and that ended as aborted since the cancel job came.
-        now: The time.
+        wanted: The unfinished jobs that are to be cancelled.
+        aborted: The jobs that were to be cancelled and ended as aborted since the cancel job came.
+        now: The time (seconds since the epoch).
     """
     if any(_is_meant(job.document, each) for each in wanted):
         return job
@@ -106,8 +106,8 @@ def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:
 def _is_older(submission: Submission, job: HubJob) -> bool:
     """Return whether a queued job of the same workflow is for an older commit of the same pull request.
 
-    An event that comes late, such as one that was missed and fetched afterwards, supersedes nothing newer. GitHub
-    stands behind a job of an event, so that only another event supersedes it.
+    An event that comes late, for example one that was missed and fetched afterwards, supersedes nothing newer. GitHub
+    vouches for a job of an event, so only another event supersedes it.
     """
     newer = submission.document
     keys = (

@@ -1,4 +1,4 @@
-"""Durable access tokens of people and programs, and the values that the hub makes once and keeps."""
+"""Access tokens of people and programs in the database, and the hub's own secrets, which are made once."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -17,19 +17,22 @@ _TOKEN: Final = TOKENS.c
 _FOUND: Final = select(TOKENS).where(
     _TOKEN.token_hash == bindparam("of_hash"), _TOKEN.revoked_at == 0
 )
-"""Built once, because every request of a person or program looks for its token."""
+"""Query of a valid token by its hash; built once, because every request of a person or program runs it."""
 
 _VALID: Final = select(_TOKEN.name, _TOKEN.scopes).where(_TOKEN.revoked_at == 0)
 
 
 @frozen
 class TokenStore:
-    """The tokens of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+    """Tokens of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
     def add(self, token: Token) -> bool:
-        """Keep a new token; False, and nothing changes, if its name is taken."""
+        """Store a new token; return False, and change nothing, if its name is taken."""
 
         def work(db: Connection) -> bool:
             if db.execute(select(_TOKEN.name).where(_TOKEN.name == token.name)).first():
@@ -46,22 +49,22 @@ class TokenStore:
             return [Token(**row) for row in rows]
 
     def find(self, token_hash: str) -> Token | None:
-        """Return the token that has this hash and is not revoked, or None."""
+        """Return the token with a hash if it is not revoked, or None."""
         with self._database.snapshot() as db:
             row = db.execute(_FOUND, {"of_hash": token_hash}).mappings().first()
             return None if row is None else Token(**row)
 
     def named(self, name: str) -> Token | None:
-        """Return the token of this name that is not revoked, or None."""
+        """Return the token with a name if it is not revoked, or None."""
         wanted = (_TOKEN.name == name) & (_TOKEN.revoked_at == 0)
         with self._database.snapshot() as db:
             row = db.execute(select(TOKENS).where(wanted)).mappings().first()
             return None if row is None else Token(**row)
 
     def revoke(self, name: str, *, now: float) -> bool:
-        """Revoke a token; False if there is none of that name.
+        """Revoke a token; return False if there is no valid token of that name.
 
-        Fails with Refused if no other token is for `admin`, because nobody could manage the hub any more.
+        Fails with Refused if no other token has the scope `admin`, because nobody could manage the hub any more.
         """
         of_name = _TOKEN.name == name
         revoke = update(TOKENS).where(of_name, _TOKEN.revoked_at == 0)
@@ -79,7 +82,7 @@ class TokenStore:
         return self._database.write(work)
 
     def secret(self, name: str, make: Callable[[], str]) -> str:
-        """Return a value that is made once and kept."""
+        """Return a secret; make and store it the first time."""
         query = select(SECRETS.c.value).where(SECRETS.c.name == name)
 
         def work(db: Connection) -> str:
@@ -92,7 +95,7 @@ class TokenStore:
         return self._database.write(work) if found is None else str(found)
 
     def replace_secret(self, name: str, value: str) -> None:
-        """Keep another value in place of one that is made once; each hub process has it with its next call."""
+        """Replace a secret; each hub process uses the new one from its next call on."""
 
         def work(db: Connection) -> None:
             made = upsert(db, SECRETS).values(name=name, value=value)

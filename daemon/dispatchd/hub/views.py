@@ -1,4 +1,4 @@
-"""What the hub shows of its records, as JSON documents (contracts/hub.openapi.json)."""
+"""JSON documents of the hub's records, as its API shows them (contracts/hub.openapi.json)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,12 +22,12 @@ from dispatchd.hub.queue.pause import Pause
 from dispatchd.hub.result_details import NAMES
 
 AWAY_S: Final = 600.0
-"""For how long nothing is heard of a machine until it counts as away (seconds): a poll is held for 300."""
+"""Silence after which a machine counts as away (seconds): a poll is held for 300."""
 
 _NOBODY: Final[Mapping[str, str]] = MappingProxyType({})
 
 _ONE_JOB: Final = ("result_output", *NAMES, "attempts")
-"""What the hub adds where one job is asked for; a submitted field of that name isn't shown."""
+"""Fields that the hub adds to the document of a single job; a submitted field of that name isn't shown."""
 
 
 def job_document(
@@ -37,9 +37,9 @@ def job_document(
 
     Args:
         job: The job.
-        now: The time.
-        names: The machines' names, by what they call themselves.
-        link: Where people find what it is about.
+        now: The time (seconds since the epoch).
+        names: The machines' names, by server id.
+        link: The address of its subject at GitHub.
     """
     held = job.state in HELD
     submitted = {
@@ -75,7 +75,7 @@ def job_document(
 
 
 def texts_document(job: HubJob) -> dict[str, Json]:
-    """Return the texts of a job's result, which may be long: its output, and the details that it has."""
+    """Return the texts of a job's result, which may be long: its output and its details."""
     details: dict[str, Json] = json.loads(job.result_details or "{}")
     return {"result_output": job.result_output, **details}
 
@@ -83,20 +83,20 @@ def texts_document(job: HubJob) -> dict[str, Json]:
 def attempt_document(
     attempt: Attempt, names: Mapping[str, str] = _NOBODY
 ) -> dict[str, Json]:
-    """Return a claim of a job."""
+    """Return the document of a claim."""
     return {**asdict(attempt), "machine_name": names.get(attempt.machine, "")}
 
 
 def machine_document(
     machine: Machine, *, now: float, heard_at: float = 0, binding: Binding = FREE
 ) -> dict[str, Json]:
-    """Return a machine without what is kept of its secrets.
+    """Return a machine without the hashes of its secrets.
 
     Args:
         machine: The machine.
-        now: The time.
-        heard_at: When it was last heard of for a job that it has; 0 if it has none.
-        binding: What it is bound to.
+        now: The time (seconds since the epoch).
+        heard_at: The time at which it was last heard of for a job that it has; 0 if it has none.
+        binding: The binding of the machine.
     """
     return {
         "name": machine.name,
@@ -119,9 +119,9 @@ def _listed(names: Sequence[str] | None) -> Json:
 
 
 def machine_state(machine: Machine, *, now: float, heard_at: float = 0) -> str:
-    """Return how a machine stands, in one word.
+    """Return the state of a machine, in one word.
 
-    Revoked; invited while it hasn't used its key; away once nothing has been heard of it for `AWAY_S`; else active.
+    It is revoked; or invited until it has used its key; or away after `AWAY_S` of silence; else active.
     """
     if machine.revoked_at:
         return "revoked"
@@ -133,13 +133,13 @@ def machine_state(machine: Machine, *, now: float, heard_at: float = 0) -> str:
 
 
 def silent_s(machine: Machine, *, now: float, heard_at: float = 0) -> float:
-    """Return for how long nothing has been heard of a machine, at most since it was let in (seconds)."""
+    """Return the time since a machine was last heard of, at most since it was added (seconds)."""
     known = (machine.seen_at, machine.activated_at, machine.added_at, heard_at)
     return max(0.0, now - max(known))
 
 
 def token_document(token: Token) -> dict[str, Json]:
-    """Return a token without what is kept of it."""
+    """Return a token without its hash."""
     return {
         "name": token.name,
         "scopes": list(token.scopes.split()),
@@ -149,7 +149,7 @@ def token_document(token: Token) -> dict[str, Json]:
 
 
 def pause_document(pause: Pause | None) -> dict[str, Json]:
-    """Return whether dispatch is paused, since when and why."""
+    """Return the document of a pause: whether dispatch is paused, since when and why."""
     if pause is None:
         return {"paused": False}
     return {"paused": True, "since": pause.since, "reason": pause.reason}

@@ -1,4 +1,4 @@
-"""Who waits at this hub: held polls, of which each queued job wakes one, watchers of one job, and those of any change."""
+"""Waiting requests: held polls, of which each queued job wakes one, watchers of one job, and those of any change."""
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,18 +11,18 @@ from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.news import News
 
 _MOST_OVERTAKEN: Final = 4
-"""How many polls of one machine and kind are held beside the newest (count)."""
+"""Most polls of one machine and kind that are held beside the newest (count)."""
 
 
 @define
 class Bell:
-    """Wakes everybody who waits for something, as often as it happens."""
+    """Notifier that wakes all who wait for something, each time it happens."""
 
     _next: anyio.Event = field(factory=anyio.Event)
 
     @property
     def next(self) -> anyio.Event:
-        """The event of the next ring. Take it first, then read the state, then wait for it."""
+        """Event of the next ring. Take it first, then read the state, then wait for it."""
         return self._next
 
     def ring(self) -> None:
@@ -33,14 +33,14 @@ class Bell:
 
 @define
 class Watchers:
-    """Those who wait for one job each; a job wakes only its own."""
+    """Watchers of one job each; a job wakes only its own."""
 
     _bells: dict[str, tuple[Bell, int]] = field(factory=dict, init=False)
-    """The bell of a job, and how many wait for it (count)."""
+    """Job id -> its bell, and the number of its watchers (count)."""
 
     @contextmanager
     def watch(self, job_id: str) -> Iterator[Bell]:
-        """Give the bell of a job for the length of the block."""
+        """Yield the bell of a job, which exists until the block ends."""
         bell, count = self._bells.get(job_id, (Bell(), 0))
         self._bells[job_id] = bell, count + 1
         try:
@@ -51,7 +51,7 @@ class Watchers:
                 self._bells[job_id] = bell, count - 1
 
     def ring(self, job_id: str) -> None:
-        """Wake those who wait for a job."""
+        """Wake the watchers of a job."""
         if job_id in self._bells:
             self._bells[job_id][0].ring()
 
@@ -63,26 +63,26 @@ class Watchers:
 
 @define(eq=False)
 class Poll:
-    """A held poll: what would be of use to it, and the event that wakes it."""
+    """A held poll: the jobs that it can get, and the event that wakes it."""
 
     machine: str
     workflows: Collection[str] | None
     binding: Binding = FREE
-    """What the hub's owner has bound the machine to, as it was at the last look."""
+    """Binding of the machine, set by the hub's owner, as it was at the last look."""
     woken: anyio.Event = field(factory=anyio.Event, init=False)
     news: list[News] = field(factory=list, init=False)
-    """What it was told and has not looked into yet."""
+    """News that it got and has not used yet."""
     is_over: bool = field(default=False, init=False)
-    """Whether it is to be answered now, with a job or without."""
+    """True if it is to be answered now, with a job or without."""
 
     @property
     def line(self) -> tuple[str, bool]:
-        """Machine and kind of poll. A machine has one poll of each kind: for jobs, and for cancel jobs alone."""
+        """Machine and kind of poll. A machine has one poll of each kind: for jobs, and for cancel jobs only."""
         is_for_cancels = self.workflows is not None and not self.workflows
         return self.machine, is_for_cancels
 
     def wants(self, news: News) -> bool:
-        """Return whether the job could be for this poll's machine."""
+        """Return whether the job may be one for this poll's machine."""
         if not news.is_queued or news.machine not in ("", self.machine):
             return False
         if self.workflows is not None and news.workflow not in ("", *self.workflows):
@@ -92,37 +92,37 @@ class Poll:
         )
 
     def knows(self, news: News) -> bool:
-        """Return whether it is certain that the job is for this poll's machine, if it wants it."""
+        """Return whether `wants` is certain: the news has the repository, or the binding doesn't need it."""
         return self.binding.repositories is None or news.repository is not None
 
 
 @define
 class Polls:
-    """The held polls, the one that has waited longest first.
+    """Held polls; the one that has waited longest comes first.
 
-    Each queued job wakes one of them: with 500 machines waiting, to wake all for each job would be 500 looks into
-    the database, of which 499 find nothing. So its news goes from poll to poll until the job is taken: a poll that
-    gets another job passes it on, and one that couldn't look well (`Locked`, `StorageBusy`) keeps it for its next look.
+    Each queued job wakes one of them. If 500 machines wait, waking all for each job would mean 500 database queries,
+    of which 499 find nothing. So the news of a job goes from poll to poll until the job is claimed: a poll that gets
+    another job passes it on, and one whose query failed (`Locked`, `StorageBusy`) keeps it for its next look.
 
-    Of several polls of one line (`Poll.line`) only the newest counts: the connections of the others have most likely died.
-    A few of those are held on all the same, as two machines that share an identity would else poll in turn without a pause.
+    Of several polls of one line (`Poll.line`) only the newest can get jobs: the connections of the others are most likely
+    dead. A few of those are held all the same: else two machines that share an identity would poll in turn without a pause.
     """
 
     _held: dict[Poll, None] = field(factory=dict, init=False)
-    """Those that wait to be woken."""
+    """Polls that wait to be woken."""
     _newest: dict[tuple[str, bool], Poll] = field(factory=dict, init=False)
     _overtaken: dict[tuple[str, bool], dict[Poll, None]] = field(
         factory=dict, init=False
     )
-    """The others of each line, oldest first."""
+    """Other polls of each line, oldest first."""
 
     def __len__(self) -> int:
-        """Return how many polls are held."""
+        """Return the number of held polls."""
         return len(self._held)
 
     @contextmanager
     def hold(self, poll: Poll) -> Iterator[None]:
-        """Hold a poll for the length of the block; news that it has not used by then goes to another one."""
+        """Hold a poll until the block ends; news that it has not used by then goes to another one."""
         overtaken = self._newest.get(poll.line)
         self._newest[poll.line] = poll
         if overtaken is not None:
@@ -142,9 +142,9 @@ class Polls:
         return self._newest.get(poll.line) is poll
 
     def renew(self, poll: Poll) -> list[News]:
-        """Let a held poll be woken by whatever is told from now on, and return what it was told.
+        """Arm a held poll, so that news from now on wakes it; return the news that it got before.
 
-        Who calls it looks for a job next. What of the news is of no use then goes back (`keep`) or on (`tell`).
+        The caller looks for a job next. It gives unused news back (`keep`) or passes it on (`tell`).
         """
         news, poll.news = poll.news, []
         poll.woken = anyio.Event()
@@ -152,13 +152,13 @@ class Polls:
         return news
 
     def keep(self, poll: Poll, news: Iterable[News]) -> None:
-        """Give a poll news back that it has to look into once more."""
+        """Give news back to a poll, which has to use it again."""
         poll.news.extend(news)
 
     def tell(self, news: News) -> None:
-        """Wake the poll that has waited longest of those for which there is a job.
+        """Wake the poll that has waited longest among those that can use the job.
 
-        One for which there may be a job is woken as well, and doesn't keep another from being.
+        A poll that can perhaps use it is woken as well, and the search goes on.
         """
         for poll in list(self._held):
             if poll.wants(news) and self.counts(poll):
@@ -169,20 +169,20 @@ class Polls:
                     return
 
     def end(self, machine: str) -> None:
-        """Let the polls of a machine end, so that it asks by its heartbeats what has become of its jobs."""
+        """End the polls of a machine, so that it sends heartbeats and learns the state of its jobs."""
         for line, poll in self._newest.items():
             if line[0] == machine:
                 poll.is_over = True
                 poll.woken.set()
 
     def wake_all(self) -> None:
-        """Wake every poll, such as at a stop or after news may have been missed."""
+        """Wake every poll, for example at a stop or after news may have been missed."""
         for poll in self._held:
             poll.woken.set()
         self._held.clear()
 
     def _hold_few(self, overtaken: Poll) -> None:
-        """Hold an overtaken poll on, and end the oldest one of its line where these are too many."""
+        """Keep holding an overtaken poll, and end the oldest one of its line if there are too many."""
         others = self._overtaken.setdefault(overtaken.line, {})
         others[overtaken] = None
         if len(others) > _MOST_OVERTAKEN:

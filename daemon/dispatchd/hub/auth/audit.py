@@ -1,4 +1,4 @@
-"""A log line for each change that only an owner may make: by whom, from where, and how it was answered."""
+"""Audit log: a line for each change that only an owner may make, with the token's name, the address and the status."""
 
 from typing import Final
 
@@ -7,16 +7,16 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _BY: Final = "dispatchd.owner"
-"""Where an ASGI scope has the name of the token by which a change is made."""
+"""Key of an ASGI scope for the name of the token that makes a change."""
 
 
 def address_of(request: Request) -> str:
-    """Return the address from which a request comes; that of the client behind a proxy on this machine."""
+    """Return the address of a request's client, also behind a proxy on this machine."""
     return request.client.host if request.client is not None else ""
 
 
 def note_owner(request: Request, name: str) -> None:
-    """Note that a request makes a change that only an owner may make, by a token's name."""
+    """Mark a request as a change that only an owner may make, with the token's name."""
     request.scope[_BY] = name
 
 
@@ -35,13 +35,13 @@ def auditing(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, note)
         finally:
             if _BY in scope:
-                # A key called `token` would be taken for a secret, and redacted.
+                # A key named `token` would be redacted as a secret.
                 structlog.get_logger().info(
                     "owner_call",
                     by=scope[_BY],
                     method=scope["method"],
                     path=scope["path"],
-                    # 0 for a change that nobody was answered.
+                    # 0 if no answer was sent.
                     status=statuses[0] if statuses else 0,
                     address=address_of(Request(scope)),
                 )

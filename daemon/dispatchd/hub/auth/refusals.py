@@ -1,4 +1,4 @@
-"""A log of who was refused, at most a line in a while for each kind, so that nobody can fill the disk with it."""
+"""Log of refused calls, with a limited rate for each kind, so that nobody can fill the disk with it."""
 
 from collections.abc import Callable
 from typing import Final
@@ -13,7 +13,7 @@ _EVERY_S: Final = 10.0
 """Shortest time between two lines of one kind (seconds)."""
 
 _LONGEST: Final = 200
-"""How much is shown of what a caller has sent (characters)."""
+"""Longest text from a caller in the log (characters)."""
 
 
 @define
@@ -29,13 +29,13 @@ class Refusals:
 
         Args:
             event: The kind, in snake_case.
-            request: What was refused.
+            request: The refused request.
             about: Further keys, such as the status of the answer; texts are shortened.
         """
         self.note_from(address_of(request), event, **about)
 
     def note_from(self, address: str, event: str, **about: object) -> None:
-        """Log that somebody of an address was refused, likewise."""
+        """Log the refusal of a call from an address, with the same limit."""
         now, said_at = self.now(), self._said_at.get(event)
         # A clock that was set back must not silence it.
         if said_at is not None and said_at <= now < said_at + _EVERY_S:

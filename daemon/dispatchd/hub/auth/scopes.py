@@ -1,4 +1,4 @@
-"""What a token may be for."""
+"""Scopes of tokens."""
 
 from typing import Final
 
@@ -8,9 +8,9 @@ SUBMIT: Final = "submit"
 READ: Final = "read"
 ADMIN: Final = "admin"
 SCOPES: Final = (SUBMIT, READ, ADMIN)
-"""What a token may be for; `admin` includes the others."""
+"""Scopes of tokens; `admin` includes the others."""
 
 
 def allows(token: Token, scope: str) -> bool:
-    """Return whether a token is for something."""
+    """Return whether a token has a scope."""
     return not {scope, ADMIN}.isdisjoint(token.scopes.split())

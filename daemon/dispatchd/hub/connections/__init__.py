@@ -1,4 +1,4 @@
-"""What strangers may take of the hub: connections, time and places. Nothing in here knows jobs or machines.
+"""Limits for strangers: connections, time and places. Nothing in here knows jobs or machines.
 
-Data goes one way: a socket comes in (`accept`), its bytes become requests (`protocol`), a request gets to the routes.
+Data goes one way: a socket comes in (`accept`), its bytes become requests (`protocol`), requests go to the routes.
 """

@@ -1,7 +1,8 @@
-"""The listening socket: a connection that is taken is in the table until its socket is closed.
+"""Listening socket: an accepted connection is in the table until its socket is closed.
 
-asyncio takes connections by `socket.accept`, so what it must not see is settled there: too many connections, and a lack of
-descriptors, for which it would write a traceback for each place of the backlog and stop listening for a second.
+asyncio accepts connections by `socket.accept`, so that method handles the cases that asyncio must not see: too many
+connections, and a lack of descriptors. For the latter asyncio would log a traceback for each place of the backlog and
+stop listening for a second.
 """
 
 import errno
@@ -16,15 +17,16 @@ from typing_extensions import override
 from dispatchd.hub.connections.table import Connection, Connections
 
 _NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-"""What accept(2) says where there is no descriptor or memory left."""
+"""Errors of accept(2) when no descriptor or memory is left."""
 
 
 _AT_ONCE: Final = 32
-"""How many connections are taken between two turns of the loop (count): those that go for them are closed in between."""
+"""Most connections that are accepted between two turns of the event loop (count): those cut off for them are closed in
+between."""
 
 
 class Accepted(socket.socket):
-    """The socket of a connection that is in the table."""
+    """Socket of a connection that is in the table."""
 
     closing: Callable[[], None]
 
@@ -35,18 +37,18 @@ class Accepted(socket.socket):
 
 
 class Listening(socket.socket):
-    """A listening socket that takes no more connections than the table has room for."""
+    """Listening socket that accepts no more connections than the table has room for."""
 
     connections: Connections
     note: Callable[[str, str], None]
-    """Called with the reason and the address for each connection that isn't taken."""
+    """Callback with the reason and the address of each refused connection."""
     taken: dict[int, Connection]
-    """Those that are open, by their descriptors."""
+    """Open connections, by their descriptors."""
     _spare: int = -1
     _in_turn: int = 0
 
     def guard(self, connections: Connections, note: Callable[[str, str], None]) -> None:
-        """Put connections into a table from now on."""
+        """Add accepted connections to a table from now on."""
         self.connections, self.note, self.taken = connections, note, {}
         self._spare = _spare()
 
@@ -68,13 +70,13 @@ class Listening(socket.socket):
             raise BlockingIOError from error
         taken = Accepted(fileno=plain.detach())
         if not self._is_admitted(taken, address[0]):
-            # The loop comes back for the next one.
+            # The event loop comes back for the next one.
             raise BlockingIOError
         return taken, address
 
     def _is_admitted(self, taken: Accepted, host: str) -> bool:
         def end() -> None:
-            # The loop sees it, whether a protocol has the socket by now or not.
+            # The event loop sees this, whether a protocol has the socket by now or not.
             with suppress(OSError):
                 taken.shutdown(socket.SHUT_RDWR)
 
@@ -104,21 +106,21 @@ class Listening(socket.socket):
             self._spare = -1
 
     def _shed(self, error: OSError) -> None:
-        """Make room for the next connection, and give up the one that there was no descriptor for."""
+        """Make room for the next connection, and close the one that there was no descriptor for."""
         self.connections.end_oldest()
         self._give_up_spare()
         address = "", 0
         with suppress(OSError):
             given_up, address = super().accept()
             given_up.close()
-        # Another thread may have been faster; then the next one that is closed makes room.
+        # Another thread may have taken the descriptor; the next connection that is closed makes room then.
         with suppress(OSError):
             self._spare = _spare()
         self.note(str(error.strerror), address[0])
 
 
 def _spare() -> int:
-    """Return a descriptor that can be given up for one that is needed more."""
+    """Return a spare descriptor, which can be closed to make room for an urgent one."""
     return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -1,7 +1,7 @@
-"""Requests of which two readers may see different bodies: they are refused before anything of them is read.
+"""Refusal of requests with ambiguous framing, in which two readers may see different bodies, before anything is read.
 
-A proxy that counts by Content-Length, before a hub that goes by Transfer-Encoding, would take the end of a body for the next
-request (RFC 9112, 6.1: a server ought to take both for an error and close the connection).
+If a proxy goes by Content-Length, a hub behind it that goes by Transfer-Encoding would take the end of a body for
+the next request (RFC 9112, 6.1: a server ought to handle both as an error and close the connection).
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _CODING: Final = b"transfer-encoding"
 
 
 def framed(app: ASGIApp) -> ASGIApp:
-    """Return an application that gets only requests whose body is of one length for everybody."""
+    """Return an application that gets only requests with unambiguous framing."""
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
         problem = _problem(scope.get("http_version", ""), scope.get("headers", ()))

@@ -1,4 +1,4 @@
-"""How many connections a process can have, by the descriptors that it may open."""
+"""Limit of a process's connections by the descriptors that it may open."""
 
 import resource
 from typing import Final
@@ -10,7 +10,7 @@ _LEAST: Final = 8
 
 
 def within_descriptors(wanted: int) -> int:
-    """Return how many of so many connections there can be; the process's own limit is raised where it may be."""
+    """Return the possible number of connections, at most `wanted`; raise the process's own limit where permitted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + _RESERVED
     if soft != resource.RLIM_INFINITY and soft < needed:

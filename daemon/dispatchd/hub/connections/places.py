@@ -1,4 +1,4 @@
-"""A number of places, of which the newest always gets one: who has had one for longest goes."""
+"""Limited places: a new holder always gets one; if none is free, the oldest holder is cancelled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,15 +9,15 @@ from attrs import define, field
 
 @define
 class Places:
-    """So many may be under way at a time (count)."""
+    """Places for at most `most` holders at the same time (count)."""
 
     most: int
     _taken: dict[anyio.CancelScope, None] = field(factory=dict, init=False)
-    """Oldest first."""
+    """Holders, oldest first."""
 
     @contextmanager
     def one(self, scope: anyio.CancelScope) -> Iterator[None]:
-        """Give a place for the length of a block; `scope` around it is cancelled when others need it."""
+        """Take a place until the block ends; `scope` around it is cancelled when others need the place."""
         if len(self._taken) >= self.most:
             oldest = next(iter(self._taken))
             del self._taken[oldest]

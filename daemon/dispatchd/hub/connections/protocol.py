@@ -1,4 +1,4 @@
-"""HTTP on a connection, as uvicorn speaks it; the table is told what the connection waits for."""
+"""HTTP protocol of uvicorn for one connection; it keeps the connection's stage in the table."""
 
 import asyncio  # noqa: TID251  # what uvicorn's own class is made for
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dispatchd.hub.connections.table import Connection, Connections, Stage
 
 _DROPPED_SPEED: Final = 32 * 1024 * 1024
-"""How fast a body is read on and dropped that has been answered (bytes per second)."""
+"""Speed at which an answered body is read on and dropped (bytes per second)."""
 
 
 class WatchedProtocol(H11Protocol):
-    """The protocol of one connection.
+    """Protocol of one connection.
 
     Args:
         connections: The table.
         taken: The connections in it by their descriptors.
-        options: Those of uvicorn's own class.
+        options: The options of uvicorn's own class.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class WatchedProtocol(H11Protocol):
         super().data_received(data)
         self._observe()
         if self._stage() is Stage.DROPPING and not self.transport.is_closing():
-            # Who sends on takes little of the loop's time.
+            # A sender that goes on takes little of the event loop's time.
             self.flow.pause_reading()
             self.loop.call_later(len(data) / _DROPPED_SPEED, self.flow.resume_reading)
 

@@ -1,7 +1,7 @@
-"""The hub's connections: how many there may be, which of them are silent, and which one goes when there are too many.
+"""Table of the hub's connections: their limits, their stages, and the one that is cut off when there are too many.
 
-A connection is silent while the hub waits for its other end: for a head, a body, another request, or for it to read
-an answer. Who has sent a whole request is being answered, and never goes for another one.
+A connection is silent while the hub waits for its other end: for a head, a body, another request, or the reading
+of an answer. One that has sent a whole request is being answered, and is never cut off for another one.
 """
 
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from typing import Final
 from attrs import define, field
 
 _LEAST_SPEED: Final = 16 * 1024
-"""How fast a body has to come, and an answer to be read, that takes longer than its time (bytes per second)."""
+"""Least speed of a body that is sent, or an answer that is read, after its time limit (bytes per second)."""
 
 _MOST_DROPPED: Final = 64 * 1024 * 1024
-"""How much is read on and dropped of a body that has been answered (bytes): who is cut off while sending sees no answer."""
+"""Most that is read on and dropped of an answered body (bytes): a client that is cut off while sending sees no answer."""
 
 
 class Stage(StrEnum):
-    """What a connection waits for."""
+    """Stage of a connection: the thing that it waits for."""
 
     HEAD = "head"
     BODY = "body"
@@ -37,7 +37,7 @@ _LONGEST_S: Final = {
     Stage.DROPPING: 5.0,
     Stage.IDLE: 80.0,
 }
-"""How long a connection may stay in a stage (seconds). An idle one is closed before by the server's own timer, unless
+"""Time limits of the stages (seconds). An idle connection is closed earlier by the server's own timer, unless
 somebody sends line breaks."""
 
 
@@ -49,22 +49,22 @@ class Connection:
     end: Callable[[], None]
     stage: Stage = Stage.HEAD
     since: float = 0.0
-    """When its stage began (seconds)."""
+    """Start of its stage (seconds)."""
     size: int = 0
-    """How much has come in its stage, or is to go (bytes)."""
+    """Bytes that have come in its stage, or are still to be sent (count)."""
 
     @property
     def is_silent(self) -> bool:
-        """Whether the hub waits for its other end."""
+        """True if the hub waits for its other end."""
         return self.stage is not Stage.ANSWER
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether it is silent before or within a request; between two, a fleet or a proxy has many of one address."""
+        """True if it is silent before or within a request. Between two requests a fleet or a proxy has many of one address."""
         return self.is_silent and self.stage is not Stage.IDLE
 
     def is_overdue(self, now: float) -> bool:
-        """Return whether it has taken more time, or sent more, than its stage allows."""
+        """Return whether it has taken more time, or sent more, than its stage permits."""
         if self.stage is Stage.DROPPING and self.size > _MOST_DROPPED:
             return True
         longest_s = _LONGEST_S[self.stage]
@@ -75,11 +75,11 @@ class Connection:
 
 @define
 class Connections:
-    """All connections of a hub.
+    """Connections of a hub.
 
     Args:
-        most: How many there may be (count).
-        silent_per_address: How many of one address may be unfinished (count); 0 for any number.
+        most: Most connections in all (count).
+        silent_per_address: Most unfinished connections of one address (count); 0 for no limit.
         now: Returns the time (seconds).
     """
 
@@ -88,18 +88,18 @@ class Connections:
     now: Callable[[], float]
     _all: set[Connection] = field(factory=set, init=False)
     _idle: dict[Connection, None] = field(factory=dict, init=False)
-    """Those between two requests, oldest first."""
+    """Connections between two requests, oldest first."""
     _unfinished: dict[Connection, None] = field(factory=dict, init=False)
-    """The other silent ones, oldest first."""
+    """Other silent connections, oldest first."""
     _of_address: dict[str, dict[Connection, None]] = field(factory=dict, init=False)
-    """The same by address."""
+    """Other silent connections by address."""
 
     def __len__(self) -> int:
-        """Return how many there are (count)."""
+        """Return the number of connections."""
         return len(self._all)
 
     def admit(self, host: str, end: Callable[[], None]) -> Connection | None:
-        """Return a new connection; None if there are too many, and none of them is silent.
+        """Add and return a new connection; return None if there are too many, and none of them is silent.
 
         Args:
             host: The address of its other end.
@@ -113,7 +113,7 @@ class Connections:
         return connection
 
     def move(self, connection: Connection, stage: Stage, size: int = 0) -> None:
-        """Note that a connection waits for something else now, and how much that is (bytes)."""
+        """Set the stage of a connection, and the bytes that are still to be sent (count)."""
         if connection not in self._all or connection.stage is stage:
             return
         self._forget_silent(connection)
@@ -122,20 +122,20 @@ class Connections:
             self._note_silent(connection)
 
     def remove(self, connection: Connection) -> None:
-        """Note that a connection has ended."""
+        """Remove a connection that has ended."""
         self._all.discard(connection)
         self._forget_silent(connection)
 
     def end_oldest(self) -> bool:
-        """Cut the connection off that has been silent for longest, of the kind of which there are more.
+        """Cut off the connection that has been silent for longest, of the kind with more connections: idle or unfinished.
 
-        So a flood of one kind takes none of the other. Returns False if none is silent.
+        So a flood of one kind doesn't affect the other. Return False if none is silent.
         """
         kinds = sorted((self._idle, self._unfinished), key=len)
         return self._end_first(kinds[1])
 
     def sweep(self) -> int:
-        """Cut those off that have taken too long, and return how many."""
+        """Cut off connections that have taken too long; return their number."""
         now = self.now()
         silent = (*self._unfinished, *self._idle)
         overdue = [each for each in silent if each.is_overdue(now)]
@@ -174,7 +174,7 @@ class Connections:
 
 
 def address_of(host: str) -> str:
-    """Return by what an address is counted: of IPv6 its network of 64 bits, which one site has for itself."""
+    """Return the key by which an address is counted: for IPv6 its network of 64 bits, which belongs to one site."""
     try:
         found = ip_address(host.partition("%")[0])
     except ValueError:

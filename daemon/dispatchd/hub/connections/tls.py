@@ -1,4 +1,4 @@
-"""TLS of the hub itself: its certificate is read again when the files change, and each connection gets the newest one."""
+"""TLS of the hub itself. Its certificate is read again when the files change; each new connection gets the newest one."""
 
 import ssl
 from pathlib import Path
@@ -10,15 +10,15 @@ from attrs import define, field
 from dispatchd.errors import ConfigError, Problem
 
 CHECKED_EVERY_S: Final = 5.0
-"""How often the files are looked at (seconds)."""
+"""Interval of checks of the files (seconds)."""
 
 _State = tuple[tuple[int, int, int], ...]
-"""What says that a file is another one: inode, size and time of its change (ns), of each."""
+"""State of the files, by which a change is noticed: inode, size and time of change (ns) of each."""
 
 
 @define
 class ServerTls:
-    """The certificate of a server.
+    """Certificate of a server.
 
     Args:
         cert_file: The certificate with its chain (PEM).
@@ -28,7 +28,7 @@ class ServerTls:
     cert_file: Path
     key_file: Path
     context: ssl.SSLContext = field(init=False)
-    """For the server; hands each connection on to the newest context."""
+    """Context for the server; it passes each connection on to the newest context."""
     _newest: ssl.SSLContext = field(init=False)
     _seen: _State = field(default=(), init=False)
 
@@ -44,7 +44,7 @@ class ServerTls:
             found._seen = found._state()
             found._newest = found._loaded()
         except OSError as error:
-            # An error of OpenSSL is one, too.
+            # Errors of OpenSSL are OSErrors, too.
             key, expected = found._problem(error)
             raise ConfigError(
                 [Problem(file=config_file, key=key, expected=expected)]
@@ -54,7 +54,7 @@ class ServerTls:
         return found
 
     def refresh(self) -> None:
-        """Take the files over if they have changed; what can't be used changes nothing. Blocks."""
+        """Load the files if they have changed; if they can't be used, the old certificate stays. Blocks."""
         try:
             seen = self._state()
             if seen == self._seen:
@@ -78,13 +78,13 @@ class ServerTls:
 
     def _loaded(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        # A passphrase would be asked for on the terminal.
+        # Without this OpenSSL would ask for a passphrase on the terminal.
         context.load_cert_chain(self.cert_file, self.key_file, password="")
         context.set_alpn_protocols(["http/1.1"])
         return context
 
     def _problem(self, error: OSError) -> tuple[str, str]:
-        """Return which key of the configuration is wrong, and what was expected."""
+        """Return the key of the configuration that is wrong, and the expectation."""
         for key, file in (
             ("tls_cert_file", self.cert_file),
             ("tls_key_file", self.key_file),

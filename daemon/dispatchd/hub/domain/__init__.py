@@ -1,4 +1,4 @@
-"""What the hub decides, without storage, clock or HTTP.
+"""Decisions of the hub, without storage, clock or HTTP.
 
-Data goes one way: a job and an event come in, the job as it is afterwards goes out.
+Data goes one way: a job and an event come in, the changed job goes out.
 """

@@ -1,4 +1,4 @@
-"""Which jobs a machine may have, as the hub's owner says. Pure."""
+"""Binding of a machine to jobs, set by the hub's owner. Pure."""
 
 import re
 from typing import Final
@@ -8,9 +8,9 @@ from attrs import field, frozen
 
 @frozen(kw_only=True)
 class Binding:
-    """The only workflows and repositories of which a machine gets jobs; None for any.
+    """The only workflows and repositories whose jobs a machine gets; None for any.
 
-    Workflows are names; repositories are patterns of OWNER/NAME in any case, in which `*` stands for anything.
+    Workflows are names. Repositories are patterns of OWNER/NAME in any case, in which `*` matches anything.
     """
 
     workflows: tuple[str, ...] | None = None
@@ -26,15 +26,15 @@ class Binding:
 
     @property
     def is_free(self) -> bool:
-        """Whether it binds to nothing."""
+        """True if the machine may get any job."""
         return self.workflows is None and self.repositories is None
 
     def may_want(self, workflow: str, repository: str | None) -> bool:
-        """Return whether a job may be one of them.
+        """Return whether a job may be within the binding.
 
         Args:
-            workflow: Its workflow; empty for a cancel job, which is for any.
-            repository: Its repository; None where that isn't known.
+            workflow: The job's workflow; empty for a cancel job, which is for any.
+            repository: The job's repository; None if it isn't known.
         """
         if self.workflows is not None and workflow not in ("", *self.workflows):
             return False
@@ -48,4 +48,4 @@ class Binding:
 _FLAGS: Final = re.IGNORECASE | re.ASCII | re.DOTALL
 
 FREE: Final = Binding()
-"""That of a machine which may have any job."""
+"""Binding of a machine that may get any job."""

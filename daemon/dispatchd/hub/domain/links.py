@@ -1,4 +1,4 @@
-"""Links to what a job is about at GitHub. Pure."""
+"""Links to the subjects of jobs at GitHub. Pure."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,16 +11,16 @@ _WEB: Final = "https://github.com"
 
 
 def web_url(api_url: str) -> str:
-    """Return the address that people use of the GitHub whose API has this one (GitHub docs, REST API, base URL)."""
+    """Return the address of GitHub's website for that of its API (GitHub docs, REST API, base URL)."""
     if api_url.rstrip("/") == _API:
         return _WEB
     found = urlsplit(api_url)
-    # Of GHE.com the API has a host of its own.
+    # On GHE.com the API has a host of its own.
     return f"{found.scheme}://{found.netloc.removeprefix('api.')}"
 
 
 def link_of(document: Mapping[str, Json], web: str) -> str:
-    """Return the address of what a job is about, best first: pull request, issue, commit, repository; else nothing."""
+    """Return the address of a job's subject: its pull request, else its issue, commit or repository; empty if it has none."""
     repository = document.get("repository_name")
     named = Job(id="", repository=repository if isinstance(repository, str) else "")
     if named.owner_and_name is None:

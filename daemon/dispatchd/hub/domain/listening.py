@@ -1,7 +1,7 @@
-"""Listening: since when this hub has been able to hear machines, without a break.
+"""Listening: the time since which this hub has been able to hear machines, without a break.
 
-Silence says something only about a machine that could have been heard. While the hub is down, stopped or asleep, or
-has no database, nobody is: whoever counts that time against machines runs their jobs a second time.
+Silence counts only for a machine that could have been heard. While the hub is down, stopped or asleep, or has no
+database, none can be: a hub that counted that time against machines would run their jobs a second time.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 from attrs import define, frozen
 
 _TOLERATED_S: Final = (1.0, 5.0)
-"""The longest break that is none, half a lease between these bounds (seconds): a busy machine has such."""
+"""Bounds of the longest tolerated pause, which is half a lease (seconds): a busy machine has such pauses."""
 
 
 @frozen(kw_only=True)
@@ -17,37 +17,37 @@ class Moment:
     """A reading of the clocks at the beginning of a round (seconds)."""
 
     now: float
-    """The hub's time, by which leases are written down; somebody may set it."""
+    """Time of the hub's clock, by which leases are stored; somebody may set it."""
     since_boot: float
-    """Counts also while the machine sleeps or the process is stopped."""
+    """Time since boot; it runs also while the machine sleeps or the process is stopped."""
     running: float
-    """What the loops wait by; doesn't count while the machine sleeps."""
+    """Time by which the loops wait; it doesn't run while the machine sleeps."""
 
 
 @define
 class Listening:
-    """Judges the rounds of a loop that goes round for as long as the hub listens."""
+    """Detects breaks by the rounds of a loop that runs for as long as the hub listens."""
 
     last: Moment
     since: float
-    """From when on silence counts, by the hub's time."""
+    """Time from which silence counts, by the hub's clock."""
     is_interrupted: bool = False
 
     @classmethod
     def begun(cls, moment: Moment) -> "Listening":
-        """Return that of a hub that has just started."""
+        """Return the state of a hub that has just started."""
         return cls(moment, moment.now)
 
     def interrupt(self) -> None:
-        """Note that nothing could be heard now, such as without the database."""
+        """Record that nothing can be heard now, for example without the database."""
         self.is_interrupted = True
 
     def hear(self, moment: Moment, *, waited_s: float, lease_s: float) -> bool:
-        """Note a round in which machines could be heard, and return whether there was a break before it.
+        """Record a round in which machines could be heard; return whether there was a break before it.
 
         Args:
-            moment: Its beginning.
-            waited_s: How long the loop meant to wait since the round before (seconds).
+            moment: The beginning of the round.
+            waited_s: The planned wait of the loop since the round before (seconds).
             lease_s: The length of a lease (seconds).
         """
         least_s, most_s = _TOLERATED_S

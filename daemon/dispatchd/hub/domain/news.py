@@ -1,4 +1,4 @@
-"""News of jobs, as hub processes tell them each other: which job has changed, and for which machine it is there."""
+"""News of jobs between hub processes: the job that has changed, and the machine that it is for."""
 
 import json
 from typing import Final, Self
@@ -10,26 +10,26 @@ from dispatchd.hub.model import HELD, HubJob, State
 _ANY: Final = ""
 
 ANYTHING: Final = "*"
-"""Text of news that something has changed, whatever it is: everybody who waits is to look."""
+"""Text of news that anything may have changed: all waiting requests have to look."""
 
 _LONGEST: Final = 7000
-"""Longest news (bytes): NOTIFY of PostgreSQL takes 8000."""
+"""Longest text of news (bytes): NOTIFY of PostgreSQL accepts 8000."""
 
 
 @frozen(kw_only=True)
 class News:
     """News of one job; an empty machine or workflow means any.
 
-    Of a job that isn't queued, `machine` is the one that has it and is to end it; empty for none.
+    For a job that isn't queued, `machine` is the one that has it and is to end it; empty for none.
     """
 
     job_id: str
     is_queued: bool = True
-    """Whether the job is there for a machine."""
+    """True if a machine can get the job."""
     workflow: str = _ANY
     machine: str = _ANY
     repository: str | None = None
-    """That of a queued job; None where it isn't known, as of news from another process."""
+    """Repository of a queued job; None if it isn't known, as in news from another process."""
 
     @classmethod
     def of(cls, job: HubJob) -> Self:
@@ -47,7 +47,7 @@ class News:
         )
 
     def text(self, origin: str) -> str:
-        """Return the news as text, with the process that tells it; ANYTHING where that is too long to be sent."""
+        """Return the news as text, with the id of the sending process; ANYTHING if the text is too long."""
         text = json.dumps(
             [origin, self.job_id, self.is_queued, self.workflow, self.machine]
         )
@@ -55,7 +55,7 @@ class News:
 
     @classmethod
     def read(cls, text: str) -> tuple[str, Self]:
-        """Return the process that has told a text, and the news."""
+        """Return the id of the process that sent a text, and the news in it."""
         origin, job_id, is_queued, workflow, machine = json.loads(text)
         news = cls(
             job_id=job_id, is_queued=is_queued, workflow=workflow, machine=machine

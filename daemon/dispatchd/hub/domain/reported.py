@@ -1,6 +1,6 @@
-"""What a machine says of a job, as the hub keeps it: texts are cut where they are too long, and never refused for it.
+"""Machines' reports about jobs, in the form that the hub stores: long texts are cut, and never refused.
 
-Machines of our own kind cut them before (contracts/README.md, limits); others may send anything.
+The agent cuts them before (contracts/README.md, limits); other clients may send anything.
 """
 
 import json
@@ -14,13 +14,13 @@ from dispatchd.hub.model import Result, Standing
 from dispatchd.hub.result_details import kept_details
 
 _LONGEST_OUTPUT: Final = 20_000
-"""What is kept of a reported output (characters): the 16,000 of the contract and its first line."""
+"""Longest output that is stored (characters): the 16,000 of the contract and its first line."""
 
 _LONGEST_CAUSE: Final = 200
-"""What is kept of a cause (characters): it is a word, also one of a newer release."""
+"""Longest cause that is stored (characters): it is a word, perhaps one of a newer release."""
 
 _MOST_OUTPUTS: Final = 100
-"""How many outputs are kept (count)."""
+"""Most outputs that are stored (count)."""
 
 _STEPS: Final = ("completed", "in_progress", "total")
 _MOST_STEPS: Final = 2**53 - 1
@@ -39,7 +39,7 @@ def result_of(body: Mapping[str, Json]) -> Result:
 
 
 def standing_of(body: Mapping[str, Json]) -> Standing:
-    """Return how a job stands, of the body of a heartbeat."""
+    """Return the state of a job on its machine from the body of a heartbeat."""
     progress = body.get("progress")
     return Standing(
         phase=str(body["phase"]),
@@ -49,7 +49,7 @@ def standing_of(body: Mapping[str, Json]) -> Standing:
 
 
 def without_excess(body: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the body of a finish without the outputs and annotations that are too many, before it is checked."""
+    """Return the body of a finish without the outputs and annotations over the limits, before it is validated."""
     found = dict(body)
     outputs, annotations = (
         found.get(name) for name in ("result_outputs", "result_annotations")
@@ -62,7 +62,7 @@ def without_excess(body: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _text(body: Mapping[str, Json], name: str, most: int) -> str:
-    """Return a text of a body, with a mark at its end where it was cut (characters)."""
+    """Return a text of a body, cut to `most` characters; a cut one ends with an ellipsis."""
     text = str(body.get(name) or "")
     return text if len(text) <= most else text[: most - 1] + "…"
 

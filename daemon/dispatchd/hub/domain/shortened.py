@@ -1,4 +1,4 @@
-"""A JSON text whose long strings are cut while it comes in, so that a long report takes no memory and no refusal."""
+"""Shortener of a JSON text: long strings are cut while it arrives, so a long report takes little memory and isn't refused."""
 
 import re
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from attrs import define
 
 _BETWEEN: Final = re.compile(rb'[^"]*')
-"""What stands between two strings."""
+"""Text between two strings."""
 
 _HEX: Final = rb"[0-9a-fA-F]"
 _HIGH: Final = rb"\\u[dD][89abAB]" + _HEX * 2
@@ -22,34 +22,34 @@ _CONTENT: Final = re.compile(
     + rb"|\\[^u])*",
     re.DOTALL,
 )
-"""What stands in a string, up to its end or to an escape that isn't whole; a high surrogate by itself is a group."""
+"""Content of a string, up to its end or to an incomplete escape; a high surrogate by itself is a group."""
 
 _HALF_CHARACTER: Final = re.compile(rb"[\xc0-\xff][\x80-\xbf]{0,2}\Z")
-"""What may be the beginning of a character in UTF-8 that goes on."""
+"""Incomplete character in UTF-8 at the end of a text."""
 
 _LONGEST_ESCAPE: Final = 12
-"""Longest escape: that of a surrogate pair (bytes). Nothing longer can be what is going on."""
+"""Longest escape: that of a surrogate pair (bytes). A longer rest is no incomplete escape."""
 
 
 @define
 class Shortener:
     """Cuts the strings of one JSON text; feed it the text in any pieces.
 
-    What is no JSON stays none.
+    Invalid JSON stays invalid.
     """
 
     longest: int
-    """How much of a string is left (bytes as it is written)."""
+    """Longest part of a string that stays (bytes, in its written form)."""
     _in_string: bool = False
     _room: int = 0
-    """How much of the string at hand may still come (bytes)."""
+    """Bytes that the current string may still have (count)."""
     _rest: bytes = b""
-    """What can't be judged before more has come."""
+    """Bytes that can't be processed before more have come."""
     _is_broken: bool = False
-    """Whether an escape has been met that isn't one of JSON's."""
+    """True after an escape that isn't one of JSON's."""
 
     def feed(self, piece: bytes) -> bytes:
-        """Return what is left of another piece; a few bytes of it may come with the next one."""
+        """Return the shortened form of another piece; a few bytes of it may come with the next one."""
         text, self._rest = self._rest + piece, b""
         left, position = bytearray(), 0
         while position < len(text) and not self._is_broken:
@@ -58,7 +58,7 @@ class Shortener:
         return bytes(left + text[position:])
 
     def close(self) -> bytes:
-        """Return what has come last and could not be judged."""
+        """Return the last bytes, which could not be processed."""
         rest, self._rest = self._rest, b""
         return rest
 
@@ -89,7 +89,7 @@ class Shortener:
 
 
 def _whole(text: bytes, start: int, end: int) -> int:
-    """Return where the last whole character of a string ends, between its start and an end that may cut one."""
+    """Return the end of the last whole character of a string, from its start to an end that may cut one."""
     match = _CONTENT.match(text, start, end)
     if match is None:
         return start

@@ -1,8 +1,8 @@
-"""The states of a job at the hub, and the only moves it can make.
+"""States of a job at the hub, and their only transitions.
 
-The machine is data: `TRANSITIONS` maps (state, event) to the next state, and a pair that isn't in it is a bug.
-A message that comes late or twice and must be harmless is a row that stays where it is. `hub/rules.py` decides
-which event a call is; `hub/job_rows.py` writes what comes of it.
+The state machine is data: `TRANSITIONS` maps (state, event) to the next state; a pair that isn't in it is a bug.
+A late or repeated message that must be harmless has a row whose next state is the same. `hub/rules.py` maps a call
+to its event; `hub/job_rows.py` writes the result.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,48 +16,48 @@ from dispatchd.hub.model import HubJob, State
 
 
 class Event(StrEnum):
-    """What can happen to a job at the hub."""
+    """Event of a job at the hub."""
 
     FREED = "freed"
-    """GitHub allowed what a received job asks for."""
+    """GitHub's answers permit the received job."""
     IGNORED = "ignored"
-    """GitHub didn't allow it."""
+    """GitHub's answers don't permit it."""
     CLAIMED = "claimed"
     """A machine's pull got the job."""
     ACCEPTED = "accepted"
     """The machine accepted it."""
     HEARD_PENDING = "heard_pending"
-    """A heartbeat says that the accept is still to come."""
+    """A heartbeat reports that the accept is still to come."""
     HEARD_ACCEPTED = "heard_accepted"
-    """A heartbeat says that the job waits for a slot."""
+    """A heartbeat reports that the job waits for a slot."""
     HEARD_RUNNING = "heard_running"
-    """A heartbeat says that the run has begun, waits for a retry, or is being reported."""
+    """A heartbeat reports that the run has begun, waits for a retry, or is being reported."""
     HEARD_PARKED = "heard_parked"
-    """A heartbeat says that the run needs a person."""
+    """A heartbeat reports that the run needs a person."""
     RELEASED = "released"
-    """The machine handed the job back, or hung up before it had it."""
+    """The machine released the job, or hung up before it got it."""
     EXPIRED = "expired"
-    """Nothing was heard of the machine for the lease and the patience after it."""
+    """The machine wasn't heard of for the lease and the patience after it."""
     LET_GO = "let_go"
-    """Released or expired, and somebody wants the job to end: nobody has it, so it ends."""
+    """A job that is to be cancelled was released or has expired: no machine has it, so it ends."""
     GIVEN_UP = "given_up"
-    """Expired more often than is tried."""
+    """The lease expired more often than permitted."""
     CANCEL_REQUESTED = "cancel_requested"
-    """Somebody wants the end of a job that a machine has."""
+    """Somebody cancelled a job that a machine has."""
     CANCELLED = "cancelled"
-    """Somebody wants the end of a job that no machine has."""
+    """Somebody cancelled a job that no machine has."""
     SUPERSEDED = "superseded"
     """A newer commit of the same pull request is queued."""
     CARRIED_OUT = "carried_out"
-    """A cancel job has ended what it means."""
+    """A cancel job has ended its targets."""
     HAD_NO_TARGET = "had_no_target"
-    """A cancel job means nothing that could be ended."""
+    """A cancel job has no target that could be ended."""
     SUCCEEDED = "succeeded"
     PARTIALLY_SUCCEEDED = "partially_succeeded"
     FAILED = "failed"
     ABORTED = "aborted"
     REJECTED = "rejected"
-    """The last five: the machine reported how the job ended."""
+    """This and the four before: the machine reported the outcome."""
 
 
 HEARD: Final = MappingProxyType(
@@ -67,7 +67,7 @@ HEARD: Final = MappingProxyType(
         "needs_attention": Event.HEARD_PARKED,
     }
 )
-"""A machine's phase -> what its heartbeat says; any other phase is that of a run that has begun."""
+"""Phase on a machine -> event of its heartbeat; any other phase is that of a run that has begun."""
 
 _OUTCOMES: Final = {
     Event.SUCCEEDED: State.SUCCEEDED,
@@ -92,7 +92,7 @@ _BY_HOLDER: Final = {
     Event.LET_GO: State.ABORTED,
     **_OUTCOMES,
 }
-"""What the holder of the newest claim says, also of a job that was queued again because its lease ran out."""
+"""Events from the holder of the newest claim, also for a job that was queued again because its lease expired."""
 
 _HELD: Final = {
     **_BY_HOLDER,
@@ -115,7 +115,7 @@ _MOVES: Final[Mapping[State, Mapping[Event, State]]] = {
         **_BY_HOLDER,
     },
     State.CLAIMED: {**_HELD, Event.CANCEL_REQUESTED: State.CLAIMED},
-    # A heartbeat that was sent before the accept and comes after it takes nothing back.
+    # A heartbeat that was sent before the accept but comes after it doesn't change the state.
     State.ACCEPTED: {
         **_HELD,
         Event.CANCEL_REQUESTED: State.ACCEPTED,
@@ -138,7 +138,7 @@ _MOVES: Final[Mapping[State, Mapping[Event, State]]] = {
     State.PARTIALLY_SUCCEEDED: {Event.PARTIALLY_SUCCEEDED: State.PARTIALLY_SUCCEEDED},
     State.FAILED: {Event.FAILED: State.FAILED},
     State.REJECTED: {Event.REJECTED: State.REJECTED},
-    # Whoever still runs what the hub has ended hears of it with its next heartbeat.
+    # A machine that still runs a job that the hub has ended learns it with its next heartbeat.
     State.ABORTED: {
         Event.ABORTED: State.ABORTED,
         **dict.fromkeys((Event.HEARD_RUNNING, *HEARD.values()), State.ABORTED),
@@ -159,14 +159,14 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
 
 
 class InvalidTransition(Exception):
-    """A bug: an event that can't happen to a job in its state."""
+    """Bug: an event that can't happen to a job in its state."""
 
 
 def advance(job: HubJob, event: Event, **changes: Any) -> HubJob:  # noqa: ANN401  # fields of a job, each of its own type
     """Return a job after an event, with other fields changed too.
 
     Raises:
-        InvalidTransition: The table has no such move.
+        InvalidTransition: The table has no such transition.
     """
     state = TRANSITIONS.get((job.state, event))
     if state is None:
@@ -176,7 +176,7 @@ def advance(job: HubJob, event: Event, **changes: Any) -> HubJob:  # noqa: ANN40
 
 
 def diagram() -> str:
-    """Return the moves of the table as a Mermaid state diagram, rows in table order."""
+    """Return the transitions as a Mermaid state diagram, rows in table order."""
     lines = ["stateDiagram-v2"]
     lines += [f"    [*] --> {state}" for state in (State.RECEIVED, State.QUEUED)]
     lines += [
@@ -189,7 +189,7 @@ def diagram() -> str:
 def _grouped(
     rows: Iterable[tuple[tuple[State, Event], State]],
 ) -> list[tuple[tuple[State, State], list[Event]]]:
-    """Return the moves from each state to each other one, with all events that make them."""
+    """Return the transitions between different states, each with all events that cause it."""
     found: dict[tuple[State, State], list[Event]] = {}
     for (before, event), after in rows:
         if before is not after:

@@ -1,13 +1,13 @@
-"""What an answer of GitHub means: the one table from status, headers and body to an error.
+"""Errors of GitHub's answers: the one table from status, headers and body to an error.
 
-GithubError           the hub stays up; split by what the catcher does next
-├─ Limited            wait until `retry_at`, with every call of that installation
-├─ NotPermitted       GitHub refuses it (403), for a reason that may be this one thing's alone: try again, rarely
-│  ├─ NoPermission    the permission is missing, as the token itself says: do without it
-│  └─ NoCredential    there is nothing to ask with (401): a person has to put that right
-├─ NotThere           it isn't there, or not any more (404, 410, 451)
-├─ Invalid            GitHub doesn't take what was sent (400, 422): send less
-└─ Unclear            no answer that counts: a write may have happened
+GithubError           the hub stays up; one class for each reaction of the caller
+├─ Limited            make no call of that installation until `retry_at`
+├─ NotPermitted       forbidden (403), perhaps for this one resource only: try again, rarely
+│  ├─ NoPermission    the token's own list lacks the permission: do without it
+│  └─ NoCredential    no valid credential (401): a person has to mend that
+├─ NotThere           not found, or not any more (404, 410, 451)
+├─ Invalid            GitHub rejects the request (400, 422): send less
+└─ Unclear            no usable answer: a write may have happened
 
 Source: GitHub docs, "Rate limits for the REST API" and "Troubleshooting the REST API". A write that was refused
 by one of the first five has not happened.
@@ -29,13 +29,13 @@ MAX_BYTES: Final = 32 * 1024 * 1024
 """Largest answer that is read (bytes): a delivery carries up to 25 MB (GitHub docs, "Webhook events and payloads")."""
 
 _QUOTED: Final = 300
-"""How much of GitHub's own words an error repeats (characters)."""
+"""Longest quotation of GitHub's message in an error (characters)."""
 
 _SHORTEST_LIMIT_S: Final = 60.0
-"""How long to wait where GitHub says that there is a limit, and not until when (seconds; the docs' "at least one minute")."""
+"""Wait for a limit whose end GitHub doesn't name (seconds; the docs' "at least one minute")."""
 
 _LONGEST_LIMIT_S: Final = 3600.0
-"""How long to wait at most (seconds): a limit is counted by the hour, and a wrong clock must not silence a hub."""
+"""Longest wait for a limit (seconds). A limit is counted by the hour, and a wrong clock must not silence a hub."""
 
 _LIMIT_WORDS: Final = ("rate limit", "secondary rate", "abuse detection")
 
@@ -50,11 +50,11 @@ _NEXT: Final = re.compile(r'<([^>]*)>\s*;[^,<]*\brel="?next"?')
 
 
 class GithubError(RemoteError):
-    """GitHub, or something on the way to it, didn't do what was asked."""
+    """Failed call: GitHub, or something on the way to it, didn't do it."""
 
 
 class Limited(GithubError):
-    """Too many calls; `retry_at` is when the next one may be made, in seconds of the clock that was given."""
+    """Too many calls. `retry_at` is the time of the next permitted call, in seconds of the clock that was given."""
 
     def __init__(self, *, call: str, reason: str, retry_at: float) -> None:
         self.retry_at = retry_at
@@ -62,32 +62,32 @@ class Limited(GithubError):
 
 
 class NotPermitted(GithubError):
-    """GitHub refuses this (403): it is archived, locked or blocked, or the permission is missing."""
+    """Forbidden (403): the resource is archived, locked or blocked, or the permission is missing."""
 
 
 class NoPermission(NotPermitted):
-    """The list of what the token may do doesn't have this."""
+    """Permission that the token's own list of permissions lacks."""
 
 
 class NoCredential(NotPermitted):
-    """GitHub doesn't know us (401), or gives us no token to ask with."""
+    """Rejected credential (401), or no token from GitHub."""
 
 
 class NotThere(GithubError):
-    """It isn't there, has gone, has moved, or may not be seen (404, 410, 451, a redirect elsewhere)."""
+    """Resource not found, removed, moved or not visible (404, 410, 451, a redirect elsewhere)."""
 
 
 class Invalid(GithubError):
-    """GitHub doesn't take what was sent (400, 422, and what else is our mistake)."""
+    """Rejected request (400, 422, and other client errors)."""
 
 
 class Unclear(GithubError):
-    """No answer that counts: a connection's trouble, a deadline, a server's error. A write may have happened."""
+    """No usable answer: a connection error, a deadline, a server error. A write may have happened."""
 
 
 @frozen(kw_only=True)
 class Reply:
-    """What came back: `headers` with lower-case names, `body` as bytes."""
+    """Response: `headers` with lower-case names, `body` as bytes."""
 
     status: int
     headers: Mapping[str, str]
@@ -95,20 +95,20 @@ class Reply:
 
 
 def refuse_errors(call: str, reply: Reply, *, now: float) -> None:
-    """Return if the reply is a success.
+    """Raise the error that an unsuccessful reply means; return if it is a success.
 
     Args:
-        call: What was asked, in words that go after "cannot".
-        reply: What came back.
+        call: Description of the call, in words that go after "cannot".
+        reply: The response.
         now: The time, in seconds since the epoch.
 
     Raises:
         Limited: There have been too many calls.
-        NotPermitted: It is refused.
-        NoCredential: The credential doesn't count.
-        NotThere: It isn't there.
-        Invalid: It isn't taken.
-        Unclear: Nothing is known.
+        NotPermitted: It is forbidden.
+        NoCredential: The credential is rejected.
+        NotThere: The resource isn't found.
+        Invalid: The request is rejected.
+        Unclear: A write may have happened, or not.
     """
     status = reply.status
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
@@ -130,10 +130,10 @@ def refuse_errors(call: str, reply: Reply, *, now: float) -> None:
 
 
 def json_of(call: str, reply: Reply) -> Json:
-    """Return the JSON of a successful reply; None where GitHub has only taken note.
+    """Return the JSON of a successful reply; None for a 202 or 204 without a body.
 
     Raises:
-        Unclear: It has none, as where a proxy has answered.
+        Unclear: The body is no JSON, as where a proxy has answered.
     """
     if not reply.body and reply.status in (HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT):
         return None
@@ -147,19 +147,19 @@ def json_of(call: str, reply: Reply) -> Json:
 
 
 def ahead_s(headers: Mapping[str, str], now: float) -> float:
-    """Return how far GitHub's clock is ahead of this one (seconds; whole ones, because `Date` has no others)."""
+    """Return the lead of GitHub's clock over this one (whole seconds, because `Date` has no others)."""
     date = http_date(headers.get("date", ""))
     return 0.0 if date is None else date.timestamp() - now
 
 
 def next_page(headers: Mapping[str, str]) -> str:
-    """Return the address of the next page (RFC 8288), or nothing on the last one."""
+    """Return the address of the next page (RFC 8288); empty on the last one."""
     found = _NEXT.search(headers.get("link", ""))
     return found[1] if found else ""
 
 
 def _limit_s(reply: Reply, now: float) -> float | None:
-    """Return for how long there may be no further call (seconds), or None where no limit was reached."""
+    """Return the wait before the next call (seconds), or None where no limit was reached."""
     if reply.status not in (HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS):
         return None
     after = seconds(reply.headers.get("retry-after", ""))
@@ -167,7 +167,7 @@ def _limit_s(reply: Reply, now: float) -> float | None:
         return after
     reset = seconds(reply.headers.get("x-ratelimit-reset", ""))
     if reply.headers.get("x-ratelimit-remaining", "").strip() == "0" and reset:
-        # By GitHub's own clock, so that a wrong one here does no harm.
+        # The reset is a time of GitHub's clock, so a wrong one here does no harm.
         return reset - (now + ahead_s(reply.headers, now))
     said = _message(reply).lower()
     if reply.status == HTTPStatus.TOO_MANY_REQUESTS or any(
@@ -189,7 +189,7 @@ def _reason(reply: Reply) -> str:
 
 
 def _message(reply: Reply) -> str:
-    """Return what GitHub says of an error, with the fields that it doesn't take, as one short line."""
+    """Return GitHub's message about an error, with the fields that it rejects, as one short line."""
     try:
         document = json.loads(reply.body)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Everything about the hub's GitHub App that has to be right, asked one by one; nothing is changed."""
+"""Check of the hub's GitHub App: each thing that has to be right is read from GitHub; nothing is changed."""
 
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ from dispatchd.hub.github.transport import Call, Transport, transport
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _MOST_REPOSITORIES: Final = 50
-"""About how many repositories GitHub is asked (count)."""
+"""Most repositories that are checked (count)."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -37,7 +37,7 @@ async def check_app(
     now: Callable[[], float],
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Finding]:
-    """Yield what is found, in the order in which things have to work; `environment` names the proxy."""
+    """Yield the findings, in the order in which things have to work; `environment` names the proxy."""
     known = KnownSecrets()
     for finding in _secrets(settings):
         yield finding
@@ -58,7 +58,7 @@ async def check_app(
 
 
 def _secrets(settings: GithubSettings) -> Iterator[Finding]:
-    """Yield how the files with secrets are."""
+    """Yield the findings about the files with secrets."""
     good = [
         file
         for file in (settings.private_key_file, settings.token_file)
@@ -79,7 +79,7 @@ def _secrets(settings: GithubSettings) -> Iterator[Finding]:
 
 
 def _unusable(file: Path, key: str) -> str:
-    """Return why a file with a webhook's secret is no good, or an empty string."""
+    """Return the reason why a file with a webhook's secret is invalid; empty if it is valid."""
     try:
         read_secret(file, config_file=file, key=key)
     except ConfigError as error:
@@ -89,20 +89,20 @@ def _unusable(file: Path, key: str) -> str:
 
 @frozen
 class _Asked:
-    """What GitHub is asked."""
+    """Checks that need calls of GitHub."""
 
     settings: GithubSettings
     client: Client
     way: Transport
 
     async def token(self) -> AsyncIterator[Finding]:
-        """Ask with a token."""
+        """Yield the findings of a hub with a token."""
         yield Finding("app", Level.WARNING, _WITHOUT_APP)
         call = Call(name="ask GitHub with the token", path="rate_limit")
         try:
             await self.client.credentials.as_installation(0, call)
         except NotThere:
-            # A GitHub Enterprise Server without limits says so; it has taken the token.
+            # A GitHub Enterprise Server without rate limits answers 404; it has accepted the token.
             yield self._reached()
         except GithubError as error:
             yield Finding("api", Level.FAILED, str(error))
@@ -111,7 +111,7 @@ class _Asked:
             yield app_findings.of_clock(self.way.ahead_s)
 
     async def app(self) -> AsyncIterator[Finding]:
-        """Ask as the App."""
+        """Yield the findings of a hub that is an App."""
         try:
             app = await self.client.app()
         except GithubError as error:
@@ -167,7 +167,7 @@ class _Asked:
         return [*app_reach.of_installations(self.settings, app, found)]
 
     async def _repositories(self, _: Document) -> list[Finding]:
-        """Return which repositories that a rule names no installation covers; patterns can't be asked about."""
+        """Return the repositories of rules that no installation covers; GitHub can't look up patterns."""
         rules = {
             name: rule.name
             for rule in self.settings.rules
@@ -185,7 +185,7 @@ class _Asked:
         return found
 
     async def _uncovered(self, repository: str) -> str:
-        """Return why nothing of a repository comes in, or an empty string."""
+        """Return the reason why no event of a repository is received; empty if events are."""
         try:
             found = await self.client.repository_installation(repository)
         except NotThere:

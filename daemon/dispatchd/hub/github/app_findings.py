@@ -1,4 +1,4 @@
-"""What GitHub says about the hub's App, held against what the configuration needs: pure."""
+"""Comparison of the hub's App, as GitHub describes it, with what the configuration needs. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -28,7 +28,7 @@ from dispatchd.hub.github.settings import (
 )
 
 _CLOCK_S: Final = 30.0
-"""From which difference on the clocks are a warning (seconds); a JWT counts from 60 s before its making (keys.py)."""
+"""Largest difference of the clocks without a warning (seconds). A JWT is valid from 60 s before it was made (keys.py)."""
 
 _STATUSES: Final = "statuses"
 _MERGE_GROUP: Final = "merge_group"
@@ -36,7 +36,7 @@ _WILD: Final = "*?["
 
 
 def of_clock(ahead_s: float) -> Finding:
-    """Return how the hub's clock and GitHub's differ (seconds that GitHub's is ahead)."""
+    """Return the finding about the hub's clock; `ahead_s` is the lead of GitHub's (seconds)."""
     if abs(ahead_s) <= _CLOCK_S:
         return Finding("clock", Level.OK, "it is that of GitHub")
     which = "behind" if ahead_s > 0 else "ahead of"
@@ -45,7 +45,7 @@ def of_clock(ahead_s: float) -> Finding:
 
 
 def settings_page(settings: GithubSettings, app: Document) -> str:
-    """Return the address at which the App's owner changes it."""
+    """Return the address of the App's settings, for its owner."""
     owner = (
         f"/organizations/{text(app, 'owner', 'login')}"
         if text(app, "owner", "type") == "Organization"
@@ -55,10 +55,10 @@ def settings_page(settings: GithubSettings, app: Document) -> str:
 
 
 def of_permissions(settings: GithubSettings, app: Document) -> Iterator[Finding]:
-    """Yield which permissions the App lacks, each with what for, and which it doesn't need."""
+    """Yield the findings about the App's permissions: each missing one with its reason, and those that it doesn't need."""
     held, needed = access_of(app), permissions(settings)
     missing = lacking(needed, held)
-    # Then jobs show as commit statuses.
+    # Jobs show as commit statuses then.
     by_status = CHECKS in missing and covers(held.get(_STATUSES, ""), WRITE)
     for name in missing:
         why = _why(
@@ -87,7 +87,7 @@ def of_permissions(settings: GithubSettings, app: Document) -> Iterator[Finding]
 
 
 def of_events(settings: GithubSettings, app: Document) -> Iterator[Finding]:
-    """Yield which events the App isn't told, each with what for, and which it doesn't need."""
+    """Yield the findings about the App's events: each missing one with its reason, and those that it doesn't need."""
     needed = events(settings)
     # These come with the permission (GitHub docs, Webhook events and payloads: "are automatically subscribed").
     told = _names(app.get("events")) | {"check_run", "check_suite"} & set(needed)
@@ -107,7 +107,7 @@ def of_events(settings: GithubSettings, app: Document) -> Iterator[Finding]:
 def of_hook(
     settings: GithubSettings, app: Document, hook: Document
 ) -> Iterator[Finding]:
-    """Yield how the App's webhook is set."""
+    """Yield the findings about the App's webhook."""
     url, page = text(hook, "url"), settings_page(settings, app)
     if not url:
         words = f"it has no address, so there are no deliveries: set one, and Active, at {page}"
@@ -137,7 +137,7 @@ def of_hook(
 
 
 def of_rules(settings: GithubSettings) -> Iterator[Finding]:
-    """Yield what is odd about the rules."""
+    """Yield a warning for each doubtful rule."""
     found = [
         Finding("rules", Level.WARNING, f"rule {rule.name}: {words}")
         for rule in settings.rules

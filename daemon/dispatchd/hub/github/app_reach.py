@@ -1,4 +1,4 @@
-"""Where the hub's App is installed, and how its deliveries went, held against the configuration: pure."""
+"""Comparison of the App's installations and deliveries with the configuration. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -13,7 +13,7 @@ from dispatchd.hub.github.needs import covers, permissions
 from dispatchd.hub.github.settings import GithubSettings, Ingest, Rule
 
 _NAMED: Final = 3
-"""How many failed deliveries are named (count)."""
+"""Most failed deliveries that a finding names (count)."""
 
 _WHY_FAILED: Final[Mapping[int, str]] = {
     0: "nobody answered",
@@ -25,7 +25,7 @@ _WHY_FAILED: Final[Mapping[int, str]] = {
 def of_installations(
     settings: GithubSettings, app: Document, found: Sequence[Document]
 ) -> Iterator[Finding]:
-    """Yield where the App is installed, and what its owners there have to do."""
+    """Yield the findings about the App's installations, with what their owners have to do."""
     if not found:
         page = text(app, "html_url") or settings_page(settings, app)
         words = f"nobody has installed the App: {page}/installations/new"
@@ -83,13 +83,13 @@ def _of_owners(
 def of_deliveries(
     settings: GithubSettings, app: Document, items: Sequence[Document]
 ) -> Finding:
-    """Return how the newest deliveries went; `items` are newest first."""
+    """Return the finding about the newest deliveries; `items` are newest first."""
     if not items:
         words = f"none of the last {settings.retention_days:g} days: is the webhook Active? {settings_page(settings, app)} says so, the API doesn't"
         return Finding("deliveries", Level.WARNING, words)
     newest: dict[str, Document] = {}
     for item in items:
-        # The newest attempt of each counts.
+        # Newest first: the first attempt found is the newest of its delivery.
         newest.setdefault(text(item, "guid"), item)
     bad = [each for each in newest.values() if not _is_taken(each)]
     last = f"the newest is of {text(items[0], 'delivered_at')}"

@@ -1,4 +1,4 @@
-"""The hub as a GitHub App's back end: builds what speaks to GitHub, and runs it on one of the hub's processes."""
+"""Back end of a GitHub App: builds the parts that call GitHub, and runs their loops in one of the hub's processes."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,14 +22,14 @@ from dispatchd.hub.github.webhook import Webhook
 
 @frozen(kw_only=True)
 class Backend:
-    """What speaks to GitHub."""
+    """Parts that receive from GitHub or call it."""
 
     webhook: Webhook
     run_tokens: RunTokens
     publisher: Publisher
     resolver: Resolver
     poller: Poller | None
-    """None for a hub with a token, which has no deliveries to fetch."""
+    """Poller of deliveries; None for a hub with a token, which has none to fetch."""
     lock: Lock
 
     def routes(self) -> list[Route]:
@@ -37,7 +37,7 @@ class Backend:
         return [*self.webhook.routes(), *self.run_tokens.routes()]
 
     async def run(self) -> None:
-        """Do what only one process on a database may do, whenever this is the one."""
+        """Run the loops that only one process of a database may run, while this one holds the lock."""
         loops = [self.publisher.run, self.resolver.run]
         if self.poller is not None:
             loops.append(self.poller.run)
@@ -46,7 +46,7 @@ class Backend:
 
 @asynccontextmanager
 async def backend(desk: Desk, settings: GithubSettings) -> AsyncIterator[Backend]:
-    """Give the back end for the length of a block. Fails with ConfigError if the key, the token, certificates or proxy can't be used."""
+    """Yield the back end. Fails with ConfigError if the key, the token, certificates or proxy can't be used."""
     async with transport(
         settings, now=desk.now, known=desk.known, environment=desk.environment
     ) as way:

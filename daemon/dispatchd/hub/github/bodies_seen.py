@@ -1,6 +1,6 @@
-"""Bodies that webhooks have brought: the id of a delivery isn't signed, so a body that comes under another one is a replay.
+"""Replay protection of webhooks. The id of a delivery isn't signed, so a body that comes again under another id is a replay.
 
-Kept as marks, by the hash of the body, for as long as the deliveries of hooks.
+Bodies are stored as marks, by their hash, for as long as the deliveries of webhooks.
 """
 
 from typing import Final
@@ -12,18 +12,18 @@ from dispatchd.hub.schema import MARKS
 
 _PREFIX: Final = "webhook body "
 _BEHIND: Final = "webhook body!"
-"""What comes after every name with the prefix."""
+"""First name after those with the prefix, in the order of names."""
 
 _REPEATED: Final = frozenset(
     ("workflow_dispatch", "repository_dispatch", "check_run", "check_suite", "ping")
 )
-"""Events that people cause once more with the same payload to the byte: nothing in it says when they did."""
+"""Events that people can cause again with the same payload, byte for byte: it has no time in it."""
 
 
 def first_delivery(
     db: Connection, payload_hash: str, delivery_id: str, event: str
 ) -> str:
-    """Return under which other delivery id a body has come before; empty if it is new, or may come again."""
+    """Return the other delivery id under which a body came first; empty if it is new, or may come again."""
     query = select(MARKS.c.value).where(MARKS.c.name == _PREFIX + payload_hash)
     value = db.execute(query).scalar()
     if value is None:
@@ -37,7 +37,7 @@ def first_delivery(
 def note_body(
     db: Connection, payload_hash: str, delivery_id: str, event: str, *, now: float
 ) -> None:
-    """Keep that a body has come, unless that is known."""
+    """Store that a body has come, unless it is known."""
     insert = upsert(db, MARKS).values(
         name=_PREFIX + payload_hash, value=f"{_time(now)} {event} {delivery_id}"
     )
@@ -45,7 +45,7 @@ def note_body(
 
 
 def forget_bodies(db: Connection, before: float) -> None:
-    """Forget those that came before some time."""
+    """Delete the bodies that came before a time (seconds since the epoch)."""
     old = (
         MARKS.c.name > _PREFIX,
         MARKS.c.name < _BEHIND,
@@ -55,5 +55,5 @@ def forget_bodies(db: Connection, before: float) -> None:
 
 
 def _time(at: float) -> str:
-    """Return a time so that texts are in the order of times (seconds since the epoch)."""
+    """Return a time (seconds since the epoch) as a text that sorts as times do."""
     return f"{max(0, int(at)):012d}"

@@ -1,7 +1,7 @@
-"""Durable checks: what GitHub has been told of each job, and what it still has to be told (the outbox).
+"""Checks in the database: the last published state of each job, and what is pending (the outbox).
 
-A row is made with its job, in one transaction. Whoever changes a job's state marks its row as owed in that
-same transaction (`job_rows.write_job`); the publisher pays what is owed and is the only one who writes the rest.
+A row is made with its job, in one transaction. Each change of a job's state marks its row as pending (`owed`) in that
+same transaction (`job_rows.write_job`). The publisher publishes pending rows, and only it writes the other columns.
 """
 
 from collections.abc import Collection
@@ -28,22 +28,22 @@ from dispatchd.hub.model import ENDED, Check, HubJob, State
 from dispatchd.hub.schema import CHECKS, JOBS
 
 LONGEST_WAIT_S: Final = 3600.0
-"""How long a check waits at most for its next try (seconds)."""
+"""Longest wait of a check for its next try (seconds)."""
 
 _CHECK: Final = CHECKS.c
 _KEY: Final = (_CHECK.repository, _CHECK.sha, _CHECK.name)
 _CONCLUDING: Final = _CHECK.state.in_((*ENDED, State.NEEDS_ATTENTION))
-"""Somebody may wait for these to merge."""
+"""Checks that are published first: a merge may wait for them."""
 
 
 @frozen
 class Owed:
-    """A check about which GitHub may have to be told something, and its job as it is now."""
+    """Check that may be pending, and its job as it is now."""
 
     check: Check
     job: HubJob
     is_newest: bool = True
-    """Whether no newer job has a check of the same name on the same commit: GitHub counts what was made last."""
+    """True if no newer job has a check of the same name on the same commit: for GitHub the one made last counts."""
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -64,7 +64,7 @@ _UPDATE: Final = (
     .values(
         {
             **{name: bindparam(f"new_{name}") for name in _TOLD},
-            # The job may have moved on since it was looked at.
+            # The job's state may have changed since it was read.
             "owed": case((_MOVED, true()), else_=bindparam("new_owed")),
             "retry_at": case((_MOVED, 0.0), else_=bindparam("new_retry_at")),
         }
@@ -74,7 +74,10 @@ _UPDATE: Final = (
 
 @frozen
 class CheckStore:
-    """The checks of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+    """Checks of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
@@ -86,15 +89,15 @@ class CheckStore:
         without: Collection[tuple[str, str, str]] = (),
         closed: Collection[int] = (),
     ) -> list[Owed]:
-        """Return what is owed and due: conclusions first, and of each kind that which waits longest.
+        """Return the pending checks that are due: conclusions first, and within each group the longest wait first.
 
         Args:
-            now: The time.
-            limit: How many (count).
-            without: Keys (`Owed.key`) of which something is being told already.
-            closed: Installations that may not be told anything now.
+            now: The time (seconds since the epoch).
+            limit: Most checks to return (count).
+            without: Keys (`Owed.key`) that are being published already.
+            closed: Installations that may not be called now.
         """
-        # A clock that was set back must not keep anything waiting until it has caught up.
+        # A clock that was set back must not delay checks until it has caught up.
         is_due = or_(_CHECK.retry_at <= now, _CHECK.retry_at > now + 2 * LONGEST_WAIT_S)
         query = (
             _with_job()
@@ -115,7 +118,7 @@ class CheckStore:
             return found[0] if found else None
 
     def next_due_at(self, *, now: float) -> float | None:
-        """Return when something that is owed and not due yet is due, or None if nothing is."""
+        """Return the time at which the next pending check is due (seconds since the epoch), or None if none waits."""
         query = select(func.min(_CHECK.retry_at)).where(
             _CHECK.owed == true(), _CHECK.retry_at > now
         )
@@ -123,7 +126,7 @@ class CheckStore:
             return db.execute(query).scalar()
 
     def keep(self, check: Check, *, seen_state: str) -> None:
-        """Keep what has been told; it stays owed, and is due, if the job's state isn't the one seen any more."""
+        """Store what was published. The check stays pending, and is due, if the job's state is no longer `seen_state`."""
         found = asdict(check)
         values = {f"new_{name}": found[name] for name in (*_TOLD, "owed")}
         of = {"of_job": check.job_id, "seen_state": seen_state}
@@ -134,7 +137,7 @@ class CheckStore:
         self._database.write(work)
 
     def owed_count(self) -> tuple[int, int]:
-        """Return how many checks are owed, and of how many of these telling has failed (counts)."""
+        """Return the number of pending checks, and of those whose publication has failed (counts)."""
         failing = func.sum(case((_CHECK.failures > 0, 1), else_=0))
         query = select(func.count(), failing).where(_CHECK.owed == true())
         with self._database.snapshot() as db:

@@ -1,7 +1,7 @@
-"""The calls of GitHub's REST API that the hub makes; each fails with GithubError (answers.py).
+"""Calls of GitHub's REST API. Each fails with GithubError (answers.py).
 
 `installation` is the id of the App's installation that a repository belongs to, 0 where the hub has a token;
-`repository` is owner/name. What comes back is GitHub's own JSON unless it says otherwise.
+`repository` is owner/name. A call returns GitHub's own JSON unless its docstring says otherwise.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -19,7 +19,7 @@ Document = dict[str, Json]
 
 _PER_PAGE: Final = "100"
 _MOST_PAGES: Final = 50
-"""How many pages are read at most (count): 1,000 check runs of a name are 10."""
+"""Most pages that are read (count): 1,000 check runs of a name are 10."""
 
 _BRANCH: Final = "refs/heads/"
 
@@ -32,7 +32,7 @@ class CheckRun:
     external_id: str = ""
     conclusion: str = ""
     annotations: int = 0
-    """How many annotations it has (count)."""
+    """Annotations of the check run (count)."""
 
 
 @frozen(kw_only=True)
@@ -45,7 +45,7 @@ class Page:
 
 @frozen
 class Client:
-    """GitHub, as somebody who asks with the hub's credentials."""
+    """Client of GitHub's REST API with the hub's credentials."""
 
     credentials: Credentials
 
@@ -124,7 +124,7 @@ class Client:
     async def permission(
         self, installation: int, repository: str, login: str
     ) -> Document:
-        """Return what somebody may do to a repository: `permission`, `role_name`."""
+        """Return a user's permission in a repository: `permission`, `role_name`."""
         user = f"collaborators/{in_path(login)}/permission"
         path = f"{repository_path(repository)}/{user}"
         call = Call(name="read a permission", path=path)
@@ -159,7 +159,7 @@ class Client:
     async def react(
         self, installation: int, repository: str, comment_id: int, content: str
     ) -> None:
-        """React to a comment on an issue or pull request; `content` is GitHub's word, such as `eyes` or `-1`."""
+        """React to a comment on an issue or pull request; `content` is one of GitHub's names, such as `eyes` or `-1`."""
         path = f"issues/comments/{comment_id}/reactions"
         await self._react(installation, repository, path, content)
 
@@ -195,7 +195,7 @@ class Client:
         return await self._as_app(Call(name="read the App", path="app"))
 
     async def hook_config(self) -> Document:
-        """Return where the App's webhook leads."""
+        """Return the configuration of the App's webhook."""
         call = Call(name="read the App's webhook", path="app/hook/config")
         return await self._as_app(call)
 
@@ -233,7 +233,7 @@ class Client:
         return await self._as_app(call)
 
     async def redeliver(self, delivery_id: int) -> None:
-        """Let GitHub send a delivery of the App once more."""
+        """Make GitHub send a delivery of the App again."""
         path = f"app/hook/deliveries/{delivery_id}/attempts"
         await self.credentials.as_app(Call(name="redeliver", method="POST", path=path))
 
@@ -246,7 +246,7 @@ class Client:
         return _object(call, document)
 
     async def _pages(self, installation: int | None, call: Call) -> AsyncIterator[Json]:
-        """Yield every page of a list; as the App itself without an installation.
+        """Yield every page of a list. Without an installation the App itself is the caller.
 
         Raises:
             Unclear: The list doesn't end.
@@ -268,7 +268,7 @@ class Client:
 
 
 def _query(reply: Reply) -> dict[str, str]:
-    """Return the query of the next page; its host and path are ours, wherever the link leads."""
+    """Return the query of the next page. The link's host and path are ignored."""
     return dict(query_of(next_page(reply.headers)))
 
 

@@ -1,8 +1,8 @@
 """Commands in a comment: `/run NAME SHA` and `/cancel`, each on a line of its own.
 
-A line counts if it begins with the command (after at most three spaces, as Markdown has it, or a mention of
-somebody) and holds nothing that isn't part of it. So a sentence that mentions `/run deploy` is none, and
-neither is anything in a quotation, in code, or in a comment of HTML, which nobody sees.
+A line is a command if it begins with one (after at most three spaces, as in Markdown, or a mention of a user)
+and contains nothing else. A sentence that mentions `/run deploy` is no command. Nor is a line in a quotation,
+in code, or in an HTML comment, which is invisible.
 """
 
 import re
@@ -13,11 +13,11 @@ from typing import Final
 from attrs import define, frozen
 
 MOST_COMMANDS: Final = 10
-"""How many commands of a comment are carried out (count)."""
+"""Most commands of a comment that are executed (count)."""
 
 
 class Verb(StrEnum):
-    """What a command wants."""
+    """Verb of a command."""
 
     RUN = "run"
     CANCEL = "cancel"
@@ -25,12 +25,12 @@ class Verb(StrEnum):
 
 @frozen(kw_only=True)
 class Command:
-    """One command; without a name it means whatever a new commit of the pull request would start."""
+    """One command. Without a name it means the jobs that a new commit of the pull request would start."""
 
     verb: Verb
     name: str = ""
     sha: str = ""
-    """Full commit id that it is meant for, in lower case; empty where it names none."""
+    """Full id of the commit that it is meant for, in lower case; empty where it names none."""
 
 
 _LINE: Final = re.compile(
@@ -51,10 +51,10 @@ _FENCE: Final = re.compile(
 """The start or end of a block of code (CommonMark, 4.5), also one in a list."""
 
 _LEAST_INDENTED: Final = 4
-"""From here on an end isn't one, but for that of a block in a list (columns; CommonMark, 4.5)."""
+"""Indentation from which a fence ends no block, except one in a list (columns; CommonMark, 4.5)."""
 
 _RAW: Final = re.compile(r"<(pre|code|script|style|textarea)\b", re.IGNORECASE)
-"""What shows or hides its lines as they stand (CommonMark, 4.6)."""
+"""HTML elements that show or hide their lines unchanged (CommonMark, 4.6)."""
 
 _BREAK: Final = re.compile(r"\r\n|\n|\r")
 _HIDDEN: Final = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
@@ -90,7 +90,7 @@ def _spoken(body: str) -> Iterator[str]:
 class _Reader:
     """Reads a comment line by line.
 
-    Where it isn't certain, a line counts as code: a command can be written again, and not be taken back.
+    In doubt a line counts as code: a command can be written again, but can't be taken back.
     """
 
     _fence: re.Match[str] | None = None
@@ -115,11 +115,11 @@ class _Reader:
         return True
 
     def is_spoken(self, line: str) -> bool:
-        """Return whether a line that is in no block is said by the one who writes."""
+        """Return whether a line that is in no block is the author's own text: neither quoted nor code."""
         if not line.strip():
             self._quoted = self._in_span = False
             return False
-        # What follows a quoted line without a blank one belongs to it (CommonMark, 5.1, laziness).
+        # A line that follows a quoted one without a blank line belongs to the quotation (CommonMark, 5.1, laziness).
         self._quoted = self._quoted or line.lstrip(" ").startswith(">")
         spoken = not self._quoted and not self._in_span and "`" not in line
         self._in_span ^= bool(line.count("`") % 2)
@@ -127,7 +127,7 @@ class _Reader:
 
 
 def _is_span(fence: re.Match[str]) -> bool:
-    """Return whether it is code inside a line: backticks after backticks."""
+    """Return whether a fence is code inside a line: backticks after backticks."""
     return fence["mark"][0] == "`" and "`" in fence["rest"]
 
 

@@ -1,7 +1,7 @@
-"""How a job stands, in GitHub's words: the one table from state and cause to check run and commit status.
+"""GitHub's view of a job: the one table from state and cause to check run and commit status.
 
 Source: GitHub docs, "REST API endpoints for check runs" and "for commit statuses"; "About status checks": a check
-that is neutral or skipped lets a required check pass, so a job that never ran is never told as one of these.
+that is neutral or skipped lets a required check pass, so a job that never ran is never published as one of these.
 """
 
 from collections.abc import Mapping
@@ -39,16 +39,16 @@ INFRASTRUCTURE: Final[Mapping[str, str]] = MappingProxyType(
 
 @frozen(kw_only=True)
 class Standing:
-    """How a job stands: `told` is a check run's status while it goes on, else its conclusion."""
+    """State of a job for GitHub. `told` is the check run's status while the job goes on, else its conclusion."""
 
     told: str
     status: str
-    """The state of a commit status."""
+    """State of the commit status."""
     title: str
 
     @property
     def is_conclusion(self) -> bool:
-        """Whether a check run is completed by it."""
+        """True if it completes a check run."""
         return is_conclusion(self.told)
 
 
@@ -64,7 +64,7 @@ _GOING_ON: Final[Mapping[State, Standing]] = MappingProxyType(
         State.CLAIMED: Standing(told=QUEUED, status="pending", title="Queued"),
         State.ACCEPTED: Standing(told=IN_PROGRESS, status="pending", title="Running"),
         State.RUNNING: Standing(told=IN_PROGRESS, status="pending", title="Running"),
-        # A conclusion for GitHub, though the job goes on: it blocks a merge, and says that a person is needed.
+        # A conclusion for GitHub, though the job goes on: it blocks a merge, and shows that a person is needed.
         State.NEEDS_ATTENTION: Standing(
             told="action_required", status="pending", title="Needs attention"
         ),
@@ -79,7 +79,7 @@ _ENDED: Final[Mapping[State, Standing]] = MappingProxyType(
             told="cancelled", status="error", title="Superseded by a newer commit"
         ),
         State.REJECTED: Standing(told="failure", status="error", title="Rejected"),
-        # Only where GitHub has been told of it before; "skipped" would let a required check pass.
+        # Only where the job was published before; "skipped" would let a required check pass.
         State.IGNORED: Standing(told="cancelled", status="error", title="Not wanted"),
     }
 )
@@ -91,7 +91,7 @@ _PARTLY: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def standing(job: HubJob, *, partially_succeeded: str) -> Standing:
-    """Return how a job stands.
+    """Return the state of a job for GitHub.
 
     Args:
         job: The job.

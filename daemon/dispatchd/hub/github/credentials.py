@@ -1,4 +1,4 @@
-"""By what GitHub knows the hub: an App's key and the tokens of its installations, or one token in a file.
+"""GitHub authentication: an App's key and the tokens of its installations, or one token in a file.
 
 Source: GitHub docs, "Generating a JSON Web Token (JWT) for a GitHub App" and "Generating an installation access
 token". Tokens are opaque: GitHub changes their form and length.
@@ -27,18 +27,18 @@ from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import Call, Transport
 
 _EARLY_S: Final = 5 * 60.0
-"""How long before its end an installation's token is replaced (seconds)."""
+"""Remaining lifetime at which an installation's token is replaced (seconds)."""
 
 _ASKED_AGAIN_S: Final = 10 * 60.0
-"""How old an installation's token is at least when another is got for what it may do (seconds): an owner may have changed that."""
+"""Least age of an installation's token that is replaced to see changed permissions (seconds). An owner may have changed them."""
 
 _TOKEN_S: Final = 3600.0
-"""How long a token counts that doesn't say so (seconds; the docs' one hour)."""
+"""Lifetime of a token without an expiry in the answer (seconds; the docs' one hour)."""
 
 
 @define(kw_only=True)
 class Credentials:
-    """What the hub shows GitHub, and where tokens come from."""
+    """Credentials of the hub for GitHub: the App's JWT, and tokens."""
 
     transport: Transport
     key: AppKey | None = None
@@ -62,7 +62,7 @@ class Credentials:
         return cls(transport=transport, file=file)
 
     def jwt(self) -> str:
-        """Return what proves the App itself.
+        """Return a JWT that authenticates the App itself.
 
         Raises:
             NoCredential: The hub isn't an App.
@@ -76,9 +76,9 @@ class Credentials:
         """Return a token of an installation; without an App the only token there is.
 
         Raises:
-            NoCredential: There is none: the file, the key or the installation doesn't count any more.
+            NoCredential: There is none: the file, the key or the installation is no longer valid.
 
-        Fails with Limited or Unclear if GitHub can't be asked now.
+        Fails with Limited or Unclear if GitHub can't be called now.
         """
         if self.file is not None:
             try:
@@ -88,7 +88,7 @@ class Credentials:
         return (await self._installation_token(installation)).value
 
     async def may_write(self, installation: int, permission: str) -> bool | None:
-        """Return whether an installation's token may write something (GitHub's word for a permission); None if it doesn't say.
+        """Return whether an installation's token has a permission (GitHub's name) with write access; None if that isn't known.
 
         Fails like `token`.
         """
@@ -103,7 +103,7 @@ class Credentials:
         return token.permissions.get(permission) == WRITE
 
     def doubt(self, installation: int) -> None:
-        """Get another token next time, unless this one is new: what it may do may have changed."""
+        """Mint another token next time, unless this one is new: its permissions may have changed."""
         kept = self._tokens.get(installation)
         if kept is not None and self._github_now() - kept.minted_at >= _ASKED_AGAIN_S:
             del self._tokens[installation]
@@ -113,14 +113,14 @@ class Credentials:
             kept = self._tokens.get(installation)
             if kept is None or self._github_now() >= kept.expires_at - _EARLY_S:
                 kept = await self._mint(installation, {})
-                # The newest one replaces the one before, which no text can quote any more.
+                # Texts can quote only the newest token; redaction forgets the one before.
                 self.transport.known.forget(f"{OURS} {installation}")
                 self.transport.known.know(f"{OURS} {installation}", [kept.value])
                 self._tokens[installation] = kept
         return kept
 
     def drop(self, installation: int, token: str) -> None:
-        """Mint another token next time in place of one that GitHub didn't take."""
+        """Mint another token next time in place of one that GitHub rejected."""
         kept = self._tokens.get(installation)
         if kept is not None and kept.value == token:
             del self._tokens[installation]
@@ -128,17 +128,17 @@ class Credentials:
     async def run_token(
         self, installation: int, repository: int | str, permissions: Mapping[str, str]
     ) -> Token:
-        """Mint a token for one run, which is kept nowhere.
+        """Mint a token for one run; it is stored nowhere.
 
         Args:
             installation: The installation's id.
-            repository: The only one that it is for: its id, or its name without the owner.
-            permissions: All that it may do: permission -> `read` or `write`; at least one.
+            repository: The only repository of the token: its id, or its name without the owner.
+            permissions: All permissions of the token: permission -> `read` or `write`; at least one.
 
         Raises:
-            ValueError: It would be for everything.
+            ValueError: The token would not be limited: no repository, or no permissions.
 
-        Fails with GithubError if GitHub gives none.
+        Fails with GithubError if GitHub issues none.
         """
         if not repository or not permissions:
             message = "a run's token needs a repository and permissions"
@@ -164,15 +164,15 @@ class Credentials:
         except (Limited, Unclear, NoCredential):
             raise
         except GithubError as error:
-            # Else "not there" would be taken for an answer about what the token was wanted for.
+            # Else "not found" would look like an answer about the resource that the token is for.
             raise NoCredential(call=error.call, reason=error.reason) from error
         return self._token_of(call, document)
 
     async def as_app(self, call: Call) -> tuple[Json, Reply]:
-        """Make a call as the App itself, once more with a new JWT where the first isn't taken.
+        """Make a call as the App itself; repeat it once with a new JWT where the first is rejected.
 
         Raises:
-            NoCredential: The second isn't taken either.
+            NoCredential: The second is rejected too.
 
         Fails with GithubError otherwise.
         """
@@ -181,17 +181,17 @@ class Credentials:
         except NoCredential:
             if self.key is None:
                 raise
-            # A JWT has times in it, and the answer has told what GitHub's clock shows.
+            # A JWT contains times, and the answer has given the time of GitHub's clock.
             self.key.drop()
             return await self.transport.json(call, self.jwt())
 
     async def as_installation(
         self, installation: int, call: Call
     ) -> tuple[Json, Reply]:
-        """Make a call for an installation, once more with a new token where the first isn't taken.
+        """Make a call for an installation; repeat it once with a new token where the first is rejected.
 
         Raises:
-            NoCredential: The second isn't taken either.
+            NoCredential: The second is rejected too.
 
         Fails with GithubError otherwise.
         """

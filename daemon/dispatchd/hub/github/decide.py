@@ -1,4 +1,4 @@
-"""What becomes of a received job once GitHub has been asked: pure, with GitHub's answers as arguments."""
+"""Decision about a received job. Pure: GitHub's answers are arguments."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -16,38 +16,38 @@ _LADDER: Final = tuple(Permission)
 
 @frozen(kw_only=True)
 class Free:
-    """The job may be handed out, with what is known of it by now."""
+    """Decision that the job may be dispatched; `document` has its fields, now with those from GitHub."""
 
     document: dict[str, Json]
 
 
 @frozen(kw_only=True)
 class End:
-    """It may not: whoever asked isn't allowed to, or what they asked for can't be."""
+    """Decision that the job ends: the author of the command lacks the permission, or the command can't be executed."""
 
     reason: str
     is_denied: bool = False
-    """Whether nobody knows that who asked may: a stranger gets no words."""
+    """True if the author's permission isn't known to be enough. The reply has no words then."""
 
 
 Decision = Free | End
 
 
 def may(actual: str, needed: Permission) -> bool:
-    """Return whether a permission (GitHub's role name) is enough; a role that GitHub doesn't have isn't."""
+    """Return whether a permission (GitHub's role name) is enough; an unknown role isn't."""
     held = [each for each in _LADDER if each.value == actual]
     return bool(held) and _LADDER.index(held[0]) >= _LADDER.index(needed)
 
 
 def denied(event: GithubEvent, actual: str, needed: Permission) -> End:
-    """Return the end of what somebody asked for who isn't allowed to."""
+    """Return the end of a command whose author lacks the permission."""
     found = f"{event.actor} for {event.repository} is {actual or 'none'}"
     reason = f"the permission of {found}, and {needed.value} is needed"
     return End(reason=reason, is_denied=True)
 
 
 def needed_for(rule: Rule | None, *, from_fork: bool) -> Permission:
-    """Return what is needed to give a command; for None, to cancel."""
+    """Return the permission that a command of a rule needs; without a rule, that of a cancellation."""
     if rule is None:
         return Permission.WRITE
     if from_fork:
@@ -68,23 +68,23 @@ def decide(
 
     Args:
         rule: The rule.
-        name: The event that has brought the command.
+        name: The name of the command's event.
         payload: Its payload.
         document: The job's fields so far; its `sha` is the one that the command has named, or absent.
         pull: The pull request as it is now, as GitHub's API has it; None for a command under an issue.
-        permission: What whoever gave the command may do to the repository (GitHub's role name).
+        permission: The author's permission in the repository (GitHub's role name).
     """
     event = read_event(
         name, {**payload, "pull_request": pull} if pull else dict(payload)
     )
-    # Who wants it once more isn't who has written the comment.
+    # On a re-run the actor is the one who pressed the button, not the comment's author.
     event = evolve(event, actor=text(document, "actor_login") or event.actor)
     needed = needed_for(rule, from_fork=event.from_fork)
     if not may(permission, needed):
         return denied(event, permission, needed)
     if pull is None:
         if document.get("sha"):
-            # GitHub finds the commits of every fork in the repository itself.
+            # GitHub serves the commits of every fork from the repository itself, so the id could be a fork's.
             return End(reason="a command under an issue names no commit")
         return Free(document=document)
     obstacle = _obstacle(rule, event, pull, str(document.get("sha") or ""))
@@ -96,7 +96,7 @@ def decide(
 
 
 def _obstacle(rule: Rule, event: GithubEvent, pull: Json, sha: str) -> str:
-    """Return why somebody who may give the command doesn't get the job, or an empty string."""
+    """Return the reason why a permitted command gets no job; empty if it gets one."""
     if text(pull, "state") != "open":
         return f"pull request {event.pull_request} is not open"
     reason = mismatch_of_code(rule, event)

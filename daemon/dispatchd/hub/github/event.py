@@ -1,4 +1,4 @@
-"""What an event of GitHub says, read without trusting it: what isn't of the expected kind counts as absent."""
+"""Fields of a GitHub event, read from an untrusted payload: a value of an unexpected type counts as absent."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,16 +11,16 @@ from dispatchd.domain.job import Json
 from dispatchd.domain.payload import at, number, text
 
 LONGEST_TEXT: Final = 512
-"""What is kept of a name, a ref or a label (characters)."""
+"""Longest name, ref or label that is stored (characters); longer ones are cut."""
 
 _LARGEST_NUMBER: Final = 2**63 - 1
-"""Ids and numbers beyond it are none (contracts/README.md, limits)."""
+"""Largest id or number; a larger one counts as absent (contracts/README.md, limits)."""
 
 _BRANCH: Final = "refs/heads/"
 _TAG: Final = "refs/tags/"
 
 _PULL: Final = "refs/pull/"
-"""Below it GitHub has the code of every pull request, also of those from forks."""
+"""Prefix of the refs with the code of pull requests, also of those from forks."""
 
 _DEPENDABOT: Final = ("dependabot[bot]", "dependabot-preview[bot]")
 """Logins of GitHub's own bot for updates; others can't have them (GitHub's logins have no brackets)."""
@@ -32,31 +32,31 @@ COMMENT_EVENTS: Final = (
     "pull_request_review",
     "pull_request_review_comment",
 )
-"""Where commands can stand."""
+"""Events that can contain commands."""
 
 
 NAMES_A_REF: Final = (
     *("release", "create", "repository_dispatch", "workflow_dispatch"),
 )
-"""Events that name a ref, whose commit has to be asked for."""
+"""Events that name a ref; the hub looks up its commit."""
 
 
 @frozen(kw_only=True)
 class GithubEvent:
-    """An event, its fields in our words; an empty string, 0 and False are what it doesn't say."""
+    """An event with the hub's own field names. An empty string, 0 and False mean that the payload doesn't say."""
 
     name: str
-    """As in X-GitHub-Event."""
+    """Name of the event, as in X-GitHub-Event."""
     action: str = ""
     installation: int = 0
     repository: str = ""
-    """As owner/name."""
+    """Name of the repository, as owner/name."""
     repository_id: int = 0
     actor: str = ""
-    """Login of whoever has caused it."""
+    """Login of the user who caused the event."""
     actor_is_bot: bool = False
     by_dependabot: bool = False
-    """Whether the code is Dependabot's, or it has caused the event."""
+    """True if the code is Dependabot's, or Dependabot caused the event."""
     ref: str = ""
     sha: str = ""
     base_ref: str = ""
@@ -65,35 +65,35 @@ class GithubEvent:
     issue: int = 0
     comment_id: int = 0
     body: str = ""
-    """Of a comment or review."""
+    """Text of a comment or review."""
     author_app: int = 0
     """Id of the App that has written a comment."""
     labels: tuple[str, ...] = ()
-    """Those of the issue or pull request; only the new one where that is the event."""
+    """Labels of the issue or pull request; only the new one where the event is its addition."""
     is_draft: bool = False
     from_fork: bool = False
-    """Whether the code comes from a fork, or may do: where an event about a pull request doesn't say, it does."""
+    """True if the code comes from a fork, or if an event about a pull request doesn't say."""
     is_deleted: bool = False
-    """Whether a push has removed its ref."""
+    """True if a push has removed its ref."""
     message: str = ""
-    """Of the newest commit of a push."""
+    """Message of the newest commit of a push."""
     app: int = 0
     """Id of the App that a check belongs to."""
     external_id: str = ""
-    """Our own word for a check run."""
+    """External id of a check run, set by the hub."""
     changed_at: float = 0
-    """When a pull request was changed, as GitHub says (seconds since the epoch)."""
+    """Time of a pull request's last change, as GitHub says (seconds since the epoch)."""
     button: str = ""
-    """Which of our buttons was pressed on a check run."""
+    """Identifier of the hub's button that was pressed on a check run."""
 
     @property
     def is_on_pull_request(self) -> bool:
-        """Whether a comment stands under a pull request."""
+        """True if a comment is on a pull request."""
         return bool(self.pull_request)
 
 
 def read_event(name: str, payload: Json) -> GithubEvent:
-    """Return what the payload of an event says."""
+    """Return the event of a payload."""
     job = job_from_event("", "", name, payload)
     ref = _full_ref(payload, job.ref)
     review = text(payload, "review", "body")
@@ -130,13 +130,13 @@ def read_event(name: str, payload: Json) -> GithubEvent:
 
 
 def must_be_asked_about(document: Mapping[str, Json]) -> bool:
-    """Return whether an event's job is of one that doesn't say who may have it, or for which commit."""
+    """Return whether GitHub has to be asked about an event's job: the event lacks the actor's permission, or the commit."""
     name, sha = document.get("event_name"), document.get("sha")
     return is_by_comment(document) or name in NAMES_A_REF or (name == _PUSH and not sha)
 
 
 def asks_for_commit(event: GithubEvent) -> bool:
-    """Return whether GitHub has to be asked for the commit of an event's ref."""
+    """Return whether the commit of an event's ref has to be read from GitHub."""
     return not event.sha and bool(event.ref) and event.name in (*NAMES_A_REF, _PUSH)
 
 
@@ -146,7 +146,7 @@ def is_by_comment(document: Mapping[str, Json]) -> bool:
 
 
 def clean(value: str) -> str:
-    """Return a text of a stranger as it can be kept: Unicode, without NUL, not too long."""
+    """Return an untrusted text in a form that can be stored: Unicode, without NUL, cut to `LONGEST_TEXT`."""
     kept = value[:LONGEST_TEXT].encode(errors="replace").decode()
     return kept.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
@@ -164,7 +164,7 @@ def _time(value: str) -> float:
 
 
 def _full_ref(payload: Json, ref: str) -> str:
-    """Return a ref in full; some events name a branch or tag alone."""
+    """Return the full form of a ref; some events name only a branch or tag."""
     if ref.startswith("refs/"):
         return ref
     branch = text(payload, "branch") or text(payload, "workflow_run", "head_branch")
@@ -174,13 +174,13 @@ def _full_ref(payload: Json, ref: str) -> str:
 
 
 def _is_of_tag_object(name: str, ref: str, sha: str, payload: Json) -> bool:
-    """Return whether the push of a tag may name the tag object alone, and not the commit."""
+    """Return whether the push of a tag may name only the tag object, and not the commit."""
     of_tag = name == _PUSH and ref.startswith(_TAG)
     return of_tag and sha != text(payload, "head_commit", "id")
 
 
 def _has_no_commit(name: str, payload: Json) -> bool:
-    """Return whether a push leaves its ref with no commit: `after` is zeros alone."""
+    """Return whether a push leaves its ref without a commit: `after` is all zeros."""
     after = text(payload, "after")
     return name == _PUSH and bool(after) and not after.strip("0")
 
@@ -222,5 +222,5 @@ def _from_fork(payload: Json, ref: str) -> bool:
 
 
 def _same(head: Json, base: Json) -> bool:
-    """Return whether two repositories certainly are the same one: ids tell, because names change hands."""
+    """Return whether two repositories are certainly the same one, by their ids: names change owners."""
     return number(head, "id") is not None and number(head, "id") == number(base, "id")

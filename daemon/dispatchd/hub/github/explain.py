@@ -1,4 +1,4 @@
-"""What would become of an event, and why, without doing it: pure, for `dispatchd hub route`."""
+"""Dry run of an event: the jobs that it would make, and why. Pure, for `dispatchd hub route`."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -28,24 +28,24 @@ _LIKE_A_COMMAND: Final = re.compile(r"(?<![\w/])/(?:run|cancel)\b", re.IGNORECAS
 
 @frozen(kw_only=True)
 class Played:
-    """GitHub's answers, as if it had been asked."""
+    """Simulated answers of GitHub."""
 
     permission: str = ""
-    """What whoever gave the command may do (GitHub's role name); empty where that isn't played."""
+    """Permission of the command's author (GitHub's role name); empty if it isn't simulated."""
     pull: Json = None
-    """The pull request, as GitHub's API has it; None where that isn't played."""
+    """The pull request, as GitHub's API has it; None if it isn't simulated."""
 
 
 @frozen(kw_only=True)
 class Match:
-    """What a rule makes of an event: nothing, if it says why not."""
+    """Result of matching an event with a rule; the rule doesn't match if `why_not` isn't empty."""
 
     rule: Rule
     why_not: str
     by_command: bool = False
-    """Whether a command in the comment means it."""
+    """True if a command in the comment means the rule."""
     waits: bool = False
-    """Whether the event fits, and its code comes from a fork that somebody has to read first."""
+    """True if the rule matches, and the code comes from a fork that somebody has to read first."""
 
 
 @frozen(kw_only=True)
@@ -55,26 +55,26 @@ class Line:
     text: str
     command: Command | None
     rules: tuple[Rule, ...] = ()
-    """What the command may mean."""
+    """Rules that the command may mean."""
 
 
 @frozen(kw_only=True)
 class Outcome:
-    """What a step of the plan comes to."""
+    """Result of a step of the plan."""
 
     words: str
     asks: tuple[str, ...] = ()
-    """What GitHub would be asked first, in words."""
+    """Questions to GitHub that would come first, in words."""
     job: dict[str, Json] | None = None
-    """The job's fields as it would be queued; None where there is none."""
+    """Fields of the job as it would be queued; None where there is no job."""
     decision: str = ""
-    """What follows from the answers that are played; empty where none are."""
+    """Decision that follows from the simulated answers; empty where there are none."""
 
 
 def matches(
     event: GithubEvent, settings: GithubSettings, lines: Sequence[Line]
 ) -> Iterator[Match]:
-    """Yield what each rule makes of an event, in the configuration's order.
+    """Yield the match of each rule with an event, in the configuration's order.
 
     Args:
         event: The event.
@@ -95,13 +95,13 @@ def matches(
 
 
 def refusal(event: GithubEvent, settings: GithubSettings) -> str:
-    """Return why a comment's commands don't count at all, or an empty string."""
+    """Return the reason why all commands of a comment are ignored; empty if they aren't."""
     is_comment = event.name in COMMENT_EVENTS and event.body
     return refusal_of_comment(event, settings) if is_comment else ""
 
 
 def lines(event: GithubEvent, settings: GithubSettings) -> Iterator[Line]:
-    """Yield what in a comment is a command, or looks like one and is none."""
+    """Yield the lines of a comment that are commands, and those that only look like one."""
     if event.name not in COMMENT_EVENTS:
         return
     found = commands(event.body)
@@ -122,14 +122,14 @@ def outcomes(
     delivery_id: str,
     played: Played,
 ) -> Iterator[Outcome]:
-    """Yield what each step of a plan comes to.
+    """Yield the result of each step of a plan.
 
     Args:
         event: The event.
         payload: Its payload.
-        plan: What it asks for.
-        delivery_id: The delivery that has brought it, or an empty string.
-        played: GitHub's answers.
+        plan: The steps that it asks for.
+        delivery_id: The delivery of the event, or an empty string.
+        played: Simulated answers of GitHub.
     """
     for step in plan.steps:
         match step:
@@ -185,7 +185,7 @@ def _decision(
     fields: dict[str, Json],
     played: Played,
 ) -> tuple[str, dict[str, Json] | None]:
-    """Return what follows from the answers that are played, in words, and the job after it."""
+    """Return the decision that follows from the simulated answers, in words, and the job after it."""
     if not played.permission:
         return "", fields
     if event.is_on_pull_request and played.pull is None:

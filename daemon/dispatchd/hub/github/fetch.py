@@ -1,7 +1,7 @@
-"""What a walk has found, fetched and taken in, the oldest first.
+"""Fetching of the events that a walk has found: oldest first, each is read from GitHub and processed.
 
-Whether a failure is GitHub's or that of one delivery shows only when another one can be had. Until then all keep
-their order: an event that waits for GitHub is taken in before those that came after it.
+A failure may be GitHub's, or that of one delivery; the next delivery that can be fetched shows which. Until then all
+keep their order: an event that waits for GitHub is processed before those that came after it.
 """
 
 import math
@@ -25,23 +25,23 @@ from dispatchd.hub.model import Delivery, QueueFull, StorageBusy
 
 @frozen(kw_only=True)
 class Fetcher:
-    """Fetches events and takes them in."""
+    """Fetches events and passes them to the inbox."""
 
     desk: Desk
     settings: GithubSettings
     client: Client
     postponed: Postponed = field(factory=Postponed, init=False)
-    """What couldn't be had."""
+    """Events that couldn't be fetched."""
 
     async def fetch(self, walk: Walk) -> None:
-        """Take in what a walk has found; whatever is finished, or put off, leaves it.
+        """Fetch and process the events of a walk; those that are finished or postponed are removed from it.
 
         Raises:
             Limited: There were too many calls.
-            NoCredential: GitHub doesn't take what it is asked with.
-            GithubError: Something else is the matter.
+            NoCredential: GitHub rejects the credential.
+            GithubError: GitHub failed in another way.
 
-        Fails with QueueFull or StorageBusy where an event can't be taken in now.
+        Fails with QueueFull or StorageBusy if an event can't be processed now.
         """
         passed: list[Wanted] = []
         for wanted in walk.in_order():
@@ -52,24 +52,24 @@ class Fetcher:
             except GithubError:
                 passed.append(wanted)
                 if not self.postponed.may_pass([each.guid for each in passed]):
-                    # GitHub's own trouble, most likely.
+                    # Most likely a failure of GitHub itself.
                     raise
                 continue
-            # GitHub hands events out, so these are to be had now, or are themselves the matter.
+            # GitHub serves events again: those that failed before can be fetched now, or are themselves broken.
             for each in passed:
                 await self._try_again(walk, each)
             passed = []
             await self._finish(walk, wanted, document)
         for each in passed:
-            # They take part in the next walk, which has to begin for that.
+            # Postponed without a time limit, so that they take part in the next walk.
             self._put_off(walk, each, math.inf)
 
     async def _try_again(self, walk: Walk, wanted: Wanted) -> None:
-        """Fetch an event once more, or put it off.
+        """Fetch an event again, or postpone it.
 
         Raises:
             Limited: There were too many calls.
-            NoCredential: GitHub doesn't take what it is asked with.
+            NoCredential: GitHub rejects the credential.
         """
         try:
             document = await self._document(wanted)
@@ -81,7 +81,7 @@ class Fetcher:
             await self._finish(walk, wanted, document)
 
     async def _document(self, wanted: Wanted) -> Json:
-        """Return the first of an event's tries that is there with its payload, or None."""
+        """Return the first of an event's delivery attempts that GitHub has with its payload, or None."""
         for delivery_id in wanted.ids:
             try:
                 document = await self.client.delivery(delivery_id)
@@ -102,13 +102,13 @@ class Fetcher:
         del walk.found[wanted.guid]
 
     def _take(self, wanted: Wanted, document: Json) -> Taken:
-        """Take an event in, or note why it can't be. Blocks.
+        """Process an event, or store the reason why it can't be. Blocks.
 
-        Fails with QueueFull where it asks for a job and as many wait as may, and with StorageBusy.
+        Fails with QueueFull if the event asks for a job and the queue is full, and with StorageBusy.
         """
         passing = (QueueFull, StorageBusy, Unreadable)
         try:
-            # A bug that one delivery brings out must not stop all that come after it.
+            # A bug that one delivery triggers must not stop all later ones.
             with self.desk.bugs.contained(
                 "github deliveries", {"delivery": wanted.guid}, passing=passing
             ) as containment:
@@ -137,7 +137,7 @@ class Fetcher:
         del walk.found[wanted.guid]
 
     def ignored(self, about: Listed | Wanted, reason: str) -> Delivery:
-        """Return what is kept of an event that nothing is made of, with the reason."""
+        """Return the delivery to store for an event that makes no job, with the reason."""
         return Delivery(
             target=self.settings.target,
             id=about.guid,
@@ -151,7 +151,7 @@ class Fetcher:
 
     @property
     def ahead_s(self) -> float:
-        """How far GitHub's clock is ahead of the hub's, by its newest answer (seconds)."""
+        """Lead of GitHub's clock over the hub's, by GitHub's newest answer (seconds)."""
         return self.client.credentials.transport.ahead_s
 
     def github_now(self) -> float:

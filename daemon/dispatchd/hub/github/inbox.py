@@ -1,7 +1,7 @@
-"""An event and all that it asks for, durable in one transaction before anybody is told that it has come.
+"""Inbox of events. An event and all that it asks for are committed in one transaction, before anybody gets an answer.
 
-GitHub takes a success for good and never asks again, so the answer to a webhook is given after this. The same
-delivery a second time changes nothing, whether it comes by webhook or by polling.
+GitHub doesn't repeat a delivery after a success, so a webhook is answered after the commit. The same delivery
+a second time changes nothing, whether it comes by webhook or by polling.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ from dispatchd.hub.model import (
 )
 
 COMMIT_LENGTHS: Final = (40, 64)
-"""How many hex digits a commit's full id has (SHA-1, SHA-256)."""
+"""Lengths of a commit's full id (hex digits; SHA-1, SHA-256)."""
 
 
 @frozen(kw_only=True)
@@ -51,31 +51,34 @@ class Arrival:
 
 @frozen(kw_only=True)
 class Taken:
-    """What has become of an arrival; `jobs` are those that it has made or changed."""
+    """Result of an arrival; `jobs` are those that it made or changed."""
 
     delivery: Delivery
     is_duplicate: bool = False
     replay_of: str = ""
-    """The delivery with which the same body came first."""
+    """Id of the delivery with which the same body came first."""
     jobs: tuple[HubJob, ...] = ()
 
 
 @frozen
 class Inbox:
-    """Takes events in. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+    """Inbox of a hub.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     desk: Desk
 
     def take(self, arrival: Arrival, plan: Plan, *, by_hook: bool = False) -> Taken:
-        """Keep an event durably and do what it asks for; nothing, if it is known.
+        """Store an event and do what it asks for; do nothing if it is known.
 
         Args:
             arrival: The event.
-            plan: What it asks for.
-            by_hook: Whether its id is only what the sender of a webhook says: then the same body under another id
-                is a replay. Nothing is kept of one, so that it is still taken in if GitHub lists that id.
+            plan: The steps that it asks for.
+            by_hook: True if the id comes from the sender of a webhook alone. The same body under another id is a replay
+                then. Nothing of a replay is stored, so that the event is still processed if GitHub lists that id.
 
-        Fails with QueueFull if it asks for a job and as many wait as may.
+        Fails with QueueFull if it asks for a job and the queue is full.
         """
         return self.desk.database.write(
             lambda db: self._take(db, arrival, plan, by_hook=by_hook)
@@ -128,7 +131,7 @@ class Inbox:
 
 @frozen(kw_only=True)
 class _Done:
-    """What a step came to: a job that it has made or changed, and words for what the plan couldn't know."""
+    """Result of a step: the job that it made or changed, and words about what the plan couldn't know."""
 
     job: HubJob | None = None
     is_new: bool = False
@@ -137,7 +140,7 @@ class _Done:
 
 @frozen(kw_only=True)
 class _Work:
-    """One transaction's work."""
+    """Execution of a plan's steps in one transaction."""
 
     db: Connection
     desk: Desk
@@ -179,7 +182,7 @@ class _Work:
             return _Done(words=f"there is no job {job_id} for it (any more)")
         if again:
             check = shown.check
-            # Of several of a name it is the newest that people see.
+            # Of several checks with a name people see the newest.
             names = check.repository, self.arrival.event.repository
             of_commit = checks_of(self.db, check.sha, *names)
             same = [each for each in of_commit if each.check.name == check.name]
@@ -194,7 +197,7 @@ class _Work:
 
     def _suite(self, sha: str) -> Iterator[_Done]:
         of_commit = checks_of(self.db, sha, self.arrival.event.repository)
-        # None under this name, so perhaps under an earlier one.
+        # No checks under this repository name; there may be some under an earlier one.
         of_commit = of_commit or checks_of(self.db, sha)
         newest = {
             each.check.name: each for each in of_commit if self._is_of_repository(each)
@@ -203,13 +206,13 @@ class _Work:
             yield _Done(words="there is no job for this commit (any more)")
         for name, each in newest.items():
             if is_by_comment(each.job.document):
-                # Who wants all checks once more doesn't want a deployment.
+                # A re-run of all checks must not start a deployment.
                 yield _Done(words=f"{name} was started by a comment, and only by one")
             else:
                 yield self._again(each)
 
     def _is_of_repository(self, shown: Owed) -> bool:
-        """Return whether a check is of the event's repository, also under another name: it is its id."""
+        """Return whether a check is of the event's repository. The id decides where it is known: names change."""
         event, known = self.arrival.event, shown.job.document.get("repository_id")
         if known and event.repository_id:
             return known == event.repository_id
@@ -279,7 +282,7 @@ class _Work:
 
 
 def check_for(document: dict[str, Json], name: str) -> Check | None:
-    """Return what shows a job at GitHub, or None for one that is about no commit."""
+    """Return the check that shows a job at GitHub, or None for a job without a commit."""
     sha = str(document.get("sha") or "")
     if len(sha) not in COMMIT_LENGTHS:
         return None

@@ -1,6 +1,6 @@
-"""What can be told of an event by its name and action alone: that nothing can want it.
+"""Early filter of events: those that no rule can want, by name and action alone.
 
-GitHub's list of deliveries says no more than that, and each payload costs a call.
+GitHub's list of deliveries has no more than these, and each payload costs a call.
 """
 
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ NEW: Final[Mapping[str, str]] = MappingProxyType(
         "pull_request_review": "submitted",
     }
 )
-"""The action of a comment that hasn't been there before, by its event."""
+"""Event -> action that means a new comment."""
 
 AGAIN: Final = "rerequested"
 PRESSED: Final = "requested_action"
-"""What somebody wants of a check run: it once more, or what one of its buttons says."""
+"""Actions of a check run: a re-run, or one of its buttons."""
 
 PING: Final = "GitHub asks whether this hub is there; it is"
 OF_A_CHECK: Final = "it only says what became of a check"
@@ -29,10 +29,10 @@ OF_CHECKS: Final = "it only says what became of checks"
 
 
 def idle(name: str, action: str, settings: GithubSettings) -> str:
-    """Return why no event of a name and action asks for anything, or an empty string where one may.
+    """Return the reason why no event with a name and action asks for anything; empty if one may.
 
-    What is refused here `routing.route` refuses as well, whatever else the event says. Without an action, which
-    the list may leave out, its name alone decides.
+    `routing.route` ignores every event that is refused here, whatever its payload. The list may leave out the action;
+    the name alone decides then.
     """
     match name:
         case "ping":
@@ -42,7 +42,7 @@ def idle(name: str, action: str, settings: GithubSettings) -> str:
         case "check_suite":
             return "" if action in ("", AGAIN) else OF_CHECKS
         case _ if name in NEW and action in ("", NEW[name]):
-            # It may hold a command.
+            # It may contain a command.
             return ""
         case _:
             why = {

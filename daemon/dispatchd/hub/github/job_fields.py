@@ -1,4 +1,4 @@
-"""From an event and what it asks for to the fields of the job: pure, for the inbox and for `dispatchd hub route`."""
+"""Fields of the job that an event asks for. Pure, for the inbox and for `dispatchd hub route`."""
 
 from dispatchd.domain.job import CANCEL, Json
 from dispatchd.hub.github.event import GithubEvent
@@ -9,12 +9,12 @@ from dispatchd.hub.github.routing import Cancel, Run
 def job_fields(
     event: GithubEvent, delivery_id: str, step: Run | Cancel
 ) -> dict[str, Json]:
-    """Return what a job says, without its id and without what is empty.
+    """Return the fields of a job, without its id and without empty ones.
 
     Args:
         event: The event.
-        delivery_id: The delivery that has brought it (X-GitHub-Delivery).
-        step: What it asks for.
+        delivery_id: The event's delivery (X-GitHub-Delivery).
+        step: The step that it asks for.
     """
     found: dict[str, Json] = {
         "installation_id": event.installation,
@@ -42,6 +42,6 @@ def _own(event: GithubEvent, step: Run | Cancel) -> dict[str, Json]:
     if command is None:
         fields["from_fork"] = is_untrusted(rule, event)
     else:
-        # Which commit that is meant for, until GitHub has said which one it is.
+        # The commit that the command names; GitHub's answer replaces it later.
         fields |= {"command": command.name, "sha": command.sha}
     return fields

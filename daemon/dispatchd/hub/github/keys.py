@@ -1,4 +1,4 @@
-"""The files by which GitHub knows the hub: an App's private key, or a token."""
+"""Credential files for GitHub: an App's private key, or a token."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,33 +13,33 @@ from dispatchd.errors import ConfigError, Problem
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _BACKDATED_S: Final = 60.0
-"""How long before its making a JWT begins to count (seconds), for a clock that is ahead."""
+"""Time by which a JWT's issue time is set back (seconds), for a clock that is ahead."""
 
 _JWT_S: Final = 9 * 60.0
-"""How long a JWT counts (seconds); GitHub takes at most 10 minutes."""
+"""Lifetime of a JWT (seconds); GitHub accepts at most 10 minutes."""
 
 _RENEWED_S: Final = 2 * 60.0
-"""How long before its end a JWT is replaced (seconds)."""
+"""Remaining lifetime at which a JWT is replaced (seconds)."""
 
 _UNREADABLE: Final = "must be a readable file ({})"
 
 OURS: Final = "github"
-"""Who knows the App's key, or the token in the file, among the known secrets."""
+"""Owner of the App's key, or of the token in the file, among the known secrets."""
 
 
 @frozen(kw_only=True)
 class Token:
-    """A token, and when it ends (seconds since the epoch, by GitHub's clock; 0 = not known)."""
+    """A token with its expiry (seconds since the epoch, by GitHub's clock; 0 = not known)."""
 
     value: str = field(repr=False)
     expires_at: float = 0
     minted_at: float = 0
     permissions: Mapping[str, str] = field(factory=dict)
-    """What it may do, in GitHub's words: permission -> `read` or `write`; empty = not known."""
+    """Permissions of the token, with GitHub's names: permission -> `read` or `write`; empty = not known."""
 
 
 class AppKey:
-    """An App's private key, and the JWT made with it that is in use."""
+    """An App's private key, and the JWT in use that was made with it."""
 
     def __init__(self, app_id: int, key: RSAPrivateKey, known: KnownSecrets) -> None:
         self._app_id, self._key, self._known = app_id, key, known
@@ -60,7 +60,7 @@ class AppKey:
         return cls(app_id, key, known)
 
     def jwt(self, now: float) -> str:
-        """Return a JWT that counts now (seconds since the epoch, by GitHub's clock)."""
+        """Return a JWT that is valid at `now` (seconds since the epoch, by GitHub's clock)."""
         if now >= self._jwt.expires_at - _RENEWED_S:
             expires_at = now + _JWT_S
             claims = {
@@ -81,7 +81,7 @@ class AppKey:
 
 @define
 class TokenFile:
-    """A token in a file, which is read anew when the file changes."""
+    """A token in a file; it is read again when the file changes."""
 
     _file: Path
     _known: KnownSecrets

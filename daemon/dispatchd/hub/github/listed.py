@@ -1,4 +1,4 @@
-"""Deliveries as GitHub's API has them: an entry of the list, and the event in one that was fetched.
+"""Deliveries in GitHub's API: an entry of the list, and the event of a delivery that was fetched.
 
 Source: GitHub docs, "REST API endpoints for GitHub App webhooks"; the schemas hook-delivery-item and hook-delivery
 of its OpenAPI description. Times are seconds since the epoch by GitHub's clock.
@@ -22,35 +22,35 @@ from dispatchd.hub.github.webhook import kept_headers
 
 @frozen(kw_only=True)
 class Listed:
-    """An entry of the list: one try to deliver an event."""
+    """An entry of the list: one attempt to deliver an event."""
 
     id: int
-    """Of the try: 12 digits until February 2026, 19 since then, so that ids tell nothing of age."""
+    """Id of the attempt: 12 digits until February 2026, 19 since then, so the order of ids isn't that of ages."""
     guid: str
-    """Of the event, the same for every try."""
+    """Id of the event, the same for every attempt."""
     delivered_at: float
     event: str = ""
     action: str = ""
-    """Empty where the event has none, or the list doesn't say."""
+    """Action of the event; empty where it has none, or the list leaves it out."""
     installation: int = 0
     status_code: int = 0
-    """What the hook's URL has answered; 0 where it couldn't be reached."""
+    """Status of the webhook's answer; 0 where it couldn't be reached."""
 
     @property
     def was_taken(self) -> bool:
-        """Whether the hook's URL has answered with a success."""
+        """True if the webhook's answer was a success."""
         return HTTPStatus.OK <= self.status_code < HTTPStatus.MULTIPLE_CHOICES
 
 
 class Unreadable(Exception):
-    """There is an event, and it can't be understood; says why."""
+    """Event that can't be parsed, with the reason."""
 
 
 def read_page(items: list[dict[str, Json]], *, now: float) -> list[Listed]:
     """Return the entries of a page in its order.
 
-    One without id or GUID can't be asked for, and is left out. One whose time can't be read stands where its
-    neighbour does; `now` is for the first.
+    An entry without id or GUID can't be fetched, and is left out. An entry with an invalid time gets that of the entry
+    before it; the first one gets `now`.
     """
     found: list[Listed] = []
     for item in items:
@@ -84,7 +84,7 @@ def _seconds(given: str, otherwise: float) -> float:
 
 
 def has_payload(document: Json) -> bool:
-    """Return whether GitHub has the payload of a delivery that was fetched; it may come later."""
+    """Return whether a delivery that was fetched has its payload; GitHub may have it later."""
     return at(document, "request", "payload") not in (None, "")
 
 
@@ -94,11 +94,11 @@ def arrival(target: str, guid: str, event: str, document: Json) -> Arrival:
     Args:
         target: The hook (`Delivery.target`).
         guid: The event's id.
-        event: Its name, where the document has none.
-        document: As GitHub's API has it; the payload is an object, or its text.
+        event: The event's name, for a document without one.
+        document: The delivery, as GitHub's API has it; the payload is an object, or its text.
 
     Raises:
-        Unreadable: Its payload is none of an event.
+        Unreadable: Its payload is no JSON object.
     """
     given = at(document, "request", "payload")
     payload_text = given if isinstance(given, str) else _as_text(given)
@@ -123,7 +123,7 @@ def arrival(target: str, guid: str, event: str, document: Json) -> Arrival:
 
 
 def _as_text(payload: Json) -> str:
-    """Return a payload as GitHub would send it: without spaces, and in UTF-8 wherever that can be."""
+    """Return a payload as GitHub would send it: without spaces, and in UTF-8 where possible."""
     found = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
     # Half of a surrogate pair can only be written as an escape.
     return found if _is_unicode(found) else json.dumps(payload, separators=(",", ":"))

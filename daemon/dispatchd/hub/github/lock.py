@@ -1,9 +1,9 @@
-"""The one lock of a database: of all hub processes on it only its holder speaks to GitHub by itself.
+"""Leader lock of a database: of all its hub processes only the holder calls GitHub on its own initiative.
 
 PostgreSQL: an advisory lock of a session of its own, which the server frees when the session ends (PostgreSQL
-docs, 13.3.5), so that a pooler in transaction mode must not stand between. SQLite: flock(2) on a file beside
-the database, which the kernel frees. A holder that can't be heard of any more may go on for as long as it takes
-it to notice, at most `_LOOK_S + _DEAD_S`; what is done under the lock has to bear that.
+docs, 13.3.5). No pooler in transaction mode may be between. SQLite: flock(2) on a file beside the database, which
+the kernel frees. A holder that is cut off goes on until it notices, at most `_LOOK_S + _DEAD_S`. Work under the
+lock has to tolerate a second holder for that time.
 """
 
 import fcntl
@@ -24,23 +24,23 @@ from dispatchd.hub.database import Database
 Loop = Callable[[], Coroutine[Any, Any, None]]
 
 AGAIN_S: Final = 2.0
-"""How long after a try that found it taken the next one is made (seconds)."""
+"""Wait between two attempts to get the lock (seconds)."""
 
 _LOOK_S: Final = 2.0
-"""How often the holder makes sure that it still has it (seconds); a closed connection is noticed at once."""
+"""Interval of the holder's checks that it still has the lock (seconds); a closed connection is noticed at once."""
 
 _DEAD_S: Final = 5.0
-"""How long the server may take to say so (seconds)."""
+"""Time limit of the server's answer to such a check (seconds)."""
 
 _KEY: Final = 0x64697371
-"""The advisory lock's number; any that nobody else uses would do."""
+"""Number of the advisory lock; arbitrary, but not used by others."""
 
 
 class Held(Protocol):
-    """A lock that this process has."""
+    """A lock that this process holds."""
 
     async def lost(self) -> None:
-        """Return once it isn't ours any more."""
+        """Return once this process no longer holds it."""
         ...
 
 
@@ -52,10 +52,10 @@ class Lock:
     bugs: BugFence
 
     async def run_while_held(self, *loops: Loop) -> Never:
-        """Run loops whenever this process has the lock, and try to get it while it hasn't.
+        """Run loops whenever this process holds the lock, and try to get it while it doesn't.
 
         Args:
-            loops: Each is started anew each time the lock is had, and cancelled when it is lost.
+            loops: Started each time the lock is got, and cancelled when it is lost.
         """
         await self.bugs.rounds("github lock", partial(self._round, loops))
 
@@ -75,9 +75,9 @@ class Lock:
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[Held | None]:
-        """Give the lock for the length of the block, or None where another process has it or nobody can have it."""
+        """Yield the lock, held until the block ends; None if another process holds it or it is unavailable."""
         if self.database.is_shared:
-            # With the driver of PostgreSQL, which SQLite doesn't need.
+            # It imports the driver of PostgreSQL, which SQLite doesn't need.
             from dispatchd.hub.github.session_lock import session_lock  # noqa: PLC0415
 
             async with session_lock(
@@ -92,7 +92,7 @@ class Lock:
 @frozen
 class _Flocked:
     async def lost(self) -> None:
-        # Nobody can take it away.
+        # A lock of flock(2) can't be lost.
         await anyio.sleep_forever()
 
 
@@ -100,7 +100,7 @@ class _Flocked:
 async def _file_lock(database: Database) -> AsyncIterator[Held | None]:
     name = database.engine.url.database
     if not name or name == ":memory:":
-        # Nobody else can have that database.
+        # No other process can open that database.
         yield _Flocked()
         return
     descriptor = await anyio.to_thread.run_sync(_flocked, f"{name}-github.lock")
@@ -112,9 +112,9 @@ async def _file_lock(database: Database) -> AsyncIterator[Held | None]:
 
 
 def _flocked(path: str) -> int | None:
-    """Return the descriptor of a file that is locked by it, or None where another process has it locked."""
+    """Return the descriptor that holds the lock of a file, or None if another process holds it."""
     try:
-        # It goes on existing: who removes it while another waits for it makes two locks of one.
+        # The file is never removed: removing it while another process waits would make two locks of one.
         descriptor = os.open(Path(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         structlog.get_logger().warning("github_lock_unusable", error=error.strerror)

@@ -1,4 +1,4 @@
-"""An App's manifest, from which GitHub makes the App: pure (GitHub docs, Registering a GitHub App from a manifest)."""
+"""Manifest of an App, from which GitHub makes the App (GitHub docs, Registering a GitHub App from a manifest). Pure."""
 
 import json
 from collections.abc import Mapping
@@ -37,15 +37,15 @@ _PAGE: Final = """\
 def manifest(
     settings: GithubSettings, *, name: str, webhook_url: str, redirect_url: str
 ) -> dict[str, Json]:
-    """Return the manifest of an App that has what a configuration needs, and no more.
+    """Return the manifest of an App with all that a configuration needs, and no more.
 
     Args:
         settings: The configuration.
-        name: The App's name, which the person who registers it can still change.
-        webhook_url: Where GitHub sends events; empty for `public_url` and the hub's path.
-        redirect_url: Where the browser goes afterwards, with the code in its address.
+        name: The App's name; the person who registers it can still change it.
+        webhook_url: Address for GitHub's events; empty for `public_url` and the hub's path.
+        redirect_url: Address to which the browser goes afterwards, with the code in its query.
 
-    Fails with UsageError if GitHub would not take it.
+    Fails with UsageError if GitHub would reject it.
     """
     _check_name(name)
     url = webhook_url or expected_url(settings)
@@ -53,7 +53,7 @@ def manifest(
     return {
         "name": name,
         "url": settings.public_url or _origin(url),
-        # A hook that isn't active has no deliveries, so none could be polled either.
+        # A webhook that isn't active has no deliveries, so none could be polled either.
         "hook_attributes": {"url": url, "active": True},
         "redirect_url": redirect_url,
         "public": False,
@@ -63,12 +63,12 @@ def manifest(
 
 
 def expected_url(settings: GithubSettings) -> str:
-    """Return where GitHub has to send events, or nothing where the configuration doesn't say."""
+    """Return the address to which GitHub has to send events; empty if the configuration has no `public_url`."""
     return settings.public_url and settings.public_url.rstrip("/") + WEBHOOK_PATH
 
 
 def website(api_url: str) -> str:
-    """Return the address for people that belongs to the API's (GitHub docs, Getting started with the REST API)."""
+    """Return the address of GitHub's website for that of its API (GitHub docs, Getting started with the REST API)."""
     found = urlsplit(api_url)
     host = found.netloc
     # api.github.com, api.NAME.ghe.com; a GitHub Enterprise Server has its API below its own address.
@@ -78,7 +78,7 @@ def website(api_url: str) -> str:
 
 
 def form_url(api_url: str, organization: str) -> str:
-    """Return where the form with the manifest has to be posted; an empty organization is one's own account."""
+    """Return the address to which the form with the manifest is posted; an empty organization is one's own account."""
     owner = f"/organizations/{in_path(organization)}" if organization else ""
     return f"{website(api_url)}{owner}/settings/apps/new"
 
@@ -94,7 +94,7 @@ def form_page(document: Mapping[str, Json], url: str) -> str:
 
 
 def code_of(text: str) -> str:
-    """Return the code in what a person has copied: the code itself, or the address that has it."""
+    """Return the code from a text that a person copied: the code itself, or the address with it."""
     for pair in urlsplit(text.strip()).query.split("&"):
         key, _, value = pair.partition("=")
         if key == "code":

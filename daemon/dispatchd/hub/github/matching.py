@@ -1,4 +1,4 @@
-"""Whether a rule wants an event, and why not: pure."""
+"""Matching of events with rules, with the reason where one doesn't match. Pure."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -17,11 +17,11 @@ _USUAL_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "workflow_run": ("completed",),
     }
 )
-"""The actions that count where a rule names none; of any other event all do."""
+"""Default actions of a rule that names none; of any other event all actions match."""
 
 
 def mismatch(rule: Rule, event: GithubEvent) -> str:
-    """Return why a rule doesn't want an event, or an empty string."""
+    """Return the reason why a rule doesn't match an event; empty if it does."""
     return (
         mismatch_of_name(rule, event.name, event.action)
         or mismatch_of_repository(rule, event)
@@ -31,7 +31,7 @@ def mismatch(rule: Rule, event: GithubEvent) -> str:
 
 
 def mismatch_of_name(rule: Rule, name: str, action: str) -> str:
-    """Return why a rule doesn't want events of a name and action, or an empty string."""
+    """Return the reason why a rule doesn't match events of a name and action; empty if it does."""
     if not is_for(rule, name):
         return _not_for(name)
     actions = _actions(rule, name)
@@ -46,7 +46,7 @@ def is_for(rule: Rule, name: str) -> bool:
 
 
 def why_none(name: str, why: Mapping[str, str]) -> str:
-    """Return in words why no rule wants an event; `why` has each rule's name and reason."""
+    """Return the reason why no rule matches an event, in words; `why` has each rule's name and reason."""
     near = [
         f"{rule}: {reason}" for rule, reason in why.items() if reason != _not_for(name)
     ]
@@ -54,7 +54,7 @@ def why_none(name: str, why: Mapping[str, str]) -> str:
 
 
 def mismatch_of_code(rule: Rule, event: GithubEvent) -> str:
-    """Return why a rule doesn't want what an event is about, whatever has happened to it, or an empty string."""
+    """Return the reason why a rule doesn't match the code or subject of an event, whatever the action; empty if it does."""
     ref = event.base_ref or event.ref
     if rule.refs and not any(_fits(each, rule.refs) for each in (ref, _short(ref))):
         return f"the ref {ref or '(none)'} isn't one of {', '.join(rule.refs)}"
@@ -68,8 +68,8 @@ def mismatch_of_code(rule: Rule, event: GithubEvent) -> str:
 
 
 def mismatch_of_repository(rule: Rule, event: GithubEvent) -> str:
-    """Return why a rule isn't for an event's repository, or an empty string."""
-    # GitHub takes names in any case, and tells them in their owner's.
+    """Return the reason why a rule doesn't match an event's repository; empty if it does."""
+    # GitHub accepts names in any case, and sends them in their owner's spelling.
     patterns = tuple(each.lower() for each in rule.repositories)
     if _fits(event.repository.lower(), patterns):
         return ""
@@ -77,14 +77,14 @@ def mismatch_of_repository(rule: Rule, event: GithubEvent) -> str:
 
 
 def _mismatch_of_actor(rule: Rule, event: GithubEvent) -> str:
-    # GitHub's own bot asks for the checks of a merge group, which without an answer hangs.
+    # GitHub's own bot requests the checks of a merge group; without an answer the merge queue hangs.
     if event.actor_is_bot and not rule.bots and event.name != MERGE_GROUP:
         return f"{event.actor} is a bot"
     return ""
 
 
 def is_untrusted(rule: Rule, event: GithubEvent) -> bool:
-    """Return whether a rule's job of an event is to have no secrets: it runs what nobody here has written."""
+    """Return whether a rule's job of an event gets no secrets, because it runs code of outsiders."""
     of_updates = event.by_dependabot and not rule.dependabot_secrets
     return event.from_fork or of_updates
 

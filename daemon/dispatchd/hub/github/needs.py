@@ -1,4 +1,4 @@
-"""What an App has to be allowed, and told, for a configuration: pure, so that the set-up asks for that and no more.
+"""Permissions and events that an App needs for a configuration, and no more. Pure.
 
 Sources, for each row: GitHub docs, "Webhook events and payloads" (the permission of an event) and "Permissions
 required for GitHub Apps" (that of a call). Permissions are called as in the API (schema `app-permissions`).
@@ -36,7 +36,7 @@ _EVENTS_OF: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             *("deployment_review", "deployment_status"),
         ),
         "discussions": ("discussion", "discussion_comment"),
-        # Of a milestone it may also be pull_requests.
+        # For a milestone pull_requests is enough, too.
         "issues": (
             *("issue_comment", "issue_dependencies", "issues", "milestone"),
             "sub_issues",
@@ -59,7 +59,7 @@ _EVENTS_OF: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "vulnerability_alerts": ("dependabot_alert",),
     }
 )
-"""Permission -> the events about a repository that it lets an App subscribe to, with `read`."""
+"""Permission -> events about a repository to which it lets an App subscribe, with `read`."""
 
 PERMISSION_OF: Final[Mapping[str, str]] = MappingProxyType(
     {event: name for name, events in _EVENTS_OF.items() for event in events}
@@ -75,10 +75,10 @@ _WITHOUT_REPOSITORY: Final = (
     *("projects_v2_status_update", "repository_advisory", "repository_import"),
     *("repository_vulnerability_alert", "security_advisory", "sponsorship", "team"),
 )
-"""Events that aren't about a repository, come without being subscribed to, or are not sent to Apps for its code."""
+"""Events that aren't about a repository, come without a subscription, or are not sent to Apps for its code."""
 
 KNOWN_EVENTS: Final = frozenset({*PERMISSION_OF, *_WITHOUT_REPOSITORY})
-"""Every event that GitHub had when this was written."""
+"""Events of GitHub that this release knows."""
 
 OF_A_COMMIT: Final = frozenset(
     {
@@ -88,24 +88,24 @@ OF_A_COMMIT: Final = frozenset(
         *("deployment_protection_rule", *NAMES_A_REF),
     }
 )
-"""Events whose jobs are about a commit (domain/event.py), so that there is something to show a check on."""
+"""Events whose jobs are about a commit (domain/event.py), on which a check can be shown."""
 
 
 @frozen(kw_only=True)
 class Need:
-    """Something that a part of the configuration needs."""
+    """A permission, and perhaps an event, that a part of the configuration needs."""
 
     why: str
-    """Which part, in words."""
+    """Part of the configuration, in words."""
     permission: str
     access: str
-    """`read` or `write`."""
+    """Access to it: `read` or `write`."""
     event: str = ""
-    """The event that has to be subscribed to for it."""
+    """Event that the App has to subscribe to for it."""
 
 
 def needs(settings: GithubSettings) -> Iterator[Need]:
-    """Yield all that an App needs for a configuration; something may be needed more than once."""
+    """Yield all needs of a configuration; the same one may come more than once."""
     yield Need(why="every App has it", permission="metadata", access=READ)
     if shows_checks(settings):
         yield Need(why="checks", permission=CHECKS, access=WRITE)
@@ -121,7 +121,7 @@ def needs(settings: GithubSettings) -> Iterator[Need]:
 
 
 def permissions(settings: GithubSettings) -> dict[str, str]:
-    """Return the least permissions that do: permission -> `read` or `write`, by name."""
+    """Return the least permissions that are enough: permission -> `read` or `write`, by name."""
     found: dict[str, str] = {}
     for need in sorted(needs(settings), key=lambda each: each.permission):
         if not covers(found.get(need.permission, ""), need.access):
@@ -140,7 +140,7 @@ def covers(held: str, needed: str) -> bool:
 
 
 def shows_checks(settings: GithubSettings) -> bool:
-    """Return whether a job of these rules may be about a commit."""
+    """Return whether a job of these rules may be about a commit, and so have a check."""
     return any(
         OF_A_COMMIT & set(rule.events)
         or (rule.command and rule.on is Subject.PULL_REQUEST)
@@ -163,7 +163,7 @@ def _of_runs(why: str, wanted: Mapping[str, str]) -> Iterator[Need]:
 
 
 def _of_commands(rules: tuple[Rule, ...]) -> Iterator[Need]:
-    # `/run` without a name and `/cancel` are for what an event has started, too.
+    # `/run` without a name and `/cancel` also apply to jobs that an event has started.
     on_pulls = any(_takes(rule, PULL_REQUEST, Subject.PULL_REQUEST) for rule in rules)
     on_issues = any(_takes(rule, "issues", Subject.ISSUE) for rule in rules)
     if on_pulls or on_issues:

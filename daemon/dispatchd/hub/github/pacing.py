@@ -1,6 +1,6 @@
-"""When an installation may be told something: evenly spaced writes, and limits that GitHub has named.
+"""Pacing of the calls for an installation: evenly spaced writes, and rate limits that GitHub has named.
 
-Times are seconds of a clock that only grows, so that a wall clock that is set changes no wait.
+Times are seconds of a monotonic clock, so that setting the wall clock changes no wait.
 """
 
 from collections.abc import Callable
@@ -9,22 +9,22 @@ from typing import Final
 from attrs import define, field
 
 _BURST: Final = 5
-"""How many writes may be made at once after a pause (count)."""
+"""Most writes at once after a pause (count)."""
 
 
 @define
 class Pace:
     """Spaces writes evenly: the generic cell rate algorithm (ITU-T I.371, Annex A), which needs one number.
 
-    What is spent beyond it is made up for by a longer pause.
+    Writes beyond the rate are made up for by a longer pause.
     """
 
     interval_s: float
     _next_at: float = field(default=0.0, init=False)
-    """When the next write would be made if all were spaced evenly."""
+    """Time of the next write if all were spaced evenly."""
 
     def free_at(self) -> float:
-        """Return from when on a write may be made."""
+        """Return the time from which a write is permitted."""
         return self._next_at - (_BURST - 1) * self.interval_s
 
     def spend(self, now: float) -> None:
@@ -34,7 +34,7 @@ class Pace:
 
 @define
 class Gates:
-    """Which installations may be told something now; `clock` gives seconds that only grow."""
+    """Gates of installations: open if a call is permitted now. `clock` is monotonic (seconds)."""
 
     clock: Callable[[], float]
     writes_per_minute: int
@@ -48,22 +48,22 @@ class Gates:
         self._paces[installation].spend(self.clock())
 
     def limit(self, installation: int, wait_s: float) -> None:
-        """Keep an installation from being asked for some time (seconds)."""
+        """Permit no call for an installation for a time (seconds)."""
         until = self.clock() + wait_s
         self._limited[installation] = max(until, self._limited.get(installation, 0.0))
 
     def opens_at(self, installation: int) -> float:
-        """Return from when on an installation may be told something; in the past if it may now."""
+        """Return the time from which calls for an installation are permitted; in the past if they are now."""
         pace = self._paces.get(installation)
         free_at = 0.0 if pace is None else pace.free_at()
         return max(free_at, self._limited.get(installation, 0.0))
 
     def is_open(self, installation: int) -> bool:
-        """Return whether an installation may be told something now."""
+        """Return whether calls for an installation are permitted now."""
         return self.opens_at(installation) <= self.clock()
 
     def closed(self) -> dict[int, float]:
-        """Return the installations that may not be told anything now, and how long that lasts (seconds)."""
+        """Return the installations for which no call is permitted now, each with the remaining wait (seconds)."""
         now = self.clock()
         waits = {
             each: self.opens_at(each) - now for each in {*self._paces, *self._limited}

@@ -1,9 +1,9 @@
-"""GitHub's deliveries fetched, where GitHub can't reach the hub, or where the hub was down: when, and what is said.
+"""Polling of GitHub's deliveries, where GitHub can't reach the hub, or where the hub was down: intervals and log.
 
-The App's deliveries are one list without leases, so that only one process may go through it: the one that has the
-lock (`lock.py`). What two of them would do at worst is to fetch the same event; the ledger takes it once.
+The App's deliveries are one list without leases, so only one process goes through it: the holder of the lock
+(`lock.py`). At worst two of them would fetch the same event; the database stores it once.
 
-Each wait has jitter (`domain/backoff.py`): many hubs ask one GitHub.
+Each wait has jitter (`domain/backoff.py`): many hubs call one GitHub.
 """
 
 import random
@@ -22,7 +22,7 @@ from dispatchd.hub.github.sweep import Sweeper
 from dispatchd.hub.model import QueueFull, StorageBusy
 
 RECOVERY_S: Final = 300.0
-"""How often a hub that gets webhooks looks for those that it has missed (seconds)."""
+"""Interval at which a hub with webhooks looks for missed deliveries (seconds)."""
 
 _TROUBLE_S: Final = 5.0
 """Upper bound of the wait after the first failure (seconds)."""
@@ -30,7 +30,7 @@ _TROUBLE_S: Final = 5.0
 
 @define(kw_only=True)
 class Poller:
-    """The loop that fetches an App's deliveries. A hub with a token in place of an App has none to fetch."""
+    """Loop that fetches an App's deliveries. A hub with a token in place of an App has none to fetch."""
 
     desk: Desk
     settings: GithubSettings
@@ -39,10 +39,10 @@ class Poller:
     _sweeper: Sweeper | None = field(default=None, init=False)
     _failures: int = field(default=0, init=False)
     _said: str = field(default="", init=False)
-    """The trouble that was told of last."""
+    """Problem that was logged last."""
 
     async def run(self) -> None:
-        """Fetch until cancelled; started anew, it goes on where the last one, here or elsewhere, has stopped."""
+        """Fetch until cancelled. A new start continues where the last poller stopped, in this process or another."""
         self._sweeper = None
         await self.desk.bugs.rounds("github deliveries", self._round)
 
@@ -61,12 +61,12 @@ class Poller:
         await anyio.sleep(wait_s)
 
     async def _sweep(self, sweeper: Sweeper) -> tuple[float, str]:
-        """Sweep once; return how long to wait (seconds), and what was in the way, in words."""
+        """Sweep once; return the wait until the next sweep (seconds), and the problem in words, if there was one."""
         try:
             is_through = await sweeper.sweep()
         except Limited as error:
             wait_s = max(error.retry_at - self.desk.now(), 0.0)
-            # A tenth more, so that not everybody who was told the same comes back at once.
+            # Up to a tenth more, so that not all who got the same time come back at once.
             return wait_s * (1 + self.random.random() / 10), str(error)
         except NotPermitted as error:
             return CAP_S * self._around(), str(error)
@@ -98,7 +98,7 @@ class Poller:
         return RECOVERY_S
 
     def _say(self, trouble: str, wait_s: float) -> None:
-        """Say what is in the way, once for each change."""
+        """Log the problem, once for each change."""
         if trouble == self._said:
             return
         log = structlog.get_logger()

@@ -1,6 +1,6 @@
-"""Deliveries that are listed and couldn't be had: when they are tried again, and when they are given up. Pure.
+"""Deliveries that are listed but couldn't be fetched: the time of the next try, and the end of trying. Pure.
 
-One of them never keeps the others waiting. Times are seconds since the epoch by GitHub's clock.
+None of them delays the others. Times are seconds since the epoch by GitHub's clock.
 """
 
 from collections import Counter
@@ -13,68 +13,68 @@ from dispatchd.hub.github.listed import Listed
 from dispatchd.hub.github.walk import Walk, Wanted
 
 NOT_THERE_S: Final = 3600.0
-"""How long a delivery may be listed and not be there (seconds); some seconds are usual (chmouel/gosmee, replay.go)."""
+"""Longest time for which a listed delivery may be not found (seconds); some seconds are usual (chmouel/gosmee, replay.go)."""
 
 UNCLEAR_S: Final = 24 * 3600.0
-"""How long one may fail otherwise while others can be fetched (seconds)."""
+"""Longest time for which a delivery may fail otherwise while others can be fetched (seconds)."""
 
 _TRIES: Final = 3
-"""After how many failures in a row one more event may be passed (count)."""
+"""Failures in a row after which one more event may be passed over (count)."""
 
 _MOST_PASSED: Final = 10
-"""How many may be passed in a row at most (count): each may take until its deadline."""
+"""Most events that may be passed over in a row (count): each may take until its deadline."""
 
 _SLOWEST_S: Final = 60.0
-"""How long the next try is away at most (seconds)."""
+"""Longest wait for the next try (seconds)."""
 
 
 @frozen(kw_only=True)
 class _Later:
-    """An event, since when it couldn't be had, and when it was tried last."""
+    """A postponed event, with the times of its first failure and its last try."""
 
     wanted: Wanted
     since: float
     tried_at: float
 
     def is_due(self, now: float) -> bool:
-        """Return whether it is time for another try: at first often, then rarely."""
+        """Return whether another try is due: at first often, then rarely."""
         wait_s = min(self.tried_at - self.since, _SLOWEST_S)
-        # A clock that was set back must not keep it waiting.
+        # A clock that was set back must not delay it.
         return not self.tried_at <= now < self.tried_at + wait_s
 
 
 @define
 class Postponed:
-    """The events that couldn't be had, for as long as this process asks."""
+    """Events that couldn't be fetched, in the memory of this process."""
 
     _later: dict[str, _Later] = field(factory=dict, init=False)
     _failures: Counter[str] = field(factory=Counter, init=False)
     _lost: set[int] = field(factory=set, init=False)
 
     def guids(self) -> list[str]:
-        """Return which ones there are."""
+        """Return the GUIDs of the postponed events."""
         return [*self._later]
 
     def times(self) -> list[float]:
-        """Return when they were delivered."""
+        """Return the times at which they were delivered."""
         return [each.wanted.delivered_at for each in self._later.values()]
 
     def is_lost(self, listed: Listed) -> bool:
-        """Return whether a try is given up; another one of the same event still counts."""
+        """Return whether a delivery attempt is given up; another one of the same event still counts."""
         return listed.id in self._lost
 
     def may_pass(self, guids: Sequence[str]) -> bool:
-        """Note that fetching the last of some events, one after the other, has failed; return whether the next may try.
+        """Count a failure to fetch the last of some events in a row; return whether the next may be tried.
 
-        What is everybody's trouble looks the same as that of one event, until another can be had. So the longer the
-        first one fails, the more of them may be passed.
+        A failure of GitHub looks the same as that of one event, until another can be fetched. So the longer the first one
+        fails, the more may be passed over.
         """
         first, last = guids[0], guids[-1]
         self._failures[last] += 1
         return len(guids) <= min(self._failures[first] // _TRIES, _MOST_PASSED)
 
     def put_off(self, wanted: Wanted, *, now: float, patience_s: float) -> bool:
-        """Keep one for later; False if it is given up, because that has lasted longer than some seconds."""
+        """Postpone an event; return False if it is given up, because it has failed for longer than `patience_s` (seconds)."""
         before = self._later.get(wanted.guid)
         since = before.since if before else now
         if now - since > patience_s:
@@ -86,15 +86,15 @@ class Postponed:
         return True
 
     def forget(self, guids: Iterable[str]) -> None:
-        """Forget those that are dealt with."""
+        """Forget events that are finished."""
         for guid in guids:
             self._later.pop(guid, None)
             self._failures.pop(guid, None)
 
     def rejoin(self, walk: Walk, *, now: float) -> None:
-        """Let those take part in a walk that are due, or that it has found another try of; all, if it has found more.
+        """Add to a walk the events that are due, and those of which it has found another attempt; all, if it has found others.
 
-        Else the newer one would be taken in before the older one that could be had by now.
+        Else a newer event would be processed before an older one that can perhaps be fetched by now.
         """
         has_more = not self._later.keys() >= walk.found.keys()
         for guid, later in self._later.items():

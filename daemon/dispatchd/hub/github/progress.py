@@ -1,7 +1,7 @@
-"""How far the hub has come with GitHub's deliveries: what a restart, and any other hub process, has to know.
+"""Progress with GitHub's deliveries, stored for restarts and for other hub processes.
 
-One mark for each App holds it, written by the process that has the lock. Times are seconds since the epoch, by
-GitHub's clock unless it says otherwise, 0 for what has not happened.
+One mark for each App holds it, written by the process that has the lock. Times are seconds since the epoch,
+by GitHub's clock unless noted, 0 for what has not happened.
 """
 
 import json
@@ -13,12 +13,12 @@ from attrs import asdict, evolve, frozen
 from dispatchd.conversion import strict_converter
 
 _LOSSES_KEPT: Final = 20
-"""How many periods are remembered (count)."""
+"""Most periods that are stored (count)."""
 
 
 @frozen(kw_only=True)
 class Loss:
-    """A period whose deliveries GitHub doesn't keep any more, and that the hub hasn't asked for in time."""
+    """A period of lost deliveries: GitHub no longer has them, and the hub didn't fetch them in time."""
 
     since: float
     until: float
@@ -26,24 +26,24 @@ class Loss:
 
 @frozen(kw_only=True)
 class Progress:
-    """How far the hub has come."""
+    """Progress of the hub with the deliveries of an App."""
 
     started_at: float = 0
-    """When the hub began to ask, by its own clock: what was delivered before is nothing to it."""
+    """Start of polling, by the hub's clock: earlier deliveries are ignored."""
     watermark: float = 0
-    """What was delivered before is dealt with."""
+    """Time before which all deliveries are finished."""
     swept_at: float = 0
-    """When the newest sweep began that has left nothing over."""
+    """Start of the newest sweep that has left nothing over."""
     trouble: str = ""
-    """Why the newest sweep has ended early, in words; empty where it hasn't."""
+    """Reason why the newest sweep ended early, in words; empty if it didn't."""
     trouble_at: float = 0
-    """Since when, by the hub's clock."""
+    """Start of that problem, by the hub's clock."""
     losses: tuple[Loss, ...] = ()
-    """Oldest first."""
+    """Periods of lost deliveries, oldest first."""
 
     @classmethod
     def read(cls, mark: str) -> Self:
-        """Return what a mark says; an empty one, or one that can't be read, says that nothing has happened yet."""
+        """Return the progress in a mark; an empty or unreadable one means that nothing has happened yet."""
         try:
             return _converter.structure(json.loads(mark or "{}"), cls)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -51,16 +51,16 @@ class Progress:
             return cls()
 
     def as_mark(self) -> str:
-        """Return the mark that says this."""
+        """Return the mark of this progress."""
         return json.dumps(asdict(self))
 
     @property
     def complete_until(self) -> float:
-        """Up to when every delivery is dealt with; it moves on in a quiet time too."""
+        """Time until which every delivery is finished; it advances in a quiet time too."""
         return max(self.watermark, self.swept_at)
 
     def by_github(self, ahead_s: float) -> Self:
-        """Return it with a watermark of GitHub's clock, which is ahead of the hub's by some seconds."""
+        """Return it with a watermark by GitHub's clock, which is `ahead_s` ahead of the hub's (seconds)."""
         return (
             self
             if self.watermark
@@ -68,7 +68,7 @@ class Progress:
         )
 
     def with_loss(self, *, kept_since: float) -> Self:
-        """Return it with the period that is lost, if there is one; GitHub has deliveries since `kept_since`."""
+        """Return it with the period of lost deliveries, if there is one; GitHub has deliveries since `kept_since`."""
         since = self.complete_until
         if kept_since <= since:
             return self

@@ -1,7 +1,7 @@
-"""Pays what GitHub is owed: tells it of each job whose state has changed, until it has taken it.
+"""Publisher of checks: it sends each job's changed state to GitHub until GitHub has accepted it.
 
-Each check is told by a task of its own with its own retries, so that one that is slow or refused delays no other.
-Nothing of the hub waits for GitHub: what is owed stands in the database, in transactions of a few milliseconds.
+Each check is published by a task of its own with its own retries, so that a slow or rejected one delays no other.
+No other part of the hub waits for GitHub: what is pending is in the database, in transactions of a few milliseconds.
 """
 
 from functools import partial
@@ -33,27 +33,27 @@ from dispatchd.hub.waiting import Bell
 _LOOP: Final = "github checks"
 
 _AT_ONCE: Final = 8
-"""How many checks are told at a time (count)."""
+"""Most checks that are published at the same time (count)."""
 
 _LOOK_S: Final = 2.0
-"""How often it is looked for what other hub processes have changed (seconds)."""
+"""Interval of looks for changes of other hub processes (seconds)."""
 
 _IDLE_S: Final = 60.0
-"""How long it is waited at most without any news (seconds)."""
+"""Longest wait without a change (seconds)."""
 
 _PAUSE_S: Final = 0.05
-"""How long after a look the next one is made at the earliest (seconds): jobs change often, and most of it is one news."""
+"""Least time between two looks (seconds): jobs change often, and one look sees several changes."""
 
 _BUSY_S: Final = 5.0
-"""How long a check is left alone whose end could not be kept (seconds)."""
+"""Pause of a check whose result could not be stored (seconds)."""
 
 _GIVEN_UP_S: Final = 14 * 86_400.0
-"""How long after a job's end it is tried to tell of it (seconds): after 14 days GitHub itself calls a check stale."""
+"""Time after a job's end for which its publication is tried (seconds): after 14 days GitHub itself marks a check stale."""
 
 
 @define
 class Publisher:
-    """Tells GitHub of jobs for as long as it runs; only one may run for a database (lock.py)."""
+    """Publishes the checks of a database; only one may run for it (lock.py)."""
 
     desk: Desk
     settings: GithubSettings
@@ -64,7 +64,7 @@ class Publisher:
     _store: CheckStore = field(init=False)
     _woken: Bell = field(factory=Bell, init=False)
     _busy: set[tuple[str, str, str]] = field(factory=set, init=False)
-    """Keys of the checks that are being told (`Owed.key`): no two tasks for one, so that the newest job's comes last."""
+    """Keys of the checks that are being published (`Owed.key`): one task for each, so that the newest job's comes last."""
 
     def __attrs_post_init__(self) -> None:
         self._store = CheckStore(self.desk.database)
@@ -72,7 +72,7 @@ class Publisher:
         self.gates = Gates(anyio.current_time, self.settings.writes_per_minute)
 
     async def run(self) -> None:
-        """Tell GitHub what is owed until cancelled."""
+        """Publish pending checks until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hear_always)
             await self.desk.bugs.rounds(_LOOP, partial(self._round, tasks))
@@ -94,7 +94,7 @@ class Publisher:
         self._woken.ring()
 
     async def _start_due(self, tasks: TaskGroup) -> float:
-        """Start to tell what is due, and return how long to wait for the next look without any news (seconds)."""
+        """Start to publish the checks that are due; return the wait until the next look, if nothing changes (seconds)."""
         free = _AT_ONCE - len(self._busy)
         if free <= 0:
             return _IDLE_S
@@ -139,7 +139,7 @@ class Publisher:
         tasks.start_soon(self._pay, owed, name=f"check of {owed.check.job_id}")
 
     async def _pay(self, owed: Owed) -> None:
-        """Tell of one check, and keep what has come of it."""
+        """Publish one check, and store the result."""
         try:
             await self.desk.bugs.complete(
                 _LOOP, partial(self._pay_once, owed), item=owed.check.job_id
@@ -154,13 +154,13 @@ class Publisher:
             await self._keep(check, owed.check.state)
         except StorageBusy as error:
             structlog.get_logger().warning("database_busy", error=str(error))
-            # What has been told may not be written down; the next time it is found out.
+            # A publication may not be stored; the next try finds it at GitHub.
             await anyio.sleep(_BUSY_S)
 
     async def _told(self, owed: Owed) -> Check:
-        """Return a check as it is once it was tried to tell of it.
+        """Try to publish a check; return it as it is afterwards.
 
-        Fails with StorageBusy where what comes next can't be written down.
+        Fails with StorageBusy if a step can't be stored before it is made.
         """
         if owes_nothing(owed, self.settings):
             return _well(owed.check)
@@ -213,7 +213,7 @@ class Publisher:
         )
 
     def _wait_s(self, check: Check, error: GithubError, now: float) -> float:
-        """Return how long to wait for the next try (seconds)."""
+        """Return the wait before the next try (seconds)."""
         draw = self.random.random()
         if isinstance(error, Limited):
             asked_s = max(error.retry_at - now, 0.0)
@@ -227,15 +227,15 @@ class Publisher:
 
 
 def _cap_s(error: GithubError) -> float:
-    """Return how long to wait at most for the next try (seconds)."""
+    """Return the longest wait before the next try (seconds)."""
     if isinstance(error, Unclear):
-        # After an outage of any length it is told within a minute.
+        # After an outage of any length it is published within a minute.
         return CAP_S
-    # A person puts these right, and waits for what follows.
+    # A person mends these, and waits for the effect.
     by_a_person = isinstance(error, (NoPermission, NoCredential))
     return 600.0 if by_a_person else LONGEST_WAIT_S
 
 
 def _well(check: Check) -> Check:
-    """Return a check of which everything has been told."""
+    """Return a check with nothing pending."""
     return evolve(check, owed=False, failures=0, retry_at=0, trouble="")

@@ -1,4 +1,4 @@
-"""Received jobs: kept, and not free to be handed out before GitHub has been asked about them."""
+"""Received jobs: stored, but not queued before GitHub has been asked about them."""
 
 from typing import Final
 
@@ -23,19 +23,22 @@ _JOB: Final = JOBS.c
 
 @frozen
 class Received:
-    """The received jobs of a database. Calls block; each fails with StorageBusy if it can't."""
+    """Received jobs of a database.
+
+    Calls block. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
     def oldest(self, limit: int) -> list[HubJob]:
-        """Return the oldest ones, oldest first."""
+        """Return the oldest received jobs, oldest first."""
         query = select(*COLUMNS).where(_JOB.state == State.RECEIVED)
         with self._database.snapshot() as db:
             rows = db.execute(query.order_by(_JOB.position).limit(limit))
             return [read_job(row) for row in rows.mappings()]
 
     def free(self, job_id: str, document: dict[str, Json]) -> list[HubJob]:
-        """Let a job be handed out, with what is known of it by now; return the jobs that this has changed."""
+        """Queue a job, with its fields as they are known now; return the jobs that this has changed."""
         admission = Admission(self._database)
 
         def work(db: Connection) -> list[HubJob]:
@@ -54,7 +57,7 @@ class Received:
         return self._database.write(work)
 
     def end(self, job_id: str, reason: str, *, now: float) -> list[HubJob]:
-        """End a job that nobody is to have, with the reason."""
+        """End a job that is not to run, with the reason."""
 
         def work(db: Connection) -> list[HubJob]:
             before = _received(db, job_id)
@@ -68,7 +71,7 @@ class Received:
         return self._database.write(work)
 
     def cancel(self, job_id: str, *, now: float) -> list[HubJob]:
-        """Carry a cancel job out: end what runs or waits for its pull request or issue."""
+        """Execute a cancel job: end the unfinished jobs of its pull request or issue."""
 
         def work(db: Connection) -> list[HubJob]:
             before = _received(db, job_id)
@@ -92,7 +95,7 @@ class Received:
         return self._database.write(work)
 
     def _unfinished(self, db: Connection, job: HubJob) -> list[HubJob]:
-        """Return the unfinished jobs of the same pull request or issue that were there when the cancel was given."""
+        """Return the unfinished jobs of the same pull request or issue that are older than the cancel job."""
         if not job.number:
             return []
         given = select(_JOB.position).where(_JOB.id == job.id).scalar_subquery()
@@ -112,7 +115,7 @@ class Received:
 
 
 def _received(db: Connection, job_id: str) -> HubJob | None:
-    """Return a job that is still received, locked, or None: somebody may have cancelled it meanwhile."""
+    """Return a job with its row locked; None if it is no longer received, as after a cancellation."""
     row = db.execute(queries.LOCKED, {"of_id": job_id}).mappings().first()
     job = None if row is None else read_job(row)
     return job if job is not None and job.state is State.RECEIVED else None

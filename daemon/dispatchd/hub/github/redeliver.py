@@ -1,4 +1,4 @@
-"""Which deliveries GitHub is asked to send once more, and the asking. For the hub's owner, beside a hub that runs."""
+"""Redelivery: choice of the deliveries that GitHub is to send again, and the requests. For the owner of a running hub."""
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from typing import Final
@@ -14,12 +14,12 @@ from dispatchd.hub.github.listed import Listed, read_page
 from dispatchd.hub.github.settings import GithubSettings
 
 _BETWEEN_S: Final = 1.0
-"""How far two writes are apart (seconds; GitHub docs, Best practices for using the REST API)."""
+"""Pause between two writes (seconds; GitHub docs, Best practices for using the REST API)."""
 
 
 @frozen(kw_only=True)
 class Choice:
-    """An event, the newest try to deliver it, and whether the hub has it already."""
+    """The newest attempt to deliver an event, and whether the hub has the event already."""
 
     listed: Listed
     is_known: bool = False
@@ -27,7 +27,7 @@ class Choice:
 
 @frozen(kw_only=True)
 class Chosen:
-    """What was asked for, oldest first; `missing` are GUIDs that GitHub doesn't have, or not any more."""
+    """Deliveries to send again, oldest first; `missing` are GUIDs that GitHub doesn't have, or not any more."""
 
     choices: tuple[Choice, ...]
     missing: tuple[str, ...] = ()
@@ -35,20 +35,20 @@ class Chosen:
 
 @frozen(kw_only=True)
 class Redelivery:
-    """Asks GitHub with a hub's credentials; `database` is the hub's."""
+    """Redelivery with a hub's credentials; `database` is the hub's."""
 
     settings: GithubSettings
     client: Client
     database: Database
 
     async def choose(self, guids: Sequence[str], since_s: float) -> Chosen:
-        """Return the deliveries of some GUIDs, or those that have failed and that the hub doesn't have.
+        """Return the deliveries with some GUIDs, or those that failed and that the hub doesn't have.
 
         Args:
-            guids: Those that are meant; none for all that have failed.
-            since_s: Without GUIDs: how long ago they were delivered at most (seconds).
+            guids: GUIDs of the deliveries; none for all that failed.
+            since_s: Without GUIDs: largest age of the deliveries (seconds).
 
-        Fails with GithubError if GitHub can't be asked, and with StorageBusy if the database can't.
+        Fails with GithubError if GitHub can't be called, and with StorageBusy if the database can't be used now.
         """
         wanted = set(guids)
         tries = [each async for each in self._tries(wanted, since_s)]
@@ -68,7 +68,7 @@ class Redelivery:
     async def ask(
         self, choices: Iterable[Choice], say: Callable[[Choice], None]
     ) -> None:
-        """Ask GitHub for each that isn't known, and say so of each. Fails with GithubError where it can't."""
+        """Make GitHub redeliver each that the hub doesn't have, and call `say` for each choice. Fails with GithubError."""
         is_first = True
         for choice in choices:
             if not choice.is_known:
@@ -79,7 +79,7 @@ class Redelivery:
             say(choice)
 
     async def _tries(self, wanted: set[str], since_s: float) -> AsyncIterator[Listed]:
-        """Yield the list, newest first, as far as it matters."""
+        """Yield the list, newest first, until all wanted GUIDs are found, or up to the largest age."""
         way, cursor, missing = self.client.credentials.transport, "", set(wanted)
         while True:
             page = await self.client.deliveries(cursor)
@@ -95,11 +95,11 @@ class Redelivery:
 
 
 def newest_of(tries: Iterable[Listed], wanted: Collection[str]) -> dict[str, Listed]:
-    """Return the newest try of each wanted event, or, without any, of each whose tries have all failed.
+    """Return the newest attempt of each wanted event, or, if none is wanted, of each whose attempts have all failed.
 
     Args:
         tries: The list, newest first.
-        wanted: GUIDs.
+        wanted: GUIDs of the events; none for those whose attempts have all failed.
     """
     newest: dict[str, Listed] = {}
     taken: set[str] = set()

@@ -1,6 +1,6 @@
-"""The end of an App's registration: its code, exchanged once for the key and the secret, which go into files.
+"""End of an App's registration: its code is exchanged once for the key and the secret, which are written to files.
 
-GitHub tells the key this one time. So the files are made before it is asked, and nothing that is there is touched.
+GitHub sends the key only this one time. So the files are made before the exchange, and existing files are untouched.
 """
 
 import os
@@ -23,15 +23,15 @@ _CANNOT: Final = "exchange the code of the App's manifest"
 
 @frozen(kw_only=True)
 class Registered:
-    """An App that GitHub has made; what is secret about it is in the files."""
+    """An App that GitHub has made; its secrets are in the files."""
 
     app_id: int
     name: str
     page: str
-    """The App's page for people, below which it is installed."""
+    """Address of the App's web page, below which it is installed."""
     key_file: Path
     secret_file: Path | None
-    """None where GitHub has made no secret, as for an App without a webhook."""
+    """File with the webhook's secret; None where GitHub has made none, as for an App without a webhook."""
 
 
 @define
@@ -44,10 +44,10 @@ class Reserved:
 
     @classmethod
     def beside(cls, config_file: Path) -> Self:
-        """Make the files beside a configuration, for its owner alone. Blocks.
+        """Make the files beside a configuration, readable by its owner only. Blocks.
 
         Raises:
-            UsageError: One of them is there already.
+            UsageError: One of them exists already.
             FolderUnusable: They can't be made.
         """
         folder = config_file.parent
@@ -72,7 +72,7 @@ class Reserved:
         self._open.clear()
 
     def fill(self, key: str, secret: str) -> None:
-        """Write key and secret, durably; without a secret its file goes. Blocks.
+        """Write key and secret durably; remove the secret's file if there is no secret. Blocks.
 
         Raises:
             FolderUnusable: They can't be written.
@@ -91,7 +91,7 @@ class Reserved:
 
 
 async def register(transport: Transport, code: str, files: Reserved) -> Registered:
-    """Exchange a code for the App's key and secret, and keep them in the files.
+    """Exchange a code for the App's key and secret, and write them to the files.
 
     Raises:
         UsageError: GitHub doesn't know the code (any more).
@@ -131,7 +131,7 @@ async def register(transport: Transport, code: str, files: Reserved) -> Register
 def _create(file: Path, config_file: Path) -> int:
     owner = config_file.stat()
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    # Root may act for the hub's own user, who has to read it.
+    # Root may act for the hub's user, who has to read the file.
     if os.geteuid() == 0:
         with suppress(OSError):
             os.fchown(fd, owner.st_uid, owner.st_gid)

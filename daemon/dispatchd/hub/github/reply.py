@@ -1,7 +1,7 @@
-"""Answering a comment, so that who has given a command sees that it was read: by a reaction, and rarely by words.
+"""Replies to comments with commands: a reaction that shows that the command was read, and rarely words.
 
-Words go only to people who may give commands: otherwise everybody could make the hub write. An answer is not
-worth a second try.
+Words go only to people who may give commands: otherwise anybody could make the hub write comments. A reply is not
+tried again.
 """
 
 from typing import Final
@@ -19,18 +19,18 @@ from dispatchd.hub.model import HubJob
 _TAKEN: Final = "eyes"
 _DENIED: Final = "-1"
 _IMPOSSIBLE: Final = "confused"
-"""GitHub's words for reactions (GitHub docs, REST API endpoints for reactions)."""
+"""Names of reactions (GitHub docs, REST API endpoints for reactions)."""
 
 
 @frozen
 class Replies:
-    """Answers comments that have brought a job."""
+    """Replies to the comments of jobs."""
 
     client: Client
     settings: GithubSettings
 
     async def answer(self, job: HubJob, decision: Decision | None) -> None:
-        """Answer the comment of a job, if it has one, in the light of what was decided."""
+        """Reply to the comment of a job, if it has one, according to the decision."""
         comment_id = job.document.get("comment_id")
         if not isinstance(comment_id, int):
             return

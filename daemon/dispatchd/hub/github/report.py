@@ -1,7 +1,7 @@
-"""What GitHub is told of a job: the bodies of check runs and commit statuses, within GitHub's limits and scrubbed.
+"""Report of a job to GitHub: the bodies of check runs and commit statuses, within GitHub's limits and redacted.
 
 Source of the limits: GitHub's OpenAPI description (50 annotations a request, an action's label 20, description 40
-and identifier 20 characters, a status' description 140), and clip.py.
+and identifier 20 characters, a status' description 140), and redaction/truncate.py.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from dispatchd.redaction.redactor import Redactor
 from dispatchd.redaction.truncate import clip_line
 
 ANNOTATIONS_AT_ONCE: Final = 50
-"""How many annotations a request may have (count)."""
+"""Most annotations in a request (count)."""
 
 _CANCEL: Final[dict[str, Json]] = {
     "label": "Cancel",
@@ -38,11 +38,11 @@ Body = dict[str, Json]
 
 @frozen(kw_only=True)
 class Report:
-    """What GitHub is to be told of a job; texts are scrubbed and fit, times are ISO 8601 in UTC."""
+    """Report of a job to GitHub. Texts are redacted and within the limits, times are ISO 8601 in UTC."""
 
     standing: Standing
     external_id: str
-    """The job's id, and which round of it, where it isn't the first."""
+    """Id of the job, with the number of its round where it isn't the first."""
     name: str
     sha: str
     title: str
@@ -62,7 +62,7 @@ class Report:
         """Return the body that changes the check run.
 
         Args:
-            annotated: How many of the annotations it has (count).
+            annotated: Annotations that it has already (count).
         """
         output: Body = {"title": self.title, "summary": self.summary}
         if self.text:
@@ -79,7 +79,7 @@ class Report:
         return {"output": {**output, "annotations": [*added]}}
 
     def smallest(self, *, create: bool) -> Body:
-        """Return a body with nothing in it that GitHub could not take, for when it has refused the whole."""
+        """Return a minimal body with nothing that GitHub could reject, for use after it has rejected the full one."""
         words = self.standing.title
         named: Body = {"name": self.name, "head_sha": self.sha} if create else {}
         summary = f"{words}. GitHub did not take the job's own summary."
@@ -118,13 +118,13 @@ class Report:
 def report(
     job: HubJob, check: Check, settings: GithubSettings, redactor: Redactor
 ) -> Report:
-    """Return what GitHub is to be told of a job as it stands.
+    """Return the report of a job in its current state.
 
     Args:
         job: The job.
         check: Its check, in the round that the report is for.
-        settings: The hub's.
-        redactor: What takes secrets out.
+        settings: The hub's settings for GitHub.
+        redactor: Removes secrets.
     """
     details = read_details(job.result_details)
     found = standing(job, partially_succeeded=settings.partially_succeeded)
@@ -146,7 +146,7 @@ def report(
 
 
 def external_id(job_id: str, number: int) -> str:
-    """Return by what a check run of a job is recognised; `number` is that of the round, from 1."""
+    """Return the external id of a job's check run; `number` is that of the round, from 1."""
     return job_id if number == 1 else f"{job_id}#{number}"
 
 
@@ -175,5 +175,5 @@ def _details_url(job: HubJob, settings: GithubSettings) -> str:
 
 
 def _time(at: float) -> str:
-    """Return a time as GitHub wants it, or nothing for what has not happened."""
+    """Return a time in GitHub's format; empty for what has not happened."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else ""

@@ -1,7 +1,7 @@
-"""Asking GitHub what an event doesn't say, before its job is handed out: who may, and which commit.
+"""Resolver of received jobs: it reads from GitHub what an event doesn't contain, the actor's permission and the commit.
 
-Nothing is allowed for want of an answer. Each received job is asked about by itself, so that one repository's
-trouble delays no other, until there is an answer, for a day at most.
+Without an answer nothing is permitted. Each received job has a task of its own, so that one repository's failures
+delay no other. It asks until there is an answer, for a day at most.
 """
 
 import random
@@ -39,33 +39,33 @@ from dispatchd.hub.model import HubJob, StorageBusy
 _LOOP: Final = "github questions"
 
 _AT_ONCE: Final = 8
-"""How many jobs are asked about at the same time (count)."""
+"""Most jobs that are resolved at the same time (count)."""
 
 _LOOKED_AT: Final = 200
-"""How many new ones are taken up in one go (count)."""
+"""Most new jobs that are started in one round (count)."""
 
 _LOOK_S: Final = 2.0
-"""How often is looked for jobs that another hub process has received (seconds)."""
+"""Interval of looks for jobs that another hub process has received (seconds)."""
 
 _LONGEST_S: Final = 24 * 3600.0
-"""How long is asked (seconds): after a day nobody expects a command to be carried out any more."""
+"""Time limit of the questions about a job (seconds): after a day nobody expects a command to be executed any more."""
 
 _AFTER_A_BUG_S: Final = 3600.0
-"""How long a job is left alone at most that has met a bug (seconds)."""
+"""Longest pause of a job that has met a bug (seconds)."""
 
 _PERMISSION_S: Final = 60.0
-"""How long GitHub's word on somebody's permission counts (seconds)."""
+"""Time for which a user's permission is cached (seconds)."""
 
 
 @define(kw_only=True)
 class Resolver:
-    """Asks about received jobs, and frees or ends them."""
+    """Resolves received jobs: asks GitHub about them, and queues or ends them."""
 
     desk: Desk
     settings: GithubSettings
     client: Client
     gates: Gates
-    """Shared with the publisher: GitHub's limits are for both."""
+    """Gates of installations, shared with the publisher: GitHub's limits are for both."""
     random: random.Random
     _busy: set[str] = field(factory=set, init=False)
     _turns: anyio.CapacityLimiter = field(
@@ -88,7 +88,7 @@ class Resolver:
     async def _round(self, tasks: TaskGroup, received: Received) -> None:
         bell = self.desk.changed.next
         try:
-            # Those that are asked about already stand in no other's way.
+            # Jobs that are being resolved already don't count.
             most = _LOOKED_AT + len(self._busy)
             jobs = await self.desk.use(lambda: received.oldest(most))
             self._take_up(tasks, jobs)
@@ -131,7 +131,7 @@ class Resolver:
                 return
 
     async def _until_open(self, job: HubJob) -> None:
-        """Wait until GitHub may be asked about a job: its limits, and the publisher's writes, come first."""
+        """Wait until a call for a job's installation is permitted: by GitHub's limits, and by the pace of the publisher's writes."""
         installation, _ = _place(job)
         await anyio.sleep_until(self.gates.opens_at(installation))
 
@@ -150,8 +150,8 @@ class Resolver:
         await anyio.sleep(delay_s)
 
     async def _decision(self, job: HubJob, asked_since: float) -> Decision | None:
-        """Return what becomes of a job; None for a cancel job that may be carried out."""
-        # While the hub was away nobody asked.
+        """Return the decision about a job; None for a cancel job that may be executed."""
+        # Time in which the hub was down doesn't count.
         if self.desk.now() - max(job.created_at, asked_since) > _LONGEST_S:
             return _quiet("GitHub could not be asked about it for a day")
         rule = self.settings.rule(str(job.document.get("binding_id") or ""))
@@ -201,7 +201,7 @@ class Resolver:
         return found if isinstance(found, dict) else {}
 
     async def _permission(self, installation: int, repository: str, login: str) -> str:
-        """Return what somebody may do to a repository, as GitHub's role name."""
+        """Return a user's permission in a repository, as GitHub's role name."""
         now = self.desk.now()
         at, kept = self._permissions.get((repository, login), (0.0, ""))
         if 0 <= now - at < _PERMISSION_S:
@@ -209,10 +209,10 @@ class Resolver:
         try:
             found = await self.client.permission(installation, repository, login)
         except NotThere:
-            # Nobody of that name, or nothing to do with the repository.
+            # There is no such user, or they have no access to the repository.
             return ""
         role = str(found.get("role_name") or "")
-        # An organisation's own roles are built on one of GitHub's.
+        # An organisation's custom role is based on one of GitHub's.
         known = role if role in set(Permission) else str(found.get("permission") or "")
         self._permissions[repository, login] = (now, known)
         self._forget_old(now)
@@ -246,7 +246,7 @@ class Resolver:
 
 
 def _quiet(reason: str) -> End:
-    """Return the end of a job of which it isn't known whether who asked for it may: they get no words."""
+    """Return the end of a job whose author's permission isn't known: the reply has no words."""
     return End(reason=reason, is_denied=True)
 
 

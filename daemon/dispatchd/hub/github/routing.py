@@ -1,7 +1,7 @@
-"""From an event to what it asks for: pure, so that `dispatchd hub route` can say why without doing it.
+"""Routing of events to the jobs that they ask for. Pure, so that `dispatchd hub route` can explain it in a dry run.
 
-What an event says is enough for most rules. A command in a comment isn't: who may give it, and which commit it
-means, only GitHub knows, so its job is kept as received until GitHub has been asked (`resolve.py`).
+For most rules the event's payload is enough. For a command in a comment it isn't: only GitHub knows the author's
+permission and the commit. So its job stays received until GitHub has been asked (`resolve.py`).
 """
 
 import re
@@ -27,15 +27,15 @@ CANCEL_BUTTON: Final = "cancel"
 """Identifier of the button on a check run that ends its job."""
 
 OUR_MARK: Final = "<!-- dispatchd -->"
-"""What every comment of ours begins with, so that we never take one for a command."""
+"""First line of every comment by the hub, so that it never takes one for a command."""
 
 _SKIPPED: Final = (
     *("[skip ci]", "[ci skip]", "[no ci]", "[skip actions]", "[actions skip]"),
 )
-"""In the message of a commit: its push starts nothing (GitHub docs, Skipping workflow runs)."""
+"""Marks in a commit's message that make its push start nothing (GitHub docs, Skipping workflow runs)."""
 
 _SKIP_TRAILER: Final = re.compile(r"skip-checks:[ \t]*true[ \t]*", re.IGNORECASE)
-"""A line of a message's last paragraph that says the same (there, and git-interpret-trailers(1))."""
+"""Line of a message's last paragraph that means the same (same source, and git-interpret-trailers(1))."""
 
 
 @frozen(kw_only=True)
@@ -44,24 +44,24 @@ class Run:
 
     rule: Rule
     command: Command | None = None
-    """The command that asks for it; None where the event itself does."""
+    """Command that asks for the job; None where the event itself does."""
     asks_for_commit: bool = False
-    """Whether GitHub has to be asked for the commit of the event's ref."""
+    """True if the commit of the event's ref has to be read from GitHub."""
 
     @property
     def must_ask(self) -> bool:
-        """Whether GitHub has to be asked before the job is handed out."""
+        """True if GitHub has to be asked before the job is queued."""
         return self.asks_for_commit or self.command is not None
 
 
 @frozen(kw_only=True)
 class Cancel:
-    """The end of what runs or waits for a pull request or issue, if whoever says so may."""
+    """Cancellation of the unfinished jobs of a pull request or issue, if the author of the command may do that."""
 
 
 @frozen(kw_only=True)
 class Button:
-    """A button on one of our check runs: it ends the job, or makes it anew."""
+    """A pressed button on one of the hub's check runs: it ends the job, or runs it again."""
 
     external_id: str
     again: bool
@@ -69,7 +69,7 @@ class Button:
 
 @frozen(kw_only=True)
 class SuiteAgain:
-    """All our checks of a commit once more."""
+    """Re-run of all the hub's checks of a commit."""
 
     sha: str
 
@@ -79,14 +79,14 @@ Step = Run | Cancel | Button | SuiteAgain
 
 @frozen(kw_only=True)
 class Plan:
-    """What an event asks for; `reason` says in words why that, or why nothing."""
+    """Steps that an event asks for; `reason` explains them in words, or explains why there are none."""
 
     steps: tuple[Step, ...] = ()
     reason: str
 
 
 def route(event: GithubEvent, settings: GithubSettings) -> Plan:
-    """Return what an event asks for."""
+    """Return the plan for an event."""
     refusal = _refusal(event, settings)
     if refusal:
         return Plan(reason=refusal)
@@ -152,14 +152,14 @@ def _of_check_suite(event: GithubEvent, settings: GithubSettings) -> Plan:
 
 
 def _foreign(event: GithubEvent, settings: GithubSettings) -> str:
-    """Return why a check isn't ours, or an empty string."""
+    """Return the reason why a check isn't the hub's; empty if it is."""
     if settings.is_app and event.app == settings.app_id:
         return ""
     return "it is about a check of somebody else"
 
 
 def _speaks(event: GithubEvent) -> bool:
-    """Return whether a comment could hold a command."""
+    """Return whether a comment can contain a command."""
     return event.name == "issue_comment" or bool(event.body)
 
 
@@ -191,7 +191,7 @@ def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
 
 
 def refusal_of_comment(event: GithubEvent, settings: GithubSettings) -> str:
-    """Return why nothing in a comment counts, whatever it says, or an empty string."""
+    """Return the reason why a comment is ignored, whatever its text; empty if it isn't."""
     if event.action != NEW[event.name]:
         return f"only new comments count, and this one was {event.action or 'not new'}"
     if OUR_MARK in event.body or (
@@ -217,7 +217,7 @@ def _of_rules(event: GithubEvent, settings: GithubSettings) -> Plan:
         Run(rule=rule, asks_for_commit=asks)
         for rule in settings.rules
         if not why[rule.name]
-        # Code of a fork waits for somebody who may say so.
+        # Code of a fork waits for the command of somebody with permission.
         and not event.from_fork
     ]
     if wanted:
@@ -226,7 +226,7 @@ def _of_rules(event: GithubEvent, settings: GithubSettings) -> Plan:
 
 
 def _skip(message: str) -> str:
-    """Return what in a commit's message says that its push starts nothing, or an empty string."""
+    """Return the mark in a commit's message that makes its push start nothing; empty if there is none."""
     for mark in _SKIPPED:
         if mark in message:
             return mark

@@ -1,6 +1,7 @@
-"""A token for one run, where its workflow asks for one: minted when the run starts, narrowed, kept nowhere.
+"""Token for one run, where its workflow asks for one: minted when the run starts, with limited permissions, never stored.
 
-The machine's owner says what a workflow asks for, and the hub's rule that has made the job how much it may be at most.
+The machine's owner sets the permissions that a workflow asks for. The hub's rule that made the job sets the most that
+it may get.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ _LEVELS: Final = ("read", "write")
 
 @frozen(kw_only=True)
 class RunTokens:
-    """The route by which machines get tokens for runs."""
+    """Route from which machines get tokens for runs."""
 
     desk: Desk
     settings: GithubSettings
@@ -41,10 +42,10 @@ class RunTokens:
         return [Route(path, self.grant, methods=["POST"])]
 
     async def grant(self, request: Request) -> Response:
-        """Return a token for the repository of a job, to whoever holds the job's claim.
+        """Return a token for the repository of a job to the holder of the job's claim.
 
         Raises:
-            Refused: The job is somebody else's, or is to have none, or GitHub gives none.
+            Refused: The job is another machine's, or gets no token, or GitHub issues none.
         """
         body = await read_body(request, "token-grant-request")
         job_id = request.path_params["job_id"]
@@ -75,7 +76,7 @@ class RunTokens:
         """Return the job whose claim a request proves. Blocks.
 
         Raises:
-            Refused: It proves none.
+            Refused: It proves no claim.
         """
         machine = self.desk.authenticate({**body}, "secret")
         if machine.revoked_at:
@@ -91,10 +92,10 @@ class RunTokens:
         return job
 
     def _allow(self, job: HubJob, wanted: Mapping[str, str]) -> int:
-        """Return the installation that a job's token is of.
+        """Return the installation for a job's token.
 
         Raises:
-            Refused: The job is to have none, or less.
+            Refused: The job gets no token, or fewer permissions.
         """
         if job.document.get("from_fork"):
             message = "its code comes from a fork, so it gets no token"

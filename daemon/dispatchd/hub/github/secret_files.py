@@ -6,12 +6,12 @@ from dispatchd.errors import ConfigError, Problem
 
 
 def read_secret(file: Path, *, config_file: Path, key: str) -> str:
-    """Return what a file holds, without white space around it. Blocks.
+    """Return the content of a file, without white space around it. Blocks.
 
     Args:
         file: The file.
         config_file: The configuration that names it.
-        key: By which key.
+        key: The key that names it.
 
     Raises:
         ConfigError: It can't be read, or is empty.

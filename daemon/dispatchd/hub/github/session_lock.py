@@ -1,4 +1,4 @@
-"""An advisory lock of PostgreSQL, held by a session of its own whose loss is noticed."""
+"""Advisory lock of PostgreSQL, held by a session of its own; its loss is noticed."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ Connection = psycopg.AsyncConnection[tuple[object, ...]]
 
 @frozen(kw_only=True)
 class SessionLock:
-    """A lock that this process has; implements `lock.Held`."""
+    """A lock that this process holds; implements `lock.Held`."""
 
     connection: Connection
     look_s: float
@@ -25,7 +25,7 @@ class SessionLock:
         """Return once the session has ended, or the server doesn't answer."""
         try:
             while True:
-                # A closed connection ends the wait at once; one that only went silent needs a question.
+                # A closed connection ends the wait at once; a silent one shows only by a query.
                 async for _ in self.connection.notifies(timeout=self.look_s):
                     pass
                 with anyio.fail_after(self.dead_s):
@@ -38,13 +38,13 @@ class SessionLock:
 async def session_lock(
     database: Database, key: int, *, look_s: float, dead_s: float
 ) -> AsyncIterator[SessionLock | None]:
-    """Give a lock for the length of the block, or None where another session has it or the server can't be asked.
+    """Yield the lock, held until the block ends; None if another session holds it or the server doesn't answer.
 
     Args:
-        database: A PostgreSQL.
+        database: A PostgreSQL database.
         key: The lock's number.
-        look_s: How often the holder asks whether its session is still there (seconds).
-        dead_s: How long the server may take to answer (seconds).
+        look_s: Interval at which the holder checks its session (seconds).
+        dead_s: Time limit of the server's answers (seconds).
     """
     connection = await _connected(database, dead_s)
     if connection is None:

@@ -12,31 +12,31 @@ from dispatchd.domain.job import CANCEL
 
 
 class Ingest(StrEnum):
-    """How events come in."""
+    """Way in which events come to the hub."""
 
     WEBHOOK = "webhook"
-    """GitHub sends them; what it couldn't deliver is fetched afterwards, where the hub is an App."""
+    """GitHub sends them. A hub that is an App fetches afterwards those that GitHub couldn't deliver."""
     POLL = "poll"
-    """The hub fetches all of them, for one that GitHub can't reach."""
+    """The hub fetches all of them: for a hub that GitHub can't reach."""
 
 
 class Subject(StrEnum):
-    """Under what a comment with a command has to stand."""
+    """Kind of thread in which a comment with a command counts."""
 
     PULL_REQUEST = "pull_request"
     ISSUE = "issue"
 
 
 class Forks(StrEnum):
-    """What becomes of pull requests from forks."""
+    """Handling of pull requests from forks."""
 
     NEVER = "never"
     COMMAND = "command"
-    """They run when somebody who may write says so for one commit: `/run SHA`."""
+    """Jobs on command only: somebody with write permission starts one commit by `/run SHA`."""
 
 
 class Permission(StrEnum):
-    """What somebody may do to a repository, least first (GitHub's role names)."""
+    """Permission in a repository, least first (GitHub's role names)."""
 
     READ = "read"
     TRIAGE = "triage"
@@ -47,14 +47,14 @@ class Permission(StrEnum):
 
 @frozen(kw_only=True)
 class Rule:
-    """Which events make a job, and which job. It has either `events` or a `command`.
+    """Rule that makes jobs of events. It has either `events` or a `command`.
 
     Patterns are those of a shell (`*`, `?`, `[...]`), and `*` also matches a slash. An empty tuple matches
-    everything, but for `actions`, whose default depends on the event (`routing.py`).
+    everything, except for `actions`: its default depends on the event (`matching.py`).
     """
 
     name: str
-    """Unique; also the name of the check that GitHub shows."""
+    """Unique name; also that of the check at GitHub."""
     workflow: str
     repositories: tuple[str, ...]
     """Patterns of OWNER/NAME."""
@@ -62,65 +62,65 @@ class Rule:
     """Names of events, as in X-GitHub-Event."""
     actions: tuple[str, ...] = ()
     command: str = ""
-    """The word after `/run` in a comment."""
+    """Word after `/run` in a comment."""
     on: Subject = Subject.PULL_REQUEST
-    """Under what a comment with the command has to stand."""
+    """Kind of thread in which a comment with the command counts."""
     permission: Permission = Permission.WRITE
-    """What whoever gives the command has to be allowed to do to the repository."""
+    """Least permission in the repository that the command's author needs."""
     refs: tuple[str, ...] = ()
-    """Patterns of full or short refs; of a pull request it is the base that counts."""
+    """Patterns of full or short refs; for a pull request they match its base."""
     labels: tuple[str, ...] = ()
-    """Patterns of labels, of which the issue or pull request must have one (or have just got one)."""
+    """Patterns of labels. The issue or pull request must have one of these labels (or have just got it)."""
     drafts: bool = False
-    """Whether drafts count."""
+    """True if the rule also matches drafts."""
     forks: Forks = Forks.NEVER
     bots: bool = True
-    """Whether events that a bot has caused count."""
+    """True if the rule also matches events that a bot has caused."""
     dependabot_secrets: bool = False
-    """Whether jobs of Dependabot's events get secrets and tokens."""
+    """True if jobs of Dependabot's events get secrets and tokens."""
     priority: int = 0
     run_permissions: Mapping[str, str] | None = field(default=None, hash=False)
-    """The most that the token of one of its runs may do; None for `github.run_permissions`."""
+    """Most permissions of a token for one of its runs; None for `github.run_permissions`."""
 
 
 @frozen(kw_only=True)
 class GithubSettings:
-    """A hub that is a GitHub App's back end, or has a token. Paths are absolute once loaded."""
+    """Settings of a hub that is a GitHub App's back end, or that has a token. Paths are absolute once loaded."""
 
     app_id: int = 0
     private_key_file: Path | None = None
     """The App's private key (PEM)."""
     token_file: Path | None = None
-    """In place of an App: a token, which can't make check runs."""
+    """Token in place of an App; it can't make check runs."""
     api_url: str = "https://api.github.com"
     ca_file: Path | None = None
-    """Certificates that count beside the system's, for a GitHub Enterprise Server of one's own (PEM)."""
+    """Certificates to trust beside the system's, for a GitHub Enterprise Server of one's own (PEM)."""
     api_version: str = "2022-11-28"
     webhook_secret_files: tuple[Path, ...] = ()
-    """Each counts, so that a secret can be changed without a gap."""
+    """Files with webhook secrets. Each is valid, so that a secret can be changed without a gap."""
     ingest: Ingest = Ingest.WEBHOOK
     poll_interval_s: float = 15.0
     retention_days: float = 3.0
-    """For how long GitHub keeps deliveries: 3 days, a GitHub Enterprise Server 7."""
+    """Time for which GitHub keeps deliveries (days): 3, or 7 at a GitHub Enterprise Server."""
     installations: tuple[int, ...] = ()
-    """The App's installations that count; empty for all."""
+    """Installations of the App whose events are processed; empty for all."""
     public_url: str = ""
-    """Where people find the hub's page, for the links of checks."""
+    """Address of the hub's web page for people, used in the links of checks."""
     partially_succeeded: str = "neutral"
-    """The conclusion of a job that has succeeded in part."""
+    """Conclusion of a job that has partially succeeded."""
     writes_per_minute: int = 60
-    """How many checks an installation is told of in a minute at most (count)."""
+    """Most writes for an installation in a minute (count)."""
     run_permissions: Mapping[str, str] = field(factory=dict)
-    """The most that a run's token may do where its rule doesn't say: permission -> `read` or `write`."""
+    """Most permissions of a run's token where its rule sets none: permission -> `read` or `write`."""
     rules: tuple[Rule, ...] = ()
 
     @property
     def is_app(self) -> bool:
-        """Whether the hub speaks to GitHub as an App."""
+        """True if the hub authenticates as an App."""
         return self.app_id != 0
 
     def permissions_of_run(self, rule_name: object) -> Mapping[str, str]:
-        """Return the most that the token of a rule's run may do; nothing for a rule that there isn't (any more)."""
+        """Return the most permissions of a token for a rule's run; none for a rule that isn't configured (any more)."""
         rule = self.rule(str(rule_name)) if self.is_app else None
         if rule is None:
             return {}
@@ -129,7 +129,7 @@ class GithubSettings:
 
     @property
     def target(self) -> str:
-        """The hook that the App's deliveries come by (`Delivery.target`)."""
+        """Hook of the App's deliveries (`Delivery.target`)."""
         return f"integration/{self.app_id}"
 
     def rule(self, name: str) -> Rule | None:
@@ -157,7 +157,7 @@ _NOT_BY_RULES: Final[Mapping[str, str]] = MappingProxyType(
         "status": _OF_ANY_COMMIT,
     }
 )
-"""Events that start nothing by a rule, and why."""
+"""Events that no rule may have -> reason."""
 
 
 def resolved(settings: GithubSettings, folder: Path) -> GithubSettings:
@@ -178,7 +178,7 @@ def resolved(settings: GithubSettings, folder: Path) -> GithubSettings:
 
 
 def mistakes(settings: GithubSettings) -> Iterator[tuple[str, str]]:
-    """Yield what a schema can't see: key and expectation."""
+    """Yield the mistakes that a schema can't express: key and expectation."""
     if settings.is_app == (settings.token_file is not None):
         yield (
             "github.app_id",

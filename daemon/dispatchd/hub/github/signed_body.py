@@ -1,7 +1,7 @@
-"""A webhook's body as it comes in: on disk beyond 256 KiB, and its signature reckoned on the way.
+"""Reception of a webhook's body: it goes to disk beyond 256 KiB, and its signature is computed on the way.
 
-Who sends it is known only when it is there whole. So nobody waits for a body that a stranger sends slowly, and it
-takes no memory to speak of.
+The sender is known only when the body is complete. So a body that a stranger sends slowly delays nobody, and takes
+little memory.
 """
 
 import hmac
@@ -17,12 +17,12 @@ from starlette.requests import Request
 from dispatchd.hub.bodies import TooLarge, require_length
 
 IN_MEMORY: Final = 256 * 1024
-"""Up to this size a body stays in memory, and is read as JSON at once (bytes)."""
+"""Largest body that stays in memory, and is parsed as JSON at once (bytes)."""
 
 
 @define
 class SignedBody:
-    """A body that has come in whole; to be closed."""
+    """A complete body; to be closed."""
 
     size: int
     _file: "SpooledTemporaryFile[bytes]" = field(repr=False)
@@ -36,12 +36,12 @@ class SignedBody:
         secrets: Sequence[bytes],
         grown: Callable[[], None],
     ) -> Self:
-        """Take a request's body in.
+        """Receive a request's body.
 
         Args:
             request: The request.
-            most: How large it may be (bytes).
-            secrets: Each of which may have signed it.
+            most: Largest size of the body (bytes).
+            secrets: Secrets, each of which may have signed it.
             grown: Called once if it goes to disk.
 
         Raises:
@@ -66,13 +66,13 @@ class SignedBody:
         return cls(size, file, signatures)
 
     def is_signed(self, signature: str) -> bool:
-        """Return whether one of the secrets has signed it, in a time that doesn't tell how near it is.
+        """Return whether one of the secrets has signed it. The comparison takes constant time.
 
         Args:
             signature: `sha256=` and the HMAC in hex, as in X-Hub-Signature-256.
         """
         given = signature.encode(errors="replace")
-        # All of them, so that the time doesn't tell which one it was.
+        # All of them, so that the time doesn't show which one matched.
         fits = [hmac.compare_digest(given, each) for each in self._signatures]
         return any(fits)
 
@@ -82,5 +82,5 @@ class SignedBody:
         return self._file.read()
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the file; the body is gone then."""
         self._file.close()

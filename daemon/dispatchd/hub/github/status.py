@@ -1,6 +1,6 @@
-"""`GET /api/v1/github`: how the hub gets on with GitHub, whichever of its processes has to do with it.
+"""Route `GET /api/v1/github`: status of the hub's work with GitHub, answered by any of its processes.
 
-What only the process with the lock knows stands in its mark (`progress.py`); the rest is in the tables.
+The process with the lock stores its state in a mark (`progress.py`); the rest is in the tables.
 """
 
 from attrs import asdict, frozen
@@ -18,7 +18,7 @@ from dispatchd.hub.model import State
 
 @frozen
 class GithubStatus:
-    """The route by which can be asked how it goes."""
+    """Route of the status."""
 
     desk: Desk
 
@@ -27,7 +27,7 @@ class GithubStatus:
         return [Route("/api/v1/github", self.show, methods=["GET"])]
 
     async def show(self, request: Request) -> Response:
-        """Return how it goes."""
+        """Return the status."""
         await self.desk.require(request, READ)
         return JSONResponse(await self.desk.use(self._document))
 
@@ -50,7 +50,7 @@ class GithubStatus:
 
 
 def progress_of(desk: Desk) -> Progress | None:
-    """Return how far the hub has come with the App's deliveries; None where it has none. Blocks."""
+    """Return the progress with the App's deliveries; None where the hub isn't an App. Blocks."""
     github = desk.settings.github
     if github is None or not github.is_app:
         return None

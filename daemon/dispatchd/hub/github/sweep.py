@@ -1,8 +1,8 @@
-"""One sweep after another through GitHub's deliveries: look for what isn't known, fetch it, take it in.
+"""Sweeps through GitHub's deliveries: look for unknown events, fetch them, process them.
 
-The fence is the ledger (`deliveries`): an event is known once it and its jobs are durable, in one transaction
-(`inbox.py`), so that a sweep that was cut short anywhere is made good by the next one. The mark only says where
-that one has to begin, and never passes an event that isn't dealt with.
+The table `deliveries` decides: an event is known once it and its jobs are committed, in one transaction (`inbox.py`).
+So the next sweep completes one that was cut short anywhere. The mark only says where that one has to begin, and never
+passes an unfinished event.
 """
 
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ _DAY_S: Final = 86_400.0
 
 @define(kw_only=True)
 class Sweeper:
-    """Sweeps as long as this process has the lock."""
+    """Sweeps for as long as this process has the lock."""
 
     desk: Desk
     settings: GithubSettings
@@ -36,18 +36,18 @@ class Sweeper:
     fetcher: Fetcher
     progress: Progress
     skip_before: float = 0.0
-    """Of what was delivered before nothing is fetched (seconds since the epoch): a restore has been told to skip it."""
+    """Time before which nothing is fetched (seconds since the epoch): a restore can skip older deliveries."""
     _walk: Walk | None = field(default=None, init=False)
     _reach: float = field(default=0.0, init=False)
-    """The newest time that this process's walks have seen; what they couldn't have is postponed."""
+    """Newest delivery time in this process's walks; events that couldn't be fetched are postponed."""
 
     @classmethod
     async def open(cls, desk: Desk, settings: GithubSettings, client: Client) -> Self:
-        """Return one that goes on where the last one, in whatever process, has stopped. Fails with StorageBusy."""
+        """Return one that continues where the last one stopped, in whatever process. Fails with StorageBusy."""
         marks, name = MarkStore(desk.database), mark_of(settings.target)
         progress = Progress.read(await desk.use(lambda: marks.get(name)))
         if not progress.started_at:
-            # Durable before anything is asked: what comes from now on has to be found, however often we start.
+            # Durable before the first call: deliveries from now on have to be found, however often the hub restarts.
             progress = evolve(progress, started_at=desk.now())
             await desk.use(lambda: marks.put(name, progress.as_mark()))
         return cls(
@@ -60,9 +60,9 @@ class Sweeper:
         )
 
     async def sweep(self) -> bool:
-        """Look, fetch and take in; return False if the walk has to go on at once.
+        """Look, fetch and process; return False if the walk has to go on at once.
 
-        Fails with GithubError, QueueFull or StorageBusy if it can't go on now; the next call does.
+        Fails with GithubError, QueueFull or StorageBusy if it can't go on now; the next call continues.
         """
         if self._walk is None or not self._walk.is_over:
             await self._look()
@@ -76,7 +76,7 @@ class Sweeper:
         return True
 
     async def keep(self, trouble: str) -> None:
-        """Make durable how far all is dealt with, and what is in the way, in words. Fails with StorageBusy."""
+        """Store the progress, and the problem in words, if there is one. Fails with StorageBusy."""
         walk, progress = self._walk, self.progress
         if walk is None or walk.is_over:
             left = [] if walk is None else [*walk.found.values()]
@@ -96,12 +96,12 @@ class Sweeper:
         await self.desk.use(lambda: marks.put(name, progress.as_mark()))
 
     async def _look(self) -> None:
-        """Read on in the list until its known part, or until enough was read in one go."""
+        """Read on in the list to its known part, or for `MOST_PAGES` pages."""
         for _ in range(MOST_PAGES):
             asked_at = self.desk.now()
             page = await self._page("" if self._walk is None else self._walk.cursor)
             if self._walk is None:
-                # Only now is it known what GitHub's clock shows.
+                # The first answer has given the time of GitHub's clock.
                 self.progress = self.progress.by_github(self.fetcher.ahead_s)
                 self._note_loss()
                 floor = (self._reach or self.progress.watermark) - OVERLAP_S
@@ -109,7 +109,7 @@ class Sweeper:
             listed = read_page(page.items, now=self.fetcher.github_now())
             self._walk.see(listed, page.cursor, await self._wanted(listed, self._walk))
             if self._walk.is_over:
-                # A time that is still to come must not hide all that comes until then.
+                # A delivery time in the future must not hide all deliveries until then.
                 seen = min(self._walk.newest, self.fetcher.github_now())
                 self._reach = max(self._reach, seen)
                 self.fetcher.postponed.forget(
@@ -127,12 +127,12 @@ class Sweeper:
         try:
             return await self.client.deliveries(cursor)
         except (Invalid, NotThere):
-            # Where the cursor doesn't count any more, from the top again.
+            # The cursor is perhaps no longer valid: begin at the top again.
             self._walk = None
             raise
 
     async def _wanted(self, listed: list[Listed], walk: Walk) -> list[str]:
-        """Return the GUIDs of what has to be fetched; what nothing can want is noted as ignored."""
+        """Return the GUIDs of the events to fetch; store those that nothing can want as ignored."""
         new = [
             each
             for each in listed
@@ -155,20 +155,20 @@ class Sweeper:
         return [guid for guid, (_, reason) in why.items() if not reason]
 
     def _reason_against(self, listed: Listed) -> str:
-        """Return why a new event is not fetched, or an empty string."""
+        """Return the reason why a new event is not fetched; empty if it is."""
         if listed.delivered_at < self.skip_before:
             return SKIPPED
         return idle(listed.event, listed.action, self.settings)
 
     def _note_loss(self) -> None:
-        """Say which deliveries GitHub doesn't keep any more that were never asked for."""
+        """Note and log the period of deliveries that GitHub no longer has and the hub never fetched."""
         before, kept_s = self.progress, self.settings.retention_days * _DAY_S
         self.progress = before.with_loss(kept_since=self.fetcher.github_now() - kept_s)
         if self.progress.losses == before.losses:
             return
         last = self.progress.losses[-1]
         if any(each.since == last.since for each in before.losses):
-            # It has grown, and was told of.
+            # The period has grown, and is logged already.
             return
         structlog.get_logger().warning(
             "github_deliveries_lost",

@@ -1,10 +1,10 @@
-"""Telling GitHub of one check: which calls, in which order, so that it is told exactly once.
+"""Publication of one check: the calls and their order, so that it is published exactly once.
 
-GitHub has no key by which it would recognise a repeated POST, and the newest check run of a name counts. So it is
-written down that a check run may have been made before it is (`Check.asked`); after a kill or an answer that
-doesn't count it is looked for by its `external_id` first. A run that has just been made may not be listed yet, so
-only the second look, some seconds after the first, is believed when it finds nothing. For a job that isn't the newest
-of its commit and name nothing is made any more: its own check run is concluded, if it has one.
+GitHub has no idempotency key to recognise a repeated POST, and the newest check run of a name counts. So it is stored
+that a check run may exist before it is made (`Check.asked`). After a kill or an unusable answer the check run is first
+looked for by its `external_id`. A run that was just made may not be listed yet, so only the second look, some seconds
+after the first, proves that there is none. For a job that isn't the newest of its commit and name no check run is made
+any more: its own is concluded, if it has one.
 """
 
 from collections.abc import Awaitable, Callable
@@ -39,22 +39,22 @@ from dispatchd.hub.model import ENDED, Check, HubJob, State
 from dispatchd.redaction.redactor import Redactor
 
 SECOND_LOOK_S: Final = 3.0
-"""How long after the first look for a check run the second is made (seconds)."""
+"""Wait between the first and the second look for a check run (seconds)."""
 
 _THREAD_LENGTH: Final = 16 * 1024
-"""From this size on texts are scrubbed in a worker thread, so that the loops go on meanwhile (characters)."""
+"""Size from which texts are redacted in a worker thread, so that the event loop isn't blocked (characters)."""
 
 CHECK: Final = "check"
 STATUS: Final = "status"
 
 STATUSES: Final = "statuses"
-"""GitHub's word for the permission of commit statuses."""
+"""GitHub's name of the permission for commit statuses."""
 
 Keep = Callable[[Check], Awaitable[None]]
 
 
 class LookAgain(Exception):
-    """A check run wasn't found, and may yet show; look again in `wait_s` (seconds)."""
+    """A check run wasn't found, but may still appear; look again in `wait_s` (seconds)."""
 
     def __init__(self, wait_s: float) -> None:
         self.wait_s = wait_s
@@ -63,13 +63,13 @@ class LookAgain(Exception):
 
 @define
 class Looks:
-    """When each check run that isn't found was first looked for; `clock` gives seconds that only grow."""
+    """Times of the first look for each check run that wasn't found; `clock` is monotonic (seconds)."""
 
     clock: Callable[[], float]
     _first: dict[str, float] = field(factory=dict, init=False)
 
     def note(self, external_id: str) -> None:
-        """Note a look that has found nothing.
+        """Count a look that has found nothing.
 
         Raises:
             LookAgain: It was the first, or too soon after that.
@@ -80,13 +80,13 @@ class Looks:
             raise LookAgain(due_at - now)
 
     def forget(self, external_id: str) -> None:
-        """Begin anew with the first look."""
+        """Forget the first look for a check run."""
         self._first.pop(external_id, None)
 
 
 @define(kw_only=True)
 class Telling:
-    """Tells GitHub of one check as its job stands now."""
+    """Publishes one check for the current state of its job."""
 
     client: Client
     settings: GithubSettings
@@ -94,27 +94,27 @@ class Telling:
     gates: Gates
     looks: Looks
     keep: Keep
-    """Makes a check durable."""
+    """Stores a check durably."""
     job: HubJob
     check: Check
-    """As it is now; kept by the caller in the end, however that comes."""
+    """The check as it is now; the caller stores it in the end, however the publication ends."""
     is_newest: bool = True
-    """Whether what is made now would count for the newest job (`Owed.is_newest`)."""
+    """True if a check run made now would be the newest job's (`Owed.is_newest`)."""
 
     async def report(self) -> Report:
-        """Return what GitHub is to be told, in the check's round."""
+        """Return the report to publish, in the check's round."""
         job, check, settings = self.job, self.check, self.settings
         if len(job.result_details) + len(job.result_output) < _THREAD_LENGTH:
             return report(job, check, settings, self.redactor)
         return await to_thread.run_sync(report, job, check, settings, self.redactor)
 
     async def run(self) -> None:
-        """Tell GitHub.
+        """Publish the check.
 
         Raises:
-            NotPermitted: It is refused.
+            NotPermitted: It is forbidden.
 
-        Fails with LookAgain, and with GithubError if GitHub doesn't take it now.
+        Fails with LookAgain, and with GithubError if GitHub doesn't accept it now.
         """
         if is_conclusion(self.check.told) and self.check.kind == CHECK:
             self._begin_round()
@@ -130,7 +130,7 @@ class Telling:
         self.check = evolve(self.check, told=found.standing.told)
 
     async def _by_status(self) -> bool:
-        """Return whether a commit status is to be set, because checks are not for the hub's token.
+        """Return whether to set a commit status, because the hub's token can't write checks.
 
         Raises:
             NoPermission: The token may do neither.
@@ -150,7 +150,7 @@ class Telling:
         raise NoPermission(call="tell of a check", reason=reason)
 
     def _begin_round(self) -> None:
-        # To open a concluded check run again is unreliable; the docs ask for a new one of the same name.
+        # Reopening a concluded check run is unreliable; the docs ask for a new one of the same name.
         number = self.check.round + 1
         self.check = evolve(
             self.check, round=number, check_run_id=0, asked=False, told=""
@@ -173,9 +173,9 @@ class Telling:
         await self._update(found, run)
 
     async def _fall_back(self, found: Report, refusal: NotPermitted) -> None:
-        """Set a commit status for a check that is refused, where the token doesn't say what it may do.
+        """Set a commit status for a forbidden check, where the token's permissions are unknown.
 
-        Fails with the refusal if it does, or if that is refused as well.
+        Fails with the refusal if they are known, or if the commit status is forbidden as well.
         """
         installation = self.check.installation
         said = await self.client.credentials.may_write(installation, CHECKS)
@@ -212,7 +212,7 @@ class Telling:
         return run
 
     async def _read(self, found: Report) -> CheckRun | None:
-        """Return the known check run as GitHub has it: how many annotations it has got already."""
+        """Return the known check run as GitHub has it, with the number of its annotations."""
         check = self.check
         try:
             return await self.client.check_run(
@@ -238,7 +238,7 @@ class Telling:
         return run
 
     async def _lost(self, found: Report) -> CheckRun | None:
-        """Forget a check run that isn't there any more, and return the one that has taken its place, or None."""
+        """Forget a check run that no longer exists; return the one that has taken its place, or None."""
         self.check = evolve(self.check, check_run_id=0, asked=True)
         await self.keep(self.check)
         return await self._look(found)
@@ -265,7 +265,7 @@ class Telling:
         except Unclear:
             raise
         except GithubError:
-            # Refused, so it wasn't made.
+            # Rejected, so it wasn't made.
             self.check = evolve(check, asked=False)
             raise
         self._is(run)
@@ -274,7 +274,7 @@ class Telling:
 
     async def _update(self, found: Report, run: CheckRun) -> None:
         if found.standing.is_conclusion and self.job.state not in ENDED:
-            # The job may go on before it is known that this was taken.
+            # The job may go on before it is known that GitHub has accepted this.
             self.check = evolve(self.check, asked=True)
             await self.keep(self.check)
         try:
@@ -295,7 +295,7 @@ class Telling:
             await self._annotate(found, run.id, run.annotations + ANNOTATIONS_AT_ONCE)
 
     async def _annotate(self, found: Report, run_id: int, told: int) -> None:
-        """Add the annotations beyond those that have been told."""
+        """Add the annotations that aren't published yet."""
         if told < len(found.annotations):
             await self.keep(self.check)
         while told < len(found.annotations):
@@ -309,7 +309,7 @@ class Telling:
         smallest: dict[str, Json],
         send: Callable[[dict[str, Json]], Awaitable[CheckRun]],
     ) -> tuple[CheckRun, bool]:
-        """Return what is answered to a body, and whether it was the whole one: a check must not hang on its texts."""
+        """Send the full body, or the smallest one if that is invalid; return the check run, and True for the full one."""
         try:
             return await send(whole), True
         except Invalid:
@@ -328,7 +328,7 @@ class Telling:
 
 
 def owes_nothing(owed: Owed, settings: GithubSettings) -> bool:
-    """Return whether GitHub knows already how a job stands, or need not know of it."""
+    """Return whether nothing has to be published: GitHub has the job's state already, or need not know of the job."""
     check, job = owed.check, owed.job
     if check.asked:
         return False

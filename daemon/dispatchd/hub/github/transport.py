@@ -1,4 +1,4 @@
-"""GitHub's REST API over HTTP: one call with a deadline for all of it, and its errors in words."""
+"""HTTP client for GitHub's REST API: one deadline for a whole call, and errors in words."""
 
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -34,10 +34,10 @@ from dispatchd.process.trust import client_context
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 DEADLINE_S: Final = 10.0
-"""How long a call may take (seconds)."""
+"""Deadline of a call (seconds)."""
 
 LONG_S: Final = 60.0
-"""How long one may take whose answer may have 25 MB (seconds)."""
+"""Deadline of a call whose answer may have 25 MB (seconds)."""
 
 _MOVED: Final = (
     HTTPStatus.MOVED_PERMANENTLY,
@@ -46,10 +46,10 @@ _MOVED: Final = (
     HTTPStatus.PERMANENT_REDIRECT,
 )
 _MOST_REDIRECTS: Final = 2
-"""How many redirects are followed (count): a renamed repository has one, one that was moved after that two."""
+"""Most redirects that are followed (count): a renamed repository has one, one that was moved after that has two."""
 
 _THREAD_BYTES: Final = 256 * 1024
-"""From this size on an answer is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
+"""Size from which an answer is parsed in a worker thread, so that the event loop isn't blocked (bytes)."""
 
 
 @frozen(kw_only=True)
@@ -66,30 +66,30 @@ class Call:
 
 @define(kw_only=True)
 class Transport:
-    """The way to one GitHub; `now` is the hub's clock, in seconds since the epoch."""
+    """Connection to one GitHub; `now` is the hub's clock (seconds since the epoch)."""
 
     http: httpx.AsyncClient
     now: Callable[[], float]
     known: KnownSecrets
-    """What is kept out of every error's words."""
+    """Secrets that are redacted in every error."""
     ahead_s: float = 0.0
-    """How far GitHub's clock is ahead of the hub's, by the newest answer (seconds)."""
+    """Lead of GitHub's clock over the hub's, by the newest answer (seconds)."""
 
     async def send(self, call: Call, token: str) -> Reply:
         """Make a call, and return its answer if it is a success.
 
         Args:
             call: The call.
-            token: What goes into `Authorization: Bearer`; empty for a call that proves nothing.
+            token: Token for `Authorization: Bearer`; empty for a call without authentication.
 
         Raises:
-            GithubError: The leaf that the answer means.
+            GithubError: The subclass that the answer means.
         """
         try:
             reply = await self._within_deadline(call, token)
             refuse_errors(call.name, reply, now=self.now())
         except GithubError as error:
-            # GitHub quotes what it was sent.
+            # GitHub quotes the request.
             error.reason = self.known.scrub(error.reason)
             error.args = (f"cannot {error.call}: {error.reason}",)
             raise
@@ -115,10 +115,10 @@ class Transport:
         return reply
 
     async def _answer(self, call: Call, token: str) -> Reply:
-        """Return what is answered, also where a repository has another name by now.
+        """Return the answer, also where a repository has another name by now.
 
-        GitHub docs, "Best practices for using the REST API": the same call goes to where a redirect leads. It
-        never leads elsewhere than to the same GitHub, because the token goes along.
+        The same call is sent to the target of a redirect (GitHub docs, "Best practices for using the REST API").
+        A redirect is followed only to the same GitHub, because the token goes along.
         """
         reply = await self._exchange(call, token)
         for _ in range(_MOST_REDIRECTS):
@@ -166,9 +166,9 @@ async def transport(
     known: KnownSecrets,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncIterator[Transport]:
-    """Give the way to the GitHub of some settings for the length of a block.
+    """Yield the connection to the GitHub of some settings.
 
-    `environment` is the process's; it names the proxy. Fails with ConfigError if that, or the certificates, can't be
+    `environment` is the process's; it names the proxy. Fails with ConfigError if the proxy or the certificates can't be
     used.
     """
     proxy = environment_proxy(httpx.URL(settings.api_url), environment)
@@ -186,7 +186,7 @@ async def transport(
         timeout=None,  # noqa: S113
         verify=_certificates(settings.ca_file),
         proxy=None if proxy is None else httpx_proxy(proxy),
-        # What the environment says of proxies has been read here, and nothing else of it counts.
+        # The proxy of the environment is set above; nothing else of the environment counts.
         trust_env=False,
     ) as http:
         yield Transport(http=http, now=now, known=known)
@@ -195,7 +195,7 @@ async def transport(
 def in_path(part: str) -> str:
     """Return some text as one segment of a path."""
     encoded = quote(part, safe="", errors="surrogatepass")
-    # Dots alone would mean another folder (RFC 3986, 5.2.4).
+    # A segment of one or two dots would mean another folder (RFC 3986, 5.2.4).
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
 
 
@@ -209,7 +209,7 @@ def _certificates(file: Path | None) -> ssl.SSLContext:
     if file is None:
         return client_context(None)
     try:
-        # A server of one's own, and a redirect or proxy of the world's, may both be on the way.
+        # One's own server and a public proxy or redirect may both be on the way.
         return client_context(file, beside_system=True)
     except (OSError, ssl.SSLError) as error:
         expected = f"must be a readable file with certificates in PEM ({error.strerror or error})"
@@ -217,6 +217,6 @@ def _certificates(file: Path | None) -> ssl.SSLContext:
 
 
 def _words(error: Exception) -> str:
-    """Return what kept an answer away, in one line."""
+    """Return the reason why there was no answer, in one line."""
     said = " ".join(str(error).split())
     return f"{said} ({type(error).__name__})" if said else type(error).__name__

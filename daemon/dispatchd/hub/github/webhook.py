@@ -1,7 +1,8 @@
-"""`POST /webhooks/github`: checked, kept, and only then answered (GitHub docs, Best practices for using webhooks).
+"""Route `POST /webhooks/github`: events are checked, stored, and only then answered.
 
-What was answered with a success is durable and never comes again. Whatever keeps an event from being durable
-is answered with 503, so that GitHub shows a failed delivery, which can be sent once more.
+An event that was answered with a success is durable, and GitHub never sends it again. If it can't be made durable,
+the answer is 503, so that GitHub shows a failed delivery, which can be sent again (GitHub docs, Best practices for
+using webhooks).
 """
 
 import json
@@ -36,32 +37,32 @@ LARGEST_PAYLOAD: Final = 25 * MIB
 """Largest payload that GitHub sends (bytes; GitHub docs, Webhook events and payloads)."""
 
 _READ_S: Final = 30.0
-"""How long a body may take (seconds): no GitHub waits longer for an answer (GitHub docs, Handling failed deliveries)."""
+"""Time limit of a body (seconds): no GitHub waits longer for an answer (GitHub docs, Handling failed deliveries)."""
 
 _LARGEST_FORM: Final = 3 * LARGEST_PAYLOAD + 16
-"""A form writes a byte with up to three (bytes)."""
+"""Largest form (bytes): it encodes a byte with up to three."""
 
 _MOST_COMING: Final = 256
-"""How many bodies may be coming in at a time (count)."""
+"""Most bodies that may be coming in at the same time (count)."""
 
 _MOST_LARGE_COMING: Final = 32
-"""How many of them may be on disk (count): strangers must not fill it."""
+"""Most of them that may be on disk (count): strangers must not fill it."""
 
 _SIGNATURE: Final = re.compile(r"sha256=[0-9a-f]{64}")
-"""X-Hub-Signature-256 of whatever GitHub has signed (GitHub docs, Validating webhook deliveries)."""
+"""Form of X-Hub-Signature-256 (GitHub docs, Validating webhook deliveries)."""
 
 _LARGE_AT_ONCE: Final = 4
-"""How many large bodies that GitHub has signed are in memory at a time (count); others wait."""
+"""Most large signed bodies in memory at the same time (count); others wait."""
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _JSON: Final = "application/json"
 _NOT_KEPT: Final = ("x-hub-signature", "x-hub-signature-256")
-"""Headers that prove something, and are of no use to a job."""
+"""Headers with signatures, which a job doesn't get."""
 
 
 @frozen(kw_only=True)
 class _Call:
-    """What a webhook says beside its body."""
+    """Headers of a webhook."""
 
     event: str
     delivery: str
@@ -72,12 +73,12 @@ class _Call:
 
 @define
 class Webhook:
-    """The route by which GitHub tells what has happened."""
+    """Route on which GitHub delivers events."""
 
     desk: Desk
     settings: GithubSettings
     secrets: Sequence[bytes] = field(repr=False)
-    """Each counts."""
+    """Secrets; a signature by any of them is valid."""
     _coming: Places = field(factory=lambda: Places(_MOST_COMING), init=False)
     _large_coming: Places = field(
         factory=lambda: Places(_MOST_LARGE_COMING), init=False
@@ -103,13 +104,13 @@ class Webhook:
         return cls(desk, settings, [secret.encode() for secret in secrets])
 
     def routes(self) -> list[Route]:
-        """Return the routes, for the application; none without a secret, as of a hub that polls."""
+        """Return the routes, for the application; none without a secret, as in a hub that polls."""
         if not self.secrets:
             return []
         return [Route("/webhooks/github", self.receive, methods=["POST"])]
 
     async def receive(self, request: Request) -> Response:
-        """Take an event in.
+        """Receive an event.
 
         Raises:
             Refused: It isn't one of GitHub's, or can't be read.
@@ -128,7 +129,7 @@ class Webhook:
             raise
 
     async def _receive(self, request: Request) -> Response:
-        """Take an event in.
+        """Receive an event.
 
         Raises:
             Refused: It isn't one of GitHub's, or can't be read.
@@ -197,10 +198,10 @@ class Webhook:
 
 
 def _call(request: Request, settings: GithubSettings) -> _Call:
-    """Return what a webhook says beside its body.
+    """Return the headers of a webhook.
 
     Raises:
-        Refused: It lacks what each has.
+        Refused: A required header is missing.
     """
     headers = request.headers
     for name in ("X-GitHub-Delivery", "X-GitHub-Event"):
@@ -213,7 +214,7 @@ def _call(request: Request, settings: GithubSettings) -> _Call:
     return _Call(
         event=clean(headers["x-github-event"].strip()),
         delivery=clean(headers["x-github-delivery"].strip()),
-        # An old GitHub Enterprise Server doesn't say it, and polling takes its events for the App's.
+        # An old GitHub Enterprise Server doesn't send these headers; polling takes its events for the App's.
         target=clean(f"{kind}/{target}") if kind or target else ours,
         signature=headers.get("x-hub-signature-256", ""),
         headers=kept_headers(headers),
@@ -221,7 +222,7 @@ def _call(request: Request, settings: GithubSettings) -> _Call:
 
 
 def kept_headers(headers: Mapping[str, str]) -> str:
-    """Return what a job is told of the headers that an event came with, as a JSON object; never a signature."""
+    """Return the headers of an event that its job gets, as a JSON object; never a signature."""
     return json.dumps(
         {
             name.lower(): value
@@ -236,7 +237,7 @@ def _arrival(call: _Call, body: bytes, kind: str) -> Arrival:
     """Return the event in a body that GitHub has signed.
 
     Raises:
-        Refused: There is none.
+        Refused: The body has no valid event.
     """
     try:
         text = body.decode()

@@ -1,4 +1,4 @@
-"""What people read about a job at GitHub: title, summary and text of its check run."""
+"""Texts about a job for people at GitHub: title, summary and text of its check run."""
 
 import re
 import shlex
@@ -22,13 +22,13 @@ TITLE_MOST: Final = 255
 """Longest title (characters)."""
 
 _OUTPUTS_BYTES: Final = 24 * 1024
-"""How much of the text the table of outputs may take (bytes); the rest is the log's."""
+"""Most of the text that the table of outputs may take (bytes); the rest is for the log."""
 
 _VALUE_MOST: Final = 300
-"""How much of an output's value the table shows (characters)."""
+"""Longest value of an output in the table (characters)."""
 
 _PUNCTUATION: Final = re.compile(r"([!-/:-@\[-`{-~])")
-"""What Markdown may give a meaning to; a backslash takes it away (CommonMark, 2.4)."""
+"""Characters with a meaning in Markdown; a backslash escapes them (CommonMark, 2.4)."""
 
 _GOING_ON: Final[Mapping[State, str]] = {
     State.RECEIVED: "The job is kept, and is not free to be handed out yet.",
@@ -40,7 +40,7 @@ _GOING_ON: Final[Mapping[State, str]] = {
 
 
 def title(job: HubJob, standing: Standing, redactor: Redactor) -> str:
-    """Return the title: how the job stands, and the beginning of what its machine says about it."""
+    """Return the title: the job's state, and the first line of its machine's summary."""
     said = job.reason if job.state is State.NEEDS_ATTENTION else job.result_summary
     first = clean(said, redactor).strip().split("\n", 1)[0]
     return clip_line(
@@ -73,23 +73,23 @@ def text(job: HubJob, details: Details, redactor: Redactor) -> str:
 
 
 def clean(text: str, redactor: Redactor) -> str:
-    """Return a text without secrets, and without what only a terminal understands.
+    """Return a text without secrets, and without terminal sequences.
 
-    Scrubbed before, because the last letter of a sequence may be the first one of a secret; and after, because what is
-    taken out may stand between a key and its value.
+    It is redacted before the sequences are removed, because the last letter of one may be the first of a secret. It is
+    redacted again after that, because a sequence may stand between a key and its value.
     """
-    # Piece by piece, so that no sequence reaches into a mark.
+    # Piece by piece, so that no sequence extends into a mark.
     pieces = redactor.scrub(text).split(MARK)
     return redactor.scrub(MARK.join(map(plain, pieces)))
 
 
 def plain(text: str) -> str:
-    """Return a text without what only a terminal understands."""
+    """Return a text without terminal sequences."""
     return without_sequences(text)
 
 
 def _said(job: HubJob, details: Details) -> str:
-    """Return what is to be read first: the machine's own words where it has any."""
+    """Return the first part of a summary: the machine's own words where it has any."""
     if job.state is State.NEEDS_ATTENTION:
         return job.reason or "The job waits for a person to decide."
     if job.state in ENDED:
@@ -98,7 +98,7 @@ def _said(job: HubJob, details: Details) -> str:
 
 
 def _ending(job: HubJob, standing: Standing) -> str:
-    """Return the last lines of a summary: what to do, what the conclusion means, and which job it is."""
+    """Return the last lines of a summary: what to do, the meaning of the conclusion, and the job."""
     lines: list[str] = []
     if job.state is State.NEEDS_ATTENTION:
         command = f"dispatchd resolve {shlex.quote(job.id)}"
@@ -122,7 +122,7 @@ def _table(outputs: Mapping[str, str], redactor: Redactor) -> str:
     room = _OUTPUTS_BYTES
     for name, value in outputs.items():
         shown = clean(name, redactor)
-        # As one text, so that a name that tells of a secret tells of its value.
+        # As one text, so that redaction by the name of a secret also finds its value.
         row = clean(f"{name}={value}", redactor)
         line = f"| {_cell(shown)} | {_cell(row.removeprefix(f'{shown}='))} |"
         room -= size(line) + 1

@@ -1,1 +1,1 @@
-"""How a database of an older release becomes one of this release; forward only, one file for each step."""
+"""Migrations from the databases of older releases to this one; forward only, one file for each."""

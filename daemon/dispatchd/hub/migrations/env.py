@@ -1,4 +1,4 @@
-"""Alembic's way in: the steps run on the connection that `hub/migrate.py` is given, in its transaction."""
+"""Entry point of Alembic: the migrations run on the connection that `hub/migrate.py` gets, in its transaction."""
 
 from alembic import context
 

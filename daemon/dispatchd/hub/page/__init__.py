@@ -1,1 +1,1 @@
-"""The hub's web page: what a person sees of jobs and machines, and does about them."""
+"""Web page of the hub, on which people see and change jobs and machines."""

@@ -1,4 +1,4 @@
-"""Answers as pages: from templates that escape whatever a job says, with headers that let nothing in from elsewhere."""
+"""Answers as pages: made from templates that escape all texts of jobs, with headers that block content from elsewhere."""
 
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
@@ -36,7 +36,7 @@ _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 @frozen(kw_only=True)
 class Visitor:
-    """Who looks at the page: a token's name, whether it may change things, and what its forms have to bring along."""
+    """Person who looks at the page: a token's name, whether it may change things, and the token that its forms need."""
 
     name: str
     is_admin: bool
@@ -44,7 +44,7 @@ class Visitor:
 
 
 class LoginNeeded(Exception):
-    """Nobody is logged in."""
+    """Request without a session."""
 
 
 def _static() -> dict[str, bytes]:
@@ -101,7 +101,7 @@ def page(
 
 
 def answering(handler: Handler) -> Handler:
-    """Return a handler that says in a page what goes wrong, and whose answers have the headers of all pages."""
+    """Return a handler that shows errors as pages, and whose answers have the headers of all pages."""
 
     async def answer(request: Request) -> Response:
         response = await _answer(handler, request)
@@ -128,7 +128,7 @@ async def _answer(handler: Handler, request: Request) -> Response:
 
 
 async def static(request: Request) -> Response:
-    """Return a file of the page; under the version that pages name now it may be kept for ever.
+    """Return a static file; under the current version browsers may cache it for ever.
 
     Raises:
         Refused: There is no such file.
@@ -159,8 +159,8 @@ def _to_login(request: Request) -> Response:
     query = request.scope["query_string"].decode("latin-1")
     wanted = f"{path}?{query}" if query else path
     if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
-        # A link on another site, such as that of a check at GitHub: the browser sends our cookie only with
-        # what our own pages ask for, so one of them asks again.
+        # A link on another site, for example of a check at GitHub: the browser sends the cookie only with
+        # requests of the hub's own pages, so one of them repeats the request.
         return page("again.html", None, wanted=wanted)
     return RedirectResponse(
         f"/login?next={quote(wanted, safe='')}", HTTPStatus.SEE_OTHER

@@ -1,4 +1,4 @@
-"""Logging in with an access token, and out."""
+"""Login with an access token, and logout."""
 
 from http import HTTPStatus
 from secrets import token_urlsafe
@@ -18,17 +18,17 @@ from dispatchd.hub.rules import Refused
 from dispatchd.hub.sessions import LIFE_S
 
 _LOGIN_COOKIE: Final = "dispatchd_hub_login"
-"""To this the form of a login is bound, as there is no session yet."""
+"""Cookie to which the form of a login is bound, as there is no session yet."""
 
 
 @frozen
 class Entry:
-    """Who comes in, and how."""
+    """Routes of login and logout, and checks of a request's session."""
 
     desk: Desk
 
     async def show(self, request: Request) -> Response:
-        """Return the form, or lead on who is logged in already."""
+        """Return the form of the login, or redirect a person who is logged in already."""
         wanted = own_path(request.query_params.get("next", "/"))
         try:
             await self.visitor(request)
@@ -37,7 +37,7 @@ class Entry:
         return RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
 
     async def login(self, request: Request) -> Response:
-        """Begin a session, if the token may read."""
+        """Begin a session, if the token has the scope `read`."""
         form = await read_form(request)
         wanted = own_path(form.get("next", "/"))
         if not await self._is_ours(form, request.cookies.get(_LOGIN_COOKIE, "")):
@@ -66,7 +66,7 @@ class Entry:
         return response
 
     async def logout(self, request: Request) -> Response:
-        """End the session, here and in the browser."""
+        """End the session, at the hub and in the browser."""
         await self.posted(request)
         value, now = request.cookies[COOKIE], self.desk.now()
         await self.desk.use(lambda: self.desk.sessions.end(value, now=now))
@@ -75,10 +75,10 @@ class Entry:
         return response
 
     async def visitor(self, request: Request) -> Visitor:
-        """Return who asks.
+        """Return the person who is logged in with a request's session.
 
         Raises:
-            LoginNeeded: Nobody that is known.
+            LoginNeeded: There is no valid session.
         """
         token = await self.desk.session(request)
         if token is None or not allows(token, READ):
@@ -92,12 +92,12 @@ class Entry:
     async def posted(
         self, request: Request, *, by_admin: bool = False
     ) -> dict[str, str]:
-        """Return the fields of a form that a page of the visitor's session has made.
+        """Return the fields of a form, if a page of the visitor's session made it.
 
         Fails with LoginNeeded if nobody is logged in.
 
         Raises:
-            Refused: No page of theirs has made it, or it isn't for them.
+            Refused: No page of their session made it, or it needs `admin`.
         """
         visitor, form = await self.visitor(request), await read_form(request)
         if not await self._is_ours(form, request.cookies[COOKIE]):
@@ -142,7 +142,7 @@ class Entry:
 
 
 def _set_cookie(request: Request, response: Response, name: str, value: str) -> None:
-    """Set a cookie, or take it away with an empty value."""
+    """Set a cookie, or delete it if the value is empty."""
     response.set_cookie(
         name,
         value,

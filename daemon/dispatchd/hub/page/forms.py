@@ -1,4 +1,4 @@
-"""Forms: read up to a limit, and only where a page of this hub has sent them."""
+"""Forms: read up to a limit, and only if a page of this hub has sent them."""
 
 from http import HTTPStatus
 from typing import Final
@@ -19,7 +19,7 @@ async def read_form(request: Request) -> dict[str, str]:
     """Return the fields of a form that didn't come from another site.
 
     Raises:
-        Refused: It did, or it is none, or too large.
+        Refused: It came from another site, is no form, or is too large.
     """
     _require_own_site(request)
     body = bytearray()
@@ -37,7 +37,7 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 def own_path(wanted: str) -> str:
-    """Return a path of this hub that somebody wants to go to; the first page for whatever could lead elsewhere."""
+    """Return the path of this hub to redirect to; the first page if the wanted path could lead elsewhere."""
     # Browsers drop line breaks and tabs from a URL, and read a backslash as a slash.
     plain = wanted.isascii() and wanted.isprintable() and not {" ", "\\"} & set(wanted)
     inside = wanted.startswith("/") and not wanted.startswith("//")
@@ -45,9 +45,10 @@ def own_path(wanted: str) -> str:
 
 
 def _require_own_site(request: Request) -> None:
-    """Return if a request may have come from a page of this hub.
+    """Check that a request may have come from a page of this hub.
 
-    A browser names no origin ("null") for our own forms either, as they tell no referrer; those have their token.
+    A browser sends the origin "null" for the hub's own forms, too, because they send no referrer; their token protects
+    these.
 
     Raises:
         Refused: It came from elsewhere.

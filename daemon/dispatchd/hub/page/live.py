@@ -1,4 +1,4 @@
-"""Telling open pages that something has changed, as server-sent events."""
+"""Live updates of open pages, as server-sent events."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -12,11 +12,11 @@ from dispatchd.hub.desk import Desk
 from dispatchd.hub.model import StorageBusy
 
 _EVERY_S: Final = 1.0
-"""How far apart two events are at least (seconds)."""
+"""Least time between two events (seconds)."""
 _BEAT_S: Final = 15.0
-"""How long a stream is silent at most (seconds): proxies close those that seem dead."""
+"""Longest silence of a stream (seconds): proxies close those that seem dead."""
 _LOOK_S: Final = 2.0
-"""How often a page looks where another hub process may have changed something (seconds)."""
+"""Interval at which a page looks where another hub process may have changed something (seconds)."""
 
 _CHANGED: Final = b"event: changed\ndata:\n\n"
 _BEAT: Final = b": here\n\n"
@@ -24,7 +24,7 @@ _BEAT: Final = b": here\n\n"
 
 @frozen
 class Live:
-    """The stream of events."""
+    """Stream of events."""
 
     desk: Desk
 
@@ -39,7 +39,7 @@ class Live:
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
         bell = self.desk.changed.next
-        # Something at once, so that the browser knows that it is connected.
+        # At once, so that the browser knows that it is connected.
         yield _BEAT
         while not self.desk.stopping:
             changed = await self._rings(bell)
@@ -51,7 +51,7 @@ class Live:
                 await self._pause()
 
     async def _rings(self, bell: anyio.Event) -> bool:
-        """Return whether something may have changed, once it has or a heartbeat is due."""
+        """Wait for a change or for the next heartbeat; return whether something may have changed."""
         shared = self.desk.database.is_shared
         with anyio.move_on_after(_LOOK_S if shared else _BEAT_S):
             await bell.wait()
@@ -70,5 +70,5 @@ class Live:
         try:
             return await self.desk.session(request) is not None
         except StorageBusy:
-            # The page tells that, once it looks.
+            # The page shows that error when it looks.
             return True

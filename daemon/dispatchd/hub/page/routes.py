@@ -1,4 +1,4 @@
-"""The pages: a list of jobs and machines, and one for each job."""
+"""Routes of the pages: a list of jobs and machines, and a page for each job."""
 
 from http import HTTPStatus
 from typing import Final
@@ -31,7 +31,7 @@ from dispatchd.hub.result_details import read_details
 from dispatchd.hub.rules import Refused
 
 _LISTED: Final = 100
-"""How many jobs a page lists (count)."""
+"""Jobs on a page (count)."""
 
 _GROUPS: Final = (
     ("Waiting", WAITING),
@@ -42,7 +42,7 @@ _GROUPS: Final = (
 
 @frozen
 class Page:
-    """The routes of the web page."""
+    """Routes of the web page."""
 
     desk: Desk
     intake: Intake
@@ -57,7 +57,7 @@ class Page:
             _post("/logout", entry.logout),
             _get("/events", self.events),
             _get("/static/{version}/{name}", static),
-            # Where the id is in the query; `job_path` says why.
+            # With the id in the query; `job_path` explains why.
             _get("/jobs", self.show),
             _post("/jobs/cancel", self.cancel),
             _post("/jobs/requeue", self.requeue),
@@ -79,7 +79,7 @@ class Page:
         return HTMLResponse(await self.desk.use(lambda: self._job(visitor, job_id)))
 
     async def events(self, request: Request) -> Response:
-        """Tell an open page of changes.
+        """Stream changes to an open page.
 
         Raises:
             Refused: Nobody is logged in.
@@ -91,13 +91,13 @@ class Page:
         return Live(self.desk).stream(request)
 
     async def cancel(self, request: Request) -> Response:
-        """End a job."""
+        """Cancel a job."""
         await Entry(self.desk).posted(request, by_admin=True)
         job = await Jobs(self.desk, self.intake).end(_job_id(request))
         return RedirectResponse(job_path(job.id), HTTPStatus.SEE_OTHER)
 
     async def requeue(self, request: Request) -> Response:
-        """Submit an ended job once more, and lead to the new one."""
+        """Submit an ended job again, and redirect to the new one."""
         form = await Entry(self.desk).posted(request, by_admin=True)
         again = await Jobs(self.desk, self.intake).again(
             _job_id(request), form.get("new_id", "")

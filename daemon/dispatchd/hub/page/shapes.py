@@ -1,4 +1,4 @@
-"""What the templates get of a job: its way so far, how far it is, and what asked for it."""
+"""Data of a job for the templates: its history, its progress, and its origin."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ _ASKED: Final = (
 
 @frozen
 class Step:
-    """Something that has happened to a job; `at` in seconds since the epoch."""
+    """Step in the history of a job; `at` in seconds since the epoch."""
 
     at: float
     what: str
@@ -36,7 +36,7 @@ class Step:
 
 @frozen
 class Progress:
-    """How far a run is, in steps of its own (count)."""
+    """Progress of a run, in its own steps (count)."""
 
     completed: int
     in_progress: int
@@ -44,7 +44,7 @@ class Progress:
 
     @classmethod
     def of(cls, job: HubJob) -> "Progress | None":
-        """Return the newest progress that a machine has told, or None."""
+        """Return the newest progress that a machine has reported, or None."""
         told = json.loads(job.progress or "null")
         if not isinstance(told, dict):
             return None
@@ -54,7 +54,7 @@ class Progress:
 
 
 def steps(job: HubJob, attempts: Sequence[Attempt]) -> list[Step]:
-    """Return what has happened to a job, in the order in which it has."""
+    """Return the history of a job, oldest step first."""
     return sorted(_steps(job, attempts), key=lambda step: step.at)
 
 
@@ -79,7 +79,7 @@ def _steps(job: HubJob, attempts: Sequence[Attempt]) -> Iterator[Step]:
 
 
 def asked(job: HubJob) -> list[tuple[str, str]]:
-    """Return what is known of who asked for a job and for what, as pairs of a name and a text."""
+    """Return the origin of a job: its event, actor and subject, as pairs of a label and a text."""
     return [
         (label, str(job.document[name]))
         for name, label in _ASKED
@@ -88,10 +88,10 @@ def asked(job: HubJob) -> list[tuple[str, str]]:
 
 
 def title(job: HubJob) -> str:
-    """Return by what people call a job: its workflow, or its command where it has none."""
+    """Return the title of a job: its workflow, or else its command or its id."""
     return job.workflow or str(job.document.get("command") or "") or job.id
 
 
 def has_ended(job: HubJob) -> bool:
-    """Return whether nothing more becomes of a job."""
+    """Return whether a job has ended."""
     return job.state in ENDED

@@ -1,4 +1,4 @@
-"""What the page says: texts of jobs made safe to look at, times, and a sentence for each state."""
+"""Texts of the page: safe forms of jobs' texts, times, and a sentence for each state."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -25,30 +25,30 @@ SENTENCES: Final = {
 
 
 def shown(text: object, most: int = 2000) -> str:
-    """Return a text on one line, with characters that act on what is around them written out, and not too long."""
+    """Return a text on one line, cut to `most` characters, with characters that act on the text around them written out."""
     found = written_out(str(text)[: most + 1])
     return found if len(str(text)) <= most else f"{found[:most]}…"
 
 
 def shown_lines(text: str) -> str:
-    """Return a text with its lines, as of a log: without a terminal's colours."""
+    """Return a text of several lines, such as a log, without a terminal's colours."""
     plain = COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     return written_out(plain, but="\n\t")
 
 
 def iso(at: float) -> str:
-    """Return a time as machines read it."""
+    """Return a time in ISO 8601, for programs."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
 
 
 def utc(at: float) -> str:
-    """Return a time as people read it."""
+    """Return a time for people, in UTC."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def span(length_s: float) -> str:
-    """Return a length of time in its two largest units."""
-    if length_s < 10:  # noqa: PLR2004  # from there on tenths tell nothing
+    """Return a duration in its two largest units."""
+    if length_s < 10:  # noqa: PLR2004  # longer ones need no tenths
         return f"{max(length_s, 0):.1f} s"
     minutes, seconds = divmod(round(length_s), 60)
     hours, minutes = divmod(minutes, 60)
@@ -59,14 +59,14 @@ def span(length_s: float) -> str:
 
 
 def state_word(state: str) -> str:
-    """Return a state as people write it."""
+    """Return the name of a state for people."""
     return state.replace("_", " ")
 
 
 def job_path(job_id: str, action: str = "") -> str:
-    """Return where a job is, or what does something to it.
+    """Return the path of a job, or of an action on it.
 
-    Browsers take the ids `.` and `..` for folders, however they are written, so those go into the query.
+    Browsers treat the ids `.` and `..` as folders, however they are encoded, so these go into the query.
     """
     after = f"/{action}" if action else ""
     if job_id in {".", ".."}:
@@ -75,7 +75,7 @@ def job_path(job_id: str, action: str = "") -> str:
 
 
 def standing(job: HubJob) -> str:
-    """Return how a job stands, in a sentence or two."""
+    """Return the state of a job, in a sentence or two."""
     sentence = SENTENCES[job.state]
     if job.state is State.QUEUED and job.lapsed:
         return (

@@ -1,1 +1,1 @@
-"""The queue of the hub: what goes out of it, and when nothing does."""
+"""Queue of the hub: pauses, bindings of machines, and the start after a restore."""

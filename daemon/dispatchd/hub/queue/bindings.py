@@ -1,4 +1,4 @@
-"""The bindings of machines, kept as marks: which jobs each of them may have, by the machine's name."""
+"""Bindings of machines, stored as marks by the machine's name."""
 
 import json
 from typing import Final
@@ -13,12 +13,15 @@ from dispatchd.hub.mark_store import MarkStore
 from dispatchd.hub.schema import MARKS
 
 _BOUND: Final = "machine bound "
-"""What the mark of a machine that is bound begins with; its name follows."""
+"""Prefix of the mark of a bound machine; the machine's name follows."""
 
 
 @frozen
 class BindingStore:
-    """The bindings of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+    """Bindings of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
@@ -34,7 +37,7 @@ class BindingStore:
             return {row.name.removeprefix(_BOUND): _read(row.value) for row in rows}
 
     def put(self, name: str, binding: Binding) -> None:
-        """Bind a machine anew, and let every poll of every hub process look again."""
+        """Replace the binding of a machine, and wake every poll of every hub process."""
         marks = MarkStore(self._database)
         value = json.dumps([binding.workflows, binding.repositories])
 

@@ -1,4 +1,4 @@
-"""Pause of dispatch: while it lasts no job is handed out but cancel jobs; what machines have goes on."""
+"""Pause of dispatch: while it lasts only cancel jobs are dispatched; jobs on machines go on."""
 
 import json
 
@@ -13,7 +13,7 @@ from dispatchd.hub.schema import PAUSED
 
 @frozen(kw_only=True)
 class Pause:
-    """Since when dispatch is paused (seconds since the epoch), and why."""
+    """Pause of dispatch, with its start (seconds since the epoch) and its reason."""
 
     since: float
     reason: str
@@ -21,7 +21,10 @@ class Pause:
 
 @frozen
 class PauseStore:
-    """The pause of a database. Calls block, and may come from any thread; each fails with StorageBusy if it can't."""
+    """Pause of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
 
     _database: Database
 
@@ -35,7 +38,7 @@ class PauseStore:
         return Pause(**json.loads(mark)) if mark else None
 
     def begin(self, pause: Pause) -> None:
-        """Pause dispatch; of two pauses the newer one counts."""
+        """Pause dispatch; a newer pause replaces an older one."""
         self._marks.put(PAUSED, json.dumps(asdict(pause)))
 
     def end(self) -> bool:

@@ -1,4 +1,4 @@
-"""Treatment of the time between a backup and its restore: jobs that ran, and events that came in."""
+"""Treatment of the time between a backup and its restore: jobs that ran, and events that came."""
 
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -18,15 +18,15 @@ class SinceBackup(StrEnum):
     """Treatment of GitHub's events since the backup."""
 
     LOOK = "look"
-    """Fetch them, and hand out no job until the owner has looked."""
+    """Fetch them, and dispatch no job until the owner has looked."""
     RUN = "run"
-    """Fetch and run them; machines repeat the results of jobs that they have had."""
+    """Fetch and run them; machines repeat the results of jobs that they have run."""
     SKIP = "skip"
-    """Note them as ignored."""
+    """Store them as ignored."""
 
 
 def prepare(database: Database, choice: SinceBackup, *, file: Path, now: float) -> None:
-    """Make a restored hub start as it was chosen. Blocks; fails with StorageBusy if the database can't be used."""
+    """Prepare a restored hub's start for the owner's choice. Blocks; fails with StorageBusy if the database can't be used now."""
     if choice is SinceBackup.LOOK:
         reason = (
             f"restored from {file.name} on {datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC; "
@@ -38,5 +38,5 @@ def prepare(database: Database, choice: SinceBackup, *, file: Path, now: float) 
 
 
 def skip_before(database: Database) -> float:
-    """Return before when GitHub's deliveries are skipped (seconds since the epoch); 0 for none. Blocks."""
+    """Return the time before which GitHub's deliveries are skipped (seconds since the epoch); 0 for none. Blocks."""
     return float(MarkStore(database).get(_MARK) or 0)

@@ -1,4 +1,4 @@
-"""The hub's storage.
+"""Storage of the hub.
 
-Data goes one way: stores call the database, which calls nobody.
+Data goes one way: stores call the database, which calls no other part.
 """

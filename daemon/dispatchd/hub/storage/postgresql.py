@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL on which no wait is without an end, whatever the network or another transaction does.
+"""Connections to PostgreSQL with a time limit for every wait, whatever the network or another transaction does.
 
-The server ends what takes too long there (`SETTINGS`). It can't do so where packets vanish on the way: a firewall
-that has forgotten the connection, a failover. So each wait for an answer has an end here too; a connection that has
-missed it is closed, and SQLAlchemy then makes all of its pool anew.
+The server ends statements that take too long (`SETTINGS`). It can't do so if packets vanish on the way: a firewall
+that has forgotten the connection, a failover. So each wait for an answer has a time limit here too. A connection that
+has exceeded it is closed, and SQLAlchemy then replaces all connections of its pool.
 """
 
 import time
@@ -15,17 +15,17 @@ from typing_extensions import override
 T = TypeVar("T")
 
 CONNECT_S: Final = 5
-"""How long it may take to connect (seconds)."""
+"""Time limit of connecting (seconds)."""
 
 _ANSWER_S: Final = 6.0
-"""How long the answer to a statement may take (seconds); the server gives up earlier."""
+"""Time limit of the answer to a statement (seconds); the server gives up earlier."""
 
 _ENCODING: Final = "UTF8"
-"""The one encoding of PostgreSQL that holds all texts (PostgreSQL docs, 23.3.1)."""
+"""Only encoding of PostgreSQL that can store all texts (PostgreSQL docs, 23.3.1)."""
 
 SETTINGS: Final = {
     "statement_timeout": "5s",
-    # Many calls that want one locked row take turns on the few connections, and others have to get theirs.
+    # Calls that wait for one locked row must not occupy the few connections for long: others need them.
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "30s",
 }
@@ -42,11 +42,11 @@ PARAMETERS: Final = {
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """A connection that is closed when an answer doesn't come in time."""
+    """Connection that is closed when an answer doesn't come in time."""
 
     answer_s: ClassVar[float] = _ANSWER_S
     is_patient: bool = False
-    """Whether answers may take as long as they like, as those of a migration do."""
+    """True if answers have no time limit, as during a migration."""
 
     @override
     def wait(self, gen: PQGen[T], *args: Any, **more: Any) -> T:
@@ -55,17 +55,17 @@ class BoundedConnection(psycopg.Connection[Any]):
         return super().wait(self._bounded(gen), *args, **more)
 
     def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
-        """Go on as a generator does, until it is late.
+        """Wrap a generator of psycopg with a time limit.
 
         Raises:
-            psycopg.OperationalError: It is.
+            psycopg.OperationalError: The time limit is exceeded.
         """
         until = time.monotonic() + self.answer_s  # of this one wait
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
-                # Nothing is ready whenever psycopg looks whether somebody has interrupted it.
+                # psycopg also resumes with nothing ready, to check for interrupts.
                 if not ready and time.monotonic() > until:  # likewise
                     self.pgconn.finish()
                     message = f"the server has not answered within {self.answer_s} s"
@@ -80,7 +80,7 @@ def connect(*args: Any, **parameters: Any) -> BoundedConnection:  # noqa: ANN401
     """Connect, and set the server's limits.
 
     Raises:
-        psycopg.NotSupportedError: The database can't hold all texts.
+        psycopg.NotSupportedError: The database can't store all texts.
     """
     connection = BoundedConnection.connect(*args, **{**PARAMETERS, **parameters})
     encoding = connection.info.parameter_status("server_encoding")

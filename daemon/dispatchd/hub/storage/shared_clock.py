@@ -1,4 +1,4 @@
-"""The clock of a database that several hubs share: their own may differ, and what one writes another reads."""
+"""Clock of a database that several hubs share: their own clocks may differ, and one reads the times that another writes."""
 
 import time
 from collections.abc import Callable
@@ -18,15 +18,15 @@ def since_boot() -> float:
 
 @define
 class SharedClock:
-    """Tells the database's time between two measurements by a clock that nobody sets.
+    """Database's time, continued between two measurements by a clock that can't be set.
 
-    Each call of `measure` blocks; the first is to come before the first call of `now`.
+    Each call of `measure` blocks; the first has to come before the first call of `now`.
     """
 
     _database: Database
     _running: Callable[[], float] = since_boot
     _ahead_s: float = field(default=0.0, init=False)
-    """How far the database's time is ahead of the running clock."""
+    """Lead of the database's time over the running clock (seconds)."""
 
     def now(self) -> float:
         """Return the database's time (seconds since the epoch)."""

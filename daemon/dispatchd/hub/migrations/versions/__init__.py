@@ -1,1 +1,1 @@
-"""The steps, in the order of their numbers. A released step never changes."""
+"""Migrations, in the order of their numbers. A released migration never changes."""

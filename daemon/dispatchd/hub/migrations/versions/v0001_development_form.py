@@ -1,4 +1,4 @@
-"""The tables of the hub's development form, which knew no migrations: it made them where they were missing."""
+"""Tables of the hub's development version. It had no migrations, and made missing tables itself."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ _NUMBERS: Final = ("cancel_requested", "deliveries", "accepts", "finishes")
 
 
 def upgrade() -> None:
-    """Make what is missing."""
+    """Make missing tables."""
     if sa.inspect(op.get_bind()).has_table("jobs"):
         return
     op.create_table(

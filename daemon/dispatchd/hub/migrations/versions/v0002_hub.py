@@ -1,4 +1,4 @@
-"""Machines, licenses, tokens, deliveries and attempts; jobs with states that say how they ended, and their turn."""
+"""Machines, licenses, tokens, deliveries and attempts; jobs with their outcomes as states, and with turns."""
 
 import json
 from typing import Final
@@ -16,11 +16,11 @@ _KEPT: Final = (
     *("created_at", "claimed_at", "accepted_at", "finished_at"),
     *("deliveries", "accepts", "finishes"),
 )
-"""The columns of a job that stay as they are."""
+"""Columns of a job that stay as they are."""
 
 
 def upgrade() -> None:
-    """Make the new tables, and take the jobs over."""
+    """Make the new tables, and copy the jobs."""
     before = sa.Table("jobs", sa.MetaData(), autoload_with=op.get_bind())
     rows = op.get_bind().execute(sa.select(before)).mappings().all()
     op.drop_table("jobs")
@@ -30,7 +30,7 @@ def upgrade() -> None:
         op.bulk_insert(jobs, [_job(row) for row in rows])
         op.bulk_insert(attempts, [_claim(row) for row in rows if row["deliveries"]])
     if op.get_bind().dialect.name == "postgresql":
-        # What was inserted with its position has not counted for the sequence.
+        # Rows inserted with their positions have not advanced the sequence.
         op.execute(
             "SELECT setval(pg_get_serial_sequence('jobs', 'position'), "
             "(SELECT COALESCE(MAX(position), 0) + 1 FROM jobs), false)"
@@ -147,7 +147,7 @@ def _job(row: sa.RowMapping) -> dict[str, object]:
 
 
 def _claim(row: sa.RowMapping) -> dict[str, object]:
-    """Return the newest claim of a job; of those before nothing is known."""
+    """Return the newest claim of a job; earlier ones are unknown."""
     given_back = "released" if row["state"] == "queued" else ""
     return {
         "job_id": row["id"],

@@ -11,16 +11,16 @@ down_revision: Final = "0002"
 
 _BIG: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _ROWS: Final = 1000
-"""How many jobs are read and written at a time (count)."""
+"""Jobs that are read and written at a time (count)."""
 _KEPT: Final = (
     *("id", "event", "action", "installation", "repository", "payload_hash"),
     *("received_at", "routing", "state"),
 )
-"""The columns of a delivery that stay as they are."""
+"""Columns of a delivery that stay as they are."""
 
 
 def upgrade() -> None:
-    """Make the new tables, and take the deliveries over."""
+    """Make the new tables, and copy the deliveries."""
     _more_of_jobs()
     before = sa.Table("deliveries", sa.MetaData(), autoload_with=op.get_bind())
     rows = op.get_bind().execute(sa.select(before)).mappings().all()

@@ -1,4 +1,4 @@
-"""How large each job is, so that what waits is counted in bytes too."""
+"""Size of each job, so that the queue is limited in bytes, too."""
 
 from typing import Final
 
@@ -13,13 +13,13 @@ _WAITING: Final = ("received", "queued")
 
 
 def upgrade() -> None:
-    """Add the size, and reckon that of the jobs that wait."""
+    """Add the size, and compute that of the waiting jobs."""
     op.add_column("jobs", sa.Column("size", _BIG, nullable=False, server_default="0"))
     db = op.get_bind()
     jobs, texts = (
         sa.Table(name, sa.MetaData(), autoload_with=db) for name in ("jobs", "texts")
     )
-    # In characters, which is near enough for jobs that wait already.
+    # In characters, which is close enough for jobs that wait already.
     length = sa.func.length(texts.c.payload) + sa.func.length(texts.c.headers)
     own = sa.select(length).where(texts.c.id == jobs.c.id).scalar_subquery()
     waiting = sa.update(jobs).where(jobs.c.state.in_(_WAITING))
