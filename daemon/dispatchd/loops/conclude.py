@@ -195,7 +195,7 @@ class Concluder:
     def _keep_artifacts(
         self, record: TrackedJob, wanted: Sequence[str]
     ) -> tuple[str, ...]:
-        """Copy the artifacts out of a workspace that is about to be removed. Return those that can't be copied. Blocks."""
+        """Keep the artifacts of a workspace that is about to be removed. Return those that can't be kept. Blocks."""
         try:
             return self.runs.keep_artifacts(record.run_id, wanted)
         except StoreUnavailable as error:

@@ -216,6 +216,6 @@ def _payload(text: str) -> Json:
     try:
         return loads(text)
     except ContractViolation:
-        # Python's limit on nesting depends on the depth of the caller: a payload that the pull could read may fail here.
+        # Python's limit on nesting depends on the caller's depth: a payload that the pull could read may fail here.
         # The command has the file; only the variables that would come from it are missing.
         return None

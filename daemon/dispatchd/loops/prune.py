@@ -34,7 +34,7 @@ _MOST_NAMED: Final = 5
 """Most runs that can't be pruned in one message (count)."""
 
 _RESOLUTION: Final = timedelta(seconds=1)
-"""Resolution of the endpoint's clock (`Date`, RFC 9110 section 5.6.7): its time may be up to this much later than shown."""
+"""Resolution of the endpoint's clock (`Date`, RFC 9110 section 5.6.7): its time may be later by up to this much."""
 
 
 @define(kw_only=True)

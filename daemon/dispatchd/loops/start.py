@@ -142,7 +142,7 @@ class Starter:
             raise NotConfirmed(reason=str(error)) from error
         if not wanted:
             raise NotConfirmed(reason="somebody has cancelled it")
-        # The answer counts from the time of the call: it may have taken longer than the lease, or a delivery came since.
+        # The answer counts from the time of the call: it may have taken longer than the lease, or a delivery came.
         newest = self.tracker.get(record.job.id)
         is_wanted = (
             newest is not None
