@@ -20,7 +20,7 @@ _OF_FILES_AND_USERS: Final = frozenset(
         10,  # CAP_NET_BIND_SERVICE
     }
 )
-"""Capabilities that installers and archivers need as root. None reaches devices, the kernel or other processes' memory."""
+"""Capabilities that installers and archivers need. None reaches devices, the kernel or other processes' memory."""
 
 _LAST: Final = 63
 """Largest possible number of a capability: the kernel keeps them in 64 bits."""

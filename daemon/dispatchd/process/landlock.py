@@ -1,5 +1,4 @@
-"""Wall of the kernel around this process and its children: the files that they may reach, and the processes that they
-may signal.
+"""Wall of the kernel around this process and its children: files within reach, and processes that may be signalled.
 
 Facts from landlock(7), landlock_create_ruleset(2), landlock_add_rule(2), landlock_restrict_self(2) and the kernel's
 userspace-api/landlock.rst. Numbers of system calls are the same on every architecture but Alpha. Everything that no
