@@ -155,7 +155,7 @@ class Walls:
     def _added(
         self, paths: Iterable[str], secret: tuple[str, ...], access: int
     ) -> Iterator[Rule]:
-        """Yield the rules for the owner's additions. Only its own path opens a secret; nothing opens the daemon's folders."""
+        """Yield the rules for the owner's additions: a secret only for its own path, the daemon's folders never."""
         for each in paths:
             named = _real(Path(each))
             hidden = _all_real(map(Path, secret))
