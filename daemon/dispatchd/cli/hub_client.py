@@ -144,7 +144,7 @@ class HubClient:
 
     def _context(self) -> "ssl.SSLContext":
         """Return the context that checks the hub's certificate.
-        
+
         A local copy of it is the only certificate trusted, and its name isn't checked.
 
         Raises:
