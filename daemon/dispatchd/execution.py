@@ -40,7 +40,7 @@ class Execution:
     machine: Machine
     """Abilities of this machine for runs."""
     containment: str
-    """Means by which the processes of a run are kept together, in words."""
+    """Means that keep the processes of a run together, in words."""
 
 
 def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts

@@ -247,7 +247,7 @@ def _open(
         # The status is enough. A body stays compressed, however large its content is.
         response.raw.headers.pop("content-encoding", None)
 
-    # With a session of ours the SDK doesn't load a session class that the environment names.
+    # With a session of ours the SDK doesn't load one that the environment names.
     session = requests.Session()
     session.trust_env = False
     if proxy:

@@ -159,7 +159,7 @@ def _code_of(arguments: Sequence[str] | None) -> int:
     try:
         return _code_of_click(arguments)
     except _ReaderGone:
-        # The reader can't be told anything more.
+        # Nothing more can reach the reader.
         _silence_stdout()
         return 0
     except (UserError, OSError) as error:

@@ -207,7 +207,7 @@ COMMANDS: Final = (machines, machine, token)
 
 
 def _bound(found: dict[str, Any]) -> str:
-    """Return the binding of a machine, in words; a hub of an earlier release has none."""
+    """Return the binding of a machine, in words; an earlier release of the hub sends none."""
     names = (
         ("workflows", found.get("bound_workflows")),
         ("repositories", found.get("bound_repositories")),

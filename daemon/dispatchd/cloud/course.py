@@ -23,7 +23,7 @@ _SOCKET_OPTIONS: Final = (
 class Stage(StrEnum):
     """Last stage of a request."""
 
-    WAITING = "waiting"  # for a connection of the pool, or unknown
+    WAITING = "waiting"  # for a place in the pool, or unknown
     CONNECTING = "connecting"
     SECURING = "securing"  # the TLS handshake
     TUNNELLING = "tunnelling"  # CONNECT has been sent to the proxy

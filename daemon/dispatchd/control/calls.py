@@ -39,7 +39,7 @@ _PEERGROUPS_BYTES: Final = 1024
 
 
 class Refused(DispatchdError):
-    """A call that isn't carried out. `status` is for the program, `reason` for the person who called.
+    """A call that isn't carried out. `status` says which side is at fault, and `reason` goes to the caller.
 
     Acts use 400 for bad input, 404 for a missing thing, 409 for a call that the present state doesn't allow.
     """

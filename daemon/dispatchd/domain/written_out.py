@@ -12,7 +12,7 @@ _JOINERS: Final = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}\N{SOFT HYPHEN}
 """Characters among them that words are written with."""
 
 COLOURS: Final = re.compile("\x1b\\[[0-9;:]*+[mK]")
-"""Sequences that terminals take for colours, of which build logs are full."""
+"""Sequences that terminals take for colours; build logs are full of them."""
 
 
 _LOG: Final = "\n\t\r"

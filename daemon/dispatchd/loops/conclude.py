@@ -86,7 +86,7 @@ class Concluder:
         if isinstance(end, NeverStarted):
             await self._undo(record, attempt, workflow)
             return
-        # A job from a fork is no reason here: `from_fork` may have become known after the start.
+        # `from_fork` doesn't count here: it may have become known after the start.
         secret_free = workflow is not None and not workflow.secret_variables
         known = secrets_known or secret_free
         # A stop doesn't wait for the reading of evidence, however large: the next daemon reads it again.

@@ -114,5 +114,5 @@ class LicenseFinder:
 
 
 def hash_of(key: str) -> str:
-    """Return the hash by which an activation recognizes its key (SHA-256 in hex)."""
+    """Return the hash of a key, which an activation stores to recognize it (SHA-256 in hex)."""
     return sha256(key.encode()).hexdigest()

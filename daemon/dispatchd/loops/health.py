@@ -1,6 +1,6 @@
 """Health: this machine takes jobs and reports them, which means more than that its process is alive.
 
-A machine with all its slots in use is healthy, though it pulls nothing. A machine is unhealthy if it pulls and gets
+A machine without room for another job is healthy, though it pulls nothing. A machine is unhealthy if it pulls and gets
 no answer, or if it can't report how its runs ended.
 """
 

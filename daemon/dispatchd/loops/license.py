@@ -36,7 +36,7 @@ from dispatchd.loops.find_license import Found, LicenseFinder, hash_of
 from dispatchd.loops.ports import Licensing, WallClock
 
 HEARTBEAT_S: Final = 24 * 3600.0
-"""Time between two heartbeats (seconds), of which up to a tenth is jitter."""
+"""Time between two heartbeats (seconds); up to a tenth of it is jitter."""
 
 _RETRY_CAP_S: Final = 50.0
 """Longest wait after a failed call (seconds): pulling resumes within a minute after the obstacle is gone."""

@@ -87,7 +87,7 @@ class Source(Protocol):
     ) -> Delivery | NoJob:
         """Ask for one job. The endpoint may hold the request for `hold_s` seconds (0: not at all).
 
-        With `cancels_only` only a cancel job is accepted; only for a source that has shown that it supports that.
+        With `cancels_only` it has to be a cancel job; only for a source that has shown that it supports that.
         """
         ...
 

@@ -1,8 +1,8 @@
 """Prune: remove jobs that have been in history for longer than the retention time, with the files of their runs.
 
 A checkout that a crash has left behind is removed too: private code must not stay on the disk. A wrong clock must
-not forget everything, because a forgotten job would run again. So time counts as passed only when this machine's
-clock and the endpoint's agree.
+not forget everything, because a forgotten job would run again. So time counts as passed only when both this machine's
+clock and the endpoint's show it.
 """
 
 from collections.abc import Callable

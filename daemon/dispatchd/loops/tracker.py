@@ -42,7 +42,7 @@ class Decision:
 
 @define
 class Tracker:
-    """The way of every change of a tracked job."""
+    """Single way of all changes to tracked jobs."""
 
     _store: JobStore
     _clock: Clock

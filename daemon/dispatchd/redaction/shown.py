@@ -46,7 +46,7 @@ class Hidden:
     sequences: re.Pattern[str]
     """For readers that know all sequences."""
     colours: re.Pattern[str]
-    """For readers that know colours alone. Of other sequences only the first character is hidden."""
+    """For readers that know colours alone. Only the first character of others is hidden, so that none reaches into a word."""
     characters: re.Pattern[str]
     """For readers that know no sequence: single characters."""
 

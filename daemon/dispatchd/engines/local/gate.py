@@ -95,7 +95,7 @@ class Starter:
                 try:
                     return self._ask([memory, *fds])
                 except (ConnectionError, TimeoutError):
-                    # The starter was killed, or hangs: every shim that it started is still behind its gate.
+                    # The starter was killed, or hangs. It may have forked a shim, which is still behind its gate.
                     self._end()
                     return self._ask([memory, *fds])
         finally:
@@ -114,7 +114,7 @@ class Starter:
     def left(self) -> set[int]:
         """Return the pids of all processes below the starter that ended runs have left."""
         with self._guard:
-            # While the guard is held, every child in `_alive` is a shim.
+            # While the guard is held, `_alive` has every shim; the other children are leftovers of runs.
             if self._process is None:
                 return set()
             tops = [

@@ -110,7 +110,7 @@ class _Starter:
         try:
             pid = os.fork()
             if pid == 0:
-                # No descriptor of the starter may stay open: closing its end shows the daemon that it has ended.
+                # The shim must not keep the starter's socket: its closing shows the daemon that the starter has ended.
                 self._daemon.close()
                 carry_out(
                     Order(
