@@ -169,7 +169,7 @@ class Fingerprint:
 
     Two machines with one identity steal each other's jobs. A cloned disk has the same server id, so an
     activation stores what a clone doesn't copy: the machine id (machine-id(5), which tools that clone
-    reset) and the mainboard's UUID, where this user may read it.
+    reset) and the hardware's UUID, where this user may read it.
     """
 
     machine_id: str = ""

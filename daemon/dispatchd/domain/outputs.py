@@ -34,7 +34,7 @@ _LONGEST_NAME_TOLD: Final = 100
 class Outputs:
     """Values by name, in the order of their first appearance, and the outputs left out.
 
-    `reasons` are the reasons of the first that were left out, in order; they quote no value.
+    `reasons` are those of the first outputs left out, in order; they quote no value.
     """
 
     values: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Untrusted look-ups in a payload: a value of another kind than expected counts as absent."""
+"""Look-ups in an untrusted payload: a value of another kind than expected counts as absent."""
 
 from dispatchd.domain.job import Json
 

@@ -83,7 +83,7 @@ class Event(StrEnum):
 
 
 class Debt(StrEnum):
-    """Action that a phase owes; each owes one."""
+    """The one action that a phase owes."""
 
     ACCEPT = "accept"
     RELEASE = "release"

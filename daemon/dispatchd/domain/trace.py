@@ -47,7 +47,7 @@ Attributes = Mapping[str, str | int]
 
 @frozen(kw_only=True)
 class Span:
-    """Period of a job's time.
+    """Span of a job's trace: a period of its time.
 
     Ids are lower-case hex; `parent_id` is empty for the root. `error` is the kind of failure, a word of a
     closed list; empty for no failure.

@@ -46,7 +46,8 @@ class Hidden:
     sequences: re.Pattern[str]
     """For readers that know all sequences."""
     colours: re.Pattern[str]
-    """For readers that know colours alone. Only the first character of others is hidden, so that none reaches into a word."""
+    """For readers that know colours alone. Only the first character of other sequences is hidden, so that
+    none reaches into a word after it."""
     characters: re.Pattern[str]
     """For readers that know no sequence: single characters."""
 

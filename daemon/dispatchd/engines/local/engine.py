@@ -218,7 +218,7 @@ class LocalEngine:
             log.warning("isolation_is_weak", reason=weakness, to_do=to_do)
 
     def weakness(self, isolation: Isolation) -> str:
-        """Return the reason why an isolation doesn't protect the rest of the machine; empty if it does. May block."""
+        """Return the reason why an isolation doesn't protect the machine; empty if it does. May block once."""
         match isolation:
             case Isolation.SANDBOX:
                 return self.walls.weakness
