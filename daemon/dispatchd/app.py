@@ -79,7 +79,7 @@ class Surroundings:
 
 
 async def serve(config: Config, given: Surroundings) -> None:
-    """Run the daemon until a signal stops it; `runs.on_shutdown` decides whether its runs end too.
+    """Run the daemon until a signal stops it; `runs.on_shutdown` decides what its runs do.
 
     Fails with a UserError if the state folder or an address can't be used.
     """
@@ -148,7 +148,7 @@ def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[st
 
 @frozen(kw_only=True)
 class Opened:
-    """Open resources of a daemon: files, sockets and processes that it uses as long as it runs."""
+    """Resources of a daemon that stay open for as long as it runs."""
 
     store: JobStore
     engine: LocalEngine
@@ -342,7 +342,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
 
 
 def _nothing() -> None:
-    """Do nothing: a license in the configuration isn't checked with any server."""
+    """Do nothing: an identity in the configuration has no license to check again."""
 
 
 def _traces(

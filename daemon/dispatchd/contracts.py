@@ -305,7 +305,7 @@ _ABOUT_NAMES: Final[
         "dependentRequired": _missing_beside,
     }
 )
-"""Keywords about an object's names, each with a function that returns the names that break it."""
+"""Keywords about an object's names, each with a function that yields the names that break it, and how."""
 
 
 def _rule(keyword: str, around: Mapping[str, Any], instance: object) -> str:

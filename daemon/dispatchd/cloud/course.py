@@ -27,7 +27,7 @@ class Stage(StrEnum):
     CONNECTING = "connecting"
     SECURING = "securing"  # the TLS handshake
     TUNNELLING = "tunnelling"  # CONNECT has been sent to the proxy
-    ASKING = "asking"  # the request itself is being sent
+    ASKING = "asking"  # the request itself is under way
 
 
 @define

@@ -119,7 +119,7 @@ def _shim(order: Order) -> int:
     code = _exit_code_of(command)
     _leave(order.folder, aside, code)
     if os.getppid() != starter:
-        # Otherwise the leftovers become the starter's children, and it ends them.
+        # If the starter is still there, the leftovers become its children, and it ends them.
         end_children(_GRACE_S, _END_S)
     return code
 
@@ -218,7 +218,7 @@ def _execute(command: list[str], env: dict[str, str]) -> NoReturn:
 
 
 def _level_off() -> None:
-    """Give up the daemon's priority, which keeps it alive when runs starve the machine.
+    """Give up the daemon's priority and OOM score, which keep it alive when runs starve the machine.
 
     A unit's Nice= and OOMScoreAdjust= are inherited by children. Giving them up needs no privilege (setpriority(2),
     proc_pid_oom_score_adj(5)).
