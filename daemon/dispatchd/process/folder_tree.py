@@ -127,7 +127,7 @@ def remove_tree(path: Path) -> Leftovers:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Link, or copy, a folder with all its files to another path, without following links. Blocks.
+    """Copy a folder to another path, with hard links or copies of its files, without following links. Blocks.
 
     Fails with OSError: It is not complete, as where a path is longer than the system takes.
     """
@@ -144,7 +144,7 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Link a file to another path, or copy it where the kernel or the file system allows no link. Blocks.
+    """Give a file a hard link at another path, or a copy where the kernel or the file system allows none. Blocks.
 
     A file of another user may not be linked (fs.protected_hardlinks), nor one with too many names, nor across file
     systems. Fails with OSError: It can't be copied either.

@@ -57,7 +57,7 @@ def make_folder(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove half-written files that a crash has left; for the owner of a folder, before anything is written there.
 
-    A file that can't be removed, such as a folder that a run has put there, is logged. It does no harm: no name is
+    An entry that can't be removed, such as a folder of a run, is logged. It does no harm: no name is
     used twice.
 
     Raises:

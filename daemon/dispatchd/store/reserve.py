@@ -1,4 +1,4 @@
-"""Reserve: disk space kept free, so that the end of a run can be recorded when the run has filled the disk.
+"""Reserve: disk space kept back, so that the end of a run can be recorded when the run has filled the disk.
 
 It is a folder of files whose blocks are allocated beforehand (posix_fallocate(3)). Such a file becomes a record: the
 record is written over its blocks, the rest is cut off, and it is renamed into place. Nothing has to be allocated

@@ -73,7 +73,7 @@ class RunFolder:
         return self.files(number) / "tmp"
 
     def brief_file(self, number: int) -> Path:
-        """Return the brief of a headless command."""
+        """Return the file with the brief of a headless command."""
         return self.files(number) / "brief.json"
 
     def result_file(self, number: int) -> Path:
@@ -111,7 +111,7 @@ class RunFolder:
 
     @property
     def artifacts(self) -> Path:
-        """Copies of files of a private workspace: its required artifacts."""
+        """Files kept of a private workspace: its required artifacts."""
         return self.path / "artifacts"
 
     def output_file(self, number: int) -> Path:
@@ -307,7 +307,7 @@ class Runs:
     def keep_artifacts(self, run_id: str, paths: Iterable[str]) -> tuple[str, ...]:
         """Keep files and folders of a workspace that is about to be removed, and return those that can't be kept.
 
-        They are linked where the file system and the kernel allow that, else copied.
+        They get hard links where the file system and the kernel allow that, else they are copied.
 
         Fails with StoreUnavailable: Those of an earlier attempt can't be removed.
         """
