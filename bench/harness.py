@@ -1,4 +1,4 @@
-"""A hub and a daemon as processes in a temporary folder, and what several benchmarks count with."""
+"""A hub and a daemon as processes in a temporary folder, and the arithmetic that several benchmarks share."""
 
 import shutil
 import subprocess
@@ -52,7 +52,7 @@ class Hub:
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """Give a temporary folder on the disk of the working directory, which need not be that of /tmp."""
+    """Yield a temporary folder on the disk of the working directory, which need not be that of /tmp."""
     path = Path(tempfile.mkdtemp(prefix=".bench-", dir=Path.cwd()))
     (path / "secret").write_text(SECRET)
     try:
@@ -68,7 +68,7 @@ def hub(
     database_url: str = "sqlite:///hub.db",
     more: str = "",
 ) -> Iterator[Hub]:
-    """Run a hub on a free loopback port, with further lines of configuration."""
+    """Run a hub on a free loopback port, with additional lines of configuration."""
     place, port_file = path / name, path / f"{name}.port"
     license_id = IDENTITY["license_id"]
     made = init(
@@ -147,7 +147,7 @@ def daemon(
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when a condition of another process has become true.
+    """Wait until a condition of another process has become true.
 
     Raises:
         TimeoutError: It has not, for too long.
@@ -160,7 +160,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def timed_s(act: Callable[[], object]) -> float:
-    """Return how long an act takes (seconds)."""
+    """Return the duration of an act (seconds)."""
     began = time.perf_counter()
     act()
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""How long `--help` takes beyond the interpreter's own start, for every command."""
+"""Time that `--help` takes beyond the interpreter's own start, for every command."""
 
 import subprocess
 import sys
@@ -15,14 +15,14 @@ AIM_MS: Final = 150
 BARE: Final = (sys.executable, "-c", "pass")
 FRONT: Final = (sys.executable, "-m", "dispatchd")
 SHOWN: Final = 3
-"""How many of the slowest commands are named (count)."""
+"""Number of slowest commands that are named (count)."""
 
 
 def main() -> None:
     """Print the extra time of the front page and of the slowest commands."""
     paths = list(commands(cli, ()))
     starts = [BARE, *((*FRONT, *path, "--help") for path in paths)]
-    # The first round writes what the interpreter keeps of each module, and isn't counted.
+    # The first round writes the interpreter's cache of each module, and isn't counted.
     rounds = [[one_s(start) for start in starts] for _ in range(1 + ROUNDS)][1:]
     bare_s, *helps_s = (percentile(times, 0.5) for times in zip(*rounds, strict=True))
     extra_ms = {
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yield the words of a group and of every command below it, as one types them."""
+    """Yield the words of a group and of every command below it, as they are typed."""
     yield path
     context = click.Context(group)
     for name in group.list_commands(context):
@@ -54,12 +54,12 @@ def commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[str, .
 
 
 def one_s(command: tuple[str, ...]) -> float:
-    """Return how long a command takes from its start to its end (seconds); it must succeed."""
+    """Return the time of a command from its start to its end (seconds); it must succeed."""
     return timed_s(lambda: subprocess.run(command, check=True, capture_output=True))
 
 
 def line(what: str, path: tuple[str, ...], extra_ms: float) -> str:
-    """Return a line of the figures: what is measured, the command, its extra time."""
+    """Return a line of the figures: the measurement, the command, its extra time."""
     words = " ".join(("dispatchd", *path, "--help"))
     return f"  {what + ': ' + words:42}  {extra_ms:+7.1f} ms"
 

@@ -1,4 +1,4 @@
-"""What the hub does in a second, beside what its database does at most: submits and claims, each durable.
+"""Rates of the hub beside the raw rate of its database: submits and claims in a second, each durable.
 
 `python -m bench.hub` measures SQLite, and PostgreSQL where Debian's package is installed.
 """
@@ -19,14 +19,14 @@ from bench.postgres import find, postgres
 
 JOBS: Final = 600
 CLIENTS: Final = 8
-"""How many ask at the same time (count)."""
+"""Clients that call at the same time (count)."""
 
 ROW: Final = "x" * 1500
 """About the size of a job with its texts (bytes)."""
 
 
 def main() -> None:
-    """Print the rates for each database that is there."""
+    """Print the rates for each available database."""
     with folder() as path:
         with hub(path) as server:
             measure("SQLite", server, raw_sqlite(path / "raw.db"))
@@ -58,7 +58,7 @@ def measure(kind: str, server: Hub, raw: float) -> None:
 
 
 def rate(server: Hub, call: Callable[[httpx.Client], None]) -> float:
-    """Return how many calls there are in a second when all clients make them."""
+    """Return the calls in a second when all clients make them."""
 
     def work(_: int) -> None:
         with httpx.Client(base_url=server.url, headers=server.http.headers) as http:
@@ -78,10 +78,10 @@ def submit(http: httpx.Client) -> None:
 
 
 def claim(http: httpx.Client) -> None:
-    """Get a job, which must be there.
+    """Claim a job; the queue must have one.
 
     Raises:
-        LookupError: There is none.
+        LookupError: The queue is empty.
     """
     known = ["claim", "lease", "heartbeat", "release"]
     body = {**IDENTITY, "heartbeat_secret": SECRET, "extensions": known}

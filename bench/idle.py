@@ -11,11 +11,11 @@ from bench.throughput import cpu_s
 
 SETTLE_JOBS: Final = 20
 WATCH_S: Final = 20.0
-"""How long the daemon is watched while nothing happens (seconds)."""
+"""Time for which the daemon is watched while nothing happens (seconds)."""
 
 
 def main() -> None:
-    """Print what an idle daemon takes, beside a bare interpreter with an event loop."""
+    """Print memory and processor time of an idle daemon, beside a bare interpreter with an event loop."""
     with folder() as path, hub(path) as server:
         python = clean_install(path)
         config = write_config(path, server.url, ["/bin/true"])
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def clean_install(path: Path) -> str:
-    """Install the project alone into a new environment: what else is there changes what httpx imports."""
+    """Install the project alone into a new environment: other packages change what httpx imports."""
     root = Path(__file__).parents[1]
     subprocess.run([sys.executable, "-m", "venv", str(path / "venv")], check=True)
     python = str(path / "venv" / "bin" / "python")

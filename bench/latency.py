@@ -1,4 +1,4 @@
-"""How quickly a submitted job starts, and how quickly its end is known at the hub."""
+"""Time until a submitted job starts, and until its end is known at the hub."""
 
 import subprocess
 import time
@@ -18,7 +18,7 @@ from bench.harness import (
 
 JOBS: Final = 300
 STAMP: Final = 'date +%s.%N >"$DISPATCHD_WORKSPACE/started"'
-"""The command writes down when it runs; its own end follows at once."""
+"""Command that writes down when it runs; its own end follows at once."""
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def one_job(server: Hub, path: Path, job_id: str) -> tuple[float, float]:
-    """Return seconds from submit to the command's own clock, and from there to the finish at the hub."""
+    """Return seconds from submit to the time on the command's own clock, and from there to the finish at the hub."""
     submitted = time.time()  # noqa: TID251  # compared with the clock of another process
     server.submit(job_id)
     finished = server.finished(job_id)["finished_at"]

@@ -1,4 +1,4 @@
-"""Many machines that hold a poll at one hub: what that takes, and how soon a submitted job reaches one of them."""
+"""Many machines that hold a poll at one hub: their cost, and the time until a submitted job reaches one of them."""
 
 import json
 import time
@@ -20,14 +20,14 @@ AIM_MS: Final = 50
 
 @define
 class Waiting:
-    """Machines that hold polls: when a job reached one of them (seconds, performance counter)."""
+    """Machines that hold polls: the times at which a job reached one of them (seconds, performance counter)."""
 
     reached: dict[str, float] = field(factory=dict)
     news: anyio.Event = field(factory=anyio.Event)
     held: int = 0
 
     async def machine(self, port: int, name: str, secret: str) -> None:
-        """Poll for ever over one connection, as a daemon does."""
+        """Poll forever over one connection, as a daemon does."""
         identity = {"license_id": IDENTITY["license_id"], "server_id": name}
         body = json.dumps({**identity, "heartbeat_secret": secret}).encode()
         head = (
@@ -75,7 +75,7 @@ async def measure(server: Hub) -> None:
     async with anyio.create_task_group() as tasks:
         for number, secret in enumerate(secrets):
             tasks.start_soon(waiting.machine, port, f"machine-{number}", secret)
-        # Held by the hub a moment after they were sent.
+        # The hub holds them a moment after they were sent.
         while held_polls(server) < MACHINES:  # noqa: ASYNC110  # another process
             await anyio.sleep(0.05)
         began_s = cpu_s(pid)
@@ -102,14 +102,14 @@ async def measure(server: Hub) -> None:
 
 
 def added(server: Hub, name: str) -> str:
-    """Let a machine in and return its secret."""
+    """Add a machine, and return its secret."""
     body = {"name": name, "fixed_secret": True}
     reply = server.http.post("/api/v1/machines", json=body).raise_for_status()
     return str(reply.json()["secret"])
 
 
 def held_polls(server: Hub) -> int:
-    """Return how many polls the hub says it holds."""
+    """Return the number of polls that the hub reports as held."""
     text = server.http.get("/metrics").raise_for_status().text
     line = next(
         each

@@ -1,4 +1,4 @@
-"""A real PostgreSQL on a free loopback port, for as long as somebody needs it: tests and benchmarks."""
+"""A real PostgreSQL on a free loopback port, for the length of a block: for tests and benchmarks."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ import psycopg
 from attrs import frozen
 
 _USER = "postgres"
-"""PostgreSQL refuses to run as root, so as root it runs as the user of Debian's package."""
+"""User of Debian's package, which runs the server if the caller is root: PostgreSQL refuses to run as root."""
 
 
 def find() -> Path | None:
@@ -35,7 +35,7 @@ class Postgres:
     port: int
 
     def new_database(self, like: str = "", encoding: str = "") -> str:
-        """Return the URL of a new database: an empty one, or a copy of one that nobody uses, by its URL.
+        """Return the URL of a new database: an empty one, or a copy of an unused one, by its URL.
 
         One with an encoding of its own is empty.
         """
@@ -47,12 +47,12 @@ class Postgres:
         return self._address(name)
 
     def drop(self, url: str) -> None:
-        """Remove a database, whoever is still connected to it."""
+        """Remove a database, even if clients are still connected to it."""
         self._execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
 
     @contextmanager
     def away(self, url: str) -> Iterator[None]:
-        """Keep everybody out of a database for the length of a block."""
+        """Keep all clients out of a database for the length of a block."""
         name = url.rpartition("/")[2]
         with psycopg.connect(self._address("postgres"), autocommit=True) as server:
             server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
@@ -71,7 +71,7 @@ class Postgres:
 
 @contextmanager
 def postgres(*, synced: bool = True) -> Iterator[Postgres]:
-    """Run a server for the length of a block; one that isn't synced survives all but a power cut, and is faster."""
+    """Run a server for the length of a block. One that isn't synced survives all but a power cut, and is faster."""
     programs = find()
     assert programs is not None
     folder = Path(tempfile.mkdtemp(prefix="dispatchd-postgres-"))
@@ -125,7 +125,7 @@ def postgres(*, synced: bool = True) -> Iterator[Postgres]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a server fast, which waits for no client; at once if that takes long (PostgreSQL docs, 19.5)."""
+    """Stop a server in fast mode, which waits for no client, or at once if that takes long (PostgreSQL docs, 19.5)."""
     process.send_signal(signal.SIGINT)
     try:
         process.wait(10)
@@ -142,5 +142,5 @@ def _until_ready(server: Postgres, process: subprocess.Popen[bytes], log: Path) 
         with suppress(psycopg.OperationalError):
             server.drop(server.new_database())
             return
-        # Another process's start, which announces itself in no other way.
+        # Another process's start: nothing announces it.
         time.sleep(0.05)

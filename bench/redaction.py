@@ -1,4 +1,4 @@
-"""What redaction costs, and how much has been put through it: cases, longest input, time for each megabyte."""
+"""Cost of redaction, and the amount of text put through it: cases, longest input, time for each megabyte."""
 
 import base64
 import json
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def word(rng: random.Random) -> str:
-    """Return something like a secret."""
+    """Return a text that looks like a secret."""
     letters = string.ascii_letters + string.digits + "+/=-_&%\"\\' "
     return "".join(rng.choice(letters) for _ in range(rng.randrange(8, 40)))
 

@@ -1,10 +1,10 @@
-"""Whether a daemon stays as small as it was while very many jobs pass: `python -m bench.soak [JOBS]`.
+"""Growth of a daemon while very many jobs pass: `python -m bench.soak [JOBS]`.
 
 Takes minutes, so `python -m bench` leaves it out. Figures are taken between two blocks of jobs, when
 nothing runs: then every descriptor, thread or file that a job has left behind stands out, and none of
 those that a job still needs is counted. History and the folders of past runs are kept on purpose, for
-`history_days`; they are counted for each past job, and at the end a daemon with no retention shows that
-they go.
+`history_days`. They are counted for each past job, and at the end a daemon with no retention shows that
+they are removed.
 """
 
 import os
@@ -24,7 +24,7 @@ BLOCK: Final = 1_000
 """Jobs between two samples, and the most that the hub lists in one answer (count)."""
 
 EARLY: Final = 0.1
-"""The part of the jobs after which a daemon has to be as large as it gets."""
+"""Part of the jobs after which a daemon has reached its full size."""
 
 SLOTS: Final = 8
 QUEUE_AHEAD: Final = 16
@@ -33,7 +33,7 @@ HEADER: Final = "    jobs   jobs/s  resident KiB  descriptors  threads  in jobs/
 
 @frozen(kw_only=True)
 class Sample:
-    """What a daemon takes once some jobs have passed; `seconds` is the time of the last `block` of them."""
+    """Resources of a daemon after some jobs; `seconds` is the time of the last `block` of them."""
 
     jobs: int
     block: int
@@ -49,7 +49,7 @@ class Sample:
     def of(
         cls, pid: int, state: Path, *, jobs: int, block: int, seconds: float
     ) -> Self:
-        """Look at a daemon (proc_pid_status(5), proc_pid_fd(5)) and at its state folder."""
+        """Measure a daemon (proc_pid_status(5), proc_pid_fd(5)) and its state folder."""
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         words = {line.partition(":")[0]: line.split() for line in lines}
         return cls(
@@ -66,7 +66,7 @@ class Sample:
 
     @property
     def kept_each(self) -> float:
-        """Return the files and folders that stay of each past job (count)."""
+        """Return the files and folders that remain of each past job (count)."""
         return (self.history + self.runs) / self.jobs
 
     def row(self) -> str:
@@ -78,7 +78,7 @@ class Sample:
 
 
 def main(jobs: int = JOBS) -> None:
-    """Print what the daemon takes, block by block, and how the end differs from the beginning."""
+    """Print the daemon's resources, block by block, and the difference between the beginning and the end."""
     print(f"soak, {jobs:,} jobs of /bin/true, {SLOTS} slots; nothing runs at a sample")
     print(HEADER, flush=True)
     with folder() as path, hub(path) as server:
@@ -121,7 +121,7 @@ def soak(server: Hub, pid: int, state: Path, jobs: int, block: int) -> Iterator[
 
 
 def all_succeeded(server: Hub, names: list[str]) -> bool:
-    """Return whether the newest jobs of the hub are these, each of them finished, and well."""
+    """Return whether the newest jobs of the hub are these, and all of them have succeeded."""
     server.finished(names[-1])
     query: dict[str, str | int] = {"state": "succeeded", "limit": len(names)}
     found = server.http.get("/api/v1/jobs", params=query).raise_for_status().json()
@@ -130,7 +130,7 @@ def all_succeeded(server: Hub, names: list[str]) -> bool:
 
 
 def prune(config: Path, state: Path) -> float:
-    """Return the seconds from the start of a daemon that keeps nothing to an empty history without runs."""
+    """Return the seconds from the start of a daemon without retention to an empty history without runs."""
     text = config.read_text().replace("[store]", "[store]\nhistory_days = 0")
     config.write_text(text)
     began = time.perf_counter()
@@ -165,17 +165,17 @@ def compare(samples: list[Sample]) -> None:
 
 
 def entries(path: Path) -> int:
-    """Return how many files and folders there are below a folder."""
+    """Return the number of files and folders below a folder."""
     return sum(len(folders) + len(files) for _, folders, files in os.walk(path))
 
 
 def is_empty(path: Path) -> bool:
-    """Return whether a folder has nothing in it."""
+    """Return whether a folder is empty."""
     return has_at_most(path, 0)
 
 
 def has_at_most(path: Path, count: int) -> bool:
-    """Return whether a folder has no more than some entries in it."""
+    """Return whether a folder has at most some entries in it."""
     return sum(1 for _ in path.iterdir()) <= count
 
 

@@ -49,7 +49,7 @@ def starts(waiting: int) -> list[float]:
 
 def one_start(path: Path) -> float:
     """Return the seconds until a daemon has connected to ask for a job."""
-    # A listener of its own: nothing that an earlier daemon left is waiting in it.
+    # A listener of its own: it has no connection of an earlier daemon.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = write_config(path, url, ["/bin/sleep", "60"], queue_ahead=2 * WAITING)

@@ -1,4 +1,4 @@
-"""What a put costs as the store grows, beside one file that holds all jobs; what loading costs."""
+"""Cost of a put as the store grows, beside one file that holds all jobs; cost of loading."""
 
 import json
 import threading

@@ -1,8 +1,9 @@
-"""A good machine's calls while strangers do their worst: `python -m bench.strangers`.
+"""Calls of a valid machine during attacks by strangers: `python -m bench.strangers`.
 
-1,000 silent connections, of four addresses and opened again when they are closed, two clients that send the worst
-bodies known, and 10,000 webhooks that nobody has signed. The aims: p99 of the machine's calls under 100 ms, the hub's
-memory under 400 MiB. Strangers are processes of their own and give way to the hub, as they are on other machines.
+There are 1,000 silent connections, of four addresses and opened again when they are closed, two clients that send
+the worst bodies known, and 10,000 webhooks without a valid signature. The aims: p99 of the machine's calls under
+100 ms, the hub's memory under 400 MiB. Strangers are processes of their own, and yield the processor to the hub, as
+they are on other machines.
 """
 
 import http.client
@@ -24,12 +25,12 @@ from bench.webhooks import webhooks_hub
 
 SILENT: Final = 1000
 ADDRESSES: Final = 4
-"""From how many addresses silent connections come (count): each has fewer than `connections.silent_per_address`."""
+"""Addresses of the silent connections (count): each has fewer than `connections.silent_per_address`."""
 CLIENTS: Final = 2
 WEBHOOKS: Final = 10_000
 SENDERS: Final = 4
 PAUSE_S: Final = 0.01
-"""Between two calls of the machine (seconds)."""
+"""Pause between two calls of the machine (seconds)."""
 AIM_MS: Final = 100
 AIM_MIB: Final = 400
 _PATH: Final = "/api/v1/github/dispatch"
@@ -50,7 +51,7 @@ def worst() -> list[tuple[str, bytes]]:
         ("x/finish", _FINISH + f'"result_annotations":{_many("{}", 85_000)}}}'),
         ("pull", _PULL + f'"workflows":{_many("1", 1_000_000)}}}'),
         ("pull", _PULL + f'"x":{_many("[]", 13_900_000)}}}'),
-        # As large as a body may be whose sender isn't known.
+        # The largest size of a body whose sender isn't known.
         ("pull", _PULL + f'"x":{_many("[]", 21_000)}}}'),
         ("pull", _PULL + members + "}"),
         ("pull", "{" + members + "," + _PULL[1:-1] + "}"),
@@ -64,12 +65,12 @@ def worst() -> list[tuple[str, bytes]]:
 
 
 def give_way() -> None:
-    """Take only the processor's time that nobody else wants."""
+    """Take only processor time that no other process wants."""
     os.nice(19)
 
 
 def silent(port: int, stop: EventType) -> None:
-    """Hold connections on which nothing, half a head or half a body comes."""
+    """Hold connections that send nothing, half a head or half a body."""
     give_way()
     starts = (b"", b"POST / HTTP/1.1\r\nHost: h\r\nX: ", b"")
     held: list[socket.socket | None] = [None] * SILENT
@@ -128,7 +129,7 @@ def webhooks(port: int, count: int) -> None:
 
 @contextmanager
 def strangers(port: int) -> Iterator[Callable[[], bool]]:
-    """Let strangers do their worst; gives whether there are webhooks still to come."""
+    """Start the strangers. Yield a function that returns whether webhooks are still to come."""
     stop = Event()
     sent = [
         Process(target=webhooks, args=(port, WEBHOOKS // SENDERS))
@@ -151,7 +152,7 @@ def strangers(port: int) -> Iterator[Callable[[], bool]]:
 
 
 def calls(server: Hub, goes_on: Callable[[], bool]) -> list[float]:
-    """Return how long each call of a good machine took, for as long as strangers go on (seconds)."""
+    """Return the durations of a valid machine's calls, for as long as the strangers go on (seconds)."""
     took: list[float] = []
 
     def call(path: str, **fields: str) -> None:
@@ -180,13 +181,13 @@ def calls(server: Hub, goes_on: Callable[[], bool]) -> list[float]:
 
 
 def memory_mib(pid: int) -> float:
-    """Return the most memory that a process has had (MiB)."""
+    """Return the peak memory of a process (MiB)."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return 0.0 if found is None else int(found.group(1)) / 1024
 
 
 def main() -> None:
-    """Print the figures for each database that is there."""
+    """Print the figures for each available database."""
     with folder() as path:
         with webhooks_hub(path, "sqlite:///hub.db") as server:
             measure("SQLite", server)

@@ -1,4 +1,4 @@
-"""Full cycles in a second, beside what the same machine can do at all in the same run."""
+"""Full cycles in a second, beside the raw rate of the same machine in the same run."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def raw_rate(server: Hub, path: Path) -> float:
-    """Return jobs in a second of a worker without any care: nothing tracked, nothing recovered."""
+    """Return jobs in a second of a bare worker: nothing tracked, nothing recovered."""
     for number in range(RAW_JOBS):
         server.submit(f"job-{number}")
     records = DurableFolder.open(path / "raw")

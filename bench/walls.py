@@ -1,4 +1,4 @@
-"""What a wall costs at the start of a run: from the order to the end of a command that does nothing."""
+"""Cost of a wall at the start of a run: from the order to the end of a command that does nothing."""
 
 import os
 import time

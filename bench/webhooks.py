@@ -1,8 +1,8 @@
-"""Webhooks of GitHub at a hub whose database also serves pulls: how soon each is answered, and how many can be.
+"""Webhooks of GitHub at a hub whose database also serves pulls: the time until an answer, and the highest rate.
 
-`python -m bench.webhooks` sends 200 deliveries a second for a minute, one of 25 MiB every five seconds among them,
-each at its time whether or not the ones before were answered, so that a wait counts for all that it holds up. Beside
-it machines pull and finish jobs all the time. `SECONDS` in the environment makes it shorter.
+`python -m bench.webhooks` sends 200 deliveries a second for a minute, one of 25 MiB every five seconds among them.
+Each is sent at its time whether or not the ones before were answered, so that one wait counts for all deliveries that
+it delays. Meanwhile machines pull and finish jobs all the time. `SECONDS` in the environment makes it shorter.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ RATE: Final = 200
 LONG_S: Final = float(os.environ.get("SECONDS", "60"))  # noqa: TID251  # a benchmark's own switch
 LARGE_EVERY: Final = 5 * RATE
 LARGE: Final = 25 * 1024 * 1024
-"""The largest payload of GitHub (bytes)."""
+"""Largest payload of GitHub (bytes)."""
 CONNECTIONS: Final = 32
 MACHINES: Final = 2
 AIM_MS: Final = 1000
@@ -56,12 +56,12 @@ EVENTS: Final = (
     "issue_comment/00-created",
     "check_run/00-created",
 )
-"""Half of them make a job."""
+"""Events that are sent; half of them make a job."""
 
 
 @define
 class Sent:
-    """What became of the deliveries: for each the time from when it was due to its answer (seconds), by status."""
+    """Results of the deliveries: the times from their due time to their answer (seconds), and the number by status."""
 
     answered_s: list[float] = field(factory=list)
     large_s: list[float] = field(factory=list)
@@ -71,7 +71,7 @@ class Sent:
     lock: threading.Lock = field(factory=threading.Lock)
 
     def note(self, due: float, status: int, *, large: bool) -> None:
-        """Note an answer."""
+        """Add an answer."""
         took = time.perf_counter() - due
         with self.lock:
             (self.large_s if large else self.answered_s).append(took)
@@ -79,7 +79,7 @@ class Sent:
 
 
 def main() -> None:
-    """Print the figures for each database that is there."""
+    """Print the figures for each available database."""
     with folder() as path:
         with webhooks_hub(path, "sqlite:///hub.db") as server:
             measure("SQLite", server, raw_sqlite(path / "raw.db"))
@@ -104,7 +104,7 @@ def webhooks_hub(path: Path, database_url: str, name: str = "hub") -> Iterator[H
 
 
 def measure(kind: str, server: Hub, raw: float) -> None:
-    """Print how soon webhooks are answered, and how many can be beside the raw limit of the database."""
+    """Print the time until webhooks are answered, and their highest rate beside the raw rate of the database."""
     sent = load(server)
     print(
         f"webhooks on {kind}: {RATE} a second for {LONG_S:g} s, {MACHINES} machines pull and finish meanwhile"
@@ -137,7 +137,7 @@ def shown(values_s: list[float]) -> str:
 
 
 def load(server: Hub) -> Sent:
-    """Send deliveries at their times and let machines work meanwhile."""
+    """Send deliveries at their times, and let machines work meanwhile."""
     sent, due = Sent(), queue.Queue[tuple[float, int]]()
     events = [Event.real(each) for each in EVENTS]
     large = Event.real(EVENTS[0], LARGE)
@@ -167,7 +167,7 @@ def load(server: Hub) -> Sent:
 
 @frozen
 class Event:
-    """An event's name, and its body but for the number of its pull request or issue."""
+    """Name of an event, and its body without the number of its pull request or issue."""
 
     name: str
     text: str
@@ -197,7 +197,7 @@ class Event:
 
 
 NUMBER: Final = 987654321
-"""Stands for a number that is put in."""
+"""Placeholder for the number that is put in."""
 numbers = itertools.count(1)
 
 
@@ -208,7 +208,7 @@ def sender(
     events: list[Event],
     large: Event,
 ) -> None:
-    """Send what is due over one connection."""
+    """Send due deliveries over one connection."""
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     while True:
         at, number = due.get()
@@ -223,7 +223,7 @@ def sender(
 
 
 def machine(server: Hub, sent: Sent) -> None:
-    """Pull and finish jobs until it is told to stop."""
+    """Pull and finish jobs until the end of the run."""
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     base = "/api/v1/github/dispatch"
 

@@ -1,4 +1,4 @@
-"""The first line of the program: what must not wait for the command line to be loaded, then the command line."""
+"""First line of the program: the steps that must not wait for the command line to be loaded, then the command line."""
 
 import os
 import signal
@@ -10,9 +10,9 @@ def main() -> NoReturn:
     """Run this process's command line."""
     _open_standard_streams()
     if sys.argv[1:2] == ["run"]:
-        # Else a hangup ends the daemon until it can reload, and what it would read is yet to be read.
+        # Otherwise a hangup would end the daemon until it can reload; it hasn't read its configuration yet.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        # Nothing has begun yet; a stop is a stop, and no death by a signal.
+        # Nothing has begun yet: a stop exits with code 0, and isn't a death by a signal.
         signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     from dispatchd.cli.entry import main as command_line  # noqa: PLC0415  # see above
 
@@ -20,7 +20,7 @@ def main() -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Open what was closed, so that no file of ours gets the number of stdin, stdout or stderr."""
+    """Open closed standard streams, so that no file of ours gets the number of stdin, stdout or stderr."""
     for number, name, mode in (
         (0, "stdin", "r"),
         (1, "stdout", "w"),
@@ -29,7 +29,7 @@ def _open_standard_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number, which is this one.
+            # Opening takes the lowest free number, which is this stream's.
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 

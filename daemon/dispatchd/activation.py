@@ -1,4 +1,4 @@
-"""Activation by hand, and the license as it stands on disk, for commands without a daemon."""
+"""Activation by hand, and the license on disk, for commands without a daemon."""
 
 import socket
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ _CONNECTIONS = httpx.Limits(max_connections=1)
 async def activate_key(
     config: Config, environment: Mapping[str, str], key: str
 ) -> Claims:
-    """Activate a license key on this machine, and keep the activation.
+    """Activate a license key on this machine, and store the activation.
 
-    Fails with ConfigError if the way to the endpoint can't be used, and with StoreUnavailable
-    if the activation can't be kept.
+    Fails with ConfigError if the connection settings are invalid, and with StoreUnavailable
+    if the activation can't be stored.
 
     Raises:
-        NotReachable: The endpoint doesn't activate it, or gives what this machine doesn't take.
+        NotReachable: The endpoint doesn't activate it, or returns something that this machine doesn't accept.
     """
     check_outward(config, environment)
     finder = license_finder(config, KnownSecrets(), environment)
@@ -56,7 +56,7 @@ async def activate_key(
 
 
 def license_on_disk(config: Config, environment: Mapping[str, str]) -> dict[str, Json]:
-    """Return what is known of the license without asking anybody, in the form of the control socket."""
+    """Return the license as it is on disk, without a call to the endpoint, in the form of the control socket."""
     finder = license_finder(config, KnownSecrets(), environment)
     server_id, _ = finder.identity.server_id()
     status = finder.find(server_id).status

@@ -63,7 +63,7 @@ _CONNECTIONS: Final = httpx.Limits(
 
 @frozen(kw_only=True)
 class Surroundings:
-    """What a daemon is given by the process that it runs in."""
+    """Surroundings of a daemon, given by the process that it runs in."""
 
     environment: Mapping[str, str]
     signals: AsyncIterator[signal.Signals]
@@ -71,15 +71,15 @@ class Surroundings:
     reread: Callable[[], Config]
     """Returns the configuration, read and checked again; raises ConfigError if it is invalid."""
     known: KnownSecrets = field(factory=KnownSecrets)
-    """The secrets that the log leaves out."""
+    """Secrets that the log leaves out."""
     time: TimeSource = field(factory=MachineTime)
     bugs: BugFence = field(factory=BugFence)
     end: Callable[[], object] | None = None
-    """Ends the process at once, where a stop hangs; None where the daemon isn't all of it."""
+    """Ends the process at once if a stop hangs; None if the daemon shares its process."""
 
 
 async def serve(config: Config, given: Surroundings) -> None:
-    """Run the daemon until a signal stops it; `runs.on_shutdown` decides what becomes of its runs.
+    """Run the daemon until a signal stops it; `runs.on_shutdown` decides what its runs do.
 
     Fails with a UserError if the state folder or an address can't be used.
     """
@@ -131,7 +131,7 @@ async def serve(config: Config, given: Surroundings) -> None:
 
 
 def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[str]:
-    """Look at what is needed of the machine, and return what is wrong and can be borne.
+    """Check the machine, and return the problems with which the daemon can run.
 
     Raises:
         MachineUnfit: Something is missing without which no job can be run well.
@@ -148,7 +148,7 @@ def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[st
 
 @frozen(kw_only=True)
 class Opened:
-    """What a daemon has of the outside world, open for as long as it runs."""
+    """Resources of a daemon that stay open for as long as it runs."""
 
     store: JobStore
     engine: LocalEngine
@@ -160,11 +160,11 @@ class Opened:
     bugs: BugFence
     last_resort: LastResort
     warnings: Sequence[str] = ()
-    """Warnings of the check of the machine, one sentence each."""
+    """Warnings from the check of the machine, one sentence each."""
 
 
 def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemon:
-    """Wire a daemon; `reread` gives the configuration anew."""
+    """Wire a daemon; `reread` returns the configuration, read again."""
     store, caller, clock = opened.store, opened.caller, opened.clock
     known, environment, bugs = opened.known, opened.environment, opened.bugs
     feed, pulse = EventFeed(), Pulse()
@@ -181,7 +181,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         return fitness.unfit(core.run_loop.workflows, core.machine)
 
     def declared() -> list[str] | None:
-        # What this machine can't run well is for others, whether the owner wants the list to be sent or not.
+        # Jobs that this machine can't run well are left to others, even if the owner doesn't want the list to be sent.
         without = unfit()
         if not (without or config.cloud.declare_workflows):
             return None
@@ -342,7 +342,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
 
 
 def _nothing() -> None:
-    """Do nothing: a license of the configuration has nobody to ask."""
+    """Do nothing: an identity in the configuration has no license to check again."""
 
 
 def _traces(
@@ -352,7 +352,7 @@ def _traces(
     bugs: BugFence,
     server_id: Callable[[], str],
 ) -> TraceExporter | None:
-    """Return what sends traces, or None for none.
+    """Return the exporter of traces, or None for none.
 
     Raises:
         ConfigError: The file with its headers, or the environment's proxy, can't be used.

@@ -1,4 +1,4 @@
-"""What has to work for this machine to take jobs, checked one by one, each with what to do about it."""
+"""Check of a machine: everything that has to work for it to take jobs, each with what to do about it."""
 
 import os
 import stat
@@ -49,7 +49,7 @@ PROBE: Final = "dispatchd-doctor"
 async def check_up(
     config: Config, environment: Mapping[str, str]
 ) -> AsyncIterator[Finding]:
-    """Yield what is found, in the order in which things have to work."""
+    """Yield the findings, in the order in which things have to work."""
     yield Finding("config", Level.OK, f"{config.file} is good")
     needs = needs_of(config, environment)
     for finding in (*_on_disk(config, environment), *prerequisites(needs)):
@@ -150,7 +150,7 @@ def _space(config: Config) -> Iterator[Finding]:
         yield Finding("disk space", Level.FAILED, words)
     else:
         yield Finding("disk space", Level.OK, words)
-    # Some file systems have no fixed number of them, and say 0.
+    # Some file systems have no fixed number of inodes, and report 0.
     if disk.f_files and disk.f_favail < _FEW_INODES:
         words = f"only {disk.f_favail} inodes are free: remove small files"
         yield Finding("inodes", Level.WARNING, words)
@@ -189,7 +189,7 @@ async def _outward(
 async def _checkouts(
     config: Config, environment: Mapping[str, str]
 ) -> AsyncIterator[Finding]:
-    """Try the way of git to every server that workflows check out from."""
+    """Check git's connection to every server that workflows check out from."""
     way = GitWay.of(config, environment)
     urls = {each.checkout.url for each in config.workflows.values() if each.checkout}
     for url in sorted(urls):
@@ -217,7 +217,7 @@ def _license(obstacle: str) -> Finding:
 
 
 async def _asked(endpoint: DispatchEndpoint, url: str, clock: SteadyClock) -> Finding:
-    """Ask about a job that doesn't exist: it goes the whole way, and unlike a pull takes no work."""
+    """Ask about a job that doesn't exist: the call reaches the endpoint, and unlike a pull takes no work."""
     probe = TrackedJob.received(Job(id=PROBE), now=clock.now())
     try:
         await endpoint.accept(probe)

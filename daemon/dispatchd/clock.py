@@ -1,10 +1,10 @@
 """The daemon's clock: wall-clock times that never jump while the machine is up.
 
-Deadlines are written down as times, so that a restarted daemon can keep them, and a wall clock can be set by
-hours in between. So all times in records are those of one timeline: seconds since boot (CLOCK_BOOTTIME,
-clock_gettime(2)) plus the wall-clock time of the boot as it was first measured. That anchor is kept, with the
-boot's id (random(4)), in the state folder: the next daemon of the same boot counts on. When no job depends on
-it, the anchor is measured anew, so that a clock that was wrong at boot doesn't stay wrong for ever.
+Deadlines are stored as times, so that a restarted daemon can keep them; but a wall clock can be set by
+hours in between. So all times in records belong to one timeline: seconds since boot (CLOCK_BOOTTIME,
+clock_gettime(2)) plus the wall-clock time of the boot as it was first measured. That anchor is stored, with the
+boot's id (random(4)), in the state folder, so that the next daemon of the same boot continues the timeline. When no
+job depends on it, the anchor is measured again, so that a clock that was wrong at boot doesn't stay wrong forever.
 """
 
 import json
@@ -22,7 +22,7 @@ _FILE: Final = "clock.json"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _TOLERATED_S: Final = 1.0
-"""A difference to the wall clock that isn't worth a new anchor (seconds)."""
+"""Difference to the wall clock that needs no new anchor (seconds)."""
 
 
 class TimeSource(Protocol):
@@ -42,7 +42,7 @@ class TimeSource(Protocol):
 
 
 class MachineTime:
-    """The clocks of this machine; the one place that reads them."""
+    """The clocks of this machine; the only place that reads them."""
 
     def wall(self) -> float:
         """Return the wall-clock time, in seconds since the epoch."""
@@ -64,7 +64,7 @@ class SteadyClock:
     _folder: Path
     _time: TimeSource
     boot_at: float
-    """The wall-clock time of the boot (seconds since the epoch)."""
+    """Wall-clock time of the boot (seconds since the epoch)."""
 
     @classmethod
     def open(cls, folder: Path, time: TimeSource | None = None) -> Self:
@@ -75,7 +75,7 @@ class SteadyClock:
             if kept["boot_id"] == _boot_id():
                 return cls(folder, time, float(kept["boot_at"]))
         except (OSError, ValueError, TypeError, LookupError):
-            # None yet, or a damaged one: a new anchor is as good as the first.
+            # There is none yet, or a damaged one: a new anchor serves as well.
             pass
         clock = cls(folder, time, _boot_at(time))
         clock._keep()
@@ -86,7 +86,7 @@ class SteadyClock:
         return datetime.fromtimestamp(self.boot_at + self._time.since_boot(), UTC)
 
     def wall(self) -> datetime:
-        """Return what the wall clock shows, aware, in UTC; for what others have written a time on."""
+        """Return the wall-clock time, aware, in UTC; for comparison with times that others have written."""
         return datetime.fromtimestamp(self._time.wall(), UTC)
 
     def monotonic(self) -> float:
@@ -94,10 +94,10 @@ class SteadyClock:
         return self._time.monotonic()
 
     def of_file(self, written_ns: int) -> datetime:
-        """Return when a file was written, on the timeline of this boot.
+        """Return the time at which a file was written, on the timeline of this boot.
 
-        The kernel stamps files with the wall clock, and whether that was set before or after is not known.
-        So the later one of the two that is not in the future counts: a silence is never overestimated.
+        The kernel stamps files with the wall clock, and it isn't known whether that was set before or after.
+        So the later of the two possible times that is not in the future counts: silence is never overestimated.
         """
         stamped = datetime.fromtimestamp(written_ns / 1e9, UTC)
         now, jump = self.now(), self.jump()
@@ -105,11 +105,11 @@ class SteadyClock:
         return max(likely, default=now)
 
     def jump(self) -> timedelta:
-        """Return how far the wall clock has been set since the anchor was measured."""
+        """Return the difference by which the wall clock was set since the anchor was measured."""
         return self.wall() - self.now()
 
     def settle(self) -> None:
-        """Measure the anchor anew, if the wall clock was set; only while no deadline is written down."""
+        """Measure the anchor again if the wall clock was set; only while no deadline is stored."""
         if abs(self.jump().total_seconds()) > _TOLERATED_S:
             structlog.get_logger().info(
                 "clock_was_set", by_s=round(self.jump().total_seconds(), 1)
@@ -119,7 +119,7 @@ class SteadyClock:
 
     def _keep(self) -> None:
         file = self._folder / _FILE
-        # A command may do the same at this moment; the prefix is that of `store/durable.py`, whose sweep removes it.
+        # A command may do the same at this moment. The prefix is that of `store/durable.py`, whose sweep removes it.
         aside = self._folder / f".aside-{os.getpid()}-{_FILE}"
         try:
             aside.write_text(
@@ -127,7 +127,7 @@ class SteadyClock:
             )
             aside.replace(file)
         except OSError as error:
-            # Without it a restart after the clock was set moves deadlines; no reason not to run.
+            # Without it a restart after a change of the clock moves deadlines; the daemon can still run.
             structlog.get_logger().warning("clock_not_kept", error=error.strerror)
 
 

@@ -1,9 +1,9 @@
 """The contracts as code: find, load and apply the JSON Schemas of `contracts/`.
 
-In an installed package they are in `dispatchd/_contracts`; in a source tree, which an editable install
-uses, they are where they are written.
+In an installed package the schemas are in `dispatchd/_contracts`. In a source tree, which an editable install
+uses, they are in `contracts/`.
 
-Two things are stricter here than in JSON Schema, because the Python types behind are: a whole number is
+Two rules are stricter here than in JSON Schema, because the Python types are: a whole number is
 written without a fraction (1.0 isn't one), and NaN and Infinity, which TOML has, are no numbers.
 """
 
@@ -25,7 +25,7 @@ from jsonschema.validators import Draft202012Validator, extend
 from dispatchd.errors import ContractViolation
 
 CONTRACTS_VERSION: Final = 1
-"""The version of every contract here; contracts/README.md, versions."""
+"""Version of every contract here; contracts/README.md, versions."""
 
 _SUFFIX: Final = ".schema.json"
 
@@ -60,26 +60,26 @@ _LIMITS: Final = {
 }
 
 _LISTED: Final = 1000
-"""How many mistakes of a document are listed (count)."""
+"""Most mistakes of a document that are listed (count)."""
 
 _COMPARED: Final = 100
-"""Among how many of them the most telling one is looked for (count)."""
+"""Mistakes that are compared to find the most informative one (count)."""
 
 _LONGEST_NAME: Final = 100
-"""How much is shown of a name in a document (characters)."""
+"""Longest part of a name in a document that is shown (characters)."""
 
 _BARE: Final = re.compile("[A-Za-z0-9_-]+")
 
 
 def check(contract: str, document: object) -> None:
-    """Return if a document keeps a contract.
+    """Validate a document against a contract.
 
     Args:
         contract: The contract's name, such as `dispatch-job`.
         document: Parsed JSON or TOML.
 
     Raises:
-        ContractViolation: It doesn't; the most telling of its mistakes.
+        ContractViolation: The document breaks it; the error is the most informative mistake.
     """
     found = _validator(contract).iter_errors(document)
     error = best_match(islice(found, _COMPARED))
@@ -89,12 +89,12 @@ def check(contract: str, document: object) -> None:
 
 
 def violations(contract: str, document: object) -> list[ContractViolation]:
-    """Return the mistakes of a document, in the order of its keys; an empty list if it keeps the contract."""
+    """Return the mistakes of a document, in the order of its keys; an empty list if it is valid."""
     errors = sorted(
         islice(_validator(contract).iter_errors(document), _LISTED),
         key=lambda error: _place(document, error),
     )
-    # The validator reports each missing key by itself, without saying which: `_explained` names them all.
+    # The validator reports each missing key by itself, without naming it: `_explained` names them all.
     found = dict.fromkeys(each for error in errors for each in _explained(error))
     return [
         ContractViolation(contract=contract, path=path, rule=rule)
@@ -104,7 +104,7 @@ def violations(contract: str, document: object) -> list[ContractViolation]:
 
 @cache
 def schema(contract: str) -> Mapping[str, Any]:
-    """Return a contract's JSON Schema (2020-12); not to be changed by the caller."""
+    """Return a contract's JSON Schema (2020-12). The caller must not change it."""
     text = (_schemas() / (contract + _SUFFIX)).read_text(encoding="utf-8")
     found: Mapping[str, Any] = json.loads(text)
     return found
@@ -140,7 +140,7 @@ def _is_number(_: object, value: object) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-# What a keyword's value and an instance are, the schema says: of the stubs' types for them nothing is left.
+# The schema decides the type of a keyword's value and of an instance: the types in the stubs don't help here.
 _Schema = Mapping[str, Any]
 _Broken = Callable[[Draft202012Validator, Any, Any, _Schema], bool]
 """Returns whether an instance breaks a keyword, given the validator, the keyword's value, the instance, the schema."""
@@ -189,13 +189,13 @@ def _breaks_pattern(
 ) -> bool:
     if not isinstance(instance, str):
         return False
-    # What is too long is refused for that.
+    # A list or text that is too long is refused for its length.
     longest = schema.get("maxLength", len(instance))
     return len(instance) <= longest and re.search(pattern, instance) is None
 
 
 def _silent(is_broken: _Broken) -> Callable[..., Iterator[ValidationError]]:
-    """Return a keyword whose errors don't write out what is wrong, which may be as long as the document."""
+    """Return a keyword whose errors don't quote the instance, which may be as long as the document."""
 
     def check_keyword(
         validator: Draft202012Validator,
@@ -215,7 +215,7 @@ def _items(
     instance: object,
     schema: _Schema,
 ) -> Iterator[ValidationError]:
-    """Look at the items of a list, unless it is too long: then that is what is wrong with it."""
+    """Validate the items of a list, unless the list is too long: then its length is the only mistake."""
     if not isinstance(instance, list):
         return
     if len(instance) > schema.get("maxItems", len(instance)):
@@ -247,13 +247,13 @@ _Strict: Final[type[Draft202012Validator]] = extend(  # type: ignore[no-untyped-
 
 
 def _explained(error: ValidationError) -> Iterator[tuple[str, str]]:
-    """Yield path and rule for somebody who doesn't know JSON Schema.
+    """Yield path and rule, in words for a reader who doesn't know JSON Schema.
 
     Strings, lists and objects of the document are never quoted: a rule may end up in a public check,
     and a value may be a secret.
     """
     steps, keyword = error.absolute_path, error.validator
-    # The stubs allow for an error that has nothing of this; one from a validator has all of it.
+    # The stubs allow for an error without these fields; one from a validator has all of them.
     instance: Any = error.instance
     around: Any = error.schema
     if keyword in _ABOUT_NAMES:
@@ -305,16 +305,16 @@ _ABOUT_NAMES: Final[
         "dependentRequired": _missing_beside,
     }
 )
-"""Keywords that speak of an object's names: what they say of which."""
+"""Keywords about an object's names, each with a function that yields the names that break it, and how."""
 
 
 def _rule(keyword: str, around: Mapping[str, Any], instance: object) -> str:
-    """Return what a keyword, with the rest of its schema around it, demands of an instance."""
+    """Return the rule that a keyword, with the rest of its schema around it, sets for an instance."""
     limit = around[keyword]
     if keyword == "type":
         return _type_rule([limit] if isinstance(limit, str) else limit, instance)
     if "x-rule" in around:
-        # The schema's own words, where a keyword alone would say too little.
+        # The schema's own text, where a keyword alone would say too little.
         return str(around["x-rule"])
     if keyword == "enum":
         return f"must be one of: {', '.join(str(each) for each in limit if each is not None)}"
@@ -325,7 +325,7 @@ def _rule(keyword: str, around: Mapping[str, Any], instance: object) -> str:
 
 
 def _type_rule(kinds: list[str], instance: object) -> str:
-    # That null counts as absent is no news for somebody whose value is wrong.
+    # A reader whose value is wrong doesn't need to know that null counts as absent.
     words = " or ".join(_WANTED[kind] for kind in kinds if kind != "null")
     if {"integer", "number"} & set(kinds) and _quoted(instance):
         return f"must be {words}{_quoted(instance)}"
@@ -334,12 +334,12 @@ def _type_rule(kinds: list[str], instance: object) -> str:
 
 
 def _quoted(value: object) -> str:
-    """Return `, not N` for a number, which is never a secret; nothing for anything else."""
+    """Return `, not N` for a number, which is never a secret, and an empty string for anything else."""
     return f", not {value!r:.40}" if type(value) in (int, float) else ""
 
 
 def _json_path(*steps: str | int) -> str:
-    """Return the JSON path of a place (RFC 9535), with the short form for every bare key of TOML too."""
+    """Return a JSON path (RFC 9535), with the short form for every bare key of TOML too."""
     return "$" + "".join(map(_in_path, steps))
 
 
@@ -351,7 +351,7 @@ def _in_path(step: str | int) -> str:
 
 
 def _place(document: object, error: ValidationError) -> list[int]:
-    """Return where in a document an error is: for each level the position among its siblings."""
+    """Return the position of an error in a document: for each level the index among its siblings."""
     place = []
     for step in error.absolute_path:
         siblings: Any = document

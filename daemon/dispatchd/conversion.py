@@ -1,4 +1,4 @@
-"""The one cattrs converter recipe: strict about types, because cattrs alone turns "3" into 3."""
+"""The only recipe for a cattrs converter: strict about types, because cattrs alone turns "3" into 3."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -13,7 +13,7 @@ T = TypeVar("T")
 def strict_converter(
     *, forbid_extra_keys: bool, detailed_validation: bool
 ) -> Converter:
-    """Return a converter that changes no value on the way in.
+    """Return a converter that changes no value while structuring.
 
     Structuring raises TypeError or ValueError, bare or inside cattrs' own groups. Datetimes are aware
     and travel as ISO 8601. `detailed_validation` collects every mistake, at some cost in time.
@@ -24,7 +24,7 @@ def strict_converter(
         omit_if_default=True,
     )
     for kind in (bool, int, str):
-        # By class: a hook by function comes after cattrs' own, which convert. That for str serves the enums too.
+        # Registered by class: a hook by function comes after cattrs' own, which convert. That for str serves enums.
         converter.register_structure_hook(kind, _exactly(kind))
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(datetime, _instant)

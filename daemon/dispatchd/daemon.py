@@ -25,24 +25,24 @@ from dispatchd.status import Status
 from dispatchd.systemd import ServiceManager
 
 _REPORT_GRACE_S: Final = 5.0
-"""Time that a stop gives releases and finishes under way (seconds); the next start sends the rest."""
+"""Time that a stop leaves for releases and finishes under way (seconds); the next start sends the rest."""
 
 _END_S: Final = 20.0
-"""Deadline of a stop that waits for no run (seconds), whatever hangs; the units give it 30 s."""
+"""Deadline of a stop that waits for no run (seconds), even if something hangs; the units give it 30 s."""
 
 _SECOND_SIGINT_S: Final = 3.0
-"""How long a stop by SIGINT waits for the second one that cancels the runs (seconds)."""
+"""Time for which a stop by SIGINT waits for the second one, which cancels the runs (seconds)."""
 
 _CANCEL_SLACK_S: Final = 5.0
-"""How much longer than its grace a cancelled run may take to be seen as ended (seconds)."""
+"""Time beyond its grace until a cancelled run has to be seen as ended (seconds)."""
 
 _ASK_EVERY_S: Final = 20.0
-"""How often the service manager is asked for more time while a stop waits for runs (seconds)."""
+"""Time between two requests to the service manager for more time, while a stop waits for runs (seconds)."""
 
 
 class _Loop(Protocol):
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Run until cancelled; say when it has begun."""
+        """Run until cancelled; call `task_status.started` at the beginning."""
         ...
 
 
@@ -96,7 +96,7 @@ class Daemon:
     async def _until_told(
         self, signals: AsyncIterator[signal.Signals]
     ) -> signal.Signals:
-        """Return the signal that stops the daemon, reloading at the others; a stop waits for no reload."""
+        """Return the signal that stops the daemon, and reload at the others. A stop waits for no reload."""
         async with anyio.create_task_group() as reloads:
             while (number := await anext(signals)) is signal.SIGHUP:
                 reloads.start_soon(self._reload, name="reload")
@@ -104,7 +104,7 @@ class Daemon:
         return number
 
     async def _reload(self) -> None:
-        # It has been logged, and stays in the status; the configuration before is in force.
+        # The error has been logged, and stays in the status; the previous configuration is in force.
         with self.bugs.contained("reload") as containment, suppress(ConfigError):
             await self.reloader.reload()
         if containment.bug:

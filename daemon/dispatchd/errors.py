@@ -4,8 +4,8 @@ DispatchdError
 ├─ UserError            one line and an exit code (sysexits.h); the start is refused
 │  ├─ ConfigError       the configuration can't be used: every problem at once
 │  ├─ MachineUnfit      the kernel, the state folder or a program lacks what is needed
-│  ├─ UsageError        the command line asks for what doesn't exist
-│  ├─ NotReachable      a command needs something that isn't there now
+│  ├─ UsageError        the command line asks for something that doesn't exist
+│  ├─ NotReachable      a command needs something that isn't available now
 │  ├─ FolderUnusable    the state folder can't be created or written
 │  ├─ StoreLocked       another daemon owns the state folder
 │  ├─ ControlFolderTaken  another daemon answers on the control socket
@@ -16,13 +16,13 @@ DispatchdError
 │  └─ IdentityError     wait for another identity: Unauthorized, Skewed, Forbidden, Revoked
 ├─ RunError             becomes another start, or an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed,
 │                       FolderDamaged
-├─ LicenseInvalid       a token isn't a license; the daemon waits for a better one
-├─ NotConfirmed         a process must not begin before the endpoint has agreed again; its attempt is taken back
-├─ NotPossible          a person asked for what a job's phase doesn't allow; told to that person
+├─ LicenseInvalid       a token isn't a license; the daemon waits for another one
+├─ NotConfirmed         a process must not begin before the endpoint has agreed again; its attempt is reverted
+├─ NotPossible          a person requested something that a job's phase doesn't allow; reported to that person
 ├─ Refused              a call of the control socket isn't carried out (`control/calls.py`)
 ├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
 ├─ StoreUnavailable     the disk refused a write; wait and repeat
-├─ RecordUnreadable     quarantine this record, go on
+├─ RecordUnreadable     the record is quarantined; the others go on
 └─ InvalidTransition    a bug; only the bug fence (`concurrency/bug_fence.py`) catches it
 
 Raise leaves, catch branches. Constructors take fields and build the sentence.
@@ -47,18 +47,18 @@ _OF_PATHS: Final = frozenset(
 
 
 class DispatchdError(Exception):
-    """The root: everything below is raised on purpose."""
+    """Root of all errors raised on purpose."""
 
 
 class UserError(DispatchdError):
-    """Something a person has to put right; shown as one line."""
+    """Problem that a person has to solve; shown as one line."""
 
     exit_code: ClassVar[int] = os.EX_SOFTWARE
 
 
 @frozen(kw_only=True)
 class Problem:
-    """One thing wrong in one place of a file: where, and what was expected there."""
+    """One problem at one place of a file: the place, and the expected value."""
 
     file: Path
     key: str
@@ -74,7 +74,7 @@ class Problem:
 
 
 class ConfigError(UserError):
-    """The configuration can't be used; carries every problem found, in file order."""
+    """The configuration can't be used. Carries every problem found, in file order."""
 
     exit_code = os.EX_CONFIG
 
@@ -93,7 +93,7 @@ class UsageError(UserError):
 
 
 class MachineUnfit(UserError):
-    """The machine lacks what no job can be run well without; carries a sentence for each."""
+    """The machine lacks something without which no job can be run well. Carries a sentence for each."""
 
     exit_code = os.EX_CONFIG
 
@@ -103,7 +103,7 @@ class MachineUnfit(UserError):
 
 
 class NotReachable(UserError):
-    """A command needs something that isn't there now, such as an extra or a free port."""
+    """A command needs something that isn't available now, such as an extra or a free port."""
 
     exit_code = os.EX_UNAVAILABLE
 
@@ -139,7 +139,7 @@ class StoreLocked(UserError):
 
 
 class ControlFolderTaken(UserError):
-    """Another daemon answers where this one was told to; `pid` is None or 0 where that isn't known."""
+    """Another daemon answers on the configured socket; `pid` is None or 0 where it isn't known."""
 
     exit_code = os.EX_CONFIG
 
@@ -164,10 +164,10 @@ class RecordTooNew(UserError):
 
 
 class RemoteError(DispatchdError):
-    """The endpoint, or something on the way to it, didn't do what was asked.
+    """The endpoint, or something on the way to it, didn't carry out a call.
 
-    `call` names the call (`pull`, `accept`, ...); `reason` says what came back, `status` with which HTTP status, if
-    it was an answer.
+    `call` is the name of the call (`pull`, `accept`, ...). `reason` describes the failure. `status` is the HTTP
+    status, if there was an answer.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class RemoteError(DispatchdError):
 
 
 class Retryable(RemoteError):
-    """Wait and repeat; `retry_after_s` is what the endpoint asked for, in seconds."""
+    """Wait and repeat. `retry_after_s` is the wait that the endpoint asked for (seconds)."""
 
 
 class Unavailable(Retryable):
@@ -196,15 +196,15 @@ class RateLimited(Retryable):
 
 
 class ProtocolError(Retryable):
-    """An answer that isn't the contract's, such as a proxy's page with status 200."""
+    """An answer that breaks the contract, such as a proxy's page with status 200."""
 
 
 class TooLarge(Retryable):
-    """The endpoint, or a proxy before it, doesn't read as much as was sent (413)."""
+    """The endpoint, or a proxy before it, doesn't accept a request of this size (413)."""
 
 
 class JobClosed(RemoteError):
-    """The endpoint doesn't take more about this job from this machine."""
+    """The endpoint accepts no more calls about this job from this machine."""
 
 
 class Gone(JobClosed):
@@ -212,11 +212,11 @@ class Gone(JobClosed):
 
 
 class Conflict(JobClosed):
-    """The job belongs to somebody else now (409)."""
+    """The job belongs to another machine now (409)."""
 
 
 class IdentityError(RemoteError):
-    """The endpoint doesn't take this machine's credentials."""
+    """The endpoint doesn't accept this machine's credentials."""
 
 
 class Unauthorized(IdentityError):
@@ -224,7 +224,7 @@ class Unauthorized(IdentityError):
 
 
 class Skewed(IdentityError):
-    """The credentials aren't valid (401), while the clocks differ: the clock may be all that is wrong."""
+    """The credentials aren't valid (401), and the clocks differ: the clock may be the only problem."""
 
 
 class Forbidden(IdentityError):
@@ -236,9 +236,9 @@ class Revoked(IdentityError):
 
 
 class RunError(DispatchdError):
-    """A run can't start; becomes another try, or an outcome with a failure cause.
+    """A run can't start; becomes another start, or an outcome with a failure cause.
 
-    `refused` says that another try would end in the same way. `retry_after_s` is what somebody asked for (seconds).
+    `refused` is true if another start would end in the same way. `retry_after_s` is the wait asked for (seconds).
     """
 
     refused: bool = False
@@ -254,7 +254,7 @@ class SpawnFailed(RunError):
 
 
 class SecretUnavailable(RunError):
-    """A secret that a workflow needs can't be had at the moment; `name` is its name, never its value."""
+    """A secret that a workflow needs isn't available at the moment. `name` is its name, never its value."""
 
     def __init__(
         self,
@@ -271,7 +271,7 @@ class SecretUnavailable(RunError):
 
 
 class WorkspaceFailed(RunError):
-    """The job's repository can't be laid out; `reason` has no credentials in it."""
+    """The job's repository can't be checked out; `reason` has no credentials in it."""
 
     def __init__(self, *, url: str, reason: str, refused: bool = False) -> None:
         self.url, self.reason, self.refused = url, reason, refused
@@ -279,7 +279,7 @@ class WorkspaceFailed(RunError):
 
 
 class FolderDamaged(RunError):
-    """A run's own folder isn't as this machine has left it; the trouble of its job alone."""
+    """A run's own folder isn't as this machine left it. That fails its job alone."""
 
     refused = True
 
@@ -291,7 +291,7 @@ class FolderDamaged(RunError):
 
 
 class ContractViolation(DispatchdError):
-    """A document breaks a contract: `path` is a JSON path such as `$.id`, `rule` what it had to be."""
+    """A document breaks a contract. `path` is a JSON path such as `$.id`, `rule` the rule that is broken."""
 
     def __init__(self, *, contract: str, path: str, rule: str) -> None:
         self.contract, self.path, self.rule = contract, path, rule
@@ -307,7 +307,7 @@ class LicenseInvalid(DispatchdError):
 
 
 class NotConfirmed(DispatchdError):
-    """Nobody knows whether a job is still this machine's, so no process of it may begin."""
+    """It isn't known whether this machine still holds a job, so no process of it may begin."""
 
     def __init__(self, *, reason: str) -> None:
         self.reason = reason
@@ -315,7 +315,7 @@ class NotConfirmed(DispatchdError):
 
 
 class NotPossible(DispatchdError):
-    """A person asked for what can't be done to a job as it stands; `reason` says how it stands."""
+    """A person requested something that a job's state doesn't allow. `reason` describes the state."""
 
     def __init__(self, *, do: str, job_id: str, reason: str) -> None:
         self.job_id, self.reason = job_id, reason
@@ -323,7 +323,7 @@ class NotPossible(DispatchdError):
 
 
 class StoreUnavailable(DispatchdError):
-    """A write did not become durable, so what it would have said has not happened."""
+    """A write did not become durable, so the change in it has not happened."""
 
     def __init__(self, *, path: Path, error: OSError) -> None:
         self.path, self.error = path, error
@@ -331,12 +331,12 @@ class StoreUnavailable(DispatchdError):
 
     @property
     def is_of_the_path(self) -> bool:
-        """Whether what is at the path is wrong, so that another write elsewhere would pass, and this one never will."""
+        """True if the problem is at the path: another write elsewhere would succeed, and this one never will."""
         return self.error.errno in _OF_PATHS
 
 
 class RecordUnreadable(DispatchdError):
-    """One record can't be understood."""
+    """A record can't be read."""
 
     def __init__(self, *, path: Path, reason: str) -> None:
         self.path, self.reason = path, reason
@@ -344,7 +344,7 @@ class RecordUnreadable(DispatchdError):
 
 
 class InvalidTransition(DispatchdError):
-    """The table has no row for this phase and event; `story` tells the job's last steps."""
+    """The table has no row for this phase and event. `story` lists the job's last steps."""
 
     def __init__(self, *, job_id: str, phase: str, event: str, story: str) -> None:
         self.job_id, self.phase, self.event = job_id, phase, event

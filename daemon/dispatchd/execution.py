@@ -1,4 +1,4 @@
-"""Wiring of what tracks and runs jobs, whoever they come from."""
+"""Wiring of the objects that track and run jobs, from any source."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ from dispatchd.store.runs import Runs
 
 @frozen(kw_only=True)
 class Execution:
-    """The tracker, and the loop that runs what it tracks."""
+    """The tracker, and the loop that runs tracked jobs."""
 
     tracker: Tracker
     fence: Fence
@@ -38,9 +38,9 @@ class Execution:
     board: Board
     random: random.Random
     machine: Machine
-    """What this machine is able to do for runs."""
+    """Abilities of this machine for runs."""
     containment: str
-    """By what runs are kept together, in words."""
+    """Means that keep the processes of a run together, in words."""
 
 
 def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
@@ -52,7 +52,7 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
     bugs: BugFence,
     watchers: Sequence[Callable[[TrackedJob], None]] = (),
 ) -> Execution:
-    """Return what runs the jobs of an open store; `watchers` are told of every record that has become durable."""
+    """Wire the objects that run the jobs of an open store. `watchers` are called with every durable record."""
     rng, board = random.Random(), Board()  # noqa: S311  # for jitter, not for secrets
     runs = Runs.open(config.state_folder)
     tracker = Tracker(store, clock, Disk(rng), watchers)

@@ -1,4 +1,4 @@
-"""Files in folders that a command can write to: what is found there may be a pipe, a link, or anything else."""
+"""Files in folders that a command can write to: a path there may be a pipe, a link, or anything else."""
 
 import os
 import stat
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
-    """Return up to `limit` bytes of a regular file, or None for anything else; never waits for a pipe.
+    """Return up to `limit` bytes of a regular file, or None for anything else. Never waits for a pipe.
 
-    Fails with OSError if there is nothing that could be opened.
+    Fails with OSError if nothing can be opened.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -20,9 +20,9 @@ def read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Write a file in place of whatever is there; never through a link.
+    """Write a file in place of anything at its path; never through a link.
 
-    Fails with OSError if that can't be, as where a folder has taken its place.
+    Fails with OSError if that is impossible, as where a folder has taken its place.
     """
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

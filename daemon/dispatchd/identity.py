@@ -1,4 +1,4 @@
-"""Wiring of who this machine is: by its configuration, or by a license that is kept good."""
+"""Wiring of this machine's identity: from its configuration, or from a license that is refreshed."""
 
 import random
 import socket
@@ -27,7 +27,7 @@ from dispatchd.store.identity import IdentityStore, fingerprint
 
 @frozen(kw_only=True)
 class Identity:
-    """Credentials for every call; the loop behind them, if they come from a license."""
+    """Credentials for every call, and the loop behind them if they come from a license."""
 
     credentials: Credentials
     license: LicenseLoop | None
@@ -42,7 +42,7 @@ def identity(  # noqa: PLR0913, PLR0917  # wiring has as many parts
     bugs: BugFence,
     on_change: Callable[[], None],
 ) -> Identity:
-    """Return who this machine is."""
+    """Wire the identity of this machine."""
     if config.secret_file is not None:
         configured = ConfiguredCredentials(
             known=known,
@@ -69,7 +69,7 @@ def identity(  # noqa: PLR0913, PLR0917  # wiring has as many parts
 def license_finder(
     config: Config, known: KnownSecrets, environment: Mapping[str, str]
 ) -> LicenseFinder:
-    """Return what finds this machine's license."""
+    """Return the finder of this machine's license."""
     return LicenseFinder(
         sources=license_sources(config, environment),
         identity=IdentityStore(config.state_folder),
@@ -80,8 +80,8 @@ def license_finder(
 
 
 def verifier(config: Config) -> Callable[[str], Claims]:
-    """Return what checks tokens against the pinned keys, which have been checked before."""
-    # Only a machine with a license pays the 10 MiB of cryptography.
+    """Return the function that checks tokens against the pinned keys, which have been checked before."""
+    # Only a machine with a license needs the 10 MiB of cryptography.
     from dispatchd.cloud.license.tokens import load_keys, verify  # noqa: PLC0415
 
     keys = load_keys(config.license.public_keys, config.file.parent)
@@ -89,7 +89,7 @@ def verifier(config: Config) -> Callable[[str], Claims]:
 
 
 def license_sources(config: Config, environment: Mapping[str, str]) -> LicenseSources:
-    """Return where a license may come from."""
+    """Return the sources of a license."""
     folder, wanted = config.file.parent, config.license
     credentials = environment.get("CREDENTIALS_DIRECTORY", "")
     keys = [folder / wanted.key_file] if wanted.key_file else []
@@ -106,7 +106,7 @@ def license_sources(config: Config, environment: Mapping[str, str]) -> LicenseSo
 
 
 def _first_text(files: list[Path]) -> str:
-    """Return the text of the first file that has one; a missing or unreadable file is none."""
+    """Return the text of the first file that has one; a missing or unreadable file counts as none."""
     for file in files:
         try:
             text = file.read_text(encoding="utf-8-sig").strip()

@@ -1,4 +1,4 @@
-"""What people and tools can ask a running daemon, as routes of the control socket; nothing here changes anything."""
+"""Queries of people and tools to a running daemon, as routes of the control socket; nothing here changes anything."""
 
 import re
 from collections.abc import AsyncGenerator, Iterable
@@ -23,17 +23,17 @@ from dispatchd.store.codec import to_public
 from dispatchd.store.jobs import JobStore
 
 _BEHIND: Final = 1000
-"""How many events a reader may be behind (count) before its stream ends."""
+"""Most events that a reader may be behind (count); then its stream ends."""
 
 _COUNT: Final = re.compile("[0-9]{1,9}", re.ASCII)
 
 _PAST: Final = 10
-"""How many past jobs are listed unless the caller says how many (count)."""
+"""Default number of past jobs that are listed (count)."""
 
 
 @define
 class EventFeed:
-    """Gives every change of a job to who follows them at the moment."""
+    """Sends every change of a job to those who follow at the moment."""
 
     _readers: set[MemoryObjectSendStream[Json]] = field(factory=set, init=False)
 
@@ -64,7 +64,7 @@ class EventFeed:
 
 @define(kw_only=True)
 class Inspection:
-    """Shows status, health, metrics, jobs and what happens to them."""
+    """Shows status, health, metrics, jobs and their events."""
 
     status: Status
     metrics: Metrics
@@ -88,7 +88,7 @@ class Inspection:
         return Reply(body=self.status.document())
 
     async def show_health(self, _: Call) -> Reply:
-        """Return whether it is ready; 503 if it isn't."""
+        """Return whether the daemon is ready; 503 if it isn't."""
         flaws = self.status.health.flaws
         code = HTTPStatus.SERVICE_UNAVAILABLE if flaws else HTTPStatus.OK
         return Reply(status=code, body={"ready": not flaws, "flaws": list(flaws)})
@@ -127,7 +127,7 @@ class Inspection:
         """Return one job, tracked or past.
 
         Raises:
-            Refused: There is none.
+            Refused: There is no such job.
         """
         job_id = call.parameters["job"]
         record = await self.tracker.find(job_id)
@@ -137,12 +137,12 @@ class Inspection:
         return Reply(body=to_public(record))
 
     async def follow(self, _: Call) -> Lines:
-        """Return what happens to jobs from now on, as it happens."""
+        """Return the events of jobs from now on, as they happen."""
         return Lines(items=self.feed.items())
 
 
 def _listed(tracked: Iterable[TrackedJob], ended: Iterable[TrackedJob]) -> Reply:
-    # A job that ends between the two looks is in both; its end is the later truth.
+    # A job that ends between the two reads is in both; the record of its end is the later one.
     records = {record.job.id: record for record in (*tracked, *ended)}
     return Reply(body={"jobs": [to_public(record) for record in records.values()]})
 
@@ -164,7 +164,7 @@ def _event(record: TrackedJob) -> Json:
 def metrics_server(
     address: str, inspection: Inspection, bugs: BugFence
 ) -> MetricsServer | None:
-    """Return the server of an address in the form of `metrics.listen`, or None for none."""
+    """Return the server for an address in the form of `metrics.listen`, or None for none."""
     if not address:
         return None
     host, _, port = address.rpartition(":")

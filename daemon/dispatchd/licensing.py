@@ -11,7 +11,7 @@ from dispatchd.loops.license import LicenseLoop
 
 
 def license_routes(license_: LicenseLoop | None) -> Mapping[tuple[str, str], Act]:
-    """Return the routes about the license: what it is worth, and that somebody has changed it."""
+    """Return the routes of the license: its status, and a notice that it was changed."""
 
     async def show(_: Call) -> Reply:
         if license_ is None:
@@ -29,7 +29,7 @@ def license_routes(license_: LicenseLoop | None) -> Mapping[tuple[str, str], Act
 def license_status(
     license_: LicenseLoop | None, clock: SteadyClock
 ) -> Mapping[str, Json] | None:
-    """Return the license for the status, with the seconds that it has left; None without one."""
+    """Return the license for the status, with the seconds until it expires; None without one."""
     if license_ is None:
         return None
     status = license_.status
@@ -40,7 +40,7 @@ def license_status(
 
 
 def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:
-    """Return what is known of a license, without a secret; times in ISO 8601, null for what is not known."""
+    """Return the license as a document, without a secret; times in ISO 8601, null for unknown values."""
     claims = status.claims
 
     def at(instant: datetime | None) -> str | None:

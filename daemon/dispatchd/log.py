@@ -47,11 +47,11 @@ def configure(
     Args:
         level: The lowest level that is shown: debug, info, warning or error.
         form: `json`, `text`, or `auto`, which is text on a terminal and JSON elsewhere.
-        known: What is kept out of every line.
-        under_systemd: Whether stdout goes to the journal.
-        out: Where lines go, if not to stdout.
+        known: Secrets that are left out of every line.
+        under_systemd: True if stdout goes to the journal.
+        out: Stream for the lines, if not stdout.
     """
-    # None where the program was started with stdout closed.
+    # It is None where the program was started with stdout closed.
     out = out or cast("TextIO | None", sys.stdout) or io.StringIO()
     as_text = form == "text" or (form == "auto" and out.isatty())
     sink = cast("TextIO", _Sink(out))
@@ -88,13 +88,13 @@ def configure(
 
 
 class _Sink:
-    """Where lines go; what can't be written, such as to a full disk, is no reason to stop working."""
+    """Output of lines. A line that can't be written, such as to a full disk, doesn't stop the program."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
     def write(self, text: str) -> None:
-        # ValueError: it has been closed.
+        # ValueError: the stream is closed.
         with suppress(OSError, ValueError):
             self._out.write(writable(text, self._out))
 
@@ -110,7 +110,7 @@ def writable(text: str, out: TextIO) -> str:
 
 
 def set_level(level: str) -> None:
-    """Change the lowest level that is shown, also for loggers that exist."""
+    """Change the lowest level that is shown, also for existing loggers."""
     global _lowest  # noqa: PLW0603  # a process has one log, and structlog keeps its own settings likewise
     _lowest = _LEVELS[level]
 
@@ -124,20 +124,20 @@ def _drop_below_level(
 
 
 def silence() -> None:
-    """Log nothing in this process: a command says what it has to say itself."""
+    """Log nothing in this process: a command prints its own messages."""
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
 
 
 def _in_order(
     _logger: object, _method: str, event: structlog.typing.EventDict
 ) -> structlog.typing.EventDict:
-    """Put what every line has before what only some have."""
+    """Put the keys that every line has before all others."""
     first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
     return {**first, **event}
 
 
 class _Scrubber:
-    """The last word on every line, so that no caller can forget it."""
+    """Last processor of every line, so that no caller can bypass it."""
 
     def __init__(self, known: KnownSecrets) -> None:
         self._known = known
@@ -147,7 +147,7 @@ class _Scrubber:
 
 
 def _only_colours_act(_logger: object, _method: str, line: object) -> str:
-    """Write out what acts on a terminal in the values of others; the renderer's colours stay."""
+    """Escape characters that act on a terminal in values from others; the renderer's colours stay."""
     return coloured(str(line))
 
 

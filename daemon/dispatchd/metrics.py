@@ -1,7 +1,7 @@
 """Metrics in Prometheus' text format: for a scrape, for node_exporter's textfile collector, for the control socket.
 
-Names and labels are public (`docs/metrics.md`). Counters begin at zero with each start of the daemon. What is
-always known to the loops is read from them at each scrape; only what passes by is written down here.
+Names and labels are public (`docs/metrics.md`). Counters begin at zero with each start of the daemon. State
+that the loops hold is read from them at each scrape; only events are counted here.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -22,7 +22,7 @@ from dispatchd.domain.phase import Event, Phase
 from dispatchd.status import Status
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-"""Prometheus' text exposition format."""
+"""Media type of Prometheus' text exposition format."""
 
 _UNKNOWN: Final = "(unknown)"
 """Label for workflows that aren't configured: an endpoint must not be able to make labels."""
@@ -41,7 +41,7 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # 
 
 @define
 class Metrics:
-    """Counts and measures; `workflows` gives the names of the configured ones."""
+    """Counters and histograms; `workflows` returns the names of the configured workflows."""
 
     workflows: Callable[[], Collection[str]]
     registry: CollectorRegistry = field(factory=CollectorRegistry, init=False)
@@ -49,7 +49,7 @@ class Metrics:
     _start_s: prometheus_client.Histogram = field(init=False)
     _report_s: prometheus_client.Histogram = field(init=False)
     put_s: prometheus_client.Histogram = field(init=False)
-    """How long a record takes to become durable (seconds)."""
+    """Time until a record is durable (seconds)."""
 
     def __attrs_post_init__(self) -> None:
         self._jobs = prometheus_client.Counter(
@@ -74,7 +74,7 @@ class Metrics:
         )
 
     def see(self, record: TrackedJob) -> None:
-        """Take note of a record that has become durable; for the tracker."""
+        """Count a record that has become durable; for the tracker."""
         if not record.steps:
             return
         event = record.steps[-1].event
@@ -86,7 +86,7 @@ class Metrics:
             self._report_s.observe(_between(_ended_at(record), record.changed_at))
 
     def text(self) -> str:
-        """Return everything in the text format."""
+        """Return all metrics in the text format."""
         return prometheus_client.generate_latest(self.registry).decode()
 
     def _count(self, record: TrackedJob) -> None:
@@ -103,7 +103,7 @@ class Metrics:
 
 @define(eq=False)
 class StatusCollector(Collector):
-    """Turns the status into gauges, and what the loops count into counters, at each scrape."""
+    """Turns the status into gauges, and the loops' counts into counters, at each scrape."""
 
     _status: Status
     _calls: Callable[[], Collection[tuple[str, str, int]]]
@@ -154,7 +154,7 @@ class StatusCollector(Collector):
 
 
 def _gauges(status: Status) -> Iterator[tuple[str, str, float | None]]:
-    """Yield name, help and value (None: not known) of every gauge without labels."""
+    """Yield name, help and value (None: unknown) of every gauge without labels."""
     document = status.document()
 
     def value(*path: str) -> float | None:

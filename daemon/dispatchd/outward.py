@@ -1,4 +1,4 @@
-"""How this machine reaches its endpoint, as configured; and who it is there."""
+"""Connection of this machine to its endpoint, as configured; and its identity there."""
 
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -22,7 +22,7 @@ from dispatchd.process.prerequisites import Needs
 def transport_settings(
     config: Config, environment: Mapping[str, str]
 ) -> TransportSettings:
-    """Return the way to the endpoint, paths absolute."""
+    """Return the settings of the connection to the endpoint, with absolute paths."""
     cloud, folder = config.cloud, config.file.parent
 
     def path(name: str) -> Path | None:
@@ -44,14 +44,14 @@ def transport_settings(
 async def open_caller(
     config: Config, environment: Mapping[str, str], clock: Clock, limits: httpx.Limits
 ) -> AsyncIterator[Caller]:
-    """Open the way to the endpoint for the length of a block."""
+    """Open the connection to the endpoint for the length of a block."""
     settings = transport_settings(config, environment)
     async with httpx.AsyncClient(
         cookies=no_cookies(),
         base_url=config.cloud.url,
         headers={"User-Agent": f"dispatchd/{__version__}", **ASKED_FOR},
         timeout=None,  # noqa: S113  # every call has a deadline of its own, as a cancel scope
-        # What the environment says of proxies is read by the transport, and nothing else of it.
+        # The transport reads the proxy variables of the environment, and no others.
         trust_env=False,
         transport=ReloadingTransport(
             settings, limits=limits, monotonic=clock.monotonic
@@ -61,10 +61,10 @@ async def open_caller(
 
 
 def check_outward(config: Config, environment: Mapping[str, str]) -> None:
-    """Return if the way to the endpoint can be used.
+    """Check the connection settings of the endpoint.
 
     Raises:
-        ConfigError: It can't be; carries every problem.
+        ConfigError: They can't be used; carries every problem.
     """
     problems = [
         Problem(file=config.file, key=key, expected=expected)
@@ -109,7 +109,7 @@ def _unusable_keys(config: Config) -> list[str]:
 
 
 def needs_of(config: Config, environment: Mapping[str, str]) -> Needs:
-    """Return what a configuration needs of its machine."""
+    """Return the needs of a configuration for its machine."""
     return Needs(
         state_folder=config.state_folder,
         search_path=environment.get("PATH") or os.defpath,

@@ -1,7 +1,7 @@
-"""Reload: the configuration is read and checked anew, and taken as a whole or not at all.
+"""Reload: the configuration is read and checked again, and applied as a whole or not at all.
 
-Live runs keep the terms that they were started under. What can't change under a running daemon, such as its
-endpoint or its state folder, is refused by name: a restart takes it, and runs outlive restarts.
+Live runs keep the settings that they were started under. A change that a running daemon can't apply, such as
+another endpoint or state folder, is refused by name: a restart applies it, and runs outlive restarts.
 """
 
 import time
@@ -24,17 +24,17 @@ from dispatchd.status import Status
 from dispatchd.systemd import ServiceManager
 
 _ABOUT: Final = "config"
-"""What the warning about a refused configuration is kept under."""
+"""Key of the warning about a refused configuration."""
 
 _READ_S: Final = 30.0
-"""How long the configuration and the files that it names may take to be read (seconds)."""
+"""Longest time for reading the configuration and the files that it names (seconds)."""
 
 _CHANGEABLE_IN_CLOUD: Final = frozenset({"hold_s", "poll_interval_s"})
 
 
 @define(kw_only=True)
 class Reloader:
-    """Takes a changed configuration into the loops; `read` gives it, checked."""
+    """Applies a changed configuration to the loops; `read` returns it, checked."""
 
     config: Config
     read: Callable[[], Config]
@@ -50,9 +50,9 @@ class Reloader:
     )
 
     async def reload(self) -> None:
-        """Read the configuration and take it, one reload after the other.
+        """Read the configuration and apply it, one reload after the other.
 
-        Fails with ConfigError: It can't be used; the one before stays in force.
+        Fails with ConfigError: It can't be used; the previous one stays in force.
         """
         async with self._reloading:
             await self._reload()
@@ -105,7 +105,7 @@ class Reloader:
 
 
 def pull_limits(config: Config) -> PullLimits:
-    """Return how much is pulled, and how often."""
+    """Return the limits of pulls."""
     return PullLimits(
         room=config.limits.slots + config.limits.queue_ahead,
         min_free_bytes=config.min_free_bytes,
@@ -117,12 +117,12 @@ def pull_limits(config: Config) -> PullLimits:
 
 
 def patience_s(config: Config) -> float:
-    """Return after how many seconds without a pull a machine that asks for jobs is not ready: two polls."""
+    """Return the seconds without a pull after which a machine that pulls isn't ready: the time of two polls."""
     return 2 * max(config.cloud.hold_s, config.cloud.poll_interval_s)
 
 
 def _fixed(before: Config, after: Config) -> Iterator[Problem]:
-    """Yield what has changed and can't, under a running daemon."""
+    """Yield the changes that a running daemon can't apply."""
     was, now = _unchangeable(before), _unchangeable(after)
     for key, value in now.items():
         if value != was[key]:

@@ -1,7 +1,7 @@
 """Replay: a job's payload again, as a new local run of which nothing is reported.
 
-It has a state folder of its own below the daemon's, so that neither can touch what the other tracks, and
-nobody is told of it: accept and finish are taken as given.
+It has a state folder of its own below the daemon's, so that neither can touch the other's jobs. No endpoint
+knows of it: accept and finish count as answered.
 """
 
 import os
@@ -36,14 +36,14 @@ from dispatchd.store.names import file_name
 from dispatchd.store.runs import RunFolder, Runs
 
 _KEPT: Final = 10
-"""How many replays are kept (count), the newest."""
+"""Most replays that are kept (count): the newest."""
 
 _ENDED: Final = (Phase.FINISHING, Phase.NEEDS_ATTENTION)
 
 
 @frozen(kw_only=True)
 class Replay:
-    """A replay that is laid out: the job as it will be run, and where."""
+    """Replay before its start: the job as it will be run, and its folder."""
 
     job: Job
     state_folder: Path
@@ -52,7 +52,7 @@ class Replay:
 
     @property
     def run_folder(self) -> RunFolder:
-        """Where the files of its run are."""
+        """Files of its run."""
         return Runs.at(self.state_folder).folder(self.job.id)
 
 
@@ -62,7 +62,7 @@ def lay_out(config: Config, past: TrackedJob, workflow: str) -> Replay:
     Args:
         config: The daemon's configuration.
         past: The job.
-        workflow: What to run; empty for what the job asked for.
+        workflow: The workflow to run; empty for the one that the job asked for.
 
     Raises:
         UsageError: There is nothing that could be run, or this isn't the daemon's user.
@@ -79,7 +79,7 @@ def lay_out(config: Config, past: TrackedJob, workflow: str) -> Replay:
         raise UsageError(cannot=cannot, reason=reason)
     owner = config.state_folder.stat().st_uid
     if os.geteuid() != owner:
-        # The job comes from elsewhere: what it starts must not get more power than in the daemon.
+        # The job comes from elsewhere: its processes must not get more power than in the daemon.
         reason = f"runs belong to the daemon's user; use: sudo -u '#{owner}' dispatchd replay ..."
         raise UsageError(cannot=cannot, reason=reason)
     runs = Runs.at(config.state_folder)
@@ -96,7 +96,7 @@ def lay_out(config: Config, past: TrackedJob, workflow: str) -> Replay:
 async def play(
     replay: Replay, config: Config, environment: Mapping[str, str], known: KnownSecrets
 ) -> TrackedJob:
-    """Run a replay and return its record, which is `finishing` or `needs_attention` then.
+    """Run a replay, and return its record, which is then `finishing` or `needs_attention`.
 
     SIGINT and SIGTERM cancel it. Fails with a UserError if its folder can't be used.
     """
@@ -112,7 +112,7 @@ async def play(
         try:
             return await _run(replay, core)
         finally:
-            # No later round does it here.
+            # No later round removes it here.
             with anyio.CancelScope(shield=True):
                 await core.run_loop.concluder.workspaces.remove(
                     core.runs.trash.contents()
@@ -157,7 +157,7 @@ async def _cancel_at_signals(
             try:
                 await core.tracker.cancel(job_id, f"Cancelled by {number.name}.")
             except InvalidTransition:
-                # It has ended meanwhile.
+                # The run has ended meanwhile.
                 return
 
 
@@ -170,7 +170,7 @@ def _new_folder(parent: Path, name: str) -> Path:
             if (digits := each.name.partition("-")[0]).isdecimal()
         }
         for number in sorted(numbers)[: 1 - _KEPT or None]:
-            # One that can't be removed is tried again by the next replay.
+            # A folder that can't be removed is tried again by the next replay.
             remove_tree(numbers[number])
         folder = parent / f"{max(numbers, default=0) + 1}-{name}"
         folder.mkdir(mode=0o700)

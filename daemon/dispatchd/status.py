@@ -1,4 +1,4 @@
-"""What the daemon says of itself: one document for `dispatchd status`, the service manager and the metrics."""
+"""Status of the daemon: one document for `dispatchd status`, the service manager and the metrics."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -19,11 +19,11 @@ from dispatchd.loops.tracker import Tracker
 
 @define(kw_only=True)
 class Status:
-    """Reads what the loops keep; nothing is decided from it.
+    """Reads the state of the loops; nothing is decided from it.
 
-    `machine` gives who this machine is at the endpoint, `license` what its license is worth (None: it has
-    none), `skew_s` the difference of its clock (seconds), `slots` how many runs it may have,
-    `troubles` what else is wrong, in sentences.
+    `machine` returns this machine's identity at the endpoint, `license` the status of its license (None: it has
+    none), `skew_s` the difference of its clock (seconds), `slots` the most runs at a time (count),
+    `troubles` other problems, in sentences.
     """
 
     board: Board
@@ -43,12 +43,12 @@ class Status:
     slots: Callable[[], int]
     troubles: Callable[[], list[str]]
     warnings: dict[str, str] = field(factory=dict)
-    """What an operator has to look at, by what it is about; kept by whoever finds it."""
+    """Warnings for an operator, by subject; each is set and removed by the part that detects it."""
     reloaded_at: datetime | None = None
-    """When the configuration was last read anew with success."""
+    """Time of the last successful reload."""
 
     def document(self) -> dict[str, Json]:
-        """Return everything, without a secret; times in ISO 8601, ages in seconds, null for what is not known."""
+        """Return the whole status, without a secret; times in ISO 8601, ages in seconds, null for unknown values."""
         flaws = self.health.flaws
         return {
             "version": __version__,
@@ -78,7 +78,7 @@ class Status:
         }
 
     def line(self) -> str:
-        """Return how it stands in one line, as in `pulling; 3 running, 2 waiting; last pull 4 s ago`."""
+        """Return the status in one line, as in `pulling; 3 running, 2 waiting; last pull 4 s ago`."""
         waiting = len(self.tracker.in_phase(*_WAITING))
         parts = [
             self.intake.intake.mode.value,
@@ -106,7 +106,7 @@ class Status:
         try:
             count = len(os.listdir(folder))  # noqa: PTH208  # iterdir looks later
         except FileNotFoundError:
-            # Somebody has looked at them, and removed them with their folder.
+            # Somebody has read them, and removed them with their folder.
             return ""
         except OSError as error:
             return f"{folder} can't be looked into: {error.strerror}"

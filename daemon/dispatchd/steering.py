@@ -1,4 +1,4 @@
-"""What people can tell a running daemon about its jobs, as routes of the control socket."""
+"""Commands of people to a running daemon about its jobs, as routes of the control socket."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -20,7 +20,7 @@ from dispatchd.loops.tracker import Tracker
 _ENDINGS: Final = {"fail": Outcome.FAILED, "succeed": Outcome.SUCCEEDED}
 
 _LONGEST_DRAIN_S: Final = 365 * 24 * 3600.0
-"""The longest deadline of a drain (seconds): what is longer is none."""
+"""Longest deadline of a drain (seconds); a longer one is invalid."""
 
 _ENDED: Final = (Phase.FINISHING, Phase.HISTORY)
 
@@ -113,7 +113,7 @@ class Steering:
         return await self._change(call, Mode.DRAINING, deadline_s)
 
     async def follow_drain(self, _: Call) -> Lines:
-        """Return what a drain still waits for, as it changes, until there is nothing or it is over."""
+        """Return the jobs that a drain still waits for, as they change, until there are none or the drain is over."""
 
         async def items() -> AsyncGenerator[Json, None]:
             told: Json = None
@@ -139,10 +139,10 @@ class Steering:
         return await self._change(call, Mode.PULLING)
 
     async def reload(self, _: Call) -> Reply:
-        """Read the configuration anew.
+        """Reload the configuration.
 
         Raises:
-            Refused: It can't be used; the one before stays in force.
+            Refused: It can't be used; the previous one stays in force.
         """
         try:
             await self._reload()
@@ -160,7 +160,7 @@ class Steering:
 
 
 async def _either(*events: anyio.Event) -> None:
-    """Return when one of some events has come."""
+    """Wait until one of some events is set."""
     async with anyio.create_task_group() as tasks:
 
         async def wait(event: anyio.Event) -> None:

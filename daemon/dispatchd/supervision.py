@@ -1,6 +1,6 @@
-"""Supervision: tells the service manager, the log and the collector of metrics how the daemon is.
+"""Supervision: reports the daemon's status to the service manager, the log and the collector of metrics.
 
-The watchdog is fed only while the loops go round: a process that is there and deaf is restarted, which costs
+The watchdog is fed only while no loop is stuck: a process that is alive but stuck is restarted, which costs
 nothing, because runs outlive it.
 """
 
@@ -23,18 +23,18 @@ _LONGEST_LOOK_S: Final = 5.0
 """Longest time between two looks (seconds)."""
 
 _FED_IN_TIME: Final = 3
-"""How often a watchdog is fed in its time (count); sd_watchdog_enabled(3) wants at least twice."""
+"""Feeds of a watchdog within its time (count); sd_watchdog_enabled(3) wants at least two."""
 
 _START_S: Final = 5.0
-"""How long a start may take until a machine that isn't ready is called that (seconds)."""
+"""Longest start (seconds); until then a machine isn't reported as not ready."""
 
 _LOOKS_IN_PATIENCE: Final = 8
-"""How many looks fit into what readiness waits for (count)."""
+"""Looks at the status in the time after which a machine isn't ready (count)."""
 
 
 @define(kw_only=True)
 class SupervisionLoop:
-    """Looks at the status every few seconds; `textfile` is where metrics are written (None: nowhere)."""
+    """Looks at the status every few seconds; metrics are written to `textfile` (None: nowhere)."""
 
     status: Status
     manager: ServiceManager
@@ -55,7 +55,7 @@ class SupervisionLoop:
         async with anyio.create_task_group() as tasks:
             task_status.started()
             if self.manager.watchdog_s:
-                # By itself: a bug in a look must not starve the watchdog.
+                # In a task of its own: a bug in a look must not starve the watchdog.
                 tasks.start_soon(self._feed_watchdog, name="watchdog")
             await self.bugs.rounds("supervision", self._look)
 
@@ -93,7 +93,7 @@ class SupervisionLoop:
         self._flaws = flaws
 
     def _is_starting(self) -> bool:
-        """Return whether it is too early to call a machine not ready: its license and endpoint were just looked at."""
+        """Return whether it is too early to report a machine as not ready: nothing is known of its endpoint yet."""
         in_time = anyio.current_time() < self._began_at + _START_S
         return in_time and self.status.health.is_starting
 

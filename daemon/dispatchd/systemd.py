@@ -1,6 +1,6 @@
-"""Words for the service manager: sd_notify(3), by its documented protocol.
+"""Client of the service manager: sd_notify(3), by its documented protocol.
 
-Own code because it is one datagram: what exists for it are bindings to a C library, or unmaintained.
+It is own code because the protocol is one datagram: existing packages bind to a C library, or are unmaintained.
 """
 
 import os
@@ -14,15 +14,15 @@ from attrs import frozen
 
 @frozen
 class ServiceManager:
-    """Who started this daemon, if it wants to know how it goes; says nothing to nobody."""
+    """Client for sd_notify(3). Does nothing if NOTIFY_SOCKET is unset."""
 
     _address: str = ""
     watchdog_s: float = 0.0
-    """Within how many seconds it wants to hear that all is well; 0 if it doesn't."""
+    """Watchdog timeout (seconds); 0 if there is no watchdog."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
-        """Return the one that the environment names (NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID)."""
+        """Return the client for the environment (NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID)."""
         address = environment.get("NOTIFY_SOCKET", "")
         if address[:1] not in ("/", "@"):
             return cls()
@@ -36,19 +36,19 @@ class ServiceManager:
         return cls(address, watchdog_s)
 
     def ready(self, status: str) -> None:
-        """Say that everything is up."""
+        """Report that everything is up."""
         self._send(READY=1, STATUS=status)
 
     def reloading(self, monotonic_s: float) -> None:
-        """Say that the configuration is being read; `ready` ends that."""
+        """Report that the configuration is being read; `ready` ends that."""
         self._send(RELOADING=1, MONOTONIC_USEC=round(monotonic_s * 1e6))
 
     def stopping(self, status: str) -> None:
-        """Say that the daemon is on its way out."""
+        """Report that the daemon is stopping."""
         self._send(STOPPING=1, STATUS=status)
 
     def status(self, status: str) -> None:
-        """Say how it goes, in one line."""
+        """Send the status, in one line."""
         self._send(STATUS=status)
 
     def is_well(self) -> None:
@@ -56,7 +56,7 @@ class ServiceManager:
         self._send(WATCHDOG=1)
 
     def more_time(self, seconds: float) -> None:
-        """Ask for some more seconds to start or to stop in."""
+        """Request more time to start or to stop (seconds)."""
         self._send(EXTEND_TIMEOUT_USEC=round(seconds * 1e6))
 
     def _send(self, **words: str | int) -> None:
@@ -69,7 +69,7 @@ class ServiceManager:
             if self._address[0] == "@"
             else self._address
         )
-        # A manager that is gone, or has a full queue, is no reason not to work.
+        # The daemon works on if the manager is gone, or has a full queue.
         with (
             suppress(OSError),
             socket.socket(

@@ -1,8 +1,8 @@
 """Traces: one for each job that has gone to history, sent to an OpenTelemetry collector (extra `otel`).
 
-What a trace says is in `domain/trace.py`. It is sent as OTLP over HTTP by a thread of its own: a collector that
-is slow, silent or gone costs traces, and never a job. Those that a killed daemon had not sent are lost. OTEL_*
-variables about certificates and headers count where nothing is configured, .netrc never does.
+The content of a trace is in `domain/trace.py`. It is sent as OTLP over HTTP by a thread of its own: a collector
+that is slow, silent or gone costs traces, and never a job. Traces that a killed daemon had not sent are lost. OTEL_*
+variables about certificates and headers apply where nothing is configured; .netrc is never read.
 """
 
 import logging
@@ -30,30 +30,30 @@ from dispatchd.domain.trace import Span, spans_of
 from dispatchd.errors import NotReachable
 
 _QUEUE: Final = 1000
-"""How many jobs' traces wait for a collector (count): a few MiB at most."""
+"""Most traces, one for each job, that wait for a collector (count): a few MiB at most."""
 
 _BATCH: Final = 64
-"""How many jobs' traces go in one request (count): some 400 spans, 50 KiB before compression."""
+"""Most traces in one request (count): some 400 spans, 50 KiB before compression."""
 
 _PAUSE_S: Final = 1.0
 """Shortest time between two requests (seconds), unless a whole batch waits."""
 
 _REQUEST_S: Final = 5.0
-"""The deadline of a batch with the tries that the SDK makes by itself (seconds)."""
+"""Deadline of a batch, including the tries that the SDK makes by itself (seconds)."""
 
 _LAST_CHANCE_S: Final = 2.0
-"""How long a stop waits for what is queued (seconds)."""
+"""Time for which a stop waits for queued traces (seconds)."""
 
 _HOPELESS: Final = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-"""Answers to what was sent, which will be the same next time. All others can be mended on the other side."""
+"""Answers about the content of a request, which will be the same next time. The other side can mend all others."""
 
 
 @define(kw_only=True, eq=False)
 class TraceExporter:
     """Sends the traces of past jobs to `url`, the full address of a collector's trace receiver.
 
-    `headers` go with each request, through `proxy` (its URL with credentials; empty for none); `instance_id` gives the id that this machine is known by. Made where the
-    extra is missing, it fails with NotReachable.
+    `headers` go with each request, through `proxy` (its URL with credentials; empty for none). `instance_id` returns
+    the id of this machine. If the extra is missing, the constructor fails with NotReachable.
     """
 
     url: str
@@ -63,12 +63,12 @@ class TraceExporter:
     random: random.Random
     bugs: BugFence
     dropped: int = field(default=0, init=False)
-    """How many jobs' traces were given up so far (count)."""
+    """Traces that were dropped so far (count)."""
     _send: "_Send" = field(init=False, repr=False)
     _close: Callable[[], None] = field(init=False, repr=False)
     _queue: deque[TrackedJob] = field(factory=deque, init=False, repr=False)
     _changed: threading.Condition = field(factory=threading.Condition, init=False)
-    """Guards the queue, `dropped` and what follows; rings when the thread has something to do."""
+    """Guards the queue, `dropped` and the fields below; notified when the thread has something to do."""
     _stopping: bool = field(default=False, init=False)
     _sending: int = field(default=0, init=False)
     _failures: int = field(default=0, init=False)
@@ -81,21 +81,21 @@ class TraceExporter:
         self._send, self._close = _open(self.url, self.headers, self.proxy)
 
     def see(self, record: TrackedJob) -> None:
-        """Take note of a record that has become durable; for the tracker."""
+        """Queue the trace of a record that has become durable and final; for the tracker."""
         phases = [step.phase for step in record.steps[-2:]]
-        # A record that has been in history before has its trace, and was only handed out again.
+        # A record that was in history before already has its trace, and was only handed out again.
         if phases[-1:] == [Phase.HISTORY] and phases[:-1] != [Phase.HISTORY]:
             self.export(record)
 
     def export(self, record: TrackedJob) -> None:
-        """Queue the trace of a job that has gone to history; never waits, and gives up the oldest if full."""
+        """Queue the trace of a job in history. Never waits; drops the oldest trace if the queue is full."""
         with self._changed:
             self._queue.append(record)
             self._trim()
             self._changed.notify()
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Send until cancelled; then what is queued gets a last, short chance."""
+        """Send until cancelled; then queued traces get a last, short time."""
         # Not a worker of anyio: the interpreter would wait for its end, and a dead collector takes long.
         thread = threading.Thread(target=self._work, name="traces", daemon=True)
         thread.start()
@@ -113,14 +113,14 @@ class TraceExporter:
                 self._log.warning("traces_dropped", url=self.url, unsent=unsent)
 
     def _work(self) -> None:
-        """Send batches; the only code in the thread."""
+        """Send batches; the only code that the thread runs."""
         while batch := self._next():
             refusal: _Refusal | None = None
             with self.bugs.named("traces") as containment:
                 spans = [span for record in batch for span in spans_of(record)]
                 refusal = self._send(spans, self.instance_id())
             if containment.bug:
-                # The next try would meet it again.
+                # The next try would meet the bug again.
                 refusal = _Refusal(f"a bug: {containment.bug}", for_ever=True)
             with self._changed:
                 self._settle(batch, refusal)
@@ -130,7 +130,7 @@ class TraceExporter:
             self.bugs.worked("traces")
 
     def _next(self) -> list[TrackedJob]:
-        """Return what to send next, oldest first; nothing once the daemon stops and all is sent."""
+        """Return the next batch, oldest first; nothing once the daemon stops and all is sent."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._stopping)
             self._sending = min(_BATCH, len(self._queue))
@@ -149,7 +149,7 @@ class TraceExporter:
             self._trim()
 
     def _pause(self) -> None:
-        """Rest: after a failure for longer, else so that many short jobs share a request."""
+        """Rest: longer after a failure; otherwise long enough that many short jobs share a request."""
         enough, pause_s = _BATCH, _PAUSE_S
         if self._failures:
             enough = _QUEUE + 1
@@ -183,18 +183,18 @@ class TraceExporter:
 
 @frozen
 class _Refusal:
-    """Why a batch was not taken, and whether it never will be."""
+    """Reason why a batch was refused. `for_ever` is true if every later try would be refused too."""
 
     reason: str
     for_ever: bool = False
 
 
 _Send = Callable[[Sequence[Span], str], _Refusal | None]
-"""Sends spans of this machine, by its id; blocks."""
+"""Sends spans of this machine, with its id; blocks."""
 
 
 class _FirstWords(logging.Handler):
-    """Keeps the first thing that the SDK logs about a batch, and everything of it from stderr."""
+    """Stores the first message that the SDK logs about a batch, and keeps all of them from stderr."""
 
     text = ""
 
@@ -207,7 +207,7 @@ def read_headers(text: str) -> dict[str, str]:
     """Return the headers in a text of NAME: VALUE lines.
 
     Raises:
-        ValueError: A line is none; it isn't quoted, because it may be a secret.
+        ValueError: A line has another form; it isn't quoted, because it may be a secret.
     """
     headers: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -222,7 +222,7 @@ def read_headers(text: str) -> dict[str, str]:
 def _open(
     url: str, headers: Mapping[str, str], proxy: str
 ) -> tuple[_Send, Callable[[], None]]:
-    """Return how to send by the SDK's exporter, which keeps its words to itself, and how to close it.
+    """Return functions to send through the SDK's exporter and to close it. The SDK's log messages are captured.
 
     Raises:
         NotReachable: The extra isn't installed.
@@ -230,7 +230,7 @@ def _open(
     words, logger = _FirstWords(), logging.getLogger("opentelemetry")
     logger.propagate, logger.handlers = False, [words]
     try:
-        # Some 20 MiB, which a daemon without traces does not pay.
+        # These imports take some 20 MiB, which a daemon without traces doesn't need.
         import requests  # noqa: PLC0415
         from opentelemetry.exporter.otlp.proto.http import (  # noqa: PLC0415
             Compression,
@@ -244,10 +244,10 @@ def _open(
 
     def note(response: requests.Response, *_: object, **__: object) -> None:
         statuses.append(response.status_code)
-        # The status says all. What its body is packed with is left packed, however much would be in it.
+        # The status is enough. A body stays compressed, however large its content is.
         response.raw.headers.pop("content-encoding", None)
 
-    # With a session of ours the SDK loads none that the environment names.
+    # With a session of ours the SDK doesn't load one that the environment names.
     session = requests.Session()
     session.trust_env = False
     if proxy:
@@ -286,7 +286,7 @@ def _readable(spans: Sequence[Span], instance_id: str) -> list[Any]:
     from opentelemetry.sdk import trace as sdk  # noqa: PLC0415
     from opentelemetry.sdk.util import instrumentation  # noqa: PLC0415
 
-    # Not Resource.create, which asks the environment who we are.
+    # Not Resource.create, which reads the identity from the environment.
     resource = resources.Resource(
         {
             "service.name": "dispatchd",

@@ -1,1 +1,1 @@
-"""The command line: one file for each group of commands, imported when asked for."""
+"""The command line: one file for each group of commands, imported on use."""

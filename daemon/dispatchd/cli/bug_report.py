@@ -1,7 +1,7 @@
-"""`dispatchd bug-report`: what a maintainer has to know about a problem, in one file without secrets.
+"""`dispatchd bug-report`: the facts that a maintainer needs about a problem, in one file without secrets.
 
-It packs what other commands say, each run as a process of its own with a deadline: whatever is stuck or broken
-keeps nothing else out. No output of a run and no payload goes into it.
+It packs the output of other commands, each run as a process of its own with a deadline, so that a command that is
+stuck or broken stops no other. No output of a run and no payload goes into it.
 """
 
 import json
@@ -33,17 +33,17 @@ from dispatchd.store.codec import decode
 from dispatchd.store.identity import IdentityStore
 
 _DEADLINE_S: Final = 10.0
-"""How long a command may take (seconds); they run side by side."""
+"""Time limit of a command (seconds); they run side by side."""
 
 _LONGEST: Final = 1024 * 1024
-"""How much of what a command says is packed (bytes): its end."""
+"""Longest part of a command's output that is packed (bytes): its end."""
 
 _RECORDS: Final = 20
-"""How many records are packed (count)."""
+"""Most records that are packed (count)."""
 
 _OWN: Final = {
     "config-check.json": "config check --json",
-    # Not as JSON: that comes at the end, and what is found before a check that hangs is worth having.
+    # Not as JSON, which is printed at the end: findings before a check that hangs are worth having.
     "doctor.json": "doctor",
     "status.json": "status --json",
     "records.json": f"jobs --json --past={_RECORDS}",
@@ -52,7 +52,7 @@ _SYSTEM: Final = {
     "systemd.json": "systemctl --version",
     "journal.json": "journalctl --no-pager --quiet --output=short-iso --lines=500 --unit=dispatchd.service --unit=dispatchd@*.service",
 }
-"""What is asked of dispatchd and of the system, by the member that gets the answer."""
+"""Commands of dispatchd and of the system, by the member for their output."""
 
 _FOLDER: Final = "dispatchd-bug-report"
 
@@ -64,11 +64,11 @@ values of env tables, and what looks like a credential. Look at every file all t
 
 _CREDENTIALS: Final = "/run/credentials/dispatchd.service"  # systemd.exec(5)
 _NO_SECRETS: Final = frozenset({"ca_file", "client_cert_file", "textfile"})
-"""The keys of the configuration that name a file without a secret."""
+"""Keys of the configuration that name a file without a secret."""
 
 
 class ReportNotWritten(UserError):
-    """The file of a bug report can't be made."""
+    """The file of a bug report can't be written."""
 
     exit_code = os.EX_CANTCREAT
 
@@ -120,12 +120,12 @@ def _packed(members: Mapping[str, str], made_at: int) -> bytes:
 
 
 def _members(asked: Path | None, now: datetime) -> tuple[dict[str, str], list[str]]:
-    """Return the members, name to text without secrets, and which secrets are not known, with the reason."""
+    """Return the members, name to text without secrets, and the secrets that are not known, each with the reason."""
     file, state = _find(asked)
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
-        # What in it is secret can't be told, so nothing of it is shown; `config check` says what is wrong.
+        # The secrets in it can't be recognized, so nothing of it is shown; `config check` reports the mistakes.
         document = {}
     known, missing = _known(document, file.parent, state)
     hidden: set[str] = set()
@@ -141,12 +141,12 @@ def _members(asked: Path | None, now: datetime) -> tuple[dict[str, str], list[st
         texts[name] = json.dumps(
             _scrubbed(each, redactor), indent=1, ensure_ascii=False
         )
-    # Once more, because some secrets are known by the key before them.
+    # Once more, because the key before some secrets marks them.
     return {name: redactor.scrub(text) for name, text in texts.items()}, missing
 
 
 def _scrubbed(value: Any, redactor: Redactor) -> Any:  # noqa: ANN401  # JSON
-    """Return a value without secrets; in the JSON of it, what quotes JSON itself would be quoted too often."""
+    """Return a value without secrets. Each string is scrubbed by itself: inside the value's JSON it has more escapes."""
     if isinstance(value, dict):
         return {str(key): _scrubbed(each, redactor) for key, each in value.items()}
     if isinstance(value, list):
@@ -157,7 +157,7 @@ def _scrubbed(value: Any, redactor: Redactor) -> Any:  # noqa: ANN401  # JSON
 
 
 def _find(config_file: Path | None) -> tuple[Path, Path | None]:
-    """Return the configuration file and the state folder; None if the file can't say it."""
+    """Return the configuration file and the state folder; None if the file doesn't show it."""
     try:
         file = options.load_config(config_file).file
     except ConfigError as error:
@@ -168,8 +168,8 @@ def _find(config_file: Path | None) -> tuple[Path, Path | None]:
 
 
 def _said(config_file: Path | None) -> dict[str, dict[str, Any]]:
-    """Return what each command says, by member."""
-    # Without -P a folder of the same name in the working directory would be run.
+    """Return the output of each command, by member."""
+    # Without -P Python would run a folder of the same name in the working directory.
     own = (sys.executable, "-P", "-m", "dispatchd")
     config = () if config_file is None else ("--config", str(config_file))
     commands = {name: (*own, *line.split(), *config) for name, line in _OWN.items()}
@@ -200,7 +200,7 @@ def _run(command: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _end(data: bytes) -> str:
-    """Return the end of an output, in whole lines: a part of a secret would not be known as one."""
+    """Return the end of an output, in whole lines: a part of a secret would not be recognized."""
     if len(data) > _LONGEST:
         data = data[-_LONGEST:].partition(b"\n")[2]
     return data.decode(errors="replace")
@@ -221,9 +221,9 @@ def _store(state: Path | None) -> dict[str, Any]:
 
 
 def _shown(value: Any, shape: Any, hidden: set[str]) -> Any:  # noqa: ANN401  # TOML, and any type
-    """Return a part of the configuration without what may be secret: env tables, and what isn't known there.
+    """Return a part of the configuration without possible secrets: env tables, and unknown keys.
 
-    `shape` is the type that belongs there, None where nothing is known; `hidden` gets what is left out.
+    `shape` is the expected type of the value, None for an unknown one. `hidden` gets the names that are left out.
     """
     if isinstance(value, list):
         return [_shown(each, shape, hidden) for each in value]
@@ -236,7 +236,7 @@ def _shown(value: Any, shape: Any, hidden: set[str]) -> Any:  # noqa: ANN401  # 
 
 
 def _inner(shape: Any, key: str) -> Any:  # noqa: ANN401  # as above
-    """Return the type that belongs to a key of a table."""
+    """Return the expected type of a table's key."""
     if get_origin(shape) is Mapping:
         return get_args(shape)[1]
     if not attrs.has(shape) or (shape is WorkflowEntry and key == "env"):
@@ -247,7 +247,7 @@ def _inner(shape: Any, key: str) -> Any:  # noqa: ANN401  # as above
 def _known(
     document: dict[str, Any], folder: Path, state: Path | None
 ) -> tuple[set[str], list[str]]:
-    """Return the secrets that are at hand, and which ones are not, with the reason."""
+    """Return the secrets that can be read, and those that can't, each with the reason."""
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
     found = {environment.get(f"DISPATCHD_LICENSE{end}", "") for end in ("", "_KEY")}
     found.update(() if state is None else _of_state(state))
@@ -284,7 +284,7 @@ def _leaves(value: Any, *path: str) -> Iterator[tuple[tuple[str, ...], str]]:  #
 
 
 def _of_state(state: Path) -> Iterator[str]:
-    """Yield the secrets that the daemon has been given: claims, what runs were started with, its activation."""
+    """Yield the secrets that the daemon was given: claims, secrets of its runs, its activation."""
     with suppress(DispatchdError, OSError):
         activation = IdentityStore(state).activation()
         yield from (activation.token, activation.heartbeat_secret) if activation else ()

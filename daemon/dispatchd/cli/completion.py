@@ -1,4 +1,4 @@
-"""`dispatchd completion SHELL`: the script by which a shell completes commands, options and job ids."""
+"""`dispatchd completion SHELL`: the script with which a shell completes commands, options and job ids."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,16 +16,16 @@ from dispatchd.errors import DispatchdError, NotReachable
 PROGRAM: Final = "dispatchd"
 
 VARIABLE: Final = "_DISPATCHD_COMPLETE"
-"""By what the script asks for completions; click makes it from the program's name."""
+"""Variable with which the script asks for completions; click makes its name from the program's name."""
 
 _TIMEOUT_S: Final = 1.0
-"""How long a key press may wait for the daemon (seconds)."""
+"""Longest wait of a key press for the daemon (seconds)."""
 
 _MOST: Final = 100
-"""How many past jobs are offered (count), the newest first where a daemon answers."""
+"""Most past jobs that are offered (count), the newest first if a daemon answers."""
 
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9_.:@%+=/][A-Za-z0-9_.:@%+=/,-]*", re.ASCII)
-"""Ids that a shell takes as they are. An endpoint chooses ids, and shells insert what is offered unquoted."""
+"""Form of ids that a shell takes as they are. An endpoint chooses ids, and shells insert offered ones unquoted."""
 
 _TRACKED: Final = frozenset(Phase) - {Phase.HISTORY}
 
@@ -35,7 +35,7 @@ _WANTED: Final[Mapping[str, frozenset[Phase]]] = {
     "resolve": frozenset({Phase.NEEDS_ATTENTION}),
     "replay": frozenset({Phase.HISTORY}),
 }
-"""The phases in which a job is of use to a command; for the others any phase."""
+"""Phases of the jobs that a command can act on; the other commands accept any phase."""
 
 
 @click.command()
@@ -51,7 +51,7 @@ def completion(ctx: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     root = ctx.find_root().command
     if kind is not None:
-        # Not `source()`: that of bash looks which bash is on PATH, and the script may be for another machine.
+        # Not `source()`: in bash it checks the bash on PATH, and the script may be for another machine.
         script = kind(root, {}, PROGRAM, VARIABLE)
         click.echo(kind.source_template % script.source_vars(), nl=False)
 
@@ -59,9 +59,9 @@ def completion(ctx: click.Context, shell: str) -> None:
 def job_ids(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Return the ids of jobs that begin like this, for the argument JOB of a command.
+    """Return the ids of jobs that begin with the text typed so far, for the argument JOB of a command.
 
-    A completion that fails offers nothing: what it said would be printed into the command line.
+    A completion that fails offers nothing: its error would be printed into the command line.
     """
     from dispatchd.cli.options import find_daemon
 
@@ -81,11 +81,11 @@ def job_ids(
 def _jobs(
     places: Places, wanted: frozenset[Phase], incomplete: str
 ) -> Iterator[tuple[str, str]]:
-    """Yield the ids of jobs with what helps to tell them apart."""
+    """Yield the ids of jobs with a text that helps to tell them apart."""
     try:
         documents = _asked(places, incomplete)
     except NotReachable:
-        # Where a job's file is says whether it is tracked; reading thousands of them takes too long.
+        # The folder of a job's file shows whether it is tracked; reading thousands of files takes too long.
         if wanted & _TRACKED:
             yield from _in_folder(places.state_folder / "jobs", "tracked")
         if Phase.HISTORY in wanted:
@@ -116,7 +116,7 @@ def _asked(places: Places, incomplete: str) -> Iterable[Any]:
 
 
 def _in_folder(folder: Path, about: str) -> Iterator[tuple[str, str]]:
-    """Yield the ids that the names of a folder's files tell; those too long for a name are left out."""
+    """Yield the ids in the names of a folder's files; those too long for a name are left out."""
     for path in sorted(folder.glob("*.json")):
         if not path.name.startswith("%sha256-"):
             yield unquote(path.stem, errors="surrogatepass"), about

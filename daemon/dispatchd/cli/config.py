@@ -1,4 +1,4 @@
-"""`dispatchd config check`: is the configuration one that the daemon can use?"""
+"""`dispatchd config check`: check that the daemon can use a configuration."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What `dispatchd demo` plays: a hub, a daemon, and jobs made from real GitHub payloads."""
+"""Play of `dispatchd demo`: a hub, a daemon, and jobs made from real GitHub payloads."""
 
 import json
 import sys
@@ -22,10 +22,10 @@ from dispatchd.domain.raw_json import loads
 from dispatchd.errors import NotReachable
 
 _START_S: Final = 30.0
-"""How long the hub may take to listen (seconds)."""
+"""Longest wait until the hub listens (seconds)."""
 
 _ALL_S: Final = 90.0
-"""How long the whole demo may take (seconds)."""
+"""Longest time of the whole demo (seconds)."""
 
 _CONFIG: Final = """\
 [cloud]
@@ -59,7 +59,7 @@ max_duration_s = 3600
 
 @frozen
 class Act:
-    """One job of the demo: what it is made from, what it asks for, how it has to end."""
+    """One job of the demo: its source, its workflow, and its expected outcome."""
 
     job_id: str
     payload: str
@@ -82,7 +82,7 @@ _ACTS: Final = (
 
 @frozen
 class Result:
-    """How the job of an act ended, and where its output is."""
+    """Outcome of an act's job, and its output."""
 
     act: Act
     outcome: str
@@ -91,12 +91,12 @@ class Result:
 
     @property
     def as_expected(self) -> bool:
-        """Whether it ended as the act has it."""
+        """True if the outcome is the expected one."""
         return self.outcome == self.act.outcome
 
 
 async def play(folder: Path, *, quiet: bool) -> Sequence[Result]:
-    """Play every act in a folder and return how the jobs ended; fails with NotReachable if they don't."""
+    """Play every act in a folder, and return the results. Fails with NotReachable if the jobs don't end."""
     say = _say_nothing if quiet else click.echo
     with anyio.move_on_after(_ALL_S):
         async with (
@@ -134,7 +134,7 @@ def _say_nothing(_: str) -> None:
 
 @asynccontextmanager
 async def _hub(folder: Path) -> AsyncIterator[tuple[str, str]]:
-    """Run a hub with one machine, and give its address and the token of its owner."""
+    """Run a hub with one machine. Yield its address and the token of its owner."""
     place = folder / "hub"
     config = ["--config", str(place / "hub.toml")]
     await _command(folder, "init", "--json", "--listen", "127.0.0.1:0", str(place))
@@ -164,7 +164,7 @@ async def _hub(folder: Path) -> AsyncIterator[tuple[str, str]]:
 
 
 async def _command(folder: Path, *words: str) -> dict[str, Any]:
-    """Return what a command of the hub prints as JSON."""
+    """Return the JSON that a command of the hub prints."""
     done = await anyio.run_process(
         [sys.executable, "-m", "dispatchd", "hub", *words], cwd=folder, check=False
     )

@@ -1,4 +1,4 @@
-"""`dispatchd doctor`: does everything work that has to, and what to do where it doesn't."""
+"""`dispatchd doctor`: check everything that has to work, and say what to do if it doesn't."""
 
 import os
 from pathlib import Path

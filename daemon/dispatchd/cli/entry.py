@@ -1,4 +1,4 @@
-"""The front door: finds the command, and turns every expected error into one line and an exit code."""
+"""Entry point: finds the command, and turns every expected error into one line and an exit code."""
 
 import importlib
 import io
@@ -59,7 +59,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Print the completion script of a shell.",
     ),
 }
-"""Command to its module, imported when it is asked for, and its line in `--help`."""
+"""Commands with their module, imported on use, and their line in `--help`."""
 
 _NAMES: Final[Mapping[str, str]] = {
     "license": "license_",
@@ -72,12 +72,12 @@ _CANNOT_WRITE: Final = (ENOSPC, EDQUOT, EFBIG, EIO, EBADF)
 
 
 class _ReaderGone(Exception):
-    """The reader of our output has gone, as in `dispatchd jobs | head`."""
+    """The reader of stdout has gone, as in `dispatchd jobs | head`."""
 
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Name the end of the reader, which click would take for a failure of the command."""
+    """Report a closed reader by an exception of its own, because click would take it for a failure of the command."""
     try:
         yield
     except BrokenPipeError as error:
@@ -112,7 +112,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(_COMMANDS[cmd_name][0])
-        # A name of Python's own, or none that it takes, is another one there.
+        # A command whose name is a keyword or a builtin of Python has another name in its module.
         command = getattr(module, _NAMES.get(cmd_name, cmd_name))
         if not isinstance(command, click.Command):
             message = f"{cmd_name} is not a command"
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _show_what_can_be_shown()
     code = _code_of(arguments)
     try:
-        # What can't be written shows itself here at the latest.
+        # Errors of writing appear here at the latest.
         sys.stdout.flush()
     except BrokenPipeError:
         _silence_stdout()
@@ -148,18 +148,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _show_what_can_be_shown() -> None:
-    """Have escapes in the place of what the terminal's encoding, or any, can't show."""
+    """Write escapes in place of characters that the terminal's encoding, or any encoding, can't represent."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _code_of(arguments: Sequence[str] | None) -> int:
-    """Run a command line, say what went wrong, and return the exit code."""
+    """Run a command line, print its error, and return the exit code."""
     try:
         return _code_of_click(arguments)
     except _ReaderGone:
-        # Nothing more can be said to it.
+        # Nothing more can reach the reader.
         _silence_stdout()
         return 0
     except (UserError, OSError) as error:
@@ -171,7 +171,7 @@ def _code_of(arguments: Sequence[str] | None) -> int:
 
 
 def _code_of_click(arguments: Sequence[str] | None) -> int:
-    """Run a command line, and return the exit code; say what was wrong with the words themselves."""
+    """Run a command line, and return the exit code. Print the error if the command line itself is invalid."""
     code: object = 0
     try:
         code = cli.main(arguments, prog_name="dispatchd", standalone_mode=False)
@@ -180,7 +180,7 @@ def _code_of_click(arguments: Sequence[str] | None) -> int:
     except SystemExit as stop:
         code = stop.code
     except click.exceptions.NoArgsIsHelpError as bare:
-        # A group by itself: what there is to choose from.
+        # A group without a command: its help lists the commands.
         with _writing():
             click.echo(bare.format_message())
     except click.ClickException as error:
@@ -192,7 +192,7 @@ def _code_of_click(arguments: Sequence[str] | None) -> int:
 
 
 def _silence_stdout() -> None:
-    """Write to nowhere from now on, also what is still to be written."""
+    """Discard all further output, including buffered output."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -201,7 +201,7 @@ def _refuse(errors: Sequence[UserError | OSError]) -> int:
 
 
 def _refused(error: UserError | OSError) -> int:
-    """Say what is wrong, and return the exit code."""
+    """Print the error, and return the exit code."""
     if isinstance(error, UserError):
         for line in str(error).splitlines():
             _complain(line)
@@ -210,7 +210,7 @@ def _refused(error: UserError | OSError) -> int:
         _complain(f"cannot use {error.filename}: this user may not; use sudo")
         return os.EX_NOPERM
     if isinstance(error, FileNotFoundError) and error.filename is None:
-        # getcwd(3) is the one call that has no name to give.
+        # getcwd(3) is the only call without a file name in its error.
         _complain("the current folder has been deleted: change to another one (cd)")
         return os.EX_NOINPUT
     if error.errno in _CANNOT_WRITE and error.filename is None:
@@ -231,6 +231,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[UserError | OS
 
 
 def _complain(line: str) -> None:
-    # Where that can't be written either, the exit code has to do.
+    # If stderr can't be written either, only the exit code remains.
     with suppress(OSError):
         echo(f"dispatchd: {line}", err=True)

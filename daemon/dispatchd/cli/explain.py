@@ -1,4 +1,4 @@
-"""`dispatchd explain EVENT.json`: which workflow and parameters would a job get?"""
+"""`dispatchd explain EVENT.json`: show the workflow and parameters of a job without running it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +92,7 @@ def _parameters(delivery: Delivery, workflow: Workflow | None) -> Parameters:
 def _refusal(
     delivery: Delivery, workflow: Workflow | None, names: Sequence[str]
 ) -> str:
-    """Return why a job would be rejected, or an empty string."""
+    """Return the reason why a job would be rejected, or an empty string."""
     if delivery.flaw:
         return f"the job breaks the contract: {delivery.flaw}"
     if delivery.job.is_cancel:

@@ -1,4 +1,4 @@
-"""What checks have found, printed; the exit code is that of the worst."""
+"""Output of findings of checks; the exit code is that of the worst."""
 
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,7 +24,7 @@ async def gather(
     *,
     quiet: bool,
 ) -> list[Finding]:
-    """Return what checks find, printing each at once unless quiet; a configuration that can't be used is all there is."""
+    """Return the findings of checks; print each at once unless quiet. An invalid configuration is the only finding."""
     found: list[Finding] = []
 
     def note(finding: Finding) -> None:
@@ -44,7 +44,7 @@ async def gather(
 
 
 def conclude(findings: Sequence[Finding], *, as_json: bool) -> NoReturn:
-    """Print findings as JSON, where that is wanted, and exit: 0 ok, 1 a warning, 2 a failure."""
+    """Print findings as JSON if wanted, and exit: 0 ok, 1 a warning, 2 a failure."""
     if as_json:
         print_json(
             [

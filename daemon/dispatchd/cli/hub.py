@@ -83,7 +83,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     """Serve the endpoint until SIGTERM or Ctrl-C; held polls are answered then."""
     from dispatchd.process.orphans import leave_orphans_to_init
 
-    # First, so that what stays behind as init is small.
+    # First, so that the process that stays behind as init is small.
     leave_orphans_to_init()
     require_extra()
     import anyio

@@ -1,4 +1,4 @@
-"""How commands ask a running hub: its address, a token, its answers."""
+"""Client for commands that call a running hub: its address, a token, its answers."""
 
 import json
 import os
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 _SERVER_ERROR: Final = 500
 _TIMEOUT_S: Final = 30.0
-"""How long the hub may take to answer (seconds)."""
+"""Longest wait for an answer of the hub (seconds)."""
 
 _SERVICE: Final = Path("/var/lib/dispatchd-hub/hub.toml")
-"""Where the unit in `systemd/` has it."""
+"""Configuration file of the hub, as the unit in `systemd/` has it."""
 
 
 def _config_file() -> Path:
@@ -59,7 +59,7 @@ _token_option = click.option(
 
 
 def asks_hub(act: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options by which it reaches a hub, and hand it the client that they make."""
+    """Add the options for reaching a hub to a command, and pass it the client made from them."""
 
     @wraps(act)
     def command(
@@ -73,7 +73,7 @@ def asks_hub(act: Callable[..., None]) -> Callable[..., None]:
 
 
 class HubClient:
-    """A hub that is asked over its API."""
+    """Client of a hub's API."""
 
     def __init__(
         self, config_file: Path, url: str | None, token_file: Path | None
@@ -85,11 +85,11 @@ class HubClient:
         settings = None if url and (token_file or token) else load(config_file)
         self.url = url or (settings.url if settings else "")
         self._cert_file = settings.tls_cert_file if settings and not url else ""
-        """The certificate of the hub itself, where its configuration is here."""
+        """Certificate of the hub itself, if its configuration is on this machine."""
         file = token_file or (settings.token_file if settings and not token else None)
         self._token = (token if file is None else read_text(file)).strip()
         if not (self._token.isascii() and self._token.isprintable()):
-            # Said here, because the HTTP client would show it.
+            # Checked here, because the HTTP client would show the token.
             raise UsageError(
                 cannot="use the token", reason="it is not one line of ASCII"
             )
@@ -97,11 +97,11 @@ class HubClient:
     def ask(
         self, method: str, path: str, body: object = None, *, cannot: str
     ) -> dict[str, Any]:
-        """Return what the hub answers.
+        """Return the hub's answer.
 
         Raises:
-            NotReachable: It doesn't.
-            UsageError: It refuses.
+            NotReachable: The hub doesn't answer.
+            UsageError: The hub refuses.
 
         Fails with ConfigError if the environment names a proxy that can't be used.
         """
@@ -111,7 +111,7 @@ class HubClient:
             with httpx.stream(
                 method,
                 self.url.rstrip("/") + path,
-                # ASCII with escapes, which can carry all that JSON can.
+                # ASCII with escapes can carry all that JSON can.
                 content=None if body is None else json.dumps(body).encode(),
                 headers={
                     "Authorization": f"Bearer {self._token}",
@@ -143,10 +143,12 @@ class HubClient:
         raise UsageError(cannot=cannot, reason=reason)
 
     def _context(self) -> "ssl.SSLContext":
-        """Return what the hub's certificate is checked by: where we have it, nothing else counts, and no name.
+        """Return the context that checks the hub's certificate.
+
+        A local copy of it is the only certificate trusted, and its name isn't checked.
 
         Raises:
-            UsageError: Its file can't be read.
+            UsageError: The certificate's file can't be read.
         """
         import ssl
 
@@ -172,7 +174,7 @@ class HubClient:
 
         url = httpx.URL(self.url)
         if url.scheme != "https" or self._cert_file:
-            # What is sent in clear, a token too, is for the hub alone.
+            # Requests without encryption, and the token in them, are for the hub alone.
             return None
         environment = os.environ  # noqa: TID251  # as above
         proxy = environment_proxy(url, environment)
@@ -188,7 +190,7 @@ def say(found: object, words: str, *, as_json: bool) -> None:
 
 
 def in_path(name: str) -> str:
-    """Return a name as one segment of a path; dots too, which clients take for folders."""
+    """Return a name as one segment of a path. Dots are encoded too: clients take them for folders."""
     return quote(name, safe="", errors="surrogatepass").replace(".", "%2E")
 
 

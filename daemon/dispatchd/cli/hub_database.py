@@ -26,10 +26,10 @@ def open_database(
 
 @contextmanager
 def busy_is_said(cannot: str) -> Iterator[None]:
-    """Say that the database can't be used as the reason why a command can't do something.
+    """Report an unusable database as the reason why a command can't do something.
 
     Raises:
-        NotReachable: It can't be used.
+        NotReachable: The database can't be used.
     """
     from dispatchd.hub.model import StorageBusy
 
@@ -40,10 +40,10 @@ def busy_is_said(cannot: str) -> Iterator[None]:
 
 
 def require_extra() -> None:
-    """Return if what a hub needs is installed.
+    """Check that the packages for a hub are installed.
 
     Raises:
-        NotReachable: It isn't.
+        NotReachable: One is missing.
     """
     for name in ("alembic", "psycopg", "sqlalchemy", "starlette", "uvicorn"):
         if find_spec(name) is None:

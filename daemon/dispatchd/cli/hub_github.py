@@ -1,4 +1,4 @@
-"""`dispatchd hub github ...`: what has to do with GitHub itself."""
+"""`dispatchd hub github ...`: commands about GitHub itself."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`dispatchd hub github status` and `redeliver`: whether GitHub's events come in, and what to do if one hasn't."""
+"""`dispatchd hub github status` and `redeliver`: check that GitHub's events arrive, and get those that haven't."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
     """Return a length of time such as `90m`, in seconds.
 
     Raises:
-        BadParameter: It is none.
+        BadParameter: The text has another form.
     """
     found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smhd])", value)
     if found is None:
@@ -136,10 +136,10 @@ async def _redeliver(
     dry_run: bool,  # noqa: FBT001  # anyio.run takes no keywords
     said: Callable[["Choice"], None],
 ) -> None:
-    """Choose, and ask unless it is a rehearsal.
+    """Choose the deliveries, and request them unless it is a rehearsal.
 
     Raises:
-        UsageError: GitHub doesn't have one of those that are named.
+        UsageError: GitHub doesn't have one of the deliveries named.
     """
     import time
 
@@ -180,10 +180,10 @@ async def _redeliver(
 
 
 def _app_of(settings: "Settings") -> "GithubSettings":
-    """Return the table of a hub that is an App.
+    """Return the settings of a hub that is an App.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: The hub is no App.
     """
     github = settings.github
     if github is None or not github.is_app:
@@ -211,4 +211,4 @@ def _in_one_line(cannot: str) -> Iterator[None]:
 
 
 COMMANDS: Final = (status, redeliver)
-"""What the group `github` gets of this module."""
+"""Commands of this module for the group `github`."""

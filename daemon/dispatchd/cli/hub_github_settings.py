@@ -14,10 +14,10 @@ def github_settings(config_file: Path, *, before_app: bool = False) -> "GithubSe
 
     Args:
         config_file: The configuration.
-        before_app: Whether the App may still be missing in it.
+        before_app: True if the App may still be missing in it.
 
     Raises:
-        ConfigError: There is none, it has no rules, or it can't be used.
+        ConfigError: The table is missing, has no rules, or can't be used.
     """
     from dispatchd.hub.settings import load
 

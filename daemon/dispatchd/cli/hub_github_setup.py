@@ -1,4 +1,4 @@
-"""`dispatchd hub github setup` and `check`: make the hub's GitHub App, and see whether everything about it is right."""
+"""`dispatchd hub github setup` and `check`: make the hub's GitHub App, and check everything about it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dispatchd.hub.github.settings import GithubSettings
 
 _REDIRECT: Final = "http://127.0.0.1:47474/"
-"""An address that nobody has to answer at: a browser shows it all the same, and the code in it goes into no log."""
+"""Address without a server: a browser shows it all the same, and the code in it goes into no log."""
 
 
 @click.command()
@@ -163,7 +163,7 @@ def _say_registered(app: "Registered", *, as_json: bool) -> None:
         return
     click.echo(f"GitHub has made the App {app.name}; put these lines into [github]:\n")
     for key, value in lines.items():
-        # JSON's numbers, strings and lists are TOML's.
+        # JSON's numbers, strings and lists are valid TOML.
         click.echo(f"{key} = {json.dumps(value, ensure_ascii=False)}")
     click.echo(
         f"\nNext: install it: {install}\n"
@@ -207,4 +207,4 @@ async def _findings(config_file: Path, quiet: bool) -> list[Finding]:  # noqa: F
 
 
 COMMANDS: Final = (setup, check)
-"""What the group `github` gets of this module."""
+"""Commands of this module for the group `github`."""

@@ -1,4 +1,4 @@
-"""A job of a hub in the words that people read: `dispatchd hub show`."""
+"""A hub's job for people: the output of `dispatchd hub show`."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -29,7 +29,7 @@ _NAMES: Final = (
     ("result_cause", "cause"),
     ("result_summary", "summary"),
 )
-"""The single values of a job: name on the wire, and label."""
+"""Single values of a job: name on the wire, and label."""
 
 
 def print_job(found: Mapping[str, Any]) -> None:

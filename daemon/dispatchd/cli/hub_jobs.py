@@ -204,4 +204,4 @@ COMMANDS: Final = (
     *(submit, jobs, show, cancel, requeue, pause, resume),
     *(deliveries, redeliver, prune),
 )
-"""What the group `hub` gets of this module."""
+"""Commands of this module for the group `hub`."""

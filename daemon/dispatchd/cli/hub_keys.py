@@ -1,4 +1,4 @@
-"""`dispatchd hub keys rotate ...`: the keys that a hub has made for itself, on the machine where it runs."""
+"""`dispatchd hub keys rotate ...`: keys that a hub has made for itself, on the machine where it runs."""
 
 from contextlib import closing
 from pathlib import Path

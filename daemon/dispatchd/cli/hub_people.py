@@ -1,4 +1,4 @@
-"""`dispatchd hub machines`, `machine ...`, `token ...`: who may do what at a hub."""
+"""`dispatchd hub machines`, `machine ...`, `token ...`: access of machines, people and programs to a hub."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -203,11 +203,11 @@ def list_tokens(hub: HubClient, *, as_json: bool) -> None:
 
 
 COMMANDS: Final = (machines, machine, token)
-"""What the group `hub` gets of this module."""
+"""Commands of this module for the group `hub`."""
 
 
 def _bound(found: dict[str, Any]) -> str:
-    """Return in words what a machine is bound to; a hub of before says nothing of it."""
+    """Return the binding of a machine, in words; an earlier release of the hub sends none."""
     names = (
         ("workflows", found.get("bound_workflows")),
         ("repositories", found.get("bound_repositories")),
@@ -217,7 +217,7 @@ def _bound(found: dict[str, Any]) -> str:
 
 
 def _say_given(found: dict[str, Any], *, as_json: bool) -> None:
-    """Print what a machine was given."""
+    """Print the secrets or keys that a machine was given."""
     if as_json:
         print_json(found)
         return

@@ -1,4 +1,4 @@
-"""`dispatchd hub route EVENT.json`: what would become of an event of GitHub, and why?"""
+"""`dispatchd hub route EVENT.json`: explain the effect of a GitHub event without acting on it."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @frozen(kw_only=True)
 class _Given:
-    """An event in a file."""
+    """Event in a file."""
 
     event: str
     delivery_id: str

@@ -1,4 +1,4 @@
-"""`dispatchd drain`, `pause`, `resume`, `reload`: what an operator wants of the running daemon."""
+"""`dispatchd drain`, `pause`, `resume`, `reload`: commands of an operator to the running daemon."""
 
 import re
 from pathlib import Path

@@ -19,7 +19,7 @@ from dispatchd.domain.phase import Phase
 from dispatchd.store.codec import to_public
 
 _ORDER: Final = (
-    # What waits for a person comes first.
+    # Jobs that wait for a person come first.
     Phase.NEEDS_ATTENTION,
     Phase.RUNNING,
     Phase.RETRY_WAIT,

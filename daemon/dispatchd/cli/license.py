@@ -1,4 +1,4 @@
-"""`dispatchd license`, `activate`, `deactivate`: who this machine is at its endpoint."""
+"""`dispatchd license`, `activate`, `deactivate`: identity of this machine at its endpoint."""
 
 import os
 import sys
@@ -90,7 +90,7 @@ def _key(key_file: Path | None, config: Config) -> str:
     is_piped = sys.stdin is not None and not sys.stdin.isatty()
     if key_file is None and config.license.key_file:
         configured = config.file.parent / config.license.key_file
-        # One that is yet to be written is no reason not to ask.
+        # A configured file that doesn't exist yet doesn't keep the command from asking for the key.
         key_file = configured if configured.is_file() else None
     if key_file is not None and str(key_file) != "-":
         key = read_text(key_file)
@@ -105,7 +105,7 @@ def _key(key_file: Path | None, config: Config) -> str:
 
 
 def _look(config: Config) -> None:
-    """Tell a running daemon, if there is one; it would see it by itself in a few seconds."""
+    """Notify a running daemon, if there is one; it would notice the change by itself within seconds."""
     from dispatchd.control.client import ask
 
     try:
@@ -121,7 +121,7 @@ def _look(config: Config) -> None:
 
 
 def _told(config: Config) -> dict[str, Json]:
-    """Return what the running daemon knows, or else what is on disk."""
+    """Return the license from the running daemon, or else from the disk."""
     from dispatchd.control.client import ask
 
     try:
@@ -167,7 +167,7 @@ def _print(found: dict[str, Json]) -> None:
 
 
 def _when(found: dict[str, Json], name: str) -> str:
-    """Return a time with how far it is away, such as `2026-12-24T00:00:00+00:00 (in 33 days)`."""
+    """Return a time with its distance from now, such as `2026-12-24T00:00:00+00:00 (in 33 days)`."""
     from datetime import UTC, datetime
 
     text = found.get(name)

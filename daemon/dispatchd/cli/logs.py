@@ -1,4 +1,4 @@
-"""`dispatchd logs [-f] JOB`: what a job's command wrote to stdout and stderr."""
+"""`dispatchd logs [-f] JOB`: print the stdout and stderr of a job's command."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from dispatchd.store.runs import Runs
 
 _CHUNK_BYTES: Final = 64 * 1024
 _LOOK_S: Final = 0.2
-"""How often a followed file is looked at (seconds): growth of a file isn't announced without inotify(7)."""
+"""Time between two looks at a followed file (seconds): without inotify(7) nothing announces the growth of a file."""
 
 _LIVE: Final = frozenset(
     {Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT}
@@ -90,7 +90,7 @@ def _chunks(
 ) -> Iterator[bytes]:
     position = 0
     while True:
-        # Looked at first: what is written before the end is then read in the last round.
+        # Checked first, so that the last round reads everything that was written before the end.
         live = follow and find_job(places, job_id).phase in _LIVE
         size = _size(path)
         yield from _between(path, position, size)
@@ -108,6 +108,6 @@ def _size(path: Path) -> int:
 
 
 def _between(path: Path, start: int, end: int) -> Iterator[bytes]:
-    """Yield what a file has between two offsets; nothing of what can't be read."""
+    """Yield the content of a file between two offsets; nothing if it can't be read."""
     with suppress(OSError):
         yield from read_around_holes(path, _CHUNK_BYTES, start, end)

@@ -1,6 +1,6 @@
 """The manual page dispatchd(1), made from the commands; `python -m dispatchd.cli.manual` prints it.
 
-Form: man(7). No date and no path of the machine that made it stand in it, so that it changes with the program only.
+Form: man(7). The page has no date and no path of the machine that made it, so that it changes with the program only.
 """
 
 import re
@@ -119,7 +119,7 @@ def page(root: click.Group, version: str) -> str:
 
 
 def _purpose(root: click.Command) -> str:
-    """Return the first sentence of a help, as NAME wants it: without its full stop."""
+    """Return the first sentence of a help text in the form of the section NAME: without its full stop."""
     first = (root.help or "").split("\n\n", 1)[0]
     words = " ".join(first.split()).removesuffix(".")
     return words[:1].lower() + words[1:]
@@ -139,7 +139,7 @@ def _commands(group: click.Group, ctx: click.Context) -> Iterator[str]:
 
 def _command(command: click.Command, ctx: click.Context) -> Iterator[str]:
     yield f".SS {_quoted(_usage(command, ctx))}"
-    # \b is click's mark for a paragraph that keeps its lines, \f for the end of what is shown.
+    # \b is click's mark for a paragraph that keeps its lines, \f for the end of the text that is shown.
     shown = (command.help or "").split("\f", 1)[0].replace("\b\n", "")
     yield from _paragraphs(shown)
     for parameter in command.get_params(ctx):
@@ -148,7 +148,7 @@ def _command(command: click.Command, ctx: click.Context) -> Iterator[str]:
 
 
 def _usage(command: click.Command, ctx: click.Context) -> str:
-    """Return a command with what it can't do without."""
+    """Return a command with its required arguments and options."""
     required = [
         record[0].split(", ")[-1]
         for option in command.get_params(ctx)
@@ -161,7 +161,7 @@ def _usage(command: click.Command, ctx: click.Context) -> str:
 
 
 def _option(option: click.Option, ctx: click.Context) -> Iterator[str]:
-    """Yield an option with its help; `--help` itself is told once, above."""
+    """Yield an option with its help; `--help` itself is described once, above."""
     record = option.get_help_record(ctx)
     if record is None or "--help" in option.opts:
         return
@@ -172,7 +172,7 @@ def _option(option: click.Option, ctx: click.Context) -> Iterator[str]:
 
 
 def _option_name(name: str) -> str:
-    """Return an option in bold with what it takes in italics, such as `--past INTEGER`."""
+    """Return an option in bold with its value in italics, such as `--past INTEGER`."""
     flag, _, metavar = name.partition(" ")
     taken = rf" \fI{_text(metavar)}\fR" if metavar else ""
     return rf"\fB{_text(flag)}\fR{taken}"

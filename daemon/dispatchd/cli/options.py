@@ -1,4 +1,4 @@
-"""What several commands share: finding and loading the configuration, and printing."""
+"""Shared parts of commands: finding and loading the configuration, and printing."""
 
 import json
 import os
@@ -16,10 +16,10 @@ from dispatchd.errors import UsageError
 _SYSTEM_FILE: Final = Path("/etc/dispatchd/config.toml")
 _STATE: Final = Path("/var/lib")
 _RUNTIME: Final = Path("/run")
-"""Where the units of `systemd/` have state and socket: in folders called dispatchd, or dispatchd-NAME for NAME.toml."""
+"""Folders of the units' state and socket, in folders called dispatchd, or dispatchd-NAME for NAME.toml."""
 
 _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where programs are found if the daemon has no PATH."""
+"""Folders in which programs are searched if the daemon has no PATH."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +41,7 @@ raw_option = click.option(
 
 
 def load_config(config_file: Path | None) -> Config:
-    """Return the configuration that a command is to use. Fails with ConfigError if it can't be used."""
+    """Return the configuration for a command. Fails with ConfigError if it can't be used."""
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
     file = _file(config_file)
     return load(
@@ -53,9 +53,9 @@ def load_config(config_file: Path | None) -> Config:
 
 
 def find_daemon(config_file: Path | None, *, quiet: bool = False) -> Places:
-    """Return where the daemon of a configuration is. Fails with ConfigError if the file can't be read.
+    """Return the folders of a configuration's daemon. Fails with ConfigError if the file can't be read.
 
-    A file that isn't TOML keeps nobody from asking the daemon that was started before: it is said, unless `quiet`.
+    A file that isn't TOML doesn't keep commands from a daemon that was started before: unless `quiet`, it is reported.
     """
     file = _file(config_file)
     places, problem = locate(file, defaults=_places(file))
@@ -70,15 +70,15 @@ def _file(config_file: Path | None) -> Path:
     if config_file is not None:
         return config_file
     own_file = platformdirs.user_config_path("dispatchd") / "config.toml"
-    # Another user's home, as after sudo, is as good as none.
+    # Another user's home, as after sudo, counts as missing.
     return own_file if os.access(own_file, os.F_OK) else _SYSTEM_FILE
 
 
 def _places(file: Path) -> Places:
-    """Return where the daemon of a file is, unless the file says otherwise.
+    """Return the default folders of a file's daemon.
 
-    The service has folders that systemd made (systemd.exec(5), STATE_DIRECTORY and RUNTIME_DIRECTORY); who asks
-    it has to find them without.
+    The service has folders that systemd made (systemd.exec(5), STATE_DIRECTORY and RUNTIME_DIRECTORY). A command has
+    to find them without these variables.
     """
     import platformdirs
 
@@ -90,7 +90,7 @@ def _places(file: Path) -> Places:
             "dispatchd" if file.name == _SYSTEM_FILE.name else f"dispatchd-{file.stem}"
         )
         state = state or str(_STATE / name)
-        # Without the service nobody has made it.
+        # Without the service the folder doesn't exist.
         if os.access(_RUNTIME / name, os.F_OK):
             runtime = runtime or str(_RUNTIME / name)
     state = state or str(platformdirs.user_state_path("dispatchd"))
@@ -101,7 +101,7 @@ def read_text(file: Path) -> str:
     """Return the text of a file that the command line names.
 
     Raises:
-        UsageError: It can't be read.
+        UsageError: The file can't be read.
     """
     try:
         return file.read_text(encoding="utf-8-sig")
@@ -115,11 +115,11 @@ def read_text(file: Path) -> str:
 
 
 def confirm(question: str, *, cannot: str) -> None:
-    """Return if a person says yes.
+    """Ask a person, and return if the answer is yes.
 
     Raises:
-        UsageError: There is nobody to be asked.
-        Abort: It is no.
+        UsageError: stdin is no terminal.
+        Abort: The answer is no.
     """
     if not sys.stdin.isatty():
         raise UsageError(cannot=cannot, reason="nobody can be asked; say --yes")
@@ -128,7 +128,7 @@ def confirm(question: str, *, cannot: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print one JSON value; with JSON's own escapes where the terminal can't show it."""
+    """Print one JSON value, with JSON's own escapes for characters that the terminal can't show."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:

@@ -1,4 +1,4 @@
-"""The records that commands show: from the daemon, and from the store where none answers."""
+"""Records for commands: from the daemon, or from the store if no daemon answers."""
 
 from typing import Final
 from urllib.parse import quote
@@ -13,11 +13,11 @@ from dispatchd.store.codec import from_document
 from dispatchd.store.jobs import read_all
 
 _TIMEOUT_S: Final = 5.0
-"""How long a daemon that is well takes at most for a list of jobs (seconds)."""
+"""Longest time of a healthy daemon for a list of jobs (seconds)."""
 
 
 def read_records(places: Places, *, past: int) -> list[TrackedJob]:
-    """Return every tracked job and the newest past ones, those that changed last first."""
+    """Return every tracked job and the newest past ones, the latest change first."""
     records = _records(places, f"past={past}", _TIMEOUT_S)
     newest = sorted(records, key=lambda each: each.changed_at, reverse=True)
     tracked = [each for each in newest if each.phase is not Phase.HISTORY]
@@ -28,12 +28,12 @@ def read_records(places: Places, *, past: int) -> list[TrackedJob]:
 def find_job(
     places: Places, job_id: str, *, timeout_s: float = _TIMEOUT_S
 ) -> TrackedJob:
-    """Return a tracked or past job by its id, or by the beginning of it where that is enough.
+    """Return a tracked or past job by its id, or by the beginning of the id if that is unique.
 
-    A daemon is given `timeout_s` (seconds) to answer; without it the store has to do.
+    The daemon has `timeout_s` (seconds) to answer; after that the store is read.
 
     Raises:
-        UsageError: There is none, or more than one.
+        UsageError: There is no such job, or more than one.
     """
     records = _records(
         places, f"like={quote(job_id, safe='', errors='surrogatepass')}", timeout_s
@@ -50,10 +50,10 @@ def find_job(
 
 
 def _records(places: Places, query: str, timeout_s: float) -> list[TrackedJob]:
-    """Return the daemon's answer, or what the store has if there is none.
+    """Return the daemon's answer, or the records in the store if there is none.
 
     Raises:
-        NotReachable: This user may look into neither.
+        NotReachable: This user may read neither.
     """
     from dispatchd.control.client import ask
 
@@ -71,7 +71,7 @@ def _records(places: Places, query: str, timeout_s: float) -> list[TrackedJob]:
         try:
             found = list(read_all(places.state_folder))
         except FolderUnusable:
-            # Why the daemon can't be asked is what helps.
+            # The error of the daemon's socket is the one that helps.
             raise error from None
         if socket.exists():
             echo(f"dispatchd: {error}; reading {places.state_folder}", err=True)

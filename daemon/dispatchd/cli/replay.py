@@ -77,5 +77,5 @@ def replay(
             )
         echo(f"{outcome}  {summary}".rstrip())
     if cause is FailureCause.CANCELLED:
-        sys.exit(130)  # 128 + SIGINT, as a shell says it
+        sys.exit(130)  # 128 + SIGINT, as a shell reports it
     sys.exit(0 if outcome is Outcome.SUCCEEDED else 1)

@@ -21,7 +21,7 @@ def run(config_file: Path | None) -> None:
     daemon reports how they end (unless runs.on_shutdown says otherwise). Ctrl-C twice: end them first.
     SIGHUP: read the configuration anew.
     """
-    # First, so that what stays behind as init is small.
+    # First, so that the process that stays behind as init is small.
     leave_orphans_to_init()
     import anyio
 
@@ -36,10 +36,10 @@ def run(config_file: Path | None) -> None:
         check_outward(again, environment)
         return again
 
-    # A reload finds the file again wherever this folder goes.
+    # A reload finds the file again even if this folder is moved.
     if config_file is not None and not config_file.is_absolute():
         config_file = config_file.parent.resolve() / config_file.name
-    # A run has this user's uid; neither memory nor environment of the daemon are its business.
+    # A run has this user's uid, but must not read the daemon's memory or environment.
     forbid_tracing()
     config = load_config(config_file)
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in

@@ -48,7 +48,7 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
 
 
 def _print_story(record: TrackedJob, folder: RunFolder) -> None:
-    """Print what the newest attempt says of itself."""
+    """Print the events of the newest attempt."""
     if record.attempt is None:
         return
     story = read_story(folder.events_file(record.attempt.number))
@@ -70,7 +70,7 @@ def _print_story(record: TrackedJob, folder: RunFolder) -> None:
 
 
 def _print_report(record: TrackedJob, folder: RunFolder) -> None:
-    """Print what the newest attempt has left to be reported; it is there from the attempt's end on."""
+    """Print the report of the newest attempt; it exists from the attempt's end on."""
     if record.attempt is None:
         return
     report, flaw = reports.read(folder, record.attempt.number)

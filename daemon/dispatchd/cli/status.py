@@ -26,7 +26,7 @@ from dispatchd.errors import FolderUnusable, NotReachable
 from dispatchd.store.jobs import read_all
 
 _TIMEOUT_S: Final = 5.0
-"""How long a daemon that is well takes at most to say how it is (seconds)."""
+"""Longest time of a healthy daemon to send its status (seconds)."""
 
 _AGAIN_S: Final = 1.0
 """Time between two screens (seconds)."""
@@ -57,7 +57,7 @@ def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
     try:
         document = _ask(places)
     except NotReachable:
-        # What the store knows is worth saying all the same, to whom it tells anything.
+        # Facts from the store are shown all the same, if this user may read it.
         with suppress(FolderUnusable):
             _print_store(places, as_json=as_json)
         raise
@@ -92,7 +92,7 @@ def _print(document: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _print_store(places: Places, *, as_json: bool) -> None:
-    """Print what is known without a daemon."""
+    """Print the facts that are known without a daemon."""
     counts: dict[str, Json] = {
         phase.value: 0 for phase in Phase if phase is not Phase.HISTORY
     }
@@ -119,7 +119,7 @@ def _print_store(places: Places, *, as_json: bool) -> None:
 
 
 def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the lines of the screen: name and value, empty where there is nothing to say."""
+    """Yield the lines of the screen: name and value, empty if there is none."""
     endpoint, slots, outbox, disk = (
         found[name] for name in ("endpoint", "slots", "outbox", "disk")
     )

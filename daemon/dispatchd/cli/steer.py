@@ -1,4 +1,4 @@
-"""`dispatchd block`, `resolve`, `cancel`: what a person decides about a job of the running daemon."""
+"""`dispatchd block`, `resolve`, `cancel`: a person's decisions about a job of the running daemon."""
 
 from pathlib import Path
 

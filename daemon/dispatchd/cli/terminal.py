@@ -1,6 +1,6 @@
-"""Printing of texts that others wrote: nothing in them acts on the terminal.
+"""Printing of texts that others wrote: no character in them acts on the terminal.
 
-Jobs, runs and hubs have a say in ids, names, reasons and outputs; an operator's terminal obeys escapes.
+Jobs, runs and hubs can choose ids, names, reasons and outputs; an operator's terminal obeys escape sequences.
 """
 
 import codecs
@@ -14,20 +14,20 @@ from dispatchd.domain.written_out import coloured, written_out
 
 _LINES: Final = "\n\t"
 _BEGUN: Final = re.compile("\x1b(?:\\[[0-9;:]{0,64})?\\Z")
-"""The beginning of a colour at the end of a chunk."""
+"""Beginning of a colour at the end of a chunk."""
 
 _BYTES: Final = "".join(map(chr, range(0xDC80, 0xDD00)))
-"""Bytes that are no UTF-8, as Python's `surrogateescape` has them; a terminal shows them as errors."""
+"""Bytes that are no UTF-8, as Python's `surrogateescape` represents them; a terminal shows them as errors."""
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Print lines, with what acts on a terminal written out."""
+    """Print lines, with characters that act on a terminal written as escapes."""
     click.echo(written_out(str(text), but=_LINES), err=err)
 
 
 @define
 class LogFilter:
-    """Passes on a program's output in chunks as `coloured` does the whole."""
+    """Passes on a program's output in chunks, as `coloured` does for the whole."""
 
     _decoder: codecs.IncrementalDecoder = field(
         factory=lambda: codecs.getincrementaldecoder("utf-8")("surrogateescape")
@@ -35,11 +35,11 @@ class LogFilter:
     _begun: str = ""
 
     def feed(self, chunk: bytes, *, last: bool = False) -> bytes:
-        """Return what may be written of the next chunk, and of what was held back of those before.
+        """Return the printable part of the next chunk, and of the text held back from those before.
 
         Args:
             chunk: The chunk; cut anywhere.
-            last: Whether none comes after it.
+            last: True if no chunk comes after it.
         """
         text = self._begun + self._decoder.decode(chunk, last)
         begun = None if last else _BEGUN.search(text)

@@ -1,4 +1,4 @@
-"""A tracked job in the words that people read."""
+"""Texts about a tracked job for people."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -7,11 +7,11 @@ from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
 
 _SHOWN: Final = 60
-"""How much of a reason fits into a table (characters)."""
+"""Longest part of a reason in a table (characters)."""
 
 
 def purpose(record: TrackedJob) -> str:
-    """Return what a job is for, in a few words."""
+    """Return the purpose of a job, in a few words."""
     job = record.job
     about = (
         f"#{job.pull_request or job.issue}"
@@ -23,7 +23,7 @@ def purpose(record: TrackedJob) -> str:
 
 
 def standing(record: TrackedJob) -> str:
-    """Return the outcome with its cause where there is one, else the phase."""
+    """Return the outcome with its cause if there is one, else the phase."""
     verdict = record.verdict
     if verdict is None:
         return "given back" if record.phase is Phase.HISTORY else _waiting(record)
@@ -45,7 +45,7 @@ def annotation_line(level: str, path: str, line: int, message: str) -> str:
 
 
 def age(since: datetime) -> str:
-    """Return how long ago something was, such as `3 m`."""
+    """Return the time since a point in time, such as `3 m`."""
     return length(max(0.0, (datetime.now(UTC) - since).total_seconds()))  # noqa: TID251  # shown, never decided from
 
 

@@ -1,4 +1,4 @@
-"""One HTTP call: a deadline for all of it, errors in words, the clocks compared."""
+"""One HTTP call: a deadline for all of it, errors as messages, the clocks compared."""
 
 import json
 from collections import Counter
@@ -24,18 +24,18 @@ _HUNG_UP: Final = (Kind.CLOSED, Kind.RESET)
 
 
 class Clock(Protocol):
-    """Where times come from."""
+    """Source of times."""
 
     def now(self) -> datetime:
         """Return the time, aware, in UTC."""
         ...
 
     def wall(self) -> datetime:
-        """Return what the wall clock shows, aware, in UTC."""
+        """Return the wall-clock time, aware, in UTC."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds that only grow, from any start."""
+        """Return seconds that never go back, from any start."""
         ...
 
 
@@ -52,13 +52,13 @@ class Caller:
     clock: Clock
     skew: Skew = field(factory=Skew)
     proof: Proof = field(default=Proof.BODY, init=False)
-    """The proof to ask for, as shown by the last answer that nobody but the endpoint can give."""
+    """Proof to require, according to the last answer that only the endpoint can give."""
     is_bare: bool = field(default=False, init=False)
-    """True if that answer had no header: the endpoint has none, or something on the way removes it."""
+    """True if that answer had no header: the endpoint sends none, or something on the way removes it."""
     _tally: Counter[tuple[str, str]] = field(factory=Counter, init=False)
 
     def counted(self) -> list[tuple[str, str, int]]:
-        """Return name of the call, class of its end (`2xx` ... `5xx`, or `none` without an answer) and count, sorted."""
+        """Return name of the call, class of its status (`2xx` ... `5xx`; `none` without an answer) and count, sorted."""
         return [(*key, count) for key, count in sorted(self._tally.items())]
 
     def endpoint_time(self) -> datetime | None:
@@ -74,10 +74,10 @@ class Caller:
         headers: dict[str, str] | None = None,
         deadline_s: float,
     ) -> Reply:
-        """Return what comes back for a call, whatever its status.
+        """Return the reply to a call, whatever its status.
 
         Fails with ClosedWithoutAnswer if the connection was closed before an answer began, else with
-        Unavailable if nothing usable came back; says why.
+        Unavailable and the reason if no usable answer came.
         """
         end = "none"
         try:
@@ -96,7 +96,7 @@ class Caller:
         deadline_s: float,
     ) -> Reply:
         answering = False
-        # ASCII with escapes, which can carry any id that JSON can.
+        # ASCII with escapes can carry any id that JSON can.
         content = json.dumps(body).encode()
         own = {"Content-Type": "application/json", CALL_HEADER: uuid4().hex}
         sent = {**own, **(headers or {})}
@@ -107,7 +107,7 @@ class Caller:
                     "POST", path, content=content, headers=sent
                 ) as response:
                     answering = True
-                    # Before the body is read, so that the connection is given up with the answer.
+                    # Before the body is read, so that the connection is closed together with the answer.
                     _require_own_call(call, own[CALL_HEADER], response)
                     reply = Reply(
                         status=response.status_code,
@@ -134,7 +134,7 @@ class Caller:
         return Reading(self.clock.wall(), self.clock.monotonic())
 
     def note_own(self, reply: Reply) -> None:
-        """Note from an answer that only the endpoint can give what its answers have."""
+        """Store the proof that the endpoint's answers have, from an answer that only the endpoint can give."""
         self.is_bare = not is_marked(reply.headers)
         self.proof = Proof.BODY if self.is_bare else Proof.HEADER
 
@@ -143,8 +143,8 @@ class Caller:
     ) -> None:
         """Return if the reply is the endpoint's and a success.
 
-        Fails with the RemoteError that its status means, or with ProtocolError if it lacks the proof: that of
-        `self.proof` if none is given.
+        Fails with the RemoteError for its status, or with ProtocolError if it lacks the proof. The default proof is
+        `self.proof`.
         """
         refuse_errors(
             call,
@@ -164,12 +164,12 @@ class Caller:
 
 
 def _require_own_call(call: str, number: str, response: httpx.Response) -> None:
-    """Return if an answer is for this call, as far as it says.
+    """Check that an answer is for this call, if it says so.
 
-    What answers a call twice, or mixes connections up, would have every later call get the answer of another one.
+    A proxy that answers a call twice, or mixes connections up, would otherwise shift the answers of all later calls.
 
     Raises:
-        ProtocolError: It is for another one.
+        ProtocolError: The answer is for another call.
     """
     if response.headers.get(CALL_HEADER, number) != number:
         reason = f"status {response.status_code} with the answer to another call (a proxy's?)"
@@ -180,7 +180,7 @@ async def _read(call: str, response: httpx.Response) -> bytes:
     if problem := coding_problem(response.headers.get("content-encoding", "")):
         if response.is_success:
             raise ProtocolError(call=call, reason=problem)
-        # Without a body an error proves nothing of the endpoint, and the call is repeated (contracts/README.md).
+        # Without a body an error doesn't prove the endpoint, and the call is repeated (contracts/README.md).
         return b""
     chunks: list[bytes] = []
     size = 0

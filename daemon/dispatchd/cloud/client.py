@@ -35,22 +35,22 @@ from dispatchd.errors import ContractViolation, ProtocolError, TooLarge
 _PATH: Final = "/api/v1/github/dispatch"
 
 _HOLD_SLACK_S: Final = 10.0
-"""How much longer than asked a held poll may take before the connection counts as dead (seconds)."""
+"""Time beyond the requested hold until the connection of a poll counts as dead (seconds)."""
 
 _QUICK_S: Final = 1.0
-"""A poll that ends sooner than this was not held, whatever it says (seconds)."""
+"""Shortest time of a held poll (seconds): one that ends sooner was not held, whatever its headers say."""
 
 _EARLY_S: Final = 1.0
-"""Smallest time by which an answer is early for its hold (seconds)."""
+"""Smallest difference by which an answer is early for its hold (seconds)."""
 
 _MOST_DECLARED: Final = 1000
-"""How many workflows a pull may declare (count; contracts/schemas/pull-request.schema.json)."""
+"""Most workflows that a pull may declare (count; contracts/schemas/pull-request.schema.json)."""
 
 _LONGEST_DECLARED: Final = 48 * 1024
-"""How long their list may be (bytes): an endpoint reads 64 KiB of a pull (contracts/README.md, limits)."""
+"""Largest list of them (bytes): an endpoint reads 64 KiB of a pull (contracts/README.md, limits)."""
 
 _THREAD_BYTES: Final = 256 * 1024
-"""From this size on a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
+"""Size from which a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
 
 
 @define(kw_only=True)
@@ -66,13 +66,13 @@ class DispatchEndpoint:
 
     @property
     def clock_skew(self) -> str:
-        """How this machine's clock differs from the endpoint's, in words; empty if it doesn't."""
+        """Difference between this machine's clock and the endpoint's, in words; empty if there is none."""
         return self.caller.skew.words
 
     async def pull(
         self, hold_s: float, *, cancels_only: bool = False
     ) -> Delivery | NoJob:
-        """Ask for one job, or for a cancel job; the endpoint may hold the question for `hold_s` seconds.
+        """Ask for one job, or for a cancel job. The endpoint may hold the request for `hold_s` seconds.
 
         Raises:
             ClosedWithoutAnswer: An Unavailable: the connection was closed at once.
@@ -114,18 +114,18 @@ class DispatchEndpoint:
         )
 
     async def accept(self, record: TrackedJob) -> Beat:
-        """Tell the endpoint that this machine has the job, and learn whether it agrees, and still wants it run."""
+        """Report that this machine has the job; fail if the endpoint disagrees. Return whether a cancel was requested."""
         reply = await self._about("accept", record, {"dag_run_id": record.run_id})
         return _beat("accept", reply)
 
     async def finish(self, record: TrackedJob, report: Report) -> None:
-        """Tell the endpoint how the job ended, and what its newest attempt has left for it.
+        """Report the end of the job, with the report of its newest attempt.
 
-        Where that is too much for it, it is told the verdict alone: some proxies read no more than 1 MiB.
+        If that is too large for the endpoint, only the verdict is sent: some proxies read no more than 1 MiB.
 
         Raises:
             ValueError: The record has no verdict.
-            TooLarge: Even the verdict is too much.
+            TooLarge: Even the verdict is too large.
         """
         if record.verdict is None:
             message = f"job {record.job.id} has no verdict to report"
@@ -151,14 +151,14 @@ class DispatchEndpoint:
             await self._about("finish", record, _filled(told))
 
     async def token(self, record: TrackedJob, permissions: Mapping[str, str]) -> str:
-        """Ask for a token for the job's repository that allows this and no more."""
+        """Ask for a token for the job's repository with these permissions and no others."""
         reply = await self._about("token", record, {"permissions": {**permissions}})
         document = json_object("token", reply)
         _check("token", "token-grant-reply", document)
         return str(document["token"])
 
     async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
-        """Extend the job's lease, tell how it stands, and learn whether somebody wants it to end."""
+        """Extend the job's lease, report its state, and return whether a cancel was requested."""
         told: dict[str, Json] = {"phase": record.phase.value}
         if progress is not None:
             told["progress"] = asdict(progress)
@@ -171,8 +171,8 @@ class DispatchEndpoint:
         await self._about("release", record, {"reason": reason})
 
     def _scrubbed(self, text: str) -> str:
-        """Return a text without secrets: the last word on all that leaves, whoever wrote it."""
-        # A command's JSON can hold half of a surrogate pair, for which an endpoint may refuse the call for ever.
+        """Return a text without secrets: the last step for every text that leaves, whoever wrote it."""
+        # A command's JSON can hold half of a surrogate pair, for which an endpoint may refuse the call forever.
         whole = text.encode(errors="replace").decode()
         return self.credentials.known.scrub(whole)
 
@@ -197,12 +197,12 @@ class DispatchEndpoint:
         proof = self._proof(job, reply)
         self.caller.refuse_errors(call, reply, about_a_job=True, proof=proof)
         if reply.body:
-            # A proxy's page with status 200 must not pass for the endpoint's word.
+            # A proxy's page with status 200 must not pass for the endpoint's answer.
             json_object(call, reply)
         return reply
 
     def _proof(self, job: Job, reply: Reply) -> Proof:
-        """Return what an answer about a job must have to count as the endpoint's own."""
+        """Return the proof that an answer about a job needs to count as the endpoint's own."""
         if MARKED in job.extensions and not self.caller.is_bare:
             return Proof.HEADER
         has_extensions = job.extensions or job.claim_token or job.lease_s is not None
@@ -257,7 +257,7 @@ async def _delivery(reply: Reply) -> Delivery:
 
 
 def _as_it_came(job: Job, reply: Reply) -> Job:
-    """Return a job whose endpoint counts as one with the header only where that has come all the way."""
+    """Return the job; its endpoint counts as one with the header only if this reply has arrived with it."""
     if is_marked(reply.headers):
         return job
     shown = [each for each in job.extensions if each != MARKED]

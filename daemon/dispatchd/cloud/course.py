@@ -1,4 +1,4 @@
-"""The way of one request through httpcore: what it was doing last, and the options of its socket."""
+"""The way of one request through httpcore: its last stage, and the options of its socket."""
 
 import socket
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from attrs import define
 
 from dispatchd.process.proxies import Proxy
 
-# A peer that is gone without a word is noticed after 30 + 3 * 10 s of silence, and after 60 s with
-# something unacknowledged on the way (tcp(7)); the deadline of each call comes on top of that.
+# A peer that vanishes is noticed after 30 + 3 * 10 s of silence, and after 60 s with unacknowledged
+# data on the way (tcp(7)). The deadline of each call applies in addition.
 _SOCKET_OPTIONS: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
@@ -21,30 +21,30 @@ _SOCKET_OPTIONS: Final = (
 
 
 class Stage(StrEnum):
-    """What a request was doing last."""
+    """Last stage of a request."""
 
-    WAITING = "waiting"  # for a place in the pool, or not known
+    WAITING = "waiting"  # for a place in the pool, or unknown
     CONNECTING = "connecting"
     SECURING = "securing"  # the TLS handshake
     TUNNELLING = "tunnelling"  # CONNECT has been sent to the proxy
-    ASKING = "asking"  # the request itself is on its way
+    ASKING = "asking"  # the request itself is under way
 
 
 @define
 class Course:
-    """Follows a request on its way (httpcore's `trace` extension), so that a failure can be placed.
+    """Follows a request on its way (httpcore's `trace` extension), so that a failure can be located.
 
-    It also sets the options of each new socket: httpcore hands none on to connections through a proxy.
+    It also sets the options of each new socket: httpcore doesn't pass them on to connections through a proxy.
     """
 
     proxy: Proxy | None
-    """The proxy on its way, with the credentials that it was asked with."""
+    """Proxy on its way, with the credentials that it got."""
     stage: Stage = Stage.WAITING
     with_proxy: bool = False
     fresh: bool = False
 
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        """Take note of one step."""
+        """Record one step."""
         match event:
             case "connection.connect_tcp.started":
                 self.stage, self.fresh = Stage.CONNECTING, True

@@ -1,4 +1,4 @@
-"""The machine's credentials: who it is, and the secret that proves it, read anew at each call."""
+"""The machine's credentials: its identity, and the secret that proves it, read again at each call."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ _FILE_S: Final = 10.0
 
 
 class Credentials(Protocol):
-    """A machine's identity at the endpoint, as of this moment."""
+    """Identity of a machine at the endpoint, as of this moment."""
 
     @property
     def license_id(self) -> str:
@@ -31,19 +31,19 @@ class Credentials(Protocol):
 
     @property
     def known(self) -> KnownSecrets:
-        """What is kept out of all that is sent."""
+        """Secrets that are removed from every outgoing text."""
         ...
 
     async def secret(self, call: str) -> str:
-        """Return the machine's secret. Fails with Unauthorized if there is none to be had now."""
+        """Return the machine's secret. Fails with Unauthorized if none is available now."""
         ...
 
 
 @define(kw_only=True)
 class ConfiguredCredentials:
-    """An identity that the machine's owner has written into the configuration.
+    """Identity that the machine's owner has written into the configuration.
 
-    The secret stays in its file, so that rotating it needs no restart. Each one that has been read
+    The secret stays in its file, so that rotating it needs no restart. Each secret that has been read
     joins the `known` secrets.
     """
 
@@ -57,15 +57,15 @@ class ConfiguredCredentials:
         """Return the machine's secret, without surrounding white space.
 
         Args:
-            call: What it is needed for, for the error.
+            call: The call that needs it, for the error.
 
         Raises:
-            Unauthorized: There is none to be had now.
+            Unauthorized: No secret is available now.
         """
         try:
             text = await self._threads.run(
                 self.secret_file,
-                # Without a byte order mark, which some editors write.
+                # This removes a byte order mark, which some editors write.
                 partial(self.secret_file.read_text, encoding="utf-8-sig"),
                 within_s=_FILE_S,
             )
@@ -91,7 +91,7 @@ class ConfiguredCredentials:
 
 @define(kw_only=True)
 class LicensedCredentials:
-    """An identity that comes from an activated license; `status` and `server_id` say what it is now."""
+    """Identity that comes from an activated license; `current` returns its status and the machine's id."""
 
     known: KnownSecrets
     current: Callable[[], tuple[LicenseStatus, str]]
@@ -111,7 +111,7 @@ class LicensedCredentials:
         """Return the machine's secret.
 
         Raises:
-            Unauthorized: The license gives no credentials; says which part is missing.
+            Unauthorized: The license gives no credentials; the error names the missing part.
         """
         status = self.current()[0]
         if not status.has_credentials or status.activation is None:

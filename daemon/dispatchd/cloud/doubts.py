@@ -1,7 +1,7 @@
-"""Doubts: refusals that something on the way may have given, counted until they have to be believed.
+"""Doubts: refusals that something on the way may have given, counted until they are believed.
 
-An endpoint without extensions may refuse without a body. Nothing tells its refusal from a proxy's, so once is not
-enough; but a job that it has really closed must not be reported for ever.
+An endpoint without extensions may refuse without a body. Such a refusal looks like a proxy's, so one is not
+enough. But a job that the endpoint has really closed must not be reported forever.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 BELIEVED_AFTER_S: Final = 600.0
-"""Time for which a refusal must be the only answer before it counts (seconds): longer than a release takes to roll out."""
+"""Time for which a refusal must be the only answer before it counts (seconds): longer than a rollout of a release."""
 
 BELIEVED_AFTER_TRIES: Final = 5
 """Number of such answers before they count."""
@@ -23,16 +23,16 @@ class _Series:
 
 @define
 class Doubts:
-    """Refusals without any other answer between them, by job. Every job leaves by an answer that ends its doubts."""
+    """Refusals without any other answer between them, by job. Every job ends with an answer that removes its doubts."""
 
     _series: dict[str, _Series] = field(factory=dict, init=False)
 
     def believes(self, job_id: str, now: float) -> bool:
-        """Count a refusal that proves nothing, and return whether it has to be believed.
+        """Count a refusal without proof. Return whether it is believed now.
 
         Args:
             job_id: The job that the refused call is about.
-            now: The time, by a clock that only grows (seconds).
+            now: The time, by a clock that never goes back (seconds).
         """
         before = self._series.get(job_id, _Series(now, 0))
         series = _Series(before.since, before.tries + 1)

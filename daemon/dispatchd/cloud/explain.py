@@ -1,7 +1,7 @@
-"""From a failed request to what happened, in words that an administrator can act on.
+"""From a failed request to its cause, in words that an administrator can act on.
 
-What a server answers is judged in `cloud.replies`; here is what keeps an answer from coming. Words name
-hosts, ports, files and certificates, and never credentials: those are in none of the errors, and the
+`cloud.replies` judges the answers of a server; here are the reasons why no answer came. Messages name
+hosts, ports, files and certificates, and never credentials, which are in none of the errors. The
 texts of strangers (reason phrases, names in certificates) are cut and made printable.
 """
 
@@ -23,11 +23,11 @@ from dispatchd.cloud.transport import FilesUnusable, ForeignOrigin, TransportSet
 from dispatchd.process.proxies import port_of
 
 _GLANCE_S: Final = 3.0
-"""How long a look at a refused certificate may take (seconds); without it the words are poorer."""
+"""Time limit of a look at a refused certificate (seconds); without it the message has less detail."""
 
 
 _NAMES: Final = 5
-"""How many names of a certificate are repeated."""
+"""Most names of a certificate that are repeated (count)."""
 
 _CLOCK: Final = "this machine's clock"
 
@@ -71,13 +71,13 @@ _DURING: Final = {
 
 
 async def explain(error: BaseException, settings: TransportSettings) -> Explanation:
-    """Return what kept a request from being answered.
+    """Return the cause of a failed request.
 
-    Takes up to 3 s more if a certificate was refused: it is looked at once more, to name its issuer.
+    Takes up to 3 s more if a certificate was refused: it is fetched once more, to name its issuer.
 
     Args:
-        error: What httpx raised, or the TimeoutError of the call's own deadline.
-        settings: Those of the transport that the request went through.
+        error: The exception of httpx, or the TimeoutError of the call's own deadline.
+        settings: Those of the transport that sent the request.
     """
     if isinstance(error, FilesUnusable):
         return Explanation(kind=Kind.FILES_UNUSABLE, words=str(error))
@@ -102,7 +102,7 @@ async def explain(error: BaseException, settings: TransportSettings) -> Explanat
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and all that led to it, the members of groups too, each once."""
+    """Yield an error and all of its causes, including the members of groups, each once."""
     todo, seen = [error], set[int]()
     while todo:
         each = todo.pop(0)
@@ -171,7 +171,7 @@ async def _of_certificate(
 
 
 async def _look(place: Place) -> SeenCertificate | None:
-    """Return the certificate that was refused, if it can be seen once more in time."""
+    """Return the refused certificate, if it can be fetched once more in time."""
     host, port = place.endpoint.host, port_of(place.endpoint)
     through: Tunnel | None = None
     if place.proxy is not None:
@@ -196,7 +196,7 @@ async def _look(place: Place) -> SeenCertificate | None:
 def _of_tls(
     error: ssl.SSLError, place: Place, settings: TransportSettings
 ) -> Explanation | None:
-    """Explain the end of a handshake, or an alert (RFC 8446, 6.2) behind it; None for a mere end of the stream."""
+    """Explain the end of a handshake, or the alert behind it (RFC 8446, 6.2); None for a mere end of the stream."""
     reason = error.reason or ""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return None
@@ -255,7 +255,7 @@ def _of_network(causes: list[BaseException], place: Place) -> Explanation | None
 def _of_protocol(causes: list[BaseException], place: Place) -> Explanation:
     error, peer, during = causes[0], place.peer, _DURING[place.stage]
     numbers = _numbers(causes)
-    # A server that says nothing while it refuses a client's certificate looks like this too.
+    # A server that closes without an alert while it refuses a client's certificate looks the same.
     hint = (
         ", which may mean that it wants another client certificate"
         if place.fresh and place.endpoint.scheme == "https" and not place.with_proxy
@@ -276,7 +276,7 @@ def _of_protocol(causes: list[BaseException], place: Place) -> Explanation:
 
 
 def _numbers(causes: list[BaseException]) -> set[int]:
-    """Return the operating system's error numbers; those of `ssl` and of name resolution are others."""
+    """Return the operating system's error numbers; `ssl` and name resolution have numbers of their own."""
     return {
         each.errno
         for each in causes
@@ -293,5 +293,5 @@ def _timed_out(causes: list[BaseException], numbers: set[int]) -> bool:
 
 
 def _is_end(error: httpx.RemoteProtocolError) -> bool:
-    """Return whether the peer ended the connection, rather than talk nonsense (httpcore's and h11's words)."""
+    """Return whether the peer ended the connection, and didn't send invalid data (messages of httpcore and h11)."""
     return any(part in str(error) for part in ("disconnected", "closed connection"))

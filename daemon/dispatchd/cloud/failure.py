@@ -1,4 +1,4 @@
-"""What can keep a request from being answered, and where on its way that happened."""
+"""Causes of a request without an answer, and the places where it failed."""
 
 from enum import StrEnum
 
@@ -11,38 +11,38 @@ from dispatchd.process.proxies import Proxy, authority, port_of
 
 
 class Kind(StrEnum):
-    """What kept an answer from coming."""
+    """Cause of a missing answer."""
 
-    NAME_RESOLUTION = "name_resolution"  # the endpoint's name means nothing here
-    REFUSED = "refused"  # the machine is there, and nothing listens
+    NAME_RESOLUTION = "name_resolution"  # the endpoint's name can't be resolved here
+    REFUSED = "refused"  # the machine answers, and nothing listens
     UNREACHABLE = "unreachable"  # no route, or no answer to the connection attempt
-    PROXY_UNRESOLVED = "proxy_unresolved"  # the proxy's name means nothing here
+    PROXY_UNRESOLVED = "proxy_unresolved"  # the proxy's name can't be resolved here
     PROXY_REFUSED = "proxy_refused"  # nothing listens at the proxy's address
     PROXY_UNREACHABLE = "proxy_unreachable"  # no route to the proxy, or no answer
     PROXY_WANTS_AUTHENTICATION = "proxy_wants_authentication"  # 407
     PROXY_FORBIDS = "proxy_forbids"  # 403 to CONNECT
     PROXY_FAILED = "proxy_failed"  # another answer to CONNECT
-    UNTRUSTED = "untrusted"  # nobody who is trusted vouches for the certificate
+    UNTRUSTED = "untrusted"  # no trusted CA has signed the certificate
     CERTIFICATE_EXPIRED = "certificate_expired"
     CERTIFICATE_NOT_YET_VALID = "certificate_not_yet_valid"
-    HOSTNAME_MISMATCH = "hostname_mismatch"  # a good certificate for somebody else
+    HOSTNAME_MISMATCH = "hostname_mismatch"  # a valid certificate for another host
     CLIENT_CERTIFICATE_REQUIRED = "client_certificate_required"
     CLIENT_CERTIFICATE_REFUSED = "client_certificate_refused"
     TLS_VERSION = "tls_version"  # no version in common
-    NOT_TLS = "not_tls"  # something else than TLS answers
+    NOT_TLS = "not_tls"  # the answer isn't TLS
     TLS_FAILED = "tls_failed"  # any other end of a handshake
-    NOT_HTTP = "not_http"  # something else than HTTP answers
+    NOT_HTTP = "not_http"  # the answer isn't HTTP
     RESET = "reset"
     CLOSED = "closed"  # without an answer
     TIMEOUT = "timeout"  # connected, and no complete answer in time
     FILES_UNUSABLE = "files_unusable"  # a certificate, key or credentials file
-    FOREIGN_ORIGIN = "foreign_origin"  # refused here: it would go to somebody else
+    FOREIGN_ORIGIN = "foreign_origin"  # refused here: it would go to another server
     OTHER = "other"
 
 
 @frozen(kw_only=True)
 class Explanation:
-    """What happened, for the program (`kind`) and for a person (`words`, one line)."""
+    """Cause of a failure, for the program (`kind`) and for a person (`words`, one line)."""
 
     kind: Kind
     words: str
@@ -50,7 +50,7 @@ class Explanation:
 
 @frozen(kw_only=True)
 class Place:
-    """Where a request failed: who was at the other end, and what was going on."""
+    """Place of a failure: the other end, and the stage of the request."""
 
     stage: Stage
     fresh: bool
@@ -60,26 +60,26 @@ class Place:
 
     @property
     def target(self) -> str:
-        """The endpoint's host and port."""
+        """Host and port of the endpoint."""
         return authority(self.endpoint.host, port_of(self.endpoint))
 
     @property
     def peer(self) -> str:
-        """The other end of the connection that failed, in words."""
+        """Other end of the connection that failed, in words."""
         if self.with_proxy and self.proxy is not None:
             return self.proxy_words
         return f"the endpoint {self.target}"
 
     @property
     def proxy_words(self) -> str:
-        """The proxy, and which setting or variable names it."""
+        """The proxy, and the setting or variable that names it."""
         if self.proxy is None:
             return "the proxy"
         return f"the proxy {self.proxy.at} (from {self.proxy.source})"
 
 
 def place_of(error: BaseException, settings: TransportSettings) -> Place:
-    """Return where a request failed, as far as its error tells."""
+    """Return the place where a request failed, as its error shows it."""
     course: object = None
     if isinstance(error, httpx.RequestError):
         try:

@@ -1,4 +1,4 @@
-"""Connections that belong together, and know when nobody needs them any more."""
+"""Connections that belong together, closed when they are no longer needed."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from typing_extensions import override
 from dispatchd.process.proxies import Proxy
 
 _CLOSE_S: Final = 2.0
-"""How long the orderly end of a pool's connections may take (seconds)."""
+"""Time limit of the orderly end of a pool's connections (seconds)."""
 
 
 @define(eq=False)
 class Pool:
-    """Connections of one state of the files; counts the requests that are under way."""
+    """Connections for one state of the files; counts the requests that are under way."""
 
     inner: httpx.AsyncHTTPTransport
     proxy: Proxy | None
@@ -26,7 +26,7 @@ class Pool:
     retired: bool = False
 
     async def retire(self) -> None:
-        """Take no more requests, and close when the last one is over."""
+        """Take no more requests, and close when the last one has ended."""
         self.retired = True
         await self._close_if_idle()
 
@@ -44,7 +44,7 @@ class Pool:
 
 @define(eq=False)
 class LastingStream(httpx.AsyncByteStream):
-    """An answer's body, at whose end the pool learns that one request is over."""
+    """Body of an answer; at its end the pool counts one request less."""
 
     stream: httpx.AsyncByteStream
     pool: Pool
@@ -70,14 +70,14 @@ class LastingStream(httpx.AsyncByteStream):
 
 @contextmanager
 def in_httpx_words(request: httpx.Request) -> Iterator[None]:
-    """Turn what httpcore lets through into httpx's own kind of error.
+    """Turn errors that httpcore lets through into httpx's own kind of error.
 
-    Those are: errors of `ssl` that come behind the handshake, as with a client's certificate
-    that a TLS 1.3 server doesn't take (RFC 8446, 4.4.2.4), those of a socket's options, and the one
-    of a name that can't be asked for at all.
+    Those are: errors of `ssl` that come after the handshake, as with a client's certificate
+    that a TLS 1.3 server doesn't accept (RFC 8446, 4.4.2.4), those of a socket's options, and the one
+    of a name that can't be looked up at all.
 
     Raises:
-        ReadError: In its place.
+        ReadError: In place of such an error.
     """
     try:
         yield

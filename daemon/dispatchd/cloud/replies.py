@@ -1,9 +1,9 @@
-"""From a reply to a value or to a RemoteError: the one place that says what an answer means, and whose it is.
+"""From a reply to a value or to a RemoteError: the only place that decides the meaning and the sender of an answer.
 
 A proxy, a gateway or a login page answers with any status. So an answer counts as the endpoint's only if it has
-what `Proof` asks for; anything else is a fault on the way, named as such and repeated.
+the required `Proof`. Any other answer is a fault on the way, reported as such, and the call is repeated.
 
-Deliberately absent: any answer after which the daemon gives up. Whatever an endpoint or a proxy says,
+Deliberately absent: any answer after which the daemon gives up. Whatever an endpoint or a proxy answers,
 the daemon stays up and asks again.
 """
 
@@ -38,10 +38,10 @@ MAX_BYTES: Final = 32 * 1024 * 1024
 """Largest reply that is read (bytes); contracts/README.md, size limits."""
 
 _UNPROVEN_S: Final = 50.0
-"""Longest wait that an answer can ask for which may be somebody else's (seconds): the endpoint may be back sooner."""
+"""Longest wait that an unproven answer can ask for (seconds): the endpoint may be back sooner."""
 
 _QUOTED: Final = 200
-"""How much of a reply's own message is repeated in an error (characters)."""
+"""Longest part of a reply's own message that an error repeats (characters)."""
 
 _ANY_CALL: Final[Mapping[int, type[RemoteError]]] = MappingProxyType(
     {
@@ -65,26 +65,26 @@ _OF_ANYBODY: Final = (
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.TOO_MANY_REQUESTS,
 )
-"""Statuses that mean the same whoever answers, like those from 500 on."""
+"""Statuses with the same meaning whoever answers, like those from 500 on."""
 
 CLOSES_A_JOB: Final = frozenset(_JOB_CALL)
-"""Statuses by which an endpoint says that a job is not this machine's any more."""
+"""Statuses with which an endpoint says that this machine doesn't hold a job any more."""
 
 
 class Proof(Enum):
-    """The proof by which an answer counts as the endpoint's own."""
+    """Proof that an answer is the endpoint's own."""
 
     NONE = "none"
     """It has been the only answer for long enough (`cloud/doubts.py`)."""
     BODY = "body"
-    """A refusal is a JSON object with a `message`."""
+    """A refusal has a JSON object with a `message`."""
     HEADER = "header"
-    """That, and each answer has the header of the contract."""
+    """The same, and each answer has the header of the contract."""
 
 
 @frozen(kw_only=True)
 class Reply:
-    """What came back: `headers` with lower-case names, `body` as bytes."""
+    """Reply to a call: `headers` with lower-case names, `body` as bytes."""
 
     status: int
     headers: Mapping[str, str]
@@ -107,20 +107,20 @@ def refuse_errors(
     skew: str = "",
     proof: Proof = Proof.BODY,
 ) -> None:
-    """Return if the reply is a success.
+    """Return if the reply is a success, else raise.
 
     Args:
         call: The call's name, for the error.
-        reply: What came back.
-        about_a_job: Whether 404, 409 and 410 speak of a job rather than of the machine.
-        proof: What makes the reply the endpoint's own.
+        reply: The reply.
+        about_a_job: True if 404, 409 and 410 are about a job rather than the machine.
+        proof: Proof that the reply is the endpoint's own.
         now: The wall-clock time, for a Retry-After that names a date.
-        skew: How this machine's clock differs from the endpoint's, in words, if it does.
+        skew: Difference between this machine's clock and the endpoint's, in words; empty for none.
 
-    Fails with RemoteError: The leaf that the status means.
+    Fails with RemoteError: The leaf for the status.
     """
     proven = is_proven(reply, proof)
-    # A pull's or a license's success proves itself, by its body or by changing nothing.
+    # A success of a pull or a license call proves itself, by its body or by changing nothing.
     if _is_success(reply) and (proven or not about_a_job):
         return
     table = {**_ANY_CALL, **(_JOB_CALL if about_a_job else _MACHINE_CALL)}
@@ -134,7 +134,7 @@ def refuse_errors(
     if not proven and not anybodys:
         kind, reason = ProtocolError, f"{reason}; {_whose(reply)}"
     if kind is Unauthorized and skew:
-        # Credentials have times in them: with a wrong clock good ones look bad.
+        # Credentials have times in them: with a wrong clock valid ones look invalid.
         kind, reason = Skewed, f"{reason}; {skew}, which may be why: set it"
     asked_s = retry_after_s(reply.headers, now)
     if asked_s is not None and not proven:
@@ -151,7 +151,7 @@ def json_object(call: str, reply: Reply) -> dict[str, Json]:
     """Return the JSON object in a successful reply's body.
 
     Raises:
-        ProtocolError: It is something else, such as a proxy's page.
+        ProtocolError: The body is something else, such as a proxy's page.
     """
     try:
         value = json.loads(reply.body)
@@ -163,7 +163,7 @@ def json_object(call: str, reply: Reply) -> dict[str, Json]:
 
 
 def not_json(reply: Reply) -> str:
-    """Return what to say of a successful reply whose body isn't the contract's JSON."""
+    """Return the description of a successful reply whose body isn't the contract's JSON."""
     kind = reply.headers.get("content-type", "no content type").split(";")[0]
     if not reply.body:
         return f"status {reply.status} with an empty body where the contract wants JSON"
@@ -174,7 +174,7 @@ def not_json(reply: Reply) -> str:
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
     """Return the seconds that a Retry-After header asks for (RFC 9110, 10.2.3), or None.
 
-    A date is measured from the reply's own Date where it has one, so that a wrong clock here does no harm.
+    A date is measured from the reply's own Date if it has one, so that a wrong clock here does no harm.
     """
     value = headers.get("retry-after", "")
     asked_s = seconds(value)
@@ -195,7 +195,7 @@ def _is_success(reply: Reply) -> bool:
 
 
 def _whose(reply: Reply) -> str:
-    """Return why an answer is not taken for the endpoint's."""
+    """Return the reason why an answer doesn't count as the endpoint's."""
     page = "(a proxy's or a login page?)"
     if _message(reply) is not None or (_is_success(reply) and not _is_page(reply)):
         return f"it lacks the endpoint's header {HEADER} {page}"
@@ -226,7 +226,7 @@ def _reason(reply: Reply) -> str:
 
 
 def _message(reply: Reply) -> str | None:
-    """Return what a refusal says in the contract's `message`, as one short line; None if it has none."""
+    """Return the contract's `message` of a refusal, as one short line; None if it has none."""
     try:
         document = json.loads(reply.body)
     except (ValueError, RecursionError):

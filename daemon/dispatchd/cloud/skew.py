@@ -1,4 +1,4 @@
-"""How far this machine's clock is from the endpoint's, measured at every reply (RFC 9110, 6.6.1, Date)."""
+"""Difference between this machine's clock and the endpoint's, measured at every reply (RFC 9110, 6.6.1, Date)."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -9,16 +9,16 @@ from attrs import define, field, frozen
 from dispatchd.domain.http_headers import http_date
 
 TOLERATED_S: Final = 60.0
-"""A difference that harms nobody (seconds)."""
+"""Largest harmless difference (seconds)."""
 
 
 RESOLUTION_S: Final = 1.0
-"""Of a `Date` (seconds): what is less than this apart agrees."""
+"""Resolution of a `Date` (seconds): smaller differences count as none."""
 
 
 @frozen
 class Reading:
-    """A reading of the clocks: the wall clock, and seconds that only grow."""
+    """Reading of the clocks: the wall clock, and seconds that never go back."""
 
     wall: datetime
     monotonic: float
@@ -26,15 +26,15 @@ class Reading:
 
 @define
 class Skew:
-    """The difference as of the last reply that had a date."""
+    """Difference at the last reply that had a date."""
 
     seconds: float | None = field(default=None, init=False)
-    """By how much this clock is at least ahead (below 0: behind), 0 where they may agree; None before the first date."""
+    """Least lead of this clock (seconds; below 0: behind), 0 if they may agree; None before the first date."""
 
     _heard: tuple[datetime, float] | None = field(default=None, init=False)
 
     def see(self, headers: Mapping[str, str], asked: Reading, heard: Reading) -> None:
-        """Measure the skew from a reply's headers, and the clocks when it was asked for and when it had come.
+        """Measure the skew from a reply's headers, and from the clocks at the call and at its reply.
 
         A server may date its reply at any moment in between: a poll is held for minutes.
         """
@@ -42,7 +42,7 @@ class Skew:
         if sent_at is None:
             return
         took = timedelta(seconds=heard.monotonic - asked.monotonic)
-        # Whichever was earlier: the wall clock may have been set meanwhile, and the machine been suspended.
+        # The earlier of the two: the wall clock may have been set meanwhile, or the machine suspended.
         earliest = min(asked.wall, heard.wall - took)
         self.seconds = _beyond_s(sent_at, earliest, heard.wall)
         self._heard = (sent_at, heard.monotonic)
@@ -50,7 +50,7 @@ class Skew:
     def endpoint_time(self, monotonic: float) -> datetime | None:
         """Return the endpoint's time now, whatever this machine's clock is set to; None if it isn't known.
 
-        It may be behind: a time that the machine was suspended for isn't counted.
+        It may be behind: the time of a suspension isn't counted.
         """
         if self._heard is None:
             return None
@@ -59,7 +59,7 @@ class Skew:
 
     @property
     def words(self) -> str:
-        """The difference in words, or empty where it is tolerable or not known."""
+        """Difference in words; empty if it is tolerable or not known."""
         if self.seconds is None or abs(self.seconds) <= TOLERATED_S:
             return ""
         way = "ahead of" if self.seconds > 0 else "behind"
@@ -69,7 +69,7 @@ class Skew:
 
 
 def _beyond_s(date: datetime, earliest: datetime, latest: datetime) -> float:
-    """Return by how much an interval of this clock is later than a date (below 0: earlier); 0 if it has it."""
+    """Return the seconds by which an interval of this clock is after a date (below 0: before); 0 if it includes it."""
     ahead_s, behind_s = (
         (earliest - date).total_seconds(),
         (date - latest).total_seconds(),

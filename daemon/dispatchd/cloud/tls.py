@@ -1,7 +1,6 @@
-"""The files of TLS, checked; and a look at a certificate that was refused.
+"""Checks of TLS files, and a look at a certificate that was refused.
 
-The one unverified handshake in `glance` carries no request; it ends as soon as the certificate is there to be
-named.
+The only unverified handshake, in `glance`, carries no request. It ends as soon as the certificate is known.
 """
 
 import base64
@@ -18,7 +17,7 @@ from attrs import field, frozen
 from dispatchd.process.proxies import authority
 
 _SHOWN: Final = 120
-"""How much of a certificate's own text is repeated (characters); a stranger wrote it."""
+"""Longest part of a certificate's own text that is repeated (characters); a stranger wrote it."""
 
 _HEAD_BYTES: Final = 16 * 1024
 """Largest answer of a proxy to CONNECT that is read (bytes)."""
@@ -40,7 +39,7 @@ _UTC_TIME: Final = 0x17
 def check_files(
     ca_file: Path | None, cert_file: Path | None, key_file: Path | None
 ) -> Iterator[tuple[str, str]]:
-    """Yield (configuration key, what was expected of it) for each file that can't be used."""
+    """Yield (configuration key, expected value) for each file that can't be used."""
     if ca_file is not None and (problem := _no_certificates(ca_file)):
         yield "cloud.ca_file", problem
     if cert_file is None:
@@ -82,9 +81,9 @@ def _no_key(cert_file: Path, key_file: Path) -> str:
 
 @frozen(kw_only=True)
 class SeenCertificate:
-    """What a server's certificate says of itself; nothing of it is verified.
+    """Claims of a server's certificate; none of them is verified.
 
-    `names` are the hosts it is for, `valid_from` and `valid_until` days as YYYY-MM-DD.
+    `names` are its hosts, `valid_from` and `valid_until` days as YYYY-MM-DD.
     """
 
     issuer: str
@@ -110,9 +109,9 @@ def basic(user: str, password: str) -> str:
 def glance(
     host: str, port: int, through: Tunnel | None, within_s: float
 ) -> SeenCertificate | None:
-    """Return what certificate a server shows, or None if that can't be seen; blocks.
+    """Return the certificate that a server shows, or None if it can't be read. Blocks.
 
-    Nothing is sent after the handshake, since nobody knows who is at the other end.
+    Nothing is sent after the handshake, because the other end isn't verified.
     """
     first = (through.host, through.port) if through else (host, port)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -138,7 +137,7 @@ def _ask_tunnel(
     plain.sendall(f"{head}\r\n".encode())
     answer = b""
     while not answer.endswith(b"\r\n\r\n"):
-        # Byte by byte: what comes behind the head belongs to the handshake.
+        # Byte by byte: bytes behind the head belong to the handshake.
         byte = plain.recv(1)
         if not byte or len(answer) > _HEAD_BYTES or time.monotonic() > until_s:
             raise ConnectionResetError
@@ -148,9 +147,9 @@ def _ask_tunnel(
 
 
 def read_certificate(der: bytes) -> SeenCertificate:
-    """Return what a DER certificate says (RFC 5280, 4.1); enough of it to name it to a person.
+    """Return the claims of a DER certificate (RFC 5280, 4.1) that name it to a person.
 
-    Read here, since `ssl` decodes a certificate only once it is trusted.
+    Own code, because `ssl` decodes a certificate only once it is trusted.
     Fails with ValueError or IndexError: it is no certificate.
     """
     ((_, certificate),) = _elements(der)
@@ -168,7 +167,7 @@ def read_certificate(der: bytes) -> SeenCertificate:
 
 
 def _elements(der: bytes) -> list[tuple[int, bytes]]:
-    """Return the (tag, content) pairs that stand one after another in DER (X.690, 8.1)."""
+    """Return the (tag, content) pairs that follow each other in DER (X.690, 8.1)."""
     found: list[tuple[int, bytes]] = []
     at = 0
     while at < len(der):

@@ -1,9 +1,9 @@
-"""The way out to the endpoint: pooled connections that follow their files without a restart.
+"""Connections to the endpoint: pooled, and replaced without a restart when their files change.
 
 A pool belongs to one state of the files. When a file changes, or the pool gets old, the next request
-opens a new pool; the old one is closed when its last request is over, so that no call is cut.
+opens a new pool. The old one is closed when its last request has ended, so that no call is cut.
 
-Deliberately absent: HTTP/2, redirects, and anything that the environment says beyond the proxy.
+Deliberately absent: HTTP/2, redirects, and all settings of the environment but the proxy.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -35,18 +35,18 @@ from dispatchd.process.proxies import (
 from dispatchd.process.trust import client_context
 
 MAX_AGE_S: Final = 900.0
-"""How long a pool is used (seconds): a moved name and the system's new CAs are seen after that."""
+"""Longest use of a pool (seconds): a moved name and the system's new CAs are seen after that."""
 
 CONNECT_S: Final = 10.0
-"""How long a TCP connection or a TLS handshake may take, each (seconds)."""
+"""Time limit of a TCP connection, and of a TLS handshake (seconds each)."""
 
 _FILES_S: Final = 5.0
-"""Deadline for looking at the files and for reading them (seconds): their file system may hang."""
+"""Deadline for checking and reading the files (seconds): their file system may hang."""
 
 
 @frozen(kw_only=True)
 class TransportSettings:
-    """How the endpoint is reached: `[cloud]` of the configuration, with absolute paths.
+    """Settings of the connection to the endpoint: `[cloud]` of the configuration, with absolute paths.
 
     `proxy` has no credentials in it; empty means that `environment` decides.
     """
@@ -62,7 +62,7 @@ class TransportSettings:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that are looked at before each request."""
+        """Files that are checked before each request."""
         named = (
             self.ca_file,
             self.client_cert_file,
@@ -72,7 +72,7 @@ class TransportSettings:
         return tuple(path for path in named if path is not None)
 
     def used_proxy(self) -> Proxy | None:
-        """Return the proxy that requests go through, with its credentials as they are now.
+        """Return the proxy for requests, with its current credentials.
 
         Fails with OSError or ValueError: the proxy or its file can't be used.
         """
@@ -81,7 +81,7 @@ class TransportSettings:
 
 
 def check(settings: TransportSettings) -> Iterator[tuple[str, str]]:
-    """Yield (configuration key, what was expected of it) for all that can't be used now."""
+    """Yield (configuration key, expected value) for each setting that can't be used now."""
     yield from _check_url(settings)
     yield from check_files(
         settings.ca_file, settings.client_cert_file, settings.client_key_file
@@ -119,7 +119,7 @@ def _check_url(settings: TransportSettings) -> Iterator[tuple[str, str]]:
 
 
 class FilesUnusable(httpx.TransportError):
-    """There is no connection to be had with the files as they are; says what is wrong with them."""
+    """No connection is possible with the files as they are; the error names the problem."""
 
 
 class ForeignOrigin(httpx.TransportError):
@@ -129,15 +129,15 @@ class ForeignOrigin(httpx.TransportError):
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 _HANGS: Final[_Stamp] = ((0, 0, 0),)
-"""The state of files that can't be looked at in time."""
+"""State of files that can't be checked in time."""
 
 
 class ReloadingTransport(httpx.AsyncBaseTransport):
-    """An httpx transport that takes up changed files and lets no connection grow old.
+    """An httpx transport that takes changed files into use and lets no connection grow old.
 
-    Files that can't be used, or hang, leave the pool of before in use, with one warning
-    (`transport_files_unusable`) for each such state. Without a pool of before, requests fail with
-    FilesUnusable until the files are right. Requests to another origin than the endpoint's fail.
+    If files can't be used, or hang, the previous pool stays in use, with one warning
+    (`transport_files_unusable`) for each such state. Without a previous pool, requests fail with
+    FilesUnusable until the files are valid. Requests to another origin than the endpoint's fail.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
 
     @override
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a pool that fits the files as they are now.
+        """Send a request on a pool for the current files.
 
         Raises:
-            ForeignOrigin: It is for somebody else.
-            ProxyError: The proxy wants other credentials.
+            ForeignOrigin: The request is for another server.
+            ProxyError: The proxy asks for other credentials.
         """
         if _origin(request.url) != self._origin:
             raise ForeignOrigin(str(request.url.host), request=request)
@@ -187,7 +187,7 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
             pool.proxy is not None
             and response.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED
         ):
-            # Plain HTTP through a proxy: the same words as for a tunnel, not the endpoint's answer.
+            # Plain HTTP through a proxy: the error is that of a tunnel, because the answer isn't the endpoint's.
             await response.aclose()
             raise httpx.ProxyError("407", request=request)
         return response
@@ -200,13 +200,13 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
             await pool.retire()
 
     async def _current(self, request: httpx.Request) -> Pool:
-        """Return the pool to use, a new one where the old one's time is over.
+        """Return the pool to use: a new one if the time of the old one is over.
 
         Fails with FilesUnusable: There is none, and none can be made.
         """
-        # Looked at before the files are read: a change in between is seen the next time.
+        # Checked before the files are read: a change in between is seen the next time.
         stamp = await self._look()
-        # One request after the other: what one has opened the next one takes.
+        # One request after the other, so that the others use the pool that the first one has opened.
         async with self._choosing:
             return await self._choose(request, stamp)
 
@@ -251,7 +251,7 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         """Return a new pool.
 
         Raises:
-            ValueError: Something that it needs can't be used; says which key is concerned.
+            ValueError: A setting can't be used; the error names its key.
 
         Fails with OSError too: a file has changed again meanwhile.
         """

@@ -1,4 +1,4 @@
-"""What travels in the wire's names <-> what we have: a job, a report; see contracts/README.md."""
+"""Conversion between the wire's names and ours: a job, a report; see contracts/README.md."""
 
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -18,7 +18,7 @@ LONGEST_ID: Final = 512
 """Longest job id (characters), as in the dispatch-job schema."""
 
 _MOST_EXTENSIONS: Final = 100
-"""How many of a job's extensions are looked at (count): unknown ones are ignored anyway."""
+"""Most extensions of a job that are read (count): unknown ones are ignored anyway."""
 
 _WIRE_NAMES: Final = {
     "workflow": "dag_name",
@@ -40,7 +40,7 @@ _converter = strict_converter(forbid_extra_keys=False, detailed_validation=False
 
 
 def job_from_wire(document: Mapping[str, Json]) -> Job:
-    """Return the job in a document that keeps the contract; zero values and null count as absent."""
+    """Return the job in a valid document; zero values and null count as absent."""
     found = {ours: document.get(theirs) for ours, theirs in _FIELDS.items()}
     return _converter.structure(
         {name: value for name, value in found.items() if value not in (None, "", 0)},
@@ -54,7 +54,7 @@ def job_to_wire(job: Job) -> dict[str, Json]:
 
 
 def report_to_wire(report: Report, scrub: Callable[[str], str]) -> dict[str, Json]:
-    """Return the fields of a finish beside its verdict; `scrub` has the last word on every text in them.
+    """Return the fields of a finish beside its verdict. `scrub` is applied to every text in them.
 
     They may be empty.
     """
@@ -64,7 +64,7 @@ def report_to_wire(report: Report, scrub: Callable[[str], str]) -> dict[str, Jso
         "result_outputs": {
             name: scrub(value)
             for name, value in report.outputs.items()
-            # A mark is no name.
+            # A name that becomes a mark is no name.
             if scrub(name) == name
         },
         "result_annotations": [
@@ -84,9 +84,9 @@ def _annotation_to_wire(
 
 
 def read_delivery(text: str) -> Delivery:
-    """Return the job in the body of a pull's reply, flawed or not.
+    """Return the job in the body of a pull's reply, even if it breaks the contract.
 
-    A job that breaks the contract still has to be finished, so all that is needed of it is an id.
+    A job that breaks the contract still has to be finished, so it only needs an id.
 
     Raises:
         ContractViolation: The body isn't a JSON object with a usable id.
@@ -119,7 +119,7 @@ def read_delivery(text: str) -> Delivery:
 
 
 def _claim_only(document: Mapping[str, Json], job_id: str) -> Job:
-    """Return what is needed to finish a flawed job: its id, its claim, and its purpose as far as it is readable."""
+    """Return the parts that are needed to finish a flawed job: its id, its claim, and its purpose if readable."""
     text = {name: value for name, value in document.items() if isinstance(value, str)}
     shown = document.get("extensions")
     return Job(

@@ -1,7 +1,7 @@
-"""The bug fence: the one place that catches every exception, so that a surprise ends nothing else.
+"""The bug fence: the only place that catches every exception, so that a bug ends nothing else.
 
 Each loop of the daemon and of the hub runs its rounds in here. A round that raises is logged as a bug with its
-context, counted, and repeated with back-off; until a round works again, the loop is named (`failing`).
+context, counted, and repeated with back-off. Until a round works again, the loop is listed in `failing`.
 """
 
 import random
@@ -27,7 +27,7 @@ class Containment:
 
 @define
 class BugFence:
-    """Contains the bugs of one program. Share one object among all of its loops."""
+    """Contains the bugs of one program. All of its loops share one object."""
 
     _random: random.Random = field(factory=random.SystemRandom)
     failing: dict[str, str] = field(factory=dict, init=False)
@@ -43,13 +43,13 @@ class BugFence:
         on_pause: Callable[[float], None] | None = None,
         longest_s: float = CAP_S,
     ) -> Never:
-        """Do the rounds of a loop until cancelled.
+        """Run the rounds of a loop until cancelled.
 
-        A round that has done its work and waits for more, for however long, says so with `worked`.
+        A round that has done its work and waits for more, for however long, calls `worked` first.
 
         Args:
             loop: The loop's name.
-            act: One round; it waits for what the next one has to do.
+            act: One round; it waits for the work of the next one.
             on_pause: Called with the length of a pause (seconds) before it begins.
             longest_s: Longest pause after a bug (seconds).
         """
@@ -65,12 +65,12 @@ class BugFence:
         on_pause: Callable[[float], None] | None = None,
         longest_s: float = CAP_S,
     ) -> None:
-        """Do something once without a bug: repeat it with back-off for as long as it meets one.
+        """Complete one action: repeat it with back-off while it raises.
 
         Args:
             loop: The name of the loop that it belongs to.
-            act: What to do.
-            item: What it is done for, such as a job's id; empty for a round of the loop itself.
+            act: The action.
+            item: The subject of the action, such as a job's id; empty for a round of the loop itself.
             on_pause: Called with the length of a pause (seconds) before it begins.
             longest_s: Longest pause after a bug (seconds).
         """
@@ -92,12 +92,12 @@ class BugFence:
         *,
         passing: tuple[type[Exception], ...] = (),
     ) -> Iterator[Containment]:
-        """Log whatever goes wrong in a block as a bug, and go on behind the block.
+        """Log an exception in a block as a bug, and go on behind the block.
 
         Args:
             loop: The name of the loop that the block belongs to.
-            about: What the block is for, such as a job's id, as keys for the log.
-            passing: What the block raises on purpose; it is no bug, and passes.
+            about: The subject of the block, such as a job's id, as keys for the log.
+            passing: Exceptions that the block raises on purpose; they are no bugs, and pass.
         """
         containment = Containment()
         try:
@@ -112,7 +112,7 @@ class BugFence:
 
     @contextmanager
     def named(self, loop: str, item: str = "") -> Iterator[Containment]:
-        """Contain a bug like `contained`, and name the loop until such a block works again."""
+        """Contain a bug like `contained`, and list the loop in `failing` until such a block works again."""
         with self.contained(loop, {"item": item} if item else None) as containment:
             yield containment
         if containment.bug:
@@ -121,7 +121,7 @@ class BugFence:
             self.worked(loop, item)
 
     def worked(self, loop: str, item: str = "") -> None:
-        """Take a name off the list of what fails: its work is done, or is not tried any more."""
+        """Remove a name from `failing`: its work is done, or is not tried any more."""
         self.failing.pop(_name(loop, item), None)
 
     @property
@@ -145,8 +145,8 @@ def _name(loop: str, item: str) -> str:
 
 
 def _described(error: BaseException) -> str:
-    """Return the type of an exception; its text may hold secrets, and stays in the log, which is scrubbed."""
-    # The first leaf of a group: what a task of a round has raised.
+    """Return the type of an exception. Its text may hold secrets: it is only in the log, which is scrubbed."""
+    # The first leaf of a group: the exception of a task of the round.
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return type(error).__name__

@@ -1,6 +1,6 @@
 """The last resort of a stop: a call that hangs in the kernel must not keep the process.
 
-What counts is durable before it is acted on, so a process that is ended here loses nothing: the next one goes on.
+Everything is durable before it is acted on, so a process that is ended here loses nothing: the next one goes on.
 """
 
 import threading
@@ -12,19 +12,19 @@ from attrs import define, field
 
 @define
 class LastResort:
-    """Calls `end`, which ends the process, unless that is gone in time; does nothing without it."""
+    """Calls `end`, which ends the process, unless it has ended in time. Does nothing without `end`."""
 
     end: Callable[[], object] | None
     _timer: threading.Timer | None = field(default=None, init=False)
 
     def within(self, seconds: float) -> None:
-        """Give the process some seconds from now on, in place of what it had."""
+        """Set the time until the process is ended (seconds from now), in place of the time before."""
         if self.end is None:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer = threading.Timer(seconds, _say_and_end, [self.end, seconds])
-        # It ends nothing late, and holds nothing up.
+        # A daemon thread: it ends with the process, and delays nothing.
         self._timer.daemon = True
         self._timer.start()
 

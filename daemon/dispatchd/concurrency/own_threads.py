@@ -1,7 +1,7 @@
-"""Blocking calls that may hang for ever: each in a thread of its own, which can be left behind.
+"""Blocking calls that may hang forever: each in a thread of its own, which can be left behind.
 
-A read on a dead network file system, or of a pipe that nobody writes to, can't be ended. A worker thread of
-anyio is waited for when its task is cancelled, and when the program ends; a thread of this module is not.
+A read on a dead network file system, or of a pipe that nothing writes to, can't be ended. A worker thread of
+anyio is waited for when its task is cancelled, and when the program ends. A thread of this module is not.
 """
 
 import threading
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 @define
 class OwnThreads:
-    """Runs blocking calls; of those under one key, at most one thread is there at a time.
+    """Runs blocking calls, with at most one thread for each key.
 
-    So a place that hangs costs one thread, however often it is asked for. For one event loop.
+    So a path that hangs costs one thread, however often it is used. For one event loop.
     """
 
     _running: dict[Hashable, Future[Any]] = field(factory=dict, init=False)
@@ -30,18 +30,18 @@ class OwnThreads:
     async def run(
         self, key: Hashable, call: Callable[[], T], *, within_s: float | None
     ) -> T:
-        """Return what a blocking call returns, or fail as it does.
+        """Return the result of a blocking call, or fail as it does.
 
-        Where an earlier one under this key still runs, its end is waited for and counts for both. A caller
+        If an earlier call under this key is still running, this one waits for it and returns its result. A caller
         that is cancelled leaves the thread behind at once.
 
         Args:
-            key: What the call is about, and may hang: a path, for instance.
+            key: Subject of the call, which may hang: a path, for instance.
             call: The call.
-            within_s: How long to wait for it (seconds); None: for as long as it takes.
+            within_s: Longest wait for it (seconds); None: no limit.
 
         Raises:
-            TimeoutError: It takes longer; what it does then is not known.
+            TimeoutError: It takes longer; its outcome is not known.
         """
         future = self._running.get(key)
         if future is None or future.done():
@@ -81,7 +81,7 @@ async def _until_done(future: Future[Any]) -> None:
             if threading.get_ident() == here:
                 done.set()
             else:
-                # Who waited may have gone, and the loop with it.
+                # The caller may be gone, and the loop with it.
                 with suppress(RuntimeError):
                     portal.start_task_soon(done.set)
 

@@ -1,4 +1,4 @@
-"""Back-off state: failures in a row of one thing that is repeated, and the wait after each."""
+"""Back-off state: failures in a row of a repeated action, and the wait after each."""
 
 import random
 
@@ -9,7 +9,7 @@ from dispatchd.domain.backoff import CAP_S, full_jitter_s
 
 @define
 class Retry:
-    """Counts failures in a row; waits grow to `cap_s` (seconds) and are drawn with full jitter."""
+    """Counts failures in a row. Waits grow to `cap_s` (seconds) and are drawn with full jitter."""
 
     _random: random.Random
     cap_s: float = CAP_S

@@ -1,7 +1,7 @@
-"""The configuration: a TOML file, checked as a whole, every mistake named at once.
+"""The configuration: a TOML file, checked as a whole, with every mistake reported at once.
 
-What each key means, its default and its unit stand in `config.example.toml` and in the config schema;
-the limits that a schema can state are in the schema alone.
+The meaning, default and unit of each key are in `config.example.toml` and in the config schema. Limits that
+a schema can express are in the schema alone.
 """
 
 import os
@@ -40,7 +40,7 @@ from dispatchd.errors import ConfigError, Problem
 
 @frozen(kw_only=True)
 class Config:
-    """A configuration that can be used: paths absolute, programs found, defaults filled in."""
+    """A valid configuration: paths absolute, programs found, defaults filled in."""
 
     file: Path
     cloud: Cloud
@@ -60,9 +60,9 @@ class Config:
 
     @property
     def secret_is_exposed(self) -> bool:
-        """Whether other users of this machine can get at the secret's file."""
+        """True if other users of this machine can read the secret's file."""
         file = self.secret_file
-        # A credential is systemd's to protect; for who isn't the service it may not even be there.
+        # A credential is systemd's to protect; outside of the service it may not even exist.
         return (
             file is not None
             and not self.cloud.secret_credential
@@ -71,7 +71,7 @@ class Config:
 
 
 _CREDENTIALS: Final = "/run/credentials/dispatchd.service"
-"""Where systemd puts the credentials of our unit (systemd.exec(5)); for what is shown, outside of the service."""
+"""Folder in which systemd puts the credentials of our unit (systemd.exec(5)); for display outside of the service."""
 
 _TABLE: Final = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
 """First line of a table."""
@@ -83,7 +83,7 @@ _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation
 
 @frozen(kw_only=True)
 class Places:
-    """Where a daemon is found."""
+    """Folders of a daemon: its state and its control socket."""
 
     state_folder: Path
     control_folder: Path
@@ -100,13 +100,13 @@ def load(
 
     Args:
         path: The file.
-        defaults: Used where the file names none; a state folder that it names has the socket as well.
-        search_path: Where programs without a slash are looked for, in the form of PATH.
-        credentials_folder: Where systemd has put this service's credentials; empty for others, which can't
-            look at them.
+        defaults: Used where the file names none. The control folder defaults to a state folder that the file names.
+        search_path: Folders in which programs without a slash are searched, in the form of PATH.
+        credentials_folder: Folder in which systemd has put this service's credentials; empty for other processes,
+            which can't read them.
 
     Raises:
-        ConfigError: It can't be used; carries every problem that could be found in one go.
+        ConfigError: The file can't be used; carries every problem that could be found in one go.
     """
     path = path.absolute()
     document = _parse(path)
@@ -162,11 +162,11 @@ def load(
 
 
 def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
-    """Return where the daemon of a configuration file is found, whatever else is wrong in that file.
+    """Return the folders of a configuration file's daemon, even if the rest of the file is invalid.
 
     For commands that ask a running daemon: it may have been started before the mistake was made.
 
-    Returns also why the file isn't TOML, if it isn't: then the tables count that are by themselves.
+    Returns also the reason if the file isn't TOML; then the tables that are valid by themselves count.
 
     Fails with ConfigError if the file can't be read.
     """
@@ -211,7 +211,7 @@ def _parse(path: Path) -> dict[str, Json]:
 
 
 def _whole_tables(content: str) -> dict[str, Json]:
-    """Return the tables of a broken file that are TOML by themselves."""
+    """Return the tables of a broken file that are valid TOML by themselves."""
     found: dict[str, Json] = {}
     for table in _TABLE.split(content):
         try:
@@ -222,10 +222,10 @@ def _whole_tables(content: str) -> dict[str, Json]:
 
 
 def _read(path: Path) -> str:
-    """Return the text of a configuration file; a byte order mark, which some editors write, is no part of it.
+    """Return the text of a configuration file, without a byte order mark, which some editors write.
 
     Raises:
-        ConfigError: It can't be read, or isn't text.
+        ConfigError: The file can't be read, or isn't text.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -239,7 +239,7 @@ def _read(path: Path) -> str:
 
 
 def _toml_problem(path: Path, message: str) -> Problem:
-    # The only syntax error that has a key: a table or key that is written twice.
+    # The only syntax error with a key: a table or key that is written twice.
     prefix = "Cannot declare ("
     if message.startswith(prefix):
         names, _, rest = message.removeprefix(prefix).partition(")")
@@ -253,7 +253,7 @@ def _toml_problem(path: Path, message: str) -> Problem:
 
 
 def _unusable(config: Config, credentials_folder: str) -> Iterator[tuple[str, str]]:
-    """Yield what a schema can't see: key and expectation."""
+    """Yield key and expected value for mistakes that a schema can't express."""
     cloud = config.cloud
     if config.secret_file is not None:
         if cloud.secret_file and cloud.secret_credential:
@@ -291,8 +291,8 @@ def _unusable_program(workflow: Workflow, folder: Path) -> str:
     program = workflow.program
     if not program.is_absolute():
         return f"must start with a program on PATH, an absolute path, or a path relative to this file; no {str(program)!r} on PATH"
-    # What lies beside the file belongs to the configuration. Any other absolute path may be on a file
-    # system that isn't mounted yet: a run that can't start says so for its own job alone.
+    # A file beside the configuration belongs to it. Any other absolute path may be on a file system that
+    # isn't mounted yet: a run that can't start fails for its own job alone.
     if program.is_relative_to(folder) and not program.is_file():
         return f"must start with a program that exists; there is no file {program}"
     return ""

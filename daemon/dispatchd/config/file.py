@@ -16,21 +16,21 @@ from dispatchd.domain.workflow import (
 
 
 class OnShutdown(StrEnum):
-    """What a stop of the daemon does to its runs."""
+    """Effect of a stop of the daemon on its runs."""
 
     DETACH = "detach"
-    """They go on; the next daemon follows and reports them."""
+    """The runs go on; the next daemon follows and reports them."""
     DRAIN = "drain"
     """The daemon waits for their end."""
     CANCEL = "cancel"
-    """It ends them."""
+    """The daemon ends them."""
 
 
 @frozen(kw_only=True)
 class Cloud:
-    """The endpoint, how it is reached, and this machine's identity there; times in seconds.
+    """Endpoint, connection to it, and this machine's identity there; times in seconds.
 
-    Either the identity is set with one of the two secrets, or nothing of it: then it comes from a license.
+    The identity is set completely, with one of the two secrets, or not at all: then it comes from a license.
     """
 
     url: str
@@ -52,7 +52,7 @@ class Cloud:
 
 @frozen(kw_only=True)
 class Checkout:
-    """How git reaches repositories, where that differs from the way to the endpoint."""
+    """Git's connection to repositories, where it differs from the connection to the endpoint."""
 
     proxy: str = ""
     proxy_credentials_file: str = ""
@@ -61,7 +61,7 @@ class Checkout:
 
 @frozen(kw_only=True)
 class License:
-    """Where the license of this machine comes from, and the keys that must have signed it."""
+    """Source of this machine's license, and the keys that must have signed it."""
 
     key_file: str = ""
     key_credential: str = ""
@@ -70,7 +70,7 @@ class License:
 
 @frozen(kw_only=True)
 class Store:
-    """Where tracked jobs and runs are kept, and for how long."""
+    """Folder of tracked jobs and runs, and the time for which they are kept."""
 
     folder: str = ""
     history_days: float = 14.0
@@ -79,7 +79,7 @@ class Store:
 
 @frozen(kw_only=True)
 class Limits:
-    """How much runs at a time, and the limits of workflows that set none of their own; times in seconds."""
+    """Number of runs at a time, and the default limits of workflows; times in seconds."""
 
     slots: int = 1
     queue_ahead: int = 1
@@ -100,7 +100,7 @@ class Limits:
 
 @frozen(kw_only=True)
 class Log:
-    """How much is logged, and in which form."""
+    """Level and format of the log."""
 
     level: str = "info"
     format: str = "auto"
@@ -108,14 +108,14 @@ class Log:
 
 @frozen(kw_only=True)
 class Control:
-    """Where people and tools on this machine reach the daemon; empty is the state folder."""
+    """Folder of the control socket; empty is the state folder."""
 
     folder: str = ""
 
 
 @frozen(kw_only=True)
 class Metrics:
-    """Where metrics go beside the control socket; empty is nowhere."""
+    """Outputs of metrics beside the control socket; empty is none."""
 
     textfile: str = ""
     listen: str = ""
@@ -123,7 +123,7 @@ class Metrics:
 
 @frozen(kw_only=True)
 class Telemetry:
-    """Where traces go; empty is nowhere."""
+    """Receiver of traces; empty is none."""
 
     otlp_url: str = ""
     otlp_headers_file: str = ""
@@ -131,7 +131,7 @@ class Telemetry:
 
 @frozen(kw_only=True)
 class WorkflowEntry:
-    """A workflow as it stands in the file; None is taken from `[runs]`."""
+    """Workflow as it is written in the file; None is taken from `[runs]`."""
 
     command: tuple[str, ...]
     repositories: tuple[str, ...] | None = None
@@ -169,7 +169,7 @@ class WorkflowEntry:
 
 @frozen(kw_only=True)
 class SecretEntry:
-    """A secret as it stands in the file; the schema holds that exactly one is set."""
+    """Secret as it is written in the file. The schema requires exactly one key."""
 
     file: str = ""
     credential: str = ""

@@ -1,4 +1,4 @@
-"""From the tables of the file to the workflows that the daemon runs."""
+"""Conversion of the file's tables to the workflows that the daemon runs."""
 
 import shutil
 from collections.abc import Iterable, Iterator
@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 @frozen
 class Reader:
-    """Turns entries of the file into what the daemon works with."""
+    """Converts entries of the file."""
 
     folder: Path
-    """The folder of the configuration file, from which relative paths count."""
+    """Folder of the configuration file, to which relative paths are relative."""
     search_path: str
-    """Where programs without a slash are looked for, in the form of PATH."""
+    """Folders in which programs without a slash are searched, in the form of PATH."""
     content: File
 
     def workflow(self, name: str, entry: WorkflowEntry) -> Workflow:
-        """Return a workflow with its defaults filled in and its secrets found."""
+        """Return a workflow with its defaults filled in and its secrets resolved."""
         limits = self.content.runs
         retries = _first(
             entry.max_retries, limits.max_retries, DEFAULT_RETRIES[entry.contract]
@@ -85,7 +85,7 @@ class Reader:
 
     def _command(self, entry: WorkflowEntry) -> tuple[str, ...]:
         if _first(entry.isolation, self.content.runs.isolation) is Isolation.CONTAINER:
-            # It is a program of the image.
+            # The program is one of the image.
             return entry.command
         return (self._program(entry.command[0]), *entry.command[1:])
 
@@ -106,7 +106,7 @@ class Reader:
         yield from filter(None, named)
 
     def _servers(self, entry: WorkflowEntry) -> Iterator[str]:
-        """Yield the servers that an entry may mean: its own, or any of the file's if it names none."""
+        """Yield the GitHub servers of an entry: its own, or all of the file's if it names none."""
         urls = [entry.checkout_url]
         if not entry.checkout and server_of(entry.checkout_url) == PUBLIC:
             urls += [each.checkout_url for each in self.content.workflows.values()]
@@ -153,7 +153,7 @@ def two_tokens(content: File) -> Iterator[tuple[str, str]]:
 
 
 def unfit_isolations(content: File) -> Iterator[tuple[str, str]]:
-    """Yield key and expectation for every workflow whose keys don't fit its isolation."""
+    """Yield key and expectation for every workflow with keys that its isolation doesn't allow."""
     for name, entry in content.workflows.items():
         isolation = _first(entry.isolation, content.runs.isolation)
         is_container = isolation is Isolation.CONTAINER

@@ -1,1 +1,1 @@
-"""The socket through which people and tools on this machine steer the daemon."""
+"""Control socket, through which people and tools on this machine control the daemon."""

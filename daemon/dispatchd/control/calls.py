@@ -1,4 +1,4 @@
-"""The socket through which people and tools on this machine steer the daemon: its place and its words."""
+"""Control socket: its address, its requests and replies, and its limits."""
 
 import os
 import resource
@@ -23,10 +23,10 @@ from dispatchd.domain.job import Json
 from dispatchd.errors import DispatchdError
 
 SOCKET: Final = "control.sock"
-"""The socket's name in the state folder."""
+"""Name of the socket in the state folder."""
 
 OWNER_HEADER: Final = "dispatchd-state"
-"""Request header with the state folder that is meant, as device and inode; see `owner_of`."""
+"""Request header with the state folder that the caller means, as device and inode; see `owner_of`."""
 
 _MOST_CONNECTIONS: Final = 32
 """Connections of a server (count), where the limit of descriptors allows it."""
@@ -35,13 +35,13 @@ _PEERGROUPS: Final = 59
 """SO_PEERGROUPS of asm-generic/socket.h (Linux 4.13), which Python doesn't name."""
 
 _PEERGROUPS_BYTES: Final = 1024
-"""The most that Python's getsockopt takes, which is 256 groups."""
+"""Largest buffer of Python's getsockopt (bytes), which is 256 groups."""
 
 
 class Refused(DispatchdError):
-    """A call that isn't carried out; `status` says whose fault that is and `reason` goes to the caller.
+    """A call that isn't carried out. `status` says which side is at fault, and `reason` goes to the caller.
 
-    Acts use 400 for bad input, 404 for what doesn't exist, 409 for what the present state doesn't allow.
+    Acts use 400 for bad input, 404 for a missing thing, 409 for a call that the present state doesn't allow.
     """
 
     def __init__(self, *, status: int, reason: str, allow: Sequence[str] = ()) -> None:
@@ -51,13 +51,13 @@ class Refused(DispatchdError):
 
 @frozen(kw_only=True)
 class Peer:
-    """Who connected, at the moment of connect(2); the process may have ended since."""
+    """Credentials of the peer at the moment of connect(2); the process may have ended since."""
 
     pid: int
     uid: int
     gid: int
     groups: frozenset[int]
-    """`gid` and the supplementary groups; only `gid` for who is in more than 256."""
+    """`gid` and the supplementary groups; only `gid` for a user in more than 256."""
 
 
 @frozen(kw_only=True)
@@ -70,7 +70,7 @@ class Call:
     query: Mapping[str, str]
     body: Json
     peer: Peer | None
-    """Who asks; None where nobody is asked, as by a scrape over TCP."""
+    """Peer that calls; None where peers aren't identified, as for a scrape over TCP."""
 
 
 @frozen(kw_only=True)
@@ -83,7 +83,7 @@ class Reply:
 
 @frozen(kw_only=True)
 class Lines:
-    """JSON documents, one on each line, until the generator ends or the client goes; then it is closed."""
+    """JSON documents, one on each line, until the generator ends or the client goes; then the generator is closed."""
 
     items: AsyncGenerator[Json, None]
 
@@ -97,11 +97,11 @@ class Text:
 
 
 Act = Callable[[Call], Awaitable[Reply | Text | Lines]]
-"""Carries out a call or raises Refused; is cancelled only when the server stops, not when the client goes."""
+"""Carries out a call or raises Refused. It is cancelled only when the server stops, not when the client goes."""
 
 
 def _most_connections() -> int:
-    """Return how many connections a server may have: by far not all descriptors, which the loops need."""
+    """Return the most connections of a server: a small part of the descriptors, which the loops need."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_CONNECTIONS
     return max(1, min(most, soft // 8)) if soft != resource.RLIM_INFINITY else most
@@ -114,23 +114,23 @@ class Limits:
     head_bytes: int = 16 * 1024
     body_bytes: int = 1024 * 1024
     request_s: float = 10.0
-    """For the whole request to come (seconds)."""
+    """Time for the whole request to arrive (seconds)."""
     reply_s: float = 10.0
-    """For the client to take the reply, or one line of a stream (seconds)."""
+    """Time for the client to take the reply, or one line of a stream (seconds)."""
     connections: int = field(factory=_most_connections)
-    """Open at a time (count)."""
+    """Most open connections (count)."""
     kept_for_root: int = 4
-    """Connections beyond that for root (count): whoever may connect must not keep it out."""
+    """Further connections for root (count), so that other users can't keep root out."""
 
     @property
     def connections_each(self) -> int:
-        """Connections of one peer (count), so that some are left for others."""
+        """Most connections of one peer (count), so that some are left for others."""
         return max(1, self.connections * 3 // 4)
 
 
 @contextmanager
 def socket_address(folder: Path) -> Iterator[str]:
-    """Give an address of the folder's socket that is short however long the folder's path is.
+    """Yield an address of the folder's socket that is short however long the folder's path is.
 
     A socket address holds 108 bytes (unix(7)), and a state folder may need more.
     """
@@ -142,7 +142,7 @@ def socket_address(folder: Path) -> Iterator[str]:
 
 
 def owner_of(folder: Path) -> str:
-    """Return what tells a state folder from others, by whatever path: its device and inode, or 0:0 for none."""
+    """Return the identity of a state folder, the same for each of its paths: device and inode, or 0:0 for none."""
     try:
         found = folder.stat()
     except FileNotFoundError:
@@ -151,7 +151,7 @@ def owner_of(folder: Path) -> str:
 
 
 def peer_of(connection: socket.socket) -> Peer:
-    """Return who is at the other end of a Unix socket."""
+    """Return the peer of a Unix socket."""
     form = "iII"  # struct ucred of unix(7)
     packed = connection.getsockopt(
         socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize(form)
@@ -162,7 +162,7 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def control_group(pid: int) -> str:
-    """Return the control groups of a process (cgroups(7)), or its pid in words where it has gone already."""
+    """Return the control groups of a process (cgroups(7)), or its pid in words if it has ended."""
     try:
         return Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:
@@ -170,7 +170,7 @@ def control_group(pid: int) -> str:
 
 
 def _supplementary_groups(connection: socket.socket) -> tuple[int, ...]:
-    # Not from /proc/PID/status, which would speak of the process that has the pid now.
+    # Not from /proc/PID/status, which may be about another process that has the pid now.
     try:
         packed = connection.getsockopt(
             socket.SOL_SOCKET, _PEERGROUPS, _PEERGROUPS_BYTES
@@ -184,13 +184,13 @@ def target_parts(target: str) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the decoded segments and the decoded query of a request target (RFC 9112, section 3.2.1).
 
     Raises:
-        Refused: It isn't a path, or doesn't stand for text.
+        Refused: It isn't a path, or isn't valid text.
     """
     path, _, query = target.partition("?")
     if not path.startswith("/"):
         raise Refused(status=400, reason="the request target must begin with /")
     try:
-        # As lenient as `client.in_path`, which takes any id that JSON can carry.
+        # As permissive as `client.in_path`, which takes any id that JSON can carry.
         segments = [
             unquote(each, errors="surrogatepass") for each in path[1:].split("/")
         ]
@@ -202,7 +202,7 @@ def target_parts(target: str) -> tuple[tuple[str, ...], dict[str, str]]:
 
 
 def parameters_of(pattern: str, path: tuple[str, ...]) -> dict[str, str] | None:
-    """Return what a path has in the place of each `{name}` of a pattern, or None if it doesn't fit."""
+    """Return the part of a path for each `{name}` of a pattern, or None if it doesn't match."""
     wanted = pattern[1:].split("/")
     if len(wanted) != len(path):
         return None

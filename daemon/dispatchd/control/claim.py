@@ -14,7 +14,7 @@ _PATIENCE_S: Final = 2.0
 
 
 def claim(folder: Path, state_folder: Path) -> ExitStack:
-    """Keep other daemons from a control folder until what is returned is closed.
+    """Keep other daemons from a control folder until the returned stack is closed.
 
     Call it with the lock of the state folder held.
 
@@ -35,7 +35,7 @@ def claim(folder: Path, state_folder: Path) -> ExitStack:
 
 
 def answering(folder: Path) -> int | None:
-    """Return the pid of who listens on the socket of a folder; None for nobody, 0 for who can't be told."""
+    """Return the pid of the process that listens on a folder's socket; None for none, 0 for an unknown one."""
     with (
         socket_address(folder) as address,
         socket.socket(socket.AF_UNIX) as connection,
@@ -47,6 +47,6 @@ def answering(folder: Path) -> int | None:
             # Its queue of connections is full.
             return 0
         except OSError:
-            # No socket, or none of a daemon: the server replaces it, or says why it can't.
+            # No socket, or none of a daemon: the server replaces it, or reports why it can't.
             return None
         return peer_of(connection).pid

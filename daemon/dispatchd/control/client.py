@@ -1,4 +1,4 @@
-"""Asking the daemon of a state folder; for commands, which are short and wait."""
+"""Client of a daemon's control socket, for commands, which are short and wait."""
 
 import errno
 import grp
@@ -21,13 +21,13 @@ from dispatchd.domain.job import Json
 from dispatchd.errors import NotReachable, UsageError
 
 _ORIGIN: Final = "http://dispatchd"
-"""HTTP/1.1 wants a host (RFC 9112, section 3.2); nobody resolves this one."""
+"""Origin of requests: HTTP/1.1 requires a host (RFC 9112, section 3.2), which is never resolved."""
 
 _TIMEOUT_S: Final = 10.0
-"""How long a daemon that is well may take for one step (seconds)."""
+"""Longest time of one step of a healthy daemon (seconds)."""
 
 _NOBODY: Final = {errno.ENOENT, errno.ENOTDIR, errno.ECONNREFUSED}
-"""No folder, no socket, or a socket that a killed daemon left."""
+"""Errors without a daemon: no folder, no socket, or a socket that a killed daemon left."""
 
 _FORBIDDEN: Final = {errno.EACCES, errno.EPERM}
 
@@ -36,7 +36,7 @@ _NOT_OURS: Final = {
     httpx.codes.REQUEST_TIMEOUT,
     httpx.codes.MISDIRECTED_REQUEST,
 }
-"""Refusals that say nothing about what was asked: the same call may pass for another user, or later."""
+"""Refusals that say nothing about the call itself: it may pass for another user, or later."""
 
 
 def in_path(text: str) -> str:
@@ -62,10 +62,10 @@ def ask(  # noqa: PLR0913  # a call has as many parts
         folder: The daemon's control folder.
         method: HTTP method.
         path: Percent-encoded path and query; see `in_path`.
-        body: What is sent with it; None sends nothing.
-        cannot: What fails if this does, for the error's sentence.
-        timeout_s: For each step: connecting, sending, and each part of the answer (seconds).
-        state: The state folder of the daemon that is meant: another daemon refuses. None: whoever answers.
+        body: Body of the request; None for none.
+        cannot: The action that fails if this call does, for the error's sentence.
+        timeout_s: Time limit of each step: connecting, sending, and each part of the answer (seconds).
+        state: State folder of the daemon that is meant; another daemon refuses. None: any daemon.
 
     Fails with NotReachable if no daemon answers or this user may not ask, and with UsageError if the
     daemon refuses the call.
@@ -79,7 +79,7 @@ def ask(  # noqa: PLR0913  # a call has as many parts
 def stream(
     folder: Path, path: str, *, cannot: str, state: Path | None = None
 ) -> Iterator[Json]:
-    """Yield what the daemon tells, line by line, until it has no more to tell.
+    """Yield the daemon's documents, line by line, until the stream ends.
 
     Waits as long as it takes for each line. Fails as `ask` does, and with NotReachable if the daemon ends
     in the middle.
@@ -100,7 +100,7 @@ def _request(
 ) -> httpx.Request:
     token = read(folder)
     headers = {TOKEN_HEADER: token} if token else {}
-    # Who may not look at the folder can't tell it from others.
+    # A user who can't read the folder can't tell it from others.
     with suppress(PermissionError):
         if state is not None:
             headers[OWNER_HEADER] = owner_of(state)
@@ -112,10 +112,10 @@ def _request(
 def _answer(
     folder: Path, request: httpx.Request, cannot: str, timeout: httpx.Timeout
 ) -> Iterator[httpx.Response]:
-    """Give the daemon's good answer while it is open.
+    """Yield the daemon's successful answer while it is open.
 
     Raises:
-        NotReachable: There is no daemon, or no way to it, or it went meanwhile.
+        NotReachable: There is no daemon, or no connection to it, or it has ended meanwhile.
     """
     try:
         _check_owner(folder, cannot)
@@ -136,10 +136,10 @@ def _answer(
 
 
 def _check_owner(folder: Path, cannot: str) -> None:
-    """Return if a socket is root's or of the folder's owner: nobody else is given a token or a question.
+    """Check that a socket is root's or the folder owner's: no other user gets a token or a request.
 
     Raises:
-        NotReachable: Somebody else answers there.
+        NotReachable: Another user's process answers there.
     """
     with suppress(PermissionError):
         owner, expected = (folder / SOCKET).lstat().st_uid, folder.stat().st_uid
@@ -152,7 +152,7 @@ def _knock(address: str) -> None:
     """Fail as a connection would, without making one.
 
     httpcore 1.0 leaves a socket open when its connect(2) fails. A datagram socket can't connect to a stream
-    socket, but is told first if that is missing, forbidden or abandoned (unix(7), EPROTOTYPE).
+    socket, but gets the other errors first: missing, forbidden or abandoned (unix(7), EPROTOTYPE).
 
     Raises:
         OSError: There is no live socket at the address that this user may open.
@@ -201,7 +201,7 @@ def _reason(folder: Path, error: OSError | httpx.HTTPError) -> str:
 
 
 def _who_may(folder: Path) -> str:
-    """Return what would help this user, naming the group if it may be known."""
+    """Return the advice for this user, naming the group if it is readable."""
     try:
         group = (folder / SOCKET).stat().st_gid
     except OSError:
@@ -217,7 +217,7 @@ def _group_name(group: int) -> str:
 
 
 def _errno(error: BaseException) -> int | None:
-    """Return the operating system's number of the error that is behind an error."""
+    """Return the operating system's error number behind an error."""
     below: BaseException | None = error
     while below is not None:
         if isinstance(below, OSError) and below.errno is not None:

@@ -1,7 +1,7 @@
-"""Taking connections, for the control socket and the metrics alike: how many there may be, and what ends one.
+"""Connections of the control socket and the metrics: their limits, and their end.
 
-Nobody who connects can take the descriptors that the loops need, keep all others out, or end the daemon: there
-is a most for all and for each peer, a pause where none can be taken, and a bug in an act ends its call alone.
+No peer can use up the descriptors that the loops need, keep all others out, or end the daemon. There is a limit
+for all peers and for each one, a pause where no connection can be accepted, and a bug in an act ends its call alone.
 """
 
 from collections import Counter
@@ -31,24 +31,24 @@ _BUG: Final = "this call met a bug in dispatchd; its log has the details"
 
 @frozen(kw_only=True)
 class Visitor:
-    """Peer of a connection: `key` tells peers apart, `peer` has the kernel's credentials (None: not asked for)."""
+    """Peer of a connection: `key` tells peers apart, `peer` has the kernel's credentials (None: not read)."""
 
     key: Hashable
     peer: Peer | None = None
 
     @property
     def is_root(self) -> bool:
-        """True for a peer that some connections are kept for."""
+        """True for a peer for which some connections are reserved."""
         return self.peer is not None and self.peer.uid == 0
 
 
 @define(kw_only=True)
 class Connections:
-    """Takes connections of one server, one request each.
+    """Accepts connections of one server, one request each.
 
-    `server` is its name in the log. `identify` returns who connected, or raises Refused for who may not.
-    `owner` is the state folder that it answers for, as `OWNER_HEADER` has it; empty where nobody names one.
-    `token` is what a caller has to give; empty where nobody is asked for one.
+    `server` is its name in the log. `identify` returns the peer, or raises Refused for one without permission.
+    `owner` is the state folder that it answers for, in the form of `OWNER_HEADER`; empty if it isn't checked.
+    `token` is the token that a caller has to send; empty if none is required.
     """
 
     server: str
@@ -65,7 +65,7 @@ class Connections:
     )
 
     async def take(self, listener: SocketListener) -> None:
-        """Take connections until cancelled."""
+        """Accept connections until cancelled."""
         async with anyio.create_task_group() as tasks:
             await self.bugs.rounds(
                 self.server, partial(self._take_one, listener, tasks)
@@ -119,10 +119,10 @@ class Connections:
             raise refused
 
     def _check_token(self, head: h11.Request) -> None:
-        """Refuse who can't read the token's file, such as a run.
+        """Refuse a caller that can't read the token's file, such as a run.
 
         Raises:
-            Refused: It isn't given.
+            Refused: The token is missing or wrong.
         """
         given = dict(head.headers).get(TOKEN_HEADER.encode())
         if self.token and not is_same(given, self.token):
@@ -130,10 +130,10 @@ class Connections:
             raise Refused(status=HTTPStatus.FORBIDDEN, reason=reason)
 
     def _check_owner(self, head: h11.Request) -> None:
-        """Refuse what is meant for the daemon of another state folder.
+        """Refuse a call for the daemon of another state folder.
 
         Raises:
-            Refused: It is.
+            Refused: The call is for another one.
         """
         wanted = dict(head.headers).get(OWNER_HEADER.encode())
         if self.owner and wanted is not None and wanted.decode() != self.owner:

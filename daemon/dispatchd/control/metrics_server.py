@@ -1,7 +1,7 @@
-"""The metrics over TCP, for a scraper that can't reach the control socket; only where it is configured.
+"""Metrics over TCP, for a scraper that can't reach the control socket; only if configured.
 
-It answers three questions and takes no orders. There is no access control: whoever can connect can read how
-many jobs of which workflow have ended how, and nothing else.
+It answers three requests and takes no commands. There is no access control: everybody who can connect can read how
+many jobs of each workflow have ended in each way, and nothing else.
 """
 
 from typing import cast
@@ -46,7 +46,7 @@ class MetricsServer:
             cannot = f"serve metrics on {self.host}:{self.port}"
             reason = f"{error.strerror or error}; change metrics.listen"
             raise NotReachable(cannot=cannot, reason=reason) from error
-        # The port that a configured 0 has become.
+        # The real port if 0 is configured.
         ports = [each.extra(SocketAttribute.local_port) for each in listener.listeners]  # noqa: S610  # not Django's
         self._log.info("metrics_served", host=self.host, port=ports[0])
         connections = Connections(

@@ -1,4 +1,4 @@
-"""From a request to the act that it asks for: the routes are a table of method and path."""
+"""From a request to its act: the routes are a table of method and path."""
 
 from collections.abc import Mapping
 
@@ -20,13 +20,13 @@ from dispatchd.domain.job import Json
 from dispatchd.errors import ContractViolation
 
 Routes = Mapping[tuple[str, str], Act]
-"""By method and path, as in `("POST", "/v1/jobs/{job}/block")`; the first that fits counts."""
+"""Acts by method and path, as in `("POST", "/v1/jobs/{job}/block")`; the first match counts."""
 
 
 async def carry_out(
     routes: Routes, head: h11.Request, content: bytes, peer: Peer | None
 ) -> Reply | Text | Lines:
-    """Carry out a request of somebody who may. Fails with Refused if there is no such act, or as the act does."""
+    """Carry out a permitted request. Fails with Refused if there is no such act, or as the act does."""
     method = head.method.decode()
     path, query = target_parts(head.target.decode())
     act, parameters = _find(routes, method, path)

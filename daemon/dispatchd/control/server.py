@@ -1,8 +1,8 @@
 """The control socket: JSON over HTTP/1.1 on a Unix socket, one request for each connection.
 
 Three guards stand before every call. The first is the socket's mode, 0660: connect(2) needs write access to
-the file. The second asks the kernel who connected, because a mode is easily changed by hand. The third asks for a
-token, because a run has the daemon's own uid (`token.py`).
+the file. The second asks the kernel for the peer's credentials, because a mode is easily changed by hand. The third
+asks for a token, because a run has the daemon's own uid (`token.py`).
 """
 
 import os
@@ -34,12 +34,12 @@ from dispatchd.errors import FolderUnusable
 _MODE: Final = 0o660
 
 _AGAIN_S: Final = 5.0
-"""Wait before the token is written again (seconds): room on a disk comes back unannounced."""
+"""Wait before the token is written again (seconds): nothing announces new space on a disk."""
 
 
 @define(kw_only=True)
 class ControlServer:
-    """Serves `routes` to those who may steer this daemon: root, its own user, and the socket's group.
+    """Serves `routes` to the users who may control this daemon: root, its own user, and the socket's group.
 
     `owner` tells the daemon's state folder from others (`calls.owner_of`); empty in a test of the server alone.
     """
@@ -62,8 +62,8 @@ class ControlServer:
         """
         try:
             with socket_address(self.folder) as address:
-                # Replaces the socket of a daemon that was killed: its folder has been claimed. It sets the mode between bind(2) and listen(2), when nobody can connect yet, so
-                # there is no need for a umask, which other threads would feel.
+                # Replaces the socket of a daemon that was killed: its folder has been claimed. It sets the mode
+                # between bind(2) and listen(2), when no peer can connect yet. A umask would affect other threads.
                 listener = await anyio.create_unix_listener(address, mode=_MODE)
                 made = _look_at(address)
                 self._group = made.st_gid
@@ -86,7 +86,7 @@ class ControlServer:
                 task_status.started()
                 await connections.take(listener)
         finally:
-            # Where it can't be removed, the next start replaces it; another daemon's is left alone.
+            # If it can't be removed, the next start replaces it. Another daemon's is left alone.
             with suppress(OSError):
                 if os.path.samestat(made, _look_at(str(self.folder / SOCKET))):
                     (self.folder / SOCKET).unlink()
@@ -105,7 +105,7 @@ class ControlServer:
         return True
 
     async def _write_later(self, token: str) -> None:
-        """Repeat it: a full disk keeps a daemon neither from its start nor, later, from being steered."""
+        """Repeat the write: a full disk prevents neither the daemon's start nor, later, its control."""
         while True:
             await anyio.sleep(_AGAIN_S)
             if self._write(token):

@@ -15,7 +15,7 @@ from dispatchd.control.calls import Limits, Lines, Refused, Reply, Text
 from dispatchd.domain.job import Json
 
 _PIECE: Final = 4 * 1024
-"""How much is read at a time, and so by how much a head can pass its limit (bytes)."""
+"""Size of one read, and so the size by which a head can exceed its limit (bytes)."""
 
 _GONE: Final = (
     anyio.BrokenResourceError,
@@ -42,7 +42,7 @@ class Talk:
         """Return the request and its body, or None if the client went before it was complete.
 
         Raises:
-            Refused: It isn't HTTP, or too large, or too slow.
+            Refused: It isn't HTTP, or is too large, or too slow.
         """
         try:
             with anyio.fail_after(self.limits.request_s):
@@ -65,7 +65,7 @@ class Talk:
             elif isinstance(event, h11.Request):
                 head = event
                 self._method = head.method
-                # Before the body comes: who announces too much need not send it.
+                # Before the body arrives: a client that announces too much need not send it.
                 self._check_size(int(dict(head.headers).get(b"content-length", 0)))
             elif isinstance(event, h11.Data):
                 body += event.data
@@ -79,7 +79,7 @@ class Talk:
             raise Refused(status=413, reason=reason)
 
     async def answer(self, answer: Reply | Text | Lines) -> None:
-        """Send what an act has given; a client that has gone, or doesn't take it, is no matter."""
+        """Send the result of an act. A client that has gone, or doesn't read, is ignored."""
         match answer:
             case Reply(status=status, body=body):
                 await self.send(status, body)
@@ -89,14 +89,14 @@ class Talk:
                 await self._send_lines(items)
 
     async def refuse(self, refused: Refused) -> None:
-        """Say why a call isn't carried out, unless an answer has begun: that one is cut."""
+        """Send the reason why a call isn't carried out. An answer that has begun is cut instead."""
         if self._http.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
         body: Json = {"message": refused.reason}
         await self.send(refused.status, body, allow=refused.allow)
 
     async def send(self, status: int, body: Json, *, allow: Sequence[str] = ()) -> None:
-        """Send one document; likewise."""
+        """Send one document, as `answer` does."""
         content = json.dumps(body).encode() + b"\n"
         await self._send_content(status, content, "application/json", allow=allow)
 
@@ -148,7 +148,7 @@ class Talk:
         await self._write(h11.EndOfMessage())
 
     async def _write(self, *events: h11.Event) -> bool:
-        """Send, and return whether the client took it."""
+        """Send events. Return whether the client took them."""
         content = b"".join(self._http.send(event) or b"" for event in events)
         try:
             with anyio.fail_after(self.limits.reply_s):

@@ -1,7 +1,7 @@
-"""The control socket's token: who can't read its file may connect, and be told nothing.
+"""The control socket's token: a peer that can't read its file may connect, but gets no answer.
 
-A run has the daemon's uid, and its wall doesn't hold connections to a socket (docs/security.md); it does hold files. So
-the socket asks for what is in a file beside it. The file is new with each start of a daemon.
+A run has the daemon's uid, and its wall doesn't block connections to a socket (docs/security.md). It does block files.
+So the socket requires the content of a file beside it. The file is new with each start of a daemon.
 """
 
 import os
@@ -18,7 +18,7 @@ TOKEN_HEADER: Final = "dispatchd-token"  # noqa: S105  # a header's name
 _BYTES: Final = 32
 _LONGEST: Final = 256
 _MODE: Final = 0o640
-"""As the socket's own: for its group, too."""
+"""Mode of the file, like the socket's own: readable for its group."""
 
 
 def make() -> str:
@@ -27,13 +27,13 @@ def make() -> str:
 
 
 def write(folder: Path, token: str, group: int) -> None:
-    """Write a token where those who may use the socket of a folder can read it.
+    """Write a token to a file that the permitted users of a folder's socket can read.
 
-    Fails with OSError if that can't be.
+    Fails with OSError if that is impossible.
     """
     file = folder / TOKEN_FILE
     write_new(file, token.encode())
-    # Where it can't be given to the socket's group, that is this process's already.
+    # If it can't be given to the socket's group, it already has this process's group.
     with suppress(PermissionError):
         os.chown(file, -1, group)
     file.chmod(_MODE)
@@ -48,5 +48,5 @@ def read(folder: Path) -> str:
 
 
 def is_same(given: bytes | None, token: str) -> bool:
-    """Return whether a caller has given the token."""
+    """Return whether a caller has sent the token."""
     return given is not None and secrets.compare_digest(given, token.encode())

@@ -1,6 +1,6 @@
-"""How long to wait before the next try: full jitter, drawn after the cap.
+"""Wait before the next try: full jitter, drawn after the cap.
 
-Random numbers come in as arguments, so that a bad night can be replayed.
+Random numbers come in as arguments, so that a run of failures can be replayed in a test.
 """
 
 from typing import Final
@@ -35,8 +35,8 @@ def full_jitter_s(
 def after_asked_s(asked_s: float, draw: float) -> float:
     """Return the seconds to wait where the endpoint asked for `asked_s` (Retry-After).
 
-    Never shorter than asked, up to the cap; up to a tenth longer, and at least up to a second, so
-    that a fleet that was told the same doesn't come back as one.
+    Never shorter than asked, up to the cap. Longer by up to a tenth, and at least by up to a second, so
+    that machines that got the same answer don't all return at once.
     """
     asked = min(max(asked_s, 0.0), RETRY_AFTER_CAP_S)
     return asked + draw * max(1.0, asked / 10)
@@ -47,7 +47,7 @@ def next_try_s(failures: int, asked_s: float | None, draw: float) -> float:
 
     Args:
         failures: Failures in a row so far, 1 or more.
-        asked_s: What the endpoint asked for (Retry-After, seconds), or None.
+        asked_s: Wait that the endpoint asked for (Retry-After, seconds), or None.
         draw: A random number from [0, 1).
     """
     return (

@@ -1,7 +1,7 @@
-"""What a headless command is told of its run: facts, and never a credential (contracts/README.md, run-brief).
+"""Brief of a headless command: facts about its run, and never a credential (contracts/README.md, run-brief).
 
-Every text in it comes from outside (a comment, a branch name, a URL), so every text is scrubbed: what has
-the form of a credential doesn't get in, whoever put it there.
+Every text in it comes from outside (a comment, a branch name, a URL). Every text is therefore scrubbed:
+whatever has the form of a credential is removed.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ CONTRACT_VERSION: Final = "1"
 """Version of the headless contract: brief, result and events."""
 
 _LARGEST_ID: Final = 2**63 - 1
-"""What an id at GitHub can be (contracts/README.md, limits)."""
+"""Largest id at GitHub (contracts/README.md, limits)."""
 
 
 def brief(
@@ -30,10 +30,10 @@ def brief(
 
     Args:
         job: The job; the run's id is the job's.
-        payload: The body of its event; what isn't of the expected kind counts as absent.
+        payload: The body of its event; a value of another kind than expected counts as absent.
         attempt: The attempt.
-        workspace: Where the command starts (absolute path).
-        clone_url: Where the repository can be cloned from, as the machine's owner has said.
+        workspace: Folder in which the command starts (absolute path).
+        clone_url: Address from which the repository can be cloned, as the machine's owner configured it.
         scrub: Takes credentials out of a text.
     """
     document: dict[str, Json] = {

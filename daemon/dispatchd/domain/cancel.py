@@ -1,4 +1,4 @@
-"""Which tracked jobs a cancel job means (contracts/README.md, cancel jobs)."""
+"""Tracked jobs that a cancel job refers to (contracts/README.md, cancel jobs)."""
 
 from collections.abc import Iterable
 
@@ -10,10 +10,10 @@ ENDED = frozenset({Phase.FINISHING, Phase.HISTORY})
 
 
 def targets(cancel: Job, tracked: Iterable[TrackedJob]) -> list[TrackedJob]:
-    """Return the tracked jobs that a cancel job means, in the order given.
+    """Return the tracked jobs that a cancel job refers to, in the order given.
 
-    Those with the run id that it names; if it names none, those of the same repository, pull request
-    and workflow that have not ended, or that somebody has cancelled: perhaps this job did, before a kill.
+    If it names a run id, those with that id. If it names none, those of the same repository, pull request
+    and workflow that have not ended or are cancelled: this job may have cancelled them before a kill.
     """
     others = [record for record in tracked if not record.job.is_cancel]
     if cancel.target_run_id:
@@ -27,9 +27,9 @@ def targets(cancel: Job, tracked: Iterable[TrackedJob]) -> list[TrackedJob]:
 
 
 def verdict(cancel: Job, found: list[TrackedJob]) -> Verdict:
-    """Return how a cancel job ends, given what it means, as that stands after the cancel.
+    """Return the end of a cancel job, given its targets as they stand after the cancel.
 
-    What somebody else has cancelled before, such as a heartbeat, is as cancelled as it was to be.
+    A target that was already cancelled, such as by a heartbeat, counts as cancelled.
     """
     cancelled = [record.run_id for record in found if record.is_cancelled]
     if cancelled:

@@ -1,17 +1,17 @@
-"""Content codings of answers (RFC 9110, 8.4): none is asked for, and none is unpacked.
+"""Content codings of answers (RFC 9110, 8.4): none is requested, and none is unpacked.
 
-A body of some hundred bytes can unpack to gigabytes, so a limit on what was received would come too late.
+A body of a few hundred bytes can unpack to gigabytes, so a limit on the bytes received would come too late.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 ASKED_FOR: Final[Mapping[str, str]] = {"Accept-Encoding": "identity"}
-"""The header of a request whose answer is not to be encoded."""
+"""Request header that asks for an answer without a content coding."""
 
 
 def coding_problem(content_encoding: str) -> str:
-    """Return why an answer isn't read, in words; nothing if its body is as it was sent.
+    """Return the reason why an answer can't be read; empty if its body has no content coding.
 
     Args:
         content_encoding: The header's value; several headers are joined by commas.
@@ -20,6 +20,6 @@ def coding_problem(content_encoding: str) -> str:
     foreign = [each for each in codings if each not in {"", "identity"}]
     if not foreign:
         return ""
-    # Somebody else's text: its beginning is enough to find who wrote it.
+    # Text of a stranger: its beginning is enough to find who wrote it.
     quoted = ", ".join(foreign)[:60]
     return f"the answer has Content-Encoding {quoted!r}, though only identity was asked for; it isn't unpacked"

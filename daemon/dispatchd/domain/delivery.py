@@ -1,4 +1,4 @@
-"""What a pull can bring: a job, or nothing."""
+"""Result of a pull: a job, or nothing."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ class Delivery:
     """A job that the endpoint handed out.
 
     `payload` and `headers` are the exact JSON texts that came with it (`null` where none did).
-    `flaw` says, for a developer, how the job breaks the contract, and is empty if it doesn't.
+    `flaw` says, for a developer, how the job breaks the contract. It is empty if the job keeps it.
     `holds` is true where the endpoint says that it holds polls.
     """
 
@@ -29,7 +29,7 @@ class Delivery:
 class NoJob:
     """A pull without a job.
 
-    `held` is true where the endpoint kept the poll open as asked, `cut_after_s` the seconds after
+    `held` is true where the endpoint kept the poll open as requested. `cut_after_s` is the time (seconds) after
     which something on the way closed it without an answer, or None. `ended_early` is true where the
     endpoint ended it before the time, because it has news of a job that this machine has.
     """
@@ -49,12 +49,12 @@ class Beat:
 def rejection(
     delivery: Delivery, workflows: Mapping[str, Workflow], unfit: Mapping[str, str]
 ) -> Verdict | None:
-    """Return why a job can't be run on a machine with these workflows, or None if it can.
+    """Return the verdict of a job that can't be run on a machine with these workflows, or None if it can.
 
     Args:
-        delivery: What has come.
-        workflows: The configured ones.
-        unfit: Those of them that this machine can't run within their limits, and why.
+        delivery: The job as the pull brought it.
+        workflows: The configured workflows.
+        unfit: Workflows that this machine can't run within their limits, each with the reason.
     """
     if delivery.flaw:
         summary = (
@@ -79,7 +79,7 @@ def rejection(
 
 
 def foreign_repository(job: Job, workflow: Workflow) -> Verdict | None:
-    """Return the verdict of a job of a repository for which a workflow doesn't run, or None if it does."""
+    """Return the verdict of a job whose repository its workflow doesn't serve, or None if it does."""
     if workflow.runs_for(job):
         return None
     named = (

@@ -1,4 +1,4 @@
-"""What a GitHub payload says about the job that it would become."""
+"""Fields of a job, read from a GitHub payload."""
 
 from dispatchd.domain.job import Job, Json
 from dispatchd.domain.payload import at, number, text
@@ -7,11 +7,11 @@ from dispatchd.domain.payload import at, number, text
 def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job:
     """Return the job for an event, with every field that the payload has.
 
-    The payload is hostile input: what isn't of the expected kind counts as absent.
+    The payload is hostile input: a value of another kind than expected counts as absent.
 
     Args:
         job_id: The job's id.
-        workflow: The workflow that it asks for.
+        workflow: The workflow that the job asks for.
         event: The event's name, as in X-GitHub-Event.
         payload: The event's body.
     """
@@ -38,9 +38,9 @@ def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job
 
 
 def _sha(payload: Json) -> str:
-    """Return the commit of an event; an id of zeros alone stands for none (gitprotocol-pack, reference update)."""
+    """Return the commit of an event. An id of zeros alone stands for none (gitprotocol-pack, reference update)."""
     found = (
-        # Of an annotated tag `after` is the tag object, and this the commit that it names.
+        # For an annotated tag `after` is the tag object; this is the commit that it names.
         text(payload, "head_commit", "id"),
         text(payload, "after"),
         text(payload, "pull_request", "head", "sha"),

@@ -1,7 +1,7 @@
-"""What the end of an attempt means: one table, for both contracts between the daemon and a command.
+"""Meaning of the end of an attempt: one table, for both contracts between the daemon and a command.
 
-The docs (contracts/README.md, ends of an attempt) and the tests are checked against it. How a row is
-found is `domain/judgement.py`.
+The docs (contracts/README.md, ends of an attempt) and the tests are checked against it.
+`domain/judgement.py` selects the row.
 """
 
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from dispatchd.domain.outcome import FailureCause, Outcome
 
 
 class Contract(StrEnum):
-    """How a command is told about its run, and says how it went."""
+    """Contract between the daemon and a command: how the run is described to it, and how it reports the result."""
 
     PLAIN = "plain"
-    """By its exit code alone."""
+    """No description of the run; the exit code alone is the result."""
     HEADLESS = "headless"
-    """By a brief and a result (contracts/README.md, headless commands)."""
+    """A brief in, a result out (contracts/README.md, headless commands)."""
 
 
 class Ending(Enum):
-    """How an attempt can end; the values are the words of the docs."""
+    """Ways in which an attempt can end; the values are the words of the docs."""
 
     UNKILLABLE = "a process of it can't be ended"
     CANCELLED = "somebody cancelled it"
@@ -53,20 +53,20 @@ class Ending(Enum):
 
 
 class Then(StrEnum):
-    """What follows."""
+    """Next step after an attempt."""
 
     FINISH = "finish"
     START_AGAIN = "start again"
-    """Another start while that budget lasts (`start_retries`), unless it was a refusal; else finish."""
+    """Another start while the budget of starts lasts (`start_retries`), unless it was a refusal; else finish."""
     RETRY = "retry"
-    """Another attempt while the budget lasts (`max_retries`), else finish."""
+    """Another attempt while the budget of attempts lasts (`max_retries`), else finish."""
     PARK = "park"
     """A person decides."""
 
 
 @frozen
 class Ruling:
-    """What an ending means. A parked job has no outcome yet."""
+    """Meaning of an ending. A parked job has no outcome yet."""
 
     outcome: Outcome | None
     cause: FailureCause | None = None
@@ -74,7 +74,7 @@ class Ruling:
 
     @override
     def __str__(self) -> str:
-        """Return the cell of the docs."""
+        """Return the text of the table's cell in the docs."""
         cause = f" ({self.cause})" if self.cause else ""
         match self.then:
             case Then.FINISH:
@@ -148,15 +148,15 @@ TABLE: Final[Mapping[Contract, Mapping[Ending, Ruling]]] = MappingProxyType(
 DEFAULT_RETRIES: Final[Mapping[Contract, int]] = MappingProxyType(
     {Contract.PLAIN: 0, Contract.HEADLESS: 2}
 )
-"""`max_retries` where nothing is configured: a plain command has not said that it may be run twice."""
+"""Default of `max_retries`. It is 0 for a plain command, which has not said that it may be run twice."""
 
 
 DEFAULT_START_RETRIES: Final = 5
-"""`start_retries` where nothing is configured (count)."""
+"""Default of `start_retries` (count)."""
 
 
 def as_markdown() -> str:
-    """Return the table for the docs, one row for each ending, in the order in which they count."""
+    """Return the table for the docs, one row for each ending, in order of precedence."""
     lines = ["| the attempt ends with | plain | headless |", "| --- | --- | --- |"]
     for ending in Ending:
         cells = [str(TABLE[contract].get(ending, "")) for contract in Contract]

@@ -11,21 +11,21 @@ TOKEN: Final = "token"  # noqa: S105  # a name
 REPORT: Final = "report"
 CAPABILITIES: Final = "capabilities"
 MARKED: Final = "contract-header"
-"""An endpoint that lists it has the header of the contract in each of its answers."""
+"""Extension of an endpoint that puts the header of the contract into each of its answers."""
 
 OF_MACHINES: Final = (CLAIM, LEASE, HEARTBEAT, RELEASE, TOKEN, REPORT)
 """Extensions that this release names in its pulls."""
 
 HEADER: Final = "Dispatch-Contract"
-"""The header by which an answer shows that the endpoint itself has given it."""
+"""Header that shows that the endpoint itself gave an answer."""
 
 VERSION: Final = "1"
 """Its value: the version of the contract."""
 
 CALL_HEADER: Final = "Dispatch-Call"
-"""The header by which an answer shows which call it is for: the endpoint repeats what the call had."""
+"""Header that shows which call an answer belongs to: the endpoint repeats the value of the call."""
 
 
 def is_marked(headers: Mapping[str, str]) -> bool:
-    """Return whether an answer has the header of the contract; names of `headers` are in lower case."""
+    """Return whether an answer has the header of the contract. Names in `headers` are in lower case."""
     return headers.get(HEADER.lower(), "").strip() == VERSION

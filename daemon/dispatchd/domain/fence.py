@@ -1,6 +1,6 @@
-"""The fence before a process: has the endpoint said lately enough that the job is this machine's?
+"""Fence before a process: has the endpoint confirmed recently enough that this machine holds the job?
 
-An accept is not believed for ever: once a lease is over, another machine may have run the job. See
+An accept expires with its lease: another machine may have run the job since. See
 contracts/README.md, the life of a job.
 """
 
@@ -13,10 +13,10 @@ from dispatchd.domain.job import TrackedJob
 
 @frozen(kw_only=True)
 class Word:
-    """What the endpoint has answered to an accept or a heartbeat.
+    """Answer of the endpoint to an accept or a heartbeat.
 
-    `asked_at` is when the call was sent, by a clock that counts suspension; `holds` whether the job is still
-    this machine's under that claim.
+    `asked_at` is the time of the call, by a clock that counts suspension. `holds` is true if this machine
+    still holds the job under that claim.
     """
 
     claim_token: str
@@ -25,16 +25,16 @@ class Word:
 
 
 def may_start(record: TrackedJob, last: Word | None, now: datetime) -> bool:
-    """Return whether a process of an accepted job may begin now; else the endpoint has to be asked first.
+    """Return whether a process of an accepted job may begin now. If not, the endpoint has to be asked first.
 
     Args:
         record: The job as it stands now.
-        last: The endpoint's last word about the job since this daemon started; None if it has said nothing.
+        last: The endpoint's last answer about the job since this daemon started, or None.
         now: The time, by the clock of `last`.
     """
     lease_s = record.job.lease_s
     if last is None:
-        # The phase says that it was accepted; without a lease that stands.
+        # The phase says that it was accepted; an accept without a lease doesn't expire.
         return lease_s is None
     if not last.holds or last.claim_token != record.job.claim_token:
         return False

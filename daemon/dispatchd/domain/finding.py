@@ -1,4 +1,4 @@
-"""What a check of something that has to work has found, in a line for people."""
+"""Result of one check of the machine, as a line for people."""
 
 from enum import IntEnum
 
@@ -6,7 +6,7 @@ from attrs import frozen
 
 
 class Level(IntEnum):
-    """How a check went; the worst is the exit code."""
+    """Result of a check; the worst is the exit code."""
 
     OK = 0
     WARNING = 1
@@ -15,7 +15,7 @@ class Level(IntEnum):
 
 @frozen
 class Finding:
-    """One line: what was checked, how it went, and what was seen or is to be done."""
+    """One line: the check, its result, and what was seen or has to be done."""
 
     check: str
     level: Level

@@ -1,7 +1,7 @@
-"""Which workflows a machine can run within their limits, and with their isolation. Pure.
+"""Workflows that a machine can run within their limits, and with their isolation. Pure.
 
-A limit that a workflow sets itself, and that can't be kept, keeps its jobs away from this machine. One that comes
-from `[runs]`, or a weight, is a warning.
+If a workflow sets a limit itself and the machine can't enforce it, the machine doesn't take its jobs. If the limit
+comes from `[runs]`, or is a weight, there is only a warning.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,10 +17,10 @@ _KEYS: Final = {
     "pids": "pids_max",
     "cpu": "cpu_weight",
 }
-"""Controller of cgroup v2 to the key of the configuration that needs it."""
+"""Key of the configuration that needs a controller, by controller (cgroup v2)."""
 
 _WEIGHT: Final = "cpu"
-"""A share, not a limit."""
+"""Controller whose key is a share, not a limit."""
 
 TO_DO: Final = "run the daemon by a unit with Delegate=yes and DelegateSubgroup= (systemd 254 or newer)"
 
@@ -31,11 +31,11 @@ class Machine:
 
     controllers: tuple[str, ...] = ()
     obstacle: Callable[[Isolation], str] = field(default=lambda _: "")
-    """Returns the reason why no run can have an isolation there; empty if it can."""
+    """Returns the reason why no run can have an isolation there, or an empty string."""
 
 
 def unfit(workflows: Mapping[str, Workflow], machine: Machine) -> dict[str, str]:
-    """Return the workflows whose isolation or own limits a machine can't keep, and why."""
+    """Return the workflows whose isolation or own limits a machine can't enforce, each with the reason."""
     found: dict[str, str] = {}
     for name, workflow in sorted(workflows.items()):
         missing = [
@@ -53,12 +53,12 @@ def unfit(workflows: Mapping[str, Workflow], machine: Machine) -> dict[str, str]
 
 
 def _asked_for(pids: int) -> int:
-    # What nobody has asked for is kept where it can be.
+    # The default is no request: it is enforced where it can be.
     return 0 if pids == DEFAULT_PIDS_MAX else pids
 
 
 def warnings(workflows: Mapping[str, Workflow], machine: Machine) -> list[str]:
-    """Return what of isolation and limits isn't kept, each in one sentence."""
+    """Return the parts of isolation and limits that aren't enforced, each in one sentence."""
     refused = [
         f"workflows.{name} takes no jobs: {why}"
         for name, why in unfit(workflows, machine).items()

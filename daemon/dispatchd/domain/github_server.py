@@ -1,6 +1,6 @@
-"""Which GitHub a run speaks to: the machine's configuration names the servers, and a payload only chooses among them.
+"""GitHub server of a run: the machine's configuration names the servers, and a payload only chooses among them.
 
-A script sends its token to GITHUB_API_URL, so that a payload, which strangers write, must not say where that is.
+A script sends its token to GITHUB_API_URL. Strangers write payloads, so a payload must not set that address.
 """
 
 import re
@@ -22,19 +22,19 @@ _ADDRESSES: Final = (
     ("repository", "url"),
     ("sender", "html_url"),
 )
-"""Where a payload says which GitHub it came from, best first; an installation's has no repository."""
+"""Paths of a payload that hold an address of its server, best first; an installation's has no repository."""
 
 
 def server_of(address: str) -> str:
     """Return the server of an address, such as https://github.com for https://api.github.com/repos/o/r.
 
-    It is empty for what isn't an address, and for plain HTTP, by which no token is sent.
+    It is empty for text that is no address, and for plain HTTP, over which no token is sent.
     """
     try:
         url = urlsplit(address)
     except ValueError:
         return ""
-    # User information never belongs into a variable.
+    # A variable never holds user information.
     host = url.netloc.rpartition("@")[2].lower().removesuffix(":443")
     if url.scheme != "https" or not _HOST.fullmatch(host):
         return ""
@@ -43,7 +43,7 @@ def server_of(address: str) -> str:
 
 
 def chosen(servers: Sequence[str], payload: Json) -> str:
-    """Return the server of a payload if it is one of those given, else the first of them; empty where there is none."""
+    """Return the server of a payload if it is one of those given, else the first of them, or an empty string."""
     said = (server_of(text(payload, *path)) for path in _ADDRESSES)
     return next((each for each in said if each in servers), next(iter(servers), ""))
 

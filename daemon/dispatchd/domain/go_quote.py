@@ -21,10 +21,10 @@ _DELETE: Final = 0x7F
 
 
 def go_quote(text: str) -> str:
-    """Return a text in double quotes, as Go source would have it.
+    """Return a text in double quotes, as in Go source.
 
-    A lone surrogate, which Go strings can't hold, becomes the replacement character as Go's own JSON
-    decoder makes of it. Which characters are printable depends on the Unicode version of either side.
+    Go strings can't hold a lone surrogate: it becomes the replacement character, as in Go's own JSON
+    decoder. The printable characters depend on the Unicode version of either side.
     """
     return '"' + "".join(_quoted(letter) for letter in text) + '"'
 

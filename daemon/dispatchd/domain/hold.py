@@ -1,7 +1,7 @@
-"""How long a pull may be held: shorter after cuts on the way, growing back when polls come through.
+"""Length of a held pull: shorter after cuts on the way, longer again when polls come through.
 
-Proxies close idle connections after a minute or two. A cut poll is an empty poll, and the next one asks
-for less; see contracts/README.md, long poll.
+Proxies close idle connections after a minute or two. A cut poll counts as empty, and the next one asks
+for a shorter hold; see contracts/README.md, long poll.
 """
 
 from typing import Final, Self
@@ -9,7 +9,7 @@ from typing import Final, Self
 from attrs import evolve, frozen
 
 FLOOR_S: Final = 15.0
-"""The shortest hold that is asked for after cuts (seconds), unless the configured one is shorter still."""
+"""Shortest hold to ask for after cuts (seconds), unless the configured one is shorter."""
 
 _SHRINK: Final = 0.8
 _GROW: Final = 1.25
@@ -17,18 +17,18 @@ _GROW: Final = 1.25
 
 @frozen(kw_only=True)
 class Hold:
-    """The hold to ask for next (`now_s`) and the configured one (`longest_s`), in seconds."""
+    """Hold to ask for next (`now_s`) and configured hold (`longest_s`), in seconds."""
 
     longest_s: float
     now_s: float
 
     @classmethod
     def of(cls, longest_s: float) -> Self:
-        """Return the hold to begin with."""
+        """Return the first hold."""
         return cls(longest_s=longest_s, now_s=longest_s)
 
     def up_to(self, longest_s: float) -> Self:
-        """Return the hold under the configured one, which a reload may have changed."""
+        """Return the hold, limited by the configured one, which a reload may have changed."""
         return self if longest_s == self.longest_s else self.of(longest_s)
 
     def after_cut(self, held_s: float) -> Self:

@@ -1,4 +1,4 @@
-"""Headers of HTTP answers, whoever wrote them: one that can't be read counts as absent."""
+"""Headers of HTTP answers, from any server: one that can't be read counts as absent."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,14 +8,14 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 _YEARS: Final = range(1970, 9000)
-"""The years of a date that counts; what is added to it has to stay below 10,000 (`datetime.MAXYEAR`)."""
+"""Years of a valid date. A sum with it has to stay below the year 10,000 (`datetime.MAXYEAR`)."""
 
 
 def http_date(value: str) -> datetime | None:
     """Return the time in an HTTP date (RFC 9110, 5.6.7), in UTC, or None."""
     try:
         date = parsedate_to_datetime(value)
-        # A date without a zone is none.
+        # A date without a zone is invalid.
         found = None if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
@@ -25,7 +25,7 @@ def http_date(value: str) -> datetime | None:
 def seconds(value: str) -> float | None:
     """Return a number of seconds (RFC 9110, 10.2.3, delay-seconds), or None."""
     value = value.strip()
-    # The longest that counts is a time since the epoch.
+    # Twelve digits hold the longest valid value, a time since the epoch.
     return float(value[:12]) if value.isascii() and value.isdigit() else None
 
 
@@ -38,5 +38,5 @@ def query_of(address: str) -> Mapping[str, str]:
 
 
 def no_cookies() -> CookieJar:
-    """Return a jar that keeps nothing: one cookie that can't be sent would break every later call."""
+    """Return a jar that stores nothing: one cookie that can't be sent would break every later call."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))

@@ -1,7 +1,7 @@
-"""Whether this machine takes new jobs, by the will of its operator.
+"""Intake of new jobs on this machine, as its operator set it.
 
-A drain empties the machine: what has not started goes back, what has started ends, and after the deadline it
-is ended. A pause only takes nothing new. Both last until a resume, over restarts.
+A drain empties the machine: jobs that have not started are handed back, jobs that have started run to their end,
+and the deadline ends the rest. A pause only stops new jobs. Both last until a resume, over restarts.
 """
 
 from datetime import datetime
@@ -11,19 +11,19 @@ from attrs import frozen
 
 
 class Mode(StrEnum):
-    """What an operator wants; the values are those on disk and on the control socket."""
+    """Intake mode; the values are those on disk and on the control socket."""
 
     PULLING = "pulling"
-    """Jobs are taken."""
+    """New jobs are taken."""
     PAUSED = "paused"
-    """None is taken; what was taken goes on."""
+    """No new job is taken; the jobs that the machine has go on."""
     DRAINING = "draining"
-    """None is taken; what has not started is handed back, the rest ends."""
+    """No new job is taken. Jobs that have not started are handed back; the others run to their end."""
 
 
 @frozen(kw_only=True)
 class Intake:
-    """The will of the operator; `until` is when a drain ends what still runs (None: never)."""
+    """Intake as the operator set it. `until` is when a drain ends the jobs that still run (None: never)."""
 
     mode: Mode = Mode.PULLING
     reason: str = ""
@@ -32,7 +32,7 @@ class Intake:
 
     @property
     def obstacle(self) -> str:
-        """Why no job is pulled, in words; empty if they are."""
+        """Reason why no job is pulled, in words; empty if jobs are pulled."""
         if self.mode is Mode.PULLING:
             return ""
         why = f" ({self.reason})" if self.reason else ""

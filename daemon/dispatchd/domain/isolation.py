@@ -1,4 +1,4 @@
-"""Isolation of runs: the walls, networks and homes that a workflow can choose."""
+"""Isolation of runs: walls, networks and home folders that a workflow can choose."""
 
 from enum import StrEnum
 
@@ -7,30 +7,30 @@ class Isolation(StrEnum):
     """Wall between a run and the rest of the machine."""
 
     SANDBOX = "sandbox"
-    """The kernel's wall around each process of it: Landlock, a filter of system calls, no new privileges."""
+    """Kernel restrictions on each of its processes: Landlock, a filter of system calls, no new privileges."""
     BUBBLEWRAP = "bubblewrap"
-    """Namespaces of its own, made by bwrap(1): other files and processes aren't there at all."""
+    """Namespaces of its own, made by bwrap(1): other files and processes are invisible."""
     CONTAINER = "container"
     """A container of an image, run by podman(1)."""
     NONE = "none"
-    """Nothing: it may do whatever the daemon's user may."""
+    """No wall: the run may do whatever the daemon's user may."""
 
 
 class Network(StrEnum):
     """Network of a run, where its isolation can choose."""
 
     HOST = "host"
-    """That of the machine; for a container the one that podman gives it."""
+    """Network of the machine; for a container the one that podman gives it."""
     NONE = "none"
-    """None but a loopback of its own."""
+    """No network but a loopback of its own."""
 
 
 class PullPolicy(StrEnum):
-    """When the image of a container is fetched from its registry."""
+    """Condition for fetching the image of a container from its registry."""
 
     NEVER = "never"
     MISSING = "missing"
-    """When the machine doesn't have it."""
+    """Fetch if the machine doesn't have it."""
     ALWAYS = "always"
 
 
@@ -38,10 +38,10 @@ class Home(StrEnum):
     """Home folder of an isolated run."""
 
     ATTEMPT = "attempt"
-    """A folder of the attempt's own, removed when it has ended."""
+    """A folder of the attempt's own, removed when the attempt has ended."""
     WORKFLOW = "workflow"
-    """A folder that all runs of the workflow share, but those of code from forks."""
+    """A folder that all runs of the workflow share, except those of code from forks."""
 
 
 CHOOSES_NETWORK = frozenset({Isolation.BUBBLEWRAP, Isolation.CONTAINER})
-"""The isolations that can take the network away."""
+"""Isolations that can run without a network."""

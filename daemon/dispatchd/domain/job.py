@@ -16,10 +16,11 @@ CANCEL: Final = "cancel"
 """The command of a job that ends another one."""
 
 _REPOSITORY: Final = re.compile(r"([\w-]+)/((?!\.{1,2}\Z)[\w.-]+)", re.ASCII)
-"""As GitHub has them: an owner without dots, and a name that may begin with one (`.github`), but isn't `.` or `..`."""
+"""Repository names as at GitHub: an owner without dots, and a name that may begin with a dot (`.github`),
+but isn't `.` or `..`."""
 
 STEPS_KEPT: Final = 16
-"""How many of its last steps a record keeps (count)."""
+"""Most steps in a record (count): the last ones."""
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 """Any JSON value."""
@@ -29,9 +30,9 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 class Job:
     """One unit of work as the endpoint hands it out, without payload and headers.
 
-    An empty string or None is a field that the endpoint left out. `claim_token` fences the claim
-    and is a secret; `lease_s` is the time, in seconds, for which the endpoint grants it. `from_fork` says
-    that the code that it runs comes from a fork, whose authors must not get at secrets.
+    An empty string or None is a field that the endpoint left out. `claim_token` fences the claim and is
+    a secret. `lease_s` is the time for which the endpoint grants the claim (seconds). `from_fork` is true
+    if the code comes from a fork, whose authors must not get secrets.
     """
 
     id: str
@@ -62,22 +63,22 @@ class Job:
 
     @property
     def is_cancel(self) -> bool:
-        """Whether this job asks for the end of another run instead of one of its own."""
-        # Dagu's worker takes it in any case.
+        """True if this job asks for the end of another run, and has no run of its own."""
+        # Dagu's worker compares without regard to case.
         return self.command.lower() == CANCEL
 
     @property
     def owner_and_name(self) -> tuple[str, str] | None:
-        """The two parts of the repository's name, or None where it isn't one (as GitHub has them)."""
+        """Owner and name of the repository, or None if the text is no valid name at GitHub."""
         found = _REPOSITORY.fullmatch(self.repository)
         return (found[1], found[2]) if found else None
 
 
 @frozen(kw_only=True)
 class ProcessIdentity:
-    """A process that can't be mistaken for another: pid, start time (clock ticks since boot), boot id.
+    """Identity of one process, never reused: pid, start time (clock ticks since boot), boot id.
 
-    A bare pid is reused by the kernel; see proc_pid_stat(5), field 22, and random(4), boot_id.
+    The kernel reuses a bare pid; see proc_pid_stat(5), field 22, and random(4), boot_id.
     """
 
     pid: int
@@ -87,10 +88,10 @@ class ProcessIdentity:
 
 @frozen(kw_only=True)
 class Attempt:
-    """One process start of a run, with the terms that it was started under.
+    """One process start of a run, with the settings that it was started under.
 
-    A changed configuration doesn't touch what runs. `inactivity_s` and `output_max_bytes` 0 are no limit; `stop` is why the
-    daemon is ending it, and `stop_at` since when, both written before the signal.
+    A changed configuration doesn't change a running attempt. `inactivity_s` and `output_max_bytes` 0 are no limit.
+    `stop` is the reason why the daemon ends it, `stop_at` the time; both are written before the signal.
     """
 
     number: int
@@ -109,7 +110,7 @@ class Attempt:
 
 @frozen(kw_only=True)
 class Step:
-    """One line of a job's story: what happened, when, and the phase that it led to."""
+    """One entry of a job's history: the event, its time, and the phase that it led to."""
 
     at: datetime
     event: Event
@@ -125,9 +126,9 @@ class TrackedJob:
     """The durable record of a job, from pull until its finish has been acknowledged.
 
     `attempts` are oldest first, `steps` the last `STEPS_KEPT`, oldest first. `retry_at` is set in
-    `retry_wait` only, `blocked` (why a person has to decide) in `needs_attention` and while a run is
-    being ended for it, `verdict` from `finishing` on; a record in history without a verdict is a job
-    that was given back, with none of it running.
+    `retry_wait` only. `blocked` is the reason why a person has to decide: it is set in `needs_attention`, and
+    while a run is being ended for it. `verdict` is set from `finishing` on. A record in history without a
+    verdict is a job that was handed back, with none of it running.
     """
 
     job: Job
@@ -137,7 +138,7 @@ class TrackedJob:
     changed_at: datetime
     attempts: tuple[Attempt, ...] = ()
     start_failures: int = 0
-    """Number of failed starts in a row before the command of the next attempt began."""
+    """Failed starts in a row before the command of the next attempt began (count)."""
     retry_at: datetime | None = None
     blocked: str = ""
     verdict: Verdict | None = None
@@ -145,7 +146,7 @@ class TrackedJob:
 
     @classmethod
     def received(cls, job: Job, *, now: datetime) -> Self:
-        """Return the first record of a job: the run's id is the job's, so that a job has one run."""
+        """Return the first record of a job. The run's id is the job's, so that a job has one run."""
         return cls(
             job=job,
             run_id=job.id,
@@ -155,9 +156,9 @@ class TrackedJob:
         )
 
     def come_again(self, job: Job, *, now: datetime) -> Self:
-        """Return the first record of a job that was given back and is handed out again.
+        """Return the first record of a job that was handed back and has been handed out again.
 
-        Attempts that it has had keep their numbers, and count. It is later than the record before.
+        Its earlier attempts keep their numbers, and count. Its time is later than that of the record before.
         """
         later = max(now, self.changed_at + timedelta.resolution)
         return evolve(self.received(job, now=later), attempts=self.attempts)
@@ -181,7 +182,7 @@ class TrackedJob:
             raise InvalidTransition(
                 job_id=self.job.id, phase=self.phase, event=event, story=story
             )
-        # Of two records of a job the one changed last counts, also where the clock was set back between them.
+        # Of two records of a job the one changed last is valid, even if the clock was set back between them.
         now = max(now, self.changed_at)
         steps = (*self.steps, Step(at=now, event=event, phase=phase))[-STEPS_KEPT:]
         # The first verdict stands: a message that arrives late can't rewrite how a run ended.
@@ -203,7 +204,7 @@ class TrackedJob:
         return self.attempts[-1] if self.attempts else None
 
     def with_attempt(self, attempt: Attempt) -> Self:
-        """Return the record with this attempt added, or put in the place of the one with its number."""
+        """Return the record with this attempt added, or in place of the one with the same number."""
         kept = tuple(each for each in self.attempts if each.number != attempt.number)
         return evolve(self, attempts=(*kept, attempt))
 
@@ -230,14 +231,14 @@ class TrackedJob:
                 claim_token=job.claim_token,
                 lease_s=job.lease_s,
                 extensions=job.extensions,
-                # A release that didn't know forks may have stored the job without the word.
+                # A release that didn't know forks may have stored the job without `from_fork`.
                 from_fork=self.job.from_fork or job.from_fork,
             ),
         )
 
     @property
     def queued_at(self) -> datetime:
-        """Since when it waits for its first attempt: from the pull, or from when a person let it go on."""
+        """Time from which the job waits for its first attempt: the pull, or the last retry that a person chose."""
         resolved = [
             each.at for each in self.steps if each.event is Event.RESOLVED_RETRY
         ]
@@ -245,17 +246,17 @@ class TrackedJob:
 
     @property
     def was_given_back(self) -> bool:
-        """Whether the job left without a verdict, so that it may come again."""
+        """True if the job left without a verdict, so that it may be handed out again."""
         return self.phase is Phase.HISTORY and self.verdict is None
 
     @property
     def is_unstarted(self) -> bool:
-        """Whether no process of the job has existed, so that it can be handed back."""
+        """True if no process of the job has existed, so that it can be handed back."""
         return self.phase in UNSTARTED and not self.attempts
 
     @property
     def is_wanted_dead(self) -> bool:
-        """Whether the daemon has decided to end the running attempt."""
+        """True if the daemon has decided to end the running attempt."""
         return (
             self.phase is Phase.RUNNING
             and self.attempt is not None
@@ -264,7 +265,7 @@ class TrackedJob:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether it is being ended, or has ended, because somebody wanted that."""
+        """True if the run is being ended, or has ended, because of a cancel."""
         if self.verdict is not None:
             return self.verdict.cause is FailureCause.CANCELLED
         attempt = self.attempt
@@ -277,7 +278,7 @@ class TrackedJob:
     def after_answer(self, event: Event, now: datetime) -> Self:
         """Return the record after an answer of the endpoint about the job's newest claim.
 
-        A claim that is lost before an attempt has a process ends the start: only what runs goes on.
+        If a claim is lost before an attempt has a process, the start ends: only running attempts go on.
         """
         attempt = self.attempt
         is_starting = (
@@ -292,9 +293,9 @@ class TrackedJob:
         return undone.advance(Event.ATTEMPT_NEVER_STARTED, now).advance(event, now)
 
     def ending(self, cause: FailureCause, now: datetime) -> Self:
-        """Return the record with its running attempt, if it has one, to be ended.
+        """Return the record with its running attempt, if it has one, marked to be ended.
 
-        The first cause stands, but for a cancel: whoever wants an end doesn't want another attempt.
+        The first cause stands, except before a cancel: whoever cancels doesn't want another attempt.
         """
         attempt = self.attempt
         if self.phase is not Phase.RUNNING or attempt is None:

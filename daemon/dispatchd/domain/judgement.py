@@ -1,4 +1,4 @@
-"""From what is known of an attempt that is over to what it means, and the sentences that say so."""
+"""Judgement of an attempt that is over: its meaning, and the sentences that say so."""
 
 from collections.abc import Callable, Mapping
 from signal import Signals
@@ -14,10 +14,11 @@ from dispatchd.domain.result import NoResult, ResultStatus, RunResult
 from dispatchd.domain.run_event import Story
 
 _NAMED: Final = 5
-"""Largest number of unkillable processes that a summary names."""
+"""Most unkillable processes that a summary names (count)."""
 
 _SIGNAL_BASE: Final = 128
-"""A shell reports a command that signal n ended as 128 + n (POSIX.1-2017, Shell, 2.8.2)."""
+"""Offset of exit codes for signals: a shell reports a command that signal n ended as 128 + n
+(POSIX.1-2017, Shell, 2.8.2)."""
 
 _SHELL_HINTS: Final = {
     126: " (a shell's code for: found, but can't be executed)",
@@ -46,11 +47,11 @@ _SUCCESSES: Final = (Outcome.SUCCEEDED, Outcome.PARTIALLY_SUCCEEDED)
 
 @frozen(kw_only=True)
 class Evidence:
-    """All that an attempt has left behind.
+    """Everything that an attempt has left behind.
 
     `result` is None under the plain contract, which has none. `missing` are required artifacts that
-    aren't there. `parked_for` is an operator's reason to park it. `output_left_out` is how much was cut out of its output (bytes). `duration_s` is seconds from start to
-    end.
+    were not found. `parked_for` is an operator's reason to park it. `output_left_out` is the size of the part
+    that was cut out of its output (bytes). `duration_s` is the time from start to end (seconds).
     """
 
     end: Exit
@@ -66,7 +67,7 @@ class Evidence:
 
 @frozen
 class Judgement:
-    """What an attempt's end means; `summary` is for people and may hold what the command said."""
+    """Meaning of an attempt's end. `summary` is for people, and may quote the command."""
 
     ending: Ending
     ruling: Ruling
@@ -77,8 +78,8 @@ def judge(evidence: Evidence, stop: FailureCause | None) -> Judgement:
     """Judge an attempt.
 
     Args:
-        evidence: What it has left behind.
-        stop: Why the daemon ended it, where it did; the first decision names the cause.
+        evidence: Everything that the attempt left behind.
+        stop: The reason why the daemon ended it, if it did; the first decision names the cause.
     """
     survivors = evidence.end.survivors
     if survivors:
@@ -98,7 +99,7 @@ def judge(evidence: Evidence, stop: FailureCause | None) -> Judgement:
 def never_started(
     contract: Contract, ending: Ending, why: str, *, starts: int = 1
 ) -> Judgement:
-    """Judge an attempt that could not get a process, in so many starts (count), the newest one for a reason."""
+    """Judge an attempt that never got a process, after `starts` starts (count); `why` is the reason of the last one."""
     tried = f" It was tried {starts} times." if starts > 1 else ""
     words = f"Nothing was run: {why}.{tried}"
     return Judgement(ending, TABLE[contract][ending], words)
@@ -124,7 +125,7 @@ def signal_name(code: int) -> str | None:
 
 def _ending(evidence: Evidence, stop: FailureCause | None) -> Ending:
     if stop is not FailureCause.CANCELLED and evidence.story.blocked is not None:
-        # It asked for a person; however it ended then, another attempt would only ask again.
+        # The run asked for a person. However it ended, another attempt would only ask again.
         return Ending.BLOCKED
     if stop is not None:
         return _STOPS[stop]
@@ -170,7 +171,7 @@ def _lacking(evidence: Evidence, after: str) -> str:
 
 
 def _asked(evidence: Evidence, after: str) -> str:
-    # Exit 3 under the plain contract is a failure like any other.
+    # Under the plain contract exit 3 is a failure like any other.
     if evidence.contract is Contract.PLAIN:
         return _exited(evidence, after)
     if isinstance(evidence.result, RunResult):
@@ -215,11 +216,11 @@ _SENTENCES: Final[Mapping[Ending, Callable[[Evidence, str], str]]] = MappingProx
         Ending.MISSING_FAIL: _lacking,
     }
 )
-"""The first sentence of a summary; for the endings that aren't here it is about the exit code."""
+"""First sentence of a summary, by ending. For the others it is about the exit code."""
 
 
 def _notes(evidence: Evidence, ending: Ending) -> list[str]:
-    """Return the sentences about what else an operator wants to know."""
+    """Return the sentences about everything else that an operator wants to know."""
     end, story = evidence.end, evidence.story
     notes = []
     if ending in (Ending.EXIT_1, Ending.EXIT_2) and isinstance(
@@ -241,7 +242,7 @@ def _notes(evidence: Evidence, ending: Ending) -> list[str]:
 
 
 def _left_out(evidence: Evidence) -> list[str]:
-    """Return the sentences about what of an attempt's words isn't read or kept."""
+    """Return the sentences about the parts of an attempt's texts that aren't read or stored."""
     story, notes = evidence.story, []
     if evidence.output_left_out:
         mib = -(-evidence.output_left_out // (1024 * 1024))
@@ -262,7 +263,7 @@ def _flood(story: Story) -> str:
 
 
 def _taken(usage: Usage) -> list[str]:
-    """Return the sentences about what an attempt took of the machine."""
+    """Return the sentences about the resources that an attempt used."""
     notes = []
     if usage.oom_kills:
         notes.append(

@@ -1,4 +1,4 @@
-"""What an engine needs to know to start one attempt."""
+"""Start of one attempt, as an engine needs it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +12,10 @@ from dispatchd.domain.secret import SecretSource
 
 @frozen(kw_only=True)
 class Checkout:
-    """What a workspace is to hold before a command starts.
+    """Content of a workspace before its command starts.
 
-    `url` is a repository's address without credentials; `sha` a full commit id in hex, or empty for the
-    tip of `ref`; `ref` a full git ref, or empty for the default branch; `timeout_s` is for all of it.
+    `url` is a repository's address without credentials. `sha` is a full commit id in hex, or empty for the
+    tip of `ref`. `ref` is a full git ref, or empty for the default branch. `timeout_s` is the limit for all of it.
     """
 
     url: str
@@ -28,14 +28,17 @@ class Checkout:
 class Launch:
     """One attempt, ready to start.
 
-    `command` is the argument vector, its first item an absolute path; `env` is the child's whole
-    environment, of which `base_env` doesn't come from job or workflow, but for `secrets`, which the engine gets
-    at the last moment, and `given`, secrets that the endpoint has given for this attempt, both by variable;
-    `folder` belongs to the engine, which keeps there what it needs to find the attempt again; stdout and stderr
-    are appended to `output_file`. With a `checkout` the workspace is filled first, by means of `token`.
-    With an isolation the command reaches its `workspace` and its own `files`, reads its `inputs`, and reaches what the
-    owner has added (`read_paths`, `write_paths`); never `hidden_paths`, the files with secrets. `temporary` is its own
-    folder for temporary files, a part of `files`; `home` is one that it shares with other runs; a container is made from `image`, fetched as `pull` says.
+    `command` is the argument vector; its first item is an absolute path. `env` is the whole environment of the
+    child, but for the secrets. `base_env` is the part of it that comes neither from the job nor from the workflow.
+    `secrets`, by variable, are read by the engine at the last moment. `given` are secrets that the endpoint gave
+    for this attempt, by variable. `folder` belongs to the engine, which stores there what it needs to find the
+    attempt again. stdout and stderr are appended to `output_file`. With a `checkout` the workspace is filled first,
+    by means of `token`.
+
+    With an isolation the command can write its `workspace` and its own `files`, and read its `inputs`. The owner may
+    add `read_paths` and `write_paths`. `hidden_paths`, the files with secrets, are never reachable. `temporary` is its
+    own folder for temporary files, a part of `files`; `home` is a home folder that it shares with other runs. A
+    container is made from `image`, fetched as `pull` says.
     """
 
     run_id: str

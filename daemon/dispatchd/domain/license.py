@@ -1,6 +1,6 @@
-"""A license: what its token claims, and what that is worth at a point in time.
+"""License: the claims of its token, and their status at a point in time.
 
-Times are checked here and not by the library that checks the signature, so that a clock can be passed in.
+Times are checked here, and not by the library that checks the signature, so that a clock can be passed in.
 """
 
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from dispatchd.domain.job import Json
 from dispatchd.errors import LicenseInvalid
 
 DEFAULT_GRACE_DAYS: Final = 14.0
-"""For how long an expired token still counts where it doesn't say itself (days)."""
+"""Grace period of a token that doesn't set one (days)."""
 
 LEEWAY: Final = timedelta(seconds=60)
-"""How far a token's times may lie ahead of this machine's clock, which is never exact."""
+"""Tolerance for a token's times that lie ahead of this machine's clock, which is never exact."""
 
 _LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC).timestamp()
 
 
 class LicenseSource(StrEnum):
-    """Where a license comes from, in the order in which they are looked for."""
+    """Sources of a license, in the order in which they are tried."""
 
     INLINE_TOKEN = "DISPATCHD_LICENSE"  # noqa: S105  # a variable's name
     INLINE_KEY = "DISPATCHD_LICENSE_KEY"
@@ -33,27 +33,27 @@ class LicenseSource(StrEnum):
 
     @property
     def heartbeats(self) -> bool:
-        """Whether the endpoint knows this machine under it, so that it is refreshed and gives credentials."""
+        """True if the endpoint knows this machine under it: then it is refreshed, and it gives credentials."""
         return self not in (LicenseSource.INLINE_TOKEN, LicenseSource.FILE)
 
 
 class Worth(StrEnum):
-    """What a license is worth now."""
+    """Status of a license at a point in time."""
 
     VALID = "valid"
     GRACE = "grace"
-    """Expired, and still good for a while."""
+    """Expired, but still accepted during the grace period."""
     EXPIRED = "expired"
     NOT_YET = "not yet valid"
 
 
 VERSION: Final = 1
-"""The newest version of claims that is known (claim `cv`)."""
+"""Newest known version of claims (claim `cv`)."""
 
 
 @frozen(kw_only=True)
 class Claims:
-    """What a token says, once its signature has been checked. `grace_days` None means the default."""
+    """Claims of a token whose signature has been checked. `grace_days` None means the default."""
 
     license_id: str
     version: int = 1
@@ -70,7 +70,7 @@ class Claims:
 
     @property
     def grace_until(self) -> datetime | None:
-        """When the grace period ends; None for a license that never expires."""
+        """End of the grace period; None for a license that never expires."""
         if self.expires_at is None:
             return None
         days = DEFAULT_GRACE_DAYS if self.grace_days is None else self.grace_days
@@ -80,7 +80,7 @@ class Claims:
             return datetime.max.replace(tzinfo=UTC)
 
     def worth(self, now: datetime) -> Worth:
-        """Return what the license is worth at a time."""
+        """Return the status of the license at a time."""
         if max(self.issued_at, self.not_before or self.issued_at) > now + LEEWAY:
             return Worth.NOT_YET
         if self.expires_at is None or now < self.expires_at:
@@ -93,7 +93,7 @@ def claims_from(document: Mapping[str, Json]) -> Claims:
     """Return the claims in a token's payload (RFC 7519, and our own: contracts/README.md, license).
 
     Raises:
-        LicenseInvalid: One is missing or of another kind.
+        LicenseInvalid: A claim is missing or of another kind.
     """
     features = document.get("features", [])
     if not isinstance(features, list) or not all(type(f) is str for f in features):
@@ -120,10 +120,10 @@ def claims_from(document: Mapping[str, Json]) -> Claims:
 
 
 def _version(document: Mapping[str, Json]) -> int:
-    """Return the version of the claims: what a newer one means, and limits, isn't known here.
+    """Return the version of the claims. The meaning and limits of a newer version are unknown here.
 
     Raises:
-        LicenseInvalid: It is none that is known.
+        LicenseInvalid: The version is unknown.
     """
     version = _number(document, "cv") or 1
     if version > VERSION:
@@ -165,18 +165,18 @@ def _time(document: Mapping[str, Json], name: str) -> datetime | None:
 
 @frozen(kw_only=True)
 class Fingerprint:
-    """Hashes of what tells machines apart (hex of 64, or empty where it can't be read).
+    """Hashes of the traits that tell machines apart (64 hex digits, or empty where one can't be read).
 
     Two machines with one identity steal each other's jobs. A cloned disk has the same server id, so an
-    activation remembers what a clone doesn't copy: the machine id (machine-id(5), which tools that clone
-    reset) and the board's UUID, where this user may read it.
+    activation stores what a clone doesn't copy: the machine id (machine-id(5), which tools that clone
+    reset) and the hardware's UUID, where this user may read it.
     """
 
     machine_id: str = ""
     product_uuid: str = ""
 
     def difference(self, other: "Fingerprint") -> str:
-        """Return in what two are certainly different, in words; empty if nothing says so."""
+        """Return the traits in which two machines certainly differ, in words; empty if there is no evidence."""
         for name, mine, others in (
             ("machine id", self.machine_id, other.machine_id),
             ("product UUID", self.product_uuid, other.product_uuid),
@@ -187,7 +187,7 @@ class Fingerprint:
 
 
 class Refusal(StrEnum):
-    """That the endpoint doesn't want this machine any more."""
+    """Reason why the endpoint doesn't accept this machine any more."""
 
     REVOKED = "revoked"
     DEACTIVATED = "deactivated"
@@ -195,7 +195,7 @@ class Refusal(StrEnum):
 
 @frozen(kw_only=True)
 class Activation:
-    """What the endpoint gave this machine for a key; `key_hash` is the key's SHA-256 in hex.
+    """Answer of the endpoint to an activation. `key_hash` is the key's SHA-256 in hex.
 
     `token` and `heartbeat_secret` are secrets.
     """
@@ -212,7 +212,7 @@ class Activation:
 
 @frozen(kw_only=True)
 class LicenseStatus:
-    """What is known of this machine's license; `flaw` is why there is none, or why it can't be used."""
+    """Status of this machine's license. `flaw` is the reason why there is none, or why it can't be used."""
 
     source: LicenseSource | None = None
     claims: Claims | None = None
@@ -225,7 +225,7 @@ class LicenseStatus:
 
     @property
     def obstacle(self) -> str:
-        """Why no job may be pulled under it; empty if they may."""
+        """Reason why no job may be pulled under it; empty if jobs may be pulled."""
         if self.flaw:
             return self.flaw
         if self.claims is None or self.source is None:
@@ -238,7 +238,7 @@ class LicenseStatus:
 
     @property
     def has_credentials(self) -> bool:
-        """Whether calls can be made with it: also to report runs, when no new jobs may be pulled."""
+        """True if calls can be made with it. Runs are reported even when no new jobs may be pulled."""
         usable = self.source is not None and self.source.heartbeats
         return usable and self.claims is not None and not self._incomplete()
 

@@ -1,4 +1,4 @@
-"""How a run ended: the outcome, the failure cause, and what is known of an attempt that is over."""
+"""End of a run: the outcome, the failure cause, and the facts about an attempt that is over."""
 
 from enum import StrEnum
 
@@ -9,50 +9,50 @@ from dispatchd.domain.resources import Usage
 
 
 class Outcome(StrEnum):
-    """How a run ended; the values travel on the wire as `result_status`."""
+    """Outcome of a run; the values travel on the wire as `result_status`."""
 
     SUCCEEDED = "succeeded"
     PARTIALLY_SUCCEEDED = "partially_succeeded"
     FAILED = "failed"
     ABORTED = "aborted"
-    """Somebody ended it."""
+    """Ended by somebody."""
     REJECTED = "rejected"
-    """It was never run, because it can't be run here."""
+    """Never run, because it can't be run here."""
 
 
 class FailureCause(StrEnum):
     """The structured reason beside an outcome that isn't a success."""
 
     EXIT_CODE = "exit-code"
-    """The command itself said that it failed, by its exit code or its result."""
+    """The command itself reported failure, by its exit code or its result."""
     SIGNAL = "signal"
     MAX_DURATION = "max-duration"
     INACTIVITY_TIMEOUT = "inactivity-timeout"
     SPAWN = "spawn"
-    """Nothing could be started: the program, or a secret that it needs, isn't there."""
+    """Nothing could be started: the program, or a secret that it needs, was not found."""
     LOST = "lost"
     """The process is gone and left no exit code, as after a power cut."""
     CONTRACT_VIOLATION = "contract-violation"
-    """A headless command left no result, or none that keeps the contract."""
+    """A headless command left no result, or an invalid one."""
     MISSING_ARTIFACT = "missing-artifact"
     WORKSPACE = "workspace"
-    """The job's repository could not be laid out."""
+    """The job's repository could not be checked out."""
     UNKNOWN_WORKFLOW = "unknown-workflow"
     INVALID_JOB = "invalid-job"
     CANCELLED = "cancelled"
     NEEDS_INPUT = "needs-input"
-    """A person has, or had, to decide."""
+    """A person has to decide, or had to."""
     QUEUE_TIMEOUT = "queue-timeout"
-    """It waited too long for a slot."""
+    """The job waited too long for a slot."""
     NO_TARGET = "no-target"
-    """A cancel job for which nothing is left to cancel."""
+    """A cancel job found nothing left to cancel."""
     UNKILLABLE = "unkillable"
-    """Something of it can't be ended, and was given up."""
+    """A process of the run can't be ended, and was given up."""
 
 
 @frozen(kw_only=True)
 class Verdict:
-    """The end of a run, as it is stored and reported; `summary` is one or a few sentences."""
+    """End of a run, as it is stored and reported. `summary` is one or a few sentences."""
 
     outcome: Outcome
     cause: FailureCause | None = None
@@ -61,7 +61,7 @@ class Verdict:
 
 @frozen(kw_only=True)
 class Survivor:
-    """A process that can't be ended; `name` is the command's, as the kernel shortens it."""
+    """Process that can't be ended. `name` is the command's, as the kernel shortens it."""
 
     pid: int
     name: str
@@ -74,7 +74,7 @@ class Survivor:
 
 @frozen(kw_only=True)
 class Cleared:
-    """The processes that an attempt left behind: the number of those that were ended (count), and the others."""
+    """Processes that an attempt left behind: the number of those that were ended (count), and the others."""
 
     ended: int = 0
     survivors: tuple[Survivor, ...] = ()
@@ -82,12 +82,12 @@ class Cleared:
 
 @frozen(kw_only=True)
 class Exit:
-    """What is known of an attempt that has ended.
+    """Facts about an attempt that has ended.
 
     `code` is the command's exit code as a POSIX shell reports it (128 + n for signal n), or None where
-    the process vanished without one. `leftovers` counts processes of the run that outlived their
-    leader and were ended, `survivors` are those that could not be. `escalated` is true where SIGKILL was needed. `usage` is None where no
-    control group counted.
+    the process vanished without one. `leftovers` is the number of processes of the run that outlived their
+    leader and were ended; `survivors` are those that could not be ended. `escalated` is true where SIGKILL
+    was needed. `usage` is None where no control group measured it.
     """
 
     code: int | None

@@ -1,9 +1,9 @@
-"""The outputs of a run: what a command has written to the file that `GITHUB_OUTPUT` names.
+"""Outputs of a run: the content of the file that `GITHUB_OUTPUT` names.
 
-Read as GitHub's runner reads it on Linux (actions/runner, FileCommandManager.cs): lines `NAME=VALUE`, or
-`NAME<<DELIMITER`, the lines of the value, and the delimiter alone. Only a line feed ends a line. Where the
-runner fails a step for a line that it can't read, that line alone is left out here: a run is judged by its
-exit code and its result.
+The file is read as GitHub's runner reads it on Linux (actions/runner, FileCommandManager.cs): lines `NAME=VALUE`,
+or `NAME<<DELIMITER`, the lines of the value, and the delimiter alone. Only a line feed ends a line. Where the
+runner fails a step for an invalid line, only that line is left out here: a run is judged by its exit code and
+its result.
 """
 
 import re
@@ -16,25 +16,25 @@ from attrs import define, field, frozen
 KIB: Final = 1024
 
 MOST: Final = 100
-"""How many outputs are reported (count)."""
+"""Most outputs that are reported (count)."""
 
 LARGEST: Final = 64 * KIB
-"""How much all outputs of a run have together (bytes of UTF-8, names and values)."""
+"""Most bytes of all outputs of a run together (UTF-8, names and values)."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 _REASONS: Final = 5
-"""How many reasons are kept (count): a file of a million bad lines is told in one line of the log."""
+"""Most reasons that are stored (count): a file with a million invalid lines takes one line of the log."""
 
 _LONGEST_NAME_TOLD: Final = 100
-"""How much of a name is repeated in a reason (characters)."""
+"""Longest part of a name that a reason repeats (characters)."""
 
 
 @frozen(kw_only=True)
 class Outputs:
-    """Values by name, in the order of their first appearance, and what was left out of them.
+    """Values by name, in the order of their first appearance, and the outputs left out.
 
-    `reasons` are the first ones, in order; they quote no value.
+    `reasons` are those of the first outputs left out, in order; they quote no value.
     """
 
     values: Mapping[str, str]
@@ -43,7 +43,7 @@ class Outputs:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What was left out, in words; empty if nothing was."""
+        """Outputs that were left out, in words; empty if there are none."""
         untold = self.left_out - len(self.reasons)
         return (*self.reasons, f"and {untold} more outputs") if untold else self.reasons
 
@@ -78,7 +78,7 @@ class _Collected:
 def parse(text: str, *, cut: bool = False) -> Outputs:
     """Return the outputs in the text of a file; of those with one name the last counts. Raises nothing.
 
-    `cut` says that the text is only the beginning of the file; then its last, broken line does not count.
+    If `cut` is true, the text is only the beginning of the file, and its last, broken line does not count.
     """
     found = _Collected()
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
@@ -102,7 +102,7 @@ def parse(text: str, *, cut: bool = False) -> Outputs:
 def _take_lines(
     found: _Collected, lines: Iterator[tuple[int, str]], head: tuple[int, str, str]
 ) -> None:
-    """Take a value of several lines: those up to its delimiter, which is in the head beside line and name."""
+    """Take a value of several lines, up to its delimiter, which is in `head` beside the line's number and the name."""
     number, name, delimiter = head
     value: list[str] = []
     for _, line in lines:
@@ -116,7 +116,7 @@ def _take_lines(
 def reported(outputs: Outputs, scrub: Callable[[str], str]) -> Outputs:
     """Return outputs as they are reported: without secrets, and within the limits.
 
-    What would exceed them, with its secrets or without, is left out; what comes after it may still fit.
+    An output that would exceed the limits, with its secrets or without, is left out. A later one may still fit.
     """
     found = _Collected(left_out=outputs.left_out, reasons=[*outputs.reasons])
     room = LARGEST

@@ -1,8 +1,8 @@
-"""What a run is told of its job: the names and values of its environment.
+"""Description of a job for its run: the names and values of its environment.
 
-Files always, strings only where short. The payload is hostile input (branch names, titles, comments), so a
-value of the wrong kind counts as absent, and one that is too long or could break a line is left out and
-named. Names as GitHub Actions has them; `GITHUB_ACTIONS` itself is never set, because tools that see it
+Everything is in files; short values are variables too. The payload is hostile input (branch names, titles,
+comments): a value of the wrong kind counts as absent. One that is too long, or could break a line, is left out
+and named. Names are those of GitHub Actions. `GITHUB_ACTIONS` itself is never set, because tools that see it
 write workflow commands into their output.
 """
 
@@ -21,25 +21,25 @@ from dispatchd.domain.payload import at, text
 KIB: Final = 1024
 
 LONGEST_VALUE: Final = 4 * KIB
-"""Longest value of a parameter (bytes of UTF-8); what is longer is still in the event file."""
+"""Longest value of a parameter (bytes of UTF-8); a longer one is still in the event file."""
 
 LONGEST_TEXT: Final = 64 * KIB
-"""From this size on payload and headers are given as files alone (bytes): Linux refuses a string of the
+"""Size from which payload and headers are given as files alone (bytes): Linux refuses a string of the
 environment over 128 KiB (execve(2), MAX_ARG_STRLEN)."""
 
 _WHOLE_TEXTS: Final = ("WEBHOOK_HEADERS", "WEBHOOK_PAYLOAD")
-"""Dagu's names for the JSON texts; these may be longer and have several lines."""
+"""Dagu's names for the JSON texts; only these may be longer and have several lines."""
 
 _BREAKS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Unicode's control characters (category Cc) and its two line separators."""
 
 ADDRESSES: Final = ("GITHUB_API_URL", "GITHUB_GRAPHQL_URL", "GITHUB_SERVER_URL")
-"""Where a run finds GitHub; a workflow's own `env` wins over these."""
+"""Variables with the addresses of GitHub; a workflow's own `env` wins over these."""
 
 
 @frozen
 class LeftOut:
-    """A parameter that could not be given as a variable, and why."""
+    """Parameter that could not be given as a variable, and the reason."""
 
     name: str
     reason: str
@@ -47,7 +47,7 @@ class LeftOut:
 
 @frozen
 class Parameters:
-    """Names and values, sorted by name, and what was left out of them."""
+    """Names and values, sorted by name, and the parameters left out."""
 
     values: Mapping[str, str]
     left_out: tuple[LeftOut, ...] = ()
@@ -55,7 +55,7 @@ class Parameters:
 
 @frozen(kw_only=True)
 class RunPaths:
-    """Where a run finds its files (absolute paths), and the JSON texts in two of them.
+    """Files of a run (absolute paths), and the JSON texts in two of them.
 
     `brief_file` and `result_file` are empty for a command that has neither.
     """
@@ -80,7 +80,7 @@ def derive(job: Job, payload: Json, servers: Sequence[str] = (PUBLIC,)) -> Param
     Args:
         job: The job.
         payload: The body of its event.
-        servers: The servers of GitHub that its workflow may mean, its own first.
+        servers: The GitHub servers that its workflow allows, its own first.
     """
     return _fitting(_derived(job, payload, chosen(servers, payload)))
 
@@ -88,7 +88,7 @@ def derive(job: Job, payload: Json, servers: Sequence[str] = (PUBLIC,)) -> Param
 def environment(
     job: Job, payload: Json, run: RunPaths, servers: Sequence[str] = (PUBLIC,)
 ) -> Parameters:
-    """Return everything that the environment of a run says about it; `servers` are those of `derive`."""
+    """Return all variables that describe a run to its command; `servers` are those of `derive`."""
     found = _derived(job, payload, chosen(servers, payload))
     return _fitting([*found, *_of_run(job, run)])
 
@@ -120,7 +120,7 @@ def _of_run(job: Job, run: RunPaths) -> Iterator[tuple[str, str]]:
     yield "GITHUB_RUN_ATTEMPT", str(run.attempt)
     yield "WEBHOOK_PAYLOAD_FILE", run.event_file
     yield "WEBHOOK_HEADERS_FILE", run.headers_file
-    # `null` stands for a job that came without.
+    # `null` stands for a job without a payload.
     yield "WEBHOOK_PAYLOAD", "" if run.payload_text == "null" else run.payload_text
     yield "WEBHOOK_HEADERS", "" if run.headers_text == "null" else run.headers_text
 
@@ -190,11 +190,11 @@ def _fitting(pairs: Iterable[tuple[str, str]]) -> Parameters:
 
 
 def _unfit(name: str, value: str) -> str:
-    """Return why a value can't be a variable, or an empty string."""
+    """Return the reason why a value can't be a variable, or an empty string."""
     whole = name in _WHOLE_TEXTS
     longest = LONGEST_TEXT - 1 if whole else LONGEST_VALUE
     try:
-        # Bytes are at least as many as characters: a payload of megabytes needs no encoding to be refused.
+        # A text has at least as many bytes as characters: a payload of megabytes needs no encoding to be refused.
         size = len(value) if len(value) > longest else len(value.encode())
     except UnicodeEncodeError:
         return "is not Unicode text"

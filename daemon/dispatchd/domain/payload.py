@@ -1,10 +1,10 @@
-"""Look into a payload without trusting it: what isn't of the expected kind counts as absent."""
+"""Look-ups in an untrusted payload: a value of another kind than expected counts as absent."""
 
 from dispatchd.domain.job import Json
 
 
 def at(payload: Json, *path: str) -> Json:
-    """Return what is at a path of names, or None."""
+    """Return the value at a path of names, or None."""
     for name in path:
         if not isinstance(payload, dict):
             return None

@@ -1,11 +1,11 @@
-"""Where a tracked job stands, and the only moves it can make.
+"""Phases of a tracked job, and the only transitions between them.
 
 The machine is data: `TRANSITIONS` maps (phase, event) to the next phase, and a pair that isn't in it
-is a bug. A repeated or late message that must be harmless is a row that stays where it is, so that
+is a bug. A repeated or late message that must be harmless is a row that stays in its phase, so that
 nothing outside this table decides what a duplicate means.
 
-Every phase but history owes exactly one action (`OWES`). Loops look for debts and pay them; a
-restarted daemon finds the same debts in the same records, so recovery is no special case.
+Every phase but history owes exactly one action (`OWES`). Loops look for owed actions and perform them. A
+restarted daemon finds the same owed actions in the same records, so recovery is no special case.
 """
 
 from collections.abc import Mapping
@@ -15,28 +15,28 @@ from typing import Final
 
 
 class Phase(StrEnum):
-    """Where a tracked job stands; the values are those on disk."""
+    """Phase of a tracked job; the values are those on disk."""
 
     PENDING_ACCEPT = "pending_accept"
-    """Durable here; the endpoint has not confirmed that the job is ours."""
+    """The job is durable here; the endpoint has not confirmed that it is ours."""
     ACCEPTED = "accepted"
-    """Ours; waits for a slot."""
+    """The job is ours, and waits for a slot."""
     RELEASING = "releasing"
-    """Not ours any more by our own will; the endpoint has not confirmed that it has it back."""
+    """We are handing the job back; the endpoint has not confirmed that it has it."""
     RUNNING = "running"
     """An attempt has, or is about to get, a process."""
     RETRY_WAIT = "retry_wait"
-    """A retry-safe failure; the next attempt has a time."""
+    """An attempt failed in a retry-safe way; the time of the next one is set."""
     NEEDS_ATTENTION = "needs_attention"
-    """Parked for a person; holds no slot."""
+    """The job is parked for a person; it holds no slot."""
     FINISHING = "finishing"
     """The outcome is decided; the endpoint has not acknowledged it."""
     HISTORY = "history"
-    """Nothing is owed any more."""
+    """Nothing is left to do."""
 
 
 class Event(StrEnum):
-    """What can happen to a tracked job."""
+    """Events of a tracked job."""
 
     REDELIVERED = "redelivered"
     """The endpoint handed the same job out again."""
@@ -63,17 +63,17 @@ class Event(StrEnum):
     CANCEL_REQUESTED = "cancel_requested"
     """Somebody wants the run to end."""
     START_FAILED = "start_failed"
-    """Nothing ran, for a reason that may pass; the attempt doesn't count, and its start is tried again."""
+    """Nothing ran, for a reason that may pass. The attempt doesn't count, and its start is tried again."""
     ATTEMPT_FAILED = "attempt_failed"
-    """A retry-safe failure within the budget."""
+    """An attempt failed in a retry-safe way, within the budget."""
     REJECTED = "rejected"
     """The job can't be run here: unknown workflow or broken contract."""
     DECIDED = "decided"
     """The outcome is known."""
     PARKED = "parked"
-    """Only a person can say how this goes on."""
+    """Only a person can decide how this goes on."""
     RESOLVED = "resolved"
-    """A person said how a parked job ends."""
+    """A person decided how a parked job ends."""
     RESOLVED_RETRY = "resolved_retry"
     """A person wants another attempt of a parked job."""
     FINISH_ACKNOWLEDGED = "finish_acknowledged"
@@ -109,7 +109,7 @@ OWES: Final[Mapping[Phase, Debt]] = MappingProxyType(
 )
 
 UNSTARTED: Final = frozenset({Phase.PENDING_ACCEPT, Phase.ACCEPTED})
-"""Phases before the next, or only, attempt; a job in one of them that has had none can be handed back."""
+"""Phases before the next, or only, attempt. A job in one of them that has had no attempt can be handed back."""
 
 ENDS: Final = frozenset(
     {
@@ -129,18 +129,18 @@ ENDS: Final = frozenset(
         Event.RELEASE_REFUSED,
     }
 )
-"""Events that end a run, an attempt or a job. They are recorded on a full disk too, because they give room back."""
+"""Events that end a run, an attempt or a job. They are recorded on a full disk too, because they free space."""
 
 _TOO_LATE: Final = frozenset(
     {Event.ATTEMPT_STARTING, Event.REJECTED, Event.DECIDED, Event.PARKED}
 )
-"""What was decided on a record that a person, a cancel or the endpoint has moved meanwhile."""
+"""Events that were decided on a record that a person, a cancel or the endpoint has moved meanwhile."""
 
 _RELEASE_ANSWERED: Final = frozenset({Event.RELEASED, Event.RELEASE_REFUSED})
-"""What comes too late where a cancel or another delivery has overtaken a release."""
+"""Events that come too late where a cancel or another delivery has overtaken a release."""
 
 _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
-    # What the run loop decided while it was accepted, before it was handed out again or resolved.
+    # Decisions of the run loop in `accepted`, made before the job was handed out again or resolved.
     Phase.PENDING_ACCEPT: frozenset(
         {
             Event.REDELIVERED,
@@ -155,8 +155,8 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
         {
             Event.REDELIVERED,
             Event.ACCEPT_CONFIRMED,
-            # A run is never given up because the endpoint lost patience: a late result is still a result.
-            # A start without a process is no run, and is taken back first (`TrackedJob.after_answer`).
+            # A run is never given up because its lease is lost: a late result is still a result.
+            # A start without a process is no run, and is reverted first (`TrackedJob.after_answer`).
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
             Event.ATTEMPT_STARTED,
@@ -191,7 +191,7 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
     ),
     Phase.HISTORY: frozenset(
         {
-            # Its finish is repeated, it is never run again (`loops/report.py`).
+            # Its finish is repeated; it is never run again (`loops/report.py`).
             Event.REDELIVERED,
             Event.ACCEPT_CONFIRMED,
             Event.ACCEPT_REFUSED,
@@ -213,7 +213,7 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.PENDING_ACCEPT, Event.CANCEL_REQUESTED): Phase.FINISHING,
     (Phase.PENDING_ACCEPT, Event.REJECTED): Phase.FINISHING,
     (Phase.PENDING_ACCEPT, Event.PARKED): Phase.NEEDS_ATTENTION,
-    # The new claim has not been accepted yet, and that must not be forgotten by a kill.
+    # The new claim has not been accepted yet; a kill must not lose that fact.
     (Phase.ACCEPTED, Event.REDELIVERED): Phase.PENDING_ACCEPT,
     (Phase.ACCEPTED, Event.ATTEMPT_STARTING): Phase.RUNNING,
     (Phase.ACCEPTED, Event.ACCEPT_REFUSED): Phase.HISTORY,
@@ -223,7 +223,7 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.ACCEPTED, Event.REJECTED): Phase.FINISHING,
     (Phase.ACCEPTED, Event.DECIDED): Phase.FINISHING,
     (Phase.ACCEPTED, Event.PARKED): Phase.NEEDS_ATTENTION,
-    # Once a release may be on its way, no accept of the same claim says anything: it is repeated until answered.
+    # Once a release may have been sent, an accept of the same claim proves nothing: the release is repeated.
     (Phase.RELEASING, Event.RELEASED): Phase.HISTORY,
     (Phase.RELEASING, Event.RELEASE_REFUSED): Phase.HISTORY,
     (Phase.RELEASING, Event.ACCEPT_REFUSED): Phase.HISTORY,
@@ -244,7 +244,7 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.RETRY_WAIT, Event.PARKED): Phase.NEEDS_ATTENTION,
     (Phase.NEEDS_ATTENTION, Event.CANCEL_REQUESTED): Phase.FINISHING,
     (Phase.NEEDS_ATTENTION, Event.RESOLVED): Phase.FINISHING,
-    # Through the fence again: while it was parked, the endpoint may have given the job to somebody else.
+    # Through the fence again: the endpoint may have given the parked job to another machine.
     (Phase.NEEDS_ATTENTION, Event.RESOLVED_RETRY): Phase.PENDING_ACCEPT,
     (Phase.FINISHING, Event.FINISH_ACKNOWLEDGED): Phase.HISTORY,
     (Phase.FINISHING, Event.FINISH_REFUSED): Phase.HISTORY,
@@ -257,7 +257,7 @@ TRANSITIONS: Final[Mapping[tuple[Phase, Event], Phase]] = MappingProxyType(
 
 
 def diagram() -> str:
-    """Return the moves of the table as a Mermaid state diagram, rows in table order."""
+    """Return the transitions of the table as a Mermaid state diagram, rows in table order."""
     lines = ["stateDiagram-v2", f"    [*] --> {Phase.PENDING_ACCEPT}: pulled"]
     lines += [
         f"    {before} --> {after}: {event}" for (before, event), after in _MOVE.items()

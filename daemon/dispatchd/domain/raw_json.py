@@ -1,7 +1,7 @@
 """Strict JSON (RFC 8259) whose top-level members keep their exact source text.
 
 A payload has to reach the command as the bytes that the endpoint sent. Decoding and encoding it again
-would change how numbers are written, so the text of a member is cut out instead.
+would change the form of numbers, so the text of a member is cut out instead.
 """
 
 import json
@@ -20,7 +20,7 @@ _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 @frozen
 class Member:
-    """One member of an object: its value, and the exact text that the value was read from."""
+    """Member of an object: its value, and the exact text from which the value was read."""
 
     value: Json
     text: str
@@ -30,7 +30,7 @@ def loads(text: str) -> Json:
     """Return the value of a JSON text.
 
     Raises:
-        ContractViolation: It isn't JSON, or holds NaN or Infinity, or is nested too deeply.
+        ContractViolation: The text isn't JSON, or holds NaN or Infinity, or is nested too deeply.
     """
     try:
         value: Json = _decoder.decode(_without_bom(text))
@@ -43,7 +43,7 @@ def members(text: str) -> dict[str, Member]:
     """Return the members of the object that a JSON text holds; of equal names the last one counts.
 
     Raises:
-        ContractViolation: It isn't a JSON object, or not strict, or nested too deeply.
+        ContractViolation: The text isn't a JSON object, or not strict, or nested too deeply.
     """
     text = _without_bom(text)
     try:
@@ -53,11 +53,11 @@ def members(text: str) -> dict[str, Member]:
 
 
 def leading_members(text: str, wanted: Collection[str]) -> dict[str, Json]:
-    """Return those of some members with which a JSON object begins that may be cut off behind them.
+    """Return the wanted members at the beginning of a JSON object whose text may be cut off.
 
     Args:
         text: The beginning of an object's text.
-        wanted: The members' names; what follows once all were found isn't read.
+        wanted: The members' names; the text behind the last of them isn't read.
     """
     found: dict[str, Json] = {}
     with suppress(ValueError, RecursionError):
@@ -98,7 +98,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def _expect(text: str, position: int, mark: str) -> int:
-    """Return the place of the next token after a punctuation mark that has to be here."""
+    """Return the position of the next token after a punctuation mark that is required here."""
     if text[position : position + 1] != mark:
         _fail(f"Expecting {mark!r}", text, position)
     return _skip(text, position + 1)

@@ -1,7 +1,7 @@
-"""What is reported of an attempt beside its verdict, and the limits of it.
+"""Report of an attempt beside its verdict, and its limits.
 
-Everything in here has been written by a command, and leaves the machine: it is scrubbed first and cut then,
-so that no cut leaves half of a secret.
+A command has written all of it, and it leaves the machine. It is scrubbed first and cut afterwards, so that
+no cut leaves half of a secret.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,13 +13,13 @@ from dispatchd.domain.result import Annotation
 from dispatchd.redaction.truncate import clip_markdown
 
 MOST_ANNOTATIONS: Final = 200
-"""How many annotations are reported (count): the first ones."""
+"""Most annotations that are reported (count): the first ones."""
 
 LONGEST_TEXT: Final = 4000
-"""What is reported of a summary, and of the message of an annotation (characters)."""
+"""Longest summary, and longest message of an annotation, that is reported (characters)."""
 
 _LAST_LINE: Final = 2**31 - 1
-"""Beyond it a number is no line of a file, and no whole number for many readers."""
+"""Largest line number: a larger one is no line of a file, and overflows the integers of many readers."""
 
 WITHHELD: Final = (
     "[withheld: this ended while the daemon was away, so what would have to be taken out of it "
@@ -29,9 +29,10 @@ WITHHELD: Final = (
 
 @frozen(kw_only=True)
 class Report:
-    """What a source is told of a job's newest attempt, without secrets; what is empty is not told.
+    """Report of a job's newest attempt to its source, without secrets. Empty fields are not sent.
 
-    `output` is the end of what it wrote to stdout and stderr, `step_summary` Markdown, `outputs` values by name.
+    `output` is the end of what the attempt wrote to stdout and stderr. `step_summary` is Markdown, `outputs` are
+    values by name.
     """
 
     output: str = ""
@@ -46,7 +47,7 @@ def shortened(text: str) -> str:
 
 
 def step_summary(text: str, scrub: Callable[[str], str]) -> str:
-    """Return the step summary in a text as it is reported; empty if there is nothing to see in it."""
+    """Return the step summary as it is reported; empty if the text shows nothing."""
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
     return clip_markdown(scrub(text)) if text.strip() else ""
 
@@ -54,7 +55,7 @@ def step_summary(text: str, scrub: Callable[[str], str]) -> str:
 def annotations(
     found: Iterable[Annotation], scrub: Callable[[str], str]
 ) -> tuple[Annotation, ...]:
-    """Return annotations as they are reported, in their order; those of no possible line are left out."""
+    """Return annotations as they are reported, in their order. Those with impossible lines are left out."""
     possible = [
         each for each in found if max(each.start_line, each.end_line or 0) <= _LAST_LINE
     ]

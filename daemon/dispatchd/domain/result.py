@@ -1,4 +1,4 @@
-"""What a headless command says of its run (contracts/README.md, run-result)."""
+"""Result that a headless command writes about its run (contracts/README.md, run-result)."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from attrs import frozen
 
 
 class ResultStatus(StrEnum):
-    """How it went, in the command's own judgement."""
+    """Result of the run, in the command's own judgement."""
 
     SUCCESS = "success"
     PARTIAL = "partial"
@@ -16,7 +16,7 @@ class ResultStatus(StrEnum):
 
 @frozen(kw_only=True)
 class Annotation:
-    """One remark on lines of a file; lines count from 1, `end_line` None is the first."""
+    """Remark on lines of a file. Lines count from 1; `end_line` None is the first line."""
 
     path: str
     start_line: int
@@ -28,7 +28,7 @@ class Annotation:
 
 @frozen(kw_only=True)
 class RunResult:
-    """A result that keeps the contract; paths are relative to the workspace."""
+    """Valid result; paths are relative to the workspace."""
 
     contract_version: str
     status: ResultStatus
@@ -44,6 +44,6 @@ class RunResult:
 
 @frozen
 class NoResult:
-    """There is no valid result; `reason` says why, in words that quote nothing of it."""
+    """No valid result was found. `reason` says why, in words that quote nothing of it."""
 
     reason: str

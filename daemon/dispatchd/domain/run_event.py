@@ -1,8 +1,8 @@
-"""What a run says of itself while it runs: lines of `$DISPATCHD_EVENTS` (contracts/README.md, run-event).
+"""Progress that a run reports while it runs: lines of `$DISPATCHD_EVENTS` (contracts/README.md, run-event).
 
-The file is written by the command, so a line can be anything. One that isn't an event is counted and
+The command writes the file, so a line can be anything. A line that isn't an event is counted and
 skipped: a typo in a progress line must never cost an hour of work. A schema validator would take a
-millisecond for each line; this takes microseconds, and a test holds that both agree.
+millisecond for each line. This takes microseconds, and a test shows that both agree.
 """
 
 import json
@@ -16,26 +16,26 @@ from attrs import define, field, frozen
 from typing_extensions import override
 
 LONGEST_LINE: Final = 64 * 1024
-"""A longer line is no event (bytes)."""
+"""Longest line (bytes); a longer one is no event."""
 
 _NAMES_KEPT: Final = 100
-"""How many phases and follow-ups are remembered (count); the newest of more."""
+"""Most phases and follow-ups that are stored (count): the newest."""
 
 _LONGEST_NAME: Final = 200
-"""What is kept of a name (characters)."""
+"""Longest part of a name that is stored (characters)."""
 
 _LONGEST_WORDS: Final = 2000
-"""What is kept of a reason or a follow-up (characters)."""
+"""Longest part of a reason or a follow-up that is stored (characters)."""
 
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII
 )
-"""The schema's form of a time: ISO 8601 with an offset."""
+"""Form of a time in the schema: ISO 8601 with an offset."""
 
 
 @frozen(kw_only=True)
 class Progress:
-    """How far a run is, in steps of its own (counts)."""
+    """Progress of a run, in steps of its own (counts)."""
 
     completed: int
     in_progress: int
@@ -43,13 +43,13 @@ class Progress:
 
     @override
     def __str__(self) -> str:
-        """Return it in a few words."""
+        """Return the progress in a few words."""
         return f"{self.completed} of {self.total} done, {self.in_progress} under way"
 
 
 @frozen(kw_only=True)
 class RunPhase:
-    """A phase of a run, and when it began, where the run said so."""
+    """Phase of a run, and its start where the run reported one."""
 
     name: str
     at: datetime | None
@@ -57,7 +57,7 @@ class RunPhase:
 
 @frozen(kw_only=True)
 class Span:
-    """A piece of work that has ended."""
+    """Piece of work that has ended."""
 
     name: str
     started_at: datetime
@@ -66,13 +66,13 @@ class Span:
 
     @property
     def duration_s(self) -> float:
-        """How long it took, in seconds."""
+        """Duration (seconds)."""
         return (self.ended_at - self.started_at).total_seconds()
 
 
 @define
 class Story:
-    """What the events of an attempt come to. Fed line by line, in order."""
+    """Summary of the events of an attempt. Fed line by line, in order."""
 
     phases: list[RunPhase] = field(factory=list)
     progress: Progress | None = None
@@ -80,16 +80,16 @@ class Story:
     last_span: Span | None = None
     follow_ups: list[str] = field(factory=list)
     blocked: str | None = None
-    """Why the run asks for a person; the last reason counts."""
+    """Reason why the run asks for a person; the last one counts."""
     events: int = 0
     malformed: int = 0
     left_out: int = 0
-    """Lines that were not looked at, because there were too many."""
+    """Lines that were not read, because there were too many (count)."""
     bytes_left_out: int = 0
-    """What comes after the part that is looked at, likewise."""
+    """Size of the file behind the part that is read (bytes)."""
 
     def feed(self, line: bytes) -> None:
-        """Take one line, without its end."""
+        """Take one line, without its line end."""
         if not line.strip():
             return
         try:
@@ -100,7 +100,7 @@ class Story:
             self.events += 1
 
     def where(self) -> str:
-        """Return where the run was, for somebody who asks why it hung; empty if it has told nothing."""
+        """Return the last known state of the run, for somebody who asks why it hung; empty if it reported none."""
         words = []
         if self.phases:
             words.append(f"in phase {self.phases[-1].name}")
@@ -113,7 +113,7 @@ class Story:
         return "; ".join(words)
 
     def timings(self) -> str:
-        """Return how long the ended phases took, such as `build 3.2 s, test 40.0 s`; only of known times."""
+        """Return the durations of the phases that ended, such as `build 3.2 s, test 40.0 s`; only of known times."""
         return ", ".join(
             f"{phase.name} {(after.at - phase.at).total_seconds():.1f} s"
             for phase, after in zip(self.phases, self.phases[1:], strict=False)

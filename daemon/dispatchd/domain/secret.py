@@ -1,11 +1,11 @@
-"""Where a secret comes from, as the machine's owner configured it; never its value."""
+"""Source of a secret, as the machine's owner configured it; never its value."""
 
 from attrs import frozen
 
 
 @frozen(kw_only=True)
 class SecretSource:
-    """One secret by name; exactly one of the others is set.
+    """Secret by name; exactly one of the other fields is set.
 
     `file` is an absolute path, `credential` a file name in $CREDENTIALS_DIRECTORY (systemd.exec(5)),
     `env` a variable of the daemon's own environment, `command` an argument vector that prints it.

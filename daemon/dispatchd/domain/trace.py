@@ -1,9 +1,9 @@
-"""One trace for each job, from pull to finish, told by its record alone.
+"""Trace of a job from pull to finish, one for each job, made from its record alone.
 
-Nothing is drawn and nothing is kept: ids are hashes of what a record says from its first moment on, so a
-daemon that is restarted in the middle of a job goes on with the same trace. A context that comes with a job
-(a `traceparent` among a webhook's headers) is not taken up: a stranger must not write into this machine's
-traces, nor decide which of them are kept. Nothing that a command has said is in a span.
+Nothing is random and nothing is stored. Ids are hashes of fields that a record has from the beginning, so a
+daemon that is restarted in the middle of a job continues the same trace. A trace context that comes with a job
+(a `traceparent` among a webhook's headers) is ignored: a stranger must not write into this machine's traces,
+nor decide which of them are sampled. A span holds no text of a command.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from dispatchd.domain.outcome import FailureCause, Outcome
 from dispatchd.domain.phase import Event, Phase
 
 _LONGEST_VALUE: Final = 256
-"""What is kept of an attribute's text (characters): most of it comes from the endpoint."""
+"""Longest text of an attribute (characters): most of it comes from the endpoint."""
 
 _TRACE_ID_BYTES: Final = 16
 _SPAN_ID_BYTES: Final = 8
@@ -31,7 +31,7 @@ _NAMES: Final[Mapping[Phase, str]] = {
     Phase.NEEDS_ATTENTION: "park",
     Phase.FINISHING: "report",
 }
-"""Span names of phases; what runs is told by the attempts."""
+"""Span names of phases. Running is shown by the spans of the attempts."""
 
 _REFUSALS: Final = frozenset(
     {Event.ACCEPT_REFUSED, Event.LEASE_LOST, Event.FINISH_REFUSED}
@@ -47,10 +47,10 @@ Attributes = Mapping[str, str | int]
 
 @frozen(kw_only=True)
 class Span:
-    """A piece of a job's time.
+    """Span of a job's trace: a period of its time.
 
-    Ids are lower-case hex; `parent_id` is empty for the root. `error` says why it ended badly, in a word
-    of a closed list; empty where it didn't.
+    Ids are lower-case hex; `parent_id` is empty for the root. `error` is the kind of failure, a word of a
+    closed list; empty for no failure.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Span:
 
 @frozen(kw_only=True)
 class _Stay:
-    """One phase of a job, from its beginning to the event that ended it (None: it is still there)."""
+    """One phase of a job, from its beginning to the event that ended it (None: it has not ended)."""
 
     phase: Phase
     start: datetime
@@ -86,17 +86,17 @@ class _Stay:
 def traceparent(record: TrackedJob, attempt_number: int) -> str:
     """Return the context in which an attempt runs (W3C Trace Context level 1, `traceparent`).
 
-    Its parent id is that of the attempt's span, so that what a command tells of itself hangs below it.
+    Its parent id is that of the attempt's span, so that spans of the command's own hang below it.
     """
     span_id = _span_id(record, _attempt_name(attempt_number))
     return f"00-{_trace_id(record)}-{span_id}-01"
 
 
 def spans_of(record: TrackedJob) -> tuple[Span, ...]:
-    """Return what a record tells: the root span `job`, and its children by the time of their beginning.
+    """Return the spans of a record: the root span `job`, and its children by start time.
 
-    Each child lies within the root, also where the clock was set between two boots. What is not over ends
-    with the record's last change; what a record has forgotten (it keeps its last steps) is left out.
+    Each child lies within the root, even if the clock was set between two boots. A span that isn't over ends
+    with the record's last change. A record stores only its last steps; earlier ones have no span.
     """
     root = _root(record)
     children = [*_stays_as_spans(record, root), *_attempts_as_spans(record, root)]
@@ -137,7 +137,7 @@ def _stays_as_spans(record: TrackedJob, root: Span) -> Iterator[Span]:
     seen: dict[str, int] = {}
     for stay in _stays(record):
         name = _NAMES.get(stay.phase)
-        # A job that is rejected at once is never accepted, so nothing waited for that.
+        # A job that is rejected at once is never accepted, so there was no wait for an accept.
         if name is None or stay.ended_by is Event.REJECTED:
             continue
         seen[name] = seen.get(name, 0) + 1
@@ -196,10 +196,10 @@ def _child(
 
 
 def _stays(record: TrackedJob) -> Iterator[_Stay]:
-    """Yield the phases that a job has been in, oldest first, as far back as its record goes."""
+    """Yield the phases of a job, oldest first, as far back as its record goes."""
     whole = len(record.steps) < STEPS_KEPT
     phase = Phase.PENDING_ACCEPT if whole else record.steps[0].phase
-    # Since when a job had been where its oldest kept step shows it, nobody knows.
+    # The record doesn't say since when the job had been in the phase of its oldest stored step.
     start = record.received_at if whole else None
     for step in record.steps:
         if step.phase is not phase:
@@ -211,12 +211,12 @@ def _stays(record: TrackedJob) -> Iterator[_Stay]:
 
 
 def _is_of_an_earlier_claim(attempt: Attempt, record: TrackedJob) -> bool:
-    """Return whether an attempt belongs to an earlier trace: the job was given back since, and came again."""
+    """Return whether an attempt belongs to an earlier trace: the job was handed back since, and came again."""
     return attempt.ended_at is not None and attempt.ended_at <= record.received_at
 
 
 def _error_of(cause: FailureCause | None) -> str:
-    # A command that asks a person has not failed.
+    # A command that asks for a person has not failed.
     return "" if cause is None or cause is FailureCause.NEEDS_INPUT else cause.value
 
 
@@ -230,7 +230,7 @@ def _attributes(record: TrackedJob, values: Attributes) -> Attributes:
 
 
 def _plain(value: str | int) -> str | int:
-    """Return a value that every receiver can take: text is cut, and what isn't Unicode is replaced."""
+    """Return a value that every receiver can take: a text is cut, and invalid Unicode in it is replaced."""
     if isinstance(value, int):
         return value
     return str(value)[:_LONGEST_VALUE].encode("utf-8", "replace").decode("utf-8")
@@ -245,18 +245,18 @@ def _span_id(record: TrackedJob, name: str) -> str:
 
 
 def _origin(record: TrackedJob) -> str:
-    # A job that was given back and comes again has another time, and another trace.
+    # A job that was handed back and comes again has another time, and therefore another trace.
     received = record.received_at.astimezone(UTC).isoformat(timespec="microseconds")
     return f"{received}\0{record.job.id}"
 
 
 def _hashed(text: str, size: int) -> str:
-    """Return the first bytes of a text's SHA-256 as hex, never all zero: that is no id (W3C Trace Context)."""
+    """Return the first bytes of a text's SHA-256 as hex; never all zero, which is no id (W3C Trace Context)."""
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     number = int.from_bytes(digest[:size]) or 1
     return f"{number:0{2 * size}x}"
 
 
 def _nanoseconds(at: datetime) -> int:
-    """Return the nanoseconds since the epoch, exactly; 0 before it, which no trace can say."""
+    """Return the nanoseconds since the epoch, exactly; 0 for a time before it, which no trace can express."""
     return max(0, (at - _EPOCH) // timedelta(microseconds=1) * 1000)

@@ -1,4 +1,4 @@
-"""A thing that a job may ask for, as the machine's owner configured it."""
+"""Workflow that a job may ask for, as the machine's owner configured it."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -15,16 +15,16 @@ from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
 
 DEFAULT_KILL_GRACE_S: Final = 10.0
-"""Seconds between SIGTERM and SIGKILL where nothing else is configured."""
+"""Default time between SIGTERM and SIGKILL (seconds)."""
 
 DEFAULT_OUTPUT_MAX_MIB: Final = 64
-"""How much output of an attempt is kept where nothing else is configured (MiB)."""
+"""Default size of an attempt's output that is kept (MiB)."""
 
 DEFAULT_PIDS_MAX: Final = 4096
 """Default limit of an attempt's processes and threads (count): far more than builds need."""
 
 GH_TOKEN: Final = "GH_TOKEN"  # noqa: S105  # the name of a variable
-"""The variable in which a command gets the token of the endpoint, as GitHub's `gh` reads it."""
+"""Variable in which a command gets the token of the endpoint, as GitHub's `gh` reads it."""
 
 HEADLESS_ARGUMENTS: Final = (
     "--headless",
@@ -33,12 +33,12 @@ HEADLESS_ARGUMENTS: Final = (
     "--output",
     "{result}",
 )
-"""What a headless command gets after its own arguments where nothing else is configured."""
+"""Default arguments of a headless command, after its own."""
 
 
 @frozen(kw_only=True)
 class Repository:
-    """Where the repository of a job is cloned from: `url`/OWNER/NAME, with a token if one is named."""
+    """Address from which the repository of a job is cloned: `url`/OWNER/NAME, with a token if one is named."""
 
     url: str
     token: SecretSource | None
@@ -47,20 +47,24 @@ class Repository:
 
 @frozen(kw_only=True)
 class Workflow:
-    """What a workflow runs, with what, and within which limits.
+    """Command of a workflow, its environment, and its limits.
 
-    `command` is the argument vector, its first item an absolute path; a headless one is followed by
-    `arguments`, in which `{brief}` and `{result}` stand for files. `env` is set in the child beside what
-    the job gives, `secrets` by variable. `github_token` is what a token of the endpoint is to allow
-    (GitHub's name of a permission to `read` or `write`), empty for no token. Limits in seconds, 0 where
-    there is none; `max_retries` counts the attempts after the first, used by retry-safe failures only, `start_retries`
-    the starts of an attempt after the first, used by failures before its command could begin. `output_max_bytes` is how much of its output is kept, 0 for all.
-    `read_paths` and `write_paths` are what its isolation lets it reach beside its own, `hidden_paths` the files with
-    secrets, which it doesn't; a container is made from `image`, fetched as `pull` says; `forks_without_isolation` lets
+    `command` is the argument vector; its first item is an absolute path. A headless command is followed by
+    `arguments`, in which `{brief}` and `{result}` stand for files. `env` is set in the child beside the variables of
+    the job, `secrets` by variable. `github_token` are the permissions of a token of the endpoint (GitHub's name of a
+    permission to `read` or `write`); empty for no token.
+
+    Limits are in seconds, 0 where there is none. `max_retries` is the number of attempts after the first; only
+    retry-safe failures use it. `start_retries` is the number of starts of an attempt after the first; failures before
+    its command could begin use it. `output_max_bytes` is the size of its output that is kept, 0 for all.
+
+    `read_paths` and `write_paths` are reachable in its isolation beside its own files; `hidden_paths`, the files with
+    secrets, are not. A container is made from `image`, fetched as `pull` says. `forks_without_isolation` lets
     jobs from forks run where nothing isolates them.
-    `github_servers` are the servers of GitHub that it may mean, its own first; none where its own has no HTTPS.
-    `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace; a
-    success that lacks one is parked, or a failure if `missing_fails`.
+
+    `github_servers` are the GitHub servers that it allows, its own first; empty where its own has no HTTPS.
+    `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace. A success
+    that lacks one is parked, or is a failure if `missing_fails`.
     """
 
     name: str
@@ -79,7 +83,7 @@ class Workflow:
     output_max_bytes: int = DEFAULT_OUTPUT_MAX_MIB << 20
     resources: Resources = Factory(Resources)
     own_limits: tuple[str, ...] = ()
-    """The controllers (cgroup v2) that limits of its own need, beside those of `[runs]`."""
+    """Controllers (cgroup v2) that its own limits need, beside those of `[runs]`."""
     isolation: Isolation = Isolation.SANDBOX
     network: Network = Network.HOST
     home: Home = Home.ATTEMPT
@@ -98,10 +102,10 @@ class Workflow:
     report_output: bool = True
 
     def runs_for(self, job: Job) -> bool:
-        """Return whether it runs the jobs of a job's repository."""
+        """Return whether it runs jobs of this job's repository."""
         if self.repositories is None:
             return True
-        # GitHub takes names in any case, and tells them in their owner's.
+        # GitHub ignores the case of names, and reports them in their owner's.
         name = job.repository.lower() if job.owner_and_name else ""
         return bool(name) and any(
             fnmatchcase(name, each.lower()) for each in self.repositories
@@ -109,11 +113,11 @@ class Workflow:
 
     @property
     def secret_variables(self) -> tuple[str, ...]:
-        """The variables in which its command gets secrets, sorted."""
+        """Variables in which its command gets secrets, sorted."""
         token = [GH_TOKEN] if self.github_token else []
         return tuple(sorted([*self.secrets, *token]))
 
     @property
     def program(self) -> Path:
-        """The file that is executed."""
+        """File that is executed."""
         return Path(self.command[0])

@@ -1,4 +1,4 @@
-"""Characters of untrusted text that act on what is around them, written out as escapes: for pages and terminals."""
+"""Characters of untrusted text that act on the text around them, written as escapes, for pages and terminals."""
 
 import re
 import unicodedata
@@ -6,25 +6,25 @@ from functools import cache
 from typing import Final
 
 _ACTING: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-"""Characters (Unicode categories) that would act on the text, or show as nothing."""
+"""Characters (Unicode categories) that would act on the text, or are invisible."""
 
 _JOINERS: Final = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}\N{SOFT HYPHEN}"
-"""Those of them that words are written with."""
+"""Characters among them that words are written with."""
 
 COLOURS: Final = re.compile("\x1b\\[[0-9;:]*+[mK]")
-"""What terminals take for colours, of which build logs are full."""
+"""Sequences that terminals take for colours; build logs are full of them."""
 
 
 _LOG: Final = "\n\t\r"
-"""What may act in a log: progress bars go back to the beginning of their own line."""
+"""Characters that may act in a log: progress bars go back to the beginning of their own line."""
 
 
 def written_out(text: str, *, but: str = "") -> str:
-    """Return a text with the characters that act written out, as Python writes them.
+    """Return a text with the characters that act written as Python's escapes.
 
     Args:
         text: The text.
-        but: Characters that may act.
+        but: Characters that are left as they are.
     """
     if text.isascii():
         return text.translate(_of_ascii(but))
@@ -32,11 +32,11 @@ def written_out(text: str, *, but: str = "") -> str:
 
 
 def coloured(text: str, *, but: str = "") -> str:
-    """Return a program's output with its lines and colours, and with everything else that acts written out.
+    """Return a program's output with its lines and colours; every other character that acts is written as an escape.
 
     Args:
         text: The output.
-        but: Characters that may act too.
+        but: Further characters that are left as they are.
     """
     safe: list[str] = []
     at = 0

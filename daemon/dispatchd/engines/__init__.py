@@ -1,1 +1,1 @@
-"""What executes runs."""
+"""Executors of runs."""

@@ -1,1 +1,1 @@
-"""The imperative shell: one file for each loop, and the one writer of phases."""
+"""The imperative shell: one file for each loop, and the only writer of phases."""

@@ -1,4 +1,4 @@
-"""What each loop is doing now, in a few words, and what the endpoint has shown that it can."""
+"""Current activity of each loop, in a few words, and abilities that the endpoint has shown."""
 
 from collections import Counter
 from datetime import datetime
@@ -8,7 +8,7 @@ import anyio
 from attrs import define, field
 
 NOT_ASKED: Final = "not asked yet"
-"""How the last pull went, before the first one has ended."""
+"""Result of the last pull, before the first one has ended."""
 
 
 @define
@@ -16,43 +16,43 @@ class Board:
     """Written by the loops, read by `status`; nothing is decided from it."""
 
     doing: dict[str, str] = field(factory=dict)
-    """Loop name to what it does now."""
+    """Current activity by loop name."""
     endpoint: str = NOT_ASKED
-    """How the last pull went."""
+    """Result of the last pull."""
     failures: int = 0
-    """How many pulls for jobs have failed in a row (count)."""
+    """Pulls for jobs that failed in a row (count)."""
     is_revoked: bool = False
-    """Whether the endpoint has answered the last pull with this machine's revocation."""
+    """True if the endpoint answered the last pull with this machine's revocation."""
     long_poll: bool | None = None
-    """Whether the endpoint holds polls; None until it has shown it."""
+    """True if the endpoint holds polls; None until it has shown it."""
     extensions: tuple[str, ...] = ()
-    """What the newest job offered, sorted."""
+    """Extensions that the newest job offered, sorted."""
     skew: str = ""
-    """How this machine's clock differs from the endpoint's, if it does."""
+    """Difference between this machine's clock and the endpoint's, if there is one."""
     pulls: Counter[str] = field(factory=Counter)
-    """How pulls ended, with their count: `job`, `none`, `cut`, or the name of an error."""
+    """Number of pulls by result: `job`, `none`, `cut`, or the name of an error."""
     polling: bool = False
-    """Whether a pull is on its way at this moment, or what it has brought isn't on disk yet."""
+    """True while a pull is under way, and until its job is on disk."""
     asking_since: datetime | None = None
-    """Since when nothing but the endpoint keeps this machine from taking a job; None while something does."""
+    """Time since when only the endpoint keeps this machine from taking a job; None while something else does."""
     last_pull_at: datetime | None = None
-    """When a pull last succeeded, with or without a job."""
+    """Time of the last pull that succeeded, with or without a job."""
     last_report_at: datetime | None = None
-    """When an accept, release or finish last succeeded."""
+    """Time of the last accept, release or finish that succeeded."""
     _changed: anyio.Event = field(factory=anyio.Event)
 
     @property
     def changed(self) -> anyio.Event:
-        """The event of the next change."""
+        """Event of the next change."""
         return self._changed
 
     def say(self, loop: str, doing: str) -> None:
-        """Write down what a loop is doing."""
+        """Record the current activity of a loop."""
         if self.doing.get(loop) != doing:
             self.doing[loop] = doing
             self.ring()
 
     def ring(self) -> None:
-        """Tell readers that something here has changed."""
+        """Notify readers of a change."""
         self._changed.set()
         self._changed = anyio.Event()

@@ -1,7 +1,7 @@
-"""Compose: from what a command has written to what is reported of it, without secrets and within limits.
+"""Compose: from the files that a command has written to its report, without secrets and within limits.
 
-Three texts of its own (output, step summary, outputs), and the annotations of its result. The output is what
-it happens to print, so its owner may keep that at home; the others are written to be reported.
+There are three texts of the command (output, step summary, outputs), and the annotations of its result. The output
+is whatever it prints, so its owner may exclude that from reports; the others are written to be reported.
 """
 
 from typing import Final
@@ -16,16 +16,16 @@ from dispatchd.store.evidence import read_head, read_tail
 from dispatchd.store.runs import RunFolder
 
 _SEEN_BEFORE: Final = 16 * 1024
-"""How much is looked at before the reported end of an output (characters), so that a secret that the cut
-would halve is seen whole."""
+"""Part of an output that is redacted before its reported end (characters), so that a secret across the cut
+is seen whole."""
 
 _READ: Final = 4 * REPORTED + _SEEN_BEFORE
-"""How much of an output's end is read (bytes; a character has up to 4, RFC 3629)."""
+"""Part of an output's end that is read (bytes; a character has up to 4, RFC 3629)."""
 
 
 @frozen(kw_only=True)
 class Composed:
-    """A report, and what is not in it, with reasons (sentences without values, in the order of reading)."""
+    """Report, and the parts that were left out, with reasons (sentences without values, in the order of reading)."""
 
     report: Report
     left_out: tuple[str, ...] = ()
@@ -39,14 +39,14 @@ def compose(
     *,
     with_output: bool,
 ) -> Composed:
-    """Return what is to be reported of an attempt. Blocks.
+    """Return the report of an attempt. Blocks.
 
     Args:
         run: The folder of its run.
         number: The attempt's number.
-        result: What a headless command has left; None for a plain one.
-        redactor: What takes the secrets out; None if they are not known, so that nothing may be told.
-        with_output: Whether its owner lets the output out.
+        result: Result that a headless command left; None for a plain one.
+        redactor: Removes the secrets; None if they are not known, so that nothing may be reported.
+        with_output: True if its owner lets the output be reported.
     """
     output = _output(run, number, redactor) if with_output else ""
     summary, flaws = _step_summary(run, number, redactor)
@@ -84,7 +84,7 @@ def _step_summary(
     head = read_head(run.summary_file(number))
     flaw = head.flaw or ("it is larger than 1 MiB" if head.cut else "")
     if flaw:
-        # All or nothing, as GitHub's runner does it: a huge one was hardly meant to be one.
+        # All or nothing, as in GitHub's runner: a huge file is hardly meant to be a summary.
         return "", (f"the step summary: {flaw}",)
     scrub = str if redactor is None else redactor.scrub
     return report.step_summary(head.text, scrub), ()

@@ -1,8 +1,7 @@
-"""Conclude: from what an attempt left behind to its verdict, another attempt, or a person.
+"""Conclude: from everything that an attempt left behind to its verdict, another attempt, or a person.
 
 The decision is made under the job's lock on the newest record: a cancel that arrives while the evidence is
-read still counts. What will be reported is written, without secrets, before the record says that there is
-something to report.
+read still counts. The report is written, without secrets, before the record says that there is one.
 """
 
 import random
@@ -39,7 +38,7 @@ from dispatchd.store.runs import RunFolder, Runs
 
 @frozen(kw_only=True)
 class _Found:
-    """What was read of an attempt, and whether its secrets can be taken out of its words."""
+    """Evidence of an attempt, and whether its secrets are known, so that its texts can be redacted."""
 
     evidence: Evidence
     secrets_known: bool
@@ -57,7 +56,7 @@ class Concluder:
     random: random.Random
     retry_wait_s: float
     stories: Stories = field(factory=Stories)
-    """What the runs say of themselves, as far as it has been read."""
+    """Events of the runs, as far as they have been read."""
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -71,14 +70,14 @@ class Concluder:
         *,
         secrets_known: bool,
     ) -> None:
-        """Decide what the end of a job's newest attempt means.
+        """Decide the outcome of a job's newest attempt.
 
         Args:
             job_id: The job; it is running.
             end: How the attempt ended.
-            workflow: What it ran; None if that has gone from the configuration.
-            secrets_known: Whether the secrets that the run was given are known, so that they can be
-                taken out of its words.
+            workflow: The workflow that it ran; None if it is no longer configured.
+            secrets_known: True if the secrets that the run was given are known, so that its texts can be
+                redacted.
         """
         record = self.tracker.get(job_id)
         if record is None or record.attempt is None:
@@ -87,10 +86,10 @@ class Concluder:
         if isinstance(end, NeverStarted):
             await self._undo(record, attempt, workflow)
             return
-        # Not asked here: whether the job is a fork's. The word may have come after the start.
+        # `from_fork` doesn't count here: it may have become known after the start.
         secret_free = workflow is not None and not workflow.secret_variables
         known = secrets_known or secret_free
-        # A stop doesn't wait for what a command has left, however much it is: the next daemon reads it anew.
+        # A stop doesn't wait for the reading of evidence, however large: the next daemon reads it again.
         found = await self._threads.run(
             job_id,
             lambda: self._read(record, attempt, end, workflow, known=known),
@@ -109,16 +108,16 @@ class Concluder:
     async def fail_to_start(
         self, record: TrackedJob, workflow: Workflow, ending: Ending, error: RunError
     ) -> None:
-        """Decide what it means that the newest attempt of a job could not get a process.
+        """Decide about a job whose newest attempt could not get a process.
 
-        Nothing has run, so another start is safe: it is tried again, unless the error is a refusal.
+        Nothing has run, so another start is safe. It is tried again, unless the error is a refusal.
         """
         why = self.known.scrub(str(error))
         nothing = _nothing_ran(workflow.contract)
 
         def decision(newest: TrackedJob) -> Decision:
             if newest.is_wanted_dead or newest.attempt is None:
-                # Who has ended it meanwhile doesn't want another attempt.
+                # Whoever ended it meanwhile doesn't want another attempt.
                 judgement = self._judged(newest, nothing)
                 return self._decision(newest, workflow, judgement)
             starts = newest.start_failures + 1
@@ -144,7 +143,7 @@ class Concluder:
     async def _undo(
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow | None
     ) -> None:
-        """Take an attempt back that never began, unless somebody has ended it: then that is its end."""
+        """Revert an attempt that never began. If somebody has ended it, that is its end instead."""
         nothing = _nothing_ran(attempt.contract)
 
         def decision(newest: TrackedJob) -> Decision:
@@ -165,7 +164,7 @@ class Concluder:
         *,
         known: bool,
     ) -> _Found:
-        """Gather the evidence, and write what will be reported. Blocks."""
+        """Gather the evidence, and write the report. Blocks."""
         run = self.runs.folder(record.run_id)
         headless = attempt.contract is Contract.HEADLESS
         result = read_result(run.result_file(attempt.number)) if headless else None
@@ -179,7 +178,7 @@ class Concluder:
         try:
             self._write_report(record, attempt, result, workflow, known=known)
         except StoreUnavailable as error:
-            # The command may have put anything in the way; its job must end all the same.
+            # The command may have left anything there; its job must end all the same.
             self._log.error("not_kept", error=str(error), **job_context(record))
         evidence = Evidence(
             end=end,
@@ -196,7 +195,7 @@ class Concluder:
     def _keep_artifacts(
         self, record: TrackedJob, wanted: Sequence[str]
     ) -> tuple[str, ...]:
-        """Keep the artifacts of a workspace that is about to go, and return those that can't be. Blocks."""
+        """Keep the artifacts of a workspace that is about to be removed. Return those that can't be kept. Blocks."""
         try:
             return self.runs.keep_artifacts(record.run_id, wanted)
         except StoreUnavailable as error:
@@ -204,11 +203,11 @@ class Concluder:
             return tuple(wanted)
 
     def _limit_output(self, run: RunFolder, attempt: Attempt) -> int:
-        """Cut what was written since the last look, and return how much is left out (bytes). Blocks."""
+        """Cut the output written since the last look. Return the size of the part left out (bytes). Blocks."""
         if not attempt.output_max_bytes:
             return 0
         path = run.output_file(attempt.number)
-        # Where there are no holes, its follower has ended the run for it.
+        # On a file system without holes the follower has ended the run for it.
         with suppress(OSError):
             cut_middle(path, attempt.output_max_bytes)
         return hole_bytes(path)
@@ -281,9 +280,9 @@ class Concluder:
     def _due_again(
         self, record: TrackedJob, failures: int, asked_s: float | None = None
     ) -> TrackedJob:
-        """Return a record that is due again after a wait, which is the longer the more failures there were.
+        """Return the record with the time of its next try set, after a wait that grows with the number of failures.
 
-        It is no shorter than what somebody asked for (seconds), up to the cap.
+        The wait is no shorter than the one asked for (`asked_s`, seconds), up to the cap.
         """
         draw = self.random.random()
         delay_s = full_jitter_s(
@@ -295,7 +294,7 @@ class Concluder:
 
 
 def _nothing_ran(contract: Contract) -> _Found:
-    """Return what is found of an attempt of which nothing has run."""
+    """Return the evidence of an attempt whose command never ran."""
     evidence = Evidence(
         end=Exit(code=None), contract=contract, story=Story(), duration_s=0.0
     )
@@ -311,7 +310,7 @@ def _with_end(
 
 
 def _without_words(evidence: Evidence) -> Evidence:
-    """Return the evidence without anything that the command itself has said."""
+    """Return the evidence without any text of the command itself."""
     result, story = evidence.result, evidence.story
     if isinstance(result, RunResult):
         result = evolve(result, summary=WITHHELD, exit_reason="withheld")

@@ -1,4 +1,4 @@
-"""Waiting for the disk: the one place where a full or failing disk makes a loop wait, and says so."""
+"""Waiting for the disk: the only place where a loop waits for a full or failing disk, and reports it."""
 
 import random
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from dispatchd.errors import StoreUnavailable
 T = TypeVar("T")
 
 _RETRY_CAP_S: Final = 5.0
-"""Longest wait before a refused write is tried again (seconds): room on a disk comes back unannounced."""
+"""Longest wait before a refused write is tried again (seconds): nothing announces new space on a disk."""
 
 
 @define
@@ -24,28 +24,28 @@ class Disk:
 
     _random: random.Random
     _refused: dict[object, str] = field(factory=dict, init=False)
-    """What the disk has told those who wait for it now."""
+    """Latest refusals of the disk, by the write that waits."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     @property
     def trouble(self) -> str:
-        """Why the disk refuses writes at the moment, or empty."""
+        """Reason why the disk refuses writes at the moment, or an empty string."""
         return next(iter(self._refused.values()), "")
 
     async def until_stored(
         self, write: Callable[[], T], refused: Callable[[], None] = lambda: None
     ) -> T:
-        """Return what a blocking write returns, repeating it for as long as the disk refuses it.
+        """Return the result of a blocking write, which is repeated while the disk refuses it.
 
-        `refused` is called at each refusal, and neither waits nor fails.
+        `refused` is called at each refusal; it neither waits nor fails.
         """
         waiting = object()
         try:
             return await self._until_stored(write, refused, waiting)
         finally:
-            # However it ends, nobody waits any more: trouble is that of writes that are refused now.
+            # The write no longer waits, however it ended: only writes that are refused now count as trouble.
             self._refused.pop(waiting, None)
 
     async def _until_stored(

@@ -1,7 +1,7 @@
-"""Fence: what the endpoint has said last about each claim, and whether a process may begin by it.
+"""Fence: the endpoint's last answer about each claim, and the right to begin a process under it.
 
-In memory alone. A daemon that has just started knows nothing, so it asks: the machine may have been off, or
-the job been handed to another one, for any time.
+It is in memory alone. A daemon that has just started knows nothing, so it asks: the machine may have been off,
+or the job handed to another one, for any time.
 """
 
 from datetime import datetime
@@ -19,7 +19,7 @@ from dispatchd.loops.tracker import Tracker
 
 @define
 class Fence:
-    """Keeps the newest word on every tracked job."""
+    """Stores the newest answer about every tracked job."""
 
     _tracker: Tracker
     _clock: Clock
@@ -29,14 +29,14 @@ class Fence:
     )
 
     async def accept(self, source: Source, record: TrackedJob) -> bool:
-        """Send an accept, take note of its answer, and return whether the job may still be run.
+        """Send an accept, store its answer, and return whether the job may still be run.
 
-        A wish to cancel that the answer brings is durable on return.
+        A cancel request in the answer is durable on return.
 
         Fails with a leaf of RemoteError.
 
         Raises:
-            JobClosed: The job isn't this machine's.
+            JobClosed: This machine doesn't hold the job.
         """
         asked_at = self._clock.now()
         try:
@@ -50,12 +50,12 @@ class Fence:
         return not answer.cancel_requested
 
     def note(self, asked: TrackedJob, asked_at: datetime, *, holds: bool) -> None:
-        """Take note of the answer to an accept or a heartbeat.
+        """Store the answer to an accept or a heartbeat.
 
         Args:
             asked: The record that the call was about.
-            asked_at: When the call was sent.
-            holds: Whether the endpoint has agreed; False after 404, 409 and 410.
+            asked_at: Time of the call.
+            holds: True if the endpoint has agreed; False after 404, 409 and 410.
         """
         token = asked.job.claim_token
         known = self._words.get(asked.job.id)
@@ -75,7 +75,7 @@ class Fence:
         return not owes_accept and may_start(record, last, self._clock.now())
 
     def has_lost(self, record: TrackedJob) -> bool:
-        """Return whether the endpoint has said that a job isn't this machine's under its newest claim."""
+        """Return whether the endpoint has said that this machine doesn't hold a job under its newest claim."""
         last = self._words.get(record.job.id)
         return (
             last is not None
@@ -84,13 +84,13 @@ class Fence:
         )
 
     def ask(self, record: TrackedJob) -> None:
-        """Have the accept of a job repeated; the tracker's bell rings once it has been answered."""
+        """Have the accept of a job repeated. The tracker's bell rings once it has been answered."""
         if record.job.id not in self._tracker.repeats:
             self._log.info("accept_repeated_before_start", **job_context(record))
             self._tracker.repeats.add(record.job.id)
             self._tracker.ring()
 
     def forget_gone(self) -> None:
-        """Forget the words on jobs that are not tracked any more."""
+        """Forget the answers about jobs that are no longer tracked."""
         for job_id in [each for each in self._words if not self._tracker.get(each)]:
             del self._words[job_id]

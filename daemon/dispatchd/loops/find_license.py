@@ -1,4 +1,4 @@
-"""Finding the license: the first source that has something, and what it is worth on this machine."""
+"""Search for the license: the first source that has one, and its status on this machine."""
 
 from collections.abc import Callable
 from hashlib import sha256
@@ -19,7 +19,7 @@ from dispatchd.store.identity import IdentityStore
 
 @frozen(kw_only=True)
 class LicenseSources:
-    """Where a license may be, in the order of `LicenseSource`; each gives it, or an empty string."""
+    """Sources of a license, in the order of `LicenseSource`; each returns it, or an empty string."""
 
     inline_token: str
     inline_key: str
@@ -29,7 +29,7 @@ class LicenseSources:
 
 @frozen(kw_only=True)
 class Found:
-    """What was found: a status, or a key that has yet to be activated."""
+    """Result of a search: a status, or a key that has yet to be activated."""
 
     status: LicenseStatus
     key: str = ""
@@ -37,7 +37,7 @@ class Found:
 
 @frozen(kw_only=True)
 class LicenseFinder:
-    """Looks at the sources, as often as asked. Calls block."""
+    """Reads the sources at each call. Calls block."""
 
     sources: LicenseSources
     identity: IdentityStore
@@ -46,7 +46,7 @@ class LicenseFinder:
     known: KnownSecrets
 
     def find(self, server_id: str) -> Found:
-        """Return what the first source that has something gives."""
+        """Return the license, or the key, of the first source that has one."""
         sources = self.sources
         if sources.inline_token:
             return Found(
@@ -68,7 +68,7 @@ class LicenseFinder:
         return Found(status=LicenseStatus(flaw=flaw))
 
     def stored(self) -> tuple[Activation | None, str]:
-        """Return the stored activation, and what is wrong with it."""
+        """Return the stored activation, and the reason if it can't be read."""
         try:
             return self.identity.activation(), ""
         except RecordUnreadable as error:
@@ -77,7 +77,7 @@ class LicenseFinder:
     def of_activation(
         self, activation: Activation, source: LicenseSource, server_id: str
     ) -> LicenseStatus:
-        """Return what an activation is worth on this machine."""
+        """Return the status of an activation on this machine."""
         self.known.know("license", [activation.token, activation.heartbeat_secret])
         copied = self._copied(activation, server_id)
         if copied:
@@ -86,7 +86,7 @@ class LicenseFinder:
         return evolve(self.of_token(activation.token, source), activation=activation)
 
     def of_token(self, token: str, source: LicenseSource) -> LicenseStatus:
-        """Return what a token claims, if it is one."""
+        """Return the status of a token, with its claims if it is valid."""
         self.known.know("license", [token])
         try:
             return LicenseStatus(source=source, claims=self.verify(token))
@@ -114,5 +114,5 @@ class LicenseFinder:
 
 
 def hash_of(key: str) -> str:
-    """Return by what an activation knows its key again (SHA-256 in hex)."""
+    """Return the hash of a key, which an activation stores to recognize it (SHA-256 in hex)."""
     return sha256(key.encode()).hexdigest()

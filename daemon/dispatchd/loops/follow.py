@@ -1,10 +1,10 @@
 """Follow: one attempt, from its process to its end, whichever daemon started it.
 
-Why a run is ended is durable before the signal is sent, so a daemon that dies between the two is followed
-by one that knows the reason, and since when, and goes on. Where the disk refuses that record, the signal is sent all
-the same, and the record is written as soon as it can be: until then a daemon that follows knows only that a signal has
-ended the run, which is retry-safe, and whoever asked for the end has no answer yet. No deadline lives in memory: the time limit is
-in the record, and silence is measured from what the run last wrote.
+The reason for ending a run is durable before the signal is sent. If a daemon dies between the two, the next one knows
+the reason and the time, and goes on. If the disk refuses that record, the signal is sent all the same, and the
+record is written as soon as possible. Until then another daemon would know only that a signal ended the run, which is
+retry-safe, and whoever requested the end has no answer yet. No deadline lives in memory: the time limit is in the
+record, and silence is measured from the last output of the run.
 """
 
 from datetime import datetime, timedelta
@@ -29,18 +29,18 @@ from dispatchd.store.evidence import last_activity_ns
 from dispatchd.store.runs import Runs
 
 _RECORD_S: Final = 10.0
-"""How long the record of an order to stop is waited for (seconds): the disk may hang."""
+"""Longest wait for the record of an order to stop (seconds): the disk may hang."""
 
 _LOOK_S: Final = 1.0
-"""How often the size of an output is looked at (seconds): growth of a file isn't announced without inotify(7)."""
+"""Time between two checks of an output's size (seconds): without inotify(7) nothing announces the growth of a file."""
 
 _SEEN_S: Final = 5.0
-"""How long the end of an attempt that was stopped may take to be seen (seconds); then it is given up."""
+"""Longest time until the end of a stopped attempt is seen (seconds); then the attempt is given up."""
 
 
 @define(kw_only=True)
 class Follower:
-    """Sees attempts through to their end, and ends them where that is due."""
+    """Follows attempts to their end, and ends them where that is due."""
 
     engine: Engine
     tracker: Tracker
@@ -65,7 +65,7 @@ class Follower:
         readable = True
         try:
             if attempt.process is not None:
-                # Before the wait: afterwards nobody can say any more what has to be kept out of a report.
+                # Before the wait: afterwards the secrets that must not get into a report may no longer be known.
                 readable = await self.engine.recall(attempt.process, folder)
                 end = await self._watch(record, attempt, attempt.process)
             await self.concluder.conclude(
@@ -100,7 +100,7 @@ class Follower:
                 )
             with anyio.move_on_after(_SEEN_S):
                 await ended.wait()
-            # What hangs in the kernel is given up: the job ends, and its slot is free.
+            # A process that hangs in the kernel is given up: the job ends, and its slot is free.
             observing.cancel()
 
         async with anyio.create_task_group() as tasks:
@@ -112,7 +112,7 @@ class Follower:
                 end = await self.engine.observe(process, folder)
             ended.set()
             limiting.cancel()
-            # A stop that is under way ends by itself now, and knows whether force was needed.
+            # A stop that is under way now ends by itself, and knows whether force was needed.
             if not stopping:
                 tasks.cancel_scope.cancel()
         if isinstance(end, NeverStarted):
@@ -139,7 +139,7 @@ class Follower:
         )
 
     def _grace_left_s(self, record: TrackedJob) -> float:
-        """Return what is left of the kill grace (seconds): a restart of the daemon doesn't begin it anew."""
+        """Return the rest of the kill grace (seconds): a restart of the daemon doesn't begin it anew."""
         now = (self.tracker.get(record.job.id) or record).attempt
         if now is None:
             return 0.0
@@ -152,7 +152,7 @@ class Follower:
     async def _until_unwanted(
         self, record: TrackedJob, attempt: Attempt
     ) -> FailureCause | None:
-        """Return when the run has to end: None if somebody has ordered that, else why a watchdog wants it."""
+        """Wait until the run has to end. Return None if somebody ordered it, else the reason of a watchdog."""
         wanted_dead = self.tracker.stop_event(record.job.id)
         while True:
             due_at, cause = self._deadline(record, attempt)
@@ -166,7 +166,7 @@ class Follower:
     async def _limit_output(
         self, record: TrackedJob, attempt: Attempt, limiting: anyio.CancelScope
     ) -> None:
-        """Keep the output as small as it may be; where the file system gives no room back, end the run."""
+        """Limit the size of the output. End the run where the file system can't free space within a file."""
         most = attempt.output_max_bytes
         path = self.runs.folder(record.run_id).output_file(attempt.number)
         with limiting:
@@ -192,14 +192,14 @@ class Follower:
         )
 
     async def _until_ordered(self, record: TrackedJob) -> None:
-        """Return when the order to stop is recorded, or the disk has refused it, or takes too long."""
+        """Wait until the order to stop is recorded, or the disk has refused it, or `_RECORD_S` has passed."""
         with anyio.move_on_after(_RECORD_S):
             await self.tracker.stop_event(record.job.id).wait()
 
     def _deadline(
         self, record: TrackedJob, attempt: Attempt
     ) -> tuple[datetime, FailureCause]:
-        """Return when the next watchdog fires, and which one, if the run stays silent until then."""
+        """Return the time and the cause of the next watchdog, for a run that stays silent until then."""
         limit = (attempt.deadline_at, FailureCause.MAX_DURATION)
         if not attempt.inactivity_s:
             return limit

@@ -1,7 +1,7 @@
-"""Health: whether this machine takes jobs and reports them, which is more than that its process is there.
+"""Health: this machine takes jobs and reports them, which means more than that its process is alive.
 
-A machine that is as busy as it may be is well, though it asks for nothing. One that asks and hears nothing is
-not, nor one that can't tell anybody how its runs ended.
+A machine without room for another job is healthy, though it pulls nothing. A machine is unhealthy if it pulls and gets
+no answer, or if it can't report how its runs ended.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from dispatchd.loops.pulse import Pulse
 from dispatchd.loops.tracker import Tracker
 
 FAILURES: Final = 3
-"""How many pulls have to fail in a row until a machine isn't ready (count): each is an answer, which needs no waiting."""
+"""Pulls that have to fail in a row until a machine isn't ready (count): each is an answer, so no wait is needed."""
 
 
 @define(kw_only=True)
 class Health:
-    """Judges by what the loops have written down; `patience_s` (seconds) is twice the time between two polls."""
+    """Judges the board of the loops. `patience_s` (seconds) is twice the time between two polls."""
 
     board: Board
     pulse: Pulse
@@ -36,7 +36,7 @@ class Health:
 
     @property
     def flaws(self) -> list[str]:
-        """Why this machine is not ready, each in one sentence; empty if it is."""
+        """Reasons why this machine is not ready, each in one sentence; empty if it is ready."""
         found = [each.obstacle for each in self.permissions]
         found += [f"the loop is stuck: {who}" for who in self.stuck]
         found += self.bugs.words
@@ -45,12 +45,12 @@ class Health:
 
     @property
     def is_starting(self) -> bool:
-        """Whether no pull has ended yet, so that it isn't known whether this machine is ready."""
+        """True until the first pull has ended: it isn't known yet whether this machine is ready."""
         return self.board.endpoint == NOT_ASKED
 
     @property
     def stuck(self) -> list[str]:
-        """Which loops don't go round any more, sorted; a disk that refuses writes holds them up and is no such case."""
+        """Loops that are stuck, sorted. Loops that a disk holds up by refusing writes don't count."""
         return [] if self.tracker.disk.trouble else self.pulse.stuck
 
     @property
@@ -61,7 +61,7 @@ class Health:
 
     @property
     def outbox(self) -> list[TrackedJob]:
-        """Jobs whose accept, release or finish the endpoint doesn't have yet, the one that waits longest first."""
+        """Jobs whose accept, release or finish the endpoint doesn't have yet, the longest wait first."""
         owing = self.tracker.in_phase(
             Phase.PENDING_ACCEPT, Phase.RELEASING, Phase.FINISHING
         )
@@ -69,7 +69,7 @@ class Health:
 
     @property
     def oldest_unreported_age_s(self) -> float:
-        """Seconds for which the first of the outbox has waited; 0 if there is none."""
+        """Wait of the first job in the outbox (seconds); 0 if there is none."""
         outbox = self.outbox
         return self._age_s(outbox[0].changed_at) if outbox else 0.0
 

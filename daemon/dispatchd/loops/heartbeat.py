@@ -1,9 +1,9 @@
-"""Heartbeat: extend leases and hear of cancel requests, for jobs whose endpoint offers it.
+"""Heartbeat: extend leases and receive cancel requests, for jobs whose endpoint offers heartbeats.
 
-A job beats from its pull until its finish has been answered: also while only its finish is refused it is with
-this machine, and nobody else is to run it. The first beat follows the accept at once, so that the endpoint knows
-within moments that this machine has heartbeats, and what its silence would mean. So does one each change of the
-phase: people see at once that a run has begun, waits for its next attempt, or is parked.
+A job beats from its pull until its finish has been answered. This machine holds it even while only its finish is
+refused, and no other machine is to run it. The first beat follows the accept at once: then the endpoint knows
+that this machine has heartbeats, and what its silence would mean. Each change of the phase sends a beat too, so
+that people see at once that a run has begun, waits for its next attempt, or is parked.
 """
 
 from functools import partial
@@ -28,13 +28,13 @@ from dispatchd.loops.tracker import Tracker
 _LOOP: Final = "heartbeat"
 
 _BEATS_IN_A_LEASE: Final = 6
-"""How many beats fit into a lease (count), so that five can be missed before it is lost."""
+"""Beats in the time of a lease (count), so that five can be missed before it is lost."""
 
 _LONGEST_PAUSE_S: Final = 30.0
 """Longest time between two beats (seconds), because a cancel request waits for the next one."""
 
 _GATHER_S: Final = 0.1
-"""How long changes are gathered before the leases are looked at again (seconds)."""
+"""Time for which changes are gathered before the leases are looked at again (seconds)."""
 
 _LEASED: Final = (
     Phase.PENDING_ACCEPT,
@@ -51,12 +51,12 @@ _NOT_AT_ONCE: Final = (Phase.PENDING_ACCEPT, Phase.FINISHING)
 
 @define
 class _Rhythm:
-    """The beats of a job under one claim: when the next one is due, on the clock of the event loop."""
+    """Beats of a job under one claim: the time of the next one, on the clock of the event loop."""
 
     claim_token: str
     due: float
     told: Phase | None = None
-    """The phase that the newest beat has told; None before the first."""
+    """Phase in the newest beat; None before the first."""
 
 
 @define(kw_only=True)
@@ -70,7 +70,7 @@ class HeartbeatLoop:
     clock: Clock
     progress: ProgressFeed
     _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
-    """By job; one whose claim is lost has none: a run goes on without it, and asking again would change nothing."""
+    """Rhythms by job. A job whose claim is lost has none: its run goes on, and another beat would change nothing."""
     _busy: set[str] = field(factory=set, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -116,7 +116,7 @@ class HeartbeatLoop:
                     tasks.start_soon(self._beat, job_id, name=f"heartbeat {job_id}")
 
     def _rhythm(self, record: TrackedJob, due: float) -> _Rhythm:
-        """Return the rhythm of a job's newest claim; a new one begins with its first beat `due`."""
+        """Return the rhythm of a job's newest claim; the first beat of a new one is due at `due`."""
         token = record.job.claim_token
         rhythm = self._rhythms.get(record.job.id)
         if rhythm is None or rhythm.claim_token != token:
@@ -132,13 +132,13 @@ class HeartbeatLoop:
             if rhythm is None:
                 self.progress.forget(job_id)
             elif now is not None and _is_news(now, rhythm):
-                # The job has gone on since this beat was sent, which says nothing of it.
+                # The job has changed since this beat was sent, so the endpoint doesn't know its phase.
                 self.tracker.ring()
 
     async def _ask(self, job_id: str) -> None:
         record = self.tracker.get(job_id)
         if record is None or record.phase not in _LEASED:
-            # It has gone on since the beat was due; what is being handed back has none.
+            # The job has changed since the beat was due; a job that is being handed back has none.
             return
         news = await self.progress.news(record)
         asked_at = self.clock.now()
@@ -163,7 +163,7 @@ class HeartbeatLoop:
                 await self.tracker.cancel(job_id, "Cancelled before it started.")
 
     def _has_finished_since(self, asked: TrackedJob) -> bool:
-        """Return whether the refusal of a beat only says that the job's finish has overtaken it."""
+        """Return whether the refusal of a beat only means that the job's finish has overtaken it."""
         now = self.tracker.get(asked.job.id)
         if now is None:
             return True
@@ -182,5 +182,5 @@ class HeartbeatLoop:
 
 
 def _is_news(record: TrackedJob, rhythm: _Rhythm) -> bool:
-    """Return whether the endpoint is to hear at once in which phase a job is."""
+    """Return whether the endpoint is to be notified at once of a job's phase."""
     return record.phase not in _NOT_AT_ONCE and record.phase is not rhythm.told

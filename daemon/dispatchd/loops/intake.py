@@ -1,7 +1,7 @@
-"""Intake: carries out what the operator wants about new jobs.
+"""Intake: carries out the operator's pause, drain or resume.
 
-The will is durable before it is acted on, so a restart in the middle of a drain goes on with it. A job
-whose pull was on its way when the drain began is tracked like any other, and handed back then.
+The mode is durable before it is acted on, so a restart in the middle of a drain goes on with it. A job
+whose pull was under way when the drain began is tracked like any other, and then handed back.
 """
 
 from datetime import datetime, timedelta
@@ -31,15 +31,15 @@ BUSY: Final = (
     Phase.RETRY_WAIT,
     Phase.FINISHING,
 )
-"""What a drain waits for; a parked job waits for a person, who may take long."""
+"""Phases that a drain waits for. It doesn't wait for parked jobs: a person may take long to decide."""
 
 _ON_ITS_WAY: Final = (Phase.RELEASING, Phase.FINISHING)
-"""What only waits for the endpoint to answer."""
+"""Phases that only wait for an answer of the endpoint."""
 
 
 @define(kw_only=True)
 class IntakeLoop:
-    """Keeps the operator's will. Implements `loops.ports.Permission`."""
+    """Carries out the operator's mode. Implements `loops.ports.Permission`."""
 
     store: IntakeStore
     tracker: Tracker
@@ -55,18 +55,18 @@ class IntakeLoop:
 
     @property
     def obstacle(self) -> str:
-        """Why no job may be pulled at the moment; empty if they may."""
+        """Reason why no job may be pulled at the moment; empty if jobs may be pulled."""
         return self.intake.obstacle
 
     @property
     def left(self) -> int:
-        """How much a drain waits for (count): jobs that have not ended, and a poll that is on its way."""
+        """Jobs that a drain waits for (count), and a poll that is under way."""
         return len(self.tracker.in_phase(*BUSY)) + self.board.polling
 
     async def change(
         self, mode: Mode, reason: str = "", *, deadline_s: float | None = None
     ) -> Intake:
-        """Make a new will durable, and return it; saying the same again changes its reason and deadline.
+        """Make a new mode durable, and return it. The same mode again changes its reason and deadline.
 
         Changes come one after the other, so that disk and memory hold the same one.
         """
@@ -87,11 +87,11 @@ class IntakeLoop:
             return changed
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Carry out the will until cancelled."""
+        """Carry out the mode until cancelled."""
         try:
             self.intake = await to_thread.run_sync(self.store.load)
         except RecordUnreadable as error:
-            # Work that waits is worse than a drain that has to be asked for again.
+            # It is better to take jobs than to leave them waiting: the drain can be requested again.
             self._log.error("intake_unreadable", error=str(error))
         if self.intake.obstacle:
             self._log.info("intake_kept", reason=self.intake.obstacle)
@@ -107,7 +107,7 @@ class IntakeLoop:
             await bell.wait()
 
     async def _empty(self) -> None:
-        """Hand back what has not started, and end the rest when that is due."""
+        """Hand back the jobs that have not started, and end the others when the deadline has passed."""
         await self.report.hand_back("the machine is draining")
         if self._is_over(self.intake.until):
             for record in self.tracker.in_phase(*BUSY):
@@ -121,7 +121,7 @@ class IntakeLoop:
         return instant is not None and instant <= self.clock.now()
 
     def _until_deadline_s(self) -> float | None:
-        """Return the seconds until the deadline of a drain, or None if no time alone changes anything."""
+        """Return the seconds until the deadline of a drain, or None if no deadline is pending."""
         until = self.intake.until
         if until is None or self._is_over(until):
             return None

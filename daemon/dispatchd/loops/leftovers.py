@@ -1,6 +1,6 @@
-"""Leftovers: processes of past attempts that could not be ended, named for people, and swept again.
+"""Leftovers: processes of past attempts that could not be ended, reported to people, and swept again.
 
-They are known to this daemon alone: after a restart nobody names them.
+Only this daemon knows them: after a restart they aren't reported.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from dispatchd.loops.ports import Engine
 _LOOP: Final = "leftovers"
 
 _SWEEP_S: Final = 60.0
-"""How often it is tried again to end them (seconds)."""
+"""Time between two attempts to end them (seconds)."""
 
 
 @frozen
@@ -31,7 +31,7 @@ class _Attempt:
 
 @define
 class Leftovers:
-    """Processes left by attempts that have been given up, by run."""
+    """Processes left by attempts that were given up, by run."""
 
     _engine: Engine
     _bugs: BugFence
@@ -49,7 +49,7 @@ class Leftovers:
         folder: Path,
         survivors: tuple[Survivor, ...],
     ) -> None:
-        """Take note of what an attempt has left."""
+        """Add the processes that an attempt has left."""
         self._attempts[run_id] = _Attempt(process, folder)
         self._survivors[run_id] = survivors
         self._changed.set()

@@ -1,7 +1,7 @@
-"""License: find it, activate it, verify it, refresh it; and say at any time what it is worth.
+"""License: find it, activate it, verify it, refresh it, and report its status at any time.
 
-Nothing here ends a run or the daemon. What the endpoint says about this machine is kept on disk, so that a
-restart doesn't forget it; a license that becomes good, by whatever way, is noticed without a restart.
+Nothing here ends a run or the daemon. The endpoint's answer about this machine is stored on disk, so that a
+restart doesn't forget it. A license that becomes valid, by whatever way, is noticed without a restart.
 """
 
 import random
@@ -36,21 +36,21 @@ from dispatchd.loops.find_license import Found, LicenseFinder, hash_of
 from dispatchd.loops.ports import Licensing, WallClock
 
 HEARTBEAT_S: Final = 24 * 3600.0
-"""Time between two heartbeats (seconds), of which up to a tenth is jitter."""
+"""Time between two heartbeats (seconds); up to a tenth of it is jitter."""
 
 _RETRY_CAP_S: Final = 50.0
-"""Longest wait after a call that failed (seconds): pulling is back within a minute of what has kept it away."""
+"""Longest wait after a failed call (seconds): pulling resumes within a minute after the obstacle is gone."""
 
 _LOOK_S: Final = 5.0
-"""How often the sources on disk are looked at (seconds), so that a new key or activation is noticed."""
+"""Time between two looks at the sources on disk (seconds), so that a new key or activation is noticed."""
 
 _FIND_S: Final = 10.0
-"""How long a look at them may take (seconds): a key may be on a file system that hangs."""
+"""Longest time of a look at them (seconds): a key may be on a file system that hangs."""
 
 
 @define(kw_only=True)
 class LicenseLoop:
-    """Keeps `status` true. Implements `loops.ports.Permission`."""
+    """Updates `status`. Implements `loops.ports.Permission`."""
 
     licensing: Licensing
     finder: LicenseFinder
@@ -62,7 +62,7 @@ class LicenseLoop:
     status: LicenseStatus = field(factory=LicenseStatus, init=False)
     server_id: str = field(default="", init=False)
     looked: anyio.Event = field(factory=anyio.Event, init=False)
-    """Set when `status` has been found for the first time."""
+    """Set when `status` has been determined for the first time."""
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
     _failures: int = field(default=0, init=False)
     _wake: anyio.Event = field(factory=anyio.Event, init=False)
@@ -72,21 +72,21 @@ class LicenseLoop:
 
     @property
     def obstacle(self) -> str:
-        """Why no job may be pulled at the moment; empty if they may."""
+        """Reason why no job may be pulled at the moment; empty if jobs may be pulled."""
         return self.status.obstacle
 
     def look(self) -> None:
-        """Look at the sources now: somebody has changed one."""
+        """Look at the sources now: one of them was changed."""
         self._wake.set()
 
     def doubt(self) -> None:
-        """Ask the endpoint about the license now: another call was told that it has been revoked."""
+        """Ask the endpoint about the license now: the answer to another call was that it has been revoked."""
         if self.status.has_credentials and not self.status.obstacle:
             self._schedule(0.0)
             self.look()
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Find the license, then keep it, until cancelled."""
+        """Find the license, then refresh it, until cancelled."""
         task_status.started()
         await self.bugs.rounds("license", self._round, longest_s=_RETRY_CAP_S)
 
@@ -99,7 +99,7 @@ class LicenseLoop:
             await self._wake.wait()
 
     async def _identified(self) -> bool:
-        """Find or make this machine's id; False while the disk refuses it."""
+        """Read or make this machine's id. Return False while the disk refuses it."""
         try:
             self.server_id, flaw = await to_thread.run_sync(
                 self.finder.identity.server_id
@@ -140,7 +140,7 @@ class LicenseLoop:
             await self._beat()
 
     async def _activated(self, found: Found) -> LicenseStatus:
-        """Return what the activation of a key gives, if it is time to try."""
+        """Return the status after the activation of a key, if it is time to try."""
         source = found.status.source
         if source is None or not self._is_due():
             return self.status
@@ -161,7 +161,7 @@ class LicenseLoop:
 
     def _activation(self, key: str, token: str, secret: str) -> Activation:
         self.finder.known.know("license", [token, secret])
-        # A token that this machine would not take must not replace one that it takes.
+        # A token that this machine would refuse must not replace one that it accepts.
         self.finder.verify(token)
         now = self.clock.wall()
         return Activation(
@@ -199,11 +199,11 @@ class LicenseLoop:
             case Revoked():
                 await self._refused(activation, Refusal.REVOKED)
             case Unauthorized():
-                # Somebody may have activated it anew while we asked; if so, that counts.
+                # Somebody may have activated it anew during the call; then the new activation counts.
                 if await to_thread.run_sync(self.finder.stored) == (activation, ""):
                     await self._refused(activation, Refusal.DEACTIVATED)
             case _:
-                # Also 400, which says that the license has expired: its grace period decides.
+                # Also 400, which says that the license has expired: the grace period decides.
                 pass
         self._put_off(str(error))
 

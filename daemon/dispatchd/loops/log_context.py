@@ -1,4 +1,4 @@
-"""Which keys describe a job in a log line."""
+"""Log keys that describe a job."""
 
 from dispatchd.domain.job import TrackedJob
 

@@ -1,4 +1,4 @@
-"""Giving modes back: a run's wall doesn't hold chmod(2), so what it takes from the daemon's folders is given back at once."""
+"""Restoring modes: a run's sandbox doesn't block chmod(2), so the modes of the daemon's folders are restored at once."""
 
 import os
 from functools import partial
@@ -17,7 +17,7 @@ from dispatchd.store.held import HeldFolders
 _LOOP: Final = "modes"
 
 _REST_S: Final = 0.02
-"""Rest after each round (seconds): who changes modes in a loop must not keep the daemon busy."""
+"""Rest after each round (seconds): a run that changes modes in a loop must not occupy the daemon."""
 
 
 @define

@@ -1,4 +1,4 @@
-"""From a tracked job and its workflow to something an engine can start."""
+"""Preparation: from a tracked job and its workflow to a launch that an engine can start."""
 
 import json
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ from dispatchd.store.runs import Runs
 
 @frozen(kw_only=True)
 class Prepared:
-    """A launch, and what it is not given.
+    """Launch, and the values left out of it.
 
-    `left_out` are the parameters of the job that could not be variables, `withheld` the variables of the
+    `left_out` are the parameters of the job that could not be variables. `withheld` are the variables of the
     workflow's secrets that code of a fork doesn't get, sorted.
     """
 
@@ -50,10 +50,10 @@ def prepare(
     base: Mapping[str, str],
     known: KnownSecrets,
 ) -> Prepared:
-    """Lay out an attempt as `_prepared` does; what is wrong with its own folder is its job's trouble, not the disk's.
+    """Lay out an attempt as `_prepared` does. A damaged run folder fails its job; it doesn't count as a disk failure.
 
     Raises:
-        StoreUnavailable: The disk refuses.
+        StoreUnavailable: The disk refuses a write.
         FolderDamaged: The run's folder can't be used.
     """
     try:
@@ -78,13 +78,13 @@ def _prepared(
     Args:
         record: The job.
         attempt: Its newest attempt.
-        workflow: What it asks for.
-        runs: Where its folder is.
+        workflow: The workflow that it asks for.
+        runs: Folders of runs, its own among them.
         base: The variables that every child gets from the daemon's own environment.
-        known: What is kept out of the brief.
+        known: Secrets that must not get into the brief.
 
-    Blocks. Fails with StoreUnavailable if that can't be written, with FolderDamaged if what the run was to be given
-    is gone, and with WorkspaceFailed if the job names no repository that could be cloned.
+    Blocks. Fails with StoreUnavailable if it can't be written, with FolderDamaged if the files for the run
+    are gone, and with WorkspaceFailed if the job names no repository that could be cloned.
     """
     number = attempt.number
     run = runs.folder(record.run_id)
@@ -139,7 +139,7 @@ def _prepared(
             "TMPDIR": str(way / run.temporary(number).name),
         }
     elif workflow.isolation is not Isolation.NONE:
-        # Its own temporary folder is the only /tmp that it sees.
+        # The run's temporary folder is the only /tmp that it sees.
         own = {"HOME": str(run.home(number)), "TMPDIR": "/tmp"}  # noqa: S108
     if own and workflow.home is Home.WORKFLOW and not forked:
         home = runs.workflow_home(workflow.name)
@@ -153,7 +153,7 @@ def _prepared(
             *workflow.command,
             *(_filled(argument, files) for argument in workflow.arguments),
         ),
-        # Last the job's facts: a workflow can't make a run lie about what it is for. Where GitHub is, it knows better.
+        # The job's facts come last: a workflow can't override them. It can override GitHub's addresses.
         env={**base, **own, **workflow.env, **parameters.values, **addresses},
         base_env=base,
         secrets={} if forked else workflow.secrets,
@@ -189,12 +189,12 @@ def _filled(argument: str, files: Mapping[str, str]) -> str:
 
 
 def _clone_url(job: Job, server: str) -> str:
-    """Return where a job's repository can be cloned from; what a payload says of that is a stranger's word."""
+    """Return the address from which a job's repository can be cloned. A stranger's payload doesn't decide it."""
     return f"{server}/{job.repository}.git" if server and job.owner_and_name else ""
 
 
 def _checkout(job: Job, source: Repository | None) -> Checkout | None:
-    """Return what to clone: the owner of the machine says from where, the job only which repository.
+    """Return the checkout of a job. The machine's owner decides the server, the job only the repository.
 
     Raises:
         WorkspaceFailed: The job names no repository.
@@ -216,6 +216,6 @@ def _payload(text: str) -> Json:
     try:
         return loads(text)
     except ContractViolation:
-        # Python's limit on nesting depends on who calls: what could be read at the pull may not be here.
+        # Python's limit on nesting depends on the caller's depth: a payload that the pull could read may fail here.
         # The command has the file; only the variables that would come from it are missing.
         return None

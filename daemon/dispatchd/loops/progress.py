@@ -1,4 +1,4 @@
-"""Progress: what is new in the events of running jobs, told to the endpoint once each."""
+"""Progress: new progress events of running jobs, sent to the endpoint once each."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dispatchd.store.runs import Runs
 
 @define
 class _Cursor:
-    """Where an attempt's events are, and how many of its progress events have been told."""
+    """Position of an attempt's events, and the number of its progress events that were sent."""
 
     path: Path
     file: Path
@@ -27,7 +27,7 @@ class _Cursor:
 
 @define
 class ProgressFeed:
-    """Reads events when somebody asks; nothing watches the files."""
+    """Reads events on demand; nothing watches the files."""
 
     _runs: Runs
     _stories: Stories
@@ -37,7 +37,7 @@ class ProgressFeed:
     )
 
     async def news(self, record: TrackedJob) -> Progress | None:
-        """Return how far a job's run is, or None if that has been told or there is no run."""
+        """Return the progress of a job's run, or None if it was sent already or there is no run."""
         attempt = record.attempt
         if record.phase is not Phase.RUNNING or attempt is None:
             self.forget(record.job.id)
@@ -45,7 +45,7 @@ class ProgressFeed:
         return await to_thread.run_sync(self._read, record, attempt.number)
 
     def told(self, record: TrackedJob) -> None:
-        """Take note that the endpoint has the newest progress; a restarted daemon knows it too."""
+        """Record that the endpoint has the newest progress; a restarted daemon knows it too."""
         cursor = self._cursors.get(record.job.id)
         if cursor is None:
             return
@@ -53,13 +53,13 @@ class ProgressFeed:
         try:
             write_new(cursor.file, str(cursor.told).encode())
         except OSError as error:
-            # At worst a restarted daemon tells it again.
+            # At worst a restarted daemon sends it again.
             self._log.debug(
                 "progress_note_failed", error=error.strerror, **job_context(record)
             )
 
     def forget(self, job_id: str) -> None:
-        """Forget a job that is over."""
+        """Forget a job that has ended."""
         over = self._cursors.pop(job_id, None)
         if over is not None:
             self._stories.forget(over.path)

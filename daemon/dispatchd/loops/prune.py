@@ -1,8 +1,8 @@
-"""Prune: what has been in history for longer than the retention time goes, with the files of its run.
+"""Prune: remove jobs that have been in history for longer than the retention time, with the files of their runs.
 
-So does a checkout that a crash has left behind its run: private code must not stay on the disk. A clock that is
-wrong must not forget everything, because a job that is forgotten would run again: time has passed when this
-machine's clock and the endpoint's say so.
+A checkout that a crash has left behind is removed too: private code must not stay on the disk. A wrong clock must
+not forget everything, because a forgotten job would run again. So time counts as passed only when both this machine's
+clock and the endpoint's show it.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,15 @@ _EVERY_S: Final = 3600.0
 """Time between two rounds (seconds)."""
 
 _MOST_NAMED: Final = 5
-"""How many things that can't be pruned are named (count)."""
+"""Most runs that can't be pruned in one message (count)."""
 
 _RESOLUTION: Final = timedelta(seconds=1)
-"""The endpoint's clock is known in whole seconds (`Date`, RFC 9110 section 5.6.7), so it may show up to one more."""
+"""Resolution of the endpoint's clock (`Date`, RFC 9110 section 5.6.7): its time may be later by up to this much."""
 
 
 @define(kw_only=True)
 class PruneLoop:
-    """Keeps the state folder from growing for ever; `history_days` is the retention time in days."""
+    """Keeps the state folder from growing forever. `history_days` is the retention time in days."""
 
     store: JobStore
     tracker: Tracker
@@ -50,9 +50,9 @@ class PruneLoop:
     clock: Clock
     history_days: float
     endpoint_time: Callable[[], datetime | None]
-    """Returns what the endpoint's clock shows, or None while that isn't known."""
+    """Returns the time on the endpoint's clock, or None while it isn't known."""
     _refused: dict[str, str] = field(factory=dict, init=False)
-    """Jobs that couldn't be forgotten in the last round, and why."""
+    """Jobs that couldn't be forgotten in the last round, with the reason."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -75,7 +75,7 @@ class PruneLoop:
             await anyio.sleep(_EVERY_S)
 
     async def _until_heard(self) -> None:
-        """Wait for the endpoint's time, but not for longer than for the next round."""
+        """Wait for the endpoint's time, but not beyond the next round."""
         with anyio.move_on_after(_EVERY_S):
             while True:
                 changed = self.board.changed
@@ -103,7 +103,7 @@ class PruneLoop:
             )
 
     async def _forget(self, old: TrackedJob) -> bool:
-        """Forget a job, unless it has come again meanwhile; return whether it is gone."""
+        """Forget a job, unless it has come again meanwhile. Return whether it is gone."""
         async with self.tracker.holding(old.job.id) as newest:
             if newest != old:
                 return False

@@ -1,7 +1,7 @@
 """Pull: room, then a job, then its folder, then its record.
 
 Only work that this machine can start soon is taken; the rest stays with the endpoint for others. Cancel jobs
-are taken always. A job that has arrived is made durable before anything else happens, also while the daemon is
+are always taken. A job that has arrived is made durable before anything else happens, even while the daemon is
 stopping.
 """
 
@@ -33,33 +33,33 @@ from dispatchd.loops.tracker import Tracker
 from dispatchd.store.runs import Runs
 
 _DISK_LOOK_S: Final = 2.0
-"""How often free space is looked at while there is too little (seconds): nothing announces it."""
+"""Time between two looks at the free space while there is too little (seconds): nothing announces it."""
 
 _SHORTEST_PAUSE_S: Final = 0.5
 """Shortest pause between two polls that the endpoint doesn't hold (seconds)."""
 
 _STOPPING_S: Final = 10.0
-"""How long a job that has arrived may hold up a stop until it is on disk (seconds)."""
+"""Longest time for which a job that has arrived delays a stop until it is on disk (seconds)."""
 
 _JOBS: Final = "pull"
-"""The loop that asks for jobs, by what the board and the pulse call it."""
+"""Name, on the board and in the pulse, of the loop that asks for jobs."""
 
 _CANCELS: Final = "cancels"
-"""The loop that asks for cancel jobs alone."""
+"""Name of the loop that asks for cancel jobs alone."""
 
 _WELL: Final = "ok"
-"""What the board says of an endpoint whose last answer was one."""
+"""Text on the board for an endpoint that answered the last pull."""
 
 _BUSY: Final = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT)
 
 
 @frozen(kw_only=True)
 class PullLimits:
-    """How much is pulled, and how often.
+    """Limits of pulls, by number and by time.
 
-    `room` counts unfinished jobs, `min_free_bytes` is the free space below which nothing is pulled;
-    `hold_s` (seconds) is the hold asked of the endpoint, `poll_interval_s` (seconds) the longest pause
-    between two polls that it doesn't hold, `call_timeout_s` (seconds) the deadline of a call beyond its hold.
+    `room` is the number of unfinished jobs allowed, `min_free_bytes` the free space below which nothing is pulled.
+    `hold_s` (seconds) is the hold to ask the endpoint for. `poll_interval_s` (seconds) is the longest pause
+    between two polls that it doesn't hold. `call_timeout_s` (seconds) is the deadline of a call beyond its hold.
     """
 
     room: int
@@ -72,7 +72,7 @@ class PullLimits:
 
 @define
 class _Polls:
-    """Polls of one kind: the hold to ask for, and how many of them have failed in a row."""
+    """Polls of one kind: the hold to ask for, and the number of failures in a row."""
 
     hold: Hold
     failures: int = 0
@@ -84,12 +84,12 @@ class PullLoop:
 
     source: Source
     permissions: Sequence[Permission]
-    """Whoever can forbid it; all have to agree."""
+    """Permissions to take jobs; all of them have to agree."""
     tracker: Tracker
     runs: Runs
     workflows: Mapping[str, Workflow]
     unfit: Callable[[], Mapping[str, str]]
-    """Returns the workflows that this machine can't run within their limits, and why."""
+    """Returns the workflows that this machine can't run within their limits, each with the reason."""
     limits: PullLimits
     board: Board
     pulse: Pulse
@@ -101,11 +101,11 @@ class PullLoop:
     on_early_end: Callable[[], None]
     """Called when the endpoint ends a held poll early and empty: it has news of a job that this machine has."""
     _no_room: anyio.Event = field(factory=anyio.Event, init=False)
-    """Set while no jobs but cancel jobs may be taken."""
+    """Set while only cancel jobs may be taken."""
     _has_capabilities: bool = field(default=False, init=False)
-    """Whether the newest job of this daemon has shown that the endpoint knows lists of workflows."""
+    """True if the newest job of this daemon has shown that the endpoint supports lists of workflows."""
     _ignores_lists: bool = field(default=False, init=False)
-    """Whether the endpoint has handed out a job where it was asked for cancel jobs alone."""
+    """True if the endpoint has handed out another job where it was asked for cancel jobs alone."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -140,7 +140,7 @@ class PullLoop:
         polls.hold = hold = polls.hold.up_to(self.limits.hold_s)
         again = f"asking again after {polls.failures} failures"
         self.board.say(_JOBS, again if polls.failures else "asking for a job")
-        # The first question, also after an outage, is answered at once: whether all is well is then known.
+        # The first poll, also after an outage, is answered at once: that shows early whether all is well.
         asked_s = hold.now_s if self.board.endpoint == _WELL else 0.0
         try:
             self.pulse.expect(_JOBS, asked_s + self.limits.call_timeout_s + SLACK_S)
@@ -155,9 +155,9 @@ class PullLoop:
             polls.hold = await self._until_next(_JOBS, found, hold)
 
     async def _pull_cancel(self, polls: _Polls) -> None:
-        """Ask for cancel jobs alone while no others are taken, where the endpoint knows such questions.
+        """Ask for cancel jobs alone while no others are taken, where the endpoint supports that.
 
-        A poll that is on its way when there is room again is left to end by itself: what it brings must not be lost.
+        A poll that is under way when there is room again is left to end by itself: its job must not be lost.
         """
         self.pulse.rest(_CANCELS)
         self.bugs.worked(_CANCELS)
@@ -190,7 +190,7 @@ class PullLoop:
         await self._deliver(_CANCELS, found)
 
     def _may_ask_for_cancels(self) -> bool:
-        """Return whether the endpoint has shown, now or before a restart, that it knows lists of workflows."""
+        """Return whether the endpoint has shown, now or before a restart, that it supports lists of workflows."""
         shown = self._has_capabilities or any(
             CAPABILITIES in record.job.extensions
             for record in self.tracker.in_phase(*Phase)
@@ -218,7 +218,7 @@ class PullLoop:
         return hold
 
     async def _poll(self, asked_s: float) -> Delivery | NoJob:
-        """Ask once, and make durable what comes; a drain counts the poll as on its way until then."""
+        """Ask once, and make the answer durable. For a drain the poll counts as under way until then."""
         self.board.polling = True
         try:
             found = await self.source.pull(asked_s)
@@ -264,7 +264,7 @@ class PullLoop:
     async def _deliver(self, who: str, delivery: Delivery) -> None:
         delivered = False
         while not delivered:
-            # A stop must not lose what the endpoint has handed out, nor wait for ever for a full disk.
+            # A stop must not lose a job that the endpoint has handed out, nor wait forever for a full disk.
             self.pulse.expect(who, STEP_S)
             with anyio.move_on_after(_STOPPING_S, shield=True):
                 await self._track(delivery)
@@ -280,7 +280,7 @@ class PullLoop:
                     job_id, payload=delivery.payload, headers=delivery.headers
                 )
             except StoreUnavailable:
-                # A cancel job runs nothing, and has to get through to what has filled the disk.
+                # A cancel job runs nothing, and must get through to the run that has filled the disk.
                 if not delivery.job.is_cancel:
                     raise
 
@@ -293,7 +293,7 @@ class PullLoop:
     def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:
         self._note_skew()
         if isinstance(found, NoJob) and found.cut_after_s is not None:
-            # It may come from a proxy in front of nothing, so it proves no endpoint.
+            # A proxy without an endpoint behind it cuts polls too, so a cut proves no endpoint.
             self.board.pulls["cut"] += 1
             return
         self.board.pulls["job" if isinstance(found, Delivery) else "none"] += 1

@@ -1,7 +1,7 @@
-"""Which loops still go round: each promises when it will be heard of again, and is missed if it isn't.
+"""Loop liveness. Each loop sets a deadline for its next report; a loop that misses it is stuck.
 
-A promise covers what should take long only where something is wrong: a call with a deadline of its own, a
-write. A loop that waits for something to do, for however long, has promised nothing.
+A deadline covers steps that take long only if something is wrong: a call with a deadline of its own, a
+write. A loop that waits for something to do, for however long, has no deadline.
 """
 
 from typing import Final
@@ -10,28 +10,28 @@ import anyio
 from attrs import define, field
 
 SLACK_S: Final = 15.0
-"""What a deadline is given beyond itself before its keeper counts as stuck (seconds)."""
+"""Time after a deadline until its loop counts as stuck (seconds)."""
 
 STEP_S: Final = 30.0
-"""How long a step without a deadline may take, such as a write to a slow disk (seconds)."""
+"""Longest time of a step without a deadline, such as a write to a slow disk (seconds)."""
 
 
 @define
 class Pulse:
-    """Who has promised to be heard of, and by when on the event loop's clock."""
+    """Deadlines of the loops, on the event loop's clock."""
 
     _due: dict[str, float] = field(factory=dict, init=False)
 
     def expect(self, who: str, within_s: float) -> None:
-        """Promise, in a loop's name, to be here again within some seconds."""
+        """Set the deadline for the next report of a loop, in seconds from now."""
         self._due[who] = anyio.current_time() + within_s
 
     def rest(self, who: str) -> None:
-        """End a promise: there is nothing to do."""
+        """Remove the deadline of a loop: there is nothing to do."""
         self._due.pop(who, None)
 
     @property
     def stuck(self) -> list[str]:
-        """Who has not kept the promise, sorted; each a few words such as `report job-1`."""
+        """Loops that missed their deadline, sorted; each a few words such as `report job-1`."""
         now = anyio.current_time()
         return sorted(who for who, due in self._due.items() if due < now)

@@ -1,8 +1,8 @@
-"""Report: accept, release and finish, each job with its own retry; what is closed leaves for history.
+"""Report: accept, release and finish, each job with its own retry; closed jobs move to history.
 
 The accept is the fence: no process of a job starts before the source has confirmed it. A release is durable
-before it is sent, and repeated until it is answered: the job may be somebody else's by then. A finish is
-repeated for ever, because a late result is still a result. One job's trouble never delays another.
+before it is sent, and repeated until it is answered: another machine may have the job by then. A finish is
+repeated forever, because a late result is still a result. A failure of one job's calls never delays another job.
 """
 
 import random
@@ -37,12 +37,12 @@ _CALLS_AT_ONCE: Final = 8
 """Reports under way at the same time (count): enough to hide the round trip, too few to be a burden."""
 
 _MOST_CALLS: Final = 2
-"""How many calls a report takes at most (count): a finish that is too large is sent once more without its texts."""
+"""Most calls of one report (count): a finish that is too large is sent once more without its texts."""
 
 
 @frozen
 class _Call:
-    """One call that a record owes, and the events of its two ends."""
+    """One call that a record owes, and the events for its two answers."""
 
     name: str
     send: Callable[[TrackedJob], Awaitable[None]]
@@ -52,7 +52,7 @@ class _Call:
 
 @define(kw_only=True)
 class ReportLoop:
-    """Pays what tracked jobs owe to the source."""
+    """Performs the calls that tracked jobs owe to the source."""
 
     source: Source
     tracker: Tracker
@@ -64,9 +64,9 @@ class ReportLoop:
     clock: Clock
     random: random.Random
     call_timeout_s: float
-    """The deadline of a call (seconds)."""
+    """Deadline of a call (seconds)."""
     _why_back: str = field(default="the machine was stopped", init=False)
-    """Why jobs are given back, for the source."""
+    """Reason for handing jobs back, for the source."""
     _busy: set[str] = field(factory=set, init=False)
     _turns: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
@@ -88,9 +88,9 @@ class ReportLoop:
         await bell.wait()
 
     async def hand_back(self, reason: str) -> None:
-        """Have every job that has not started given back to a source that takes it; the others stay.
+        """Have every job that has not started handed back to a source that takes it; the others stay.
 
-        Returns when that is durable; the source is told by the loop.
+        Returns when that is durable; the loop sends it to the source.
         """
         self._why_back = reason
         async with anyio.create_task_group() as tasks:
@@ -114,7 +114,7 @@ class ReportLoop:
         )
 
     async def _settle(self, job_id: str) -> None:
-        """Pay what a job owes, until it owes nothing."""
+        """Perform the calls that a job owes, until it owes none."""
         promise = _promise(job_id)
 
         def pause(seconds: float) -> None:
@@ -127,13 +127,13 @@ class ReportLoop:
         finally:
             self._busy.discard(job_id)
             self.pulse.rest(promise)
-            # Between the last look at the record and this line something new may have come up.
+            # The record may have changed between the last look and this line.
             self.tracker.ring()
 
     async def _pay_all(self, job_id: str) -> None:
         failures = 0
         while True:
-            # Only a repeat can concern a job that is already in history, on disk alone.
+            # A job that is already in history, on disk alone, only owes a repeat.
             repeat = job_id in self.tracker.repeats
             record = (
                 await self.tracker.find(job_id) if repeat else self.tracker.get(job_id)
@@ -182,7 +182,7 @@ class ReportLoop:
         attempt, report = record.attempt, Report()
         if attempt is not None:
             run = self.runs.folder(record.run_id)
-            # A look costs less than a thread, and most runs are quiet.
+            # A look costs less than a thread, and most runs have no report.
             if reports.exist(run, attempt.number):
                 report, flaw = await to_thread.run_sync(
                     reports.read, run, attempt.number
@@ -195,7 +195,7 @@ class ReportLoop:
     async def _pay(self, record: TrackedJob, call: _Call) -> None:
         event = call.done
         promise = _promise(record.job.id)
-        # Waiting for a turn is no step that could hang: whoever has one has promised.
+        # A wait for a turn can't hang: each call that has a turn has its own deadline.
         self.pulse.rest(promise)
         try:
             async with self._turns:
@@ -231,7 +231,7 @@ class ReportLoop:
 
 
 def _may_go_back(record: TrackedJob) -> bool:
-    # A cancel is for a run of this machine: no other one could carry it out.
+    # A cancel is for a run of this machine: no other machine could carry it out.
     return (
         record.is_unstarted
         and not record.job.is_cancel

@@ -1,8 +1,8 @@
-"""Run: a slot, then an attempt; `loops/start.py` gives it a process, `loops/follow.py` sees it through.
+"""Run: a slot, then an attempt. `loops/start.py` gives it a process, `loops/follow.py` follows it to its end.
 
 The fence of this loop is the record: `running` with the attempt's number is durable before the shim is
 forked, and the process identity before its gate opens. So each attempt starts at most once, and after a
-crash the same code finds the same debts.
+crash the same code finds the same owed actions.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ _ALIVE: Final = (Phase.RUNNING, *_STARTABLE)
 
 @define(kw_only=True)
 class RunLoop:
-    """Turns accepted jobs into verdicts, as many at a time as there are slots."""
+    """Turns accepted jobs into verdicts, up to the number of slots at a time."""
 
     starter: Starter
     follower: Follower
@@ -67,7 +67,7 @@ class RunLoop:
     bugs: BugFence
     clock: Clock
     stopping: bool = field(default=False, init=False)
-    """Set when the daemon stops: what runs is followed on, nothing new starts."""
+    """True when the daemon stops: running attempts are followed on, nothing new starts."""
     _busy: set[str] = field(factory=set, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -76,7 +76,7 @@ class RunLoop:
     _parked: set[str] = field(factory=set, init=False)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
-        """Run jobs until cancelled; the runs themselves are left alive then."""
+        """Run jobs until cancelled; the runs themselves stay alive then."""
         async with anyio.create_task_group() as tasks:
             task_status.started()
             await self.bugs.rounds(_LOOP, partial(self._round, tasks))
@@ -91,7 +91,7 @@ class RunLoop:
     def _take_up(self, tasks: TaskGroup) -> None:
         if not self.tracker.in_phase(*Phase):
             self.clock.settle()
-        # What has a process comes first: after a restart it holds its slot again.
+        # Jobs with a process come first: after a restart they hold their slots again.
         for record in self.tracker.in_phase(Phase.RUNNING):
             self._spawn(tasks, record)
         if not self.stopping:
@@ -119,11 +119,11 @@ class RunLoop:
         if record.retry_at is None:
             return True
         now = self.clock.now()
-        # Further away than any wait: it was written before a reboot, by a clock that has been set since.
+        # A time beyond any wait was written before a reboot, by a clock that has been set since.
         return record.retry_at <= now or record.retry_at > now + _LONGEST_WAIT
 
     def _queue_deadline(self, record: TrackedJob) -> datetime | None:
-        """Return when a job has waited too long for its first attempt, or None if it may wait."""
+        """Return the time at which a job has waited too long for its first attempt, or None if it may wait."""
         workflow = self.workflows.get(record.job.workflow)
         if workflow is None or not workflow.queue_timeout_s or not record.is_unstarted:
             return None
@@ -134,7 +134,7 @@ class RunLoop:
         return deadline is not None and deadline <= self.clock.now()
 
     def _next_due_s(self) -> float | None:
-        """Return the seconds until time alone makes something due, or None; a slot that gets free rings."""
+        """Return the seconds until time alone makes something due, or None; a slot that becomes free rings."""
         waiting = [
             record
             for record in self.tracker.in_phase(*_STARTABLE)
@@ -149,12 +149,12 @@ class RunLoop:
         return max(_SHORTEST_WAIT_S, (due - self.clock.now()).total_seconds())
 
     def _clear_resolved(self, tasks: TaskGroup) -> None:
-        """Remove the workspaces of jobs that a person, or a cancel, has ended while they were parked."""
+        """Remove the workspaces of jobs that a person, or a cancel, ended while they were parked."""
         parked = {
             record.job.id for record in self.tracker.in_phase(Phase.NEEDS_ATTENTION)
         }
         for job_id in self._parked - parked:
-            # One that goes on, because it is tried again, keeps its workspace.
+            # A job that goes on, because it is tried again, keeps its workspace.
             clear = partial(self.concluder.workspaces.clear, job_id)
             tasks.start_soon(
                 partial(self.bugs.complete, _LOOP, clear, item=f"clear {job_id}"),
@@ -163,7 +163,7 @@ class RunLoop:
         self._parked = parked
 
     async def _fenced(self, job_id: str) -> None:
-        """Carry a job, and park it where that meets a bug, so that one job can't take the daemon down."""
+        """Carry a job through its steps. Park it on a bug, so that one job can't end the daemon."""
         record = self.tracker.get(job_id)
         context = None if record is None else job_context(record)
         try:
@@ -196,7 +196,7 @@ class RunLoop:
         workflow = self.workflows.get(record.job.workflow)
         if record.phase is not Phase.RUNNING:
             if self.stopping:
-                # It may be about to be handed back.
+                # The job may be about to be handed back.
                 return
             refused = self._refusal(record, workflow)
             if workflow is None or refused is not None:
@@ -213,7 +213,7 @@ class RunLoop:
             await self.follower.follow(record, workflow)
 
     def _refusal(self, record: TrackedJob, workflow: Workflow | None) -> Verdict | None:
-        """Return why a job can't be run here, or None if it can."""
+        """Return the verdict of a job that can't be run here, or None if it can."""
         if workflow is None:
             return unknown_workflow(record.job.workflow)
         foreign = foreign_repository(record.job, workflow)
@@ -260,7 +260,7 @@ class RunLoop:
             ),
         )
         if record.phase is Phase.RUNNING:
-            # Else it was cancelled, or its lease was lost, while it was taken up.
+            # Otherwise it was cancelled, or its lease was lost, during these steps.
             await self.starter.start(record, attempt, workflow)
 
 

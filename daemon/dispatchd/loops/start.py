@@ -1,4 +1,4 @@
-"""Start: give an attempt its workspace, its secrets and its process, unless somebody wants it dead first.
+"""Start: give an attempt its workspace, its secrets and its process, unless its end is requested first.
 
 The fence is the engine's: the process identity is durable before the command can run. Until then a failure,
 or the end of the daemon, means that nothing was run.
@@ -39,7 +39,7 @@ from dispatchd.store.runs import Runs
 
 @define(kw_only=True)
 class Starter:
-    """Starts attempts; `base_env` is what every child gets of the daemon's own environment."""
+    """Starts attempts. `base_env` is the part of the daemon's own environment that every child gets."""
 
     engine: Engine
     tracker: Tracker
@@ -49,9 +49,9 @@ class Starter:
     known: KnownSecrets
     base_env: Mapping[str, str]
     source: Source | None = None
-    """Who gives tokens to attempts; None for a replay, of which no endpoint knows."""
+    """Source of tokens for attempts; None for a replay, of which no endpoint knows."""
     traced: bool = False
-    """Whether children are told the trace that they belong to (TRACEPARENT, W3C Trace Context)."""
+    """True if children get the trace that they belong to (TRACEPARENT, W3C Trace Context)."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -59,10 +59,10 @@ class Starter:
     async def start(
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow
     ) -> None:
-        """Start a running job's newest attempt; what keeps it from starting is concluded at once.
+        """Start a running job's newest attempt; a failure to start is concluded at once.
 
-        If the job is lost before the command has begun, nothing is left of the start. If the endpoint doesn't
-        answer, the attempt has a process that never begins, and is taken back by whoever follows it.
+        If the job is lost before the command has begun, the start is reverted. If the endpoint doesn't
+        answer, the attempt has a process that never begins, and whoever follows it reverts it.
         """
         base_env = dict(self.base_env)
         run = self.runs.folder(record.run_id)
@@ -120,17 +120,17 @@ class Starter:
                 launch = evolve(prepared.launch, given=given)
                 await self.engine.start(launch, record_process)
             except (RunError, NotConfirmed) as error:
-                # Kept for outside: a task group would wrap it into an exception group.
+                # Raised outside of the task group, which would wrap it into an exception group.
                 failed = error
             tasks.cancel_scope.cancel()
         if failed is not None:
             raise failed
 
     async def _pass_fence(self, record: TrackedJob) -> None:
-        """Return if the command of a job may begin, asking the endpoint once where that isn't known.
+        """Return if the command of a job may begin. If that isn't known, ask the endpoint once.
 
         Raises:
-            NotConfirmed: It must not.
+            NotConfirmed: It must not begin.
         """
         if record.phase is not Phase.RUNNING:
             raise NotConfirmed(reason=f"the job is {record.phase}")
@@ -142,7 +142,7 @@ class Starter:
             raise NotConfirmed(reason=str(error)) from error
         if not wanted:
             raise NotConfirmed(reason="somebody has cancelled it")
-        # The answer counts from when it was asked for: it may have taken longer than the lease, or another delivery come.
+        # The answer counts from the time of the call: it may have taken longer than the lease, or a delivery came.
         newest = self.tracker.get(record.job.id)
         is_wanted = (
             newest is not None
@@ -153,10 +153,10 @@ class Starter:
             raise NotConfirmed(reason="the endpoint's answer doesn't hold any more")
 
     async def _given(self, record: TrackedJob, workflow: Workflow) -> Mapping[str, str]:
-        """Return what the endpoint gives to an attempt: its token, by variable, if its workflow asks for one.
+        """Return the secrets that the endpoint gives to an attempt: a token, by variable, if its workflow asks for one.
 
         Raises:
-            SecretUnavailable: It gives none.
+            SecretUnavailable: The endpoint gives none.
         """
         if not workflow.github_token or record.job.from_fork:
             return {}
@@ -196,7 +196,7 @@ class Starter:
 
 
 def _is_refusal(error: RemoteError) -> bool:
-    """Return whether the endpoint will answer the same again, and not whoever is on the way to it."""
+    """Return whether the refusal is the endpoint's own, so that it would answer the same again."""
     return (
         isinstance(error, JobClosed | Forbidden | Revoked)
         or error.status == HTTPStatus.UNPROCESSABLE_ENTITY

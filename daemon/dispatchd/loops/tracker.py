@@ -33,7 +33,7 @@ _PARKABLE: Final = (
 
 @frozen
 class Decision:
-    """What becomes of a job: the event, the record before it with what else is different, the verdict."""
+    """Decision about a job: the event, the record before it with all other changes, and the verdict."""
 
     event: Event
     record: TrackedJob
@@ -42,15 +42,15 @@ class Decision:
 
 @define
 class Tracker:
-    """Every change of a tracked job goes through here."""
+    """Single way of all changes to tracked jobs."""
 
     _store: JobStore
     _clock: Clock
     disk: Disk
     _watchers: Sequence[Callable[[TrackedJob], None]] = ()
-    """Told of every record that has become durable, in order; they neither wait nor fail."""
+    """Called with every record that has become durable, in order; they neither wait nor fail."""
     repeats: set[str] = field(factory=set, init=False)
-    """Jobs that were handed out again and whose accept or finish is to be repeated."""
+    """Jobs that were handed out again, and whose accept or finish is to be repeated."""
     _bell: anyio.Event = field(factory=anyio.Event, init=False)
     _stops: WeakValueDictionary[str, anyio.Event] = field(
         factory=WeakValueDictionary, init=False
@@ -64,7 +64,7 @@ class Tracker:
 
     @property
     def bell(self) -> anyio.Event:
-        """The event of the next change. Take it first, then read the state, then wait for it."""
+        """Event of the next change. Take it first, then read the state, then wait for it."""
         return self._bell
 
     def stop_event(self, job_id: str) -> anyio.Event:
@@ -73,7 +73,7 @@ class Tracker:
         wanted_dead = record is not None and record.is_wanted_dead
         event = self._stops.get(job_id)
         if event is None or (event.is_set() and not wanted_dead):
-            # One that is set is that of an earlier attempt.
+            # An event that is set is that of an earlier attempt.
             event = self._stops[job_id] = anyio.Event()
         if wanted_dead:
             event.set()
@@ -98,9 +98,9 @@ class Tracker:
 
     @asynccontextmanager
     async def holding(self, job_id: str) -> AsyncIterator[TrackedJob | None]:
-        """Give the newest record of a job, which can't change in the block; None if it is not known here.
+        """Yield the newest record of a job, which can't change in the block; None if it is not known here.
 
-        Only who holds a job may take its folder away. For short work: all that happens to it has to wait.
+        Only the holder of a job may remove its folder. For short work: every change of the job has to wait.
         """
         async with self._lock(job_id):
             yield await self.find(job_id)
@@ -112,12 +112,12 @@ class Tracker:
         store_texts: Callable[[], None],
         rejection: Verdict | None = None,
     ) -> TrackedJob:
-        """Track a job that was handed out, or take note that a known one was handed out again.
+        """Track a job that was handed out, or record that a known one was handed out again.
 
         Args:
             job: The job.
-            store_texts: Makes what belongs to a new job durable, before its record; may be repeated.
-            rejection: Why a new job is finished at once and never accepted, where that is so.
+            store_texts: Makes the texts of a new job durable, before its record; may be repeated.
+            rejection: Verdict of a new job that is finished at once and never accepted; None for any other.
         """
         now = self._clock.now()
         async with self._lock(job.id):
@@ -146,9 +146,9 @@ class Tracker:
 
         Args:
             job_id: The job.
-            event: What happened to it.
+            event: The event of the job.
             verdict: The end of its run, for the events that lead to `finishing`.
-            change: What else is different in the record after the event, given the record before it.
+            change: Makes the other changes of the record after the event, given the record before it.
 
         Fails with InvalidTransition if the table has no such row; nothing has changed then.
 
@@ -165,10 +165,10 @@ class Tracker:
     async def decide(
         self, job_id: str, decision: Callable[[TrackedJob], Decision]
     ) -> TrackedJob:
-        """Decide about a running job from its newest record, and return what it became.
+        """Decide about a running job from its newest record, and return the new one.
 
-        `decision` is called under the job's lock, so nothing can change between its look and its word. A
-        job that doesn't run any more is left as it is.
+        `decision` is called under the job's lock, so nothing can change between reading and deciding. A
+        job that no longer runs is left as it is.
 
         Raises:
             KeyError: The job is not known here.
@@ -186,7 +186,7 @@ class Tracker:
         """Park a job for a person: at once if nothing of it runs, else when its attempt has been ended.
 
         Raises:
-            NotPossible: It is parked already, or has ended.
+            NotPossible: It is already parked, or has ended.
         """
         async with self._lock(job_id):
             record = self._standing(job_id, "block", _PARKABLE)
@@ -204,7 +204,7 @@ class Tracker:
             )
 
     async def resolve(self, job_id: str, verdict: Verdict | None) -> TrackedJob:
-        """End a parked job with a verdict, or have another attempt of it (None).
+        """End a parked job with a verdict, or start another attempt of it (None).
 
         Fails with NotPossible if it isn't parked.
         """
@@ -214,10 +214,10 @@ class Tracker:
             return await self._advance(record, event, verdict)
 
     async def answered(self, asked: TrackedJob, event: Event) -> None:
-        """Advance a job by what the endpoint answered about a record of it.
+        """Advance a job by the endpoint's answer about a record of it.
 
-        An answer to a claim that has been handed out anew meanwhile says nothing about the new one,
-        which is asked for by itself.
+        If the claim was handed out anew meanwhile, an answer to the old one says nothing about the new one,
+        for which a call of its own is made.
         """
         async with self._lock(asked.job.id):
             known = await self.find(asked.job.id)
@@ -227,7 +227,7 @@ class Tracker:
                 await self._replace(known, after)
 
     async def cancel(self, job_id: str, reason: str) -> TrackedJob:
-        """Ask for the end of a job: at once if nothing of it runs, else the run loop ends the attempt."""
+        """Request the end of a job: at once if nothing of it runs, else the run loop ends the attempt."""
         return await self.apply(
             job_id,
             Event.CANCEL_REQUESTED,
@@ -238,7 +238,7 @@ class Tracker:
         )
 
     async def give_back(self, job_id: str) -> None:
-        """Want an unstarted job to go back: from now on it can't start here. One that has started stays."""
+        """Request the hand-back of an unstarted job: from now on it can't start here. A job that has started stays."""
         async with self._lock(job_id):
             record = self._store.get(job_id)
             if record is not None and record.is_unstarted:
@@ -251,7 +251,7 @@ class Tracker:
         return await self._replace(before, record)
 
     async def _replace(self, before: TrackedJob, record: TrackedJob) -> TrackedJob:
-        # Nothing more is owed by what was in history already.
+        # A job that was already in history owes nothing.
         return record if before.phase is Phase.HISTORY else await self._keep(record)
 
     async def _keep(
@@ -263,7 +263,7 @@ class Tracker:
             self._store.put(record)
 
         def refused() -> None:
-            # A run that has filled the disk must end before there is room to say why.
+            # A run that has filled the disk must end before there is space to record the reason.
             if record.is_wanted_dead:
                 self._ring_stop(record)
 
@@ -286,7 +286,7 @@ class Tracker:
         """Return a tracked job that is in one of some phases.
 
         Raises:
-            NotPossible: It isn't.
+            NotPossible: It is in another phase.
         """
         record = self._store.get(job_id)
         if record is None:

@@ -1,7 +1,7 @@
-"""Removing checkouts: private code goes when its job needs it no more, whatever else goes on.
+"""Removal of checkouts: private code is removed when its job needs it no more, whatever else goes on.
 
-A run's folder is touched only by who holds its job. So a checkout is moved away under the job's lock, which takes
-a moment, and removed where nobody works any more.
+Only the holder of a job touches its run's folder. So a checkout is moved away under the job's lock, which takes
+a moment, and removed where nothing uses it any more.
 """
 
 from collections.abc import Iterable
@@ -28,10 +28,10 @@ _IN_USE: Final = (
     Phase.RUNNING,
     Phase.NEEDS_ATTENTION,
 )
-"""Phases in which a workspace is in use, or may be looked at by a person or the next attempt."""
+"""Phases in which a workspace is in use, or may be read by a person or the next attempt."""
 
 _REMOVE_S: Final = 60.0
-"""How long the removal of one checkout is waited for (seconds)."""
+"""Longest wait for the removal of one checkout (seconds)."""
 
 
 @define
@@ -42,20 +42,20 @@ class Workspaces:
     _runs: Runs
     _bugs: BugFence
     stays: dict[Path, str] = field(factory=dict, init=False)
-    """What can't be removed at the moment, and what to do about it, in words."""
+    """Files that can't be removed at the moment, with what to do about each, in words."""
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     async def clear(self, job_id: str) -> None:
-        """Remove a job's checkout, if it has one and needs it no more; say so if something stays."""
+        """Remove a job's checkout, if it has one and needs it no more. Log it if something stays."""
         # The run's id is the job's.
         run = self._runs.folder(job_id)
         if not run.private_mark.exists():
             return
         try:
-            # A stop must not come between the move and what is said of it.
+            # A stop must not come between the move and its log line.
             with anyio.CancelScope(shield=True):
                 async with self._tracker.holding(job_id) as newest:
                     if newest is not None and newest.phase in _IN_USE:
@@ -67,14 +67,14 @@ class Workspaces:
             await self.remove(retired)
 
     async def remove_all(self) -> None:
-        """Remove everything that nobody needs any more, also what an earlier daemon has left."""
+        """Remove everything that is no longer needed, including the leftovers of an earlier daemon."""
         retired = await to_thread.run_sync(self._runs.trash.contents)
         for gone in self.stays.keys() - set(retired):
             del self.stays[gone]
         await self.remove(retired)
 
     async def clear_scratch(self, run_id: str, number: int) -> None:
-        """Remove what nobody needs of an attempt that has ended: its home and its temporary files."""
+        """Remove the files of an ended attempt that are no longer needed: its home and its temporary files."""
         run = self._runs.folder(run_id)
         try:
             retired = await to_thread.run_sync(self._runs.retire_scratch, run, number)
@@ -86,9 +86,9 @@ class Workspaces:
             await self.remove(retired)
 
     async def remove(self, retired: Iterable[Path]) -> None:
-        """Remove what nobody needs any more; say what stays, which the next round of pruning takes up again.
+        """Remove retired files. Log the ones that stay; the next round of pruning tries them again.
 
-        Each stands by itself: what one can't be rid of keeps no other.
+        Each stands by itself: one that can't be removed doesn't keep the others.
         """
         for each in retired:
             with self._bugs.contained("prune", {"path": str(each)}):

@@ -1,1 +1,1 @@
-"""The machine below both programs: proxies, certificates, prerequisites, folders of any depth, orphans, the kernel's walls."""
+"""The machine below both programs: proxies, certificates, prerequisites, deep folders, orphans, kernel sandboxes."""

@@ -1,4 +1,4 @@
-"""Which of root's capabilities a process keeps (capabilities(7), linux/capability.h)."""
+"""Capabilities that a process of root keeps (capabilities(7), linux/capability.h)."""
 
 import errno
 from typing import Final
@@ -20,14 +20,14 @@ _OF_FILES_AND_USERS: Final = frozenset(
         10,  # CAP_NET_BIND_SERVICE
     }
 )
-"""What installers and archivers that run as root use; none reaches other processes' memory, devices or the kernel."""
+"""Capabilities that installers and archivers need. None reaches devices, the kernel or other processes' memory."""
 
 _LAST: Final = 63
-"""The kernel keeps them in 64 bits."""
+"""Largest possible number of a capability: the kernel keeps them in 64 bits."""
 
 
 def drop_capabilities() -> None:
-    """Keep of root's capabilities those about files and users, from the next program on; without any, do nothing.
+    """Keep only root's capabilities about files and users, from the next program on. Without any, do nothing.
 
     Raises:
         OSError: The kernel refuses.

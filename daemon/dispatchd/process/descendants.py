@@ -1,7 +1,7 @@
-"""Descendants: what a process inherits of those that it has started, so that nothing of a run gets out of sight.
+"""Descendants of a process: children, and orphans that it adopts, so that no process of a run gets lost.
 
 The orphans below a subreaper become its children (prctl(2), PR_SET_CHILD_SUBREAPER), whatever session, group and
-environment they have. Only children are signalled here: nobody else waits for them, so their pids are their own.
+environment they have. Only children are signalled here: no other process waits for them, so their pids can't be reused.
 Standard library alone, so that small helpers can load it.
 """
 
@@ -14,16 +14,16 @@ from typing import Final
 from dispatchd.process.kernel import PR_SET_CHILD_SUBREAPER, process_control
 
 _LOOK_S: Final = 0.01
-"""Interval between two looks at children that are ending (seconds): their parent is told of each, and has no loop."""
+"""Interval between two looks at ending children (seconds): their parent gets a signal for each, and has no loop."""
 
 
 def adopt_orphans() -> None:
-    """Let the orphans below this process become its children."""
+    """Make the orphans below this process its children."""
     process_control(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process of one thread; none where the kernel doesn't tell (proc_pid_task(5))."""
+    """Return the children of a process of one thread; none where the kernel doesn't list them (proc_pid_task(5))."""
     try:
         with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:  # noqa: PTH123  # no pathlib in here
             return [int(each) for each in file.read().split()]
@@ -32,7 +32,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def descendants_of(pid: int) -> list[int]:
-    """Return all below a process, parents first."""
+    """Return all descendants of a process, parents first."""
     found = children_of(pid)
     for each in found:
         found.extend(children_of(each))
@@ -40,13 +40,13 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def signal_child(pid: int, number: signal.Signals) -> None:
-    """Signal a child that nobody has waited for; one of another user takes none."""
+    """Signal a child that has not been waited for. One of another user doesn't get the signal."""
     with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 
 
 def end_children(grace_s: float, within_s: float) -> None:
-    """End all children, and those that become children by that: SIGTERM, then SIGKILL; give up what stays.
+    """End all children, and those that they leave: SIGTERM, then SIGKILL. Give up those that stay.
 
     Args:
         grace_s: Time between the two (seconds).

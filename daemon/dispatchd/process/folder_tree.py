@@ -1,8 +1,8 @@
-"""Folders that a run has left: removed and linked whatever is in them, and however deep they are nested.
+"""Folders that a run has left: removed and linked whatever their content, and however deep they are nested.
 
-The removal doesn't recurse, holds no descriptor for each level, and builds no path of each level: Python's recursion
-limit, the limit of descriptors and PATH_MAX (4,096 bytes, path_resolution(7)) all end at a depth that a run reaches
-in a second.
+The removal doesn't recurse, holds no descriptor for each level, and builds no path of each level. Python's recursion
+limit, the limit of descriptors and PATH_MAX (4,096 bytes, path_resolution(7)) are all exceeded at a depth that a run
+reaches in a second.
 """
 
 import os
@@ -17,7 +17,7 @@ from typing import Final
 from attrs import define, field
 
 _OWN: Final = 0o700
-"""The mode in which a folder's owner may change what is in it."""
+"""Mode in which a folder's owner may change its entries."""
 
 _UNIQUE_BYTES: Final = 8
 """Random part of a name (bytes)."""
@@ -27,13 +27,13 @@ _FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @define
 class Leftovers:
-    """Entries of a tree that can't be removed: their number, and the reason for the first, with its path."""
+    """Entries of a tree that can't be removed: their number, and the error of the first one, with its path."""
 
     count: int = 0
     first: OSError | None = None
 
     def add(self, folder: Path, name: str, error: OSError) -> None:
-        """Note an entry of a folder that stays."""
+        """Add an entry of a folder that stays."""
         self.count += 1
         if self.first is None:
             text = error.strerror or str(error)
@@ -42,7 +42,7 @@ class Leftovers:
 
 @define
 class _Removal:
-    """The removal of what is below one folder, by its descriptor and its path."""
+    """Removal of the content of one folder, by its descriptor and its path."""
 
     top: int
     path: Path
@@ -59,7 +59,7 @@ class _Removal:
                     self._empty(folder, self.path / name)
                 os.rmdir(name, dir_fd=self.top)
             except OSError as error:
-                # A folder that isn't empty has been noted by what is still in it.
+                # A folder that isn't empty has been counted by the entries that are still in it.
                 if error.errno != ENOTEMPTY or not self.left.count:
                     self.left.add(self.path, name, error)
 
@@ -82,7 +82,7 @@ class _Removal:
                 self._remove_empty(name, folder, path, error)
 
     def _moved_up(self, name: str, folder: int) -> str:
-        """Move a folder into the top, so that its depth costs nothing; return its name there.
+        """Move a folder into the top, so that its depth doesn't matter. Return its name there.
 
         Raises:
             PermissionError: It is another user's.
@@ -100,7 +100,7 @@ class _Removal:
         return new
 
     def _remove_empty(self, name: str, folder: int, path: Path, why: OSError) -> None:
-        """Remove what can't be moved, such as another user's folder, where it is empty; else note it."""
+        """Remove an empty folder that can't be moved, such as another user's. Otherwise add it to the leftovers."""
         try:
             os.rmdir(name, dir_fd=folder)
         except OSError:
@@ -108,10 +108,10 @@ class _Removal:
 
 
 def remove_tree(path: Path) -> Leftovers:
-    """Remove a folder, if it is there, with all that is in it that can be removed; return what stays. Blocks.
+    """Remove a folder, if it exists, with everything in it that can be removed. Return the rest. Blocks.
 
-    Follows no link. A folder of this user is made writable first. What can't be removed, such as files of another
-    user or immutable ones, stops nothing else.
+    Follows no link. A folder of this user is made writable first. An entry that can't be removed, such as a file of
+    another user or an immutable one, stops nothing else.
     """
     left = Leftovers()
     try:
@@ -127,7 +127,7 @@ def remove_tree(path: Path) -> Leftovers:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Give a folder and all files in it a second name, or a copy, without following links. Blocks.
+    """Copy a folder to another path, with hard links or copies of its files, without following links. Blocks.
 
     Fails with OSError: It is not complete, as where a path is longer than the system takes.
     """
@@ -144,7 +144,7 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a copy where the kernel or the file system allows none. Blocks.
+    """Give a file a hard link at another path, or a copy where the kernel or the file system allows none. Blocks.
 
     A file of another user may not be linked (fs.protected_hardlinks), nor one with too many names, nor across file
     systems. Fails with OSError: It can't be copied either.
@@ -157,7 +157,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @contextmanager
 def _opened(name: str, parent: int | None) -> Iterator[int]:
-    """Give the descriptor of a folder that its owner may change."""
+    """Yield the descriptor of a folder whose entries its owner may change."""
     try:
         folder = os.open(name, os.O_RDONLY | _FOLDER, dir_fd=parent)
     except PermissionError:
@@ -165,7 +165,7 @@ def _opened(name: str, parent: int | None) -> Iterator[int]:
         folder = os.open(name, os.O_RDONLY | _FOLDER, dir_fd=parent)
     try:
         if stat.S_IMODE(os.fstat(folder).st_mode) & _OWN != _OWN:
-            # Another user's; what can be removed from it shows itself.
+            # It is another user's; the attempts show what can be removed from it.
             with suppress(PermissionError):
                 os.fchmod(folder, _OWN)
         yield folder
@@ -174,7 +174,7 @@ def _opened(name: str, parent: int | None) -> Iterator[int]:
 
 
 def _make_writable(name: str, parent: int | None) -> None:
-    # A descriptor that needs no permission, and that a link can't be put in the place of (open(2), O_PATH).
+    # A descriptor that needs no permission, and that can't be replaced by a link (open(2), O_PATH).
     folder = os.open(name, os.O_PATH | _FOLDER, dir_fd=parent)
     try:
         Path(f"/proc/self/fd/{folder}").chmod(_OWN)

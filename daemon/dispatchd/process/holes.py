@@ -1,4 +1,4 @@
-"""Holes in files: room given back from the middle of a file that somebody goes on writing.
+"""Holes in files: disk space freed in the middle of a file that is still being written.
 
 Sizes and offsets stay, so the writer notices nothing. Facts from fallocate(2) and lseek(2).
 """
@@ -15,18 +15,19 @@ _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
 
 _BLOCK: Final = 4096
-"""What holes are aligned to (bytes): the usual block; the kernel writes zeros into parts of larger ones."""
+"""Alignment of holes (bytes): the usual block. The kernel writes zeros into parts of larger blocks."""
 
 _SECTOR: Final = 512
 """Unit of `st_blocks` (bytes; stat(3type))."""
 
 _HEAD_PART: Final = 4
 _TAIL_PART: Final = 2
-"""Of what a file may have, a quarter stays of its head and half of its tail: so it isn't cut at every look."""
+"""Divisor for the tail: of the size that a file may have, a quarter stays of its head and half of its tail. So
+it isn't cut at every look."""
 
 
 def allocated(path: Path) -> int:
-    """Return how much room a file takes on the disk (bytes); 0 for one that isn't there."""
+    """Return the disk space of a file (bytes); 0 if it doesn't exist."""
     try:
         return _room(path.stat(follow_symlinks=False))
     except OSError:
@@ -34,10 +35,10 @@ def allocated(path: Path) -> int:
 
 
 def cut_middle(path: Path, most: int) -> bool:
-    """Give the middle of a file back that takes more room than `most` (bytes); return whether something was.
+    """Free the middle of a file that takes more disk space than `most` (bytes). Return whether something was freed.
 
-    A marker at the beginning of the hole says how much is left out. What isn't a regular file of one name is left alone:
-    who writes it may have put a link in its place.
+    A marker at the beginning of the hole gives the size of the part left out. Anything but a regular file with one
+    name is left alone: its writer may have put a link in its place.
 
     Fails with OSError: the file system has no holes, or the file can't be opened.
     """
@@ -52,7 +53,7 @@ def cut_middle(path: Path, most: int) -> bool:
             return False
         _punch(fd, start, end - start)
         with suppress(OSError):
-            # On a full disk somebody may have been faster; the hole is there without words too.
+            # On a full disk another process may take the block; the hole exists without a marker too.
             os.pwrite(fd, _marker(end - start), start)
         return True
     finally:
@@ -64,7 +65,7 @@ def read_around_holes(
 ) -> Iterator[bytes]:
     """Yield the content of a file between two offsets, but for its holes and the zeros before them.
 
-    What isn't a regular file has none: without isolation a command can put anything in its place.
+    Anything but a regular file has no content: without isolation a command can put anything in its place.
     Fails with OSError: The file can't be opened.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -78,7 +79,7 @@ def read_around_holes(
                 position = os.lseek(file.fileno(), position, os.SEEK_DATA)
                 until = min(size, os.lseek(file.fileno(), position, os.SEEK_HOLE))
             except OSError:
-                # Nothing but a hole is behind it.
+                # Only a hole is behind it.
                 return
             while position < until:
                 data = os.pread(
@@ -92,7 +93,7 @@ def read_around_holes(
 
 
 def hole_bytes(path: Path) -> int:
-    """Return how much of a file is holes (bytes); 0 for one that can't be read."""
+    """Return the size of a file's holes (bytes); 0 for one that can't be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

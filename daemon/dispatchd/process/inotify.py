@@ -1,4 +1,4 @@
-"""Changes of modes and owners of folders and of what is in them, as the kernel tells them (inotify(7))."""
+"""Changes of modes and owners of folders and their entries, as the kernel reports them (inotify(7))."""
 
 import ctypes
 import os
@@ -17,9 +17,9 @@ _READ: Final = 64 * 1024
 
 
 def watch(folders: list[int]) -> int:
-    """Return a descriptor that is readable when the attributes of an open folder, or of something in it, have changed.
+    """Return a descriptor that is readable when the attributes of an open folder, or of an entry in it, have changed.
 
-    The caller closes it. Fails with OSError if the kernel refuses, as where this user watches too much already.
+    The caller closes it. Fails with OSError if the kernel refuses, as where this user has too many watches already.
     """
     fd = _checked(_LIBC.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
     try:
@@ -33,7 +33,7 @@ def watch(folders: list[int]) -> int:
 
 
 def names(fd: int) -> set[str]:
-    """Return the names of what has changed in the folders since the last call; a folder itself has none."""
+    """Return the names of the entries that changed since the last call; a folder itself has no name."""
     found: set[str] = set()
     try:
         data = os.read(fd, _READ)
@@ -54,7 +54,7 @@ def _checked(result: int) -> int:
     """Return the result of a call.
 
     Raises:
-        OSError: It has failed.
+        OSError: The call has failed.
     """
     if result < 0:
         number = ctypes.get_errno()

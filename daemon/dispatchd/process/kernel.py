@@ -16,7 +16,7 @@ _LONG: Final = ctypes.c_long
 
 
 class Kernel(Protocol):
-    """Carries out system calls; a test has one of its own."""
+    """Carries out system calls; a test has an implementation of its own."""
 
     def __call__(self, number: int, *arguments: int | bytes | None) -> int:
         """Return what the call returns; OSError if it fails."""
@@ -41,12 +41,12 @@ def system_call(number: int, *arguments: int | bytes | None) -> int:
 
 
 def process_control(option: int, *arguments: int | bytes) -> None:
-    """Set something of the calling process (prctl(2)).
+    """Set an attribute of the calling process (prctl(2)).
 
     Raises:
         OSError: The kernel refuses it.
     """
-    # It takes four more, and some options insist on zeros.
+    # The call takes four more arguments, and some options require zeros.
     padded = (*arguments, 0, 0, 0, 0)[:4]
     if _prctl(ctypes.c_int(option), *[_passed(each) for each in padded]) < 0:
         failure = ctypes.get_errno()

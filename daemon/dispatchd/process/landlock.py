@@ -1,8 +1,8 @@
-"""A wall of the kernel around this process and its children: which files they may reach, and whom they may signal.
+"""Wall of the kernel around this process and its children: files within reach, and processes that may be signalled.
 
 Facts from landlock(7), landlock_create_ruleset(2), landlock_add_rule(2), landlock_restrict_self(2) and the kernel's
-userspace-api/landlock.rst. Numbers of system calls are the same on every architecture but Alpha. What isn't allowed
-by a rule is denied; a wall can be made narrower later, never wider.
+userspace-api/landlock.rst. Numbers of system calls are the same on every architecture but Alpha. Everything that no
+rule allows is denied. A wall can be made narrower later, never wider.
 """
 
 import errno
@@ -25,14 +25,14 @@ _ADD_RULE: Final = 445
 _RESTRICT_SELF: Final = 446
 
 _VERSION: Final = 1
-"""LANDLOCK_CREATE_RULESET_VERSION: asks for the version instead of a ruleset."""
+"""LANDLOCK_CREATE_RULESET_VERSION: returns the version instead of a ruleset."""
 
 _PATH_BENEATH: Final = 1
 """LANDLOCK_RULE_PATH_BENEATH: a rule about a file, or a folder and all below it."""
 
 
 class Access(IntFlag):
-    """What can be done with a file or folder (LANDLOCK_ACCESS_FS_*)."""
+    """Rights on a file or folder (LANDLOCK_ACCESS_FS_*)."""
 
     EXECUTE = 1 << 0
     WRITE_FILE = 1 << 1
@@ -53,27 +53,27 @@ class Access(IntFlag):
 
 
 class Scope(IntFlag):
-    """What reaches processes outside the wall (LANDLOCK_SCOPE_*)."""
+    """Ways to processes outside of the wall (LANDLOCK_SCOPE_*)."""
 
     ABSTRACT_UNIX_SOCKET = 1 << 0
     SIGNAL = 1 << 1
 
 
 READ: Final = Access.EXECUTE | Access.READ_FILE | Access.READ_DIR
-"""Look at, and execute."""
+"""Right to read and execute."""
 
 DEVICE: Final = (
     Access.READ_FILE | Access.WRITE_FILE | Access.IOCTL_DEV | Access.TRUNCATE
 )
-"""Use a file that is there, such as a device."""
+"""Right to use an existing file, such as a device."""
 
 WRITE: Final = (
     READ | DEVICE | (Access(1 << 15) - 1) & ~Access.MAKE_CHAR & ~Access.MAKE_BLOCK
 )
-"""Everything but making devices."""
+"""Every right but that to make devices."""
 
 _OF_FILES: Final = Access.EXECUTE | DEVICE
-"""What means something for a file that is no folder; the kernel refuses a rule with more."""
+"""Rights that apply to a file that is no folder; the kernel refuses a rule with more."""
 
 _ADDED: Final = (
     (1, Access(Access.REFER - 1), Scope(0)),
@@ -82,21 +82,22 @@ _ADDED: Final = (
     (5, Access.IOCTL_DEV, Scope(0)),
     (6, Access(0), Scope.ABSTRACT_UNIX_SOCKET | Scope.SIGNAL),
 )
-"""Since which version of the interface (ABI) the kernel can hold what."""
+"""Rights and scopes by the version of the interface (ABI) that added them."""
 
 _SIZES: Final = ((6, 24), (4, 16), (1, 8))
-"""Since which version `struct landlock_ruleset_attr` is how long (bytes); its second number, networks, stays 0."""
+"""Sizes of `struct landlock_ruleset_attr` (bytes), by the first version with that size. Its second number, networks,
+stays 0."""
 
 
 class Rule(NamedTuple):
-    """What may be done with a file, or with a folder and all below it."""
+    """Rights on a file, or on a folder and all below it."""
 
     path: str
     access: int
 
 
 class Able(NamedTuple):
-    """What a kernel can hold; nothing where `abi` is 0."""
+    """Abilities of a kernel; none where `abi` is 0."""
 
     abi: int
     access: Access = Access(0)
@@ -104,7 +105,7 @@ class Able(NamedTuple):
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """What stays open although there is a wall, as words."""
+        """Gaps in a wall of this kernel, in words."""
         if not self.abi:
             return ()
         found = []
@@ -116,10 +117,10 @@ class Able(NamedTuple):
 
 
 def able(call: Kernel = system_call) -> Able:
-    """Return what this kernel can hold.
+    """Return the abilities of this kernel.
 
     Raises:
-        OSError: The kernel refuses to say, in a way that isn't known.
+        OSError: The kernel refuses to answer, for an unknown reason.
     """
     try:
         abi = call(_CREATE_RULESET, None, 0, _VERSION)
@@ -137,7 +138,7 @@ def able(call: Kernel = system_call) -> Able:
 
 
 def build(rules: Iterable[Rule], wall: Able, call: Kernel = system_call) -> int:
-    """Return the descriptor of a wall with some openings; the caller closes it. What isn't there gets none.
+    """Return the descriptor of a wall with openings. The caller closes it. A missing path gets no opening.
 
     Fails with OSError if the kernel refuses.
     """
@@ -161,7 +162,7 @@ def build(rules: Iterable[Rule], wall: Able, call: Kernel = system_call) -> int:
 
 
 def _open(ruleset: int, path: str, accesses: tuple[int, int], call: Kernel) -> None:
-    """Add a rule for a folder or a file; one about what isn't there, or can't be reached, is none.
+    """Add a rule for a folder or a file. A path that is missing, or can't be reached, gets no rule.
 
     Raises:
         OSError: The kernel refuses.
@@ -182,7 +183,7 @@ def _open(ruleset: int, path: str, accesses: tuple[int, int], call: Kernel) -> N
 
 
 def enter(ruleset: int, call: Kernel = system_call) -> None:
-    """Put this process behind a wall for good, and give up gaining privileges by what it executes.
+    """Put this process behind a wall for good. Programs that it executes can't gain privileges any more.
 
     Only for a process with a single thread: others would stay outside. Fails with OSError if the kernel refuses.
     """

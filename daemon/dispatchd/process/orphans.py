@@ -1,7 +1,7 @@
-"""Reaping orphans: what the first process of a container, or a subreaper, owes to those that nobody waits for.
+"""Reaping of orphans: the duty of a container's first process, or a subreaper, to wait for orphaned processes.
 
-The program goes on in a child of its own, and what stays behind is a small init: it passes signals on, waits for
-whatever it inherits, and ends with the program's exit code. So nobody takes away the status of the program's own
+The program goes on in a child of its own, and the first process stays behind as a small init: it passes signals on,
+waits for all orphans, and ends with the program's exit code. So it never takes away the status of the program's own
 children. Facts from pid_namespaces(7), prctl(2) and wait(2).
 """
 
@@ -26,11 +26,12 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_GET_CHILD_SUBREAPER: Final = 37
 
 _SIGNAL_BASE: Final = 128
-"""A shell reports a process that signal n ended as 128 + n (POSIX.1-2017, Shell, 2.8.2)."""
+"""Offset of exit codes for signals: a shell reports a process that signal n ended as 128 + n
+(POSIX.1-2017, Shell, 2.8.2)."""
 
 
 def leave_orphans_to_init() -> None:
-    """Return at once where others reap orphans; else return in a child, and let this process be its init.
+    """Return at once where other processes reap orphans. Otherwise return in a child, and make this process its init.
 
     For the start of a program, before it has threads.
     """
@@ -41,7 +42,7 @@ def leave_orphans_to_init() -> None:
     program = os.fork()
     if program:
         _be_init(program, waited_for)
-    # Who kills the process that was started means the program.
+    # A kill of the process that was started is meant for the program.
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != init:
         os._exit(os.EX_SOFTWARE)
@@ -54,7 +55,7 @@ def _be_init(program: int, waited_for: set[signal.Signals]) -> NoReturn:
     while True:
         number = signal.sigwait(waited_for)
         if number != signal.SIGCHLD:
-            # It has not been waited for, so its pid is its own.
+            # It has not been waited for, so its pid isn't reused.
             os.kill(program, number)
         elif (status := _reap(program)) is not None:
             code = os.waitstatus_to_exitcode(status)
@@ -62,7 +63,7 @@ def _be_init(program: int, waited_for: set[signal.Signals]) -> NoReturn:
 
 
 def _reap(program: int) -> int | None:
-    """Wait for all that has ended, and return the program's status if it is among them."""
+    """Wait for all processes that have ended. Return the program's status if it is among them."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

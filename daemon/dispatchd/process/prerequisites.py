@@ -1,6 +1,6 @@
 """Prerequisites of a daemon, checked before the first pull; each finding says what to do.
 
-Without what has failed here jobs would be taken and could not be run well. Facts from pidfd_open(2),
+If one of them has failed, jobs would be taken that can't be run well. Facts from pidfd_open(2),
 pidfd_send_signal(2), random(4), fsync(2) and mount(2).
 """
 
@@ -24,18 +24,18 @@ SHELL: Final = Path("/bin/sh")
 _PROC: Final = ("/proc/self/stat", "/proc/sys/kernel/random/boot_id")
 
 _FULL: Final = (ENOSPC, EDQUOT)
-"""Errors of a full disk. They say nothing of what it can do, and the machine waits for room."""
+"""Errors of a full disk. They say nothing about its abilities, and the daemon waits for space."""
 
 _RUN_S: Final = 10.0
-"""How long a script of one line may take (seconds)."""
+"""Time limit of a script of one line (seconds)."""
 
 
 @frozen(kw_only=True)
 class Needs:
     """Needs of a configuration beyond those of every daemon.
 
-    `system_certificates` is true where TLS is verified by the system's CA certificates; `checkout` where a
-    workflow has git fill its workspace; `search_path` (PATH) is where git is looked for.
+    `system_certificates` is true where TLS is verified by the system's CA certificates. `checkout` is true where a
+    workflow has git fill its workspace. `search_path` (PATH) are the folders in which git is searched.
     """
 
     state_folder: Path
@@ -46,7 +46,7 @@ class Needs:
 
 
 def prerequisites(needs: Needs) -> Iterator[Finding]:
-    """Yield what is found, one finding for each prerequisite. Blocks."""
+    """Yield one finding for each prerequisite. Blocks."""
     yield _pidfd()
     yield _proc()
     yield _shell()
@@ -176,7 +176,7 @@ def _git(search_path: str) -> Finding:
 
 @contextmanager
 def _aside(folder: Path, what: str) -> Iterator[Path]:
-    # The prefix is that of `store/durable.py`, whose sweep removes what a crash leaves.
+    # The prefix is that of `store/durable.py`, whose sweep removes leftovers of a crash.
     aside = folder / f".aside-{os.getpid()}-{what}"
     try:
         yield aside

@@ -1,7 +1,7 @@
-"""Which proxy a server is reached through: the configured one, else the environment's.
+"""Choice of the proxy for a server: the configured one, else the environment's.
 
-The one reading of these variables, for all that goes out: daemon, hub, commands, checkouts and traces. They are
-those of curl(1) and libcurl: `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, the lower-case name first. A
+Only this module reads these variables, for all outgoing connections: daemon, hub, commands, checkouts and traces. They
+are those of curl(1) and libcurl: `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`, the lower-case name first. A
 loopback server is never reached through a proxy: there the name would mean the proxy's own machine.
 """
 
@@ -22,25 +22,25 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _MAX_PORT: Final = 65535
 
 _ENVIRONMENT: Final = Path("the environment")
-"""Where a variable stands, as words show it."""
+"""Place of a variable, for messages."""
 
 
 @frozen(kw_only=True)
 class FoundProxy:
-    """A proxy as it was written, and where: the configuration key (which has a dot) or the variable's name."""
+    """Proxy as it is written, and its source: the configuration key (which has a dot) or the variable's name."""
 
     text: str = field(repr=False)
     source: str
 
     @property
     def is_configured(self) -> bool:
-        """Whether the configuration names it, and not a variable."""
+        """True if it comes from the configuration, and not from a variable."""
         return "." in self.source
 
 
 @frozen(kw_only=True)
 class Proxy:
-    """A proxy to use; `url` without credentials, `auth` as (user, password)."""
+    """Proxy to use; `url` without credentials, `auth` as (user, password)."""
 
     url: httpx.URL
     source: str
@@ -48,29 +48,29 @@ class Proxy:
 
     @property
     def at(self) -> str:
-        """The proxy's host and port, as words show it."""
+        """Host and port of the proxy, for messages."""
         return authority(self.url.host, port_of(self.url))
 
     @property
     def full_url(self) -> str:
-        """The proxy's URL with its credentials, for libraries that take nothing else."""
+        """URL of the proxy with its credentials, for libraries that take nothing else."""
         user, password = self.auth or ("", "")
         login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
         return f"{self.url.scheme}://{login}{self.at}"
 
 
 def port_of(url: httpx.URL) -> int:
-    """Return a URL's port, the scheme's own where it names none."""
+    """Return a URL's port, or the default of its scheme."""
     return url.port or _DEFAULT_PORTS.get(url.scheme, 0)
 
 
 def authority(host: str, port: int) -> str:
-    """Return host and port as URLs and CONNECT have them (RFC 3986, 3.2.2)."""
+    """Return host and port in the form of URLs and CONNECT (RFC 3986, 3.2.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def port_problem(url: httpx.URL) -> str:
-    """Return what is wrong with a URL's port, or ""."""
+    """Return the reason why a URL's port is invalid, or ""."""
     return "" if (url.port or 1) <= _MAX_PORT else "must have a port up to 65535"
 
 
@@ -88,7 +88,7 @@ def find_proxy(
     environment: Mapping[str, str],
     key: str = "cloud.proxy",
 ) -> FoundProxy | None:
-    """Return the proxy that a URL is asked through, or None for none.
+    """Return the proxy for a URL, or None for none.
 
     A configured proxy is used whatever NO_PROXY says; `key` is the configuration key that names it.
     """
@@ -109,7 +109,7 @@ def find_proxy(
 def check_proxy(
     found: FoundProxy, key: str = "cloud.proxy"
 ) -> Iterator[tuple[str, str]]:
-    """Yield key and what is wrong with a proxy's URL; its text is not repeated, as it may hold a password."""
+    """Yield key and problem of a proxy's URL. Its text is not repeated, as it may hold a password."""
     key = found.source if found.is_configured else key
     where = "" if found.is_configured else f"is empty and {found.source} "
     for problem in _problems(found):
@@ -125,7 +125,7 @@ def environment_proxy(url: httpx.URL, environment: Mapping[str, str]) -> Proxy |
     """Return the proxy that the environment names for a URL, with its credentials, or None for none.
 
     Raises:
-        ConfigError: What it names can't be used; the variable is named, and its text is not repeated.
+        ConfigError: The proxy can't be used; the error names the variable, and doesn't repeat its text.
     """
     found = find_proxy(url, "", environment)
     if found is None:
@@ -140,7 +140,7 @@ def environment_proxy(url: httpx.URL, environment: Mapping[str, str]) -> Proxy |
 
 
 def httpx_proxy(proxy: Proxy, ca_file: Path | None = None) -> httpx.Proxy:
-    """Return a proxy as httpx takes it; a client's certificate is for servers, and is not shown to it."""
+    """Return a proxy as httpx takes it. A client's certificate is for servers, and is not shown to a proxy."""
     context = client_context(ca_file) if proxy.url.scheme == "https" else None
     return httpx.Proxy(proxy.url, auth=proxy.auth, ssl_context=context)
 
@@ -159,7 +159,7 @@ def _problems(found: FoundProxy) -> Iterator[str]:
 
 
 def use_proxy(found: FoundProxy, credentials_file: Path | None) -> Proxy:
-    """Return a found proxy with its credentials: the file's, else those in a variable's URL.
+    """Return a found proxy with its credentials: those of the file, else those in a variable's URL.
 
     Fails with OSError or ValueError: the file or the URL can't be used.
     """
@@ -202,8 +202,8 @@ def is_excepted(url: httpx.URL, environment: Mapping[str, str]) -> bool:
 def bypasses(no_proxy: str, host: str, port: int) -> bool:
     """Return whether a NO_PROXY list excepts a host.
 
-    An entry is `*`, an address, a network (CIDR), or a name that stands for itself and all below it,
-    with or without a leading dot; each may end in `:port`.
+    An entry is `*`, an address, a network (CIDR), or a name that stands for itself and all names below it,
+    with or without a leading dot. Each may end in `:port`.
     """
     host = host.lower().rstrip(".")
     entries = re.split(r"[,\s]+", no_proxy.lower())

@@ -1,7 +1,7 @@
-"""A filter for system calls that reach other processes of the same user, and that no wall around files holds.
+"""Filter for system calls that reach other processes of the same user, and that no wall around files blocks.
 
 Changing limits, priorities and scheduling is allowed for the calling process (target 0) and denied for a target that is
-named; keys of the user's keyring are out of reach. All else is allowed. Facts from seccomp(2), the headers
+named. Keys of the user's keyring are out of reach. All else is allowed. Facts from seccomp(2), the headers
 linux/seccomp.h, linux/filter.h and linux/audit.h, and each architecture's table of system calls.
 """
 
@@ -35,7 +35,7 @@ _FAIL: Final = 0x00050000
 _NUMBER: Final = 0
 _ARCHITECTURE: Final = 4
 _FIRST_ARGUMENT: Final = 16
-"""Where `struct seccomp_data` has what (bytes). Arguments have 8; a pid is in their lower half."""
+"""Offset of the first argument in `struct seccomp_data` (bytes). Arguments have 8; a pid is in their lower half."""
 
 _X32: Final = 0x40000000
 """Bit of the numbers of the x32 interface, which shares its architecture with x86-64."""
@@ -46,12 +46,12 @@ _SELF: Final = 0
 
 
 class Target(NamedTuple):
-    """A call that names its target in an argument, and may be refused a kind of target by another one."""
+    """System call that names its target in an argument. Another argument may be the kind of target."""
 
     argument: int
     kind_argument: int = -1
     whole_user: int = -1
-    """The kind that means every process of the user; refused, whatever the target."""
+    """Kind that means every process of the user. It is refused, whatever the target."""
 
 
 CALLS: Final[Mapping[str, Target | None]] = {
@@ -68,7 +68,7 @@ CALLS: Final[Mapping[str, Target | None]] = {
     "request_key": None,
     "keyctl": None,
 }
-"""What is filtered; None is always refused."""
+"""Filtered calls with their targets; a call with None is always refused."""
 
 _ORDER: Final = tuple(CALLS)
 
@@ -83,11 +83,11 @@ _NUMBERS: Final[Mapping[str, Mapping[int, tuple[int, ...]]]] = {
     "aarch64": {0xC00000B7: _GENERIC, 0x40000028: _ARM},
     "riscv64": {0xC00000F3: _GENERIC},
 }
-"""By machine (uname(2)): its architectures (AUDIT_ARCH_*), which a process may mix."""
+"""Numbers of the calls by machine (uname(2)) and architecture (AUDIT_ARCH_*); a process may mix architectures."""
 
 
 def program(machine: str) -> bytes:
-    """Return the filter for a machine, as instructions of BPF; empty where its numbers aren't known."""
+    """Return the filter for a machine, as BPF instructions; empty where its numbers aren't known."""
     sections = _NUMBERS.get(machine)
     if sections is None:
         return b""
@@ -100,12 +100,12 @@ def program(machine: str) -> bytes:
 
 
 class Filter:
-    """A filter that is laid out once and installed by many processes."""
+    """Filter that is laid out once and installed by many processes."""
 
     def __init__(self, code: bytes) -> None:
         self._instructions = ctypes.create_string_buffer(code, len(code))
         count = len(code) // _INSTRUCTION.size
-        # `struct sock_fprog`: how many instructions, and where they are.
+        # `struct sock_fprog`: the number of instructions, and their address.
         self._head = struct.pack("@HP", count, ctypes.addressof(self._instructions))
 
     def install(self) -> None:
@@ -129,13 +129,13 @@ def _section(numbers: tuple[int, ...], *, has_x32: bool) -> bytes:
 
 
 def _block(target: Target | None) -> bytes:
-    """Return what decides on one call; whatever comes of it, it returns."""
+    """Return the instructions that decide on one call; all of their paths return."""
     refuse = _fail(errno.EPERM)
     if target is None:
         return refuse
     code = b""
     if target.kind_argument >= 0:
-        # A match jumps over the three instructions that look at the target, to the refusal.
+        # A match jumps over the three instructions that check the target, to the refusal.
         code += _load_argument(target.kind_argument)
         code += _INSTRUCTION.pack(_IF_EQUAL, 3, 0, target.whole_user)
     code += _load_argument(target.argument)

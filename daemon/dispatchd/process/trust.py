@@ -1,6 +1,6 @@
 """Trust on the way out: contexts that always verify.
 
-There is no way to ask for less: no argument, no setting and no environment variable turns verification off.
+Nothing turns verification off: no argument, no setting and no environment variable.
 """
 
 import ssl
@@ -25,17 +25,17 @@ def client_context(
         key_file: PEM of its key; None: the key is in `cert_file`.
         beside_system: Trust the system's CAs beside those of `ca_file`.
 
-    Fails with OSError (ssl.SSLError is one): a file is missing or of no use.
+    Fails with OSError (ssl.SSLError is one): a file is missing or invalid.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # What is in the bundle is trusted, an intermediate too; Python's own default from 3.13 on.
+    # Every certificate in the bundle is trusted, even an intermediate one; this is Python's default from 3.13 on.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     if ca_file is None or beside_system:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     if ca_file is not None:
         context.load_verify_locations(cafile=ca_file)
     if cert_file is not None:
-        # Without a passphrase of ours OpenSSL would ask at the terminal, and wait.
+        # Without this passphrase OpenSSL would ask at the terminal, and wait.
         context.load_cert_chain(cert_file, key_file, password="")
     return context

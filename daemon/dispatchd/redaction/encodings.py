@@ -1,7 +1,7 @@
-"""The forms in which a secret is looked for: as it is, line by line, and encoded.
+"""Forms of a secret that are redacted: as it is, line by line, and encoded.
 
-A log quotes JSON, a URL has escapes, a header has base64; whoever reads any of these has the secret.
-`ENCODINGS` is the promise, word by word in contracts/README.md; what it doesn't name is not looked for.
+A log quotes JSON, a URL has escapes, a header has base64; a reader of any of these has the secret.
+`ENCODINGS` is the promise, word for word in contracts/README.md. Other encodings aren't redacted.
 """
 
 import base64
@@ -14,17 +14,17 @@ from typing import Any, Final
 from urllib.parse import quote, quote_plus
 
 SHORTEST: Final = 6
-"""Shorter values are left alone (characters): they would take ordinary words with them."""
+"""Shortest value that is redacted (characters): shorter ones would redact ordinary words."""
 
 _SHORTEST_PART: Final = 12
-"""Parts of a secret, its lines and the strings in its JSON, count from this length on (characters)."""
+"""Shortest part of a secret, a line or a string in its JSON, that is redacted by itself (characters)."""
 
 _DEEPEST: Final = 50
-"""How deep the JSON of a secret is looked into (levels)."""
+"""Deepest level of a secret's JSON that is read (levels)."""
 
 
 def forms(secret: str) -> frozenset[str]:
-    """Return every form of a secret that is looked for, each of `SHORTEST` characters or more."""
+    """Return every form of a secret that is redacted, each of `SHORTEST` characters or more."""
     found = {
         form
         for value in values(secret)
@@ -35,7 +35,7 @@ def forms(secret: str) -> frozenset[str]:
 
 
 def values(secret: str) -> frozenset[str]:
-    """Return what is secret in a secret: all of it, its lines, and the strings in its JSON."""
+    """Return the secret parts of a secret: all of it, its lines, and the strings in its JSON."""
     return frozenset(each for each in _values(secret) if len(each) >= SHORTEST)
 
 
@@ -44,7 +44,7 @@ def _values(secret: str) -> Iterator[str]:
     lines = [line.strip() for line in secret.splitlines()]
     yield from (secret, stripped)
     if len(lines) > 1:
-        # Logs are written line by line, and by some with other line ends.
+        # Logs are written line by line, and by some programs with other line ends.
         yield "\r\n".join(secret.splitlines())
         yield from (line for line in lines if len(line) >= _SHORTEST_PART)
     if stripped[:1] in ("{", "["):
@@ -99,15 +99,15 @@ def _base32(value: str) -> Iterator[str]:
 def _inside(
     data: bytes, encode: Callable[[bytes], bytes], *, bits: int, phases: int
 ) -> Iterator[str]:
-    """Yield data as it stands inside longer data, after any number of bytes.
+    """Yield the encoding of data inside longer data, after any number of bytes.
 
-    Without the characters that its neighbours have a part in.
+    Characters that also encode neighbouring bytes are left out.
 
     Args:
         data: The data.
         encode: Its encoding.
-        bits: How many bits a character stands for.
-        phases: After how many bytes the encoding begins anew.
+        bits: Bits in a character (count).
+        phases: Bytes after which the encoding starts again (count).
     """
     for before in range(phases):
         shifted = encode(bytes(before) + data).decode()
@@ -142,7 +142,7 @@ def _lower_escapes(text: str) -> str:
 _GO_ESCAPES: Final = str.maketrans(
     {each: f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 )
-"""What Go's encoding/json escapes beside the rest, so that HTML may hold it."""
+"""Characters that Go's encoding/json escapes beside the usual ones, so that HTML can embed it."""
 
 
 def _json(value: str) -> Iterator[str]:
@@ -162,7 +162,7 @@ def _markup(value: str) -> Iterator[str]:
     yield html.escape(value, quote=False)
     escaped = html.escape(value)
     yield escaped
-    # As Go, Java and XML write it.
+    # The forms of Go, Java and XML.
     yield escaped.replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
     yield escaped.replace("&#x27;", "&#39;")
     yield escaped.replace("&#x27;", "&apos;")
@@ -185,7 +185,7 @@ def _shell(value: str) -> Iterator[str]:
         yield quoted[1:-1]
     yield value.replace("'", "'\\''")
     yield _SPECIAL_QUOTED.sub(r"\\\1", value)
-    # Bash leaves a tilde and a hash alone where they mean nothing.
+    # Bash doesn't escape a tilde or a hash where they have no meaning.
     yield _SPECIAL.sub(r"\\\1", value)
     yield re.sub(r"([^\w@%+=:./~#-])", r"\\\1", value, flags=re.ASCII)
 
@@ -206,4 +206,4 @@ ENCODINGS: Final[Mapping[str, Callable[[str], Iterator[str]]]] = {
     "backslash escapes of C, Go and Python": _backslashes,
     "quotes of a POSIX shell": _shell,
 }
-"""What a value is encoded with, by its name in the contract. Each yields the forms that others would write."""
+"""Encodings of a value by their name in the contract. Each yields the forms that other programs would write."""

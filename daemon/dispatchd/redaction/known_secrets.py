@@ -1,6 +1,6 @@
-"""The secrets that this daemon knows at the moment, and the one redactor made of them.
+"""Secrets that this daemon knows at the moment, and the redactor for all of them.
 
-Everything that lets text leave the machine asks here: log lines, summaries, reports, heartbeats.
+Every part that lets text leave the machine uses it: log lines, summaries, reports, heartbeats.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ from dispatchd.redaction.redactor import Redactor
 
 @define
 class KnownSecrets:
-    """Secret values by who knows them: the machine's own, and those of each run that is going on."""
+    """Secret values by owner: the machine's own, and those of each live run."""
 
     _by_owner: dict[str, frozenset[str]] = field(factory=dict)
     _redactor: Redactor = field(factory=lambda: Redactor.of(()), init=False)
 
     def know(self, owner: str, values: Iterable[str]) -> None:
-        """Remember an owner's secrets beside those that it had before."""
+        """Add to an owner's secrets."""
         known = self._by_owner.get(owner, frozenset())
         new = known.union(values)
         if owner not in self._by_owner or new != known:
@@ -26,24 +26,24 @@ class KnownSecrets:
             self._renew()
 
     def forget(self, owner: str) -> None:
-        """Forget an owner's secrets; one that has none is fine."""
+        """Forget an owner's secrets; an owner without any is fine."""
         if self._by_owner.pop(owner, None):
             self._renew()
 
     def knows(self, owner: str) -> bool:
-        """Return whether an owner's secrets are known, also if it has none."""
+        """Return whether an owner's secrets are known, even if it has none."""
         return owner in self._by_owner
 
     def scrub(self, text: str) -> str:
-        """Return a text without any secret that is known, and without what has the form of one."""
+        """Return a text without any known secret, and without anything in the form of a credential."""
         return self._redactor.scrub(text)
 
     @property
     def redactor(self) -> Redactor:
-        """What is made of all secrets known now."""
+        """Redactor of all secrets known now."""
         return self._redactor
 
     def _renew(self) -> None:
         everything = {value for each in self._by_owner.values() for value in each}
-        # One assignment: another thread that writes a line has the old one or the new one.
+        # One assignment: another thread that writes a line gets the old redactor or the new one.
         self._redactor = Redactor.of(everything)

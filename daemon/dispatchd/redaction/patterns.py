@@ -1,9 +1,9 @@
-"""What has the form of a credential, whoever it belongs to.
+"""Patterns of credentials, for secrets that aren't known.
 
-A net below the known values, for what a command found somewhere else. It is wide where a form is certain (a
-token's prefix, a PEM block) and narrow where prose looks alike: after a colon a key has to stand where keys
-stand, at the start of a line, in quotes, or as a compound name. Every pattern takes time linear in the text:
-a quantifier without a bound takes nothing that it gives back, or ends where the next search begins.
+They are a net below the known values, for credentials that a command found somewhere else. The net is wide where a
+form is certain (a token's prefix, a PEM block) and narrow where prose looks alike: before a colon only a name
+at the usual place of a key counts, at the start of a line, in quotes, or as a compound name. Every pattern takes
+time linear in the text: a quantifier without a bound never backtracks, or ends where the next search begins.
 """
 
 import re
@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from typing import Final
 
 Place = tuple[int, int]
-"""Where something is in a text: its first character, and the one after its last."""
+"""Place in a text: its first character, and the one after its last."""
 
 LONGEST: Final = 64 * 1024
-"""How long a private key can be (characters): beyond it, its rest stays."""
+"""Longest private key (characters); the rest of a longer one isn't redacted."""
 
 
 def _edge(prefix: int = 0, name: str = "A-Za-z0-9") -> str:
-    """Return the pattern of a place some characters after which a name has begun.
+    """Return the pattern of a place that is `prefix` characters behind the beginning of a name.
 
-    That is where no letter of a name stands before it, except the end of an escape. Looking back from behind
-    the prefix lets the search go for the prefix, which is many times quicker.
+    A name begins where no character of a name precedes it, except the end of an escape. The search goes for the
+    prefix and looks back from behind it, which is many times quicker.
     """
     over = f".{{{prefix}}}"
     escapes = (r"\\[nrt]", "%[0-9A-Fa-f]{2}", r"\\u[0-9A-Fa-f]{4}")
@@ -47,10 +47,10 @@ _CERTAIN: Final = tuple(
         ),
     )
 )
-"""What is looked for where its hint is in the text."""
+"""Patterns with a hint each: a pattern is only searched in a text that has the hint."""
 
 _QUOTES: Final = r"\\{0,3}[\"']"
-"""How a quote is written, also in JSON in JSON."""
+"""Forms of a quote, including those of JSON in JSON."""
 
 _HEADER: Final = re.compile(
     rf"""
@@ -90,11 +90,11 @@ _KEY_HINTS: Final = (
     "key",
     "sess",
 )
-"""Without one of these a pattern finds nothing; looking for them first spares most lines the search."""
+"""Hints of a key. Without any of them the pattern finds nothing; most lines have none, so it need not run."""
 
 _OPENING: Final = re.compile(r"(?P<escape>\\{0,3})(?P<quote>[\"'])")
 
-# Possessive, so that what no value follows costs no way back.
+# Possessive, so that text without a value costs no backtracking.
 _QUOTED: Final = {
     quote: re.compile(rf"(?:[^{quote}\\\r\n]|\\[^\r\n])++") for quote in "\"'"
 }
@@ -112,7 +112,7 @@ _NO_VALUE: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
-"""References and fillers: they stand where a secret would, and are none. What only begins like one is."""
+"""References and fillers in place of a secret. A text that only begins like one is a value."""
 
 _FOLDER: Final = re.compile(
     rf"""
@@ -121,19 +121,19 @@ _FOLDER: Final = re.compile(
     """,
     re.VERBOSE,
 )
-"""The variables in which a shell has its folders; `PWD` is a password too where no path follows, as in ODBC."""
+"""Variables in which a shell has its folders. `PWD` is a password too where no path follows, as in ODBC."""
 
 _NAME: Final = frozenset(string.ascii_letters + string.digits + "_.-")
-"""What a key is made of."""
+"""Characters of a key."""
 
 _ESCAPED_ENDS: Final = frozenset({"\\n", "\\r", "\\t"})
-"""What a line ends with inside JSON; its letter is no part of the key after it."""
+"""Line ends and tabs inside JSON; the letter of such an escape is no part of the key after it."""
 
 _LONGEST_PREFIX: Final = 64
-"""How far before its telling word a key begins at most (characters)."""
+"""Longest part of a key before the word that marks it (characters)."""
 
 _LONGEST_INDENT: Final = 24
-"""How far before a key its line begins at most (characters)."""
+"""Longest indentation of a key in its line (characters)."""
 
 _LINE_START: Final = re.compile(
     r"(?:^|[\r\n{,]|\\[nr])[\s>*-]{0,16}(?:(?:export|set|env)\s)?\Z"
@@ -156,7 +156,7 @@ _BODY_BACKWARDS: Final = re.compile(
 
 
 def credentials(text: str) -> Iterator[Place]:
-    """Yield where something has the form of a credential, in no order; places may overlap."""
+    """Yield the places in the form of a credential, in no order; they may overlap."""
     lowered = text.lower()
     if "-----" in text:
         yield from _pem_blocks(text)
@@ -172,10 +172,10 @@ def credentials(text: str) -> Iterator[Place]:
 
 
 def _values(text: str) -> Iterator[Place]:
-    """Yield where the values of keys are that name credentials."""
+    """Yield the places of the values of keys that name credentials."""
     done = 0
     for found in _KEY.finditer(text):
-        # What stands in a value is not looked at again: it would take each of many keys through it.
+        # The inside of a value isn't searched again: otherwise each of many keys would be searched through it.
         if found.start() >= done:
             for place in _value_of(text, found):
                 done = place[1]
@@ -183,18 +183,18 @@ def _values(text: str) -> Iterator[Place]:
 
 
 def _value_of(text: str, key: re.Match[str]) -> Iterator[Place]:
-    """Yield where the value of a key is, if the key is one and the value is one."""
+    """Yield the place of a key's value, if the key is one and the value is one."""
     separator = key["separator"].strip()
     if key["word"] == "PWD" and _is_a_folder(text, key.start()):
         return
     if not _is_a_key(text, key, certain=key["separator"] == "="):
         return
     start = key.end()
-    # A quote that JSON in JSON has escaped counts as one.
+    # A quote that JSON in JSON has escaped counts as a quote.
     quote = _OPENING.match(text, start)
     if quote is not None:
         start = quote.end()
-    # Before the value is read: many keys with one long reference after them would each read it.
+    # Before the value is read: otherwise many keys before one long reference would each read it.
     if _NO_VALUE.match(text, start):
         return
     if quote is not None:
@@ -209,7 +209,7 @@ def _value_of(text: str, key: re.Match[str]) -> Iterator[Place]:
 
 
 def _is_a_folder(text: str, start: int) -> bool:
-    """Return whether a key's word `PWD` is one of the two names of folders."""
+    """Return whether a key's word `PWD` belongs to one of the two names of folders."""
     return any(
         _FOLDER.match(text, max(0, start - before)) for before in (0, len("OLD"))
     )
@@ -240,7 +240,7 @@ def _is_a_key(text: str, key: re.Match[str], *, certain: bool) -> bool:
 
 
 def _pem_blocks(text: str) -> Iterator[Place]:
-    """Yield the private keys; one without its end up to where its text ends, one without its begin likewise."""
+    """Yield the private keys. One without its end reaches to the end of its text, one without its begin likewise."""
     ends = [found.span() for found in _END.finditer(text)]
     done = 0
     for begin in _BEGIN.finditer(text):
@@ -255,7 +255,7 @@ def _pem_blocks(text: str) -> Iterator[Place]:
         yield begin.start(), done
     before = 0
     for start, end in ends:
-        # Only what is between it and the end before: else many ends would look at the same lines.
+        # Only the text since the end before: otherwise many ends would read the same lines.
         lowest = max(before, start - LONGEST)
         body = _BODY_BACKWARDS.match(text[lowest:start][::-1])
         yield start - (body.end() if body else 0), end

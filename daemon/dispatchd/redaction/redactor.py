@@ -1,8 +1,8 @@
-"""Taking secrets out of every text that leaves the machine: log lines, summaries, reports, heartbeats.
+"""Redactor: removes secrets from every text that leaves the machine: log lines, summaries, reports, heartbeats.
 
-Two kinds of rules: the values that are known, in every form that is promised (`encodings`), and what has the form
-of a credential (`patterns`). Both look at each reading of a text (`views`). What they find is merged first and
-replaced then: one after the other, a replacement could leave the rest of a place that overlaps it.
+There are two kinds of rules: known values, in every promised form (`encodings`), and forms of credentials
+(`patterns`). Both search each reading of a text (`views`). The places found are merged first and replaced then: one
+after the other, a replacement could leave the rest of an overlapping place.
 """
 
 from bisect import bisect_right
@@ -27,34 +27,34 @@ from dispatchd.redaction.views import (
 MARK: Final = "[redacted]"
 
 REPORTED: Final = 16_000
-"""How much of an output is reported (characters): its end."""
+"""Longest part of an output that is reported (characters): its end."""
 
 _ROUNDS: Final = 5
-"""How often a text is looked through at most (count): a mark can bring a key and a value together."""
+"""Most searches of one text (count): a mark can bring a key and a value together."""
 
 _FOLDED_FROM: Final = 12
-"""Forms of this length on are found over several lines (characters): shorter ones would join chance."""
+"""Shortest form that is searched across several lines (characters): shorter ones would match by chance."""
 
 
 @frozen
 class Redactor:
-    """The patterns of some secrets, compiled once; cheap to use often, from any thread."""
+    """Patterns of secrets, compiled once. Cheap to use often, from any thread."""
 
     _forms: tuple[str, ...]
-    """Each form as it is written."""
+    """Forms as they are written."""
     _with_hidden: tuple[str, ...]
-    """The forms of which not all is seen."""
+    """Forms with invisible parts."""
     _in_lines: tuple[str, ...]
-    """The forms as they are seen, those that are looked for before lines are joined."""
+    """Visible text of the forms that are searched before lines are joined."""
     _in_joined: tuple[str, ...]
-    """The forms as they are seen where lines are joined."""
+    """Visible text of the forms that are searched where lines are joined."""
 
     @classmethod
     def of(cls, secrets: Iterable[str]) -> Self:
         """Return the redactor of some secrets."""
         every = list(secrets)
         written = {form for secret in every for form in forms(secret)}
-        # What a value itself has like an escape is taken for one where a text is decoded.
+        # A part of a value that looks like an escape is decoded where a text is decoded.
         misread = {
             view.text
             for secret in every
@@ -72,15 +72,15 @@ class Redactor:
 
     @property
     def reach(self) -> int:
-        """How long a form of a secret can be (characters)."""
+        """Length of the longest form of a secret (characters)."""
         return max(map(len, self._forms), default=0)
 
     def scrub(self, text: str) -> str:
-        """Return a text without secrets; a second time changes nothing more."""
+        """Return a text without secrets; a second call changes nothing more."""
         return _marked(text, self.places(text))
 
     def places(self, text: str) -> list[Place]:
-        """Return where there are secrets, in order, none of which touches another; never inside a mark."""
+        """Return the places of secrets, in order. None touches another, and none is inside a mark."""
         places = self._look(text)
         for _ in range(_ROUNDS - 1 if places else 0):
             more = self._look(_marked(text, places))
@@ -100,7 +100,7 @@ class Redactor:
         return [each for each in _merged(sorted(found)) if not _in_a_mark(each, marks)]
 
     def starts_within(self, text: str) -> int:
-        """Return how much of the beginning of a text is the end of a known secret (characters)."""
+        """Return the length of the end of a known secret with which a text begins (characters)."""
         return max(map(self._rest_within, readings(text[: 4 * self.reach]).views))
 
     def _rest_within(self, view: View) -> int:
@@ -123,7 +123,7 @@ class Redactor:
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:
-    """Return a text without some secrets, and without what has the form of one."""
+    """Return a text without the given secrets, and without anything in the form of a credential."""
     return Redactor.of(secrets).scrub(text)
 
 
@@ -131,9 +131,9 @@ def reported_tail(text: str, redactor: Redactor, *, cut_before: int = 0) -> str:
     """Return the end of an output as it is reported: without secrets, with a line about what was cut.
 
     Args:
-        text: The output, or its end; more than is reported, so that no secret is halved by the cut.
-        redactor: What takes the secrets out.
-        cut_before: How much of the output is not in `text` (bytes).
+        text: The output, or its end; longer than the reported part, so that the cut halves no secret.
+        redactor: Removes the secrets.
+        cut_before: Size of the output before `text` (bytes).
     """
     whole = len(text) + cut_before
     if cut_before:
@@ -162,7 +162,7 @@ def _all(text: str, part: str) -> Iterator[Place]:
 
 
 def _rest_of(form: str, text: str, head: str) -> int:
-    """Return how much of the end of a form a text with some head begins with (characters)."""
+    """Return the length of the end of a form with which a text begins, given the text's head (characters)."""
     for start, _ in _all(form, head):
         if start > 0 and text.startswith(form[start:]):
             return len(form) - start
@@ -170,7 +170,7 @@ def _rest_of(form: str, text: str, head: str) -> int:
 
 
 def _merged(found: list[Place]) -> list[Place]:
-    """Return places in order, those that touch made one."""
+    """Return places in order; those that touch are merged."""
     merged: list[Place] = []
     for start, end in found:
         if merged and start <= merged[-1][1]:
@@ -181,7 +181,7 @@ def _merged(found: list[Place]) -> list[Place]:
 
 
 def _unmarked(found: list[Place], places: list[Place]) -> Iterator[Place]:
-    """Yield where places of a marked text are in the text before; one that touches a mark has all that it covers."""
+    """Yield places of a marked text as places of the text before. One that touches a mark includes the part under it."""
     marks, grown = [0], 0
     for start, end in places:
         marks.append(start + grown)
@@ -203,7 +203,7 @@ def _unmarked(found: list[Place], places: list[Place]) -> Iterator[Place]:
 
 def _in_a_mark(place: Place, marks: list[Place]) -> bool:
     index = bisect_right(marks, place) - 1
-    # The mark that begins where the place does sorts before it or after it, by their ends.
+    # The mark at the beginning of the place may sort before it or after it, depending on their ends.
     near = marks[max(0, index) : index + 2]
     return any(start <= place[0] and place[1] <= end for start, end in near)
 

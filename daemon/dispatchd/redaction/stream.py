@@ -1,4 +1,4 @@
-"""Taking secrets out of a text that comes in pieces, such as a log that somebody watches."""
+"""Redaction of a text that comes in pieces, such as a log that somebody watches."""
 
 from typing import Final
 
@@ -9,32 +9,32 @@ from dispatchd.redaction.redactor import MARK, Redactor
 from dispatchd.redaction.shown import shown
 
 _SPAN: Final = 16 * 1024
-"""How much of a credential is seen before it is known to be one (characters): a JWT has three long parts."""
+"""Longest part of a credential that is needed to recognize it (characters): a JWT has three long parts."""
 
 _KEY_AND_INDENT: Final = 128
-"""How far before a value its key begins at most, with what tells that it is one (characters)."""
+"""Longest distance of a value from the beginning of its key, including the text that marks it as a key (characters)."""
 
 _MOST_HIDDEN: Final = 1024 * 1024
-"""How much of a text that shows nothing is waited through (characters)."""
+"""Longest invisible text that is waited through (characters)."""
 
 
 @define
 class StreamRedactor:
-    """Scrubs a text that comes in pieces as `Redactor.scrub` does the whole, wherever the cuts are.
+    """Scrubs a text that comes in pieces as `Redactor.scrub` scrubs the whole, wherever the pieces end.
 
-    It keeps what it has answered for a while: a key may be long gone when its value goes on. It does not keep
-    all of a value or a private key of more than `LONGEST` characters, nor more than `_MOST_HIDDEN` that nobody
-    sees, and may tell the rest of such a one.
+    It stores the text that it has returned for a while, because a value may go on long after its key. It doesn't store
+    all of a value or a private key of more than `LONGEST` characters, nor more than `_MOST_HIDDEN` invisible
+    characters. It may return the rest of such a one.
     """
 
     _redactor: Redactor
     _seen: str = field(default="", init=False)
     _told: int = field(default=0, init=False)
     _enough: int = field(default=0, init=False)
-    """How much has to be untold before it is looked at (characters); more where little of it is seen."""
+    """Text that has to be waiting before the next search (characters); more where little of it is visible."""
 
     def feed(self, piece: str) -> str:
-        """Take the next piece, and return what is certain by now."""
+        """Take the next piece. Return the text that is certain by now."""
         self._seen += piece
         untold = len(self._seen) - self._told
         if untold < self._enough:
@@ -59,8 +59,8 @@ class StreamRedactor:
         return clean
 
     def _held(self, untold: int) -> int:
-        """Return how much of the end may be a part of what goes on after it (characters)."""
-        # A form over several lines is longer than it is in one.
+        """Return the length of the end that may belong to a secret that goes on after it (characters)."""
+        # A form over several lines is longer than on one line.
         hold = least = max(2 * self._redactor.reach, _SPAN)
         while (
             hold < min(untold, _MOST_HIDDEN) and len(shown(self._seen[-hold:])) < least
@@ -69,7 +69,7 @@ class StreamRedactor:
         return hold
 
     def _answer(self, until: int) -> tuple[str, int]:
-        """Return what is clean up to a character, and where what goes on there began (-1: nothing does)."""
+        """Return the clean text up to a character, and the start of a secret that continues there (-1: none does)."""
         clean: list[str] = []
         last = -1
         for start, end in self._redactor.places(self._seen):
@@ -77,7 +77,7 @@ class StreamRedactor:
                 continue
             if start >= self._told:
                 clean += (self._seen[self._told : start], MARK)
-            # What began before has its mark already; only its rest is new.
+            # A secret that began before has its mark already; only its rest is new.
             self._told, last = end, start
         if self._told < until:
             clean.append(self._seen[self._told : until])

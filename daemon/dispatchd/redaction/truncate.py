@@ -1,8 +1,8 @@
-"""Cutting texts to what GitHub takes, in bytes of UTF-8: on the machine that reports them, and at the hub.
+"""Cutting of texts to GitHub's limits, in bytes of UTF-8: on the machine that reports them, and at the hub.
 
-GitHub's docs speak of characters; what it counts are bytes ("exceeds a maximum bytesize of 65535", an issue of
-its docs, github/docs#35252). Code fences are those of CommonMark 0.31, 4.5; one that is left open would take all
-that is shown after it into the code.
+GitHub's docs speak of characters, but GitHub counts bytes ("exceeds a maximum bytesize of 65535", an issue of
+its docs, github/docs#35252). Code fences are those of CommonMark 0.31, 4.5; an open one would turn everything
+after it into code.
 """
 
 import re
@@ -24,16 +24,16 @@ _RUN: Final = re.compile(rf"`{{{_LONGEST_RUN},}}")
 
 
 def size(text: str) -> int:
-    """Return how long a text is (bytes); half a surrogate pair, which has no UTF-8, counts as what stands for it."""
+    """Return the size of a text (bytes). Half a surrogate pair, which has no UTF-8, counts as its replacement."""
     return len(_bytes(text))
 
 
 def clip_markdown(text: str, most: int = MOST_BYTES) -> str:
-    """Return the beginning of some Markdown that fits, with every code fence closed and a last line about the cut.
+    """Return the beginning of a Markdown text that fits, with every code fence closed and a last line about the cut.
 
     Args:
         text: The Markdown.
-        most: How long the answer may be (bytes).
+        most: Most bytes of the answer (count).
     """
     data = _bytes(text)
     if len(data) <= most:
@@ -54,11 +54,11 @@ def clip_markdown(text: str, most: int = MOST_BYTES) -> str:
 
 
 def clip_log(text: str, most: int) -> str:
-    """Return the end of a log that fits, with a first line about the cut; nothing if not even that line fits.
+    """Return the end of a log that fits, with a first line about the cut; empty if not even that line fits.
 
     Args:
         text: The log.
-        most: How long the answer may be (bytes).
+        most: Most bytes of the answer (count).
     """
     data = _bytes(text)
     if len(data) <= most:
@@ -66,7 +66,7 @@ def clip_log(text: str, most: int) -> str:
     room = most - len(_CUT_LOG.format(len(data), len(data))) - 1
     if room < 0:
         return ""
-    # What is left of a character that was cut.
+    # The rest of a character that was cut is left out.
     kept = data[len(data) - room :].decode(errors="ignore")
     # Not in the middle of a line where that costs little.
     kept = kept[kept.find("\n", 0, len(kept) // 20) + 1 :]
@@ -74,17 +74,17 @@ def clip_log(text: str, most: int) -> str:
 
 
 def clip_line(text: str, most: int) -> str:
-    """Return a text as one line of at most so many characters."""
+    """Return a text as one line of at most `most` characters."""
     line = " ".join(_bytes(text).decode().split())
     return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
 
 
 def fenced(log: str, most: int) -> str:
-    """Return the end of a log as a block of code that fits; nothing if there is no room.
+    """Return the end of a log as a block of code that fits; empty if there is no room.
 
     Args:
         log: The log.
-        most: How long the answer may be (bytes).
+        most: Most bytes of the answer (count).
     """
     log = _RUN.sub("`" * _LONGEST_RUN, log)
     longest = max((len(run) for run in re.findall("`+", log)), default=0)
@@ -98,21 +98,21 @@ def _bytes(text: str) -> bytes:
 
 
 def _whole_lines(text: str) -> str:
-    """Return a text without the beginning of a line at its end, where that costs little."""
+    """Return a text without the unfinished line at its end, where that costs little."""
     end = max(text.rfind("\n"), text.rfind("\r"))
     return text[:end] if end > len(text) * 19 // 20 else text
 
 
 def _closing(text: str) -> str:
-    """Return what closes the code fence that a text leaves open; nothing if it leaves none."""
+    """Return the line that closes the code fence that a text leaves open; empty if it leaves none open."""
     fence = open_fence(text)
     return f"\n{fence}" if fence else ""
 
 
 def open_fence(text: str) -> str:
-    """Return what closes the fence that a text leaves open, or nothing.
+    """Return the marks that close the fence that a text leaves open, or an empty string.
 
-    Its indentation belongs to it, so that it also closes one in a list.
+    They include its indentation, so that they also close a fence in a list.
     """
     fence = ""
     for line in _LINE_END.split(text):

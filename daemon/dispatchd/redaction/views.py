@@ -1,6 +1,6 @@
-"""Views of a text: as it is shown, decoded, its lines joined; each knows where in the text its characters stand.
+"""Views of a text: as it is shown, decoded, its lines joined. Each maps its characters to places in the text.
 
-A secret is looked for in the views and cut from the text, so that what stands beside it stays as it was written.
+Secrets are searched in the views and cut from the text, so that the text beside them stays as it was written.
 """
 
 import html
@@ -15,10 +15,10 @@ from dispatchd.redaction.patterns import Place
 from dispatchd.redaction.shown import hidden
 
 _DEEPEST: Final = 3
-"""How many times over a text is decoded (count), such as JSON in JSON in a URL."""
+"""Most decodings of a text on top of each other (count), such as JSON in JSON in a URL."""
 
 _FOLD: Final = re.compile(r"\n[ \t]{0,8}|\t")
-"""A line's end with the indent after it: base64 is wrapped, and so is what a terminal shows."""
+"""End of a line with the indentation after it: base64 is wrapped, and so is the text on a terminal."""
 
 _PREFIX: Final = r"""
     [>|\#+*-]{1,3}(?=[ \t\[])                                     # quotes, comments, diffs, set -x
@@ -33,7 +33,7 @@ _PREFIXED_FOLD: Final = re.compile(
     rf"""[\\\n\t](?:(?<=\t) | (?:(?<=\n)|(?<=\\)\n) (?:[ \t]{{0,8}}(?:{_PREFIX})){{0,5}} [ \t]{{0,8}})""",
     re.VERBOSE,
 )
-"""The same with what a log, a quote or a diff puts before each line, or with a backslash before the line's end."""
+"""End of a line with the prefix that a log, a quote or a diff puts before each line, or with a backslash before it."""
 
 _HEX: Final = "[0-9A-Fa-f]"
 _ESCAPED: Final = re.compile(
@@ -62,10 +62,10 @@ _ESCAPED: Final = re.compile(
     """,
     re.VERBOSE,
 )
-"""One character as URLs, JSON, C, Go, Python, HTML, XML and shells write it."""
+"""One character in the escapes of URLs, JSON, C, Go, Python, HTML, XML and shells."""
 
 _SIGNS: Final = ("%", "\\", "&", "'\"'\"'")
-"""Without one of these nothing is escaped."""
+"""Signs of an escape: without one of these a text has none."""
 
 _NAMED: Final = {
     "n": "\n",
@@ -82,32 +82,32 @@ _NAMED: Final = {
 
 @define
 class View:
-    """A text with parts of another taken out or exchanged for one character; made cheaply, mapped on demand."""
+    """Text with parts of another removed or replaced by one character. Made cheaply, mapped on demand."""
 
     text: str
     _before: "View | None" = None
     _pattern: re.Pattern[str] = _FOLD
     _replace: Callable[[re.Match[str]], str] | None = None
     _starts: list[int] = field(factory=list, init=False)
-    """Where a stretch begins in this text (characters)."""
+    """Beginning of each stretch in this text (characters)."""
     _origins: list[int] = field(factory=list, init=False)
-    """Where each stretch begins in the other text."""
+    """Beginning of each stretch in the other text."""
     _widths: list[int] = field(factory=list, init=False)
-    """How long what the one character stands for is in the other text; 0 for a stretch that was not changed."""
+    """Length, in the other text, of the part that the one character stands for; 0 for an unchanged stretch."""
 
     def changed(
         self,
         pattern: re.Pattern[str],
         replace: Callable[[re.Match[str]], str] | None = None,
     ) -> "View | None":
-        """Return this view with what a pattern finds taken out, or replaced; None if that changes nothing."""
+        """Return this view with the matches of a pattern removed, or replaced; None if that changes nothing."""
         text = pattern.sub(replace or "", self.text)
         return None if text == self.text else View(text, self, pattern, replace)
 
     def origin(self, place: Place) -> Place:
-        """Return where in the first text a place of this one is; not empty.
+        """Return the place in the first text of a place in this one; not empty.
 
-        What was taken out before its first character or after its last is no part of it.
+        Text that was removed before its first character or after its last is no part of it.
         """
         if self._before is None:
             return place
@@ -144,17 +144,17 @@ class View:
 
 @frozen
 class Readings:
-    """A text as its readers have it; one view stands for all that are equal."""
+    """Readings of a text, one for each kind of reader; equal ones share a view."""
 
     written: View
     seen: View
     """As a terminal and a page show it."""
     others: tuple[View, ...] = ()
-    """As readers have it who know fewer sequences than a terminal, and are left with the rest of them."""
+    """As readers see it that know fewer sequences than a terminal, and show the rest of them."""
 
     @property
     def views(self) -> list[View]:
-        """Those that differ from each other, the one that is seen first."""
+        """Views that differ from each other, the visible one first."""
         return _different(self.seen, self.written, *self.others)
 
 
@@ -181,7 +181,7 @@ def _different(*views: View) -> list[View]:
 
 
 def decoded(view: View) -> Iterator[View]:
-    """Yield a view decoded, once and several times over, as far as there is something to decode."""
+    """Yield a view decoded, once and several times over, as long as there is something to decode."""
     for _ in range(_DEEPEST):
         if not any(sign in view.text for sign in _SIGNS):
             return
@@ -194,17 +194,17 @@ def decoded(view: View) -> Iterator[View]:
 
 
 def joined(view: View) -> View:
-    """Return a view with its lines made one."""
+    """Return a view with its lines joined."""
     return view.changed(_FOLD) or view
 
 
 def joined_without_prefixes(view: View) -> View | None:
-    """Return a view with its lines made one, and without what stands before each; None where nothing does."""
+    """Return a view with its lines joined, and without the prefix of each; None where there is none."""
     return view.changed(_PREFIXED_FOLD) if "\n" in view.text else None
 
 
 def folded(text: str) -> str:
-    """Return a text as it stands in a view whose lines are joined."""
+    """Return a text in the form of a view whose lines are joined."""
     return _FOLD.sub("", text.strip(" \t\n"))
 
 
@@ -231,4 +231,4 @@ _MEANINGS: Final[Mapping[str, Callable[[str], str]]] = {
     "reference": lambda code: html.unescape(f"&{code}"),
     "quote": lambda _: "'",
 }
-"""What an escape stands for, by the group of `_ESCAPED` that has its code."""
+"""Meaning of an escape, by the group of `_ESCAPED` that has its code."""

@@ -1,1 +1,1 @@
-"""Durable facts: tracked jobs, and the folders of their runs."""
+"""Durable data: tracked jobs, and the folders of their runs."""

@@ -1,4 +1,4 @@
-"""TrackedJob <-> JSON bytes, with a version and an exit (contracts/README.md, tracked-job)."""
+"""TrackedJob <-> JSON bytes, with a version and migrations (contracts/README.md, tracked-job)."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,30 +13,30 @@ from dispatchd.domain.job import Json, TrackedJob
 from dispatchd.errors import RecordTooNew, RecordUnreadable
 
 SCHEMA_VERSION: Final = 5
-"""What this release writes; it reads this version and every one before it."""
+"""Version that this release writes. It reads this version and every older one."""
 
 Record = dict[str, Json]
 
 
 def _with_a_reason(record: Record) -> Record:
-    """Version 1 parked a job only at a bug, and left the reason to the log."""
+    """Add a reason: version 1 parked a job only at a bug, and left the reason to the log."""
     if record.get("phase") == "needs_attention":
         return {**record, "blocked": "Parked by an earlier release; its log says why."}
     return record
 
 
 def _of_no_known_fork(record: Record) -> Record:
-    """Version 2 had no `from_fork`: nothing is to be done, since absent means false."""
+    """Change nothing: version 2 had no `from_fork`, and absent means false."""
     return record
 
 
 def _without_releases(record: Record) -> Record:
-    """Version 3 had no phase `releasing`: nothing is to be done."""
+    """Change nothing: version 3 had no phase `releasing`."""
     return record
 
 
 def _without_start_failures(record: Record) -> Record:
-    """Version 4 had no `start_failures` and no cause `unkillable`: nothing is to be done."""
+    """Change nothing: version 4 had no `start_failures` and no cause `unkillable`."""
     return record
 
 
@@ -48,7 +48,7 @@ MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
         4: _without_start_failures,
     }
 )
-"""From each older version to the one after it. A function in here is never edited once released."""
+"""Migrations from each older version to the next one. A function in here is never edited once released."""
 
 _UNLIKE_A_RECORD: Final = (
     ForbiddenExtraKeysError,
@@ -58,7 +58,7 @@ _UNLIKE_A_RECORD: Final = (
     LookupError,
     AttributeError,
 )
-"""What structuring raises for a document of another form."""
+"""Errors of structuring for a document of another form."""
 
 _converter = strict_converter(forbid_extra_keys=True, detailed_validation=False)
 
@@ -78,21 +78,21 @@ def to_public(record: TrackedJob) -> Record:
 
 
 def encode(record: TrackedJob) -> bytes:
-    """Return a record as it stands on disk: one JSON object in ASCII."""
+    """Return a record as it is stored: one JSON object in ASCII."""
     return json.dumps(to_document(record), indent=1).encode()
 
 
 def decode(data: bytes, *, path: Path) -> TrackedJob:
-    """Return the record in a file's content, migrated to this version where it is older.
+    """Return the record in a file's content, migrated to this version if it is older.
 
     Args:
         data: The content.
-        path: Where it came from, for the errors.
+        path: The file, for the errors.
 
     Fails with RecordTooNew if a newer release wrote it.
 
     Raises:
-        RecordUnreadable: It isn't a record.
+        RecordUnreadable: The content isn't a record.
     """
     try:
         document = json.loads(data)
@@ -106,7 +106,7 @@ def from_document(document: Json, *, path: Path) -> TrackedJob:
 
     Raises:
         RecordTooNew: A newer release wrote it.
-        RecordUnreadable: It isn't a record.
+        RecordUnreadable: The object isn't a record.
     """
     if not isinstance(document, dict):
         raise RecordUnreadable(path=path, reason="not a JSON object")

@@ -1,15 +1,15 @@
 """Files that are whole or absent: write aside, fsync, rename, fsync of the folder.
 
-What fsync promises is what the disk promises: a drive that lies about its cache, or a network file
-system with its own ideas, can lose what was acknowledged here. After an error from fsync the data is
-not there and a second fsync would lie about it (the kernel marks the pages clean), so the whole put
-has failed and its caller writes anew.
+fsync is only as reliable as the disk: a drive that lies about its cache, or a network file system with
+other rules, can lose acknowledged data. After an error from fsync the data may be lost, and a second
+fsync would succeed without it (the kernel marks the pages clean). So the whole put has failed, and its
+caller writes again.
 
 The folder's fsync is shared: puts that arrive while one runs wait for the next one, together (group
 commit), so that many concurrent puts cost little more than one.
 
-A file is written under a name that no other writer has, in this process or another; what a crash leaves of
-them is removed by `sweep`, which only the owner of a folder calls.
+A file is written under a name that no other writer has, in this process or another. `sweep` removes the files
+that a crash has left; only the owner of a folder calls it.
 """
 
 import os
@@ -34,7 +34,7 @@ _UNIQUE_BYTES: Final = 6
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and its parents, for this user only, durably; one that exists stays as it is.
+    """Create a folder and its parents, for this user only, durably; an existing one stays as it is.
 
     Raises:
         FolderUnusable: It can't be created or written.
@@ -55,12 +55,13 @@ def make_folder(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove half-written files that a crash has left; for the owner of a folder, before anybody writes there.
+    """Remove half-written files that a crash has left; for the owner of a folder, before anything is written there.
 
-    What can't be removed, such as a folder that a run has put there, is named, and harms nobody: no name is used twice.
+    An entry that can't be removed, such as a folder of a run, is logged. It does no harm: no name is
+    used twice.
 
     Raises:
-        FolderUnusable: It can't be looked into.
+        FolderUnusable: It can't be listed.
     """
     try:
         names = os.listdir(folder)
@@ -85,16 +86,16 @@ def _remove_aside(path: Path) -> None:
 def put_file(folder: Path, name: str, data: bytes) -> None:
     """Put one file into a folder that is not kept open; see `DurableFolder.put`.
 
-    Fails with StoreUnavailable: It may or may not be there; write it anew.
+    Fails with StoreUnavailable: It may or may not be stored; write it again.
     """
     put_files(folder, {name: data})
 
 
 def put_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put several files into a folder that is not kept open, which is created where it is missing.
+    """Put several files into a folder that is not kept open; a missing folder is created.
 
     Raises:
-        StoreUnavailable: They may or may not be there; write them anew.
+        StoreUnavailable: They may or may not be stored; write them again.
     """
     try:
         opened = DurableFolder.open(folder)
@@ -110,7 +111,7 @@ def remove_file(folder: Path, name: str) -> None:
     """Remove a file, durably; a missing one is fine.
 
     Raises:
-        StoreUnavailable: It may still be there, or come back after a power cut.
+        StoreUnavailable: It may still exist, or come back after a power cut.
     """
     try:
         opened = DurableFolder.open(folder)
@@ -123,7 +124,7 @@ def remove_file(folder: Path, name: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make durable what a folder has entries of, such as new folders.
+    """Make the entries of a folder durable, such as new folders.
 
     Raises:
         StoreUnavailable: They may be gone after a power cut.
@@ -140,7 +141,7 @@ def sync_folder(folder: Path) -> None:
 
 @define
 class _Commit:
-    """One shared fsync: those who joined before it began have its result."""
+    """One shared fsync: all callers that joined before it began get its result."""
 
     done: bool = False
     error: OSError | None = None
@@ -148,9 +149,9 @@ class _Commit:
 
 @define
 class DurableFolder:
-    """One folder of files that are whole or absent; safe to use from many threads.
+    """One folder of files that are whole or absent. Safe to use from many threads.
 
-    Two writers of the same name must be kept apart by their caller.
+    Its caller must keep two writers of the same name apart.
     """
 
     path: Path
@@ -161,7 +162,7 @@ class DurableFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a folder, creating it where it is missing.
+        """Open a folder; a missing one is created.
 
         Raises:
             FolderUnusable: It can't be created, opened or written.
@@ -174,13 +175,13 @@ class DurableFolder:
         return cls(path, fd)
 
     def close(self) -> None:
-        """Give the folder's descriptor back; puts after this fail."""
+        """Close the folder's descriptor; later puts fail."""
         os.close(self._fd)
 
     def put(self, name: str, data: bytes) -> None:
-        """Make `data` the content of a file; when this returns, it survives a power cut.
+        """Make `data` the content of a file. When this returns, the content survives a power cut.
 
-        Fails with StoreUnavailable: It may or may not be there; write it anew.
+        Fails with StoreUnavailable: It may or may not be stored; write it again.
         """
         self.put_all({name: data})
 
@@ -193,11 +194,11 @@ class DurableFolder:
             self._sync()
 
     def adopt(self, file: Path, name: str, data: bytes) -> None:
-        """Put a file of this file system in the place of another one, with `data` written over what it has.
+        """Move a file of this file system to a name here, with `data` written over its content.
 
-        If its blocks are allocated, that takes no room on the disk. The file is gone then, also after a failure.
+        If its blocks are allocated, that takes no space on the disk. `file` is gone afterwards, also after a failure.
 
-        Fails with StoreUnavailable: It may or may not be there; write it anew.
+        Fails with StoreUnavailable: It may or may not be stored; write it again.
         """
         with self._failing_on(name):
             try:
@@ -218,9 +219,9 @@ class DurableFolder:
         os.rename(file, name, dst_dir_fd=self._fd)
 
     def remove(self, name: str, *, durably: bool = False) -> None:
-        """Remove a file; a missing one is fine. Unless it is done `durably`, a power cut may bring it back.
+        """Remove a file; a missing one is fine. Unless `durably` is set, a power cut may bring it back.
 
-        Fails with StoreUnavailable: It is still there, or may come back.
+        Fails with StoreUnavailable: It still exists, or may come back.
         """
         with self._failing_on(name):
             try:

@@ -1,6 +1,6 @@
-"""What an attempt left in its folder: result, events, the texts for its report, and what its workspace lacks.
+"""Evidence in an attempt's folder: result, events, the texts for its report, and missing artifacts.
 
-Everything here was written by the command, so nothing of it is trusted: a file may be a pipe, a link, too
+The command wrote everything here, so nothing of it is trusted: a file may be a pipe, a link, too
 large, or anything but text.
 """
 
@@ -26,13 +26,13 @@ LARGEST_RESULT: Final = MIB
 """Largest result that is read (bytes); contracts/README.md, headless commands."""
 
 LARGEST_TEXT: Final = MIB
-"""How much is read of outputs and step summary (bytes); contracts/README.md, outputs and step summary."""
+"""Largest part of outputs and step summary that is read (bytes); contracts/README.md, outputs and step summary."""
 
 LONGEST_EVENTS: Final = 64 * MIB
-"""How much of an attempt's events is looked at (bytes): a run that floods them must not keep the daemon busy."""
+"""Largest part of an attempt's events that is read (bytes): a run that floods them must not occupy the daemon."""
 
 MOST_EVENTS: Final = 100_000
-"""How many lines of them are read (count), which takes less than a second; contracts/README.md."""
+"""Most lines of them that are read (count), which takes less than a second; contracts/README.md."""
 
 _CHUNK: Final = 256 * 1024
 
@@ -40,7 +40,7 @@ _converter = strict_converter(forbid_extra_keys=False, detailed_validation=False
 
 
 def read_result(path: Path) -> RunResult | NoResult:
-    """Return the result in a file, or why there is none that counts. Blocks."""
+    """Return the result in a file, or the reason why there is no valid one. Blocks."""
     try:
         document = json.loads(_read_whole(path))
     except ContractViolation as violation:
@@ -59,20 +59,20 @@ def read_result(path: Path) -> RunResult | NoResult:
 
 
 def last_activity_ns(paths: Iterable[Path]) -> int:
-    """Return when one of some files was last written (nanoseconds since the epoch); 0 if none is there."""
+    """Return the time of the last write to any of some files (nanoseconds since the epoch); 0 if none exists."""
     return max((_written_ns(path) for path in paths), default=0)
 
 
 def missing_artifacts(workspace: Path, wanted: Iterable[str]) -> tuple[str, ...]:
-    """Return which of some relative paths are not in a workspace, or lead out of it, in their order. Blocks."""
+    """Return the relative paths, in their order, that are missing in a workspace or lead out of it. Blocks."""
     inside = workspace.resolve()
     return tuple(each for each in wanted if not _is_inside(inside, each))
 
 
 def read_tail(path: Path, limit: int) -> tuple[str, int]:
-    """Return the last `limit` bytes of a file as text, and how many bytes come before them. Blocks.
+    """Return the last `limit` bytes of a file as text, and the number of bytes before them. Blocks.
 
-    What isn't UTF-8 becomes a replacement character. What isn't a regular file is empty.
+    Invalid UTF-8 becomes replacement characters. Anything but a regular file is empty.
     """
     try:
         start = max(0, path.stat(follow_symlinks=False).st_size - limit)
@@ -84,7 +84,7 @@ def read_tail(path: Path, limit: int) -> tuple[str, int]:
 
 @frozen(kw_only=True)
 class Head:
-    """The beginning of a file as text; `cut` if there is more of it, `flaw` if it can't be read at all."""
+    """Beginning of a file as text. `cut` is true if the file is longer. `flaw` is the reason if it can't be read."""
 
     text: str = ""
     cut: bool = False
@@ -94,7 +94,7 @@ class Head:
 def read_head(path: Path) -> Head:
     """Return the first `LARGEST_TEXT` bytes of a file as text; a missing one is empty. Blocks.
 
-    What isn't UTF-8 becomes a replacement character.
+    Invalid UTF-8 becomes replacement characters.
     """
     try:
         data = read_regular(path, LARGEST_TEXT + 1)
@@ -110,9 +110,9 @@ def read_head(path: Path) -> Head:
 
 @define
 class EventReader:
-    """Reads what is new in an attempt's events; keeps where it stands and what they come to.
+    """Reads new events of an attempt; stores its position and the story up to there.
 
-    Safe to call from many threads. It reads no more than a limit of lines and one of bytes, ever.
+    Safe to call from many threads. In all it reads no more than a limit of lines and a limit of bytes.
     """
 
     path: Path
@@ -123,7 +123,7 @@ class EventReader:
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
 
     def read(self, *, to_the_end: bool = False) -> Story:
-        """Return the story up to the last whole line, or to the very end of the file. Blocks."""
+        """Return the story up to the last whole line, or to the end of the file. Blocks."""
         with self._guard:
             while self._offset < LONGEST_EVENTS and (data := self._chunk()):
                 self._offset += len(data)
@@ -154,7 +154,7 @@ class EventReader:
             self._rest = data.rpartition(b"\n")[2][-1:] or self._rest
             return
         *lines, rest = (self._rest + data).split(b"\n")
-        # Of a long one only its length matters.
+        # Of a long line only the length matters.
         self._rest = rest[: LONGEST_LINE + 1]
         self._lines += len(lines)
         for line in lines[:room]:
@@ -164,25 +164,25 @@ class EventReader:
 
 @define
 class Stories:
-    """What the attempts that run say of themselves, each line read once; safe to call from many threads."""
+    """Stories of the running attempts, each line read once. Safe to call from many threads."""
 
     _readers: dict[Path, EventReader] = field(factory=dict, init=False)
 
     def so_far(self, path: Path) -> Story:
-        """Return what the events of an attempt come to up to now. Blocks."""
+        """Return the story of an attempt up to now. Blocks."""
         return self._readers.setdefault(path, EventReader(path)).read()
 
     def whole(self, path: Path) -> Story:
-        """Return what all events of an attempt that is over come to. Blocks."""
+        """Return the whole story of an attempt that is over. Blocks."""
         return self._readers.setdefault(path, EventReader(path)).read(to_the_end=True)
 
     def forget(self, path: Path) -> None:
-        """Forget an attempt that is over; one that isn't known is fine."""
+        """Forget an attempt that is over; an unknown one is fine."""
         self._readers.pop(path, None)
 
 
 def read_story(path: Path) -> Story:
-    """Return what all events of an attempt that is over come to. Blocks."""
+    """Return the whole story of an attempt that is over. Blocks."""
     return EventReader(path).read(to_the_end=True)
 
 
@@ -190,7 +190,7 @@ def _read_whole(path: Path) -> str:
     """Return the text of a result.
 
     Raises:
-        ContractViolation: There is none that could be JSON.
+        ContractViolation: There is no text that could be JSON.
     """
     rule = ""
     try:

@@ -1,4 +1,4 @@
-"""The daemon's own folders, held open: who takes their modes away, as a run can (docs/security.md), takes nothing."""
+"""Descriptors of the daemon's folders: their modes can be restored even if a run changes them (docs/security.md)."""
 
 import os
 import stat
@@ -15,13 +15,13 @@ _NAMES: Final = (".", "jobs", "history", "quarantine", "runs")
 
 @define
 class HeldFolders:
-    """A state folder and those in it, whose modes can be given back whatever they are."""
+    """A state folder and its folders, held open so that their modes can be restored."""
 
     descriptors: list[int]
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Hold the folders of a state folder that are there; the caller closes them.
+        """Open the state folder and those of its folders that exist; the caller closes them.
 
         Fails with OSError if one can't be opened.
         """
@@ -33,12 +33,12 @@ class HeldFolders:
         return held
 
     def close(self) -> None:
-        """Let go of them."""
+        """Close the descriptors."""
         while self.descriptors:
             os.close(self.descriptors.pop())
 
     def restore(self, names: set[str]) -> int:
-        """Let this user use the folders again, and those with some names in them; return how many couldn't be used."""
+        """Restore this user's access to the folders, and to entries of them by name. Return the number restored."""
         restored = 0
         for fd in self.descriptors:
             mode = os.fstat(fd).st_mode
@@ -53,13 +53,13 @@ class HeldFolders:
 
 
 def _restore_in(folder: int, name: str) -> int:
-    """Restore the mode of a folder in another one, if it is there, and never through a link."""
+    """Restore the mode of a folder in another one, if it exists, and never through a link."""
     fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         mode = os.fstat(fd).st_mode
         if not stat.S_ISDIR(mode) or mode & FOLDER_MODE == FOLDER_MODE:
             return 0
-        # fchmod(2) doesn't take such a descriptor; its name in proc does.
+        # fchmod(2) doesn't take such a descriptor; its path in /proc works.
         Path(f"/proc/self/fd/{fd}").chmod(stat.S_IMODE(mode) | FOLDER_MODE)
         return 1
     finally:

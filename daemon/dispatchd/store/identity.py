@@ -1,4 +1,4 @@
-"""Who this machine is, on disk: its server id, its activation, and what tells it from a copy of itself."""
+"""Identity of this machine on disk: its server id, its activation, and the fingerprint that tells it from a clone."""
 
 import json
 import os
@@ -27,13 +27,13 @@ PLACES: Final[Mapping[str, Path]] = MappingProxyType(
         "product_uuid": Path("/sys/class/dmi/id/product_uuid"),
     }
 )
-"""Where Linux tells what machine this is (machine-id(5); sysfs, class/dmi/id)."""
+"""Files in which Linux has ids of the machine (machine-id(5); sysfs, class/dmi/id)."""
 
 _converter = strict_converter(forbid_extra_keys=True, detailed_validation=False)
 
 
 def fingerprint(places: Mapping[str, Path] = PLACES) -> Fingerprint:
-    """Return this machine's fingerprint. Hashes, because machine-id(5) wants the id itself kept private."""
+    """Return this machine's fingerprint. It has hashes, because machine-id(5) wants the id itself kept private."""
     return Fingerprint(**{name: _hashed(path) for name, path in places.items()})
 
 
@@ -53,9 +53,9 @@ class IdentityStore:
     _folder: Path
 
     def server_id(self, make: Callable[[], UUID] = uuid7) -> tuple[str, str]:
-        """Return this machine's id, made once, and what was wrong with the one before, if anything.
+        """Return this machine's id, created once, and the reason if an unreadable one was replaced.
 
-        Fails with StoreUnavailable if a new one can't be kept.
+        Fails with StoreUnavailable if a new one can't be stored.
         """
         file = self._folder / _SERVER_ID
         flaw = ""
@@ -74,7 +74,7 @@ class IdentityStore:
         """Return the stored activation, or None.
 
         Raises:
-            RecordUnreadable: There is one, and it can't be understood.
+            RecordUnreadable: The file exists, and can't be understood.
         """
         file = self._folder / _ACTIVATION
         try:
@@ -90,9 +90,9 @@ class IdentityStore:
             raise RecordUnreadable(path=file, reason="not an activation") from error
 
     def keep(self, activation: Activation) -> None:
-        """Keep an activation durably in place of the one before.
+        """Store an activation durably in place of the previous one.
 
-        Fails with StoreUnavailable if the disk refuses; the one before is still there then.
+        Fails with StoreUnavailable if the disk refuses; the previous one is still stored then.
         """
         document = {
             "schema_version": _SCHEMA_VERSION,
@@ -101,7 +101,7 @@ class IdentityStore:
         self._put(_ACTIVATION, json.dumps(document, indent=1))
 
     def forget(self) -> None:
-        """Remove the activation; none is fine. Fails with StoreUnavailable if the disk refuses."""
+        """Remove the activation; a missing one is fine. Fails with StoreUnavailable if the disk refuses."""
         remove_file(self._folder, _ACTIVATION)
 
     def _put(self, name: str, text: str) -> None:

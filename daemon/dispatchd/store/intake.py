@@ -1,4 +1,4 @@
-"""The operator's will about new jobs, on disk: a drain lasts over restarts until somebody ends it."""
+"""Intake mode on disk: a drain or pause lasts over restarts until it is ended."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ class IntakeStore:
     _folder: Path
 
     def load(self) -> Intake:
-        """Return what was kept last, or that jobs are taken.
+        """Return the stored mode, or that jobs are taken.
 
         Raises:
             RecordUnreadable: The file can't be understood.
@@ -43,6 +43,6 @@ class IntakeStore:
             raise RecordUnreadable(path=file, reason="not an intake record") from error
 
     def keep(self, intake: Intake) -> None:
-        """Keep the operator's will durably. Fails with StoreUnavailable if the disk refuses."""
+        """Store the intake mode durably. Fails with StoreUnavailable if the disk refuses."""
         document = {"schema_version": _SCHEMA_VERSION, **_converter.unstructure(intake)}
         put_file(self._folder, _FILE, json.dumps(document, indent=1).encode())

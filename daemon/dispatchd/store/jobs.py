@@ -1,8 +1,8 @@
 """The tracked jobs: an index in memory over one durable file for each job.
 
 Everything here is synchronous; `loops/tracker.py` calls it from worker threads. A job is in `jobs/`
-until its finish has been acknowledged, then in `history/`. A crash in that move, or when a job comes again that
-was given back, leaves it in both: then the record counts that was changed last.
+until its finish has been acknowledged, then in `history/`. A crash in that move, or when a job that was handed
+back comes again, leaves it in both; then the record that was changed last is valid.
 """
 
 import os
@@ -35,7 +35,7 @@ _SUFFIX: Final = ".json"
 
 @frozen(kw_only=True)
 class Quarantined:
-    """A record that could not be read, and where it was moved."""
+    """Record that could not be read, and the place that it was moved to."""
 
     path: Path
     moved_to: Path
@@ -43,19 +43,19 @@ class Quarantined:
 
 
 def _nobody(_: float) -> None:
-    """Be told, and do nothing."""
+    """Do nothing with a duration."""
 
 
 @define
 class JobStore:
-    """Every tracked job of one state folder. Safe to call from many threads; one writer for each job."""
+    """All tracked jobs of one state folder. Safe to call from many threads; one writer for each job."""
 
     _jobs: DurableFolder
     _history: DurableFolder
     _quarantine: Path
     _reserve: Reserve
     on_put: Callable[[float], object] = _nobody
-    """Told how long each put took (seconds)."""
+    """Called with the duration of each put (seconds)."""
     _records: dict[str, TrackedJob] = field(factory=dict, init=False)
     _by_phase: dict[Phase, dict[str, TrackedJob]] = field(init=False)
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
@@ -66,9 +66,9 @@ class JobStore:
 
     @classmethod
     def open(cls, folder: Path) -> tuple[Self, list[Quarantined]]:
-        """Open a state folder, creating what is missing, and load every tracked job.
+        """Open a state folder, create what is missing, and load every tracked job.
 
-        Its caller holds the folder's lock: what others have half written is removed.
+        Its caller holds the folder's lock: half-written files of other processes are removed.
 
         Returns:
             The store, and the records that were moved away because they can't be read.
@@ -98,7 +98,7 @@ class JobStore:
             raise
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         self._jobs.close()
         self._history.close()
 
@@ -113,7 +113,7 @@ class JobStore:
             return [self._records[job_id] for job_id in sorted(self._records)]
 
     def in_phase(self, *phases: Phase) -> list[TrackedJob]:
-        """Return the tracked jobs in some phases, those received first first."""
+        """Return the tracked jobs in some phases, oldest first."""
         with self._guard:
             found = [
                 record for phase in phases for record in self._by_phase[phase].values()
@@ -123,7 +123,7 @@ class JobStore:
     def past(self, job_id: str) -> TrackedJob | None:
         """Return a job from history, or None. Reads the disk.
 
-        Fails with RecordUnreadable: Its file is there and can't be understood.
+        Fails with RecordUnreadable: Its file exists, and can't be understood.
         """
         path = self._history.path / (file_name(job_id) + _SUFFIX)
         try:
@@ -132,7 +132,7 @@ class JobStore:
             return None
 
     def id_behind(self, name: str) -> str | None:
-        """Return the id of the job whose files have a name (`names.py`), or None if that can't be known."""
+        """Return the id of the job with a file name (`names.py`), or None if that can't be known."""
         found = identifier(name)
         if found is None:
             found = next(
@@ -160,13 +160,13 @@ class JobStore:
         else:
             self._write(self._jobs, name, record)
             if record.job.id not in self._records:
-                # Of a job that was given back and has come again: until it is gone, the later one counts.
+                # Of a job that was handed back and has come again: until this is removed, the later record is valid.
                 self._history.remove(name, durably=True)
         self.on_put(time.perf_counter() - began)
         self._index(record)
 
     def _write(self, folder: DurableFolder, name: str, record: TrackedJob) -> None:
-        """Write a record, from the room kept back where that is what ends a run on a full disk.
+        """Write a record. One that ends a run on a full disk takes its space from the reserve.
 
         Raises:
             StoreUnavailable: Nothing has changed for the caller.
@@ -185,12 +185,12 @@ class JobStore:
             self._reserve.refill()
 
     def newest_past(self, count: int) -> list[TrackedJob]:
-        """Return some jobs of history, those that got there last first. Reads the disk."""
+        """Return `count` jobs of history, the latest first. Reads the disk."""
         return list(islice(_readable(_newest_first(self._history.path)), count))
 
     def past_like(self, beginning: str) -> list[TrackedJob]:
-        """Return the jobs of history whose ids begin like this, sorted by file name. Reads the disk."""
-        # Encoding goes letter by letter, so what an id begins with its file begins with; but for hashed ones.
+        """Return the jobs of history whose ids begin with a text, sorted by file name. Reads the disk."""
+        # Encoding works character by character, so a file name begins as its id does; except for hashed names.
         start = file_name(beginning)
         paths = [
             each for each in _records(self._history.path) if each.name.startswith(start)
@@ -198,17 +198,17 @@ class JobStore:
         return [each for each in _readable(paths) if each.job.id.startswith(beginning)]
 
     def past_before(self, before: datetime) -> list[TrackedJob]:
-        """Return the jobs that left for history before a time. Reads the disk."""
+        """Return the jobs that were moved to history before a time. Reads the disk."""
         found = []
         for path in _records(self._history.path):
-            # A young file needs no reading; an unreadable one is never counted as old.
+            # A young file needs no reading. An unreadable one is never counted as old.
             with suppress(FileNotFoundError, RecordUnreadable):
                 if path.stat().st_mtime < before.timestamp():
                     found.append(_read(path))
         return found
 
     def forget(self, record: TrackedJob) -> None:
-        """Remove a job from history, durably. Fails with StoreUnavailable if it may still be there."""
+        """Remove a job from history, durably. Fails with StoreUnavailable if it may still be stored."""
         self._history.remove(file_name(record.job.id) + _SUFFIX, durably=True)
 
     def _index(self, record: TrackedJob) -> None:
@@ -261,10 +261,10 @@ class JobStore:
 def read_all(folder: Path) -> Iterator[TrackedJob]:
     """Yield every readable record of a state folder, tracked and past, without taking its lock.
 
-    For looking on beside a running daemon: files are whole, so a record is at worst a moment old.
+    For reading beside a running daemon: files are whole, so a record is at worst a moment old.
 
     Raises:
-        FolderUnusable: This user may not look into it.
+        FolderUnusable: This user may not read it.
     """
     seen = set()
     for part in ("jobs", "history"):
@@ -281,9 +281,9 @@ def read_all(folder: Path) -> Iterator[TrackedJob]:
 
 
 def _records(folder: Path) -> list[Path]:
-    """Return the files of a folder that are records, sorted by name; half-written files are none.
+    """Return the files of a folder that are records, sorted by name; half-written files aren't.
 
-    Fails with OSError where it may not be looked at: `glob` would find nothing.
+    Fails with OSError where the folder may not be read: `glob` would return nothing.
     """
     names = sorted(os.listdir(folder))  # noqa: PTH208  # see above
     return [
@@ -296,7 +296,7 @@ def _records(folder: Path) -> list[Path]:
 def _newest_first(folder: Path) -> list[Path]:
     ages = []
     for path in _records(folder):
-        # It may be pruned after it was listed.
+        # The record may be pruned after it was listed.
         with suppress(FileNotFoundError):
             ages.append((path.stat().st_mtime_ns, path))
     return [path for _, path in sorted(ages, reverse=True)]
@@ -304,13 +304,13 @@ def _newest_first(folder: Path) -> list[Path]:
 
 def _readable(paths: Iterable[Path]) -> Iterator[TrackedJob]:
     for path in paths:
-        # It may move on to history, or be moved to quarantine, between the listing and the reading.
+        # The record may move to history, or to quarantine, between the listing and the reading.
         with suppress(FileNotFoundError, RecordUnreadable):
             yield _read(path)
 
 
 def _readable_or_flaw(path: Path) -> tuple[TrackedJob | None, str]:
-    """Return a record, or None and why it can't be read; a missing one has no flaw."""
+    """Return a record, or None and the reason why it can't be read; a missing one has no reason."""
     try:
         return _read(path), ""
     except FileNotFoundError:

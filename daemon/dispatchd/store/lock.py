@@ -1,8 +1,8 @@
-"""The lock of a state folder: one daemon at a time, whatever somebody removes in it.
+"""Lock of a state folder: one daemon at a time, even if somebody removes files in it.
 
-It is on the folder itself, because a file `lock` gets removed by those who take it for a stale one. The file
-is locked as well: it holds the pid, earlier releases look at nothing else, and some network file systems lock
-no folders.
+The folder itself is locked, because people remove a file `lock` that they take for a stale one. The file
+is locked as well: it holds the pid, earlier releases check nothing else, and some network file systems
+can't lock folders.
 """
 
 import fcntl
@@ -15,7 +15,7 @@ from dispatchd.store.durable import FILE_MODE, make_folder
 
 
 def lock(folder: Path) -> ExitStack:
-    """Keep every other daemon out of a state folder until what is returned is closed.
+    """Keep every other daemon out of a state folder until the returned stack is closed.
 
     The lock goes with the process, however it ends (flock(2)).
 
@@ -39,9 +39,9 @@ def lock(folder: Path) -> ExitStack:
         except BlockingIOError as error:
             raise StoreLocked(folder=folder, holder=_pid_in(file)) from error
         except OSError as error:
-            # Some network file systems have no locks: then nothing here could keep a second daemon out.
+            # Some network file systems have no locks: there nothing could keep a second daemon out.
             raise FolderUnusable(folder=folder, error=error) from error
-        # Only a courtesy for the messages above: a full disk must not keep the daemon from starting.
+        # The pid is only for the messages above: a full disk must not keep the daemon from starting.
         with suppress(OSError):
             os.ftruncate(file, 0)
             os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
@@ -49,9 +49,9 @@ def lock(folder: Path) -> ExitStack:
 
 
 def lock_folder(folder: Path, held: ExitStack) -> bool:
-    """Lock a folder itself until `held` is closed; return False if another process has it locked.
+    """Lock a folder itself until `held` is closed. Return False if another process has locked it.
 
-    A file system that locks no folders keeps nobody out. Fails with OSError if the folder can't be opened.
+    A file system that can't lock folders keeps nobody out. Fails with OSError if the folder can't be opened.
     """
     own = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     held.callback(os.close, own)

@@ -11,10 +11,10 @@ _HASHED: Final = "%sha256-"
 
 
 def file_name(identifier: str) -> str:
-    """Return the file name for an id: percent-encoded, or hashed where that grows too long.
+    """Return the file name for an id: percent-encoded, or hashed if the encoded one is too long.
 
     A hashed name starts with `%sha256-`, which percent-encoding never produces. A leading dot is
-    encoded as well, so that no id is hidden or means a parent folder.
+    encoded as well, so that no id makes a hidden file or means a parent folder.
     """
     encoded = quote(identifier, safe="", errors="surrogatepass")
     if encoded.startswith("."):

@@ -1,7 +1,7 @@
-"""What will be reported of an attempt, kept in its folder between its conclusion and the finish.
+"""Report of an attempt on disk, stored in its folder between its conclusion and the finish.
 
-Two files: the end of the output as text, and all else as one JSON object. The first one alone is what an
-earlier release has left. Both lie where a command can write, so neither is trusted when it is read back.
+There are two files: the end of the output as text, and everything else as one JSON object. An earlier release
+has left the first one alone. A command can write to both places, so neither is trusted when it is read back.
 """
 
 import json
@@ -17,11 +17,11 @@ from dispatchd.store.durable import put_files, remove_file, sync_folder
 from dispatchd.store.runs import RunFolder
 
 _LARGEST_OUTPUT: Final = 128 * 1024
-"""More than an output has: 16,000 characters of up to 4 bytes, and its first line (bytes)."""
+"""Largest output file that is read (bytes): an output has 16,000 characters of up to 4 bytes, and its first line."""
 
 _LARGEST_DETAILS: Final = 8 * 1024 * 1024
-"""More than all else can have (bytes): step summary and outputs are 128 KiB, annotations come out of a result of
-1 MiB, and JSON writes a control character as 6."""
+"""Largest file of details that is read (bytes). Step summary and outputs have 128 KiB, annotations come from a result
+of 1 MiB, and JSON writes a control character as 6."""
 
 _UNLIKE_A_REPORT: Final = (
     TypeError,
@@ -30,15 +30,15 @@ _UNLIKE_A_REPORT: Final = (
     AttributeError,
     RecursionError,
 )
-"""What reading and structuring raise for a document of another form."""
+"""Errors of reading and structuring for a document of another form."""
 
 _converter = strict_converter(forbid_extra_keys=False, detailed_validation=False)
 
 
 def write(run: RunFolder, number: int, report: Report) -> None:
-    """Make durable what will be reported of an attempt: both files, or none where there is nothing.
+    """Make the report of an attempt durable: both files, or none for an empty report.
 
-    What the command itself may have put there is gone then.
+    Anything that the command has put in their place is removed.
 
     Fails with StoreUnavailable if it can't be written.
     """
@@ -60,20 +60,20 @@ def write(run: RunFolder, number: int, report: Report) -> None:
 
 
 def exist(run: RunFolder, number: int) -> bool:
-    """Return whether there is anything to report of an attempt."""
+    """Return whether an attempt has a report."""
     return run.report_file(number).exists() or run.details_file(number).exists()
 
 
 def read(run: RunFolder, number: int) -> tuple[Report, str]:
-    """Return what is to be reported of an attempt, and what is wrong with it, if anything. Blocks.
+    """Return the report of an attempt, and the reason if a part of it can't be read. Blocks.
 
-    What can't be read is empty.
+    A part that can't be read is empty.
     """
     output = _get(run.report_file(number), _LARGEST_OUTPUT)
     details = _get(run.details_file(number), _LARGEST_DETAILS)
     flaw = ""
     try:
-        # Without details it is that of an earlier release.
+        # A report without details is that of an earlier release.
         found = _structured("{}" if details is None else details)
     except _UNLIKE_A_REPORT:
         found, flaw = Report(), "its outputs, step summary and annotations"
@@ -90,7 +90,7 @@ def _structured(text: str) -> Report:
 
 
 def _get(file: Path, limit: int) -> str | None:
-    """Return the text of a file: empty if it can't be read, None if it isn't there."""
+    """Return the text of a file: empty if it can't be read, None if it doesn't exist."""
     try:
         return (read_regular(file, limit) or b"").decode(errors="replace")
     except FileNotFoundError:

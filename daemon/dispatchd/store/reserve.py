@@ -1,9 +1,9 @@
-"""Room kept back on the disk, so that the end of a run can be recorded when the run has filled it.
+"""Reserve: disk space kept back, so that the end of a run can be recorded when the run has filled the disk.
 
 It is a folder of files whose blocks are allocated beforehand (posix_fallocate(3)). Such a file becomes a record: the
 record is written over its blocks, the rest is cut off, and it is renamed into place. Nothing has to be allocated
-then, so a run that goes on writing can't take that room. File systems that write each block anew, such as btrfs, keep
-that promise for the first write alone, which is all that is needed.
+then, so a run that goes on writing can't take that space. File systems that write each block anew, such as btrfs,
+guarantee that for the first write alone, which is enough.
 """
 
 import os
@@ -19,17 +19,17 @@ from dispatchd.errors import FolderUnusable, StoreUnavailable
 from dispatchd.store.durable import FILE_MODE, DurableFolder, make_folder, sweep
 
 FILES: Final = 16
-"""How many records there is room for (count): of a run's end there are three, and slots are few."""
+"""Records that have space in it (count): the end of a run takes three, and slots are few."""
 
 FILE_BYTES: Final = 64 * 1024
-"""Room for one record (bytes): one has some 4 KiB, and 64 attempts add 20."""
+"""Space for one record (bytes): one has some 4 KiB, and 64 attempts add 20."""
 
 _NO_ROOM: Final = (ENOSPC, EDQUOT)
 
 
 @define
 class Reserve:
-    """The room of one state folder; safe to use from many threads."""
+    """Reserve of one state folder. Safe to use from many threads."""
 
     _folder: Path
     _files: list[Path] = field(factory=list)
@@ -38,7 +38,7 @@ class Reserve:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open the reserve of a state folder, and fill it as far as there is room.
+        """Open the reserve of a state folder, and fill it as far as the disk has space.
 
         Raises:
             FolderUnusable: The folder can't be used, for another reason than a full disk.
@@ -56,16 +56,16 @@ class Reserve:
             if each.stat().st_size >= FILE_BYTES:
                 found.append(each)
             else:
-                # What a crash has left in the middle of a record, or of making room.
+                # Files that a crash has left while a record was written or the reserve was filled.
                 each.unlink()
         reserve = cls(path, found, max((_number(each) for each in found), default=0))
         reserve.refill()
         return reserve
 
     def put(self, folder: DurableFolder, name: str, data: bytes) -> bool:
-        """Put a record into a folder from the room kept back; False if none is left for it.
+        """Put a record into a folder, with space from the reserve. Return False if the reserve has none for it.
 
-        Fails with StoreUnavailable: It may or may not be there; write it anew.
+        Fails with StoreUnavailable: It may or may not be stored; write it again.
         """
         with self._guard:
             if len(data) > FILE_BYTES or not self._files:
@@ -75,7 +75,7 @@ class Reserve:
         return True
 
     def refill(self) -> None:
-        """Keep back as much again as there was, as far as there is room; cheap if nothing is missing."""
+        """Refill the reserve, as far as the disk has space; cheap if nothing is missing."""
         with self._guard:
             while len(self._files) < FILES and self._add():
                 pass
@@ -92,7 +92,7 @@ class Reserve:
             finally:
                 os.close(fd)
         except OSError:
-            # It is tried again at the next record; a full disk must not stay full of what isn't enough.
+            # It is tried again at the next record. A full disk must not stay full of a file that is too small.
             with suppress(OSError):
                 file.unlink(missing_ok=True)
             return False

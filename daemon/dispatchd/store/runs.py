@@ -1,4 +1,4 @@
-"""The layout of a run's folder, and the durable writing of what the run is given."""
+"""Layout of a run's folder, and the durable writing of a run's inputs."""
 
 import os
 from collections.abc import Iterable
@@ -26,31 +26,32 @@ from dispatchd.store.names import file_name
 from dispatchd.store.trash import Trash, remove_tree
 
 _LARGEST_TEXT: Final = 64 << 20
-"""More than a payload or its headers have (bytes): a reply with both has at most 32 MiB (contracts/README.md)."""
+"""Largest file that is read (bytes): more than payload and headers have together, which is at most 32 MiB
+(contracts/README.md)."""
 
 _SHORT: Final = 10
-"""Length of a name that stands for an attempt (hexadecimal digits)."""
+"""Length of a short name for an attempt (hexadecimal digits)."""
 
 
 @frozen(kw_only=True)
 class RunFolder:
-    """Where the files of one run are; all paths are absolute."""
+    """Files of one run; all paths are absolute."""
 
     path: Path
 
     @property
     def event_file(self) -> Path:
-        """The job's payload, as the JSON text that the endpoint sent."""
+        """Payload of the job, as the JSON text that the endpoint sent."""
         return self.path / "event.json"
 
     @property
     def headers_file(self) -> Path:
-        """The job's headers, as the JSON text that the endpoint sent."""
+        """Headers of the job, as the JSON text that the endpoint sent."""
         return self.path / "headers.json"
 
     @property
     def workspace(self) -> Path:
-        """The working directory of the command, kept from one attempt to the next."""
+        """Working directory of the command, kept from one attempt to the next."""
         return self.path / "workspace"
 
     def attempt(self, number: int) -> Path:
@@ -58,7 +59,7 @@ class RunFolder:
         return self.path / f"attempt-{number}"
 
     def files(self, number: int) -> Path:
-        """Return the folder of an attempt that is its command's; the rest of the attempt's folder is the daemon's."""
+        """Return the command's folder of an attempt; the rest of the attempt's folder is the daemon's."""
         own = self.attempt(number) / "run"
         # Attempts of earlier releases had one folder for both.
         return own if own.is_dir() and not own.is_symlink() else self.attempt(number)
@@ -72,19 +73,19 @@ class RunFolder:
         return self.files(number) / "tmp"
 
     def brief_file(self, number: int) -> Path:
-        """Return the file that tells a headless command about its run."""
+        """Return the file with the brief of a headless command."""
         return self.files(number) / "brief.json"
 
     def result_file(self, number: int) -> Path:
-        """Return the file in which a headless command says how its run went."""
+        """Return the file in which a headless command writes its result."""
         return self.files(number) / "result.json"
 
     def events_file(self, number: int) -> Path:
-        """Return the file to which a command appends what happens in its run, as JSON lines."""
+        """Return the file to which a command appends the events of its run, as JSON lines."""
         return self.files(number) / "events.ndjson"
 
     def outputs_file(self, number: int) -> Path:
-        """Return the file to which a command appends its outputs, in the form of GitHub's."""
+        """Return the file to which a command appends its outputs, in GitHub's form."""
         return self.files(number) / "outputs"
 
     def summary_file(self, number: int) -> Path:
@@ -96,42 +97,42 @@ class RunFolder:
         return self.attempt(number) / "output.report"
 
     def details_file(self, number: int) -> Path:
-        """Return the file with all else that is reported of an attempt: JSON, without secrets."""
+        """Return the file with the rest of an attempt's report: JSON, without secrets."""
         return self.attempt(number) / "details.report"
 
     def told_file(self, number: int) -> Path:
-        """Return the file with how many of an attempt's progress events the endpoint has been told."""
+        """Return the file with the number of an attempt's progress events that were sent to the endpoint."""
         return self.attempt(number) / "progress.told"
 
     @property
     def private_mark(self) -> Path:
-        """A file that is there while the workspace holds a checkout, which is to be removed."""
+        """File that exists while the workspace holds a checkout, which has to be removed."""
         return self.path / "workspace.private"
 
     @property
     def artifacts(self) -> Path:
-        """What is kept of a private workspace: its required artifacts."""
+        """Files kept of a private workspace: its required artifacts."""
         return self.path / "artifacts"
 
     def output_file(self, number: int) -> Path:
-        """Return the file with what an attempt wrote to stdout and stderr."""
+        """Return the file with everything that an attempt wrote to stdout and stderr."""
         return self.attempt(number) / "output.log"
 
 
 @frozen
 class Runs:
-    """The folders of all runs below one folder."""
+    """Folders of all runs below one folder."""
 
     _root: Path
 
     @classmethod
     def at(cls, folder: Path) -> "Runs":
-        """Return the runs of a state folder, for looking on."""
+        """Return the runs of a state folder, for reading beside a daemon."""
         return cls((folder / "runs").absolute())
 
     @classmethod
     def open(cls, folder: Path) -> "Runs":
-        """Open the runs of a state folder, creating what is missing.
+        """Open the runs of a state folder, and create what is missing.
 
         Fails with FolderUnusable: It can't be used.
         """
@@ -139,7 +140,7 @@ class Runs:
         return cls((folder / "runs").absolute())
 
     def folder(self, run_id: str) -> RunFolder:
-        """Return where a run's files are, whether or not they exist."""
+        """Return the folder of a run, whether or not it exists."""
         return RunFolder(path=self._root / file_name(run_id))
 
     def create(self, run_id: str, *, payload: str, headers: str) -> None:
@@ -167,7 +168,7 @@ class Runs:
     def prepare_attempt(self, run_id: str, number: int) -> Path:
         """Return a new folder for an attempt, with the folders and empty files that its command may write to.
 
-        Whatever a crash has left there is gone.
+        Leftovers of a crash are removed.
 
         Raises:
             StoreUnavailable: It can't be created.
@@ -192,7 +193,7 @@ class Runs:
         """Return a run's payload and headers (JSON texts).
 
         Raises:
-            FolderDamaged: They aren't there any more, or aren't regular files.
+            FolderDamaged: They don't exist any more, or aren't regular files.
         """
         texts = []
         for file in (run.event_file, run.headers_file):
@@ -207,7 +208,7 @@ class Runs:
         return texts[0], texts[1]
 
     def _make_usable(self, folder: Path) -> None:
-        """Make a folder that this user can use; whatever else is in its place goes to what is removed.
+        """Make a folder that this user can use. Anything else in its place is moved to the trash.
 
         Raises:
             StoreUnavailable: It can't be made.
@@ -222,7 +223,7 @@ class Runs:
             raise StoreUnavailable(path=folder, error=error) from error
 
     def workflow_home(self, workflow: str) -> Path:
-        """Return the home that runs of a workflow share, made if it is missing.
+        """Return the home that runs of a workflow share. A missing one is created.
 
         Raises:
             StoreUnavailable: It can't be made.
@@ -252,12 +253,12 @@ class Runs:
         return link
 
     def retire_scratch(self, run: RunFolder, number: int) -> list[Path]:
-        """Move what nobody needs of an attempt that is over, its home and its temporary files, to what is removed.
+        """Move the home and the temporary files of an attempt that is over to the trash.
 
-        Returns where it is now.
+        Returns their new paths.
 
         Raises:
-            StoreUnavailable: Something of it is still there.
+            StoreUnavailable: Some of it is still in place.
         """
         link = self._short_link(run.attempt(number))
         try:
@@ -271,20 +272,20 @@ class Runs:
         return self._root.parent / "t" / digest[:_SHORT]
 
     def mark_private(self, run_id: str) -> None:
-        """Note durably that a run's workspace is about to hold code that must not stay there, before it does.
+        """Mark durably that a run's workspace will hold code that must not stay there, before it does.
 
-        Fails with StoreUnavailable: The note can't be made.
+        Fails with StoreUnavailable: The mark can't be written.
         """
         run = self.folder(run_id)
         put_file(run.path, run.private_mark.name, b"")
 
     def retire_workspace(self, run: RunFolder) -> list[Path]:
-        """Move all of a private workspace, and what unfinished checkouts have left beside it, to what is removed.
+        """Move a private workspace, and the leftovers of unfinished checkouts beside it, to the trash.
 
-        Nothing private is in the run's folder then, whatever happens next. Returns where it is now.
+        Afterwards nothing private is in the run's folder, even after a crash. Returns the new paths.
 
         Raises:
-            StoreUnavailable: Something of it may still be there.
+            StoreUnavailable: Some of it may still be in place.
         """
         found = (run.workspace, *run.path.glob("workspace.*"))
         retired = self.trash.take(each for each in found if each != run.private_mark)
@@ -304,9 +305,9 @@ class Runs:
         )
 
     def keep_artifacts(self, run_id: str, paths: Iterable[str]) -> tuple[str, ...]:
-        """Keep files and folders of a workspace that is about to go, and return those that can't be kept.
+        """Keep files and folders of a workspace that is about to be removed, and return those that can't be kept.
 
-        They get a second name where the file system and the kernel allow that, else a copy.
+        They get hard links where the file system and the kernel allow that, else they are copied.
 
         Fails with StoreUnavailable: Those of an earlier attempt can't be removed.
         """
@@ -324,7 +325,7 @@ class Runs:
         return tuple(lost)
 
     def write_brief(self, run: RunFolder, number: int, text: str) -> None:
-        """Write what tells a headless command about its run (JSON).
+        """Write the brief of a headless command (JSON).
 
         Raises:
             StoreUnavailable: The disk refuses.
@@ -332,18 +333,18 @@ class Runs:
         file = run.brief_file(number)
         try:
             file.write_text(text, encoding="utf-8")
-            # What the command was told, whatever it does to its copy.
+            # The brief as the command got it, whatever it does to its own copy.
             (run.attempt(number) / file.name).write_text(text, encoding="utf-8")
         except OSError as error:
             raise StoreUnavailable(path=file, error=error) from error
 
     def retire(self, run_id: str) -> list[Path]:
-        """Move everything of a run to what is removed, durably; a missing one is fine. Returns where it is now.
+        """Move everything of a run to the trash, durably; a missing run is fine. Returns the new paths.
 
-        Fails with StoreUnavailable: It is still there, or may come back after a power cut.
+        Fails with StoreUnavailable: It is still in place, or may come back after a power cut.
         """
         run = self.folder(run_id)
-        # Of attempts whose daemon was killed before it could do that.
+        # Links of attempts whose daemon was killed before it removed them.
         for attempt in run.path.glob("attempt-*"):
             with suppress(OSError):
                 self._short_link(attempt).unlink()
@@ -353,7 +354,7 @@ class Runs:
 
     @property
     def trash(self) -> Trash:
-        """What nobody needs any more, and is removed in its own time."""
+        """Trash: files that are no longer needed, removed later."""
         # No run's folder begins with a dot.
         return Trash(self._root / ".gone")
 

@@ -1,7 +1,7 @@
-"""Folders that nobody needs any more: moved out of the way in one step, and removed in their own time.
+"""Trash: folders that are no longer needed, moved away in one step and removed later.
 
-Who holds a job moves its folder, which takes a moment however much is in it; nobody works in there any more, so
-the removal needs no lock, may take long, and may be done by the next daemon.
+The holder of a job moves its folder, which takes a moment however large it is. Nothing uses it there, so the removal
+needs no lock, may take long, and may be done by the next daemon.
 """
 
 import os
@@ -21,19 +21,19 @@ _UNIQUE_BYTES: Final = 8
 
 @frozen
 class Trash:
-    """One folder of folders that are to be removed, on the file system that they come from. Calls block."""
+    """One folder of folders that will be removed, on the file system that they come from. Calls block."""
 
     path: Path
 
     def take(self, folders: Iterable[Path]) -> list[Path]:
-        """Move folders in here; missing ones are fine. Returns where they are now.
+        """Move folders into the trash; missing ones are fine. Returns their new paths.
 
-        Fails with StoreUnavailable: One is still where it was.
+        Fails with StoreUnavailable: One is still in its place.
         """
         return [new for each in folders if (new := self._take_one(each)) is not None]
 
     def contents(self) -> list[Path]:
-        """Return what is in here, as an earlier daemon may have left it."""
+        """Return the folders in the trash; an earlier daemon may have left some."""
         try:
             return sorted(self.path.iterdir())
         except FileNotFoundError:
@@ -59,10 +59,10 @@ class Trash:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder, if it is there, with all that is in it that can be removed.
+    """Remove a folder, if it exists, with everything in it that can be removed.
 
     Raises:
-        StoreUnavailable: Something of it is still there; carries the path of the first such thing.
+        StoreUnavailable: Some of it still exists; carries the path of the first part.
     """
     left = folder_tree.remove_tree(path)
     if left.first is not None:

@@ -1,1 +1,1 @@
-"""Who this machine is at its endpoint, from a license: found, activated, verified, refreshed."""
+"""Identity of this machine at its endpoint, from a license: found, activated, verified, refreshed."""

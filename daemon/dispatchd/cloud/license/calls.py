@@ -16,7 +16,7 @@ _PATH: Final = "/api/v1/licenses"
 
 @define
 class LicenseEndpoint:
-    """The two calls by which a machine gets and keeps its identity."""
+    """The two calls with which a machine gets and refreshes its identity."""
 
     _caller: Caller
     _timeout_s: float

@@ -1,6 +1,6 @@
 """Checking a license token's signature, with the keys that the machine's owner has pinned.
 
-Only EdDSA, only these keys: what the token's own header says of keys and algorithms decides nothing
+Only EdDSA, only these keys: the keys and algorithms in the token's own header decide nothing
 (RFC 8725, 3.1). Several keys may be pinned, so that they can be rotated.
 """
 
@@ -13,7 +13,7 @@ from dispatchd.domain.license import Claims, claims_from
 from dispatchd.errors import LicenseInvalid
 
 LARGEST_TOKEN: Final = 16 * 1024
-"""Largest token that is looked at (characters); ours have a few hundred."""
+"""Largest token that is read (characters); ours have a few hundred."""
 
 _ALGORITHM: Final = "EdDSA"
 
@@ -22,24 +22,24 @@ PublicKey: TypeAlias = Any
 
 
 def load_keys(pinned: Iterable[str], folder: Path) -> list[PublicKey]:
-    """Return public keys (Ed25519) from what the configuration pins.
+    """Return the public keys (Ed25519) that the configuration pins.
 
     Args:
         pinned: For each key its PEM, its JWK (RFC 8037), or the path of a file with one of them.
-        folder: The folder of the configuration file, from which paths count.
+        folder: The folder of the configuration file, to which paths are relative.
 
-    Fails with ValueError if one of them isn't such a key; says which.
+    Fails with ValueError, which names the entry, if one of them isn't such a key.
     """
     return [_key(text, number, folder) for number, text in enumerate(pinned, start=1)]
 
 
 def verify(token: str, keys: Iterable[PublicKey]) -> Claims:
-    """Return what a token claims, if one of the keys has signed it; its times are not looked at.
+    """Return the claims of a token, if one of the keys has signed it. Its times are not checked.
 
     Raises:
         LicenseInvalid: It isn't a token, none of the keys has signed it, or a claim is missing.
     """
-    # cryptography takes 10 MiB of memory; a daemon without a license does without.
+    # cryptography takes 10 MiB of memory; a daemon without a license doesn't need it.
     import jwt  # noqa: PLC0415  # see above
 
     if len(token) > LARGEST_TOKEN:
@@ -84,7 +84,7 @@ def _key(text: str, number: int, folder: Path) -> PublicKey:
         raise ValueError(message) from error
     if not isinstance(key, Ed25519PublicKey):
         message = f"key {number} isn't a public Ed25519 key"
-        # The caller catches one kind.
+        # The caller catches one type.
         raise ValueError(message)  # noqa: TRY004
     return key
 

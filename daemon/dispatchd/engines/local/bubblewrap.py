@@ -1,6 +1,6 @@
-"""Bubblewrap: a command line that runs a command in namespaces of its own, of which it sees its own part of the machine.
+"""Bubblewrap: a command line that runs a command in namespaces of its own, with a restricted view of the machine.
 
-Facts from bwrap(1). The kernel ends all that a run has started when its first process ends (pid_namespaces(7)).
+Facts from bwrap(1). When the first process of a run ends, the kernel ends all the others (pid_namespaces(7)).
 """
 
 import os
@@ -23,10 +23,10 @@ _LINKS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 """Links into /usr on a machine with one folder of programs (file-hierarchy(7))."""
 
 _FRESH: Final = (Path("/proc"), Path("/dev"))
-"""Fresh mounts: they show what belongs to the run alone."""
+"""Fresh mounts: they show only the run's own processes and devices."""
 
 _POLITE: Final = "--default-signal=HUP,INT,QUIT,TERM"
-"""For env(1): bwrap has to ignore what is sent to the group, or it would end before its command."""
+"""Option for env(1): bwrap has to ignore signals to the group, or it would end before its command."""
 
 _PROBE_S: Final = 2.0
 """Time limit of the probe (seconds)."""
@@ -42,9 +42,9 @@ def bubblewrapped(
     """Return the argument vector that runs a launch's command behind bubblewrap.
 
     Args:
-        launch: What is to be run.
-        openings: What it may reach, as for a wall.
-        search_path: Where bwrap and env are looked for.
+        launch: The launch whose command is run.
+        openings: Rules for everything that it may reach, as for a wall.
+        search_path: Folders in which bwrap and env are searched.
     """
     return (
         _program("bwrap", search_path),
@@ -63,7 +63,7 @@ def bubblewrapped(
 
 
 def problem(search_path: str) -> str:
-    """Return why bubblewrap can't be used on this machine; empty if it can. Blocks for some milliseconds."""
+    """Return the reason why bubblewrap can't be used on this machine, or "". Blocks for some milliseconds."""
     bwrap = shutil.which("bwrap", path=search_path)
     if bwrap is None:
         return "bubblewrap isn't installed (bwrap)"
@@ -101,7 +101,7 @@ def _links() -> Iterator[str]:
 
 
 def _mounts(openings: Iterable[Rule]) -> Iterator[str]:
-    """Yield the options that mount what may be reached; what lies below something comes after it."""
+    """Yield the options that mount the openings; a path below another one comes after it."""
     for rule in sorted(openings, key=lambda each: len(Path(each.path).parts)):
         path = Path(rule.path)
         if path in _FRESH:

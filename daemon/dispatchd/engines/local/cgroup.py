@@ -1,8 +1,8 @@
 """A control group for each attempt, where systemd has handed this daemon a part of the tree (Delegate=yes).
 
-Whatever a process does to its session, its group and its environment, it stays in its control group; so the
-group is what a run certainly ends with. Facts from cgroups(7), the kernel's cgroup-v2.rst (cgroup.procs,
-cgroup.kill, cgroup.events) and systemd.resource-control(5) (Delegate=). Elsewhere `process.members` has to do.
+A process can change its session, its group and its environment, but it stays in its control group. So the
+group contains a run reliably. Facts from cgroups(7), the kernel's cgroup-v2.rst (cgroup.procs,
+cgroup.kill, cgroup.events) and systemd.resource-control(5) (Delegate=). Elsewhere `process.members` is used.
 """
 
 import os
@@ -26,35 +26,35 @@ _LONGEST_PATH: Final = 4096
 """PATH_MAX of limits.h (bytes)."""
 
 _DELEGATED: Final = ("user.delegate", "trusted.delegate")
-"""Extended attributes by which systemd marks what it has handed over."""
+"""Extended attributes by which systemd marks delegated groups."""
 
 
 _CONTROLLERS: Final = ("cpu", "memory", "pids")
-"""What limits need, beside the kill that every group has."""
+"""Controllers that limits need, beside the kill that every group has."""
 
 _OWN_WEIGHT: Final = "1000"
-"""cpu.weight of the daemon beside its runs, which have 100 unless a workflow says otherwise."""
+"""cpu.weight of the daemon beside its runs, which have 100 unless a workflow sets another."""
 
 
 @frozen
 class Cgroups:
-    """Makes groups below a part of the tree that is this daemon's to use."""
+    """Makes groups below a delegated part of the tree."""
 
     _root: Path
     controllers: tuple[str, ...] = ()
-    """Which limits can be set there."""
+    """Controllers of the limits that can be set there."""
     _own: Path = Path("/")
-    """The daemon's own group: the part itself, or one below it."""
+    """The daemon's own group: the delegated part itself, or one below it."""
 
     @classmethod
     def find(
         cls, self_folder: Path = Path("/proc/self"), *, enable: bool = True
     ) -> Self | None:
-        """Return the part that has been handed to this process, or None if there is none.
+        """Return the part that is delegated to this process, or None if there is none.
 
         Args:
-            self_folder: What the kernel says of this process.
-            enable: Whether to turn the controllers on; else those count that could be.
+            self_folder: The kernel's files about this process.
+            enable: True to turn the controllers on; if False, those that could be turned on count.
         """
         try:
             mount = _mount((self_folder / "mountinfo").read_text())
@@ -73,17 +73,17 @@ class Cgroups:
 
     @property
     def words(self) -> str:
-        """What runs are kept together by, and with which limits."""
+        """Means that keep runs together, and limits that can be set, in words."""
         able = ", ".join(self.controllers) or "none"
         return f"control groups (controllers: {able})"
 
     def group_of(self, folder: Path) -> "Group | None":
-        """Return the group of an attempt, or None if it has none any more; its name follows from the folder."""
+        """Return the group of an attempt, or None if it no longer has one. The group's name follows from the folder."""
         path = self._root / _name(folder)
         return Group(path) if (path / "cgroup.kill").exists() else None
 
     def strays(self) -> list["Group"]:
-        """Return the groups in this part that neither this daemon nor an attempt has: a run has made them."""
+        """Return the groups in this part that belong neither to this daemon nor to an attempt: a run has made them."""
         own = {each.name for each in (self._own, *self._own.parents)}
         return [
             Group(each)
@@ -92,10 +92,10 @@ class Cgroups:
         ]
 
     def prepare(self, folder: Path, resources: Resources) -> int:
-        """Return the descriptor by which a process gets into a new group for an attempt, with its limits.
+        """Return a descriptor with which a process enters a new group for an attempt, with its limits.
 
-        It writes 0 there, for itself and whatever it starts. Fails with OSError if the kernel refuses; the attempt
-        then is as one without a group.
+        A process enters by writing 0 to it, and its children follow. Fails with OSError if the kernel refuses; the
+        attempt then runs without a group.
         """
         group = self._root / _name(folder)
         group.mkdir(exist_ok=True)
@@ -113,15 +113,15 @@ class Cgroups:
 
 @frozen
 class Group:
-    """The group of one attempt."""
+    """Control group of one attempt."""
 
     _path: Path
 
     @classmethod
     def of(cls, folder: Path, tree: Path) -> Self | None:
-        """Return the group of an attempt as its note says, or None if it has none any more.
+        """Return the group of an attempt according to its note, or None if it no longer has one.
 
-        Without isolation a command can write the note as well, so only a place in the kernel's tree counts.
+        Without isolation a command can write the note as well, so only a path in the kernel's tree is valid.
         """
         try:
             path = Path(os.fsdecode(read_regular(folder / _NOTE, _LONGEST_PATH) or b""))
@@ -141,7 +141,7 @@ class Group:
         return found
 
     def usage(self) -> Usage:
-        """Return what has been taken so far, as far as the kernel counts it here."""
+        """Return the resources used so far, where the kernel counts them."""
         cpu_usec = _fields(self._path / "cpu.stat").get("usage_usec")
         peak = _text(self._path / "memory.peak").strip()
         return Usage(
@@ -152,14 +152,14 @@ class Group:
         )
 
     def kill(self) -> None:
-        """Kill whatever is in it at this moment and whatever it forks meanwhile (cgroup.kill)."""
+        """Kill all processes in it, including those that they fork meanwhile (cgroup.kill)."""
         try:
             (self._path / "cgroup.kill").write_text("1")
         except OSError:
             return
 
     def remove(self) -> None:
-        """Remove the empty group; one that isn't empty yet stays."""
+        """Remove the group; one that isn't empty yet stays."""
         try:
             for each in sorted(self._path.rglob("*/"), reverse=True):
                 each.rmdir()
@@ -169,7 +169,7 @@ class Group:
 
 
 def _enabled(root: Path, own: Path) -> tuple[str, ...]:
-    """Turn the controllers on for the groups of runs, and return those that are.
+    """Turn the controllers on for the groups of runs, and return those that are on.
 
     Only from a group below (DelegateSubgroup=): the kernel doesn't let a group with controllers for others
     have processes of its own, and systemd would fail to restart a daemon that had turned them on.
@@ -193,7 +193,7 @@ def _able(root: Path, own: Path) -> tuple[str, ...]:
 
 
 def _fields(file: Path) -> dict[str, int]:
-    """Return the numbers of a file of `name number` lines, or nothing if it isn't there."""
+    """Return the numbers of a file of `name number` lines, or nothing if it doesn't exist."""
     pairs = (line.split() for line in _text(file).splitlines())
     return {
         pair[0]: int(pair[1])
@@ -214,7 +214,7 @@ def _name(folder: Path) -> str:
 
 
 def _mount(mountinfo: str) -> Path | None:
-    """Return where the cgroup2 file system is mounted (proc_pid_mountinfo(5))."""
+    """Return the mount point of the cgroup2 file system (proc_pid_mountinfo(5))."""
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         if after.startswith("cgroup2 "):
@@ -223,7 +223,7 @@ def _mount(mountinfo: str) -> Path | None:
 
 
 def tree() -> Path | None:
-    """Return where the kernel's control groups are, or None where they aren't."""
+    """Return the root of the kernel's control groups, or None where there are none."""
     try:
         return _mount(Path("/proc/self/mountinfo").read_text())
     except OSError:

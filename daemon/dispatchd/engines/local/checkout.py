@@ -1,8 +1,8 @@
 """Filling a workspace: a shallow clone of one repository at one commit, with a token that touches no disk.
 
-git gets the token by GIT_ASKPASS (gitcredentials(7)): a program in the attempt's folder that prints a variable
-of git's own environment. It is in no argument, configuration, address or reflog. git's environment is built, so
-neither the machine's nor the user's configuration can run a hook, a helper or another address.
+git gets the token by GIT_ASKPASS (gitcredentials(7)): a program in the attempt's folder prints a variable
+of git's own environment. The token is in no argument, configuration, address or reflog. git's environment is built,
+not inherited, so neither the machine's nor the user's configuration can run a hook, a helper or another address.
 """
 
 import re
@@ -51,42 +51,42 @@ _SETTINGS: Final = {
     "protocol.https.allow": "always",
     "submodule.recurse": "false",
 }
-"""Every setting of git that matters here (git-config(1)), given by its environment."""
+"""All settings of git that matter here (git-config(1)), passed through its environment."""
 
 _SHA: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REF: Final = re.compile(
     r"(?!-)(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))[^\s~^:?*\[\\\x00-\x1f\x7f]+(?<![./])"
 )
-"""A ref that git-check-ref-format(1) lets pass, and that is no option."""
+"""Form of a ref that git-check-ref-format(1) accepts, and that is no option."""
 
 _REFUSED: Final = re.compile(
     r"repository .* not found|returned error: (?:401|403|404|410|422)|Authentication failed"
     r"|could not read (?:Username|Password)",
     re.IGNORECASE,
 )
-"""What git says where a server has refused this caller or doesn't know the repository. All else may pass: a commit
-may also reach the server a moment after the event about it."""
+"""Messages of git when a server has refused this caller or doesn't know the repository. All others may pass: a
+commit may also reach the server a moment after the event about it."""
 
 _REACHED: Final = re.compile(
     r"not found|returned error: (?!407|5)\d{3}|Authentication failed|could not read (Username|Password)|access denied",
     re.IGNORECASE,
 )
-"""What git says where a server has answered about a repository that it doesn't have, or doesn't show."""
+"""Messages of git when a server has answered about a repository that it doesn't have, or doesn't show."""
 
 _DEEPER: Final = 50
-"""How many commits of a ref are fetched where a server gives no single commit (count)."""
+"""Commits of a ref that are fetched if a server doesn't serve a single commit (count)."""
 
 _KEPT: Final = 64 * 1024
-"""How much of what git says is looked at (bytes)."""
+"""Longest part of git's output that is read (bytes)."""
 
 _LONGEST_REASON: Final = 300
-"""What is told of it (characters)."""
+"""Longest part of it that is reported (characters)."""
 
 _REMOVE_S: Final = 60.0
-"""How long the removal of a folder that nobody needs is waited for (seconds)."""
+"""Longest wait for the removal of a folder that is no longer needed (seconds)."""
 
 _KILL_S: Final = 5.0
-"""How long the end of a git that was stopped, and of all that it has started, is waited for (seconds)."""
+"""Longest wait for the end of a stopped git and its children (seconds)."""
 
 
 async def check_out(
@@ -101,12 +101,12 @@ async def check_out(
     """Replace a workspace by a shallow clone of a repository at its commit.
 
     Args:
-        checkout: What to clone.
-        workspace: Where to; what is there is removed.
-        token: For a private repository.
+        checkout: The repository and commit to clone.
+        workspace: The folder to fill; its content is removed.
+        token: Token for a private repository.
         env: The variables that git gets beside its own: PATH, HOME and the like.
         scratch: A folder of this attempt, mode 0700, for the askpass program and the CAs.
-        way: How git reaches the server; None: directly.
+        way: Git's connection to the server; None: a direct one.
 
     Raises:
         WorkspaceFailed: It can't be done, or takes too long; the workspace is empty or as before.
@@ -115,7 +115,7 @@ async def check_out(
     if flaw:
         raise WorkspaceFailed(url=checkout.url, reason=flaw, refused=True)
     try:
-        # Not in the workspace itself: a git that a killed daemon left behind may still be writing there.
+        # Not in the workspace itself: a git that survived a killed daemon may still be writing there.
         await _remove(workspace.parent.glob(f"{workspace.name}.checkout-*"))
         there = await to_thread.run_sync(
             (way or GitWay()).settings, checkout.url, scratch
@@ -142,16 +142,16 @@ async def check_out(
 async def try_way(
     url: str, way: GitWay, *, env: Mapping[str, str], scratch: Path, within_s: float
 ) -> str:
-    """Return why git doesn't reach a server of repositories, or "" if it does; it may well refuse this caller.
+    """Return the reason why git can't reach a server of repositories, or "". The server may well refuse this caller.
 
     Args:
         url: The address below which repositories are.
-        way: How git reaches it.
+        way: Git's connection to it.
         env: As for `check_out`.
         scratch: A new folder, mode 0700.
-        within_s: How long it may take (seconds).
+        within_s: Time limit (seconds).
     """
-    # No repository has that name, and none is needed: any answer of the server shows the way.
+    # No repository has that name, and none is needed: any answer of the server proves the connection.
     address = f"{url}/dispatchd/doctor.git"
     try:
         there = await to_thread.run_sync(way.settings, address, scratch)
@@ -182,13 +182,13 @@ class _Git:
     env: Mapping[str, str] = field(repr=False)
 
     async def run(self, *arguments: str) -> str:
-        """Return what a git command prints.
+        """Return the output of a git command.
 
         Raises:
-            WorkspaceFailed: It fails; says what git says.
+            WorkspaceFailed: The command fails; carries git's message.
         """
         try:
-            # A cancellation in here would end git alone, without what it may have started by then.
+            # A cancellation in here would end git alone, without the processes that it may have started by then.
             with anyio.CancelScope(shield=True):
                 process = await anyio.open_process(
                     ["git", *arguments],
@@ -207,10 +207,10 @@ class _Git:
             code = await process.wait()
         finally:
             with anyio.CancelScope(shield=True):
-                # Also what git has started: git-remote-https goes on without it.
+                # This also ends git's children: git-remote-https goes on without git.
                 kill_group(process.pid)
                 with anyio.move_on_after(_KILL_S):
-                    # Its end comes when the last of them is gone, which may be after git itself.
+                    # The output ends when the last of them is gone, which may be after git itself.
                     await _read(process)
                 with anyio.move_on_after(_KILL_S):
                     await process.aclose()
@@ -222,7 +222,7 @@ class _Git:
         return said
 
     def _telling(self, said: str, code: int) -> str:
-        """Return the line of git's words that says most, without secrets."""
+        """Return the most informative line of git's output, without secrets."""
         for secret in self.secrets:
             said = said.replace(secret, "[redacted]")
         lines = [line.strip() for line in said.splitlines() if line.strip()]
@@ -244,7 +244,7 @@ async def _fetch(git: _Git, checkout: Checkout) -> None:
     try:
         await _fetch_one(git, what, depth=1)
     except WorkspaceFailed:
-        # A server may refuse to give a commit that no ref points at (git-config(1), uploadpack.allowAnySHA1InWant).
+        # A server may refuse to serve a commit that no ref points at (git-config(1), uploadpack.allowAnySHA1InWant).
         if not checkout.sha or not checkout.ref:
             raise
         await _fetch_one(git, checkout.ref, depth=_DEEPER)
@@ -272,7 +272,7 @@ async def _read(process: anyio.abc.Process) -> str:
 
 
 def _flaw(checkout: Checkout) -> str:
-    """Return what is wrong with what is to be cloned, before git sees it; empty if nothing is."""
+    """Return the reason why a checkout is invalid, before git sees it; empty if it is valid."""
     url = urlsplit(checkout.url)
     if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc:
         return "its address must be http or https, with a host and without credentials"
@@ -323,7 +323,7 @@ def _new_folder(workspace: Path) -> Path:
 
 
 async def _remove(folders: Iterable[Path]) -> None:
-    """Remove folders that nobody needs; who cancels doesn't wait, and what is left goes with the workspace."""
+    """Remove folders that are no longer needed. A cancelled caller doesn't wait; the rest goes with the workspace."""
     for each in folders:
         with suppress(TimeoutError):
             await OwnThreads().run(
@@ -334,7 +334,7 @@ async def _remove(folders: Iterable[Path]) -> None:
 
 
 def _replace(workspace: Path, aside: Path) -> Path:
-    """Put a folder in the place of the workspace, and return where the one before is now."""
+    """Put a folder in the place of the workspace. Return the new path of the old workspace."""
     old = _new_folder(workspace)
     if workspace.exists():
         workspace.rename(old)

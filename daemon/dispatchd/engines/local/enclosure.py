@@ -1,4 +1,4 @@
-"""From a launch to what is executed for it: the command itself, behind a wall of the kernel, or what encloses it."""
+"""From a launch to its argument vector: the command itself, behind a wall of the kernel, or inside another program."""
 
 import os
 from collections.abc import Mapping
@@ -17,8 +17,8 @@ from dispatchd.process.landlock import Rule
 class Enclosed:
     """A command with its isolation around it, as a shim executes it.
 
-    `rules` are the openings of its wall, None for no wall; `deaf` says that it doesn't heed signals to its group, because
-    they are for the command within.
+    `rules` are the openings of its wall, None for no wall. `deaf` is true if the program ignores signals to its group,
+    because they are for the command within.
     """
 
     command: tuple[str, ...]

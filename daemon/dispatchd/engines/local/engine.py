@@ -1,8 +1,8 @@
 """The local engine: attempts as child processes, found again by identity after a restart.
 
-It keeps no state of its own that matters: everything it needs is in the attempt's folder and in the
-process identity that the caller has recorded. So following a run that this daemon started and one that
-the daemon before it started are the same call.
+It has no state of its own that matters: everything it needs is in the attempt's folder and in the
+process identity that the caller has recorded. So the same call follows a run of this daemon and a run of
+the daemon before it.
 """
 
 import os
@@ -48,26 +48,26 @@ from dispatchd.engines.local.walls import Walls
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
-"""Variables of the daemon that a run gets; all others would leak."""
+"""Variables of the daemon that a run gets; no others are passed on."""
 
 _LEFTOVER_GRACE_S: Final = 2.0
-"""How long what a run left behind may take to end after SIGTERM (seconds)."""
+"""Time for leftovers of a run to end after SIGTERM (seconds)."""
 
 _KILL_S: Final = 10.0
-"""How long the end of what was killed is waited for (seconds); then it is given up."""
+"""Longest wait for the end of killed processes (seconds); then they are given up."""
 
 _REAP_S: Final = 5.0
-"""How long the end of a shim that has nothing to run is waited for (seconds)."""
+"""Longest wait for the end of a shim that has nothing to run (seconds)."""
 
 _LOOK_AGAIN_S: Final = 60.0
 """Time for which an isolation that can't be had is not tried again (seconds)."""
 
 _SWEEPS: Final = 20
-"""How often the sweep for leftovers is repeated at most (count): each ends all that it sees."""
+"""Most sweeps for leftovers (count): each ends all processes that it sees."""
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a run, or a git of ours, gets of the daemon's own environment."""
+    """Return the variables of the daemon's own environment that a run, or a git of ours, gets."""
     return {name: environment[name] for name in _INHERITED if name in environment}
 
 
@@ -84,9 +84,9 @@ class LocalEngine:
     _starter: Starter = field(init=False)
     _now: Callable[[], float] = time.monotonic
     _obstacles: dict[Isolation, tuple[str, float]] = field(factory=dict, init=False)
-    """Why no run can have an isolation here, and until when that counts, of those that have been looked at."""
+    """Isolations that were checked: the reason why no run can have one here, and the time until which that counts."""
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
-    """Whose gate this daemon has opened: whatever they do to their folders, they have begun."""
+    """Attempts whose gate this daemon has opened: they have begun, whatever they do to their folders."""
 
     @classmethod
     def here(
@@ -100,9 +100,9 @@ class LocalEngine:
 
         Args:
             environment: The daemon's own.
-            known: Where the secrets of runs are noted.
-            folders: The daemon's own, which no run reaches.
-            git_way: How git reaches servers.
+            known: Store of the runs' secrets.
+            folders: The daemon's own folders, which no run can reach.
+            git_way: Git's connection to servers.
         """
         walls = Walls.here(environment, folders)
         reader = SecretReader(environment=environment)
@@ -110,17 +110,17 @@ class LocalEngine:
 
     @property
     def inherited(self) -> Mapping[str, str]:
-        """The daemon's own variables that every run gets."""
+        """Variables of the daemon that every run gets."""
         return inherited(self._secrets.environment)
 
     @property
     def controllers(self) -> tuple[str, ...]:
-        """Which limits of runs can be set (controllers of cgroup v2)."""
+        """Limits of runs that can be set (controllers of cgroup v2)."""
         return () if self._cgroups is None else self._cgroups.controllers
 
     @property
     def containment(self) -> str:
-        """The means that keep the processes of a run together, in words."""
+        """Means that keep the processes of a run together, in words."""
         groups = self._cgroups
         return "sessions and process groups" if groups is None else groups.words
 
@@ -150,7 +150,7 @@ class LocalEngine:
         finally:
             os.close(gated.gate)
             if gated.identity not in self._begun:
-                # Its job may be lost, and then nobody follows it.
+                # Its job may be lost, and then nothing follows the attempt.
                 with anyio.CancelScope(shield=True):
                     await self._see_off(gated.identity)
 
@@ -167,7 +167,7 @@ class LocalEngine:
             os.close(fd)
 
     def close(self) -> None:
-        """Let go of what starts processes; the runs stay."""
+        """End the starter; the runs go on."""
         self._starter.close()
 
     def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
@@ -189,7 +189,7 @@ class LocalEngine:
         try:
             return self._cgroups.prepare(launch.folder, launch.resources)
         except OSError as error:
-            # The sweep by environment is still there.
+            # The sweep by environment still works.
             structlog.get_logger().warning(
                 "cgroup_refused", error=str(error), run_id=launch.run_id
             )
@@ -210,7 +210,7 @@ class LocalEngine:
         )
 
     def log_isolation(self) -> None:
-        """Log what a sandbox is on this machine, and a warning where it doesn't hold."""
+        """Log the sandbox of this machine, and a warning where it doesn't protect."""
         log, weakness = structlog.get_logger(), self.weakness(Isolation.SANDBOX)
         log.info("isolation", sandbox=self.walls.words)
         if weakness:
@@ -218,7 +218,7 @@ class LocalEngine:
             log.warning("isolation_is_weak", reason=weakness, to_do=to_do)
 
     def weakness(self, isolation: Isolation) -> str:
-        """Return why runs with an isolation aren't kept from what isn't theirs here; empty if they are. May block once."""
+        """Return the reason why an isolation doesn't protect the machine; empty if it does. May block once."""
         match isolation:
             case Isolation.SANDBOX:
                 return self.walls.weakness
@@ -228,9 +228,9 @@ class LocalEngine:
                 return self.obstacle(isolation)
 
     def obstacle(self, isolation: Isolation) -> str:
-        """Return why no run can have an isolation here; empty if it can.
+        """Return the reason why no run can have an isolation here; empty if it can.
 
-        Looks at most once in a minute while there is something, and not again once there is nothing. May block for a moment.
+        A problem is checked again after a minute at the earliest, success never again. May block for a moment.
         """
         _, until = self._obstacles.get(isolation, ("", 0.0))
         if self._now() >= until:
@@ -247,7 +247,7 @@ class LocalEngine:
         return self._obstacles[isolation][0]
 
     async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
-        """Know the secrets of an attempt again that another daemon started; False if they are lost."""
+        """Load the secrets of an attempt that another daemon started. Return False if they are lost."""
         if not self._known.knows(str(folder)):
             values = await to_thread.run_sync(recall, process)
             if values is None:
@@ -262,7 +262,7 @@ class LocalEngine:
     async def observe(
         self, process: ProcessIdentity, folder: Path
     ) -> Exit | NeverStarted:
-        """Wait until an attempt has ended, and return how; at once if it has ended before."""
+        """Wait until an attempt has ended, and return its end. Return at once if it has ended before."""
         fd = open_pidfd(process)
         if fd is not None:
             try:
@@ -273,7 +273,7 @@ class LocalEngine:
         begun = process in self._begun
         self._begun.discard(process)
         if begun and status is not None:
-            # What the kernel has told counts before any file.
+            # The kernel's status counts before any file.
             return Exit(code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
         end = read_exit(folder, process)
         if begun:
@@ -281,7 +281,7 @@ class LocalEngine:
         return end
 
     async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
-        """End an attempt: SIGTERM to its group, SIGKILL after the grace; return whether that was needed."""
+        """End an attempt: SIGTERM to its group, SIGKILL after the grace. Return whether SIGKILL was needed."""
         fd = open_pidfd(process)
         if fd is None:
             return False
@@ -291,7 +291,7 @@ class LocalEngine:
                 await anyio.wait_readable(fd)
                 return False
             with ExitStack() as opened:
-                # Before it dies: nobody could tell afterwards what was below it.
+                # Before the leader dies: afterwards its descendants can't be found any more.
                 below = await to_thread.run_sync(open_below, process.pid, opened)
                 send_group(process, SIGKILL)
                 for each in below:
@@ -310,12 +310,12 @@ class LocalEngine:
         return {*members(process, marker), *inside, *of_nobody_else(below, marker)}
 
     def usage(self, folder: Path) -> Usage | None:
-        """Return what an attempt has taken of the machine, as its control group has counted it."""
+        """Return the resources that an attempt used, as its control group counted them."""
         group = self._group_of(folder)
         return None if group is None else group.usage()
 
     def _group_of(self, folder: Path) -> Group | None:
-        """Return the group of an attempt: of this daemon's part of the tree, or that of a daemon started elsewhere."""
+        """Return the group of an attempt: in this daemon's part of the tree, or that of a daemon started elsewhere."""
         if self._cgroups is not None:
             found = self._cgroups.group_of(folder)
             if found is not None:
@@ -324,13 +324,13 @@ class LocalEngine:
         return None if mounted is None else Group.of(folder, mounted)
 
     def _end_strays(self) -> None:
-        """End what runs have put into groups of their own making."""
+        """End the processes that runs have put into groups of their own making."""
         for group in self._cgroups.strays() if self._cgroups is not None else ():
             group.kill()
             group.remove()
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
-        """End what an attempt left behind, wherever it went, and give up what can't be ended."""
+        """End everything that an attempt left behind, wherever it is, and give up processes that can't be ended."""
         if process.boot_id != boot_id():
             return Cleared()
         if self._podman.is_noted(folder):
@@ -354,7 +354,7 @@ class LocalEngine:
 
 
 async def _end_all(pids: set[int], group: Group | None) -> set[int]:
-    """End processes, and return those that can't be: they hang in the kernel, or are another user's."""
+    """End processes, and return those that can't be ended: they hang in the kernel, or are another user's."""
     with ExitStack() as stack:
         left: dict[int, int] = {}
         for pid in pids:
@@ -367,7 +367,7 @@ async def _end_all(pids: set[int], group: Group | None) -> set[int]:
             send(fd, SIGTERM)
         await _until_gone(left, _LEFTOVER_GRACE_S)
         if left and group is not None:
-            # The kernel doesn't ask whose they are.
+            # The kernel kills them whoever owns them.
             group.kill()
         for fd in left.values():
             send(fd, SIGKILL)
@@ -376,12 +376,12 @@ async def _end_all(pids: set[int], group: Group | None) -> set[int]:
 
 
 async def _until_gone(left: dict[int, int], within_s: float) -> None:
-    """Take those out of some processes, pid to pidfd, that end within some seconds."""
+    """Remove the processes that end within some seconds from a mapping of pid to pidfd."""
     with anyio.move_on_after(within_s):
         for pid, fd in list(left.items()):
             await anyio.wait_readable(fd)
             del left[pid]
-    # One that stays has kept the others from being looked at.
+    # Waiting for one that stays has left no time for the others.
     for pid, fd in list(left.items()):
         poller = poll()
         poller.register(fd, POLLIN)

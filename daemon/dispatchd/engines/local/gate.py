@@ -1,8 +1,8 @@
-"""The gate: an attempt has a process, of which nothing runs before the daemon has durably recorded it.
+"""The gate: an attempt gets a process, which runs nothing before the daemon has durably recorded it.
 
-Comes from `engine.py`; goes on in `starter.py`, the small process that forks, and `shim.py`, which waits behind the gate.
-If the daemon dies before it opens the gate, the shim ends, so an attempt that nobody knows of never runs. How a shim has
-ended is what the kernel told the starter; `exit` in the attempt's folder is for a daemon that was started later.
+Comes from `engine.py`; goes on in `starter.py`, the small process that forks, and `shim.py`, which waits at the gate.
+If the daemon dies before it opens the gate, the shim ends, so an attempt that isn't recorded never runs. The status
+of a shim is what the kernel told the starter; `exit` in the attempt's folder is for a daemon that was started later.
 """
 
 import errno
@@ -32,12 +32,12 @@ from dispatchd.process.descendants import children_of, descendants_of
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _GIVEN: Final = "DISPATCHD_GIVEN_"
-"""How the command's variables began in the environment of a shim of an earlier release."""
+"""Prefix of the command's variables in the environment of a shim of an earlier release."""
 
 _CODE: Final = re.compile(rb"[0-9]{1,3}\n")
 
 _LONGEST_EXIT: Final = 16
-"""More than an exit code and its line end have (bytes)."""
+"""Largest `exit` file that is read (bytes): more than an exit code and its line end have."""
 
 _MESSAGE: Final = 64
 """Longest message of the starter (bytes)."""
@@ -66,23 +66,23 @@ def _libraries_of(environment: Mapping[str, str]) -> dict[str, str]:
 
 @define
 class Starter:
-    """The process that forks for the daemon; started when it is needed, and replaced when it has gone. Calls block."""
+    """Process that forks for the daemon. Started when it is needed, and replaced when it has gone. Calls block."""
 
     _libraries: Mapping[str, str] = field(converter=_libraries_of, factory=dict)
-    """The daemon's environment; where its interpreter may have libraries is handed on, and nothing else."""
+    """Environment of the daemon: only the variables about its interpreter's libraries are handed on."""
     _daemon_end: socket.socket | None = field(default=None, init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _ended: dict[int, int] = field(factory=dict, init=False)
-    """Statuses (wait(2)) of shims that nobody has asked for yet, by pid."""
+    """Statuses (wait(2)) of shims that haven't been asked for yet, by pid."""
     _alive: set[int] = field(factory=set, init=False)
-    """Pids of shims whose end the starter will tell."""
+    """Pids of shims whose end the starter will report."""
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
 
     def start(self, request: bytes, fds: list[int]) -> int:
         """Fork a shim and return its pid.
 
         Args:
-            request: What it is to do (`starter.Request`).
+            request: Its request (`starter.Request`).
             fds: Its gate, its output, the attempt's folder, and perhaps a control group's list of processes.
 
         Fails with OSError if the system refuses another process, or the starter doesn't answer.
@@ -95,14 +95,14 @@ class Starter:
                 try:
                     return self._ask([memory, *fds])
                 except (ConnectionError, TimeoutError):
-                    # It has been killed, or hangs: nothing has started that the gate doesn't hold.
+                    # The starter was killed, or hangs. It may have forked a shim, which is still behind its gate.
                     self._end()
                     return self._ask([memory, *fds])
         finally:
             os.close(memory)
 
     def status(self, pid: int) -> int | None:
-        """Return how a shim that has ended did so (wait(2)), or None if nobody knows."""
+        """Return the status of a shim that has ended (wait(2)), or None if it isn't known."""
         with self._guard:
             try:
                 while pid in self._alive and self._daemon_end is not None:
@@ -112,9 +112,9 @@ class Starter:
             return self._ended.pop(pid, None)
 
     def left(self) -> set[int]:
-        """Return the pids of all that runs which have ended have left below the starter."""
+        """Return the pids of all processes below the starter that ended runs have left."""
         with self._guard:
-            # Within the guard every other child is known to be a shim.
+            # While the guard is held, `_alive` has every shim; the other children are leftovers of runs.
             if self._process is None:
                 return set()
             tops = [
@@ -123,12 +123,12 @@ class Starter:
         return {*tops, *(pid for top in tops for pid in descendants_of(top))}
 
     def close(self) -> None:
-        """Let the starter go; its shims stay."""
+        """End the starter; its shims go on."""
         with self._guard:
             self._end()
 
     def _ask(self, fds: list[int]) -> int:
-        """Have a shim forked; what it gets is described at `start`.
+        """Fork a shim; `start` describes what it gets.
 
         Raises:
             OSError: The starter can't fork.
@@ -138,7 +138,7 @@ class Starter:
         while True:
             word, number = self._hear(daemon_end)
             if word == "started":
-                # One of an earlier process with this pid, that nobody has asked for.
+                # The status of an earlier process with this pid, which nothing has asked for.
                 self._ended.pop(number, None)
                 self._alive.add(number)
                 return number
@@ -146,7 +146,7 @@ class Starter:
                 raise OSError(number, os.strerror(number))
 
     def _hear(self, daemon_end: socket.socket) -> tuple[str, int]:
-        """Take one message; remember it if it is about an end.
+        """Receive one message, and store it if it reports an end.
 
         Raises:
             ConnectionResetError: The starter has gone.
@@ -166,7 +166,7 @@ class Starter:
             with theirs:
                 root = str(Path(__file__).parents[3])
                 self._process = subprocess.Popen(
-                    # By itself: neither the environment nor packages of the site may get in.
+                    # Isolated: neither the environment nor packages of the site may get in.
                     [sys.executable, "-I", "-S", "-c", _MAIN, root, " " * _TITLE_ROOM],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
@@ -184,7 +184,7 @@ class Starter:
             self._daemon_end = None
         if self._process is not None:
             try:
-                # It ends what runs have left, and then itself.
+                # It ends the leftovers of runs, and then itself.
                 self._process.wait(_GOING_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
@@ -194,7 +194,7 @@ class Starter:
 
 @frozen(kw_only=True)
 class Gated:
-    """A shim that waits behind its gate; `gate` is the pipe's write end."""
+    """Shim that waits behind its gate; `gate` is the pipe's write end."""
 
     identity: ProcessIdentity
     gate: int
@@ -210,10 +210,10 @@ class Gated:
         """Start a shim behind a closed gate. Blocks for about a millisecond.
 
         Args:
-            launch: What it starts once the gate is open.
-            enclosed: What is executed for it.
-            starter: Who forks it.
-            group: The descriptor by which it gets into its control group; -1 for none.
+            launch: The launch that it starts once the gate is open.
+            enclosed: The command that is executed for it.
+            starter: The process that forks it.
+            group: The descriptor with which it enters its control group; -1 for none.
 
         Raises:
             SpawnFailed: The command can't be executed, or the system refuses another process.
@@ -261,7 +261,7 @@ class Gated:
 
 
 def of_command(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a command from the environment of its shim, as those of earlier releases had them."""
+    """Return the variables of a command from the environment of its shim, as in earlier releases."""
     given = {
         name.removeprefix(_GIVEN): text
         for name, text in environment.items()
@@ -271,9 +271,9 @@ def of_command(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
-    """Return what a shim that is gone has left in its attempt's folder."""
+    """Return the end of an attempt, from the files that its shim has left in the attempt's folder."""
     try:
-        # Without isolation the command could write here too; what isn't a code is none.
+        # Without isolation the command could write here too; anything but an exit code is ignored.
         data = read_regular(folder / "exit", _LONGEST_EXIT) or b""
     except OSError:
         # After a power cut the marker may be missing although the gate was open: then the run may have begun.

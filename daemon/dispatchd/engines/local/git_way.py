@@ -1,6 +1,6 @@
-"""The way of git to a server: proxy, CAs and client certificate, in settings of git's own (git-config(1), http.*).
+"""Git's connection to a server: proxy, CAs and client certificate, as settings of git (git-config(1), http.*).
 
-They are given in git's environment, with the proxy's password: that is in no argument and in no file.
+They are passed in git's environment, including the proxy's password, which is in no argument and in no file.
 """
 
 import ssl
@@ -23,14 +23,14 @@ from dispatchd.process.proxies import (
 )
 
 DIRECT: Final = "none"
-"""Value of `checkout.proxy` for a way without any proxy."""
+"""Value of `checkout.proxy` for a connection without any proxy."""
 
 _BUNDLE: Final = "ca.pem"
 
 
 @frozen(kw_only=True)
 class GitSettings:
-    """Settings of one git, and what must not be seen of them."""
+    """Settings of one git, and the secrets in them."""
 
     settings: Mapping[str, str] = field(repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
@@ -38,10 +38,10 @@ class GitSettings:
 
 @frozen(kw_only=True)
 class GitWay:
-    """The way of git to servers: that of the daemon to its endpoint, except for what `[checkout]` says.
+    """Git's connection to servers: as the daemon's to its endpoint, except for the settings of `[checkout]`.
 
-    `proxy` is that of `[checkout]`, `cloud_proxy` that of `[cloud]`, to which NO_PROXY has exceptions here, because a
-    repository is on another host than the endpoint; each has its file with credentials. Without either the
+    `proxy` is that of `[checkout]`, `cloud_proxy` that of `[cloud]`. NO_PROXY makes exceptions from `cloud_proxy` here,
+    because a repository is on another host than the endpoint. Each has its file with credentials. Without either the
     environment decides.
     """
 
@@ -56,7 +56,7 @@ class GitWay:
 
     @classmethod
     def of(cls, config: Config, environment: Mapping[str, str]) -> Self:
-        """Return the way of a configuration; `environment` is the daemon's own."""
+        """Return the connection settings of a configuration; `environment` is the daemon's own."""
         cloud, checkout, folder = config.cloud, config.checkout, config.file.parent
 
         def path(name: str) -> Path | None:
@@ -74,7 +74,7 @@ class GitWay:
         )
 
     def problems(self, url: str) -> Iterator[tuple[str, str]]:
-        """Yield configuration key and what was expected, for all of the way to an address that can't be used now."""
+        """Yield configuration key and expected value for each setting of an address that can't be used now."""
         try:
             found = self.found_proxy(url)
         except httpx.InvalidURL as error:
@@ -93,7 +93,7 @@ class GitWay:
                 yield "checkout.proxy_credentials_file", str(error)
 
     def found_proxy(self, url: str) -> FoundProxy | None:
-        """Return the proxy for the address of a repository as it was written, or None for none."""
+        """Return the proxy for the address of a repository as it is written in its source, or None for none."""
         where = httpx.URL(url)
         if self.proxy == DIRECT:
             return None
@@ -104,7 +104,7 @@ class GitWay:
         return find_proxy(where, self.cloud_proxy, self.environment)
 
     def used_proxy(self, url: str) -> Proxy | None:
-        """Return the proxy for an address, with its credentials as they are now.
+        """Return the proxy for an address, with its current credentials.
 
         Fails with OSError or ValueError: the proxy or its file can't be used.
         """
@@ -115,7 +115,7 @@ class GitWay:
         return use_proxy(found, own)
 
     def settings(self, url: str, scratch: Path) -> GitSettings:
-        """Return git's settings for an address, from files as they are now; blocks.
+        """Return git's settings for an address, from the current content of files. Blocks.
 
         Args:
             url: The repository's address.
@@ -126,7 +126,7 @@ class GitWay:
         proxy = self.used_proxy(url)
         cas = self._certificates(scratch)
         settings = {
-            # Empty is none.
+            # An empty value means no proxy.
             "http.proxy": "" if proxy is None else proxy.full_url,
             **cas,
         }
@@ -138,7 +138,7 @@ class GitWay:
             settings["http.sslKey"] = str(key)
         auth = None if proxy is None else proxy.auth
         if auth is not None:
-            # As the daemon does it: with the first request, not when asked.
+            # As in the daemon: credentials go with the first request, not after a challenge.
             settings["http.proxyAuthMethod"] = "basic"
         return GitSettings(
             settings=settings, secrets=(auth[1],) if auth and auth[1] else ()
@@ -147,9 +147,9 @@ class GitWay:
     def _certificates(self, scratch: Path) -> dict[str, str]:
         """Return the settings for the CAs: those of the system beside those that are configured.
 
-        A repository may be anywhere, so the CA of the endpoint alone would not do.
+        A repository may be on any host, so the CA of the endpoint alone isn't enough.
         """
-        # OpenSSL, and so the daemon, heeds that variable; libcurl, and so git, doesn't.
+        # OpenSSL, and so the daemon, reads that variable; libcurl, and so git, doesn't.
         of_variable = self.environment.get("SSL_CERT_FILE", "")
         if self.ca_file is None and not of_variable:
             return {}

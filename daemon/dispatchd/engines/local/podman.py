@@ -1,7 +1,7 @@
-"""Podman: a command line that runs a command in a container, and the little that has to be done before and after.
+"""Podman: a command line that runs a command in a container, and the steps before and after it.
 
-The client runs beside the shim and outside of the container; its exit code is the command's (podman-run(1)). A container
-is made and started by one call behind the gate, so none is ever started twice.
+The client runs beside the shim and outside of the container; its exit code is the command's (podman-run(1)). One
+call behind the gate makes and starts a container, so none is ever started twice.
 """
 
 import csv
@@ -27,7 +27,7 @@ from dispatchd.errors import SpawnFailed
 from dispatchd.process.landlock import Access, Rule
 
 _NOTE: Final = "container"
-"""The file of an attempt's folder that says which container it has."""
+"""File of an attempt's folder that notes that it has a container."""
 
 _OF_THE_CLIENT: Final = (
     *("HOME", "PATH", "TMPDIR", "USER", "LANG"),
@@ -40,7 +40,7 @@ _OF_THE_CLIENT: Final = (
     *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "CONTAINERS_REGISTRIES_CONF"),
     *("CONTAINER_HOST", "REGISTRY_AUTH_FILE"),
 )
-"""Variables that podman itself heeds: it has the daemon's, and the command's come to it by another way."""
+"""Variables that podman itself reads: they keep the daemon's values, and the command's are passed in another way."""
 
 _PULL_S: Final = 1800.0
 """Time limit of a pull (seconds)."""
@@ -69,18 +69,18 @@ class Podman:
 
     @property
     def problem(self) -> str:
-        """Why no container can be run here; empty if nothing is known to be in the way."""
+        """Reason why no container can be run here; empty if no problem is known."""
         return "" if "/" in self.program else "podman isn't installed"
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """What podman gets of the daemon's environment."""
+        """Variables of the daemon's environment that podman gets."""
         own = self.environment
         return {name: own[name] for name in _OF_THE_CLIENT if name in own}
 
     @cached_property
     def _limits_by_us(self) -> bool:
-        """Whether containers stay in the control group of their run: crun alone can leave groups alone (podman-run(1))."""
+        """True if containers stay in their run's control group: only crun can leave groups unchanged (podman-run(1))."""
         asked = (self.program, "info", "--format", "{{.Host.OCIRuntime.Name}}")
         try:
             done = subprocess.run(
@@ -102,11 +102,11 @@ class Podman:
         """Return the argument vector that runs a launch's command in a container. May block for a second, once.
 
         Args:
-            launch: What is to be run.
-            env: The command's whole environment; its values travel in the client's, not in the arguments.
-            openings: What of the machine it may reach.
+            launch: The launch whose command is run.
+            env: The command's whole environment; its values are passed in the client's, not in the arguments.
+            openings: Rules for everything on the machine that it may reach.
 
-        Fails with SpawnFailed if a secret has the name of a variable that podman heeds itself.
+        Fails with SpawnFailed if a secret has the name of a variable that podman itself reads.
         """
         ours = {
             name for name, value in launch.base_env.items() if env.get(name) == value
@@ -139,7 +139,7 @@ class Podman:
         """Fetch an image as its policy says.
 
         Raises:
-            SpawnFailed: It can't be had.
+            SpawnFailed: The image isn't available.
         """
         if policy is not PullPolicy.ALWAYS:
             if await self._call("image", "exists", image, within_s=_CALL_S) == "":
@@ -169,11 +169,11 @@ class Podman:
         return os.path.lexists(folder / _NOTE)
 
     async def remove(self, folder: Path) -> None:
-        """Remove the container of an attempt with all that runs in it; one that isn't there is fine."""
+        """Remove the container of an attempt with all its processes; a missing one is fine."""
         remove = ("rm", "--force", "--time=0", "--ignore", name_of(folder))
         failed = ""
         for _ in range(_TRIES):
-            # Podman may still be busy with the end of what was killed.
+            # Podman may still be busy with the end of killed processes.
             failed = await self._call(*remove, within_s=_CALL_S)
             exists = await self._call(
                 "container", "exists", remove[-1], within_s=_CALL_S
@@ -185,7 +185,7 @@ class Podman:
         )
 
     async def _call(self, *arguments: str, within_s: float) -> str:
-        """Return why a call of podman has failed: its last words; empty if it hasn't."""
+        """Return the reason why a call of podman failed, which is its last message; empty if it succeeded."""
         try:
             with anyio.fail_after(within_s):
                 done = await anyio.run_process(
@@ -213,7 +213,7 @@ def name_of(folder: Path) -> str:
 
 
 def client_only(env: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what podman would take for its own."""
+    """Return an environment without the variables that podman itself would read."""
     return {name: value for name, value in env.items() if name not in _OF_THE_CLIENT}
 
 
@@ -231,7 +231,7 @@ def _variables(launch: Launch, env: Mapping[str, str]) -> Iterator[str]:
 
 def _mounts(openings: Iterable[Rule]) -> Iterator[str]:
     for rule in openings:
-        # What isn't there is left out, as everywhere.
+        # A missing path is left out, as in other isolations.
         if os.path.lexists(rule.path):
             changes = bool(rule.access & Access.WRITE_FILE)
             fields = ("type=bind", f"src={rule.path}", f"dst={rule.path}")

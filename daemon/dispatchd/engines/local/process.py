@@ -1,4 +1,4 @@
-"""Processes that can't be mistaken for others: pid + start time + boot id, signalled through pidfd.
+"""Unique identities of processes: pid + start time + boot id, signalled through pidfd.
 
 Facts from proc(5), pidfd_open(2), pidfd_send_signal(2) and random(4).
 """
@@ -21,15 +21,15 @@ from dispatchd.process.descendants import descendants_of
 _PROC: Final = "/proc"
 
 REQUEST_NAME: Final = "dispatchd-request"
-"""Name of the memory in which a shim has what it was given (memfd_create(2)); proc shows it with the descriptor."""
+"""Name of the memory that holds a shim's request (memfd_create(2)); proc shows it with the descriptor."""
 
 _CHUNK: Final = 64 * 1024
-"""At most this much at once (bytes); an environment is smaller as a rule."""
+"""Largest read at once (bytes); an environment is usually smaller."""
 
 
 @frozen(kw_only=True)
 class Stat:
-    """What proc_pid_stat(5) says of a process, as far as it is used here."""
+    """Fields of proc_pid_stat(5) that are used here."""
 
     state: str
     session: int
@@ -43,7 +43,7 @@ def boot_id() -> str:
 
 
 def stat(pid: int) -> Stat | None:
-    """Return what the kernel says of a process, or None if it is gone."""
+    """Return the kernel's fields about a process, or None if it is gone."""
     try:
         content = _read(pid, "stat")
     except (FileNotFoundError, ProcessLookupError):
@@ -66,7 +66,7 @@ def identify(pid: int) -> ProcessIdentity | None:
 
 
 def open_pidfd(process: ProcessIdentity) -> int | None:
-    """Return a descriptor of exactly this process, or None if it is gone; the caller closes it."""
+    """Return a descriptor of exactly this process, or None if it is gone. The caller closes it."""
     try:
         fd = os.pidfd_open(process.pid)
     except ProcessLookupError:
@@ -79,13 +79,13 @@ def open_pidfd(process: ProcessIdentity) -> int | None:
 
 
 def open_below(leader: int, opened: ExitStack) -> list[int]:
-    """Return pidfds of what is below a leader that is alive; `opened` closes them."""
+    """Return pidfds of the processes below a leader that is alive; `opened` closes them."""
     found: dict[int, int] = {}
     for pid in descendants_of(leader):
         with suppress(ProcessLookupError):
             found[pid] = os.pidfd_open(pid)
             opened.callback(os.close, found[pid])
-    # Opened first, looked at then: a pid can't have become somebody else's in between.
+    # Opened first, checked then: in between no pid can have been reused unnoticed.
     still = set(descendants_of(leader))
     return [fd for pid, fd in found.items() if pid in still]
 
@@ -93,16 +93,16 @@ def open_below(leader: int, opened: ExitStack) -> list[int]:
 def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
     """Yield pids of the live processes that a run's leader left behind, in no order.
 
-    A process belongs to the run if its environment has the marker, or its session is the leader's. So one that
-    has left the process group and the session, as a daemon does, is found as well, and so is one of another
-    user, whose environment nobody may read; one that has been given an empty environment *and* a session of its
-    own is not: it is below the starter (`Starter.left`), or in the run's control group.
+    A process belongs to the run if its environment has the marker, or its session is the leader's. So a process that
+    has left the process group and the session, as a daemon does, is found. So is one of another user, whose
+    environment isn't readable. A process with an empty environment *and* a session of its own isn't found here: it is
+    below the starter (`Starter.left`), or in the run's control group.
 
     Args:
         process: The leader, which is gone.
         marker: A `NAME=value` that is in the environment of this run alone.
     """
-    # A session's id is taken for as long as it has processes; after that the pid may become somebody else's.
+    # A session's id is in use as long as it has processes; after that the pid may be reused.
     leader = stat(process.pid)
     is_reused = leader is not None and leader.start_ticks != process.start_ticks
     session = None if is_reused else process.pid
@@ -111,7 +111,7 @@ def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
             continue
         pid = int(name)
         found = stat(pid)
-        # Whatever it started is younger than the leader.
+        # Every process of the run is younger than the leader.
         if (
             found is not None
             and found.state not in "ZX"
@@ -122,17 +122,17 @@ def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
 
 
 def of_nobody_else(pids: Iterable[int], marker: bytes) -> Iterator[int]:
-    """Yield those of some processes that are alive and have no other run's marker in their environment."""
+    """Yield those processes that are alive and have no other run's marker in their environment."""
     name = marker.partition(b"=")[0] + b"="
     for pid in pids:
         markers = {each for each in _environment(pid) if each.startswith(name)}
-        # One that is about to end has no memory any more, and so no environment that could be looked at.
+        # A process that is about to end has no memory any more, and so no environment that could be read.
         if markers <= {marker} and _has_memory(pid):
             yield pid
 
 
 def kill_group(leader: int) -> None:
-    """Kill what is left of the process group of a child that the caller has not waited for, or has just."""
+    """Kill the rest of the process group of a child that the caller has not waited for, or has just waited for."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -140,7 +140,7 @@ def kill_group(leader: int) -> None:
 def read_environment(process: ProcessIdentity) -> dict[str, str] | None:
     """Return the environment that a live process was started with, or None if it has ended."""
     found = [each for each in _environment(process.pid) if each]
-    # A zombie has the identity still, and nothing else.
+    # A zombie still has its identity, but no environment.
     if not found or identify(process.pid) != process:
         return None
     pairs = (os.fsdecode(each).partition("=") for each in found)
@@ -148,11 +148,11 @@ def read_environment(process: ProcessIdentity) -> dict[str, str] | None:
 
 
 MARKER: Final = "DISPATCHD_ATTEMPT_FOLDER"
-"""Variable by which the processes of an attempt are known again; its value is the attempt's folder."""
+"""Variable that marks the processes of an attempt; its value is the attempt's folder."""
 
 
 def read_request(process: ProcessIdentity) -> bytes | None:
-    """Return what a live shim was given, or None if it has ended, or is one of a release before these requests."""
+    """Return the request of a live shim, or None if it has ended, or is of a release before these requests."""
     folder = f"{_PROC}/{process.pid}/fd"
     try:
         for name in os.listdir(folder):  # noqa: PTH208  # names alone are needed
@@ -166,7 +166,7 @@ def read_request(process: ProcessIdentity) -> bytes | None:
 
 
 def describe(pid: int) -> Survivor | None:
-    """Return what people want to know of a process, or None if it is gone."""
+    """Return a process as people want to see it, or None if it is gone."""
     try:
         name = _read(pid, "comm").decode(errors="replace").strip()
         uid = Path(f"/proc/{pid}").stat().st_uid
@@ -180,13 +180,13 @@ def describe(pid: int) -> Survivor | None:
 
 
 def send(fd: int, number: signal.Signals) -> None:
-    """Send a signal through a pidfd; a process that is gone needs none, and one of another user takes none."""
+    """Send a signal through a pidfd. A process that is gone, or another user's, is left alone."""
     with suppress(ProcessLookupError, PermissionError):
         signal.pidfd_send_signal(fd, number)
 
 
 def send_group(process: ProcessIdentity, number: signal.Signals) -> None:
-    """Send a signal to those of the process group of a leader, just seen alive, who take one of this user."""
+    """Send a signal to the processes of this user in the process group of a leader, just seen alive."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 

@@ -1,8 +1,8 @@
-"""Reading secrets at the start of a run: each anew, so that a rotated one needs no restart.
+"""Reading secrets at the start of a run: each is read again, so that a rotated one needs no restart.
 
-A value goes into the environment of its command and nowhere else. After a restart of the daemon those of a
-run that is still going are read back from what its shim was given (`starter.Request`), because the
-source may hold a newer value by then, and the old one has to be kept out of what is reported.
+A value goes into the environment of its command and nowhere else. After a restart of the daemon the secrets of a
+live run are read from its shim's request (`starter.Request`). The source may hold a newer value by then, and the
+old one still has to be redacted in reports.
 """
 
 import json
@@ -27,10 +27,10 @@ NAMES: Final = "DISPATCHD_SECRETS"
 """Variable that lists the variables of a run's environment that are secrets, separated by commas."""
 
 _COMMAND_S: Final = 30.0
-"""How long a command that prints a secret may take (seconds)."""
+"""Time limit of a command that prints a secret (seconds)."""
 
 _FILE_S: Final = 30.0
-"""How long a file may take to be read (seconds): it may be on a file system that hangs, or a pipe."""
+"""Time limit of reading a file (seconds): it may be on a file system that hangs, or a pipe."""
 
 _LARGEST: Final = 64 * 1024
 """Largest secret (bytes): Linux refuses a variable over 128 KiB (execve(2), MAX_ARG_STRLEN)."""
@@ -38,7 +38,7 @@ _LARGEST: Final = 64 * 1024
 
 @frozen(kw_only=True)
 class SecretReader:
-    """Gets secrets from where they are; `environment` is the daemon's own."""
+    """Reads secrets from their sources; `environment` is the daemon's own."""
 
     environment: Mapping[str, str]
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
@@ -47,11 +47,11 @@ class SecretReader:
         """Return a secret's value.
 
         Raises:
-            SecretUnavailable: It can't be had now; the reason doesn't quote it.
+            SecretUnavailable: It isn't available now; the reason doesn't quote it.
         """
         try:
             data = await self._bytes(source)
-            # Without a byte order mark, which some editors write.
+            # This removes a byte order mark, which some editors write.
             value = data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
         except TimeoutError as error:
             raise SecretUnavailable(
@@ -87,7 +87,7 @@ class SecretReader:
                     source.command,
                     stdin=DEVNULL,
                     stdout=PIPE,
-                    # What it complains about may quote what it was given.
+                    # An error message may quote the secret.
                     stderr=DEVNULL,
                     check=False,
                     env=dict(self.environment),
@@ -112,7 +112,7 @@ async def environment_of(
 ) -> tuple[dict[str, str], frozenset[str]]:
     """Return the whole environment of a launch, and the secrets that are in it.
 
-    Fails with SecretUnavailable if one can't be had.
+    Fails with SecretUnavailable if a secret isn't available.
     """
     read = {
         variable: await reader.read(source)

@@ -1,16 +1,16 @@
-"""The shim: waits behind a gate, lets the command run behind its wall, and leaves the command's exit code.
+"""The shim: waits behind a gate, runs the command behind its wall, and leaves the command's exit code.
 
-Comes from `starter.py`, which forks it. It does nothing until the daemon has durably recorded its identity and opens the
-gate; if the daemon dies before that, it reads end-of-file and ends, and nothing has run. It leads its own session and
-outlives the daemon and the starter. The command has been forked by then, waits behind its wall for a word of the shim,
-and can neither signal nor trace the shim, which is outside.
+Comes from `starter.py`, which forks it. It does nothing until the daemon has durably recorded its identity and opens
+the gate. If the daemon dies before that, the shim reads end-of-file and ends, and nothing has run. It leads its own
+session and outlives the daemon and the starter. The command has been forked by then, and waits behind its wall for a
+message of the shim. It can neither signal nor trace the shim, which is outside of the wall.
 
-What the command leaves behind becomes a child of the shim, in whatever way it has tried to get out of sight; when the
-shim has ended, one of the starter, or else the shim ends it first.
+Orphans of the command become children of the shim, however they have tried to hide. When the shim has ended, they
+become children of the starter; if that is impossible, the shim ends them first.
 
-It works on descriptors, so that nothing that becomes of a path keeps it from its work. What it leaves in the attempt's
-folder is `started`, made after the gate has opened, and `exit`, renamed into place when the command has ended, into
-room that it has taken before: a full disk doesn't keep it from that.
+The shim works on descriptors, so that a change of a path can't disturb it. It leaves two files in the attempt's
+folder: `started`, made after the gate has opened, and `exit`, renamed into place when the command has ended. The
+space for `exit` is allocated beforehand, so that a full disk can't prevent it.
 """
 
 import ctypes
@@ -29,32 +29,32 @@ from dispatchd.process.seccomp import Filter
 
 _ASIDE: Final = "exit.aside"
 _LONGEST: Final = 4
-"""An exit code and its line end (bytes)."""
+"""Size of an exit code and its line end (bytes)."""
 
 _NOT_EXECUTABLE: Final = 126
 _NOT_FOUND: Final = 127
-"""Exit codes of a shell for what can't be executed, and for what isn't there (POSIX.1-2017, XCU 2.8.2)."""
+"""Exit codes of a shell for a file that can't be executed, and for one that isn't found (POSIX.1-2017, XCU 2.8.2)."""
 
 _SIGNALED: Final = 128
 
 _GRACE_S: Final = 2.0
-"""How long what a command has left may take to end after SIGTERM (seconds)."""
+"""Time for the leftovers of a command to end after SIGTERM (seconds)."""
 
 _END_S: Final = 10.0
-"""How long the end of what a command has left is waited for in all (seconds)."""
+"""Longest wait, in all, for the end of the leftovers of a command (seconds)."""
 
 _MODE: Final = 0o600
 _SHELL: Final = "/bin/sh"
 
 _POLITE: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
-"""Sent to the whole group; they are for the command, and the shim stays to write its exit code."""
+"""Signals that are sent to the whole group. They are for the command; the shim stays to write its exit code."""
 
 _DEFAULTS: Final = (*_POLITE, signal.SIGPIPE, signal.SIGXFSZ)
-"""What is ignored here, and must not be in a command."""
+"""Signals that are ignored here, and have their defaults in a command."""
 
 
 class Order(NamedTuple):
-    """One start; numbers are descriptors, -1 for none."""
+    """Order for one start; numbers are descriptors, -1 for none."""
 
     command: list[str]
     env: dict[str, str]
@@ -79,7 +79,7 @@ def carry_out(order: Order) -> NoReturn:
     try:
         os._exit(_shim(order))
     finally:
-        # Whatever went wrong: an exit code would be taken for the command's.
+        # On any error: an exit code would be taken for the command's.
         os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
@@ -91,14 +91,14 @@ def _shim(order: Order) -> int:
     for number in (*_POLITE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)
     if order.group >= 0:
-        # Refused: then the run is found by its environment alone.
+        # If the kernel refuses, only the environment marks the run's processes.
         with suppress(OSError):
             os.write(order.group, b"0")
     aside = _take_room(order.folder)
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     command = os.fork()
     if command == 0:
-        # Without it the read end tells when the shim has gone.
+        # The write end is closed here, so that the read end shows the end of the shim.
         os.close(write_end)
         _be_the_command(order, read_end)
     for fd in (read_end, order.output, order.group, order.wall):
@@ -112,20 +112,20 @@ def _shim(order: Order) -> int:
             os.unlink(_ASIDE, dir_fd=order.folder)
         return 0
     _mark_started(order.folder)
-    # It may have been killed already.
+    # The command may have been killed already.
     with suppress(BrokenPipeError):
         os.write(write_end, b"g")
     os.close(write_end)
     code = _exit_code_of(command)
     _leave(order.folder, aside, code)
     if os.getppid() != starter:
-        # Else what is left becomes the starter's, which ends it.
+        # If the starter is still there, the leftovers become its children, and it ends them.
         end_children(_GRACE_S, _END_S)
     return code
 
 
 def _exit_code_of(command: int) -> int:
-    """Wait for a command, and for what it leaves meanwhile; return its exit code as a shell has it."""
+    """Wait for a command, and for its orphans meanwhile. Return its exit code as a shell reports it."""
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == command:
@@ -134,7 +134,7 @@ def _exit_code_of(command: int) -> int:
 
 
 def _take_room(folder: int) -> int:
-    """Return the descriptor of a file with room for an exit code, or -1 if there is none to be had now."""
+    """Return the descriptor of a file with space for an exit code, or -1 if there is no space now."""
     flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
         fd = os.open(_ASIDE, flags, _MODE, dir_fd=folder)
@@ -145,7 +145,7 @@ def _take_room(folder: int) -> int:
 
 
 def _mark_started(folder: int) -> None:
-    # On a full disk there may be no mark; the daemon that opened the gate knows.
+    # On a full disk there may be no mark; the daemon that opened the gate knows that the attempt has begun.
     with suppress(OSError):
         os.close(
             os.open(
@@ -155,7 +155,7 @@ def _mark_started(folder: int) -> None:
 
 
 def _leave(folder: int, aside: int, code: int) -> None:
-    """Leave the exit code, whole or not at all; without it the attempt counts as lost to a later daemon."""
+    """Write the exit code, whole or not at all. Without it the attempt counts as lost to a later daemon."""
     line = f"{code}\n".encode()
     with suppress(OSError):
         if aside < 0:
@@ -166,7 +166,7 @@ def _leave(folder: int, aside: int, code: int) -> None:
 
 
 def _be_the_command(order: Order, word: int) -> NoReturn:
-    """Go behind the wall, wait for the shim's word, and become the command; without a word, end."""
+    """Go behind the wall, wait for the shim's message, and become the command. Without a message, end."""
     code = _NOT_EXECUTABLE
     try:
         os.dup2(order.output, 1)
@@ -218,9 +218,9 @@ def _execute(command: list[str], env: dict[str, str]) -> NoReturn:
 
 
 def _level_off() -> None:
-    """Give up what the daemon has for itself, so that it stays alive when runs starve the machine.
+    """Give up the daemon's priority and OOM score, which keep it alive when runs starve the machine.
 
-    A unit's Nice= and OOMScoreAdjust= go on to children; giving them up needs no privilege (setpriority(2),
+    A unit's Nice= and OOMScoreAdjust= are inherited by children. Giving them up needs no privilege (setpriority(2),
     proc_pid_oom_score_adj(5)).
     """
     with suppress(OSError):
@@ -233,7 +233,7 @@ def _level_off() -> None:
 
 
 def set_title(title: str) -> None:
-    """Let ps(1) and pgrep(1) show a title for this process, in the room of its first command line."""
+    """Show a title for this process in ps(1) and pgrep(1), in the space of its first command line."""
     with suppress(OSError, ValueError, IndexError):
         process_control(PR_SET_NAME, title.encode()[:15])
         with open("/proc/self/stat", "rb") as file:  # noqa: PTH123  # no pathlib in here

@@ -1,9 +1,9 @@
 """The starter: a small process that forks what the daemon can't, because it has threads: shims and commands.
 
-Comes from `gate.py`, which starts it once; goes on as `shim.py` in each child. It reads what is to be started from
-memory that the daemon hands over, forks a shim, and says afterwards how the shim ended, as the kernel has told it. What
-a run has left becomes its child when the shim has ended, so that the daemon can find and end it. It ends when the daemon
-has gone; its shims stay.
+Comes from `gate.py`, which starts it once; goes on as `shim.py` in each child. It reads a request from memory that
+the daemon hands over, forks a shim, and reports later how the shim ended, by the kernel's status. When a shim has
+ended, the leftovers of its run become the starter's children, so that the daemon can find and end them. The starter
+ends when the daemon has gone; its shims stay.
 
 Standard library alone: the fewer pages it has, the cheaper it forks.
 """
@@ -23,23 +23,23 @@ from dispatchd.process.landlock import Rule, able, build
 from dispatchd.process.seccomp import Filter, program
 
 _DESCRIPTORS: Final = 5
-"""What comes with each order: the request, the gate, the output, the attempt's folder; and perhaps a control group."""
+"""Descriptors in each order: the request, the gate, the output, the attempt's folder; and perhaps a control group."""
 
 _MESSAGE: Final = 64
 """Longest message of the two ends (bytes): a word and two numbers."""
 
 
 class Request(TypedDict):
-    """What is to be started, as JSON in the memory that the daemon hands over."""
+    """Request for a start, as JSON in the memory that the daemon hands over."""
 
     command: list[str]
     env: dict[str, str]
     workspace: str
     folder: str
     rules: list[tuple[str, int]] | None
-    """What the command may reach; None for everything."""
+    """Rules for everything that the command may reach; None for everything."""
     deaf: bool
-    """Whether what is sent to the group is not for the program that is executed, but for one that it starts."""
+    """True if signals to the group aren't for the program that is executed, but for one that it starts."""
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ class _Starter:
         self._children: dict[int, int] = {}
         """Pids of shims, by their pidfds."""
         self._left: dict[int, int] = {}
-        """Pids of what runs have left, which the daemon ends, by their pidfds."""
+        """Pids of leftovers of runs, which the daemon ends, by their pidfds."""
 
     def serve(self) -> None:
         adopt_orphans()
@@ -78,12 +78,12 @@ class _Starter:
                 elif fd in self._left:
                     self._reap_left(fd)
                 elif fd == self._daemon.fileno() and not self._take_order():
-                    # Nobody else will ever know of it.
+                    # After this nothing else will know of them.
                     self._end_left()
                     return
 
     def _take_order(self) -> bool:
-        """Start what the daemon wants; return whether it is there at all."""
+        """Carry out an order of the daemon. Return False if the daemon has gone."""
         message, fds, _, _ = socket.recv_fds(self._daemon, _MESSAGE, _DESCRIPTORS)
         if not message:
             return False
@@ -110,7 +110,7 @@ class _Starter:
         try:
             pid = os.fork()
             if pid == 0:
-                # Nothing of the starter's may stay open: its end is how the daemon's end is seen.
+                # The shim must not keep the starter's socket: its closing shows the daemon that the starter has ended.
                 self._daemon.close()
                 carry_out(
                     Order(
@@ -145,7 +145,7 @@ class _Starter:
         self._look_at_left()
 
     def _look_at_left(self) -> None:
-        """Take note of what runs have left, so that its end is seen."""
+        """Register the leftovers of runs, so that their end is seen."""
         known = {*self._children.values(), *self._left.values()}
         for pid in children_of(os.getpid()):
             if pid not in known:
@@ -158,7 +158,7 @@ class _Starter:
         self._poll.unregister(fd)
         os.close(fd)
         os.waitpid(pid, 0)
-        # What was below it is here now.
+        # The processes below it are children of the starter now.
         self._look_at_left()
 
     def _end_left(self) -> None:
@@ -170,5 +170,5 @@ class _Starter:
         try:
             self._daemon.send(message.encode())
         except OSError:
-            # The daemon has gone; there is nobody to serve.
+            # The daemon has gone: nothing is left to serve.
             sys.exit(0)

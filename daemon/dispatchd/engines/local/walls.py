@@ -1,7 +1,7 @@
-"""What a run may reach behind its wall: a list; everything else of the machine is denied.
+"""Openings in the wall of a run: a list of everything that it may reach. All else on the machine is denied.
 
-Landlock knows openings alone: what lies in an opened folder can't be closed again. So a folder with something hidden
-below it is opened child by child, along the way to what is hidden.
+Landlock only knows openings: nothing in an opened folder can be closed again. So a folder with a hidden path
+below it is opened child by child, along the way to the hidden path.
 """
 
 import os
@@ -20,7 +20,7 @@ from dispatchd.process.seccomp import program
 _SYSTEM: Final = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc"),
     *("/proc", "/sys", "/nix", "/gnu/store", "/snap", "/run/current-system"),
-    # Where the links lead that name resolution reads.
+    # Targets of the links that name resolution reads.
     *("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/run/nscd"),
     *(
         "/var/cache/fontconfig",
@@ -29,7 +29,7 @@ _SYSTEM: Final = (
         "/var/lib/rpm",
     ),
 )
-"""The machine's programs, what they read, and what the kernel tells (file-hierarchy(7))."""
+"""Programs of the machine, files that they read, and files of the kernel (file-hierarchy(7))."""
 
 _DEVICES: Final = (
     *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"),
@@ -37,21 +37,21 @@ _DEVICES: Final = (
 )
 
 _SUBFOLDERS: Final = ("lib", "lib64", "libexec")
-"""One of these beside a folder of programs marks an installation, which is opened as a whole."""
+"""Folders beside a folder of programs that mark an installation, which is opened as a whole."""
 
 _NO_INSTALLATIONS: Final = (".local", ".cargo")
-"""Folders that look like one, and hold what people keep for themselves beside the programs."""
+"""Folders that look like an installation, but hold private files of people beside the programs."""
 
 _ENGINE_SOCKETS: Final = (
     *("/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock"),
     *("/run/user/{uid}/docker.sock", "/run/user/{uid}/podman/podman.sock"),
     *("/run/user/{uid}/systemd/private", "/run/user/{uid}/bus"),
 )
-"""Sockets of container engines and user managers: who can write there can start what no wall is around."""
+"""Sockets of container engines and user managers: a process that can write there can start others without a wall."""
 
 
 def _real(path: Path) -> Path:
-    # As `resolve`, in a third of its time.
+    # As `resolve`, in a third of the time.
     return Path(os.path.realpath(path))
 
 
@@ -61,21 +61,21 @@ def _all_real(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 @frozen(kw_only=True)
 class Walls:
-    """Which walls this machine can build, and what is hidden behind each of them."""
+    """Walls that this machine can build, and the paths that each of them hides."""
 
     kernel: Able
     has_filter: bool
     hidden: tuple[Path, ...] = field(converter=_all_real)
-    """The daemon's folders; they may not be there yet."""
+    """The daemon's folders; they may not exist yet."""
     programs: tuple[Path, ...]
     """Folders of programs that aren't the system's."""
     uid: int
     _known: dict[tuple[str, ...], list[Rule]] = field(factory=dict, init=False)
-    """What all runs may reach, by the files with secrets."""
+    """Openings for all runs, by the files with secrets."""
 
     @classmethod
     def here(cls, environment: Mapping[str, str], folders: Iterable[Path]) -> Self:
-        """Return those of this machine, for a daemon with an environment and folders of its own."""
+        """Return the walls of this machine, for a daemon with an environment and folders of its own."""
         credentials = environment.get("CREDENTIALS_DIRECTORY", "")
         return cls(
             kernel=able(),
@@ -87,7 +87,7 @@ class Walls:
 
     @property
     def words(self) -> str:
-        """What `sandbox` means here."""
+        """Meaning of `sandbox` on this machine, in words."""
         if not self.kernel.abi:
             return "none: this kernel has no Landlock (Linux 5.13), or it is turned off"
         parts = [f"Landlock {self.kernel.abi}"]
@@ -98,7 +98,7 @@ class Walls:
 
     @property
     def weakness(self) -> str:
-        """Why runs in the sandbox aren't kept from what isn't theirs, as words; empty if they are."""
+        """Reason why the sandbox doesn't protect the rest of this machine, in words; empty if it does."""
         if not self.kernel.abi:
             return "this machine's kernel has no Landlock, so nothing isolates runs"
         if self.uid == 0:
@@ -120,7 +120,7 @@ class Walls:
         ]
 
     def openings(self, launch: Launch) -> list[Rule]:
-        """Return what a launch may reach of the machine's programs, of what is its own, and by its owner's wish. Blocks."""
+        """Return the openings for a launch: the machine's programs, its own files, the owner's additions. Blocks."""
         return [
             *self._machine(launch.hidden_paths),
             Rule(launch.command[0], int(READ)),
@@ -128,7 +128,7 @@ class Walls:
         ]
 
     def own_openings(self, launch: Launch) -> list[Rule]:
-        """Return what a launch may reach of what is its own, and by its owner's wish. Blocks."""
+        """Return the openings for a launch's own files, and the owner's additions. Blocks."""
         return [
             *self._added(launch.read_paths, launch.hidden_paths, READ),
             *self._added(launch.write_paths, launch.hidden_paths, WRITE),
@@ -139,7 +139,7 @@ class Walls:
         ]
 
     def _machine(self, secret: tuple[str, ...]) -> list[Rule]:
-        """Return the rules about what is the same for all runs; worked out anew where folders have to be looked into."""
+        """Return the rules that are the same for all runs. They are computed again where folders have to be read."""
         known = self._known.get(secret)
         if known is not None:
             return known
@@ -155,7 +155,7 @@ class Walls:
     def _added(
         self, paths: Iterable[str], secret: tuple[str, ...], access: int
     ) -> Iterator[Rule]:
-        """Yield the rules for what the owner adds: a secret only where it is named itself, the daemon's folders never."""
+        """Yield the rules for the owner's additions: a secret only for its own path, the daemon's folders never."""
         for each in paths:
             named = _real(Path(each))
             hidden = _all_real(map(Path, secret))
@@ -164,7 +164,7 @@ class Walls:
 
 
 def _programs(search_path: str) -> Iterator[Path]:
-    """Yield the installations and folders of programs that a search path leads to, and the daemon's interpreter."""
+    """Yield the installations and folders of programs on a search path, and the daemon's interpreter."""
     yield from {_real(Path(sys.prefix)), _real(Path(sys.base_prefix))}
     for each in dict.fromkeys(filter(None, search_path.split(os.pathsep))):
         folder = _real(Path(each))
@@ -178,7 +178,7 @@ def _programs(search_path: str) -> Iterator[Path]:
 
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:
-    """Return folders without those below another one."""
+    """Return the folders that aren't below another one."""
     kept: list[Path] = []
     for each in sorted(set(folders)):
         if not any(each.is_relative_to(above) for above in kept):
@@ -189,7 +189,7 @@ def _outermost(folders: Iterable[Path]) -> list[Path]:
 def _opened(
     folders: Iterable[Path], hidden: tuple[Path, ...], access: int
 ) -> Iterator[Rule]:
-    """Yield the rules that open folders, but not what is hidden."""
+    """Yield the rules that open folders, except for hidden paths."""
     for each in folders:
         folder = _real(each)
         if any(folder.is_relative_to(secret) for secret in hidden):
@@ -202,7 +202,7 @@ def _opened(
 
 def _children(folder: Path) -> list[Path]:
     try:
-        # A link leads elsewhere, and elsewhere is opened by itself or not at all.
+        # A link leads elsewhere, and its target is opened by itself or not at all.
         return [each for each in folder.iterdir() if not each.is_symlink()]
     except OSError:
         return []
