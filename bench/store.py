@@ -11,8 +11,9 @@ from typing import Final
 from attrs import evolve
 
 from bench.harness import folder, percentile, timed_s
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
+from dispatchd.protocol.job import Job
 from dispatchd.store.codec import encode, to_document
 from dispatchd.store.durable import DurableFolder
 from dispatchd.store.jobs import JobStore

@@ -10,13 +10,13 @@ from attrs import evolve
 from dispatchd.clock import SteadyClock
 from dispatchd.cloud.license.calls import LicenseEndpoint
 from dispatchd.config import Config
-from dispatchd.domain.job import Json
 from dispatchd.domain.license import Activation, Claims
 from dispatchd.errors import LicenseInvalid, NotReachable, RemoteError
 from dispatchd.identity import license_finder
 from dispatchd.licensing import license_document
 from dispatchd.loops.find_license import hash_of
 from dispatchd.outward import check_outward, open_caller
+from dispatchd.protocol.job import Json
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _CONNECTIONS = httpx.Limits(max_connections=1)

@@ -18,7 +18,7 @@ from dispatchd.domain import fitness
 from dispatchd.domain.finding import Finding, Level
 from dispatchd.domain.fitness import Machine
 from dispatchd.domain.isolation import Isolation
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.engines.local.cgroup import Cgroups
 from dispatchd.engines.local.checkout import try_way
 from dispatchd.engines.local.engine import LocalEngine, inherited
@@ -33,6 +33,7 @@ from dispatchd.errors import (
 from dispatchd.identity import identity
 from dispatchd.outward import check_outward, needs_of, open_caller, transport_settings
 from dispatchd.process.prerequisites import prerequisites
+from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _FEW_INODES: Final = 10_000

@@ -14,10 +14,11 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.control.calls import Call, Lines, Refused, Reply, Text
 from dispatchd.control.metrics_server import MetricsServer
 from dispatchd.control.routes import Routes
-from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.loops.tracker import Tracker
 from dispatchd.metrics import MEDIA_TYPE, Metrics
+from dispatchd.protocol.job import Json
 from dispatchd.status import Status
 from dispatchd.store.codec import to_public
 from dispatchd.store.jobs import JobStore

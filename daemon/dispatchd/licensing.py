@@ -5,9 +5,9 @@ from datetime import datetime
 
 from dispatchd.clock import SteadyClock
 from dispatchd.control.calls import Act, Call, Reply
-from dispatchd.domain.job import Json
 from dispatchd.domain.license import LicenseStatus
 from dispatchd.loops.license import LicenseLoop
+from dispatchd.protocol.job import Json
 
 
 def license_routes(license_: LicenseLoop | None) -> Mapping[tuple[str, str], Act]:

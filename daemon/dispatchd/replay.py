@@ -17,7 +17,7 @@ from attrs import evolve, frozen
 from dispatchd.clock import SteadyClock
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.config import Config
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.engines.local.engine import LocalEngine
 from dispatchd.engines.local.git_way import GitWay
@@ -29,6 +29,7 @@ from dispatchd.errors import (
 )
 from dispatchd.execution import Execution, execution
 from dispatchd.process.folder_tree import remove_tree
+from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.lock import lock

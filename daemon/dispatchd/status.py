@@ -8,13 +8,13 @@ from pathlib import Path
 from attrs import define, field
 
 from dispatchd import __version__
-from dispatchd.domain.job import Json
 from dispatchd.domain.phase import Phase
 from dispatchd.loops.board import Board
 from dispatchd.loops.health import Health
 from dispatchd.loops.intake import IntakeLoop
 from dispatchd.loops.ports import Clock
 from dispatchd.loops.tracker import Tracker
+from dispatchd.protocol.job import Json
 
 
 @define(kw_only=True)

@@ -9,13 +9,14 @@ from attrs import frozen
 
 from dispatchd.control.calls import Act, Call, Lines, Refused, Reply
 from dispatchd.domain.intake import Mode
-from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.payload import at, text
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import ConfigError, NotPossible
 from dispatchd.loops.intake import IntakeLoop
 from dispatchd.loops.tracker import Tracker
+from dispatchd.protocol.job import Json
 
 _ENDINGS: Final = {"fail": Outcome.FAILED, "succeed": Outcome.SUCCEEDED}
 

@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 from dispatchd.domain import cancel
 from dispatchd.domain.exit_table import Contract, Then
 from dispatchd.domain.fence import Word, may_start
-from dispatchd.domain.job import Attempt, Job, ProcessIdentity, TrackedJob, cancelled
+from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob, cancelled
 from dispatchd.domain.judgement import Evidence, judge
 from dispatchd.domain.outcome import Exit, FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import OWES, Debt, Event, Phase
@@ -41,6 +41,7 @@ from dispatchd.hub.submitted import (
     may_supersede,
     number_of,
 )
+from dispatchd.protocol.job import Job
 
 __all__ = [
     "ENDED",

@@ -16,8 +16,9 @@ from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.client import DispatchEndpoint
 from dispatchd.cloud.credentials import ConfiguredCredentials
 from dispatchd.cloud.license.calls import LicenseEndpoint
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.errors import RemoteError
+from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import within
 from support.outward import client, settings_for

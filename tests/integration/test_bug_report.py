@@ -18,9 +18,10 @@ import pytest
 from attrs import evolve, frozen
 
 from dispatchd import __version__
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Phase
+from dispatchd.protocol.job import Job
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
 from support import daemon_process

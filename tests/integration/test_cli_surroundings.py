@@ -19,7 +19,8 @@ from anyio import to_thread
 from attrs import define, field, frozen
 
 from dispatchd.cli.entry import cli, main
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
+from dispatchd.protocol.job import Job
 from dispatchd.store.jobs import JobStore
 from support.cli import Done, command, dispatchd, dispatchd_process
 from support.daemon import write_config

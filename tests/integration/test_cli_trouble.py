@@ -13,7 +13,8 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
+from dispatchd.protocol.job import Job
 from dispatchd.store.codec import SCHEMA_VERSION
 from dispatchd.store.jobs import JobStore
 from support.cli import Done, dispatchd_process

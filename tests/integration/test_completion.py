@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Event
+from dispatchd.protocol.job import Job
 from dispatchd.store.jobs import JobStore
 from support.cli import Done, command, dispatchd, dispatchd_process
 from support.daemon import running_daemon, write_config

@@ -19,11 +19,12 @@ from dispatchd.cli.hub_client import HubClient
 from dispatchd.clock import SteadyClock
 from dispatchd.cloud.caller import Caller
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.errors import NotReachable, ProtocolError
 from dispatchd.hub.github.answers import Unclear
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import Call, transport
+from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.telemetry import TraceExporter
 from support.daemon import running_daemon, write_config

@@ -9,8 +9,8 @@ from anyio import to_thread
 
 from dispatchd.contracts import check
 from dispatchd.control.client import stream
-from dispatchd.domain.job import Json
 from dispatchd.errors import UsageError
+from dispatchd.protocol.job import Json
 from support.control import call
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint

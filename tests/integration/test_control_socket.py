@@ -36,8 +36,8 @@ from dispatchd.control.client import ask, in_path, stream
 from dispatchd.control.server import ControlServer
 from dispatchd.control.token import TOKEN_HEADER
 from dispatchd.control.token import read as token_of
-from dispatchd.domain.job import Json
 from dispatchd.errors import FolderUnusable, NotReachable, UsageError
+from dispatchd.protocol.job import Json
 from support.until import until
 
 WITHIN_S = 20

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Event
 from dispatchd.errors import StoreUnavailable
+from dispatchd.protocol.job import Job
 from dispatchd.store.jobs import JobStore
 from support.clock import advance
 from support.control import call

@@ -11,9 +11,9 @@ from anyio import to_thread
 from attrs import evolve
 from playwright.async_api import Browser, expect
 
-from dispatchd.domain.job import Json
 from dispatchd.hub.model import ENDED, State
 from dispatchd.hub.settings import TOKEN_FILE
+from dispatchd.protocol.job import Json
 from support.browser import Visit, chromium, visit
 from support.hub import HubHere, hub
 from support.machine import Machine, row

@@ -13,8 +13,8 @@ import pytest
 from anyio import to_thread
 from attrs import evolve
 
-from dispatchd.domain.job import Json
 from dispatchd.hub.model import ENDED, State
+from dispatchd.protocol.job import Json
 from support.clock import advance, within
 from support.hub import Hub
 from support.machine import JOBS, Machine, row

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from anyio import to_thread
 
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Event
+from dispatchd.protocol.job import Job
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs
 from support.cli import Done, dispatchd, dispatchd_process

@@ -16,7 +16,8 @@ import pytest
 from anyio import to_thread
 from attrs import evolve
 
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
+from dispatchd.protocol.job import Job
 from dispatchd.store.codec import SCHEMA_VERSION, encode
 from dispatchd.store.runs import Runs
 from support.cli import dispatchd, dispatchd_process

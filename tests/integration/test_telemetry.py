@@ -24,10 +24,11 @@ from typing_extensions import override
 
 from dispatchd import __version__
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import Attempt, Job, TrackedJob
+from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Event
 from dispatchd.domain.trace import spans_of
+from dispatchd.protocol.job import Job
 from dispatchd.telemetry import TraceExporter, read_headers
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint

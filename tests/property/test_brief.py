@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from dispatchd.contracts import check
 from dispatchd.domain.brief import brief
-from dispatchd.domain.job import Attempt, Job
+from dispatchd.domain.job import Attempt
+from dispatchd.protocol.job import Job
 from dispatchd.redaction.redactor import Redactor
 from support.fixtures import Example, examples
 from support.records import NOW

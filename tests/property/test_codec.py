@@ -10,17 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatchd.contracts import check
-from dispatchd.domain.job import (
-    STEPS_KEPT,
-    Attempt,
-    Job,
-    ProcessIdentity,
-    Step,
-    TrackedJob,
-)
+from dispatchd.domain.job import STEPS_KEPT, Attempt, ProcessIdentity, Step, TrackedJob
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.errors import RecordTooNew, RecordUnreadable
+from dispatchd.protocol.job import Job
 from dispatchd.store.codec import SCHEMA_VERSION, decode, encode
 from support.records import NOW
 

@@ -30,7 +30,6 @@ from dispatchd.clock import SteadyClock
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.delivery import Delivery
 from dispatchd.domain.exit_table import Contract
-from dispatchd.domain.job import Job
 from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.workflow import Workflow
@@ -59,6 +58,7 @@ from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
 from dispatchd.loops.tracker import Tracker
 from dispatchd.loops.workspaces import Workspaces
+from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.runs import Runs
 from support.model import (

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from dispatchd.domain.event import job_from_event
 from dispatchd.domain.go_quote import go_quote
-from dispatchd.domain.job import Job, Json
 from dispatchd.domain.parameters import (
     LONGEST_TEXT,
     LONGEST_VALUE,
@@ -18,6 +17,7 @@ from dispatchd.domain.parameters import (
     environment,
     runtime_parameters,
 )
+from dispatchd.protocol.job import Job, Json
 from support.fixtures import examples
 
 # Lone surrogates, controls and separators as well: all that a JSON string can hold.

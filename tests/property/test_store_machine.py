@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from typing_extensions import override
 
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import StoreUnavailable
+from dispatchd.protocol.job import Job
 from dispatchd.store.codec import encode
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.names import file_name

@@ -14,12 +14,13 @@ from typing_extensions import override
 
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.isolation import Isolation
-from dispatchd.domain.job import Job, ProcessIdentity, TrackedJob
+from dispatchd.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.domain.launch import Launch
 from dispatchd.domain.outcome import Cleared, Exit, NeverStarted, Outcome, Verdict
 from dispatchd.domain.report import Report
 from dispatchd.domain.run_event import Progress
 from dispatchd.errors import Conflict, Gone, RemoteError, RunError
+from dispatchd.protocol.job import Job
 from dispatchd.store.jobs import JobStore
 
 KILLED_CODE = 143

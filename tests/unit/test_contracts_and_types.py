@@ -12,14 +12,7 @@ from dispatchd.cloud.wire import job_to_wire, read_delivery
 from dispatchd.config import file
 from dispatchd.contracts import check, schema
 from dispatchd.domain.exit_table import Contract
-from dispatchd.domain.job import (
-    STEPS_KEPT,
-    Attempt,
-    Job,
-    ProcessIdentity,
-    Step,
-    TrackedJob,
-)
+from dispatchd.domain.job import STEPS_KEPT, Attempt, ProcessIdentity, Step, TrackedJob
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.result import Annotation, NoResult, ResultStatus, RunResult
@@ -36,6 +29,7 @@ from dispatchd.hub.views import (
     machine_document,
     token_document,
 )
+from dispatchd.protocol.job import Job
 from dispatchd.store.codec import SCHEMA_VERSION, decode, to_document
 from dispatchd.store.evidence import read_result
 from support.golden import examples, name_of, read

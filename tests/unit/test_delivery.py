@@ -3,8 +3,8 @@
 import pytest
 
 from dispatchd.domain.delivery import Delivery, rejection
-from dispatchd.domain.job import Job
 from dispatchd.domain.workflow import Workflow
+from dispatchd.protocol.job import Job
 
 
 def taken(job: Job, repositories: tuple[str, ...] | None) -> bool:

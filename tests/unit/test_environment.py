@@ -1,6 +1,5 @@
 import pytest
 
-from dispatchd.domain.job import Job
 from dispatchd.domain.parameters import (
     LONGEST_TEXT,
     LONGEST_VALUE,
@@ -8,6 +7,7 @@ from dispatchd.domain.parameters import (
     derive,
     environment,
 )
+from dispatchd.protocol.job import Job
 
 JOB = Job(id="j", workflow="w")
 

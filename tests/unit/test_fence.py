@@ -4,9 +4,10 @@ import pytest
 from attrs import evolve
 
 from dispatchd.domain.fence import Word, may_start
-from dispatchd.domain.job import Attempt, Job, ProcessIdentity, TrackedJob
+from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob
 from dispatchd.domain.outcome import FailureCause
 from dispatchd.domain.phase import Event, Phase
+from dispatchd.protocol.job import Job
 from support.records import NOW
 
 LEASED = evolve(

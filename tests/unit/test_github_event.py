@@ -6,12 +6,12 @@ import pytest
 from attrs import evolve
 
 from dispatchd.domain.event import job_from_event
-from dispatchd.domain.job import Job
 from dispatchd.hub.github.decide import Free, decide
 from dispatchd.hub.github.event import must_be_asked_about, read_event
 from dispatchd.hub.github.job_fields import job_fields
 from dispatchd.hub.github.routing import Plan, Run, route
 from dispatchd.hub.github.settings import Forks, GithubSettings, Rule
+from dispatchd.protocol.job import Job
 from support.github_events import HEAD, SETTINGS, comment, pull, pull_request, real
 
 COMMIT = "a11ce00000000000000000000000000000000002"

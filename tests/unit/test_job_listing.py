@@ -4,8 +4,9 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Event
+from dispatchd.protocol.job import Job
 from dispatchd.store.jobs import JobStore, read_all
 from support.records import NOW
 

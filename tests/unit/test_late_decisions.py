@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from dispatchd.clock import SteadyClock
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import Attempt, Job, TrackedJob
+from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.outcome import FailureCause, NeverStarted, Outcome
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.domain.workflow import Workflow
@@ -22,6 +22,7 @@ from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.tracker import Tracker
 from dispatchd.loops.workspaces import Workspaces
+from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import Runs

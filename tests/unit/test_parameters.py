@@ -6,8 +6,8 @@ import pytest
 from dispatchd.domain.event import job_from_event
 from dispatchd.domain.github_server import PUBLIC as PUBLIC_SERVER
 from dispatchd.domain.github_server import server_of
-from dispatchd.domain.job import Job, Json
 from dispatchd.domain.parameters import derive
+from dispatchd.protocol.job import Job, Json
 from support.fixtures import ROOT, Example, examples
 
 JOB = Job(id="j", workflow="w")

@@ -10,10 +10,11 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.domain.job import STEPS_KEPT, Attempt, Job, TrackedJob, cancelled
+from dispatchd.domain.job import STEPS_KEPT, Attempt, TrackedJob, cancelled
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import TRANSITIONS, Event, Phase
 from dispatchd.domain.trace import Span, spans_of, traceparent
+from dispatchd.protocol.job import Job
 from dispatchd.store.codec import encode
 from support.records import NOW
 

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from dispatchd.clock import SteadyClock
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.loops.board import Board
@@ -26,6 +26,7 @@ from dispatchd.loops.disk import Disk
 from dispatchd.loops.prune import PruneLoop
 from dispatchd.loops.tracker import Tracker
 from dispatchd.loops.workspaces import Workspaces
+from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.runs import RunFolder, Runs

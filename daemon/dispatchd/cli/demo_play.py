@@ -17,9 +17,9 @@ from attrs import frozen
 
 from dispatchd.cloud.wire import job_to_wire
 from dispatchd.domain.event import job_from_event
-from dispatchd.domain.job import Job
 from dispatchd.domain.raw_json import loads
 from dispatchd.errors import NotReachable
+from dispatchd.protocol.job import Job
 
 _START_S: Final = 30.0
 """Longest wait until the hub listens (seconds)."""

@@ -13,8 +13,8 @@ from dispatchd.cli.hub_client import config_option
 from dispatchd.cli.hub_github_settings import github_settings
 from dispatchd.cli.options import json_option, print_json
 from dispatchd.domain.finding import Finding, Level
-from dispatchd.domain.job import Json
 from dispatchd.errors import FolderUnusable, UsageError
+from dispatchd.protocol.job import Json
 
 if TYPE_CHECKING:
     from dispatchd.hub.github.registration import Registered

@@ -11,10 +11,10 @@ from dispatchd.cli.hub_client import config_option
 from dispatchd.cli.hub_github_settings import github_settings
 from dispatchd.cli.options import json_option, print_json, read_text
 from dispatchd.cli.terminal import echo
-from dispatchd.domain.job import Json
 from dispatchd.domain.payload import at, text
 from dispatchd.domain.raw_json import loads
 from dispatchd.errors import ContractViolation, UsageError
+from dispatchd.protocol.job import Json
 
 if TYPE_CHECKING:
     from dispatchd.hub.github.explain import Line, Match, Outcome

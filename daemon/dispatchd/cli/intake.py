@@ -8,8 +8,8 @@ import click
 
 from dispatchd.cli.options import config_option, find_daemon, json_option, print_json
 from dispatchd.config import Places
-from dispatchd.domain.job import Json
 from dispatchd.errors import UsageError
+from dispatchd.protocol.job import Json
 
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smhd]?)")

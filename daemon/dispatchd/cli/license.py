@@ -15,8 +15,8 @@ from dispatchd.cli.options import (
 )
 from dispatchd.cli.terminal import echo
 from dispatchd.config import Config
-from dispatchd.domain.job import Json
 from dispatchd.errors import DispatchdError, NotReachable, UsageError
+from dispatchd.protocol.job import Json
 
 
 @click.command("license")

@@ -20,9 +20,9 @@ from dispatchd.cli.options import (
 from dispatchd.cli.terminal import echo
 from dispatchd.cli.views import length
 from dispatchd.config import Places
-from dispatchd.domain.job import Json
 from dispatchd.domain.phase import Phase
 from dispatchd.errors import FolderUnusable, NotReachable
+from dispatchd.protocol.job import Json
 from dispatchd.store.jobs import read_all
 
 _TIMEOUT_S: Final = 5.0

@@ -8,8 +8,8 @@ from dispatchd.cli.completion import job_ids
 from dispatchd.cli.options import config_option, find_daemon, json_option
 from dispatchd.cli.records import find_job
 from dispatchd.cli.terminal import echo
-from dispatchd.domain.job import Json
 from dispatchd.errors import UsageError
+from dispatchd.protocol.job import Json
 
 
 @click.command()

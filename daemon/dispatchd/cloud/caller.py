@@ -17,8 +17,8 @@ from dispatchd.cloud.skew import Reading, Skew
 from dispatchd.cloud.transport import TransportSettings
 from dispatchd.domain.content_coding import coding_problem
 from dispatchd.domain.extensions import CALL_HEADER, is_marked
-from dispatchd.domain.job import Json
 from dispatchd.errors import ProtocolError, Unavailable
+from dispatchd.protocol.job import Json
 
 _HUNG_UP: Final = (Kind.CLOSED, Kind.RESET)
 

@@ -26,11 +26,12 @@ from dispatchd.cloud.wire import read_delivery, report_to_wire
 from dispatchd.contracts import check
 from dispatchd.domain.delivery import Beat, Delivery, NoJob
 from dispatchd.domain.extensions import MARKED, OF_MACHINES, is_marked
-from dispatchd.domain.job import Job, Json, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.report import Report
 from dispatchd.domain.run_event import Progress
 from dispatchd.errors import ContractViolation, ProtocolError, TooLarge
+from dispatchd.protocol.job import Job, Json
 
 _PATH: Final = "/api/v1/github/dispatch"
 

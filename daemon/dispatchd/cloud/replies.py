@@ -19,7 +19,6 @@ from attrs import frozen
 
 from dispatchd.domain.extensions import HEADER, is_marked
 from dispatchd.domain.http_headers import http_date, seconds
-from dispatchd.domain.job import Json
 from dispatchd.errors import (
     Conflict,
     Forbidden,
@@ -33,6 +32,7 @@ from dispatchd.errors import (
     Unauthorized,
     Unavailable,
 )
+from dispatchd.protocol.job import Json
 
 MAX_BYTES: Final = 32 * 1024 * 1024
 """Largest reply that is read (bytes); contracts/README.md, size limits."""

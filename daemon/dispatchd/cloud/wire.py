@@ -8,11 +8,11 @@ from attrs import fields
 from dispatchd.contracts import check
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.delivery import Delivery
-from dispatchd.domain.job import Job, Json
 from dispatchd.domain.raw_json import members
 from dispatchd.domain.report import Report
 from dispatchd.domain.result import Annotation
 from dispatchd.errors import ContractViolation
+from dispatchd.protocol.job import Job, Json
 
 LONGEST_ID: Final = 512
 """Longest job id (characters), as in the dispatch-job schema."""

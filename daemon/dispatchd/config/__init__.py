@@ -32,10 +32,10 @@ from dispatchd.config.workflows import (
 )
 from dispatchd.contracts import violations
 from dispatchd.conversion import strict_converter
-from dispatchd.domain.job import Json
 from dispatchd.domain.payload import text
 from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import ConfigError, Problem
+from dispatchd.protocol.job import Json
 
 
 @frozen(kw_only=True)

@@ -19,8 +19,8 @@ from urllib.parse import parse_qsl, unquote
 
 from attrs import field, frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.errors import DispatchdError
+from dispatchd.protocol.job import Json
 
 SOCKET: Final = "control.sock"
 """Name of the socket in the state folder."""

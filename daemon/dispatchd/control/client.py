@@ -17,8 +17,8 @@ import httpx
 from dispatchd.control.calls import OWNER_HEADER, SOCKET, owner_of, socket_address
 from dispatchd.control.token import TOKEN_HEADER, read
 from dispatchd.domain.content_coding import coding_problem
-from dispatchd.domain.job import Json
 from dispatchd.errors import NotReachable, UsageError
+from dispatchd.protocol.job import Json
 
 _ORIGIN: Final = "http://dispatchd"
 """Origin of requests: HTTP/1.1 requires a host (RFC 9112, section 3.2), which is never resolved."""

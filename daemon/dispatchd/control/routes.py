@@ -16,8 +16,8 @@ from dispatchd.control.calls import (
     target_parts,
 )
 from dispatchd.domain import raw_json
-from dispatchd.domain.job import Json
 from dispatchd.errors import ContractViolation
+from dispatchd.protocol.job import Json
 
 Routes = Mapping[tuple[str, str], Act]
 """Acts by method and path, as in `("POST", "/v1/jobs/{job}/block")`; the first match counts."""

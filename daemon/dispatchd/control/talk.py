@@ -12,7 +12,7 @@ from anyio.abc import SocketStream
 from attrs import define, field
 
 from dispatchd.control.calls import Limits, Lines, Refused, Reply, Text
-from dispatchd.domain.job import Json
+from dispatchd.protocol.job import Json
 
 _PIECE: Final = 4 * 1024
 """Size of one read, and so the size by which a head can exceed its limit (bytes)."""

@@ -7,8 +7,9 @@ whatever has the form of a credential is removed.
 from collections.abc import Callable
 from typing import Final
 
-from dispatchd.domain.job import Attempt, Job, Json
+from dispatchd.domain.job import Attempt
 from dispatchd.domain.payload import at, number, text
+from dispatchd.protocol.job import Job, Json
 
 CONTRACT_VERSION: Final = "1"
 """Version of the headless contract: brief, result and events."""

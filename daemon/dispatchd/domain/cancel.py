@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from dispatchd.domain.job import Job, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.phase import Phase
+from dispatchd.protocol.job import Job
 
 ENDED = frozenset({Phase.FINISHING, Phase.HISTORY})
 

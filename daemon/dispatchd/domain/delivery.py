@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from dispatchd.domain.job import Job
 from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
 from dispatchd.domain.workflow import Workflow
+from dispatchd.protocol.job import Job
 
 
 @frozen(kw_only=True)

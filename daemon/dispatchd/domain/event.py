@@ -1,7 +1,7 @@
 """Fields of a job, read from a GitHub payload."""
 
-from dispatchd.domain.job import Job, Json
 from dispatchd.domain.payload import at, number, text
+from dispatchd.protocol.job import Job, Json
 
 
 def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job:

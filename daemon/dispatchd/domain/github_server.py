@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-from dispatchd.domain.job import Json
 from dispatchd.domain.payload import text
+from dispatchd.protocol.job import Json
 
 PUBLIC: Final = "https://github.com"
 

@@ -10,8 +10,8 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.errors import LicenseInvalid
+from dispatchd.protocol.job import Json
 
 DEFAULT_GRACE_DAYS: Final = 14.0
 """Grace period of a token that doesn't set one (days)."""

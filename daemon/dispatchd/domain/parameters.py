@@ -15,8 +15,8 @@ from attrs import frozen
 
 from dispatchd.domain.github_server import PUBLIC, api_of, chosen, graphql_of
 from dispatchd.domain.go_quote import go_quote
-from dispatchd.domain.job import Job, Json
 from dispatchd.domain.payload import at, text
+from dispatchd.protocol.job import Job, Json
 
 KIB: Final = 1024
 

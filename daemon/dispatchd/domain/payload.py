@@ -1,6 +1,6 @@
 """Look-ups in an untrusted payload: a value of another kind than expected counts as absent."""
 
-from dispatchd.domain.job import Json
+from dispatchd.protocol.job import Json
 
 
 def at(payload: Json, *path: str) -> Json:

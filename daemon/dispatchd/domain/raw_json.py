@@ -12,8 +12,8 @@ from typing import Final, NoReturn
 
 from attrs import frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.errors import ContractViolation
+from dispatchd.protocol.job import Json
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 

@@ -10,9 +10,9 @@ from attrs import Factory, frozen
 from dispatchd.domain.exit_table import DEFAULT_START_RETRIES, Contract
 from dispatchd.domain.github_server import PUBLIC
 from dispatchd.domain.isolation import Home, Isolation, Network, PullPolicy
-from dispatchd.domain.job import Job
 from dispatchd.domain.resources import Resources
 from dispatchd.domain.secret import SecretSource
+from dispatchd.protocol.job import Job
 
 DEFAULT_KILL_GRACE_S: Final = 10.0
 """Default time between SIGTERM and SIGKILL (seconds)."""

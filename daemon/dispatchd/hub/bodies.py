@@ -19,11 +19,11 @@ from starlette.requests import Request
 from typing_extensions import override
 
 from dispatchd.contracts import check, schema
-from dispatchd.domain.job import Json
 from dispatchd.domain.raw_json import Member, leading_members, members
 from dispatchd.errors import ContractViolation
 from dispatchd.hub.domain.shortened import Shortener
 from dispatchd.hub.rules import Refused
+from dispatchd.protocol.job import Json
 
 T = TypeVar("T")
 

@@ -12,7 +12,6 @@ from attrs import define, field
 from starlette.requests import Request
 
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import Json
 from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.refusals import Refusals
 from dispatchd.hub.auth.scopes import ADMIN, allows
@@ -35,6 +34,7 @@ from dispatchd.hub.settings import Settings
 from dispatchd.hub.storage.shared_clock import SharedClock, since_boot
 from dispatchd.hub.token_store import TokenStore
 from dispatchd.hub.waiting import Bell, Polls, Watchers
+from dispatchd.protocol.job import Json
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 T = TypeVar("T")

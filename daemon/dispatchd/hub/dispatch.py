@@ -23,7 +23,6 @@ from dispatchd.domain.extensions import (
     RELEASE,
     TOKEN,
 )
-from dispatchd.domain.job import Json
 from dispatchd.hub import rules
 from dispatchd.hub.bodies import FINISH, Limits, read_proven, seconds
 from dispatchd.hub.credentials import hashed
@@ -33,6 +32,7 @@ from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
 from dispatchd.hub.model import ENDED, Claimed, HubJob, Locked, Machine, StorageBusy
 from dispatchd.hub.rules import Claim, Refused
 from dispatchd.hub.waiting import Poll
+from dispatchd.protocol.job import Json
 
 _PATH: Final = "/api/v1/github/dispatch"
 _LONGEST_HOLD_S: Final = 300.0

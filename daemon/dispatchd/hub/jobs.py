@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatchd.domain.job import Json
 from dispatchd.hub import rules
 from dispatchd.hub.auth.scopes import ADMIN, READ, SUBMIT, allows
 from dispatchd.hub.bodies import LARGEST_JOB_BODY, TEXTS, read_members, seconds
@@ -22,6 +21,7 @@ from dispatchd.hub.model import ENDED, HubJob, State, Submission
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.submitted import is_cancel
 from dispatchd.hub.views import attempt_document, job_document, texts_document
+from dispatchd.protocol.job import Json
 
 _LONGEST_WATCH_S: Final = 300.0
 _LONGEST_LIST: Final = 1000

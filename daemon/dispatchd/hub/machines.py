@@ -9,7 +9,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatchd.domain.job import Json
 from dispatchd.hub.auth.scopes import ADMIN, READ
 from dispatchd.hub.bodies import read_body
 from dispatchd.hub.credentials import hashed, new_secret
@@ -19,6 +18,7 @@ from dispatchd.hub.model import Machine
 from dispatchd.hub.rules import Refused
 from dispatchd.hub.signing import fingerprint, public_key
 from dispatchd.hub.views import machine_document
+from dispatchd.protocol.job import Json
 
 _KEY_LIFE_S: Final = 7 * 24 * 3600
 """Lifetime of an enrolment key (seconds)."""

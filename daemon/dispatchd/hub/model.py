@@ -6,7 +6,7 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.domain.job import Json
+from dispatchd.protocol.job import Json
 
 
 class State(StrEnum):

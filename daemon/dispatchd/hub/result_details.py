@@ -11,9 +11,9 @@ from typing import Final
 
 from attrs import asdict, field, frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.domain.report import shortened
 from dispatchd.domain.result import Annotation
+from dispatchd.protocol.job import Json
 from dispatchd.redaction.truncate import MOST_BYTES, clip_markdown, size
 
 NAMES: Final = ("result_step_summary", "result_outputs", "result_annotations")

@@ -5,11 +5,11 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from dispatchd.domain.job import CANCEL, Json
 from dispatchd.domain.outcome import FailureCause
 from dispatchd.hub.domain.transitions import Event
 from dispatchd.hub.model import HubJob, Submission
 from dispatchd.hub.rules import cancel, ended_here
+from dispatchd.protocol.job import CANCEL, Json
 
 _SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
 """Events of a newer commit; a comment or a label on the same pull request supersedes nothing."""

@@ -7,7 +7,6 @@ from typing import Final
 
 from attrs import asdict
 
-from dispatchd.domain.job import Json
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.model import (
     ENDED,
@@ -20,6 +19,7 @@ from dispatchd.hub.model import (
 )
 from dispatchd.hub.queue.pause import Pause
 from dispatchd.hub.result_details import NAMES
+from dispatchd.protocol.job import Json
 
 AWAY_S: Final = 600.0
 """Silence after which a machine counts as away (seconds): a poll is held for 300."""

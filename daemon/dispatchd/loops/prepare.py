@@ -9,7 +9,7 @@ from dispatchd.domain.brief import brief
 from dispatchd.domain.exit_table import Contract
 from dispatchd.domain.github_server import chosen
 from dispatchd.domain.isolation import Home, Isolation
-from dispatchd.domain.job import Attempt, Job, Json, TrackedJob
+from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.launch import Checkout, Launch
 from dispatchd.domain.parameters import (
     ADDRESSES,
@@ -25,6 +25,7 @@ from dispatchd.errors import (
     StoreUnavailable,
     WorkspaceFailed,
 )
+from dispatchd.protocol.job import Job, Json
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store.runs import Runs
 

@@ -14,13 +14,14 @@ import structlog
 from anyio import to_thread
 from attrs import define, evolve, field, frozen
 
-from dispatchd.domain.job import Job, TrackedJob, cancelled
+from dispatchd.domain.job import TrackedJob, cancelled
 from dispatchd.domain.outcome import FailureCause, Verdict
 from dispatchd.domain.phase import Event, Phase
 from dispatchd.errors import NotPossible, RecordUnreadable
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.log_context import job_context
 from dispatchd.loops.ports import Clock
+from dispatchd.protocol.job import Job
 from dispatchd.store.jobs import JobStore
 
 _PARKABLE: Final = (

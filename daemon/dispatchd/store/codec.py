@@ -9,8 +9,9 @@ from typing import Final
 from cattrs.errors import ForbiddenExtraKeysError
 
 from dispatchd.conversion import strict_converter
-from dispatchd.domain.job import Json, TrackedJob
+from dispatchd.domain.job import TrackedJob
 from dispatchd.errors import RecordTooNew, RecordUnreadable
+from dispatchd.protocol.job import Json
 
 SCHEMA_VERSION: Final = 5
 """Version that this release writes. It reads this version and every older one."""

@@ -8,8 +8,8 @@ from dispatchd import __version__
 from dispatchd.cloud.caller import Caller
 from dispatchd.cloud.replies import Proof, json_object
 from dispatchd.contracts import check
-from dispatchd.domain.job import Json
 from dispatchd.errors import ContractViolation, ProtocolError
+from dispatchd.protocol.job import Json
 
 _PATH: Final = "/api/v1/licenses"
 

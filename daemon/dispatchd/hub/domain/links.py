@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-from dispatchd.domain.job import Job, Json
+from dispatchd.protocol.job import Job, Json
 
 _API: Final = "https://api.github.com"
 _WEB: Final = "https://github.com"

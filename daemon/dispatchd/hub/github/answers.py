@@ -22,8 +22,8 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.domain.http_headers import http_date, seconds
-from dispatchd.domain.job import Json
 from dispatchd.errors import RemoteError
+from dispatchd.protocol.job import Json
 
 MAX_BYTES: Final = 32 * 1024 * 1024
 """Largest answer that is read (bytes): a delivery carries up to 25 MB (GitHub docs, "Webhook events and payloads")."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from dispatchd.domain.finding import Finding, Level
-from dispatchd.domain.job import Json
 from dispatchd.domain.payload import text
 from dispatchd.hub.github.client import Document
 from dispatchd.hub.github.manifest import WEBHOOK_PATH, expected_url, website
@@ -26,6 +25,7 @@ from dispatchd.hub.github.settings import (
     Rule,
     Subject,
 )
+from dispatchd.protocol.job import Json
 
 _CLOCK_S: Final = 30.0
 """Largest difference of the clocks without a warning (seconds). A JWT is valid from 60 s before it was made (keys.py)."""

@@ -10,10 +10,10 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.domain.http_headers import query_of
-from dispatchd.domain.job import Json
 from dispatchd.hub.github.answers import Reply, Unclear, next_page
 from dispatchd.hub.github.credentials import Credentials
 from dispatchd.hub.github.transport import LONG_S, Call, in_path, repository_path
+from dispatchd.protocol.job import Json
 
 Document = dict[str, Json]
 

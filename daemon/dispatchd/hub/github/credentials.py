@@ -12,7 +12,6 @@ from typing import Final, Self
 import anyio
 from attrs import define, field
 
-from dispatchd.domain.job import Json
 from dispatchd.errors import ConfigError
 from dispatchd.hub.github.answers import (
     GithubError,
@@ -25,6 +24,7 @@ from dispatchd.hub.github.keys import OURS, AppKey, Token, TokenFile
 from dispatchd.hub.github.needs import WRITE
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import Call, Transport
+from dispatchd.protocol.job import Json
 
 _EARLY_S: Final = 5 * 60.0
 """Remaining lifetime at which an installation's token is replaced (seconds)."""

@@ -5,11 +5,11 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.domain.payload import text
 from dispatchd.hub.github.event import GithubEvent, read_event
 from dispatchd.hub.github.matching import is_untrusted, mismatch_of_code
 from dispatchd.hub.github.settings import Permission, Rule
+from dispatchd.protocol.job import Json
 
 _LADDER: Final = tuple(Permission)
 

@@ -7,8 +7,8 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.domain.event import job_from_event
-from dispatchd.domain.job import Json
 from dispatchd.domain.payload import at, number, text
+from dispatchd.protocol.job import Json
 
 LONGEST_TEXT: Final = 512
 """Longest name, ref or label that is stored (characters); longer ones are cut."""

@@ -6,7 +6,6 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.hub.github.comment import Command, Verb, commands
 from dispatchd.hub.github.decide import Free, decide, denied, may, needed_for
 from dispatchd.hub.github.event import COMMENT_EVENTS, GithubEvent
@@ -22,6 +21,7 @@ from dispatchd.hub.github.routing import (
     refusal_of_comment,
 )
 from dispatchd.hub.github.settings import GithubSettings, Rule, Subject
+from dispatchd.protocol.job import Json
 
 _LIKE_A_COMMAND: Final = re.compile(r"(?<![\w/])/(?:run|cancel)\b", re.IGNORECASE)
 

@@ -10,7 +10,6 @@ from functools import partial
 import structlog
 from attrs import field, frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.answers import GithubError, Limited, NoCredential, NotThere
 from dispatchd.hub.github.client import Client
@@ -21,6 +20,7 @@ from dispatchd.hub.github.routing import route
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.walk import Walk, Wanted
 from dispatchd.hub.model import Delivery, QueueFull, StorageBusy
+from dispatchd.protocol.job import Json
 
 
 @frozen(kw_only=True)

@@ -10,7 +10,6 @@ from typing import Final
 from attrs import evolve, frozen
 from sqlalchemy import Connection
 
-from dispatchd.domain.job import CANCEL, Json
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
 from dispatchd.hub.admission import Admission
@@ -32,6 +31,7 @@ from dispatchd.hub.model import (
     HubJob,
     Submission,
 )
+from dispatchd.protocol.job import CANCEL, Json
 
 COMMIT_LENGTHS: Final = (40, 64)
 """Lengths of a commit's full id (hex digits; SHA-1, SHA-256)."""

@@ -1,9 +1,9 @@
 """Fields of the job that an event asks for. Pure, for the inbox and for `dispatchd hub route`."""
 
-from dispatchd.domain.job import CANCEL, Json
 from dispatchd.hub.github.event import GithubEvent
 from dispatchd.hub.github.matching import is_untrusted
 from dispatchd.hub.github.routing import Cancel, Run
+from dispatchd.protocol.job import CANCEL, Json
 
 
 def job_fields(

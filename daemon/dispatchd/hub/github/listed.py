@@ -11,13 +11,13 @@ from http import HTTPStatus
 
 from attrs import frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.domain.payload import at, number, text
 from dispatchd.domain.raw_json import loads
 from dispatchd.errors import ContractViolation
 from dispatchd.hub.github.event import clean, read_event
 from dispatchd.hub.github.inbox import Arrival
 from dispatchd.hub.github.webhook import kept_headers
+from dispatchd.protocol.job import Json
 
 
 @frozen(kw_only=True)

@@ -7,11 +7,11 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-from dispatchd.domain.job import Json
 from dispatchd.errors import UsageError
 from dispatchd.hub.github.needs import events, permissions
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import in_path
+from dispatchd.protocol.job import Json
 
 WEBHOOK_PATH: Final = "/webhooks/github"
 

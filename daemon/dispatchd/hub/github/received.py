@@ -5,7 +5,6 @@ from typing import Final
 from attrs import evolve, frozen
 from sqlalchemy import Connection, false, select
 
-from dispatchd.domain.job import Json
 from dispatchd.domain.outcome import FailureCause
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
@@ -17,6 +16,7 @@ from dispatchd.hub.github.inbox import check_for
 from dispatchd.hub.job_rows import COLUMNS, insert_check, read_job, write_job
 from dispatchd.hub.model import HELD, WAITING, HubJob, State
 from dispatchd.hub.schema import JOBS
+from dispatchd.protocol.job import Json
 
 _JOB: Final = JOBS.c
 

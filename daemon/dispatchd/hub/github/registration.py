@@ -10,10 +10,10 @@ from typing import Final, Self
 
 from attrs import define, field, frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.errors import FolderUnusable, NotReachable, UsageError
 from dispatchd.hub.github.answers import GithubError, NotThere
 from dispatchd.hub.github.transport import Call, Transport, in_path
+from dispatchd.protocol.job import Json
 
 KEY_FILE: Final = "github-app.pem"
 SECRET_FILE: Final = "github-webhook-secret"  # noqa: S105  # a name

@@ -10,7 +10,6 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.domain.job import Json
 from dispatchd.domain.result import Annotation
 from dispatchd.hub.github import wording
 from dispatchd.hub.github.conclusions import Standing, standing
@@ -19,6 +18,7 @@ from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import in_path
 from dispatchd.hub.model import ENDED, Check, HubJob
 from dispatchd.hub.result_details import read_details
+from dispatchd.protocol.job import Json
 from dispatchd.redaction.redactor import Redactor
 from dispatchd.redaction.truncate import clip_line
 

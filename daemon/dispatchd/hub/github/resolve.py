@@ -14,7 +14,6 @@ from anyio.abc import TaskGroup
 from attrs import define, evolve, field
 
 from dispatchd.domain.backoff import next_try_s
-from dispatchd.domain.job import Json
 from dispatchd.domain.raw_json import loads
 from dispatchd.errors import ContractViolation
 from dispatchd.hub.desk import Desk
@@ -35,6 +34,7 @@ from dispatchd.hub.github.received import Received
 from dispatchd.hub.github.reply import Replies
 from dispatchd.hub.github.settings import GithubSettings, Permission, Rule
 from dispatchd.hub.model import HubJob, StorageBusy
+from dispatchd.protocol.job import Json
 
 _LOOP: Final = "github questions"
 

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatchd.domain.job import Json
 from dispatchd.hub import rules
 from dispatchd.hub.bodies import read_body
 from dispatchd.hub.credentials import hashed
@@ -24,6 +23,7 @@ from dispatchd.hub.github.credentials import Credentials
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.model import HubJob, State
 from dispatchd.hub.rules import Claim, Refused
+from dispatchd.protocol.job import Json
 
 _LEVELS: Final = ("read", "write")
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from attrs import evolve, field, frozen
 
-from dispatchd.domain.job import CANCEL
+from dispatchd.protocol.job import CANCEL
 
 
 class Ingest(StrEnum):

@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatchd.domain.job import Json
 from dispatchd.hub.auth.scopes import READ
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.progress import Progress, mark_of
 from dispatchd.hub.mark_store import MarkStore
 from dispatchd.hub.model import State
+from dispatchd.protocol.job import Json
 
 
 @frozen

@@ -13,7 +13,6 @@ from typing import Final
 from anyio import to_thread
 from attrs import define, evolve, field
 
-from dispatchd.domain.job import Json
 from dispatchd.hub.github.answers import (
     GithubError,
     Invalid,
@@ -36,6 +35,7 @@ from dispatchd.hub.github.report import (
 )
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.model import ENDED, Check, HubJob, State
+from dispatchd.protocol.job import Json
 from dispatchd.redaction.redactor import Redactor
 
 SECOND_LOOK_S: Final = 3.0

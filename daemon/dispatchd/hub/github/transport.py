@@ -17,7 +17,6 @@ from attrs import define, evolve, field, frozen
 from dispatchd import __version__
 from dispatchd.domain.content_coding import ASKED_FOR, coding_problem
 from dispatchd.domain.http_headers import no_cookies
-from dispatchd.domain.job import Json
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.hub.github.answers import (
     MAX_BYTES,
@@ -31,6 +30,7 @@ from dispatchd.hub.github.answers import (
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.process.proxies import environment_proxy, httpx_proxy
 from dispatchd.process.trust import client_context
+from dispatchd.protocol.job import Json
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 DEADLINE_S: Final = 10.0
