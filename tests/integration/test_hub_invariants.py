@@ -8,6 +8,7 @@ import pytest
 from attrs import define
 from sqlalchemy import text
 
+from dispatchd.hub.admission import Admission
 from dispatchd.hub.backup import backup
 from dispatchd.hub.database import Database
 from dispatchd.hub.job_store import JobStore
@@ -63,7 +64,7 @@ def stage(database: Database) -> Stage:
             check=Check(repository="o/r", sha="a", name="ci"),
         )
         delivery = Delivery(id=f"d-{job_id}", job_ids=(job_id,))
-        store.submit(submission, now=NOW, most=10, delivery=delivery)
+        Admission(database).submit(submission, now=NOW, most=10, delivery=delivery)
     keep_history(database)
     assert store.claim("m", "t", None, now=NOW, lease_s=60) is not None
     clock = Clock()

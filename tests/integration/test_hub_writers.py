@@ -54,8 +54,9 @@ def submit(
         headers="null",
         **more,
     )
-    store = JobStore(database)
-    return store.submit(submission, now=NOW, most=10_000, delivery=delivery)
+    return Admission(database).submit(
+        submission, now=NOW, most=10_000, delivery=delivery
+    )
 
 
 def test_of_two_commits_that_come_at_once_the_older_is_superseded(

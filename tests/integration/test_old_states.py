@@ -20,7 +20,7 @@ from dispatchd.hub.machine_store import MachineStore
 from dispatchd.hub.machines import invited
 from dispatchd.hub.model import ENDED, HubJob, State
 from dispatchd.hub.schema import METADATA
-from dispatchd.hub.sessions import KEY as SESSION_KEY
+from dispatchd.hub.schema import PAGE_KEY as SESSION_KEY
 from dispatchd.hub.setup import init
 from dispatchd.store.codec import SCHEMA_VERSION, to_document
 from dispatchd.store.jobs import JobStore

@@ -11,6 +11,7 @@ from bench.postgres import Postgres
 from sqlalchemy import func, insert, select
 
 from dispatchd.hub import rules
+from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
 from dispatchd.hub.domain.binding import Binding
@@ -100,7 +101,7 @@ class Store:
             document={"dag_name": "ci"} if document is None else document,
             **{"payload": "null", "headers": "null", **more},
         )
-        return self.jobs.submit(
+        return Admission(self.database).submit(
             submission, now=now, most=most, delivery=delivery, again_of=again_of
         )
 

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 from typing_extensions import override
 
 from dispatchd.hub import rules
+from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import Database
 from dispatchd.hub.job_reader import Filter, JobReader
 from dispatchd.hub.job_store import JobStore
@@ -92,6 +93,7 @@ class Hub(RuleBasedStateMachine):
     def open(self) -> None:
         self.database = Database.open(f"sqlite:///{self.folder}/hub.db")
         self.store, self.reader = JobStore(self.database), JobReader(self.database)
+        self.admission = Admission(self.database)
 
     @override
     def teardown(self) -> None:
@@ -113,8 +115,8 @@ class Hub(RuleBasedStateMachine):
             headers="{}",
             priority=priority,
         )
-        assert self.store.submit(submission, now=self.now, most=1000) is not None
-        assert self.store.submit(submission, now=self.now, most=1000) is None
+        assert self.admission.submit(submission, now=self.now, most=1000) is not None
+        assert self.admission.submit(submission, now=self.now, most=1000) is None
         self.jobs[job_id] = Expected()
         self.has_changed = True
 

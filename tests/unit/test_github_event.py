@@ -6,8 +6,9 @@ import pytest
 from attrs import evolve
 
 from dispatchd.domain.event import job_from_event
+from dispatchd.hub.domain.event_kinds import must_be_asked_about
 from dispatchd.hub.github.decide import Free, decide
-from dispatchd.hub.github.event import must_be_asked_about, read_event
+from dispatchd.hub.github.event import read_event
 from dispatchd.hub.github.job_fields import job_fields
 from dispatchd.hub.github.routing import Plan, Run, route
 from dispatchd.hub.github.settings import Forks, GithubSettings, Rule

@@ -1,12 +1,13 @@
-"""Admission of a job: it is inserted within the transaction of the caller."""
+"""Admission of a job: it is inserted within a transaction, its own or that of the caller."""
 
 from typing import Final
 
 from attrs import evolve, frozen
-from sqlalchemy import BigInteger, ColumnElement, Connection, and_, cast, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
 from dispatchd.hub import job_queries as queries
-from dispatchd.hub.database import Database, lock, upsert
+from dispatchd.hub.database import Database, lock
+from dispatchd.hub.delivery_store import add_again, add_delivery
 from dispatchd.hub.job_rows import (
     COLUMNS,
     insert_check,
@@ -18,12 +19,14 @@ from dispatchd.hub.job_rows import (
 from dispatchd.hub.model import (
     HELD,
     WAITING,
+    Delivery,
     HubJob,
     QueueFull,
     State,
     Submission,
 )
-from dispatchd.hub.schema import JOBS, MARKS, TURN
+from dispatchd.hub.schema import JOBS
+from dispatchd.hub.storage.turns import next_turn
 from dispatchd.hub.submitted import (
     Submitted,
     after_submit,
@@ -39,9 +42,43 @@ ANY_SIZE: Final = 2**63 - 1
 
 @frozen
 class Admission:
-    """Adds jobs. Each call is part of the transaction of the connection that it gets."""
+    """Adds jobs to the queue of a database."""
 
     _database: Database
+
+    def submit(
+        self,
+        submission: Submission,
+        *,
+        now: float,
+        most: int,
+        most_bytes: int = ANY_SIZE,
+        delivery: Delivery | None = None,
+        again_of: HubJob | None = None,
+    ) -> HubJob | None:
+        """Store a new job durably and return it; return None, and change nothing, if its id is taken.
+
+        Args:
+            submission: The job.
+            now: The time (seconds since the epoch).
+            most: Most jobs that may wait (count).
+            most_bytes: Largest size of the waiting jobs together (bytes).
+            delivery: The delivery of the job, stored with it.
+            again_of: The job that it runs again; it is added to that job's delivery.
+
+        Fails with QueueFull if the queue is full.
+        """
+
+        def work(db: Connection) -> HubJob | None:
+            job = self.admit(db, submission, now=now, most=most, most_bytes=most_bytes)
+            if job is not None and delivery is not None:
+                add_delivery(db, delivery)
+            if job is not None and again_of is not None:
+                delivery_id = str(again_of.document.get("delivery_id") or "")
+                add_again(db, delivery_id, again_of.id, job.id)
+            return job
+
+        return self._database.write(work)
 
     def admit(
         self,
@@ -52,7 +89,7 @@ class Admission:
         most: int,
         most_bytes: int = ANY_SIZE,
     ) -> HubJob | None:
-        """Insert a new job and return it; return None, and change nothing, if its id is taken.
+        """Insert a new job within a transaction and return it; return None, and change nothing, if its id is taken.
 
         Other jobs that it means are cancelled or superseded at the same time, but not by a job that is only received.
         Fails with QueueFull if the queue is full.
@@ -87,7 +124,7 @@ class Admission:
         if not submission.received:
             others = self._others(db, submission, job)
             changed = after_submit(job, submission, others, now=now)
-            job = evolve(changed.job, turn=self.turn(db, job))
+            job = evolve(changed.job, turn=next_turn(db, job))
         if not self._insert(db, job):
             return None
         texts = {"payload": submission.payload, "headers": submission.headers}
@@ -99,21 +136,6 @@ class Admission:
             write_job(db, before[after.id], after)
         tell_others(db, job)
         return job
-
-    def turn(self, db: Connection, job: HubJob) -> int:
-        """Return a new job's turn: after those of its own repository, and not before the current turn.
-
-        So a repository with many waiting jobs gets one of them claimed for each one of the other repositories
-        (start-time fair queueing, with the same cost for every job). The current turn is that of the newest claim,
-        stored by itself (`pass_turn`): a job that nobody claims doesn't stop it, and it never goes back.
-        """
-        like = {"of_priority": job.priority, "of_repository": job.repository}
-        mark = {"turn_mark": f"{TURN}{job.priority}"}
-        current, first, last = db.execute(queries.TURNS, {**like, **mark}).one()
-        # Before the first claim the current turn is that of the first job in the queue.
-        now = (first or 0) if current is None else int(current)
-        has_had = db.execute(queries.HAS_HAD_TURN, {**like, "of_turn": now}).first()
-        return max(now + (has_had is not None), -1 if last is None else last + 1)
 
     def _others(
         self, db: Connection, submission: Submission, job: HubJob
@@ -160,21 +182,6 @@ def _require_room(db: Connection, job: HubJob, *, most: int, most_bytes: int) ->
     if count and size + job.size > most_bytes:
         message = f"as much waits as may (queue.most_mib = {most_bytes >> 20})"
         raise QueueFull(message)
-
-
-def pass_turn(db: Connection, job: HubJob) -> None:
-    """Store the turn of a claimed job as the current one; an earlier turn changes nothing, and neither does a cancel job."""
-    if job.urgent:
-        return
-    insert = upsert(db, MARKS).values(name=f"{TURN}{job.priority}", value=str(job.turn))
-    later = cast(MARKS.c.value, BigInteger) < job.turn
-    db.execute(
-        insert.on_conflict_do_update(
-            index_elements=[MARKS.c.name],
-            set_={"value": insert.excluded.value},
-            where=later,
-        )
-    )
 
 
 def _may_mean(job: HubJob) -> ColumnElement[bool]:

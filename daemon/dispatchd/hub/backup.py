@@ -11,8 +11,7 @@ from sqlalchemy import Connection, func, insert, select, text
 
 from dispatchd.errors import UsageError
 from dispatchd.hub.database import Database, is_postgresql
-from dispatchd.hub.schema import JOBS, LICENSES, MACHINES, METADATA, SECRETS
-from dispatchd.hub.sessions import KEY
+from dispatchd.hub.schema import JOBS, LICENSES, MACHINES, METADATA, PAGE_KEY, SECRETS
 
 _ROWS: Final = 500
 """Rows that are copied at a time (count)."""
@@ -93,7 +92,7 @@ def _copy(source: Connection, target: Connection) -> int:
         query = select(table)
         if table is SECRETS:
             # With this key a holder of the backup could forge an owner's session; a hub without one makes a new one.
-            query = query.where(SECRETS.c.name != KEY)
+            query = query.where(SECRETS.c.name != PAGE_KEY)
         found = source.execute(query.execution_options(yield_per=_ROWS))
         for part in found.mappings().partitions(_ROWS):
             target.execute(insert(table), [dict(row) for row in part])

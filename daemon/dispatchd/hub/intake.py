@@ -7,8 +7,9 @@ from uuid import uuid4
 
 from attrs import evolve, frozen
 
+from dispatchd.hub.admission import Admission
 from dispatchd.hub.desk import Desk
-from dispatchd.hub.github.event import is_by_comment, must_be_asked_about
+from dispatchd.hub.domain.event_kinds import is_by_comment, must_be_asked_about
 from dispatchd.hub.model import Check, Delivery, HubJob, Submission
 from dispatchd.hub.rules import Refused
 
@@ -84,7 +85,7 @@ class Intake:
             )
         queue, now = self.desk.settings.queue, self.desk.now()
         supersedes = submission.supersedes and queue.supersede
-        return self.desk.jobs.submit(
+        return Admission(self.desk.database).submit(
             evolve(submission, supersedes=supersedes),
             now=now,
             most=queue.most,

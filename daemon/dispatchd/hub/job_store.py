@@ -18,22 +18,19 @@ from sqlalchemy import (
 
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
-from dispatchd.hub.admission import ANY_SIZE, Admission, pass_turn
 from dispatchd.hub.database import Database
-from dispatchd.hub.delivery_store import add_again, add_delivery
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.job_rows import COLUMNS, read_job, write_job
 from dispatchd.hub.model import (
     ENDED,
     Claimed,
-    Delivery,
     HubJob,
     Locked,
     State,
-    Submission,
 )
 from dispatchd.hub.schema import ATTEMPTS, CHECKS, JOBS, TEXTS
 from dispatchd.hub.settings import Leases
+from dispatchd.hub.storage.turns import pass_turn
 from dispatchd.hub.submitted import after_targets
 
 _JOB: Final = JOBS.c
@@ -51,46 +48,6 @@ class JobStore:
     """
 
     _database: Database
-
-    @property
-    def _admission(self) -> Admission:
-        return Admission(self._database)
-
-    def submit(
-        self,
-        submission: Submission,
-        *,
-        now: float,
-        most: int,
-        most_bytes: int = ANY_SIZE,
-        delivery: Delivery | None = None,
-        again_of: HubJob | None = None,
-    ) -> HubJob | None:
-        """Store a new job durably and return it; return None, and change nothing, if its id is taken.
-
-        Args:
-            submission: The job.
-            now: The time (seconds since the epoch).
-            most: Most jobs that may wait (count).
-            most_bytes: Largest size of the waiting jobs together (bytes).
-            delivery: The delivery of the job, stored with it.
-            again_of: The job that it runs again; it is added to that job's delivery.
-
-        Fails with QueueFull if the queue is full.
-        """
-
-        def work(db: Connection) -> HubJob | None:
-            job = self._admission.admit(
-                db, submission, now=now, most=most, most_bytes=most_bytes
-            )
-            if job is not None and delivery is not None:
-                add_delivery(db, delivery)
-            if job is not None and again_of is not None:
-                delivery_id = str(again_of.document.get("delivery_id") or "")
-                add_again(db, delivery_id, again_of.id, job.id)
-            return job
-
-        return self._database.write(work)
 
     def claim(
         self,

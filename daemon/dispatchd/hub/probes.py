@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import anyio
@@ -18,7 +18,6 @@ from typing_extensions import override
 
 from dispatchd.hub.auth.scopes import READ
 from dispatchd.hub.desk import Desk
-from dispatchd.hub.github.status import progress_of
 from dispatchd.hub.model import StorageBusy
 from dispatchd.hub.views import machine_state, silent_s
 
@@ -37,6 +36,8 @@ class Probes:
     """Routes for monitoring."""
 
     desk: Desk
+    further: Callable[[], Iterable[Metric]] = tuple
+    """Metrics of extensions. Blocks."""
     answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
     """Answers sent, by call and status (count)."""
     _checked_at: float = field(default=-math.inf, init=False)
@@ -142,7 +143,8 @@ class Probes:
             value=0 if self.desk.pauses.get() is None else 1,
         )
         yield from self._of_machines()
-        yield from self._of_github()
+        yield from self._of_checks()
+        yield from self.further()
         yield from self._of_bugs()
         answers = CounterMetricFamily(
             "dispatchd_hub_answers",
@@ -191,7 +193,7 @@ class Probes:
         yield machines
         yield silent
 
-    def _of_github(self) -> Iterator[Metric]:
+    def _of_checks(self) -> Iterator[Metric]:
         owed, failing = self.desk.checks.owed_count()
         checks = GaugeMetricFamily(
             "dispatchd_hub_checks_owed",
@@ -201,14 +203,6 @@ class Probes:
         checks.add_metric(["no"], owed - failing)
         checks.add_metric(["yes"], failing)
         yield checks
-        progress = progress_of(self.desk)
-        if progress is not None and progress.complete_until:
-            age_s = max(0.0, self.desk.now() - progress.complete_until)
-            yield GaugeMetricFamily(
-                "dispatchd_hub_github_watermark_age_seconds",
-                "For how long GitHub's deliveries have not all been looked through.",
-                value=age_s,
-            )
 
 
 class _Collected(Collector):

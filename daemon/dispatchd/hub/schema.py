@@ -226,3 +226,6 @@ SECRETS: Final = Table(
     Column("name", Words, primary_key=True),
     _text("value"),
 )
+
+PAGE_KEY: Final = "page-session-key"
+"""Name of the secret that signs the sessions of the web page."""

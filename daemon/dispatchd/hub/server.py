@@ -71,7 +71,8 @@ _KEEP_ALIVE_S: Final = 75
 
 def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
     """Return the hub's application, with additional routes."""
-    intake, probes = Intake(desk), Probes(desk)
+    github = GithubStatus(desk)
+    intake, probes = Intake(desk), Probes(desk, github.metrics)
     app = Starlette(
         routes=[
             *Dispatch(desk).routes(),
@@ -81,7 +82,7 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
             *Admin(desk, intake).routes(),
             *probes.routes(),
             *Page(desk, intake).routes(),
-            *GithubStatus(desk).routes(),
+            *github.routes(),
             *more,
         ],
         exception_handlers={

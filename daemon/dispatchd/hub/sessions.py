@@ -16,14 +16,11 @@ from attrs import frozen
 
 from dispatchd.hub.mark_store import MarkStore
 from dispatchd.hub.model import Token
+from dispatchd.hub.schema import PAGE_KEY
 from dispatchd.hub.token_store import TokenStore
 
 LIFE_S: Final = 12 * 3600
 """Lifetime of a session (seconds)."""
-
-KEY: Final = "page-session-key"
-"""Name of the secret that signs sessions."""
-
 
 _ENDED: Final = "session ended "
 """Prefix of the mark of a session that was logged out; its hash follows."""
@@ -42,7 +39,7 @@ class Sessions:
     @classmethod
     def open(cls, tokens: TokenStore, marks: MarkStore) -> Self:
         """Return the sessions of a database; make the key that signs them if there is none yet."""
-        tokens.secret(KEY, _new_key)
+        tokens.secret(PAGE_KEY, _new_key)
         return cls(tokens, marks)
 
     def begin(self, token: Token, *, now: float) -> str:
@@ -70,7 +67,7 @@ class Sessions:
 
     def rotate_key(self) -> None:
         """Replace the key that signs sessions, which ends all of them."""
-        self._tokens.replace_secret(KEY, _new_key())
+        self._tokens.replace_secret(PAGE_KEY, _new_key())
 
     def form_token(self, value: str) -> str:
         """Return the token that a form needs as proof that it comes from a page of this session."""
@@ -90,7 +87,7 @@ class Sessions:
 
     def _signature(self, purpose: str, text: str) -> str:
         # Read each time, so that a rotated key is used at once in each hub process.
-        key = self._tokens.secret(KEY, _new_key).encode()
+        key = self._tokens.secret(PAGE_KEY, _new_key).encode()
         said = f"{purpose}\n{text}".encode(errors="replace")
         return hmac.new(key, said, sha256).hexdigest()
 

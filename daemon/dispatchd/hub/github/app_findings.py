@@ -6,11 +6,11 @@ from typing import Final
 from dispatchd.domain.finding import Finding, Level
 from dispatchd.domain.payload import text
 from dispatchd.hub.github.client import Document
+from dispatchd.hub.github.credentials import WRITE
 from dispatchd.hub.github.manifest import WEBHOOK_PATH, expected_url, website
 from dispatchd.hub.github.needs import (
     CHECKS,
     KNOWN_EVENTS,
-    WRITE,
     Need,
     covers,
     events,

@@ -21,10 +21,12 @@ from dispatchd.hub.github.answers import (
     Unclear,
 )
 from dispatchd.hub.github.keys import OURS, AppKey, Token, TokenFile
-from dispatchd.hub.github.needs import WRITE
 from dispatchd.hub.github.settings import GithubSettings
 from dispatchd.hub.github.transport import Call, Transport
 from dispatchd.protocol.job import Json
+
+WRITE: Final = "write"
+"""Access with which something can be changed (GitHub's schema `app-permissions`)."""
 
 _EARLY_S: Final = 5 * 60.0
 """Remaining lifetime at which an installation's token is replaced (seconds)."""

@@ -1,6 +1,5 @@
 """Fields of a GitHub event, read from an untrusted payload: a value of an unexpected type counts as absent."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
@@ -8,6 +7,7 @@ from attrs import frozen
 
 from dispatchd.domain.event import job_from_event
 from dispatchd.domain.payload import at, number, text
+from dispatchd.hub.domain.event_kinds import NAMES_A_REF, PUSH
 from dispatchd.protocol.job import Json
 
 LONGEST_TEXT: Final = 512
@@ -24,21 +24,6 @@ _PULL: Final = "refs/pull/"
 
 _DEPENDABOT: Final = ("dependabot[bot]", "dependabot-preview[bot]")
 """Logins of GitHub's own bot for updates; others can't have them (GitHub's logins have no brackets)."""
-
-_PUSH: Final = "push"
-
-COMMENT_EVENTS: Final = (
-    "issue_comment",
-    "pull_request_review",
-    "pull_request_review_comment",
-)
-"""Events that can contain commands."""
-
-
-NAMES_A_REF: Final = (
-    *("release", "create", "repository_dispatch", "workflow_dispatch"),
-)
-"""Events that name a ref; the hub looks up its commit."""
 
 
 @frozen(kw_only=True)
@@ -129,20 +114,9 @@ def read_event(name: str, payload: Json) -> GithubEvent:
     )
 
 
-def must_be_asked_about(document: Mapping[str, Json]) -> bool:
-    """Return whether GitHub has to be asked about an event's job: the event lacks the actor's permission, or the commit."""
-    name, sha = document.get("event_name"), document.get("sha")
-    return is_by_comment(document) or name in NAMES_A_REF or (name == _PUSH and not sha)
-
-
 def asks_for_commit(event: GithubEvent) -> bool:
     """Return whether the commit of an event's ref has to be read from GitHub."""
-    return not event.sha and bool(event.ref) and event.name in (*NAMES_A_REF, _PUSH)
-
-
-def is_by_comment(document: Mapping[str, Json]) -> bool:
-    """Return whether an event's job was started by a comment or a review."""
-    return document.get("event_name") in COMMENT_EVENTS
+    return not event.sha and bool(event.ref) and event.name in (*NAMES_A_REF, PUSH)
 
 
 def clean(value: str) -> str:
@@ -175,14 +149,14 @@ def _full_ref(payload: Json, ref: str) -> str:
 
 def _is_of_tag_object(name: str, ref: str, sha: str, payload: Json) -> bool:
     """Return whether the push of a tag may name only the tag object, and not the commit."""
-    of_tag = name == _PUSH and ref.startswith(_TAG)
+    of_tag = name == PUSH and ref.startswith(_TAG)
     return of_tag and sha != text(payload, "head_commit", "id")
 
 
 def _has_no_commit(name: str, payload: Json) -> bool:
     """Return whether a push leaves its ref without a commit: `after` is all zeros."""
     after = text(payload, "after")
-    return name == _PUSH and bool(after) and not after.strip("0")
+    return name == PUSH and bool(after) and not after.strip("0")
 
 
 def _by_dependabot(payload: Json) -> bool:

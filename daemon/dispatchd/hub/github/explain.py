@@ -6,9 +6,10 @@ from typing import Final
 
 from attrs import frozen
 
+from dispatchd.hub.domain.event_kinds import COMMENT_EVENTS
 from dispatchd.hub.github.comment import Command, Verb, commands
 from dispatchd.hub.github.decide import Free, decide, denied, may, needed_for
-from dispatchd.hub.github.event import COMMENT_EVENTS, GithubEvent
+from dispatchd.hub.github.event import GithubEvent
 from dispatchd.hub.github.job_fields import job_fields
 from dispatchd.hub.github.matching import mismatch
 from dispatchd.hub.github.routing import (

@@ -16,9 +16,10 @@ from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import lock
 from dispatchd.hub.delivery_store import insert_delivery, keep_delivery
 from dispatchd.hub.desk import Desk
+from dispatchd.hub.domain.event_kinds import is_by_comment
 from dispatchd.hub.github.bodies_seen import first_delivery, note_body
 from dispatchd.hub.github.check_store import Owed, check_of, checks_of
-from dispatchd.hub.github.event import GithubEvent, is_by_comment
+from dispatchd.hub.github.event import GithubEvent
 from dispatchd.hub.github.job_fields import job_fields
 from dispatchd.hub.github.job_id import JobIds
 from dispatchd.hub.github.routing import Button, Cancel, Plan, Run, Step, SuiteAgain

@@ -10,11 +10,11 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.hub.github.event import COMMENT_EVENTS, NAMES_A_REF
+from dispatchd.hub.domain.event_kinds import COMMENT_EVENTS, NAMES_A_REF
+from dispatchd.hub.github.credentials import WRITE
 from dispatchd.hub.github.settings import PULL_REQUEST, GithubSettings, Rule, Subject
 
 READ: Final = "read"
-WRITE: Final = "write"
 _ORDER: Final = (READ, WRITE, "admin")
 
 CHECKS: Final = "checks"

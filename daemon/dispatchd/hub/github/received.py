@@ -8,7 +8,6 @@ from sqlalchemy import Connection, false, select
 from dispatchd.domain.outcome import FailureCause
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
-from dispatchd.hub.admission import Admission
 from dispatchd.hub.database import Database, lock
 from dispatchd.hub.delivery_store import amend_routing
 from dispatchd.hub.domain.transitions import Event, advance
@@ -16,6 +15,7 @@ from dispatchd.hub.github.inbox import check_for
 from dispatchd.hub.job_rows import COLUMNS, insert_check, read_job, write_job
 from dispatchd.hub.model import HELD, WAITING, HubJob, State
 from dispatchd.hub.schema import JOBS
+from dispatchd.hub.storage.turns import next_turn
 from dispatchd.protocol.job import Json
 
 _JOB: Final = JOBS.c
@@ -39,7 +39,6 @@ class Received:
 
     def free(self, job_id: str, document: dict[str, Json]) -> list[HubJob]:
         """Queue a job, with its fields as they are known now; return the jobs that this has changed."""
-        admission = Admission(self._database)
 
         def work(db: Connection) -> list[HubJob]:
             lock(db, str(document.get("repository_name") or ""))
@@ -47,7 +46,7 @@ class Received:
             if before is None:
                 return []
             job = advance(before, Event.FREED, document=document)
-            job = evolve(job, turn=admission.turn(db, job))
+            job = evolve(job, turn=next_turn(db, job))
             write_job(db, before, job)
             check = check_for(document, str(document.get("binding_id") or ""))
             if check is not None:

@@ -17,6 +17,7 @@ from dispatchd.domain.backoff import next_try_s
 from dispatchd.domain.raw_json import loads
 from dispatchd.errors import ContractViolation
 from dispatchd.hub.desk import Desk
+from dispatchd.hub.domain.event_kinds import COMMENT_EVENTS
 from dispatchd.hub.github.answers import GithubError, Invalid, Limited, NotThere
 from dispatchd.hub.github.client import Client
 from dispatchd.hub.github.decide import (
@@ -28,7 +29,7 @@ from dispatchd.hub.github.decide import (
     may,
     needed_for,
 )
-from dispatchd.hub.github.event import COMMENT_EVENTS, read_event
+from dispatchd.hub.github.event import read_event
 from dispatchd.hub.github.pacing import Gates
 from dispatchd.hub.github.received import Received
 from dispatchd.hub.github.reply import Replies

@@ -10,8 +10,9 @@ from typing import Final
 
 from attrs import frozen
 
+from dispatchd.hub.domain.event_kinds import COMMENT_EVENTS
 from dispatchd.hub.github.comment import Command, Verb, commands
-from dispatchd.hub.github.event import COMMENT_EVENTS, GithubEvent, asks_for_commit
+from dispatchd.hub.github.event import GithubEvent, asks_for_commit
 from dispatchd.hub.github.interest import (
     AGAIN,
     NEW,

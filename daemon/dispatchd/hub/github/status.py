@@ -3,7 +3,10 @@
 The process with the lock stores its state in a mark (`progress.py`); the rest is in the tables.
 """
 
+from collections.abc import Iterator
+
 from attrs import asdict, frozen
+from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -18,7 +21,7 @@ from dispatchd.protocol.job import Json
 
 @frozen
 class GithubStatus:
-    """Route of the status."""
+    """Route and metrics of the status."""
 
     desk: Desk
 
@@ -30,6 +33,17 @@ class GithubStatus:
         """Return the status."""
         await self.desk.require(request, READ)
         return JSONResponse(await self.desk.use(self._document))
+
+    def metrics(self) -> Iterator[Metric]:
+        """Return the metrics of the deliveries. Blocks."""
+        progress = progress_of(self.desk)
+        if progress is not None and progress.complete_until:
+            age_s = max(0.0, self.desk.now() - progress.complete_until)
+            yield GaugeMetricFamily(
+                "dispatchd_hub_github_watermark_age_seconds",
+                "For how long GitHub's deliveries have not all been looked through.",
+                value=age_s,
+            )
 
     def _document(self) -> dict[str, Json]:
         github = self.desk.settings.github

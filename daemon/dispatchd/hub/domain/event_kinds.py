@@ -1,0 +1,31 @@
+"""Kinds of GitHub's events, by their names: which can contain commands, and which need an answer of GitHub. Pure."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from dispatchd.protocol.job import Json
+
+PUSH: Final = "push"
+
+COMMENT_EVENTS: Final = (
+    "issue_comment",
+    "pull_request_review",
+    "pull_request_review_comment",
+)
+"""Events that can contain commands."""
+
+NAMES_A_REF: Final = (
+    *("release", "create", "repository_dispatch", "workflow_dispatch"),
+)
+"""Events that name a ref; the hub looks up its commit."""
+
+
+def must_be_asked_about(document: Mapping[str, Json]) -> bool:
+    """Return whether GitHub has to be asked about an event's job: the event lacks the actor's permission, or the commit."""
+    name, sha = document.get("event_name"), document.get("sha")
+    return is_by_comment(document) or name in NAMES_A_REF or (name == PUSH and not sha)
+
+
+def is_by_comment(document: Mapping[str, Json]) -> bool:
+    """Return whether an event's job was started by a comment or a review."""
+    return document.get("event_name") in COMMENT_EVENTS
