@@ -67,7 +67,7 @@ bench: $(VENV)/.dev
 
 ## docs: write again what is generated from the code
 docs: $(VENV)/.dev
-	$(BIN)/python -c "from dispatchd.domain.phase import diagram; print(diagram(), end='')" >docs/phases.mmd
+	$(BIN)/python -c "from dispatchd.agent.domain.phase import diagram; print(diagram(), end='')" >docs/phases.mmd
 	$(BIN)/python -c "from dispatchd.hub.domain.transitions import diagram; print(diagram(), end='')" >docs/hub-states.mmd
 	$(BIN)/python -m dispatchd.cli.manual >docs/dispatchd.1
 

@@ -12,9 +12,9 @@ import click
 from click.testing import CliRunner
 
 import dispatchd
-from dispatchd.cli.entry import cli
+from dispatchd.cli.main import cli
 
-NOT_IMPORTED = {"dispatchd.__main__", "dispatchd.hub.migrations.env"}
+NOT_IMPORTED = {"dispatchd.__main__", "dispatchd.hub.storage.migrations.env"}
 """The first runs the command line, the second a migration; their imports are run all the same."""
 
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 import httpx
 from attrs import frozen
 
-from dispatchd.hub.database import Database
-from dispatchd.hub.machine_store import MachineStore
-from dispatchd.hub.machines import invited
-from dispatchd.hub.setup import init
+from dispatchd.hub.api.machines import invited
+from dispatchd.hub.init import init
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.machines import MachineStore
 
 SECRET: Final = "bench-secret"
 IDENTITY: Final = {"license_id": "bench", "server_id": "machine"}

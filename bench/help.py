@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from bench.harness import percentile, timed_s
-from dispatchd.cli.entry import cli
+from dispatchd.cli.main import cli
 
 ROUNDS: Final = 7
 AIM_MS: Final = 150

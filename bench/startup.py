@@ -9,7 +9,7 @@ from typing import Final
 
 from bench.harness import daemon, folder, percentile, timed_s, write_config
 from bench.store import record
-from dispatchd.store.codec import encode
+from dispatchd.agent.store.codec import encode
 
 WAITING: Final = 1_000
 ROUNDS: Final = 5

@@ -11,12 +11,12 @@ from typing import Final
 from attrs import evolve
 
 from bench.harness import folder, percentile, timed_s
-from dispatchd.domain.job import TrackedJob
-from dispatchd.domain.phase import Phase
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.store.codec import encode, to_document
+from dispatchd.agent.store.durable import DurableFolder
+from dispatchd.agent.store.jobs import JobStore
 from dispatchd.protocol.job import Job
-from dispatchd.store.codec import encode, to_document
-from dispatchd.store.durable import DurableFolder
-from dispatchd.store.jobs import JobStore
 
 SIZES: Final = (100, 1_000, 10_000)
 PUTS: Final = 60

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.harness import SECRET, Hub, daemon, folder, hub, write_config
-from dispatchd.store.durable import DurableFolder
+from dispatchd.agent.store.durable import DurableFolder
 
 JOBS: Final = 400
 WARM: Final = 40

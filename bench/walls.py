@@ -10,10 +10,10 @@ import anyio
 from attrs import evolve
 
 from bench.harness import folder, percentile
-from dispatchd.domain.isolation import Isolation
-from dispatchd.domain.job import ProcessIdentity
-from dispatchd.domain.launch import Launch
-from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.launch import Launch
+from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 STARTS: Final = 200

@@ -8,7 +8,7 @@ import pytest
 from bench.postgres import Postgres, find, postgres
 from hypothesis import settings
 
-from dispatchd.hub.database import Database
+from dispatchd.hub.storage.database import Database
 from support.clock import SkippingLoop
 
 pytest_plugins = ["support.torture"]

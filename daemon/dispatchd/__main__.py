@@ -14,7 +14,7 @@ def main() -> NoReturn:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         # Nothing has begun yet: a stop exits with code 0, and isn't a death by a signal.
         signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
-    from dispatchd.cli.entry import main as command_line  # noqa: PLC0415  # see above
+    from dispatchd.cli.main import main as command_line  # noqa: PLC0415  # see above
 
     command_line()
 

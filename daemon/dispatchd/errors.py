@@ -19,7 +19,7 @@ DispatchdError
 ├─ LicenseInvalid       a token isn't a license; the daemon waits for another one
 ├─ NotConfirmed         a process must not begin before the endpoint has agreed again; its attempt is reverted
 ├─ NotPossible          a person requested something that a job's phase doesn't allow; reported to that person
-├─ Refused              a call of the control socket isn't carried out (`control/calls.py`)
+├─ Refused              a call of the control socket isn't carried out (`agent/control/calls.py`)
 ├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
 ├─ StoreUnavailable     the disk refused a write; wait and repeat
 ├─ RecordUnreadable     the record is quarantined; the others go on

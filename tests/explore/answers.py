@@ -36,7 +36,7 @@ _EVENTS = {
     Kind.BEAT: (None, Event.LEASE_LOST),
     Kind.CONFIRM: (None, None),
 }
-"""The events of a call's two ends (`loops/report.py`, `loops/heartbeat.py`, `loops/start.py`)."""
+"""The events of a call's two ends (`agent/loops/report.py`, `agent/loops/heartbeat.py`, `agent/runs/start.py`)."""
 
 Done = tuple[State, tuple[Moment, ...]]
 

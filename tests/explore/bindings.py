@@ -10,19 +10,16 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from dispatchd.domain import cancel
-from dispatchd.domain.exit_table import Contract, Then
-from dispatchd.domain.fence import Word, may_start
-from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob, cancelled
-from dispatchd.domain.judgement import Evidence, judge
-from dispatchd.domain.outcome import Exit, FailureCause, Outcome, Verdict
-from dispatchd.domain.phase import OWES, Debt, Event, Phase
-from dispatchd.domain.run_event import Story
+from dispatchd.agent.domain import cancel
+from dispatchd.agent.domain.exit_table import Contract, Then
+from dispatchd.agent.domain.fence import Word, may_start
+from dispatchd.agent.domain.job import Attempt, ProcessIdentity, TrackedJob, cancelled
+from dispatchd.agent.domain.phase import OWES, Debt, Event, Phase
+from dispatchd.agent.domain.run.events import Story
+from dispatchd.agent.domain.verdict import Evidence, judge
 from dispatchd.errors import InvalidTransition
-from dispatchd.hub import rules
-from dispatchd.hub.domain.transitions import InvalidTransition as InvalidHubTransition
-from dispatchd.hub.github.job_id import JobIds
-from dispatchd.hub.model import (
+from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.model import (
     ENDED,
     HELD,
     WAITING,
@@ -32,8 +29,8 @@ from dispatchd.hub.model import (
     State,
     Submission,
 )
-from dispatchd.hub.rules import Claim, Refused, require_holder
-from dispatchd.hub.submitted import (
+from dispatchd.hub.domain.rules import Claim, Refused, require_holder
+from dispatchd.hub.domain.supersede import (
     Submitted,
     after_submit,
     after_targets,
@@ -41,7 +38,10 @@ from dispatchd.hub.submitted import (
     may_supersede,
     number_of,
 )
+from dispatchd.hub.domain.transitions import InvalidTransition as InvalidHubTransition
+from dispatchd.hub.github.routing.job_id import JobIds
 from dispatchd.protocol.job import Job
+from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Verdict
 
 __all__ = [
     "ENDED",
@@ -89,7 +89,7 @@ UNFINISHED: Final = (
     Phase.RUNNING,
     Phase.RETRY_WAIT,
 )
-"""What fills a machine (`loops/pull.py`), and what an operator can park (`loops/tracker.py`)."""
+"""What fills a machine (`agent/loops/pull.py`), and what an operator can park (`agent/tracking/tracker.py`)."""
 _BEATS: Final = (*UNFINISHED, Phase.NEEDS_ATTENTION, Phase.FINISHING)
 
 
@@ -183,7 +183,7 @@ def may_begin(record: TrackedJob, word: Word | None) -> bool:
 
 
 def words_after_start(words: Words) -> Words:
-    """Return what a daemon that has just started still knows of what the endpoint said (`loops/fence.py`)."""
+    """Return what a daemon that has just started still knows of what the endpoint said (`agent/tracking/fence.py`)."""
     return words[:0]
 
 

@@ -52,7 +52,7 @@ def at_hub(world: World, state: State, call: Call) -> Asked:
     wants_end = world.ask(world.decisions.wants_end, after)
     answer = Answer(status=200)
     if call.kind in (Kind.ACCEPT, Kind.CONFIRM):
-        # As `hub/dispatch.py` has it.
+        # As `hub/api/dispatch.py` has it.
         answer = (
             Answer(status=410)
             if after.state in ENDED

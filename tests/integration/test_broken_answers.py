@@ -11,13 +11,13 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from attrs import define
 
-from dispatchd.clock import MachineTime, SteadyClock
-from dispatchd.cloud.caller import Caller
-from dispatchd.cloud.client import DispatchEndpoint
-from dispatchd.cloud.credentials import ConfiguredCredentials
-from dispatchd.cloud.license.calls import LicenseEndpoint
-from dispatchd.domain.job import TrackedJob
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.endpoint.caller import Caller
+from dispatchd.agent.endpoint.client import DispatchEndpoint
+from dispatchd.agent.endpoint.credentials import ConfiguredCredentials
+from dispatchd.agent.license.client import LicenseEndpoint
 from dispatchd.errors import RemoteError
+from dispatchd.process.clock import MachineTime, SteadyClock
 from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import within

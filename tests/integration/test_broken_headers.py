@@ -9,7 +9,7 @@ import pytest
 from attrs import define
 
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.http_headers import http_date, query_of, seconds
+from dispatchd.network.http_headers import http_date, query_of, seconds
 from support.checks import checks_hub
 from support.clock import advance
 from support.control import call

@@ -18,12 +18,12 @@ import pytest
 from attrs import evolve, frozen
 
 from dispatchd import __version__
-from dispatchd.domain.job import TrackedJob
-from dispatchd.domain.outcome import Outcome, Verdict
-from dispatchd.domain.phase import Phase
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.runs import Runs
 from dispatchd.protocol.job import Job
-from dispatchd.store.jobs import JobStore
-from dispatchd.store.runs import Runs
+from dispatchd.protocol.outcome import Outcome, Verdict
 from support import daemon_process
 from support.cli import Done, command, dispatchd
 from support.control import call

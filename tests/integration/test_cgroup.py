@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.judgement import Evidence, judge
-from dispatchd.domain.outcome import Exit
-from dispatchd.domain.resources import Resources, Usage
-from dispatchd.domain.run_event import Story
-from dispatchd.engines.local.cgroup import Cgroups, Group
+from dispatchd.agent.domain.run.events import Story
+from dispatchd.agent.domain.verdict import Evidence, judge
+from dispatchd.agent.engine.local.cgroup import Cgroups, Group
+from dispatchd.protocol.outcome import Exit
+from dispatchd.protocol.resources import Resources, Usage
 from support import daemon_process
 from support.control import call
 from support.daemon import running_daemon, write_config
@@ -107,7 +107,9 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.host
 def test_only_what_was_handed_over_is_used(tmp_path: Path, delegated: Path) -> None:
-    source = "from dispatchd.engines.local.cgroup import Cgroups; print(Cgroups.find())"
+    source = (
+        "from dispatchd.agent.engine.local.cgroup import Cgroups; print(Cgroups.find())"
+    )
     command = [sys.executable, "-c", source]
 
     found = subprocess.check_output([*inside(delegated), *command], text=True)

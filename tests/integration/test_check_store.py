@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 from attrs import evolve, frozen
 
-from dispatchd.hub.admission import Admission
-from dispatchd.hub.database import Database
-from dispatchd.hub.github.check_store import CheckStore
-from dispatchd.hub.job_store import JobStore
-from dispatchd.hub.model import Check, State, Submission
+from dispatchd.hub.domain.model import Check, State, Submission
+from dispatchd.hub.queue.admission import Admission
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs.checks import CheckStore
+from dispatchd.hub.storage.jobs.store import JobStore
 
 NOW = 1_795_600_000.0
 

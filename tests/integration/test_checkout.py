@@ -11,8 +11,8 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from dispatchd.domain.launch import Checkout
-from dispatchd.engines.local.checkout import check_out
+from dispatchd.agent.domain.launch import Checkout
+from dispatchd.agent.engine.local.checkout import check_out
 from dispatchd.errors import WorkspaceFailed
 from support.clock import advance
 from support.git_server import GitServer, git, git_server

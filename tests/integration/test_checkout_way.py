@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.launch import Checkout
-from dispatchd.engines.local.checkout import check_out, try_way
-from dispatchd.engines.local.git_way import GitWay
+from dispatchd.agent.domain.launch import Checkout
+from dispatchd.agent.engine.local.checkout import check_out, try_way
+from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.errors import WorkspaceFailed
 from support.certificates import Authority, server_context
 from support.daemon import running_daemon, write_config

@@ -11,11 +11,11 @@ import pytest
 from attrs import evolve, field, frozen
 from sqlalchemy import update
 
-from dispatchd.hub.github.telling import SECOND_LOOK_S
-from dispatchd.hub.job_store import JobStore
-from dispatchd.hub.model import State
-from dispatchd.hub.schema import JOBS
-from dispatchd.hub.settings import FILE
+from dispatchd.hub.config.load import FILE
+from dispatchd.hub.domain.model import State
+from dispatchd.hub.github.checks.check_run import SECOND_LOOK_S
+from dispatchd.hub.storage.jobs.store import JobStore
+from dispatchd.hub.storage.schema import JOBS
 from support.checks import ChecksHub, checks_hub, github_table
 from support.cli import dispatchd
 from support.clock import advance, within

@@ -166,7 +166,7 @@ def test_a_good_config_is_confirmed(tmp_path: Path) -> None:
 
 
 def test_the_example_config_is_good_and_names_every_option(tmp_path: Path) -> None:
-    from dispatchd.contracts import schema
+    from dispatchd.protocol.contracts import schema
 
     example = Path(__file__).parents[2] / "config.example.toml"
     text = example.read_text()
@@ -392,7 +392,7 @@ async def test_status_is_shown_anew_until_it_is_interrupted(tmp_path: Path) -> N
     async with endpoint(holds=False) as hub:
         config = write_config(tmp_path, hub.url, GOOD)
         # Where the tests run SIGINT may be ignored, as under nohup, and so it would be by what they start.
-        start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from dispatchd.cli.entry import main; main()"
+        start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from dispatchd.cli.main import main; main()"
         command = [sys.executable, "-c", start, "status", "--watch"]
         async with await anyio.open_process(
             [*command, "--config", str(config)], stderr=None

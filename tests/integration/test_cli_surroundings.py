@@ -18,10 +18,10 @@ import pytest
 from anyio import to_thread
 from attrs import define, field, frozen
 
-from dispatchd.cli.entry import cli, main
-from dispatchd.domain.job import TrackedJob
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.cli.main import cli, main
 from dispatchd.protocol.job import Job
-from dispatchd.store.jobs import JobStore
 from support.cli import Done, command, dispatchd, dispatchd_process
 from support.daemon import write_config
 from support.hub import HubHere, hub

@@ -13,10 +13,10 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from dispatchd.domain.job import TrackedJob
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.store.codec import SCHEMA_VERSION
+from dispatchd.agent.store.jobs import JobStore
 from dispatchd.protocol.job import Job
-from dispatchd.store.codec import SCHEMA_VERSION
-from dispatchd.store.jobs import JobStore
 from support.cli import Done, dispatchd_process
 from support.cli import dispatchd as run_here
 from support.daemon import write_config

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.job import TrackedJob
-from dispatchd.domain.outcome import Outcome, Verdict
-from dispatchd.domain.phase import Event
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Event
+from dispatchd.agent.store.jobs import JobStore
 from dispatchd.protocol.job import Job
-from dispatchd.store.jobs import JobStore
+from dispatchd.protocol.outcome import Outcome, Verdict
 from support.cli import Done, command, dispatchd, dispatchd_process
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint

@@ -15,18 +15,18 @@ import pytest
 from structlog.testing import capture_logs
 from typing_extensions import override
 
-from dispatchd.cli.hub_client import HubClient
-from dispatchd.clock import SteadyClock
-from dispatchd.cloud.caller import Caller
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.endpoint.caller import Caller
+from dispatchd.agent.health.tracing import TraceExporter
+from dispatchd.cli.hub.client import HubClient
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import TrackedJob
 from dispatchd.errors import NotReachable, ProtocolError
-from dispatchd.hub.github.answers import Unclear
-from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.hub.github.transport import Call, transport
+from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.github.api.responses import Unclear
+from dispatchd.hub.github.api.transport import Call, transport
+from dispatchd.process.clock import SteadyClock
 from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
-from dispatchd.telemetry import TraceExporter
 from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, endpoint
 from support.outward import client, settings_for

@@ -7,9 +7,9 @@ from typing import Any
 import anyio
 from anyio import to_thread
 
-from dispatchd.contracts import check
-from dispatchd.control.client import stream
+from dispatchd.agent.control.client import stream
 from dispatchd.errors import UsageError
+from dispatchd.protocol.contracts import check
 from dispatchd.protocol.job import Json
 from support.control import call
 from support.daemon import running_daemon, write_config

@@ -21,8 +21,7 @@ from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 from structlog.testing import capture_logs
 
-from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.control.calls import (
+from dispatchd.agent.control.calls import (
     SOCKET,
     Act,
     Call,
@@ -32,10 +31,11 @@ from dispatchd.control.calls import (
     Reply,
     socket_address,
 )
-from dispatchd.control.client import ask, in_path, stream
-from dispatchd.control.server import ControlServer
-from dispatchd.control.token import TOKEN_HEADER
-from dispatchd.control.token import read as token_of
+from dispatchd.agent.control.client import ask, in_path, stream
+from dispatchd.agent.control.server import ControlServer
+from dispatchd.agent.control.token import TOKEN_HEADER
+from dispatchd.agent.control.token import read as token_of
+from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import FolderUnusable, NotReachable, UsageError
 from dispatchd.protocol.job import Json
 from support.until import until
@@ -648,7 +648,7 @@ def open_folder() -> Iterator[Path]:
 AS_OTHER = """
 import os, sys
 from pathlib import Path
-from dispatchd.control.client import ask
+from dispatchd.agent.control.client import ask
 from dispatchd.errors import UserError
 
 folder, user, *groups = sys.argv[1:]

@@ -13,13 +13,13 @@ import anyio
 import pytest
 from attrs import evolve
 
-from dispatchd.domain.isolation import Isolation, Network, PullPolicy
-from dispatchd.domain.job import ProcessIdentity
-from dispatchd.domain.launch import Launch
-from dispatchd.domain.outcome import Exit
-from dispatchd.engines.local import bubblewrap
-from dispatchd.engines.local.podman import name_of
+from dispatchd.agent.domain.isolation import Isolation, Network, PullPolicy
+from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.launch import Launch
+from dispatchd.agent.engine.local import bubblewrap
+from dispatchd.agent.engine.local.podman import name_of
 from dispatchd.errors import SpawnFailed
+from dispatchd.protocol.outcome import Exit
 from support.control import call
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint

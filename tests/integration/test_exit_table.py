@@ -8,8 +8,8 @@ from typing import Any, Final
 import pytest
 from attrs import define
 
-from dispatchd.contracts import check
-from dispatchd.domain.exit_table import TABLE, Contract, Ending, Then
+from dispatchd.agent.domain.exit_table import TABLE, Contract, Ending, Then
+from dispatchd.protocol.contracts import check
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
 from support.until import until

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.job import TrackedJob
-from dispatchd.domain.phase import Event
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Event
+from dispatchd.agent.store.jobs import JobStore
 from dispatchd.errors import StoreUnavailable
 from dispatchd.protocol.job import Job
-from dispatchd.store.jobs import JobStore
 from support.clock import advance
 from support.control import call
 from support.daemon import running_daemon, write_config

@@ -14,17 +14,17 @@ import jwt
 import pytest
 from attrs import define
 
-from dispatchd.hub.github.answers import (
+from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.github.api.client import Client
+from dispatchd.hub.github.api.credentials import Credentials
+from dispatchd.hub.github.api.responses import (
     GithubError,
     Limited,
     NoCredential,
     NotThere,
     Unclear,
 )
-from dispatchd.hub.github.client import Client
-from dispatchd.hub.github.credentials import Credentials
-from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.hub.github.transport import transport
+from dispatchd.hub.github.api.transport import transport
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.certificates import Authority
 from support.checks import checks_hub, checks_hub_process

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from attrs import define
 
-from dispatchd.domain.finding import Finding, Level
-from dispatchd.hub.github.app_check import check_app
-from dispatchd.hub.settings import load
+from dispatchd.hub.config.load import load
+from dispatchd.hub.github.app.check import check_app
+from dispatchd.protocol.finding import Finding, Level
 from support.cli import Done, dispatchd
 from support.github import app_key, new_key, prism
 from support.github_app import (

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dispatchd.contracts import check
+from dispatchd.protocol.contracts import check
 from support.clock import advance, within
 from support.hub import Hub
 from support.machine import JOBS, PATH, Machine, held_poll, refuses, row

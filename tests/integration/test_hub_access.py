@@ -9,14 +9,14 @@ import httpx
 import pytest
 from attrs import evolve, field, frozen
 
-from dispatchd.hub.auth.scopes import ADMIN, READ, SUBMIT
-from dispatchd.hub.credentials import hashed
-from dispatchd.hub.database import Database
-from dispatchd.hub.desk import COOKIE
-from dispatchd.hub.machine_store import MachineStore
-from dispatchd.hub.machines import invited
-from dispatchd.hub.schema import METADATA
-from dispatchd.hub.settings import FILE, load
+from dispatchd.hub.api.machines import invited
+from dispatchd.hub.auth.hashing import hashed
+from dispatchd.hub.config.load import FILE, load
+from dispatchd.hub.context import COOKIE
+from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.hub.storage.schema import METADATA
 from support.endpoint import SECRET
 from support.golden import ROOT, examples, read
 from support.hub import Hub

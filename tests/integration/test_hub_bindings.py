@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from anyio import to_thread
 
-from dispatchd.contracts import check
+from dispatchd.protocol.contracts import check
 from support.cli import dispatchd
 from support.clock import within
 from support.hub import Hub

@@ -11,8 +11,8 @@ from anyio import to_thread
 from attrs import evolve
 from playwright.async_api import Browser, expect
 
-from dispatchd.hub.model import ENDED, State
-from dispatchd.hub.settings import TOKEN_FILE
+from dispatchd.hub.config.load import TOKEN_FILE
+from dispatchd.hub.domain.model import ENDED, State
 from dispatchd.protocol.job import Json
 from support.browser import Visit, chromium, visit
 from support.hub import HubHere, hub

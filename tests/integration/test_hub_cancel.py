@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from dispatchd.contracts import check
+from dispatchd.protocol.contracts import check
 from support.clock import advance
 from support.hub import Hub
 from support.machine import JOBS, Held, Machine, encoded, refuses, row

@@ -4,7 +4,7 @@ from collections import Counter
 
 import anyio
 
-from dispatchd.contracts import check
+from dispatchd.protocol.contracts import check
 from support.clock import advance, within
 from support.hub import Hub
 from support.machine import Held, Machine, held_poll, row

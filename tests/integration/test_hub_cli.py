@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio import to_thread
 
-from dispatchd.hub.settings import TOKEN_FILE
+from dispatchd.hub.config.load import TOKEN_FILE
 from support.cli import Done, dispatchd
 from support.hub import Hub, hub
 from support.machine import Machine

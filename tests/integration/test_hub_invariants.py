@@ -8,11 +8,11 @@ import pytest
 from attrs import define
 from sqlalchemy import text
 
-from dispatchd.hub.admission import Admission
-from dispatchd.hub.backup import backup
-from dispatchd.hub.database import Database
-from dispatchd.hub.job_store import JobStore
-from dispatchd.hub.model import Check, Delivery, Submission
+from dispatchd.hub.domain.model import Check, Delivery, Submission
+from dispatchd.hub.queue.admission import Admission
+from dispatchd.hub.storage.backup import backup
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs.store import JobStore
 from support.hub_invariants import (
     LYING_S,
     HeldPoll,

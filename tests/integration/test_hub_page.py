@@ -13,7 +13,7 @@ import pytest
 from anyio import to_thread
 from attrs import evolve
 
-from dispatchd.hub.model import ENDED, State
+from dispatchd.hub.domain.model import ENDED, State
 from dispatchd.protocol.job import Json
 from support.clock import advance, within
 from support.hub import Hub

@@ -1,6 +1,6 @@
 """Pause and resume of the hub's dispatch."""
 
-from dispatchd.hub.settings import FILE
+from dispatchd.hub.config.load import FILE
 from support.cli import command
 from support.hub import Hub
 from support.machine import Machine, held_poll, row

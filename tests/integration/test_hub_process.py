@@ -17,8 +17,8 @@ import jwt
 import pytest
 from anyio import to_thread
 
-from dispatchd.contracts import check
-from dispatchd.hub.setup import init
+from dispatchd.hub.init import init
+from dispatchd.protocol.contracts import check
 from support.cli import dispatchd
 from support.hub import Hub, HubHere
 from support.hub_process import hub as hub_process
@@ -320,7 +320,7 @@ def test_init_makes_no_second_hub_over_the_first(tmp_path: Path) -> None:
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     (tmp_path / "hub.toml").touch()
     # As Python behaves where Starlette is not installed.
-    program = "import sys; sys.modules['starlette'] = None; from dispatchd.cli.entry import main; main()"
+    program = "import sys; sys.modules['starlette'] = None; from dispatchd.cli.main import main; main()"
     config = str(tmp_path / "hub.toml")
 
     found = subprocess.run(

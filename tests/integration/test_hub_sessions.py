@@ -14,14 +14,14 @@ import jwt
 import pytest
 from anyio import to_thread
 
-from dispatchd.hub.backup import restore
-from dispatchd.hub.database import Database
-from dispatchd.hub.mark_store import MarkStore
-from dispatchd.hub.model import Token
-from dispatchd.hub.schema import MARKS, SECRETS
-from dispatchd.hub.sessions import Sessions
-from dispatchd.hub.setup import init
-from dispatchd.hub.token_store import TokenStore
+from dispatchd.hub.auth.sessions import Sessions
+from dispatchd.hub.domain.model import Token
+from dispatchd.hub.init import init
+from dispatchd.hub.storage.backup import restore
+from dispatchd.hub.storage.cursors import MarkStore
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.schema import MARKS, SECRETS
+from dispatchd.hub.storage.tokens import TokenStore
 from support.cli import dispatchd
 from support.clock import advance
 from support.hub import Hub, HubHere

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from bench.postgres import Postgres
 
-from dispatchd.hub.database import Database
-from dispatchd.hub.model import StorageBusy
+from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.storage.database import Database
 from support.clock import within
 from support.hub import hub
 from support.machine import JOBS, Machine

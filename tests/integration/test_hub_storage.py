@@ -16,12 +16,12 @@ from anyio import to_thread
 from sqlalchemy import select, text
 
 from dispatchd.errors import UsageError
-from dispatchd.hub.backup import backup, restore
-from dispatchd.hub.database import REVISION, Database
-from dispatchd.hub.job_reader import Filter, JobReader
-from dispatchd.hub.job_store import JobStore
-from dispatchd.hub.model import State, StorageBusy
-from dispatchd.hub.schema import JOBS, METADATA, SECRETS
+from dispatchd.hub.domain.model import State, StorageBusy
+from dispatchd.hub.storage.backup import backup, restore
+from dispatchd.hub.storage.database import REVISION, Database
+from dispatchd.hub.storage.jobs.reader import Filter, JobReader
+from dispatchd.hub.storage.jobs.store import JobStore
+from dispatchd.hub.storage.schema import JOBS, METADATA, SECRETS
 from support.cli import command
 from support.fixtures import ROOT
 from support.hub import HubHere, hub

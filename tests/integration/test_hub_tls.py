@@ -10,7 +10,7 @@ import pytest
 from anyio.streams.tls import TLSAttribute
 
 from dispatchd.errors import ConfigError
-from dispatchd.hub.settings import load
+from dispatchd.hub.config.load import load
 from support.certificates import Authority, serial_of
 from support.cli import dispatchd
 from support.clock import advance

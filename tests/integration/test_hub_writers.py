@@ -12,16 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import insert, select
 
-from dispatchd.hub.admission import Admission
-from dispatchd.hub.backup import backup
-from dispatchd.hub.database import Database
-from dispatchd.hub.delivery_store import DeliveryStore
-from dispatchd.hub.job_reader import JobReader
-from dispatchd.hub.job_rows import values_of
-from dispatchd.hub.job_store import JobStore
-from dispatchd.hub.machine_store import MachineStore
-from dispatchd.hub.mark_store import MarkStore
-from dispatchd.hub.model import (
+from dispatchd.hub.domain.model import (
     Check,
     Delivery,
     HubJob,
@@ -32,8 +23,17 @@ from dispatchd.hub.model import (
     Submission,
     Token,
 )
-from dispatchd.hub.schema import ATTEMPTS, CHECKS, DELIVERIES, JOBS, TEXTS
-from dispatchd.hub.token_store import TokenStore
+from dispatchd.hub.queue.admission import Admission
+from dispatchd.hub.storage.backup import backup
+from dispatchd.hub.storage.cursors import MarkStore
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.deliveries import DeliveryStore
+from dispatchd.hub.storage.jobs.reader import JobReader
+from dispatchd.hub.storage.jobs.rows import values_of
+from dispatchd.hub.storage.jobs.store import JobStore
+from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.hub.storage.schema import ATTEMPTS, CHECKS, DELIVERIES, JOBS, TEXTS
+from dispatchd.hub.storage.tokens import TokenStore
 from support.hub import Hub
 from support.threads import at_once
 

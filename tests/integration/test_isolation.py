@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.isolation import Isolation
-from dispatchd.engines.local.engine import LocalEngine
-from dispatchd.engines.local.secrets import SecretReader
-from dispatchd.engines.local.walls import Walls
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.engine.local.engine import LocalEngine
+from dispatchd.agent.engine.local.secrets import SecretReader
+from dispatchd.agent.engine.local.walls import Walls
 from dispatchd.process.landlock import able
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.control import call

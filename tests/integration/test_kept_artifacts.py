@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 
 import pytest
 
-from dispatchd.store.runs import Runs
+from dispatchd.agent.store.runs import Runs
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.git_server import git_server

@@ -10,8 +10,8 @@ import pytest
 from anyio import to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
-from dispatchd.control.token import TOKEN_HEADER
-from dispatchd.control.token import read as token_of
+from dispatchd.agent.control.token import TOKEN_HEADER
+from dispatchd.agent.control.token import read as token_of
 from dispatchd.errors import NotReachable
 from support.clock import advance
 from support.control import call

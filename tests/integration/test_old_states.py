@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from alembic.script import ScriptDirectory
 
-from dispatchd.domain.phase import Phase
-from dispatchd.hub import migrations
-from dispatchd.hub.backup import backup, restore
-from dispatchd.hub.database import REVISION, Database
-from dispatchd.hub.job_reader import Filter, JobReader
-from dispatchd.hub.machine_store import MachineStore
-from dispatchd.hub.machines import invited
-from dispatchd.hub.model import ENDED, HubJob, State
-from dispatchd.hub.schema import METADATA
-from dispatchd.hub.schema import PAGE_KEY as SESSION_KEY
-from dispatchd.hub.setup import init
-from dispatchd.store.codec import SCHEMA_VERSION, to_document
-from dispatchd.store.jobs import JobStore
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.store.codec import SCHEMA_VERSION, to_document
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.hub.api.machines import invited
+from dispatchd.hub.domain.model import ENDED, HubJob, State
+from dispatchd.hub.init import init
+from dispatchd.hub.storage import migrations
+from dispatchd.hub.storage.backup import backup, restore
+from dispatchd.hub.storage.database import REVISION, Database
+from dispatchd.hub.storage.jobs.reader import Filter, JobReader
+from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.hub.storage.schema import METADATA
+from dispatchd.hub.storage.schema import PAGE_KEY as SESSION_KEY
 from support.cli import command
 from support.clock import advance, within
 from support.daemon import running_daemon, write_config

@@ -6,8 +6,8 @@ from pathlib import Path
 import anyio
 import pytest
 
-from dispatchd.cloud.wire import job_to_wire
-from dispatchd.domain.event import job_from_event
+from dispatchd.agent.endpoint.wire import job_to_wire
+from dispatchd.protocol.github_event import job_from_event
 from support.daemon import running_daemon, write_config
 from support.fixtures import Example, examples
 from support.hub import Hub, hub

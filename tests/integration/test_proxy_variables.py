@@ -11,11 +11,11 @@ import httpx
 import pytest
 from anyio import to_thread
 
-from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.hub.github.transport import Call, transport
-from dispatchd.hub.settings import FILE
-from dispatchd.hub.setup import init
-from dispatchd.process.proxies import environment_proxy
+from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.config.load import FILE
+from dispatchd.hub.github.api.transport import Call, transport
+from dispatchd.hub.init import init
+from dispatchd.network.proxies import environment_proxy
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.certificates import Authority, server_context
 from support.cli import Done, command

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from anyio import to_thread
 
-from dispatchd.domain.job import TrackedJob
-from dispatchd.domain.phase import Event
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Event
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.runs import Runs
 from dispatchd.protocol.job import Job
-from dispatchd.store.jobs import JobStore
-from dispatchd.store.runs import Runs
 from support.cli import Done, dispatchd, dispatchd_process
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.isolation import Isolation
-from dispatchd.domain.job import ProcessIdentity
-from dispatchd.domain.launch import Launch
-from dispatchd.domain.outcome import Exit
-from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.launch import Launch
+from dispatchd.agent.engine.local.engine import LocalEngine
+from dispatchd.protocol.outcome import Exit
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.until import until
 

@@ -16,10 +16,10 @@ import pytest
 from anyio import to_thread
 from attrs import evolve
 
-from dispatchd.domain.job import TrackedJob
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.store.codec import SCHEMA_VERSION, encode
+from dispatchd.agent.store.runs import Runs
 from dispatchd.protocol.job import Job
-from dispatchd.store.codec import SCHEMA_VERSION, encode
-from dispatchd.store.runs import Runs
 from support.cli import dispatchd, dispatchd_process
 from support.clock import advance
 from support.daemon import DaemonHere, DaemonLog, running_daemon, write_config

@@ -10,18 +10,10 @@ from attrs import evolve, frozen
 from bench.postgres import Postgres
 from sqlalchemy import func, insert, select
 
-from dispatchd.hub import rules
-from dispatchd.hub.admission import Admission
-from dispatchd.hub.database import Database
-from dispatchd.hub.delivery_store import DeliveryStore
+from dispatchd.hub.config.load import Leases
+from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.binding import Binding
-from dispatchd.hub.github.check_store import CheckStore
-from dispatchd.hub.job_reader import Filter, JobReader
-from dispatchd.hub.job_rows import values_of
-from dispatchd.hub.job_store import JobStore
-from dispatchd.hub.machine_store import MachineStore
-from dispatchd.hub.mark_store import MarkStore
-from dispatchd.hub.model import (
+from dispatchd.hub.domain.model import (
     Check,
     Claimed,
     Delivery,
@@ -36,7 +28,16 @@ from dispatchd.hub.model import (
     Submission,
     Token,
 )
-from dispatchd.hub.schema import (
+from dispatchd.hub.queue.admission import Admission
+from dispatchd.hub.storage.cursors import MarkStore
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.deliveries import DeliveryStore
+from dispatchd.hub.storage.jobs.checks import CheckStore
+from dispatchd.hub.storage.jobs.reader import Filter, JobReader
+from dispatchd.hub.storage.jobs.rows import values_of
+from dispatchd.hub.storage.jobs.store import JobStore
+from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.hub.storage.schema import (
     ATTEMPTS,
     CHECKS,
     JOBS,
@@ -46,8 +47,7 @@ from dispatchd.hub.schema import (
     TEXTS,
     Words,
 )
-from dispatchd.hub.settings import Leases
-from dispatchd.hub.token_store import TokenStore
+from dispatchd.hub.storage.tokens import TokenStore
 from support.threads import at_once
 
 NOW = 1_795_600_000.0

@@ -23,13 +23,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from typing_extensions import override
 
 from dispatchd import __version__
+from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.phase import Event
+from dispatchd.agent.domain.trace import spans_of
+from dispatchd.agent.health.tracing import TraceExporter, read_headers
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import Attempt, TrackedJob
-from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
-from dispatchd.domain.phase import Event
-from dispatchd.domain.trace import spans_of
 from dispatchd.protocol.job import Job
-from dispatchd.telemetry import TraceExporter, read_headers
+from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.records import NOW
@@ -412,8 +412,9 @@ import random, sys
 import anyio
 from datetime import UTC, datetime
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import Job, TrackedJob
-from dispatchd.telemetry import TraceExporter
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.protocol.job import Job
+from dispatchd.agent.health.tracing import TraceExporter
 
 async def main():
     traces = TraceExporter(url=sys.argv[1], instance_id=str, random=random.Random(), bugs=BugFence())
@@ -507,7 +508,7 @@ def test_a_missing_extra_is_one_clear_line() -> None:
         "import random, sys; sys.modules['opentelemetry.sdk.trace'] = None\n"
         "from dispatchd.concurrency.bug_fence import BugFence\n"
         "from dispatchd.errors import UserError\n"
-        "from dispatchd.telemetry import TraceExporter\n"
+        "from dispatchd.agent.health.tracing import TraceExporter\n"
         "try: TraceExporter(url='http://127.0.0.1:9', instance_id=str, random=random.Random(), bugs=BugFence())\n"
         "except UserError as error: print(error.exit_code, error)\n"
     )
@@ -520,7 +521,7 @@ def test_a_missing_extra_is_one_clear_line() -> None:
 
 def test_who_sends_no_traces_loads_nothing_of_the_extra() -> None:
     said = run_python(
-        "import sys, dispatchd.telemetry\n"
+        "import sys, dispatchd.agent.health.tracing\n"
         "print([m for m in sys.modules if m.startswith(('opentelemetry', 'requests', 'google'))])"
     )
 

@@ -15,9 +15,9 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from structlog.testing import capture_logs
 
-from dispatchd.cloud.explain import explain
-from dispatchd.cloud.failure import Kind
-from dispatchd.cloud.transport import check
+from dispatchd.agent.endpoint.diagnose import explain
+from dispatchd.agent.endpoint.failure_kinds import Kind
+from dispatchd.agent.endpoint.transport import check
 from support.certificates import Authority, server_context, tls_endpoint
 from support.clock import advance
 from support.endpoint import endpoint

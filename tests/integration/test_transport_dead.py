@@ -13,7 +13,7 @@ import anyio
 import httpx
 import pytest
 
-from dispatchd.cloud.failure import Kind
+from dispatchd.agent.endpoint.failure_kinds import Kind
 from support.outward import BODY, PULL, WITHIN_S, client, failure, settings_for
 from support.until import until
 

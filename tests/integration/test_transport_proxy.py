@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.cloud.failure import Kind
-from dispatchd.process.proxies import bypasses
+from dispatchd.agent.endpoint.failure_kinds import Kind
+from dispatchd.network.proxies import bypasses
 from support.certificates import Authority, server_context, tls_endpoint
 from support.endpoint import endpoint
 from support.outward import client, failure, failure_of, pull, settings_for

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from anyio.abc import SocketStream
 
-from dispatchd.cloud.failure import Kind
-from dispatchd.process.trust import client_context
+from dispatchd.agent.endpoint.failure_kinds import Kind
+from dispatchd.network.trust import client_context
 from support.certificates import Authority, serial_of, server_context, tls_endpoint
 from support.outward import client, failure, failure_of, listening, pull, settings_for
 

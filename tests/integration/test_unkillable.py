@@ -11,16 +11,16 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.run.events import Story
+from dispatchd.agent.domain.verdict import Evidence, judge
+from dispatchd.agent.engine.local.engine import LocalEngine
+from dispatchd.agent.engine.local.process import identify
+from dispatchd.agent.runs.leftovers import Leftovers
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.exit_table import Contract
-from dispatchd.domain.job import ProcessIdentity
-from dispatchd.domain.judgement import Evidence, judge
-from dispatchd.domain.outcome import Exit, FailureCause, Outcome, Survivor
-from dispatchd.domain.result import NoResult
-from dispatchd.domain.run_event import Story
-from dispatchd.engines.local.engine import LocalEngine
-from dispatchd.engines.local.process import identify
-from dispatchd.loops.leftovers import Leftovers
+from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Survivor
+from dispatchd.protocol.result import NoResult
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import advance
 from support.until import until

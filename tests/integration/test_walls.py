@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.isolation import Isolation
+from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.process.landlock import able
 from support.walls import ATTEMPTS, EVERYDAY, NEEDS, TOOLS, Scene, new_scene, tried
 

@@ -7,9 +7,9 @@ from attrs import evolve, fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.contracts import check
-from dispatchd.domain.brief import brief
-from dispatchd.domain.job import Attempt
+from dispatchd.agent.domain.job import Attempt
+from dispatchd.agent.domain.run.brief import brief
+from dispatchd.protocol.contracts import check
 from dispatchd.protocol.job import Job
 from dispatchd.redaction.redactor import Redactor
 from support.fixtures import Example, examples

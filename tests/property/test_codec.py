@@ -9,13 +9,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatchd.contracts import check
-from dispatchd.domain.job import STEPS_KEPT, Attempt, ProcessIdentity, Step, TrackedJob
-from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
-from dispatchd.domain.phase import Event, Phase
+from dispatchd.agent.domain.job import (
+    STEPS_KEPT,
+    Attempt,
+    ProcessIdentity,
+    Step,
+    TrackedJob,
+)
+from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.store.codec import SCHEMA_VERSION, decode, encode
 from dispatchd.errors import RecordTooNew, RecordUnreadable
+from dispatchd.protocol.contracts import check
 from dispatchd.protocol.job import Job
-from dispatchd.store.codec import SCHEMA_VERSION, decode, encode
+from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 from support.records import NOW
 
 PATH = Path("record.json")

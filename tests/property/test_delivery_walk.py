@@ -19,10 +19,10 @@ from hypothesis.stateful import (
 )
 from typing_extensions import override
 
-from dispatchd.hub.github.listed import Listed
-from dispatchd.hub.github.postponed import NOT_THERE_S, Postponed
-from dispatchd.hub.github.progress import Loss, Progress
-from dispatchd.hub.github.walk import MOST_PAGES, OVERLAP_S, Walk, watermark
+from dispatchd.hub.github.poller.cursor import Loss, Progress
+from dispatchd.hub.github.poller.listed import Listed
+from dispatchd.hub.github.poller.postponed import NOT_THERE_S, Postponed
+from dispatchd.hub.github.poller.walk import MOST_PAGES, OVERLAP_S, Walk, watermark
 
 BEGAN_AT = 1_795_000_000.0
 LATEST_S = 599.0
@@ -40,7 +40,7 @@ class Entry:
 
 @define
 class Model:
-    """The hub's side, as `sweep.py` composes the pure parts, with the ledger as a set."""
+    """The hub's side, as `poller/sweep.py` composes the pure parts, with the ledger as a set."""
 
     entries: list[Entry]
     page_size: int

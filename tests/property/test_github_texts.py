@@ -5,11 +5,11 @@ import json
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatchd.domain.outcome import FailureCause
-from dispatchd.hub.github.report import report
-from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.hub.model import Check, HubJob, State
-from dispatchd.hub.result_details import kept_details, read_details
+from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.domain.model import Check, HubJob, State
+from dispatchd.hub.domain.result_details import kept_details, read_details
+from dispatchd.hub.github.checks.report import report
+from dispatchd.protocol.outcome import FailureCause
 from dispatchd.redaction.redactor import MARK, Redactor
 from dispatchd.redaction.truncate import (
     MOST_BYTES,

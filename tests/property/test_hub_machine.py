@@ -19,12 +19,9 @@ from hypothesis.stateful import (
 )
 from typing_extensions import override
 
-from dispatchd.hub import rules
-from dispatchd.hub.admission import Admission
-from dispatchd.hub.database import Database
-from dispatchd.hub.job_reader import Filter, JobReader
-from dispatchd.hub.job_store import JobStore
-from dispatchd.hub.model import (
+from dispatchd.hub.config.load import Leases
+from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.model import (
     ENDED,
     HELD,
     HubJob,
@@ -33,8 +30,11 @@ from dispatchd.hub.model import (
     State,
     Submission,
 )
-from dispatchd.hub.rules import Claim, Refused
-from dispatchd.hub.settings import Leases
+from dispatchd.hub.domain.rules import Claim, Refused
+from dispatchd.hub.queue.admission import Admission
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs.reader import Filter, JobReader
+from dispatchd.hub.storage.jobs.store import JobStore
 from support.torture import Torture
 
 LEASE_S = 10.0

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.cloud.license.tokens import LARGEST_TOKEN, load_keys, verify
-from dispatchd.domain.license import LEEWAY, Claims, Worth, claims_from
+from dispatchd.agent.endpoint.license_tokens import LARGEST_TOKEN, load_keys, verify
 from dispatchd.errors import LicenseInvalid
+from dispatchd.protocol.license import LEEWAY, Claims, Worth, claims_from
 from support.licenses import Issuer
 from support.records import NOW
 

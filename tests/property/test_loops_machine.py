@@ -26,13 +26,25 @@ from hypothesis.stateful import (
 )
 from typing_extensions import override
 
-from dispatchd.clock import SteadyClock
+from dispatchd.agent.domain.delivery import Delivery
+from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.loops.pull import PullLimits, PullLoop
+from dispatchd.agent.loops.report import ReportLoop
+from dispatchd.agent.runs.conclude import Concluder
+from dispatchd.agent.runs.follow import Follower
+from dispatchd.agent.runs.leftovers import Leftovers
+from dispatchd.agent.runs.run import RunLoop
+from dispatchd.agent.runs.start import Starter
+from dispatchd.agent.runs.workspaces import Workspaces
+from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.disk_retry import Disk
+from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.liveness import Pulse
+from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.delivery import Delivery
-from dispatchd.domain.exit_table import Contract
-from dispatchd.domain.outcome import Outcome, Verdict
-from dispatchd.domain.phase import Phase
-from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import (
     NotPossible,
     ProtocolError,
@@ -45,22 +57,10 @@ from dispatchd.errors import (
     Unavailable,
     WorkspaceFailed,
 )
-from dispatchd.loops.board import Board
-from dispatchd.loops.conclude import Concluder
-from dispatchd.loops.disk import Disk
-from dispatchd.loops.fence import Fence
-from dispatchd.loops.follow import Follower
-from dispatchd.loops.leftovers import Leftovers
-from dispatchd.loops.pull import PullLimits, PullLoop
-from dispatchd.loops.pulse import Pulse
-from dispatchd.loops.report import ReportLoop
-from dispatchd.loops.run import RunLoop
-from dispatchd.loops.start import Starter
-from dispatchd.loops.tracker import Tracker
-from dispatchd.loops.workspaces import Workspaces
+from dispatchd.process.clock import SteadyClock
 from dispatchd.protocol.job import Job
+from dispatchd.protocol.outcome import Outcome, Verdict
 from dispatchd.redaction.known_secrets import KnownSecrets
-from dispatchd.store.runs import Runs
 from support.model import (
     KILLED_CODE,
     Fuse,
@@ -113,7 +113,7 @@ class AtOnce(random.Random):
 
 
 class Daemon:
-    """The loops of one life of the daemon, wired as in `app.py`."""
+    """The loops of one life of the daemon, wired as in `wiring.py`."""
 
     def __init__(
         self, folder: Path, endpoint: ModelEndpoint, engine: ModelEngine, fuse: Fuse

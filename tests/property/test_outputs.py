@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatchd.domain.outputs import LARGEST, MOST, parse, reported
+from dispatchd.agent.domain.run.outputs import LARGEST, MOST, parse, reported
 from dispatchd.redaction.redactor import Redactor
 
 SECRET = "correct-horse-battery-staple"

@@ -6,9 +6,7 @@ from unicodedata import category
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatchd.domain.event import job_from_event
-from dispatchd.domain.go_quote import go_quote
-from dispatchd.domain.parameters import (
+from dispatchd.agent.domain.run.environment import (
     LONGEST_TEXT,
     LONGEST_VALUE,
     Parameters,
@@ -17,6 +15,8 @@ from dispatchd.domain.parameters import (
     environment,
     runtime_parameters,
 )
+from dispatchd.agent.domain.run.go_quote import go_quote
+from dispatchd.protocol.github_event import job_from_event
 from dispatchd.protocol.job import Job, Json
 from support.fixtures import examples
 

@@ -7,11 +7,11 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.domain.job import STEPS_KEPT, TrackedJob
-from dispatchd.domain.outcome import Outcome, Verdict
-from dispatchd.domain.phase import TRANSITIONS, Event, Phase
+from dispatchd.agent.domain.job import STEPS_KEPT, TrackedJob
+from dispatchd.agent.domain.phase import TRANSITIONS, Event, Phase
 from dispatchd.errors import InvalidTransition
 from dispatchd.protocol.job import Job
+from dispatchd.protocol.outcome import Outcome, Verdict
 from support.records import NOW
 
 ENDED = frozenset({Phase.FINISHING, Phase.HISTORY})

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatchd.domain.raw_json import loads, members
 from dispatchd.errors import ContractViolation
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.json_text import loads, members
 from dispatchd.redaction.redactor import MARK, scrub
 
 texts = st.text(max_size=20)

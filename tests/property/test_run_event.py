@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.contracts import violations
-from dispatchd.domain.run_event import Story
+from dispatchd.agent.domain.run.events import Story
+from dispatchd.protocol.contracts import violations
 
 times = st.sampled_from(
     ["2026-11-21T10:00:00Z", "2026-11-21T10:00:00.123+05:30", "2026-11-21T10:00:00"]

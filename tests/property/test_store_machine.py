@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from typing_extensions import override
 
-from dispatchd.domain.job import TrackedJob
-from dispatchd.domain.outcome import Outcome, Verdict
-from dispatchd.domain.phase import Phase
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.store.codec import encode
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.names import file_name
 from dispatchd.errors import StoreUnavailable
 from dispatchd.protocol.job import Job
-from dispatchd.store.codec import encode
-from dispatchd.store.jobs import JobStore
-from dispatchd.store.names import file_name
+from dispatchd.protocol.outcome import Outcome, Verdict
 from support.obstacle import Obstacle
 from support.records import NOW
 

@@ -12,10 +12,10 @@ from anyio import to_thread
 from attrs import define, field
 from sqlalchemy import make_url
 
-from dispatchd.hub.admission import Admission
-from dispatchd.hub.database import Database
-from dispatchd.hub.github.check_store import CheckStore, Owed
-from dispatchd.hub.model import Check, Submission
+from dispatchd.hub.domain.model import Check, Submission
+from dispatchd.hub.queue.admission import Admission
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs.checks import CheckStore, Owed
 from support.github import APP_ID, INSTALLATION, REPOSITORY, trust_little
 from support.github_api import SHA, GithubApi
 from support.hub import Hub, HubHere, hub

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from anyio import to_thread
 from click.testing import CliRunner
 
-from dispatchd.cli.entry import main
+from dispatchd.cli.main import main
 from support.logs import own_log
 
 Done = subprocess.CompletedProcess[str]

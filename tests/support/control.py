@@ -5,7 +5,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from dispatchd.control.client import ask
+from dispatchd.agent.control.client import ask
 from support.clock import advance
 from support.daemon import DaemonLog
 from support.until import until

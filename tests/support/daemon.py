@@ -15,10 +15,10 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from attrs import define, field
 from typing_extensions import override
 
-from dispatchd.app import Surroundings, serve
+from dispatchd.agent.config.load import Config, Places, load
+from dispatchd.agent.endpoint.open import check_outward
+from dispatchd.agent.wiring import Surroundings, serve
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.config import Config, Places, load
-from dispatchd.outward import check_outward
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import LoopTime, loop, within
 from support.endpoint import SECRET

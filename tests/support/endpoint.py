@@ -15,8 +15,8 @@ import h11
 from anyio.abc import SocketStream, TaskStatus
 from attrs import define, field, frozen
 
-from dispatchd.contracts import check
 from dispatchd.errors import ContractViolation
+from dispatchd.protocol.contracts import check
 from support.clock import within
 
 SECRET = "s3cret-of-the-machine"

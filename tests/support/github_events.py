@@ -7,13 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dispatchd.hub.github.settings import (
-    Forks,
-    GithubSettings,
-    Permission,
-    Rule,
-    Subject,
-)
+from dispatchd.hub.config.github import Forks, GithubSettings, Permission, Rule, Subject
 from support.fixtures import ROOT
 
 SECRET = "It's a Secret to Everybody"

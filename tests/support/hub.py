@@ -21,15 +21,15 @@ from attrs import define, field
 from typing_extensions import override
 
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.hub.database import Database
-from dispatchd.hub.desk import Desk
-from dispatchd.hub.machine_store import MachineStore
-from dispatchd.hub.machines import invited
-from dispatchd.hub.server import serve
-from dispatchd.hub.settings import FILE, TOKEN_FILE, load
-from dispatchd.hub.setup import init
+from dispatchd.hub.api.machines import invited
+from dispatchd.hub.config.load import FILE, TOKEN_FILE, load
+from dispatchd.hub.context import Desk
+from dispatchd.hub.init import init
+from dispatchd.hub.main import serve
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.process.systemd import ServiceManager
 from dispatchd.redaction.known_secrets import KnownSecrets
-from dispatchd.systemd import ServiceManager
 from support.clock import LoopTime, advance, loop, pass_ticks, within
 from support.endpoint import SECRET
 from support.logs import logging_to

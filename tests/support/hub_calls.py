@@ -15,9 +15,9 @@ import httpx
 from attrs import define, field, frozen
 from typing_extensions import override
 
-from dispatchd.hub.backup import backup
-from dispatchd.hub.database import Database
-from dispatchd.hub.model import StorageBusy
+from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.storage.backup import backup
+from dispatchd.hub.storage.database import Database
 from support.endpoint import SECRET
 from support.github import APP_ID, INSTALLATION
 from support.github_events import pull_request, signature

@@ -35,10 +35,10 @@ from sqlalchemy import (
     text,
 )
 
-from dispatchd.hub.database import Database, is_postgresql
+from dispatchd.hub.domain.model import HELD, State
 from dispatchd.hub.domain.transitions import TRANSITIONS
-from dispatchd.hub.model import HELD, State
-from dispatchd.hub.schema import CHECKS, DELIVERIES, JOBS, MARKS, PAUSED
+from dispatchd.hub.storage.database import Database, is_postgresql
+from dispatchd.hub.storage.schema import CHECKS, DELIVERIES, JOBS, MARKS, PAUSED
 
 LYING_S: Final = 45.0
 """A look takes a tenth of a second; the rest is for a busy machine and for troubles of the database (seconds)."""

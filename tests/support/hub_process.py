@@ -11,7 +11,7 @@ from typing import Any
 from attrs import define, field
 from typing_extensions import override
 
-from dispatchd.hub.settings import FILE
+from dispatchd.hub.config.load import FILE
 from support.hub import Hub, client
 from support.until import until
 

@@ -9,7 +9,7 @@ from typing import Any, TextIO, cast
 import structlog
 from attrs import frozen
 
-from dispatchd import log
+from dispatchd.process import log
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 

@@ -9,8 +9,8 @@ import anyio
 import httpx
 from attrs import define, field, frozen
 
-from dispatchd.contracts import check
-from dispatchd.domain.extensions import OF_MACHINES
+from dispatchd.protocol.contracts import check
+from dispatchd.protocol.extensions import OF_MACHINES
 from support.endpoint import SECRET
 from support.hub import Hub
 from support.until import until

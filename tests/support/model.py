@@ -12,16 +12,16 @@ import anyio
 from attrs import define, field
 from typing_extensions import override
 
-from dispatchd.domain.delivery import Beat, Delivery, NoJob
-from dispatchd.domain.isolation import Isolation
-from dispatchd.domain.job import ProcessIdentity, TrackedJob
-from dispatchd.domain.launch import Launch
-from dispatchd.domain.outcome import Cleared, Exit, NeverStarted, Outcome, Verdict
-from dispatchd.domain.report import Report
-from dispatchd.domain.run_event import Progress
+from dispatchd.agent.domain.delivery import Beat, Delivery, NoJob
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.launch import Launch
+from dispatchd.agent.domain.run.events import Progress
+from dispatchd.agent.store.jobs import JobStore
 from dispatchd.errors import Conflict, Gone, RemoteError, RunError
 from dispatchd.protocol.job import Job
-from dispatchd.store.jobs import JobStore
+from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Outcome, Verdict
+from dispatchd.protocol.report import Report
 
 KILLED_CODE = 143
 ELSEWHERE = Verdict(outcome=Outcome.SUCCEEDED, summary="Run by another machine.")

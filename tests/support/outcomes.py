@@ -1,7 +1,7 @@
 """How each end of a job is told, as the project's promise has it; written down here apart from the code."""
 
-from dispatchd.domain.outcome import FailureCause
-from dispatchd.hub.model import State
+from dispatchd.hub.domain.model import State
+from dispatchd.protocol.outcome import FailureCause
 
 CAUSES = ("", *(each.value for each in FailureCause), "lease-expired", "of-tomorrow")
 """Every cause of the contract, none, and one that nobody knows yet."""

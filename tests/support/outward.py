@@ -11,9 +11,13 @@ import httpx
 import pytest
 from anyio.abc import SocketStream, TaskStatus
 
-from dispatchd.cloud.explain import explain
-from dispatchd.cloud.failure import Explanation
-from dispatchd.cloud.transport import MAX_AGE_S, ReloadingTransport, TransportSettings
+from dispatchd.agent.endpoint.diagnose import explain
+from dispatchd.agent.endpoint.failure_kinds import Explanation
+from dispatchd.agent.endpoint.transport import (
+    MAX_AGE_S,
+    ReloadingTransport,
+    TransportSettings,
+)
 from support.clock import within
 
 WITHIN_S = 5.0

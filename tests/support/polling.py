@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from dispatchd.contracts import check
+from dispatchd.protocol.contracts import check
 from support.deliveries_api import DeliveriesApi, key_file
 from support.github import trust_little
 from support.github_events import APP, SECRET, pull_request

@@ -6,11 +6,11 @@ from pathlib import Path
 from attrs import asdict
 from sqlalchemy import insert
 
-from dispatchd.hub.database import Database
-from dispatchd.hub.job_rows import values_of
-from dispatchd.hub.model import ENDED, HELD, Attempt, HubJob, State
-from dispatchd.hub.rules import outcome_of_claim
-from dispatchd.hub.schema import ATTEMPTS, JOBS, TEXTS
+from dispatchd.hub.domain.model import ENDED, HELD, Attempt, HubJob, State
+from dispatchd.hub.domain.rules import outcome_of_claim
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs.rows import values_of
+from dispatchd.hub.storage.schema import ATTEMPTS, JOBS, TEXTS
 
 T0 = 1_760_000_000.0
 """When the first job was submitted (seconds since the epoch): 2025-10-09 08:53:20 UTC."""

@@ -11,13 +11,13 @@ from tempfile import TemporaryDirectory
 
 from attrs import define
 
-from dispatchd.domain.isolation import Isolation
-from dispatchd.domain.job import ProcessIdentity
-from dispatchd.domain.launch import Launch
-from dispatchd.domain.outcome import Exit
-from dispatchd.engines.local.engine import LocalEngine
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.launch import Launch
+from dispatchd.agent.engine.local.engine import LocalEngine
+from dispatchd.agent.store.runs import Runs
+from dispatchd.protocol.outcome import Exit
 from dispatchd.redaction.known_secrets import KnownSecrets
-from dispatchd.store.runs import Runs
 from support.until import until
 
 

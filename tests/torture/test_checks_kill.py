@@ -10,8 +10,8 @@ from bench.postgres import Postgres
 from sqlalchemy import make_url
 
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.hub.database import Database
-from dispatchd.hub.github.lock import AGAIN_S, Lock
+from dispatchd.hub.github.leader import AGAIN_S, Lock
+from dispatchd.hub.storage.database import Database
 from support.checks import ChecksHub, checks_hub_process, github_table
 from support.github_api import Fault, GithubApi, github_api
 from support.hub_process import HubProcess, hub

@@ -19,12 +19,12 @@ from attrs import define, field, frozen
 from bench.postgres import Postgres
 from sqlalchemy import select
 
-from dispatchd.hub.database import Database
-from dispatchd.hub.github.check_store import CheckStore
-from dispatchd.hub.machine_store import MachineStore
-from dispatchd.hub.machines import invited
-from dispatchd.hub.model import ENDED, State
-from dispatchd.hub.schema import JOBS
+from dispatchd.hub.api.machines import invited
+from dispatchd.hub.domain.model import ENDED, State
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs.checks import CheckStore
+from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.hub.storage.schema import JOBS
 from support.checks import github_table
 from support.daemon import DaemonHere, write_config
 from support.endpoint import SECRET

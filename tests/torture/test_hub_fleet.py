@@ -19,9 +19,9 @@ from anyio import to_thread
 from attrs import define, field, frozen
 from bench.postgres import Postgres
 
-from dispatchd.hub.database import Database
-from dispatchd.hub.machine_store import MachineStore
-from dispatchd.hub.machines import invited
+from dispatchd.hub.api.machines import invited
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.machines import MachineStore
 from support.daemon import write_config
 from support.daemon_process import DaemonProcess
 from support.endpoint import SECRET

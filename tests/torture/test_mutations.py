@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.contracts import check
+from dispatchd.protocol.contracts import check
 from support.github_hub import CONFIG, prepared
 from support.hub_process import hub
 from support.machine import Held, Machine

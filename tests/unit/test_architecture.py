@@ -1,12 +1,13 @@
 """The shape of the code: imports go one way, and pictures come from the tables."""
 
+import ast
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from importlinter.cli import lint_imports
 
-from dispatchd.domain import phase
+from dispatchd.agent.domain import phase
 from dispatchd.hub.domain import transitions
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,19 @@ def test_the_committed_pictures_are_those_of_the_tables(
     name: str, picture: Callable[[], str]
 ) -> None:
     assert (ROOT / "docs" / f"{name}.mmd").read_text() == picture(), "run: make docs"
+
+
+def test_no_folder_holds_too_much_and_each_says_what_it_is() -> None:
+    crowded, silent = {}, []
+    for init in (ROOT / "daemon" / "dispatchd").rglob("__init__.py"):
+        folder = str(init.parent.relative_to(ROOT))
+        modules = [*init.parent.glob("*.py")]
+        if len(modules) - 1 > 15:
+            crowded[folder] = len(modules) - 1
+        if not ast.get_docstring(ast.parse(init.read_text())):
+            silent.append(folder)
+
+    assert (crowded, silent) == ({}, [])
 
 
 def test_no_module_hides_too_much() -> None:

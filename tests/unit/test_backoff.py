@@ -2,14 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.domain.backoff import (
+from dispatchd.agent.domain.long_poll import FLOOR_S, Hold
+from dispatchd.protocol.backoff import (
     CAP_S,
     RETRY_AFTER_CAP_S,
     after_asked_s,
     full_jitter_s,
     next_try_s,
 )
-from dispatchd.domain.hold import FLOOR_S, Hold
 
 draws = st.floats(min_value=0, max_value=1, exclude_max=True)
 

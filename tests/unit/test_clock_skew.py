@@ -5,7 +5,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from dispatchd.cloud.skew import Reading, Skew
+from dispatchd.agent.endpoint.clock_skew import Reading, Skew
 
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
 

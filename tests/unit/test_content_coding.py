@@ -1,6 +1,6 @@
 import pytest
 
-from dispatchd.domain.content_coding import coding_problem
+from dispatchd.network.content_coding import coding_problem
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,19 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from dispatchd.cloud.wire import LONGEST_ID
-from dispatchd.contracts import CONTRACTS_VERSION, check, names, schema, violations
-from dispatchd.domain.exit_table import as_markdown
-from dispatchd.domain.outcome import FailureCause
+from dispatchd.agent.domain.exit_table import as_markdown
+from dispatchd.agent.endpoint.wire import LONGEST_ID
 from dispatchd.errors import ContractViolation
-from dispatchd.hub.model import State
-from dispatchd.hub.rules import LEASE_EXPIRED
+from dispatchd.hub.domain.model import State
+from dispatchd.hub.domain.rules import LEASE_EXPIRED
+from dispatchd.protocol.contracts import (
+    CONTRACTS_VERSION,
+    check,
+    names,
+    schema,
+    violations,
+)
+from dispatchd.protocol.outcome import FailureCause
 from support.golden import EXAMPLES, ROOT, examples, name_of, read
 
 VALID = sorted(EXAMPLES.glob("*/valid/*.json"))
@@ -323,7 +329,7 @@ def test_the_wheel_that_comes_from_the_sdist_carries_every_schema(
         [
             sys.executable,
             "-c",
-            "import json; from dispatchd import contracts; print(json.dumps([contracts.__file__, contracts.names()]))",
+            "import json; from dispatchd.protocol import contracts; print(json.dumps([contracts.__file__, contracts.names()]))",
         ],
         cwd=tmp_path / "installed",
         check=True,

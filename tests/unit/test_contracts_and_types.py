@@ -8,30 +8,36 @@ from typing import Any
 import attrs
 import pytest
 
-from dispatchd.cloud.wire import job_to_wire, read_delivery
-from dispatchd.config import file
-from dispatchd.contracts import check, schema
-from dispatchd.domain.exit_table import Contract
-from dispatchd.domain.job import STEPS_KEPT, Attempt, ProcessIdentity, Step, TrackedJob
-from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
-from dispatchd.domain.phase import Event, Phase
-from dispatchd.domain.result import Annotation, NoResult, ResultStatus, RunResult
-from dispatchd.domain.run_event import Story
+from dispatchd.agent.config import file
+from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.job import (
+    STEPS_KEPT,
+    Attempt,
+    ProcessIdentity,
+    Step,
+    TrackedJob,
+)
+from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.domain.run.events import Story
+from dispatchd.agent.endpoint.wire import job_to_wire, read_delivery
+from dispatchd.agent.store.codec import SCHEMA_VERSION, decode, to_document
+from dispatchd.agent.store.evidence import read_result
 from dispatchd.errors import ContractViolation
-from dispatchd.hub import settings
-from dispatchd.hub.model import Attempt as Claim
-from dispatchd.hub.model import Delivery, HubJob, Machine, State, Token
-from dispatchd.hub.result_details import NAMES
-from dispatchd.hub.views import (
+from dispatchd.hub.api.views import (
     attempt_document,
     delivery_document,
     job_document,
     machine_document,
     token_document,
 )
+from dispatchd.hub.config import load as settings
+from dispatchd.hub.domain.model import Attempt as Claim
+from dispatchd.hub.domain.model import Delivery, HubJob, Machine, State, Token
+from dispatchd.hub.domain.result_details import NAMES
+from dispatchd.protocol.contracts import check, schema
 from dispatchd.protocol.job import Job
-from dispatchd.store.codec import SCHEMA_VERSION, decode, to_document
-from dispatchd.store.evidence import read_result
+from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
+from dispatchd.protocol.result import Annotation, NoResult, ResultStatus, RunResult
 from support.golden import examples, name_of, read
 
 OLD_RECORDS = Path(__file__).parents[1] / "fixtures" / "records"

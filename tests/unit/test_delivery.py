@@ -2,8 +2,8 @@
 
 import pytest
 
-from dispatchd.domain.delivery import Delivery, rejection
-from dispatchd.domain.workflow import Workflow
+from dispatchd.agent.domain.delivery import Delivery, rejection
+from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.protocol.job import Job
 
 

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from dispatchd.hub.github.listed import (
+from dispatchd.hub.github.poller.listed import (
     Listed,
     Unreadable,
     arrival,
     has_payload,
     read_page,
 )
-from dispatchd.hub.github.postponed import NOT_THERE_S, UNCLEAR_S, Postponed
-from dispatchd.hub.github.walk import OVERLAP_S, Walk, Wanted, watermark
+from dispatchd.hub.github.poller.postponed import NOT_THERE_S, UNCLEAR_S, Postponed
+from dispatchd.hub.github.poller.walk import OVERLAP_S, Walk, Wanted, watermark
 
 NOW = 1_795_000_000.0
 

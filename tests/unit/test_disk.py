@@ -8,8 +8,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.errors import SpawnFailed, StoreUnavailable
-from dispatchd.loops.disk import Disk
 
 
 def refusing(name: str, then: Callable[[], None]) -> Callable[[], None]:

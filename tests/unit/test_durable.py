@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatchd.agent.store.durable import DurableFolder, put_file, remove_file, sweep
+from dispatchd.agent.store.names import file_name
 from dispatchd.errors import FolderUnusable, StoreUnavailable
-from dispatchd.store.durable import DurableFolder, put_file, remove_file, sweep
-from dispatchd.store.names import file_name
 
 
 def test_a_put_replaces_the_whole_file(tmp_path: Path) -> None:

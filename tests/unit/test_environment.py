@@ -1,6 +1,6 @@
 import pytest
 
-from dispatchd.domain.parameters import (
+from dispatchd.agent.domain.run.environment import (
     LONGEST_TEXT,
     LONGEST_VALUE,
     RunPaths,

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.domain.result import NoResult, RunResult
-from dispatchd.store.evidence import (
+from dispatchd.agent.store.evidence import (
     LONGEST_EVENTS,
     MOST_EVENTS,
     EventReader,
@@ -14,6 +13,7 @@ from dispatchd.store.evidence import (
     read_story,
     read_tail,
 )
+from dispatchd.protocol.result import NoResult, RunResult
 
 PROGRESS = b'{"type": "progress", "completed": 1, "in_progress": 0, "total": 2}\n'
 

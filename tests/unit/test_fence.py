@@ -3,11 +3,11 @@ from datetime import timedelta
 import pytest
 from attrs import evolve
 
-from dispatchd.domain.fence import Word, may_start
-from dispatchd.domain.job import Attempt, ProcessIdentity, TrackedJob
-from dispatchd.domain.outcome import FailureCause
-from dispatchd.domain.phase import Event, Phase
+from dispatchd.agent.domain.fence import Word, may_start
+from dispatchd.agent.domain.job import Attempt, ProcessIdentity, TrackedJob
+from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.protocol.job import Job
+from dispatchd.protocol.outcome import FailureCause
 from support.records import NOW
 
 LEASED = evolve(

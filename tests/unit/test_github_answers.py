@@ -6,7 +6,7 @@ from email.utils import formatdate
 
 import pytest
 
-from dispatchd.hub.github.answers import (
+from dispatchd.hub.github.api.responses import (
     GithubError,
     Invalid,
     Limited,

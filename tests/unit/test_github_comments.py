@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.hub.github.comment import MOST_COMMANDS, Command, commands
-from dispatchd.hub.github.decide import Free, decide, may, needed_for
+from dispatchd.hub.config.github import Permission
 from dispatchd.hub.github.event import read_event
-from dispatchd.hub.github.routing import OUR_MARK, Cancel, Run, route
-from dispatchd.hub.github.settings import Permission
+from dispatchd.hub.github.ingest.decide import Free, decide, may, needed_for
+from dispatchd.hub.github.routing.comment import MOST_COMMANDS, Command, commands
+from dispatchd.hub.github.routing.route import OUR_MARK, Cancel, Run, route
 from support.github_events import APP, HEAD, OTHER, SETTINGS, comment, pull
 
 NOTHING: list[str] = []

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from dispatchd.contracts import schema, violations
-from dispatchd.hub.github.conclusions import INFRASTRUCTURE, TIMED_OUT
-from dispatchd.hub.github.matching import _USUAL_ACTIONS
-from dispatchd.hub.model import State
-from dispatchd.hub.setup import init
+from dispatchd.hub.domain.model import State
+from dispatchd.hub.github.checks.conclusions import INFRASTRUCTURE, TIMED_OUT
+from dispatchd.hub.github.routing.matching import _USUAL_ACTIONS
+from dispatchd.hub.init import init
+from dispatchd.protocol.contracts import schema, violations
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "github.md").read_text()

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from dispatchd.domain.event import job_from_event
+from dispatchd.hub.config.github import Forks, GithubSettings, Rule
 from dispatchd.hub.domain.event_kinds import must_be_asked_about
-from dispatchd.hub.github.decide import Free, decide
 from dispatchd.hub.github.event import read_event
-from dispatchd.hub.github.job_fields import job_fields
-from dispatchd.hub.github.routing import Plan, Run, route
-from dispatchd.hub.github.settings import Forks, GithubSettings, Rule
+from dispatchd.hub.github.ingest.decide import Free, decide
+from dispatchd.hub.github.routing.job_fields import job_fields
+from dispatchd.hub.github.routing.route import Plan, Run, route
+from dispatchd.protocol.github_event import job_from_event
 from dispatchd.protocol.job import Job
 from support.github_events import HEAD, SETTINGS, comment, pull, pull_request, real
 

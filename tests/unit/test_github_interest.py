@@ -9,10 +9,10 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatchd.hub.config.github import GithubSettings, Rule
 from dispatchd.hub.github.event import GithubEvent, read_event
-from dispatchd.hub.github.interest import idle
-from dispatchd.hub.github.routing import route
-from dispatchd.hub.github.settings import GithubSettings, Rule
+from dispatchd.hub.github.routing.interest import idle
+from dispatchd.hub.github.routing.route import route
 from support.github_events import APP, HEAD, REAL, SETTINGS, event_of, name_of
 
 NAMES = [

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from dispatchd.hub.github.job_id import JobIds
+from dispatchd.hub.github.routing.job_id import JobIds
 
 
 def ids(target: str = "integration/1", delivery_id: str = "d") -> list[str]:

@@ -11,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatchd.errors import UsageError
-from dispatchd.hub.github.event import read_event
-from dispatchd.hub.github.inbox import check_for
-from dispatchd.hub.github.job_fields import job_fields
-from dispatchd.hub.github.manifest import (
+from dispatchd.hub.config.github import (
+    _NOT_BY_RULES,
+    Forks,
+    GithubSettings,
+    Rule,
+    Subject,
+)
+from dispatchd.hub.github.app.manifest import (
     code_of,
     expected_url,
     form_page,
@@ -22,7 +26,7 @@ from dispatchd.hub.github.manifest import (
     manifest,
     website,
 )
-from dispatchd.hub.github.needs import (
+from dispatchd.hub.github.app.needs import (
     KNOWN_EVENTS,
     PERMISSION_OF,
     covers,
@@ -31,14 +35,10 @@ from dispatchd.hub.github.needs import (
     permissions,
     shows_checks,
 )
-from dispatchd.hub.github.routing import Cancel, Run, route
-from dispatchd.hub.github.settings import (
-    _NOT_BY_RULES,
-    Forks,
-    GithubSettings,
-    Rule,
-    Subject,
-)
+from dispatchd.hub.github.event import read_event
+from dispatchd.hub.github.ingest.inbox import check_for
+from dispatchd.hub.github.routing.job_fields import job_fields
+from dispatchd.hub.github.routing.route import Cancel, Run, route
 from support.fixtures import ROOT
 from support.github import OPENAPI
 from support.github_events import APP, REAL, SETTINGS, comment, event_of

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dispatchd.hub.github.report import Report, report
-from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.hub.model import ENDED, Check, HubJob, State
+from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.domain.model import ENDED, Check, HubJob, State
+from dispatchd.hub.github.checks.report import Report, report
 from dispatchd.redaction.redactor import Redactor
 from support.outcomes import CAUSES, ENDS, expected
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from dispatchd.hub.config.github import Forks, GithubSettings, Rule, mistakes
 from dispatchd.hub.github.event import read_event
-from dispatchd.hub.github.routing import Button, Plan, Run, SuiteAgain, route
-from dispatchd.hub.github.settings import Forks, GithubSettings, Rule, mistakes
+from dispatchd.hub.github.routing.route import Button, Plan, Run, SuiteAgain, route
 from support.github_events import (
     APP,
     HEAD,

@@ -1,8 +1,8 @@
 import json
 from unicodedata import category
 
-from dispatchd.domain.go_quote import go_quote
-from dispatchd.domain.parameters import runtime_parameters
+from dispatchd.agent.domain.run.environment import runtime_parameters
+from dispatchd.agent.domain.run.go_quote import go_quote
 from support.fixtures import ROOT
 
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from dispatchd.hub.domain.binding import Binding
-from dispatchd.hub.domain.news import ANYTHING, News
-from dispatchd.hub.waiting import Poll, Polls, Watchers
+from dispatchd.hub.domain.events import ANYTHING, News
+from dispatchd.hub.waiters import Poll, Polls, Watchers
 
 NEWS = News(job_id="j", workflow="ci")
 

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from dispatchd.hub.model import Attempt, HubJob, Machine
-from dispatchd.hub.views import (
+from dispatchd.hub.api.views import (
     AWAY_S,
     attempt_document,
     job_document,
@@ -14,6 +13,7 @@ from dispatchd.hub.views import (
     machine_state,
     silent_s,
 )
+from dispatchd.hub.domain.model import Attempt, HubJob, Machine
 
 NOW = 1_000_000.0
 

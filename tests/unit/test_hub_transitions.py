@@ -2,13 +2,13 @@
 
 import pytest
 
+from dispatchd.hub.domain.model import ENDED, HELD, HubJob, State
 from dispatchd.hub.domain.transitions import (
     TRANSITIONS,
     Event,
     InvalidTransition,
     advance,
 )
-from dispatchd.hub.model import ENDED, HELD, HubJob, State
 
 
 def test_an_ended_job_stays_as_it_ended() -> None:

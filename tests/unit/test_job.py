@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from dispatchd.domain.cancel import targets, verdict
-from dispatchd.domain.job import STEPS_KEPT, Attempt, TrackedJob, cancelled
-from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
-from dispatchd.domain.phase import Event, Phase
+from dispatchd.agent.domain.cancel import targets, verdict
+from dispatchd.agent.domain.job import STEPS_KEPT, Attempt, TrackedJob, cancelled
+from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.errors import InvalidTransition
 from dispatchd.protocol.job import Job
+from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 DONE = Verdict(outcome=Outcome.SUCCEEDED, summary="Succeeded.")

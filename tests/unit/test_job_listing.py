@@ -4,10 +4,10 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dispatchd.domain.job import TrackedJob
-from dispatchd.domain.phase import Event
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Event
+from dispatchd.agent.store.jobs import JobStore, read_all
 from dispatchd.protocol.job import Job
-from dispatchd.store.jobs import JobStore, read_all
 from support.records import NOW
 
 LATER = datetime(2200, 1, 1, tzinfo=UTC)

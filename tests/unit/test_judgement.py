@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 
-from dispatchd.domain.exit_table import TABLE, Contract, Ending, Then
-from dispatchd.domain.judgement import Evidence, Judgement, judge, never_started
-from dispatchd.domain.outcome import Exit, FailureCause, Outcome
-from dispatchd.domain.result import NoResult, ResultStatus, RunResult
-from dispatchd.domain.run_event import Progress, RunPhase, Span, Story
+from dispatchd.agent.domain.exit_table import TABLE, Contract, Ending, Then
+from dispatchd.agent.domain.run.events import Progress, RunPhase, Span, Story
+from dispatchd.agent.domain.verdict import Evidence, Judgement, judge, never_started
+from dispatchd.protocol.outcome import Exit, FailureCause, Outcome
+from dispatchd.protocol.result import NoResult, ResultStatus, RunResult
 
 NO_RESULT = NoResult("it wrote none")
 

@@ -12,20 +12,20 @@ import pytest
 from anyio import to_thread
 from typing_extensions import override
 
-from dispatchd.clock import SteadyClock
+from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.runs.conclude import Concluder
+from dispatchd.agent.runs.workspaces import Workspaces
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.tracking.disk_retry import Disk
+from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import Attempt, TrackedJob
-from dispatchd.domain.outcome import FailureCause, NeverStarted, Outcome
-from dispatchd.domain.phase import Event, Phase
-from dispatchd.domain.workflow import Workflow
-from dispatchd.loops.conclude import Concluder
-from dispatchd.loops.disk import Disk
-from dispatchd.loops.tracker import Tracker
-from dispatchd.loops.workspaces import Workspaces
+from dispatchd.process.clock import SteadyClock
 from dispatchd.protocol.job import Job
+from dispatchd.protocol.outcome import FailureCause, NeverStarted, Outcome
 from dispatchd.redaction.known_secrets import KnownSecrets
-from dispatchd.store.jobs import JobStore
-from dispatchd.store.runs import Runs
 
 WORKFLOW = Workflow(
     name="it", command=("/bin/true",), max_duration_s=9, kill_grace_s=1, max_retries=0

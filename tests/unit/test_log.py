@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 import dispatchd
-from dispatchd import log
+from dispatchd.process import log
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.logs import own_log
 

@@ -9,7 +9,7 @@ import click
 import pytest
 
 from dispatchd import __version__
-from dispatchd.cli.entry import cli
+from dispatchd.cli.main import cli
 from dispatchd.cli.manual import page
 
 PAGE = Path(__file__).parents[2] / "docs" / "dispatchd.1"

@@ -11,16 +11,16 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from dispatchd.contracts import names
-from dispatchd.hub.auth.scopes import SCOPES
-from dispatchd.hub.database import Database
-from dispatchd.hub.desk import Desk
-from dispatchd.hub.github.manifest import WEBHOOK_PATH
-from dispatchd.hub.github.settings import GithubSettings
-from dispatchd.hub.github.webhook import Webhook
-from dispatchd.hub.probes import Probes
-from dispatchd.hub.server import application
-from dispatchd.hub.settings import Settings
+from dispatchd.hub.api.probes import Probes
+from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.config.load import Settings
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.scopes import SCOPES
+from dispatchd.hub.github.app.manifest import WEBHOOK_PATH
+from dispatchd.hub.github.ingest.webhook import Webhook
+from dispatchd.hub.main import application
+from dispatchd.hub.storage.database import Database
+from dispatchd.protocol.contracts import names
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
 OPENAPI: dict[str, Any] = json.loads((CONTRACTS / "openapi.json").read_text("utf-8"))

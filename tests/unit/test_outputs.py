@@ -1,6 +1,6 @@
 import pytest
 
-from dispatchd.domain.outputs import LARGEST, MOST, parse, reported
+from dispatchd.agent.domain.run.outputs import LARGEST, MOST, parse, reported
 from dispatchd.redaction.redactor import Redactor
 
 SECRET = "correct-horse-battery-staple"

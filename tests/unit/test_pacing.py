@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from attrs import define
 
-from dispatchd.hub.github.pacing import Gates
+from dispatchd.hub.github.api.pacing import Gates
 
 
 @define

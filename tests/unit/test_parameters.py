@@ -3,10 +3,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from dispatchd.domain.event import job_from_event
-from dispatchd.domain.github_server import PUBLIC as PUBLIC_SERVER
-from dispatchd.domain.github_server import server_of
-from dispatchd.domain.parameters import derive
+from dispatchd.agent.domain.run.environment import derive
+from dispatchd.agent.domain.run.github_server import PUBLIC as PUBLIC_SERVER
+from dispatchd.agent.domain.run.github_server import server_of
+from dispatchd.protocol.github_event import job_from_event
 from dispatchd.protocol.job import Job, Json
 from support.fixtures import ROOT, Example, examples
 

@@ -1,6 +1,13 @@
 import pytest
 
-from dispatchd.domain.phase import OWES, TRANSITIONS, UNSTARTED, Event, Phase, diagram
+from dispatchd.agent.domain.phase import (
+    OWES,
+    TRANSITIONS,
+    UNSTARTED,
+    Event,
+    Phase,
+    diagram,
+)
 
 
 def test_every_phase_but_history_owes_something() -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from dispatchd.domain import fitness
-from dispatchd.domain.finding import Finding, Level
-from dispatchd.domain.fitness import Machine
-from dispatchd.domain.isolation import Isolation
-from dispatchd.domain.resources import Resources
-from dispatchd.domain.workflow import DEFAULT_PIDS_MAX, Workflow
+from dispatchd.agent.domain import fitness
+from dispatchd.agent.domain.fitness import Machine
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.domain.workflow import DEFAULT_PIDS_MAX, Workflow
 from dispatchd.process.prerequisites import Needs, prerequisites
+from dispatchd.protocol.finding import Finding, Level
+from dispatchd.protocol.resources import Resources
 
 
 def found(folder: Path, **needs: object) -> dict[str, Finding]:

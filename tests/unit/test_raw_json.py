@@ -1,7 +1,7 @@
 import pytest
 
-from dispatchd.domain.raw_json import loads, members
 from dispatchd.errors import ContractViolation
+from dispatchd.protocol.json_text import loads, members
 
 
 def test_members_keep_their_exact_text() -> None:

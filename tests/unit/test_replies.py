@@ -2,8 +2,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dispatchd.cloud.doubts import Doubts
-from dispatchd.cloud.replies import (
+from dispatchd.agent.endpoint.doubts import Doubts
+from dispatchd.agent.endpoint.responses import (
     Proof,
     Reply,
     hold_applied,

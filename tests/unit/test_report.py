@@ -2,13 +2,13 @@ import re
 
 import pytest
 
-from dispatchd.domain.report import (
+from dispatchd.protocol.report import (
     LONGEST_TEXT,
     MOST_ANNOTATIONS,
     annotations,
     step_summary,
 )
-from dispatchd.domain.result import Annotation
+from dispatchd.protocol.result import Annotation
 from dispatchd.redaction.redactor import Redactor
 from dispatchd.redaction.truncate import MOST_BYTES as LONGEST_STEP_SUMMARY
 

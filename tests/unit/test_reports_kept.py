@@ -11,15 +11,15 @@ import pytest
 from attrs import evolve
 
 import support
-from dispatchd.cloud.wire import report_to_wire
-from dispatchd.contracts import check
-from dispatchd.domain.report import Report
-from dispatchd.domain.result import Annotation
+from dispatchd.agent.endpoint.wire import report_to_wire
+from dispatchd.agent.store import reports
+from dispatchd.agent.store.evidence import LARGEST_TEXT, Head, read_head
+from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.errors import StoreUnavailable
+from dispatchd.protocol.contracts import check
+from dispatchd.protocol.report import Report
+from dispatchd.protocol.result import Annotation
 from dispatchd.redaction.redactor import Redactor
-from dispatchd.store import reports
-from dispatchd.store.evidence import LARGEST_TEXT, Head, read_head
-from dispatchd.store.runs import RunFolder, Runs
 from support.preload import build
 
 SECRET = "correct-horse-battery-staple"
@@ -99,9 +99,9 @@ def test_a_report_is_durable_once_it_is_written(tmp_path: Path) -> None:
     """Both files are synced, then their folder, then the folder of that one, which is new too."""
     program = f"""
 from pathlib import Path
-from dispatchd.domain.report import Report
-from dispatchd.store import reports
-from dispatchd.store.runs import Runs
+from dispatchd.protocol.report import Report
+from dispatchd.agent.store import reports
+from dispatchd.agent.store.runs import Runs
 
 runs = Runs.open(Path({str(tmp_path)!r}))
 runs.create("j", payload="null", headers="null")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dispatchd.store.runs import Runs
+from dispatchd.agent.store.runs import Runs
 
 
 def test_an_attempt_of_an_earlier_release_has_one_folder_for_both(

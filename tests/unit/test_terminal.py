@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from dispatchd.cli.options import print_pairs, print_table
 from dispatchd.cli.terminal import LogFilter, echo
-from dispatchd.domain.written_out import coloured, written_out
-from dispatchd.log import configure
+from dispatchd.process.log import configure
+from dispatchd.redaction.escapes import coloured, written_out
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.logs import own_log
 

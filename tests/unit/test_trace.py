@@ -10,12 +10,12 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.domain.job import STEPS_KEPT, Attempt, TrackedJob, cancelled
-from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
-from dispatchd.domain.phase import TRANSITIONS, Event, Phase
-from dispatchd.domain.trace import Span, spans_of, traceparent
+from dispatchd.agent.domain.job import STEPS_KEPT, Attempt, TrackedJob, cancelled
+from dispatchd.agent.domain.phase import TRANSITIONS, Event, Phase
+from dispatchd.agent.domain.trace import Span, spans_of, traceparent
+from dispatchd.agent.store.codec import encode
 from dispatchd.protocol.job import Job
-from dispatchd.store.codec import encode
+from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 from support.records import NOW
 
 SUCCEEDED = Verdict(outcome=Outcome.SUCCEEDED, summary="Succeeded.")
@@ -32,8 +32,8 @@ TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-01")
 IDS = """
 import sys
 from pathlib import Path
-from dispatchd.domain.trace import spans_of, traceparent
-from dispatchd.store.codec import decode
+from dispatchd.agent.domain.trace import spans_of, traceparent
+from dispatchd.agent.store.codec import decode
 record = decode(Path(sys.argv[1]).read_bytes(), path=Path(sys.argv[1]))
 print(traceparent(record, 1), *(span.span_id for span in spans_of(record)))
 """

@@ -9,14 +9,14 @@ import pytest
 from attrs import evolve, frozen
 from typing_extensions import override
 
-from dispatchd.domain.job import Attempt, TrackedJob
-from dispatchd.domain.outcome import FailureCause, Outcome, Verdict
-from dispatchd.domain.phase import Event, Phase
+from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.tracking.disk_retry import Disk
+from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.errors import InvalidTransition, NotPossible
-from dispatchd.loops.disk import Disk
-from dispatchd.loops.tracker import Decision, Tracker
 from dispatchd.protocol.job import Job
-from dispatchd.store.jobs import JobStore
+from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 from support.obstacle import Obstacle
 from support.records import NOW
 

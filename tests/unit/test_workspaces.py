@@ -16,20 +16,20 @@ from anyio import to_thread
 from attrs import evolve
 from typing_extensions import override
 
-from dispatchd.clock import SteadyClock
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.loops.prune import PruneLoop
+from dispatchd.agent.runs.workspaces import Workspaces
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.runs import RunFolder, Runs
+from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.disk_retry import Disk
+from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.domain.job import TrackedJob
-from dispatchd.domain.outcome import Outcome, Verdict
-from dispatchd.domain.phase import Event, Phase
-from dispatchd.loops.board import Board
-from dispatchd.loops.disk import Disk
-from dispatchd.loops.prune import PruneLoop
-from dispatchd.loops.tracker import Tracker
-from dispatchd.loops.workspaces import Workspaces
+from dispatchd.process.clock import SteadyClock
 from dispatchd.protocol.job import Job
+from dispatchd.protocol.outcome import Outcome, Verdict
 from dispatchd.redaction.known_secrets import KnownSecrets
-from dispatchd.store.jobs import JobStore
-from dispatchd.store.runs import RunFolder, Runs
 from support.clock import advance, within
 from support.folders import nest
 from support.logs import logging_to

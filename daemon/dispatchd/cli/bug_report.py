@@ -24,13 +24,13 @@ import attrs
 import click
 
 from dispatchd import __version__
+from dispatchd.agent.config.file import File, WorkflowEntry
+from dispatchd.agent.engine.local.secrets import recall
+from dispatchd.agent.store.codec import decode
+from dispatchd.agent.store.identity import IdentityStore
 from dispatchd.cli import options
-from dispatchd.config.file import File, WorkflowEntry
-from dispatchd.engines.local.secrets import recall
 from dispatchd.errors import ConfigError, DispatchdError, UserError
 from dispatchd.redaction.redactor import MARK, Redactor
-from dispatchd.store.codec import decode
-from dispatchd.store.identity import IdentityStore
 
 _DEADLINE_S: Final = 10.0
 """Time limit of a command (seconds); they run side by side."""

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from dispatchd.config import Places
-from dispatchd.domain.phase import Phase
+from dispatchd.agent.config.load import Places
+from dispatchd.agent.domain.phase import Phase
 from dispatchd.errors import DispatchdError, NotReachable
 
 PROGRAM: Final = "dispatchd"
@@ -100,7 +100,7 @@ def _jobs(
 def _asked(places: Places, incomplete: str) -> Iterable[Any]:
     from urllib.parse import quote
 
-    from dispatchd.control.client import ask
+    from dispatchd.agent.control.client import ask
 
     query = f"like={quote(incomplete, safe='')}" if incomplete else f"past={_MOST}"
     answer: Any = ask(

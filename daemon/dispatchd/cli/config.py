@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from dispatchd.agent.config.load import Config
 from dispatchd.cli.options import config_option, json_option, load_config, print_json
-from dispatchd.config import Config
 from dispatchd.errors import ConfigError, Problem
 
 
@@ -21,7 +21,7 @@ def config() -> None:
 @json_option
 def check(config_file: Path | None, *, as_json: bool) -> None:
     """Say whether the configuration can be used; every mistake gets one line and the exit code is 78."""
-    from dispatchd.outward import check_outward
+    from dispatchd.agent.endpoint.open import check_outward
 
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     try:

@@ -15,11 +15,11 @@ from anyio.abc import Process
 from anyio.streams.text import TextReceiveStream
 from attrs import frozen
 
-from dispatchd.cloud.wire import job_to_wire
-from dispatchd.domain.event import job_from_event
-from dispatchd.domain.raw_json import loads
+from dispatchd.agent.endpoint.wire import job_to_wire
 from dispatchd.errors import NotReachable
+from dispatchd.protocol.github_event import job_from_event
 from dispatchd.protocol.job import Job
+from dispatchd.protocol.json_text import loads
 
 _START_S: Final = 30.0
 """Longest wait until the hub listens (seconds)."""

@@ -6,6 +6,15 @@ from pathlib import Path
 import click
 from attrs import evolve
 
+from dispatchd.agent.domain.delivery import Delivery, foreign_repository
+from dispatchd.agent.domain.run.environment import (
+    ADDRESSES,
+    Parameters,
+    derive,
+    runtime_parameters,
+)
+from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.endpoint.wire import read_delivery
 from dispatchd.cli.options import (
     config_option,
     json_option,
@@ -15,18 +24,9 @@ from dispatchd.cli.options import (
     read_text,
 )
 from dispatchd.cli.terminal import echo
-from dispatchd.cloud.wire import read_delivery
-from dispatchd.domain.delivery import Delivery, foreign_repository
-from dispatchd.domain.event import job_from_event
-from dispatchd.domain.parameters import (
-    ADDRESSES,
-    Parameters,
-    derive,
-    runtime_parameters,
-)
-from dispatchd.domain.raw_json import loads, members
-from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import ContractViolation, UsageError
+from dispatchd.protocol.github_event import job_from_event
+from dispatchd.protocol.json_text import loads, members
 
 
 @click.command()

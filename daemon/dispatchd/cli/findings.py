@@ -6,8 +6,8 @@ from typing import NoReturn, TypeVar
 
 from dispatchd.cli.options import print_json
 from dispatchd.cli.terminal import echo
-from dispatchd.domain.finding import Finding, Level
 from dispatchd.errors import ConfigError
+from dispatchd.protocol.finding import Finding, Level
 
 T = TypeVar("T")
 

@@ -218,6 +218,6 @@ def _text(text: str) -> str:
 
 if __name__ == "__main__":
     from dispatchd import __version__
-    from dispatchd.cli.entry import cli
+    from dispatchd.cli.main import cli
 
     click.echo(page(cli, __version__), nl=False)

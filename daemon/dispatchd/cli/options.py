@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from dispatchd.config import Config, Places, load, locate
-from dispatchd.domain.written_out import written_out
+from dispatchd.agent.config.load import Config, Places, load, locate
 from dispatchd.errors import UsageError
+from dispatchd.redaction.escapes import written_out
 
 _SYSTEM_FILE: Final = Path("/etc/dispatchd/config.toml")
 _STATE: Final = Path("/var/lib")

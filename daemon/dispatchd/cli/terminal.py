@@ -10,7 +10,7 @@ from typing import Final
 import click
 from attrs import define, field
 
-from dispatchd.domain.written_out import coloured, written_out
+from dispatchd.redaction.escapes import coloured, written_out
 
 _LINES: Final = "\n\t"
 _BEGUN: Final = re.compile("\x1b(?:\\[[0-9;:]{0,64})?\\Z")

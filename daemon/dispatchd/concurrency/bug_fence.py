@@ -15,7 +15,7 @@ import structlog
 from attrs import define, field
 
 from dispatchd.concurrency.retry import Retry
-from dispatchd.domain.backoff import CAP_S
+from dispatchd.protocol.backoff import CAP_S
 
 
 @define

@@ -4,7 +4,7 @@ import random
 
 from attrs import define, field
 
-from dispatchd.domain.backoff import CAP_S, full_jitter_s
+from dispatchd.protocol.backoff import CAP_S, full_jitter_s
 
 
 @define

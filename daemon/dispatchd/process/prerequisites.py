@@ -17,7 +17,7 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.domain.finding import Finding, Level
+from dispatchd.protocol.finding import Finding, Level
 
 SHELL: Final = Path("/bin/sh")
 
@@ -176,7 +176,7 @@ def _git(search_path: str) -> Finding:
 
 @contextmanager
 def _aside(folder: Path, what: str) -> Iterator[Path]:
-    # The prefix is that of `store/durable.py`, whose sweep removes leftovers of a crash.
+    # The prefix is that of `agent/store/durable.py`, whose sweep removes leftovers of a crash.
     aside = folder / f".aside-{os.getpid()}-{what}"
     try:
         yield aside

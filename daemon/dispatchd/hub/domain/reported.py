@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
-from dispatchd.domain.report import LONGEST_TEXT, MOST_ANNOTATIONS
-from dispatchd.hub.model import Result, Standing
-from dispatchd.hub.result_details import kept_details
+from dispatchd.hub.domain.model import Result, Standing
+from dispatchd.hub.domain.result_details import kept_details
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.report import LONGEST_TEXT, MOST_ANNOTATIONS
 
 _LONGEST_OUTPUT: Final = 20_000
 """Longest output that is stored (characters): the 16,000 of the contract and its first line."""

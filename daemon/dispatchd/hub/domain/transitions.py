@@ -1,8 +1,8 @@
 """States of a job at the hub, and their only transitions.
 
 The state machine is data: `TRANSITIONS` maps (state, event) to the next state; a pair that isn't in it is a bug.
-A late or repeated message that must be harmless has a row whose next state is the same. `hub/rules.py` maps a call
-to its event; `hub/job_rows.py` writes the result.
+A late or repeated message that must be harmless has a row whose next state is the same. `hub/domain/rules.py` maps a call
+to its event; `hub/storage/jobs/rows.py` writes the result.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from attrs import evolve
 
-from dispatchd.hub.model import HubJob, State
+from dispatchd.hub.domain.model import HubJob, State
 
 
 class Event(StrEnum):

@@ -5,10 +5,10 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.domain.event import job_from_event
-from dispatchd.domain.payload import at, number, text
 from dispatchd.hub.domain.event_kinds import NAMES_A_REF, PUSH
+from dispatchd.protocol.github_event import job_from_event
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.json_path import at, number, text
 
 LONGEST_TEXT: Final = 512
 """Longest name, ref or label that is stored (characters); longer ones are cut."""

@@ -8,7 +8,7 @@ import psycopg
 import structlog
 from attrs import frozen
 
-from dispatchd.hub.database import Database
+from dispatchd.hub.storage.database import Database
 
 Connection = psycopg.AsyncConnection[tuple[object, ...]]
 

@@ -1,6 +1,6 @@
 """Route `GET /api/v1/github`: status of the hub's work with GitHub, answered by any of its processes.
 
-The process with the lock stores its state in a mark (`progress.py`); the rest is in the tables.
+The process with the lock stores its state in a mark (`poller/cursor.py`); the rest is in the tables.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatchd.hub.auth.scopes import READ
-from dispatchd.hub.desk import Desk
-from dispatchd.hub.github.progress import Progress, mark_of
-from dispatchd.hub.mark_store import MarkStore
-from dispatchd.hub.model import State
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.model import State
+from dispatchd.hub.domain.scopes import READ
+from dispatchd.hub.github.poller.cursor import Progress, mark_of
+from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.protocol.job import Json
 
 

@@ -5,9 +5,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
-from dispatchd.hub.database import Database
-from dispatchd.hub.mark_store import MarkStore
-from dispatchd.hub.queue.pause import Pause, PauseStore
+from dispatchd.hub.storage.cursors import MarkStore
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.pause import Pause, PauseStore
 
 SKIPPED: Final = "it came before the restore of a backup, which was told to skip it"
 

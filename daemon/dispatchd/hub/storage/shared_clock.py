@@ -6,7 +6,7 @@ from collections.abc import Callable
 from attrs import define, field
 from sqlalchemy import text
 
-from dispatchd.hub.database import Database
+from dispatchd.hub.storage.database import Database
 
 _TIME = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 

@@ -1,0 +1,194 @@
+"""The shapes of the configuration file, key by key; None in a workflow is taken from `[runs]`."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from attrs import field, frozen
+
+from dispatchd.agent.domain.exit_table import DEFAULT_START_RETRIES, Contract
+from dispatchd.agent.domain.isolation import Home, Isolation, Network, PullPolicy
+from dispatchd.agent.domain.workflow import (
+    DEFAULT_KILL_GRACE_S,
+    DEFAULT_OUTPUT_MAX_MIB,
+    DEFAULT_PIDS_MAX,
+    HEADLESS_ARGUMENTS,
+)
+
+
+class OnShutdown(StrEnum):
+    """Effect of a stop of the daemon on its runs."""
+
+    DETACH = "detach"
+    """The runs go on; the next daemon follows and reports them."""
+    DRAIN = "drain"
+    """The daemon waits for their end."""
+    CANCEL = "cancel"
+    """The daemon ends them."""
+
+
+@frozen(kw_only=True)
+class Cloud:
+    """Endpoint, connection to it, and this machine's identity there; times in seconds.
+
+    The identity is set completely, with one of the two secrets, or not at all: then it comes from a license.
+    """
+
+    url: str
+    license_id: str = ""
+    server_id: str = ""
+    secret_file: str = ""
+    secret_credential: str = ""
+    ca_file: str = ""
+    client_cert_file: str = ""
+    client_key_file: str = ""
+    proxy: str = ""
+    proxy_credentials_file: str = ""
+    allow_insecure_host: str = ""
+    hold_s: float = 50.0
+    poll_interval_s: float = 10.0
+    call_timeout_s: float = 30.0
+    declare_workflows: bool = False
+
+
+@frozen(kw_only=True)
+class Checkout:
+    """Git's connection to repositories, where it differs from the connection to the endpoint."""
+
+    proxy: str = ""
+    proxy_credentials_file: str = ""
+    ca_file: str = ""
+
+
+@frozen(kw_only=True)
+class License:
+    """Source of this machine's license, and the keys that must have signed it."""
+
+    key_file: str = ""
+    key_credential: str = ""
+    public_keys: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class Store:
+    """Folder of tracked jobs and runs, and the time for which they are kept."""
+
+    folder: str = ""
+    history_days: float = 14.0
+    min_free_mib: int = 100
+
+
+@frozen(kw_only=True)
+class Limits:
+    """Number of runs at a time, and the default limits of workflows; times in seconds."""
+
+    slots: int = 1
+    queue_ahead: int = 1
+    kill_grace_s: float = DEFAULT_KILL_GRACE_S
+    max_duration_s: float = 3600.0
+    inactivity_s: float = 600.0
+    queue_timeout_s: float = 0.0
+    max_retries: int | None = None
+    start_retries: int = DEFAULT_START_RETRIES
+    retry_wait_s: float = 5.0
+    on_shutdown: OnShutdown = OnShutdown.DETACH
+    output_max_mib: int = DEFAULT_OUTPUT_MAX_MIB
+    isolation: Isolation = Isolation.SANDBOX
+    memory_max_mib: int = 0
+    pids_max: int = DEFAULT_PIDS_MAX
+    cpu_weight: int = 0
+
+
+@frozen(kw_only=True)
+class Log:
+    """Level and format of the log."""
+
+    level: str = "info"
+    format: str = "auto"
+
+
+@frozen(kw_only=True)
+class Control:
+    """Folder of the control socket; empty is the state folder."""
+
+    folder: str = ""
+
+
+@frozen(kw_only=True)
+class Metrics:
+    """Outputs of metrics beside the control socket; empty is none."""
+
+    textfile: str = ""
+    listen: str = ""
+
+
+@frozen(kw_only=True)
+class Telemetry:
+    """Receiver of traces; empty is none."""
+
+    otlp_url: str = ""
+    otlp_headers_file: str = ""
+
+
+@frozen(kw_only=True)
+class WorkflowEntry:
+    """Workflow as it is written in the file; None is taken from `[runs]`."""
+
+    command: tuple[str, ...]
+    repositories: tuple[str, ...] | None = None
+    contract: Contract = Contract.PLAIN
+    arguments: tuple[str, ...] = HEADLESS_ARGUMENTS
+    env: Mapping[str, str] = field(factory=dict)
+    secrets: Mapping[str, str] = field(factory=dict)
+    github_token: Mapping[str, str] = field(factory=dict)
+    kill_grace_s: float | None = None
+    max_duration_s: float | None = None
+    inactivity_s: float | None = None
+    queue_timeout_s: float | None = None
+    max_retries: int | None = None
+    start_retries: int | None = None
+    output_max_mib: int | None = None
+    isolation: Isolation | None = None
+    network: Network = Network.HOST
+    home: Home = Home.ATTEMPT
+    image: str = ""
+    pull: PullPolicy = PullPolicy.MISSING
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    forks_without_isolation: bool = False
+    memory_max_mib: int | None = None
+    pids_max: int | None = None
+    cpu_weight: int | None = None
+    checkout: bool = False
+    checkout_url: str = "https://github.com"
+    checkout_secret: str = ""
+    checkout_timeout_s: float = 300.0
+    required_artifacts: tuple[str, ...] = ()
+    missing_artifacts: str = "park"
+    report_output: bool = True
+
+
+@frozen(kw_only=True)
+class SecretEntry:
+    """Secret as it is written in the file. The schema requires exactly one key."""
+
+    file: str = ""
+    credential: str = ""
+    env: str = ""
+    command: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True)
+class File:
+    """The whole file."""
+
+    cloud: Cloud
+    checkout: Checkout = field(factory=Checkout)
+    license: License = field(factory=License)
+    store: Store = field(factory=Store)
+    runs: Limits = field(factory=Limits)
+    log: Log = field(factory=Log)
+    control: Control = field(factory=Control)
+    metrics: Metrics = field(factory=Metrics)
+    telemetry: Telemetry = field(factory=Telemetry)
+    secrets: Mapping[str, SecretEntry] = field(factory=dict)
+    workflows: Mapping[str, WorkflowEntry] = field(factory=dict)

@@ -1,0 +1,298 @@
+"""The configuration: a TOML file, checked as a whole, with every mistake reported at once.
+
+The meaning, default and unit of each key are in `config.example.toml` and in the config schema. Limits that
+a schema can express are in the schema alone.
+"""
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.agent.config.file import (
+    Checkout,
+    Cloud,
+    File,
+    License,
+    Limits,
+    Log,
+    Metrics,
+    Telemetry,
+)
+from dispatchd.agent.config.workflows import (
+    Reader,
+    two_tokens,
+    unfit_isolations,
+    unknown_secrets,
+)
+from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.errors import ConfigError, Problem
+from dispatchd.protocol.contracts import violations
+from dispatchd.protocol.conversion import strict_converter
+from dispatchd.protocol.job import Json
+from dispatchd.protocol.json_path import text
+
+
+@frozen(kw_only=True)
+class Config:
+    """A valid configuration: paths absolute, programs found, defaults filled in."""
+
+    file: Path
+    cloud: Cloud
+    secret_file: Path | None
+    """The machine's secret; None for a machine whose identity comes from a license."""
+    checkout: Checkout
+    license: License
+    state_folder: Path
+    control_folder: Path
+    history_days: float
+    min_free_bytes: int
+    limits: Limits
+    log: Log
+    metrics: Metrics
+    telemetry: Telemetry
+    workflows: Mapping[str, Workflow]
+
+    @property
+    def secret_is_exposed(self) -> bool:
+        """True if other users of this machine can read the secret's file."""
+        file = self.secret_file
+        # A credential is systemd's to protect; outside of the service it may not even exist.
+        return (
+            file is not None
+            and not self.cloud.secret_credential
+            and bool(file.stat().st_mode & _OTHERS)
+        )
+
+
+_CREDENTIALS: Final = "/run/credentials/dispatchd.service"
+"""Folder in which systemd puts the credentials of our unit (systemd.exec(5)); for display outside of the service."""
+
+_TABLE: Final = re.compile(r"^(?=[ \t]*\[)", re.MULTILINE)
+"""First line of a table."""
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+_converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
+
+
+@frozen(kw_only=True)
+class Places:
+    """Folders of a daemon: its state and its control socket."""
+
+    state_folder: Path
+    control_folder: Path
+
+
+def load(
+    path: Path,
+    *,
+    defaults: Places,
+    search_path: str,
+    credentials_folder: str = "",
+) -> Config:
+    """Read and check a configuration file.
+
+    Args:
+        path: The file.
+        defaults: Used where the file names none. The control folder defaults to a state folder that the file names.
+        search_path: Folders in which programs without a slash are searched, in the form of PATH.
+        credentials_folder: Folder in which systemd has put this service's credentials; empty for other processes,
+            which can't read them.
+
+    Raises:
+        ConfigError: The file can't be used; carries every problem that could be found in one go.
+    """
+    path = path.absolute()
+    document = _parse(path)
+    problems = [
+        Problem(
+            file=path,
+            key=violation.path.removeprefix("$").removeprefix("."),
+            expected=violation.rule,
+        )
+        for violation in violations("config", document)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    content = _converter.structure(document, File)
+    problems = [
+        Problem(file=path, key=key, expected=expected)
+        for key, expected in (
+            *unknown_secrets(content),
+            *two_tokens(content),
+            *unfit_isolations(content),
+        )
+    ]
+    if problems:
+        raise ConfigError(problems)
+    reader = Reader(path.parent, search_path, content)
+    workflows = {
+        name: reader.workflow(name, entry) for name, entry in content.workflows.items()
+    }
+    places = _places(path, content.store.folder, content.control.folder, defaults)
+    config = Config(
+        file=path,
+        cloud=content.cloud,
+        secret_file=_secret_file(path, content.cloud, credentials_folder),
+        checkout=content.checkout,
+        license=content.license,
+        state_folder=places.state_folder,
+        control_folder=places.control_folder,
+        history_days=content.store.history_days,
+        min_free_bytes=content.store.min_free_mib << 20,
+        limits=content.runs,
+        log=content.log,
+        metrics=content.metrics,
+        telemetry=content.telemetry,
+        workflows=workflows,
+    )
+    problems = [
+        Problem(file=path, key=key, expected=expected)
+        for key, expected in _unusable(config, credentials_folder)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
+    """Return the folders of a configuration file's daemon, even if the rest of the file is invalid.
+
+    For commands that ask a running daemon: it may have been started before the mistake was made.
+
+    Returns also the reason if the file isn't TOML; then the tables that are valid by themselves count.
+
+    Fails with ConfigError if the file can't be read.
+    """
+    path = path.absolute()
+    content, problem = _read(path), None
+    try:
+        document = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        document, problem = _whole_tables(content), _toml_problem(path, str(error))
+    places = _places(
+        path,
+        text(document, "store", "folder"),
+        text(document, "control", "folder"),
+        defaults,
+    )
+    return places, problem
+
+
+def _places(path: Path, state: str, control: str, defaults: Places) -> Places:
+    state_folder = path.parent / state if state else defaults.state_folder
+    if control:
+        control_folder = path.parent / control
+    else:
+        control_folder = state_folder if state else defaults.control_folder
+    return Places(
+        state_folder=state_folder.absolute(), control_folder=control_folder.absolute()
+    )
+
+
+def _secret_file(path: Path, cloud: Cloud, credentials_folder: str) -> Path | None:
+    if cloud.secret_credential:
+        return Path(credentials_folder or _CREDENTIALS) / cloud.secret_credential
+    return path.parent / cloud.secret_file if cloud.secret_file else None
+
+
+def _parse(path: Path) -> dict[str, Json]:
+    content = _read(path)
+    try:
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([_toml_problem(path, str(error))]) from error
+
+
+def _whole_tables(content: str) -> dict[str, Json]:
+    """Return the tables of a broken file that are valid TOML by themselves."""
+    found: dict[str, Json] = {}
+    for table in _TABLE.split(content):
+        try:
+            found |= tomllib.loads(table)
+        except tomllib.TOMLDecodeError:
+            continue
+    return found
+
+
+def _read(path: Path) -> str:
+    """Return the text of a configuration file, without a byte order mark, which some editors write.
+
+    Raises:
+        ConfigError: The file can't be read, or isn't text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}; name another file with --config"
+        raise ConfigError([Problem(file=path, key="", expected=reason)]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            [Problem(file=path, key="", expected=f"must be UTF-8 text ({error})")]
+        ) from error
+
+
+def _toml_problem(path: Path, message: str) -> Problem:
+    # The only syntax error with a key: a table or key that is written twice.
+    prefix = "Cannot declare ("
+    if message.startswith(prefix):
+        names, _, rest = message.removeprefix(prefix).partition(")")
+        key = ".".join(name.strip(" '\"") for name in names.split(",") if name.strip())
+        return Problem(
+            file=path,
+            key=key,
+            expected=f"must be declared once, and is there a second time{rest.removeprefix(' twice')}",
+        )
+    return Problem(file=path, key="", expected=f"must be TOML: {message}")
+
+
+def _unusable(config: Config, credentials_folder: str) -> Iterator[tuple[str, str]]:
+    """Yield key and expected value for mistakes that a schema can't express."""
+    cloud = config.cloud
+    if config.secret_file is not None:
+        if cloud.secret_file and cloud.secret_credential:
+            yield "cloud.secret_credential", "must not stand beside secret_file"
+        key = "secret_credential" if cloud.secret_credential else "secret_file"
+        if credentials_folder or not cloud.secret_credential:
+            yield from _unusable_secret(f"cloud.{key}", config.secret_file)
+    elif cloud.license_id:
+        yield (
+            "cloud.secret_file",
+            "must be set, or secret_credential, where license_id is",
+        )
+    elif not config.license.public_keys:
+        yield (
+            "license.public_keys",
+            "must name the keys that licenses are signed with; or set cloud.license_id, server_id and secret_file",
+        )
+    for name, workflow in config.workflows.items():
+        expectation = _unusable_program(workflow, config.file.parent)
+        if expectation:
+            yield f"workflows.{name}.command", expectation
+
+
+def _unusable_secret(key: str, file: Path) -> Iterator[tuple[str, str]]:
+    if not file.is_file():
+        yield (
+            key,
+            f"must be a file with the machine's secret; there is none at {file}",
+        )
+    elif not os.access(file, os.R_OK):
+        yield key, f"must be readable by this user: {file}"
+
+
+def _unusable_program(workflow: Workflow, folder: Path) -> str:
+    program = workflow.program
+    if not program.is_absolute():
+        return f"must start with a program on PATH, an absolute path, or a path relative to this file; no {str(program)!r} on PATH"
+    # A file beside the configuration belongs to it. Any other absolute path may be on a file system that
+    # isn't mounted yet: a run that can't start fails for its own job alone.
+    if program.is_relative_to(folder) and not program.is_file():
+        return f"must start with a program that exists; there is no file {program}"
+    return ""

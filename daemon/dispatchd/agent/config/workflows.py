@@ -1,0 +1,188 @@
+"""Conversion of the file's tables to the workflows that the daemon runs."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from attrs import frozen
+
+from dispatchd.agent.config.file import File, WorkflowEntry
+from dispatchd.agent.domain.exit_table import DEFAULT_RETRIES, Contract
+from dispatchd.agent.domain.isolation import CHOOSES_NETWORK, Home, Isolation, Network
+from dispatchd.agent.domain.run.github_server import PUBLIC, server_of
+from dispatchd.agent.domain.run.secret import SecretSource
+from dispatchd.agent.domain.workflow import GH_TOKEN, Repository, Workflow
+from dispatchd.protocol.resources import Resources
+
+T = TypeVar("T")
+
+
+@frozen
+class Reader:
+    """Converts entries of the file."""
+
+    folder: Path
+    """Folder of the configuration file, to which relative paths are relative."""
+    search_path: str
+    """Folders in which programs without a slash are searched, in the form of PATH."""
+    content: File
+
+    def workflow(self, name: str, entry: WorkflowEntry) -> Workflow:
+        """Return a workflow with its defaults filled in and its secrets resolved."""
+        limits = self.content.runs
+        retries = _first(
+            entry.max_retries, limits.max_retries, DEFAULT_RETRIES[entry.contract]
+        )
+        return Workflow(
+            name=name,
+            command=self._command(entry),
+            contract=entry.contract,
+            arguments=entry.arguments if entry.contract is Contract.HEADLESS else (),
+            env=dict(entry.env),
+            secrets={
+                variable: self._secret(secret)
+                for variable, secret in entry.secrets.items()
+            },
+            github_token=dict(entry.github_token),
+            max_duration_s=_first(entry.max_duration_s, limits.max_duration_s),
+            inactivity_s=_first(entry.inactivity_s, limits.inactivity_s),
+            queue_timeout_s=_first(entry.queue_timeout_s, limits.queue_timeout_s),
+            kill_grace_s=_first(entry.kill_grace_s, limits.kill_grace_s),
+            max_retries=retries,
+            start_retries=_first(entry.start_retries, limits.start_retries),
+            output_max_bytes=_first(entry.output_max_mib, limits.output_max_mib) << 20,
+            resources=Resources(
+                memory_bytes=_first(entry.memory_max_mib, limits.memory_max_mib) << 20,
+                pids=_first(entry.pids_max, limits.pids_max),
+                cpu_weight=_first(entry.cpu_weight, limits.cpu_weight),
+            ),
+            own_limits=tuple(
+                controller
+                for controller, limit in (
+                    ("memory", entry.memory_max_mib),
+                    ("pids", entry.pids_max),
+                    ("cpu", entry.cpu_weight),
+                )
+                if limit
+            ),
+            isolation=_first(entry.isolation, limits.isolation),
+            network=entry.network,
+            home=entry.home,
+            image=entry.image,
+            pull=entry.pull,
+            read_paths=self._absolute(entry.read_paths),
+            write_paths=self._absolute(entry.write_paths),
+            hidden_paths=self._absolute(self._secret_files()),
+            forks_without_isolation=entry.forks_without_isolation,
+            repositories=entry.repositories,
+            github_servers=tuple(self._servers(entry)),
+            checkout=self._repository(entry) if entry.checkout else None,
+            required_artifacts=entry.required_artifacts,
+            missing_fails=entry.missing_artifacts == "fail",
+            report_output=entry.report_output,
+        )
+
+    def _command(self, entry: WorkflowEntry) -> tuple[str, ...]:
+        if _first(entry.isolation, self.content.runs.isolation) is Isolation.CONTAINER:
+            # The program is one of the image.
+            return entry.command
+        return (self._program(entry.command[0]), *entry.command[1:])
+
+    def _absolute(self, paths: Iterable[str]) -> tuple[str, ...]:
+        return tuple(str(self.folder / each) for each in paths)
+
+    def _secret_files(self) -> Iterator[str]:
+        """Yield the files that hold secrets of this machine or of any workflow."""
+        cloud = self.content.cloud
+        named = (
+            cloud.secret_file,
+            cloud.client_key_file,
+            cloud.proxy_credentials_file,
+            self.content.license.key_file,
+            self.content.telemetry.otlp_headers_file,
+            *(secret.file for secret in self.content.secrets.values()),
+        )
+        yield from filter(None, named)
+
+    def _servers(self, entry: WorkflowEntry) -> Iterator[str]:
+        """Yield the GitHub servers of an entry: its own, or all of the file's if it names none."""
+        urls = [entry.checkout_url]
+        if not entry.checkout and server_of(entry.checkout_url) == PUBLIC:
+            urls += [each.checkout_url for each in self.content.workflows.values()]
+        yield from filter(None, dict.fromkeys(map(server_of, urls)))
+
+    def _repository(self, entry: WorkflowEntry) -> Repository:
+        token = entry.checkout_secret
+        return Repository(
+            url=entry.checkout_url.rstrip("/"),
+            token=self._secret(token) if token else None,
+            timeout_s=entry.checkout_timeout_s,
+        )
+
+    def _secret(self, name: str) -> SecretSource:
+        entry = self.content.secrets[name]
+        command = entry.command
+        return SecretSource(
+            name=name,
+            file=str(self.folder / entry.file) if entry.file else "",
+            credential=entry.credential,
+            env=entry.env,
+            command=(self._program(command[0]), *command[1:]) if command else (),
+        )
+
+    def _program(self, program: str) -> str:
+        if "/" in program:
+            return str(self.folder / program)
+        return shutil.which(program, path=self.search_path) or program
+
+
+def _first(*values: T | None) -> T:
+    """Return the first value that is set; the last one is."""
+    return next(value for value in values if value is not None)
+
+
+def two_tokens(content: File) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every workflow with two sources of one variable."""
+    for name, entry in content.workflows.items():
+        if entry.github_token and GH_TOKEN in entry.secrets:
+            yield (
+                f"workflows.{name}.secrets.{GH_TOKEN}",
+                "must not stand beside github_token, which sets that variable",
+            )
+
+
+def unfit_isolations(content: File) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every workflow with keys that its isolation doesn't allow."""
+    for name, entry in content.workflows.items():
+        isolation = _first(entry.isolation, content.runs.isolation)
+        is_container = isolation is Isolation.CONTAINER
+        if is_container and not entry.image:
+            expected = 'must name an image, because isolation is "container"'
+            yield f"workflows.{name}.image", expected
+        if entry.image and not is_container:
+            expected = 'must stand beside isolation = "container"'
+            yield f"workflows.{name}.image", expected
+        if entry.home is Home.WORKFLOW and isolation is Isolation.NONE:
+            expected = 'must be "attempt" with isolation = "none", where a run has the daemon\'s home'
+            yield f"workflows.{name}.home", expected
+        if entry.network is Network.NONE and isolation not in CHOOSES_NETWORK:
+            expected = 'must be "host", unless isolation is "bubblewrap" or "container"'
+            yield f"workflows.{name}.network", expected
+
+
+def unknown_secrets(content: File) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every secret that a workflow names and the file doesn't have."""
+    known = ", ".join(content.secrets) or "none"
+    for name, entry in content.workflows.items():
+        wanted = {
+            f"secrets.{variable}": secret for variable, secret in entry.secrets.items()
+        }
+        if entry.checkout_secret:
+            wanted["checkout_secret"] = entry.checkout_secret
+        for key, secret in wanted.items():
+            if secret not in content.secrets:
+                yield (
+                    f"workflows.{name}.{key}",
+                    f"must name a secret of the table [secrets]; known are: {known}",
+                )

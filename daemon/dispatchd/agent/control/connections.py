@@ -1,0 +1,164 @@
+"""Connections of the control socket and the metrics: their limits, and their end.
+
+No peer can use up the descriptors that the loops need, keep all others out, or end the daemon. There is a limit
+for all peers and for each one, a pause where no connection can be accepted, and a bug in an act ends its call alone.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from typing import Final
+
+import anyio
+import h11
+import structlog
+from anyio.abc import SocketListener, SocketStream, TaskGroup
+from attrs import define, field, frozen
+
+from dispatchd.agent.control.calls import OWNER_HEADER, Limits, Peer, Refused
+from dispatchd.agent.control.routes import Routes, carry_out
+from dispatchd.agent.control.talk import Talk
+from dispatchd.agent.control.token import TOKEN_FILE, TOKEN_HEADER, is_same
+from dispatchd.concurrency.bug_fence import BugFence
+
+_PAUSE_S: Final = 1.0
+"""Pause after a failed accept(2), such as with no descriptor left (seconds)."""
+
+_BUG: Final = "this call met a bug in dispatchd; its log has the details"
+
+
+@frozen(kw_only=True)
+class Visitor:
+    """Peer of a connection: `key` tells peers apart, `peer` has the kernel's credentials (None: not read)."""
+
+    key: Hashable
+    peer: Peer | None = None
+
+    @property
+    def is_root(self) -> bool:
+        """True for a peer for which some connections are reserved."""
+        return self.peer is not None and self.peer.uid == 0
+
+
+@define(kw_only=True)
+class Connections:
+    """Accepts connections of one server, one request each.
+
+    `server` is its name in the log. `identify` returns the peer, or raises Refused for one without permission.
+    `owner` is the state folder that it answers for, in the form of `OWNER_HEADER`; empty if it isn't checked.
+    `token` is the token that a caller has to send; empty if none is required.
+    """
+
+    server: str
+    routes: Routes
+    limits: Limits
+    bugs: BugFence
+    identify: Callable[[SocketStream], Visitor]
+    owner: str = ""
+    token: str = ""
+    _open: Counter[Hashable] = field(factory=Counter, init=False)
+    _accepting: bool = field(default=True, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def take(self, listener: SocketListener) -> None:
+        """Accept connections until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            await self.bugs.rounds(
+                self.server, partial(self._take_one, listener, tasks)
+            )
+
+    async def _take_one(self, listener: SocketListener, tasks: TaskGroup) -> None:
+        self.bugs.worked(self.server)
+        try:
+            stream = await listener.accept()
+        except (OSError, anyio.BrokenResourceError) as error:
+            if self._accepting:
+                self._log.warning(
+                    "not_accepting",
+                    server=self.server,
+                    error=str(error.__cause__ or error),
+                )
+            self._accepting = False
+            await anyio.sleep(_PAUSE_S)
+        else:
+            self._accepting = True
+            tasks.start_soon(self._serve, stream, name=f"{self.server} connection")
+
+    async def _serve(self, stream: SocketStream) -> None:
+        talk = Talk(stream=stream, limits=self.limits)
+        with self.bugs.contained(self.server):
+            async with stream:
+                try:
+                    visitor = self.identify(stream)
+                    with self._counted(visitor):
+                        await self._converse(talk, visitor)
+                except Refused as refused:
+                    await talk.refuse(refused)
+
+    async def _converse(self, talk: Talk, visitor: Visitor) -> None:
+        request = await talk.read()
+        if request is None:
+            return
+        head, _ = request
+        call = f"{head.method.decode()} {head.target.decode()}"
+        refused: Refused | None = None
+        with self.bugs.contained(self.server, {"call": call}) as containment:
+            try:
+                self._check_token(head)
+                self._check_owner(head)
+                await talk.answer(await carry_out(self.routes, *request, visitor.peer))
+            except Refused as refusal:
+                refused = refusal
+        if containment.bug:
+            refused = Refused(status=HTTPStatus.INTERNAL_SERVER_ERROR, reason=_BUG)
+        if refused is not None:
+            raise refused
+
+    def _check_token(self, head: h11.Request) -> None:
+        """Refuse a caller that can't read the token's file, such as a run.
+
+        Raises:
+            Refused: The token is missing or wrong.
+        """
+        given = dict(head.headers).get(TOKEN_HEADER.encode())
+        if self.token and not is_same(given, self.token):
+            reason = f"the header {TOKEN_HEADER} must have what is in {TOKEN_FILE}, beside the socket"
+            raise Refused(status=HTTPStatus.FORBIDDEN, reason=reason)
+
+    def _check_owner(self, head: h11.Request) -> None:
+        """Refuse a call for the daemon of another state folder.
+
+        Raises:
+            Refused: The call is for another one.
+        """
+        wanted = dict(head.headers).get(OWNER_HEADER.encode())
+        if self.owner and wanted is not None and wanted.decode() != self.owner:
+            reason = "the daemon of another state folder answers here; give each daemon another control.folder"
+            raise Refused(status=HTTPStatus.MISDIRECTED_REQUEST, reason=reason)
+
+    @contextmanager
+    def _counted(self, visitor: Visitor) -> Iterator[None]:
+        """Count a connection while it is open.
+
+        Raises:
+            Refused: There are too many.
+        """
+        limits = self.limits
+        most = limits.connections + (limits.kept_for_root if visitor.is_root else 0)
+        if self._open.total() >= most:
+            reason = f"{most} connections are open already; repeat this later"
+            raise Refused(status=HTTPStatus.SERVICE_UNAVAILABLE, reason=reason)
+        if self._open[visitor.key] >= limits.connections_each:
+            reason = f"{limits.connections_each} connections from where this one comes are open already; close some"
+            raise Refused(status=HTTPStatus.SERVICE_UNAVAILABLE, reason=reason)
+        self._open[visitor.key] += 1
+        try:
+            yield
+        finally:
+            self._open[visitor.key] -= 1
+            if not self._open[visitor.key]:
+                del self._open[visitor.key]

@@ -1,0 +1,102 @@
+"""Result of a pull: a job, or nothing."""
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.protocol.job import Job
+from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
+
+
+@frozen(kw_only=True)
+class Delivery:
+    """A job that the endpoint handed out.
+
+    `payload` and `headers` are the exact JSON texts that came with it (`null` where none did).
+    `flaw` says, for a developer, how the job breaks the contract. It is empty if the job keeps it.
+    `holds` is true where the endpoint says that it holds polls.
+    """
+
+    job: Job
+    payload: str
+    headers: str
+    flaw: str = ""
+    holds: bool = False
+
+
+@frozen(kw_only=True)
+class NoJob:
+    """A pull without a job.
+
+    `held` is true where the endpoint kept the poll open as requested. `cut_after_s` is the time (seconds) after
+    which something on the way closed it without an answer, or None. `ended_early` is true where the
+    endpoint ended it before the time, because it has news of a job that this machine has.
+    """
+
+    held: bool
+    cut_after_s: float | None = None
+    ended_early: bool = False
+
+
+@frozen(kw_only=True)
+class Beat:
+    """The endpoint's answer to a heartbeat or an accept."""
+
+    cancel_requested: bool = False
+
+
+def rejection(
+    delivery: Delivery, workflows: Mapping[str, Workflow], unfit: Mapping[str, str]
+) -> Verdict | None:
+    """Return the verdict of a job that can't be run on a machine with these workflows, or None if it can.
+
+    Args:
+        delivery: The job as the pull brought it.
+        workflows: The configured workflows.
+        unfit: Workflows that this machine can't run within their limits, each with the reason.
+    """
+    if delivery.flaw:
+        summary = (
+            f"The job breaks the dispatch contract and was not run: {delivery.flaw}."
+        )
+        return Verdict(
+            outcome=Outcome.REJECTED, cause=FailureCause.INVALID_JOB, summary=summary
+        )
+    name = delivery.job.workflow
+    if not delivery.job.is_cancel and name in unfit:
+        summary = f"This machine doesn't run the workflow {name!r}, so nothing was run: {unfit[name]}."
+        return Verdict(
+            outcome=Outcome.REJECTED,
+            cause=FailureCause.UNKNOWN_WORKFLOW,
+            summary=summary,
+        )
+    if delivery.job.is_cancel:
+        return None
+    if name not in workflows:
+        return unknown_workflow(name)
+    return foreign_repository(delivery.job, workflows[name])
+
+
+def foreign_repository(job: Job, workflow: Workflow) -> Verdict | None:
+    """Return the verdict of a job whose repository its workflow doesn't serve, or None if it does."""
+    if workflow.runs_for(job):
+        return None
+    named = (
+        f"the repository {job.repository:.200}" if job.repository else "no repository"
+    )
+    summary = (
+        f"The workflow {workflow.name!r} of this machine doesn't run for {named}, so nothing was run;"
+        " the machine's owner can add it to the workflow's repositories."
+    )
+    return Verdict(
+        outcome=Outcome.REJECTED, cause=FailureCause.UNKNOWN_WORKFLOW, summary=summary
+    )
+
+
+def unknown_workflow(name: str) -> Verdict:
+    """Return the verdict of a job whose workflow is not configured on this machine."""
+    summary = f"This machine has no workflow called {name!r}, so nothing was run; its owner can add it to the configuration."
+    return Verdict(
+        outcome=Outcome.REJECTED, cause=FailureCause.UNKNOWN_WORKFLOW, summary=summary
+    )

@@ -1,0 +1,260 @@
+"""The durable record of a job on this machine."""
+
+from datetime import datetime, timedelta
+from typing import Final, Self
+
+from attrs import evolve, frozen
+from typing_extensions import override
+
+from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.phase import TRANSITIONS, UNSTARTED, Event, Phase
+from dispatchd.errors import InvalidTransition
+from dispatchd.protocol.job import Job
+from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
+
+STEPS_KEPT: Final = 16
+"""Most steps in a record (count): the last ones."""
+
+
+@frozen(kw_only=True)
+class ProcessIdentity:
+    """Identity of one process, never reused: pid, start time (clock ticks since boot), boot id.
+
+    The kernel reuses a bare pid; see proc_pid_stat(5), field 22, and random(4), boot_id.
+    """
+
+    pid: int
+    start_ticks: int
+    boot_id: str
+
+
+@frozen(kw_only=True)
+class Attempt:
+    """One process start of a run, with the settings that it was started under.
+
+    A changed configuration doesn't change a running attempt. `inactivity_s` and `output_max_bytes` 0 are no limit.
+    `stop` is the reason why the daemon ends it, `stop_at` the time; both are written before the signal.
+    """
+
+    number: int
+    started_at: datetime
+    deadline_at: datetime
+    contract: Contract = Contract.PLAIN
+    inactivity_s: float = 0.0
+    kill_grace_s: float = 10.0
+    output_max_bytes: int = 0
+    process: ProcessIdentity | None = None
+    stop: FailureCause | None = None
+    stop_at: datetime | None = None
+    ended_at: datetime | None = None
+    cause: FailureCause | None = None
+
+
+@frozen(kw_only=True)
+class Step:
+    """One entry of a job's history: the event, its time, and the phase that it led to."""
+
+    at: datetime
+    event: Event
+    phase: Phase
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.at:%H:%M:%S} {self.event} -> {self.phase}"
+
+
+@frozen(kw_only=True)
+class TrackedJob:
+    """The durable record of a job, from pull until its finish has been acknowledged.
+
+    `attempts` are oldest first, `steps` the last `STEPS_KEPT`, oldest first. `retry_at` is set in
+    `retry_wait` only. `blocked` is the reason why a person has to decide: it is set in `needs_attention`, and
+    while a run is being ended for it. `verdict` is set from `finishing` on. A record in history without a
+    verdict is a job that was handed back, with none of it running.
+    """
+
+    job: Job
+    run_id: str
+    phase: Phase
+    received_at: datetime
+    changed_at: datetime
+    attempts: tuple[Attempt, ...] = ()
+    start_failures: int = 0
+    """Failed starts in a row before the command of the next attempt began (count)."""
+    retry_at: datetime | None = None
+    blocked: str = ""
+    verdict: Verdict | None = None
+    steps: tuple[Step, ...] = ()
+
+    @classmethod
+    def received(cls, job: Job, *, now: datetime) -> Self:
+        """Return the first record of a job. The run's id is the job's, so that a job has one run."""
+        return cls(
+            job=job,
+            run_id=job.id,
+            phase=Phase.PENDING_ACCEPT,
+            received_at=now,
+            changed_at=now,
+        )
+
+    def come_again(self, job: Job, *, now: datetime) -> Self:
+        """Return the first record of a job that was handed back and has been handed out again.
+
+        Its earlier attempts keep their numbers, and count. Its time is later than that of the record before.
+        """
+        later = max(now, self.changed_at + timedelta.resolution)
+        return evolve(self.received(job, now=later), attempts=self.attempts)
+
+    def advance(
+        self, event: Event, now: datetime, *, verdict: Verdict | None = None
+    ) -> Self:
+        """Return the record after an event.
+
+        Args:
+            event: What happened.
+            now: When, as an aware UTC time.
+            verdict: The end of the run, for the events that lead to `finishing`.
+
+        Raises:
+            InvalidTransition: The table has no such row; nothing has changed.
+        """
+        phase = TRANSITIONS.get((self.phase, event))
+        if phase is None:
+            story = ", ".join(str(step) for step in self.steps)
+            raise InvalidTransition(
+                job_id=self.job.id, phase=self.phase, event=event, story=story
+            )
+        # Of two records of a job the one changed last is valid, even if the clock was set back between them.
+        now = max(now, self.changed_at)
+        steps = (*self.steps, Step(at=now, event=event, phase=phase))[-STEPS_KEPT:]
+        # The first verdict stands: a message that arrives late can't rewrite how a run ended.
+        decided = self.verdict or (verdict if phase is Phase.FINISHING else None)
+        retry_at = self.retry_at if phase is Phase.RETRY_WAIT else None
+        return evolve(
+            self,
+            phase=phase,
+            changed_at=now,
+            steps=steps,
+            verdict=decided,
+            retry_at=retry_at,
+            blocked=self.blocked if phase in _MAY_BE_BLOCKED else "",
+        )
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The newest attempt, or None before the first."""
+        return self.attempts[-1] if self.attempts else None
+
+    def with_attempt(self, attempt: Attempt) -> Self:
+        """Return the record with this attempt added, or in place of the one with the same number."""
+        kept = tuple(each for each in self.attempts if each.number != attempt.number)
+        return evolve(self, attempts=(*kept, attempt))
+
+    def with_remark(self, remark: str) -> Self:
+        """Return the record with one more sentence in the summary of its verdict, if it has one."""
+        if self.verdict is None:
+            return self
+        summary = f"{self.verdict.summary} {remark}"
+        return evolve(self, verdict=evolve(self.verdict, summary=summary))
+
+    def without_attempt(self, number: int) -> Self:
+        """Return the record without an attempt that never ran."""
+        return evolve(
+            self,
+            attempts=tuple(each for each in self.attempts if each.number != number),
+        )
+
+    def with_claim(self, job: Job) -> Self:
+        """Return the record with the claim of a newer delivery of the same job."""
+        return evolve(
+            self,
+            job=evolve(
+                self.job,
+                claim_token=job.claim_token,
+                lease_s=job.lease_s,
+                extensions=job.extensions,
+                # A release that didn't know forks may have stored the job without `from_fork`.
+                from_fork=self.job.from_fork or job.from_fork,
+            ),
+        )
+
+    @property
+    def queued_at(self) -> datetime:
+        """Time from which the job waits for its first attempt: the pull, or the last retry that a person chose."""
+        resolved = [
+            each.at for each in self.steps if each.event is Event.RESOLVED_RETRY
+        ]
+        return max([self.received_at, *resolved])
+
+    @property
+    def was_given_back(self) -> bool:
+        """True if the job left without a verdict, so that it may be handed out again."""
+        return self.phase is Phase.HISTORY and self.verdict is None
+
+    @property
+    def is_unstarted(self) -> bool:
+        """True if no process of the job has existed, so that it can be handed back."""
+        return self.phase in UNSTARTED and not self.attempts
+
+    @property
+    def is_wanted_dead(self) -> bool:
+        """True if the daemon has decided to end the running attempt."""
+        return (
+            self.phase is Phase.RUNNING
+            and self.attempt is not None
+            and self.attempt.stop is not None
+        )
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True if the run is being ended, or has ended, because of a cancel."""
+        if self.verdict is not None:
+            return self.verdict.cause is FailureCause.CANCELLED
+        attempt = self.attempt
+        return (
+            self.is_wanted_dead
+            and attempt is not None
+            and (attempt.stop is FailureCause.CANCELLED)
+        )
+
+    def after_answer(self, event: Event, now: datetime) -> Self:
+        """Return the record after an answer of the endpoint about the job's newest claim.
+
+        If a claim is lost before an attempt has a process, the start ends: only running attempts go on.
+        """
+        attempt = self.attempt
+        is_starting = (
+            self.phase is Phase.RUNNING
+            and attempt is not None
+            and attempt.process is None
+            and attempt.stop is None
+        )
+        if attempt is None or not is_starting or event not in _CLAIM_LOST:
+            return self.advance(event, now)
+        undone = self.without_attempt(attempt.number)
+        return undone.advance(Event.ATTEMPT_NEVER_STARTED, now).advance(event, now)
+
+    def ending(self, cause: FailureCause, now: datetime) -> Self:
+        """Return the record with its running attempt, if it has one, marked to be ended.
+
+        The first cause stands, except before a cancel: whoever cancels doesn't want another attempt.
+        """
+        attempt = self.attempt
+        if self.phase is not Phase.RUNNING or attempt is None:
+            return self
+        if attempt.stop and cause is not FailureCause.CANCELLED:
+            return self
+        stop_at = attempt.stop_at or now
+        return self.with_attempt(evolve(attempt, stop=cause, stop_at=stop_at))
+
+
+_CLAIM_LOST: Final = (Event.ACCEPT_REFUSED, Event.LEASE_LOST)
+
+_MAY_BE_BLOCKED: Final = (Phase.RUNNING, Phase.NEEDS_ATTENTION)
+
+
+def cancelled(summary: str) -> Verdict:
+    """Return the verdict of a run that somebody ended before it began."""
+    return Verdict(
+        outcome=Outcome.ABORTED, cause=FailureCause.CANCELLED, summary=summary
+    )

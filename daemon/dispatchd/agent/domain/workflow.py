@@ -1,0 +1,123 @@
+"""Workflow that a job may ask for, as the machine's owner configured it."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from attrs import Factory, frozen
+
+from dispatchd.agent.domain.exit_table import DEFAULT_START_RETRIES, Contract
+from dispatchd.agent.domain.isolation import Home, Isolation, Network, PullPolicy
+from dispatchd.agent.domain.run.github_server import PUBLIC
+from dispatchd.agent.domain.run.secret import SecretSource
+from dispatchd.protocol.job import Job
+from dispatchd.protocol.resources import Resources
+
+DEFAULT_KILL_GRACE_S: Final = 10.0
+"""Default time between SIGTERM and SIGKILL (seconds)."""
+
+DEFAULT_OUTPUT_MAX_MIB: Final = 64
+"""Default size of an attempt's output that is kept (MiB)."""
+
+DEFAULT_PIDS_MAX: Final = 4096
+"""Default limit of an attempt's processes and threads (count): far more than builds need."""
+
+GH_TOKEN: Final = "GH_TOKEN"  # noqa: S105  # the name of a variable
+"""Variable in which a command gets the token of the endpoint, as GitHub's `gh` reads it."""
+
+HEADLESS_ARGUMENTS: Final = (
+    "--headless",
+    "--context",
+    "{brief}",
+    "--output",
+    "{result}",
+)
+"""Default arguments of a headless command, after its own."""
+
+
+@frozen(kw_only=True)
+class Repository:
+    """Address from which the repository of a job is cloned: `url`/OWNER/NAME, with a token if one is named."""
+
+    url: str
+    token: SecretSource | None
+    timeout_s: float
+
+
+@frozen(kw_only=True)
+class Workflow:
+    """Command of a workflow, its environment, and its limits.
+
+    `command` is the argument vector; its first item is an absolute path. A headless command is followed by
+    `arguments`, in which `{brief}` and `{result}` stand for files. `env` is set in the child beside the variables of
+    the job, `secrets` by variable. `github_token` are the permissions of a token of the endpoint (GitHub's name of a
+    permission to `read` or `write`); empty for no token.
+
+    Limits are in seconds, 0 where there is none. `max_retries` is the number of attempts after the first; only
+    retry-safe failures use it. `start_retries` is the number of starts of an attempt after the first; failures before
+    its command could begin use it. `output_max_bytes` is the size of its output that is kept, 0 for all.
+
+    `read_paths` and `write_paths` are reachable in its isolation beside its own files; `hidden_paths`, the files with
+    secrets, are not. A container is made from `image`, fetched as `pull` says. `forks_without_isolation` lets
+    jobs from forks run where nothing isolates them.
+
+    `github_servers` are the GitHub servers that it allows, its own first; empty where its own has no HTTPS.
+    `checkout` is None for a workspace that starts empty. Artifacts are paths relative to the workspace. A success
+    that lacks one is parked, or is a failure if `missing_fails`.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    contract: Contract = Contract.PLAIN
+    arguments: tuple[str, ...] = HEADLESS_ARGUMENTS
+    env: Mapping[str, str] = Factory(dict)
+    secrets: Mapping[str, SecretSource] = Factory(dict)
+    github_token: Mapping[str, str] = Factory(dict)
+    max_duration_s: float
+    inactivity_s: float = 0.0
+    queue_timeout_s: float = 0.0
+    kill_grace_s: float
+    max_retries: int
+    start_retries: int = DEFAULT_START_RETRIES
+    output_max_bytes: int = DEFAULT_OUTPUT_MAX_MIB << 20
+    resources: Resources = Factory(Resources)
+    own_limits: tuple[str, ...] = ()
+    """Controllers (cgroup v2) that its own limits need, beside those of `[runs]`."""
+    isolation: Isolation = Isolation.SANDBOX
+    network: Network = Network.HOST
+    home: Home = Home.ATTEMPT
+    image: str = ""
+    pull: PullPolicy = PullPolicy.MISSING
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    hidden_paths: tuple[str, ...] = ()
+    forks_without_isolation: bool = False
+    github_servers: tuple[str, ...] = (PUBLIC,)
+    repositories: tuple[str, ...] | None = None
+    """Patterns of the repositories (OWNER/NAME) whose jobs it runs; None for any job."""
+    checkout: Repository | None = None
+    required_artifacts: tuple[str, ...] = ()
+    missing_fails: bool = False
+    report_output: bool = True
+
+    def runs_for(self, job: Job) -> bool:
+        """Return whether it runs jobs of this job's repository."""
+        if self.repositories is None:
+            return True
+        # GitHub ignores the case of names, and reports them in their owner's.
+        name = job.repository.lower() if job.owner_and_name else ""
+        return bool(name) and any(
+            fnmatchcase(name, each.lower()) for each in self.repositories
+        )
+
+    @property
+    def secret_variables(self) -> tuple[str, ...]:
+        """Variables in which its command gets secrets, sorted."""
+        token = [GH_TOKEN] if self.github_token else []
+        return tuple(sorted([*self.secrets, *token]))
+
+    @property
+    def program(self) -> Path:
+        """File that is executed."""
+        return Path(self.command[0])

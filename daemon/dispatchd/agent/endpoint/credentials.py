@@ -1,0 +1,119 @@
+"""The machine's credentials: its identity, and the secret that proves it, read again at each call."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol
+
+from attrs import define, field
+
+from dispatchd.concurrency.own_threads import OwnThreads
+from dispatchd.errors import Unauthorized
+from dispatchd.protocol.license import LicenseStatus
+from dispatchd.redaction.known_secrets import KnownSecrets
+
+_FILE_S: Final = 10.0
+"""Deadline for reading the secret's file (seconds): its file system may hang."""
+
+
+class Credentials(Protocol):
+    """Identity of a machine at the endpoint, as of this moment."""
+
+    @property
+    def license_id(self) -> str:
+        """Id of the license; empty where there are no credentials."""
+        ...
+
+    @property
+    def server_id(self) -> str:
+        """Id of the machine."""
+        ...
+
+    @property
+    def known(self) -> KnownSecrets:
+        """Secrets that are removed from every outgoing text."""
+        ...
+
+    async def secret(self, call: str) -> str:
+        """Return the machine's secret. Fails with Unauthorized if none is available now."""
+        ...
+
+
+@define(kw_only=True)
+class ConfiguredCredentials:
+    """Identity that the machine's owner has written into the configuration.
+
+    The secret stays in its file, so that rotating it needs no restart. Each secret that has been read
+    joins the `known` secrets.
+    """
+
+    license_id: str
+    server_id: str
+    secret_file: Path
+    known: KnownSecrets
+    _threads: OwnThreads = field(factory=OwnThreads, init=False)
+
+    async def secret(self, call: str) -> str:
+        """Return the machine's secret, without surrounding white space.
+
+        Args:
+            call: The call that needs it, for the error.
+
+        Raises:
+            Unauthorized: No secret is available now.
+        """
+        try:
+            text = await self._threads.run(
+                self.secret_file,
+                # This removes a byte order mark, which some editors write.
+                partial(self.secret_file.read_text, encoding="utf-8-sig"),
+                within_s=_FILE_S,
+            )
+            secret = text.strip()
+        except TimeoutError as error:
+            raise Unauthorized(
+                call=call,
+                reason=f"the machine secret {self.secret_file} can't be read: {error}",
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+            raise Unauthorized(
+                call=call,
+                reason=f"the machine secret {self.secret_file} can't be read: {reason}",
+            ) from error
+        if not secret:
+            raise Unauthorized(
+                call=call, reason=f"the machine secret {self.secret_file} is empty"
+            )
+        self.known.know("machine", [secret])
+        return secret
+
+
+@define(kw_only=True)
+class LicensedCredentials:
+    """Identity that comes from an activated license; `current` returns its status and the machine's id."""
+
+    known: KnownSecrets
+    current: Callable[[], tuple[LicenseStatus, str]]
+
+    @property
+    def license_id(self) -> str:
+        """Id of the license."""
+        claims = self.current()[0].claims
+        return "" if claims is None else claims.license_id
+
+    @property
+    def server_id(self) -> str:
+        """Id of the machine."""
+        return self.current()[1]
+
+    async def secret(self, call: str) -> str:
+        """Return the machine's secret.
+
+        Raises:
+            Unauthorized: The license gives no credentials; the error names the missing part.
+        """
+        status = self.current()[0]
+        if not status.has_credentials or status.activation is None:
+            raise Unauthorized(call=call, reason=status.obstacle)
+        return status.activation.heartbeat_secret

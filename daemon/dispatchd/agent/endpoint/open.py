@@ -1,0 +1,124 @@
+"""Connection of this machine to its endpoint, as configured; and its identity there."""
+
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from dispatchd import __version__
+from dispatchd.agent.config.load import Config
+from dispatchd.agent.endpoint.caller import Caller, Clock
+from dispatchd.agent.endpoint.transport import (
+    ReloadingTransport,
+    TransportSettings,
+    check,
+)
+from dispatchd.agent.engine.local.git_way import GitWay
+from dispatchd.errors import ConfigError, Problem
+from dispatchd.network.content_coding import ASKED_FOR
+from dispatchd.network.http_headers import no_cookies
+from dispatchd.network.tls_files import check_files
+from dispatchd.process.prerequisites import Needs
+
+
+def transport_settings(
+    config: Config, environment: Mapping[str, str]
+) -> TransportSettings:
+    """Return the settings of the connection to the endpoint, with absolute paths."""
+    cloud, folder = config.cloud, config.file.parent
+
+    def path(name: str) -> Path | None:
+        return folder / name if name else None
+
+    return TransportSettings(
+        url=cloud.url,
+        ca_file=path(cloud.ca_file),
+        client_cert_file=path(cloud.client_cert_file),
+        client_key_file=path(cloud.client_key_file),
+        proxy=cloud.proxy,
+        proxy_credentials_file=path(cloud.proxy_credentials_file),
+        allow_insecure_host=cloud.allow_insecure_host,
+        environment=environment,
+    )
+
+
+@asynccontextmanager
+async def open_caller(
+    config: Config, environment: Mapping[str, str], clock: Clock, limits: httpx.Limits
+) -> AsyncIterator[Caller]:
+    """Open the connection to the endpoint for the length of a block."""
+    settings = transport_settings(config, environment)
+    async with httpx.AsyncClient(
+        cookies=no_cookies(),
+        base_url=config.cloud.url,
+        headers={"User-Agent": f"dispatchd/{__version__}", **ASKED_FOR},
+        timeout=None,  # noqa: S113  # every call has a deadline of its own, as a cancel scope
+        # The transport reads the proxy variables of the environment, and no others.
+        trust_env=False,
+        transport=ReloadingTransport(
+            settings, limits=limits, monotonic=clock.monotonic
+        ),
+    ) as http:
+        yield Caller(http=http, settings=settings, clock=clock)
+
+
+def check_outward(config: Config, environment: Mapping[str, str]) -> None:
+    """Check the connection settings of the endpoint.
+
+    Raises:
+        ConfigError: They can't be used; carries every problem.
+    """
+    problems = [
+        Problem(file=config.file, key=key, expected=expected)
+        for key, expected in check(transport_settings(config, environment))
+    ]
+    problems += [
+        Problem(file=config.file, key=key, expected=expected)
+        for key, expected in dict.fromkeys(_unusable_checkouts(config, environment))
+    ]
+    problems += [
+        Problem(file=config.file, key="license.public_keys", expected=expected)
+        for expected in _unusable_keys(config)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _unusable_checkouts(
+    config: Config, environment: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    way = GitWay.of(config, environment)
+    for name, workflow in config.workflows.items():
+        if workflow.checkout is not None:
+            for key, expected in way.problems(workflow.checkout.url):
+                of_workflow = "." not in key
+                yield (f"workflows.{name}.{key}" if of_workflow else key), expected
+    if config.checkout.ca_file:
+        for _, expected in check_files(way.ca_file, None, None):
+            yield "checkout.ca_file", expected
+
+
+def _unusable_keys(config: Config) -> list[str]:
+    if not config.license.public_keys:
+        return []
+    from dispatchd.agent.endpoint.license_tokens import load_keys  # noqa: PLC0415  # 10 MiB
+
+    try:
+        load_keys(config.license.public_keys, config.file.parent)
+    except ValueError as error:
+        return [f"must be public Ed25519 keys: {error}"]
+    return []
+
+
+def needs_of(config: Config, environment: Mapping[str, str]) -> Needs:
+    """Return the needs of a configuration for its machine."""
+    return Needs(
+        state_folder=config.state_folder,
+        search_path=environment.get("PATH") or os.defpath,
+        home=environment.get("HOME", ""),
+        system_certificates=config.cloud.url.startswith("https:")
+        and not config.cloud.ca_file,
+        checkout=any(each.checkout is not None for each in config.workflows.values()),
+    )

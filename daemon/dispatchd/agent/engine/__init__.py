@@ -1,0 +1,1 @@
+"""Engines: they execute the commands of runs. A folder for each."""

@@ -1,0 +1,389 @@
+"""The local engine: attempts as child processes, found again by identity after a restart.
+
+It has no state of its own that matters: everything it needs is in the attempt's folder and in the
+process identity that the caller has recorded. So the same call follows a run of this daemon and a run of
+the daemon before it.
+"""
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import ExitStack
+from math import inf
+from pathlib import Path
+from select import POLLIN, poll
+from signal import SIGKILL, SIGTERM
+from typing import Final, Self
+
+import anyio
+import structlog
+from anyio import to_thread
+from attrs import define, field
+
+from dispatchd.agent.domain.isolation import Isolation
+from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.launch import Checkout, Launch
+from dispatchd.agent.engine.local import bubblewrap
+from dispatchd.agent.engine.local.cgroup import Cgroups, Group, tree
+from dispatchd.agent.engine.local.checkout import check_out
+from dispatchd.agent.engine.local.enclosure import enclose
+from dispatchd.agent.engine.local.gate import Gated, Starter, read_exit
+from dispatchd.agent.engine.local.git_way import GitWay
+from dispatchd.agent.engine.local.podman import Podman
+from dispatchd.agent.engine.local.process import (
+    MARKER,
+    boot_id,
+    describe,
+    members,
+    of_nobody_else,
+    open_below,
+    open_pidfd,
+    send,
+    send_group,
+)
+from dispatchd.agent.engine.local.secrets import SecretReader, environment_of, recall
+from dispatchd.agent.engine.local.walls import Walls
+from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted
+from dispatchd.protocol.resources import Usage
+from dispatchd.redaction.known_secrets import KnownSecrets
+
+_INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
+"""Variables of the daemon that a run gets; no others are passed on."""
+
+_LEFTOVER_GRACE_S: Final = 2.0
+"""Time for leftovers of a run to end after SIGTERM (seconds)."""
+
+_KILL_S: Final = 10.0
+"""Longest wait for the end of killed processes (seconds); then they are given up."""
+
+_REAP_S: Final = 5.0
+"""Longest wait for the end of a shim that has nothing to run (seconds)."""
+
+_LOOK_AGAIN_S: Final = 60.0
+"""Time for which an isolation that can't be had is not tried again (seconds)."""
+
+_SWEEPS: Final = 20
+"""Most sweeps for leftovers (count): each ends all processes that it sees."""
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the daemon's own environment that a run, or a git of ours, gets."""
+    return {name: environment[name] for name in _INHERITED if name in environment}
+
+
+@define
+class LocalEngine:
+    """Runs attempts on this machine. Implements `loops.ports.Engine`."""
+
+    _secrets: SecretReader
+    _known: KnownSecrets
+    walls: Walls
+    _cgroups: Cgroups | None = None
+    _git_way: GitWay = field(factory=GitWay)
+    _podman: Podman = field(init=False)
+    _starter: Starter = field(init=False)
+    _now: Callable[[], float] = time.monotonic
+    _obstacles: dict[Isolation, tuple[str, float]] = field(factory=dict, init=False)
+    """Isolations that were checked: the reason why no run can have one here, and the time until which that counts."""
+    _begun: set[ProcessIdentity] = field(factory=set, init=False)
+    """Attempts whose gate this daemon has opened: they have begun, whatever they do to their folders."""
+
+    @classmethod
+    def here(
+        cls,
+        environment: Mapping[str, str],
+        known: KnownSecrets,
+        folders: Iterable[Path] = (),
+        git_way: GitWay | None = None,
+    ) -> Self:
+        """Return the engine of this machine for a daemon; its caller closes it.
+
+        Args:
+            environment: The daemon's own.
+            known: Store of the runs' secrets.
+            folders: The daemon's own folders, which no run can reach.
+            git_way: Git's connection to servers.
+        """
+        walls = Walls.here(environment, folders)
+        reader = SecretReader(environment=environment)
+        return cls(reader, known, walls, Cgroups.find(), git_way or GitWay())
+
+    @property
+    def inherited(self) -> Mapping[str, str]:
+        """Variables of the daemon that every run gets."""
+        return inherited(self._secrets.environment)
+
+    @property
+    def controllers(self) -> tuple[str, ...]:
+        """Limits of runs that can be set (controllers of cgroup v2)."""
+        return () if self._cgroups is None else self._cgroups.controllers
+
+    @property
+    def containment(self) -> str:
+        """Means that keep the processes of a run together, in words."""
+        groups = self._cgroups
+        return "sessions and process groups" if groups is None else groups.words
+
+    @_podman.default
+    def _new_podman(self) -> Podman:
+        return Podman(self._secrets.environment)
+
+    @_starter.default
+    def _new_starter(self) -> Starter:
+        return Starter(self._secrets.environment)
+
+    async def start(
+        self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
+    ) -> None:
+        """Start an attempt: `record` is awaited with its identity before the command may run."""
+        env, values = await environment_of(launch, self._secrets)
+        self._known.know(str(launch.folder), values)
+        if launch.checkout is not None:
+            await self._fill(launch, launch.checkout)
+        if launch.isolation is Isolation.CONTAINER:
+            await self._podman.fetch(launch.image, launch.pull)
+        gated = await to_thread.run_sync(self._spawn, launch, env)
+        try:
+            await record(gated.identity)
+            self._begun.add(gated.identity)
+            gated.open()
+        finally:
+            os.close(gated.gate)
+            if gated.identity not in self._begun:
+                # Its job may be lost, and then nothing follows the attempt.
+                with anyio.CancelScope(shield=True):
+                    await self._see_off(gated.identity)
+
+    async def _see_off(self, process: ProcessIdentity) -> None:
+        """Wait for the end of a shim whose gate stays closed."""
+        fd = open_pidfd(process)
+        if fd is None:
+            return
+        try:
+            with anyio.move_on_after(_REAP_S):
+                await anyio.wait_readable(fd)
+                await to_thread.run_sync(self._starter.status, process.pid)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """End the starter; the runs go on."""
+        self._starter.close()
+
+    def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
+        group = self._group(launch)
+        try:
+            own = {**env, MARKER: str(launch.folder)}
+            enclosed = enclose(launch, own, self.walls, self._podman)
+            if launch.isolation is Isolation.CONTAINER:
+                self._podman.note(launch.folder)
+            gated = Gated.spawn(launch, enclosed, self._starter, group)
+        finally:
+            if group >= 0:
+                os.close(group)
+        return gated
+
+    def _group(self, launch: Launch) -> int:
+        if self._cgroups is None:
+            return -1
+        try:
+            return self._cgroups.prepare(launch.folder, launch.resources)
+        except OSError as error:
+            # The sweep by environment still works.
+            structlog.get_logger().warning(
+                "cgroup_refused", error=str(error), run_id=launch.run_id
+            )
+            return -1
+
+    async def _fill(self, launch: Launch, checkout: Checkout) -> None:
+        token = None
+        if launch.token is not None:
+            token = await self._secrets.read(launch.token)
+            self._known.know(str(launch.folder), [token])
+        await check_out(
+            checkout,
+            launch.workspace,
+            token=token,
+            env=launch.base_env,
+            scratch=launch.folder,
+            way=self._git_way,
+        )
+
+    def log_isolation(self) -> None:
+        """Log the sandbox of this machine, and a warning where it doesn't protect."""
+        log, weakness = structlog.get_logger(), self.weakness(Isolation.SANDBOX)
+        log.info("isolation", sandbox=self.walls.words)
+        if weakness:
+            to_do = "see docs/security.md; jobs from forks are refused"
+            log.warning("isolation_is_weak", reason=weakness, to_do=to_do)
+
+    def weakness(self, isolation: Isolation) -> str:
+        """Return the reason why an isolation doesn't protect the machine; empty if it does. May block once."""
+        match isolation:
+            case Isolation.SANDBOX:
+                return self.walls.weakness
+            case Isolation.NONE:
+                return 'its workflow has isolation = "none"'
+            case _:
+                return self.obstacle(isolation)
+
+    def obstacle(self, isolation: Isolation) -> str:
+        """Return the reason why no run can have an isolation here; empty if it can.
+
+        A problem is checked again after a minute at the earliest, success never again. May block for a moment.
+        """
+        _, until = self._obstacles.get(isolation, ("", 0.0))
+        if self._now() >= until:
+            path = self._secrets.environment.get("PATH", os.defpath)
+            match isolation:
+                case Isolation.BUBBLEWRAP:
+                    found = bubblewrap.problem(path)
+                case Isolation.CONTAINER:
+                    found = self._podman.problem
+                case _:
+                    found = ""
+            until = self._now() + _LOOK_AGAIN_S if found else inf
+            self._obstacles[isolation] = found, until
+        return self._obstacles[isolation][0]
+
+    async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
+        """Load the secrets of an attempt that another daemon started. Return False if they are lost."""
+        if not self._known.knows(str(folder)):
+            values = await to_thread.run_sync(recall, process)
+            if values is None:
+                return False
+            self._known.know(str(folder), values)
+        return True
+
+    def forget(self, folder: Path) -> None:
+        """Forget the secrets of an attempt that is over."""
+        self._known.forget(str(folder))
+
+    async def observe(
+        self, process: ProcessIdentity, folder: Path
+    ) -> Exit | NeverStarted:
+        """Wait until an attempt has ended, and return its end. Return at once if it has ended before."""
+        fd = open_pidfd(process)
+        if fd is not None:
+            try:
+                await anyio.wait_readable(fd)
+            finally:
+                os.close(fd)
+        status = await to_thread.run_sync(self._starter.status, process.pid)
+        begun = process in self._begun
+        self._begun.discard(process)
+        if begun and status is not None:
+            # The kernel's status counts before any file.
+            return Exit(code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
+        end = read_exit(folder, process)
+        if begun:
+            return Exit(code=None) if isinstance(end, NeverStarted) else end
+        return end
+
+    async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
+        """End an attempt: SIGTERM to its group, SIGKILL after the grace. Return whether SIGKILL was needed."""
+        fd = open_pidfd(process)
+        if fd is None:
+            return False
+        try:
+            send_group(process, SIGTERM)
+            with anyio.move_on_after(grace_s):
+                await anyio.wait_readable(fd)
+                return False
+            with ExitStack() as opened:
+                # Before the leader dies: afterwards its descendants can't be found any more.
+                below = await to_thread.run_sync(open_below, process.pid, opened)
+                send_group(process, SIGKILL)
+                for each in below:
+                    send(each, SIGKILL)
+            with anyio.move_on_after(_KILL_S):
+                await anyio.wait_readable(fd)
+            return True
+        finally:
+            os.close(fd)
+
+    def _left_behind(
+        self, process: ProcessIdentity, marker: bytes, group: Group | None
+    ) -> set[int]:
+        inside = group.members() if group is not None else []
+        below = self._starter.left()
+        return {*members(process, marker), *inside, *of_nobody_else(below, marker)}
+
+    def usage(self, folder: Path) -> Usage | None:
+        """Return the resources that an attempt used, as its control group counted them."""
+        group = self._group_of(folder)
+        return None if group is None else group.usage()
+
+    def _group_of(self, folder: Path) -> Group | None:
+        """Return the group of an attempt: in this daemon's part of the tree, or that of a daemon started elsewhere."""
+        if self._cgroups is not None:
+            found = self._cgroups.group_of(folder)
+            if found is not None:
+                return found
+        mounted = tree()
+        return None if mounted is None else Group.of(folder, mounted)
+
+    def _end_strays(self) -> None:
+        """End the processes that runs have put into groups of their own making."""
+        for group in self._cgroups.strays() if self._cgroups is not None else ():
+            group.kill()
+            group.remove()
+
+    async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
+        """End everything that an attempt left behind, wherever it is, and give up processes that can't be ended."""
+        if process.boot_id != boot_id():
+            return Cleared()
+        if self._podman.is_noted(folder):
+            await self._podman.remove(folder)
+        marker = os.fsencode(f"{MARKER}={folder}")
+        group = self._group_of(folder)
+        seen: set[int] = set()
+        given_up: set[int] = set()
+        for _ in range(_SWEEPS):
+            left = await to_thread.run_sync(self._left_behind, process, marker, group)
+            if left <= given_up:
+                break
+            seen |= left
+            given_up |= await _end_all(left - given_up, group)
+        if group is not None:
+            await to_thread.run_sync(group.remove)
+        await to_thread.run_sync(self._end_strays)
+        described = [describe(pid) for pid in sorted(given_up)]
+        survivors = tuple(each for each in described if each is not None)
+        return Cleared(ended=len(seen) - len(survivors), survivors=survivors)
+
+
+async def _end_all(pids: set[int], group: Group | None) -> set[int]:
+    """End processes, and return those that can't be ended: they hang in the kernel, or are another user's."""
+    with ExitStack() as stack:
+        left: dict[int, int] = {}
+        for pid in pids:
+            try:
+                fd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            stack.callback(os.close, fd)
+            left[pid] = fd
+            send(fd, SIGTERM)
+        await _until_gone(left, _LEFTOVER_GRACE_S)
+        if left and group is not None:
+            # The kernel kills them whoever owns them.
+            group.kill()
+        for fd in left.values():
+            send(fd, SIGKILL)
+        await _until_gone(left, _KILL_S)
+        return set(left)
+
+
+async def _until_gone(left: dict[int, int], within_s: float) -> None:
+    """Remove the processes that end within some seconds from a mapping of pid to pidfd."""
+    with anyio.move_on_after(within_s):
+        for pid, fd in list(left.items()):
+            await anyio.wait_readable(fd)
+            del left[pid]
+    # Waiting for one that stays has left no time for the others.
+    for pid, fd in list(left.items()):
+        poller = poll()
+        poller.register(fd, POLLIN)
+        if poller.poll(0):
+            del left[pid]

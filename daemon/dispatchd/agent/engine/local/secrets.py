@@ -1,0 +1,138 @@
+"""Reading secrets at the start of a run: each is read again, so that a rotated one needs no restart.
+
+A value goes into the environment of its command and nowhere else. After a restart of the daemon the secrets of a
+live run are read from its shim's request (`starter.Request`). The source may hold a newer value by then, and the
+old one still has to be redacted in reports.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Final
+
+import anyio
+from attrs import field, frozen
+
+from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.launch import Launch
+from dispatchd.agent.domain.run.secret import SecretSource
+from dispatchd.agent.engine.local.gate import of_command
+from dispatchd.agent.engine.local.process import read_environment, read_request
+from dispatchd.concurrency.own_threads import OwnThreads
+from dispatchd.errors import SecretUnavailable
+
+NAMES: Final = "DISPATCHD_SECRETS"
+"""Variable that lists the variables of a run's environment that are secrets, separated by commas."""
+
+_COMMAND_S: Final = 30.0
+"""Time limit of a command that prints a secret (seconds)."""
+
+_FILE_S: Final = 30.0
+"""Time limit of reading a file (seconds): it may be on a file system that hangs, or a pipe."""
+
+_LARGEST: Final = 64 * 1024
+"""Largest secret (bytes): Linux refuses a variable over 128 KiB (execve(2), MAX_ARG_STRLEN)."""
+
+
+@frozen(kw_only=True)
+class SecretReader:
+    """Reads secrets from their sources; `environment` is the daemon's own."""
+
+    environment: Mapping[str, str]
+    _threads: OwnThreads = field(factory=OwnThreads, init=False)
+
+    async def read(self, source: SecretSource) -> str:
+        """Return a secret's value.
+
+        Raises:
+            SecretUnavailable: It isn't available now; the reason doesn't quote it.
+        """
+        try:
+            data = await self._bytes(source)
+            # This removes a byte order mark, which some editors write.
+            value = data.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+        except TimeoutError as error:
+            raise SecretUnavailable(
+                name=source.name, reason=f"its file gave {error}"
+            ) from error
+        except (OSError, KeyError) as error:
+            reason = error.strerror if isinstance(error, OSError) else f"no {error}"
+            raise SecretUnavailable(name=source.name, reason=str(reason)) from error
+        except UnicodeDecodeError as error:
+            reason = "it isn't UTF-8 text"
+            raise SecretUnavailable(name=source.name, reason=reason) from error
+        if not value or "\0" in value or len(data) > _LARGEST:
+            reason = "it is empty, holds a NUL character, or is larger than 64 KiB"
+            raise SecretUnavailable(name=source.name, reason=reason)
+        return value
+
+    async def _bytes(self, source: SecretSource) -> bytes:
+        if source.command:
+            return await self._printed(source)
+        if source.env:
+            return self.environment[source.env].encode(errors="surrogateescape")
+        path = (
+            Path(source.file)
+            if source.file
+            else Path(self.environment["CREDENTIALS_DIRECTORY"]) / source.credential
+        )
+        return await self._threads.run(path, partial(_read, path), within_s=_FILE_S)
+
+    async def _printed(self, source: SecretSource) -> bytes:
+        try:
+            with anyio.fail_after(_COMMAND_S):
+                done = await anyio.run_process(
+                    source.command,
+                    stdin=DEVNULL,
+                    stdout=PIPE,
+                    # An error message may quote the secret.
+                    stderr=DEVNULL,
+                    check=False,
+                    env=dict(self.environment),
+                    start_new_session=True,
+                )
+        except TimeoutError as error:
+            reason = f"its command took more than {_COMMAND_S:g} s"
+            raise SecretUnavailable(name=source.name, reason=reason) from error
+        if done.returncode != 0:
+            reason = f"its command ended with exit code {done.returncode}"
+            raise SecretUnavailable(name=source.name, reason=reason)
+        return done.stdout
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LARGEST + 1)
+
+
+async def environment_of(
+    launch: Launch, reader: SecretReader
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the whole environment of a launch, and the secrets that are in it.
+
+    Fails with SecretUnavailable if a secret isn't available.
+    """
+    read = {
+        variable: await reader.read(source)
+        for variable, source in sorted(launch.secrets.items())
+    }
+    values = {**read, **launch.given}
+    names = {NAMES: ",".join(values)} if values else {}
+    return {**launch.env, **values, **names}, frozenset(values.values())
+
+
+def recall(process: ProcessIdentity) -> frozenset[str] | None:
+    """Return the secrets that a run was given, or None if its shim is gone. Blocks for a moment."""
+    request = read_request(process)
+    # A shim of an earlier release has them in its environment.
+    found = json.loads(request)["env"] if request else read_environment(process)
+    if found is None:
+        return None
+    given = of_command(found)
+    return frozenset(_values(given, given.get(NAMES, "").split(",")))
+
+
+def _values(environment: Mapping[str, str], names: Iterable[str]) -> Iterable[str]:
+    return (environment[name] for name in names if name in environment)

@@ -1,0 +1,174 @@
+"""The starter: a small process that forks what the daemon can't, because it has threads: shims and commands.
+
+Comes from `gate.py`, which starts it once; goes on as `shim.py` in each child. It reads a request from memory that
+the daemon hands over, forks a shim, and reports later how the shim ended, by the kernel's status. When a shim has
+ended, the leftovers of its run become the starter's children, so that the daemon can find and end them. The starter
+ends when the daemon has gone; its shims stay.
+
+Standard library alone: the fewer pages it has, the cheaper it forks.
+"""
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Final, TypedDict
+
+from dispatchd.agent.engine.local.shim import Order, carry_out, set_title
+from dispatchd.process.descendants import adopt_orphans, children_of, signal_child
+from dispatchd.process.landlock import Rule, able, build
+from dispatchd.process.seccomp import Filter, program
+
+_DESCRIPTORS: Final = 5
+"""Descriptors in each order: the request, the gate, the output, the attempt's folder; and perhaps a control group."""
+
+_MESSAGE: Final = 64
+"""Longest message of the two ends (bytes): a word and two numbers."""
+
+
+class Request(TypedDict):
+    """Request for a start, as JSON in the memory that the daemon hands over."""
+
+    command: list[str]
+    env: dict[str, str]
+    workspace: str
+    folder: str
+    rules: list[tuple[str, int]] | None
+    """Rules for everything that the command may reach; None for everything."""
+    deaf: bool
+    """True if signals to the group aren't for the program that is executed, but for one that it starts."""
+
+
+def main() -> None:
+    """Serve the daemon at the other end of descriptor 0 until it goes."""
+    for number in (signal.SIGINT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    daemon = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    set_title("dispatchd-starter")
+    gc.disable()
+    gc.freeze()
+    _Starter(daemon).serve()
+
+
+class _Starter:
+    def __init__(self, daemon: socket.socket) -> None:
+        self._daemon = daemon
+        self._wall = able()
+        code = program(os.uname().machine)
+        self._filter = Filter(code) if code else None
+        self._poll = select.poll()
+        self._poll.register(daemon, select.POLLIN)
+        self._children: dict[int, int] = {}
+        """Pids of shims, by their pidfds."""
+        self._left: dict[int, int] = {}
+        """Pids of leftovers of runs, which the daemon ends, by their pidfds."""
+
+    def serve(self) -> None:
+        adopt_orphans()
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd in self._children:
+                    self._reap(fd)
+                elif fd in self._left:
+                    self._reap_left(fd)
+                elif fd == self._daemon.fileno() and not self._take_order():
+                    # After this nothing else will know of them.
+                    self._end_left()
+                    return
+
+    def _take_order(self) -> bool:
+        """Carry out an order of the daemon. Return False if the daemon has gone."""
+        message, fds, _, _ = socket.recv_fds(self._daemon, _MESSAGE, _DESCRIPTORS)
+        if not message:
+            return False
+        for fd in fds:
+            # In some versions of Python `recv_fds` drops its flags, such as MSG_CMSG_CLOEXEC.
+            os.set_inheritable(fd, False)
+        try:
+            said = f"started {self._start(fds)}"
+        except OSError as error:
+            said = f"failed {error.errno or 0}"
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._say(said)
+        return True
+
+    def _start(self, fds: list[int]) -> int:
+        request, gate, output, folder, *group = fds
+        wanted: Request = json.loads(os.pread(request, os.fstat(request).st_size, 0))
+        rules = wanted["rules"]
+        wall = -1
+        if rules is not None:
+            wall = build((Rule(*each) for each in rules), self._wall)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                # The shim must not keep the starter's socket: its closing shows the daemon that the starter has ended.
+                self._daemon.close()
+                carry_out(
+                    Order(
+                        command=wanted["command"],
+                        env=wanted["env"],
+                        workspace=wanted["workspace"],
+                        title=f"dispatchd-run {wanted['folder']}",
+                        request=request,
+                        gate=gate,
+                        output=output,
+                        folder=folder,
+                        group=group[0] if group else -1,
+                        wall=wall,
+                        filter=self._filter,
+                        deaf=wanted["deaf"],
+                    )
+                )
+        finally:
+            if wall >= 0:
+                os.close(wall)
+        fd = os.pidfd_open(pid)
+        self._children[fd] = pid
+        self._poll.register(fd, select.POLLIN)
+        return pid
+
+    def _reap(self, fd: int) -> None:
+        pid = self._children.pop(fd)
+        self._poll.unregister(fd)
+        os.close(fd)
+        _, status = os.waitpid(pid, 0)
+        self._say(f"ended {pid} {status}")
+        self._look_at_left()
+
+    def _look_at_left(self) -> None:
+        """Register the leftovers of runs, so that their end is seen."""
+        known = {*self._children.values(), *self._left.values()}
+        for pid in children_of(os.getpid()):
+            if pid not in known:
+                fd = os.pidfd_open(pid)
+                self._left[fd] = pid
+                self._poll.register(fd, select.POLLIN)
+
+    def _reap_left(self, fd: int) -> None:
+        pid = self._left.pop(fd)
+        self._poll.unregister(fd)
+        os.close(fd)
+        os.waitpid(pid, 0)
+        # The processes below it are children of the starter now.
+        self._look_at_left()
+
+    def _end_left(self) -> None:
+        self._look_at_left()
+        for pid in self._left.values():
+            signal_child(pid, signal.SIGKILL)
+
+    def _say(self, message: str) -> None:
+        try:
+            self._daemon.send(message.encode())
+        except OSError:
+            # The daemon has gone: nothing is left to serve.
+            sys.exit(0)

@@ -1,0 +1,1 @@
+"""Health of the agent: status, readiness, metrics, watchdog and traces, all read from the loops."""

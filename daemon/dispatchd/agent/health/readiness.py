@@ -1,0 +1,102 @@
+"""Health: this machine takes jobs and reports them, which means more than that its process is alive.
+
+A machine without room for another job is healthy, though it pulls nothing. A machine is unhealthy if it pulls and gets
+no answer, or if it can't report how its runs ended.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from attrs import define
+
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.tracking.activity import NOT_ASKED, Board
+from dispatchd.agent.tracking.liveness import Pulse
+from dispatchd.agent.tracking.ports import Clock, Permission
+from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.bug_fence import BugFence
+
+FAILURES: Final = 3
+"""Pulls that have to fail in a row until a machine isn't ready (count): each is an answer, so no wait is needed."""
+
+
+@define(kw_only=True)
+class Health:
+    """Judges the board of the loops. `patience_s` (seconds) is twice the time between two polls."""
+
+    board: Board
+    pulse: Pulse
+    tracker: Tracker
+    permissions: Sequence[Permission]
+    bugs: BugFence
+    clock: Clock
+    patience_s: float
+
+    @property
+    def flaws(self) -> list[str]:
+        """Reasons why this machine is not ready, each in one sentence; empty if it is ready."""
+        found = [each.obstacle for each in self.permissions]
+        found += [f"the loop is stuck: {who}" for who in self.stuck]
+        found += self.bugs.words
+        found += [self.tracker.disk.trouble, self._deaf(), self._mute()]
+        return [each for each in found if each]
+
+    @property
+    def is_starting(self) -> bool:
+        """True until the first pull has ended: it isn't known yet whether this machine is ready."""
+        return self.board.endpoint == NOT_ASKED
+
+    @property
+    def stuck(self) -> list[str]:
+        """Loops that are stuck, sorted. Loops that a disk holds up by refusing writes don't count."""
+        return [] if self.tracker.disk.trouble else self.pulse.stuck
+
+    @property
+    def last_pull_age_s(self) -> float | None:
+        """Seconds since a pull succeeded; None before the first."""
+        at = self.board.last_pull_at
+        return None if at is None else self._age_s(at)
+
+    @property
+    def outbox(self) -> list[TrackedJob]:
+        """Jobs whose accept, release or finish the endpoint doesn't have yet, the longest wait first."""
+        owing = self.tracker.in_phase(
+            Phase.PENDING_ACCEPT, Phase.RELEASING, Phase.FINISHING
+        )
+        return sorted(owing, key=lambda record: record.changed_at)
+
+    @property
+    def oldest_unreported_age_s(self) -> float:
+        """Wait of the first job in the outbox (seconds); 0 if there is none."""
+        outbox = self.outbox
+        return self._age_s(outbox[0].changed_at) if outbox else 0.0
+
+    def _deaf(self) -> str:
+        asking_since = self.board.asking_since
+        if asking_since is None:
+            return ""
+        if self.board.is_revoked:
+            return f"the endpoint has revoked this machine: {self.board.endpoint}"
+        if self.board.failures >= FAILURES:
+            count, why = self.board.failures, self.board.endpoint
+            return f"the last {count} pulls have failed: {why}"
+        last = self.board.last_pull_at
+        if last is None:
+            return f"no pull has succeeded yet: {self.board.endpoint}"
+        silent_s = self._age_s(max(last, asking_since))
+        if silent_s <= self.patience_s:
+            return ""
+        return f"no pull has succeeded for {silent_s:.0f} s: {self.board.endpoint}"
+
+    def _mute(self) -> str:
+        waiting_s = self.oldest_unreported_age_s
+        last = self.board.last_report_at
+        reported_lately = last is not None and self._age_s(last) <= self.patience_s
+        if waiting_s <= self.patience_s or reported_lately:
+            return ""
+        return f"no report has succeeded while one has waited for {waiting_s:.0f} s"
+
+    def _age_s(self, instant: datetime) -> float:
+        return max(0.0, (self.clock.now() - instant).total_seconds())

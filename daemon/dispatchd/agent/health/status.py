@@ -1,0 +1,165 @@
+"""Status of the daemon: one document for `dispatchd status`, the service manager and the metrics."""
+
+import os
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from attrs import define, field
+
+from dispatchd import __version__
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.health.readiness import Health
+from dispatchd.agent.loops.intake import IntakeLoop
+from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.ports import Clock
+from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.protocol.job import Json
+
+
+@define(kw_only=True)
+class Status:
+    """Reads the state of the loops; nothing is decided from it.
+
+    `machine` returns this machine's identity at the endpoint, `license` the status of its license (None: it has
+    none), `skew_s` the difference of its clock (seconds), `slots` the most runs at a time (count),
+    `troubles` other problems, in sentences.
+    """
+
+    board: Board
+    health: Health
+    tracker: Tracker
+    intake: IntakeLoop
+    clock: Clock
+    started_at: datetime
+    config_file: Path
+    state_folder: Path
+    url: str
+    containment: str
+    isolation: str
+    machine: Callable[[], Mapping[str, Json]]
+    license: Callable[[], Mapping[str, Json] | None]
+    skew_s: Callable[[], float | None]
+    slots: Callable[[], int]
+    troubles: Callable[[], list[str]]
+    warnings: dict[str, str] = field(factory=dict)
+    """Warnings for an operator, by subject; each is set and removed by the part that detects it."""
+    reloaded_at: datetime | None = None
+    """Time of the last successful reload."""
+
+    def document(self) -> dict[str, Json]:
+        """Return the whole status, without a secret; times in ISO 8601, ages in seconds, null for unknown values."""
+        flaws = self.health.flaws
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": _iso(self.started_at),
+            "config_file": str(self.config_file),
+            "state_folder": str(self.state_folder),
+            "reloaded_at": _iso(self.reloaded_at),
+            "ready": not flaws,
+            "flaws": list(flaws),
+            "warnings": self._warnings(),
+            "machine": dict(self.machine()),
+            "license": self._license(),
+            "intake": self._intake(),
+            "endpoint": self._endpoint(),
+            "loops": dict(self.board.doing),
+            "jobs": {
+                phase.value: len(self.tracker.in_phase(phase))
+                for phase in Phase
+                if phase is not Phase.HISTORY
+            },
+            "slots": {"total": self.slots(), "used": self._used()},
+            "outbox": self._outbox(),
+            "containment": self.containment,
+            "isolation": self.isolation,
+            "disk": self._disk(),
+        }
+
+    def line(self) -> str:
+        """Return the status in one line, as in `pulling; 3 running, 2 waiting; last pull 4 s ago`."""
+        waiting = len(self.tracker.in_phase(*_WAITING))
+        parts = [
+            self.intake.intake.mode.value,
+            f"{self._used()} running, {waiting} waiting",
+        ]
+        age_s = self.health.last_pull_age_s
+        parts.append("no pull yet" if age_s is None else f"last pull {age_s:.0f} s ago")
+        flaws = [each for each in self.health.flaws if each != self.intake.obstacle]
+        return "; ".join([*parts, *flaws])
+
+    def _used(self) -> int:
+        return len(self.tracker.in_phase(Phase.RUNNING))
+
+    def _warnings(self) -> list[Json]:
+        found = [
+            self.board.skew,
+            *self.warnings.values(),
+            self._quarantined(),
+            *self.troubles(),
+        ]
+        return [each for each in found if each]
+
+    def _quarantined(self) -> str:
+        folder = self.state_folder / "quarantine"
+        try:
+            count = len(os.listdir(folder))  # noqa: PTH208  # iterdir looks later
+        except FileNotFoundError:
+            # Somebody has read them, and removed them with their folder.
+            return ""
+        except OSError as error:
+            return f"{folder} can't be looked into: {error.strerror}"
+        return (
+            f"{count} records are in {folder}: they could not be read" if count else ""
+        )
+
+    def _license(self) -> Json:
+        found = self.license()
+        return None if found is None else dict(found)
+
+    def _intake(self) -> Json:
+        intake = self.intake.intake
+        return {
+            "mode": intake.mode.value,
+            "reason": intake.reason,
+            "since": _iso(intake.since),
+            "until": _iso(intake.until),
+            "left": self.intake.left,
+        }
+
+    def _endpoint(self) -> Json:
+        board = self.board
+        return {
+            "url": self.url,
+            "state": board.endpoint,
+            "long_poll": board.long_poll,
+            "extensions": list(board.extensions),
+            "last_pull_at": _iso(board.last_pull_at),
+            "last_pull_age_s": self.health.last_pull_age_s,
+            "last_report_at": _iso(board.last_report_at),
+            "clock_skew_s": self.skew_s(),
+        }
+
+    def _outbox(self) -> Json:
+        outbox = self.health.outbox
+        return {
+            "depth": len(outbox),
+            "oldest_job": outbox[0].job.id if outbox else None,
+            "oldest_age_s": self.health.oldest_unreported_age_s,
+        }
+
+    def _disk(self) -> Json:
+        room = os.statvfs(self.state_folder)
+        return {
+            "free_bytes": room.f_bavail * room.f_frsize,
+            "free_inodes": room.f_favail,
+            "trouble": self.tracker.disk.trouble,
+        }
+
+
+_WAITING = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RETRY_WAIT)
+
+
+def _iso(instant: datetime | None) -> str | None:
+    return None if instant is None else instant.isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""The license of this machine: found, activated, verified and refreshed."""

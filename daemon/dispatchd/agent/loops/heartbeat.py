@@ -1,0 +1,186 @@
+"""Heartbeat: extend leases and receive cancel requests, for jobs whose endpoint offers heartbeats.
+
+A job beats from its pull until its finish has been answered. This machine holds it even while only its finish is
+refused, and no other machine is to run it. The first beat follows the accept at once: then the endpoint knows
+that this machine has heartbeats, and what its silence would mean. Each change of the phase sends a beat too, so
+that people see at once that a run has begun, waits for its next attempt, or is parked.
+"""
+
+from functools import partial
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskGroup, TaskStatus
+from attrs import define, field
+
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.loops.progress import ProgressFeed
+from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.log_context import job_context
+from dispatchd.agent.tracking.ports import Clock, Source
+from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.errors import JobClosed, RemoteError
+
+_LOOP: Final = "heartbeat"
+
+_BEATS_IN_A_LEASE: Final = 6
+"""Beats in the time of a lease (count), so that five can be missed before it is lost."""
+
+_LONGEST_PAUSE_S: Final = 30.0
+"""Longest time between two beats (seconds), because a cancel request waits for the next one."""
+
+_GATHER_S: Final = 0.1
+"""Time for which changes are gathered before the leases are looked at again (seconds)."""
+
+_LEASED: Final = (
+    Phase.PENDING_ACCEPT,
+    Phase.ACCEPTED,
+    Phase.RUNNING,
+    Phase.RETRY_WAIT,
+    Phase.NEEDS_ATTENTION,
+    Phase.FINISHING,
+)
+
+_NOT_AT_ONCE: Final = (Phase.PENDING_ACCEPT, Phase.FINISHING)
+"""Phases that need no beat at once: the accept, or the finish, is on its way."""
+
+
+@define
+class _Rhythm:
+    """Beats of a job under one claim: the time of the next one, on the clock of the event loop."""
+
+    claim_token: str
+    due: float
+    told: Phase | None = None
+    """Phase in the newest beat; None before the first."""
+
+
+@define(kw_only=True)
+class HeartbeatLoop:
+    """Beats for every leased job, each in its own rhythm."""
+
+    source: Source
+    tracker: Tracker
+    fence: Fence
+    bugs: BugFence
+    clock: Clock
+    progress: ProgressFeed
+    _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
+    """Rhythms by job. A job whose claim is lost has none: its run goes on, and another beat would change nothing."""
+    _busy: set[str] = field(factory=set, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Beat until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            await self.bugs.rounds(_LOOP, partial(self._round, tasks))
+
+    async def _round(self, tasks: TaskGroup) -> None:
+        bell, now = self.tracker.bell, anyio.current_time()
+        self._beat_where_due(tasks, now)
+        self.bugs.worked(_LOOP)
+        dues = [each.due for each in self._rhythms.values()]
+        with anyio.move_on_after(min(dues) - now if dues else None):
+            await bell.wait()
+            await anyio.sleep(_GATHER_S)
+
+    def hurry(self) -> None:
+        """Beat for every leased job now: the endpoint has news of one."""
+        for each in self._rhythms.values():
+            each.due = anyio.current_time()
+        self.tracker.ring()
+
+    def _beat_where_due(self, tasks: TaskGroup, now: float) -> None:
+        leased = [
+            (record, pause_s)
+            for record in self.tracker.in_phase(*_LEASED)
+            if (pause_s := self._pause_s(record)) is not None
+        ]
+        for job_id in self._rhythms.keys() - {record.job.id for record, _ in leased}:
+            del self._rhythms[job_id]
+            self.progress.forget(job_id)
+        for record, pause_s in leased:
+            job_id, rhythm = record.job.id, self._rhythm(record, now + pause_s)
+            if _is_news(record, rhythm) or rhythm.due <= now:
+                rhythm.due = now + pause_s
+                if job_id not in self._busy:
+                    rhythm.told = record.phase
+                    self._busy.add(job_id)
+                    tasks.start_soon(self._beat, job_id, name=f"heartbeat {job_id}")
+
+    def _rhythm(self, record: TrackedJob, due: float) -> _Rhythm:
+        """Return the rhythm of a job's newest claim; the first beat of a new one is due at `due`."""
+        token = record.job.claim_token
+        rhythm = self._rhythms.get(record.job.id)
+        if rhythm is None or rhythm.claim_token != token:
+            rhythm = self._rhythms[record.job.id] = _Rhythm(token, due)
+        return rhythm
+
+    async def _beat(self, job_id: str) -> None:
+        try:
+            await self.bugs.complete(_LOOP, partial(self._ask, job_id), item=job_id)
+        finally:
+            self._busy.discard(job_id)
+            rhythm, now = self._rhythms.get(job_id), self.tracker.get(job_id)
+            if rhythm is None:
+                self.progress.forget(job_id)
+            elif now is not None and _is_news(now, rhythm):
+                # The job has changed since this beat was sent, so the endpoint doesn't know its phase.
+                self.tracker.ring()
+
+    async def _ask(self, job_id: str) -> None:
+        record = self.tracker.get(job_id)
+        if record is None or record.phase not in _LEASED:
+            # The job has changed since the beat was due; a job that is being handed back has none.
+            return
+        news = await self.progress.news(record)
+        asked_at = self.clock.now()
+        try:
+            beat = await self.source.heartbeat(record, news)
+        except JobClosed as error:
+            if self._has_finished_since(record):
+                return
+            self.fence.note(record, asked_at, holds=False)
+            self._log.warning("lease_lost", error=str(error), **job_context(record))
+            await self.tracker.answered(record, Event.LEASE_LOST)
+        except RemoteError as error:
+            self._log.warning(
+                "heartbeat_failed", error=str(error), **job_context(record)
+            )
+        else:
+            self.fence.note(record, asked_at, holds=True)
+            if news is not None:
+                self.progress.told(record)
+            decided = record.is_cancelled or record.phase is Phase.FINISHING
+            if beat.cancel_requested and not decided:
+                await self.tracker.cancel(job_id, "Cancelled before it started.")
+
+    def _has_finished_since(self, asked: TrackedJob) -> bool:
+        """Return whether the refusal of a beat only means that the job's finish has overtaken it."""
+        now = self.tracker.get(asked.job.id)
+        if now is None:
+            return True
+        return now.phase is Phase.FINISHING and asked.phase is not Phase.FINISHING
+
+    def _pause_s(self, record: TrackedJob) -> float | None:
+        """Return the seconds between two beats of a job, or None if it needs none."""
+        job = record.job
+        if (
+            job.lease_s is None
+            or "heartbeat" not in job.extensions
+            or self.fence.has_lost(record)
+        ):
+            return None
+        return min(job.lease_s / _BEATS_IN_A_LEASE, _LONGEST_PAUSE_S)
+
+
+def _is_news(record: TrackedJob, rhythm: _Rhythm) -> bool:
+    """Return whether the endpoint is to be notified at once of a job's phase."""
+    return record.phase not in _NOT_AT_ONCE and record.phase is not rhythm.told

@@ -1,0 +1,345 @@
+"""Pull: room, then a job, then its folder, then its record.
+
+Only work that this machine can start soon is taken; the rest stays with the endpoint for others. Cancel jobs
+are always taken. A job that has arrived is made durable before anything else happens, even while the daemon is
+stopping.
+"""
+
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskStatus
+from attrs import define, field, frozen
+
+from dispatchd.agent.domain.delivery import Delivery, NoJob, rejection
+from dispatchd.agent.domain.long_poll import Hold
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S, Pulse
+from dispatchd.agent.tracking.ports import Clock, Permission, Source
+from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.errors import RemoteError, Revoked, StoreUnavailable
+from dispatchd.protocol.backoff import next_try_s
+from dispatchd.protocol.extensions import CAPABILITIES
+
+_DISK_LOOK_S: Final = 2.0
+"""Time between two looks at the free space while there is too little (seconds): nothing announces it."""
+
+_SHORTEST_PAUSE_S: Final = 0.5
+"""Shortest pause between two polls that the endpoint doesn't hold (seconds)."""
+
+_STOPPING_S: Final = 10.0
+"""Longest time for which a job that has arrived delays a stop until it is on disk (seconds)."""
+
+_JOBS: Final = "pull"
+"""Name, on the board and in the pulse, of the loop that asks for jobs."""
+
+_CANCELS: Final = "cancels"
+"""Name of the loop that asks for cancel jobs alone."""
+
+_WELL: Final = "ok"
+"""Text on the board for an endpoint that answered the last pull."""
+
+_BUSY: Final = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT)
+
+
+@frozen(kw_only=True)
+class PullLimits:
+    """Limits of pulls, by number and by time.
+
+    `room` is the number of unfinished jobs allowed, `min_free_bytes` the free space below which nothing is pulled.
+    `hold_s` (seconds) is the hold to ask the endpoint for. `poll_interval_s` (seconds) is the longest pause
+    between two polls that it doesn't hold. `call_timeout_s` (seconds) is the deadline of a call beyond its hold.
+    """
+
+    room: int
+    min_free_bytes: int
+    folder: Path
+    hold_s: float
+    poll_interval_s: float
+    call_timeout_s: float
+
+
+@define
+class _Polls:
+    """Polls of one kind: the hold to ask for, and the number of failures in a row."""
+
+    hold: Hold
+    failures: int = 0
+
+
+@define(kw_only=True)
+class PullLoop:
+    """Takes jobs from the source while there is room for them."""
+
+    source: Source
+    permissions: Sequence[Permission]
+    """Permissions to take jobs; all of them have to agree."""
+    tracker: Tracker
+    runs: Runs
+    workflows: Mapping[str, Workflow]
+    unfit: Callable[[], Mapping[str, str]]
+    """Returns the workflows that this machine can't run within their limits, each with the reason."""
+    limits: PullLimits
+    board: Board
+    pulse: Pulse
+    bugs: BugFence
+    clock: Clock
+    random: random.Random
+    on_revoked: Callable[[], None]
+    """Called when the endpoint says that it has revoked this machine."""
+    on_early_end: Callable[[], None]
+    """Called when the endpoint ends a held poll early and empty: it has news of a job that this machine has."""
+    _no_room: anyio.Event = field(factory=anyio.Event, init=False)
+    """Set while only cancel jobs may be taken."""
+    _has_capabilities: bool = field(default=False, init=False)
+    """True if the newest job of this daemon has shown that the endpoint supports lists of workflows."""
+    _ignores_lists: bool = field(default=False, init=False)
+    """True if the endpoint has handed out another job where it was asked for cancel jobs alone."""
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Pull until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            tasks.start_soon(self._pull_cancels, name="pull of cancel jobs")
+            polls = _Polls(Hold.of(self.limits.hold_s))
+            await self.bugs.rounds(
+                _JOBS,
+                partial(self._pull_job, polls),
+                on_pause=partial(self._pause, _JOBS),
+            )
+
+    async def _pull_cancels(self) -> None:
+        polls = _Polls(Hold.of(self.limits.hold_s))
+        await self.bugs.rounds(
+            _CANCELS,
+            partial(self._pull_cancel, polls),
+            on_pause=partial(self._pause, _CANCELS),
+        )
+
+    def _pause(self, who: str, seconds: float) -> None:
+        self.board.say(who, "waiting after a bug")
+        self.pulse.expect(who, seconds + SLACK_S)
+
+    async def _pull_job(self, polls: _Polls) -> None:
+        """Ask for a job once there is room for one."""
+        await self._wait_for_room()
+        polls.hold = hold = polls.hold.up_to(self.limits.hold_s)
+        again = f"asking again after {polls.failures} failures"
+        self.board.say(_JOBS, again if polls.failures else "asking for a job")
+        # The first poll, also after an outage, is answered at once: that shows early whether all is well.
+        asked_s = hold.now_s if self.board.endpoint == _WELL else 0.0
+        try:
+            self.pulse.expect(_JOBS, asked_s + self.limits.call_timeout_s + SLACK_S)
+            found = await self._poll(asked_s)
+        except RemoteError as error:
+            polls.failures += 1
+            await self._back_off(_JOBS, error, polls.failures)
+            return
+        polls.failures = 0
+        self._note_success(found, asked_s)
+        if isinstance(found, NoJob) and (asked_s or not hold.now_s):
+            polls.hold = await self._until_next(_JOBS, found, hold)
+
+    async def _pull_cancel(self, polls: _Polls) -> None:
+        """Ask for cancel jobs alone while no others are taken, where the endpoint supports that.
+
+        A poll that is under way when there is room again is left to end by itself: its job must not be lost.
+        """
+        self.pulse.rest(_CANCELS)
+        self.bugs.worked(_CANCELS)
+        if not self._no_room.is_set():
+            self.board.say(_CANCELS, "cancel jobs come with the others")
+            await self._no_room.wait()
+        bell = self.tracker.bell
+        if not self._may_ask_for_cancels():
+            self.board.say(_CANCELS, "the endpoint has shown no capabilities")
+            await bell.wait()
+            return
+        polls.hold = hold = polls.hold.up_to(self.limits.hold_s)
+        self.board.say(_CANCELS, "asking for cancel jobs alone")
+        asked_s = 0.0 if polls.failures else hold.now_s
+        self.pulse.expect(_CANCELS, asked_s + self.limits.call_timeout_s + SLACK_S)
+        try:
+            found = await self.source.pull(asked_s, cancels_only=True)
+        except RemoteError as error:
+            polls.failures += 1
+            await self._back_off(_CANCELS, error, polls.failures)
+            return
+        polls.failures = 0
+        self._note_success(found, asked_s)
+        if isinstance(found, NoJob):
+            polls.hold = await self._until_next(_CANCELS, found, hold)
+            return
+        if not found.job.is_cancel:
+            self._log.warning("cancel_only_pull_ignored", job_id=found.job.id)
+            self._ignores_lists = True
+        await self._deliver(_CANCELS, found)
+
+    def _may_ask_for_cancels(self) -> bool:
+        """Return whether the endpoint has shown, now or before a restart, that it supports lists of workflows."""
+        shown = self._has_capabilities or any(
+            CAPABILITIES in record.job.extensions
+            for record in self.tracker.in_phase(*Phase)
+        )
+        return shown and not self._ignores_lists
+
+    async def _until_next(self, who: str, found: NoJob, hold: Hold) -> Hold:
+        """Wait until the next pull is due, and return the hold to ask for then."""
+        if found.cut_after_s is not None:
+            hold = hold.after_cut(found.cut_after_s)
+            self._log.debug(
+                "poll_cut_on_the_way",
+                after_s=round(found.cut_after_s, 1),
+                next_hold_s=round(hold.now_s),
+            )
+        elif found.held:
+            hold = hold.after_full()
+        else:
+            self.board.say(who, "waiting for the next poll")
+            pause_s = max(
+                _SHORTEST_PAUSE_S, self.limits.poll_interval_s * self.random.random()
+            )
+            self.pulse.expect(who, pause_s + SLACK_S)
+            await anyio.sleep(pause_s)
+        return hold
+
+    async def _poll(self, asked_s: float) -> Delivery | NoJob:
+        """Ask once, and make the answer durable. For a drain the poll counts as under way until then."""
+        self.board.polling = True
+        try:
+            found = await self.source.pull(asked_s)
+            if isinstance(found, Delivery):
+                await self._deliver(_JOBS, found)
+        finally:
+            self.board.polling = False
+            self.board.ring()
+        return found
+
+    async def _wait_for_room(self) -> None:
+        while True:
+            bell = self.tracker.bell
+            self.pulse.expect(_JOBS, STEP_S)
+            obstacle = self._obstacle()
+            if not obstacle:
+                if self._no_room.is_set():
+                    self._no_room = anyio.Event()
+                self.board.asking_since = self.board.asking_since or self.clock.now()
+                return
+            self._no_room.set()
+            self.board.asking_since = None
+            if self.board.doing.get(_JOBS) != obstacle:
+                self._log.info("pull_paused", reason=obstacle)
+            self.board.say(_JOBS, obstacle)
+            with anyio.move_on_after(_DISK_LOOK_S):
+                await bell.wait()
+
+    def _obstacle(self) -> str:
+        for permission in self.permissions:
+            if permission.obstacle:
+                return permission.obstacle
+        busy = sum(not record.job.is_cancel for record in self.tracker.in_phase(*_BUSY))
+        if busy >= self.limits.room:
+            return "waiting for room: as many jobs as slots and queue allow"
+        if self.tracker.disk.trouble:
+            return f"waiting for the disk: {self.tracker.disk.trouble}"
+        disk = os.statvfs(self.limits.folder)
+        if disk.f_bavail * disk.f_frsize < self.limits.min_free_bytes:
+            return f"waiting for the disk: less than {self.limits.min_free_bytes >> 20} MiB free in {self.limits.folder}"
+        return ""
+
+    async def _deliver(self, who: str, delivery: Delivery) -> None:
+        delivered = False
+        while not delivered:
+            # A stop must not lose a job that the endpoint has handed out, nor wait forever for a full disk.
+            self.pulse.expect(who, STEP_S)
+            with anyio.move_on_after(_STOPPING_S, shield=True):
+                await self._track(delivery)
+                delivered = True
+            await anyio.lowlevel.checkpoint()
+
+    async def _track(self, delivery: Delivery) -> None:
+        job_id = delivery.job.id
+
+        def store_texts() -> None:
+            try:
+                self.runs.create(
+                    job_id, payload=delivery.payload, headers=delivery.headers
+                )
+            except StoreUnavailable:
+                # A cancel job runs nothing, and must get through to the run that has filled the disk.
+                if not delivery.job.is_cancel:
+                    raise
+
+        await self.tracker.receive(
+            delivery.job,
+            store_texts=store_texts,
+            rejection=rejection(delivery, self.workflows, self.unfit()),
+        )
+
+    def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:
+        self._note_skew()
+        if isinstance(found, NoJob) and found.cut_after_s is not None:
+            # A proxy without an endpoint behind it cuts polls too, so a cut proves no endpoint.
+            self.board.pulls["cut"] += 1
+            return
+        self.board.pulls["job" if isinstance(found, Delivery) else "none"] += 1
+        if self.board.endpoint != _WELL:
+            self._log.info("endpoint_answers", before=self.board.endpoint)
+        self.board.endpoint = _WELL
+        self.board.failures, self.board.is_revoked = 0, False
+        self.board.last_pull_at = self.clock.now()
+        if isinstance(found, Delivery):
+            self._has_capabilities = CAPABILITIES in found.job.extensions
+            self.board.extensions = tuple(sorted(found.job.extensions))
+            self.board.long_poll = found.holds or self.board.long_poll
+        elif asked_s:
+            self.board.long_poll = found.held or found.ended_early
+            if found.ended_early:
+                self.on_early_end()
+        self.board.ring()
+
+    def _note_skew(self) -> None:
+        skew = self.source.clock_skew
+        if bool(skew) != bool(self.board.skew):
+            if skew:
+                self._log.warning("clock_skew", difference=skew)
+            else:
+                self._log.info("clock_skew_over")
+        self.board.skew = skew
+
+    async def _back_off(self, who: str, error: RemoteError, failures: int) -> None:
+        self._note_skew()
+        delay_s = next_try_s(failures, error.retry_after_s, self.random.random())
+        self._log.warning(
+            "pull_failed",
+            who=who,
+            error=str(error),
+            kind=type(error).__name__,
+            failures=failures,
+            retry_in_s=round(delay_s, 2),
+        )
+        self.board.pulls[type(error).__name__] += 1
+        self.board.endpoint = f"{type(error).__name__}: {error.reason}"
+        self.board.failures, self.board.is_revoked = (
+            failures,
+            isinstance(error, Revoked),
+        )
+        if self.board.is_revoked:
+            self.on_revoked()
+        self.board.say(who, f"waiting after {failures} failures: {error.reason}")
+        self.pulse.expect(who, delay_s + SLACK_S)
+        await anyio.sleep(delay_s)

@@ -1,0 +1,243 @@
+"""Report: accept, release and finish, each job with its own retry; closed jobs move to history.
+
+The accept is the fence: no process of a job starts before the source has confirmed it. A release is durable
+before it is sent, and repeated until it is answered: another machine may have the job by then. A finish is
+repeated forever, because a late result is still a result. A failure of one job's calls never delays another job.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED, to_thread
+from anyio.abc import TaskGroup, TaskStatus
+from attrs import define, field, frozen
+
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import OWES, UNSTARTED, Debt, Event, Phase
+from dispatchd.agent.store import reports
+from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S, Pulse
+from dispatchd.agent.tracking.log_context import job_context
+from dispatchd.agent.tracking.ports import Clock, Source
+from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.errors import JobClosed, RemoteError
+from dispatchd.protocol.backoff import next_try_s
+from dispatchd.protocol.report import Report
+
+_LOOP: Final = "report"
+
+_CALLS_AT_ONCE: Final = 8
+"""Reports under way at the same time (count): enough to hide the round trip, too few to be a burden."""
+
+_MOST_CALLS: Final = 2
+"""Most calls of one report (count): a finish that is too large is sent once more without its texts."""
+
+
+@frozen
+class _Call:
+    """One call that a record owes, and the events for its two answers."""
+
+    name: str
+    send: Callable[[TrackedJob], Awaitable[None]]
+    done: Event
+    refused: Event
+
+
+@define(kw_only=True)
+class ReportLoop:
+    """Performs the calls that tracked jobs owe to the source."""
+
+    source: Source
+    tracker: Tracker
+    fence: Fence
+    runs: Runs
+    board: Board
+    pulse: Pulse
+    bugs: BugFence
+    clock: Clock
+    random: random.Random
+    call_timeout_s: float
+    """Deadline of a call (seconds)."""
+    _why_back: str = field(default="the machine was stopped", init=False)
+    """Reason for handing jobs back, for the source."""
+    _busy: set[str] = field(factory=set, init=False)
+    _turns: anyio.CapacityLimiter = field(
+        factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
+    )
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Report until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            await self.bugs.rounds(_LOOP, partial(self._round, tasks))
+
+    async def _round(self, tasks: TaskGroup) -> None:
+        bell = self.tracker.bell
+        self._take_up(tasks)
+        self.bugs.worked(_LOOP)
+        await bell.wait()
+
+    async def hand_back(self, reason: str) -> None:
+        """Have every job that has not started handed back to a source that takes it; the others stay.
+
+        Returns when that is durable; the loop sends it to the source.
+        """
+        self._why_back = reason
+        async with anyio.create_task_group() as tasks:
+            for record in self.tracker.in_phase(*UNSTARTED):
+                if _may_go_back(record):
+                    tasks.start_soon(self.tracker.give_back, record.job.id)
+
+    def _take_up(self, tasks: TaskGroup) -> None:
+        owing = {
+            record.job.id
+            for record in self.tracker.in_phase(
+                Phase.PENDING_ACCEPT, Phase.RELEASING, Phase.FINISHING
+            )
+        }
+        for job_id in (owing | self.tracker.repeats) - self._busy:
+            self._busy.add(job_id)
+            tasks.start_soon(self._settle, job_id, name=f"report {job_id}")
+        waiting = len(self._busy)
+        self.board.say(
+            _LOOP, f"{waiting} reports under way" if waiting else "nothing to report"
+        )
+
+    async def _settle(self, job_id: str) -> None:
+        """Perform the calls that a job owes, until it owes none."""
+        promise = _promise(job_id)
+
+        def pause(seconds: float) -> None:
+            self.pulse.expect(promise, seconds + SLACK_S)
+
+        try:
+            await self.bugs.complete(
+                _LOOP, partial(self._pay_all, job_id), item=job_id, on_pause=pause
+            )
+        finally:
+            self._busy.discard(job_id)
+            self.pulse.rest(promise)
+            # The record may have changed between the last look and this line.
+            self.tracker.ring()
+
+    async def _pay_all(self, job_id: str) -> None:
+        failures = 0
+        while True:
+            # A job that is already in history, on disk alone, only owes a repeat.
+            repeat = job_id in self.tracker.repeats
+            record = (
+                await self.tracker.find(job_id) if repeat else self.tracker.get(job_id)
+            )
+            call = None if record is None else self._owed(record)
+            if record is None or call is None:
+                self.tracker.repeats.discard(job_id)
+                return
+            try:
+                await self._pay(record, call)
+                failures = 0
+            except RemoteError as error:
+                failures += 1
+                await self._back_off(record, error, failures)
+
+    def _owed(self, record: TrackedJob) -> _Call | None:
+        repeat = record.job.id in self.tracker.repeats
+        debt = OWES[record.phase]
+        if debt is Debt.FINISH or (repeat and record.verdict is not None):
+            return _Call(
+                "finish",
+                self._finish,
+                Event.FINISH_ACKNOWLEDGED,
+                Event.FINISH_REFUSED,
+            )
+        if debt is Debt.RELEASE:
+            return _Call(
+                "release", self._release, Event.RELEASED, Event.RELEASE_REFUSED
+            )
+        if debt is Debt.ACCEPT or (repeat and not record.was_given_back):
+            return _Call(
+                "accept",
+                self._accept,
+                Event.ACCEPT_CONFIRMED,
+                Event.ACCEPT_REFUSED,
+            )
+        return None
+
+    async def _accept(self, record: TrackedJob) -> None:
+        await self.fence.accept(self.source, record)
+
+    async def _release(self, record: TrackedJob) -> None:
+        await self.source.release(record, self._why_back)
+
+    async def _finish(self, record: TrackedJob) -> None:
+        attempt, report = record.attempt, Report()
+        if attempt is not None:
+            run = self.runs.folder(record.run_id)
+            # A look costs less than a thread, and most runs have no report.
+            if reports.exist(run, attempt.number):
+                report, flaw = await to_thread.run_sync(
+                    reports.read, run, attempt.number
+                )
+                if flaw:
+                    self._log.error("report_lost", lost=flaw, **job_context(record))
+                    record = record.with_remark(f"On its machine {flaw} were lost.")
+        await self.source.finish(record, report)
+
+    async def _pay(self, record: TrackedJob, call: _Call) -> None:
+        event = call.done
+        promise = _promise(record.job.id)
+        # A wait for a turn can't hang: each call that has a turn has its own deadline.
+        self.pulse.rest(promise)
+        try:
+            async with self._turns:
+                self.pulse.expect(
+                    promise, _MOST_CALLS * (self.call_timeout_s + SLACK_S)
+                )
+                await call.send(record)
+        except JobClosed as error:
+            self._log.warning(
+                "job_closed_by_endpoint",
+                call=call.name,
+                error=str(error),
+                **job_context(record),
+            )
+            event = call.refused
+        self.board.last_report_at = self.clock.now()
+        self.pulse.expect(promise, STEP_S)
+        await self.tracker.answered(record, event)
+
+    async def _back_off(
+        self, record: TrackedJob, error: RemoteError, failures: int
+    ) -> None:
+        delay_s = next_try_s(failures, error.retry_after_s, self.random.random())
+        self._log.warning(
+            "report_failed",
+            error=str(error),
+            failures=failures,
+            retry_in_s=round(delay_s, 2),
+            **job_context(record),
+        )
+        self.pulse.expect(_promise(record.job.id), delay_s + SLACK_S)
+        await anyio.sleep(delay_s)
+
+
+def _may_go_back(record: TrackedJob) -> bool:
+    # A cancel is for a run of this machine: no other machine could carry it out.
+    return (
+        record.is_unstarted
+        and not record.job.is_cancel
+        and "release" in record.job.extensions
+    )
+
+
+def _promise(job_id: str) -> str:
+    return f"{_LOOP} {job_id}"

@@ -1,0 +1,276 @@
+"""Run: a slot, then an attempt. `agent/runs/start.py` gives it a process, `agent/runs/follow.py` follows it to its end.
+
+The fence of this loop is the record: `running` with the attempt's number is durable before the shim is
+forked, and the process identity before its gate opens. So each attempt starts at most once, and after a
+crash the same code finds the same owed actions.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
+
+import anyio
+import structlog
+from anyio import TASK_STATUS_IGNORED
+from anyio.abc import TaskGroup, TaskStatus
+from attrs import define, evolve, field
+
+from dispatchd.agent.domain import cancel
+from dispatchd.agent.domain.delivery import foreign_repository, unknown_workflow
+from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.runs.conclude import Concluder
+from dispatchd.agent.runs.follow import Follower
+from dispatchd.agent.runs.start import Starter
+from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.log_context import job_context
+from dispatchd.agent.tracking.ports import Clock
+from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.protocol.backoff import RETRY_CAP_S
+from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
+
+_SHORTEST_WAIT_S: Final = 0.05
+"""Shortest wait for an attempt that is almost due (seconds)."""
+
+_LONGEST_WAIT: Final = timedelta(seconds=RETRY_CAP_S)
+
+_LOOP: Final = "run"
+
+_BUG: Final = "Parked because of a bug in dispatchd; its log has the details."
+
+_STARTABLE: Final = (Phase.ACCEPTED, Phase.RETRY_WAIT)
+_ALIVE: Final = (Phase.RUNNING, *_STARTABLE)
+
+
+@define(kw_only=True)
+class RunLoop:
+    """Turns accepted jobs into verdicts, up to the number of slots at a time."""
+
+    starter: Starter
+    follower: Follower
+    concluder: Concluder
+    fence: Fence
+    tracker: Tracker
+    runs: Runs
+    workflows: Mapping[str, Workflow]
+    slots: int
+    board: Board
+    bugs: BugFence
+    clock: Clock
+    stopping: bool = field(default=False, init=False)
+    """True when the daemon stops: running attempts are followed on, nothing new starts."""
+    _busy: set[str] = field(factory=set, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    _parked: set[str] = field(factory=set, init=False)
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Run jobs until cancelled; the runs themselves stay alive then."""
+        async with anyio.create_task_group() as tasks:
+            task_status.started()
+            await self.bugs.rounds(_LOOP, partial(self._round, tasks))
+
+    async def _round(self, tasks: TaskGroup) -> None:
+        bell = self.tracker.bell
+        self._take_up(tasks)
+        self.bugs.worked(_LOOP)
+        with anyio.move_on_after(self._next_due_s()):
+            await bell.wait()
+
+    def _take_up(self, tasks: TaskGroup) -> None:
+        if not self.tracker.in_phase(*Phase):
+            self.clock.settle()
+        # Jobs with a process come first: after a restart they hold their slots again.
+        for record in self.tracker.in_phase(Phase.RUNNING):
+            self._spawn(tasks, record)
+        if not self.stopping:
+            for record in self.tracker.in_phase(*_STARTABLE):
+                if record.job.is_cancel or self._is_overdue(record):
+                    self._spawn(tasks, record)
+                elif self._free_slots() > 0 and self._is_due(record):
+                    if self.fence.allows(record):
+                        self._spawn(tasks, record)
+                    else:
+                        self.fence.ask(record)
+        self.fence.forget_gone()
+        self._clear_resolved(tasks)
+        self.board.say(_LOOP, f"{len(self._busy)} of {self.slots} slots in use")
+
+    def _spawn(self, tasks: TaskGroup, record: TrackedJob) -> None:
+        if record.job.id not in self._busy:
+            self._busy.add(record.job.id)
+            tasks.start_soon(self._fenced, record.job.id, name=f"run {record.run_id}")
+
+    def _free_slots(self) -> int:
+        return self.slots - len(self._busy)
+
+    def _is_due(self, record: TrackedJob) -> bool:
+        if record.retry_at is None:
+            return True
+        now = self.clock.now()
+        # A time beyond any wait was written before a reboot, by a clock that has been set since.
+        return record.retry_at <= now or record.retry_at > now + _LONGEST_WAIT
+
+    def _queue_deadline(self, record: TrackedJob) -> datetime | None:
+        """Return the time at which a job has waited too long for its first attempt, or None if it may wait."""
+        workflow = self.workflows.get(record.job.workflow)
+        if workflow is None or not workflow.queue_timeout_s or not record.is_unstarted:
+            return None
+        return record.queued_at + timedelta(seconds=workflow.queue_timeout_s)
+
+    def _is_overdue(self, record: TrackedJob) -> bool:
+        deadline = self._queue_deadline(record)
+        return deadline is not None and deadline <= self.clock.now()
+
+    def _next_due_s(self) -> float | None:
+        """Return the seconds until time alone makes something due, or None; a slot that becomes free rings."""
+        waiting = [
+            record
+            for record in self.tracker.in_phase(*_STARTABLE)
+            if record.job.id not in self._busy
+        ]
+        times = [self._queue_deadline(record) for record in waiting]
+        if self._free_slots() > 0:
+            times += [record.retry_at for record in waiting]
+        due = min((each for each in times if each is not None), default=None)
+        if due is None:
+            return None
+        return max(_SHORTEST_WAIT_S, (due - self.clock.now()).total_seconds())
+
+    def _clear_resolved(self, tasks: TaskGroup) -> None:
+        """Remove the workspaces of jobs that a person, or a cancel, ended while they were parked."""
+        parked = {
+            record.job.id for record in self.tracker.in_phase(Phase.NEEDS_ATTENTION)
+        }
+        for job_id in self._parked - parked:
+            # A job that goes on, because it is tried again, keeps its workspace.
+            clear = partial(self.concluder.workspaces.clear, job_id)
+            tasks.start_soon(
+                partial(self.bugs.complete, _LOOP, clear, item=f"clear {job_id}"),
+                name=f"clear {job_id}",
+            )
+        self._parked = parked
+
+    async def _fenced(self, job_id: str) -> None:
+        """Carry a job through its steps. Park it on a bug, so that one job can't end the daemon."""
+        record = self.tracker.get(job_id)
+        context = None if record is None else job_context(record)
+        try:
+            with self.bugs.contained(_LOOP, context) as containment:
+                await self._carry(job_id)
+            if containment.bug:
+                await self.bugs.complete(
+                    _LOOP, partial(self._park, job_id), item=f"park {job_id}"
+                )
+        finally:
+            self._busy.discard(job_id)
+            self.tracker.ring()
+
+    async def _park(self, job_id: str) -> None:
+        record = self.tracker.get(job_id)
+        if record is not None and record.phase in _ALIVE:
+            await self.tracker.apply(
+                job_id,
+                Event.PARKED,
+                change=lambda before: evolve(before, blocked=_BUG),
+            )
+
+    async def _carry(self, job_id: str) -> None:
+        record = self.tracker.get(job_id)
+        if record is None or record.phase not in _ALIVE:
+            return
+        if record.job.is_cancel:
+            await self._cancel_targets(record)
+            return
+        workflow = self.workflows.get(record.job.workflow)
+        if record.phase is not Phase.RUNNING:
+            if self.stopping:
+                # The job may be about to be handed back.
+                return
+            refused = self._refusal(record, workflow)
+            if workflow is None or refused is not None:
+                await self.tracker.apply(job_id, Event.REJECTED, verdict=refused)
+                return
+            if self._is_overdue(record):
+                await self.tracker.apply(
+                    job_id, Event.DECIDED, verdict=_queued_too_long(workflow)
+                )
+                return
+            await self._start(record, workflow)
+        record = self.tracker.get(job_id)
+        if record is not None and record.phase is Phase.RUNNING:
+            await self.follower.follow(record, workflow)
+
+    def _refusal(self, record: TrackedJob, workflow: Workflow | None) -> Verdict | None:
+        """Return the verdict of a job that can't be run here, or None if it can."""
+        if workflow is None:
+            return unknown_workflow(record.job.workflow)
+        foreign = foreign_repository(record.job, workflow)
+        if foreign is not None:
+            return foreign
+        if not record.job.from_fork or workflow.forks_without_isolation:
+            return None
+        weakness = self.starter.engine.weakness(workflow.isolation)
+        return _not_isolated(workflow, weakness) if weakness else None
+
+    async def _cancel_targets(self, record: TrackedJob) -> None:
+        found = cancel.targets(record.job, self.tracker.in_phase(*Phase))
+        if not found and record.job.target_run_id:
+            past = await self.tracker.find(record.job.target_run_id)
+            found = [] if past is None else [past]
+        reason = f"Cancelled by job {record.job.id} before it started."
+        found = [
+            target
+            if target.phase in cancel.ENDED
+            else await self.tracker.cancel(target.job.id, reason)
+            for target in found
+        ]
+        await self.tracker.apply(
+            record.job.id, Event.DECIDED, verdict=cancel.verdict(record.job, found)
+        )
+
+    async def _start(self, record: TrackedJob, workflow: Workflow) -> None:
+        now = self.clock.now()
+        attempt = Attempt(
+            number=len(record.attempts) + 1,
+            started_at=now,
+            deadline_at=now + timedelta(seconds=workflow.max_duration_s),
+            contract=workflow.contract,
+            inactivity_s=workflow.inactivity_s,
+            kill_grace_s=workflow.kill_grace_s,
+            output_max_bytes=workflow.output_max_bytes,
+        )
+        job_id = record.job.id
+        record = await self.tracker.apply(
+            job_id,
+            Event.ATTEMPT_STARTING,
+            change=lambda before: (
+                before.with_attempt(attempt) if before.phase in _STARTABLE else before
+            ),
+        )
+        if record.phase is Phase.RUNNING:
+            # Otherwise it was cancelled, or its lease was lost, during these steps.
+            await self.starter.start(record, attempt, workflow)
+
+
+def _not_isolated(workflow: Workflow, weakness: str) -> Verdict:
+    return Verdict(
+        outcome=Outcome.REJECTED,
+        summary=f"The job's code comes from a fork, and {weakness}. Workflow {workflow.name} takes no such jobs "
+        "(forks_without_isolation).",
+    )
+
+
+def _queued_too_long(workflow: Workflow) -> Verdict:
+    return Verdict(
+        outcome=Outcome.FAILED,
+        cause=FailureCause.QUEUE_TIMEOUT,
+        summary=f"Nothing was run: it waited for more than {workflow.queue_timeout_s:g} s for a slot on this machine.",
+    )

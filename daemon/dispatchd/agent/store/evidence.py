@@ -1,0 +1,227 @@
+"""Evidence in an attempt's folder: result, events, the texts for its report, and missing artifacts.
+
+The command wrote everything here, so nothing of it is trusted: a file may be a pipe, a link, too
+large, or anything but text.
+"""
+
+import json
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from attrs import define, field, frozen
+
+from dispatchd.agent.domain.run.brief import CONTRACT_VERSION
+from dispatchd.agent.domain.run.events import LONGEST_LINE, Story
+from dispatchd.errors import ContractViolation
+from dispatchd.process.untrusted_files import read_regular
+from dispatchd.protocol.contracts import check
+from dispatchd.protocol.conversion import strict_converter
+from dispatchd.protocol.result import NoResult, RunResult
+
+MIB: Final = 1024 * 1024
+
+LARGEST_RESULT: Final = MIB
+"""Largest result that is read (bytes); contracts/README.md, headless commands."""
+
+LARGEST_TEXT: Final = MIB
+"""Largest part of outputs and step summary that is read (bytes); contracts/README.md, outputs and step summary."""
+
+LONGEST_EVENTS: Final = 64 * MIB
+"""Largest part of an attempt's events that is read (bytes): a run that floods them must not occupy the daemon."""
+
+MOST_EVENTS: Final = 100_000
+"""Most lines of them that are read (count), which takes less than a second; contracts/README.md."""
+
+_CHUNK: Final = 256 * 1024
+
+_converter = strict_converter(forbid_extra_keys=False, detailed_validation=False)
+
+
+def read_result(path: Path) -> RunResult | NoResult:
+    """Return the result in a file, or the reason why there is no valid one. Blocks."""
+    try:
+        document = json.loads(_read_whole(path))
+    except ContractViolation as violation:
+        return NoResult(violation.rule)
+    except (ValueError, RecursionError):
+        return NoResult("it isn't JSON")
+    version = document.get("contract_version") if isinstance(document, dict) else None
+    if isinstance(version, str) and version.split(".")[0] != CONTRACT_VERSION:
+        known = f"this machine knows {CONTRACT_VERSION}"
+        return NoResult(f"it has contract_version {version[:20]!r} and {known}")
+    try:
+        check("run-result", document)
+        return _converter.structure(document, RunResult)
+    except ContractViolation as violation:
+        return NoResult(f"{violation.path} {violation.rule}")
+
+
+def last_activity_ns(paths: Iterable[Path]) -> int:
+    """Return the time of the last write to any of some files (nanoseconds since the epoch); 0 if none exists."""
+    return max((_written_ns(path) for path in paths), default=0)
+
+
+def missing_artifacts(workspace: Path, wanted: Iterable[str]) -> tuple[str, ...]:
+    """Return the relative paths, in their order, that are missing in a workspace or lead out of it. Blocks."""
+    inside = workspace.resolve()
+    return tuple(each for each in wanted if not _is_inside(inside, each))
+
+
+def read_tail(path: Path, limit: int) -> tuple[str, int]:
+    """Return the last `limit` bytes of a file as text, and the number of bytes before them. Blocks.
+
+    Invalid UTF-8 becomes replacement characters. Anything but a regular file is empty.
+    """
+    try:
+        start = max(0, path.stat(follow_symlinks=False).st_size - limit)
+        data = read_regular(path, limit, start)
+    except OSError:
+        return "", 0
+    return ("", 0) if data is None else (data.decode(errors="replace"), start)
+
+
+@frozen(kw_only=True)
+class Head:
+    """Beginning of a file as text. `cut` is true if the file is longer. `flaw` is the reason if it can't be read."""
+
+    text: str = ""
+    cut: bool = False
+    flaw: str = ""
+
+
+def read_head(path: Path) -> Head:
+    """Return the first `LARGEST_TEXT` bytes of a file as text; a missing one is empty. Blocks.
+
+    Invalid UTF-8 becomes replacement characters.
+    """
+    try:
+        data = read_regular(path, LARGEST_TEXT + 1)
+    except FileNotFoundError:
+        return Head()
+    except OSError as error:
+        return Head(flaw=f"it can't be read ({error.strerror})")
+    if data is None:
+        return Head(flaw="it isn't a regular file")
+    text = data[:LARGEST_TEXT].decode(errors="replace")
+    return Head(text=text, cut=len(data) > LARGEST_TEXT)
+
+
+@define
+class EventReader:
+    """Reads new events of an attempt; stores its position and the story up to there.
+
+    Safe to call from many threads. In all it reads no more than a limit of lines and a limit of bytes.
+    """
+
+    path: Path
+    story: Story = field(factory=Story, init=False)
+    _offset: int = field(default=0, init=False)
+    _lines: int = field(default=0, init=False)
+    _rest: bytes = field(default=b"", init=False)
+    _guard: threading.Lock = field(factory=threading.Lock, init=False)
+
+    def read(self, *, to_the_end: bool = False) -> Story:
+        """Return the story up to the last whole line, or to the end of the file. Blocks."""
+        with self._guard:
+            while self._offset < LONGEST_EVENTS and (data := self._chunk()):
+                self._offset += len(data)
+                self._take(data)
+            if to_the_end and self._rest:
+                self._take(b"\n")
+            if self._offset >= LONGEST_EVENTS:
+                self.story.bytes_left_out = max(0, self._size() - self._offset)
+        return self.story
+
+    def _chunk(self) -> bytes:
+        try:
+            return read_regular(self.path, _CHUNK, self._offset) or b""
+        except OSError:
+            return b""
+
+    def _size(self) -> int:
+        try:
+            return self.path.stat(follow_symlinks=False).st_size
+        except OSError:
+            return 0
+
+    def _take(self, data: bytes) -> None:
+        room = MOST_EVENTS - self._lines
+        if room <= 0:
+            # Counting is a thousand times faster than reading.
+            self.story.left_out += data.count(b"\n")
+            self._rest = data.rpartition(b"\n")[2][-1:] or self._rest
+            return
+        *lines, rest = (self._rest + data).split(b"\n")
+        # Of a long line only the length matters.
+        self._rest = rest[: LONGEST_LINE + 1]
+        self._lines += len(lines)
+        for line in lines[:room]:
+            self.story.feed(line)
+        self.story.left_out += len(lines[room:])
+
+
+@define
+class Stories:
+    """Stories of the running attempts, each line read once. Safe to call from many threads."""
+
+    _readers: dict[Path, EventReader] = field(factory=dict, init=False)
+
+    def so_far(self, path: Path) -> Story:
+        """Return the story of an attempt up to now. Blocks."""
+        return self._readers.setdefault(path, EventReader(path)).read()
+
+    def whole(self, path: Path) -> Story:
+        """Return the whole story of an attempt that is over. Blocks."""
+        return self._readers.setdefault(path, EventReader(path)).read(to_the_end=True)
+
+    def forget(self, path: Path) -> None:
+        """Forget an attempt that is over; an unknown one is fine."""
+        self._readers.pop(path, None)
+
+
+def read_story(path: Path) -> Story:
+    """Return the whole story of an attempt that is over. Blocks."""
+    return EventReader(path).read(to_the_end=True)
+
+
+def _read_whole(path: Path) -> str:
+    """Return the text of a result.
+
+    Raises:
+        ContractViolation: There is no text that could be JSON.
+    """
+    rule = ""
+    try:
+        data = read_regular(path, LARGEST_RESULT + 1)
+        if data is None:
+            rule = "it isn't a regular file"
+        elif len(data) > LARGEST_RESULT:
+            rule = "it is larger than 1 MiB"
+        else:
+            return data.decode()
+    except FileNotFoundError:
+        rule = "it wrote none"
+    except OSError as error:
+        rule = f"it can't be read ({error.strerror})"
+    except UnicodeDecodeError:
+        rule = "it isn't UTF-8 text"
+    raise ContractViolation(contract="run-result", path="$", rule=rule)
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat(follow_symlinks=False).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _is_inside(inside: Path, wanted: str) -> bool:
+    if Path(wanted).is_absolute() or ".." in Path(wanted).parts:
+        return False
+    try:
+        found = (inside / wanted).resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):
+        return False
+    return found != inside and found.is_relative_to(inside)

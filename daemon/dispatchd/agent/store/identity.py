@@ -1,0 +1,116 @@
+"""Identity of this machine on disk: its server id, its activation, and the fingerprint that tells it from a clone."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+from uuid import UUID
+
+from attrs import frozen
+
+from dispatchd.agent.store.durable import put_file, remove_file
+from dispatchd.errors import RecordUnreadable
+from dispatchd.protocol.conversion import strict_converter
+from dispatchd.protocol.license import Activation, Fingerprint
+
+_SERVER_ID: Final = "server_id"
+_ACTIVATION: Final = "activation.json"
+_SCHEMA_VERSION: Final = 1
+
+PLACES: Final[Mapping[str, Path]] = MappingProxyType(
+    {
+        "machine_id": Path("/etc/machine-id"),
+        "product_uuid": Path("/sys/class/dmi/id/product_uuid"),
+    }
+)
+"""Files in which Linux has ids of the machine (machine-id(5); sysfs, class/dmi/id)."""
+
+_converter = strict_converter(forbid_extra_keys=True, detailed_validation=False)
+
+
+def fingerprint(places: Mapping[str, Path] = PLACES) -> Fingerprint:
+    """Return this machine's fingerprint. It has hashes, because machine-id(5) wants the id itself kept private."""
+    return Fingerprint(**{name: _hashed(path) for name, path in places.items()})
+
+
+def uuid7() -> UUID:
+    """Return a new UUID of version 7: milliseconds since the epoch, then random bits (RFC 9562, 5.7)."""
+    milliseconds = time.time_ns() // 1_000_000
+    bits = int.from_bytes(os.urandom(10))
+    value = (milliseconds & (1 << 48) - 1) << 80 | bits
+    value = value & ~(0xF << 76) | 0x7 << 76
+    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+
+
+@frozen
+class IdentityStore:
+    """The files `server_id` and `activation.json` of a state folder, mode 0600. Calls block."""
+
+    _folder: Path
+
+    def server_id(self, make: Callable[[], UUID] = uuid7) -> tuple[str, str]:
+        """Return this machine's id, created once, and the reason if an unreadable one was replaced.
+
+        Fails with StoreUnavailable if a new one can't be stored.
+        """
+        file = self._folder / _SERVER_ID
+        flaw = ""
+        try:
+            text = file.read_text().strip()
+            return str(UUID(text)), ""
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            flaw = f"{file} held no server id ({type(error).__name__}) and was replaced"
+        made = str(make())
+        self._put(_SERVER_ID, f"{made}\n")
+        return made, flaw
+
+    def activation(self) -> Activation | None:
+        """Return the stored activation, or None.
+
+        Raises:
+            RecordUnreadable: The file exists, and can't be understood.
+        """
+        file = self._folder / _ACTIVATION
+        try:
+            document = json.loads(file.read_text())
+            if document.pop("schema_version") != _SCHEMA_VERSION:
+                raise RecordUnreadable(path=file, reason="of another schema_version")
+            return _converter.structure(document, Activation)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RecordUnreadable(path=file, reason=str(error.strerror)) from error
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise RecordUnreadable(path=file, reason="not an activation") from error
+
+    def keep(self, activation: Activation) -> None:
+        """Store an activation durably in place of the previous one.
+
+        Fails with StoreUnavailable if the disk refuses; the previous one is still stored then.
+        """
+        document = {
+            "schema_version": _SCHEMA_VERSION,
+            **_converter.unstructure(activation),
+        }
+        self._put(_ACTIVATION, json.dumps(document, indent=1))
+
+    def forget(self) -> None:
+        """Remove the activation; a missing one is fine. Fails with StoreUnavailable if the disk refuses."""
+        remove_file(self._folder, _ACTIVATION)
+
+    def _put(self, name: str, text: str) -> None:
+        put_file(self._folder, name, text.encode())
+
+
+def _hashed(path: Path) -> str:
+    try:
+        content = path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return sha256(b"dispatchd " + content.encode()).hexdigest() if content else ""

@@ -1,0 +1,336 @@
+"""The tracked jobs: an index in memory over one durable file for each job.
+
+Everything here is synchronous; `agent/tracking/tracker.py` calls it from worker threads. A job is in `jobs/`
+until its finish has been acknowledged, then in `history/`. A crash in that move, or when a job that was handed
+back comes again, leaves it in both; then the record that was changed last is valid.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Final, Self
+
+import structlog
+from attrs import define, field, frozen
+
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import ENDS, Phase
+from dispatchd.agent.store.codec import decode, encode
+from dispatchd.agent.store.durable import DurableFolder, make_folder, sweep
+from dispatchd.agent.store.names import file_name, identifier
+from dispatchd.agent.store.reserve import Reserve, is_no_room
+from dispatchd.errors import (
+    FolderUnusable,
+    RecordUnreadable,
+    StoreUnavailable,
+)
+
+_SUFFIX: Final = ".json"
+
+
+@frozen(kw_only=True)
+class Quarantined:
+    """Record that could not be read, and the place that it was moved to."""
+
+    path: Path
+    moved_to: Path
+    reason: str
+
+
+def _nobody(_: float) -> None:
+    """Do nothing with a duration."""
+
+
+@define
+class JobStore:
+    """All tracked jobs of one state folder. Safe to call from many threads; one writer for each job."""
+
+    _jobs: DurableFolder
+    _history: DurableFolder
+    _quarantine: Path
+    _reserve: Reserve
+    on_put: Callable[[float], object] = _nobody
+    """Called with the duration of each put (seconds)."""
+    _records: dict[str, TrackedJob] = field(factory=dict, init=False)
+    _by_phase: dict[Phase, dict[str, TrackedJob]] = field(init=False)
+    _guard: threading.Lock = field(factory=threading.Lock, init=False)
+
+    @_by_phase.default
+    def _no_phases(self) -> dict[Phase, dict[str, TrackedJob]]:
+        return {phase: {} for phase in Phase}
+
+    @classmethod
+    def open(cls, folder: Path) -> tuple[Self, list[Quarantined]]:
+        """Open a state folder, create what is missing, and load every tracked job.
+
+        Its caller holds the folder's lock: half-written files of other processes are removed.
+
+        Returns:
+            The store, and the records that were moved away because they can't be read.
+
+        Raises:
+            FolderUnusable: A folder can't be used.
+
+        Fails with RecordTooNew: A newer release wrote a record; nothing has been changed.
+        """
+        quarantine = folder / "quarantine"
+        make_folder(quarantine)
+        store = cls(
+            DurableFolder.open(folder / "jobs"),
+            DurableFolder.open(folder / "history"),
+            quarantine,
+            Reserve.open(folder),
+        )
+        for each in (folder, folder / "jobs", folder / "history"):
+            sweep(each)
+        try:
+            return store, store._load()
+        except StoreUnavailable as error:
+            store.close()
+            raise FolderUnusable(folder=folder, error=error.error) from error
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        self._jobs.close()
+        self._history.close()
+
+    def get(self, job_id: str) -> TrackedJob | None:
+        """Return a tracked job, or None."""
+        with self._guard:
+            return self._records.get(job_id)
+
+    def all(self) -> list[TrackedJob]:
+        """Return every tracked job, sorted by id."""
+        with self._guard:
+            return [self._records[job_id] for job_id in sorted(self._records)]
+
+    def in_phase(self, *phases: Phase) -> list[TrackedJob]:
+        """Return the tracked jobs in some phases, oldest first."""
+        with self._guard:
+            found = [
+                record for phase in phases for record in self._by_phase[phase].values()
+            ]
+        return sorted(found, key=lambda record: record.received_at)
+
+    def past(self, job_id: str) -> TrackedJob | None:
+        """Return a job from history, or None. Reads the disk.
+
+        Fails with RecordUnreadable: Its file exists, and can't be understood.
+        """
+        path = self._history.path / (file_name(job_id) + _SUFFIX)
+        try:
+            return _read(path)
+        except FileNotFoundError:
+            return None
+
+    def id_behind(self, name: str) -> str | None:
+        """Return the id of the job with a file name (`names.py`), or None if that can't be known."""
+        found = identifier(name)
+        if found is None:
+            found = next(
+                (each for each in self._ids() if file_name(each) == name), None
+            )
+        if found is None:
+            with suppress(FileNotFoundError, RecordUnreadable):
+                found = _read(self._history.path / (name + _SUFFIX)).job.id
+        return found
+
+    def _ids(self) -> list[str]:
+        with self._guard:
+            return list(self._records)
+
+    def put(self, record: TrackedJob) -> None:
+        """Make a record durable: a tracked job in `jobs/`, one in phase history in `history/`.
+
+        Fails with StoreUnavailable: Nothing has changed for the caller; put it again.
+        """
+        name = file_name(record.job.id) + _SUFFIX
+        began = time.perf_counter()
+        if record.phase is Phase.HISTORY:
+            self._write(self._history, name, record)
+            self._jobs.remove(name)
+        else:
+            self._write(self._jobs, name, record)
+            if record.job.id not in self._records:
+                # Of a job that was handed back and has come again: until this is removed, the later record is valid.
+                self._history.remove(name, durably=True)
+        self.on_put(time.perf_counter() - began)
+        self._index(record)
+
+    def _write(self, folder: DurableFolder, name: str, record: TrackedJob) -> None:
+        """Write a record. One that ends a run on a full disk takes its space from the reserve.
+
+        Raises:
+            StoreUnavailable: Nothing has changed for the caller.
+        """
+        data = encode(record)
+        try:
+            folder.put(name, data)
+        except StoreUnavailable as error:
+            last = record.steps[-1].event if record.steps else None
+            ends = record.job.is_cancel or last in ENDS
+            if not (
+                ends and is_no_room(error) and self._reserve.put(folder, name, data)
+            ):
+                raise
+        else:
+            self._reserve.refill()
+
+    def newest_past(self, count: int) -> list[TrackedJob]:
+        """Return `count` jobs of history, the latest first. Reads the disk."""
+        return list(islice(_readable(_newest_first(self._history.path)), count))
+
+    def past_like(self, beginning: str) -> list[TrackedJob]:
+        """Return the jobs of history whose ids begin with a text, sorted by file name. Reads the disk."""
+        # Encoding works character by character, so a file name begins as its id does; except for hashed names.
+        start = file_name(beginning)
+        paths = [
+            each for each in _records(self._history.path) if each.name.startswith(start)
+        ]
+        return [each for each in _readable(paths) if each.job.id.startswith(beginning)]
+
+    def past_before(self, before: datetime) -> list[TrackedJob]:
+        """Return the jobs that were moved to history before a time. Reads the disk."""
+        found = []
+        for path in _records(self._history.path):
+            # A young file needs no reading. An unreadable one is never counted as old.
+            with suppress(FileNotFoundError, RecordUnreadable):
+                if path.stat().st_mtime < before.timestamp():
+                    found.append(_read(path))
+        return found
+
+    def forget(self, record: TrackedJob) -> None:
+        """Remove a job from history, durably. Fails with StoreUnavailable if it may still be stored."""
+        self._history.remove(file_name(record.job.id) + _SUFFIX, durably=True)
+
+    def _index(self, record: TrackedJob) -> None:
+        with self._guard:
+            known = self._records.pop(record.job.id, None)
+            if known is not None:
+                del self._by_phase[known.phase][known.job.id]
+            if record.phase is not Phase.HISTORY:
+                self._records[record.job.id] = record
+                self._by_phase[record.phase][record.job.id] = record
+
+    def _load(self) -> list[Quarantined]:
+        moved = []
+        for path in _records(self._jobs.path):
+            record, flaw = _readable_or_flaw(path)
+            if record is None:
+                moved.append(self._move_away(path, flaw))
+                continue
+            past_path = self._history.path / path.name
+            past, flaw = _readable_or_flaw(past_path)
+            if past is not None and past.changed_at >= record.changed_at:
+                self._drop(self._jobs, path.name, "history has a later one")
+                continue
+            if past is not None:
+                self._drop(self._history, path.name, "the job has come again")
+            elif flaw:
+                moved.append(self._move_away(past_path, flaw))
+            self._index(record)
+        return moved
+
+    def _drop(self, folder: DurableFolder, name: str, reason: str) -> None:
+        structlog.get_logger().info(
+            "record_dropped", path=str(folder.path / name), reason=reason
+        )
+        folder.remove(name, durably=True)
+
+    def _move_away(self, path: Path, reason: str) -> Quarantined:
+        target = self._quarantine / path.name
+        number = 0
+        while target.exists():
+            number += 1
+            target = self._quarantine / f"{path.stem}.{number}{_SUFFIX}"
+        try:
+            path.rename(target)
+        except OSError as error:
+            raise StoreUnavailable(path=path, error=error) from error
+        return Quarantined(path=path, moved_to=target, reason=reason)
+
+
+def read_all(folder: Path) -> Iterator[TrackedJob]:
+    """Yield every readable record of a state folder, tracked and past, without taking its lock.
+
+    For reading beside a running daemon: files are whole, so a record is at worst a moment old.
+
+    Raises:
+        FolderUnusable: This user may not read it.
+    """
+    seen = set()
+    for part in ("jobs", "history"):
+        try:
+            paths = _records(folder / part)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise FolderUnusable(folder=folder / part, error=error) from error
+        for record in _readable(paths):
+            if record.job.id not in seen:
+                seen.add(record.job.id)
+                yield record
+
+
+def _records(folder: Path) -> list[Path]:
+    """Return the files of a folder that are records, sorted by name; half-written files aren't.
+
+    Fails with OSError where the folder may not be read: `glob` would return nothing.
+    """
+    names = sorted(os.listdir(folder))  # noqa: PTH208  # see above
+    return [
+        folder / name
+        for name in names
+        if name.endswith(_SUFFIX) and not name.startswith(".")
+    ]
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    ages = []
+    for path in _records(folder):
+        # The record may be pruned after it was listed.
+        with suppress(FileNotFoundError):
+            ages.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(ages, reverse=True)]
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[TrackedJob]:
+    for path in paths:
+        # The record may move to history, or to quarantine, between the listing and the reading.
+        with suppress(FileNotFoundError, RecordUnreadable):
+            yield _read(path)
+
+
+def _readable_or_flaw(path: Path) -> tuple[TrackedJob | None, str]:
+    """Return a record, or None and the reason why it can't be read; a missing one has no reason."""
+    try:
+        return _read(path), ""
+    except FileNotFoundError:
+        return None, ""
+    except RecordUnreadable as error:
+        return None, error.reason
+
+
+def _read(path: Path) -> TrackedJob:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RecordUnreadable(
+            path=path, reason=error.strerror or str(error)
+        ) from error
+    record = decode(data, path=path)
+    if file_name(record.job.id) + _SUFFIX != path.name:
+        raise RecordUnreadable(
+            path=path, reason=f"it holds another job's record: {record.job.id}"
+        )
+    return record

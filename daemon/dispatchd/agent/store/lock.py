@@ -1,0 +1,68 @@
+"""Lock of a state folder: one daemon at a time, even if somebody removes files in it.
+
+The folder itself is locked, because people remove a file `lock` that they take for a stale one. The file
+is locked as well: it holds the pid, earlier releases check nothing else, and some network file systems
+can't lock folders.
+"""
+
+import fcntl
+import os
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from dispatchd.agent.store.durable import FILE_MODE, make_folder
+from dispatchd.errors import FolderUnusable, StoreLocked
+
+
+def lock(folder: Path) -> ExitStack:
+    """Keep every other daemon out of a state folder until the returned stack is closed.
+
+    The lock goes with the process, however it ends (flock(2)).
+
+    Raises:
+        FolderUnusable: The folder can't be used.
+        StoreLocked: Another process holds it.
+    """
+    make_folder(folder)
+    try:
+        file = os.open(
+            folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE
+        )
+    except OSError as error:
+        raise FolderUnusable(folder=folder, error=error) from error
+    with ExitStack() as held:
+        held.callback(os.close, file)
+        try:
+            if not lock_folder(folder, held):
+                raise StoreLocked(folder=folder, holder=_pid_in(file))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreLocked(folder=folder, holder=_pid_in(file)) from error
+        except OSError as error:
+            # Some network file systems have no locks: there nothing could keep a second daemon out.
+            raise FolderUnusable(folder=folder, error=error) from error
+        # The pid is only for the messages above: a full disk must not keep the daemon from starting.
+        with suppress(OSError):
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        return held.pop_all()
+
+
+def lock_folder(folder: Path, held: ExitStack) -> bool:
+    """Lock a folder itself until `held` is closed. Return False if another process has locked it.
+
+    A file system that can't lock folders keeps nobody out. Fails with OSError if the folder can't be opened.
+    """
+    own = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    held.callback(os.close, own)
+    try:
+        fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _pid_in(file: int) -> str:
+    return os.pread(file, 32, 0).decode(errors="replace").strip()

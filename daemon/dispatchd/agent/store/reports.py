@@ -1,0 +1,99 @@
+"""Report of an attempt on disk, stored in its folder between its conclusion and the finish.
+
+There are two files: the end of the output as text, and everything else as one JSON object. An earlier release
+has left the first one alone. A command can write to both places, so neither is trusted when it is read back.
+"""
+
+import json
+from pathlib import Path
+from typing import Final
+
+from attrs import evolve
+
+from dispatchd.agent.store.durable import put_files, remove_file, sync_folder
+from dispatchd.agent.store.runs import RunFolder
+from dispatchd.process.untrusted_files import read_regular
+from dispatchd.protocol.conversion import strict_converter
+from dispatchd.protocol.report import Report
+
+_LARGEST_OUTPUT: Final = 128 * 1024
+"""Largest output file that is read (bytes): an output has 16,000 characters of up to 4 bytes, and its first line."""
+
+_LARGEST_DETAILS: Final = 8 * 1024 * 1024
+"""Largest file of details that is read (bytes). Step summary and outputs have 128 KiB, annotations come from a result
+of 1 MiB, and JSON writes a control character as 6."""
+
+_UNLIKE_A_REPORT: Final = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+)
+"""Errors of reading and structuring for a document of another form."""
+
+_converter = strict_converter(forbid_extra_keys=False, detailed_validation=False)
+
+
+def write(run: RunFolder, number: int, report: Report) -> None:
+    """Make the report of an attempt durable: both files, or none for an empty report.
+
+    Anything that the command has put in their place is removed.
+
+    Fails with StoreUnavailable if it can't be written.
+    """
+    folder = run.attempt(number)
+    details = _converter.unstructure(evolve(report, output=""))
+    if report == Report():
+        remove_file(folder, run.report_file(number).name)
+        remove_file(folder, run.details_file(number).name)
+        return
+    text = json.dumps(details, ensure_ascii=False)
+    put_files(
+        folder,
+        {
+            run.report_file(number).name: report.output.encode(errors="replace"),
+            run.details_file(number).name: text.encode(errors="replace"),
+        },
+    )
+    sync_folder(run.path)
+
+
+def exist(run: RunFolder, number: int) -> bool:
+    """Return whether an attempt has a report."""
+    return run.report_file(number).exists() or run.details_file(number).exists()
+
+
+def read(run: RunFolder, number: int) -> tuple[Report, str]:
+    """Return the report of an attempt, and the reason if a part of it can't be read. Blocks.
+
+    A part that can't be read is empty.
+    """
+    output = _get(run.report_file(number), _LARGEST_OUTPUT)
+    details = _get(run.details_file(number), _LARGEST_DETAILS)
+    flaw = ""
+    try:
+        # A report without details is that of an earlier release.
+        found = _structured("{}" if details is None else details)
+    except _UNLIKE_A_REPORT:
+        found, flaw = Report(), "its outputs, step summary and annotations"
+    if output is None and details is not None:
+        flaw = " and ".join(each for each in ("its output", flaw) if each)
+    return evolve(found, output=output or ""), flaw
+
+
+def _structured(text: str) -> Report:
+    document = json.loads(text)
+    if not isinstance(document, dict):
+        raise TypeError
+    return _converter.structure(document, Report)
+
+
+def _get(file: Path, limit: int) -> str | None:
+    """Return the text of a file: empty if it can't be read, None if it doesn't exist."""
+    try:
+        return (read_regular(file, limit) or b"").decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return ""

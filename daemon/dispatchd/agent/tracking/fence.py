@@ -1,0 +1,96 @@
+"""Fence: the endpoint's last answer about each claim, and the right to begin a process under it.
+
+It is in memory alone. A daemon that has just started knows nothing, so it asks: the machine may have been off,
+or the job handed to another one, for any time.
+"""
+
+from datetime import datetime
+
+import structlog
+from attrs import define, field
+
+from dispatchd.agent.domain.fence import Word, may_start
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.tracking.log_context import job_context
+from dispatchd.agent.tracking.ports import Clock, Source
+from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.errors import JobClosed
+
+
+@define
+class Fence:
+    """Stores the newest answer about every tracked job."""
+
+    _tracker: Tracker
+    _clock: Clock
+    _words: dict[str, Word] = field(factory=dict, init=False)
+    _log: structlog.typing.FilteringBoundLogger = field(
+        factory=structlog.get_logger, init=False
+    )
+
+    async def accept(self, source: Source, record: TrackedJob) -> bool:
+        """Send an accept, store its answer, and return whether the job may still be run.
+
+        A cancel request in the answer is durable on return.
+
+        Fails with a leaf of RemoteError.
+
+        Raises:
+            JobClosed: This machine doesn't hold the job.
+        """
+        asked_at = self._clock.now()
+        try:
+            answer = await source.accept(record)
+        except JobClosed:
+            self.note(record, asked_at, holds=False)
+            raise
+        if answer.cancel_requested:
+            await self._tracker.cancel(record.job.id, "Cancelled before it started.")
+        self.note(record, asked_at, holds=True)
+        return not answer.cancel_requested
+
+    def note(self, asked: TrackedJob, asked_at: datetime, *, holds: bool) -> None:
+        """Store the answer to an accept or a heartbeat.
+
+        Args:
+            asked: The record that the call was about.
+            asked_at: Time of the call.
+            holds: True if the endpoint has agreed; False after 404, 409 and 410.
+        """
+        token = asked.job.claim_token
+        known = self._words.get(asked.job.id)
+        if (
+            known is not None
+            and known.claim_token == token
+            and asked_at < known.asked_at
+        ):
+            return
+        word = Word(claim_token=token, asked_at=asked_at, holds=holds)
+        self._words[asked.job.id] = word
+
+    def allows(self, record: TrackedJob) -> bool:
+        """Return whether a process of an accepted job may begin at this moment."""
+        owes_accept = record.job.id in self._tracker.repeats
+        last = self._words.get(record.job.id)
+        return not owes_accept and may_start(record, last, self._clock.now())
+
+    def has_lost(self, record: TrackedJob) -> bool:
+        """Return whether the endpoint has said that this machine doesn't hold a job under its newest claim."""
+        last = self._words.get(record.job.id)
+        return (
+            last is not None
+            and not last.holds
+            and last.claim_token == record.job.claim_token
+        )
+
+    def ask(self, record: TrackedJob) -> None:
+        """Have the accept of a job repeated. The tracker's bell rings once it has been answered."""
+        if record.job.id not in self._tracker.repeats:
+            self._log.info("accept_repeated_before_start", **job_context(record))
+            self._tracker.repeats.add(record.job.id)
+            self._tracker.ring()
+
+    def forget_gone(self) -> None:
+        """Forget the answers about jobs that are no longer tracked."""
+        for job_id in [each for each in self._words if not self._tracker.get(each)]:
+            del self._words[job_id]

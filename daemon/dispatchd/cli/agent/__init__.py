@@ -1,0 +1,1 @@
+"""Commands for the agent on this machine."""

@@ -1,0 +1,129 @@
+"""`dispatchd drain`, `pause`, `resume`, `reload`: commands of an operator to the running daemon."""
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from dispatchd.agent.config.load import Places
+from dispatchd.cli.options import config_option, find_daemon, json_option, print_json
+from dispatchd.errors import UsageError
+from dispatchd.protocol.job import Json
+
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd]?)")
+
+reason_option = click.option(
+    "--reason", default="", help="Why; shown to whoever asks for the status."
+)
+
+
+@click.command()
+@config_option
+@json_option
+@click.option(
+    "--deadline",
+    metavar="TIME",
+    help="When what still runs is ended, such as 90s, 10m or 2h.  [default: never]",
+)
+@reason_option
+@click.option("--no-wait", is_flag=True, help="Don't wait until the machine is empty.")
+def drain(
+    config_file: Path | None,
+    *,
+    as_json: bool,
+    deadline: str | None,
+    reason: str,
+    no_wait: bool,
+) -> None:
+    """Empty the machine: take nothing new, hand back what has not started, wait for the end of what runs.
+
+    What the endpoint doesn't take back is run. It lasts over restarts until `dispatchd resume`; a Ctrl-C ends
+    the waiting, not the drain. Parked jobs stay parked.
+    """
+    places = find_daemon(config_file)
+    body: dict[str, Json] = {"reason": reason}
+    if deadline is not None:
+        body["deadline_s"] = _seconds(deadline)
+    answer = _tell(places, "drain", body)
+    last: Any = answer if no_wait else _wait_until_empty(places, quiet=as_json)
+    if as_json:
+        print_json(last)
+    elif no_wait:
+        click.echo("draining")
+
+
+@click.command()
+@config_option
+@json_option
+@reason_option
+def pause(config_file: Path | None, *, as_json: bool, reason: str) -> None:
+    """Take no new jobs; what was taken goes on. It lasts over restarts until `dispatchd resume`."""
+    _print(
+        _tell(find_daemon(config_file), "pause", {"reason": reason}), as_json=as_json
+    )
+
+
+@click.command()
+@config_option
+@json_option
+def resume(config_file: Path | None, *, as_json: bool) -> None:
+    """Take jobs again, after a drain or a pause."""
+    _print(_tell(find_daemon(config_file), "resume", {}), as_json=as_json)
+
+
+@click.command()
+@config_option
+@json_option
+def reload(config_file: Path | None, *, as_json: bool) -> None:
+    """Have the daemon read its configuration anew; a bad one is refused, and the one before stays in force."""
+    answer = _tell(find_daemon(config_file), "reload", {})
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo("reloaded")
+
+
+def _tell(places: Places, what: str, body: dict[str, Json]) -> Any:  # noqa: ANN401  # JSON
+    from dispatchd.agent.control.client import ask
+
+    return ask(
+        places.control_folder,
+        "POST",
+        f"/v1/{what}",
+        body,
+        cannot=what,
+        state=places.state_folder,
+    )
+
+
+def _wait_until_empty(places: Places, *, quiet: bool) -> Any:  # noqa: ANN401  # JSON
+    from dispatchd.agent.control.client import stream
+
+    last: Any = None
+    for last in stream(
+        places.control_folder,
+        "/v1/drain",
+        cannot="wait for the drain",
+        state=places.state_folder,
+    ):
+        if not quiet:
+            left = last["left"]
+            click.echo("drained" if not left else f"{left} left, or a poll on its way")
+    return last
+
+
+def _print(answer: Any, *, as_json: bool) -> None:  # noqa: ANN401  # JSON
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(answer["mode"])
+
+
+def _seconds(text: str) -> int:
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        reason = "--deadline must be a time such as 90s, 10m, 2h or 1d"
+        raise UsageError(cannot="drain", reason=reason)
+    return int(found[1]) * _UNITS[found[2]]

@@ -1,0 +1,179 @@
+"""`dispatchd license`, `activate`, `deactivate`: identity of this machine at its endpoint."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from dispatchd.agent.config.load import Config
+from dispatchd.cli.options import (
+    config_option,
+    json_option,
+    load_config,
+    print_json,
+    print_pairs,
+)
+from dispatchd.cli.terminal import echo
+from dispatchd.errors import DispatchdError, NotReachable, UsageError
+from dispatchd.protocol.job import Json
+
+
+@click.command("license")
+@config_option
+@json_option
+def license_(config_file: Path | None, *, as_json: bool) -> None:
+    """Say where the license comes from, and what it is worth."""
+    config = load_config(config_file)
+    found = _told(config)
+    if as_json:
+        print_json(found)
+    elif found.get("source") == "configuration":
+        echo(
+            f"The identity is configured: license {config.cloud.license_id}, machine {config.cloud.server_id}."
+        )
+    else:
+        _print(found)
+
+
+@click.command()
+@config_option
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File with the license key; - for stdin.  [default: license.key_file, else stdin]",
+)
+def activate(config_file: Path | None, key_file: Path | None) -> None:
+    """Activate a license key on this machine; a running daemon takes it over at once.
+
+    The key comes from a file, from a pipe, or is asked for: an argument could be read by every user of this machine.
+    """
+    config = _licensed(config_file, "activate")
+    key = _key(key_file, config)
+    import anyio
+
+    from dispatchd.agent.activation import activate_key
+    from dispatchd.process.log import silence
+
+    silence()
+    claims = anyio.run(activate_key, config, dict(os.environ), key)  # noqa: TID251  # the command line is where the environment comes in
+    _look(config)
+    echo(f"activated: license {claims.license_id}, plan {claims.plan or 'none'}")
+
+
+@click.command()
+@config_option
+def deactivate(config_file: Path | None) -> None:
+    """Forget the stored activation; a running daemon pulls no more. Its runs go on and are reported."""
+    config = _licensed(config_file, "deactivate")
+    from dispatchd.agent.store.identity import IdentityStore
+
+    try:
+        IdentityStore(config.state_folder).forget()
+    except DispatchdError as error:
+        raise NotReachable(cannot="deactivate", reason=str(error)) from error
+    _look(config)
+    echo("deactivated: this machine has no stored activation any more")
+
+
+def _licensed(config_file: Path | None, what: str) -> Config:
+    config = load_config(config_file)
+    if config.secret_file is not None:
+        reason = f"{config.file} has an identity of its own (cloud.license_id); it needs no license"
+        raise UsageError(cannot=what, reason=reason)
+    return config
+
+
+def _key(key_file: Path | None, config: Config) -> str:
+    from dispatchd.cli.options import read_text
+
+    is_piped = sys.stdin is not None and not sys.stdin.isatty()
+    if key_file is None and config.license.key_file:
+        configured = config.file.parent / config.license.key_file
+        # A configured file that doesn't exist yet doesn't keep the command from asking for the key.
+        key_file = configured if configured.is_file() else None
+    if key_file is not None and str(key_file) != "-":
+        key = read_text(key_file)
+    elif key_file is not None or is_piped:
+        key = sys.stdin.read() if sys.stdin is not None else ""
+    else:
+        key = str(click.prompt("License key", hide_input=True, err=True))
+    key = key.removeprefix("\ufeff").strip()
+    if not key:
+        raise UsageError(cannot="activate", reason="the license key is empty")
+    return key
+
+
+def _look(config: Config) -> None:
+    """Notify a running daemon, if there is one; it would notice the change by itself within seconds."""
+    from dispatchd.agent.control.client import ask
+
+    try:
+        ask(
+            config.control_folder,
+            "POST",
+            "/v1/license/look",
+            cannot="tell the daemon",
+            state=config.state_folder,
+        )
+    except NotReachable:
+        return
+
+
+def _told(config: Config) -> dict[str, Json]:
+    """Return the license from the running daemon, or else from the disk."""
+    from dispatchd.agent.control.client import ask
+
+    try:
+        found = ask(
+            config.control_folder,
+            "GET",
+            "/v1/license",
+            cannot="ask the daemon",
+            state=config.state_folder,
+        )
+    except NotReachable:
+        if config.secret_file is not None:
+            return {"source": "configuration"}
+        from dispatchd.agent.activation import license_on_disk
+
+        environment = dict(os.environ)  # noqa: TID251  # as above
+        return {"daemon": "not running", **license_on_disk(config, environment)}
+    return found if isinstance(found, dict) else {}
+
+
+def _print(found: dict[str, Json]) -> None:
+    features = found.get("features")
+    print_pairs(
+        {
+            "license": str(found.get("license_id") or "none"),
+            "source": str(found.get("source") or "none found"),
+            "machine": str(found.get("server_id") or ""),
+            "plan": str(found.get("plan") or ""),
+            "features": ", ".join(map(str, features))
+            if isinstance(features, list)
+            else "",
+            "state": str(found.get("worth") or "unknown"),
+            "expires": _when(found, "expires_at"),
+            "grace until": _when(found, "grace_until"),
+            "may pull": "yes" if found.get("good") else f"no: {found.get('obstacle')}",
+            "warning": str(found.get("warning") or ""),
+            "last heartbeat": _when(found, "last_heartbeat_at"),
+            "next heartbeat": _when(found, "next_heartbeat_at"),
+            "trouble": str(found.get("heartbeat_trouble") or ""),
+            "daemon": str(found.get("daemon") or ""),
+        }
+    )
+
+
+def _when(found: dict[str, Json], name: str) -> str:
+    """Return a time with its distance from now, such as `2026-12-24T00:00:00+00:00 (in 33 days)`."""
+    from datetime import UTC, datetime
+
+    text = found.get(name)
+    if not isinstance(text, str):
+        return ""
+    left = datetime.fromisoformat(text) - datetime.now(UTC)  # noqa: TID251  # shown, never decided from
+    days = abs(left.days) if left.days >= 0 else abs(left.days) - 1
+    away = f"in {days} days" if left.days >= 0 else f"{days} days ago"
+    return f"{text} ({away})"

@@ -1,0 +1,122 @@
+"""`dispatchd show JOB`: everything about one job."""
+
+from pathlib import Path
+
+import click
+
+from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.store import reports
+from dispatchd.agent.store.codec import to_public
+from dispatchd.agent.store.evidence import read_story
+from dispatchd.agent.store.runs import RunFolder, Runs
+from dispatchd.cli.agent.records import find_job
+from dispatchd.cli.agent.views import age, annotation_line, purpose, standing
+from dispatchd.cli.completion import job_ids
+from dispatchd.cli.options import (
+    config_option,
+    find_daemon,
+    json_option,
+    print_json,
+    print_pairs,
+)
+from dispatchd.cli.terminal import echo
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("job", shell_complete=job_ids)
+def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
+    """Show everything about JOB (its id, or the beginning of it)."""
+    places = find_daemon(config_file)
+    record = find_job(places, job)
+    folder = Runs.at(places.state_folder).folder(record.run_id)
+    if as_json:
+        print_json({**to_public(record), "run_folder": str(folder.path)})
+        return
+    print_pairs(_facts(record, folder))
+    _print_story(record, folder)
+    _print_report(record, folder)
+    if record.attempts:
+        echo("\nAttempts")
+        for attempt in record.attempts:
+            echo(f"  {_attempt(attempt)}")
+    echo("\nSteps")
+    echo(f"  {record.received_at:%Y-%m-%d %H:%M:%S}  received")
+    for step in record.steps:
+        echo(f"  {step.at:%Y-%m-%d %H:%M:%S}  {step.event} -> {step.phase}")
+
+
+def _print_story(record: TrackedJob, folder: RunFolder) -> None:
+    """Print the events of the newest attempt."""
+    if record.attempt is None:
+        return
+    story = read_story(folder.events_file(record.attempt.number))
+    span = story.last_span
+    told = {
+        "run phase": story.phases[-1].name if story.phases else "",
+        "phases took": story.timings(),
+        "progress": str(story.progress) if story.progress else "",
+        "last span": f"{span.name}, {span.duration_s:.1f} s, {'ok' if span.ok else 'failed'}"
+        if span
+        else "",
+        "left to do": "; ".join(story.follow_ups),
+        "bad events": f"{story.malformed} lines" if story.malformed else "",
+        "events left out": f"{story.left_out:,} lines" if story.left_out else "",
+    }
+    if any(told.values()):
+        echo("")
+        print_pairs(told)
+
+
+def _print_report(record: TrackedJob, folder: RunFolder) -> None:
+    """Print the report of the newest attempt; it exists from the attempt's end on."""
+    if record.attempt is None:
+        return
+    report, flaw = reports.read(folder, record.attempt.number)
+    outputs = [f"{name}={value}" for name, value in report.outputs.items()]
+    remarks = [
+        annotation_line(each.level, each.path, each.start_line, each.message)
+        for each in report.annotations
+    ]
+    for title, text in (
+        ("Step summary", report.step_summary),
+        ("Outputs", "\n".join(outputs)),
+        ("Annotations", "\n".join(remarks)),
+        ("Can't be read", flaw),
+    ):
+        if text:
+            echo(f"\n{title}\n{text}")
+
+
+def _facts(record: TrackedJob, folder: RunFolder) -> dict[str, str]:
+    job, verdict = record.job, record.verdict
+    return {
+        "job": job.id,
+        "workflow": job.workflow or job.command,
+        "for": purpose(record),
+        "pull request": str(job.pull_request or ""),
+        "ref": job.ref,
+        "commit": job.sha,
+        "actor": job.actor,
+        "phase": f"{record.phase} for {age(record.changed_at)}",
+        "stands at": standing(record),
+        "summary": verdict.summary if verdict else "",
+        "parked for": record.blocked,
+        "next attempt": f"{record.retry_at:%Y-%m-%d %H:%M:%S} UTC"
+        if record.retry_at
+        else "",
+        "run folder": str(folder.path),
+        "output": str(folder.output_file(record.attempts[-1].number))
+        if record.attempts
+        else "",
+    }
+
+
+def _attempt(attempt: Attempt) -> str:
+    pid = f", pid {attempt.process.pid}" if attempt.process else ""
+    if attempt.ended_at is None:
+        stop = f", being ended: {attempt.stop}" if attempt.stop else ""
+        return f"{attempt.number}. started {age(attempt.started_at)} ago{pid}{stop}"
+    seconds = (attempt.ended_at - attempt.started_at).total_seconds()
+    return f"{attempt.number}. took {seconds:.1f} s{pid}, {attempt.cause or 'success'}"

@@ -1,0 +1,216 @@
+"""`dispatchd status`: one screen about the daemon, from its control socket."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from dispatchd.agent.config.load import Places
+from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.store.jobs import read_all
+from dispatchd.cli.agent.views import length
+from dispatchd.cli.options import (
+    config_option,
+    find_daemon,
+    json_option,
+    print_json,
+    print_pairs,
+)
+from dispatchd.cli.terminal import echo
+from dispatchd.errors import FolderUnusable, NotReachable
+from dispatchd.protocol.job import Json
+
+_TIMEOUT_S: Final = 5.0
+"""Longest time of a healthy daemon to send its status (seconds)."""
+
+_AGAIN_S: Final = 1.0
+"""Time between two screens (seconds)."""
+
+_HELD: Final = {None: "not seen yet", True: "held", False: "at intervals"}
+
+
+@click.command()
+@config_option
+@json_option
+@click.option(
+    "-w", "--watch", is_flag=True, help="Show it anew every second, until Ctrl-C."
+)
+def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
+    """Say how the daemon is, and the machine with it.
+
+    Exit code: 0 if it takes jobs or may not because somebody wants that, 1 if something is wrong, 69 if no
+    daemon answers.
+    """
+    places = find_daemon(config_file)
+    while watch:
+        _clear_screen()
+        try:
+            _print(_ask(places), as_json=as_json)
+        except NotReachable as error:
+            echo(error)
+        time.sleep(_AGAIN_S)
+    try:
+        document = _ask(places)
+    except NotReachable:
+        # Facts from the store are shown all the same, if this user may read it.
+        with suppress(FolderUnusable):
+            _print_store(places, as_json=as_json)
+        raise
+    _print(document, as_json=as_json)
+    sys.exit(0 if document["ready"] or document["intake"]["mode"] != "pulling" else 1)
+
+
+def _ask(places: Places) -> dict[str, Any]:
+    from dispatchd.agent.control.client import ask
+
+    found: Any = ask(
+        places.control_folder,
+        "GET",
+        "/v1/status",
+        cannot="say how the daemon is",
+        timeout_s=_TIMEOUT_S,
+        state=places.state_folder,
+    )
+    return found  # type: ignore[no-any-return]  # contracts/schemas/control-status.schema.json
+
+
+def _clear_screen() -> None:
+    if sys.stdout.isatty():
+        click.clear()
+
+
+def _print(document: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        print_pairs(dict(_lines(document)))
+
+
+def _print_store(places: Places, *, as_json: bool) -> None:
+    """Print the facts that are known without a daemon."""
+    counts: dict[str, Json] = {
+        phase.value: 0 for phase in Phase if phase is not Phase.HISTORY
+    }
+    waiting: list[datetime] = []
+    for record in read_all(places.state_folder):
+        if record.phase is Phase.HISTORY:
+            continue
+        counts[record.phase.value] = int(str(counts[record.phase.value])) + 1
+        if record.phase is Phase.FINISHING:
+            waiting.append(record.changed_at)
+    oldest_s = _age_s(min(waiting)) if waiting else None
+    if as_json:
+        print_json(
+            {"running": False, "jobs": counts, "oldest_unreported_age_s": oldest_s}
+        )
+        return
+    print_pairs(
+        {
+            "daemon": "doesn't answer; this is what its store has",
+            "jobs": _counted(counts),
+            "unreported": f"since {length(oldest_s)}" if oldest_s is not None else "",
+        }
+    )
+
+
+def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the lines of the screen: name and value, empty if there is none."""
+    endpoint, slots, outbox, disk = (
+        found[name] for name in ("endpoint", "slots", "outbox", "disk")
+    )
+    state = "ready" if found["ready"] else "NOT READY"
+    up_s = _age_s(datetime.fromisoformat(found["started_at"]))
+    yield (
+        "daemon",
+        f"{state}; version {found['version']}, pid {found['pid']}, up {length(up_s)}",
+    )
+    for number, flaw in enumerate(found["flaws"], start=1):
+        yield f"  because {number}", flaw
+    machine = found["machine"]
+    yield (
+        "machine",
+        f"{machine['server_id'] or '?'} under license {machine['license_id'] or '?'}",
+    )
+    yield "license", _license(found["license"])
+    extensions = ", ".join(endpoint["extensions"])
+    yield (
+        "endpoint",
+        f"{endpoint['url']}: {endpoint['state']}; polls {_HELD[endpoint['long_poll']]}"
+        + (f"; {extensions}" if extensions else ""),
+    )
+    yield "last pull", _ago(endpoint["last_pull_age_s"])
+    yield "last report", _ago(_since(endpoint["last_report_at"]))
+    yield (
+        "clock",
+        ""
+        if (skew_s := endpoint["clock_skew_s"]) is None
+        else f"{skew_s:+.0f} s to the endpoint"
+        if skew_s
+        else "in step with the endpoint",
+    )
+    yield "intake", _intake(found["intake"])
+    yield "slots", f"{slots['used']} of {slots['total']} in use"
+    yield "jobs", _counted(found["jobs"])
+    yield (
+        "unreported",
+        f"{outbox['depth']}; {outbox['oldest_job']} for {length(outbox['oldest_age_s'])}"
+        if outbox["depth"]
+        else "none",
+    )
+    yield "runs kept by", found["containment"]
+    yield "isolation", found["isolation"]
+    free = f"{disk['free_bytes'] / (1 << 30):.1f} GiB and {disk['free_inodes']:,} inodes free"
+    yield "disk", f"{disk['trouble']}; {free}" if disk["trouble"] else free
+    yield "state", found["state_folder"]
+    reloaded = _ago(_since(found["reloaded_at"])) if found["reloaded_at"] else ""
+    yield (
+        "config",
+        found["config_file"] + (f", reloaded {reloaded}" if reloaded else ""),
+    )
+    for name, doing in found["loops"].items():
+        yield f"{name} loop", doing
+    for number, warning in enumerate(found["warnings"], start=1):
+        yield f"WARNING {number}", warning
+
+
+def _license(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    if not found["good"]:
+        return str(found["obstacle"])
+    until = f", until {found['expires_at']}" if found["expires_at"] else ""
+    return f"{found['plan'] or 'good'} ({found['worth']}){until}"
+
+
+def _intake(found: dict[str, Any]) -> str:
+    why = f" ({found['reason']})" if found["reason"] else ""
+    if found["mode"] == "pulling":
+        return "pulling"
+    since = _ago(_since(found["since"]))
+    left = f"; {found['left']} left" if found["mode"] == "draining" else ""
+    until = f"; what runs is ended at {found['until']}" if found["until"] else ""
+    return f"{found['mode'].upper()}{why}, since {since}{left}{until}"
+
+
+def _counted(jobs: dict[str, Json]) -> str:
+    return (
+        ", ".join(f"{count} {phase}" for phase, count in jobs.items() if count)
+        or "none"
+    )
+
+
+def _since(instant: str | None) -> float | None:
+    return None if instant is None else _age_s(datetime.fromisoformat(instant))
+
+
+def _age_s(instant: datetime) -> float:
+    return max(0.0, (datetime.now(UTC) - instant).total_seconds())  # noqa: TID251  # shown, never decided from
+
+
+def _ago(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{length(seconds)} ago"

@@ -1,0 +1,1 @@
+"""Commands for a hub, and for the machine where it runs."""

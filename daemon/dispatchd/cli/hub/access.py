@@ -1,0 +1,237 @@
+"""`dispatchd hub machines`, `machine ...`, `token ...`: access of machines, people and programs to a hub."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, say, when
+from dispatchd.cli.options import print_json, print_pairs, print_table
+from dispatchd.cli.terminal import echo
+from dispatchd.errors import UsageError
+
+
+@click.command()
+@asks_hub
+def machines(hub: HubClient, *, as_json: bool) -> None:
+    """List the machines."""
+    found = hub.ask("GET", "/api/v1/machines", cannot="list machines")["machines"]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            each["name"],
+            each["state"],
+            each["server_id"],
+            when(each["seen_at"]) or "never",
+            when(each.get("last_pull_at", each["seen_at"])) or "never",
+            ", ".join(each["workflows"] or ["any"]),
+            _bound(each),
+        )
+        for each in found
+    ]
+    print_table(
+        ("MACHINE", "STATE", "SERVER ID", "SEEN", "LAST PULL", "WORKFLOWS", "BOUND TO"),
+        rows,
+    )
+
+
+@click.group()
+def machine() -> None:
+    """Let machines in, and put them out."""
+
+
+@machine.command("add")
+@asks_hub
+@click.option(
+    "--fixed-secret",
+    is_flag=True,
+    help="A secret for its configuration, in place of a key to activate.",
+)
+@click.argument("name")
+def add_machine(
+    hub: HubClient,
+    *,
+    as_json: bool,
+    fixed_secret: bool,
+    name: str,
+) -> None:
+    """Let a machine in as NAME, and print what it needs; that is shown this once."""
+    found = hub.ask(
+        "POST",
+        "/api/v1/machines",
+        {"name": name, "fixed_secret": fixed_secret},
+        cannot=f"add machine {name}",
+    )
+    _say_given(found, as_json=as_json)
+
+
+@machine.command("rotate")
+@asks_hub
+@click.argument("name")
+def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
+    """Give the machine NAME a new key, or a new secret; the old secret counts until the key is activated."""
+    found = hub.ask(
+        "POST",
+        f"/api/v1/machines/{in_path(name)}/rotate",
+        cannot=f"rotate machine {name}",
+    )
+    _say_given(found, as_json=as_json)
+
+
+@machine.command("bind")
+@asks_hub
+@click.option(
+    "--workflow", "workflows", multiple=True, help="A workflow; may be repeated."
+)
+@click.option(
+    "--repository",
+    "repositories",
+    multiple=True,
+    help="OWNER/NAME, in which * stands for anything; may be repeated.",
+)
+@click.option("--any", "is_free", is_flag=True, help="Bind it to nothing any more.")
+@click.argument("name")
+def bind_machine(
+    hub: HubClient,
+    *,
+    as_json: bool,
+    workflows: Sequence[str],
+    repositories: Sequence[str],
+    is_free: bool,
+    name: str,
+) -> None:
+    """Bind the machine NAME: it gets jobs of these workflows and repositories alone.
+
+    Replaces what it was bound to; without one of the options any workflow, or any repository, counts. What it has
+    goes on.
+    """
+    if is_free == bool(workflows or repositories):
+        raise UsageError(
+            cannot=f"bind machine {name}",
+            reason="give --workflow or --repository, or --any alone",
+        )
+    body = {
+        "workflows": list(workflows) or None,
+        "repositories": list(repositories) or None,
+    }
+    found = hub.ask(
+        "POST",
+        f"/api/v1/machines/{in_path(name)}/bind",
+        body,
+        cannot=f"bind machine {name}",
+    )
+    say(found, f"{name}  bound to {_bound(found)}", as_json=as_json)
+
+
+@machine.command("revoke")
+@asks_hub
+@click.argument("name")
+def revoke_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
+    """Put the machine NAME out: it pulls and reports no more."""
+    found = hub.ask(
+        "POST",
+        f"/api/v1/machines/{in_path(name)}/revoke",
+        cannot=f"revoke machine {name}",
+    )
+    say(found, f"{name}  {found['state']}", as_json=as_json)
+
+
+@click.group()
+def token() -> None:
+    """Access of people and programs to the hub."""
+
+
+@token.command("add")
+@asks_hub
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice(["submit", "read", "admin"]),
+    help="What it is for; may be repeated.",
+)
+@click.argument("name")
+def add_token(
+    hub: HubClient,
+    *,
+    as_json: bool,
+    scopes: Sequence[str],
+    name: str,
+) -> None:
+    """Make a token called NAME, and print it; that is shown this once."""
+    found = hub.ask(
+        "POST",
+        "/api/v1/tokens",
+        {"name": name, "scopes": list(scopes)},
+        cannot=f"add token {name}",
+    )
+    say(found, found["token"], as_json=as_json)
+
+
+@token.command("revoke")
+@asks_hub
+@click.argument("name")
+def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
+    """Let the token NAME count no more."""
+    hub.ask(
+        "POST", f"/api/v1/tokens/{in_path(name)}/revoke", cannot=f"revoke token {name}"
+    )
+    say({"name": name, "state": "revoked"}, f"{name}  revoked", as_json=as_json)
+
+
+@token.command("list")
+@asks_hub
+def list_tokens(hub: HubClient, *, as_json: bool) -> None:
+    """List the tokens, without themselves."""
+    found = hub.ask("GET", "/api/v1/tokens", cannot="list tokens")["tokens"]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            each["name"],
+            " ".join(each["scopes"]),
+            when(each["created_at"]),
+            when(each["revoked_at"]),
+        )
+        for each in found
+    ]
+    print_table(("TOKEN", "SCOPES", "MADE", "REVOKED"), rows)
+
+
+COMMANDS: Final = (machines, machine, token)
+"""Commands of this module for the group `hub`."""
+
+
+def _bound(found: dict[str, Any]) -> str:
+    """Return the binding of a machine, in words; an earlier release of the hub sends none."""
+    names = (
+        ("workflows", found.get("bound_workflows")),
+        ("repositories", found.get("bound_repositories")),
+    )
+    words = [f"{kind} {', '.join(each)}" for kind, each in names if each is not None]
+    return "; ".join(words) or "any"
+
+
+def _say_given(found: dict[str, Any], *, as_json: bool) -> None:
+    """Print the secrets or keys that a machine was given."""
+    if as_json:
+        print_json(found)
+        return
+    names = (
+        "name",
+        "server_id",
+        "license_id",
+        "secret",
+        "enrolment_key",
+        "fingerprint",
+    )
+    print_pairs({name.replace("_", " "): str(found.get(name) or "") for name in names})
+    if "public_key" in found:
+        echo(
+            f"valid until {when(found['key_expires_at'])}; on the machine, pin this as license.public_keys:\n"
+        )
+        click.echo(found["public_key"], nl=False)

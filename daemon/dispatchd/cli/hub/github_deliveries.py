@@ -1,0 +1,214 @@
+"""`dispatchd hub github status` and `redeliver`: check that GitHub's events arrive, and get those that haven't."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from dispatchd.cli.hub.client import HubClient, asks_hub, config_option, when
+from dispatchd.cli.options import json_option, print_json, print_pairs
+from dispatchd.cli.terminal import echo
+from dispatchd.errors import ConfigError, NotReachable, Problem, UsageError
+
+if TYPE_CHECKING:
+    from dispatchd.hub.config.github import GithubSettings
+    from dispatchd.hub.config.load import Settings
+    from dispatchd.hub.github.poller.redeliver import Choice
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+_INGEST: Final = {
+    "none": "nothing (there is no [github] in the configuration)",
+    "webhook": "GitHub sends events",
+    "poll": "the hub fetches events",
+}
+
+
+def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
+    """Return a length of time such as `90m`, in seconds.
+
+    Raises:
+        BadParameter: The text has another form.
+    """
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smhd])", value)
+    if found is None:
+        message = f"{value!r} is no length of time such as 90m, 2h or 1d"
+        raise click.BadParameter(message)
+    return float(found[1]) * _UNITS[found[2]]
+
+
+@click.command()
+@asks_hub
+def status(hub: HubClient, *, as_json: bool) -> None:
+    """Say how the hub gets on with GitHub."""
+    found = hub.ask("GET", "/api/v1/github", cannot="say how it is with GitHub")
+    if as_json:
+        print_json(found)
+        return
+    fetches = found["app_id"] and found["ingest"] != "none"
+    print_pairs(
+        {
+            "GitHub": _INGEST.get(found["ingest"], found["ingest"]),
+            "App": str(found["app_id"] or ""),
+            "complete until": (when(found["watermark"]) or "nothing yet")
+            if fetches
+            else "",
+            "last sweep": (when(found["swept_at"]) or "never") if fetches else "",
+            "trouble": found["trouble"],
+            "since": when(found["trouble_at"]),
+            "checks owed": f"{found['checks_owed']} ({found['checks_failing']} failing)",
+            "jobs received": str(found["jobs_received"]),
+        }
+    )
+    for loss in found["losses"]:
+        hours = (loss["until"] - loss["since"]) / 3600
+        echo(
+            f"lost: what came from {when(loss['since'])} to {when(loss['until'])} ({hours:.1f} h)"
+        )
+
+
+@click.command()
+@config_option
+@json_option
+@click.option(
+    "--since",
+    "since_s",
+    metavar="LENGTH",
+    callback=_seconds,
+    default="2h",
+    show_default=True,
+    help="Without GUIDs: how far to look back, as 90m, 2h or 1d.",
+)
+@click.option("--dry-run", is_flag=True, help="Ask for nothing; print what would be.")
+@click.argument("guids", nargs=-1, metavar="[GUID]...")
+def redeliver(
+    config_file: Path,
+    *,
+    as_json: bool,
+    since_s: float,
+    dry_run: bool,
+    guids: Sequence[str],
+) -> None:
+    """Have GitHub send deliveries once more: those named, or those that failed and that the hub doesn't have.
+
+    Needs the hub's configuration, its key and its database, so it is for the hub's own machine.
+    """
+    import anyio
+
+    cannot = "have deliveries sent once more"
+    shown: list[dict[str, object]] = []
+
+    def said(choice: "Choice") -> None:
+        word = _word(choice, dry_run=dry_run)
+        listed = choice.listed
+        shown.append({"guid": listed.guid, "id": str(listed.id), "state": word})
+        if not as_json:
+            event = f"{listed.event} {listed.action}".strip()
+            advice = (
+                "; `dispatchd hub redeliver` or the check's Re-run starts its jobs anew"
+                if choice.is_known
+                else ""
+            )
+            echo(f"{listed.guid}  {when(listed.delivered_at)}  {event}  {word}{advice}")
+
+    with _in_one_line(cannot):
+        anyio.run(_redeliver, config_file, tuple(guids), since_s, dry_run, said)
+    if as_json:
+        print_json(shown)
+    elif not shown:
+        echo("No delivery has failed that the hub doesn't have.")
+
+
+def _word(choice: "Choice", *, dry_run: bool) -> str:
+    if choice.is_known:
+        return "known"
+    return "would be asked for" if dry_run else "asked for"
+
+
+async def _redeliver(
+    config_file: Path,
+    guids: tuple[str, ...],
+    since_s: float,
+    dry_run: bool,  # noqa: FBT001  # anyio.run takes no keywords
+    said: Callable[["Choice"], None],
+) -> None:
+    """Choose the deliveries, and request them unless it is a rehearsal.
+
+    Raises:
+        UsageError: GitHub doesn't have one of the deliveries named.
+    """
+    import time
+
+    from dispatchd.hub.config.load import load
+    from dispatchd.hub.github.api.client import Client
+    from dispatchd.hub.github.api.credentials import Credentials
+    from dispatchd.hub.github.api.transport import transport
+    from dispatchd.hub.github.poller.redeliver import Redelivery
+    from dispatchd.hub.storage.database import Database
+    from dispatchd.redaction.known_secrets import KnownSecrets
+
+    now = time.time  # noqa: TID251  # the command line is where the clock comes in
+    settings = load(config_file)
+    github = _app_of(settings)
+    database = Database.open(settings.database_url)
+    try:
+        async with transport(
+            github,
+            now=now,
+            known=KnownSecrets(),
+            environment=os.environ,  # noqa: TID251  # the command line is where it comes in
+        ) as way:
+            client = Client(Credentials.open(github, way))
+            work = Redelivery(settings=github, client=client, database=database)
+            chosen = await work.choose(guids, since_s)
+            if chosen.missing:
+                reason = f"GitHub doesn't have it, or not any more (it keeps deliveries for {github.retention_days:g} days)"
+                raise UsageError(
+                    cannot=f"redeliver {', '.join(chosen.missing)}", reason=reason
+                )
+            if dry_run:
+                for each in chosen.choices:
+                    said(each)
+            else:
+                await work.ask(chosen.choices, said)
+    finally:
+        database.close()
+
+
+def _app_of(settings: "Settings") -> "GithubSettings":
+    """Return the settings of a hub that is an App.
+
+    Raises:
+        ConfigError: The hub is no App.
+    """
+    github = settings.github
+    if github is None or not github.is_app:
+        expected = (
+            "must be set: only an App's deliveries can be sent once more this way"
+        )
+        problem = Problem(file=settings.file, key="github.app_id", expected=expected)
+        raise ConfigError([problem])
+    return github
+
+
+@contextmanager
+def _in_one_line(cannot: str) -> Iterator[None]:
+    from dispatchd.hub.domain.model import StorageBusy
+    from dispatchd.hub.github.api.responses import GithubError, Limited, Unclear
+
+    try:
+        yield
+    except (Limited, Unclear) as error:
+        raise NotReachable(cannot=error.call, reason=error.reason) from error
+    except GithubError as error:
+        raise UsageError(cannot=error.call, reason=error.reason) from error
+    except StorageBusy as error:
+        raise NotReachable(cannot=cannot, reason=str(error)) from error
+
+
+COMMANDS: Final = (status, redeliver)
+"""Commands of this module for the group `github`."""

@@ -1,0 +1,207 @@
+"""`dispatchd hub submit`, `jobs`, `show`, `cancel`, `requeue`, `pause`, `resume`, `deliveries`, `redeliver`, `prune`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import click
+
+from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, say, when
+from dispatchd.cli.hub.job import print_job
+from dispatchd.cli.options import confirm, print_json, print_table, read_text
+from dispatchd.errors import UsageError
+
+
+@click.command()
+@asks_hub
+@click.option("--state", default="", help="Only those in a state.")
+@click.option("--repository", default="", help="Only those of a repository.")
+@click.option("--workflow", default="", help="Only those of a workflow.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=50,
+    show_default=True,
+    help="How many at most.",
+)
+def jobs(
+    hub: HubClient,
+    *,
+    as_json: bool,
+    state: str,
+    repository: str,
+    workflow: str,
+    limit: int,
+) -> None:
+    """List the newest jobs."""
+    wanted = {"state": state, "repository": repository, "workflow": workflow}
+    pairs = [
+        f"{name}={quote(value, safe='', errors='surrogatepass')}"
+        for name, value in wanted.items()
+        if value
+    ]
+    query = "&".join([*pairs, f"limit={limit}"])
+    found = hub.ask("GET", f"/api/v1/jobs?{query}", cannot="list jobs")["jobs"]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            each["id"],
+            each["state"],
+            str(each.get("dag_name") or each.get("command") or ""),
+            str(each.get("repository_name") or ""),
+            each.get("machine_name") or each["machine"],
+            when(each["finished_at"] or each["claimed_at"] or each["created_at"]),
+        )
+        for each in found
+    ]
+    print_table(("JOB", "STATE", "WORKFLOW", "REPOSITORY", "MACHINE", "SINCE"), rows)
+
+
+@click.command()
+@asks_hub
+@click.argument("job")
+def show(hub: HubClient, *, as_json: bool, job: str) -> None:
+    """Show everything about JOB."""
+    found = hub.ask("GET", f"/api/v1/jobs/{in_path(job)}", cannot=f"show job {job}")
+    if as_json:
+        print_json(found)
+        return
+    print_job(found)
+
+
+@click.command()
+@asks_hub
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
+    """Queue the job in FILE (JSON, contracts/schemas/submit-request.schema.json; - for stdin)."""
+    text = sys.stdin.read() if str(file) == "-" else read_text(file)
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise UsageError(
+            cannot=f"submit {file}", reason=f"it is not JSON ({error})"
+        ) from error
+    found = hub.ask("POST", "/api/v1/jobs", document, cannot=f"submit {file}")
+    say(found, found["id"], as_json=as_json)
+
+
+@click.command()
+@asks_hub
+@click.argument("job")
+def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
+    """End JOB: at once where no machine has it, else through its machine."""
+    found = hub.ask(
+        "POST", f"/api/v1/jobs/{in_path(job)}/cancel", cannot=f"cancel job {job}"
+    )
+    doing = (
+        "its machine has been asked"
+        if found["cancel_requested"] and not found["ended"]
+        else found["state"]
+    )
+    say(found, f"{job}  {doing}", as_json=as_json)
+
+
+@click.command()
+@asks_hub
+@click.argument("job")
+def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
+    """Submit JOB, which has ended, once more; the new job has another id."""
+    found = hub.ask(
+        "POST", f"/api/v1/jobs/{in_path(job)}/requeue", cannot=f"requeue job {job}"
+    )
+    say(found, found["id"], as_json=as_json)
+
+
+@click.command()
+@asks_hub
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=50,
+    show_default=True,
+    help="How many at most.",
+)
+def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
+    """List the newest deliveries: events that came in, and what became of them."""
+    found = hub.ask(
+        "GET", f"/api/v1/deliveries?limit={limit}", cannot="list deliveries"
+    )["deliveries"]
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            each["id"],
+            when(each["received_at"]),
+            " ".join((each["event"], each["action"])).strip(),
+            each["repository"],
+            f"{each['state']}: {each['routing']}",
+            " ".join(each["job_ids"]),
+        )
+        for each in found
+    ]
+    print_table(
+        ("DELIVERY", "RECEIVED", "EVENT", "REPOSITORY", "ROUTING", "JOBS"), rows
+    )
+
+
+@click.command()
+@asks_hub
+@click.argument("delivery")
+def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
+    """Submit what DELIVERY has brought once more, as new jobs."""
+    found = hub.ask(
+        "POST",
+        f"/api/v1/deliveries/{in_path(delivery)}/redeliver",
+        cannot=f"redeliver {delivery}",
+    )
+    say(found, "\n".join(found["ids"]), as_json=as_json)
+
+
+@click.command()
+@asks_hub
+@click.option("--days", type=click.FloatRange(min=0), help="[default: as configured]")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask before all is forgotten.")
+def prune(hub: HubClient, *, as_json: bool, days: float | None, yes: bool) -> None:
+    """Forget jobs that ended, and deliveries that came, longer ago than some days.
+
+    With --days 0, which forgets all of them, it asks first.
+    """
+    if days == 0 and not yes:
+        confirm(
+            "Forget every job that has ended, and every delivery?",
+            cannot="prune everything",
+        )
+    body = {} if days is None else {"days": days}
+    found = hub.ask("POST", "/api/v1/prune", body, cannot="prune")
+    say(found, f"{found['removed']} removed", as_json=as_json)
+
+
+@click.command()
+@asks_hub
+@click.option("--reason", default="", help="Why; shown to whoever asks.")
+def pause(hub: HubClient, *, as_json: bool, reason: str) -> None:
+    """Hand out no jobs until `resume`; what machines have goes on, and cancels still get through."""
+    found = hub.ask(
+        "POST", "/api/v1/dispatch/pause", {"reason": reason}, cannot="pause dispatch"
+    )
+    say(found, "dispatch is paused", as_json=as_json)
+
+
+@click.command()
+@asks_hub
+def resume(hub: HubClient, *, as_json: bool) -> None:
+    """Hand out jobs again."""
+    found = hub.ask("POST", "/api/v1/dispatch/resume", {}, cannot="resume dispatch")
+    say(found, "jobs are handed out", as_json=as_json)
+
+
+COMMANDS: Final = (
+    *(submit, jobs, show, cancel, requeue, pause, resume),
+    *(deliveries, redeliver, prune),
+)
+"""Commands of this module for the group `hub`."""

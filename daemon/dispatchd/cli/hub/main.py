@@ -1,0 +1,192 @@
+"""`dispatchd hub ...`: a dispatch endpoint that a site hosts itself, on the machine where it runs."""
+
+import os
+import signal
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from dispatchd.cli.hub import access as hub_people
+from dispatchd.cli.hub import github as hub_github
+from dispatchd.cli.hub import jobs as hub_jobs
+from dispatchd.cli.hub import keys as hub_keys
+from dispatchd.cli.hub import route as hub_route
+from dispatchd.cli.hub.client import config_option
+from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
+from dispatchd.cli.options import json_option, print_json, print_pairs
+
+_MIGRATION_GRACE_S = 60.0
+"""Time that each request to systemd adds to the start while the database is migrated (seconds)."""
+
+
+@click.group()
+def hub() -> None:
+    """Host a dispatch endpoint (extra `hub`)."""
+
+
+for _command in (
+    *(*hub_jobs.COMMANDS, *hub_people.COMMANDS),
+    *(hub_github.github, hub_route.route, hub_keys.keys),
+):
+    hub.add_command(_command)
+
+
+@hub.command()
+@click.option(
+    "--listen",
+    default="127.0.0.1:8484",
+    show_default=True,
+    help="Address and port, as HOST:PORT.",
+)
+@click.option(
+    "--database-url",
+    default="sqlite:///hub.db",
+    show_default=True,
+    help="The database; a file is relative to the folder.",
+)
+@click.option(
+    "--license-id",
+    default="self-hosted",
+    show_default=True,
+    help="The license that machines work under.",
+)
+@json_option
+@click.argument("folder", type=click.Path(path_type=Path))
+def init(
+    folder: Path, *, listen: str, database_url: str, license_id: str, as_json: bool
+) -> None:
+    """Make a hub in FOLDER: hub.toml, the database with its keys, and a first token."""
+    require_extra()
+    from dispatchd.hub.init import init as make
+
+    made = make(folder, listen=listen, database_url=database_url, license_id=license_id)
+    found = {
+        "configuration": str(made.settings.file),
+        "token": str(made.settings.token_file),
+        "fingerprint": made.fingerprint,
+    }
+    if as_json:
+        print_json({**found, "public_key": made.public_key})
+        return
+    print_pairs(found)
+    click.echo(
+        f"\nNext: dispatchd hub serve --config {made.settings.file}\n"
+        f"      dispatchd hub machine add NAME --config {made.settings.file}"
+    )
+
+
+@hub.command()
+@config_option
+@click.option(
+    "--port-file",
+    type=click.Path(path_type=Path),
+    help="Write the port here once connections are taken.",
+)
+def serve(config_file: Path, port_file: Path | None) -> None:
+    """Serve the endpoint until SIGTERM or Ctrl-C; held polls are answered then."""
+    from dispatchd.process.orphans import leave_orphans_to_init
+
+    # First, so that the process that stays behind as init is small.
+    leave_orphans_to_init()
+    require_extra()
+    import anyio
+    import structlog
+
+    from dispatchd.hub.context import Desk
+    from dispatchd.hub.main import favour_the_loop
+    from dispatchd.hub.main import serve as serve_hub
+    from dispatchd.process.log import configure
+    from dispatchd.process.systemd import ServiceManager
+    from dispatchd.redaction.known_secrets import KnownSecrets
+
+    environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
+    under_systemd = "JOURNAL_STREAM" in environment
+    known = KnownSecrets()
+    configure("info", "auto", known=known, under_systemd=under_systemd)
+    manager = ServiceManager.of(environment)
+
+    def migrating() -> None:
+        manager.more_time(_MIGRATION_GRACE_S)
+        structlog.get_logger().info("database_migrating")
+
+    settings, database = open_database(config_file, migrating)
+    host, _ = settings.address
+
+    def announce(bound_port: int) -> None:
+        if port_file is not None:
+            aside = port_file.with_name(port_file.name + ".aside")
+            aside.write_text(str(bound_port))
+            aside.replace(port_file)
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"hub ready {settings.scheme}://{shown}:{bound_port}")
+
+    async def serve_desk() -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            await serve_hub(desk, announce, manager, signals)
+
+    try:
+        with busy_is_said("start the hub"):
+            desk = Desk.at(settings, database, known, environment=environment)
+        favour_the_loop()
+        anyio.run(serve_desk)
+    finally:
+        database.close()
+
+
+@hub.command()
+@config_option
+@json_option
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(config_file: Path, *, as_json: bool, file: Path) -> None:
+    """Write everything that the database has to FILE (SQLite); the hub may go on meanwhile."""
+    require_extra()
+    from dispatchd.hub.storage.backup import backup as write
+
+    _, database = open_database(config_file)
+    with busy_is_said(f"back up to {file}"), closing(database):
+        rows = write(database, file)
+    _say_rows(file, rows, as_json=as_json)
+
+
+@hub.command()
+@config_option
+@json_option
+@click.option(
+    "--events",
+    type=click.Choice(["run", "skip"]),
+    help="What becomes of GitHub's events since the backup: run them, or skip them.  [default: hand out no job until `hub resume`]",
+)
+@click.argument("file", type=click.Path(path_type=Path))
+def restore(
+    config_file: Path, *, as_json: bool, events: str | None, file: Path
+) -> None:
+    """Put what `backup` has written into a new hub, whose database has no jobs and machines yet.
+
+    Jobs that have run since the backup wait again, and GitHub's events since then are fetched once more. So the hub
+    starts paused: look at `hub jobs --state queued`, cancel what isn't to run, then `hub resume`.
+    """
+    require_extra()
+    import time
+
+    from dispatchd.hub.queue.since_backup import SinceBackup, prepare
+    from dispatchd.hub.storage.backup import restore as read
+
+    _, database = open_database(config_file)
+    with busy_is_said(f"restore {file}"), closing(database):
+        rows = read(file, database)
+        now = time.time()  # noqa: TID251  # of this one call
+        prepare(database, SinceBackup(events or "look"), file=file, now=now)
+    _say_rows(file, rows, as_json=as_json)
+    if events is None and not as_json:
+        click.echo(
+            "Dispatch is paused. Start the hub, look at `dispatchd hub jobs --state queued`, "
+            "cancel what isn't to run again, then run: dispatchd hub resume"
+        )
+
+
+def _say_rows(file: Path, rows: int, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"file": str(file), "rows": rows})
+    else:
+        click.echo(f"{file}: {rows} rows")

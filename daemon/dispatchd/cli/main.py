@@ -1,0 +1,239 @@
+"""Entry point: finds the command, and turns every expected error into one line and an exit code."""
+
+import importlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from errno import EBADF, EDQUOT, EFBIG, EIO, ENOSPC
+from typing import Any, Final, NoReturn
+
+import click
+from typing_extensions import override
+
+from dispatchd import __version__
+from dispatchd.cli.terminal import echo
+from dispatchd.errors import UserError
+
+_COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "run": ("dispatchd.cli.agent.run", "Run the daemon in the foreground."),
+    "demo": (
+        "dispatchd.cli.demo",
+        "Show the main job end to end, on this machine alone.",
+    ),
+    "status": ("dispatchd.cli.agent.status", "Say what the daemon is doing."),
+    "jobs": ("dispatchd.cli.agent.jobs", "List the tracked and the latest past jobs."),
+    "show": ("dispatchd.cli.agent.show", "Show everything about one job."),
+    "logs": ("dispatchd.cli.agent.logs", "Print what a job's command wrote."),
+    "block": ("dispatchd.cli.agent.steer", "Park a job for a person."),
+    "resolve": ("dispatchd.cli.agent.steer", "Decide about a parked job."),
+    "cancel": ("dispatchd.cli.agent.steer", "End a job."),
+    "replay": (
+        "dispatchd.cli.agent.replay",
+        "Run a job's payload again, on this machine alone.",
+    ),
+    "drain": ("dispatchd.cli.agent.intake", "Empty the machine: take nothing new."),
+    "pause": ("dispatchd.cli.agent.intake", "Take no new jobs."),
+    "resume": ("dispatchd.cli.agent.intake", "Take jobs again."),
+    "reload": ("dispatchd.cli.agent.intake", "Read the configuration anew."),
+    "explain": (
+        "dispatchd.cli.explain",
+        "Say which workflow and parameters a job would get.",
+    ),
+    "license": ("dispatchd.cli.agent.license", "Say what the license is worth."),
+    "activate": (
+        "dispatchd.cli.agent.license",
+        "Activate a license key on this machine.",
+    ),
+    "deactivate": ("dispatchd.cli.agent.license", "Forget the stored activation."),
+    "doctor": (
+        "dispatchd.cli.agent.doctor",
+        "Check everything that has to work, and say what to do.",
+    ),
+    "bug-report": (
+        "dispatchd.cli.bug_report",
+        "Pack what is to be known about a problem, without secrets.",
+    ),
+    "config": ("dispatchd.cli.config", "Check the configuration."),
+    "hub": ("dispatchd.cli.hub.main", "Serve a dispatch endpoint (extra `hub`)."),
+    "completion": (
+        "dispatchd.cli.completion",
+        "Print the completion script of a shell.",
+    ),
+}
+"""Commands with their module, imported on use, and their line in `--help`."""
+
+_NAMES: Final[Mapping[str, str]] = {
+    "license": "license_",
+    "bug-report": "bug_report",
+}
+
+
+_CANNOT_WRITE: Final = (ENOSPC, EDQUOT, EFBIG, EIO, EBADF)
+"""Errors of a write to stdout: a full disk, a quota, a device that is gone, a closed descriptor."""
+
+
+class _ReaderGone(Exception):
+    """The reader of stdout has gone, as in `dispatchd jobs | head`."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Report a closed reader by an exception of its own, because click would take it for a failure of the command."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGone from error
+
+
+class _LazyGroup(click.Group):
+    """A group that imports a command when it is run, so that `--help` is instant."""
+
+    @override
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        with _writing():
+            return super().make_context(info_name, args, parent, **extra)
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        with _writing():
+            return super().invoke(ctx)
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(_COMMANDS[cmd_name][0])
+        # A command whose name is a keyword or a builtin of Python has another name in its module.
+        command = getattr(module, _NAMES.get(cmd_name, cmd_name))
+        if not isinstance(command, click.Command):
+            message = f"{cmd_name} is not a command"
+            raise TypeError(message)
+        return command
+
+    @override
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dispatchd")
+def cli() -> None:
+    """Take dispatch jobs from an endpoint, run them here, and report how they end."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command line (default: this process's) and exit: 0, or a code of sysexits.h."""
+    _show_what_can_be_shown()
+    code = _code_of(arguments)
+    try:
+        # Errors of writing appear here at the latest.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+    except OSError as error:
+        code = code or _refuse([error])
+    sys.exit(code)
+
+
+def _show_what_can_be_shown() -> None:
+    """Write escapes in place of characters that the terminal's encoding, or any encoding, can't represent."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _code_of(arguments: Sequence[str] | None) -> int:
+    """Run a command line, print its error, and return the exit code."""
+    try:
+        return _code_of_click(arguments)
+    except _ReaderGone:
+        # Nothing more can reach the reader.
+        _silence_stdout()
+        return 0
+    except (UserError, OSError) as error:
+        return _refuse([error])
+    except BaseExceptionGroup as group:
+        if group.split((UserError, OSError))[1] is not None:
+            raise
+        return _refuse(list(_leaves(group)))
+
+
+def _code_of_click(arguments: Sequence[str] | None) -> int:
+    """Run a command line, and return the exit code. Print the error if the command line itself is invalid."""
+    code: object = 0
+    try:
+        code = cli.main(arguments, prog_name="dispatchd", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except SystemExit as stop:
+        code = stop.code
+    except click.exceptions.NoArgsIsHelpError as bare:
+        # A group without a command: its help lists the commands.
+        with _writing():
+            click.echo(bare.format_message())
+    except click.ClickException as error:
+        _complain(f"{error.format_message()} (see --help)")
+        code = os.EX_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        code = 130  # 128 + SIGINT, as a shell says it
+    return code if isinstance(code, int) else 0
+
+
+def _silence_stdout() -> None:
+    """Discard all further output, including buffered output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _refuse(errors: Sequence[UserError | OSError]) -> int:
+    return max(_refused(each) for each in errors)
+
+
+def _refused(error: UserError | OSError) -> int:
+    """Print the error, and return the exit code."""
+    if isinstance(error, UserError):
+        for line in str(error).splitlines():
+            _complain(line)
+        return error.exit_code
+    if isinstance(error, PermissionError):
+        _complain(f"cannot use {error.filename}: this user may not; use sudo")
+        return os.EX_NOPERM
+    if isinstance(error, FileNotFoundError) and error.filename is None:
+        # getcwd(3) is the only call without a file name in its error.
+        _complain("the current folder has been deleted: change to another one (cd)")
+        return os.EX_NOINPUT
+    if error.errno in _CANNOT_WRITE and error.filename is None:
+        _silence_stdout()
+        _complain(f"cannot write the output: {error.strerror}")
+    else:
+        about = f"cannot use {error.filename}: " if error.filename else ""
+        _complain(f"{about}{error.strerror or error}")
+    return os.EX_IOERR
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[UserError | OSError]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        elif isinstance(each, UserError | OSError):
+            yield each
+
+
+def _complain(line: str) -> None:
+    # If stderr can't be written either, only the exit code remains.
+    with suppress(OSError):
+        echo(f"dispatchd: {line}", err=True)

@@ -1,1 +1,0 @@
-"""The dispatch endpoint over HTTP; the only place that knows wire names."""

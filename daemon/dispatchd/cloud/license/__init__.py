@@ -1,1 +1,0 @@
-"""Identity of this machine at its endpoint, from a license: found, activated, verified, refreshed."""

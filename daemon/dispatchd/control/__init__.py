@@ -1,1 +1,0 @@
-"""Control socket, through which people and tools on this machine control the daemon."""

@@ -1,1 +1,0 @@
-"""Executors of runs."""

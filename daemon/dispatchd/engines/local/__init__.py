@@ -1,1 +1,0 @@
-"""Runs as child processes of this machine."""

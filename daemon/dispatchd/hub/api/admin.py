@@ -1,0 +1,150 @@
+"""Routes for the hub's owner: tokens, deliveries, pause and pruning."""
+
+from http import HTTPStatus
+from typing import Final
+
+from attrs import evolve, frozen
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dispatchd.hub.api.views import delivery_document, pause_document, token_document
+from dispatchd.hub.auth.hashing import hashed, new_secret
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.model import Token
+from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.domain.scopes import ADMIN, READ
+from dispatchd.hub.http_bodies import read_body, seconds
+from dispatchd.hub.queue.submit import Intake
+from dispatchd.hub.storage.pause import Pause
+from dispatchd.hub.workers.housekeeping import prune
+
+_LONGEST_LIST: Final = 1000
+
+
+@frozen
+class Admin:
+    """Routes for the hub's administration."""
+
+    desk: Desk
+    intake: Intake
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        return [
+            Route("/api/v1/tokens", self.list_tokens, methods=["GET"]),
+            Route("/api/v1/tokens", self.add_token, methods=["POST"]),
+            Route(
+                "/api/v1/tokens/{name:job}/revoke", self.revoke_token, methods=["POST"]
+            ),
+            Route("/api/v1/deliveries", self.list_deliveries, methods=["GET"]),
+            Route(
+                "/api/v1/deliveries/{id:job}/redeliver",
+                self.redeliver,
+                methods=["POST"],
+            ),
+            Route("/api/v1/prune", self.prune, methods=["POST"]),
+            Route("/api/v1/dispatch", self.dispatch, methods=["GET"]),
+            Route("/api/v1/dispatch/pause", self.pause, methods=["POST"]),
+            Route("/api/v1/dispatch/resume", self.resume, methods=["POST"]),
+        ]
+
+    async def list_tokens(self, request: Request) -> Response:
+        """Return every token; secrets are never shown."""
+        await self.desk.require(request, ADMIN)
+        found = await self.desk.use(self.desk.tokens.list)
+        return JSONResponse({"tokens": [token_document(each) for each in found]})
+
+    async def add_token(self, request: Request) -> Response:
+        """Make a token; only this answer contains its secret.
+
+        Raises:
+            Refused: The name is taken.
+        """
+        await self.desk.require(request, ADMIN)
+        body = await read_body(request, "token-request")
+        scopes = body["scopes"]
+        words = [str(each) for each in scopes] if isinstance(scopes, list) else []
+        given = new_secret("token")
+        token = Token(
+            name=str(body["name"]),
+            token_hash=hashed(given),
+            scopes=" ".join(sorted(set(words))),
+            created_at=self.desk.now(),
+        )
+        if not await self.desk.use(lambda: self.desk.tokens.add(token)):
+            message = f"there is already a token {token.name}"
+            raise Refused(HTTPStatus.CONFLICT, message)
+        answer = {**token_document(token), "token": given}
+        return JSONResponse(answer, status_code=HTTPStatus.CREATED)
+
+    async def revoke_token(self, request: Request) -> Response:
+        """Revoke a token.
+
+        Raises:
+            Refused: There is no valid token of that name, or it is the last one for `admin`.
+        """
+        await self.desk.require(request, ADMIN)
+        name, now = request.path_params["name"], self.desk.now()
+        if not await self.desk.use(lambda: self.desk.tokens.revoke(name, now=now)):
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no valid token {name}")
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def list_deliveries(self, request: Request) -> Response:
+        """Return the newest deliveries, sorted oldest first."""
+        await self.desk.require(request, READ)
+        limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
+        found = await self.desk.use(lambda: self.desk.deliveries.list(limit))
+        return JSONResponse({"deliveries": [delivery_document(each) for each in found]})
+
+    async def redeliver(self, request: Request) -> Response:
+        """Submit the jobs of a delivery again, as new jobs.
+
+        Raises:
+            Refused: There is no such delivery, or its jobs are gone.
+        """
+        await self.desk.require(request, ADMIN)
+        delivery_id = request.path_params["id"]
+        delivery = await self.desk.use(lambda: self.desk.deliveries.get(delivery_id))
+        if delivery is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no delivery {delivery_id}")
+        found = await self.desk.use(
+            lambda: [self.desk.reader.get(each) for each in delivery.job_ids]
+        )
+        jobs = [job for job in found if job is not None]
+        if not jobs:
+            message = "this delivery has no job, or none that is kept any more"
+            raise Refused(HTTPStatus.GONE, message)
+        again = [await self.intake.again(job) for job in jobs]
+        kept = evolve(delivery, state="redelivered", job_ids=tuple(again))
+        await self.desk.use(lambda: self.desk.deliveries.keep(kept))
+        made = {"id": again[-1], "ids": again}
+        return JSONResponse(made, status_code=HTTPStatus.CREATED)
+
+    async def dispatch(self, request: Request) -> Response:
+        """Return whether jobs are dispatched."""
+        await self.desk.require(request, READ)
+        return JSONResponse(pause_document(await self.desk.use(self.desk.pauses.get)))
+
+    async def pause(self, request: Request) -> Response:
+        """Pause dispatch: only cancel jobs are dispatched until it is resumed."""
+        await self.desk.require(request, ADMIN)
+        body = await read_body(request, "pause-request")
+        pause = Pause(since=self.desk.now(), reason=str(body.get("reason") or ""))
+        await self.desk.use(lambda: self.desk.pauses.begin(pause))
+        return JSONResponse(pause_document(pause))
+
+    async def resume(self, request: Request) -> Response:
+        """Resume dispatch."""
+        await self.desk.require(request, ADMIN)
+        await self.desk.use(self.desk.pauses.end)
+        self.desk.wake_all()
+        return JSONResponse(pause_document(None))
+
+    async def prune(self, request: Request) -> Response:
+        """Remove jobs and deliveries that are older than some days."""
+        await self.desk.require(request, ADMIN)
+        body = await read_body(request, "prune-request")
+        days = float(str(body.get("days", self.desk.settings.retention.days)))
+        removed = await self.desk.use(lambda: prune(self.desk, days))
+        return JSONResponse({"removed": removed})

@@ -1,0 +1,150 @@
+"""Calls about a job that a machine has: accept, finish, heartbeat, release (contracts/README.md)."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dispatchd.hub.auth.hashing import hashed
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.model import ENDED, HubJob, Machine
+from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
+from dispatchd.hub.domain.rules import Claim, Refused
+from dispatchd.hub.http_bodies import FINISH, Limits, read_proven
+from dispatchd.protocol.job import Json
+
+_PATH: Final = "/api/v1/github/dispatch"
+_OF_FINISH: Final = Limits(most=FINISH, longest=512 * 1024, trim=without_excess)
+"""Limits of a finish. A string of 512 KiB contains all that is stored of any text, however it is escaped."""
+_WITH_REASON: Final = Limits(longest=48 * 1024)
+"""Limits of calls with a reason: 48 KiB contain its 4,000 characters, however they are escaped."""
+
+
+@frozen
+class Dispatch:
+    """Routes on which machines report jobs."""
+
+    desk: Desk
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        calls = {
+            "accept": self.accept,
+            "finish": self.finish,
+            "heartbeat": self.heartbeat,
+            "release": self.release,
+        }
+        return [
+            Route(f"{_PATH}/{{job_id:job}}/{name}", call, methods=["POST"])
+            for name, call in calls.items()
+        ]
+
+    async def accept(self, request: Request) -> Response:
+        """Confirm that a job is the machine's, or end it if its cancellation was requested before it began.
+
+        Raises:
+            Refused: The job has ended.
+        """
+        body = await read_proven(request, "accept-request", Limits(), self._prove)
+        run_id, now = str(body["dag_run_id"]), self.desk.now()
+        lease_until = now + self.desk.settings.leases.seconds
+        job = await self._change(
+            request,
+            body,
+            lambda job, claim: rules.accept(
+                job, claim, run_id=run_id, now=now, lease_until=lease_until
+            ),
+        )
+        if job.state in ENDED:
+            raise Refused(HTTPStatus.GONE, f"the job has ended as {job.state}")
+        if rules.wants_end(job):
+            return JSONResponse({"cancel_requested": True})
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def finish(self, request: Request) -> Response:
+        """Store the outcome of a job."""
+        body = await read_proven(request, "finish-request", _OF_FINISH, self._prove)
+        result = await self.desk.use(lambda: result_of(body))
+        now = self.desk.now()
+        await self._change(
+            request,
+            body,
+            lambda job, claim: rules.finish(job, claim, result=result, now=now),
+        )
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def heartbeat(self, request: Request) -> Response:
+        """Extend a lease, and return whether the run is to be cancelled."""
+        body = await read_proven(
+            request, "heartbeat-request", _WITH_REASON, self._prove
+        )
+        standing = standing_of(body)
+        lease_s = self.desk.settings.leases.seconds
+        lease_until = self.desk.now() + lease_s
+        job = await self._change(
+            request,
+            body,
+            lambda job, claim: rules.beat(
+                job, claim, standing=standing, lease_until=lease_until
+            ),
+        )
+        return JSONResponse(
+            {"lease_seconds": lease_s, "cancel_requested": rules.wants_end(job)}
+        )
+
+    async def release(self, request: Request) -> Response:
+        """Release a job that hasn't started."""
+        body = await read_proven(request, "release-request", _WITH_REASON, self._prove)
+        now = self.desk.now()
+        await self._change(
+            request, body, lambda job, claim: rules.release(job, claim, now=now)
+        )
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    async def _change(
+        self,
+        request: Request,
+        body: dict[str, Json],
+        decide: Callable[[HubJob, Claim], HubJob],
+    ) -> HubJob:
+        job_id = request.path_params["job_id"]
+        token_hash = hashed(body.get("claim_token"))
+
+        def change() -> tuple[HubJob, HubJob] | None:
+            machine = self._machine(body)
+            claim = Claim(machine=machine.server_id, token_hash=token_hash)
+            return self.desk.jobs.change(job_id, lambda job: decide(job, claim))
+
+        changed = await self.desk.use(change)
+        if changed is None:
+            raise Refused(HTTPStatus.NOT_FOUND, "there is no such job")
+        before, after = changed
+        if after.state is not before.state:
+            self.desk.tell(after)
+        elif _told(after) != _told(before):
+            self.desk.changed.ring()
+        return after
+
+    async def _prove(self, credentials: dict[str, Json]) -> None:
+        await self.desk.use(lambda: self._machine(credentials))
+
+    def _machine(self, body: dict[str, Json]) -> Machine:
+        """Return the machine that makes a call about a job. Blocks.
+
+        Raises:
+            Refused: The credentials are not valid, or the machine has been revoked.
+        """
+        machine = self.desk.authenticate(body, "secret")
+        if machine.revoked_at:
+            raise Refused(HTTPStatus.UNAUTHORIZED, "this machine has been revoked")
+        return machine
+
+
+def _told(job: HubJob) -> tuple[str, str, str]:
+    """Return the parts of a job that its machine may change without changing its state."""
+    return job.phase, job.reason, job.progress

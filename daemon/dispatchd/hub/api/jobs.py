@@ -1,0 +1,214 @@
+"""Routes of jobs: submit, list, watch, cancel and requeue."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+from uuid import uuid4
+
+import anyio
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from dispatchd.hub.api.views import attempt_document, job_document, texts_document
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.model import ENDED, HubJob, State, Submission
+from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT, allows
+from dispatchd.hub.domain.supersede import is_cancel
+from dispatchd.hub.http_bodies import LARGEST_JOB_BODY, TEXTS, read_members, seconds
+from dispatchd.hub.queue.submit import Intake
+from dispatchd.hub.storage.jobs.reader import Filter
+from dispatchd.protocol.job import Json
+
+_LONGEST_WATCH_S: Final = 300.0
+_LONGEST_LIST: Final = 1000
+
+_LONGEST_ID: Final = 512
+"""Longest id of a job (characters), as in submit-request.schema.json."""
+
+_FINISHED: Final = "finished"
+"""Name that a watcher may wait for beside a state: any state in which a job has ended."""
+
+
+@frozen
+class Jobs:
+    """Routes on which people and programs submit, watch and change jobs."""
+
+    desk: Desk
+    intake: Intake
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        one = "/api/v1/jobs/{job_id:job}"
+        return [
+            Route("/api/v1/jobs", self.submit, methods=["POST"]),
+            Route("/api/v1/jobs", self.list, methods=["GET"]),
+            Route(f"{one}/cancel", self.cancel, methods=["POST"]),
+            Route(f"{one}/requeue", self.requeue, methods=["POST"]),
+            Route(one, self.show, methods=["GET"]),
+        ]
+
+    async def submit(self, request: Request) -> Response:
+        """Queue a job; it is durable when the answer is 201.
+
+        A token for `submit` can end no other job: neither by a cancel job, nor by a newer commit. That needs `admin`,
+        like the call that cancels a job.
+
+        Raises:
+            Refused: The id is taken, or the job would end others and the token lacks `admin`.
+        """
+        token = await self.desk.require(request, SUBMIT)
+        found = await read_members(request, "submit-request", LARGEST_JOB_BODY)
+        document = {
+            name: member.value for name, member in found.items() if name not in TEXTS
+        }
+        priority, supersedes = (
+            document.pop("priority", 0),
+            document.pop("supersede", None),
+        )
+        if is_cancel(document) or supersedes is True:
+            self.desk.allow(request, token, ADMIN, what="a job that ends others")
+        # In the form in which every kind of database stores it (storage/schema.py, Words).
+        job_id = str(document.get("id") or uuid4()).replace(
+            "\0", "\N{REPLACEMENT CHARACTER}"
+        )
+        texts = {name: found[name].text if name in found else "null" for name in TEXTS}
+        submission = Submission(
+            id=job_id,
+            document={**document, "id": job_id},
+            priority=int(str(priority or 0)),
+            supersedes=supersedes is not False and allows(token, ADMIN),
+            payload=texts["payload"],
+            headers=texts["headers"],
+        )
+        if not await self.intake.submit(submission):
+            raise Refused(HTTPStatus.CONFLICT, f"there is already a job {job_id}")
+        return JSONResponse({"id": job_id}, status_code=HTTPStatus.CREATED)
+
+    async def list(self, request: Request) -> Response:
+        """Return the newest jobs, sorted oldest first."""
+        await self.desk.require(request, READ)
+        wanted = wanted_jobs(request, "100")
+        jobs, names = await self.desk.use(
+            lambda: (self.desk.reader.list(wanted), self.desk.machines.names())
+        )
+        # Without their outputs, which may be 16 kB each.
+        return JSONResponse({"jobs": [self._document(job, names) for job in jobs]})
+
+    async def show(self, request: Request) -> Response:
+        """Return one job; with `wait` (seconds), as soon as it has reached the state `until` or the time is over."""
+        await self.desk.require(request, READ)
+        job_id = request.path_params["job_id"]
+        until = request.query_params.get("until", _FINISHED)
+        deadline = anyio.current_time() + seconds(
+            request.query_params.get("wait"), _LONGEST_WATCH_S
+        )
+        with self.desk.watchers.watch(job_id) as bell:
+            while True:
+                rings = bell.next
+                job = await self._job(job_id)
+                left_s = deadline - anyio.current_time()
+                if has_reached(job, until) or left_s <= 0 or self.desk.stopping:
+                    break
+                with anyio.move_on_after(left_s):
+                    await rings.wait()
+        reader, machines = self.desk.reader, self.desk.machines
+        attempts, names = await self.desk.use(
+            lambda: (reader.attempts(job_id), machines.names())
+        )
+        return JSONResponse(
+            {
+                **self._document(job, names),
+                **texts_document(job),
+                "attempts": [attempt_document(each, names) for each in attempts],
+            }
+        )
+
+    async def cancel(self, request: Request) -> Response:
+        """End a job: at once where no machine has it, else through its machine."""
+        await self.desk.require(request, ADMIN)
+        job = await self.end(request.path_params["job_id"])
+        names = await self.desk.use(self.desk.machines.names)
+        return JSONResponse(self._document(job, names))
+
+    async def requeue(self, request: Request) -> Response:
+        """Submit an ended job again, under a new id: machines never run one id twice."""
+        await self.desk.require(request, ADMIN)
+        new_id = request.query_params.get("new_id", "")
+        again = await self.again(request.path_params["job_id"], new_id)
+        return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
+
+    def _document(self, job: HubJob, names: Mapping[str, str]) -> dict[str, Json]:
+        link = self.desk.link_of(job)
+        return job_document(job, now=self.desk.now(), names=names, link=link)
+
+    async def end(self, job_id: str) -> HubJob:
+        """Cancel a job for the hub's owner, and return it as it is then.
+
+        Raises:
+            Refused: There is no such job, or it has ended.
+        """
+        now = self.desk.now()
+        changed = await self.desk.use(
+            lambda: self.desk.jobs.change(
+                job_id, lambda job: rules.cancel(job, now=now)
+            )
+        )
+        if changed is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+        self.desk.tell(changed[1])
+        return changed[1]
+
+    async def again(self, job_id: str, new_id: str = "") -> str:
+        """Submit an ended job again, and return the new job's id.
+
+        Args:
+            job_id: The job that has ended.
+            new_id: The new job's id, 512 characters at most, so that a repeat of this call makes no second job;
+                empty for a new one.
+
+        Raises:
+            Refused: There is no such job, it has not ended, or another job has the new id.
+        """
+        if len(new_id) > _LONGEST_ID:
+            rule = f"new_id is longer than {_LONGEST_ID} characters"
+            raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, rule)
+        job = await self._job(job_id)
+        if job.state not in ENDED:
+            raise Refused(
+                HTTPStatus.CONFLICT, f"the job is {job.state}; cancel it first"
+            )
+        return await self.intake.again(job, new_id)
+
+    async def _job(self, job_id: str) -> HubJob:
+        job = await self.desk.use(lambda: self.desk.reader.get(job_id))
+        if job is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+        return job
+
+
+def wanted_jobs(request: Request, limit: str) -> Filter:
+    """Return the filter of a query.
+
+    Raises:
+        Refused: It names an unknown state.
+    """
+    query = request.query_params
+    state = query.get("state", "")
+    if state and state not in set(State):
+        message = f"there is no state {state!r}; there are: {', '.join(State)}"
+        raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, message)
+    return Filter(
+        state=state,
+        repository=query.get("repository", ""),
+        workflow=query.get("workflow", ""),
+        limit=int(seconds(query.get("limit", limit), _LONGEST_LIST)),
+    )
+
+
+def has_reached(job: HubJob, until: str) -> bool:
+    """Return whether a watcher's wait is over: the job is in the state, or has ended."""
+    return job.state in ENDED or job.state.value == until

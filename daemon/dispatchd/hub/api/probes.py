@@ -1,0 +1,216 @@
+"""Status of the hub: `/healthz` for the process, `/readyz` for the database, `/metrics` for both."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import anyio
+from attrs import define, field
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
+
+from dispatchd.hub.api.views import machine_state, silent_s
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.domain.scopes import READ
+
+_CALLS: Final = (
+    *("pull", "accept", "finish", "heartbeat", "release", "token", "activate"),
+    *("jobs", "webhooks"),
+)
+_CHECKED_EVERY_S: Final = 1.0
+"""Time for which a successful check of the database is cached (seconds)."""
+
+_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@define
+class Probes:
+    """Routes for monitoring."""
+
+    desk: Desk
+    further: Callable[[], Iterable[Metric]] = tuple
+    """Metrics of extensions. Blocks."""
+    answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
+    """Answers sent, by call and status (count)."""
+    _checked_at: float = field(default=-math.inf, init=False)
+    """Time of the last successful check of the database, by the event loop's clock (seconds)."""
+    _checks: int = field(default=0, init=False)
+    """Checks of the database (count)."""
+    _failed: StorageBusy | None = field(default=None, init=False)
+    """Error of the last check; None if it was successful."""
+    _checking: anyio.Lock = field(factory=anyio.Lock, init=False)
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        return [
+            Route("/healthz", self.health, methods=["GET"]),
+            Route("/readyz", self.ready, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+        ]
+
+    async def health(self, _: Request) -> Response:
+        """Answer that the process is alive."""
+        return JSONResponse({"message": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """Answer that jobs can be accepted: the tables are current, and a change can be committed.
+
+        Raises:
+            StorageBusy: They can't.
+        """
+        if self.desk.stopping:
+            message = "the hub is stopping"
+            raise StorageBusy(message)
+        # Anybody may call this, so frequent calls must not keep the disk busy: calls during a check share its result.
+        before = self._checks
+        async with self._checking:
+            is_old = anyio.current_time() - self._checked_at > _CHECKED_EVERY_S
+            if self._checks == before and is_old:
+                self._failed = await self._check()
+                self._checks += 1
+                if self._failed is None:
+                    self._checked_at = anyio.current_time()
+        if self._failed is not None:
+            raise StorageBusy(str(self._failed)) from self._failed
+        # A bug in a loop must not make the hub unready: it would take all hub processes away from the machines.
+        return JSONResponse({"message": "ready", "bugs": self.desk.bugs.words})
+
+    async def _check(self) -> StorageBusy | None:
+        try:
+            await self.desk.use(self.desk.database.check)
+        except StorageBusy as error:
+            return error
+        return None
+
+    async def metrics(self, request: Request) -> Response:
+        """Return the metrics in the text form of Prometheus."""
+        await self.desk.require(request, READ)
+        found = await self.desk.use(lambda: list(self._collect()))
+        registry = CollectorRegistry()
+        registry.register(_Collected(found))
+        return PlainTextResponse(generate_latest(registry), media_type=_TYPE)
+
+    def counting(self, app: ASGIApp) -> ASGIApp:
+        """Return an application whose answers are counted."""
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            async def note(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    words = set(scope["path"].split("/")[-2:])
+                    call = next((each for each in _CALLS if each in words), "other")
+                    self.answers[call, message["status"]] += 1
+                await send(message)
+
+            await app(scope, receive, note)
+
+        return counted
+
+    def _collect(self) -> Iterator[Metric]:
+        jobs = GaugeMetricFamily(
+            "dispatchd_hub_jobs", "Jobs by state.", labels=["state"]
+        )
+        for state, count in self.desk.reader.counts().items():
+            jobs.add_metric([state], count)
+        yield jobs
+        oldest = self.desk.reader.oldest_queued_at()
+        waits_s = 0.0 if oldest is None else max(0.0, self.desk.now() - oldest)
+        yield GaugeMetricFamily(
+            "dispatchd_hub_oldest_queued_seconds",
+            "For how long the job waits that was submitted first.",
+            value=waits_s,
+        )
+        yield GaugeMetricFamily(
+            "dispatchd_hub_held_polls",
+            "Machines that wait here for a job.",
+            value=len(self.desk.polls),
+        )
+        yield GaugeMetricFamily(
+            "dispatchd_hub_connections",
+            "Open connections.",
+            value=len(self.desk.connections),
+        )
+        yield GaugeMetricFamily(
+            "dispatchd_hub_paused",
+            "1 while dispatch is paused, else 0.",
+            value=0 if self.desk.pauses.get() is None else 1,
+        )
+        yield from self._of_machines()
+        yield from self._of_checks()
+        yield from self.further()
+        yield from self._of_bugs()
+        answers = CounterMetricFamily(
+            "dispatchd_hub_answers",
+            "Answers sent, by call and status.",
+            labels=["call", "status"],
+        )
+        for (call, status), count in sorted(self.answers.items()):
+            answers.add_metric([call, str(status)], count)
+        yield answers
+
+    def _of_bugs(self) -> Iterator[Metric]:
+        bugs = self.desk.bugs
+        met = CounterMetricFamily(
+            "dispatchd_hub_bugs", "Bugs that were contained, by loop.", labels=["loop"]
+        )
+        for loop, count in sorted(bugs.met.items()):
+            met.add_metric([loop], count)
+        yield met
+        yield GaugeMetricFamily(
+            "dispatchd_hub_loops_failing",
+            "Loops and items that wait for another try after a bug.",
+            value=len(bugs.failing),
+        )
+
+    def _of_machines(self) -> Iterator[Metric]:
+        machines = GaugeMetricFamily(
+            "dispatchd_hub_machines", "Machines by state.", labels=["state"]
+        )
+        silent = GaugeMetricFamily(
+            "dispatchd_hub_machine_last_seen_seconds",
+            "For how long nothing has been heard of a machine that may pull.",
+            labels=["machine"],
+        )
+        now, states = self.desk.now(), Counter[str]()
+        lease_s = self.desk.settings.leases.seconds
+        heard = self.desk.reader.heard_at(lease_s=lease_s, now=now)
+        for each in self.desk.machines.list():
+            heard_at = heard.get(each.server_id, 0.0)
+            state = machine_state(each, now=now, heard_at=heard_at)
+            states[state] += 1
+            if state in ("active", "away"):
+                age_s = silent_s(each, now=now, heard_at=heard_at)
+                silent.add_metric([each.name], age_s)
+        for word in ("active", "away", "invited", "revoked"):
+            machines.add_metric([word], states[word])
+        yield machines
+        yield silent
+
+    def _of_checks(self) -> Iterator[Metric]:
+        owed, failing = self.desk.checks.owed_count()
+        checks = GaugeMetricFamily(
+            "dispatchd_hub_checks_owed",
+            "Checks of which GitHub has to be told something, by whether that has failed.",
+            labels=["failing"],
+        )
+        checks.add_metric(["no"], owed - failing)
+        checks.add_metric(["yes"], failing)
+        yield checks
+
+
+class _Collected(Collector):
+    """Collector of metrics that are collected already."""
+
+    def __init__(self, found: list[Metric]) -> None:
+        self._found = found
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        yield from self._found

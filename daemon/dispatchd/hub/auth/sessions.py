@@ -1,0 +1,105 @@
+"""Browser sessions: a signed cookie, valid for as long as the token behind it.
+
+A running session isn't stored, so any hub process on the same database accepts it, and a restart ends none. It ends
+with its time, with its token, with the key that signed it, or by a logout. A logout is stored as a mark until the
+session's time is over.
+"""
+
+import hmac
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from hashlib import sha256
+from secrets import token_urlsafe
+from typing import Final, Self
+
+from attrs import frozen
+
+from dispatchd.hub.domain.model import Token
+from dispatchd.hub.storage.cursors import MarkStore
+from dispatchd.hub.storage.schema import PAGE_KEY
+from dispatchd.hub.storage.tokens import TokenStore
+
+LIFE_S: Final = 12 * 3600
+"""Lifetime of a session (seconds)."""
+
+_ENDED: Final = "session ended "
+"""Prefix of the mark of a session that was logged out; its hash follows."""
+
+
+@frozen
+class Sessions:
+    """Makes and reads the values of the cookie.
+
+    Calls block. Each fails with StorageBusy if the database can't be used now.
+    """
+
+    _tokens: TokenStore
+    _marks: MarkStore
+
+    @classmethod
+    def open(cls, tokens: TokenStore, marks: MarkStore) -> Self:
+        """Return the sessions of a database; make the key that signs them if there is none yet."""
+        tokens.secret(PAGE_KEY, _new_key)
+        return cls(tokens, marks)
+
+    def begin(self, token: Token, *, now: float) -> str:
+        """Return the value of a new session."""
+        # Random, so that no two logins have the same form token.
+        body = json.dumps([token.name, now + LIFE_S, token_urlsafe(9)])
+        text = urlsafe_b64encode(body.encode()).decode()
+        return f"{text}.{self._signature('session', text)}"
+
+    def token(self, value: str, *, now: float) -> Token | None:
+        """Return the token behind a session, or None if the session isn't valid (any more)."""
+        found = self._read(value)
+        if found is None:
+            return None
+        name, expires_at = found
+        if now >= expires_at or self._marks.get(_ENDED + _hash_of(value)):
+            return None
+        return self._tokens.named(name)
+
+    def end(self, value: str, *, now: float) -> None:
+        """Invalidate a session, even for those who have kept its cookie."""
+        found = self._read(value)
+        if found is not None:
+            self._marks.put_until(_ENDED, _hash_of(value), found[1], now=now)
+
+    def rotate_key(self) -> None:
+        """Replace the key that signs sessions, which ends all of them."""
+        self._tokens.replace_secret(PAGE_KEY, _new_key())
+
+    def form_token(self, value: str) -> str:
+        """Return the token that a form needs as proof that it comes from a page of this session."""
+        return self._signature("form", value)
+
+    def is_form_token(self, value: str, given: str) -> bool:
+        """Return whether a form has the token of its session. The comparison takes constant time."""
+        return bool(value) and _same(given, self.form_token(value))
+
+    def _read(self, value: str) -> tuple[str, float] | None:
+        """Return the token's name and the end of a session that the hub has signed, or None."""
+        text, _, signature = value.partition(".")
+        if not _same(signature, self._signature("session", text)):
+            return None
+        name, expires_at, _ = json.loads(urlsafe_b64decode(text))
+        return str(name), float(expires_at)
+
+    def _signature(self, purpose: str, text: str) -> str:
+        # Read each time, so that a rotated key is used at once in each hub process.
+        key = self._tokens.secret(PAGE_KEY, _new_key).encode()
+        said = f"{purpose}\n{text}".encode(errors="replace")
+        return hmac.new(key, said, sha256).hexdigest()
+
+
+def _same(given: str, wanted: str) -> bool:
+    return hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
+
+
+def _hash_of(value: str) -> str:
+    # Only of the signed part: it is the same session, however its signature is written.
+    return sha256(value.partition(".")[0].encode(errors="replace")).hexdigest()
+
+
+def _new_key() -> str:
+    return token_urlsafe(32)

@@ -1,0 +1,1 @@
+"""The hub's configuration: `hub.toml`, checked as a whole, to typed settings."""

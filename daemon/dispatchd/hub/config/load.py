@@ -1,0 +1,178 @@
+"""Configuration of the hub: `hub.toml`, validated as a whole (contracts/schemas/hub-config.schema.json)."""
+
+import tomllib
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from attrs import evolve, frozen
+
+from dispatchd.errors import ConfigError, Problem
+from dispatchd.hub.config.github import GithubSettings, mistakes, resolved
+from dispatchd.protocol.contracts import violations
+from dispatchd.protocol.conversion import strict_converter
+
+FILE: Final = "hub.toml"
+TOKEN_FILE: Final = "admin-token"  # noqa: S105  # a name
+
+
+@frozen(kw_only=True)
+class Leases:
+    """Durations of claims (seconds)."""
+
+    seconds: float = 60.0
+    patience_s: float = 300.0
+    """Additional time for which an accepted job stays with a machine that isn't heard of any more (seconds)."""
+    unheard_s: float = 86_400.0
+    """Additional time for a machine that has never sent a heartbeat for the job, and perhaps can't (seconds)."""
+    most_expiries: int = 3
+    """Most times that a job is queued again because its lease has expired (count)."""
+
+
+@frozen(kw_only=True)
+class Queue:
+    """Limits of the queue."""
+
+    most: int = 100_000
+    """Most jobs that may wait (count)."""
+    most_mib: int = 4096
+    """Largest size of all of them together (MiB)."""
+    supersede: bool = True
+    """True if a newer commit of a pull request supersedes older queued jobs of it."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Largest size of all waiting jobs together (bytes)."""
+        return self.most_mib << 20
+
+
+@frozen(kw_only=True)
+class ConnectionLimits:
+    """Limits of connections."""
+
+    most: int = 2048
+    """Most connections in all (count); fewer if the process may not open so many descriptors."""
+    silent_per_address: int = 256
+    """Most connections of one address that are silent before or within a request (count); 0 for no limit."""
+
+
+@frozen(kw_only=True)
+class Retention:
+    """Retention of ended jobs and deliveries (days)."""
+
+    days: float = 30.0
+
+
+@frozen(kw_only=True)
+class Settings:
+    """A validated configuration; the paths in it are absolute."""
+
+    file: Path = Path()
+    listen: str = "127.0.0.1:8484"
+    database_url: str = "sqlite:///hub.db"
+    license_id: str = "self-hosted"
+    tls_cert_file: str = ""
+    """Certificate of the hub; empty for plain HTTP."""
+    tls_key_file: str = ""
+    """Private key of the certificate; empty if it is in the certificate's file."""
+    leases: Leases = Leases()
+    queue: Queue = Queue()
+    connections: ConnectionLimits = ConnectionLimits()
+    retention: Retention = Retention()
+    github: GithubSettings | None = None
+    """Settings for GitHub; None for a hub without GitHub."""
+
+    @property
+    def token_file(self) -> Path:
+        """File with the first token, written by `hub init` for the commands on the same machine."""
+        return self.file.parent / TOKEN_FILE
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def url(self) -> str:
+        """Address of the hub for clients on its own machine."""
+        host, _, port = self.listen.rpartition(":")
+        here = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}  # noqa: S104  # an address to reach, not to bind
+        return f"{self.scheme}://{here.get(host, host)}:{port}"
+
+    @property
+    def scheme(self) -> str:
+        """Scheme of the hub's address: `https`, or `http` without TLS."""
+        return "https" if self.tls_cert_file else "http"
+
+    @property
+    def is_in_clear(self) -> bool:
+        """True if requests, with their secrets, go over a network in clear text."""
+        host, _ = self.address
+        return not (self.tls_cert_file or _is_loopback(host))
+
+
+_converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
+
+
+def load(file: Path, *, before_app: bool = False) -> Settings:
+    """Return the configuration in a file.
+
+    Args:
+        file: The file.
+        before_app: True if a GitHub App may still be missing. Only the rules of `[github]` have to be valid then.
+
+    Raises:
+        ConfigError: The file can't be used; it names every problem.
+    """
+    file = file.absolute()
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        expected = f"must be a readable file ({error.strerror}); `dispatchd hub init` makes one"
+        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
+    except ValueError as error:
+        expected = f"must be TOML in UTF-8 ({error})"
+        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
+    found = [
+        Problem(file=file, key=each.path.removeprefix("$."), expected=each.rule)
+        for each in violations("hub-config", document)
+    ]
+    if found:
+        raise ConfigError(found)
+    settings = evolve(_converter.structure(document, Settings), file=file)
+    github = settings.github
+    if github is not None:
+        found = [
+            Problem(file=file, key=key, expected=expected)
+            for key, expected in mistakes(github)
+            if key.startswith("github.rules") or not before_app
+        ]
+        if found:
+            raise ConfigError(found)
+        github = resolved(github, file.parent)
+    url = _absolute(settings.database_url, file.parent)
+    cert_file, key_file = (
+        each and str(file.parent / each)
+        for each in (settings.tls_cert_file, settings.tls_key_file)
+    )
+    return evolve(
+        settings,
+        database_url=url,
+        github=github,
+        tls_cert_file=cert_file,
+        tls_key_file=key_file,
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _absolute(url: str, folder: Path) -> str:
+    """Return a database URL; the path of SQLite's file doesn't depend on the working directory."""
+    kind, _, path = url.partition(":///")
+    return f"sqlite:///{folder / path}" if kind == "sqlite" and path else url

@@ -1,0 +1,262 @@
+"""Context that all routes of the hub share: the stores, waiting requests, authentication and authorization."""
+
+import time
+from collections.abc import Callable, Mapping, Sized
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Final, TypeVar
+
+import anyio
+from anyio import to_thread
+from attrs import define, field
+from starlette.requests import Request
+
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.hub.auth.audit import note_owner
+from dispatchd.hub.auth.hashing import hashed, matches
+from dispatchd.hub.auth.refusals import Refusals
+from dispatchd.hub.auth.sessions import Sessions
+from dispatchd.hub.config.load import Settings
+from dispatchd.hub.domain.events import News
+from dispatchd.hub.domain.links import link_of, web_url
+from dispatchd.hub.domain.model import HubJob, Machine, Token
+from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.domain.scopes import ADMIN, allows
+from dispatchd.hub.storage.bindings import BindingStore
+from dispatchd.hub.storage.cursors import MarkStore
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.deliveries import DeliveryStore
+from dispatchd.hub.storage.jobs.checks import CheckStore
+from dispatchd.hub.storage.jobs.reader import JobReader
+from dispatchd.hub.storage.jobs.store import JobStore
+from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.hub.storage.pause import PauseStore
+from dispatchd.hub.storage.shared_clock import SharedClock, since_boot
+from dispatchd.hub.storage.tokens import TokenStore
+from dispatchd.hub.waiters import Bell, Polls, Watchers
+from dispatchd.protocol.job import Json
+from dispatchd.redaction.known_secrets import KnownSecrets
+
+T = TypeVar("T")
+
+COOKIE: Final = "dispatchd_hub"
+"""Cookie with a browser's session."""
+
+
+def _need_no_measure() -> None:
+    """Do nothing: this machine's own clock needs no measurement."""
+
+
+@define(kw_only=True)
+class Desk:
+    """Context of a running hub."""
+
+    settings: Settings
+    database: Database
+    jobs: JobStore
+    reader: JobReader
+    machines: MachineStore
+    tokens: TokenStore
+    deliveries: DeliveryStore
+    checks: CheckStore
+    pauses: PauseStore
+    bindings: BindingStore
+    sessions: Sessions
+    now: Callable[[], float]
+    """Returns the time (seconds since the epoch) by the wall clock, or by the clock of a shared database."""
+    measure: Callable[[], None] = _need_no_measure
+    """Keeps `now` accurate. Blocks; fails with StorageBusy if the database can't be used now."""
+    since_boot: Callable[[], float] = since_boot
+    """Returns the seconds since boot, suspension included."""
+    environment: Mapping[str, str] = field(factory=dict, repr=False)
+    """Environment of the process; it names the proxy."""
+    known: KnownSecrets = field(factory=KnownSecrets)
+    """Secrets that are redacted in the log and in everything sent to others."""
+    bugs: BugFence = field(factory=BugFence)
+    """Fence around each loop of this process."""
+    refusals: Refusals = field(init=False)
+    connections: Sized = ()
+    """Open connections of the hub."""
+    stopping: bool = False
+    polls: Polls = field(factory=Polls)
+    """Long polls that wait for a job."""
+    watchers: Watchers = field(factory=Watchers)
+    """Requests that wait for a change of one job each."""
+    changed: Bell = field(factory=Bell)
+    """Bell that rings when a job has changed its state."""
+    _threads: anyio.CapacityLimiter = field(
+        factory=lambda: anyio.CapacityLimiter(_THREADS), init=False
+    )
+
+    def __attrs_post_init__(self) -> None:
+        self.refusals = Refusals(self.now)
+
+    @classmethod
+    def at(
+        cls,
+        settings: Settings,
+        database: Database,
+        known: KnownSecrets | None = None,
+        wall: Callable[[], float] | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        bugs: BugFence | None = None,
+    ) -> "Desk":
+        """Return the context of an open database. Fails with StorageBusy if that can't be used now. Blocks.
+
+        Args:
+            settings: The configuration.
+            database: The database; a shared one also has the clock.
+            known: Secrets to redact.
+            wall: Clock in place of the hub's own (seconds since the epoch).
+            environment: The environment of the process.
+            bugs: The fence around each loop.
+        """
+        shared = SharedClock(database)
+        now, measure = wall or time.time, _need_no_measure  # noqa: TID251  # the hub's one clock
+        if database.is_shared and wall is None:
+            shared.measure()
+            now, measure = shared.now, shared.measure
+        return cls(
+            environment=environment,
+            known=known or KnownSecrets(),
+            bugs=bugs or BugFence(),
+            now=now,
+            measure=measure,
+            settings=settings,
+            database=database,
+            jobs=JobStore(database),
+            reader=JobReader(database),
+            machines=MachineStore(database),
+            tokens=TokenStore(database),
+            deliveries=DeliveryStore(database),
+            checks=CheckStore(database),
+            pauses=PauseStore(database),
+            bindings=BindingStore(database),
+            sessions=Sessions.open(TokenStore(database), MarkStore(database)),
+        )
+
+    def stop(self) -> None:
+        """End every held request now."""
+        self.stopping = True
+        self.wake_all()
+
+    @property
+    def calls(self) -> int:
+        """Running calls of the database (count)."""
+        return self._threads.borrowed_tokens
+
+    async def use(self, call: Callable[[], T]) -> T:
+        """Run a blocking call of a store in a thread, and return its result."""
+        return await to_thread.run_sync(call, limiter=self._threads)
+
+    def tell(self, job: HubJob) -> None:
+        """Wake the requests in this process that wait for a job's change."""
+        self.hear(News.of(job))
+
+    def hear(self, news: News) -> None:
+        """Wake the requests in this process that wait for such news, whichever process sent them."""
+        if news.is_queued:
+            self.polls.tell(news)
+        elif news.machine:
+            self.polls.end(news.machine)
+        self.watchers.ring(news.job_id)
+        self.changed.ring()
+
+    def link_of(self, job: HubJob) -> str:
+        """Return the address of a job's subject at GitHub; empty for a job that no event made."""
+        github = self.settings.github
+        if github is None or not job.by_event:
+            return ""
+        return link_of(job.document, web_url(github.api_url))
+
+    def wake_all(self) -> None:
+        """Wake all waiting requests in this process, for example after news may have been missed."""
+        self.polls.wake_all()
+        self.watchers.wake_all()
+        self.changed.ring()
+
+    def authenticate(self, body: dict[str, Json], secret_name: str) -> Machine:
+        """Return the machine that a request's credentials authenticate. Blocks.
+
+        Raises:
+            Refused: They are not valid.
+        """
+        machine = self.machines.by_server_id(str(body["server_id"]))
+        kept = "" if machine is None else machine.secret_hash
+        proven = matches(body[secret_name], kept)
+        if machine is None or not proven or machine.license_id != body["license_id"]:
+            raise Refused(
+                HTTPStatus.UNAUTHORIZED,
+                "the license or the machine's secret is not valid here",
+            )
+        return machine
+
+    async def require(self, request: Request, scope: str) -> Token:
+        """Return the token of a request, if it has a scope.
+
+        Raises:
+            Refused: There is no valid token, or it lacks the scope.
+        """
+        kind, _, given = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer" and given:
+            found = await self.use(lambda: self.tokens.find(hashed(given.strip())))
+        elif kind.lower() != "bearer" and self._may_use_session(request):
+            found = await self.session(request)
+        else:
+            raise Refused(
+                HTTPStatus.UNAUTHORIZED, "a token is needed (Authorization: Bearer ...)"
+            )
+        if found is None:
+            status = HTTPStatus.UNAUTHORIZED
+            self._note_refused(request, status)
+            raise Refused(status, "the token is not valid here")
+        self.allow(request, found, scope)
+        return found
+
+    def allow(
+        self, request: Request, token: Token, scope: str, *, what: str = ""
+    ) -> None:
+        """Check that a token has a scope; log a change that needs the scope `admin`.
+
+        Args:
+            request: The request.
+            token: Its token.
+            scope: The scope that the token needs.
+            what: The action that needs the scope, in words.
+
+        Raises:
+            Refused: The token lacks the scope.
+        """
+        if not allows(token, scope):
+            needs = f"{what} needs a token for {scope}"
+            message = needs if what else f"the token is not for {scope}"
+            self._note_refused(request, HTTPStatus.FORBIDDEN, by=token.name)
+            raise Refused(HTTPStatus.FORBIDDEN, message)
+        if scope == ADMIN and request.method != "GET":
+            note_owner(request, token.name)
+
+    def _note_refused(
+        self, request: Request, status: HTTPStatus, **about: object
+    ) -> None:
+        method, path = request.method, request.url.path
+        self.refusals.note(
+            "token_refused",
+            request,
+            status=int(status),
+            method=method,
+            path=path,
+            **about,
+        )
+
+    async def session(self, request: Request) -> Token | None:
+        """Return the token with which the request's browser has logged in, or None."""
+        value = request.cookies.get(COOKIE, "")
+        return await self.use(lambda: self.sessions.token(value, now=self.now()))
+
+    def _may_use_session(self, request: Request) -> bool:
+        # Browsers also send the cookie with requests that other sites forge, so it permits no changes.
+        return request.method == "GET" and bool(request.cookies.get(COOKIE))
+
+
+_THREADS: Final = 16
+"""Most calls of the database at the same time (count)."""

@@ -1,0 +1,126 @@
+"""Effects of a new job on others: a cancel job ends them, a newer commit supersedes them. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from attrs import evolve, frozen
+
+from dispatchd.hub.domain.model import HubJob, Submission
+from dispatchd.hub.domain.rules import cancel, ended_here
+from dispatchd.hub.domain.transitions import Event
+from dispatchd.protocol.job import CANCEL, Json
+from dispatchd.protocol.outcome import FailureCause
+
+_SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
+"""Events of a newer commit; a comment or a label on the same pull request supersedes nothing."""
+
+
+@frozen(kw_only=True)
+class Submitted:
+    """A new job, and the other jobs as it changes them."""
+
+    job: HubJob
+    others: Sequence[HubJob]
+
+
+def is_cancel(document: Mapping[str, Json]) -> bool:
+    """Return whether a job is a cancel job; the same rule as on the machine."""
+    return str(document.get("command")).lower() == CANCEL
+
+
+def number_of(document: Mapping[str, Json]) -> int:
+    """Return the number of a job's pull request or issue; 0 for none."""
+    found = document.get("pull_request_number") or document.get("issue_number")
+    return found if isinstance(found, int) else 0
+
+
+def may_supersede(document: Mapping[str, Json]) -> bool:
+    """Return whether a job is for a new commit of a pull request, so that it may supersede older jobs of it."""
+    return bool(document.get("pull_request_number")) and (
+        document.get("event_name") in _SUPERSEDING
+    )
+
+
+def after_submit(
+    job: HubJob, submission: Submission, others: Sequence[HubJob], *, now: float
+) -> Submitted:
+    """Return a new job, and those of the others that are changed by it.
+
+    A cancel job ends the jobs that no machine has. If machines have others of its targets, the machine with the newest
+    one gets the cancel job, and each machine gets the cancellation of its own with its next heartbeat.
+    """
+    if not job.urgent:
+        summary = f"Superseded by the job {job.id}, which is for a newer commit."
+        meant = [each for each in others if _is_older(submission, each)]
+        ended = [
+            ended_here(each, Event.SUPERSEDED, summary, "", now=now) for each in meant
+        ]
+        return Submitted(job=job, others=ended)
+    meant = [each for each in others if _is_meant(submission.document, each)]
+    changed = [cancel(each, now=now) for each in meant]
+    held = [each for each in changed if each.cancel_requested]
+    if held:
+        newest = max(held, key=lambda each: each.claimed_at)
+        return Submitted(job=evolve(job, only_machine=newest.machine), others=changed)
+    if changed:
+        summary = f"Cancelled {len(changed)} job(s) that no machine had."
+        job = ended_here(job, Event.CARRIED_OUT, summary, "", now=now)
+    return Submitted(job=job, others=changed)
+
+
+def after_targets(
+    job: HubJob, wanted: Sequence[HubJob], aborted: Sequence[HubJob], *, now: float
+) -> HubJob:
+    """Return a cancel job that waits for a machine; as ended, once all its targets have ended.
+
+    Args:
+        job: The cancel job.
+        wanted: The unfinished jobs that are to be cancelled.
+        aborted: The jobs that were to be cancelled and ended as aborted since the cancel job came.
+        now: The time (seconds since the epoch).
+    """
+    if any(_is_meant(job.document, each) for each in wanted):
+        return job
+    count = sum(_is_meant(job.document, each) for each in aborted)
+    if count:
+        summary = f"Cancelled {count} job(s)."
+        return ended_here(job, Event.CARRIED_OUT, summary, "", now=now)
+    summary = "Nothing is left to cancel: what it means had ended by itself."
+    cause = FailureCause.NO_TARGET
+    return ended_here(job, Event.HAD_NO_TARGET, summary, cause, now=now)
+
+
+def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:
+    """Return whether a cancel job means another job; the same rule as on the machine."""
+    if job.urgent:
+        return False
+    named = cancel.get("dag_run_id")
+    if named:
+        return named in (job.run_id, job.id)
+    keys = ("repository_name", "pull_request_number", "dag_name")
+    return all(
+        (cancel.get(key) or None) == (job.document.get(key) or None) for key in keys
+    )
+
+
+def _is_older(submission: Submission, job: HubJob) -> bool:
+    """Return whether a queued job of the same workflow is for an older commit of the same pull request.
+
+    An event that comes late, for example one that was missed and fetched afterwards, supersedes nothing newer. GitHub
+    vouches for a job of an event, so only another event supersedes it.
+    """
+    newer = submission.document
+    keys = (
+        "repository_name",
+        "pull_request_number",
+        "dag_name",
+        "event_name",
+        "binding_id",
+    )
+    return (
+        all((newer.get(key) or None) == (job.document.get(key) or None) for key in keys)
+        and newer.get("sha") != job.document.get("sha")
+        and may_supersede(job.document)
+        and (submission.by_event or not job.by_event)
+        and not (submission.event_at and submission.event_at < job.event_at)
+    )

@@ -1,0 +1,133 @@
+"""Manifest of an App, from which GitHub makes the App (GitHub docs, Registering a GitHub App from a manifest). Pure."""
+
+import json
+from collections.abc import Mapping
+from html import escape
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from dispatchd.errors import UsageError
+from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.github.api.transport import in_path
+from dispatchd.hub.github.app.needs import events, permissions
+from dispatchd.protocol.job import Json
+
+WEBHOOK_PATH: Final = "/webhooks/github"
+
+LONGEST_NAME: Final = 34
+"""Longest name of an App (characters; GitHub docs, Registering a GitHub App)."""
+
+_PAGE: Final = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Register a GitHub App</title>
+<form action="{action}" method="post">
+<p>This registers a GitHub App with the permissions and events below at <b>{host}</b>.</p>
+<input type="hidden" name="manifest" value="{manifest}">
+<p><button>Go on to {host}</button></p>
+</form>
+<pre>{shown}</pre>
+<script>document.forms[0].submit()</script>
+</html>
+"""
+
+
+def manifest(
+    settings: GithubSettings, *, name: str, webhook_url: str, redirect_url: str
+) -> dict[str, Json]:
+    """Return the manifest of an App with all that a configuration needs, and no more.
+
+    Args:
+        settings: The configuration.
+        name: The App's name; the person who registers it can still change it.
+        webhook_url: Address for GitHub's events; empty for `public_url` and the hub's path.
+        redirect_url: Address to which the browser goes afterwards, with the code in its query.
+
+    Fails with UsageError if GitHub would reject it.
+    """
+    _check_name(name)
+    url = webhook_url or expected_url(settings)
+    _check_url(url)
+    return {
+        "name": name,
+        "url": settings.public_url or _origin(url),
+        # A webhook that isn't active has no deliveries, so none could be polled either.
+        "hook_attributes": {"url": url, "active": True},
+        "redirect_url": redirect_url,
+        "public": False,
+        "default_permissions": {**permissions(settings)},
+        "default_events": [*events(settings)],
+    }
+
+
+def expected_url(settings: GithubSettings) -> str:
+    """Return the address to which GitHub has to send events; empty if the configuration has no `public_url`."""
+    return settings.public_url and settings.public_url.rstrip("/") + WEBHOOK_PATH
+
+
+def website(api_url: str) -> str:
+    """Return the address of GitHub's website for that of its API (GitHub docs, Getting started with the REST API)."""
+    found = urlsplit(api_url)
+    host = found.netloc
+    # api.github.com, api.NAME.ghe.com; a GitHub Enterprise Server has its API below its own address.
+    if not found.path.strip("/"):
+        host = host.removeprefix("api.")
+    return f"{found.scheme}://{host}"
+
+
+def form_url(api_url: str, organization: str) -> str:
+    """Return the address to which the form with the manifest is posted; an empty organization is one's own account."""
+    owner = f"/organizations/{in_path(organization)}" if organization else ""
+    return f"{website(api_url)}{owner}/settings/apps/new"
+
+
+def form_page(document: Mapping[str, Json], url: str) -> str:
+    """Return a page (HTML) that posts a manifest to GitHub when it is opened."""
+    return _PAGE.format(
+        action=escape(url),
+        host=escape(urlsplit(url).netloc),
+        manifest=escape(json.dumps(document)),
+        shown=escape(json.dumps(document, indent=2)),
+    )
+
+
+def code_of(text: str) -> str:
+    """Return the code from a text that a person copied: the code itself, or the address with it."""
+    for pair in urlsplit(text.strip()).query.split("&"):
+        key, _, value = pair.partition("=")
+        if key == "code":
+            return value
+    return text.strip()
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name) <= LONGEST_NAME:
+        reason = f"GitHub takes names of 1 to {LONGEST_NAME} characters, and this one has {len(name)}"
+        raise UsageError(cannot=f"call an App {name!r}", reason=reason)
+
+
+def _check_url(url: str) -> None:
+    cannot = "make an App's manifest"
+    if not url:
+        reason = "it needs an address for the webhook, with ingest = 'poll' too: set github.public_url, or give --webhook-url"
+        raise UsageError(cannot=cannot, reason=reason)
+    found = urlsplit(url)
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise UsageError(cannot=cannot, reason=f"{url} is no http(s) address")
+    if _is_this_machine(found.hostname):
+        reason = f"GitHub takes no address of the machine itself, as {url} is"
+        raise UsageError(cannot=cannot, reason=reason)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _origin(url: str) -> str:
+    found = urlsplit(url)
+    return f"{found.scheme}://{found.netloc}"

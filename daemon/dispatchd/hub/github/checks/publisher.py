@@ -1,0 +1,246 @@
+"""Publisher of checks: it sends each job's changed state to GitHub until GitHub has accepted it.
+
+Each check is published by a task of its own with its own retries, so that a slow or rejected one delays no other.
+No other part of the hub waits for GitHub: what is pending is in the database, in transactions of a few milliseconds.
+"""
+
+from functools import partial
+from random import Random
+from typing import Final
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+from attrs import define, evolve, field
+
+from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.model import Check, StorageBusy
+from dispatchd.hub.github.api.client import Client
+from dispatchd.hub.github.api.pacing import Gates
+from dispatchd.hub.github.api.responses import (
+    GithubError,
+    Limited,
+    NoCredential,
+    NoPermission,
+    Unclear,
+)
+from dispatchd.hub.github.checks.check_run import (
+    LookAgain,
+    Looks,
+    Telling,
+    owes_nothing,
+)
+from dispatchd.hub.storage.jobs.checks import LONGEST_WAIT_S, CheckStore, Owed
+from dispatchd.hub.waiters import Bell
+from dispatchd.protocol.backoff import CAP_S, full_jitter_s
+
+_LOOP: Final = "github checks"
+
+_AT_ONCE: Final = 8
+"""Most checks that are published at the same time (count)."""
+
+_LOOK_S: Final = 2.0
+"""Interval of looks for changes of other hub processes (seconds)."""
+
+_IDLE_S: Final = 60.0
+"""Longest wait without a change (seconds)."""
+
+_PAUSE_S: Final = 0.05
+"""Least time between two looks (seconds): jobs change often, and one look sees several changes."""
+
+_BUSY_S: Final = 5.0
+"""Pause of a check whose result could not be stored (seconds)."""
+
+_GIVEN_UP_S: Final = 14 * 86_400.0
+"""Time after a job's end for which its publication is tried (seconds): after 14 days GitHub itself marks a check stale."""
+
+
+@define
+class Publisher:
+    """Publishes the checks of a database; only one may run for it (leader.py)."""
+
+    desk: Desk
+    settings: GithubSettings
+    client: Client
+    random: Random
+    gates: Gates = field(init=False)
+    looks: Looks = field(init=False)
+    _store: CheckStore = field(init=False)
+    _woken: Bell = field(factory=Bell, init=False)
+    _busy: set[tuple[str, str, str]] = field(factory=set, init=False)
+    """Keys of the checks that are being published (`Owed.key`): one task for each, so that the newest job's comes last."""
+
+    def __attrs_post_init__(self) -> None:
+        self._store = CheckStore(self.desk.database)
+        self.looks = Looks(anyio.current_time)
+        self.gates = Gates(anyio.current_time, self.settings.writes_per_minute)
+
+    async def run(self) -> None:
+        """Publish pending checks until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._hear_always)
+            await self.desk.bugs.rounds(_LOOP, partial(self._round, tasks))
+
+    async def _round(self, tasks: TaskGroup) -> None:
+        woken = self._woken.next
+        wait_s = await self._start_due(tasks)
+        self.desk.bugs.worked(_LOOP)
+        with anyio.move_on_after(wait_s):
+            await woken.wait()
+        await anyio.sleep(_PAUSE_S)
+
+    async def _hear_always(self) -> None:
+        await self.desk.bugs.rounds("github news", self._hear)
+
+    async def _hear(self) -> None:
+        self.desk.bugs.worked("github news")
+        await self.desk.changed.next.wait()
+        self._woken.ring()
+
+    async def _start_due(self, tasks: TaskGroup) -> float:
+        """Start to publish the checks that are due; return the wait until the next look, if nothing changes (seconds)."""
+        free = _AT_ONCE - len(self._busy)
+        if free <= 0:
+            return _IDLE_S
+        closed, now = self.gates.closed(), self.desk.now()
+        look = partial(
+            self._look, now=now, limit=free, without=[*self._busy], closed=[*closed]
+        )
+        try:
+            found, next_at = await self.desk.use(look)
+        except StorageBusy as error:
+            structlog.get_logger().warning("database_busy", error=str(error))
+            return _BUSY_S
+        for owed in found:
+            self._start(tasks, owed)
+        waits = [*self.gates.closed().values(), _IDLE_S]
+        if next_at is not None:
+            waits.append(next_at - now)
+        if self.desk.database.is_shared:
+            waits.append(_LOOK_S)
+        return max(min(waits), 0.0)
+
+    def _look(
+        self,
+        *,
+        now: float,
+        limit: int,
+        without: list[tuple[str, str, str]],
+        closed: list[int],
+    ) -> tuple[list[Owed], float | None]:
+        found = self._store.due(now=now, limit=limit, without=without, closed=closed)
+        return found, self._store.next_due_at(now=now)
+
+    def _start(self, tasks: TaskGroup, owed: Owed) -> None:
+        if owed.key in self._busy:
+            return
+        installation = owed.check.installation
+        if not owes_nothing(owed, self.settings):
+            if not self.gates.is_open(installation):
+                return
+            self.gates.spend(installation)
+        self._busy.add(owed.key)
+        tasks.start_soon(self._pay, owed, name=f"check of {owed.check.job_id}")
+
+    async def _pay(self, owed: Owed) -> None:
+        """Publish one check, and store the result."""
+        try:
+            await self.desk.bugs.complete(
+                _LOOP, partial(self._pay_once, owed), item=owed.check.job_id
+            )
+        finally:
+            self._busy.discard(owed.key)
+            self._woken.ring()
+
+    async def _pay_once(self, owed: Owed) -> None:
+        try:
+            check = await self._told(owed)
+            await self._keep(check, owed.check.state)
+        except StorageBusy as error:
+            structlog.get_logger().warning("database_busy", error=str(error))
+            # A publication may not be stored; the next try finds it at GitHub.
+            await anyio.sleep(_BUSY_S)
+
+    async def _told(self, owed: Owed) -> Check:
+        """Try to publish a check; return it as it is afterwards.
+
+        Fails with StorageBusy if a step can't be stored before it is made.
+        """
+        if owes_nothing(owed, self.settings):
+            return _well(owed.check)
+        seen = owed.check.state
+        telling = Telling(
+            client=self.client,
+            settings=self.settings,
+            redactor=self.desk.known.redactor,
+            gates=self.gates,
+            looks=self.looks,
+            keep=lambda check: self._keep(check, seen),
+            job=owed.job,
+            check=owed.check,
+            is_newest=owed.is_newest,
+        )
+        passing = (LookAgain, GithubError, StorageBusy)
+        try:
+            with self.desk.bugs.contained(
+                _LOOP, {"job_id": owed.job.id}, passing=passing
+            ) as containment:
+                await telling.run()
+        except LookAgain as again:
+            return evolve(telling.check, retry_at=self.desk.now() + again.wait_s)
+        except GithubError as error:
+            return self._failed(owed, telling.check, error)
+        if containment.bug:
+            trouble = f"a bug: {containment.bug}"
+            retry_at = self.desk.now() + LONGEST_WAIT_S
+            return evolve(telling.check, trouble=trouble, retry_at=retry_at)
+        if owed.check.trouble:
+            structlog.get_logger().info("check_told_after_all", job_id=owed.job.id)
+        return _well(telling.check)
+
+    def _failed(self, owed: Owed, check: Check, error: GithubError) -> Check:
+        now, log = self.desk.now(), structlog.get_logger()
+        wait_s = self._wait_s(check, error, now)
+        job, trouble = owed.job, str(error)
+        said = {"job_id": job.id, "repository": check.repository, "error": trouble}
+        gives_up = bool(job.finished_at) and now - job.finished_at > _GIVEN_UP_S
+        if gives_up:
+            log.error("check_given_up", **said)
+        elif trouble != owed.check.trouble:
+            log.warning("check_not_told", **said, retry_in_s=round(wait_s, 1))
+        return evolve(
+            check,
+            owed=not gives_up,
+            failures=check.failures + 1,
+            retry_at=now + wait_s,
+            trouble=trouble,
+        )
+
+    def _wait_s(self, check: Check, error: GithubError, now: float) -> float:
+        """Return the wait before the next try (seconds)."""
+        draw = self.random.random()
+        if isinstance(error, Limited):
+            asked_s = max(error.retry_at - now, 0.0)
+            wait_s = asked_s * (1 + draw / 10) + draw
+            self.gates.limit(check.installation, wait_s)
+            return wait_s
+        return full_jitter_s(check.failures + 1, draw, cap_s=_cap_s(error))
+
+    async def _keep(self, check: Check, seen: str) -> None:
+        await self.desk.use(lambda: self._store.keep(check, seen_state=seen))
+
+
+def _cap_s(error: GithubError) -> float:
+    """Return the longest wait before the next try (seconds)."""
+    if isinstance(error, Unclear):
+        # After an outage of any length it is published within a minute.
+        return CAP_S
+    # A person mends these, and waits for the effect.
+    by_a_person = isinstance(error, (NoPermission, NoCredential))
+    return 600.0 if by_a_person else LONGEST_WAIT_S
+
+
+def _well(check: Check) -> Check:
+    """Return a check with nothing pending."""
+    return evolve(check, owed=False, failures=0, retry_at=0, trouble="")

@@ -1,0 +1,1 @@
+"""Events come in: a webhook is verified, stored with its jobs in one transaction, and resolved."""

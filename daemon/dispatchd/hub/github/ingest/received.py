@@ -1,0 +1,125 @@
+"""Received jobs: stored, but not queued before GitHub has been asked about them."""
+
+from typing import Final
+
+from attrs import evolve, frozen
+from sqlalchemy import Connection, false, select
+
+from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.model import HELD, WAITING, HubJob, State
+from dispatchd.hub.domain.transitions import Event, advance
+from dispatchd.hub.github.ingest.inbox import check_for
+from dispatchd.hub.storage.database import Database, lock
+from dispatchd.hub.storage.deliveries import amend_routing
+from dispatchd.hub.storage.jobs import queries
+from dispatchd.hub.storage.jobs.rows import COLUMNS, insert_check, read_job, write_job
+from dispatchd.hub.storage.jobs.turns import next_turn
+from dispatchd.hub.storage.schema import JOBS
+from dispatchd.protocol.job import Json
+from dispatchd.protocol.outcome import FailureCause
+
+_JOB: Final = JOBS.c
+
+
+@frozen
+class Received:
+    """Received jobs of a database.
+
+    Calls block. Each fails with StorageBusy if the database can't be used now.
+    """
+
+    _database: Database
+
+    def oldest(self, limit: int) -> list[HubJob]:
+        """Return the oldest received jobs, oldest first."""
+        query = select(*COLUMNS).where(_JOB.state == State.RECEIVED)
+        with self._database.snapshot() as db:
+            rows = db.execute(query.order_by(_JOB.position).limit(limit))
+            return [read_job(row) for row in rows.mappings()]
+
+    def free(self, job_id: str, document: dict[str, Json]) -> list[HubJob]:
+        """Queue a job, with its fields as they are known now; return the jobs that this has changed."""
+
+        def work(db: Connection) -> list[HubJob]:
+            lock(db, str(document.get("repository_name") or ""))
+            before = _received(db, job_id)
+            if before is None:
+                return []
+            job = advance(before, Event.FREED, document=document)
+            job = evolve(job, turn=next_turn(db, job))
+            write_job(db, before, job)
+            check = check_for(document, str(document.get("binding_id") or ""))
+            if check is not None:
+                insert_check(db, check, job)
+            return [job]
+
+        return self._database.write(work)
+
+    def end(self, job_id: str, reason: str, *, now: float) -> list[HubJob]:
+        """End a job that is not to run, with the reason."""
+
+        def work(db: Connection) -> list[HubJob]:
+            before = _received(db, job_id)
+            if before is None:
+                return []
+            summary = f"{reason[:1].upper()}{reason[1:]}."
+            job = rules.ended_here(before, Event.IGNORED, summary, "", now=now)
+            _write_end(db, before, job, reason)
+            return [job]
+
+        return self._database.write(work)
+
+    def cancel(self, job_id: str, *, now: float) -> list[HubJob]:
+        """Execute a cancel job: end the unfinished jobs of its pull request or issue."""
+
+        def work(db: Connection) -> list[HubJob]:
+            before = _received(db, job_id)
+            if before is None:
+                return []
+            meant = self._unfinished(db, before)
+            ended = [rules.cancel(each, now=now) for each in meant]
+            for was, after in zip(meant, ended, strict=True):
+                write_job(db, was, after)
+            words = (
+                f"Cancelled {len(ended)} job(s)"
+                if ended
+                else "Nothing is left to cancel"
+            )
+            event = Event.CARRIED_OUT if ended else Event.HAD_NO_TARGET
+            cause = "" if ended else FailureCause.NO_TARGET
+            job = rules.ended_here(before, event, f"{words}.", cause, now=now)
+            _write_end(db, before, job, words)
+            return [*ended, job]
+
+        return self._database.write(work)
+
+    def _unfinished(self, db: Connection, job: HubJob) -> list[HubJob]:
+        """Return the unfinished jobs of the same pull request or issue that are older than the cancel job."""
+        if not job.number:
+            return []
+        given = select(_JOB.position).where(_JOB.id == job.id).scalar_subquery()
+        query = (
+            select(*COLUMNS)
+            .where(
+                _JOB.state.in_((*HELD, *WAITING)),
+                _JOB.repository == job.repository,
+                _JOB.number == job.number,
+                _JOB.urgent == false(),
+                _JOB.position < given,
+            )
+            .order_by(_JOB.position)
+            .with_for_update()
+        )
+        return [read_job(row) for row in db.execute(query).mappings()]
+
+
+def _received(db: Connection, job_id: str) -> HubJob | None:
+    """Return a job with its row locked; None if it is no longer received, as after a cancellation."""
+    row = db.execute(queries.LOCKED, {"of_id": job_id}).mappings().first()
+    job = None if row is None else read_job(row)
+    return job if job is not None and job.state is State.RECEIVED else None
+
+
+def _write_end(db: Connection, before: HubJob, after: HubJob, words: str) -> None:
+    write_job(db, before, after)
+    amend_routing(db, str(after.document.get("delivery_id") or ""), after.id, words)

@@ -1,0 +1,164 @@
+"""Fetching of the events that a walk has found: oldest first, each is read from GitHub and processed.
+
+A failure may be GitHub's, or that of one delivery; the next delivery that can be fetched shows which. Until then all
+keep their order: an event that waits for GitHub is processed before those that came after it.
+"""
+
+import math
+from functools import partial
+
+import structlog
+from attrs import field, frozen
+
+from dispatchd.hub.config.github import GithubSettings
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.model import Delivery, QueueFull, StorageBusy
+from dispatchd.hub.github.api.client import Client
+from dispatchd.hub.github.api.responses import (
+    GithubError,
+    Limited,
+    NoCredential,
+    NotThere,
+)
+from dispatchd.hub.github.ingest.inbox import Inbox, Taken
+from dispatchd.hub.github.poller.listed import Listed, Unreadable, arrival, has_payload
+from dispatchd.hub.github.poller.postponed import NOT_THERE_S, UNCLEAR_S, Postponed
+from dispatchd.hub.github.poller.walk import Walk, Wanted
+from dispatchd.hub.github.routing.route import route
+from dispatchd.protocol.job import Json
+
+
+@frozen(kw_only=True)
+class Fetcher:
+    """Fetches events and passes them to the inbox."""
+
+    desk: Desk
+    settings: GithubSettings
+    client: Client
+    postponed: Postponed = field(factory=Postponed, init=False)
+    """Events that couldn't be fetched."""
+
+    async def fetch(self, walk: Walk) -> None:
+        """Fetch and process the events of a walk; those that are finished or postponed are removed from it.
+
+        Raises:
+            Limited: There were too many calls.
+            NoCredential: GitHub rejects the credential.
+            GithubError: GitHub failed in another way.
+
+        Fails with QueueFull or StorageBusy if an event can't be processed now.
+        """
+        passed: list[Wanted] = []
+        for wanted in walk.in_order():
+            try:
+                document = await self._document(wanted)
+            except (Limited, NoCredential):
+                raise
+            except GithubError:
+                passed.append(wanted)
+                if not self.postponed.may_pass([each.guid for each in passed]):
+                    # Most likely a failure of GitHub itself.
+                    raise
+                continue
+            # GitHub serves events again: those that failed before can be fetched now, or are themselves broken.
+            for each in passed:
+                await self._try_again(walk, each)
+            passed = []
+            await self._finish(walk, wanted, document)
+        for each in passed:
+            # Postponed without a time limit, so that they take part in the next walk.
+            self._put_off(walk, each, math.inf)
+
+    async def _try_again(self, walk: Walk, wanted: Wanted) -> None:
+        """Fetch an event again, or postpone it.
+
+        Raises:
+            Limited: There were too many calls.
+            NoCredential: GitHub rejects the credential.
+        """
+        try:
+            document = await self._document(wanted)
+        except (Limited, NoCredential):
+            raise
+        except GithubError:
+            self._put_off(walk, wanted, UNCLEAR_S)
+        else:
+            await self._finish(walk, wanted, document)
+
+    async def _document(self, wanted: Wanted) -> Json:
+        """Return the first of an event's delivery attempts that GitHub has with its payload, or None."""
+        for delivery_id in wanted.ids:
+            try:
+                document = await self.client.delivery(delivery_id)
+            except NotThere:
+                continue
+            if has_payload(document):
+                return document
+        return None
+
+    async def _finish(self, walk: Walk, wanted: Wanted, document: Json) -> None:
+        if document is None:
+            self._put_off(walk, wanted, NOT_THERE_S)
+            return
+        taken = await self.desk.use(partial(self._take, wanted, document))
+        for job in taken.jobs:
+            self.desk.tell(job)
+        self.postponed.forget([wanted.guid])
+        del walk.found[wanted.guid]
+
+    def _take(self, wanted: Wanted, document: Json) -> Taken:
+        """Process an event, or store the reason why it can't be. Blocks.
+
+        Fails with QueueFull if the event asks for a job and the queue is full, and with StorageBusy.
+        """
+        passing = (QueueFull, StorageBusy, Unreadable)
+        try:
+            # A bug that one delivery triggers must not stop all later ones.
+            with self.desk.bugs.contained(
+                "github deliveries", {"delivery": wanted.guid}, passing=passing
+            ) as containment:
+                found = arrival(
+                    self.settings.target, wanted.guid, wanted.event, document
+                )
+                taken = Inbox(self.desk).take(found, route(found.event, self.settings))
+            if not containment.bug:
+                return taken
+            reason = f"it can't be taken in, which is a bug ({containment.bug}); the hub's log has more"
+        except Unreadable as error:
+            reason = f"it can't be read: {error}"
+        delivery = self.ignored(wanted, reason)
+        self.desk.deliveries.keep_new([delivery])
+        return Taken(delivery=delivery)
+
+    def _put_off(self, walk: Walk, wanted: Wanted, patience_s: float) -> None:
+        log = structlog.get_logger().bind(delivery=wanted.guid, tries=[*wanted.ids])
+        is_new = wanted.guid not in self.postponed.guids()
+        now = self.github_now()
+        if not self.postponed.put_off(wanted, now=now, patience_s=patience_s):
+            reason = f"GitHub lists it and hasn't handed it out for {patience_s:g} s"
+            log.warning("github_delivery_lost", reason=reason)
+        elif is_new:
+            log.info("github_delivery_put_off")
+        del walk.found[wanted.guid]
+
+    def ignored(self, about: Listed | Wanted, reason: str) -> Delivery:
+        """Return the delivery to store for an event that makes no job, with the reason."""
+        return Delivery(
+            target=self.settings.target,
+            id=about.guid,
+            event=about.event,
+            action=about.action,
+            installation=about.installation,
+            received_at=self.desk.now(),
+            routing=reason,
+            state="ignored",
+        )
+
+    @property
+    def ahead_s(self) -> float:
+        """Lead of GitHub's clock over the hub's, by GitHub's newest answer (seconds)."""
+        return self.client.credentials.transport.ahead_s
+
+    def github_now(self) -> float:
+        """Return the time by GitHub's clock."""
+        return self.desk.now() + self.ahead_s

@@ -1,0 +1,1 @@
+"""From an event to the jobs that it asks for. Pure."""

@@ -1,0 +1,315 @@
+"""Request bodies. Each call has a size limit of its own; at most 64 KiB are read before the sender is authenticated.
+
+A sender without valid credentials costs no more than reading these. A token is checked by its header, before the body.
+A machine has its credentials in the body, so a larger one has to begin with them (contracts/README.md, limits).
+"""
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import Final, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+from attrs import evolve, frozen
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import Request
+from typing_extensions import override
+
+from dispatchd.errors import ContractViolation
+from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.domain.shortened import Shortener
+from dispatchd.protocol.contracts import check, schema
+from dispatchd.protocol.job import Json
+from dispatchd.protocol.json_text import Member, leading_members, members
+
+T = TypeVar("T")
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+SMALL: Final = 64 * KIB
+"""Largest body of most calls, and the most that is read of any body before its sender is authenticated (bytes)."""
+
+FINISH: Final = 4 * MIB
+"""Largest body of a finish (bytes)."""
+
+LARGEST_JOB_BODY: Final = 40 * MIB
+"""Largest body of a submit (bytes)."""
+
+TEXTS: Final = ("payload", "headers")
+"""Fields of a job that are stored as the exact texts received."""
+
+_JOB: Final = "submit-request"
+
+_THREAD_BYTES: Final = 8 * KIB
+"""Size from which JSON is handled in a worker thread (bytes): the worst 8 KiB take less than 10 ms."""
+
+_PARSERS: Final = 1
+"""Most bodies that are handled in threads at the same time (count): each delays the event loop, which needs the
+interpreter, too."""
+
+_parsers: Final[RunVar[CapacityLimiter]] = RunVar("parsers")
+
+_PROVEN_BYTES: Final = _THREAD_BYTES
+"""Size from which a machine is authenticated by the beginning of its body, if that has its credentials (bytes)."""
+
+_NAMES: Final = ("license_id", "server_id")
+"""Credentials of a machine, beside its secret."""
+
+_LONGEST_NAME: Final = 100
+"""Longest name of a property in an answer (characters)."""
+
+
+class TooLarge(Refused):
+    """A body over a limit (bytes)."""
+
+    def __init__(self, most: int) -> None:
+        limit = f"{most // MIB} MiB" if most >= MIB else f"{most // KIB} KiB"
+        message = f"the body is larger than {limit}"
+        super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+
+
+Prove = Callable[[dict[str, Json]], Awaitable[None]]
+"""Check of credentials: returns if they are valid, and raises Refused otherwise."""
+
+Trim = Callable[[Mapping[str, Json]], dict[str, Json]]
+"""Function that returns a body without its excess."""
+
+
+@frozen(kw_only=True)
+class Limits:
+    """Limits of the body of a machine's call."""
+
+    most: int = SMALL
+    """Largest size of the body (bytes)."""
+    longest: int | None = None
+    """Longest part of a string that is read where the body is over 64 KiB (bytes): the rest doesn't count for the size.
+    None if no string may be cut."""
+    proof: str = "secret"
+    """Name of the property with the machine's secret."""
+    trim: Trim = dict
+
+
+async def read_members(request: Request, contract: str, most: int) -> dict[str, Member]:
+    """Return the members of a request's JSON body, validated against a contract.
+
+    Fails with Refused if the body is too large, not a JSON object, or breaks the contract.
+
+    Args:
+        request: The request; the sender of more than 64 KiB is authenticated before.
+        contract: The contract's name.
+        most: Largest size of the body (bytes).
+    """
+    return await _read(await read_up_to(request, most), contract)
+
+
+async def read_body(request: Request, contract: str) -> dict[str, Json]:
+    """Return a request's JSON body of at most 64 KiB, validated against a contract. Fails with Refused as `read_members` does."""
+    return _values(await read_members(request, contract, SMALL))
+
+
+async def read_proven(
+    request: Request, contract: str, limits: Limits, prove: Prove
+) -> dict[str, Json]:
+    """Return the JSON body of a machine's call about a job, validated against a contract.
+
+    No machine is refused because its texts are long: the part over their limit is dropped as it comes. Fails with
+    Refused if the body is too large without that part, is no JSON object, breaks the contract, or is over 64 KiB and
+    doesn't begin with valid credentials.
+
+    Args:
+        request: The request.
+        contract: The contract's name.
+        limits: The limits of the body.
+        prove: Called with the credentials at the beginning of a body, before more of it is read or parsed. The
+            caller itself has to check those of a small body.
+    """
+    if limits.longest is None:
+        body = await read_up_to(request, limits.most)
+    else:
+        body = await _read_shortened(request, limits, limits.longest, prove)
+    if _PROVEN_BYTES <= len(body) <= SMALL:
+        found = await _beginning(bytes(body[:_PROVEN_BYTES]), limits)
+        if found is not None:
+            await prove(found)
+    return _values(await _read(body, contract, limits.trim))
+
+
+async def _read_shortened(
+    request: Request, limits: Limits, longest: int, prove: Prove
+) -> bytearray:
+    """Return a body without the ends of its long strings, if the machine is authenticated or it has at most 64 KiB.
+
+    Raises:
+        TooLarge: It is larger than its limit.
+    """
+    require_length(request, LARGEST_JOB_BODY)
+    body, size, shortener = bytearray(), 0, None
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > LARGEST_JOB_BODY:
+            raise TooLarge(limits.most)
+        body += chunk if shortener is None else shortener.feed(chunk)
+        if shortener is None and size > SMALL:
+            await _prove_start(request, bytes(body[:SMALL]), limits, prove)
+            shortener = Shortener(longest)
+            body = bytearray(shortener.feed(bytes(body)))
+        if len(body) > limits.most:
+            raise TooLarge(limits.most)
+    return body if shortener is None else body + shortener.close()
+
+
+async def _prove_start(
+    request: Request, start: bytes, limits: Limits, prove: Prove
+) -> None:
+    """Check the credentials at the start of a body.
+
+    Raises:
+        Refused: They aren't, or it doesn't start with them.
+    """
+    found = await _beginning(start, limits)
+    if found is None:
+        message = (
+            f"a body over {SMALL // KIB} KiB has to begin with "
+            f"license_id, server_id and {limits.proof}"
+        )
+        raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+    try:
+        await prove(found)
+    except Refused:
+        require_length(request, limits.most)
+        raise
+
+
+async def _beginning(start: bytes, limits: Limits) -> dict[str, Json] | None:
+    """Return the credentials in the beginning of a body, or None if it doesn't have all of them."""
+    names = (*_NAMES, limits.proof)
+    # The cut may be in the middle of a character.
+    text = start.decode(errors="replace")
+    found = await _in_thread(partial(leading_members, text, names))
+    are_there = len(found) == len(names) and all(map(_is_text, found.values()))
+    return found if are_there else None
+
+
+async def read_up_to(request: Request, most: int) -> bytearray:
+    """Return a request's body; one that declares a larger size isn't read at all.
+
+    Args:
+        request: The request.
+        most: Largest size of the body (bytes).
+
+    Raises:
+        TooLarge: It is larger.
+    """
+    require_length(request, most)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > most:
+            raise TooLarge(most)
+    return body
+
+
+def require_length(request: Request, most: int) -> None:
+    """Refuse a request whose declared length is over `most` (bytes).
+
+    Raises:
+        TooLarge: The declared length is larger.
+    """
+    declared = request.headers.get("content-length", "")
+    # The server has refused a length that isn't a number, or has more than 20 digits.
+    if declared.isdecimal() and int(declared) > most:
+        raise TooLarge(most)
+
+
+async def _read(body: bytearray, contract: str, trim: Trim = dict) -> dict[str, Member]:
+    try:
+        if len(body) < _THREAD_BYTES:
+            return _checked(body, contract, trim)
+        return await _in_thread(partial(_checked, body, contract, trim))
+    except ContractViolation as violation:
+        broken = violation.contract == "JSON"
+        status = HTTPStatus.BAD_REQUEST if broken else HTTPStatus.UNPROCESSABLE_ENTITY
+        raise Refused(status, f"{violation.path} {violation.rule}") from violation
+    except UnicodeDecodeError as error:
+        raise Refused(HTTPStatus.BAD_REQUEST, "the body is not UTF-8 text") from error
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    limiter = _parsers.get(None) or CapacityLimiter(_PARSERS)
+    _parsers.set(limiter)
+    return await to_thread.run_sync(call, limiter=limiter)
+
+
+def _is_text(value: Json) -> bool:
+    """Return whether a value is a non-empty text that can be encoded in UTF-8."""
+    return isinstance(value, str) and bool(value) and _is_writable({"": value})
+
+
+def _values(found: dict[str, Member]) -> dict[str, Json]:
+    return {name: member.value for name, member in found.items()}
+
+
+def _checked(body: bytearray, contract: str, trim: Trim) -> dict[str, Member]:
+    found = members(body.decode())
+    document = trim(_values(found))
+    check(contract, document)
+    # Unknown properties of a machine's body are ignored; those of a job are stored.
+    known = document if contract == _JOB else schema(contract)["properties"]
+    kept = (document.keys() & known) - set(TEXTS)
+    _require_writable(contract, {name: document[name] for name in kept})
+    for name, value in document.items():
+        if value is not found[name].value:
+            found[name] = evolve(found[name], value=value)
+    return found
+
+
+def _require_writable(contract: str, document: dict[str, Json]) -> None:
+    """Refuse values that Python reads as JSON but can't write as JSON in UTF-8 again.
+
+    Raises:
+        ContractViolation: There is such a value.
+    """
+    if _is_writable(document):
+        return
+    name = next(name for name in document if not _is_writable({name: document[name]}))
+    rule = "must hold no half of a surrogate pair and no number beyond 1e308"
+    shown = name[:_LONGEST_NAME].encode(errors="replace").decode()
+    raise ContractViolation(contract=contract, path=f"$.{shown}", rule=rule)
+
+
+def _is_writable(document: dict[str, Json]) -> bool:
+    try:
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:
+        return False
+    return True
+
+
+def seconds(value: str | None, longest: float) -> float:
+    """Return a number of seconds from a query or header, between 0 and the longest; 0 for what isn't one."""
+    try:
+        found = float(value or 0)
+    except ValueError:
+        return 0.0
+    return 0.0 if math.isnan(found) else min(max(found, 0.0), longest)
+
+
+class _JobId(Convertor[str]):
+    """Any text in a path. Starlette's own `path` stops at a line break, which an id may contain."""
+
+    regex = "(?s:.+)"
+
+    @override
+    def convert(self, value: str) -> str:
+        return value
+
+    @override
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("job", _JobId())

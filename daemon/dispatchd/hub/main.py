@@ -1,0 +1,367 @@
+"""Process of the hub: routes, a socket, signals. A stop waits for no held poll: they end with 204."""
+
+import gc
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import structlog
+import uvicorn
+from anyio import to_thread
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import override
+
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.errors import NotReachable
+from dispatchd.hub.api.admin import Admin
+from dispatchd.hub.api.dispatch import Dispatch
+from dispatchd.hub.api.jobs import Jobs
+from dispatchd.hub.api.licenses import Licenses
+from dispatchd.hub.api.machines import Machines
+from dispatchd.hub.api.probes import Probes
+from dispatchd.hub.api.pull import Pull
+from dispatchd.hub.auth.audit import auditing
+from dispatchd.hub.config.load import Settings
+from dispatchd.hub.connections.accept import Listening
+from dispatchd.hub.connections.framing import framed
+from dispatchd.hub.connections.limits import within_descriptors
+from dispatchd.hub.connections.protocol import WatchedProtocol
+from dispatchd.hub.connections.table import Connections
+from dispatchd.hub.connections.tls import CHECKED_EVERY_S, ServerTls
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.model import QueueFull, StorageBusy
+from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.github.status import GithubStatus
+from dispatchd.hub.queue.submit import Intake
+from dispatchd.hub.web.pages import Page
+from dispatchd.hub.workers.housekeeping import Expiry, Pruning
+from dispatchd.process.systemd import ServiceManager
+from dispatchd.protocol.extensions import CALL_HEADER, HEADER, VERSION
+
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
+_OF_MACHINES: Final = ("/api/v1/github/dispatch/", "/api/v1/licenses/")
+"""Prefixes of the paths of machines' calls (contracts/README.md, calls)."""
+
+_BACKLOG: Final = 512
+_STOP_S: Final = 10
+"""Longest wait of a stop for requests that are still being sent (seconds)."""
+
+_SWEPT_EVERY_S: Final = 1.0
+"""Interval of looks for connections that take too long (seconds)."""
+
+_SWITCH_S: Final = 0.001
+"""Time for which a thread may keep the interpreter from others (seconds); 5 ms by default."""
+
+_KEEP_ALIVE_S: Final = 75
+"""Lifetime of an idle connection (seconds): longer than that of proxies, which is 60 s for nginx's upstreams
+(ngx_http_upstream_module, keepalive_timeout). Else a proxy sends a request into a connection that is being closed."""
+
+
+def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
+    """Return the hub's application, with additional routes."""
+    github = GithubStatus(desk)
+    intake, probes = Intake(desk), Probes(desk, github.metrics)
+    app = Starlette(
+        routes=[
+            *Pull(desk).routes(),
+            *Dispatch(desk).routes(),
+            *Jobs(desk, intake).routes(),
+            *Licenses(desk).routes(),
+            *Machines(desk).routes(),
+            *Admin(desk, intake).routes(),
+            *probes.routes(),
+            *Page(desk, intake).routes(),
+            *github.routes(),
+            *more,
+        ],
+        exception_handlers={
+            Refused: _refused,
+            StorageBusy: _busy,
+            QueueFull: _full,
+            HTTPException: _unknown,
+            ClientDisconnect: _gone,
+            Exception: _failed,
+        },
+    )
+    # No call is answered by a redirect: machines don't follow one.
+    app.router.redirect_slashes = False
+    return _marking(framed(auditing(probes.counting(app))))
+
+
+def _marking(app: ASGIApp) -> ASGIApp:
+    """Return an application whose answers to machines have headers with the contract's version and the call."""
+    header = (HEADER.lower().encode(), VERSION.encode())
+    call = CALL_HEADER.lower().encode()
+
+    async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+        async def mark(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                calls = [each for each in scope["headers"] if each[0] == call]
+                shown = [header, *calls[:1]]
+                message = {**message, "headers": [*message["headers"], *shown]}
+            await send(message)
+
+        is_of_machines = scope.get("path", "").startswith(_OF_MACHINES)
+        await app(scope, receive, mark if is_of_machines else send)
+
+    return marked
+
+
+async def serve(
+    desk: Desk,
+    announce: Callable[[int], None],
+    manager: ServiceManager,
+    signals: AsyncIterator[signal.Signals],
+) -> None:
+    """Serve until a signal comes.
+
+    Args:
+        desk: The hub's context.
+        announce: Called with the port once connections are accepted.
+        manager: Gets the status of the hub.
+        signals: Each stops the hub.
+
+    Fails with NotReachable if the hub can't listen on the address, and with ConfigError if the credentials for GitHub
+    can't be used.
+    """
+    async with AsyncExitStack() as stack:
+        loops: list[Loop] = [Expiry(desk).run, Pruning(desk).run]
+        routes: list[Route] = []
+        if desk.settings.github is not None:
+            # Before the first answer: with an unreadable key the hub must not start.
+            from dispatchd.hub.github.extension import backend  # noqa: PLC0415
+
+            way = await stack.enter_async_context(backend(desk, desk.settings.github))
+            loops.append(way.run)
+            routes += way.routes()
+        if manager.watchdog_s:
+            loops.append(partial(_feed_watchdog, manager, desk.bugs))
+        if desk.database.is_shared:
+            # It imports the driver of PostgreSQL, which SQLite doesn't need.
+            from dispatchd.hub.workers.notify import Listener  # noqa: PLC0415
+
+            loops.append(Listener(desk=desk).run)
+        if desk.settings.is_in_clear:
+            structlog.get_logger().warning(
+                "plain_http",
+                listen=desk.settings.listen,
+                hint="secrets and tokens go over the network in clear: set tls_cert_file, or listen on 127.0.0.1 behind a proxy",
+            )
+        app = application(desk, routes)
+        await _serve(app, desk, announce, manager, signals, loops)
+
+
+async def _serve(
+    app: ASGIApp,
+    desk: Desk,
+    announce: Callable[[int], None],
+    manager: ServiceManager,
+    signals: AsyncIterator[signal.Signals],
+    loops: Sequence[Loop],
+) -> None:
+    tls = _tls(desk.settings)
+    listener = _listen(*desk.settings.address)
+    limits = desk.settings.connections
+    connections = Connections(
+        within_descriptors(limits.most), limits.silent_per_address, anyio.current_time
+    )
+    listener.guard(connections, partial(_not_taken, desk))
+    desk.connections = connections
+    config = uvicorn.Config(
+        app,
+        http=partial(  # type: ignore[arg-type]  # it is called like a class
+            WatchedProtocol, connections=connections, taken=listener.taken
+        ),
+        # uvicorn would log a warning for everything that strangers send and that is no HTTP.
+        log_level="error",
+        access_log=False,
+        backlog=_BACKLOG,
+        lifespan="off",
+        timeout_graceful_shutdown=_STOP_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+    )
+
+    config.load()
+    config.ssl = None if tls is None else tls.context
+
+    def ready() -> None:
+        announce(listener.getsockname()[1])
+        manager.ready("answering")
+
+    server = _Server(config, ready)
+    with listener:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_stop_on_signal, desk, server, manager, signals)
+            tasks.start_soon(_sweep, connections, desk.bugs)
+            if tls is not None:
+                tasks.start_soon(_refresh, tls, desk.bugs)
+            for loop in loops:
+                tasks.start_soon(loop)
+            await server.serve(sockets=[listener])
+            tasks.cancel_scope.cancel()
+
+
+class _Server(uvicorn.Server):
+    """Server of uvicorn without its signal handling: the hub's own also ends held polls."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @override
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+
+async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:
+    """Feed the watchdog for as long as this event loop, which answers all requests, runs."""
+    every_s = manager.watchdog_s / 3
+
+    async def feed() -> None:
+        manager.is_well()
+        await anyio.sleep(every_s)
+
+    await bugs.rounds("watchdog", feed, longest_s=every_s)
+
+
+def favour_the_loop() -> None:
+    """Shorten the time for which computing threads and the garbage collector block the event loop."""
+    sys.setswitchinterval(_SWITCH_S)
+    # Objects that exist now will stay: scanning them for garbage would take tens of milliseconds each time.
+    gc.collect()
+    gc.freeze()
+
+
+def _tls(settings: Settings) -> ServerTls | None:
+    """Return the hub's TLS, or None for plain HTTP. Fails with ConfigError if its files can't be used."""
+    if not settings.tls_cert_file:
+        return None
+    key_file = settings.tls_key_file or settings.tls_cert_file
+    return ServerTls.of(Path(settings.tls_cert_file), Path(key_file), settings.file)
+
+
+async def _refresh(tls: ServerTls, bugs: BugFence) -> None:
+    """Reload the certificate when it changes."""
+
+    async def refresh() -> None:
+        await anyio.sleep(CHECKED_EVERY_S)
+        await to_thread.run_sync(tls.refresh)
+
+    await bugs.rounds("tls", refresh, longest_s=CHECKED_EVERY_S)
+
+
+async def _sweep(connections: Connections, bugs: BugFence) -> None:
+    """Close connections that take too long."""
+    last = anyio.current_time()
+
+    async def sweep() -> None:
+        nonlocal last
+        await anyio.sleep(_SWEPT_EVERY_S)
+        if anyio.current_time() - last > 2 * _SWEPT_EVERY_S:
+            # The process was stopped or the machine asleep: read first what has arrived meanwhile.
+            await anyio.sleep(_SWEPT_EVERY_S / 10)
+        connections.sweep()
+        last = anyio.current_time()
+
+    await bugs.rounds("connections", sweep, longest_s=_SWEPT_EVERY_S)
+
+
+def _not_taken(desk: Desk, reason: str, address: str) -> None:
+    desk.refusals.note_from(address, "connection_refused", reason=reason)
+
+
+async def _stop_on_signal(
+    desk: Desk,
+    server: _Server,
+    manager: ServiceManager,
+    signals: AsyncIterator[signal.Signals],
+) -> None:
+    async for _ in signals:
+        manager.stopping("stopping")
+        server.should_exit = True
+        with desk.bugs.contained("stop"):
+            desk.stop()
+
+
+def _listen(host: str, port: int) -> Listening:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
+        # The protocol is given so that accepted connections have it too: only then asyncio sets TCP_NODELAY
+        # on them. Without it a reply waits 40 ms for the client's delayed ACK.
+        with ExitStack() as opened:
+            listener = opened.enter_context(Listening(family, kind, socket.IPPROTO_TCP))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            opened.pop_all()
+            return listener
+    except OSError as error:
+        reason = f"{error.strerror or error}; change `listen` in hub.toml"
+        raise NotReachable(
+            cannot=f"listen on {host} port {port}", reason=reason
+        ) from error
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, Refused):
+        raise error
+    return JSONResponse({"message": error.message}, status_code=error.status)
+
+
+async def _unknown(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return JSONResponse(
+        {"message": error.detail}, status_code=error.status_code, headers=error.headers
+    )
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=HTTPStatus.BAD_REQUEST)
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    # The traceback goes to the hub's own log, and only there.
+    return JSONResponse(
+        {"message": "the hub has failed; its log says how"},
+        status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
+    )
+
+
+async def _busy(_request: Request, error: Exception) -> Response:
+    # The database's message may name hosts and files, which are not public.
+    structlog.get_logger().warning("database_busy", error=str(error))
+    return JSONResponse(
+        {"message": "the hub's database can't be used now; the hub's log says why"},
+        status_code=HTTPStatus.SERVICE_UNAVAILABLE,
+        headers={"Retry-After": "1"},
+    )
+
+
+async def _full(_request: Request, error: Exception) -> Response:
+    return JSONResponse(
+        {"message": str(error)},
+        status_code=HTTPStatus.SERVICE_UNAVAILABLE,
+        headers={"Retry-After": "10"},
+    )

@@ -1,1 +1,0 @@
-"""Web page of the hub, on which people see and change jobs and machines."""

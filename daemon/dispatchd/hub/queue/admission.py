@@ -1,0 +1,195 @@
+"""Admission of a job: it is inserted within a transaction, its own or that of the caller."""
+
+from typing import Final
+
+from attrs import evolve, frozen
+from sqlalchemy import ColumnElement, Connection, and_, or_, select
+
+from dispatchd.hub.domain.model import (
+    HELD,
+    WAITING,
+    Delivery,
+    HubJob,
+    QueueFull,
+    State,
+    Submission,
+)
+from dispatchd.hub.domain.supersede import (
+    Submitted,
+    after_submit,
+    is_cancel,
+    may_supersede,
+    number_of,
+)
+from dispatchd.hub.storage.database import Database, lock
+from dispatchd.hub.storage.deliveries import add_again, add_delivery
+from dispatchd.hub.storage.jobs import queries
+from dispatchd.hub.storage.jobs.rows import (
+    COLUMNS,
+    insert_check,
+    read_job,
+    tell_others,
+    values_of,
+    write_job,
+)
+from dispatchd.hub.storage.jobs.turns import next_turn
+from dispatchd.hub.storage.schema import JOBS
+
+_JOB: Final = JOBS.c
+ANY_SIZE: Final = 2**63 - 1
+"""Size limit that means none (bytes)."""
+
+
+@frozen
+class Admission:
+    """Adds jobs to the queue of a database."""
+
+    _database: Database
+
+    def submit(
+        self,
+        submission: Submission,
+        *,
+        now: float,
+        most: int,
+        most_bytes: int = ANY_SIZE,
+        delivery: Delivery | None = None,
+        again_of: HubJob | None = None,
+    ) -> HubJob | None:
+        """Store a new job durably and return it; return None, and change nothing, if its id is taken.
+
+        Args:
+            submission: The job.
+            now: The time (seconds since the epoch).
+            most: Most jobs that may wait (count).
+            most_bytes: Largest size of the waiting jobs together (bytes).
+            delivery: The delivery of the job, stored with it.
+            again_of: The job that it runs again; it is added to that job's delivery.
+
+        Fails with QueueFull if the queue is full.
+        """
+
+        def work(db: Connection) -> HubJob | None:
+            job = self.admit(db, submission, now=now, most=most, most_bytes=most_bytes)
+            if job is not None and delivery is not None:
+                add_delivery(db, delivery)
+            if job is not None and again_of is not None:
+                delivery_id = str(again_of.document.get("delivery_id") or "")
+                add_again(db, delivery_id, again_of.id, job.id)
+            return job
+
+        return self._database.write(work)
+
+    def admit(
+        self,
+        db: Connection,
+        submission: Submission,
+        *,
+        now: float,
+        most: int,
+        most_bytes: int = ANY_SIZE,
+    ) -> HubJob | None:
+        """Insert a new job within a transaction and return it; return None, and change nothing, if its id is taken.
+
+        Other jobs that it means are cancelled or superseded at the same time, but not by a job that is only received.
+        Fails with QueueFull if the queue is full.
+
+        Args:
+            db: The transaction.
+            submission: The job.
+            now: The time (seconds since the epoch).
+            most: Most jobs that may wait (count).
+            most_bytes: Largest size of the waiting jobs together (bytes).
+        """
+        document = submission.document
+        lock(db, str(document.get("repository_name") or ""))
+        job = HubJob(
+            id=submission.id,
+            document=document,
+            workflow=str(document.get("dag_name") or ""),
+            repository=str(document.get("repository_name") or ""),
+            number=number_of(document),
+            by_event=submission.by_event,
+            event_at=submission.event_at,
+            urgent=is_cancel(document),
+            priority=submission.priority,
+            size=submission.size,
+            state=State.RECEIVED if submission.received else State.QUEUED,
+            created_at=now,
+        )
+        if not job.urgent:
+            _require_room(db, job, most=most, most_bytes=most_bytes)
+        changed = Submitted(job=job, others=())
+        others: list[HubJob] = []
+        if not submission.received:
+            others = self._others(db, submission, job)
+            changed = after_submit(job, submission, others, now=now)
+            job = evolve(changed.job, turn=next_turn(db, job))
+        if not self._insert(db, job):
+            return None
+        texts = {"payload": submission.payload, "headers": submission.headers}
+        db.execute(queries.INSERT_TEXTS, {"id": job.id, **texts})
+        if submission.check is not None:
+            insert_check(db, submission.check, job)
+        before = {each.id: each for each in others}
+        for after in changed.others:
+            write_job(db, before[after.id], after)
+        tell_others(db, job)
+        return job
+
+    def _others(
+        self, db: Connection, submission: Submission, job: HubJob
+    ) -> list[HubJob]:
+        """Return the jobs that a new one may mean, with their rows locked. No others are locked: claims skip locked jobs."""
+        if job.urgent:
+            wanted = and_(_JOB.state.in_((*HELD, *WAITING)), _may_mean(job))
+        elif submission.supersedes and may_supersede(submission.document):
+            wanted = and_(
+                _JOB.state == State.QUEUED,
+                _JOB.repository == job.repository,
+                _JOB.number == job.number,
+                _JOB.workflow == job.workflow,
+            )
+        else:
+            return []
+        ids = db.execute(select(_JOB.id).where(wanted)).scalars().all()
+        if not ids:
+            return []
+        # In a fixed order, so that no two transactions wait for each other.
+        query = select(*COLUMNS).where(wanted, _JOB.id.in_(ids))
+        locked = query.order_by(_JOB.position).with_for_update()
+        return [read_job(row) for row in db.execute(locked).mappings()]
+
+    @staticmethod
+    def _insert(db: Connection, job: HubJob) -> bool:
+        if db.execute(queries.POSITION, {"of_id": job.id}).first():
+            return False
+        # If another transaction inserts the same job at this moment, `Database.write` repeats this one.
+        db.execute(queries.INSERT, values_of(job))
+        return True
+
+
+def _require_room(db: Connection, job: HubJob, *, most: int, most_bytes: int) -> None:
+    """Raise if the queue is full; a single job always fits, whatever its size.
+
+    Raises:
+        QueueFull: It is full.
+    """
+    count, size = db.execute(queries.WAITING_SIZE).one()
+    if count >= most:
+        message = f"as many jobs wait as may (queue.most = {most})"
+        raise QueueFull(message)
+    if count and size + job.size > most_bytes:
+        message = f"as much waits as may (queue.most_mib = {most_bytes >> 20})"
+        raise QueueFull(message)
+
+
+def _may_mean(job: HubJob) -> ColumnElement[bool]:
+    """Return a condition that all jobs meant by a cancel job fulfil (`submitted.after_submit`); others may, too."""
+    named = job.document.get("dag_run_id")
+    if named:
+        return or_(_JOB.id == str(named), _JOB.run_id == str(named))
+    same = and_(_JOB.repository == job.repository, _JOB.workflow == job.workflow)
+    if job.document.get("pull_request_number"):
+        return and_(same, _JOB.number == job.number)
+    return same

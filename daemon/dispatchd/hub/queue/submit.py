@@ -1,0 +1,159 @@
+"""Submission of jobs, from whatever source: they are checked for size, stored with their delivery, and announced."""
+
+from hashlib import sha256
+from http import HTTPStatus
+from typing import Final
+from uuid import uuid4
+
+from attrs import evolve, frozen
+
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.event_kinds import is_by_comment, must_be_asked_about
+from dispatchd.hub.domain.model import Check, Delivery, HubJob, Submission
+from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.queue.admission import Admission
+
+_LARGEST_JOB: Final = 32 * 1024 * 1024 - 16 * 1024
+"""Largest job (bytes): the most that a machine reads, less the fields that a pull adds; contracts/README.md, limits."""
+
+
+@frozen
+class Intake:
+    """Submits jobs."""
+
+    desk: Desk
+
+    async def submit(self, submission: Submission) -> bool:
+        """Store a job durably and wake those who wait for it; return False, and change nothing, if its id is taken.
+
+        Fails with Refused if it is too large, with QueueFull, and with StorageBusy.
+        """
+        delivery = _delivery(submission, self.desk.now())
+        job = await self.desk.use(lambda: self._keep(submission, delivery))
+        if job is None:
+            return False
+        self.desk.tell(job)
+        return True
+
+    async def again(self, job: HubJob, new_id: str = "") -> str:
+        """Submit a job again as a new one, and return the new job's id.
+
+        Args:
+            job: The job that has ended.
+            new_id: The new job's id; it is returned if an earlier call made the same job with it. Empty for a new id.
+
+        Raises:
+            Refused: Its payload is gone, or another job has the new id.
+        """
+        texts, shown = await self.desk.use(
+            lambda: (self.desk.reader.texts(job.id), self.desk.checks.get(job.id))
+        )
+        if texts is None:
+            raise Refused(
+                HTTPStatus.GONE, f"the payload of {job.id} is not kept any more"
+            )
+        check = shown.check if shown else None
+        submission = once_more(job, check, *texts, new_id=new_id or str(uuid4()))
+        new = await self.desk.use(lambda: self._keep(submission, again_of=job))
+        if new is not None:
+            self.desk.tell(new)
+            return new.id
+        reader = self.desk.reader
+        earlier, its_texts = await self.desk.use(
+            lambda: (reader.get(submission.id), reader.texts(submission.id))
+        )
+        if (
+            earlier is None
+            or earlier.document != submission.document
+            or its_texts != texts
+        ):
+            raise Refused(
+                HTTPStatus.CONFLICT, f"there is already another job {submission.id}"
+            )
+        return earlier.id
+
+    def _keep(
+        self,
+        submission: Submission,
+        delivery: Delivery | None = None,
+        again_of: HubJob | None = None,
+    ) -> HubJob | None:
+        if submission.size > _LARGEST_JOB:
+            raise Refused(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                "the job is larger than the 32 MiB that a machine reads",
+            )
+        queue, now = self.desk.settings.queue, self.desk.now()
+        supersedes = submission.supersedes and queue.supersede
+        return Admission(self.desk.database).submit(
+            evolve(submission, supersedes=supersedes),
+            now=now,
+            most=queue.most,
+            most_bytes=queue.most_bytes,
+            delivery=delivery,
+            again_of=again_of,
+        )
+
+
+def once_more(
+    job: HubJob,
+    check: Check | None,
+    payload: str,
+    headers: str,
+    *,
+    new_id: str,
+    presser: str = "",
+) -> Submission:
+    """Return the submission that runs a job again, with a check of its own where the job had one.
+
+    If GitHub has not been asked about the job, or its answer refused it, it is asked again: nobody has permitted the job
+    yet. It is also asked about a command that a user at GitHub (`presser`, a login) runs again by a button.
+    """
+    document = {**job.document, "id": new_id}
+    asked = check is not None or job.deliveries > 0
+    if presser and is_by_comment(job.document):
+        asked, check, document["actor_login"] = False, None, presser
+    if check is not None:
+        # GitHub wants a new check run of the same name; a completed one must not be reopened.
+        check = Check(
+            installation=check.installation,
+            repository=check.repository,
+            sha=check.sha,
+            pull_request=check.pull_request,
+            name=check.name,
+        )
+    return Submission(
+        id=new_id,
+        document=document,
+        payload=payload,
+        headers=headers,
+        priority=job.priority,
+        # A person wants this commit; it isn't newer than the waiting jobs.
+        supersedes=False,
+        received=not asked and job.by_event and must_be_asked_about(job.document),
+        by_event=job.by_event,
+        event_at=job.event_at,
+        check=check,
+    )
+
+
+def _delivery(submission: Submission, now: float) -> Delivery | None:
+    """Return the delivery that a job names, or None."""
+    document = submission.document
+    delivery_id, installation = (
+        document.get(name) for name in ("delivery_id", "installation_id")
+    )
+    if not delivery_id:
+        return None
+    return Delivery(
+        id=str(delivery_id),
+        event=str(document.get("event_name") or ""),
+        action=str(document.get("event_action") or ""),
+        installation=installation if isinstance(installation, int) else 0,
+        repository=str(document.get("repository_name") or ""),
+        payload_hash=sha256(submission.payload.encode()).hexdigest(),
+        received_at=now,
+        routing=f"workflow {document.get('dag_name') or document.get('command')}",
+        state="queued",
+        job_ids=(submission.id,),
+    )

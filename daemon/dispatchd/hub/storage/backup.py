@@ -1,0 +1,115 @@
+"""Backup and restore of either kind of database: all rows at one moment, as an SQLite file.
+
+The key that signs the sessions of the web page is left out: nobody is logged in after a restore.
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection, func, insert, select, text
+
+from dispatchd.errors import UsageError
+from dispatchd.hub.storage.database import Database, is_postgresql
+from dispatchd.hub.storage.schema import (
+    JOBS,
+    LICENSES,
+    MACHINES,
+    METADATA,
+    PAGE_KEY,
+    SECRETS,
+)
+
+_ROWS: Final = 500
+"""Rows that are copied at a time (count)."""
+
+_MADE_BY_INIT: Final = (SECRETS, LICENSES)
+"""Tables that a new hub has filled already; a restore replaces their rows. Its first token stays."""
+
+
+def backup(database: Database, file: Path) -> int:
+    """Write a backup and return the number of rows; the hub may run meanwhile.
+
+    Raises:
+        UsageError: The file exists already.
+    """
+    if file.exists():
+        raise UsageError(cannot=f"back up to {file}", reason="it is there already")
+    aside = file.with_name(file.name + ".part")
+    aside.unlink(missing_ok=True)
+    target = Database.open(f"sqlite:///{aside.absolute()}")
+    try:
+        with database.snapshot() as source:
+            rows = target.write(lambda copy: _copy(source, copy))
+        with target.engine.connect() as plain:
+            # One file, without a write-ahead log beside it.
+            plain.exec_driver_sql("ROLLBACK")
+            plain.exec_driver_sql("PRAGMA journal_mode = DELETE")
+    finally:
+        target.close()
+    aside.chmod(0o600)
+    _sync(aside)
+    aside.replace(file)
+    _sync(file.parent)
+    return rows
+
+
+def restore(file: Path, database: Database) -> int:
+    """Restore a backup into a database without jobs and machines; return the number of rows.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    cannot = f"restore {file}"
+    if not file.exists():
+        raise UsageError(cannot=cannot, reason="there is no such file")
+    source = Database.open(f"sqlite:///{file.absolute()}")
+    try:
+        with source.snapshot() as kept:
+            return database.write(lambda db: _put(kept, db, cannot))
+    finally:
+        source.close()
+
+
+def _put(kept: Connection, db: Connection, cannot: str) -> int:
+    """Copy a backup, and return the number of rows.
+
+    Raises:
+        UsageError: The database is in use.
+    """
+    for table in (JOBS, MACHINES):
+        if db.execute(select(func.count()).select_from(table)).scalar():
+            reason = f"the database has {table.name} already; restore into a new one"
+            raise UsageError(cannot=cannot, reason=reason)
+    for table in _MADE_BY_INIT:
+        db.execute(table.delete())
+    rows = _copy(kept, db)
+    if is_postgresql(db):
+        db.execute(
+            text(
+                "SELECT setval(pg_get_serial_sequence('jobs', 'position'), (SELECT COALESCE(MAX(position), 0) + 1 FROM jobs), false)"
+            )
+        )
+    return rows
+
+
+def _copy(source: Connection, target: Connection) -> int:
+    rows = 0
+    for table in METADATA.sorted_tables:
+        query = select(table)
+        if table is SECRETS:
+            # With this key a holder of the backup could forge an owner's session; a hub without one makes a new one.
+            query = query.where(SECRETS.c.name != PAGE_KEY)
+        found = source.execute(query.execution_options(yield_per=_ROWS))
+        for part in found.mappings().partitions(_ROWS):
+            target.execute(insert(table), [dict(row) for row in part])
+            rows += len(part)
+    return rows
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

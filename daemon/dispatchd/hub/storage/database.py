@@ -1,0 +1,393 @@
+"""The hub's database: SQLite in one file, or PostgreSQL for several hub processes; migrated when it is opened.
+
+The changes of a call are durable when it returns: SQLite syncs its log fully at each commit (WAL,
+synchronous = FULL), PostgreSQL does so by default (synchronous_commit).
+
+Several writers. SQLite has one at a time, which holds the lock of a writer from its first statement. On PostgreSQL
+transactions run concurrently (READ COMMITTED), so that "read, then write" may decide by outdated rows. These rules
+keep decisions correct on both:
+
+1. Every change goes through `Database.write`. It owns the transaction, and tries it again if the server has refused
+   it because of another one: a deadlock, a serialization failure, a row that the other one inserted first. So a
+   unit of work may run more than once, and has no effects outside its transaction.
+2. A row whose new values depend on the old ones is read FOR UPDATE (`job_queries.LOCKED`). Several rows are locked in
+   the order of their positions. A claim takes any free job and skips locked ones (`SKIP LOCKED`). Finding only locked
+   ones doesn't mean that there is none (`Locked`).
+3. A decision by rows that may not exist yet has a lock of its own (`lock`), taken before anything else: the
+   repository, for jobs that supersede or cancel each other and for turns; the server id, for its machine.
+4. Secrets, marks and licenses are written by one statement that inserts or updates (`INSERT ... ON CONFLICT`).
+   A delivery is inserted if it is new; else it is locked, and jobs are added to it.
+5. Lists, metrics and backups are read in a snapshot of one moment (REPEATABLE READ, READ ONLY).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+from attrs import frozen
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Table,
+    bindparam,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from dispatchd.errors import NotReachable, UsageError
+from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.storage.schema import Words
+
+T = TypeVar("T")
+
+CHANNEL: Final = "dispatchd_jobs"
+"""Channel on which hub processes announce changes of jobs to each other (NOTIFY of PostgreSQL)."""
+
+REVISION: Final = "0004"
+"""Number of the newest migration (`migrations/versions/`)."""
+
+_BUSY_S: Final = 5.0
+"""Longest wait of a call for SQLite, or for one of the connections (seconds)."""
+
+_PROGRESS_S: Final = 5.0
+"""Interval of progress reports during a migration (seconds)."""
+
+_CONNECTIONS: Final = 10
+
+_TRIES: Final = 5
+"""Most tries of a transaction that conflicts with others (count)."""
+
+_BECAUSE_OF_ANOTHER: Final = ("40001", "40P01", "23505")
+"""SQLSTATEs of errors that another transaction causes: serialization_failure, deadlock_detected, unique_violation
+(PostgreSQL docs, Appendix A)."""
+
+_READ_ONLY: Final = "dispatchd_read_only"
+_ORIGIN: Final = "dispatchd_origin"
+_NOTIFY: Final = text("SELECT pg_notify(:channel, :words)")
+_LOCK: Final = text(
+    "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
+).bindparams(bindparam("name", type_=Words))
+_LOCK_MIGRATION: Final = text("SELECT pg_advisory_xact_lock(:key)")
+_WRITTEN: Final = text(
+    "INSERT INTO secrets (name, value) VALUES ('written', '')"
+    " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
+_MIGRATING: Final = 0x64697370
+"""Number of PostgreSQL's advisory lock that keeps two hub processes from migrating at once; arbitrary."""
+
+
+@frozen
+class Database:
+    """An open database whose tables are those of this release."""
+
+    engine: Engine
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        progress: Callable[[], None] = lambda: None,
+        every_s: float = _PROGRESS_S,
+    ) -> "Database":
+        """Open a database, create missing tables, and run missing migrations.
+
+        Args:
+            url: URL in SQLAlchemy's form: `sqlite:////path/to/file`, `postgresql://user@host/name`.
+            progress: Called repeatedly, by a thread, while a migration runs.
+            every_s: Interval of these calls (seconds).
+
+        Raises:
+            UsageError: The URL can't be used.
+            NotReachable: The database can't be opened, or a newer release wrote it.
+        """
+        try:
+            engine = _engine(url)
+        except (ArgumentError, ModuleNotFoundError) as error:
+            reason = f"{error}; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
+            raise UsageError(cannot="use database_url", reason=reason) from error
+        except OSError as error:
+            raise NotReachable(
+                cannot=f"open the database {url}", reason=str(error)
+            ) from error
+        shown = engine.url.render_as_string(hide_password=True)
+        try:
+            with ExitStack() as opened, _saying(progress, every_s):
+                opened.callback(engine.dispose)
+                if engine.dialect.name == "postgresql":
+                    with engine.begin() as db, _without_limits(db):
+                        db.execute(_LOCK_MIGRATION, {"key": _MIGRATING})
+                        _bring_up(db)
+                elif not _is_current(engine):
+                    with engine.begin() as db:
+                        _bring_up(db)
+                opened.pop_all()
+        except _Newer as error:
+            reason = "a newer release of dispatchd wrote it; install that one"
+            raise NotReachable(
+                cannot=f"open the database {shown}", reason=reason
+            ) from error
+        except (OSError, SQLAlchemyError) as error:
+            raise NotReachable(
+                cannot=f"open the database {shown}", reason=_words(error)
+            ) from error
+        return cls(engine)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.engine.dispose()
+
+    @property
+    def origin(self) -> str:
+        """Id of this process in its news, so that it ignores its own."""
+        return origin_of(self.engine)
+
+    @property
+    def is_shared(self) -> bool:
+        """True if other processes may use it at the same time."""
+        return self.engine.dialect.name == "postgresql"
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run a unit of work in a transaction and return its result; its changes are committed together, or not at all.
+
+        It is tried again if it conflicts with another transaction. Fails with StorageBusy if the database can't be
+        used now.
+        """
+        for _ in range(_TRIES - 1):
+            with suppress(_GaveWay), self.transaction() as db:
+                return work(db)
+        with self.transaction() as db:
+            return work(db)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Yield a connection whose changes are committed together at the end of the block: one try of `write`.
+
+        Fails with StorageBusy if the database can't be used now.
+        """
+        try:
+            with self.engine.begin() as db:
+                yield db
+        except SQLAlchemyError as error:
+            other = _state(getattr(error, "orig", None)) in _BECAUSE_OF_ANOTHER
+            kind = _GaveWay if other else StorageBusy
+            raise kind(_words(error)) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Yield a connection that reads one consistent state, without blocking writers.
+
+        Raises:
+            StorageBusy: The database can't be used now.
+        """
+        try:
+            with (
+                self.engine.connect().execution_options(**self._snapshot) as db,
+                db.begin(),
+            ):
+                yield db
+        except SQLAlchemyError as error:
+            raise StorageBusy(_words(error)) from error
+
+    @property
+    def _snapshot(self) -> dict[str, Any]:
+        if not self.is_shared:
+            return {_READ_ONLY: True}
+        return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+    def check(self) -> None:
+        """Check that the tables are those of this release, and that a change can be committed.
+
+        Fails with StorageBusy if not.
+        """
+        self.write(_check)
+
+
+def lock(db: Connection, name: str) -> None:
+    """Lock a name until the transaction ends; others who want it wait. Without effect on SQLite."""
+    if is_postgresql(db):
+        db.execute(_LOCK, {"name": name})
+
+
+def upsert(db: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT that can have an ON CONFLICT clause."""
+    return postgresql.insert(table) if is_postgresql(db) else sqlite.insert(table)
+
+
+def announce(db: Connection, words: str) -> None:
+    """Send a message to every hub process of a shared database, once the transaction is committed."""
+    if is_postgresql(db):
+        db.execute(_NOTIFY, {"channel": CHANNEL, "words": words})
+
+
+def origin_of(db: Engine | Connection) -> str:
+    """Return the id of this process in its news."""
+    return str(db.get_execution_options()[_ORIGIN])
+
+
+def is_postgresql(db: Connection) -> bool:
+    """Return whether other processes may use the database at the same time."""
+    return db.dialect.name == "postgresql"
+
+
+class _GaveWay(StorageBusy):
+    """Conflict with another transaction: the next try will most likely succeed."""
+
+
+def _check(db: Connection) -> None:
+    """Commit a small change, if the tables are those of this release.
+
+    Raises:
+        StorageBusy: Another release has migrated the database.
+    """
+    found = _revision(db)
+    if found != REVISION:
+        message = f"the tables are those of revision {found}, not {REVISION}"
+        raise StorageBusy(message)
+    db.execute(_WRITTEN)
+
+
+class _Newer(Exception):
+    """Database that a newer release has migrated."""
+
+
+def _is_current(engine: Engine) -> bool:
+    """Return whether an SQLite database has all migrations. It takes no writer's lock, which is seldom free in a busy hub."""
+    with engine.connect().execution_options(**{_READ_ONLY: True}) as db, db.begin():
+        return _revision(db) == REVISION
+
+
+def _bring_up(db: Connection) -> None:
+    """Run the migrations that a database lacks.
+
+    Raises:
+        _Newer: It has some that this release doesn't know.
+    """
+    found = _revision(db)
+    if found == REVISION:
+        return
+    if found > REVISION:
+        raise _Newer
+    from dispatchd.hub.storage.migrate import upgrade  # noqa: PLC0415  # see there
+
+    upgrade(db)
+
+
+def _revision(db: Connection) -> str:
+    """Return the number of a database's last migration; empty for none."""
+    if not inspect(db).has_table("alembic_version"):
+        return ""
+    return str(db.execute(text("SELECT version_num FROM alembic_version")).scalar())
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.drivername == "sqlite":
+        if parsed.database:
+            file = Path(parsed.database)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # SQLite gives the files that it makes beside this one the same mode.
+            file.touch(mode=0o600)
+        # One connection: SQLite has one writer at a time, and waiting here is better than the error "busy".
+        engine = create_engine(
+            parsed,
+            execution_options={_ORIGIN: uuid4().hex},
+            poolclass=QueuePool,
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=_BUSY_S,
+            connect_args={
+                "timeout": _BUSY_S,
+                "isolation_level": None,
+                "check_same_thread": False,
+            },
+        )
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername != "postgresql+psycopg":
+        message = f"{parsed.drivername} is not supported"
+        raise ArgumentError(message)
+    engine = create_engine(
+        parsed,
+        execution_options={_ORIGIN: uuid4().hex},
+        pool_size=_CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=_BUSY_S,
+        pool_pre_ping=True,
+    )
+    event.listen(engine, "do_connect", _connect_postgresql)
+    return engine
+
+
+def _connect_postgresql(
+    _dialect: object, _record: object, args: list[Any], parameters: dict[str, Any]
+) -> object:
+    # It imports the driver of PostgreSQL, which SQLite doesn't need.
+    from dispatchd.hub.storage.postgresql import connect  # noqa: PLC0415
+
+    return connect(*args, **parameters)
+
+
+@contextmanager
+def _saying(progress: Callable[[], None], every_s: float) -> Iterator[None]:
+    """Call `progress` repeatedly until the block ends."""
+    is_over = Event()
+
+    def say() -> None:
+        while not is_over.wait(every_s):
+            progress()
+
+    thread = Thread(target=say, name="progress of the migration", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@contextmanager
+def _without_limits(db: Connection) -> Iterator[None]:
+    """Disable the time limits of a transaction's statements."""
+    connection: Any = db.connection.dbapi_connection
+    for name in ("statement_timeout", "lock_timeout"):
+        db.execute(text(f"SET LOCAL {name} = 0"))
+    connection.is_patient = True
+    try:
+        yield
+    finally:
+        connection.is_patient = False
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
+    for each in ("journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {each}")
+
+
+def _begin_sqlite(db: Connection) -> None:
+    if db.get_execution_options().get(_READ_ONLY):
+        db.exec_driver_sql("BEGIN")
+        return
+    # Take the writer's lock at the start: a transaction that reads first may be refused when it writes.
+    db.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _state(error: BaseException | None) -> str:
+    return str(getattr(error, "sqlstate", ""))
+
+
+def _words(error: Exception) -> str:
+    """Return a database's error message, in one line and without the statement."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    return " ".join(said.split()) or type(error).__name__

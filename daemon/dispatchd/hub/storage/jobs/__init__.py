@@ -1,0 +1,1 @@
+"""Jobs in the database, with their claims, turns and checks."""

@@ -1,0 +1,107 @@
+"""Frequent statements about jobs, built once: building one takes longer than SQLite takes to run it."""
+
+from typing import Final
+
+from sqlalchemy import (
+    ColumnElement,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+)
+
+from dispatchd.hub.domain.binding import Binding
+from dispatchd.hub.domain.model import ENDED, HELD, WAITING, State
+from dispatchd.hub.storage.jobs.rows import COLUMNS
+from dispatchd.hub.storage.schema import JOBS, MARKS, PAUSED, TEXTS
+
+_JOB: Final = JOBS.c
+_QUEUED: Final = _JOB.state == State.QUEUED
+_WAITS: Final = _JOB.state.in_(WAITING)
+_OF_ID: Final = _JOB.id == bindparam("of_id")
+INSERT: Final = insert(JOBS)
+INSERT_TEXTS: Final = insert(TEXTS)
+LOCKED: Final = select(*COLUMNS).where(_OF_ID).with_for_update()
+POSITION: Final = select(_JOB.position).where(_OF_ID)
+TEXTS_OF: Final = select(TEXTS.c.payload, TEXTS.c.headers).where(
+    TEXTS.c.id == bindparam("of_id")
+)
+WAITING_SIZE: Final = select(func.count(), func.coalesce(func.sum(_JOB.size), 0)).where(
+    _WAITS
+)
+_FREE: Final = and_(
+    _QUEUED,
+    or_(_JOB.urgent == true(), ~exists().where(MARKS.c.name == PAUSED)),
+    or_(_JOB.only_machine == "", _JOB.only_machine == bindparam("asking_machine")),
+)
+_DECLARED: Final = or_(
+    _JOB.urgent == true(), _JOB.workflow.in_(bindparam("declared", expanding=True))
+)
+NEXT: Final = (
+    select(*COLUMNS)
+    .where(_FREE)
+    .order_by(_JOB.urgent.desc(), _JOB.priority.desc(), _JOB.turn, _JOB.position)
+    .limit(1)
+    .with_for_update(skip_locked=True)
+)
+NEXT_DECLARED: Final = NEXT.where(_DECLARED)
+ANY_NEXT: Final = select(_JOB.position).where(_FREE).limit(1)
+"""Query of any free job, also a locked one."""
+ANY_NEXT_DECLARED: Final = ANY_NEXT.where(_DECLARED)
+
+
+def within(binding: Binding) -> ColumnElement[bool]:
+    """Return the condition of the free jobs that a bound machine may get; the same rule as `Binding.may_want`."""
+    found: ColumnElement[bool] = true()
+    if binding.workflows is not None:
+        found = or_(_JOB.urgent == true(), _JOB.workflow.in_(binding.workflows))
+    if binding.repositories is None:
+        return found
+    name = func.lower(_JOB.repository)
+    fits = (name.like(_like(each), escape="\\") for each in binding.repositories)
+    is_its_own = _JOB.only_machine == bindparam("asking_machine")
+    is_of_none = and_(_JOB.urgent == true(), _JOB.repository == "")
+    return and_(found, or_(is_its_own, is_of_none, *fits))
+
+
+def _like(pattern: str) -> str:
+    for each in "\\%_":
+        pattern = pattern.replace(each, f"\\{each}")
+    return pattern.lower().replace("*", "%")
+
+
+CANCEL_JOBS: Final = (
+    select(*COLUMNS)
+    .where(_QUEUED, _JOB.urgent == true(), _JOB.only_machine != "")
+    .with_for_update(skip_locked=True)
+)
+_WANTED: Final = select(*COLUMNS).where(_JOB.cancel_requested == true())
+WANTED_ENDS: Final = _WANTED.where(_JOB.state.in_(HELD))
+ABORTED_SINCE: Final = _WANTED.where(
+    _JOB.state == State.ABORTED, _JOB.finished_at >= bindparam("since")
+)
+_LIKE: Final = and_(_QUEUED, _JOB.priority == bindparam("of_priority"))
+TURNS: Final = select(
+    select(MARKS.c.value)
+    .where(MARKS.c.name == bindparam("turn_mark"))
+    .scalar_subquery(),
+    select(func.min(_JOB.turn)).where(_LIKE).scalar_subquery(),
+    select(func.max(_JOB.turn))
+    .where(_LIKE, _JOB.repository == bindparam("of_repository"))
+    .scalar_subquery(),
+)
+HAS_HAD_TURN: Final = (
+    select(_JOB.position)
+    .where(
+        _JOB.state.in_((*HELD, *ENDED)),
+        _JOB.priority == bindparam("of_priority"),
+        _JOB.repository == bindparam("of_repository"),
+        _JOB.turn == bindparam("of_turn"),
+        _JOB.deliveries > 0,
+    )
+    .limit(1)
+)

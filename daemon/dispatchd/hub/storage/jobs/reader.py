@@ -1,0 +1,106 @@
+"""Read access to jobs: each call reads one consistent state, without blocking writers."""
+
+from typing import Final
+
+from attrs import frozen
+from sqlalchemy import func, literal, select
+
+from dispatchd.hub.domain.model import HELD, Attempt, HubJob, State
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job
+from dispatchd.hub.storage.schema import ATTEMPTS, JOBS, TEXTS
+
+_JOB: Final = JOBS.c
+
+
+@frozen(kw_only=True)
+class Filter:
+    """Filter of jobs; an empty text matches any."""
+
+    state: str = ""
+    repository: str = ""
+    workflow: str = ""
+    limit: int = 100
+
+
+_SHORT: Final = [
+    literal("").label(each.name) if each is _JOB.result_details else each
+    for each in COLUMNS
+]
+"""Columns of a job for lists, without the result's details, which may have 1 MB."""
+
+
+@frozen
+class JobReader:
+    """Reader of a database's jobs.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
+
+    _database: Database
+
+    def get(self, job_id: str) -> HubJob | None:
+        """Return a job, or None."""
+        with self._database.snapshot() as db:
+            query = select(*COLUMNS).where(_JOB.id == job_id)
+            row = db.execute(query).mappings().first()
+            return None if row is None else read_job(row)
+
+    def texts(self, job_id: str) -> tuple[str, str] | None:
+        """Return payload and headers of a job (JSON), or None."""
+        query = select(TEXTS.c.payload, TEXTS.c.headers).where(TEXTS.c.id == job_id)
+        with self._database.snapshot() as db:
+            row = db.execute(query).first()
+            return None if row is None else (row.payload, row.headers)
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        """Return the claims of a job, oldest first."""
+        query = select(ATTEMPTS).where(ATTEMPTS.c.job_id == job_id)
+        with self._database.snapshot() as db:
+            rows = db.execute(query.order_by(ATTEMPTS.c.number)).mappings().all()
+            return [Attempt(**row) for row in rows]
+
+    def list(self, wanted: Filter) -> list[HubJob]:
+        """Return the newest jobs, sorted oldest first."""
+        query = select(*_SHORT).order_by(_JOB.position.desc()).limit(wanted.limit)
+        pairs = {
+            _JOB.state: wanted.state,
+            _JOB.repository: wanted.repository,
+            _JOB.workflow: wanted.workflow,
+        }
+        for column, value in pairs.items():
+            if value:
+                query = query.where(column == value)
+        with self._database.snapshot() as db:
+            rows = db.execute(query).mappings().all()
+            return [read_job(row) for row in reversed(rows)]
+
+    def counts(self) -> dict[State, int]:
+        """Return the number of jobs in each state."""
+        query = select(_JOB.state, func.count()).group_by(_JOB.state)
+        with self._database.snapshot() as db:
+            found = {State(state): count for state, count in db.execute(query)}
+        return {state: found.get(state, 0) for state in State}
+
+    def heard_at(self, *, lease_s: float, now: float) -> dict[str, float]:
+        """Return the times at which machines with jobs were last heard of for one of them, by server id.
+
+        Args:
+            lease_s: Length of a lease (seconds).
+            now: The time, which is the latest that is returned (seconds since the epoch).
+        """
+        query = (
+            select(_JOB.machine, func.max(_JOB.lease_until))
+            .where(_JOB.state.in_(HELD))
+            .group_by(_JOB.machine)
+        )
+        with self._database.snapshot() as db:
+            return {
+                name: min(now, until - lease_s) for name, until in db.execute(query)
+            }
+
+    def oldest_queued_at(self) -> float | None:
+        """Return the time at which the oldest queued job was submitted, or None."""
+        query = select(func.min(_JOB.created_at)).where(_JOB.state == State.QUEUED)
+        with self._database.snapshot() as db:
+            return db.execute(query).scalar()

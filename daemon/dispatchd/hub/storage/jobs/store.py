@@ -1,0 +1,239 @@
+"""Jobs in the database. Every call is one transaction, and its changes are durable when it returns."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from attrs import frozen
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    false,
+    func,
+    or_,
+    select,
+    true,
+)
+
+from dispatchd.hub.config.load import Leases
+from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.binding import FREE, Binding
+from dispatchd.hub.domain.model import ENDED, Claimed, HubJob, Locked, State
+from dispatchd.hub.domain.supersede import after_targets
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs import queries
+from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job, write_job
+from dispatchd.hub.storage.jobs.turns import pass_turn
+from dispatchd.hub.storage.schema import ATTEMPTS, CHECKS, JOBS, TEXTS
+
+_JOB: Final = JOBS.c
+_EXPIRED_AT_ONCE: Final = 100
+"""Most claims that expire in one transaction (count)."""
+
+_PRUNED_AT_ONCE: Final = 500
+
+
+@frozen
+class JobStore:
+    """Jobs of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
+
+    _database: Database
+
+    def claim(
+        self,
+        machine: str,
+        token_hash: str,
+        workflows: Sequence[str] | None,
+        *,
+        now: float,
+        lease_s: float,
+        binding: Binding = FREE,
+    ) -> Claimed | None:
+        """Claim the next job for a machine: urgent ones first, then by priority, turn and age.
+
+        Args:
+            machine: The machine's server id.
+            token_hash: The hash of the claim's token.
+            workflows: Workflows that the machine declares; None for a machine that takes any job.
+            now: The time (seconds since the epoch).
+            lease_s: Length of the claim's lease (seconds).
+            binding: Binding of the machine, set by the hub's owner.
+
+        Fails with Locked if there may be a job, but other transactions have locked all of them.
+        """
+        asked: dict[str, Any] = {"asking_machine": machine}
+        query, there = queries.NEXT, queries.ANY_NEXT
+        if workflows is not None:
+            query, there = queries.NEXT_DECLARED, queries.ANY_NEXT_DECLARED
+            asked["declared"] = list(workflows)
+        if not binding.is_free:
+            within = queries.within(binding)
+            query, there = query.where(within), there.where(within)
+
+        def work(db: Connection) -> Claimed | None:
+            row = db.execute(query, asked).mappings().first()
+            if row is None:
+                if self._database.is_shared and db.execute(there, asked).first():
+                    raise Locked
+                return None
+            before = read_job(row)
+            job = rules.claim(
+                before, machine, token_hash, now=now, lease_until=now + lease_s
+            )
+            write_job(db, before, job)
+            texts = db.execute(queries.TEXTS_OF, {"of_id": job.id}).one()
+            # Last, because other claims wait for it.
+            pass_turn(db, job)
+            return Claimed(
+                job=job, before=before, payload=texts.payload, headers=texts.headers
+            )
+
+        return self._database.write(work)
+
+    def change(
+        self, job_id: str, decide: Callable[[HubJob], HubJob]
+    ) -> tuple[HubJob, HubJob] | None:
+        """Replace a job by the result of `decide`; return it before and after; return None if there is no such job.
+
+        If `decide` raises, nothing changes.
+        """
+
+        def work(db: Connection) -> tuple[HubJob, HubJob] | None:
+            row = db.execute(queries.LOCKED, {"of_id": job_id}).mappings().first()
+            if row is None:
+                return None
+            before = read_job(row)
+            after = decide(before)
+            if after != before:
+                write_job(db, before, after)
+            return before, after
+
+        return self._database.write(work)
+
+    def expire(
+        self,
+        decide: Callable[[HubJob], HubJob],
+        *,
+        now: float,
+        leases: Leases,
+        heard_since: float = 0.0,
+    ) -> list[HubJob]:
+        """Replace jobs whose lease and additional time (`_held`) are over by the results of `decide`, and return these.
+
+        Machines could be heard since `heard_since`: each lease lasts for its full length from then on.
+        """
+        held_until = heard_since + leases.seconds
+        over = [
+            and_(wanted, _JOB.lease_until <= now - more_s)
+            for wanted, more_s in _held(leases)
+            if held_until <= now - more_s
+        ]
+        query = (
+            select(*COLUMNS)
+            .where(or_(false(), *over))
+            .limit(_EXPIRED_AT_ONCE)
+            .with_for_update(skip_locked=True)
+        )
+
+        def work(db: Connection) -> list[HubJob]:
+            found = [read_job(row) for row in db.execute(query).mappings()]
+            changed = [(before, decide(before)) for before in found]
+            for before, after in changed:
+                write_job(db, before, after)
+            return [after for _, after in changed]
+
+        return self._database.write(work)
+
+    def end_cancel_jobs(self, *, now: float) -> list[HubJob]:
+        """End the cancel jobs that wait for a machine although all their targets have ended; return them."""
+
+        def work(db: Connection) -> list[HubJob]:
+            waiting = [
+                read_job(row) for row in db.execute(queries.CANCEL_JOBS).mappings()
+            ]
+            if not waiting:
+                return []
+            first = min(each.created_at for each in waiting)
+            wanted, aborted = (
+                [
+                    read_job(row)
+                    for row in db.execute(query, {"since": first}).mappings()
+                ]
+                for query in (queries.WANTED_ENDS, queries.ABORTED_SINCE)
+            )
+            changed = []
+            for before in waiting:
+                recent = [
+                    each for each in aborted if each.finished_at >= before.created_at
+                ]
+                after = after_targets(before, wanted, recent, now=now)
+                if after is not before:
+                    write_job(db, before, after)
+                    changed.append(after)
+            return changed
+
+        return self._database.write(work)
+
+    def next_expiry(self, leases: Leases, *, heard_since: float = 0.0) -> float | None:
+        """Return the time at which the next lease is over with its additional time (seconds since the epoch), or None."""
+        first = select(func.min(_JOB.lease_until))
+        with self._database.snapshot() as db:
+            found = [
+                (db.execute(first.where(wanted)).scalar(), more_s)
+                for wanted, more_s in _held(leases)
+            ]
+        return min(
+            (
+                max(at, heard_since + leases.seconds) + more_s
+                for at, more_s in found
+                if at is not None
+            ),
+            default=None,
+        )
+
+    def prune(self, *, before: float) -> int:
+        """Remove jobs that ended before a time, with all that belongs to them; return their number.
+
+        A job with a pending check stays.
+        """
+        untold = select(CHECKS.c.job_id).where(CHECKS.c.owed == true())
+        old = (
+            select(_JOB.id)
+            .where(_JOB.state.in_(ENDED), _JOB.finished_at < before)
+            .where(_JOB.id.not_in(untold))
+            .limit(_PRUNED_AT_ONCE)
+        )
+
+        def work(db: Connection) -> int:
+            ids = db.execute(old).scalars().all()
+            for table, column in (
+                (TEXTS, TEXTS.c.id),
+                (ATTEMPTS, ATTEMPTS.c.job_id),
+                (CHECKS, CHECKS.c.job_id),
+                (JOBS, _JOB.id),
+            ):
+                db.execute(delete(table).where(column.in_(ids)))
+            return len(ids)
+
+        removed = 0
+        while True:
+            count = self._database.write(work)
+            removed += count
+            if count < _PRUNED_AT_ONCE:
+                return removed
+
+
+def _held(leases: Leases) -> list[tuple[ColumnElement[bool], float]]:
+    """Return the kinds of jobs that machines have, each with its additional time after the lease (seconds)."""
+    accepted, silent = _JOB.state == State.ACCEPTED, _JOB.phase == ""
+    return [
+        (_JOB.state == State.CLAIMED, 0.0),
+        (and_(accepted, silent), leases.unheard_s),
+        (and_(accepted, ~silent), leases.patience_s),
+        (_JOB.state == State.RUNNING, leases.patience_s),
+        (_JOB.state == State.NEEDS_ATTENTION, leases.patience_s),
+    ]

@@ -1,0 +1,203 @@
+"""Waiting requests: held polls, of which each queued job wakes one, watchers of one job, and those of any change."""
+
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import anyio
+from attrs import define, field
+
+from dispatchd.hub.domain.binding import FREE, Binding
+from dispatchd.hub.domain.events import News
+
+_MOST_OVERTAKEN: Final = 4
+"""Most polls of one machine and kind that are held beside the newest (count)."""
+
+
+@define
+class Bell:
+    """Notifier that wakes all who wait for something, each time it happens."""
+
+    _next: anyio.Event = field(factory=anyio.Event)
+
+    @property
+    def next(self) -> anyio.Event:
+        """Event of the next ring. Take it first, then read the state, then wait for it."""
+        return self._next
+
+    def ring(self) -> None:
+        """Wake those who wait now."""
+        self._next.set()
+        self._next = anyio.Event()
+
+
+@define
+class Watchers:
+    """Watchers of one job each; a job wakes only its own."""
+
+    _bells: dict[str, tuple[Bell, int]] = field(factory=dict, init=False)
+    """Job id -> its bell, and the number of its watchers (count)."""
+
+    @contextmanager
+    def watch(self, job_id: str) -> Iterator[Bell]:
+        """Yield the bell of a job, which exists until the block ends."""
+        bell, count = self._bells.get(job_id, (Bell(), 0))
+        self._bells[job_id] = bell, count + 1
+        try:
+            yield bell
+        finally:
+            bell, count = self._bells.pop(job_id)
+            if count > 1:
+                self._bells[job_id] = bell, count - 1
+
+    def ring(self, job_id: str) -> None:
+        """Wake the watchers of a job."""
+        if job_id in self._bells:
+            self._bells[job_id][0].ring()
+
+    def wake_all(self) -> None:
+        """Wake every watcher."""
+        for bell, _ in self._bells.values():
+            bell.ring()
+
+
+@define(eq=False)
+class Poll:
+    """A held poll: the jobs that it can get, and the event that wakes it."""
+
+    machine: str
+    workflows: Collection[str] | None
+    binding: Binding = FREE
+    """Binding of the machine, set by the hub's owner, as it was at the last look."""
+    woken: anyio.Event = field(factory=anyio.Event, init=False)
+    news: list[News] = field(factory=list, init=False)
+    """News that it got and has not used yet."""
+    is_over: bool = field(default=False, init=False)
+    """True if it is to be answered now, with a job or without."""
+
+    @property
+    def line(self) -> tuple[str, bool]:
+        """Machine and kind of poll. A machine has one poll of each kind: for jobs, and for cancel jobs only."""
+        is_for_cancels = self.workflows is not None and not self.workflows
+        return self.machine, is_for_cancels
+
+    def wants(self, news: News) -> bool:
+        """Return whether the job may be one for this poll's machine."""
+        if not news.is_queued or news.machine not in ("", self.machine):
+            return False
+        if self.workflows is not None and news.workflow not in ("", *self.workflows):
+            return False
+        return bool(news.machine) or self.binding.may_want(
+            news.workflow, news.repository
+        )
+
+    def knows(self, news: News) -> bool:
+        """Return whether `wants` is certain: the news has the repository, or the binding doesn't need it."""
+        return self.binding.repositories is None or news.repository is not None
+
+
+@define
+class Polls:
+    """Held polls; the one that has waited longest comes first.
+
+    Each queued job wakes one of them. If 500 machines wait, waking all for each job would mean 500 database queries,
+    of which 499 find nothing. So the news of a job goes from poll to poll until the job is claimed: a poll that gets
+    another job passes it on, and one whose query failed (`Locked`, `StorageBusy`) keeps it for its next look.
+
+    Of several polls of one line (`Poll.line`) only the newest can get jobs: the connections of the others are most likely
+    dead. A few of those are held all the same: else two machines that share an identity would poll in turn without a pause.
+    """
+
+    _held: dict[Poll, None] = field(factory=dict, init=False)
+    """Polls that wait to be woken."""
+    _newest: dict[tuple[str, bool], Poll] = field(factory=dict, init=False)
+    _overtaken: dict[tuple[str, bool], dict[Poll, None]] = field(
+        factory=dict, init=False
+    )
+    """Other polls of each line, oldest first."""
+
+    def __len__(self) -> int:
+        """Return the number of held polls."""
+        return len(self._held)
+
+    @contextmanager
+    def hold(self, poll: Poll) -> Iterator[None]:
+        """Hold a poll until the block ends; news that it has not used by then goes to another one."""
+        overtaken = self._newest.get(poll.line)
+        self._newest[poll.line] = poll
+        if overtaken is not None:
+            self._pass_on(overtaken)
+            self._hold_few(overtaken)
+        try:
+            yield
+        finally:
+            self._held.pop(poll, None)
+            if self.counts(poll):
+                del self._newest[poll.line]
+            self._let_go(poll)
+            self._pass_on(poll)
+
+    def counts(self, poll: Poll) -> bool:
+        """Return whether a poll is the newest of its line."""
+        return self._newest.get(poll.line) is poll
+
+    def renew(self, poll: Poll) -> list[News]:
+        """Arm a held poll, so that news from now on wakes it; return the news that it got before.
+
+        The caller looks for a job next. It gives unused news back (`keep`) or passes it on (`tell`).
+        """
+        news, poll.news = poll.news, []
+        poll.woken = anyio.Event()
+        self._held[poll] = None
+        return news
+
+    def keep(self, poll: Poll, news: Iterable[News]) -> None:
+        """Give news back to a poll, which has to use it again."""
+        poll.news.extend(news)
+
+    def tell(self, news: News) -> None:
+        """Wake the poll that has waited longest among those that can use the job.
+
+        A poll that can perhaps use it is woken as well, and the search goes on.
+        """
+        for poll in list(self._held):
+            if poll.wants(news) and self.counts(poll):
+                del self._held[poll]
+                poll.news.append(news)
+                poll.woken.set()
+                if poll.knows(news):
+                    return
+
+    def end(self, machine: str) -> None:
+        """End the polls of a machine, so that it sends heartbeats and learns the state of its jobs."""
+        for line, poll in self._newest.items():
+            if line[0] == machine:
+                poll.is_over = True
+                poll.woken.set()
+
+    def wake_all(self) -> None:
+        """Wake every poll, for example at a stop or after news may have been missed."""
+        for poll in self._held:
+            poll.woken.set()
+        self._held.clear()
+
+    def _hold_few(self, overtaken: Poll) -> None:
+        """Keep holding an overtaken poll, and end the oldest one of its line if there are too many."""
+        others = self._overtaken.setdefault(overtaken.line, {})
+        others[overtaken] = None
+        if len(others) > _MOST_OVERTAKEN:
+            oldest = next(iter(others))
+            del others[oldest]
+            oldest.is_over = True
+            oldest.woken.set()
+
+    def _let_go(self, poll: Poll) -> None:
+        others = self._overtaken.get(poll.line, {})
+        others.pop(poll, None)
+        if not others:
+            self._overtaken.pop(poll.line, None)
+
+    def _pass_on(self, poll: Poll) -> None:
+        unused, poll.news = poll.news, []
+        for news in unused:
+            self.tell(news)

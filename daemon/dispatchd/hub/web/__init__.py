@@ -1,0 +1,1 @@
+"""The hub's web page: people see jobs and machines, and act on them."""

@@ -1,0 +1,74 @@
+"""Live updates of open pages, as server-sent events."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import anyio
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.model import StorageBusy
+
+_EVERY_S: Final = 1.0
+"""Least time between two events (seconds)."""
+_BEAT_S: Final = 15.0
+"""Longest silence of a stream (seconds): proxies close those that seem dead."""
+_LOOK_S: Final = 2.0
+"""Interval at which a page looks where another hub process may have changed something (seconds)."""
+
+_CHANGED: Final = b"event: changed\ndata:\n\n"
+_BEAT: Final = b": here\n\n"
+
+
+@frozen
+class Live:
+    """Stream of events."""
+
+    desk: Desk
+
+    def stream(self, request: Request) -> Response:
+        """Return events until the hub stops or the session ends."""
+        return StreamingResponse(
+            self._events(request),
+            media_type="text/event-stream",
+            # Proxies such as nginx would collect the events first.
+            headers={"X-Accel-Buffering": "no"},
+        )
+
+    async def _events(self, request: Request) -> AsyncIterator[bytes]:
+        bell = self.desk.changed.next
+        # At once, so that the browser knows that it is connected.
+        yield _BEAT
+        while not self.desk.stopping:
+            changed = await self._rings(bell)
+            bell = self.desk.changed.next
+            if not await self._counts(request):
+                return
+            yield _CHANGED if changed else _BEAT
+            if changed:
+                await self._pause()
+
+    async def _rings(self, bell: anyio.Event) -> bool:
+        """Wait for a change or for the next heartbeat; return whether something may have changed."""
+        shared = self.desk.database.is_shared
+        with anyio.move_on_after(_LOOK_S if shared else _BEAT_S):
+            await bell.wait()
+        return shared or bell.is_set()
+
+    async def _pause(self) -> None:
+        until = anyio.current_time() + _EVERY_S
+        while not self.desk.stopping and anyio.current_time() < until:
+            bell = self.desk.changed.next
+            with anyio.move_on_after(until - anyio.current_time()):
+                await bell.wait()
+
+    async def _counts(self, request: Request) -> bool:
+        if self.desk.stopping:
+            return False
+        try:
+            return await self.desk.session(request) is not None
+        except StorageBusy:
+            # The page shows that error when it looks.
+            return True

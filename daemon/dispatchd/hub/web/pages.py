@@ -1,0 +1,154 @@
+"""Routes of the pages: a list of jobs and machines, and a page for each job."""
+
+from http import HTTPStatus
+from typing import Final
+from uuid import uuid4
+
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from dispatchd.hub.api.jobs import Jobs, wanted_jobs
+from dispatchd.hub.api.machines import machine_documents
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.model import ENDED, HELD, WAITING
+from dispatchd.hub.domain.result_details import read_details
+from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.queue.submit import Intake
+from dispatchd.hub.storage.jobs.reader import Filter
+from dispatchd.hub.web.events import Live
+from dispatchd.hub.web.login import Entry
+from dispatchd.hub.web.render import (
+    Handler,
+    LoginNeeded,
+    Visitor,
+    answering,
+    render,
+    static,
+)
+from dispatchd.hub.web.text import job_path, standing
+from dispatchd.hub.web.view_model import Progress, asked, steps
+
+_LISTED: Final = 100
+"""Jobs on a page (count)."""
+
+_GROUPS: Final = (
+    ("Waiting", WAITING),
+    ("On machines", HELD),
+    ("Ended", ENDED),
+)
+
+
+@frozen
+class Page:
+    """Routes of the web page."""
+
+    desk: Desk
+    intake: Intake
+
+    def routes(self) -> list[Route]:
+        """Return the routes, for the application."""
+        entry, one = Entry(self.desk), "/jobs/{job_id:job}"
+        return [
+            _get("/", self.list),
+            _get("/login", entry.show),
+            _post("/login", entry.login),
+            _post("/logout", entry.logout),
+            _get("/events", self.events),
+            _get("/static/{version}/{name}", static),
+            # With the id in the query; `job_path` explains why.
+            _get("/jobs", self.show),
+            _post("/jobs/cancel", self.cancel),
+            _post("/jobs/requeue", self.requeue),
+            _post(f"{one}/cancel", self.cancel),
+            _post(f"{one}/requeue", self.requeue),
+            _get(one, self.show),
+        ]
+
+    async def list(self, request: Request) -> Response:
+        """Return the newest jobs, and every machine."""
+        visitor = await Entry(self.desk).visitor(request)
+        wanted = wanted_jobs(request, str(_LISTED))
+        return HTMLResponse(await self.desk.use(lambda: self._list(visitor, wanted)))
+
+    async def show(self, request: Request) -> Response:
+        """Return one job."""
+        visitor = await Entry(self.desk).visitor(request)
+        job_id = _job_id(request)
+        return HTMLResponse(await self.desk.use(lambda: self._job(visitor, job_id)))
+
+    async def events(self, request: Request) -> Response:
+        """Stream changes to an open page.
+
+        Raises:
+            Refused: Nobody is logged in.
+        """
+        try:
+            await Entry(self.desk).visitor(request)
+        except LoginNeeded as error:
+            raise Refused(HTTPStatus.UNAUTHORIZED, "the session has ended") from error
+        return Live(self.desk).stream(request)
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a job."""
+        await Entry(self.desk).posted(request, by_admin=True)
+        job = await Jobs(self.desk, self.intake).end(_job_id(request))
+        return RedirectResponse(job_path(job.id), HTTPStatus.SEE_OTHER)
+
+    async def requeue(self, request: Request) -> Response:
+        """Submit an ended job again, and redirect to the new one."""
+        form = await Entry(self.desk).posted(request, by_admin=True)
+        again = await Jobs(self.desk, self.intake).again(
+            _job_id(request), form.get("new_id", "")
+        )
+        return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
+
+    def _list(self, visitor: Visitor, wanted: Filter) -> str:
+        jobs = self.desk.reader.list(wanted)
+        return render(
+            "list.html",
+            visitor,
+            now=self.desk.now(),
+            pause=self.desk.pauses.get(),
+            jobs=jobs[::-1],
+            counts=self.desk.reader.counts(),
+            groups=_GROUPS,
+            wanted=wanted,
+            machines=machine_documents(self.desk),
+            names=self.desk.machines.names(),
+        )
+
+    def _job(self, visitor: Visitor, job_id: str) -> str:
+        job = self.desk.reader.get(job_id)
+        if job is None:
+            raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+        attempts = self.desk.reader.attempts(job_id)
+        return render(
+            "job.html",
+            visitor,
+            now=self.desk.now(),
+            job=job,
+            new_id=uuid4(),
+            attempts=attempts,
+            steps=steps(job, attempts),
+            progress=Progress.of(job),
+            asked=asked(job),
+            standing=standing(job),
+            names=self.desk.machines.names(),
+            link=self.desk.link_of(job),
+            details=read_details(job.result_details),
+        )
+
+
+def _get(path: str, handler: Handler) -> Route:
+    return Route(path, answering(handler), methods=["GET"])
+
+
+def _post(path: str, handler: Handler) -> Route:
+    return Route(path, answering(handler), methods=["POST"])
+
+
+def _job_id(request: Request) -> str:
+    found: str = request.path_params.get("job_id") or request.query_params.get("id", "")
+    return found

@@ -1,0 +1,168 @@
+"""Answers as pages: made from templates that escape all texts of jobs, with headers that block content from elsewhere."""
+
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from http import HTTPStatus
+from importlib.resources import files
+from pathlib import PurePath
+from typing import Final
+from urllib.parse import quote
+
+import structlog
+from attrs import frozen
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from dispatchd.hub.domain.model import QueueFull, State, StorageBusy
+from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.web import text as words
+from dispatchd.hub.web import view_model as shapes
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_HERE: Final = "dispatchd.hub.web"
+
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+
+
+@frozen(kw_only=True)
+class Visitor:
+    """Person who looks at the page: a token's name, whether it may change things, and the token that its forms need."""
+
+    name: str
+    is_admin: bool
+    form_token: str
+
+
+class LoginNeeded(Exception):
+    """Request without a session."""
+
+
+def _static() -> dict[str, bytes]:
+    folder = files(_HERE).joinpath("static")
+    return {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
+
+
+_STATIC: Final = _static()
+_VERSION: Final = sha256(
+    b"".join(each for _, each in sorted(_STATIC.items()))
+).hexdigest()[:12]
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    for name in (
+        "iso",
+        "job_path",
+        "shown",
+        "shown_lines",
+        "span",
+        "state_word",
+        "utc",
+    ):
+        found.filters[name] = getattr(words, name)
+    found.filters |= {"title_of": shapes.title, "has_ended": shapes.has_ended}
+    found.globals |= {"static": f"/static/{_VERSION}", "State": State}
+    return found
+
+
+_TEMPLATES: Final = _environment()
+
+
+def render(template: str, visitor: Visitor | None, **values: object) -> str:
+    """Return a page."""
+    return _TEMPLATES.get_template(template).render(visitor=visitor, **values)
+
+
+def page(
+    template: str,
+    visitor: Visitor | None,
+    status: HTTPStatus = HTTPStatus.OK,
+    **values: object,
+) -> Response:
+    """Return a page as an answer."""
+    return HTMLResponse(render(template, visitor, **values), status_code=status)
+
+
+def answering(handler: Handler) -> Handler:
+    """Return a handler that shows errors as pages, and whose answers have the headers of all pages."""
+
+    async def answer(request: Request) -> Response:
+        response = await _answer(handler, request)
+        response.headers.update(_HEADERS)
+        response.headers.setdefault("Cache-Control", "no-store")
+        return response
+
+    return answer
+
+
+async def _answer(handler: Handler, request: Request) -> Response:
+    try:
+        return await handler(request)
+    except LoginNeeded:
+        return _to_login(request)
+    except Refused as refused:
+        return _wrong(refused.status, refused.message)
+    except StorageBusy as error:
+        structlog.get_logger().warning("database_busy", error=str(error))
+        message = "the hub's database can't be used now; the hub's log says why"
+        return _wrong(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_s=5)
+    except QueueFull as full:
+        return _wrong(HTTPStatus.SERVICE_UNAVAILABLE, str(full), retry_s=10)
+
+
+async def static(request: Request) -> Response:
+    """Return a static file; under the current version browsers may cache it for ever.
+
+    Raises:
+        Refused: There is no such file.
+    """
+    name = request.path_params["name"]
+    if name not in _STATIC:
+        raise Refused(HTTPStatus.NOT_FOUND, "there is no such file")
+    current = request.path_params["version"] == _VERSION
+    return Response(
+        _STATIC[name],
+        media_type=_TYPES[PurePath(name).suffix],
+        headers={"Cache-Control": _FOR_EVER if current else "no-store"},
+    )
+
+
+def _wrong(status: HTTPStatus, message: str, retry_s: int = 0) -> Response:
+    title, sentence = status.phrase, f"{message[:1].upper()}{message[1:]}."
+    response = page("wrong.html", None, status, title=title, sentence=sentence)
+    if retry_s:
+        response.headers["Retry-After"] = str(retry_s)
+    return response
+
+
+def _to_login(request: Request) -> Response:
+    if request.method != "GET":
+        return RedirectResponse("/login", HTTPStatus.SEE_OTHER)
+    path = request.scope["raw_path"].decode("latin-1")
+    query = request.scope["query_string"].decode("latin-1")
+    wanted = f"{path}?{query}" if query else path
+    if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
+        # A link on another site, for example of a check at GitHub: the browser sends the cookie only with
+        # requests of the hub's own pages, so one of them repeats the request.
+        return page("again.html", None, wanted=wanted)
+    return RedirectResponse(
+        f"/login?next={quote(wanted, safe='')}", HTTPStatus.SEE_OTHER
+    )

@@ -1,0 +1,89 @@
+"""Texts of the page: safe forms of jobs' texts, times, and a sentence for each state."""
+
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote, urlencode
+
+from dispatchd.hub.domain.model import HubJob, State
+from dispatchd.redaction.escapes import COLOURS, written_out
+
+SENTENCES: Final = {
+    State.RECEIVED: "Kept, and not yet free to be handed out.",
+    State.QUEUED: "Waits for a machine that takes this workflow.",
+    State.CLAIMED: "Handed to a machine, which has not accepted it yet.",
+    State.ACCEPTED: "A machine has accepted it and has not started it yet.",
+    State.RUNNING: "Runs on its machine.",
+    State.NEEDS_ATTENTION: "Parked on its machine until a person decides there (dispatchd resolve).",
+    State.SUCCEEDED: "Ended, and all went well.",
+    State.PARTIALLY_SUCCEEDED: "Ended; a part of it went well.",
+    State.FAILED: "Ended without success.",
+    State.ABORTED: "Somebody ended it.",
+    State.REJECTED: "Never run, because its machine can't run it.",
+    State.IGNORED: "No rule wanted it.",
+    State.SUPERSEDED: "A newer job has taken its place before a machine had it.",
+}
+
+
+def shown(text: object, most: int = 2000) -> str:
+    """Return a text on one line, cut to `most` characters, with characters that act on the text around them written out."""
+    found = written_out(str(text)[: most + 1])
+    return found if len(str(text)) <= most else f"{found[:most]}…"
+
+
+def shown_lines(text: str) -> str:
+    """Return a text of several lines, such as a log, without a terminal's colours."""
+    plain = COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return written_out(plain, but="\n\t")
+
+
+def iso(at: float) -> str:
+    """Return a time in ISO 8601, for programs."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
+
+
+def utc(at: float) -> str:
+    """Return a time for people, in UTC."""
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def span(length_s: float) -> str:
+    """Return a duration in its two largest units."""
+    if length_s < 10:  # noqa: PLR2004  # longer ones need no tenths
+        return f"{max(length_s, 0):.1f} s"
+    minutes, seconds = divmod(round(length_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s"))
+    found = [f"{count} {unit}" for count, unit in parts if count]
+    return " ".join(found[:2])
+
+
+def state_word(state: str) -> str:
+    """Return the name of a state for people."""
+    return state.replace("_", " ")
+
+
+def job_path(job_id: str, action: str = "") -> str:
+    """Return the path of a job, or of an action on it.
+
+    Browsers treat the ids `.` and `..` as folders, however they are encoded, so these go into the query.
+    """
+    after = f"/{action}" if action else ""
+    if job_id in {".", ".."}:
+        return f"/jobs{after}?{urlencode({'id': job_id})}"
+    return f"/jobs/{quote(job_id, safe='')}{after}"
+
+
+def standing(job: HubJob) -> str:
+    """Return the state of a job, in a sentence or two."""
+    sentence = SENTENCES[job.state]
+    if job.state is State.QUEUED and job.lapsed:
+        return (
+            f"Queued again, because {shown(job.machine, 200)} was not heard of any more. "
+            "That machine may still go on with it until another one has it."
+        )
+    if job.state is State.QUEUED and job.only_machine:
+        sentence = f"Waits for the machine {shown(job.only_machine, 200)}."
+    if job.cancel_requested and not job.finished_at:
+        return f"{sentence} Somebody wants it to end, and its machine will be told."
+    return sentence

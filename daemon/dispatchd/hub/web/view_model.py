@@ -1,0 +1,97 @@
+"""Data of a job for the templates: its history, its progress, and its origin."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from attrs import frozen
+
+from dispatchd.hub.domain.model import ENDED, Attempt, HubJob
+from dispatchd.hub.web.text import shown, span
+
+_ASKED: Final = (
+    ("event_name", "Event"),
+    ("event_action", "Action"),
+    ("actor_login", "Asked for by"),
+    ("repository_name", "Repository"),
+    ("pull_request_number", "Pull request"),
+    ("issue_number", "Issue"),
+    ("ref", "Ref"),
+    ("sha", "Commit"),
+    ("command", "Command"),
+    ("dag_run_id", "Run to cancel"),
+    ("delivery_id", "Delivery"),
+)
+
+
+@frozen
+class Step:
+    """Step in the history of a job; `at` in seconds since the epoch."""
+
+    at: float
+    what: str
+    machine: str = ""
+    detail: str = ""
+
+
+@frozen
+class Progress:
+    """Progress of a run, in its own steps (count)."""
+
+    completed: int
+    in_progress: int
+    total: int
+
+    @classmethod
+    def of(cls, job: HubJob) -> "Progress | None":
+        """Return the newest progress that a machine has reported, or None."""
+        told = json.loads(job.progress or "null")
+        if not isinstance(told, dict):
+            return None
+        counts = [told.get(name) for name in ("completed", "in_progress", "total")]
+        numbers = [each for each in counts if isinstance(each, int)]
+        return cls(*numbers) if len(numbers) == len(counts) else None
+
+
+def steps(job: HubJob, attempts: Sequence[Attempt]) -> list[Step]:
+    """Return the history of a job, oldest step first."""
+    return sorted(_steps(job, attempts), key=lambda step: step.at)
+
+
+def _steps(job: HubJob, attempts: Sequence[Attempt]) -> Iterator[Step]:
+    yield Step(job.created_at, "Submitted")
+    for each in attempts:
+        waited = span(each.claimed_at - job.created_at)
+        detail = f"{waited} after it was submitted" if each.number == 1 else ""
+        yield Step(each.claimed_at, "Claimed by", each.machine, detail)
+        if each.outcome == "released":
+            yield Step(each.ended_at, "Handed back by", each.machine)
+        elif each.outcome == "expired":
+            detail = "its lease was over"
+            yield Step(each.ended_at, "Not heard of any more:", each.machine, detail)
+    if job.accepted_at:
+        detail = f"run {shown(job.run_id, 200)}" if job.run_id else ""
+        yield Step(job.accepted_at, "Accepted by", job.machine, detail)
+    if job.finished_at:
+        began = job.accepted_at
+        detail = f"{span(job.finished_at - began)} after it was accepted"
+        yield Step(job.finished_at, "Ended", detail=detail if began else "")
+
+
+def asked(job: HubJob) -> list[tuple[str, str]]:
+    """Return the origin of a job: its event, actor and subject, as pairs of a label and a text."""
+    return [
+        (label, str(job.document[name]))
+        for name, label in _ASKED
+        if job.document.get(name)
+    ]
+
+
+def title(job: HubJob) -> str:
+    """Return the title of a job: its workflow, or else its command or its id."""
+    return job.workflow or str(job.document.get("command") or "") or job.id
+
+
+def has_ended(job: HubJob) -> bool:
+    """Return whether a job has ended."""
+    return job.state in ENDED

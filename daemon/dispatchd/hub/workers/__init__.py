@@ -1,0 +1,1 @@
+"""Loops of the hub: expiry and retention, and news between hub processes."""

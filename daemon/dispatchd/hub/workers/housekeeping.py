@@ -1,0 +1,140 @@
+"""Loops of the hub: they expire leases and prune old records.
+
+A lease expires only if the hub could have heard its machine (`hub/domain/leases.py`).
+"""
+
+from typing import Final
+
+import anyio
+import structlog
+from attrs import define, field, frozen
+
+from dispatchd.hub.context import Desk
+from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.leases import Listening, Moment
+from dispatchd.hub.domain.model import HubJob, StorageBusy
+
+_SHORTEST_S: Final = 0.05
+_LONGEST_S: Final = 5.0
+"""Longest wait until the next look for expired leases (seconds)."""
+
+_PRUNE_EVERY_S: Final = 3600.0
+_DAY_S: Final = 86_400.0
+
+
+@define
+class Expiry:
+    """Expires the leases of machines that are not heard of any more, and ends cancel jobs without targets."""
+
+    desk: Desk
+    _listening: Listening = field(init=False)
+    _waited_s: float = field(default=0.0, init=False)
+    """Planned wait of the loop since the round before (seconds)."""
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        self._listening = Listening.begun(self._moment())
+        await self.desk.bugs.rounds("expiry", self._round)
+
+    async def _round(self) -> None:
+        log = structlog.get_logger()
+        wait_s = _LONGEST_S
+        try:
+            await self.desk.use(self.desk.measure)
+            self._listen()
+            expired, done, wait_s = await self.desk.use(self._look)
+        except StorageBusy as error:
+            log.warning("database_busy", error=str(error))
+            self._listening.interrupt()
+            expired, done = [], []
+        for job in expired:
+            log.warning(
+                "lease_expired", job_id=job.id, machine=job.machine, state=job.state
+            )
+        for job in done:
+            log.info("cancel_job_ended", job_id=job.id, state=job.state)
+        for job in (*expired, *done):
+            self.desk.tell(job)
+        self.desk.bugs.worked("expiry")
+        self._waited_s = wait_s
+        await anyio.sleep(wait_s)
+
+    def _moment(self) -> Moment:
+        return Moment(
+            now=self.desk.now(),
+            since_boot=self.desk.since_boot(),
+            running=anyio.current_time(),
+        )
+
+    def _listen(self) -> None:
+        """Record that the hub listens; log if it has not done so since the round before."""
+        had_a_break = self._listening.hear(
+            self._moment(),
+            waited_s=self._waited_s,
+            lease_s=self.desk.settings.leases.seconds,
+        )
+        if had_a_break:
+            structlog.get_logger().warning(
+                "leases_hold_anew", reason="no machine could be heard for a while"
+            )
+
+    def _look(self) -> tuple[list[HubJob], list[HubJob], float]:
+        """Return the jobs that expired, the cancel jobs that were ended, and the wait until the next look (seconds)."""
+        leases, now = self.desk.settings.leases, self._listening.last.now
+        since = self._listening.since
+        expired = self.desk.jobs.expire(
+            lambda job: rules.expire(job, now=now, most=leases.most_expiries),
+            now=now,
+            leases=leases,
+            heard_since=since,
+        )
+        done = self.desk.jobs.end_cancel_jobs(now=now)
+        due_at = self.desk.jobs.next_expiry(leases, heard_since=since)
+        # A claim made in the meantime lasts for a whole lease.
+        wait_s = leases.seconds if due_at is None else min(due_at - now, leases.seconds)
+        return expired, done, min(max(wait_s, _SHORTEST_S), _LONGEST_S)
+
+
+@frozen
+class Pruning:
+    """Removes records that are older than the retention."""
+
+    desk: Desk
+
+    async def run(self) -> None:
+        """Prune until cancelled."""
+        await self.desk.bugs.rounds("prune", self._round)
+
+    async def _round(self) -> None:
+        try:
+            await self.desk.use(self._prune)
+        except StorageBusy as error:
+            structlog.get_logger().warning("database_busy", error=str(error))
+        self.desk.bugs.worked("prune")
+        await anyio.sleep(_PRUNE_EVERY_S)
+
+    def _prune(self) -> int:
+        return prune(self.desk, self.desk.settings.retention.days)
+
+
+def prune(desk: Desk, days: float) -> int:
+    """Remove jobs that ended, and deliveries that came, more than `days` ago; return their number. Blocks.
+
+    A delivery that GitHub may send or list again stays, whatever the days: without it the repeat would count as new.
+    """
+    now, github = desk.now(), desk.settings.github
+    before = now - days * _DAY_S
+    again_days = 0.0 if github is None else may_come_again_days(github.retention_days)
+    deliveries = desk.deliveries.prune(
+        before=before, of_hooks_before=min(before, now - again_days * _DAY_S)
+    )
+    return desk.jobs.prune(before=before) + deliveries
+
+
+def may_come_again_days(retention_days: float) -> float:
+    """Return the time for which a delivery may come again (days).
+
+    GitHub keeps it for the retention, may be asked until then to send it again, and lists the repeat for as long
+    again. One day more is for clocks and late entries.
+    """
+    return 2 * retention_days + 1

@@ -1,1 +1,0 @@
-"""The imperative shell: one file for each loop, and the only writer of phases."""

@@ -1,0 +1,1 @@
+"""The way out over HTTP: proxies, trust, certificates, headers."""

@@ -1,0 +1,102 @@
+"""End of a run: the outcome, the failure cause, and the facts about an attempt that is over."""
+
+from enum import StrEnum
+
+from attrs import frozen
+from typing_extensions import override
+
+from dispatchd.protocol.resources import Usage
+
+
+class Outcome(StrEnum):
+    """Outcome of a run; the values travel on the wire as `result_status`."""
+
+    SUCCEEDED = "succeeded"
+    PARTIALLY_SUCCEEDED = "partially_succeeded"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    """Ended by somebody."""
+    REJECTED = "rejected"
+    """Never run, because it can't be run here."""
+
+
+class FailureCause(StrEnum):
+    """The structured reason beside an outcome that isn't a success."""
+
+    EXIT_CODE = "exit-code"
+    """The command itself reported failure, by its exit code or its result."""
+    SIGNAL = "signal"
+    MAX_DURATION = "max-duration"
+    INACTIVITY_TIMEOUT = "inactivity-timeout"
+    SPAWN = "spawn"
+    """Nothing could be started: the program, or a secret that it needs, was not found."""
+    LOST = "lost"
+    """The process is gone and left no exit code, as after a power cut."""
+    CONTRACT_VIOLATION = "contract-violation"
+    """A headless command left no result, or an invalid one."""
+    MISSING_ARTIFACT = "missing-artifact"
+    WORKSPACE = "workspace"
+    """The job's repository could not be checked out."""
+    UNKNOWN_WORKFLOW = "unknown-workflow"
+    INVALID_JOB = "invalid-job"
+    CANCELLED = "cancelled"
+    NEEDS_INPUT = "needs-input"
+    """A person has to decide, or had to."""
+    QUEUE_TIMEOUT = "queue-timeout"
+    """The job waited too long for a slot."""
+    NO_TARGET = "no-target"
+    """A cancel job found nothing left to cancel."""
+    UNKILLABLE = "unkillable"
+    """A process of the run can't be ended, and was given up."""
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """End of a run, as it is stored and reported. `summary` is one or a few sentences."""
+
+    outcome: Outcome
+    cause: FailureCause | None = None
+    summary: str
+
+
+@frozen(kw_only=True)
+class Survivor:
+    """Process that can't be ended. `name` is the command's, as the kernel shortens it."""
+
+    pid: int
+    name: str
+    user: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid}, user {self.user})"
+
+
+@frozen(kw_only=True)
+class Cleared:
+    """Processes that an attempt left behind: the number of those that were ended (count), and the others."""
+
+    ended: int = 0
+    survivors: tuple[Survivor, ...] = ()
+
+
+@frozen(kw_only=True)
+class Exit:
+    """Facts about an attempt that has ended.
+
+    `code` is the command's exit code as a POSIX shell reports it (128 + n for signal n), or None where
+    the process vanished without one. `leftovers` is the number of processes of the run that outlived their
+    leader and were ended; `survivors` are those that could not be ended. `escalated` is true where SIGKILL
+    was needed. `usage` is None where no control group measured it.
+    """
+
+    code: int | None
+    leftovers: int = 0
+    survivors: tuple[Survivor, ...] = ()
+    escalated: bool = False
+    usage: Usage | None = None
+
+
+@frozen
+class NeverStarted:
+    """The attempt's command was certainly never executed."""

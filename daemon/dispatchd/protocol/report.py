@@ -1,0 +1,70 @@
+"""Report of an attempt beside its verdict, and its limits.
+
+A command has written all of it, and it leaves the machine. It is scrubbed first and cut afterwards, so that
+no cut leaves half of a secret.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+from attrs import Factory, evolve, frozen
+
+from dispatchd.protocol.result import Annotation
+from dispatchd.redaction.truncate import clip_markdown
+
+MOST_ANNOTATIONS: Final = 200
+"""Most annotations that are reported (count): the first ones."""
+
+LONGEST_TEXT: Final = 4000
+"""Longest summary, and longest message of an annotation, that is reported (characters)."""
+
+_LAST_LINE: Final = 2**31 - 1
+"""Largest line number: a larger one is no line of a file, and overflows the integers of many readers."""
+
+WITHHELD: Final = (
+    "[withheld: this ended while the daemon was away, so what would have to be taken out of it "
+    "is not known any more; it is on the machine]"
+)
+
+
+@frozen(kw_only=True)
+class Report:
+    """Report of a job's newest attempt to its source, without secrets. Empty fields are not sent.
+
+    `output` is the end of what the attempt wrote to stdout and stderr. `step_summary` is Markdown, `outputs` are
+    values by name.
+    """
+
+    output: str = ""
+    step_summary: str = ""
+    outputs: Mapping[str, str] = Factory(dict)
+    annotations: tuple[Annotation, ...] = ()
+
+
+def shortened(text: str) -> str:
+    """Return a text of at most `LONGEST_TEXT` characters."""
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 1] + "…"
+
+
+def step_summary(text: str, scrub: Callable[[str], str]) -> str:
+    """Return the step summary as it is reported; empty if the text shows nothing."""
+    text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
+    return clip_markdown(scrub(text)) if text.strip() else ""
+
+
+def annotations(
+    found: Iterable[Annotation], scrub: Callable[[str], str]
+) -> tuple[Annotation, ...]:
+    """Return annotations as they are reported, in their order. Those with impossible lines are left out."""
+    possible = [
+        each for each in found if max(each.start_line, each.end_line or 0) <= _LAST_LINE
+    ]
+    return tuple(
+        evolve(
+            each,
+            path=scrub(each.path),
+            title=scrub(each.title),
+            message=shortened(scrub(each.message)),
+        )
+        for each in possible[:MOST_ANNOTATIONS]
+    )

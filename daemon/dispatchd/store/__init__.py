@@ -1,1 +1,0 @@
-"""Durable data: tracked jobs, and the folders of their runs."""
