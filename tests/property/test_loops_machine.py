@@ -26,11 +26,13 @@ from hypothesis.stateful import (
 )
 from typing_extensions import override
 
+from dispatchd.agent.config.file import Limits
 from dispatchd.agent.domain.delivery import Delivery
 from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.workflow import Workflow
-from dispatchd.agent.loops.pull import PullLimits, PullLoop
+from dispatchd.agent.loops.pull import PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.follow import Follower
@@ -61,6 +63,7 @@ from dispatchd.process.clock import SteadyClock
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import Outcome, Verdict
 from dispatchd.redaction.known_secrets import KnownSecrets
+from support.current import current_config
 from support.model import (
     KILLED_CODE,
     Fuse,
@@ -129,6 +132,9 @@ class Daemon:
             Runs.open(folder),
         )
         self.endpoint, self.engine = endpoint, engine
+        limits = Limits(slots=SLOTS, queue_ahead=100, retry_wait_s=1)
+        workflows = {"it": WORKFLOW, "agent": AGENT}
+        current = current_config(folder, workflows, limits=limits)
         self.tracker, known = Tracker(self.store, clock, Disk(rng)), KnownSecrets()
         fence = Fence(self.tracker, clock)
         concluder = Concluder(
@@ -138,7 +144,7 @@ class Daemon:
             known=known,
             clock=clock,
             random=rng,
-            retry_wait_s=1,
+            current=current,
         )
         starter = Starter(
             engine=engine,
@@ -158,15 +164,7 @@ class Daemon:
             concluder=concluder,
             leftovers=Leftovers(engine, BugFence()),
         )
-        workflows, pulse = {"it": WORKFLOW, "agent": AGENT}, Pulse()
-        limits = PullLimits(
-            room=100,
-            min_free_bytes=0,
-            folder=folder,
-            hold_s=1,
-            poll_interval_s=1,
-            call_timeout_s=1,
-        )
+        pulse = Pulse()
         self.loops = (
             PullLoop(
                 on_early_end=lambda: None,
@@ -174,9 +172,8 @@ class Daemon:
                 permissions=(),
                 tracker=self.tracker,
                 runs=runs,
-                workflows=workflows,
-                unfit=dict,
-                limits=limits,
+                current=current,
+                machine=Machine(),
                 board=board,
                 pulse=pulse,
                 bugs=self.bugs,
@@ -203,8 +200,7 @@ class Daemon:
                 fence=fence,
                 tracker=self.tracker,
                 runs=runs,
-                workflows=workflows,
-                slots=SLOTS,
+                current=current,
                 board=board,
                 bugs=self.bugs,
                 clock=clock,
@@ -223,7 +219,7 @@ class Daemon:
                     await self.obey(order)
                 while not self.settled():
                     with anyio.move_on_after(0.005):
-                        await self.tracker.bell.wait()
+                        await self.tracker.changed.next.wait()
                 tasks.cancel_scope.cancel()
 
     async def obey(self, order: Order) -> None:

@@ -139,16 +139,16 @@ async def test_a_watcher_hears_of_its_own_job_and_of_no_other() -> None:
     watchers = Watchers()
     with watchers.watch("j") as bell, watchers.watch("j"), watchers.watch("k"):
         rings = bell.next
-        watchers.ring("k")
+        watchers.notify("k")
         assert not rings.is_set()
 
-        watchers.ring("j")
+        watchers.notify("j")
         assert rings.is_set()
 
         rings = bell.next
         watchers.wake_all()
         assert rings.is_set()
-    watchers.ring("j")
+    watchers.notify("j")
 
 
 def test_news_are_read_as_they_were_told_and_what_is_too_long_is_anything() -> None:

@@ -26,6 +26,7 @@ from dispatchd.process.clock import SteadyClock
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause, NeverStarted, Outcome
 from dispatchd.redaction.known_secrets import KnownSecrets
+from support.current import current_config
 
 WORKFLOW = Workflow(
     name="it", command=("/bin/true",), max_duration_s=9, kill_grace_s=1, max_retries=0
@@ -63,7 +64,7 @@ class Bench:
             known=KnownSecrets(),
             clock=clock,
             random=rng,
-            retry_wait_s=1,
+            current=current_config(folder),
         )
 
     async def accepted(self, job: Job) -> None:

@@ -98,7 +98,7 @@ async def test_a_change_waits_until_the_disk_takes_it(
     tmp_path: Path, store: JobStore, tracker: Tracker
 ) -> None:
     put(store, Phase.PENDING_ACCEPT)
-    bell = tracker.bell
+    bell = tracker.changed.next
 
     async with refusing_disk(tracker, tmp_path / "jobs" / "job-1.json"):
         record = await tracker.apply("job-1", Event.ACCEPT_CONFIRMED)
@@ -114,7 +114,7 @@ async def test_nobody_hears_of_a_change_that_is_not_on_disk(
     tmp_path: Path, store: JobStore, tracker: Tracker
 ) -> None:
     before = put(store, Phase.PENDING_ACCEPT)
-    bell = tracker.bell
+    bell = tracker.changed.next
     Obstacle(tmp_path / "jobs" / "job-1.json").put_up()
 
     with anyio.fail_after(10):

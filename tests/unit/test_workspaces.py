@@ -31,6 +31,7 @@ from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import Outcome, Verdict
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import advance, within
+from support.current import current_config
 from support.folders import nest
 from support.logs import logging_to
 from support.until import until
@@ -108,7 +109,7 @@ class Place:
             board=self.board,
             bugs=self.bugs,
             clock=self.clock,
-            history_days=30,
+            current=current_config(self.folder, history_days=30),
             endpoint_time=lambda: self.endpoint_time,
         )
         self.loop = loop
@@ -255,7 +256,7 @@ async def test_old_jobs_are_forgotten_as_soon_as_the_endpoint_tells_its_time(
     async with place.pruning():
         await anyio.wait_all_tasks_blocked()
         place.endpoint_time = NOW
-        place.board.ring()
+        place.board.changed.notify()
         await until(lambda: place.store.past("j") is None)
 
 

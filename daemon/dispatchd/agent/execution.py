@@ -2,10 +2,11 @@
 
 import random
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from attrs import frozen
 
-from dispatchd.agent.config.load import Config
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.engine.local.engine import LocalEngine
@@ -20,68 +21,100 @@ from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.activity import Board
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.concurrency.notifier import Notifier
 from dispatchd.process.clock import SteadyClock
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 
 @frozen(kw_only=True)
-class Execution:
-    """The tracker, and the loop that runs tracked jobs."""
+class Tracking:
+    """Objects that all loops share: the tracker, and its surroundings."""
 
+    current: CurrentConfig
     tracker: Tracker
     fence: Fence
     runs: Runs
-    run_loop: RunLoop
-    leftovers: Leftovers
     board: Board
     random: random.Random
+    clock: SteadyClock
+    bugs: BugFence
+
+    @classmethod
+    def of(
+        cls,
+        current: CurrentConfig,
+        store: JobStore,
+        clock: SteadyClock,
+        bugs: BugFence,
+        *,
+        changed: Notifier,
+        watchers: Sequence[Callable[[TrackedJob], None]] = (),
+    ) -> Self:
+        """Wire those of an open store. `changed` notifies the loops; `watchers` are called with every durable record."""
+        rng = random.Random()  # noqa: S311  # for jitter, not for secrets
+        tracker = Tracker(store, clock, Disk(rng), watchers, changed)
+        return cls(
+            current=current,
+            tracker=tracker,
+            fence=Fence(tracker, clock),
+            runs=Runs.open(current.config.state_folder),
+            board=Board(),
+            random=rng,
+            clock=clock,
+            bugs=bugs,
+        )
+
+
+@frozen(kw_only=True)
+class Execution:
+    """The loop that runs tracked jobs, and its parts that others need."""
+
+    run_loop: RunLoop
+    concluder: Concluder
+    leftovers: Leftovers
     machine: Machine
     """Abilities of this machine for runs."""
     containment: str
     """Means that keep the processes of a run together, in words."""
 
 
-def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
-    config: Config,
-    store: JobStore,
-    clock: SteadyClock,
-    known: KnownSecrets,
+def execution(
+    shared: Tracking,
     engine: LocalEngine,
-    bugs: BugFence,
-    watchers: Sequence[Callable[[TrackedJob], None]] = (),
+    known: KnownSecrets,
+    source: Source | None = None,
 ) -> Execution:
-    """Wire the objects that run the jobs of an open store. `watchers` are called with every durable record."""
-    rng, board = random.Random(), Board()  # noqa: S311  # for jitter, not for secrets
-    runs = Runs.open(config.state_folder)
-    tracker = Tracker(store, clock, Disk(rng), watchers)
-    fence = Fence(tracker, clock)
+    """Wire the objects that run the tracked jobs; `source` gives tokens to their runs."""
+    current, tracker, runs = shared.current, shared.tracker, shared.runs
     concluder = Concluder(
         tracker=tracker,
         runs=runs,
-        workspaces=Workspaces(tracker, runs, bugs),
+        workspaces=Workspaces(tracker, runs, shared.bugs),
         known=known,
-        clock=clock,
-        random=rng,
-        retry_wait_s=config.limits.retry_wait_s,
+        clock=shared.clock,
+        random=shared.random,
+        current=current,
     )
     starter = Starter(
         engine=engine,
         tracker=tracker,
-        fence=fence,
+        fence=shared.fence,
         runs=runs,
         concluder=concluder,
+        source=source,
         known=known,
         base_env=engine.inherited,
-        traced=bool(config.telemetry.otlp_url),
+        traced=bool(current.config.telemetry.otlp_url),
     )
-    leftovers = Leftovers(engine, bugs)
+    leftovers = Leftovers(engine, shared.bugs)
     follower = Follower(
         engine=engine,
         tracker=tracker,
         runs=runs,
-        clock=clock,
+        clock=shared.clock,
         concluder=concluder,
         leftovers=leftovers,
     )
@@ -89,23 +122,18 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         starter=starter,
         follower=follower,
         concluder=concluder,
-        fence=fence,
+        fence=shared.fence,
         tracker=tracker,
         runs=runs,
-        workflows=config.workflows,
-        slots=config.limits.slots,
-        board=board,
-        bugs=bugs,
-        clock=clock,
+        current=current,
+        board=shared.board,
+        bugs=shared.bugs,
+        clock=shared.clock,
     )
     return Execution(
-        tracker=tracker,
-        fence=fence,
-        runs=runs,
         run_loop=run_loop,
+        concluder=concluder,
         leftovers=leftovers,
-        board=board,
-        random=rng,
         machine=Machine(controllers=engine.controllers, obstacle=engine.obstacle),
         containment=engine.containment,
     )

@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import anyio
-import attrs
 import structlog
 from attrs import define, field
 
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.health.status import Status
-from dispatchd.agent.loops.prune import PruneLoop
-from dispatchd.agent.loops.pull import PullLimits, PullLoop
-from dispatchd.agent.runs.run import RunLoop
+from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.process.log import set_level
@@ -29,18 +27,14 @@ _ABOUT: Final = "config"
 _READ_S: Final = 30.0
 """Longest time for reading the configuration and the files that it names (seconds)."""
 
-_CHANGEABLE_IN_CLOUD: Final = frozenset({"hold_s", "poll_interval_s"})
-
 
 @define(kw_only=True)
 class Reloader:
-    """Applies a changed configuration to the loops; `read` returns it, checked."""
+    """Replaces the configuration in force; `read` returns a new one, checked."""
 
-    config: Config
+    current: CurrentConfig
     read: Callable[[], Config]
-    pull: PullLoop
-    run_loop: RunLoop
-    prune: PruneLoop
+    tracker: Tracker
     status: Status
     manager: ServiceManager
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
@@ -79,51 +73,29 @@ class Reloader:
             config = await self._threads.run("config", self.read, within_s=_READ_S)
         except TimeoutError as error:
             problem = Problem(
-                file=self.config.file,
+                file=self.current.config.file,
                 key="",
                 expected=f"must be readable, as all files that it names, and gives {error}",
             )
             raise ConfigError([problem]) from error
-        problems = list(_fixed(self.config, config))
+        problems = list(_fixed(self.current.config, config))
         if problems:
             raise ConfigError(problems)
         return config
 
     def _take(self, config: Config) -> None:
-        self.config = config
-        self.pull.workflows = self.run_loop.workflows = config.workflows
-        self.pull.limits = pull_limits(config)
-        self.run_loop.slots = config.limits.slots
-        self.run_loop.concluder.retry_wait_s = config.limits.retry_wait_s
-        self.prune.history_days = config.history_days
-        self.status.health.patience_s = patience_s(config)
+        self.current.replace(config)
         set_level(config.log.level)
         self.status.warnings.pop(_ABOUT, None)
-        self.status.reloaded_at = self.status.clock.now()
+        self.status.note_reload()
         self._log.info("reloaded", workflows=sorted(config.workflows))
-        self.pull.tracker.ring()
-
-
-def pull_limits(config: Config) -> PullLimits:
-    """Return the limits of pulls."""
-    return PullLimits(
-        room=config.limits.slots + config.limits.queue_ahead,
-        min_free_bytes=config.min_free_bytes,
-        folder=config.state_folder,
-        hold_s=config.cloud.hold_s,
-        poll_interval_s=config.cloud.poll_interval_s,
-        call_timeout_s=config.cloud.call_timeout_s,
-    )
-
-
-def patience_s(config: Config) -> float:
-    """Return the seconds without a pull after which a machine that pulls isn't ready: the time of two polls."""
-    return 2 * max(config.cloud.hold_s, config.cloud.poll_interval_s)
+        # The loops look again, with what is in force now.
+        self.tracker.changed.notify()
 
 
 def _fixed(before: Config, after: Config) -> Iterator[Problem]:
     """Yield the changes that a running daemon can't apply."""
-    was, now = _unchangeable(before), _unchangeable(after)
+    was, now = before.restart_values(), after.restart_values()
     for key, value in now.items():
         if value != was[key]:
             yield Problem(
@@ -131,25 +103,3 @@ def _fixed(before: Config, after: Config) -> Iterator[Problem]:
                 key=key,
                 expected="can't change while the daemon runs: restart it, which leaves runs alive",
             )
-
-
-def _unchangeable(config: Config) -> dict[str, object]:
-    tables: dict[str, attrs.AttrsInstance] = {
-        "cloud": config.cloud,
-        "checkout": config.checkout,
-        "license": config.license,
-        "metrics": config.metrics,
-        "telemetry": config.telemetry,
-    }
-    found: dict[str, object] = {
-        f"{table}.{each.name}": getattr(content, each.name)
-        for table, content in tables.items()
-        for each in attrs.fields(type(content))
-        if table != "cloud" or each.name not in _CHANGEABLE_IN_CLOUD
-    }
-    return {
-        **found,
-        "store.folder": config.state_folder,
-        "control.folder": config.control_folder,
-        "log.format": config.log.format,
-    }

@@ -14,17 +14,20 @@ import anyio
 from anyio.abc import TaskStatus
 from attrs import evolve, frozen
 
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.agent.engine.local.git_way import GitWay
-from dispatchd.agent.execution import Execution, execution
+from dispatchd.agent.execution import Execution, Tracking, execution
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.lock import lock
 from dispatchd.agent.store.names import file_name
 from dispatchd.agent.store.runs import RunFolder, Runs
+from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.concurrency.notifier import Notifier
 from dispatchd.errors import (
     FolderDamaged,
     FolderUnusable,
@@ -109,54 +112,55 @@ async def play(
     try:
         own = evolve(config, state_folder=replay.state_folder)
         clock = SteadyClock.open(replay.state_folder)
-        core = execution(own, store, clock, known, engine, BugFence())
+        shared = Tracking.of(
+            CurrentConfig(own), store, clock, BugFence(), changed=Notifier()
+        )
+        core = execution(shared, engine, known)
         try:
-            return await _run(replay, core)
+            return await _run(replay, shared, core)
         finally:
             # No later round removes it here.
             with anyio.CancelScope(shield=True):
-                await core.run_loop.concluder.workspaces.remove(
-                    core.runs.trash.contents()
-                )
+                await core.concluder.workspaces.remove(shared.runs.trash.contents())
     finally:
         engine.close()
         store.close()
         held.close()
 
 
-async def _run(replay: Replay, core: Execution) -> TrackedJob:
-    job_id, tracker = replay.job.id, core.tracker
+async def _run(replay: Replay, shared: Tracking, core: Execution) -> TrackedJob:
+    job_id, tracker = replay.job.id, shared.tracker
 
     def store_texts() -> None:
-        core.runs.create(job_id, payload=replay.payload, headers=replay.headers)
+        shared.runs.create(job_id, payload=replay.payload, headers=replay.headers)
 
     async with anyio.create_task_group() as tasks:
         received = await tracker.receive(replay.job, store_texts=store_texts)
         await tracker.answered(received, Event.ACCEPT_CONFIRMED)
-        await tasks.start(_cancel_at_signals, job_id, core)
+        await tasks.start(_cancel_at_signals, job_id, tracker)
         await tasks.start(core.run_loop.run)
-        record = await _until_ended(job_id, core)
+        record = await _until_ended(job_id, tracker)
         tasks.cancel_scope.cancel()
     return record
 
 
-async def _until_ended(job_id: str, core: Execution) -> TrackedJob:
+async def _until_ended(job_id: str, tracker: Tracker) -> TrackedJob:
     while True:
-        bell = core.tracker.bell
-        for record in core.tracker.in_phase(*_ENDED):
+        bell = tracker.changed.next
+        for record in tracker.in_phase(*_ENDED):
             if record.job.id == job_id:
                 return record
         await bell.wait()
 
 
 async def _cancel_at_signals(
-    job_id: str, core: Execution, *, task_status: TaskStatus[None]
+    job_id: str, tracker: Tracker, *, task_status: TaskStatus[None]
 ) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
             try:
-                await core.tracker.cancel(job_id, f"Cancelled by {number.name}.")
+                await tracker.cancel(job_id, f"Cancelled by {number.name}.")
             except InvalidTransition:
                 # The run has ended meanwhile.
                 return

@@ -116,12 +116,12 @@ class Daemon:
         self, first: signal.Signals, signals: AsyncIterator[signal.Signals]
     ) -> None:
         running = len(self.tracker.in_phase(Phase.RUNNING))
-        on_shutdown = self.reloader.config.limits.on_shutdown
+        on_shutdown = self.reloader.current.config.limits.on_shutdown
         self._log.info(
             "stopping", signal=first.name, running=running, on_shutdown=on_shutdown
         )
         self.manager.stopping(f"stopping; {running} running")
-        self.run_loop.stopping = True
+        self.run_loop.stop()
         self._pulling.cancel()
         if first is signal.SIGINT and running and await self._another(signals):
             on_shutdown = OnShutdown.CANCEL
@@ -183,7 +183,7 @@ class Daemon:
 
     async def _until_none(self, *phases: Phase) -> None:
         while True:
-            bell = self.tracker.bell
+            bell = self.tracker.changed.next
             if not self.tracker.in_phase(*phases):
                 return
             await bell.wait()

@@ -11,6 +11,7 @@ import httpx
 import structlog
 from attrs import field, frozen
 
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.control.calls import owner_of
 from dispatchd.agent.control.claim import claim
@@ -19,18 +20,19 @@ from dispatchd.agent.control.license import license_routes, license_status
 from dispatchd.agent.control.queries import EventFeed, Inspection, metrics_server
 from dispatchd.agent.control.server import ControlServer
 from dispatchd.agent.domain import fitness
+from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.endpoint.caller import Caller
 from dispatchd.agent.endpoint.client import DispatchEndpoint
 from dispatchd.agent.endpoint.open import needs_of, open_caller
 from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.agent.engine.local.git_way import GitWay
-from dispatchd.agent.execution import execution
+from dispatchd.agent.execution import Execution, Tracking, execution
 from dispatchd.agent.health.metrics import Metrics, StatusCollector
 from dispatchd.agent.health.readiness import Health
 from dispatchd.agent.health.status import Status
 from dispatchd.agent.health.supervision import SupervisionLoop
 from dispatchd.agent.health.tracing import TraceExporter, read_headers
-from dispatchd.agent.identity import identity
+from dispatchd.agent.identity import Identity, identity
 from dispatchd.agent.loops.heartbeat import HeartbeatLoop
 from dispatchd.agent.loops.intake import IntakeLoop
 from dispatchd.agent.loops.modes import ModesLoop
@@ -38,7 +40,7 @@ from dispatchd.agent.loops.progress import ProgressFeed
 from dispatchd.agent.loops.prune import PruneLoop
 from dispatchd.agent.loops.pull import PullLoop
 from dispatchd.agent.loops.report import ReportLoop
-from dispatchd.agent.reload import Reloader, patience_s, pull_limits
+from dispatchd.agent.reload import Reloader
 from dispatchd.agent.store.held import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
@@ -48,6 +50,7 @@ from dispatchd.agent.supervisor import Daemon
 from dispatchd.agent.tracking.liveness import Pulse
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
+from dispatchd.concurrency.notifier import Notifier
 from dispatchd.errors import ConfigError, MachineUnfit, Problem
 from dispatchd.network.proxies import environment_proxy
 from dispatchd.process.clock import MachineTime, SteadyClock, TimeSource
@@ -95,7 +98,9 @@ async def serve(config: Config, given: Surroundings) -> None:
         stack.enter_context(lock(config.state_folder))
         warnings = _machine_warnings(config, environment)
         stack.enter_context(claim(config.control_folder, config.state_folder))
-        store, quarantined = JobStore.open(config.state_folder)
+        current = CurrentConfig(config)
+        metrics = Metrics(current)
+        store, quarantined = JobStore.open(config.state_folder, metrics.put_s.observe)
         stack.callback(store.close)
         for each in quarantined:
             log.error(
@@ -116,6 +121,8 @@ async def serve(config: Config, given: Surroundings) -> None:
         engine.log_isolation()
         stack.callback(engine.close)
         opened = Opened(
+            current=current,
+            metrics=metrics,
             store=store,
             engine=engine,
             held=held,
@@ -127,7 +134,7 @@ async def serve(config: Config, given: Surroundings) -> None:
             last_resort=LastResort(given.end),
             warnings=warnings,
         )
-        await build(config, opened, given.reread).run(given.signals)
+        await build(opened, given.reread).run(given.signals)
 
 
 def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[str]:
@@ -150,6 +157,8 @@ def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[st
 class Opened:
     """Resources of a daemon that stay open for as long as it runs."""
 
+    current: CurrentConfig
+    metrics: Metrics
     store: JobStore
     engine: LocalEngine
     held: HeldFolders
@@ -163,51 +172,134 @@ class Opened:
     """Warnings from the check of the machine, one sentence each."""
 
 
-def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemon:
-    """Wire a daemon; `reread` returns the configuration, read again."""
-    store, caller, clock = opened.store, opened.caller, opened.clock
-    known, environment, bugs = opened.known, opened.environment, opened.bugs
-    feed, pulse = EventFeed(), Pulse()
-    metrics = Metrics(lambda: core.run_loop.workflows)
-    traces = _traces(
-        config, known, environment, bugs, lambda: who.credentials.server_id
-    )
-    watchers = [metrics.see, feed.see, *([traces.see] if traces is not None else [])]
-    core = execution(config, store, clock, known, opened.engine, bugs, watchers)
-    tracker, board, rng = core.tracker, core.board, core.random
-    who = identity(config, caller, known, clock, environment, bugs, tracker.ring)
+@frozen(kw_only=True)
+class _Loops:
+    """Loops that take jobs in, and tell the endpoint of them."""
 
-    def unfit() -> dict[str, str]:
-        return fitness.unfit(core.run_loop.workflows, core.machine)
+    pull: PullLoop
+    report: ReportLoop
+    intake: IntakeLoop
+    heartbeat: HeartbeatLoop
+    prune: PruneLoop
+    health: Health
+
+
+def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
+    """Wire a daemon, each object after those that it needs; `reread` returns the configuration, read again."""
+    config, bugs, engine = opened.current.config, opened.bugs, opened.engine
+    changed, feed = Notifier(), EventFeed()
+    who = identity(
+        config,
+        opened.caller,
+        opened.known,
+        opened.clock,
+        opened.environment,
+        bugs,
+        changed.notify,
+    )
+    traces = _traces(opened, lambda: who.credentials.server_id)
+    watchers = [opened.metrics.see, feed.see]
+    shared = Tracking.of(
+        opened.current,
+        opened.store,
+        opened.clock,
+        bugs,
+        changed=changed,
+        watchers=[*watchers, traces.see] if traces is not None else watchers,
+    )
+    machine = Machine(controllers=engine.controllers, obstacle=engine.obstacle)
+    source = _source(opened, who, machine)
+    core = execution(shared, engine, opened.known, source)
+    loops = _loops(opened, shared, core, source, who)
+    status = _status(opened, shared, core, loops, who)
+    opened.metrics.registry.register(StatusCollector(status, opened.caller.counted))
+    manager = ServiceManager.of(opened.environment)
+    reloader = Reloader(
+        current=opened.current,
+        read=reread,
+        tracker=shared.tracker,
+        status=status,
+        manager=manager,
+    )
+    inspection = Inspection(
+        status=status,
+        metrics=opened.metrics,
+        tracker=shared.tracker,
+        store=opened.store,
+        feed=feed,
+    )
+    steering = Steering(shared.tracker, loops.intake, reloader.reload)
+    routes = {
+        **inspection.routes(),
+        **steering.routes(),
+        **license_routes(who.license),
+    }
+    folder, owner = config.control_folder, owner_of(config.state_folder)
+    others = (
+        *(ModesLoop(opened.held, bugs), who.license, loops.report, core.run_loop),
+        *(core.leftovers, loops.heartbeat, loops.prune, loops.intake),
+        ControlServer(folder=folder, owner=owner, bugs=bugs, routes=routes),
+        _supervision(opened, status, manager),
+        traces,
+        metrics_server(config.metrics.listen, inspection, bugs),
+    )
+    return Daemon(
+        tracker=shared.tracker,
+        pull=loops.pull,
+        run_loop=core.run_loop,
+        report=loops.report,
+        others=[each for each in others if each is not None],
+        reloader=reloader,
+        status=status,
+        manager=manager,
+        bugs=bugs,
+        last_resort=opened.last_resort,
+    )
+
+
+def _source(opened: Opened, who: Identity, machine: Machine) -> DispatchEndpoint:
+    current = opened.current
 
     def declared() -> list[str] | None:
         # Jobs that this machine can't run well are left to others, even if the owner doesn't want the list to be sent.
-        without = unfit()
-        if not (without or config.cloud.declare_workflows):
+        workflows = current.config.workflows
+        unfit = fitness.unfit(workflows, machine)
+        if not (unfit or current.config.cloud.declare_workflows):
             return None
-        return sorted(core.run_loop.workflows.keys() - without.keys())
+        return sorted(workflows.keys() - unfit.keys())
 
-    source = DispatchEndpoint(
-        caller=caller,
+    return DispatchEndpoint(
+        caller=opened.caller,
         credentials=who.credentials,
-        call_timeout_s=config.cloud.call_timeout_s,
+        call_timeout_s=current.config.cloud.call_timeout_s,
         declared=declared,
     )
-    core.run_loop.starter.source = source
+
+
+def _loops(
+    opened: Opened,
+    shared: Tracking,
+    core: Execution,
+    source: DispatchEndpoint,
+    who: Identity,
+) -> _Loops:
+    current, tracker, runs = shared.current, shared.tracker, shared.runs
+    board, bugs, clock = shared.board, shared.bugs, shared.clock
+    pulse = Pulse()
     report = ReportLoop(
         source=source,
         tracker=tracker,
-        fence=core.fence,
-        runs=core.runs,
+        fence=shared.fence,
+        runs=runs,
         board=board,
         pulse=pulse,
         bugs=bugs,
         clock=clock,
-        random=rng,
-        call_timeout_s=config.cloud.call_timeout_s,
+        random=shared.random,
+        call_timeout_s=current.config.cloud.call_timeout_s,
     )
     intake = IntakeLoop(
-        store=IntakeStore(config.state_folder),
+        store=IntakeStore(current.config.state_folder),
         tracker=tracker,
         report=report,
         board=board,
@@ -218,56 +310,68 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
     heartbeat = HeartbeatLoop(
         source=source,
         tracker=tracker,
-        fence=core.fence,
+        fence=shared.fence,
         bugs=bugs,
         clock=clock,
-        progress=ProgressFeed(core.runs, core.run_loop.concluder.stories),
+        progress=ProgressFeed(runs, core.concluder.stories),
     )
     pull = PullLoop(
         source=source,
         permissions=permissions,
         tracker=tracker,
-        runs=core.runs,
-        workflows=config.workflows,
-        unfit=unfit,
-        limits=pull_limits(config),
+        runs=runs,
+        current=current,
+        machine=core.machine,
         board=board,
         pulse=pulse,
         bugs=bugs,
         clock=clock,
-        random=rng,
+        random=shared.random,
         on_revoked=_nothing if who.license is None else who.license.doubt,
         on_early_end=heartbeat.hurry,
     )
     prune = PruneLoop(
-        store=store,
+        store=opened.store,
         tracker=tracker,
-        runs=core.runs,
-        workspaces=core.run_loop.concluder.workspaces,
+        runs=runs,
+        workspaces=core.concluder.workspaces,
         board=board,
         bugs=bugs,
         clock=clock,
-        history_days=config.history_days,
-        endpoint_time=caller.endpoint_time,
+        current=current,
+        endpoint_time=opened.caller.endpoint_time,
     )
-    status = Status(
+    health = Health(
         board=board,
-        health=Health(
-            board=board,
-            pulse=pulse,
-            tracker=tracker,
-            permissions=permissions,
-            bugs=bugs,
-            clock=clock,
-            patience_s=patience_s(config),
-        ),
+        pulse=pulse,
         tracker=tracker,
+        permissions=permissions,
+        bugs=bugs,
+        clock=clock,
+        current=current,
+    )
+    return _Loops(
+        pull=pull,
+        report=report,
         intake=intake,
+        heartbeat=heartbeat,
+        prune=prune,
+        health=health,
+    )
+
+
+def _status(
+    opened: Opened, shared: Tracking, core: Execution, loops: _Loops, who: Identity
+) -> Status:
+    clock, current = shared.clock, shared.current
+    return Status(
+        board=shared.board,
+        health=loops.health,
+        tracker=shared.tracker,
+        intake=loops.intake,
         clock=clock,
         started_at=clock.now(),
-        config_file=config.file,
-        state_folder=config.state_folder,
-        url=config.cloud.url,
+        current=current,
         containment=core.containment,
         isolation=opened.engine.walls.words,
         machine=lambda: {
@@ -275,69 +379,26 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
             "server_id": who.credentials.server_id,
         },
         license=lambda: license_status(who.license, clock),
-        skew_s=lambda: caller.skew.seconds,
-        slots=lambda: core.run_loop.slots,
+        skew_s=lambda: opened.caller.skew.seconds,
         troubles=lambda: [
-            *fitness.warnings(core.run_loop.workflows, core.machine),
+            *fitness.warnings(current.config.workflows, core.machine),
             *opened.warnings,
-            *prune.troubles,
+            *loops.prune.troubles,
             *core.leftovers.warnings,
         ],
     )
-    metrics.registry.register(StatusCollector(status, caller.counted))
-    store.on_put = metrics.put_s.observe
-    manager = ServiceManager.of(environment)
-    reloader = Reloader(
-        config=config,
-        read=reread,
-        pull=pull,
-        run_loop=core.run_loop,
-        prune=prune,
+
+
+def _supervision(
+    opened: Opened, status: Status, manager: ServiceManager
+) -> SupervisionLoop:
+    config = opened.current.config
+    return SupervisionLoop(
         status=status,
         manager=manager,
-    )
-    inspection = Inspection(
-        status=status, metrics=metrics, tracker=tracker, store=store, feed=feed
-    )
-    control = ControlServer(
-        folder=config.control_folder,
-        owner=owner_of(config.state_folder),
-        bugs=bugs,
-        routes={
-            **inspection.routes(),
-            **Steering(tracker, intake, reloader.reload).routes(),
-            **license_routes(who.license),
-        },
-    )
-    supervision = SupervisionLoop(
-        status=status,
-        manager=manager,
-        metrics=metrics,
-        bugs=bugs,
+        metrics=opened.metrics,
+        bugs=opened.bugs,
         textfile=_beside(config, config.metrics.textfile),
-    )
-    others = (
-        *(
-            ModesLoop(opened.held, bugs),
-            who.license,
-            report,
-            core.run_loop,
-            core.leftovers,
-        ),
-        *(heartbeat, prune, intake, control),
-        *(supervision, traces, metrics_server(config.metrics.listen, inspection, bugs)),
-    )
-    return Daemon(
-        tracker=tracker,
-        pull=pull,
-        run_loop=core.run_loop,
-        report=report,
-        others=[each for each in others if each is not None],
-        reloader=reloader,
-        status=status,
-        manager=manager,
-        bugs=bugs,
-        last_resort=opened.last_resort,
     )
 
 
@@ -345,18 +406,13 @@ def _nothing() -> None:
     """Do nothing: an identity in the configuration has no license to check again."""
 
 
-def _traces(
-    config: Config,
-    known: KnownSecrets,
-    environment: Mapping[str, str],
-    bugs: BugFence,
-    server_id: Callable[[], str],
-) -> TraceExporter | None:
+def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | None:
     """Return the exporter of traces, or None for none.
 
     Raises:
         ConfigError: The file with its headers, or the environment's proxy, can't be used.
     """
+    config, known = opened.current.config, opened.known
     wanted = config.telemetry
     if not wanted.otlp_url:
         return None
@@ -371,7 +427,7 @@ def _traces(
             problem = Problem(file=config.file, key=key, expected=expected)
             raise ConfigError([problem]) from error
         known.know("telemetry", headers.values())
-    proxy = environment_proxy(httpx.URL(wanted.otlp_url), environment)
+    proxy = environment_proxy(httpx.URL(wanted.otlp_url), opened.environment)
     if proxy is not None and proxy.auth is not None:
         known.know("telemetry", [*headers.values(), proxy.auth[1]])
     return TraceExporter(
@@ -379,7 +435,7 @@ def _traces(
         headers=headers,
         proxy="" if proxy is None else proxy.full_url,
         instance_id=server_id,
-        bugs=bugs,
+        bugs=opened.bugs,
         random=random.Random(),  # noqa: S311  # for jitter, not for secrets
     )
 

@@ -12,6 +12,7 @@ from attrs import define, field
 from starlette.requests import Request
 
 from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.concurrency.notifier import Notifier
 from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.hashing import hashed, matches
 from dispatchd.hub.auth.refusals import Refusals
@@ -33,7 +34,7 @@ from dispatchd.hub.storage.machines import MachineStore
 from dispatchd.hub.storage.pause import PauseStore
 from dispatchd.hub.storage.shared_clock import SharedClock, since_boot
 from dispatchd.hub.storage.tokens import TokenStore
-from dispatchd.hub.waiters import Bell, Polls, Watchers
+from dispatchd.hub.waiters import Polls, Watchers
 from dispatchd.protocol.job import Json
 from dispatchd.redaction.known_secrets import KnownSecrets
 
@@ -82,8 +83,8 @@ class Desk:
     """Long polls that wait for a job."""
     watchers: Watchers = field(factory=Watchers)
     """Requests that wait for a change of one job each."""
-    changed: Bell = field(factory=Bell)
-    """Bell that rings when a job has changed its state."""
+    changed: Notifier = field(factory=Notifier)
+    """Notifies when a job has changed its state."""
     _threads: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_THREADS), init=False
     )
@@ -159,8 +160,8 @@ class Desk:
             self.polls.tell(news)
         elif news.machine:
             self.polls.end(news.machine)
-        self.watchers.ring(news.job_id)
-        self.changed.ring()
+        self.watchers.notify(news.job_id)
+        self.changed.notify()
 
     def link_of(self, job: HubJob) -> str:
         """Return the address of a job's subject at GitHub; empty for a job that no event made."""
@@ -173,7 +174,7 @@ class Desk:
         """Wake all waiting requests in this process, for example after news may have been missed."""
         self.polls.wake_all()
         self.watchers.wake_all()
-        self.changed.ring()
+        self.changed.notify()
 
     def authenticate(self, body: dict[str, Json], secret_name: str) -> Machine:
         """Return the machine that a request's credentials authenticate. Blocks.

@@ -7,6 +7,7 @@ from typing import Final
 import anyio
 from attrs import define, field
 
+from dispatchd.concurrency.notifier import Notifier
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.events import News
 
@@ -15,50 +16,33 @@ _MOST_OVERTAKEN: Final = 4
 
 
 @define
-class Bell:
-    """Notifier that wakes all who wait for something, each time it happens."""
-
-    _next: anyio.Event = field(factory=anyio.Event)
-
-    @property
-    def next(self) -> anyio.Event:
-        """Event of the next ring. Take it first, then read the state, then wait for it."""
-        return self._next
-
-    def ring(self) -> None:
-        """Wake those who wait now."""
-        self._next.set()
-        self._next = anyio.Event()
-
-
-@define
 class Watchers:
     """Watchers of one job each; a job wakes only its own."""
 
-    _bells: dict[str, tuple[Bell, int]] = field(factory=dict, init=False)
-    """Job id -> its bell, and the number of its watchers (count)."""
+    _notifiers: dict[str, tuple[Notifier, int]] = field(factory=dict, init=False)
+    """Job id -> its notifier, and the number of its watchers (count)."""
 
     @contextmanager
-    def watch(self, job_id: str) -> Iterator[Bell]:
-        """Yield the bell of a job, which exists until the block ends."""
-        bell, count = self._bells.get(job_id, (Bell(), 0))
-        self._bells[job_id] = bell, count + 1
+    def watch(self, job_id: str) -> Iterator[Notifier]:
+        """Yield the notifier of a job, which exists until the block ends."""
+        notifier, count = self._notifiers.get(job_id, (Notifier(), 0))
+        self._notifiers[job_id] = notifier, count + 1
         try:
-            yield bell
+            yield notifier
         finally:
-            bell, count = self._bells.pop(job_id)
+            notifier, count = self._notifiers.pop(job_id)
             if count > 1:
-                self._bells[job_id] = bell, count - 1
+                self._notifiers[job_id] = notifier, count - 1
 
-    def ring(self, job_id: str) -> None:
+    def notify(self, job_id: str) -> None:
         """Wake the watchers of a job."""
-        if job_id in self._bells:
-            self._bells[job_id][0].ring()
+        if job_id in self._notifiers:
+            self._notifiers[job_id][0].notify()
 
     def wake_all(self) -> None:
         """Wake every watcher."""
-        for bell, _ in self._bells.values():
-            bell.ring()
+        for notifier, _ in self._notifiers.values():
+            notifier.notify()
 
 
 @define(eq=False)

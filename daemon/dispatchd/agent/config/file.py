@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import Final
 
 from attrs import field, frozen
 
@@ -13,6 +14,9 @@ from dispatchd.agent.domain.workflow import (
     DEFAULT_PIDS_MAX,
     HEADLESS_ARGUMENTS,
 )
+
+RESTART: Final = {"restart": True}
+"""Metadata of a key that a running daemon can't change; all others are applied by a reload."""
 
 
 class OnShutdown(StrEnum):
@@ -33,46 +37,46 @@ class Cloud:
     The identity is set completely, with one of the two secrets, or not at all: then it comes from a license.
     """
 
-    url: str
-    license_id: str = ""
-    server_id: str = ""
-    secret_file: str = ""
-    secret_credential: str = ""
-    ca_file: str = ""
-    client_cert_file: str = ""
-    client_key_file: str = ""
-    proxy: str = ""
-    proxy_credentials_file: str = ""
-    allow_insecure_host: str = ""
+    url: str = field(metadata=RESTART)
+    license_id: str = field(default="", metadata=RESTART)
+    server_id: str = field(default="", metadata=RESTART)
+    secret_file: str = field(default="", metadata=RESTART)
+    secret_credential: str = field(default="", metadata=RESTART)
+    ca_file: str = field(default="", metadata=RESTART)
+    client_cert_file: str = field(default="", metadata=RESTART)
+    client_key_file: str = field(default="", metadata=RESTART)
+    proxy: str = field(default="", metadata=RESTART)
+    proxy_credentials_file: str = field(default="", metadata=RESTART)
+    allow_insecure_host: str = field(default="", metadata=RESTART)
     hold_s: float = 50.0
     poll_interval_s: float = 10.0
-    call_timeout_s: float = 30.0
-    declare_workflows: bool = False
+    call_timeout_s: float = field(default=30.0, metadata=RESTART)
+    declare_workflows: bool = field(default=False, metadata=RESTART)
 
 
 @frozen(kw_only=True)
 class Checkout:
     """Git's connection to repositories, where it differs from the connection to the endpoint."""
 
-    proxy: str = ""
-    proxy_credentials_file: str = ""
-    ca_file: str = ""
+    proxy: str = field(default="", metadata=RESTART)
+    proxy_credentials_file: str = field(default="", metadata=RESTART)
+    ca_file: str = field(default="", metadata=RESTART)
 
 
 @frozen(kw_only=True)
 class License:
     """Source of this machine's license, and the keys that must have signed it."""
 
-    key_file: str = ""
-    key_credential: str = ""
-    public_keys: tuple[str, ...] = ()
+    key_file: str = field(default="", metadata=RESTART)
+    key_credential: str = field(default="", metadata=RESTART)
+    public_keys: tuple[str, ...] = field(default=(), metadata=RESTART)
 
 
 @frozen(kw_only=True)
 class Store:
     """Folder of tracked jobs and runs, and the time for which they are kept."""
 
-    folder: str = ""
+    folder: str = field(default="", metadata=RESTART)
     history_days: float = 14.0
     min_free_mib: int = 100
 
@@ -103,30 +107,30 @@ class Log:
     """Level and format of the log."""
 
     level: str = "info"
-    format: str = "auto"
+    format: str = field(default="auto", metadata=RESTART)
 
 
 @frozen(kw_only=True)
 class Control:
     """Folder of the control socket; empty is the state folder."""
 
-    folder: str = ""
+    folder: str = field(default="", metadata=RESTART)
 
 
 @frozen(kw_only=True)
 class Metrics:
     """Outputs of metrics beside the control socket; empty is none."""
 
-    textfile: str = ""
-    listen: str = ""
+    textfile: str = field(default="", metadata=RESTART)
+    listen: str = field(default="", metadata=RESTART)
 
 
 @frozen(kw_only=True)
 class Telemetry:
     """Receiver of traces; empty is none."""
 
-    otlp_url: str = ""
-    otlp_headers_file: str = ""
+    otlp_url: str = field(default="", metadata=RESTART)
+    otlp_headers_file: str = field(default="", metadata=RESTART)
 
 
 @frozen(kw_only=True)

@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import attrs
 from attrs import frozen
 
 from dispatchd.agent.config.file import (
+    RESTART,
     Checkout,
     Cloud,
     File,
@@ -57,6 +59,38 @@ class Config:
     metrics: Metrics
     telemetry: Telemetry
     workflows: Mapping[str, Workflow]
+
+    @property
+    def room(self) -> int:
+        """Most unfinished jobs that this machine has (count)."""
+        return self.limits.slots + self.limits.queue_ahead
+
+    @property
+    def patience_s(self) -> float:
+        """Time without a pull after which a machine that pulls isn't ready: that of two polls (seconds)."""
+        return 2 * max(self.cloud.hold_s, self.cloud.poll_interval_s)
+
+    def restart_values(self) -> dict[str, object]:
+        """Return the values that only a restart changes, by key."""
+        tables: dict[str, attrs.AttrsInstance] = {
+            "cloud": self.cloud,
+            "checkout": self.checkout,
+            "license": self.license,
+            "log": self.log,
+            "metrics": self.metrics,
+            "telemetry": self.telemetry,
+        }
+        found: dict[str, object] = {
+            f"{table}.{each.name}": getattr(content, each.name)
+            for table, content in tables.items()
+            for each in attrs.fields(type(content))
+            if each.metadata == RESTART
+        }
+        return {
+            **found,
+            "store.folder": self.state_folder,
+            "control.folder": self.control_folder,
+        }
 
     @property
     def secret_is_exposed(self) -> bool:

@@ -119,7 +119,10 @@ class Steering:
         async def items() -> AsyncGenerator[Json, None]:
             told: Json = None
             while True:
-                bell, board = self._tracker.bell, self._intake.board.changed
+                bell, board = (
+                    self._tracker.changed.next,
+                    self._intake.board.changed.next,
+                )
                 mode, left = self._intake.intake.mode, self._intake.left
                 item: Json = {"mode": mode.value, "left": left}
                 if item != told:

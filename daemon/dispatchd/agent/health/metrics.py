@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from typing_extensions import override
 
 from dispatchd import __version__
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.intake import Mode
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
@@ -41,9 +42,9 @@ prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # 
 
 @define
 class Metrics:
-    """Counters and histograms; `workflows` returns the names of the configured workflows."""
+    """Counters and histograms."""
 
-    workflows: Callable[[], Collection[str]]
+    current: CurrentConfig
     registry: CollectorRegistry = field(factory=CollectorRegistry, init=False)
     _jobs: prometheus_client.Counter = field(init=False)
     _start_s: prometheus_client.Histogram = field(init=False)
@@ -91,7 +92,7 @@ class Metrics:
 
     def _count(self, record: TrackedJob) -> None:
         workflow, verdict = record.job.workflow, record.verdict
-        known = workflow in self.workflows()
+        known = workflow in self.current.config.workflows
         outcome = verdict.outcome.value if verdict is not None else ""
         self._jobs.labels(workflow if known else _UNKNOWN, outcome).inc()
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from attrs import define
 
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.tracking.activity import NOT_ASKED, Board
@@ -24,7 +25,7 @@ FAILURES: Final = 3
 
 @define(kw_only=True)
 class Health:
-    """Judges the board of the loops. `patience_s` (seconds) is twice the time between two polls."""
+    """Judges the board of the loops."""
 
     board: Board
     pulse: Pulse
@@ -32,7 +33,7 @@ class Health:
     permissions: Sequence[Permission]
     bugs: BugFence
     clock: Clock
-    patience_s: float
+    current: CurrentConfig
 
     @property
     def flaws(self) -> list[str]:
@@ -86,15 +87,16 @@ class Health:
         if last is None:
             return f"no pull has succeeded yet: {self.board.endpoint}"
         silent_s = self._age_s(max(last, asking_since))
-        if silent_s <= self.patience_s:
+        if silent_s <= self.current.config.patience_s:
             return ""
         return f"no pull has succeeded for {silent_s:.0f} s: {self.board.endpoint}"
 
     def _mute(self) -> str:
         waiting_s = self.oldest_unreported_age_s
         last = self.board.last_report_at
-        reported_lately = last is not None and self._age_s(last) <= self.patience_s
-        if waiting_s <= self.patience_s or reported_lately:
+        patience_s = self.current.config.patience_s
+        reported_lately = last is not None and self._age_s(last) <= patience_s
+        if waiting_s <= patience_s or reported_lately:
             return ""
         return f"no report has succeeded while one has waited for {waiting_s:.0f} s"
 

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 
 from attrs import define, field
 
 from dispatchd import __version__
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.health.readiness import Health
 from dispatchd.agent.loops.intake import IntakeLoop
@@ -22,8 +22,7 @@ class Status:
     """Reads the state of the loops; nothing is decided from it.
 
     `machine` returns this machine's identity at the endpoint, `license` the status of its license (None: it has
-    none), `skew_s` the difference of its clock (seconds), `slots` the most runs at a time (count),
-    `troubles` other problems, in sentences.
+    none), `skew_s` the difference of its clock (seconds), `troubles` other problems, in sentences.
     """
 
     board: Board
@@ -32,19 +31,16 @@ class Status:
     intake: IntakeLoop
     clock: Clock
     started_at: datetime
-    config_file: Path
-    state_folder: Path
-    url: str
+    current: CurrentConfig
     containment: str
     isolation: str
     machine: Callable[[], Mapping[str, Json]]
     license: Callable[[], Mapping[str, Json] | None]
     skew_s: Callable[[], float | None]
-    slots: Callable[[], int]
     troubles: Callable[[], list[str]]
-    warnings: dict[str, str] = field(factory=dict)
+    warnings: dict[str, str] = field(factory=dict, init=False)
     """Warnings for an operator, by subject; each is set and removed by the part that detects it."""
-    reloaded_at: datetime | None = None
+    reloaded_at: datetime | None = field(default=None, init=False)
     """Time of the last successful reload."""
 
     def document(self) -> dict[str, Json]:
@@ -54,8 +50,8 @@ class Status:
             "version": __version__,
             "pid": os.getpid(),
             "started_at": _iso(self.started_at),
-            "config_file": str(self.config_file),
-            "state_folder": str(self.state_folder),
+            "config_file": str(self.current.config.file),
+            "state_folder": str(self.current.config.state_folder),
             "reloaded_at": _iso(self.reloaded_at),
             "ready": not flaws,
             "flaws": list(flaws),
@@ -70,12 +66,16 @@ class Status:
                 for phase in Phase
                 if phase is not Phase.HISTORY
             },
-            "slots": {"total": self.slots(), "used": self._used()},
+            "slots": {"total": self.current.config.limits.slots, "used": self._used()},
             "outbox": self._outbox(),
             "containment": self.containment,
             "isolation": self.isolation,
             "disk": self._disk(),
         }
+
+    def note_reload(self) -> None:
+        """Note that another configuration is in force now."""
+        self.reloaded_at = self.clock.now()
 
     def line(self) -> str:
         """Return the status in one line, as in `pulling; 3 running, 2 waiting; last pull 4 s ago`."""
@@ -102,7 +102,7 @@ class Status:
         return [each for each in found if each]
 
     def _quarantined(self) -> str:
-        folder = self.state_folder / "quarantine"
+        folder = self.current.config.state_folder / "quarantine"
         try:
             count = len(os.listdir(folder))  # noqa: PTH208  # iterdir looks later
         except FileNotFoundError:
@@ -131,7 +131,7 @@ class Status:
     def _endpoint(self) -> Json:
         board = self.board
         return {
-            "url": self.url,
+            "url": self.current.config.cloud.url,
             "state": board.endpoint,
             "long_poll": board.long_poll,
             "extensions": list(board.extensions),
@@ -150,7 +150,7 @@ class Status:
         }
 
     def _disk(self) -> Json:
-        room = os.statvfs(self.state_folder)
+        room = os.statvfs(self.current.config.state_folder)
         return {
             "free_bytes": room.f_bavail * room.f_frsize,
             "free_inodes": room.f_favail,

@@ -62,9 +62,8 @@ class SupervisionLoop:
     async def _look(self) -> None:
         self._tell()
         self._write_metrics()
-        await anyio.sleep(
-            min(_LONGEST_LOOK_S, self.status.health.patience_s / _LOOKS_IN_PATIENCE)
-        )
+        patience_s = self.status.current.config.patience_s
+        await anyio.sleep(min(_LONGEST_LOOK_S, patience_s / _LOOKS_IN_PATIENCE))
 
     @property
     def _feed_s(self) -> float:

@@ -83,7 +83,7 @@ class HeartbeatLoop:
             await self.bugs.rounds(_LOOP, partial(self._round, tasks))
 
     async def _round(self, tasks: TaskGroup) -> None:
-        bell, now = self.tracker.bell, anyio.current_time()
+        bell, now = self.tracker.changed.next, anyio.current_time()
         self._beat_where_due(tasks, now)
         self.bugs.worked(_LOOP)
         dues = [each.due for each in self._rhythms.values()]
@@ -95,7 +95,7 @@ class HeartbeatLoop:
         """Beat for every leased job now: the endpoint has news of one."""
         for each in self._rhythms.values():
             each.due = anyio.current_time()
-        self.tracker.ring()
+        self.tracker.changed.notify()
 
     def _beat_where_due(self, tasks: TaskGroup, now: float) -> None:
         leased = [
@@ -133,7 +133,7 @@ class HeartbeatLoop:
                 self.progress.forget(job_id)
             elif now is not None and _is_news(now, rhythm):
                 # The job has changed since this beat was sent, so the endpoint doesn't know its phase.
-                self.tracker.ring()
+                self.tracker.changed.notify()
 
     async def _ask(self, job_id: str) -> None:
         record = self.tracker.get(job_id)

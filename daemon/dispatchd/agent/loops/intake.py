@@ -83,7 +83,7 @@ class IntakeLoop:
             await self.tracker.disk.until_stored(lambda: self.store.keep(changed))
             self.intake = changed
             self._log.info("intake_changed", mode=mode, reason=reason)
-            self.tracker.ring()
+            self.tracker.changed.notify()
             return changed
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
@@ -99,7 +99,7 @@ class IntakeLoop:
         await self.bugs.rounds("intake", self._round)
 
     async def _round(self) -> None:
-        bell = self.tracker.bell
+        bell = self.tracker.changed.next
         if self.intake.mode is Mode.DRAINING:
             await self._empty()
         self.bugs.worked("intake")

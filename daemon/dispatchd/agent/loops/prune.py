@@ -15,6 +15,7 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, field
 
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
@@ -39,7 +40,7 @@ _RESOLUTION: Final = timedelta(seconds=1)
 
 @define(kw_only=True)
 class PruneLoop:
-    """Keeps the state folder from growing forever. `history_days` is the retention time in days."""
+    """Keeps the state folder from growing forever."""
 
     store: JobStore
     tracker: Tracker
@@ -48,7 +49,7 @@ class PruneLoop:
     board: Board
     bugs: BugFence
     clock: Clock
-    history_days: float
+    current: CurrentConfig
     endpoint_time: Callable[[], datetime | None]
     """Returns the time on the endpoint's clock, or None while it isn't known."""
     _refused: dict[str, str] = field(factory=dict, init=False)
@@ -78,13 +79,14 @@ class PruneLoop:
         """Wait for the endpoint's time, but not beyond the next round."""
         with anyio.move_on_after(_EVERY_S):
             while True:
-                changed = self.board.changed
+                changed = self.board.changed.next
                 if self.endpoint_time() is not None:
                     return
                 await changed.wait()
 
     async def _prune(self, now: datetime) -> None:
-        before = now - timedelta(days=self.history_days)
+        history_days = self.current.config.history_days
+        before = now - timedelta(days=history_days)
         old = await to_thread.run_sync(self.store.past_before, before)
         removed, refused = 0, {}
         for record in old:
@@ -98,9 +100,7 @@ class PruneLoop:
                         self._log.error("prune_failed", job_id=job_id, error=str(error))
         self._refused = refused
         if removed:
-            self._log.info(
-                "history_pruned", jobs=removed, older_than_days=self.history_days
-            )
+            self._log.info("history_pruned", jobs=removed, older_than_days=history_days)
 
     async def _forget(self, old: TrackedJob) -> bool:
         """Forget a job, unless it has come again meanwhile. Return whether it is gone."""

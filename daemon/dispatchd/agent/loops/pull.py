@@ -7,21 +7,22 @@ stopping.
 
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import anyio
 import structlog
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
-from attrs import define, field, frozen
+from attrs import define, field
 
+from dispatchd.agent.config.current import CurrentConfig
+from dispatchd.agent.config.file import Cloud
 from dispatchd.agent.domain.delivery import Delivery, NoJob, rejection
+from dispatchd.agent.domain.fitness import Machine, unfit
 from dispatchd.agent.domain.long_poll import Hold
 from dispatchd.agent.domain.phase import Phase
-from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.activity import Board
 from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S, Pulse
@@ -53,23 +54,6 @@ _WELL: Final = "ok"
 _BUSY: Final = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT)
 
 
-@frozen(kw_only=True)
-class PullLimits:
-    """Limits of pulls, by number and by time.
-
-    `room` is the number of unfinished jobs allowed, `min_free_bytes` the free space below which nothing is pulled.
-    `hold_s` (seconds) is the hold to ask the endpoint for. `poll_interval_s` (seconds) is the longest pause
-    between two polls that it doesn't hold. `call_timeout_s` (seconds) is the deadline of a call beyond its hold.
-    """
-
-    room: int
-    min_free_bytes: int
-    folder: Path
-    hold_s: float
-    poll_interval_s: float
-    call_timeout_s: float
-
-
 @define
 class _Polls:
     """Polls of one kind: the hold to ask for, and the number of failures in a row."""
@@ -87,10 +71,9 @@ class PullLoop:
     """Permissions to take jobs; all of them have to agree."""
     tracker: Tracker
     runs: Runs
-    workflows: Mapping[str, Workflow]
-    unfit: Callable[[], Mapping[str, str]]
-    """Returns the workflows that this machine can't run within their limits, each with the reason."""
-    limits: PullLimits
+    current: CurrentConfig
+    machine: Machine
+    """Abilities of this machine for runs."""
     board: Board
     pulse: Pulse
     bugs: BugFence
@@ -115,15 +98,19 @@ class PullLoop:
         async with anyio.create_task_group() as tasks:
             task_status.started()
             tasks.start_soon(self._pull_cancels, name="pull of cancel jobs")
-            polls = _Polls(Hold.of(self.limits.hold_s))
+            polls = _Polls(Hold.of(self._cloud.hold_s))
             await self.bugs.rounds(
                 _JOBS,
                 partial(self._pull_job, polls),
                 on_pause=partial(self._pause, _JOBS),
             )
 
+    @property
+    def _cloud(self) -> Cloud:
+        return self.current.config.cloud
+
     async def _pull_cancels(self) -> None:
-        polls = _Polls(Hold.of(self.limits.hold_s))
+        polls = _Polls(Hold.of(self._cloud.hold_s))
         await self.bugs.rounds(
             _CANCELS,
             partial(self._pull_cancel, polls),
@@ -137,13 +124,13 @@ class PullLoop:
     async def _pull_job(self, polls: _Polls) -> None:
         """Ask for a job once there is room for one."""
         await self._wait_for_room()
-        polls.hold = hold = polls.hold.up_to(self.limits.hold_s)
+        polls.hold = hold = polls.hold.up_to(self._cloud.hold_s)
         again = f"asking again after {polls.failures} failures"
         self.board.say(_JOBS, again if polls.failures else "asking for a job")
         # The first poll, also after an outage, is answered at once: that shows early whether all is well.
         asked_s = hold.now_s if self.board.endpoint == _WELL else 0.0
         try:
-            self.pulse.expect(_JOBS, asked_s + self.limits.call_timeout_s + SLACK_S)
+            self.pulse.expect(_JOBS, asked_s + self._cloud.call_timeout_s + SLACK_S)
             found = await self._poll(asked_s)
         except RemoteError as error:
             polls.failures += 1
@@ -164,15 +151,15 @@ class PullLoop:
         if not self._no_room.is_set():
             self.board.say(_CANCELS, "cancel jobs come with the others")
             await self._no_room.wait()
-        bell = self.tracker.bell
+        bell = self.tracker.changed.next
         if not self._may_ask_for_cancels():
             self.board.say(_CANCELS, "the endpoint has shown no capabilities")
             await bell.wait()
             return
-        polls.hold = hold = polls.hold.up_to(self.limits.hold_s)
+        polls.hold = hold = polls.hold.up_to(self._cloud.hold_s)
         self.board.say(_CANCELS, "asking for cancel jobs alone")
         asked_s = 0.0 if polls.failures else hold.now_s
-        self.pulse.expect(_CANCELS, asked_s + self.limits.call_timeout_s + SLACK_S)
+        self.pulse.expect(_CANCELS, asked_s + self._cloud.call_timeout_s + SLACK_S)
         try:
             found = await self.source.pull(asked_s, cancels_only=True)
         except RemoteError as error:
@@ -211,7 +198,7 @@ class PullLoop:
         else:
             self.board.say(who, "waiting for the next poll")
             pause_s = max(
-                _SHORTEST_PAUSE_S, self.limits.poll_interval_s * self.random.random()
+                _SHORTEST_PAUSE_S, self._cloud.poll_interval_s * self.random.random()
             )
             self.pulse.expect(who, pause_s + SLACK_S)
             await anyio.sleep(pause_s)
@@ -226,12 +213,12 @@ class PullLoop:
                 await self._deliver(_JOBS, found)
         finally:
             self.board.polling = False
-            self.board.ring()
+            self.board.changed.notify()
         return found
 
     async def _wait_for_room(self) -> None:
         while True:
-            bell = self.tracker.bell
+            bell = self.tracker.changed.next
             self.pulse.expect(_JOBS, STEP_S)
             obstacle = self._obstacle()
             if not obstacle:
@@ -252,13 +239,15 @@ class PullLoop:
             if permission.obstacle:
                 return permission.obstacle
         busy = sum(not record.job.is_cancel for record in self.tracker.in_phase(*_BUSY))
-        if busy >= self.limits.room:
+        config = self.current.config
+        if busy >= config.room:
             return "waiting for room: as many jobs as slots and queue allow"
         if self.tracker.disk.trouble:
             return f"waiting for the disk: {self.tracker.disk.trouble}"
-        disk = os.statvfs(self.limits.folder)
-        if disk.f_bavail * disk.f_frsize < self.limits.min_free_bytes:
-            return f"waiting for the disk: less than {self.limits.min_free_bytes >> 20} MiB free in {self.limits.folder}"
+        least, folder = config.min_free_bytes, config.state_folder
+        disk = os.statvfs(folder)
+        if disk.f_bavail * disk.f_frsize < least:
+            return f"waiting for the disk: less than {least >> 20} MiB free in {folder}"
         return ""
 
     async def _deliver(self, who: str, delivery: Delivery) -> None:
@@ -284,10 +273,11 @@ class PullLoop:
                 if not delivery.job.is_cancel:
                     raise
 
+        workflows = self.current.config.workflows
         await self.tracker.receive(
             delivery.job,
             store_texts=store_texts,
-            rejection=rejection(delivery, self.workflows, self.unfit()),
+            rejection=rejection(delivery, workflows, unfit(workflows, self.machine)),
         )
 
     def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:
@@ -310,7 +300,7 @@ class PullLoop:
             self.board.long_poll = found.held or found.ended_early
             if found.ended_early:
                 self.on_early_end()
-        self.board.ring()
+        self.board.changed.notify()
 
     def _note_skew(self) -> None:
         skew = self.source.clock_skew

@@ -82,7 +82,7 @@ class ReportLoop:
             await self.bugs.rounds(_LOOP, partial(self._round, tasks))
 
     async def _round(self, tasks: TaskGroup) -> None:
-        bell = self.tracker.bell
+        bell = self.tracker.changed.next
         self._take_up(tasks)
         self.bugs.worked(_LOOP)
         await bell.wait()
@@ -128,7 +128,7 @@ class ReportLoop:
             self._busy.discard(job_id)
             self.pulse.rest(promise)
             # The record may have changed between the last look and this line.
-            self.tracker.ring()
+            self.tracker.changed.notify()
 
     async def _pay_all(self, job_id: str) -> None:
         failures = 0

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import structlog
 from attrs import define, evolve, field, frozen
 
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.exit_table import Contract, Ending, Then
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event
@@ -54,7 +55,7 @@ class Concluder:
     known: KnownSecrets
     clock: Clock
     random: random.Random
-    retry_wait_s: float
+    current: CurrentConfig
     stories: Stories = field(factory=Stories)
     """Events of the runs, as far as they have been read."""
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
@@ -286,7 +287,10 @@ class Concluder:
         """
         draw = self.random.random()
         delay_s = full_jitter_s(
-            failures, draw, base_s=self.retry_wait_s, cap_s=RETRY_CAP_S
+            failures,
+            draw,
+            base_s=self.current.config.limits.retry_wait_s,
+            cap_s=RETRY_CAP_S,
         )
         if asked_s is not None:
             delay_s = min(max(delay_s, after_asked_s(asked_s, draw)), RETRY_CAP_S)

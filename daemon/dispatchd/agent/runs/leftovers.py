@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.tracking.ports import Engine
 from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.concurrency.notifier import Notifier
 from dispatchd.protocol.outcome import Survivor
 
 _LOOP: Final = "leftovers"
@@ -37,7 +38,7 @@ class Leftovers:
     _bugs: BugFence
     _attempts: dict[str, _Attempt] = field(factory=dict, init=False)
     _survivors: dict[str, tuple[Survivor, ...]] = field(factory=dict, init=False)
-    _changed: anyio.Event = field(factory=anyio.Event, init=False)
+    _changed: Notifier = field(factory=Notifier, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -52,7 +53,7 @@ class Leftovers:
         """Add the processes that an attempt has left."""
         self._attempts[run_id] = _Attempt(process, folder)
         self._survivors[run_id] = survivors
-        self._changed.set()
+        self._changed.notify()
 
     @property
     def warnings(self) -> list[str]:
@@ -70,8 +71,7 @@ class Leftovers:
     async def _round(self) -> None:
         self._bugs.worked(_LOOP)
         if not self._attempts:
-            self._changed = anyio.Event()
-            await self._changed.wait()
+            await self._changed.next.wait()
         await anyio.sleep(_SWEEP_S)
         for run_id, attempt in list(self._attempts.items()):
             with self._bugs.contained(_LOOP, {"run_id": run_id}):

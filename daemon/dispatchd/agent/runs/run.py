@@ -5,7 +5,6 @@ forked, and the process identity before its gate opens. So each attempt starts a
 crash the same code finds the same owed actions.
 """
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -16,6 +15,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, evolve, field
 
+from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain import cancel
 from dispatchd.agent.domain.delivery import foreign_repository, unknown_workflow
 from dispatchd.agent.domain.job import Attempt, TrackedJob
@@ -57,13 +57,12 @@ class RunLoop:
     fence: Fence
     tracker: Tracker
     runs: Runs
-    workflows: Mapping[str, Workflow]
-    slots: int
+    current: CurrentConfig
     board: Board
     bugs: BugFence
     clock: Clock
-    stopping: bool = field(default=False, init=False)
-    """True when the daemon stops: running attempts are followed on, nothing new starts."""
+    _stopping: bool = field(default=False, init=False)
+    """True when the daemon stops."""
     _busy: set[str] = field(factory=set, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -77,8 +76,12 @@ class RunLoop:
             task_status.started()
             await self.bugs.rounds(_LOOP, partial(self._round, tasks))
 
+    def stop(self) -> None:
+        """Start nothing new from now on; running attempts are followed on."""
+        self._stopping = True
+
     async def _round(self, tasks: TaskGroup) -> None:
-        bell = self.tracker.bell
+        bell = self.tracker.changed.next
         self._take_up(tasks)
         self.bugs.worked(_LOOP)
         with anyio.move_on_after(self._next_due_s()):
@@ -90,7 +93,7 @@ class RunLoop:
         # Jobs with a process come first: after a restart they hold their slots again.
         for record in self.tracker.in_phase(Phase.RUNNING):
             self._spawn(tasks, record)
-        if not self.stopping:
+        if not self._stopping:
             for record in self.tracker.in_phase(*_STARTABLE):
                 if record.job.is_cancel or self._is_overdue(record):
                     self._spawn(tasks, record)
@@ -101,15 +104,19 @@ class RunLoop:
                         self.fence.ask(record)
         self.fence.forget_gone()
         self._clear_resolved(tasks)
-        self.board.say(_LOOP, f"{len(self._busy)} of {self.slots} slots in use")
+        self.board.say(_LOOP, f"{len(self._busy)} of {self._slots} slots in use")
 
     def _spawn(self, tasks: TaskGroup, record: TrackedJob) -> None:
         if record.job.id not in self._busy:
             self._busy.add(record.job.id)
             tasks.start_soon(self._fenced, record.job.id, name=f"run {record.run_id}")
 
+    @property
+    def _slots(self) -> int:
+        return self.current.config.limits.slots
+
     def _free_slots(self) -> int:
-        return self.slots - len(self._busy)
+        return self._slots - len(self._busy)
 
     def _is_due(self, record: TrackedJob) -> bool:
         if record.retry_at is None:
@@ -120,7 +127,7 @@ class RunLoop:
 
     def _queue_deadline(self, record: TrackedJob) -> datetime | None:
         """Return the time at which a job has waited too long for its first attempt, or None if it may wait."""
-        workflow = self.workflows.get(record.job.workflow)
+        workflow = self.current.config.workflows.get(record.job.workflow)
         if workflow is None or not workflow.queue_timeout_s or not record.is_unstarted:
             return None
         return record.queued_at + timedelta(seconds=workflow.queue_timeout_s)
@@ -171,7 +178,7 @@ class RunLoop:
                 )
         finally:
             self._busy.discard(job_id)
-            self.tracker.ring()
+            self.tracker.changed.notify()
 
     async def _park(self, job_id: str) -> None:
         record = self.tracker.get(job_id)
@@ -189,9 +196,9 @@ class RunLoop:
         if record.job.is_cancel:
             await self._cancel_targets(record)
             return
-        workflow = self.workflows.get(record.job.workflow)
+        workflow = self.current.config.workflows.get(record.job.workflow)
         if record.phase is not Phase.RUNNING:
-            if self.stopping:
+            if self._stopping:
                 # The job may be about to be handed back.
                 return
             refused = self._refusal(record, workflow)

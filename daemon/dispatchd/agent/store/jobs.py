@@ -54,8 +54,7 @@ class JobStore:
     _history: DurableFolder
     _quarantine: Path
     _reserve: Reserve
-    on_put: Callable[[float], object] = _nobody
-    """Called with the duration of each put (seconds)."""
+    _on_put: Callable[[float], object]
     _records: dict[str, TrackedJob] = field(factory=dict, init=False)
     _by_phase: dict[Phase, dict[str, TrackedJob]] = field(init=False)
     _guard: threading.Lock = field(factory=threading.Lock, init=False)
@@ -65,10 +64,12 @@ class JobStore:
         return {phase: {} for phase in Phase}
 
     @classmethod
-    def open(cls, folder: Path) -> tuple[Self, list[Quarantined]]:
+    def open(
+        cls, folder: Path, on_put: Callable[[float], object] = _nobody
+    ) -> tuple[Self, list[Quarantined]]:
         """Open a state folder, create what is missing, and load every tracked job.
 
-        Its caller holds the folder's lock: half-written files of other processes are removed.
+        `on_put` is called with the duration of each put (seconds). The caller holds the folder's lock: half-written files of other processes are removed.
 
         Returns:
             The store, and the records that were moved away because they can't be read.
@@ -85,6 +86,7 @@ class JobStore:
             DurableFolder.open(folder / "history"),
             quarantine,
             Reserve.open(folder),
+            on_put,
         )
         for each in (folder, folder / "jobs", folder / "history"):
             sweep(each)
@@ -162,7 +164,7 @@ class JobStore:
             if record.job.id not in self._records:
                 # Of a job that was handed back and has come again: until this is removed, the later record is valid.
                 self._history.remove(name, durably=True)
-        self.on_put(time.perf_counter() - began)
+        self._on_put(time.perf_counter() - began)
         self._index(record)
 
     def _write(self, folder: DurableFolder, name: str, record: TrackedJob) -> None:

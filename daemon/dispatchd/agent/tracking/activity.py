@@ -4,8 +4,9 @@ from collections import Counter
 from datetime import datetime
 from typing import Final
 
-import anyio
 from attrs import define, field
+
+from dispatchd.concurrency.notifier import Notifier
 
 NOT_ASKED: Final = "not asked yet"
 """Result of the last pull, before the first one has ended."""
@@ -39,20 +40,11 @@ class Board:
     """Time of the last pull that succeeded, with or without a job."""
     last_report_at: datetime | None = None
     """Time of the last accept, release or finish that succeeded."""
-    _changed: anyio.Event = field(factory=anyio.Event)
-
-    @property
-    def changed(self) -> anyio.Event:
-        """Event of the next change."""
-        return self._changed
+    changed: Notifier = field(factory=Notifier)
+    """Notifies readers of a change."""
 
     def say(self, loop: str, doing: str) -> None:
         """Record the current activity of a loop."""
         if self.doing.get(loop) != doing:
             self.doing[loop] = doing
-            self.ring()
-
-    def ring(self) -> None:
-        """Notify readers of a change."""
-        self._changed.set()
-        self._changed = anyio.Event()
+            self.changed.notify()

@@ -88,7 +88,7 @@ class Fence:
         if record.job.id not in self._tracker.repeats:
             self._log.info("accept_repeated_before_start", **job_context(record))
             self._tracker.repeats.add(record.job.id)
-            self._tracker.ring()
+            self._tracker.changed.notify()
 
     def forget_gone(self) -> None:
         """Forget the answers about jobs that are no longer tracked."""

@@ -1,4 +1,4 @@
-"""The only writer of phases: lock the job, advance, put, ring the bell.
+"""The only writer of phases: lock the job, advance, put, notify the loops.
 
 A record is durable before the act that it describes. So nothing here returns until the disk has it: a
 full or failing disk makes every loop wait here (`agent/tracking/disk_retry.py`).
@@ -20,6 +20,7 @@ from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Clock
+from dispatchd.concurrency.notifier import Notifier
 from dispatchd.errors import NotPossible, RecordUnreadable
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause, Verdict
@@ -52,7 +53,8 @@ class Tracker:
     """Called with every record that has become durable, in order; they neither wait nor fail."""
     repeats: set[str] = field(factory=set, init=False)
     """Jobs that were handed out again, and whose accept or finish is to be repeated."""
-    _bell: anyio.Event = field(factory=anyio.Event, init=False)
+    changed: Notifier = field(factory=Notifier)
+    """Notifies every loop of a change."""
     _stops: WeakValueDictionary[str, anyio.Event] = field(
         factory=WeakValueDictionary, init=False
     )
@@ -62,11 +64,6 @@ class Tracker:
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
-
-    @property
-    def bell(self) -> anyio.Event:
-        """Event of the next change. Take it first, then read the state, then wait for it."""
-        return self._bell
 
     def stop_event(self, job_id: str) -> anyio.Event:
         """Return the event of a running attempt's end: by a decision, or because its job is lost before it began."""
@@ -79,11 +76,6 @@ class Tracker:
         if wanted_dead:
             event.set()
         return event
-
-    def ring(self) -> None:
-        """Wake every loop that waits for a change."""
-        self._bell.set()
-        self._bell = anyio.Event()
 
     def get(self, job_id: str) -> TrackedJob | None:
         """Return a tracked job, or None once it is in history."""
@@ -275,7 +267,7 @@ class Tracker:
             tell(record)
         if record.is_wanted_dead or record.phase is not Phase.RUNNING:
             self._ring_stop(record)
-        self.ring()
+        self.changed.notify()
         return record
 
     def _ring_stop(self, record: TrackedJob) -> None:

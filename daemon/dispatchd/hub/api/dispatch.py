@@ -127,7 +127,7 @@ class Dispatch:
         if after.state is not before.state:
             self.desk.tell(after)
         elif _told(after) != _told(before):
-            self.desk.changed.ring()
+            self.desk.changed.notify()
         return after
 
     async def _prove(self, credentials: dict[str, Json]) -> None:

@@ -13,6 +13,7 @@ import structlog
 from anyio.abc import TaskGroup
 from attrs import define, evolve, field
 
+from dispatchd.concurrency.notifier import Notifier
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.model import Check, StorageBusy
@@ -32,7 +33,6 @@ from dispatchd.hub.github.checks.check_run import (
     owes_nothing,
 )
 from dispatchd.hub.storage.jobs.checks import LONGEST_WAIT_S, CheckStore, Owed
-from dispatchd.hub.waiters import Bell
 from dispatchd.protocol.backoff import CAP_S, full_jitter_s
 
 _LOOP: Final = "github checks"
@@ -67,7 +67,7 @@ class Publisher:
     gates: Gates = field(init=False)
     looks: Looks = field(init=False)
     _store: CheckStore = field(init=False)
-    _woken: Bell = field(factory=Bell, init=False)
+    _woken: Notifier = field(factory=Notifier, init=False)
     _busy: set[tuple[str, str, str]] = field(factory=set, init=False)
     """Keys of the checks that are being published (`Owed.key`): one task for each, so that the newest job's comes last."""
 
@@ -96,7 +96,7 @@ class Publisher:
     async def _hear(self) -> None:
         self.desk.bugs.worked("github news")
         await self.desk.changed.next.wait()
-        self._woken.ring()
+        self._woken.notify()
 
     async def _start_due(self, tasks: TaskGroup) -> float:
         """Start to publish the checks that are due; return the wait until the next look, if nothing changes (seconds)."""
@@ -151,7 +151,7 @@ class Publisher:
             )
         finally:
             self._busy.discard(owed.key)
-            self._woken.ring()
+            self._woken.notify()
 
     async def _pay_once(self, owed: Owed) -> None:
         try:
