@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from dispatchd.agent.config.load import Config, Places, load
 from dispatchd.agent.endpoint.open import check_outward
-from dispatchd.agent.wiring import Surroundings, serve
+from dispatchd.agent.serve import Surroundings, serve
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import LoopTime, loop, within

@@ -54,3 +54,15 @@ def test_no_module_hides_too_much() -> None:
     }
 
     assert long == {}
+
+
+def test_no_function_is_too_long() -> None:
+    long = {
+        f"{path.relative_to(ROOT)}:{each.name}": lines
+        for path in (ROOT / "daemon").rglob("*.py")
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (each.end_lineno or 0) - each.lineno + 1) > 60
+    }
+
+    assert long == {}

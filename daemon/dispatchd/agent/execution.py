@@ -21,6 +21,7 @@ from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.activity import Board
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.liveness import Pulse
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -38,6 +39,7 @@ class Tracking:
     fence: Fence
     runs: Runs
     board: Board
+    pulse: Pulse
     random: random.Random
     clock: SteadyClock
     bugs: BugFence
@@ -62,6 +64,7 @@ class Tracking:
             fence=Fence(tracker, clock),
             runs=Runs.open(current.config.state_folder),
             board=Board(),
+            pulse=Pulse(),
             random=rng,
             clock=clock,
             bugs=bugs,

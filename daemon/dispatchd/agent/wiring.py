@@ -1,31 +1,25 @@
-"""The composition root: builds the objects from the configuration, opens them, and runs the daemon."""
+"""The composition root: builds every object of the agent once, each after those that it needs."""
 
 import random
-import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, closing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import httpx
-import structlog
-from attrs import field, frozen
+from attrs import frozen
 
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.control.calls import owner_of
-from dispatchd.agent.control.claim import claim
 from dispatchd.agent.control.job_commands import Steering
 from dispatchd.agent.control.license import license_routes, license_status
 from dispatchd.agent.control.queries import EventFeed, Inspection, metrics_server
+from dispatchd.agent.control.routes import Routes
 from dispatchd.agent.control.server import ControlServer
 from dispatchd.agent.domain import fitness
 from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.endpoint.caller import Caller
 from dispatchd.agent.endpoint.client import DispatchEndpoint
-from dispatchd.agent.endpoint.open import needs_of, open_caller
 from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.agent.execution import Execution, Tracking, execution
 from dispatchd.agent.health.metrics import Metrics, StatusCollector
 from dispatchd.agent.health.readiness import Health
@@ -44,113 +38,15 @@ from dispatchd.agent.reload import Reloader
 from dispatchd.agent.store.held import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
-from dispatchd.agent.store.lock import lock
-from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.supervisor import Daemon
-from dispatchd.agent.tracking.liveness import Pulse
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.concurrency.notifier import Notifier
-from dispatchd.errors import ConfigError, MachineUnfit, Problem
+from dispatchd.errors import ConfigError, Problem
 from dispatchd.network.proxies import environment_proxy
-from dispatchd.process.clock import MachineTime, SteadyClock, TimeSource
-from dispatchd.process.prerequisites import prerequisites
+from dispatchd.process.clock import SteadyClock
 from dispatchd.process.systemd import ServiceManager
-from dispatchd.protocol.finding import Level
 from dispatchd.redaction.known_secrets import KnownSecrets
-
-_CONNECTIONS: Final = httpx.Limits(
-    max_connections=24, max_keepalive_connections=12, keepalive_expiry=30.0
-)
-
-
-@frozen(kw_only=True)
-class Surroundings:
-    """Surroundings of a daemon, given by the process that it runs in."""
-
-    environment: Mapping[str, str]
-    signals: AsyncIterator[signal.Signals]
-    """SIGTERM and SIGINT stop the daemon; SIGHUP reloads its configuration."""
-    reread: Callable[[], Config]
-    """Returns the configuration, read and checked again; raises ConfigError if it is invalid."""
-    known: KnownSecrets = field(factory=KnownSecrets)
-    """Secrets that the log leaves out."""
-    time: TimeSource = field(factory=MachineTime)
-    bugs: BugFence = field(factory=BugFence)
-    end: Callable[[], object] | None = None
-    """Ends the process at once if a stop hangs; None if the daemon shares its process."""
-
-
-async def serve(config: Config, given: Surroundings) -> None:
-    """Run the daemon until a signal stops it; `runs.on_shutdown` decides what its runs do.
-
-    Fails with a UserError if the state folder or an address can't be used.
-    """
-    environment = given.environment
-    log = structlog.get_logger()
-    if config.secret_is_exposed:
-        log.warning(
-            "secret_open_to_other_users",
-            path=str(config.secret_file),
-            to_do="chmod 600",
-        )
-    async with AsyncExitStack() as stack:
-        stack.enter_context(lock(config.state_folder))
-        warnings = _machine_warnings(config, environment)
-        stack.enter_context(claim(config.control_folder, config.state_folder))
-        current = CurrentConfig(config)
-        metrics = Metrics(current)
-        store, quarantined = JobStore.open(config.state_folder, metrics.put_s.observe)
-        stack.callback(store.close)
-        for each in quarantined:
-            log.error(
-                "record_quarantined",
-                path=str(each.path),
-                moved_to=str(each.moved_to),
-                reason=each.reason,
-            )
-        clock = SteadyClock.open(config.state_folder, given.time)
-        caller = await stack.enter_async_context(
-            open_caller(config, environment, clock, _CONNECTIONS)
-        )
-        Runs.open(config.state_folder)
-        held = stack.enter_context(closing(HeldFolders.open(config.state_folder)))
-        folders = (config.state_folder, config.control_folder)
-        way = GitWay.of(config, environment)
-        engine = LocalEngine.here(environment, given.known, folders, way)
-        engine.log_isolation()
-        stack.callback(engine.close)
-        opened = Opened(
-            current=current,
-            metrics=metrics,
-            store=store,
-            engine=engine,
-            held=held,
-            caller=caller,
-            clock=clock,
-            known=given.known,
-            bugs=given.bugs,
-            environment=environment,
-            last_resort=LastResort(given.end),
-            warnings=warnings,
-        )
-        await build(opened, given.reread).run(given.signals)
-
-
-def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[str]:
-    """Check the machine, and return the problems with which the daemon can run.
-
-    Raises:
-        MachineUnfit: Something is missing without which no job can be run well.
-    """
-    found = list(prerequisites(needs_of(config, environment)))
-    failed = [each.words for each in found if each.level is Level.FAILED]
-    if failed:
-        raise MachineUnfit(failed)
-    warnings = [each.words for each in found if each.level is Level.WARNING]
-    for words in warnings:
-        structlog.get_logger().warning("machine_lacks", what=words)
-    return warnings
 
 
 @frozen(kw_only=True)
@@ -188,15 +84,7 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
     """Wire a daemon, each object after those that it needs; `reread` returns the configuration, read again."""
     config, bugs, engine = opened.current.config, opened.bugs, opened.engine
     changed, feed = Notifier(), EventFeed()
-    who = identity(
-        config,
-        opened.caller,
-        opened.known,
-        opened.clock,
-        opened.environment,
-        bugs,
-        changed.notify,
-    )
+    who = _identity(opened, changed)
     traces = _traces(opened, lambda: who.credentials.server_id)
     watchers = [opened.metrics.see, feed.see]
     shared = Tracking.of(
@@ -229,16 +117,13 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
         feed=feed,
     )
     steering = Steering(shared.tracker, loops.intake, reloader.reload)
-    routes = {
-        **inspection.routes(),
-        **steering.routes(),
-        **license_routes(who.license),
-    }
-    folder, owner = config.control_folder, owner_of(config.state_folder)
+    control = _control(
+        opened, inspection.routes(), steering.routes(), license_routes(who.license)
+    )
     others = (
         *(ModesLoop(opened.held, bugs), who.license, loops.report, core.run_loop),
         *(core.leftovers, loops.heartbeat, loops.prune, loops.intake),
-        ControlServer(folder=folder, owner=owner, bugs=bugs, routes=routes),
+        control,
         _supervision(opened, status, manager),
         traces,
         metrics_server(config.metrics.listen, inspection, bugs),
@@ -254,6 +139,28 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
         manager=manager,
         bugs=bugs,
         last_resort=opened.last_resort,
+    )
+
+
+def _identity(opened: Opened, changed: Notifier) -> Identity:
+    return identity(
+        opened.current.config,
+        opened.caller,
+        opened.known,
+        opened.clock,
+        opened.environment,
+        opened.bugs,
+        changed.notify,
+    )
+
+
+def _control(opened: Opened, *routes: Routes) -> ControlServer:
+    config = opened.current.config
+    return ControlServer(
+        folder=config.control_folder,
+        owner=owner_of(config.state_folder),
+        bugs=opened.bugs,
+        routes={key: act for each in routes for key, act in each.items()},
     )
 
 
@@ -285,19 +192,7 @@ def _loops(
 ) -> _Loops:
     current, tracker, runs = shared.current, shared.tracker, shared.runs
     board, bugs, clock = shared.board, shared.bugs, shared.clock
-    pulse = Pulse()
-    report = ReportLoop(
-        source=source,
-        tracker=tracker,
-        fence=shared.fence,
-        runs=runs,
-        board=board,
-        pulse=pulse,
-        bugs=bugs,
-        clock=clock,
-        random=shared.random,
-        call_timeout_s=current.config.cloud.call_timeout_s,
-    )
+    report = _report(shared, source)
     intake = IntakeLoop(
         store=IntakeStore(current.config.state_folder),
         tracker=tracker,
@@ -323,27 +218,17 @@ def _loops(
         current=current,
         machine=core.machine,
         board=board,
-        pulse=pulse,
+        pulse=shared.pulse,
         bugs=bugs,
         clock=clock,
         random=shared.random,
         on_revoked=_nothing if who.license is None else who.license.doubt,
         on_early_end=heartbeat.hurry,
     )
-    prune = PruneLoop(
-        store=opened.store,
-        tracker=tracker,
-        runs=runs,
-        workspaces=core.concluder.workspaces,
-        board=board,
-        bugs=bugs,
-        clock=clock,
-        current=current,
-        endpoint_time=opened.caller.endpoint_time,
-    )
+    prune = _prune(opened, shared, core)
     health = Health(
         board=board,
-        pulse=pulse,
+        pulse=shared.pulse,
         tracker=tracker,
         permissions=permissions,
         bugs=bugs,
@@ -357,6 +242,35 @@ def _loops(
         heartbeat=heartbeat,
         prune=prune,
         health=health,
+    )
+
+
+def _report(shared: Tracking, source: DispatchEndpoint) -> ReportLoop:
+    return ReportLoop(
+        source=source,
+        tracker=shared.tracker,
+        fence=shared.fence,
+        runs=shared.runs,
+        board=shared.board,
+        pulse=shared.pulse,
+        bugs=shared.bugs,
+        clock=shared.clock,
+        random=shared.random,
+        call_timeout_s=shared.current.config.cloud.call_timeout_s,
+    )
+
+
+def _prune(opened: Opened, shared: Tracking, core: Execution) -> PruneLoop:
+    return PruneLoop(
+        store=opened.store,
+        tracker=shared.tracker,
+        runs=shared.runs,
+        workspaces=core.concluder.workspaces,
+        board=shared.board,
+        bugs=shared.bugs,
+        clock=shared.clock,
+        current=shared.current,
+        endpoint_time=opened.caller.endpoint_time,
     )
 
 

@@ -143,28 +143,7 @@ def load(
         ConfigError: The file can't be used; carries every problem that could be found in one go.
     """
     path = path.absolute()
-    document = _parse(path)
-    problems = [
-        Problem(
-            file=path,
-            key=violation.path.removeprefix("$").removeprefix("."),
-            expected=violation.rule,
-        )
-        for violation in violations("config", document)
-    ]
-    if problems:
-        raise ConfigError(problems)
-    content = _converter.structure(document, File)
-    problems = [
-        Problem(file=path, key=key, expected=expected)
-        for key, expected in (
-            *unknown_secrets(content),
-            *two_tokens(content),
-            *unfit_isolations(content),
-        )
-    ]
-    if problems:
-        raise ConfigError(problems)
+    content = _structured(path, _parse(path))
     reader = Reader(path.parent, search_path, content)
     workflows = {
         name: reader.workflow(name, entry) for name, entry in content.workflows.items()
@@ -242,6 +221,36 @@ def _parse(path: Path) -> dict[str, Json]:
         return tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_toml_problem(path, str(error))]) from error
+
+
+def _structured(path: Path, document: dict[str, Json]) -> File:
+    """Return the content of a file, checked against the schema, and its keys against each other.
+
+    Raises:
+        ConfigError: It has mistakes.
+    """
+    problems = [
+        Problem(
+            file=path,
+            key=violation.path.removeprefix("$").removeprefix("."),
+            expected=violation.rule,
+        )
+        for violation in violations("config", document)
+    ]
+    if problems:
+        raise ConfigError(problems)
+    content = _converter.structure(document, File)
+    problems = [
+        Problem(file=path, key=key, expected=expected)
+        for key, expected in (
+            *unknown_secrets(content),
+            *two_tokens(content),
+            *unfit_isolations(content),
+        )
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return content
 
 
 def _whole_tables(content: str) -> dict[str, Json]:

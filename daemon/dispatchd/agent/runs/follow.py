@@ -8,6 +8,7 @@ record, and silence is measured from the last output of the run.
 """
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -26,7 +27,7 @@ from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Clock, Engine
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.process.holes import allocated, cut_middle
-from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted
+from dispatchd.protocol.outcome import Cleared, Exit, FailureCause, NeverStarted
 
 _RECORD_S: Final = 10.0
 """Longest wait for the record of an order to stop (seconds): the disk may hang."""
@@ -118,6 +119,19 @@ class Follower:
         if isinstance(end, NeverStarted):
             return end
         usage = self.engine.usage(folder)
+        cleared = await self._clear(record, process, folder)
+        return evolve(
+            end,
+            escalated=escalated,
+            leftovers=cleared.ended,
+            survivors=cleared.survivors,
+            usage=usage,
+        )
+
+    async def _clear(
+        self, record: TrackedJob, process: ProcessIdentity, folder: Path
+    ) -> Cleared:
+        """End what a command has left."""
         cleared = await self.engine.clear(process, folder)
         if cleared.ended:
             self._log.warning(
@@ -130,13 +144,7 @@ class Follower:
                 **job_context(record),
             )
             self.leftovers.add(record.run_id, process, folder, cleared.survivors)
-        return evolve(
-            end,
-            escalated=escalated,
-            leftovers=cleared.ended,
-            survivors=cleared.survivors,
-            usage=usage,
-        )
+        return cleared
 
     def _grace_left_s(self, record: TrackedJob) -> float:
         """Return the rest of the kill grace (seconds): a restart of the daemon doesn't begin it anew."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from attrs import frozen
 
@@ -18,7 +19,7 @@ from dispatchd.agent.domain.run.environment import (
 )
 from dispatchd.agent.domain.run.github_server import chosen
 from dispatchd.agent.domain.workflow import Repository, Workflow
-from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.errors import (
     ContractViolation,
     FolderDamaged,
@@ -51,11 +52,21 @@ def prepare(
     base: Mapping[str, str],
     known: KnownSecrets,
 ) -> Prepared:
-    """Lay out an attempt as `_prepared` does. A damaged run folder fails its job; it doesn't count as a disk failure.
+    """Lay out an attempt: its folder and brief, and an environment that is built, not inherited. Blocks.
+
+    Args:
+        record: The job.
+        attempt: Its newest attempt.
+        workflow: The workflow that it asks for.
+        runs: Folders of runs, its own among them.
+        base: The variables that every child gets from the daemon's own environment.
+        known: Secrets that must not get into the brief.
 
     Raises:
         StoreUnavailable: The disk refuses a write.
-        FolderDamaged: The run's folder can't be used.
+        FolderDamaged: The run's folder can't be used; that is its job's trouble alone.
+
+    Fails with WorkspaceFailed if the job names no repository that could be cloned.
     """
     try:
         return _prepared(record, attempt, workflow, runs, base, known)
@@ -74,88 +85,34 @@ def _prepared(
     base: Mapping[str, str],
     known: KnownSecrets,
 ) -> Prepared:
-    """Lay out an attempt: its folder and brief, and an environment that is built, not inherited.
-
-    Args:
-        record: The job.
-        attempt: Its newest attempt.
-        workflow: The workflow that it asks for.
-        runs: Folders of runs, its own among them.
-        base: The variables that every child gets from the daemon's own environment.
-        known: Secrets that must not get into the brief.
-
-    Blocks. Fails with StoreUnavailable if it can't be written, with FolderDamaged if the files for the run
-    are gone, and with WorkspaceFailed if the job names no repository that could be cloned.
-    """
-    number = attempt.number
-    run = runs.folder(record.run_id)
+    number, run = attempt.number, runs.folder(record.run_id)
     folder = runs.prepare_attempt(record.run_id, number)
-    payload_text, headers_text = runs.read_texts(run)
-    payload = _payload(payload_text)
-    headless = workflow.contract is Contract.HEADLESS
-    files = {
-        "brief": str(run.brief_file(number)) if headless else "",
-        "result": str(run.result_file(number)) if headless else "",
-    }
-    parameters = environment(
-        record.job,
-        payload,
-        RunPaths(
-            run_id=record.run_id,
-            attempt=number,
-            workspace=str(run.workspace),
-            event_file=str(run.event_file),
-            headers_file=str(run.headers_file),
-            events_file=str(run.events_file(number)),
-            outputs_file=str(run.outputs_file(number)),
-            summary_file=str(run.summary_file(number)),
-            brief_file=files["brief"],
-            result_file=files["result"],
-            payload_text=payload_text,
-            headers_text=headers_text,
-        ),
-        workflow.github_servers,
-    )
+    texts = runs.read_texts(run)
+    payload = _payload(texts[0])
+    files = _files(run, number) if workflow.contract is Contract.HEADLESS else {}
+    paths = _paths(record, run, number, files, texts)
+    parameters = environment(record.job, payload, paths, workflow.github_servers)
     checkout = _checkout(record.job, workflow.checkout)
     if checkout is not None:
         runs.mark_private(record.run_id)
-    if headless:
+    if files:
         server = chosen(workflow.github_servers, payload)
+        clone_url = checkout.url if checkout else _clone_url(record.job, server)
         document = brief(
             record.job,
             payload,
             attempt,
             workspace=str(run.workspace),
-            clone_url=checkout.url if checkout else _clone_url(record.job, server),
+            clone_url=clone_url,
             scrub=known.scrub,
         )
         runs.write_brief(run, number, json.dumps(document, indent=1))
     forked = record.job.from_fork
-    own: dict[str, str] = {}
-    home = None
-    if workflow.isolation is Isolation.SANDBOX:
-        way = runs.short_way(run, number)
-        own = {
-            "HOME": str(way / run.home(number).name),
-            "TMPDIR": str(way / run.temporary(number).name),
-        }
-    elif workflow.isolation is not Isolation.NONE:
-        # The run's temporary folder is the only /tmp that it sees.
-        own = {"HOME": str(run.home(number)), "TMPDIR": "/tmp"}  # noqa: S108
-    if own and workflow.home is Home.WORKFLOW and not forked:
-        home = runs.workflow_home(workflow.name)
-        own["HOME"] = str(home)
-    addresses = {
-        name: value for name, value in workflow.env.items() if name in ADDRESSES
-    }
+    own, home = _homes(workflow, runs, run, number, forked=forked)
     launch = Launch(
         run_id=record.run_id,
-        command=(
-            *workflow.command,
-            *(_filled(argument, files) for argument in workflow.arguments),
-        ),
-        # The job's facts come last: a workflow can't override them. It can override GitHub's addresses.
-        env={**base, **own, **workflow.env, **parameters.values, **addresses},
+        command=_command(workflow, files),
+        env={**base, **own, **_variables(workflow, parameters.values)},
         base_env=base,
         secrets={} if forked else workflow.secrets,
         resources=workflow.resources,
@@ -176,17 +133,75 @@ def _prepared(
         folder=folder,
         output_file=run.output_file(number),
     )
-    return Prepared(
-        launch=launch,
-        left_out=parameters.left_out,
-        withheld=workflow.secret_variables if forked else (),
+    withheld = workflow.secret_variables if forked else ()
+    return Prepared(launch=launch, left_out=parameters.left_out, withheld=withheld)
+
+
+def _variables(workflow: Workflow, facts: Mapping[str, str]) -> dict[str, str]:
+    """Return a workflow's variables and the job's facts, which it can't override, but for GitHub's addresses."""
+    own = workflow.env
+    return {**own, **facts, **{name: own[name] for name in ADDRESSES if name in own}}
+
+
+def _files(run: RunFolder, number: int) -> dict[str, str]:
+    """Return the files of a headless command, by their names in its arguments."""
+    return {
+        "brief": str(run.brief_file(number)),
+        "result": str(run.result_file(number)),
+    }
+
+
+def _paths(
+    record: TrackedJob,
+    run: RunFolder,
+    number: int,
+    files: Mapping[str, str],
+    texts: tuple[str, str],
+) -> RunPaths:
+    return RunPaths(
+        run_id=record.run_id,
+        attempt=number,
+        workspace=str(run.workspace),
+        event_file=str(run.event_file),
+        headers_file=str(run.headers_file),
+        events_file=str(run.events_file(number)),
+        outputs_file=str(run.outputs_file(number)),
+        summary_file=str(run.summary_file(number)),
+        brief_file=files.get("brief", ""),
+        result_file=files.get("result", ""),
+        payload_text=texts[0],
+        headers_text=texts[1],
     )
 
 
-def _filled(argument: str, files: Mapping[str, str]) -> str:
-    for name, path in files.items():
-        argument = argument.replace("{" + name + "}", path)
-    return argument
+def _homes(
+    workflow: Workflow, runs: Runs, run: RunFolder, number: int, *, forked: bool
+) -> tuple[dict[str, str], Path | None]:
+    """Return HOME and TMPDIR of an attempt, and the home of its workflow if it has that; none where nothing isolates it."""
+    if workflow.isolation is Isolation.NONE:
+        return {}, None
+    if workflow.isolation is Isolation.SANDBOX:
+        way = runs.short_way(run, number)
+        own = {
+            "HOME": str(way / run.home(number).name),
+            "TMPDIR": str(way / run.temporary(number).name),
+        }
+    else:
+        # The run's temporary folder is the only /tmp that it sees.
+        own = {"HOME": str(run.home(number)), "TMPDIR": "/tmp"}  # noqa: S108
+    if workflow.home is not Home.WORKFLOW or forked:
+        return own, None
+    home = runs.workflow_home(workflow.name)
+    return {**own, "HOME": str(home)}, home
+
+
+def _command(workflow: Workflow, files: Mapping[str, str]) -> tuple[str, ...]:
+    def filled(argument: str) -> str:
+        for name, path in files.items():
+            argument = argument.replace("{" + name + "}", path)
+        return argument
+
+    return (*workflow.command, *map(filled, workflow.arguments))
 
 
 def _clone_url(job: Job, server: str) -> str:

@@ -1,0 +1,123 @@
+"""Serve: opens the folders, the store and the way to the endpoint, and runs the daemon that `wiring.py` builds."""
+
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, closing
+from typing import Final
+
+import httpx
+import structlog
+from attrs import field, frozen
+
+from dispatchd.agent.config.current import CurrentConfig
+from dispatchd.agent.config.load import Config
+from dispatchd.agent.control.claim import claim
+from dispatchd.agent.endpoint.open import needs_of, open_caller
+from dispatchd.agent.engine.local.engine import LocalEngine
+from dispatchd.agent.engine.local.git_way import GitWay
+from dispatchd.agent.health.metrics import Metrics
+from dispatchd.agent.store.held import HeldFolders
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.lock import lock
+from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.wiring import Opened, build
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.concurrency.last_resort import LastResort
+from dispatchd.errors import MachineUnfit
+from dispatchd.process.clock import MachineTime, SteadyClock, TimeSource
+from dispatchd.process.prerequisites import prerequisites
+from dispatchd.protocol.finding import Level
+from dispatchd.redaction.known_secrets import KnownSecrets
+
+_CONNECTIONS: Final = httpx.Limits(
+    max_connections=24, max_keepalive_connections=12, keepalive_expiry=30.0
+)
+
+
+@frozen(kw_only=True)
+class Surroundings:
+    """Surroundings of a daemon, given by the process that it runs in."""
+
+    environment: Mapping[str, str]
+    signals: AsyncIterator[signal.Signals]
+    """SIGTERM and SIGINT stop the daemon; SIGHUP reloads its configuration."""
+    reread: Callable[[], Config]
+    """Returns the configuration, read and checked again; raises ConfigError if it is invalid."""
+    known: KnownSecrets = field(factory=KnownSecrets)
+    """Secrets that the log leaves out."""
+    time: TimeSource = field(factory=MachineTime)
+    bugs: BugFence = field(factory=BugFence)
+    end: Callable[[], object] | None = None
+    """Ends the process at once if a stop hangs; None if the daemon shares its process."""
+
+
+async def serve(config: Config, given: Surroundings) -> None:
+    """Run the daemon until a signal stops it; `runs.on_shutdown` decides what its runs do.
+
+    Fails with a UserError if the state folder or an address can't be used.
+    """
+    environment = given.environment
+    log = structlog.get_logger()
+    if config.secret_is_exposed:
+        log.warning(
+            "secret_open_to_other_users",
+            path=str(config.secret_file),
+            to_do="chmod 600",
+        )
+    async with AsyncExitStack() as stack:
+        stack.enter_context(lock(config.state_folder))
+        warnings = _machine_warnings(config, environment)
+        stack.enter_context(claim(config.control_folder, config.state_folder))
+        current = CurrentConfig(config)
+        metrics = Metrics(current)
+        store, quarantined = JobStore.open(config.state_folder, metrics.put_s.observe)
+        stack.callback(store.close)
+        for each in quarantined:
+            log.error(
+                "record_quarantined",
+                path=str(each.path),
+                moved_to=str(each.moved_to),
+                reason=each.reason,
+            )
+        clock = SteadyClock.open(config.state_folder, given.time)
+        caller = await stack.enter_async_context(
+            open_caller(config, environment, clock, _CONNECTIONS)
+        )
+        Runs.open(config.state_folder)
+        held = stack.enter_context(closing(HeldFolders.open(config.state_folder)))
+        folders = (config.state_folder, config.control_folder)
+        way = GitWay.of(config, environment)
+        engine = LocalEngine.here(environment, given.known, folders, way)
+        engine.log_isolation()
+        stack.callback(engine.close)
+        opened = Opened(
+            current=current,
+            metrics=metrics,
+            store=store,
+            engine=engine,
+            held=held,
+            caller=caller,
+            clock=clock,
+            known=given.known,
+            bugs=given.bugs,
+            environment=environment,
+            last_resort=LastResort(given.end),
+            warnings=warnings,
+        )
+        await build(opened, given.reread).run(given.signals)
+
+
+def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[str]:
+    """Check the machine, and return the problems with which the daemon can run.
+
+    Raises:
+        MachineUnfit: Something is missing without which no job can be run well.
+    """
+    found = list(prerequisites(needs_of(config, environment)))
+    failed = [each.words for each in found if each.level is Level.FAILED]
+    if failed:
+        raise MachineUnfit(failed)
+    warnings = [each.words for each in found if each.level is Level.WARNING]
+    for words in warnings:
+        structlog.get_logger().warning("machine_lacks", what=words)
+    return warnings
