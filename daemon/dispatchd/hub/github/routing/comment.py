@@ -1,16 +1,20 @@
 """Commands in a comment: `/run NAME SHA` and `/cancel`, each on a line of its own.
 
 A line is a command if it begins with one (after at most three spaces, as in Markdown, or a mention of a user)
-and contains nothing else. A sentence that mentions `/run deploy` is no command. Nor is a line in a quotation,
-in code, or in an HTML comment, which is invisible.
+and contains nothing else. Only plain text of a paragraph counts, so that no command is in a quotation, a list, code,
+a link, an HTML element or anything that readers don't see. In doubt a line is no command: it can be written again,
+but not taken back.
 """
 
 import re
 from collections.abc import Iterator
 from enum import StrEnum
+from itertools import takewhile
 from typing import Final
 
-from attrs import define, frozen
+from attrs import frozen
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 MOST_COMMANDS: Final = 10
 """Most commands of a comment that are executed (count)."""
@@ -45,25 +49,40 @@ _LINE: Final = re.compile(
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 
-_FENCE: Final = re.compile(
-    r"(?P<indent>[ \t]*(?:(?:[-*+]|[0-9]{1,9}[.)])[ \t]+)*)(?P<mark>`{3,}|~{3,})(?P<rest>.*)"
+_RAW: Final = re.compile(
+    r"<(?P<end>/?)(?P<tag>pre|code|script|style|textarea|template|svg|math)\b",
+    re.IGNORECASE,
 )
-"""The start or end of a block of code (CommonMark, 4.5), also one in a list."""
+"""HTML elements that show or hide their content unchanged, also over paragraphs."""
 
-_LEAST_INDENTED: Final = 4
-"""Indentation from which a fence ends no block, except one in a list (columns; CommonMark, 4.5)."""
+_CANDIDATE: Final = re.compile(
+    r"^.{0,60}/(?:run|cancel)\b", re.IGNORECASE | re.MULTILINE
+)
 
-_RAW: Final = re.compile(r"<(pre|code|script|style|textarea)\b", re.IGNORECASE)
-"""HTML elements that show or hide their lines unchanged (CommonMark, 4.6)."""
+_MARKUP: Final = re.compile(r"[\[\]<&*_|`~!]")
+_MOST_MARKUP: Final = 5_000
+"""Most characters of markup in a comment with commands (count): the parser's time grows with their square."""
 
 _BREAK: Final = re.compile(r"\r\n|\n|\r")
-_HIDDEN: Final = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
+_FOOTNOTE: Final = re.compile(r" {0,3}\[\^[^\]\s]+\]:")
+"""The beginning of a footnote, which is displayed only if something refers to it (GitHub's extension)."""
+
+_COMMENT: Final = "<!--"
+_BREAKS: Final = ("softbreak", "hardbreak")
+
+_MARKDOWN: Final = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+# An escaped or encoded character stays a token of its own, so its line isn't plain text.
+_MARKDOWN.disable("text_join")
 
 
 def commands(body: str) -> list[Command]:
     """Return the commands of a comment in their order, each once, at most `MOST_COMMANDS`."""
+    if _CANDIDATE.search(body) is None:
+        return []
+    if sum(1 for _ in _MARKUP.finditer(body)) > _MOST_MARKUP:
+        return []
     found: dict[Command, None] = {}
-    for line in _spoken(_HIDDEN.sub(_same_lines, body)):
+    for line in _plain_lines(body):
         match = _LINE.fullmatch(line)
         if match is None:
             continue
@@ -78,65 +97,62 @@ def commands(body: str) -> list[Command]:
     return list(found)[:MOST_COMMANDS]
 
 
-def _spoken(body: str) -> Iterator[str]:
-    """Yield the lines of a comment that are neither quoted nor code."""
-    reader = _Reader()
-    for line in _BREAK.split(body):
-        if not reader.is_inside(line) and reader.is_spoken(line):
-            yield line
+def _plain_lines(body: str) -> Iterator[str]:
+    """Yield the lines of a document's own paragraphs that are nothing but text, outside of HTML elements."""
+    written = _BREAK.split(body)
+    raw, before = "", Token("", "", 0)
+    for block in _MARKDOWN.parse(body):
+        if block.type == "html_block":
+            raw = _raw_after(raw, block.content)
+        elif block.type == "inline":
+            is_own = before.type == "paragraph_open" and before.level == 0
+            first = (block.map or [0])[0]
+            if is_own and not raw and not _continues_footnote(written, first):
+                yield from _lines_before_html(block.children or [])
+            for each in block.children or []:
+                if each.type == "html_inline":
+                    raw = _raw_after(raw, each.content)
+        before = block
 
 
-@define
-class _Reader:
-    """Reads a comment line by line.
-
-    In doubt a line counts as code: a command can be written again, but can't be taken back.
-    """
-
-    _fence: re.Match[str] | None = None
-    _raw: str = ""
-    _quoted: bool = False
-    _in_span: bool = False
-
-    def is_inside(self, line: str) -> bool:
-        """Return whether a line is in a block of code or of raw HTML, or begins or ends one."""
-        fence, tag = _FENCE.fullmatch(line), _RAW.search(line)
-        if self._raw:
-            self._raw = "" if f"</{self._raw}" in line.lower() else self._raw
-        elif self._fence is not None:
-            ends = fence is not None and _ends(fence, self._fence)
-            self._fence = None if ends else self._fence
-        elif fence is not None and not _is_span(fence):
-            self._fence, self._quoted, self._in_span = fence, False, False
-        elif tag is not None and f"</{tag[1].lower()}" not in line.lower():
-            self._raw = tag[1].lower()
-        else:
-            return False
-        return True
-
-    def is_spoken(self, line: str) -> bool:
-        """Return whether a line that is in no block is the author's own text: neither quoted nor code."""
-        if not line.strip():
-            self._quoted = self._in_span = False
-            return False
-        # A line that follows a quoted one without a blank line belongs to the quotation (CommonMark, 5.1, laziness).
-        self._quoted = self._quoted or line.lstrip(" ").startswith(">")
-        spoken = not self._quoted and not self._in_span and "`" not in line
-        self._in_span ^= bool(line.count("`") % 2)
-        return spoken
+def _continues_footnote(lines: list[str], first: int) -> bool:
+    """Return whether a paragraph goes on with a footnote that the parser takes for a link's reference."""
+    above = takewhile(str.strip, reversed(lines[:first]))
+    return any(map(_FOOTNOTE.match, above))
 
 
-def _is_span(fence: re.Match[str]) -> bool:
-    """Return whether a fence is code inside a line: backticks after backticks."""
-    return fence["mark"][0] == "`" and "`" in fence["rest"]
+def _lines_before_html(tokens: list[Token]) -> Iterator[str]:
+    """Yield the plain lines of a paragraph, up to something that may hide the rest of it."""
+    line, is_plain = "", True
+    for token in tokens:
+        if token.type in _BREAKS:
+            if is_plain:
+                yield line
+            line, is_plain = "", True
+        elif _hides(token, line):
+            return
+        elif token.type == "text" and token.level == 0:
+            line += token.content
+        elif token.type != "html_inline":
+            is_plain = False
+    if is_plain:
+        yield line
 
 
-def _ends(fence: re.Match[str], opened: re.Match[str]) -> bool:
-    indent = len(fence["indent"])
-    near = indent < max(_LEAST_INDENTED, len(opened["indent"]) + _LEAST_INDENTED)
-    plain = not fence["indent"].strip() and not fence["rest"].strip()
-    return near and plain and fence["mark"].startswith(opened["mark"])
+def _hides(token: Token, line: str) -> bool:
+    """Return whether a token begins an HTML element, an unfinished HTML comment or a footnote; `line` is before it."""
+    if token.type == "html_inline":
+        return not token.content.startswith(_COMMENT)
+    text = line + token.content
+    return token.type == "text" and bool(_COMMENT in text or _FOOTNOTE.match(text))
 
 
-def _same_lines(hidden: re.Match[str]) -> str:
-    return "\n" * hidden[0].count("\n")
+def _raw_after(raw: str, html: str) -> str:
+    """Return the raw element that is open after some HTML; empty for none."""
+    for tag in _RAW.finditer(html):
+        name = tag["tag"].lower()
+        if not raw and not tag["end"]:
+            raw = name
+        elif tag["end"] and name == raw:
+            raw = ""
+    return raw
