@@ -52,7 +52,7 @@ test-host: $(VENV)/.dev $(if $(shell command -v npm),$(VENV)/.mocks)
 torture: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m torture --duration $(DURATION) --seed $(SEED) --size $(SIZE)
 
-## check: lint, types, import direction, spelling, project file
+## check: lint, types, import directions, spelling, project file, plain English
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,6 +60,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/python .ci/plain_english.py
 
 ## bench: measure, and print ratios against a reference measured in the same run
 bench: $(VENV)/.dev
@@ -70,6 +71,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python -c "from dispatchd.agent.domain.phase import diagram; print(diagram(), end='')" >docs/phases.mmd
 	$(BIN)/python -c "from dispatchd.hub.domain.transitions import diagram; print(diagram(), end='')" >docs/hub-states.mmd
 	$(BIN)/python -m dispatchd.cli.manual >docs/dispatchd.1
+	$(BIN)/python docs/pictures.py
 
 ## dist: build wheel, sdist, locked requirements, SBOM, licenses and checksums into dist/, each twice
 dist: $(VENV)/.release

@@ -1,6 +1,6 @@
 """Run every import of the installed package, those inside of functions included, and `--help` of every command."""
 
-# ruff: noqa: INP001  # a program of its own
+# a program of its own
 import ast
 import sys
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def main() -> int:
         if result.exit_code or not result.output.startswith("Usage: "):
             failures.append(f"{' '.join(path)} --help: {result.exception!r}")
     for line in failures:
-        print(line)  # noqa: T201  # its whole purpose
+        print(line)  # its whole purpose
     return 1 if failures or not paths else 0
 
 

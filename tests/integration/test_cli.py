@@ -33,7 +33,7 @@ BAD = {
     "an unknown key": (
         "[runs]",
         "[runs]\nslot = 3",
-        "runs.slot: is not known here; known are: slots",
+        "runs.slot: unknown key; did you mean slots?",
     ),
     "a wrong type": (
         "[runs]",

@@ -147,7 +147,7 @@ async def test_each_kind_of_trouble_on_this_machine_is_named(
 ANSWERS: dict[str, tuple[Answer, str]] = {
     "unknown credentials": (
         as_json({"message": "who are you?"}, 401),
-        "doesn't take this machine",
+        "rejected this machine's credentials",
     ),
     "a proxy's page": (
         Answer(status=200, body=b"<html>", headers={"content-type": "text/html"}),

@@ -120,7 +120,7 @@ async def test_a_person_ends_a_parked_job(
 
     assert (finished["result_status"], finished.get("result_cause")) == (status, cause)
     assert "The first one is it." in finished["result_summary"]
-    assert "An operator decided" in finished["result_summary"]
+    assert "by an operator" in finished["result_summary"]
 
 
 async def test_an_operator_parks_a_run_which_is_ended_first(machine: Machine) -> None:

@@ -1,6 +1,7 @@
 """The shape of the code: imports go one way, and pictures come from the tables."""
 
 import ast
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def test_the_committed_pictures_are_those_of_the_tables(
     name: str, picture: Callable[[], str]
 ) -> None:
     assert (ROOT / "docs" / f"{name}.mmd").read_text() == picture(), "run: make docs"
+
+
+def test_the_committed_architecture_is_that_of_the_imports() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["drawn"]
+    page = (ROOT / "docs" / "architecture.md").read_text()
+
+    assert drawn(page) == page, "run: make docs"
 
 
 def test_no_folder_holds_too_much_and_each_says_what_it_is() -> None:

@@ -230,7 +230,7 @@ async def _asked(endpoint: DispatchEndpoint, url: str, clock: SteadyClock) -> Fi
     except JobClosed:
         return Finding("endpoint", Level.OK, f"{url} answers, and knows this machine")
     except IdentityError as error:
-        words = f"{url} answers, and doesn't take this machine: {error.reason}"
+        words = f"{url} rejected this machine's credentials: {error.reason}"
         return Finding("endpoint", Level.FAILED, words)
     except RemoteError as error:
         return Finding("endpoint", Level.FAILED, f"{url}: {error.reason}")

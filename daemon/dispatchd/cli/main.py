@@ -36,12 +36,12 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "drain": ("dispatchd.cli.agent.intake", "Empty the machine: take nothing new."),
     "pause": ("dispatchd.cli.agent.intake", "Take no new jobs."),
     "resume": ("dispatchd.cli.agent.intake", "Take jobs again."),
-    "reload": ("dispatchd.cli.agent.intake", "Read the configuration anew."),
+    "reload": ("dispatchd.cli.agent.intake", "Read the configuration again."),
     "explain": (
         "dispatchd.cli.explain",
         "Say which workflow and parameters a job would get.",
     ),
-    "license": ("dispatchd.cli.agent.license", "Say what the license is worth."),
+    "license": ("dispatchd.cli.agent.license", "Show the license."),
     "activate": (
         "dispatchd.cli.agent.license",
         "Activate a license key on this machine.",

@@ -30,9 +30,7 @@ config_option = click.option(
     envvar="DISPATCHD_CONFIG",
     help="The configuration file.  [default: the user's dispatchd/config.toml, else /etc/dispatchd/config.toml]",
 )
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON instead of text for people."
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Output JSON.")
 raw_option = click.option(
     "--raw",
     is_flag=True,

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -281,7 +282,9 @@ def _unknown(around: Mapping[str, Any], instance: Mapping[str, object]) -> _Name
     known = around["properties"]
     for name in instance:
         if name not in known:
-            yield name, f"is not known here; known are: {', '.join(known)}"
+            similar = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            yield name, f"unknown key{hint}"
 
 
 def _missing_beside(

@@ -177,9 +177,11 @@ async def _either(*events: anyio.Event) -> None:
 
 def _verdict(outcome: Outcome, note: str) -> Verdict:
     cause = FailureCause.NEEDS_INPUT if outcome is Outcome.FAILED else None
-    words = f"An operator decided that this has {outcome}."
+    words = f"Marked as {outcome} by an operator"
     return Verdict(
-        outcome=outcome, cause=cause, summary=f"{words} {note}" if note else words
+        outcome=outcome,
+        cause=cause,
+        summary=f"{words}: {note}" if note else f"{words}.",
     )
 
 

@@ -155,7 +155,7 @@ def _blocked(evidence: Evidence) -> str:
 
 def _overdue(evidence: Evidence, what: str) -> str:
     code = evidence.end.code
-    how = "it had to be ended" if code is None else f"it ended with exit code {code}"
+    how = "terminated" if code is None else f"exit code {code}"
     where = evidence.story.where()
     return f"{what}; {how}." + (f" It hung {where}." if where else "")
 
@@ -167,7 +167,7 @@ def _without_result(evidence: Evidence, after: str) -> str:
 
 def _lacking(evidence: Evidence, after: str) -> str:
     missing = ", ".join(evidence.missing)
-    return f"Ended well {after}, but lacks what a success needs in its workspace: {missing}."
+    return f"Succeeded {after}, but required artifacts are missing: {missing}."
 
 
 def _asked(evidence: Evidence, after: str) -> str:
@@ -194,10 +194,10 @@ _SENTENCES: Final[Mapping[Ending, Callable[[Evidence, str], str]]] = MappingProx
         Ending.CANCELLED: lambda _, after: f"Cancelled {after}.",
         Ending.BLOCKED: lambda evidence, _: _blocked(evidence),
         Ending.MAX_DURATION: lambda evidence, after: _overdue(
-            evidence, f"Reached its time limit (max-duration) {after}"
+            evidence, f"Reached its time limit (max_duration_s) {after}"
         ),
         Ending.INACTIVITY: lambda evidence, after: _overdue(
-            evidence, f"Was silent for too long (inactivity-timeout), {after}"
+            evidence, f"No output for too long (inactivity timeout), {after}"
         ),
         Ending.OUTPUT: lambda evidence, after: _overdue(
             evidence,

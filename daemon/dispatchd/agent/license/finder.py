@@ -91,7 +91,7 @@ class LicenseFinder:
         try:
             return LicenseStatus(source=source, claims=self.verify(token))
         except LicenseInvalid as error:
-            flaw = f"the license from {source} is no good: {error.reason}"
+            flaw = f"the license from {source} is invalid: {error.reason}"
             return LicenseStatus(source=source, flaw=flaw)
 
     def _of_key(

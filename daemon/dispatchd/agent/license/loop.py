@@ -194,7 +194,7 @@ class LicenseLoop:
             case Revoked():
                 await self._refused(activation, Refusal.REVOKED)
             case Unauthorized():
-                # Somebody may have activated it anew during the call; then the new activation counts.
+                # Somebody may have activated it again during the call; then the new activation counts.
                 if await to_thread.run_sync(self.finder.stored) == (activation, ""):
                     await self._refused(activation, Refusal.DEACTIVATED)
             case _:
@@ -266,7 +266,7 @@ class LicenseLoop:
 
 
 def _is_another(before: Activation | None, after: Activation | None) -> bool:
-    """Return whether somebody else has activated this machine anew."""
+    """Return whether somebody else has activated this machine again."""
     return (
         before is not None
         and after is not None

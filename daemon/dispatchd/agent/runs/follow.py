@@ -147,7 +147,7 @@ class Follower:
         return cleared
 
     def _grace_left_s(self, record: TrackedJob) -> float:
-        """Return the rest of the kill grace (seconds): a restart of the daemon doesn't begin it anew."""
+        """Return the rest of the kill grace (seconds): a restart of the daemon doesn't restart it."""
         now = (self.tracker.get(record.job.id) or record).attempt
         if now is None:
             return 0.0

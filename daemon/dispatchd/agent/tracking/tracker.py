@@ -209,7 +209,7 @@ class Tracker:
     async def answered(self, asked: TrackedJob, event: Event) -> None:
         """Advance a job by the endpoint's answer about a record of it.
 
-        If the claim was handed out anew meanwhile, an answer to the old one says nothing about the new one,
+        If the claim was dispatched again meanwhile, an answer to the old one says nothing about the new one,
         for which a call of its own is made.
         """
         async with self._lock(asked.job.id):

@@ -77,7 +77,7 @@ def resume(config_file: Path | None, *, as_json: bool) -> None:
 @config_option
 @json_option
 def reload(config_file: Path | None, *, as_json: bool) -> None:
-    """Have the daemon read its configuration anew; a bad one is refused, and the one before stays in force."""
+    """Have the daemon read its configuration again; an invalid one is refused, and the previous one stays in force."""
     answer = _tell(find_daemon(config_file), "reload", {})
     if as_json:
         print_json(answer)

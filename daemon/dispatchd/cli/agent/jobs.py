@@ -50,7 +50,7 @@ def jobs(config_file: Path | None, *, as_json: bool, past: int) -> None:
         print_json([to_public(record) for record in chosen])
     elif chosen:
         print_table(
-            ("JOB", "WORKFLOW", "PHASE", "STANDS AT", "FOR", "SINCE"),
+            ("JOB", "WORKFLOW", "PHASE", "STATUS", "FOR", "SINCE"),
             [_row(record) for record in chosen],
         )
     else:

@@ -23,7 +23,7 @@ from dispatchd.protocol.job import Json
 @config_option
 @json_option
 def license_(config_file: Path | None, *, as_json: bool) -> None:
-    """Say where the license comes from, and what it is worth."""
+    """Show the license: source, status, expiry."""
     config = load_config(config_file)
     found = _told(config)
     if as_json:

@@ -19,7 +19,7 @@ def run(config_file: Path | None) -> None:
 
     SIGTERM, or Ctrl-C once: take no more jobs and stop; commands that run stay alive, and the next
     daemon reports how they end (unless runs.on_shutdown says otherwise). Ctrl-C twice: end them first.
-    SIGHUP: read the configuration anew.
+    SIGHUP: read the configuration again.
     """
     # First, so that the process that stays behind as init is small.
     leave_orphans_to_init()

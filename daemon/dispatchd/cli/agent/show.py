@@ -100,7 +100,7 @@ def _facts(record: TrackedJob, folder: RunFolder) -> dict[str, str]:
         "commit": job.sha,
         "actor": job.actor,
         "phase": f"{record.phase} for {age(record.changed_at)}",
-        "stands at": standing(record),
+        "status": standing(record),
         "summary": verdict.summary if verdict else "",
         "parked for": record.blocked,
         "next attempt": f"{record.retry_at:%Y-%m-%d %H:%M:%S} UTC"

@@ -37,11 +37,9 @@ _HELD: Final = {None: "not seen yet", True: "held", False: "at intervals"}
 @click.command()
 @config_option
 @json_option
-@click.option(
-    "-w", "--watch", is_flag=True, help="Show it anew every second, until Ctrl-C."
-)
+@click.option("-w", "--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
 def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
-    """Say how the daemon is, and the machine with it.
+    """Show the status of the daemon and the machine.
 
     Exit code: 0 if it takes jobs or may not because somebody wants that, 1 if something is wrong, 69 if no
     daemon answers.
@@ -72,7 +70,7 @@ def _ask(places: Places) -> dict[str, Any]:
         places.control_folder,
         "GET",
         "/v1/status",
-        cannot="say how the daemon is",
+        cannot="get the daemon's status",
         timeout_s=_TIMEOUT_S,
         state=places.state_folder,
     )

@@ -39,7 +39,7 @@ def machines(hub: HubClient, *, as_json: bool) -> None:
 
 @click.group()
 def machine() -> None:
-    """Let machines in, and put them out."""
+    """Add and revoke machines."""
 
 
 @machine.command("add")
@@ -129,7 +129,7 @@ def bind_machine(
 @asks_hub
 @click.argument("name")
 def revoke_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
-    """Put the machine NAME out: it pulls and reports no more."""
+    """Revoke machine NAME. It can no longer pull or report jobs."""
     found = hub.ask(
         "POST",
         f"/api/v1/machines/{in_path(name)}/revoke",
@@ -175,7 +175,7 @@ def add_token(
 @asks_hub
 @click.argument("name")
 def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
-    """Let the token NAME count no more."""
+    """Revoke token NAME."""
     hub.ask(
         "POST", f"/api/v1/tokens/{in_path(name)}/revoke", cannot=f"revoke token {name}"
     )
@@ -185,7 +185,7 @@ def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
 @token.command("list")
 @asks_hub
 def list_tokens(hub: HubClient, *, as_json: bool) -> None:
-    """List the tokens, without themselves."""
+    """List tokens; secrets are never shown."""
     found = hub.ask("GET", "/api/v1/tokens", cannot="list tokens")["tokens"]
     if as_json:
         print_json(found)

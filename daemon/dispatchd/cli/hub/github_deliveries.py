@@ -93,7 +93,7 @@ def redeliver(
     dry_run: bool,
     guids: Sequence[str],
 ) -> None:
-    """Have GitHub send deliveries once more: those named, or those that failed and that the hub doesn't have.
+    """Have GitHub send deliveries again: those named, or those that failed and that the hub doesn't have.
 
     Needs the hub's configuration, its key and its database, so it is for the hub's own machine.
     """
@@ -109,7 +109,7 @@ def redeliver(
         if not as_json:
             event = f"{listed.event} {listed.action}".strip()
             advice = (
-                "; `dispatchd hub redeliver` or the check's Re-run starts its jobs anew"
+                "; `dispatchd hub redeliver` or the check's Re-run starts its jobs again"
                 if choice.is_known
                 else ""
             )

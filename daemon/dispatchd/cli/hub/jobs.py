@@ -109,7 +109,7 @@ def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
 @asks_hub
 @click.argument("job")
 def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
-    """Submit JOB, which has ended, once more; the new job has another id."""
+    """Run JOB again after its end, as a job with another id."""
     found = hub.ask(
         "POST", f"/api/v1/jobs/{in_path(job)}/requeue", cannot=f"requeue job {job}"
     )
@@ -153,7 +153,7 @@ def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
 @asks_hub
 @click.argument("delivery")
 def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
-    """Submit what DELIVERY has brought once more, as new jobs."""
+    """Replay DELIVERY as new jobs."""
     found = hub.ask(
         "POST",
         f"/api/v1/deliveries/{in_path(delivery)}/redeliver",

@@ -218,7 +218,7 @@ class Pull:
     async def _unless_gone(
         self, claimed: Claimed, asking: _Asking, poll: Poll, request: Request
     ) -> Claimed | None:
-        """Return the claim, or take it back if its machine has hung up or polls anew."""
+        """Return the claim, or take it back if its machine has hung up or polls again."""
         if self.desk.polls.counts(poll) and not await request.is_disconnected():
             self.desk.tell(claimed.job)
             return claimed

@@ -177,10 +177,10 @@ def _require_room(db: Connection, job: HubJob, *, most: int, most_bytes: int) ->
     """
     count, size = db.execute(queries.WAITING_SIZE).one()
     if count >= most:
-        message = f"as many jobs wait as may (queue.most = {most})"
+        message = f"the queue is full (queue.most = {most})"
         raise QueueFull(message)
     if count and size + job.size > most_bytes:
-        message = f"as much waits as may (queue.most_mib = {most_bytes >> 20})"
+        message = f"the queue is full (queue.most_mib = {most_bytes >> 20})"
         raise QueueFull(message)
 
 
