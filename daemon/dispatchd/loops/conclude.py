@@ -8,6 +8,8 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
 
 import structlog
 from attrs import define, evolve, field, frozen
@@ -15,6 +17,7 @@ from attrs import define, evolve, field, frozen
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.domain.backoff import RETRY_CAP_S, after_asked_s, full_jitter_s
 from dispatchd.domain.exit_table import Contract, Ending, Then
+from dispatchd.domain.isolation import denial
 from dispatchd.domain.job import Attempt, TrackedJob
 from dispatchd.domain.judgement import Evidence, Judgement, judge, never_started
 from dispatchd.domain.outcome import Exit, FailureCause, NeverStarted, Verdict
@@ -32,8 +35,16 @@ from dispatchd.loops.workspaces import Workspaces
 from dispatchd.process.holes import cut_middle, hole_bytes
 from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.store import reports
-from dispatchd.store.evidence import Stories, missing_artifacts, read_result
+from dispatchd.store.evidence import (
+    Stories,
+    missing_artifacts,
+    read_result,
+    read_tail,
+)
 from dispatchd.store.runs import RunFolder, Runs
+
+_LOOKED_THROUGH: Final = 64 * 1024
+"""How much of an output's end is searched for what a wall has denied (bytes)."""
 
 
 @frozen(kw_only=True)
@@ -187,6 +198,7 @@ class Concluder:
             story=self.stories.whole(run.events_file(attempt.number)),
             missing=missing,
             output_left_out=self._limit_output(run, attempt),
+            denial=_denial(run.output_file(attempt.number), workflow),
             missing_fails=workflow is not None and workflow.missing_fails,
             duration_s=(self.clock.now() - attempt.started_at).total_seconds(),
         )
@@ -307,6 +319,14 @@ def _with_end(
     if record.attempt is None:
         return record
     return record.with_attempt(evolve(record.attempt, ended_at=now, cause=cause))
+
+
+def _denial(output_file: Path, workflow: Workflow | None) -> str:
+    """Return the words of an output about something that a wall may have denied. Blocks."""
+    if workflow is None:
+        return ""
+    text, _ = read_tail(output_file, _LOOKED_THROUGH)
+    return denial(workflow.isolation, text)
 
 
 def _without_words(evidence: Evidence) -> Evidence:
