@@ -1,5 +1,6 @@
 """The sandbox: what a run reaches, what it doesn't, and that everyday tools go on working behind it."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 
 from dispatchd.domain.isolation import Isolation
 from dispatchd.process.landlock import able
+from support.daemon import write_config
+from support.daemon_process import running
+from support.endpoint import endpoint
 from support.walls import ATTEMPTS, EVERYDAY, Scene, new_scene, tried
 
 pytestmark = pytest.mark.skipif(able().abi < 6, reason="needs Landlock of Linux 6.12")
@@ -46,6 +50,33 @@ async def test_everyday_work_goes_on_behind_the_wall(scene: Scene) -> None:
     well, output = await tried(scene, EVERYDAY, Isolation.SANDBOX)
 
     assert set(EVERYDAY) - well == set(), output
+
+
+_ELSEWHERE = """
+mount -t tmpfs none /mnt && cp -a /etc /mnt && mount -t tmpfs none /run
+mkdir -p /mnt/wsl /run/systemd/userdb /run/userdb
+echo nameserver 127.0.0.53 >/mnt/wsl/resolv.conf && ln -sf /mnt/wsl/resolv.conf /mnt/etc/resolv.conf
+mount --bind /mnt/etc /etc && touch /run/systemd/userdb/io.systemd.DynamicUser /run/userdb/4242.user
+exec "$@"
+"""
+"""Start a program on a machine whose names are resolved by files that lie elsewhere, as on WSL and with systemd."""
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+async def test_names_are_resolved_wherever_the_machine_has_what_that_takes(
+    tmp_path: Path,
+) -> None:
+    script = "cat /etc/resolv.conf && ls /run/systemd/userdb && test -r /run/userdb/4242.user && ! ls /mnt/wsl"
+    wrapper = ("unshare", "--mount", "/bin/sh", "-euc", _ELSEWHERE, "sh")
+    async with endpoint() as hub:
+        workflows = {"it": ["/bin/sh", "-c", script]}
+        config = write_config(tmp_path, hub.url, workflows, isolation="sandbox")
+        with running(config, wrapper=wrapper):
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            (finish,) = await hub.until_finished("j")
+
+    assert finish["result_status"] == "succeeded", finish
 
 
 def test_the_docs_list_what_is_tried() -> None:
