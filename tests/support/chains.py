@@ -160,6 +160,11 @@ gem build -q p.gemspec && gem install -q --local --user-install p-1.gem && ruby 
         needs=("pdflatex",),
         script=r"printf '%s' '\documentclass{article}\begin{document}x\end{document}' >p.tex && pdflatex -interaction=batchmode p.tex && test -s p.pdf",
     ),
+    "aspell": Chain(
+        needs=("aspell",),
+        before="echo helo | aspell -l en list",
+        script='test "$(echo helo | aspell -l en list)" = helo',
+    ),
     "sqlite": Chain(
         cheap=True,
         needs=("sqlite3",),
@@ -373,7 +378,7 @@ END
     ),
     "tmux": Chain(
         needs=("tmux",),
-        keys='write_paths = ["/tmp"]\nenv = { TERM = "xterm" }',
+        keys='write_paths = ["/tmp"]\nenv = { SHELL = "/bin/sh", TERM = "xterm" }',
         script="""
 tmux -L $$ new-session -d -s it 'echo 7 >f; sleep 60'
 until test -s f; do tmux -L $$ has-session -t it; done

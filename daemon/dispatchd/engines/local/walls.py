@@ -27,7 +27,7 @@ _SYSTEM: Final = (
     *("/var/lib/dpkg", "/var/lib/apt", "/var/cache/apt", "/var/lib/rpm"),
     *("/var/lib/pacman", "/var/lib/alternatives", "/var/lib/ca-certificates"),
     *("/var/cache/fontconfig", "/var/lib/texmf", "/var/lib/gems", "/var/lib/ghc"),
-    *("/var/lib/aspell", "/var/lib/dictionaries-common"),
+    *("/var/lib/aspell", "/var/lib/dictionaries-common", "/var/lib/sgml-base"),
 )
 """Programs of the machine, files that they read, and files of the kernel (file-hierarchy(7))."""
 
