@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from _pytest.mark import ParameterSet
 
+from dispatchd.engines.local import bubblewrap
 from dispatchd.process.landlock import able
 from support.chains import CHAINS, Chain
 from support.daemon import running_daemon, write_config
@@ -26,14 +28,16 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def each() -> list[object]:
+def those(wanted: Callable[[Chain], bool] = lambda _: True) -> list[ParameterSet]:
+    """Return the names of chains that are wanted, as parameters."""
     return [
         pytest.param(name, marks=() if chain.cheap else pytest.mark.host)
         for name, chain in CHAINS.items()
+        if wanted(chain)
     ]
 
 
-@pytest.mark.parametrize("name", each())
+@pytest.mark.parametrize("name", those())
 async def test_a_tool_chain_works_behind_the_wall(name: str, folder: Path) -> None:
     chain = CHAINS[name]
     skip_without(chain)
@@ -41,19 +45,25 @@ async def test_a_tool_chain_works_behind_the_wall(name: str, folder: Path) -> No
     assert await ended(chain, folder, chain.keys) == "succeeded"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if chain.cheap else pytest.mark.host)
-        for name, chain in CHAINS.items()
-        if chain.keys
-    ],
-)
+@pytest.mark.parametrize("name", those(lambda chain: bool(chain.keys)))
 async def test_a_tool_chain_with_keys_needs_them(name: str, folder: Path) -> None:
     chain = CHAINS[name]
     skip_without(chain)
 
     assert await ended(chain, folder, "") == "failed"
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("name", those(lambda chain: "isolation" not in chain.keys))
+async def test_a_tool_chain_works_in_bubblewrap(name: str, folder: Path) -> None:
+    chain = CHAINS[name]
+    skip_without(chain)
+    problem = bubblewrap.problem(os.environ["PATH"])
+    if problem:
+        pytest.skip(problem)
+
+    status = await ended(chain, folder, chain.keys, isolation="bubblewrap")
+    assert status == ("succeeded" if chain.enclosed else "failed")
 
 
 def skip_without(chain: Chain) -> None:
@@ -64,7 +74,9 @@ def skip_without(chain: Chain) -> None:
         pytest.skip("can't be done as root")
 
 
-async def ended(chain: Chain, folder: Path, keys: str) -> str:
+async def ended(
+    chain: Chain, folder: Path, keys: str, isolation: str = "sandbox"
+) -> str:
     """Return how a job ends that runs a chain, by a daemon with a workflow of some keys."""
     cache = folder / "cache"
     cache.mkdir()
@@ -87,7 +99,7 @@ async def ended(chain: Chain, folder: Path, keys: str) -> str:
             hub.url,
             {"it": ["/bin/sh", "-euc", script]},
             limits=chain.placed(keys, cache),
-            isolation="sandbox",
+            isolation=isolation,
         )
         async with running_daemon(config) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})

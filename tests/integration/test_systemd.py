@@ -490,6 +490,7 @@ APART = """
     tried records 'ls /var/lib/dispatchd/jobs'
     tried credentials 'ls /run/credentials/dispatchd.service/'
     tried token 'cat /run/dispatchd/control.token'
+    tried trace "/usr/bin/python3 -c 'import ctypes; exit(ctypes.CDLL(None).ptrace(0x4206, $daemon, 0, 0) != 0)'"
     tried environment "cat /proc/$daemon/environ"
     tried signal "kill -0 $daemon"
     tried exit 'echo 0 >"$DISPATCHD_ATTEMPT_FOLDER/exit"'
@@ -516,6 +517,15 @@ async def possible(machine: Machine, options: str) -> set[str]:
 
 async def test_a_run_in_the_sandbox_is_kept_apart_in_the_unit(machine: Machine) -> None:
     assert await possible(machine, "") == {"own", "programs"}
+
+
+async def test_a_run_without_isolation_cannot_look_into_the_daemon(
+    machine: Machine,
+) -> None:
+    could = await possible(machine, OPEN)
+
+    assert "records" in could
+    assert not could & {"trace", "environment"}
 
 
 async def test_a_run_in_bubblewrap_is_kept_apart_in_the_unit_with_its_drop_in(

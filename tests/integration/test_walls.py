@@ -38,6 +38,8 @@ async def test_a_run_without_isolation_reaches_what_the_daemon_s_user_does(
         "list the daemon's records",
         "read the machine's secret",
         "signal its shim",
+        # Others than root may be kept from that by Yama.
+        *(["trace the daemon"] if os.geteuid() == 0 else []),
     )
     well, output = await tried(
         scene, {name: ATTEMPTS[name] for name in names}, Isolation.NONE

@@ -29,6 +29,8 @@ class Chain:
     cheap: bool = False
     as_root: bool = True
     """Whether it can be done as root at all."""
+    enclosed: bool = True
+    """Whether it works in bubblewrap, too."""
 
     @property
     def cell(self) -> str:
@@ -293,6 +295,8 @@ getent passwd "$(id -u)" && getent group "$(id -g)" && getent hosts localhost &&
     ),
     "fakeroot and dpkg-deb": Chain(
         needs=("fakeroot", "dpkg-deb"),
+        # There are no other users in its namespace.
+        enclosed=False,
         script=r"""
 mkdir -p p/DEBIAN && printf 'Package: p\nVersion: 1\nArchitecture: all\nMaintainer: n <e@example.org>\nDescription: d\n' >p/DEBIAN/control
 fakeroot sh -c 'chown -R root:root p && dpkg-deb -b p p.deb' && dpkg-deb -c p.deb
