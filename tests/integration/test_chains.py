@@ -22,9 +22,10 @@ pytestmark = pytest.mark.skipif(able().abi == 0, reason="needs Landlock")
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    # Short, for the addresses of Unix sockets, and not below /tmp, which some runs may write to.
-    with TemporaryDirectory(prefix="chains-", dir=Path.home()) as name:
+def folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    # Short, for the addresses of Unix sockets; and where all is tried, not below /tmp, which some runs may write to.
+    above = Path.home() if request.node.get_closest_marker("host") else None
+    with TemporaryDirectory(prefix="chains-", dir=above) as name:
         yield Path(name)
 
 

@@ -44,6 +44,19 @@ class Chain:
 
 _COMMIT = "git -c user.name=n -c user.email=e@example.org commit -q"
 _MAIN_C = r"printf 'int main(void) { return 0; }\n' >m.c"
+_WHEEL = r"""
+mkdir w
+"$PYTHON" - <<'END'
+import zipfile
+with zipfile.ZipFile("w/p-1-py3-none-any.whl", "w") as wheel:
+    wheel.writestr("p.py", "x = 7")
+    info = "p-1.dist-info/"
+    wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: p\nVersion: 1\n")
+    wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: it\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr(info + "RECORD", "")
+END
+"""
+"""Makes a wheel in a folder `w`."""
 
 CHAINS: Final[Mapping[str, Chain]] = {
     "git with a submodule": Chain(
@@ -120,17 +133,8 @@ test "$(node -p 'require("a")')" = 7 && npx --offline --no-install node -e 0
 """,
     ),
     "venv and pip install from a folder": Chain(
-        script=r"""
-"$PYTHON" -m venv v && mkdir w && "$PYTHON" - <<'END'
-import zipfile
-with zipfile.ZipFile("w/p-1-py3-none-any.whl", "w") as wheel:
-    wheel.writestr("p.py", "x = 7")
-    info = "p-1.dist-info/"
-    wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: p\nVersion: 1\n")
-    wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\nGenerator: it\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-    wheel.writestr(info + "RECORD", "")
-END
-v/bin/pip install --quiet --no-index --find-links w p && v/bin/python -c 'import p; assert p.x == 7'
+        script=f"""
+{_WHEEL}"$PYTHON" -m venv v && v/bin/pip install --quiet --no-index --find-links w p && v/bin/python -c 'import p; assert p.x == 7'
 """,
     ),
     "pip install from a registry": Chain(
@@ -323,6 +327,35 @@ fakeroot sh -c 'chown -R root:root p && dpkg-deb -b p p.deb' && dpkg-deb -c p.de
         keys=f'write_paths = ["{CACHE}"]',
         script=rf"""
 cd "$(mktemp -d)" && echo x >f && flock {CACHE}/lock mv f {CACHE}/f && cat {CACHE}/f
+""",
+    ),
+    "git in a folder of another user": Chain(
+        needs=("git",),
+        keys=f'read_paths = ["{CACHE}"]\nenv = {{ GIT_CONFIG_GLOBAL = "{CACHE}/gitconfig" }}',
+        before=f"""
+cd {CACHE} && git init -q s && (cd s && {_COMMIT} --allow-empty -m m) && chown -R 65534 s
+git config --file gitconfig safe.directory '*'
+""",
+        script=f"git -C {CACHE}/s log --oneline && git clone -q {CACHE}/s t",
+    ),
+    "settings of git, npm and pip": Chain(
+        needs=("git", "npm"),
+        keys=f'read_paths = ["{CACHE}"]\nenv = {{ GIT_CONFIG_GLOBAL = "{CACHE}/gitconfig",'
+        f' NPM_CONFIG_USERCONFIG = "{CACHE}/npmrc", PIP_CONFIG_FILE = "{CACHE}/pip.conf" }}',
+        before=f"""
+cd {CACHE} && printf '[user]\n\tname = ci\n' >gitconfig && echo fund=false >npmrc && printf '[global]\ntimeout = 77\n' >pip.conf
+""",
+        script="""
+test "$(git config user.name)" = ci && test "$(npm config get fund)" = false
+"$PYTHON" -m pip config list | grep timeout=.77
+""",
+    ),
+    "npm install -g": Chain(
+        needs=("node", "npm"),
+        keys='env = { NPM_CONFIG_PREFIX = "~/.npm" }',
+        script="""
+mkdir a && cd a && npm init -y >/dev/null && npm pack --silent
+npm install -g --offline --no-audit --no-fund ./a-1.0.0.tgz && test -e ~/.npm/lib/node_modules/a
 """,
     ),
     "cargo of rustup": Chain(
