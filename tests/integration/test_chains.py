@@ -64,7 +64,8 @@ async def test_a_tool_chain_works_in_bubblewrap(name: str, folder: Path) -> None
         pytest.skip(problem)
 
     status = await ended(chain, folder, chain.keys, isolation="bubblewrap")
-    assert status == ("succeeded" if chain.enclosed else "failed")
+    works = chain.enclosed or os.geteuid() == 0
+    assert status == ("succeeded" if works else "failed")
 
 
 def skip_without(chain: Chain) -> None:

@@ -1,4 +1,4 @@
-"""Everyday tool chains: what has to work in a run, or the keys of its workflow that let it."""
+"""Everyday tool chains that work in a run as they are, or with some keys of its workflow."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import Final
 from attrs import frozen
 
 HOME: Final = "/home/ci"
-"""Stands in `keys` for the home of the daemon's user."""
+"""Placeholder in `keys` for the home of the daemon's user."""
 
 CACHE: Final = "/var/cache/ci"
-"""Stands in `keys` and scripts for a folder outside of the run."""
+"""Placeholder in `keys` and scripts for a folder outside of the run."""
 
 
 @frozen(kw_only=True)
 class Chain:
-    """What a run does with some tools.
+    """Use of some tools by a run.
 
-    `script` is one of sh(1), which ends at the first mistake; `needs` are programs without which it can't be tried.
-    `keys` are lines of the workflow's table, without which it fails behind the wall. `before` is run outside of it; where it fails,
-    the chain isn't tried.
+    `script` is for sh(1) and ends at the first error. `needs` are the programs that it can't be tried without.
+    `keys` are lines of the workflow's table; without them the script fails in the sandbox. `before` is a script that is
+    run outside of any isolation; where it fails, the chain isn't tried.
     """
 
     script: str
@@ -30,11 +30,11 @@ class Chain:
     as_root: bool = True
     """Whether it can be done as root at all."""
     enclosed: bool = True
-    """Whether it works in bubblewrap, too."""
+    """Whether it works in bubblewrap, too, for another user than root."""
 
     @property
     def cell(self) -> str:
-        """What docs/security.md says of it."""
+        """Cell of the table in docs/security.md."""
         return " and ".join(f"`{line}`" for line in self.keys.splitlines()) or "works"
 
     def placed(self, text: str, cache: Path) -> str:
@@ -56,7 +56,7 @@ with zipfile.ZipFile("w/p-1-py3-none-any.whl", "w") as wheel:
     wheel.writestr(info + "RECORD", "")
 END
 """
-"""Makes a wheel in a folder `w`."""
+"""Script that makes a wheel in a folder `w`."""
 
 CHAINS: Final[Mapping[str, Chain]] = {
     "git with a submodule": Chain(
@@ -474,4 +474,4 @@ renice -n 19 -p $! && prlimit --pid $! --nofile=64 && kill $!
         script=r"ping -c 1 127.0.0.1",
     ),
 }
-"""By the names of docs/security.md."""
+"""The chains by their names in docs/security.md."""

@@ -55,7 +55,7 @@ _DENIALS: Final = (
 
 
 def denial(isolation: Isolation, output: str) -> str:
-    """Return the words of an output about something denied, where a wall may be why; else an empty text."""
+    """Return the message in an output about a denied access, where an isolation may be why; else an empty text."""
     if isolation is Isolation.NONE:
         return ""
     said = output.lower()

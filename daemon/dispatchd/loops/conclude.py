@@ -44,7 +44,7 @@ from dispatchd.store.evidence import (
 from dispatchd.store.runs import RunFolder, Runs
 
 _LOOKED_THROUGH: Final = 64 * 1024
-"""How much of an output's end is searched for what a wall has denied (bytes)."""
+"""Size of the end of an output that is searched for messages about a denied access (bytes)."""
 
 
 @frozen(kw_only=True)
@@ -322,8 +322,11 @@ def _with_end(
 
 
 def _denial(output_file: Path, workflow: Workflow | None) -> str:
-    """Return the words of an output about something that a wall may have denied. Blocks."""
-    if workflow is None:
+    """Return a message in an output about a denied access, where the run's isolation may be why. Blocks.
+
+    An output that isn't reported gives none.
+    """
+    if workflow is None or not workflow.report_output:
         return ""
     text, _ = read_tail(output_file, _LOOKED_THROUGH)
     return denial(workflow.isolation, text)
