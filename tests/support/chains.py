@@ -44,6 +44,14 @@ class Chain:
 
 _COMMIT = "git -c user.name=n -c user.email=e@example.org commit -q"
 _MAIN_C = r"printf 'int main(void) { return 0; }\n' >m.c"
+_POSTGRES = 'PATH="$PATH:$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)"\n'
+_NAMES = """
+getent passwd "$(id -u)" && getent group "$(id -g)" && getent hosts localhost && getent services https && id && hostname
+"""
+_PLACES = """
+LC_ALL=C.UTF-8 locale charmap | grep UTF-8 && TZ=America/New_York date -d @0 +%H | grep 19
+"$PYTHON" -c 'import zoneinfo; zoneinfo.ZoneInfo("Europe/Berlin"); import time; time.localtime()'
+"""
 _WHEEL = r"""
 mkdir w
 "$PYTHON" - <<'END'
@@ -84,6 +92,7 @@ cd .. && git clone -q r.git t && cmp s/a.bin t/a.bin && test "$(cd t && git lfs 
     "git over ssh": Chain(
         needs=("git", "ssh", "ssh-keygen"),
         as_root=False,
+        before='PATH="$PATH:/usr/sbin" && command -v sshd',
         script=r"""
 PATH="$PATH:/usr/sbin"
 eval "$(ssh-agent -s)" && ssh-keygen -q -t ed25519 -N '' -f key && ssh-keygen -q -t ed25519 -N '' -f host && ssh-add -q key
@@ -178,8 +187,9 @@ gem build -q p.gemspec && gem install -q --local --user-install p-1.gem && ruby 
     ),
     "postgres started by the run": Chain(
         as_root=False,
-        script=r"""
-PATH="$PATH:$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)"
+        before=f"{_POSTGRES}command -v initdb",
+        script=_POSTGRES
+        + r"""
 initdb -D d -A trust >/dev/null
 pg_ctl -w -D d -l log -o "-k '$TMPDIR' -c listen_addresses=" start >/dev/null || { cat log; exit 1; }
 psql -h "$TMPDIR" -d postgres -c 'create table t (a int)' && pg_ctl -w -D d -m fast stop
@@ -258,6 +268,7 @@ sleep 60 & gdb -q -batch -p $! -ex bt </dev/null; kill $!
     ),
     "core dumps": Chain(
         cheap=True,
+        before="ulimit -c unlimited",
         needs=("cc",),
         script=r"""
 printf '#include <stdlib.h>\nint main(void) { abort(); }\n' >m.c && cc -o m m.c && ulimit -c unlimited
@@ -271,6 +282,7 @@ case $(cat /proc/sys/kernel/core_pattern) in core) ls core*;; esac
     ),
     "cc -fsanitize=address": Chain(
         needs=("cc",),
+        before=f"cd {CACHE} && {_MAIN_C} && cc -fsanitize=address,undefined -o m m.c",
         script=rf"{_MAIN_C} && cc -fsanitize=address,undefined -o m m.c && ./m",
     ),
     "perf": Chain(
@@ -278,20 +290,8 @@ case $(cat /proc/sys/kernel/core_pattern) in core) ls core*;; esac
         before=r"perf stat -e task-clock true",
         script=r"perf stat -e task-clock true",
     ),
-    "locale and time zone": Chain(
-        cheap=True,
-        script=r"""
-LC_ALL=C.UTF-8 locale charmap | grep UTF-8
-TZ=America/New_York date -d @0 +%H | grep 19
-"$PYTHON" -c 'import zoneinfo; zoneinfo.ZoneInfo("Europe/Berlin"); import time; time.localtime()'
-""",
-    ),
-    "getent and id": Chain(
-        cheap=True,
-        script=r"""
-getent passwd "$(id -u)" && getent group "$(id -g)" && getent hosts localhost && getent services https && id && hostname
-""",
-    ),
+    "locale and time zone": Chain(cheap=True, before=_PLACES, script=_PLACES),
+    "getent and id": Chain(cheap=True, before=_NAMES, script=_NAMES),
     "tar and xz": Chain(
         cheap=True,
         needs=("tar", "xz"),
