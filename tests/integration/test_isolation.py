@@ -94,6 +94,29 @@ async def test_paths_of_a_workflow_are_open_and_a_secret_below_them_is_not(
 
 
 @pytest.mark.parametrize(
+    ("script", "limits", "is_hinted"),
+    [
+        ("touch /etc/x", "", True),
+        ("yes | head -n 9000; touch /tmp/x", "", True),
+        ("echo wrong; exit 1", "", False),
+        ("touch /etc/x; exit 0", "", False),
+        ("touch /etc/x", "report_output = false", False),
+    ],
+)
+async def test_a_run_that_met_its_wall_says_which_keys_open_more(
+    tmp_path: Path, *, script: str, is_hinted: bool, limits: str
+) -> None:
+    async with endpoint() as hub:
+        workflows = {"it": ["/bin/sh", "-c", script]}
+        config = write_config(tmp_path, hub.url, workflows, limits=limits)
+        async with running_daemon(config):
+            hub.hand_out(JOB)
+            (finish,) = await hub.until_finished("j")
+
+    assert ("read_paths" in finish["result_summary"]) == is_hinted
+
+
+@pytest.mark.parametrize(
     ("options", "reason"),
     [
         ('isolation = "none"', "isolation"),

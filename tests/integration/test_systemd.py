@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from support.chains import CHAINS
 from support.clock import within
 from support.endpoint import SECRET, Endpoint, endpoint
 from support.nspawn import UNITS, Machine, booted
@@ -488,6 +490,7 @@ APART = """
     tried records 'ls /var/lib/dispatchd/jobs'
     tried credentials 'ls /run/credentials/dispatchd.service/'
     tried token 'cat /run/dispatchd/control.token'
+    tried trace "/usr/bin/python3 -c 'import ctypes; exit(ctypes.CDLL(None).ptrace(0x4206, $daemon, 0, 0) != 0)'"
     tried environment "cat /proc/$daemon/environ"
     tried signal "kill -0 $daemon"
     tried exit 'echo 0 >"$DISPATCHD_ATTEMPT_FOLDER/exit"'
@@ -516,6 +519,15 @@ async def test_a_run_in_the_sandbox_is_kept_apart_in_the_unit(machine: Machine) 
     assert await possible(machine, "") == {"own", "programs"}
 
 
+async def test_a_run_without_isolation_cannot_look_into_the_daemon(
+    machine: Machine,
+) -> None:
+    could = await possible(machine, OPEN)
+
+    assert "records" in could
+    assert not could & {"trace", "environment"}
+
+
 async def test_a_run_in_bubblewrap_is_kept_apart_in_the_unit_with_its_drop_in(
     machine: Machine,
 ) -> None:
@@ -542,3 +554,53 @@ async def test_doctor_names_the_drop_in_that_is_missing(machine: Machine) -> Non
         told = await status(machine)
 
     assert any("isolation-bubblewrap.conf" in each for each in told["warnings"]), told
+
+
+CHAINS_OF_THE_UNIT = (
+    *(
+        "git with a submodule",
+        "make -j",
+        "node and npm",
+        "ssh-agent",
+        "gpg",
+        "Unix sockets",
+    ),
+    *("venv and pip install from a folder", "postgres started by the run", "qemu-user"),
+    *(
+        "strace of a child",
+        "gdb",
+        "cc -fsanitize=address",
+        "script, on a pseudoterminal",
+    ),
+    *("multiprocessing of Python (locks, queues, shared memory)", "tmux", "Xvfb"),
+)
+"""Those that need nothing of /etc, which is empty on this machine."""
+
+
+async def test_tool_chains_work_in_the_unit(machine: Machine) -> None:
+    # As the alternatives of /etc would have it.
+    cc = 'mkdir bin && ln -s "$(command -v gcc)" bin/cc && PATH="$PWD/bin:$PATH"'
+    jobs = {
+        f"job-{number}": CHAINS[name]
+        for number, name in enumerate(CHAINS_OF_THE_UNIT)
+        if all(map(shutil.which, CHAINS[name].needs))
+    }
+    workflows = (
+        workflow(
+            job, f"set -eu\n{cc}\nPYTHON=/usr/bin/python3\n{chain.script}", chain.keys
+        )
+        for job, chain in jobs.items()
+    )
+    async with endpoint() as hub:
+        configure(machine, hub, "".join(workflows))
+        await start(machine)
+        for job in jobs:
+            hub.hand_out({"id": job, "dag_name": job})
+        await hub.until_finished(*jobs, within_s=240)
+
+    failed = {
+        job: (jobs[job].script, finish["result_output"])
+        for job, finish in hub.finished.items()
+        if finish["result_status"] != "succeeded"
+    }
+    assert not failed

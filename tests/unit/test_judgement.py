@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from dispatchd.agent.domain.exit_table import TABLE, Contract, Ending, Then
+from dispatchd.agent.domain.isolation import Isolation, denial
 from dispatchd.agent.domain.run.events import Progress, RunPhase, Span, Story
 from dispatchd.agent.domain.verdict import Evidence, Judgement, judge, never_started
 from dispatchd.protocol.outcome import Exit, FailureCause, Outcome
@@ -175,6 +176,42 @@ def test_events_that_were_too_many_are_told() -> None:
         "Of its events 22,269,621 lines and all behind the first 64 MiB were left out"
         in found.summary
     )
+
+
+@pytest.mark.parametrize(
+    ("isolation", "output", "words"),
+    [
+        ("sandbox", "touch: cannot touch '/x': Permission denied", "permission denied"),
+        ("sandbox", "Error: EACCES: permission denied, open '/x'", "permission denied"),
+        ("sandbox", "mount: Operation not permitted\nx", "operation not permitted"),
+        ("sandbox", "java.nio.file.AccessDeniedException: /x", "accessdenied"),
+        ("sandbox", 'sudo: The "no new privileges" flag is set', "no new privileges"),
+        ("bubblewrap", "cannot touch '/x': Read-only file system", "read-only"),
+        ("container", "cannot touch '/x': Read-only file system", "read-only"),
+        ("sandbox", "assert 1 == 2", ""),
+        ("sandbox", "", ""),
+        ("none", "Permission denied", ""),
+    ],
+)
+def test_what_a_wall_may_have_denied_is_told(
+    isolation: str, output: str, words: str
+) -> None:
+    found = denial(Isolation(isolation), output)
+
+    assert words in found
+    assert bool(found) == bool(words)
+    for code in (1, 2, 3, 126, 255):
+        assert ("read_paths" in judged(code, denial=found).summary) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("code", "stop"),
+    [(0, None), (137, None), (None, None), (1, FailureCause.CANCELLED)],
+)
+def test_a_wall_is_not_why_a_run_did_well_or_was_ended(
+    code: int | None, stop: FailureCause | None
+) -> None:
+    assert "read_paths" not in judged(code, stop, denial="permission denied").summary
 
 
 def test_the_words_of_a_result_are_the_summary() -> None:

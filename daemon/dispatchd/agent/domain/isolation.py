@@ -1,6 +1,7 @@
 """Isolation of runs: walls, networks and home folders that a workflow can choose."""
 
 from enum import StrEnum
+from typing import Final
 
 
 class Isolation(StrEnum):
@@ -45,3 +46,17 @@ class Home(StrEnum):
 
 CHOOSES_NETWORK = frozenset({Isolation.BUBBLEWRAP, Isolation.CONTAINER})
 """Isolations that can run without a network."""
+
+_DENIALS: Final = (
+    *("permission denied", "operation not permitted", "read-only file system"),
+    *("accessdeniedexception", "no new privileges"),
+)
+"""Messages of programs about a denied access, in lower case: EACCES, EPERM and EROFS (errno(3)), Java, sudo."""
+
+
+def denial(isolation: Isolation, output: str) -> str:
+    """Return the message in an output about a denied access, where an isolation may be why; else an empty text."""
+    if isolation is Isolation.NONE:
+        return ""
+    said = output.lower()
+    return next((words for words in _DENIALS if words in said), "")

@@ -42,6 +42,8 @@ _SAID: Final = {
 
 _CODES: Final = {1: Ending.EXIT_1, 2: Ending.EXIT_2, 3: Ending.EXIT_3}
 
+_FAILURES: Final = (*_CODES.values(), Ending.OTHER_EXIT)
+
 _SUCCESSES: Final = (Outcome.SUCCEEDED, Outcome.PARTIALLY_SUCCEEDED)
 
 
@@ -51,7 +53,8 @@ class Evidence:
 
     `result` is None under the plain contract, which has none. `missing` are required artifacts that
     were not found. `parked_for` is an operator's reason to park it. `output_left_out` is the size of the part
-    that was cut out of its output (bytes). `duration_s` is the time from start to end (seconds).
+    that was cut out of its output (bytes). `denial` is a message in its output about a denied access, where its
+    isolation may be why. `duration_s` is the time from start to end (seconds).
     """
 
     end: Exit
@@ -62,6 +65,7 @@ class Evidence:
     missing_fails: bool = False
     parked_for: str = ""
     output_left_out: int = 0
+    denial: str = ""
     duration_s: float
 
 
@@ -227,6 +231,11 @@ def _notes(evidence: Evidence, ending: Ending) -> list[str]:
         evidence.result, RunResult
     ):
         notes.append(f"It calls that {evidence.result.exit_reason}.")
+    if evidence.denial and ending in _FAILURES:
+        notes.append(
+            f'Its output says "{evidence.denial}": if that is its isolation, keys of its workflow open more,'
+            " such as read_paths and write_paths (docs/security.md)."
+        )
     if end.escalated:
         notes.append("It ignored SIGTERM and was ended with SIGKILL.")
     if end.leftovers:

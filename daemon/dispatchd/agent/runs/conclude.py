@@ -8,12 +8,15 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
 
 import structlog
 from attrs import define, evolve, field, frozen
 
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.exit_table import Contract, Ending, Then
+from dispatchd.agent.domain.isolation import denial
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event
 from dispatchd.agent.domain.run.events import Story
@@ -22,7 +25,12 @@ from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.runs.report_builder import compose
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store import reports
-from dispatchd.agent.store.evidence import Stories, missing_artifacts, read_result
+from dispatchd.agent.store.evidence import (
+    Stories,
+    missing_artifacts,
+    read_result,
+    read_tail,
+)
 from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Clock
@@ -35,6 +43,9 @@ from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted, Verdict
 from dispatchd.protocol.report import WITHHELD, shortened
 from dispatchd.protocol.result import NoResult, RunResult
 from dispatchd.redaction.known_secrets import KnownSecrets
+
+_LOOKED_THROUGH: Final = 64 * 1024
+"""Size of the end of an output that is searched for messages about a denied access (bytes)."""
 
 
 @frozen(kw_only=True)
@@ -188,6 +199,7 @@ class Concluder:
             story=self.stories.whole(run.events_file(attempt.number)),
             missing=missing,
             output_left_out=self._limit_output(run, attempt),
+            denial=_denial(run.output_file(attempt.number), workflow),
             missing_fails=workflow is not None and workflow.missing_fails,
             duration_s=(self.clock.now() - attempt.started_at).total_seconds(),
         )
@@ -311,6 +323,17 @@ def _with_end(
     if record.attempt is None:
         return record
     return record.with_attempt(evolve(record.attempt, ended_at=now, cause=cause))
+
+
+def _denial(output_file: Path, workflow: Workflow | None) -> str:
+    """Return a message in an output about a denied access, where the run's isolation may be why. Blocks.
+
+    An output that isn't reported gives none.
+    """
+    if workflow is None or not workflow.report_output:
+        return ""
+    text, _ = read_tail(output_file, _LOOKED_THROUGH)
+    return denial(workflow.isolation, text)
 
 
 def _without_words(evidence: Evidence) -> Evidence:

@@ -20,14 +20,14 @@ from dispatchd.process.seccomp import program
 _SYSTEM: Final = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc"),
     *("/proc", "/sys", "/nix", "/gnu/store", "/snap", "/run/current-system"),
-    # Targets of the links that name resolution reads.
-    *("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager", "/run/nscd"),
-    *(
-        "/var/cache/fontconfig",
-        "/var/lib/ca-certificates",
-        "/var/lib/dpkg",
-        "/var/lib/rpm",
-    ),
+    # Files of name resolution (nss-systemd(8)), and targets of its links.
+    *("/run/systemd/resolve", "/run/systemd/userdb", "/run/userdb", "/run/nscd"),
+    *("/run/resolvconf", "/run/NetworkManager", "/run/netconfig", "/etc/resolv.conf"),
+    # Lists of packages, and data of installed programs that lies outside of /usr.
+    *("/var/lib/dpkg", "/var/lib/apt", "/var/cache/apt", "/var/lib/rpm"),
+    *("/var/lib/pacman", "/var/lib/alternatives", "/var/lib/ca-certificates"),
+    *("/var/cache/fontconfig", "/var/lib/texmf", "/var/lib/gems", "/var/lib/ghc"),
+    *("/var/lib/aspell", "/var/lib/dictionaries-common", "/var/lib/sgml-base"),
 )
 """Programs of the machine, files that they read, and files of the kernel (file-hierarchy(7))."""
 
