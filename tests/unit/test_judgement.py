@@ -149,7 +149,7 @@ def test_what_hung_is_told_with_where_and_for_how_long() -> None:
 
     found = judged(143, FailureCause.INACTIVITY_TIMEOUT, story=story)
 
-    assert "silent for too long" in found.summary
+    assert "No output for too long" in found.summary
     assert "in phase test" in found.summary
     assert "compile (failed)" in found.summary
     assert "fetch 60.0 s, build 120.0 s" in found.summary
