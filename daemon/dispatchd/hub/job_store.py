@@ -14,6 +14,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    update,
 )
 
 from dispatchd.hub import job_queries as queries
@@ -25,6 +26,7 @@ from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.job_rows import COLUMNS, read_job, write_job
 from dispatchd.hub.model import (
     ENDED,
+    HELD,
     Claimed,
     Delivery,
     HubJob,
@@ -196,6 +198,20 @@ class JobStore:
             return [after for _, after in changed]
 
         return self._database.write(work)
+
+    def shorten_leases(self, leases: Leases, *, now: float, also: bool) -> None:
+        """Let no lease go on for longer than one that begins now, where the hub's clock was ahead when it was written down.
+
+        That is so of all that are longer where the clock was set back (`also`), and always where the claim was made in
+        a time that is still to come.
+        """
+        longest = now + leases.seconds + leases.patience_s
+        is_wrong = _JOB.lease_until > longest
+        if not also:
+            is_wrong = and_(is_wrong, _JOB.claimed_at > now + leases.seconds)
+        held = _JOB.state.in_(HELD)
+        change = update(JOBS).where(held, is_wrong).values(lease_until=longest)
+        self._database.write(lambda db: db.execute(change))
 
     def end_cancel_jobs(self, *, now: float) -> list[HubJob]:
         """End the cancel jobs that wait for a machine although all their targets have ended; return them."""

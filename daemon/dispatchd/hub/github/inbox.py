@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from attrs import evolve, frozen
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from dispatchd.domain.job import CANCEL, Json
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
-from dispatchd.hub.admission import Admission
-from dispatchd.hub.database import lock
+from dispatchd.hub.admission import Admission, lock_repository
 from dispatchd.hub.delivery_store import insert_delivery, keep_delivery
 from dispatchd.hub.desk import Desk
 from dispatchd.hub.github.bodies_seen import first_delivery, note_body
@@ -32,6 +31,7 @@ from dispatchd.hub.model import (
     HubJob,
     Submission,
 )
+from dispatchd.hub.schema import CHECKS
 
 COMMIT_LENGTHS: Final = (40, 64)
 """Lengths of a commit's full id (hex digits; SHA-1, SHA-256)."""
@@ -101,7 +101,10 @@ class Inbox:
             routing=plan.reason,
             state="queued" if plan.steps else "ignored",
         )
-        lock(db, event.repository)
+        lock_repository(
+            db,
+            {"repository_name": event.repository, "repository_id": event.repository_id},
+        )
         if by_hook:
             body = arrival.payload_hash, arrival.id, event.name
             first = first_delivery(db, *body)
@@ -226,6 +229,7 @@ class _Work:
         if texts is None:
             return _Done(words=f"the payload of {job.id} is not kept any more")
         event = self.arrival.event
+        self._follow_rename(shown)
         # The repository may have another name by now, and the App another installation.
         where: dict[str, Json] = {
             "repository_name": event.repository,
@@ -247,6 +251,20 @@ class _Work:
                 presser=event.actor,
             )
         )
+
+    def _follow_rename(self, shown: Owed) -> None:
+        """Show the checks of a commit and name under the repository's new name: of all of them only the newest counts."""
+        check, name = shown.check, self.arrival.event.repository
+        if check.repository == name:
+            return
+        of_commit = checks_of(self.db, check.sha, check.repository)
+        same = [
+            each.job.id
+            for each in of_commit
+            if each.check.name == check.name and self._is_of_repository(each)
+        ]
+        change = update(CHECKS).where(CHECKS.c.job_id.in_(same))
+        self.db.execute(change.values(repository=name))
 
     def _submission(
         self,

@@ -3,20 +3,26 @@
 from typing import Final
 
 from attrs import evolve, frozen
-from sqlalchemy import Connection, false, select
+from sqlalchemy import Connection, and_, false, select
 
 from dispatchd.domain.job import Json
 from dispatchd.domain.outcome import FailureCause
 from dispatchd.hub import job_queries as queries
 from dispatchd.hub import rules
-from dispatchd.hub.admission import Admission
-from dispatchd.hub.database import Database, lock
+from dispatchd.hub.admission import (
+    Admission,
+    lock_repository,
+    locked,
+    of_repository,
+)
+from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import amend_routing
 from dispatchd.hub.domain.transitions import Event, advance
 from dispatchd.hub.github.inbox import check_for
 from dispatchd.hub.job_rows import COLUMNS, insert_check, read_job, write_job
 from dispatchd.hub.model import HELD, WAITING, HubJob, State
 from dispatchd.hub.schema import JOBS
+from dispatchd.hub.submitted import is_same_repository
 
 _JOB: Final = JOBS.c
 
@@ -42,7 +48,7 @@ class Received:
         admission = Admission(self._database)
 
         def work(db: Connection) -> list[HubJob]:
-            lock(db, str(document.get("repository_name") or ""))
+            lock_repository(db, document)
             before = _received(db, job_id)
             if before is None:
                 return []
@@ -99,19 +105,16 @@ class Received:
         if not job.number:
             return []
         given = select(_JOB.position).where(_JOB.id == job.id).scalar_subquery()
-        query = (
-            select(*COLUMNS)
-            .where(
-                _JOB.state.in_((*HELD, *WAITING)),
-                _JOB.repository == job.repository,
-                _JOB.number == job.number,
-                _JOB.urgent == false(),
-                _JOB.position < given,
-            )
-            .order_by(_JOB.position)
-            .with_for_update()
+        wanted = and_(
+            _JOB.state.in_((*HELD, *WAITING)),
+            of_repository(job.document),
+            _JOB.number == job.number,
+            _JOB.urgent == false(),
+            _JOB.position < given,
         )
-        return [read_job(row) for row in db.execute(query).mappings()]
+        return locked(
+            db, wanted, lambda other: is_same_repository(job.document, other.document)
+        )
 
 
 def _received(db: Connection, job_id: str) -> HubJob | None:
