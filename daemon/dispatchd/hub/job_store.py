@@ -34,7 +34,7 @@ from dispatchd.hub.model import (
     State,
     Submission,
 )
-from dispatchd.hub.schema import ATTEMPTS, CHECKS, JOBS, TEXTS
+from dispatchd.hub.schema import ATTEMPTS, CHECKS, JOBS, MACHINES, TEXTS
 from dispatchd.hub.settings import Leases
 from dispatchd.hub.submitted import after_targets
 
@@ -294,7 +294,14 @@ class JobStore:
 
 def _held(leases: Leases) -> list[tuple[ColumnElement[bool], float]]:
     """Return the kinds of jobs that machines have, each with its additional time after the lease (seconds)."""
-    accepted, silent = _JOB.state == State.ACCEPTED, _JOB.phase == ""
+    revoked, let_in = (
+        select(MACHINES.c.server_id).where(each)
+        for each in (MACHINES.c.revoked_at > 0, MACHINES.c.revoked_at == 0)
+    )
+    # Of a machine that was revoked nothing is heard any more, unless it was let in anew under another name.
+    may_speak = or_(_JOB.machine.not_in(revoked), _JOB.machine.in_(let_in))
+    silent = and_(_JOB.phase == "", may_speak)
+    accepted = _JOB.state == State.ACCEPTED
     return [
         (_JOB.state == State.CLAIMED, 0.0),
         (and_(accepted, silent), leases.unheard_s),
