@@ -10,10 +10,12 @@ from support.clock import advance
 from support.control import call
 from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
+from support.until import until
 
 LEASE_S = 60
 COMMANDS = {
     "quick": ["/bin/sh", "-c", "echo ran"],
+    "waits": ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.02; done"],
     "fails": ["/bin/sh", "-c", "echo ran; kill -KILL $$"],
 }
 
@@ -141,3 +143,40 @@ async def test_a_new_claim_is_accepted_before_the_next_attempt_also_after_a_kill
 
     assert hub.accepted["j"]["claim_token"] == "second"
     assert hub.finished["j"]["claim_token"] == "second"
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+async def test_what_was_started_is_not_run_again_because_its_record_is_damaged(
+    tmp_path: Path,
+    has_begun: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, COMMANDS)
+        async with running_daemon(config) as daemon:
+            if not has_begun:
+                refuse(hub, "accept")
+            hub.hand_out(job("first", "waits"))
+            await daemon.until_logged(
+                "job_attempt_started" if has_begun else "report_failed"
+            )
+            await daemon.crash()
+            (daemon.state / "jobs/j.json").write_bytes(b"{")
+            hub.script = None
+            daemon.start()
+            await daemon.until_logged("record_quarantined")
+            hub.cut_held_polls()
+            hub.hand_out(job("second", "waits"))
+            await hub.until(
+                lambda e: bool(e.calls("finish")) or len(e.calls("accept")) > 1
+            )
+            if not has_begun:
+                await until((daemon.state / "runs/j/attempt-1").exists)
+            (daemon.state / "runs/j/workspace/go").touch()
+            finished = (await hub.until_finished("j"))[0]
+
+    assert finished["claim_token"] == "second"
+    how = "failed" if has_begun else "succeeded"
+    assert finished["result_status"] == how
+    if has_begun:
+        assert finished["result_cause"] == "lost"
+        assert "quarantine" in finished["result_summary"]

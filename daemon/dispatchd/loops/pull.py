@@ -20,9 +20,10 @@ from attrs import define, field, frozen
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.backoff import next_try_s
-from dispatchd.domain.delivery import Delivery, NoJob, rejection
+from dispatchd.domain.delivery import Delivery, NoJob, record_lost, rejection
 from dispatchd.domain.extensions import CAPABILITIES
 from dispatchd.domain.hold import Hold
+from dispatchd.domain.outcome import Verdict
 from dispatchd.domain.phase import Phase
 from dispatchd.domain.workflow import Workflow
 from dispatchd.errors import RemoteError, Revoked, StoreUnavailable
@@ -287,8 +288,16 @@ class PullLoop:
         await self.tracker.receive(
             delivery.job,
             store_texts=store_texts,
-            rejection=rejection(delivery, self.workflows, self.unfit()),
+            rejection=await self._rejection(delivery),
         )
+
+    async def _rejection(self, delivery: Delivery) -> Verdict | None:
+        """Return why a job is not run, or None."""
+        job_id = delivery.job.id
+        if await self.tracker.is_unreadable(job_id) and self.runs.has_attempts(job_id):
+            # A process of it may still run.
+            return record_lost()
+        return rejection(delivery, self.workflows, self.unfit())
 
     def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:
         self._note_skew()

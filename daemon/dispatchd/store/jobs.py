@@ -131,6 +131,10 @@ class JobStore:
         except FileNotFoundError:
             return None
 
+    def is_quarantined(self, job_id: str) -> bool:
+        """Return whether a record of a job was moved away because it can't be read. Reads the disk."""
+        return (self._quarantine / (file_name(job_id) + _SUFFIX)).exists()
+
     def id_behind(self, name: str) -> str | None:
         """Return the id of the job with a file name (`names.py`), or None if that can't be known."""
         found = identifier(name)
