@@ -1,7 +1,7 @@
 """The license of a running daemon: found, activated, refreshed, refused, expired, copied."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,9 @@ from uuid import UUID
 
 import pytest
 from anyio import to_thread
-from attrs import define
+from attrs import define, evolve
 
+from dispatchd.store.identity import IdentityStore
 from support.cli import Done, command
 from support.clock import advance
 from support.daemon import running_daemon, write_config
@@ -318,6 +319,70 @@ async def test_activation_by_hand_asks_for_the_key_and_deactivation_forgets_it(
 
     assert told["source"] == "stored activation"
     assert not machine.activation.exists()
+
+
+ANSWERS = {"refreshed": None, "revoked": 410, "unknown": 401}
+
+
+def answered_after(machine: Machine, how: str, meanwhile: Callable[[], None]) -> None:
+    """Have the next license heartbeat answered once somebody has changed the activation meanwhile."""
+    status, left = ANSWERS[how], [meanwhile]
+
+    def script(request: Request) -> Answer | None:
+        if request.call == "license-heartbeat" and left:
+            answer = machine.issuer.answer(request)
+            left.pop()()
+            return answer if status is None else as_json({"message": "no"}, status)
+        return machine.issuer.answer(request)
+
+    machine.hub.script = script
+
+
+@pytest.mark.parametrize("how", ANSWERS)
+async def test_what_is_deactivated_while_the_endpoint_is_asked_stays_deactivated(
+    machine: Machine, how: str
+) -> None:
+    (machine.folder / "key").unlink()
+    await machine.command("activate", typed=KEY + "\n")
+    state = machine.folder / "state"
+    answered_after(machine, how, IdentityStore(state).forget)
+
+    async with running_daemon(machine.config) as daemon:
+        await daemon.until_logged("activation_changed_meanwhile")
+        await daemon.until_logged("license_obstacle")
+        assert not machine.activation.exists()
+        assert not (await machine.told())["good"]
+
+
+@pytest.mark.parametrize("how", ANSWERS)
+async def test_what_is_activated_while_the_endpoint_is_asked_is_not_overwritten(
+    machine: Machine, how: str
+) -> None:
+    (machine.folder / "key").unlink()
+    await machine.command("activate", typed=KEY + "\n")
+    store = IdentityStore(machine.folder / "state")
+    earlier = store.activation()
+    assert earlier is not None
+
+    def activate_anew() -> None:
+        machine.issuer.secret = "another-secret-of-the-activation"
+        store.keep(
+            evolve(
+                earlier,
+                heartbeat_secret=machine.issuer.secret,
+                activated_at=earlier.activated_at + timedelta(seconds=1),
+            )
+        )
+
+    answered_after(machine, how, activate_anew)
+    async with running_daemon(machine.config) as daemon:
+        await daemon.until_logged("activation_changed_meanwhile")
+        finished = await machine.run("j")
+
+    assert finished["secret"] == machine.issuer.secret
+    kept = store.activation()
+    assert kept is not None
+    assert (kept.heartbeat_secret, kept.refused) == (machine.issuer.secret, None)
 
 
 @pytest.mark.parametrize("what", ["machine_id", "server_id"])

@@ -1,9 +1,11 @@
 """Identity of this machine on disk: its server id, its activation, and the fingerprint that tells it from a clone."""
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -14,11 +16,12 @@ from attrs import frozen
 
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.license import Activation, Fingerprint
-from dispatchd.errors import RecordUnreadable
-from dispatchd.store.durable import put_file, remove_file
+from dispatchd.errors import RecordUnreadable, StoreUnavailable
+from dispatchd.store.durable import FILE_MODE, put_file, remove_file
 
 _SERVER_ID: Final = "server_id"
 _ACTIVATION: Final = "activation.json"
+_LOCK: Final = "activation.lock"
 _SCHEMA_VERSION: Final = 1
 
 PLACES: Final[Mapping[str, Path]] = MappingProxyType(
@@ -94,6 +97,25 @@ class IdentityStore:
 
         Fails with StoreUnavailable if the disk refuses; the previous one is still stored then.
         """
+        with self._alone():
+            self._keep(activation)
+
+    def replace(self, before: Activation, after: Activation) -> bool:
+        """Keep what has become of an activation; False, and nothing changes, if somebody has removed or replaced it meanwhile.
+
+        Fails with StoreUnavailable if the disk refuses; the one before is still there then.
+        """
+        with self._alone():
+            try:
+                stored = self.activation()
+            except RecordUnreadable:
+                stored = before
+            if stored is None or not stored.is_same(before):
+                return False
+            self._keep(after)
+            return True
+
+    def _keep(self, activation: Activation) -> None:
         document = {
             "schema_version": _SCHEMA_VERSION,
             **_converter.unstructure(activation),
@@ -102,7 +124,28 @@ class IdentityStore:
 
     def forget(self) -> None:
         """Remove the activation; a missing one is fine. Fails with StoreUnavailable if the disk refuses."""
-        remove_file(self._folder, _ACTIVATION)
+        with self._alone():
+            remove_file(self._folder, _ACTIVATION)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others who change the activation waiting for the length of the block: the daemon, and commands beside it.
+
+        Raises:
+            StoreUnavailable: The disk refuses.
+        """
+        file = self._folder / _LOCK
+        try:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        except OSError as error:
+            raise StoreUnavailable(path=file, error=error) from error
+        try:
+            # Some network file systems have no locks; the daemon's own start refuses these.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _put(self, name: str, text: str) -> None:
         put_file(self._folder, name, text.encode())
