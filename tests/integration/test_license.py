@@ -17,6 +17,7 @@ from support.clock import advance
 from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import KEY, SECRET, Issuer, config_lines
+from support.threads import at_once
 from support.until import until
 from support.waits import finishes
 
@@ -501,3 +502,13 @@ async def test_a_machine_whose_id_cannot_be_kept_waits_and_says_so(
 
     assert not told["good"]
     assert "server_id" in told["obstacle"]
+
+
+def test_of_several_who_are_the_first_to_ask_for_it_all_get_one_id(
+    tmp_path: Path,
+) -> None:
+    """The service that is started for the first time, and `dispatchd activate` beside it."""
+    for number in range(20):
+        store = IdentityStore(tmp_path / f"{number}")
+        found = at_once([lambda store=store: store.server_id()[0]] * 4)  # type: ignore[misc]
+        assert set(found) == {store.server_id()[0]}

@@ -16,8 +16,8 @@ from attrs import frozen
 
 from dispatchd.conversion import strict_converter
 from dispatchd.domain.license import Activation, Fingerprint
-from dispatchd.errors import RecordUnreadable, StoreUnavailable
-from dispatchd.store.durable import FILE_MODE, put_file, remove_file
+from dispatchd.errors import FolderUnusable, RecordUnreadable, StoreUnavailable
+from dispatchd.store.durable import FILE_MODE, make_folder, put_file, remove_file
 
 _SERVER_ID: Final = "server_id"
 _ACTIVATION: Final = "activation.json"
@@ -60,18 +60,28 @@ class IdentityStore:
 
         Fails with StoreUnavailable if a new one can't be stored.
         """
+        found, flaw = self._server_id()
+        if found:
+            return found, ""
+        with self._alone():
+            # The daemon and a command beside it may both be the first.
+            found, flaw = self._server_id()
+            if found:
+                return found, ""
+            made = str(make())
+            self._put(_SERVER_ID, f"{made}\n")
+        return made, flaw
+
+    def _server_id(self) -> tuple[str, str]:
+        """Return the id that is there, or nothing and what is wrong with it."""
         file = self._folder / _SERVER_ID
-        flaw = ""
         try:
-            text = file.read_text().strip()
-            return str(UUID(text)), ""
+            return str(UUID(file.read_text().strip())), ""
         except FileNotFoundError:
-            pass
+            return "", ""
         except (OSError, ValueError) as error:
             flaw = f"{file} held no server id ({type(error).__name__}) and was replaced"
-        made = str(make())
-        self._put(_SERVER_ID, f"{made}\n")
-        return made, flaw
+            return "", flaw
 
     def activation(self) -> Activation | None:
         """Return the stored activation, or None.
@@ -136,7 +146,10 @@ class IdentityStore:
         """
         file = self._folder / _LOCK
         try:
+            make_folder(self._folder)
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        except FolderUnusable as unusable:
+            raise StoreUnavailable(path=file, error=unusable.error) from unusable
         except OSError as error:
             raise StoreUnavailable(path=file, error=error) from error
         try:
