@@ -127,7 +127,7 @@ class Admission:
             wanted = and_(_JOB.state.in_((*HELD, *WAITING)), _may_mean(job))
         elif submission.supersedes and may_supersede(submission.document):
             wanted = and_(
-                _JOB.state == State.QUEUED,
+                _JOB.state.in_((State.QUEUED, *HELD)),
                 of_repository(submission.document),
                 _JOB.number == job.number,
                 _JOB.workflow == job.workflow,

@@ -9,7 +9,7 @@ from dispatchd.domain.job import CANCEL, Json
 from dispatchd.domain.outcome import FailureCause
 from dispatchd.hub.domain.transitions import Event
 from dispatchd.hub.model import HubJob, Submission
-from dispatchd.hub.rules import cancel, ended_here
+from dispatchd.hub.rules import cancel, ended_here, supersede
 
 _SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
 """Events of a newer commit; a comment or a label on the same pull request supersedes nothing."""
@@ -70,10 +70,8 @@ def after_submit(
     if not job.urgent:
         summary = f"Superseded by the job {job.id}, which is for a newer commit."
         meant = [each for each in others if _is_older(submission, each)]
-        ended = [
-            ended_here(each, Event.SUPERSEDED, summary, "", now=now) for each in meant
-        ]
-        return Submitted(job=job, others=ended)
+        others = [supersede(each, summary, now=now) for each in meant]
+        return Submitted(job=job, others=others)
     meant = [each for each in others if _is_meant(submission.document, each)]
     changed = [cancel(each, now=now) for each in meant]
     held = [each for each in changed if each.cancel_requested]
