@@ -180,3 +180,18 @@ async def test_what_was_started_is_not_run_again_because_its_record_is_damaged(
     if has_begun:
         assert finished["result_cause"] == "lost"
         assert "quarantine" in finished["result_summary"]
+
+
+async def test_a_quarantine_that_cannot_be_looked_into_keeps_no_job_away(
+    tmp_path: Path,
+) -> None:
+    async with (
+        endpoint() as hub,
+        running_daemon(write_config(tmp_path, hub.url, COMMANDS)) as daemon,
+    ):
+        (daemon.state / "quarantine").rmdir()
+        (daemon.state / "quarantine").touch()
+        hub.hand_out(job("first"))
+        finished = (await hub.until_finished("j"))[0]
+
+    assert finished["result_status"] == "succeeded"

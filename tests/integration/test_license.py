@@ -1,6 +1,7 @@
 """The license of a running daemon: found, activated, refreshed, refused, expired, copied."""
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -512,3 +513,14 @@ def test_of_several_who_are_the_first_to_ask_for_it_all_get_one_id(
         store = IdentityStore(tmp_path / f"{number}")
         found = at_once([lambda store=store: store.server_id()[0]] * 4)  # type: ignore[misc]
         assert set(found) == {store.server_id()[0]}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open any file")
+def test_a_lock_that_another_user_has_left_is_replaced(tmp_path: Path) -> None:
+    store = IdentityStore(tmp_path)
+    lock = tmp_path / "activation.lock"
+    lock.touch(0o000)
+
+    store.forget()
+
+    assert lock.stat().st_mode & 0o777 == 0o600

@@ -147,7 +147,7 @@ class IdentityStore:
         file = self._folder / _LOCK
         try:
             make_folder(self._folder)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+            descriptor = _open_lock(file)
         except FolderUnusable as unusable:
             raise StoreUnavailable(path=file, error=unusable.error) from unusable
         except OSError as error:
@@ -162,6 +162,17 @@ class IdentityStore:
 
     def _put(self, name: str, text: str) -> None:
         put_file(self._folder, name, text.encode())
+
+
+def _open_lock(file: Path) -> int:
+    """Return a descriptor of a file to lock. Fails with OSError if the disk refuses."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(file, flags, FILE_MODE)
+    except PermissionError:
+        # Another user's, such as root's after `sudo dispatchd deactivate`.
+        file.unlink()
+        return os.open(file, flags, FILE_MODE)
 
 
 def _hashed(path: Path) -> str:

@@ -86,7 +86,7 @@ def _take_deliveries_over() -> None:
         sa.case((before.c.job_id == "", "[]"), else_=jobs).label("job_ids"),
     )
     aside = taken.compile(db, compile_kwargs={"literal_binds": True})
-    op.execute(f"CREATE TEMPORARY TABLE deliveries_aside AS {aside}")
+    op.execute(f"CREATE TABLE deliveries_aside AS {aside}")
     op.drop_table("deliveries")
     names = (*_KEPT, "target", "job_ids")
     kept = sa.table("deliveries_aside", *(sa.column(name) for name in names))
