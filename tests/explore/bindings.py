@@ -269,7 +269,7 @@ def submitted(job: HubJob, others: Sequence[HubJob]) -> Submitted:
     document = job.document
     if not job.urgent and not may_supersede(document):
         return Submitted(job=job, others=())
-    states = (*HELD, *WAITING) if job.urgent else (State.QUEUED,)
+    states = (*HELD, *WAITING) if job.urgent else (*HELD, State.QUEUED)
     submission = Submission(id=job.id, document=document, payload="", headers="")
     may_mean = [each for each in others if each.state in states]
     return after_submit(job, submission, may_mean, now=1.0)

@@ -189,6 +189,15 @@ def _newer_takes_all(job: HubJob, others: tuple[HubJob, ...]) -> Submitted:
     return Submitted(job=job, others=ended)
 
 
+def _forgets_the_newer(decide: Callable[..., HubJob]) -> Callable[..., HubJob]:
+    """Return a decision of the hub that doesn't know that a newer commit came."""
+
+    def decided(job: HubJob, *args: Any) -> HubJob:
+        return decide(evolve(job, result_summary=""), *args)
+
+    return decided
+
+
 def _outlasts(job: HubJob) -> HubJob:
     return evolve(real.expire(job), lapsed=False)
 
@@ -340,6 +349,16 @@ FAULTS: Final = (
         words="A newer commit ends what machines have.",
         decisions=Decisions(submitted=_newer_takes_all),
         scenario=one("commit", 1, commit=1),
+    ),
+    Fault(
+        words="What its machine hands back is queued again though a newer commit has come.",
+        decisions=Decisions(release=_forgets_the_newer(real.release)),
+        scenario=one("newer commit and drain", commit=1, drain=1),
+    ),
+    Fault(
+        words="What its machine has lost is queued again though a newer commit has come.",
+        decisions=Decisions(expire=_forgets_the_newer(real.expire)),
+        scenario=one("newer commit and end of a machine", commit=1, gone=1),
     ),
     Fault(
         words="A late result of a job whose lease is over is refused, though nobody else has it.",

@@ -20,6 +20,7 @@ from explore.bindings import State as JobState
 from explore.machine import may_beat
 from explore.model import (
     NAMES,
+    NEWER,
     Call,
     CheckRow,
     Document,
@@ -36,7 +37,7 @@ from explore.world import Bug, World
 
 _SUBMITTED = {
     "cancel job": Document(id="C", command="cancel", dag_run_id="J"),
-    "commit": job("K").document | {"sha": "b"},
+    "commit": job(NEWER).document | {"sha": "b"},
 }
 """What somebody submits, by its budget: a cancel of J, a newer commit of the same pull request."""
 

@@ -7,7 +7,7 @@ from attrs import frozen
 
 from explore.bindings import ENDED, HELD, Phase, TrackedJob
 from explore.bindings import State as JobState
-from explore.model import NAMES, Kind, Moment, Run, State, get, token_of
+from explore.model import NAMES, NEWER, Kind, Moment, Run, State, get, token_of
 
 Check = Callable[[State, Moment, State], bool]
 """Whether a moment between two states is as it should be."""
@@ -178,6 +178,15 @@ def _(before: State, now: Moment, after: State) -> bool:
 def _(before: State, now: Moment, after: State) -> bool:
     assert now.job is not None
     return now.job.id not in before.cancelled and now.job.state is JobState.QUEUED
+
+
+@invariant(
+    "handed out",
+    "No commit is handed out once a newer one of its pull request has come.",
+)
+def _(before: State, now: Moment, after: State) -> bool:
+    assert now.job is not None
+    return now.job.id != "J" or before.hub.find(NEWER) is None
 
 
 @invariant(

@@ -22,6 +22,9 @@ Pairs = tuple[tuple[K, V], ...]
 
 NAMES: Final = "AB"
 
+NEWER: Final = "K"
+"""The job of a newer commit of the pull request of J."""
+
 
 def get(pairs: Pairs[K, V], key: K) -> V | None:
     return next((value for each, value in pairs if each == key), None)

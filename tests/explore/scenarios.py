@@ -64,6 +64,8 @@ SHALLOW: Final = (
     one("end of a machine", gone=1),
     one("revoke", revoke=1),
     one("newer commit", 1, commit=1),
+    one("newer commit and drain", commit=1, drain=1),
+    one("newer commit and end of a machine", commit=1, gone=1),
     one("block", 1, block=1, retry=1, kill=1),
     one("park, cancel, races", 1, races=True, park=1, retry=1, local_cancel=1),
     one("reboot", 1, kill=1, reboot=1),

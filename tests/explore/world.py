@@ -5,7 +5,7 @@ from typing import Any, Final, TypeVar
 
 from attrs import define, evolve, field
 
-from explore.bindings import NOW, Decisions, HubJob, Refused, TrackedJob
+from explore.bindings import ENDED, NOW, Decisions, HubJob, Refused, TrackedJob
 from explore.model import Call, Hub, Scenario
 
 T = TypeVar("T")
@@ -79,7 +79,13 @@ class World:
             return self.same(evolve(value, steps=(), changed_at=NOW, received_at=NOW))
         if isinstance(value, HubJob):
             most = {name: min(getattr(value, name), 1) for name in _COUNTED}
-            return self.same(evolve(value, result_summary="", **most))
+            # Of what goes on it says what becomes of it if it comes back.
+            says = (
+                "superseded"
+                if value.state not in ENDED and value.result_summary
+                else ""
+            )
+            return self.same(evolve(value, result_summary=says, **most))
         if type(value) is tuple:
             return tuple(self.plain(each) for each in value)
         return value

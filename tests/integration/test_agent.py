@@ -11,6 +11,7 @@ import pytest
 
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
+from support.endpoint import Answer, Request, as_json, endpoint
 from support.git_server import GitServer, git, git_server
 from support.hub import Hub
 from support.until import until
@@ -29,9 +30,16 @@ def forge(tmp_path: Path) -> Iterator[GitServer]:
 async def daemon(
     tmp_path: Path, server: Hub, forge: GitServer
 ) -> AsyncIterator[DaemonHere]:
+    config = configure(tmp_path, server.url, forge)
+    async with running_daemon(config, env={"TOKEN_OF_THE_MACHINE": TOKEN}) as found:
+        yield found
+
+
+def configure(folder: Path, url: str, forge: GitServer) -> Path:
+    """Write the configuration of a machine with an agent that works in private clones."""
     config = write_config(
-        tmp_path / "machine",
-        server.url,
+        folder / "machine",
+        url,
         {"agent": [sys.executable, str(AGENT)]},
         limits=f"""
 contract = "headless"
@@ -44,8 +52,7 @@ required_artifacts = ["README.md"]
     )
     text = config.read_text()
     config.write_text(f'{text}\n[secrets.forge]\nenv = "TOKEN_OF_THE_MACHINE"\n')
-    async with running_daemon(config, env={"TOKEN_OF_THE_MACHINE": TOKEN}) as found:
-        yield found
+    return config
 
 
 def job(sha: str, job_id: str = "j") -> dict[str, Any]:
@@ -153,6 +160,38 @@ async def test_a_parked_agent_that_is_tried_again_has_a_clone_and_leaves_none(
     await until_cleared(run)
     assert list((run / "workspace").iterdir()) == []
     await until(lambda: not list((daemon.state / "runs" / ".gone").iterdir()))
+
+
+@pytest.mark.parametrize("end", ["refused", "cancelled"])
+async def test_a_parked_agent_that_is_tried_again_in_vain_leaves_no_clone(
+    tmp_path: Path, forge: GitServer, end: str
+) -> None:
+    sha = forge.create("o/r")[2]
+    status = {"refused": 409, "cancelled": 503}[end]
+
+    def script(request: Request) -> Answer | None:
+        if request.call == "accept" and hub.calls("accept"):
+            return as_json({"message": "no"}, status)
+        return None
+
+    async with (
+        endpoint() as hub,
+        running_daemon(
+            configure(tmp_path, hub.url, forge), env={"TOKEN_OF_THE_MACHINE": TOKEN}
+        ) as daemon,
+    ):
+        hub.hand_out({**job(sha), "payload": json.loads(comment("/agent"))})
+        await daemon.until_logged("job_parked", job_id="j")
+        run = daemon.state / "runs" / "j"
+        assert (run / "workspace" / "README.md").exists()
+        hub.script = script
+        await call(daemon, "POST", "/v1/jobs/j/resolve", {"as": "retry"})
+        if end == "cancelled":
+            await daemon.until_logged("report_failed", job_id="j")
+            await call(daemon, "POST", "/v1/jobs/j/cancel", {})
+        await until_cleared(run)
+
+    assert list((run / "workspace").iterdir()) == []
 
 
 async def test_a_clone_that_a_killed_daemon_left_is_removed_by_the_next(

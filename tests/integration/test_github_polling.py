@@ -9,6 +9,7 @@ import anyio
 import pytest
 from bench.postgres import Postgres
 
+from support.clock import advance
 from support.deliveries_api import DeliveriesApi, Refusal, deliveries_api
 from support.github_events import HEAD, real
 from support.github_hub import deliveries, jobs, send
@@ -18,6 +19,7 @@ from support.polling import CLOSED, ISSUES, OPENED, polling_hub, status_of
 from support.until import in_time, until
 
 HOUR_S = 3600.0
+DAY_S = 24 * HOUR_S
 
 
 @pytest.fixture
@@ -720,4 +722,28 @@ async def test_the_ledger_outlives_what_is_pruned(
         assert reply.json() == {"removed": 1}
         assert [*await kept(server)] == [entry.guid]
         assert await jobs(server) == []
+        assert api.fetched[entry.guid] == 1
+
+
+async def test_a_clock_that_is_months_ahead_forgets_no_delivery_that_may_come_again(
+    tmp_path: Path, api: DeliveriesApi, database_url: str
+) -> None:
+    folder = tmp_path / "hub"
+    async with polling_hub(
+        folder, api, database_url=database_url, rules=ISSUES
+    ) as server:
+        entry = api.add("issues", real("issues/17-opened"))
+        await api.until(lambda: api.fetched[entry.guid] == 1)
+        await api.sweeps()
+        await (await Machine(http=server.http).pull()).finish()
+
+        server.time.wall_set_by_s += 90 * DAY_S
+        for _ in range(2):
+            await advance(HOUR_S)
+            await api.sweeps()
+        server.time.wall_set_by_s -= 90 * DAY_S
+        await api.sweeps(3)
+
+        assert [*await kept(server)] == [entry.guid]
+        assert [each["state"] for each in await jobs(server)] == ["succeeded"]
         assert api.fetched[entry.guid] == 1

@@ -266,6 +266,28 @@ async def test_a_machine_without_heartbeats_has_more_time(
     assert kept == "accepted"
 
 
+async def test_of_a_machine_that_was_revoked_nothing_is_waited_for(
+    each_server: Hub,
+) -> None:
+    server = each_server
+    await server.submit({"id": "j", **CI})
+    gone = await Machine(http=server.http).pull()
+    await gone.accept()
+    await server.submit({"id": "stop", "command": "cancel", "dag_run_id": "other"})
+    reply = await server.http.post("/api/v1/machines/m1/revoke")
+    assert reply.status_code == 200
+
+    await advance(server.lease_s + server.patience_s)
+    await until_state(server, "j", "queued")
+
+    other = Machine(http=server.http, name="m2")
+    assert {await order_of_one(other) for _ in range(2)} == {"stop", "j"}
+
+
+async def order_of_one(machine: Machine) -> str:
+    return (await machine.pull()).id
+
+
 async def test_heartbeats_say_how_a_job_stands(server: Hub, machine: Machine) -> None:
     await server.submit({"id": "j", **CI})
     held = await machine.pull()

@@ -19,6 +19,7 @@ from support.machine import Held, Machine, held_poll, row
 from support.preload import build
 from support.until import in_time, until
 
+MONTH_S = 30 * 86_400.0
 AWAY_S = 600.0
 """For how long the hub is away (seconds): longer than a lease and its patience."""
 
@@ -93,6 +94,47 @@ async def test_a_hub_whose_clock_was_set_back_still_notices_who_is_gone(
     await advance(here.patience_s)
     other = Machine(http=here.http, name="m2")
     await in_time(lambda: _pulls(other))
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_lease_of_a_time_when_the_clock_was_ahead_ends_like_any_other(
+    tmp_path: Path,
+    database_url: str,
+    restarts: bool,  # noqa: FBT001  # of the parameters
+) -> None:
+    async with hub(tmp_path / "hub", database_url=database_url) as here:
+        here.time.wall_set_by_s += MONTH_S
+        await looked(here)
+        await running(here)
+        if restarts:
+            # The clock is put right while the hub is down.
+            await here.stop()
+            await here.start()
+        else:
+            here.time.wall_set_by_s -= MONTH_S
+        await looked(here)
+        other = Machine(http=here.http, name="m2")
+        assert (await other.ask()).status_code == 204
+
+        await advance(here.lease_s + here.patience_s)
+        await advance(here.lease_s + here.patience_s)
+        await in_time(lambda: _pulls(other))
+
+
+async def test_a_lease_that_was_promised_for_longer_holds_after_a_start_with_shorter_ones(
+    tmp_path: Path,
+) -> None:
+    async with hub(tmp_path / "hub", lease_s=3000.0) as here:
+        held = await running(here)
+        await here.stop()
+        here.lease_s = 60.0
+        here.configure()
+        await here.start()
+        await looked(here)
+        await advance(here.lease_s + here.patience_s + 600)
+        await looked(here)
+        assert (await Machine(http=here.http, name="m2").ask()).status_code == 204
+        assert (await held.finish()).status_code == 204
 
 
 async def _pulls(machine: Machine) -> bool:

@@ -1,7 +1,8 @@
 """The license of a running daemon: found, activated, refreshed, refused, expired, copied."""
 
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from uuid import UUID
 
 import pytest
 from anyio import to_thread
-from attrs import define
+from attrs import define, evolve
 
+from dispatchd.agent.store.identity import IdentityStore
 from support.cli import Done, command
 from support.clock import advance
 from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import KEY, SECRET, Issuer, config_lines
+from support.threads import at_once
 from support.until import until
 from support.waits import finishes
 
@@ -320,6 +323,70 @@ async def test_activation_by_hand_asks_for_the_key_and_deactivation_forgets_it(
     assert not machine.activation.exists()
 
 
+ANSWERS = {"refreshed": None, "revoked": 410, "unknown": 401}
+
+
+def answered_after(machine: Machine, how: str, meanwhile: Callable[[], None]) -> None:
+    """Have the next license heartbeat answered once somebody has changed the activation meanwhile."""
+    status, left = ANSWERS[how], [meanwhile]
+
+    def script(request: Request) -> Answer | None:
+        if request.call == "license-heartbeat" and left:
+            answer = machine.issuer.answer(request)
+            left.pop()()
+            return answer if status is None else as_json({"message": "no"}, status)
+        return machine.issuer.answer(request)
+
+    machine.hub.script = script
+
+
+@pytest.mark.parametrize("how", ["refreshed", "revoked"])
+async def test_what_is_deactivated_while_the_endpoint_is_asked_stays_deactivated(
+    machine: Machine, how: str
+) -> None:
+    (machine.folder / "key").unlink()
+    await machine.command("activate", typed=KEY + "\n")
+    state = machine.folder / "state"
+    answered_after(machine, how, IdentityStore(state).forget)
+
+    async with running_daemon(machine.config) as daemon:
+        await daemon.until_logged("activation_changed_meanwhile")
+        await daemon.until_logged("license_obstacle")
+        assert not machine.activation.exists()
+        assert not (await machine.told())["good"]
+
+
+@pytest.mark.parametrize("how", ["refreshed", "unknown"])
+async def test_what_is_activated_while_the_endpoint_is_asked_is_not_overwritten(
+    machine: Machine, how: str
+) -> None:
+    (machine.folder / "key").unlink()
+    await machine.command("activate", typed=KEY + "\n")
+    store = IdentityStore(machine.folder / "state")
+    earlier = store.activation()
+    assert earlier is not None
+
+    def activate_anew() -> None:
+        machine.issuer.secret = "another-secret-of-the-activation"
+        store.keep(
+            evolve(
+                earlier,
+                heartbeat_secret=machine.issuer.secret,
+                activated_at=earlier.activated_at + timedelta(seconds=1),
+            )
+        )
+
+    answered_after(machine, how, activate_anew)
+    async with running_daemon(machine.config) as daemon:
+        await daemon.until_logged("activation_changed_meanwhile")
+        finished = await machine.run("j")
+
+    assert finished["secret"] == machine.issuer.secret
+    kept = store.activation()
+    assert kept is not None
+    assert (kept.heartbeat_secret, kept.refused) == (machine.issuer.secret, None)
+
+
 @pytest.mark.parametrize("what", ["machine_id", "server_id"])
 async def test_a_copy_of_a_machine_pulls_nothing_and_says_how_to_go_on(
     machine: Machine, what: str
@@ -436,3 +503,24 @@ async def test_a_machine_whose_id_cannot_be_kept_waits_and_says_so(
 
     assert not told["good"]
     assert "server_id" in told["obstacle"]
+
+
+def test_of_several_who_are_the_first_to_ask_for_it_all_get_one_id(
+    tmp_path: Path,
+) -> None:
+    """The service that is started for the first time, and `dispatchd activate` beside it."""
+    for number in range(20):
+        store = IdentityStore(tmp_path / f"{number}")
+        found = at_once([lambda store=store: store.server_id()[0]] * 4)  # type: ignore[misc]
+        assert set(found) == {store.server_id()[0]}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open any file")
+def test_a_lock_that_another_user_has_left_is_replaced(tmp_path: Path) -> None:
+    store = IdentityStore(tmp_path)
+    lock = tmp_path / "activation.lock"
+    lock.touch(0o000)
+
+    store.forget()
+
+    assert lock.stat().st_mode & 0o777 == 0o600

@@ -281,7 +281,9 @@ async def test_a_job_is_told_once_when_it_goes_to_history(collector: Collector) 
     async with at_work(traces):
         traces.see(TrackedJob.received(record.job, now=NOW))
         traces.see(record)
-        traces.see(record.advance(Event.REDELIVERED, NOW + timedelta(days=1)))
+        again = record.advance(Event.REDELIVERED, NOW + timedelta(days=1))
+        traces.see(again)
+        traces.see(again.advance(Event.FINISH_ACKNOWLEDGED, NOW + timedelta(days=1)))
         traces.see(past("job-2"))
         await collector.until(lambda: "job-2" in collector.jobs)
 

@@ -19,10 +19,10 @@ from hypothesis.stateful import (
 )
 from typing_extensions import override
 
-from dispatchd.hub.github.poller.cursor import Loss, Progress
 from dispatchd.hub.github.poller.listed import Listed
 from dispatchd.hub.github.poller.postponed import NOT_THERE_S, Postponed
 from dispatchd.hub.github.poller.walk import MOST_PAGES, OVERLAP_S, Walk, watermark
+from dispatchd.hub.storage.delivery_cursor import Loss, Progress
 
 BEGAN_AT = 1_795_000_000.0
 LATEST_S = 599.0

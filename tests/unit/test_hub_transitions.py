@@ -36,7 +36,7 @@ def test_only_a_claim_gives_a_job_to_a_machine() -> None:
 def test_a_job_on_a_machine_can_end_in_every_way(state: State) -> None:
     after = {TRANSITIONS[pair] for pair in TRANSITIONS if pair[0] is state}
 
-    assert set(ENDED) - after == {State.IGNORED, State.SUPERSEDED}
+    assert set(ENDED) - after == {State.IGNORED}
 
 
 @pytest.mark.parametrize("state", HELD)

@@ -15,10 +15,10 @@ def test_every_phase_but_history_owes_something() -> None:
     assert set(OWES) == set(Phase)
 
 
-def test_nothing_leads_back_from_history() -> None:
+def test_history_leads_to_nothing_but_the_repeat_of_a_finish() -> None:
     after = {TRANSITIONS[pair] for pair in TRANSITIONS if pair[0] is Phase.HISTORY}
 
-    assert after == {Phase.HISTORY}
+    assert after == {Phase.HISTORY, Phase.FINISHING}
 
 
 def test_a_decided_job_can_never_run_again() -> None:
@@ -39,12 +39,16 @@ def test_nothing_starts_before_the_accept_is_confirmed() -> None:
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_a_redelivery_only_puts_what_waits_to_start_before_the_fence_again(
+def test_a_redelivery_puts_what_waits_to_start_before_the_fence_again_and_has_an_end_reported_anew(
     phase: Phase,
 ) -> None:
-    waits = phase in (Phase.ACCEPTED, Phase.RELEASING)
-    before_it = Phase.PENDING_ACCEPT if waits else phase
-    assert TRANSITIONS[phase, Event.REDELIVERED] is before_it
+    moved = {
+        Phase.ACCEPTED: Phase.PENDING_ACCEPT,
+        Phase.RELEASING: Phase.PENDING_ACCEPT,
+        Phase.RETRY_WAIT: Phase.PENDING_ACCEPT,
+        Phase.HISTORY: Phase.FINISHING,
+    }
+    assert TRANSITIONS[phase, Event.REDELIVERED] is moved.get(phase, phase)
 
 
 @pytest.mark.parametrize(

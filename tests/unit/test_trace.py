@@ -246,8 +246,10 @@ def test_a_redelivery_of_a_past_job_does_not_make_its_trace_longer() -> None:
     record = finished()
 
     again = after(record, (500, Event.REDELIVERED))
+    over = after(again, (501, Event.FINISH_ACKNOWLEDGED))
 
     assert spans_of(again) == spans_of(record)
+    assert spans_of(over) == spans_of(record)
 
 
 def test_a_job_that_comes_again_after_it_was_given_back_has_a_trace_of_its_own() -> (

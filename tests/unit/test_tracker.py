@@ -204,7 +204,7 @@ async def test_a_known_job_keeps_its_phase_and_gets_the_new_claim(
     record = await tracker.receive(job("claim-2"), store_texts=never)
 
     # The new claim of one that waits for its start is not accepted yet, whatever becomes of this daemon.
-    waits = phase in (Phase.ACCEPTED, Phase.RELEASING)
+    waits = phase in (Phase.ACCEPTED, Phase.RELEASING, Phase.RETRY_WAIT)
     stays = Phase.PENDING_ACCEPT if waits else phase
     assert (record.phase, record.attempts) == (stays, before.attempts)
     assert record.job.claim_token == "claim-2"
@@ -222,28 +222,19 @@ async def test_a_rejection_does_not_touch_a_job_that_is_running(
     assert (record.phase, record.verdict) == (Phase.RUNNING, None)
 
 
-async def test_a_finished_job_that_comes_again_stays_in_history_and_is_reported_again(
+async def test_a_finished_job_that_comes_again_owes_its_finish_anew_under_the_new_claim(
     store: JobStore, tracker: Tracker
 ) -> None:
-    put(store, Phase.HISTORY, verdict=DONE)
+    before = put(store, Phase.HISTORY, verdict=DONE)
 
     record = await tracker.receive(job("claim-2"), store_texts=never)
 
-    assert (record.phase, record.verdict) == (Phase.HISTORY, DONE)
-    assert tracker.repeats == {"job-1"}
-    assert tracker.in_phase(*Phase) == []
-
-
-async def test_the_new_claim_of_a_finished_job_is_found_for_its_repeat(
-    store: JobStore, tracker: Tracker
-) -> None:
-    put(store, Phase.HISTORY, verdict=DONE)
-
-    await tracker.receive(job("claim-2"), store_texts=never)
-
-    found = await tracker.find("job-1")
-    assert found is not None
-    assert found.job.claim_token == "claim-2"
+    assert (record.phase, record.verdict) == (Phase.FINISHING, DONE)
+    assert record.job.claim_token == "claim-2"
+    # Later than the record in history, which a power cut may bring back.
+    assert record.changed_at > before.changed_at
+    assert tracker.in_phase(*Phase) == [record]
+    assert store.past("job-1") is None
 
 
 async def test_a_job_that_was_given_back_is_new_again(

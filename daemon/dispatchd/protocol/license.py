@@ -209,6 +209,13 @@ class Activation:
     refreshed_at: datetime
     refused: Refusal | None = None
 
+    def is_same(self, other: "Activation") -> bool:
+        """Return whether another one is this activation at another time: refreshed, or refused."""
+        own, its = (
+            (each.activated_at, each.heartbeat_secret) for each in (self, other)
+        )
+        return own == its
+
 
 @frozen(kw_only=True)
 class LicenseStatus:

@@ -49,8 +49,12 @@ def verdict(cancel: Job, found: list[TrackedJob]) -> Verdict:
 
 
 def _same_purpose(cancel: Job, job: Job) -> bool:
-    return (cancel.repository, cancel.pull_request, cancel.workflow) == (
-        job.repository,
+    if cancel.repository_id and job.repository_id:
+        # It may have been renamed, and another one be made under its old name.
+        is_same = cancel.repository_id == job.repository_id
+    else:
+        is_same = cancel.repository == job.repository
+    return is_same and (cancel.pull_request, cancel.workflow) == (
         job.pull_request,
         job.workflow,
     )

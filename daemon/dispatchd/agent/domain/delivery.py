@@ -78,6 +78,16 @@ def rejection(
     return foreign_repository(delivery.job, workflows[name])
 
 
+def record_lost() -> Verdict:
+    """Return the verdict of a job that has been started here, and whose record can't be read any more."""
+    return Verdict(
+        outcome=Outcome.FAILED,
+        cause=FailureCause.LOST,
+        summary="This machine has started the job before, and can't read its record any more (quarantine): how that run has ended,"
+        " or whether it goes on, isn't known, so nothing was run again.",
+    )
+
+
 def foreign_repository(job: Job, workflow: Workflow) -> Verdict | None:
     """Return the verdict of a job whose repository its workflow doesn't serve, or None if it does."""
     if workflow.runs_for(job):

@@ -125,7 +125,9 @@ class TrackedJob:
                 job_id=self.job.id, phase=self.phase, event=event, story=story
             )
         # Of two records of a job the one changed last is valid, even if the clock was set back between them.
-        now = max(now, self.changed_at)
+        is_back = self.phase is Phase.HISTORY and phase is not Phase.HISTORY
+        least = self.changed_at + timedelta.resolution if is_back else self.changed_at
+        now = max(now, least)
         steps = (*self.steps, Step(at=now, event=event, phase=phase))[-STEPS_KEPT:]
         # The first verdict stands: a message that arrives late can't rewrite how a run ended.
         decided = self.verdict or (verdict if phase is Phase.FINISHING else None)

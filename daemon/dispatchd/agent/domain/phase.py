@@ -165,9 +165,7 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
             *_RELEASE_ANSWERED,
         }
     ),
-    Phase.RETRY_WAIT: frozenset(
-        {Event.REDELIVERED, Event.ACCEPT_CONFIRMED, *_RELEASE_ANSWERED}
-    ),
+    Phase.RETRY_WAIT: frozenset({Event.ACCEPT_CONFIRMED, *_RELEASE_ANSWERED}),
     Phase.NEEDS_ATTENTION: frozenset(
         {
             Event.REDELIVERED,
@@ -191,8 +189,6 @@ _STAY: Final[Mapping[Phase, frozenset[Event]]] = {
     ),
     Phase.HISTORY: frozenset(
         {
-            # Its finish is repeated; it is never run again (`agent/loops/report.py`).
-            Event.REDELIVERED,
             Event.ACCEPT_CONFIRMED,
             Event.ACCEPT_REFUSED,
             Event.LEASE_LOST,
@@ -235,6 +231,7 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.RUNNING, Event.ATTEMPT_FAILED): Phase.RETRY_WAIT,
     (Phase.RUNNING, Event.DECIDED): Phase.FINISHING,
     (Phase.RUNNING, Event.PARKED): Phase.NEEDS_ATTENTION,
+    (Phase.RETRY_WAIT, Event.REDELIVERED): Phase.PENDING_ACCEPT,
     (Phase.RETRY_WAIT, Event.ATTEMPT_STARTING): Phase.RUNNING,
     # Nothing runs now, and starting again would pass the fence that the endpoint has closed.
     (Phase.RETRY_WAIT, Event.ACCEPT_REFUSED): Phase.HISTORY,
@@ -248,6 +245,8 @@ _MOVE: Final[Mapping[tuple[Phase, Event], Phase]] = {
     (Phase.NEEDS_ATTENTION, Event.RESOLVED_RETRY): Phase.PENDING_ACCEPT,
     (Phase.FINISHING, Event.FINISH_ACKNOWLEDGED): Phase.HISTORY,
     (Phase.FINISHING, Event.FINISH_REFUSED): Phase.HISTORY,
+    # It is never run again: its finish is owed again, with heartbeats, so that nobody else is given the job.
+    (Phase.HISTORY, Event.REDELIVERED): Phase.FINISHING,
 }
 
 TRANSITIONS: Final[Mapping[tuple[Phase, Event], Phase]] = MappingProxyType(

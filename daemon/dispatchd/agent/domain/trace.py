@@ -206,6 +206,9 @@ def _stays(record: TrackedJob) -> Iterator[_Stay]:
             if start is not None:
                 yield _Stay(phase=phase, start=start, end=step.at, ended_by=step.event)
             phase, start = step.phase, step.at
+        if phase is Phase.HISTORY:
+            # What was handed out again is not told once more.
+            break
     if start is not None and phase is not Phase.HISTORY:
         yield _Stay(phase=phase, start=start, end=record.changed_at)
 

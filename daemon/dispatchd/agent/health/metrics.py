@@ -83,7 +83,7 @@ class Metrics:
             self._start_s.observe(_between(record.received_at, record.changed_at))
         elif record.phase is Phase.FINISHING and _has_just_ended(record):
             self._count(record)
-        elif event in _REPORTED:
+        elif event in _REPORTED and not _has_been_reported(record):
             self._report_s.observe(_between(_ended_at(record), record.changed_at))
 
     def text(self) -> str:
@@ -220,7 +220,13 @@ def _labelled(
 
 
 def _has_just_ended(record: TrackedJob) -> bool:
-    return len(record.steps) == 1 or record.steps[-2].phase is not Phase.FINISHING
+    before = [step.phase for step in record.steps[-2:-1]]
+    return before not in ([Phase.FINISHING], [Phase.HISTORY])
+
+
+def _has_been_reported(record: TrackedJob) -> bool:
+    """Return whether a job was handed out again after its end, and its finish is a repeat."""
+    return any(step.phase is Phase.HISTORY for step in record.steps[:-1])
 
 
 def _ended_at(record: TrackedJob) -> datetime:

@@ -82,9 +82,9 @@ class TraceExporter:
 
     def see(self, record: TrackedJob) -> None:
         """Queue the trace of a record that has become durable and final; for the tracker."""
-        phases = [step.phase for step in record.steps[-2:]]
+        phases = [step.phase for step in record.steps]
         # A record that was in history before already has its trace, and was only handed out again.
-        if phases[-1:] == [Phase.HISTORY] and phases[:-1] != [Phase.HISTORY]:
+        if phases[-1:] == [Phase.HISTORY] and Phase.HISTORY not in phases[:-1]:
             self.export(record)
 
     def export(self, record: TrackedJob) -> None:

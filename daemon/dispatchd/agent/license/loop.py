@@ -86,10 +86,11 @@ class LicenseLoop:
         await self.bugs.rounds("license", self._round, longest_s=_RETRY_CAP_S)
 
     async def _round(self) -> None:
+        # Before the look: what is changed while it lasts is looked at once more.
+        self._wake = anyio.Event()
         if self.server_id or await self._identified():
             await self._look()
         self.bugs.worked("license")
-        self._wake = anyio.Event()
         with anyio.move_on_after(_LOOK_S):
             await self._wake.wait()
 
@@ -194,9 +195,7 @@ class LicenseLoop:
             case Revoked():
                 await self._refused(activation, Refusal.REVOKED)
             case Unauthorized():
-                # Somebody may have activated it again during the call; then the new activation counts.
-                if await to_thread.run_sync(self.finder.stored) == (activation, ""):
-                    await self._refused(activation, Refusal.DEACTIVATED)
+                await self._refused(activation, Refusal.DEACTIVATED)
             case _:
                 # Also 400, which says that the license has expired: the grace period decides.
                 pass
@@ -206,9 +205,14 @@ class LicenseLoop:
         now = self.clock.wall()
         fresh = evolve(activation, token=token, refreshed_at=now, refused=None)
         try:
-            await to_thread.run_sync(self.finder.identity.keep, fresh)
+            is_kept = await to_thread.run_sync(
+                self.finder.identity.replace, activation, fresh
+            )
         except StoreUnavailable as error:
             self._put_off(str(error))
+            return
+        if not is_kept:
+            self._look_again()
             return
         self._failures = 0
         self._schedule(HEARTBEAT_S * (1 - 0.1 * self.random.random()))
@@ -227,10 +231,22 @@ class LicenseLoop:
     async def _refused(self, activation: Activation, refusal: Refusal) -> None:
         marked = evolve(activation, refused=refusal)
         try:
-            await to_thread.run_sync(self.finder.identity.keep, marked)
+            is_kept = await to_thread.run_sync(
+                self.finder.identity.replace, activation, marked
+            )
         except StoreUnavailable as trouble:
             self._log.error("license_not_kept", error=str(trouble))
+            is_kept = True
+        if not is_kept:
+            self._look_again()
+            return
         self._become(evolve(self.status, activation=marked))
+
+    def _look_again(self) -> None:
+        """Find the license again: somebody has activated or deactivated this machine while the endpoint was asked."""
+        self._log.info("activation_changed_meanwhile")
+        self._schedule(0.0)
+        self.look()
 
     def _put_off(self, trouble: str) -> None:
         self._failures += 1

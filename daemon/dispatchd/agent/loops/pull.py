@@ -19,7 +19,7 @@ from attrs import define, field
 
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.file import Cloud
-from dispatchd.agent.domain.delivery import Delivery, NoJob, rejection
+from dispatchd.agent.domain.delivery import Delivery, NoJob, record_lost, rejection
 from dispatchd.agent.domain.fitness import Machine, unfit
 from dispatchd.agent.domain.long_poll import Hold
 from dispatchd.agent.domain.phase import Phase
@@ -32,6 +32,7 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import RemoteError, Revoked, StoreUnavailable
 from dispatchd.protocol.backoff import next_try_s
 from dispatchd.protocol.extensions import CAPABILITIES
+from dispatchd.protocol.outcome import Verdict
 
 _DISK_LOOK_S: Final = 2.0
 """Time between two looks at the free space while there is too little (seconds): nothing announces it."""
@@ -273,12 +274,20 @@ class PullLoop:
                 if not delivery.job.is_cancel:
                     raise
 
-        workflows = self.current.config.workflows
         await self.tracker.receive(
             delivery.job,
             store_texts=store_texts,
-            rejection=rejection(delivery, workflows, unfit(workflows, self.machine)),
+            rejection=await self._rejection(delivery),
         )
+
+    async def _rejection(self, delivery: Delivery) -> Verdict | None:
+        """Return why a job is not run, or None."""
+        job_id = delivery.job.id
+        if await self.tracker.is_unreadable(job_id) and self.runs.has_attempts(job_id):
+            # A process of it may still run.
+            return record_lost()
+        workflows = self.current.config.workflows
+        return rejection(delivery, workflows, unfit(workflows, self.machine))
 
     def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:
         self._note_skew()

@@ -44,6 +44,12 @@ _LOOP: Final = "run"
 _BUG: Final = "Parked because of a bug in dispatchd; its log has the details."
 
 _STARTABLE: Final = (Phase.ACCEPTED, Phase.RETRY_WAIT)
+_WITH_WORKSPACE: Final = (
+    Phase.NEEDS_ATTENTION,
+    Phase.PENDING_ACCEPT,
+    Phase.ACCEPTED,
+)
+"""Phases without an attempt under way in which the workspace of the attempt before is kept."""
 _ALIVE: Final = (Phase.RUNNING, *_STARTABLE)
 
 
@@ -152,9 +158,11 @@ class RunLoop:
         return max(_SHORTEST_WAIT_S, (due - self.clock.now()).total_seconds())
 
     def _clear_resolved(self, tasks: TaskGroup) -> None:
-        """Remove the workspaces of jobs that a person, or a cancel, ended while they were parked."""
+        """Remove the workspaces of jobs that left while they were parked, or waited for their next attempt after that."""
         parked = {
-            record.job.id for record in self.tracker.in_phase(Phase.NEEDS_ATTENTION)
+            record.job.id
+            for record in self.tracker.in_phase(*_WITH_WORKSPACE)
+            if record.attempts
         }
         for job_id in self._parked - parked:
             # A job that goes on, because it is tried again, keeps its workspace.

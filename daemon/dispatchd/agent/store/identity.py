@@ -1,9 +1,11 @@
 """Identity of this machine on disk: its server id, its activation, and the fingerprint that tells it from a clone."""
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -12,13 +14,14 @@ from uuid import UUID
 
 from attrs import frozen
 
-from dispatchd.agent.store.durable import put_file, remove_file
-from dispatchd.errors import RecordUnreadable
+from dispatchd.agent.store.durable import FILE_MODE, make_folder, put_file, remove_file
+from dispatchd.errors import FolderUnusable, RecordUnreadable, StoreUnavailable
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.license import Activation, Fingerprint
 
 _SERVER_ID: Final = "server_id"
 _ACTIVATION: Final = "activation.json"
+_LOCK: Final = "activation.lock"
 _SCHEMA_VERSION: Final = 1
 
 PLACES: Final[Mapping[str, Path]] = MappingProxyType(
@@ -57,18 +60,28 @@ class IdentityStore:
 
         Fails with StoreUnavailable if a new one can't be stored.
         """
+        found, flaw = self._server_id()
+        if found:
+            return found, ""
+        with self._alone():
+            # The daemon and a command beside it may both be the first.
+            found, flaw = self._server_id()
+            if found:
+                return found, ""
+            made = str(make())
+            self._put(_SERVER_ID, f"{made}\n")
+        return made, flaw
+
+    def _server_id(self) -> tuple[str, str]:
+        """Return the id that is there, or nothing and what is wrong with it."""
         file = self._folder / _SERVER_ID
-        flaw = ""
         try:
-            text = file.read_text().strip()
-            return str(UUID(text)), ""
+            return str(UUID(file.read_text().strip())), ""
         except FileNotFoundError:
-            pass
+            return "", ""
         except (OSError, ValueError) as error:
             flaw = f"{file} held no server id ({type(error).__name__}) and was replaced"
-        made = str(make())
-        self._put(_SERVER_ID, f"{made}\n")
-        return made, flaw
+            return "", flaw
 
     def activation(self) -> Activation | None:
         """Return the stored activation, or None.
@@ -94,6 +107,25 @@ class IdentityStore:
 
         Fails with StoreUnavailable if the disk refuses; the previous one is still stored then.
         """
+        with self._alone():
+            self._keep(activation)
+
+    def replace(self, before: Activation, after: Activation) -> bool:
+        """Keep what has become of an activation; False, and nothing changes, if somebody has removed or replaced it meanwhile.
+
+        Fails with StoreUnavailable if the disk refuses; the one before is still there then.
+        """
+        with self._alone():
+            try:
+                stored = self.activation()
+            except RecordUnreadable:
+                stored = before
+            if stored is None or not stored.is_same(before):
+                return False
+            self._keep(after)
+            return True
+
+    def _keep(self, activation: Activation) -> None:
         document = {
             "schema_version": _SCHEMA_VERSION,
             **_converter.unstructure(activation),
@@ -102,10 +134,45 @@ class IdentityStore:
 
     def forget(self) -> None:
         """Remove the activation; a missing one is fine. Fails with StoreUnavailable if the disk refuses."""
-        remove_file(self._folder, _ACTIVATION)
+        with self._alone():
+            remove_file(self._folder, _ACTIVATION)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others who change the activation waiting for the length of the block: the daemon, and commands beside it.
+
+        Raises:
+            StoreUnavailable: The disk refuses.
+        """
+        file = self._folder / _LOCK
+        try:
+            make_folder(self._folder)
+            descriptor = _open_lock(file)
+        except FolderUnusable as unusable:
+            raise StoreUnavailable(path=file, error=unusable.error) from unusable
+        except OSError as error:
+            raise StoreUnavailable(path=file, error=error) from error
+        try:
+            # Some network file systems have no locks; the daemon's own start refuses these.
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _put(self, name: str, text: str) -> None:
         put_file(self._folder, name, text.encode())
+
+
+def _open_lock(file: Path) -> int:
+    """Return a descriptor of a file to lock. Fails with OSError if the disk refuses."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(file, flags, FILE_MODE)
+    except PermissionError:
+        # Another user's, such as root's after `sudo dispatchd deactivate`.
+        file.unlink()
+        return os.open(file, flags, FILE_MODE)
 
 
 def _hashed(path: Path) -> str:

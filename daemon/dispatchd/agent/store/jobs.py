@@ -133,6 +133,14 @@ class JobStore:
         except FileNotFoundError:
             return None
 
+    def is_quarantined(self, job_id: str) -> bool:
+        """Return whether a record of a job was moved away because it can't be read. Reads the disk."""
+        try:
+            return (self._quarantine / (file_name(job_id) + _SUFFIX)).exists()
+        except OSError:
+            # A folder that can't be looked into keeps no job away.
+            return False
+
     def id_behind(self, name: str) -> str | None:
         """Return the id of the job with a file name (`names.py`), or None if that can't be known."""
         found = identifier(name)

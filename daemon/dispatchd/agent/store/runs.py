@@ -25,6 +25,9 @@ from dispatchd.errors import FolderDamaged, FolderUnusable, StoreUnavailable
 from dispatchd.process.folder_tree import link_or_copy, link_tree
 from dispatchd.process.untrusted_files import read_regular
 
+_ATTEMPT: Final = "attempt-"
+"""Beginning of the name of an attempt's folder; its number follows."""
+
 _LARGEST_TEXT: Final = 64 << 20
 """Largest file that is read (bytes): more than payload and headers have together, which is at most 32 MiB
 (contracts/README.md)."""
@@ -56,7 +59,7 @@ class RunFolder:
 
     def attempt(self, number: int) -> Path:
         """Return the folder of one attempt."""
-        return self.path / f"attempt-{number}"
+        return self.path / f"{_ATTEMPT}{number}"
 
     def files(self, number: int) -> Path:
         """Return the command's folder of an attempt; the rest of the attempt's folder is the daemon's."""
@@ -164,6 +167,11 @@ class Runs:
             run.path,
             {name: text.encode(errors="surrogatepass") for name, text in texts.items()},
         )
+
+    def has_attempts(self, run_id: str) -> bool:
+        """Return whether a run has had an attempt, by its folder."""
+        path = self.folder(run_id).path
+        return any(path.glob(f"{_ATTEMPT}*"))
 
     def prepare_attempt(self, run_id: str, number: int) -> Path:
         """Return a new folder for an attempt, with the folders and empty files that its command may write to.
@@ -345,7 +353,7 @@ class Runs:
         """
         run = self.folder(run_id)
         # Links of attempts whose daemon was killed before it removed them.
-        for attempt in run.path.glob("attempt-*"):
+        for attempt in run.path.glob(f"{_ATTEMPT}*"):
             with suppress(OSError):
                 self._short_link(attempt).unlink()
         retired = self.trash.take([run.path])

@@ -89,6 +89,12 @@ class Tracker:
         """Return a tracked or past job, or None for one that is not known here."""
         return self._store.get(job_id) or await to_thread.run_sync(self._past, job_id)
 
+    async def is_unreadable(self, job_id: str) -> bool:
+        """Return whether a job is known here by a record alone that can't be read."""
+        if await self.find(job_id) is not None:
+            return False
+        return await to_thread.run_sync(self._store.is_quarantined, job_id)
+
     @asynccontextmanager
     async def holding(self, job_id: str) -> AsyncIterator[TrackedJob | None]:
         """Yield the newest record of a job, which can't change in the block; None if it is not known here.

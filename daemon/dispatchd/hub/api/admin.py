@@ -146,5 +146,7 @@ class Admin:
         await self.desk.require(request, ADMIN)
         body = await read_body(request, "prune-request")
         days = float(str(body.get("days", self.desk.settings.retention.days)))
-        removed = await self.desk.use(lambda: prune(self.desk, days))
+        removed = await self.desk.use(
+            lambda: prune(self.desk, days, now=self.desk.now())
+        )
         return JSONResponse({"removed": removed})

@@ -138,7 +138,7 @@ class Pull:
     def _note(self, machine: Machine, workflows: str) -> None:
         now = self.desk.now()
         at, declared = self._noted.get(machine.name, (0.0, ""))
-        if now - at >= _NOTED_EVERY_S or declared != workflows:
+        if not 0 <= now - at < _NOTED_EVERY_S or declared != workflows:
             self.desk.machines.note_pull(machine.name, workflows, now=now)
             self._noted[machine.name] = (now, workflows)
 

@@ -61,7 +61,7 @@ def job_document(
         "cancel_requested": job.cancel_requested,
         "lease_expired": job.lapsed or (held and job.lease_until < now),
         "result_status": job.state.value if job.state in ENDED else "",
-        "result_summary": job.result_summary,
+        "result_summary": job.result_summary if job.state in ENDED else "",
         "result_cause": job.result_cause,
         "created_at": job.created_at,
         "claimed_at": job.claimed_at,

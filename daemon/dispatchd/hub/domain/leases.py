@@ -32,6 +32,8 @@ class Listening:
     since: float
     """Time from which silence counts, by the hub's clock."""
     is_interrupted: bool = False
+    was_set_back: bool = False
+    """Whether times may be written down that are ahead of the hub's by the time for which its clock was wrong."""
 
     @classmethod
     def begun(cls, moment: Moment) -> "Listening":
@@ -57,6 +59,7 @@ class Listening:
         had_a_break = (
             self.is_interrupted or late_s > tolerated_s or abs(set_by_s) > tolerated_s
         )
+        self.was_set_back = self.was_set_back or set_by_s < -tolerated_s
         self.last, self.is_interrupted = moment, False
         if had_a_break:
             self.since = moment.now

@@ -159,6 +159,7 @@ class HubJob:
     progress: str = ""
     cancel_requested: bool = False
     result_summary: str = ""
+    """The end in words. Of a job that a machine has, empty, or the end if the machine hands it back: a newer commit came."""
     result_cause: str = ""
     result_output: str = ""
     result_details: str = ""

@@ -154,6 +154,8 @@ def release(job: HubJob, claim: Claim, *, now: float) -> HubJob:
     require_holder(job, claim)
     if job.cancel_requested:
         return _let_go(job, _not_started(job), now=now)
+    if _is_superseded(job):
+        return _superseded(job, job.result_summary, now=now)
     return advance(job, Event.RELEASED, lapsed=False, lease_until=now, phase="")
 
 
@@ -185,6 +187,8 @@ def expire(job: HubJob, *, now: float, most: int) -> HubJob:
     job = evolve(job, expiries=job.expiries + 1)
     if job.cancel_requested:
         return _let_go(job, _unheard(job), now=now)
+    if _is_superseded(job):
+        return _superseded(job, job.result_summary, now=now)
     if job.expiries <= most:
         return advance(job, Event.EXPIRED, lapsed=True)
     times = "once" if job.expiries == 1 else f"{job.expiries} times"
@@ -206,6 +210,22 @@ def cancel(job: HubJob, *, now: float) -> HubJob:
     return ended_here(job, Event.CANCELLED, summary, FailureCause.CANCELLED, now=now)
 
 
+def supersede(job: HubJob, summary: str, *, now: float) -> HubJob:
+    """Return an unfinished job after a newer commit: ended, or marked to end if its machine hands it back."""
+    if job.state in HELD:
+        return evolve(job, result_summary=summary)
+    return _superseded(job, summary, now=now)
+
+
+def _is_superseded(job: HubJob) -> bool:
+    """Return whether a newer commit came while a machine had the job."""
+    return job.state in HELD and bool(job.result_summary)
+
+
+def _superseded(job: HubJob, summary: str, *, now: float) -> HubJob:
+    return ended_here(job, Event.SUPERSEDED, summary, "", now=now)
+
+
 def _unheard(job: HubJob) -> str:
     return f"Cancelled; the machine {job.machine} was not heard of any more."
 
@@ -220,7 +240,8 @@ def _is_released(job: HubJob) -> bool:
 
 
 def _is_let_go(job: HubJob) -> bool:
-    return job.state is State.ABORTED and job.cancel_requested and not job.finishes
+    is_cancelled = job.state is State.ABORTED and job.cancel_requested
+    return (is_cancelled or job.state is State.SUPERSEDED) and not job.finishes
 
 
 def _let_go(job: HubJob, summary: str, *, now: float) -> HubJob:

@@ -6,7 +6,7 @@ from typing import Final
 from attrs import evolve, frozen
 
 from dispatchd.hub.domain.model import HubJob, Submission
-from dispatchd.hub.domain.rules import cancel, ended_here
+from dispatchd.hub.domain.rules import cancel, ended_here, supersede
 from dispatchd.hub.domain.transitions import Event
 from dispatchd.protocol.job import CANCEL, Json
 from dispatchd.protocol.outcome import FailureCause
@@ -41,6 +41,24 @@ def may_supersede(document: Mapping[str, Json]) -> bool:
     )
 
 
+def is_same_repository(one: Mapping[str, Json], other: Mapping[str, Json]) -> bool:
+    """Return whether two jobs are of one repository: that is its id, and its name where one of them has no id.
+
+    A repository may be renamed or transferred, and another one be made under its old name.
+    """
+    ids = one.get("repository_id") or None, other.get("repository_id") or None
+    if None not in ids:
+        return ids[0] == ids[1]
+    return _is_same(one, other, "repository_name")
+
+
+def means(job: HubJob, submission: Submission, other: HubJob) -> bool:
+    """Return whether a new job changes another one (`after_submit`)."""
+    if job.urgent:
+        return _is_meant(submission.document, other)
+    return _is_older(submission, other)
+
+
 def after_submit(
     job: HubJob, submission: Submission, others: Sequence[HubJob], *, now: float
 ) -> Submitted:
@@ -52,10 +70,8 @@ def after_submit(
     if not job.urgent:
         summary = f"Superseded by the job {job.id}, which is for a newer commit."
         meant = [each for each in others if _is_older(submission, each)]
-        ended = [
-            ended_here(each, Event.SUPERSEDED, summary, "", now=now) for each in meant
-        ]
-        return Submitted(job=job, others=ended)
+        others = [supersede(each, summary, now=now) for each in meant]
+        return Submitted(job=job, others=others)
     meant = [each for each in others if _is_meant(submission.document, each)]
     changed = [cancel(each, now=now) for each in meant]
     held = [each for each in changed if each.cancel_requested]
@@ -97,9 +113,8 @@ def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:
     named = cancel.get("dag_run_id")
     if named:
         return named in (job.run_id, job.id)
-    keys = ("repository_name", "pull_request_number", "dag_name")
-    return all(
-        (cancel.get(key) or None) == (job.document.get(key) or None) for key in keys
+    return is_same_repository(cancel, job.document) and _is_same(
+        cancel, job.document, "pull_request_number", "dag_name"
     )
 
 
@@ -110,17 +125,17 @@ def _is_older(submission: Submission, job: HubJob) -> bool:
     vouches for a job of an event, so only another event supersedes it.
     """
     newer = submission.document
-    keys = (
-        "repository_name",
-        "pull_request_number",
-        "dag_name",
-        "event_name",
-        "binding_id",
-    )
+    keys = ("pull_request_number", "dag_name", "event_name", "binding_id")
     return (
-        all((newer.get(key) or None) == (job.document.get(key) or None) for key in keys)
+        is_same_repository(newer, job.document)
+        and _is_same(newer, job.document, *keys)
         and newer.get("sha") != job.document.get("sha")
         and may_supersede(job.document)
         and (submission.by_event or not job.by_event)
         and not (submission.event_at and submission.event_at < job.event_at)
     )
+
+
+def _is_same(one: Mapping[str, Json], other: Mapping[str, Json], *keys: str) -> bool:
+    """Return whether two jobs say the same of some fields; one that is left out is an empty one."""
+    return all((one.get(key) or None) == (other.get(key) or None) for key in keys)

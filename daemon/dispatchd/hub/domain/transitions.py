@@ -96,6 +96,8 @@ _BY_HOLDER: Final = {
 
 _HELD: Final = {
     **_BY_HOLDER,
+    # Released or expired after a newer commit came: a job that no machine has any more.
+    Event.SUPERSEDED: State.SUPERSEDED,
     Event.EXPIRED: State.QUEUED,
     Event.GIVEN_UP: State.FAILED,
 }

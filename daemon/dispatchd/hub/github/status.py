@@ -1,6 +1,6 @@
 """Route `GET /api/v1/github`: status of the hub's work with GitHub, answered by any of its processes.
 
-The process with the lock stores its state in a mark (`poller/cursor.py`); the rest is in the tables.
+The process with the lock stores its state in a mark (`storage/delivery_cursor.py`); the rest is in the tables.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from starlette.routing import Route
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.model import State
 from dispatchd.hub.domain.scopes import READ
-from dispatchd.hub.github.poller.cursor import Progress, mark_of
 from dispatchd.hub.storage.cursors import MarkStore
+from dispatchd.hub.storage.delivery_cursor import Progress, mark_of
 from dispatchd.protocol.job import Json
 
 

@@ -1,5 +1,7 @@
 """Admission of a job: it is inserted within a transaction, its own or that of the caller."""
 
+import json
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from attrs import evolve, frozen
@@ -19,6 +21,7 @@ from dispatchd.hub.domain.supersede import (
     after_submit,
     is_cancel,
     may_supersede,
+    means,
     number_of,
 )
 from dispatchd.hub.storage.database import Database, lock
@@ -34,6 +37,7 @@ from dispatchd.hub.storage.jobs.rows import (
 )
 from dispatchd.hub.storage.jobs.turns import next_turn
 from dispatchd.hub.storage.schema import JOBS
+from dispatchd.protocol.job import Json
 
 _JOB: Final = JOBS.c
 ANY_SIZE: Final = 2**63 - 1
@@ -102,7 +106,7 @@ class Admission:
             most_bytes: Largest size of the waiting jobs together (bytes).
         """
         document = submission.document
-        lock(db, str(document.get("repository_name") or ""))
+        lock_repository(db, document)
         job = HubJob(
             id=submission.id,
             document=document,
@@ -145,20 +149,14 @@ class Admission:
             wanted = and_(_JOB.state.in_((*HELD, *WAITING)), _may_mean(job))
         elif submission.supersedes and may_supersede(submission.document):
             wanted = and_(
-                _JOB.state == State.QUEUED,
-                _JOB.repository == job.repository,
+                _JOB.state.in_((State.QUEUED, *HELD)),
+                of_repository(submission.document),
                 _JOB.number == job.number,
                 _JOB.workflow == job.workflow,
             )
         else:
             return []
-        ids = db.execute(select(_JOB.id).where(wanted)).scalars().all()
-        if not ids:
-            return []
-        # In a fixed order, so that no two transactions wait for each other.
-        query = select(*COLUMNS).where(wanted, _JOB.id.in_(ids))
-        locked = query.order_by(_JOB.position).with_for_update()
-        return [read_job(row) for row in db.execute(locked).mappings()]
+        return locked(db, wanted, lambda other: means(job, submission, other))
 
     @staticmethod
     def _insert(db: Connection, job: HubJob) -> bool:
@@ -184,12 +182,44 @@ def _require_room(db: Connection, job: HubJob, *, most: int, most_bytes: int) ->
         raise QueueFull(message)
 
 
+def lock_repository(db: Connection, document: Mapping[str, Json]) -> None:
+    """Keep others waiting who decide about jobs of a job's repository, under whichever name."""
+    lock(db, str(document.get("repository_name") or ""))
+    if document.get("repository_id"):
+        # After its name, so that no two transactions wait for each other.
+        lock(db, f"repository {document['repository_id']}")
+
+
+def of_repository(document: Mapping[str, Json]) -> ColumnElement[bool]:
+    """Return what holds at least for the jobs of a job's repository (`submitted.is_same_repository`)."""
+    is_named = _JOB.repository == str(document.get("repository_name") or "")
+    if not document.get("repository_id"):
+        return is_named
+    # As `json.dumps` writes it.
+    known = json.dumps({"repository_id": document["repository_id"]})[1:-1]
+    return or_(is_named, _JOB.document.contains(known, autoescape=True))
+
+
+def locked(
+    db: Connection, wanted: ColumnElement[bool], is_meant: Callable[[HubJob], bool]
+) -> list[HubJob]:
+    """Return jobs that are to be changed, locked, and no others: whoever claims passes locked ones over."""
+    found = map(read_job, db.execute(select(*COLUMNS).where(wanted)).mappings())
+    ids = [each.id for each in found if is_meant(each)]
+    if not ids:
+        return []
+    # In one order, so that no two transactions wait for each other.
+    query = select(*COLUMNS).where(wanted, _JOB.id.in_(ids))
+    query = query.order_by(_JOB.position).with_for_update()
+    return [read_job(row) for row in db.execute(query).mappings()]
+
+
 def _may_mean(job: HubJob) -> ColumnElement[bool]:
     """Return a condition that all jobs meant by a cancel job fulfil (`submitted.after_submit`); others may, too."""
     named = job.document.get("dag_run_id")
     if named:
         return or_(_JOB.id == str(named), _JOB.run_id == str(named))
-    same = and_(_JOB.repository == job.repository, _JOB.workflow == job.workflow)
+    same = and_(of_repository(job.document), _JOB.workflow == job.workflow)
     if job.document.get("pull_request_number"):
         return and_(same, _JOB.number == job.number)
     return same

@@ -3,6 +3,7 @@
 A lease expires only if the hub could have heard its machine (`hub/domain/leases.py`).
 """
 
+from math import inf
 from typing import Final
 
 import anyio
@@ -13,6 +14,8 @@ from dispatchd.hub.context import Desk
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.leases import Listening, Moment
 from dispatchd.hub.domain.model import HubJob, StorageBusy
+from dispatchd.hub.storage.cursors import MarkStore
+from dispatchd.hub.storage.delivery_cursor import Progress, mark_of
 
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
@@ -30,6 +33,7 @@ class Expiry:
     _listening: Listening = field(init=False)
     _waited_s: float = field(default=0.0, init=False)
     """Planned wait of the loop since the round before (seconds)."""
+    _has_looked: bool = field(default=False, init=False)
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -82,6 +86,10 @@ class Expiry:
         """Return the jobs that expired, the cancel jobs that were ended, and the wait until the next look (seconds)."""
         leases, now = self.desk.settings.leases, self._listening.last.now
         since = self._listening.since
+        if self._listening.was_set_back or not self._has_looked:
+            jobs = self.desk.jobs
+            jobs.shorten_leases(leases, now=now, also=self._listening.was_set_back)
+            self._listening.was_set_back, self._has_looked = False, True
         expired = self.desk.jobs.expire(
             lambda job: rules.expire(job, now=now, most=leases.most_expiries),
             now=now,
@@ -114,21 +122,33 @@ class Pruning:
         await anyio.sleep(_PRUNE_EVERY_S)
 
     def _prune(self) -> int:
-        return prune(self.desk, self.desk.settings.retention.days)
+        now = min(self.desk.now(), _github_time(self.desk))
+        return prune(self.desk, self.desk.settings.retention.days, now=now)
 
 
-def prune(desk: Desk, days: float) -> int:
+def prune(desk: Desk, days: float, *, now: float) -> int:
     """Remove jobs that ended, and deliveries that came, more than `days` ago; return their number. Blocks.
 
     A delivery that GitHub may send or list again stays, whatever the days: without it the repeat would count as new.
+    For these, time has passed only if GitHub's clock says so too: the hub's own may be wrong by any time.
     """
-    now, github = desk.now(), desk.settings.github
+    github = desk.settings.github
     before = now - days * _DAY_S
     again_days = 0.0 if github is None else may_come_again_days(github.retention_days)
+    again_since = min(now, _github_time(desk)) - again_days * _DAY_S
     deliveries = desk.deliveries.prune(
-        before=before, of_hooks_before=min(before, now - again_days * _DAY_S)
+        before=before, of_hooks_before=min(before, again_since)
     )
     return desk.jobs.prune(before=before) + deliveries
+
+
+def _github_time(desk: Desk) -> float:
+    """Return the time by GitHub's clock up to which its deliveries are dealt with; infinity before the first question. Blocks."""
+    github = desk.settings.github
+    if github is None or not github.is_app:
+        return inf
+    mark = MarkStore(desk.database).get(mark_of(github.target))
+    return Progress.read(mark).complete_until or inf
 
 
 def may_come_again_days(retention_days: float) -> float:

@@ -41,7 +41,8 @@ _GOING_ON: Final[Mapping[State, str]] = {
 
 def title(job: HubJob, standing: Standing, redactor: Redactor) -> str:
     """Return the title: the job's state, and the first line of its machine's summary."""
-    said = job.reason if job.state is State.NEEDS_ATTENTION else job.result_summary
+    ended = job.result_summary if job.state in ENDED else ""
+    said = job.reason if job.state is State.NEEDS_ATTENTION else ended
     first = clean(said, redactor).strip().split("\n", 1)[0]
     return clip_line(
         f"{standing.title}: {first}" if first else standing.title, TITLE_MOST

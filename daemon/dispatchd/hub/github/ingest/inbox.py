@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from attrs import evolve, frozen
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain import rules
@@ -25,14 +25,14 @@ from dispatchd.hub.github.routing.route import (
     Step,
     SuiteAgain,
 )
-from dispatchd.hub.queue.admission import Admission
+from dispatchd.hub.queue.admission import Admission, lock_repository
 from dispatchd.hub.queue.submit import once_more
 from dispatchd.hub.storage.bodies import first_delivery, note_body
-from dispatchd.hub.storage.database import lock
 from dispatchd.hub.storage.deliveries import insert_delivery, keep_delivery
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.checks import Owed, check_of, checks_of
 from dispatchd.hub.storage.jobs.rows import read_job, write_job
+from dispatchd.hub.storage.schema import CHECKS
 from dispatchd.protocol.job import CANCEL, Json
 
 COMMIT_LENGTHS: Final = (40, 64)
@@ -103,7 +103,10 @@ class Inbox:
             routing=plan.reason,
             state="queued" if plan.steps else "ignored",
         )
-        lock(db, event.repository)
+        lock_repository(
+            db,
+            {"repository_name": event.repository, "repository_id": event.repository_id},
+        )
         if by_hook:
             body = arrival.payload_hash, arrival.id, event.name
             first = first_delivery(db, *body)
@@ -228,6 +231,7 @@ class _Work:
         if texts is None:
             return _Done(words=f"the payload of {job.id} is not kept any more")
         event = self.arrival.event
+        self._follow_rename(shown)
         # The repository may have another name by now, and the App another installation.
         where: dict[str, Json] = {
             "repository_name": event.repository,
@@ -249,6 +253,20 @@ class _Work:
                 presser=event.actor,
             )
         )
+
+    def _follow_rename(self, shown: Owed) -> None:
+        """Show the checks of a commit and name under the repository's new name: of all of them only the newest counts."""
+        check, name = shown.check, self.arrival.event.repository
+        if check.repository == name:
+            return
+        of_commit = checks_of(self.db, check.sha, check.repository)
+        same = [
+            each.job.id
+            for each in of_commit
+            if each.check.name == check.name and self._is_of_repository(each)
+        ]
+        change = update(CHECKS).where(CHECKS.c.job_id.in_(same))
+        self.db.execute(change.values(repository=name))
 
     def _submission(
         self,

@@ -3,13 +3,19 @@
 from typing import Final
 
 from attrs import evolve, frozen
-from sqlalchemy import Connection, false, select
+from sqlalchemy import Connection, and_, false, select
 
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.model import HELD, WAITING, HubJob, State
+from dispatchd.hub.domain.supersede import is_same_repository
 from dispatchd.hub.domain.transitions import Event, advance
 from dispatchd.hub.github.ingest.inbox import check_for
-from dispatchd.hub.storage.database import Database, lock
+from dispatchd.hub.queue.admission import (
+    lock_repository,
+    locked,
+    of_repository,
+)
+from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.deliveries import amend_routing
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.rows import COLUMNS, insert_check, read_job, write_job
@@ -41,7 +47,7 @@ class Received:
         """Queue a job, with its fields as they are known now; return the jobs that this has changed."""
 
         def work(db: Connection) -> list[HubJob]:
-            lock(db, str(document.get("repository_name") or ""))
+            lock_repository(db, document)
             before = _received(db, job_id)
             if before is None:
                 return []
@@ -98,19 +104,16 @@ class Received:
         if not job.number:
             return []
         given = select(_JOB.position).where(_JOB.id == job.id).scalar_subquery()
-        query = (
-            select(*COLUMNS)
-            .where(
-                _JOB.state.in_((*HELD, *WAITING)),
-                _JOB.repository == job.repository,
-                _JOB.number == job.number,
-                _JOB.urgent == false(),
-                _JOB.position < given,
-            )
-            .order_by(_JOB.position)
-            .with_for_update()
+        wanted = and_(
+            _JOB.state.in_((*HELD, *WAITING)),
+            of_repository(job.document),
+            _JOB.number == job.number,
+            _JOB.urgent == false(),
+            _JOB.position < given,
         )
-        return [read_job(row) for row in db.execute(query).mappings()]
+        return locked(
+            db, wanted, lambda other: is_same_repository(job.document, other.document)
+        )
 
 
 def _received(db: Connection, job_id: str) -> HubJob | None:

@@ -15,13 +15,13 @@ from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.context import Desk
 from dispatchd.hub.github.api.client import Client, Page
 from dispatchd.hub.github.api.responses import Invalid, NotThere
-from dispatchd.hub.github.poller.cursor import Progress, mark_of
 from dispatchd.hub.github.poller.fetch import Fetcher
 from dispatchd.hub.github.poller.listed import Listed, read_page
 from dispatchd.hub.github.poller.walk import MOST_PAGES, OVERLAP_S, Walk, watermark
 from dispatchd.hub.github.routing.interest import idle
 from dispatchd.hub.queue.since_backup import SKIPPED, skip_before
 from dispatchd.hub.storage.cursors import MarkStore
+from dispatchd.hub.storage.delivery_cursor import Progress, mark_of
 
 _DAY_S: Final = 86_400.0
 

@@ -14,18 +14,26 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    update,
 )
 
 from dispatchd.hub.config.load import Leases
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.binding import FREE, Binding
-from dispatchd.hub.domain.model import ENDED, Claimed, HubJob, Locked, State
+from dispatchd.hub.domain.model import (
+    ENDED,
+    HELD,
+    Claimed,
+    HubJob,
+    Locked,
+    State,
+)
 from dispatchd.hub.domain.supersede import after_targets
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job, write_job
 from dispatchd.hub.storage.jobs.turns import pass_turn
-from dispatchd.hub.storage.schema import ATTEMPTS, CHECKS, JOBS, TEXTS
+from dispatchd.hub.storage.schema import ATTEMPTS, CHECKS, JOBS, MACHINES, TEXTS
 
 _JOB: Final = JOBS.c
 _EXPIRED_AT_ONCE: Final = 100
@@ -148,6 +156,20 @@ class JobStore:
 
         return self._database.write(work)
 
+    def shorten_leases(self, leases: Leases, *, now: float, also: bool) -> None:
+        """Let no lease go on for longer than one that begins now, where the hub's clock was ahead when it was written down.
+
+        That is so of all that are longer where the clock was set back (`also`), and always where the claim was made in
+        a time that is still to come.
+        """
+        longest = now + leases.seconds + leases.patience_s
+        is_wrong = _JOB.lease_until > longest
+        if not also:
+            is_wrong = and_(is_wrong, _JOB.claimed_at > now + leases.seconds)
+        held = _JOB.state.in_(HELD)
+        change = update(JOBS).where(held, is_wrong).values(lease_until=longest)
+        self._database.write(lambda db: db.execute(change))
+
     def end_cancel_jobs(self, *, now: float) -> list[HubJob]:
         """End the cancel jobs that wait for a machine although all their targets have ended; return them."""
 
@@ -229,7 +251,14 @@ class JobStore:
 
 def _held(leases: Leases) -> list[tuple[ColumnElement[bool], float]]:
     """Return the kinds of jobs that machines have, each with its additional time after the lease (seconds)."""
-    accepted, silent = _JOB.state == State.ACCEPTED, _JOB.phase == ""
+    revoked, let_in = (
+        select(MACHINES.c.server_id).where(each)
+        for each in (MACHINES.c.revoked_at > 0, MACHINES.c.revoked_at == 0)
+    )
+    # Of a machine that was revoked nothing is heard any more, unless it was added again under another name.
+    may_speak = or_(_JOB.machine.not_in(revoked), _JOB.machine.in_(let_in))
+    silent = and_(_JOB.phase == "", may_speak)
+    accepted = _JOB.state == State.ACCEPTED
     return [
         (_JOB.state == State.CLAIMED, 0.0),
         (and_(accepted, silent), leases.unheard_s),

@@ -12,6 +12,9 @@ down_revision: Final = "0002"
 _BIG: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _ROWS: Final = 1000
 """Jobs that are read and written at a time (count)."""
+_UNFINISHED: Final = (
+    *("received", "queued", "claimed", "accepted", "running", "needs_attention"),
+)
 _KEPT: Final = (
     *("id", "event", "action", "installation", "repository", "payload_hash"),
     *("received_at", "routing", "state"),
@@ -22,12 +25,7 @@ _KEPT: Final = (
 def upgrade() -> None:
     """Make the new tables, and copy the deliveries."""
     _more_of_jobs()
-    before = sa.Table("deliveries", sa.MetaData(), autoload_with=op.get_bind())
-    rows = op.get_bind().execute(sa.select(before)).mappings().all()
-    op.drop_table("deliveries")
-    deliveries = _deliveries()
-    if rows:
-        op.bulk_insert(deliveries, [_delivery(row) for row in rows])
+    _take_deliveries_over()
     _others()
 
 
@@ -43,7 +41,9 @@ def _more_of_jobs() -> None:
     jobs = sa.Table("jobs", sa.MetaData(), autoload_with=db)
     own = sa.update(jobs).where(jobs.c.position == sa.bindparam("of_position"))
     write = own.values(number=sa.bindparam("new_number"))
+    # Of what has ended nobody asks for the number, and there may be hundreds of thousands of it.
     part = sa.select(jobs.c.position, jobs.c.document).order_by(jobs.c.position)
+    part = part.where(jobs.c.state.in_(_UNFINISHED))
     last = -1
     while rows := db.execute(part.where(jobs.c.position > last).limit(_ROWS)).all():
         numbers = [
@@ -71,6 +71,27 @@ def _number(name: str) -> sa.Column[int]:
 
 def _time(name: str) -> sa.Column[float]:
     return sa.Column(name, sa.Double, nullable=False, server_default="0")
+
+
+def _take_deliveries_over() -> None:
+    """Make the table of deliveries again, with what it had, by statements that leave the rows in the database."""
+    db = op.get_bind()
+    before = sa.Table("deliveries", sa.MetaData(), autoload_with=db)
+    is_postgresql = db.dialect.name == "postgresql"
+    array = sa.func.json_build_array if is_postgresql else sa.func.json_array
+    jobs = sa.cast(array(before.c.job_id), sa.Text)
+    taken = sa.select(
+        *(before.c[name] for name in _KEPT),
+        sa.literal("", sa.Text).label("target"),
+        sa.case((before.c.job_id == "", "[]"), else_=jobs).label("job_ids"),
+    )
+    aside = taken.compile(db, compile_kwargs={"literal_binds": True})
+    op.execute(f"CREATE TABLE deliveries_aside AS {aside}")
+    op.drop_table("deliveries")
+    names = (*_KEPT, "target", "job_ids")
+    kept = sa.table("deliveries_aside", *(sa.column(name) for name in names))
+    db.execute(sa.insert(_deliveries()).from_select([*names], sa.select(kept)))
+    op.drop_table("deliveries_aside")
 
 
 def _deliveries() -> sa.Table:
@@ -113,9 +134,3 @@ def _others() -> None:
     op.create_table(
         "marks", sa.Column("name", sa.Text, primary_key=True), _text("value")
     )
-
-
-def _delivery(row: sa.RowMapping) -> dict[str, object]:
-    jobs = [row["job_id"]] if row["job_id"] else []
-    kept = {name: row[name] for name in _KEPT}
-    return {**kept, "target": "", "job_ids": json.dumps(jobs)}
