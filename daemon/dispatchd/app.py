@@ -3,7 +3,7 @@
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, closing
+from contextlib import AbstractContextManager, AsyncExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -47,11 +47,11 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 from dispatchd.reload import Reloader, patience_s, pull_limits
 from dispatchd.status import Status
 from dispatchd.steering import Steering
-from dispatchd.store.held import HeldFolders
+from dispatchd.store.held import HeldFolders, restore_state
 from dispatchd.store.intake import IntakeStore
 from dispatchd.store.jobs import JobStore
 from dispatchd.store.lock import lock
-from dispatchd.store.runs import Runs
+from dispatchd.store.runs import RunFolder, Runs
 from dispatchd.supervision import SupervisionLoop
 from dispatchd.systemd import ServiceManager
 from dispatchd.telemetry import TraceExporter, read_headers
@@ -91,6 +91,9 @@ async def serve(config: Config, given: Surroundings) -> None:
             path=str(config.secret_file),
             to_do="chmod 600",
         )
+    restored = restore_state(config.state_folder)
+    if restored:
+        log.warning("folder_modes_restored", count=restored)
     async with AsyncExitStack() as stack:
         stack.enter_context(lock(config.state_folder))
         warnings = _machine_warnings(config, environment)
@@ -173,7 +176,14 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         config, known, environment, bugs, lambda: who.credentials.server_id
     )
     watchers = [metrics.see, feed.see, *([traces.see] if traces is not None else [])]
-    core = execution(config, store, clock, known, opened.engine, bugs, watchers)
+
+    def guard(run: RunFolder, number: int) -> AbstractContextManager[None]:
+        # A reload may have named others.
+        opened.held.need_elsewhere(config.needed_files(core.run_loop.workflows))
+        return opened.held.guarding(run, number)
+
+    core = execution(config, store, clock, known, opened.engine, bugs, watchers, guard)
+    opened.held.need_elsewhere(config.needed_files(config.workflows))
     tracker, board, rng = core.tracker, core.board, core.random
     who = identity(config, caller, known, clock, environment, bugs, tracker.ring)
 

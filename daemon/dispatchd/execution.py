@@ -15,7 +15,7 @@ from dispatchd.loops.board import Board
 from dispatchd.loops.conclude import Concluder
 from dispatchd.loops.disk import Disk
 from dispatchd.loops.fence import Fence
-from dispatchd.loops.follow import Follower
+from dispatchd.loops.follow import Follower, Guard, unguarded
 from dispatchd.loops.leftovers import Leftovers
 from dispatchd.loops.run import RunLoop
 from dispatchd.loops.start import Starter
@@ -51,8 +51,20 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
     engine: LocalEngine,
     bugs: BugFence,
     watchers: Sequence[Callable[[TrackedJob], None]] = (),
+    guard: Guard = unguarded,
 ) -> Execution:
-    """Wire the objects that run the jobs of an open store. `watchers` are called with every durable record."""
+    """Wire the objects that run the jobs of an open store.
+
+    Args:
+        config: The daemon's configuration.
+        store: Open.
+        clock: The daemon's.
+        known: The secrets that runs know.
+        engine: What executes runs.
+        bugs: The daemon's.
+        watchers: Called with every durable record.
+        guard: Keeps the files of live runs usable.
+    """
     rng, board = random.Random(), Board()  # noqa: S311  # for jitter, not for secrets
     runs = Runs.open(config.state_folder)
     tracker = Tracker(store, clock, Disk(rng), watchers)
@@ -84,6 +96,7 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         clock=clock,
         concluder=concluder,
         leftovers=leftovers,
+        guard=guard,
     )
     run_loop = RunLoop(
         starter=starter,

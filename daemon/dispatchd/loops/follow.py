@@ -7,6 +7,8 @@ retry-safe, and whoever requested the end has no answer yet. No deadline lives i
 record, and silence is measured from the last output of the run.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -26,7 +28,7 @@ from dispatchd.loops.ports import Clock, Engine
 from dispatchd.loops.tracker import Tracker
 from dispatchd.process.holes import allocated, cut_middle
 from dispatchd.store.evidence import last_activity_ns
-from dispatchd.store.runs import Runs
+from dispatchd.store.runs import RunFolder, Runs
 
 _RECORD_S: Final = 10.0
 """Longest wait for the record of an order to stop (seconds): the disk may hang."""
@@ -36,6 +38,15 @@ _LOOK_S: Final = 1.0
 
 _SEEN_S: Final = 5.0
 """Longest time until the end of a stopped attempt is seen (seconds); then the attempt is given up."""
+
+
+Guard = Callable[[RunFolder, int], AbstractContextManager[None]]
+"""Keeps the files of a live attempt usable for the length of a block."""
+
+
+def unguarded(_run: RunFolder, _number: int) -> AbstractContextManager[None]:
+    """Keep nothing, where nobody takes it away."""
+    return nullcontext()
 
 
 @define(kw_only=True)
@@ -48,6 +59,7 @@ class Follower:
     clock: Clock
     concluder: Concluder
     leftovers: Leftovers
+    guard: Guard = unguarded
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -60,6 +72,12 @@ class Follower:
         attempt = record.attempt
         if attempt is None:
             return
+        with self.guard(self.runs.folder(record.run_id), attempt.number):
+            await self._follow(record, attempt, workflow)
+
+    async def _follow(
+        self, record: TrackedJob, attempt: Attempt, workflow: Workflow | None
+    ) -> None:
         folder = self.runs.folder(record.run_id).attempt(attempt.number)
         end: Exit | NeverStarted = NeverStarted()
         readable = True
