@@ -1,19 +1,23 @@
 """An image with one program, made without any registry; the machine's programs can be mounted into it."""
 
+import os
 import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
+from fcntl import LOCK_EX, flock
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 
-IMAGE = "localhost/dispatchd-test:1"
+IMAGE = f"localhost/dispatchd-test:{os.getpid()}"
+"""One for each process of tests: they run beside each other."""
 BUSYBOX = Path("/bin/busybox")
 TOOLS = ("sh", "echo", "cat", "env", "id", "kill", "ls", "rm", "sleep", "touch", "head")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An image with one program, made without any registry."""
     if shutil.which("podman") is None or not BUSYBOX.exists():
@@ -26,7 +30,11 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     conf.write_text(limits + runtime)
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("CONTAINERS_CONF", str(conf))
-        yield _made(archive)
+        # One module of tests at a time: podman is slow beside itself.
+        with (Path(gettempdir()) / "dispatchd-test-podman.lock").open("w") as lock:
+            flock(lock, LOCK_EX)
+            yield _made(archive)
+            podman("rmi", "--force", IMAGE)
 
 
 def _made(archive: Path) -> str:
