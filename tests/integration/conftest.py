@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from support.hub import Hub, hub
+from support.images import image
 from support.leftovers import end_left_alive
 from support.machine import Machine
+
+__all__ = ["image"]
 
 
 @pytest.fixture(autouse=True)

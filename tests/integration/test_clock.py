@@ -161,3 +161,13 @@ def test_the_time_of_a_file_is_never_further_back_than_it_can_be(
     for each in (clock, ahead, behind):
         silent_s = (each.now() - each.of_file(now)).total_seconds()
         assert -0.1 <= silent_s < LATE_S
+
+
+@pytest.mark.parametrize("seconds", [-(1 << 62), -(1 << 40), 1 << 40, 1 << 62])
+def test_a_file_with_a_time_that_no_calendar_has_counts_as_written_now(
+    tmp_path: Path, seconds: int
+) -> None:
+    """A run can give its own files any time that the file system takes."""
+    clock = SteadyClock.open(tmp_path)
+
+    assert abs((clock.now() - clock.of_file(seconds * 10**9)).total_seconds()) < LATE_S

@@ -360,12 +360,33 @@ async def admitted(folder: Path) -> Any:
         return await asked(folder)
 
 
+async def hang(_call: Call) -> Lines:
+    async def items() -> AsyncGenerator[Json, None]:
+        await anyio.sleep_forever()
+        yield None
+
+    return Lines(items=items())
+
+
+HANGING: Routes = {**ROUTES, ("GET", "/v1/hang"): hang}
+
+
+async def holding(folder: Path, connections: AsyncExitStack, count: int = 1) -> None:
+    """Hold connections with a request that is being carried out."""
+    for _ in range(count):
+        connection = await connections.enter_async_context(await connected(folder))
+        await connection.send(with_token(folder, request("GET", "/v1/hang")))
+    # Until they are counted as what they are.
+    await anyio.sleep(0.1)
+
+
 async def test_one_connection_too_many_is_told_so_and_room_comes_back(
     tmp_path: Path,
 ) -> None:
     limits = Limits(connections=1, kept_for_root=0)
-    async with serving(tmp_path, limits=limits):
-        async with await connected(tmp_path):
+    async with serving(tmp_path, HANGING, limits=limits):
+        async with AsyncExitStack() as connections:
+            await holding(tmp_path, connections)
             with pytest.raises(NotReachable, match="1 connections are open already"):
                 await asked(tmp_path)
         found = await until(partial(admitted, tmp_path))
@@ -374,13 +395,47 @@ async def test_one_connection_too_many_is_told_so_and_room_comes_back(
 
 
 async def test_one_peer_leaves_connections_for_others(tmp_path: Path) -> None:
-    async with serving(tmp_path, limits=Limits(connections=4)):
+    async with serving(tmp_path, HANGING, limits=Limits(connections=4)):
         async with AsyncExitStack() as connections:
-            for _ in range(3):
-                await connections.enter_async_context(await connected(tmp_path))
+            await holding(tmp_path, connections, 3)
             with pytest.raises(NotReachable, match="3 connections from where this"):
                 await asked(tmp_path)
         found = await until(partial(admitted, tmp_path))
+
+    assert found["method"] == "GET"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /v1/echo HTTP/1.1\r\nhost: x\r\n"])
+async def test_who_has_proven_nothing_keeps_nobody_away(
+    tmp_path: Path, sent: bytes
+) -> None:
+    """A run may connect, and may have the control group of whoever steers the daemon."""
+    async with serving(tmp_path, limits=Limits(connections=4)):
+        async with AsyncExitStack() as connections:
+            for _ in range(12):
+                one = await connections.enter_async_context(await connected(tmp_path))
+                with suppress(anyio.BrokenResourceError):
+                    await one.send(sent)
+            found = await asked(tmp_path)
+        await until(partial(admitted, tmp_path))
+
+    assert found["method"] == "GET"
+
+
+async def test_who_has_to_give_way_is_never_one_who_is_answered(
+    tmp_path: Path,
+) -> None:
+    limits = Limits(connections=3, kept_for_root=0)
+    async with serving(tmp_path, HANGING, limits=limits):
+        async with AsyncExitStack() as connections:
+            await holding(tmp_path, connections)
+            for _ in range(8):
+                await connections.enter_async_context(await connected(tmp_path))
+            found = await asked(tmp_path)
+            await holding(tmp_path, connections)
+            with pytest.raises(NotReachable, match="open already"):
+                await asked(tmp_path)
+        await until(partial(admitted, tmp_path))
 
     assert found["method"] == "GET"
 

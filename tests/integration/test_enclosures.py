@@ -1,11 +1,9 @@
 """Bubblewrap and containers: what encloses a run holds, and the run starts, stops and ends as any other."""
 
 import os
-import re
-import shutil
 import socket
 import subprocess
-import tarfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,26 +21,11 @@ from dispatchd.protocol.outcome import Exit
 from support.control import call
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
+from support.images import IMAGE, podman
 from support.until import in_time, until
-from support.walls import ATTEMPTS, EVERYDAY, Scene, new_scene, tried
+from support.walls import ATTEMPTS, EVERYDAY, OWN, Scene, new_scene, tried
 
 pytestmark = pytest.mark.host
-
-IMAGE = "localhost/dispatchd-test:1"
-BUSYBOX = Path("/bin/busybox")
-TOOLS = ("sh", "echo", "cat", "env", "id", "kill", "ls", "rm", "sleep", "touch", "head")
-
-OWN = {
-    # In namespaces of its own these are about the run's own processes and folders,
-    *("leave something in /tmp", "leave something in /var/tmp"),
-    *("leave something in /dev/shm", "renice all of the user"),
-    *("signal its shim", "kill its shim", "read its shim's environment"),
-    "read its shim's request",
-    # about what lies on the way to its own,
-    *("read the daemon's home", "list all runs"),
-    # and the network is the machine's, as docs/security.md says.
-    "connect to an abstract socket of the daemon",
-}
 
 
 @pytest.fixture
@@ -50,42 +33,6 @@ def scene() -> Iterator[Scene]:
     # Not below /tmp, of which a run has its own.
     with new_scene(Path.home()) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An image with one program, made without any registry."""
-    if shutil.which("podman") is None or not BUSYBOX.exists():
-        pytest.skip("needs podman and busybox-static")
-    folder = tmp_path_factory.mktemp("image")
-    archive, conf = folder / "root.tar", folder / "containers.conf"
-    # Without CAP_SYS_RESOURCE, as within another container, no limit can be raised.
-    limits = '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]\n'
-    runtime = '[engine]\nruntime = "runc"\n' if shutil.which("runc") else ""
-    conf.write_text(limits + runtime)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("CONTAINERS_CONF", str(conf))
-        yield _made(archive)
-
-
-def _made(archive: Path) -> str:
-    with tarfile.open(archive, "w") as tar:
-        tar.add(BUSYBOX, "bin/busybox")
-        for each in TOOLS:
-            link = tarfile.TarInfo(f"bin/{each}")
-            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(link)
-    made = podman("import", "--quiet", str(archive), IMAGE)
-    tried = podman("run", "--rm", "--network=none", "--init", IMAGE, "/bin/echo", "up")
-    if made.returncode or tried.stdout != b"up\n":
-        pytest.skip(f"podman runs nothing here: {tried.stderr.decode()}")
-    return IMAGE
-
-
-def podman(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        ["podman", *arguments], capture_output=True, check=False, timeout=120
-    )
 
 
 @pytest.fixture(params=[Isolation.BUBBLEWRAP, Isolation.CONTAINER])
@@ -126,17 +73,46 @@ async def test_a_run_in_bubblewrap_reaches_nothing_of_the_daemon_nor_of_other_ru
         pytest.skip(problem)
     well, output = await tried(scene, ATTEMPTS, Isolation.BUBBLEWRAP)
 
-    assert well - OWN == set(), output
+    assert well - OWN[Isolation.BUBBLEWRAP] == {
+        "connect to an abstract socket of the daemon"
+    }, output
     assert not list(Path("/tmp").glob("left-by-a-run-*"))  # where it must not be
     assert not list(Path("/dev/shm").glob("left-by-a-run-*"))  # likewise
     assert (scene.folder / "state/jobs/known.json").read_text() == "known"
 
 
-def test_the_docs_say_what_is_the_run_s_own() -> None:
-    page = (Path(__file__).parents[2] / "docs/security.md").read_text()
-    rows = re.findall(r"^\| (.+?) \| denied \| (.+?) \|", page, re.MULTILINE)
+KEYS = """
+import ctypes, errno, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+import anyio
+from dispatchd.agent.domain.isolation import Isolation
+from support.walls import new_scene, tried, ATTEMPTS
+c = ctypes.CDLL(None, use_errno=True)
+assert c.syscall(250, 1, None) > 0
+assert c.syscall(248, b"user", b"of-the-daemon", b"x", 1, -3) > 0
+name = "leave a key in the session's keyring"
+async def main():
+    with new_scene(Path.home()) as scene:
+        return await tried(scene, {{name: ATTEMPTS[name]}}, Isolation.BUBBLEWRAP)
+well, output = anyio.run(main, backend_options={{"loop_factory": __import__("support.clock").clock.SkippingLoop}})
+assert well == {{name}}, output
+assert c.syscall(250, 10, -3, b"user", b"of-the-daemon", 0) > 0
+assert c.syscall(250, 10, -3, b"user", b"left-by-a-run", 0) < 0
+"""
 
-    assert {name for name, word in rows if word != "denied"} == OWN
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers of x86-64")
+def test_a_run_in_bubblewrap_has_a_session_keyring_of_its_own() -> None:
+    """The daemon's may hold what others need: a unit has one of its own (KeyringMode=)."""
+    if problem := bubblewrap.problem(os.environ["PATH"]):
+        pytest.skip(problem)
+    source = KEYS.format(path=sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
 
 
 async def test_everyday_work_goes_on_in_bubblewrap(scene: Scene) -> None:

@@ -1,11 +1,15 @@
 """The starter and its shims: what they leave, whatever happens to the processes around them."""
 
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engine.local.engine import LocalEngine
+from dispatchd.process.descendants import children_of
 from dispatchd.protocol.outcome import Exit
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.until import until
@@ -328,3 +333,154 @@ async def test_a_process_that_hides_ends_with_the_daemon_that_has_not_cleared_ye
         await local.observe(await started(local, ready), ready.folder)
 
     await the_end_of(int((ready.workspace / "hidden").read_text()))
+
+
+DISGUISES = {
+    "the name of another attempt": """
+os.execve("/bin/sleep", ["sleep", "600"], {"DISPATCHD_ATTEMPT_FOLDER": "/nowhere/attempt-1"})
+""",
+    "a first thread that has ended": """
+threading.Thread(target=time.sleep, args=(600,)).start()
+libc.syscall(60 if os.uname().machine == "x86_64" else 93, 0)
+""",
+    "memory without a command line": """
+fields = open("/proc/self/stat", "rb").read().rpartition(b")")[2].split()
+page = 4096
+start, end = int(fields[45]) // page * page, int(fields[48]) + page
+libc.munmap.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+threading.Thread(target=lambda: (libc.munmap(start, (end - start) // page * page), libc.pause())).start()
+""",
+}
+"""Ways of a process not to be known as what a run has left; each lives without its session, group and environment."""
+
+DISGUISED = """
+import ctypes, os, signal, sys, threading, time
+libc = ctypes.CDLL(None)
+if len(sys.argv) > 1:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    open("hidden.aside", "w").write(str(os.getpid()))
+    os.rename("hidden.aside", "hidden")
+    {way}
+elif os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.execve(sys.executable, [sys.executable, "-S", "-E", {source!r}, "hides"], {{}})
+    os._exit(0)
+else:
+    while not os.path.exists("hidden"):
+        time.sleep(0.01)
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+async def test_a_process_in_disguise_ends_with_its_run(
+    local: LocalEngine, tmp_path: Path, disguise: str
+) -> None:
+    source = tmp_path / "disguised.py"
+    way = DISGUISES[disguise].strip().replace("\n", "\n    ")
+    source.write_text(DISGUISED.format(way=way, source=str(source)))
+    ready = launch(tmp_path / "run", sys.executable, "-S", "-E", str(source))
+
+    process = await started(local, ready)
+    end = await local.observe(process, ready.folder)
+    await local.clear(process, ready.folder)
+
+    assert end == Exit(code=0), ready.output_file.read_text()
+    # By what it executes, since not even its number stays.
+    await until(
+        lambda: not running(str(source), "sleep\0600"), 30, "the end of a leftover"
+    )
+    await the_end_of(int((ready.workspace / "hidden").read_text()))
+
+
+HOPS = """
+#include <signal.h>
+#include <unistd.h>
+int main(void) {
+    if (fork()) return 0;
+    signal(SIGTERM, SIG_IGN);
+    for (;;) { setsid(); if (fork() > 0) _exit(0); }
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+async def test_a_process_that_is_another_one_at_each_look_ends_with_its_run(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    hops = tmp_path / "hops"
+    subprocess.run(["cc", "-xc", "-", "-o", hops], input=HOPS.encode(), check=True)
+    ready = launch(tmp_path / "run", "/bin/sh", "-c", f"env -i {hops}; sleep 0.1")
+
+    process = await started(local, ready)
+    await local.observe(process, ready.folder)
+    cleared = await local.clear(process, ready.folder)
+
+    assert cleared.survivors == ()
+    await until(lambda: not running(str(hops)), 30, "the end of a leftover")
+
+
+def running(*words: str) -> list[str]:
+    """Return the command lines that have one of some words, without those of these tests."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            line = (each / "cmdline").read_text(errors="replace")
+            if any(word in line for word in words) and "pytest" not in line.split("\0"):
+                found.append(line)
+    return found
+
+
+async def test_two_runs_that_end_together_are_each_told_of_their_own(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    """What one has left is not counted for the other, although anybody may end it."""
+    leaves = "setsid -f sleep 601; setsid -f sleep 601; sleep 0.2; exit 3"
+    one = launch(tmp_path / "1", "/bin/sh", "-c", leaves)
+    two = launch(tmp_path / "2", "/bin/sh", "-c", leaves)
+    first, second = await started(local, one), await started(local, two)
+    assert await local.observe(first, one.folder) == Exit(code=3)
+    assert await local.observe(second, two.folder) == Exit(code=3)
+
+    assert (await local.clear(first, one.folder)).ended == 2
+    assert (await local.clear(second, two.folder)).ended == 2
+
+
+def test_a_child_of_any_thread_is_a_child() -> None:
+    found: list[subprocess.Popen[bytes]] = []
+    over = threading.Event()
+
+    def start() -> None:
+        found.append(subprocess.Popen(["/bin/sleep", "600"]))
+        over.wait()
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    while not found:
+        time.sleep(0.01)
+    try:
+        assert found[0].pid in children_of(os.getpid())
+    finally:
+        over.set()
+        thread.join()
+        found[0].kill()
+        found[0].wait()
+
+
+async def test_a_run_keeps_no_start_away_by_descriptors_on_their_way(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    """All of a user's count together (unix(7), ETOOMANYREFS); a daemon that is root is not asked."""
+    ready = launch(
+        tmp_path, sys.executable, "-c", "import resource; print(*resource.getrlimit(7))"
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    await local.observe(await started(local, ready), ready.folder)
+
+    of_run = [int(each) for each in ready.output_file.read_text().split()]
+    # A message has up to 253 of them (SCM_MAX_FD), beyond the limit of its sender.
+    assert of_run[1] + 253 < hard
+    assert of_run[0] == min(soft, of_run[1])
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)

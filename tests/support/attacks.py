@@ -25,6 +25,7 @@ DAMAGES = {
     "its own folder a link": 'rm -rf "$DISPATCHD_ATTEMPT_FOLDER/run"; ln -s /nonexistent "$DISPATCHD_ATTEMPT_FOLDER/run"; exit 2',
     "its output a pipe": 'rm "$DISPATCHD_ATTEMPT_FOLDER/output.log"; mkfifo "$DISPATCHD_ATTEMPT_FOLDER/output.log"; exit 2',
     "its workspace a link": 'cd /; rm -rf "$DISPATCHD_WORKSPACE"; ln -s /nonexistent "$DISPATCHD_WORKSPACE"; exit 2',
+    "its workspace a link to itself": 'cd /; rm -rf "$DISPATCHD_WORKSPACE"; ln -s workspace "$DISPATCHD_WORKSPACE"; exit 2',
     "its modes": 'chmod 0 .. . "$DISPATCHD_ATTEMPT_FOLDER" "$DISPATCHD_ATTEMPT_FOLDER/run"; exit 2',
 }
 """What a run can do to its own folder, by what is wrong with it then."""
@@ -47,6 +48,12 @@ TRICKS = {
     "a stop of its shim and of the daemon": f"kill -STOP $PPID; kill -STOP $DAEMON; kill -STOP $OTHER; {_LEAVE}",
     "an end of its group": "trap '' TERM HUP INT QUIT; kill -TERM 0; kill -HUP 0; exit 7",
     "modes of the daemon's folders": 'for i in 1 2 3; do chmod 0 "$STATE" "$STATE/jobs" "$STATE/runs" "$STATE/history"; done; exit 7',
+    "times of the daemon's records": 'touch -c -d 2001-01-01 "$STATE"/history/good-*.json "$STATE"/jobs/*.json; exit 7',
+    "modes of other runs": 'for i in 1 2 3; do chmod -R 0 "$STATE"/runs/good-* 2>/dev/null; done; exit 7',
+    "a name of another attempt": f"env DISPATCHD_ATTEMPT_FOLDER=/nowhere setsid -f sleep 600; {_LEAVE}",
+    "descriptors on their way": '"$PYTHON" -c \'import socket, time\nheld = []\n'
+    'try:\n while len(held) < 200:\n  held += socket.socketpair()\n  [socket.send_fds(held[-1], [b"x"], [0] * 250) for _ in range(3)]\n'
+    "except OSError: pass\ntime.sleep(0.5)'; exit 7",
     "a poisoned git": 'git config --global core.sshCommand "touch $STATE/pwned"; git init -q . ; exit 7',
     "the control socket": '"$PYTHON" -c \'import os, socket; s = socket.socket(socket.AF_UNIX); s.connect(os.environ["STATE"] + "/control.sock"); '
     's.sendall(b"POST /v1/pause HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: 0\\r\\n\\r\\n"); print(s.recv(999))\'; exit 7',

@@ -5,7 +5,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -124,7 +124,7 @@ ATTEMPTS = {
     "signal its shim": "kill -0 $PPID",
     "kill its shim": "kill -9 $PPID",
     "read its shim's environment": "cat /proc/$PPID/environ",
-    "read its shim's request": "cat /proc/$PPID/fd/*",
+    "read its shim's request": "for f in /proc/$PPID/fd/*; do timeout 2 head -c 1 $f >f && exit 0; done; exit 1",
     "read another run's environment": "cat /proc/$OTHER/environ",
     "signal another run": "kill -0 $OTHER",
     # PTRACE_SEIZE of linux/ptrace.h, which ends with the process.
@@ -132,7 +132,7 @@ ATTEMPTS = {
     'sys.exit(ctypes.CDLL(None).ptrace(0x4206, int(os.environ["DAEMON"]), 0, 0) != 0)\'',
     "change the daemon's limits": "prlimit --pid $DAEMON --nofile=1:1",
     "renice the daemon": "renice -n 19 -p $DAEMON",
-    "renice all of the user": "renice -n 19 -u $(id -u)",
+    "renice all of the user": '"$PYTHON" -c "import os; os.setpriority(os.PRIO_USER, 0, 19)"',
     "bind the daemon to a processor": "taskset -pc 0 $DAEMON",
     "change the daemon's scheduling": "chrt -b -p 0 $DAEMON",
     "change the daemon's disk priority": "ionice -c 3 -p $DAEMON",
@@ -147,8 +147,91 @@ ATTEMPTS = {
     "mount something": "mount -t tmpfs none .",
     "connect to an abstract socket of the daemon": '"$PYTHON" -c \'import socket, os; '
     'socket.socket(socket.AF_UNIX).connect("\\0" + os.environ["ABSTRACT"])\'',
+    "take a descriptor of the daemon": '"$PYTHON" -c \'import ctypes, os; p = os.pidfd_open(int(os.environ["DAEMON"])); '
+    "assert ctypes.CDLL(None).syscall(438, p, 0, 0) >= 0'",
+    "leave a key in the user's keyring": '"$PYTHON" -c \'import ctypes, platform; '
+    'number = {"x86_64": 248}.get(platform.machine(), 217); '
+    'assert ctypes.CDLL(None).syscall(number, b"user", b"left-by-a-run", b"x", 1, -4) > 0\'',
+    "leave a key in the session's keyring": '"$PYTHON" -c \'import ctypes, platform; '
+    'number = {"x86_64": 248}.get(platform.machine(), 217); '
+    'assert ctypes.CDLL(None).syscall(number, b"user", b"left-by-a-run", b"x", 1, -3) > 0\'',
+    "make a user namespace": "unshare --user true",
+    "write to a terminal of the daemon's user": 'echo x >"$TERMINAL"',
+    "read from a terminal of the daemon's user": ': <"$TERMINAL"',
 }
 """What no run may do; those that end well are the holes."""
+
+OPEN = {
+    "see the command line of another run": "cat /proc/$OTHER/cmdline",
+    "see that a file of another run is there": 'test -e "$STATE/runs/other/event.json"',
+    "see the names of files that change": '"$PYTHON" -c \'import ctypes, os; c = ctypes.CDLL(None); '
+    'assert c.inotify_add_watch(c.inotify_init1(0), os.fsencode(os.environ["STATE"] + "/jobs"), 2) > 0\'',
+    "change the mode of the daemon's records": 'chmod 600 "$STATE/jobs/known.json"',
+    "set the time of the daemon's records": 'test -e "$STATE/jobs/known.json" && touch -c -d 2020-01-01 "$STATE/jobs/known.json"',
+    "connect to a socket of another run": '"$PYTHON" -c \'import os, socket; '
+    'socket.socket(socket.AF_UNIX).connect(os.environ["STATE"] + "/runs/other/workspace/s")\'',
+    "connect to a service on loopback": '"$PYTHON" -c \'import os, socket; '
+    'socket.create_connection(("127.0.0.1", int(os.environ["LOOPBACK"])), 5)\'',
+    "use the user's System V shared memory": 'ipcrm -m "$(ipcmk -M 4096 | grep -o "[0-9]*$")"',
+}
+"""What stays open in the sandbox (docs/security.md)."""
+
+TRIED = {**ATTEMPTS, **OPEN}
+
+OWN = {
+    Isolation.SANDBOX: set[str](),
+    # In namespaces of its own these are about the run's own processes and folders, or about what lies on the way to them.
+    Isolation.BUBBLEWRAP: {
+        *("leave something in /tmp", "leave something in /var/tmp"),
+        *("leave something in /dev/shm", "renice all of the user"),
+        *("signal its shim", "kill its shim", "read its shim's environment"),
+        *("read its shim's request", "read the daemon's home", "list all runs"),
+        *("leave a key in the user's keyring", "make a user namespace"),
+        "leave a key in the session's keyring",
+        *("use the user's System V shared memory",),
+    },
+    Isolation.CONTAINER: {
+        *("leave something in /tmp", "leave something in /var/tmp"),
+        *("leave something in /dev/shm", "make a user namespace"),
+        *("renice all of the user", "signal its shim", "kill its shim"),
+        *("read its shim's environment", "read its shim's request"),
+        *("read the daemon's home", "list all runs"),
+        *("use the user's System V shared memory",),
+    },
+}
+"""What ends well, and reaches nothing that isn't the run's own."""
+
+POSSIBLE = {
+    Isolation.SANDBOX: set(OPEN),
+    Isolation.BUBBLEWRAP: {
+        "connect to an abstract socket of the daemon",
+        "connect to a service on loopback",
+    },
+    Isolation.CONTAINER: set[str](),
+}
+"""What reaches something else."""
+
+COLUMNS = (*OWN, Isolation.NONE)
+
+
+def word(isolation: Isolation, name: str) -> str:
+    """Return what becomes of an attempt."""
+    if isolation is Isolation.NONE or name in POSSIBLE[isolation]:
+        return "possible"
+    return "its own" if name in OWN[isolation] else "denied"
+
+
+def table() -> str:
+    """Return the table of docs/security.md."""
+    head = (
+        f"| a run wants to | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}"
+    )
+    rows = [
+        f"| {name} | {' | '.join(word(each, name) for each in COLUMNS)} |"
+        for name in TRIED
+    ]
+    return "\n".join([head, *rows])
+
 
 EVERYDAY = {
     "use its workspace": "mkdir -p a/b && echo x >a/b/c && mv a/b/c d && cat d && rm -r a",
@@ -177,11 +260,18 @@ EVERYDAY = {
 """What must go on working."""
 
 NEEDS = {
+    "use the user's System V shared memory": "ipcmk",
+    "make a user namespace": "unshare",
     "strace of a child": "strace",
     "git": "git",
     "a git submodule": "git",
     "a compiler and make": "make",
 }
+
+
+def is_tried(name: str) -> bool:
+    """Return whether this machine has what an attempt needs."""
+    return name not in NEEDS or shutil.which(NEEDS[name]) is not None
 
 
 def script(attempts: dict[str, str]) -> str:
@@ -190,7 +280,7 @@ def script(attempts: dict[str, str]) -> str:
         f"(mkdir t{number} && cd t{number} && {command}) </dev/null >said 2>&1 && echo {number} done"
         f" || {{ echo {number} not; sed 's/^/    /' said; }}"
         for number, (name, command) in enumerate(attempts.items())
-        if name not in NEEDS or shutil.which(NEEDS[name])
+        if is_tried(name)
     )
 
 
@@ -204,30 +294,51 @@ def done(attempts: dict[str, str], output: str) -> set[str]:
     }
 
 
+@contextmanager
+def targets(state: Path) -> Iterator[dict[str, str]]:
+    """Yield the variables that name what attempts are made on, each of this process; the run `other` has its folder."""
+    abstract = f"dispatchd-test-{os.getpid()}-{state.parent.name}"
+    known = state / "jobs/known.json"
+    known.write_text("known")
+    with (
+        socket.socket(socket.AF_UNIX) as hidden,
+        socket.socket(socket.AF_UNIX) as named,
+        socket.create_server(("127.0.0.1", 0)) as loopback,
+        ExitStack() as stack,
+    ):
+        hidden.bind("\0" + abstract)
+        hidden.listen()
+        named.bind(str(state / "runs/other/workspace/s"))
+        named.listen()
+        master, terminal = os.openpty()
+        stack.callback(os.close, master)
+        stack.callback(os.close, terminal)
+        yield {
+            "STATE": str(state),
+            "DAEMON": str(os.getpid()),
+            "DAEMON_HOME": str(Path.home()),
+            "PYTHON": sys.executable,
+            "ABSTRACT": abstract,
+            "LOOPBACK": str(loopback.getsockname()[1]),
+            "TERMINAL": os.ttyname(terminal),
+            "DISK": str(next(Path("/dev").glob("[nsv][dv]*a*"), "/dev/sda")),
+        }
+    assert known.read_text() == "known"
+
+
 async def tried(
     scene: Scene, attempts: dict[str, str], isolation: Isolation
 ) -> tuple[set[str], str]:
-    """Return what went well of some attempts, and all that was said, beside another run and a socket of the daemon."""
-    (scene.folder / "state/jobs/known.json").write_text("known")
+    """Return what went well of some attempts, and all that was said, beside another run and what is the daemon's."""
     other = scene.launch(
         "other", "read line <pipe; exit 5", TOKEN="secret of the other"
     )
     os.mkfifo(other.workspace / "pipe")
     other_process = await scene.start(other)
     child = await until(lambda: command_of(other_process.pid), 30, "a command")
-    abstract = f"dispatchd-test-{os.getpid()}-{scene.folder.name}"
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind("\0" + abstract)
-        listening.listen()
+    with targets(scene.folder / "state") as env:
         mine = scene.launch(
-            "mine",
-            script(attempts),
-            isolation,
-            OTHER=str(child),
-            ABSTRACT=abstract,
-            PYTHON=sys.executable,
-            DAEMON_HOME=str(Path.home()),
-            DISK=str(next(Path("/dev").glob("[nsv][dv]*a*"), "/dev/sda")),
+            "mine", script(attempts), isolation, **env, OTHER=str(child)
         )
         code, output = await scene.run(mine)
     with (other.workspace / "pipe").open("w") as pipe:

@@ -37,6 +37,13 @@ def test_what_is_in_the_workspace_is_there(workspace: Path, wanted: str) -> None
     assert missing_artifacts(workspace, [wanted]) == ()
 
 
+def test_a_workspace_that_is_a_link_to_itself_has_no_artifacts(tmp_path: Path) -> None:
+    (tmp_path / "workspace").symlink_to("workspace")
+
+    assert missing_artifacts(tmp_path / "workspace", ["dist"]) == ("dist",)
+    assert missing_artifacts(tmp_path / "workspace", []) == ()
+
+
 @pytest.mark.parametrize(
     "wanted",
     [

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ def test_a_link_in_the_place_of_the_folder_is_no_way_out(tmp_path: Path) -> None
     (tmp_path / "kept").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "kept")
 
-    assert remove_tree(tmp_path / "run").count == 1
+    assert remove_tree(tmp_path / "run").count == 0
     assert (tmp_path / "kept").exists()
 
 
@@ -183,3 +184,29 @@ def test_files_of_another_user_stay_alone(tmp_path: Path, *, again: bool) -> Non
     assert set(said) == {"1 Permission denied"}
     assert sorted(each.name for each in run.rglob("*") if each.is_file()) == ["app"]
     assert not [each for each in run.rglob("*") if each.name in {"own", "output.log"}]
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link", "link to a folder", "socket"])
+def test_what_is_in_a_folder_s_place_is_removed_too(tmp_path: Path, kind: str) -> None:
+    """A run can put anything in the place of its home, which is moved away and removed when it has ended."""
+    place, other = tmp_path / "place", tmp_path / "other"
+    other.mkdir()
+    (other / "kept").touch()
+    match kind:
+        case "file":
+            place.touch(mode=0)
+        case "pipe":
+            os.mkfifo(place)
+        case "link":
+            place.symlink_to("/nonexistent")
+        case "link to a folder":
+            place.symlink_to(other)
+        case _:
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(str(place))
+
+    left = remove_tree(place)
+
+    assert left.count == 0
+    assert not os.path.lexists(place)
+    assert (other / "kept").exists()

@@ -1,8 +1,11 @@
 """Listing past jobs while others come and go."""
 
+import os
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from attrs import evolve
 
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event
@@ -28,6 +31,22 @@ def test_a_half_written_record_is_none(tmp_path: Path) -> None:
     assert [each.job.id for each in store.past_like("")] == ["a"]
     assert [each.job.id for each in store.past_before(LATER)] == ["a"]
     assert [each.job.id for each in read_all(tmp_path)] == ["a"]
+    store.close()
+
+
+def test_a_job_is_as_old_as_its_record_says_whatever_time_its_file_was_given(
+    tmp_path: Path,
+) -> None:
+    """A run can set the times of files that it can't write to (docs/security.md), and a job forgotten would run again."""
+    store, _ = JobStore.open(tmp_path)
+    store.put(past("young"))
+    store.put(evolve(past("old"), changed_at=NOW - timedelta(days=40)))
+    for name in ("young", "old"):
+        os.utime(tmp_path / "history" / f"{name}.json", (0, 0))
+
+    found = store.past_before(NOW - timedelta(days=30))
+
+    assert [each.job.id for each in found] == ["old"]
     store.close()
 
 

@@ -33,6 +33,8 @@ def outcome(code: bytes, architecture: int, number: int, *arguments: int) -> int
                 at += when_true if loaded == value else when_false
             case 0x35:
                 at += when_true if loaded >= value else when_false
+            case 0x45:
+                at += when_true if loaded & value else when_false
             case 0x06:
                 return int(value)
             case _:
@@ -78,7 +80,7 @@ def test_only_the_calling_process_is_a_target(
     assert says(ioprio_set, 1, 42) == REFUSED
     assert says(ioprio_set, 3, 0) == REFUSED
     assert says(keyctl, 0) == REFUSED
-    for number in (0, 1, 59, 64, 400, 435):
+    for number in (0, 1, 59, 64, 400, 436):
         assert says(number, 42, 42) == ALLOWED
 
 
@@ -92,11 +94,36 @@ def test_the_other_interfaces_of_a_machine_are_no_way_around() -> None:
 
 def test_every_call_is_refused_to_a_target_of_its_own_number() -> None:
     code = program("x86_64")
-    numbers = (302, 142, 144, 203, 314, 141, 251, 248, 249, 250)
+    numbers = (302, 142, 144, 203, 314, 141, 251, 248, 249, 250, 56, 272)
 
-    said = [outcome(code, X86_64, number, 42, 42) for number in numbers]
+    said = [outcome(code, X86_64, number, 0x10000000 | 42, 42) for number in numbers]
 
-    assert said == [REFUSED] * len(CALLS)
+    assert said == [REFUSED] * (len(CALLS) - 1)
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture", "clone", "unshare"),
+    [
+        ("x86_64", X86_64, 56, 272),
+        ("x86_64", I386, 120, 310),
+        ("aarch64", AARCH64, 220, 97),
+        ("aarch64", ARM, 120, 337),
+        ("riscv64", RISCV64, 220, 97),
+    ],
+)
+def test_no_user_namespace_can_be_made_and_all_else_can(
+    machine: str, architecture: int, clone: int, unshare: int
+) -> None:
+    code = program(machine)
+    new_user, thread, new_files = 0x10000000, 0x3D0F00, 0x00020000
+
+    for number in (clone, unshare):
+        assert outcome(code, architecture, number, new_user) == REFUSED
+        assert outcome(code, architecture, number, new_user | new_files) == REFUSED
+        assert outcome(code, architecture, number, thread) == ALLOWED
+        assert outcome(code, architecture, number, new_files) == ALLOWED
+    # Its flags can't be seen; programs fall back to `clone`.
+    assert outcome(code, architecture, 435, 0) == UNKNOWN
 
 
 def test_an_unknown_machine_has_no_filter() -> None:

@@ -11,7 +11,7 @@ from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.agent.runs.conclude import Concluder
-from dispatchd.agent.runs.follow import Follower
+from dispatchd.agent.runs.follow import Follower, Guard, unguarded
 from dispatchd.agent.runs.leftovers import Leftovers
 from dispatchd.agent.runs.run import RunLoop
 from dispatchd.agent.runs.start import Starter
@@ -89,8 +89,9 @@ def execution(
     engine: LocalEngine,
     known: KnownSecrets,
     source: Source | None = None,
+    guard: Guard = unguarded,
 ) -> Execution:
-    """Wire the objects that run the tracked jobs; `source` gives tokens to their runs."""
+    """Wire the objects that run the tracked jobs. `source` gives tokens to runs, `guard` keeps their files usable."""
     current, tracker, runs = shared.current, shared.tracker, shared.runs
     concluder = Concluder(
         tracker=tracker,
@@ -120,6 +121,7 @@ def execution(
         clock=shared.clock,
         concluder=concluder,
         leftovers=leftovers,
+        guard=guard,
     )
     run_loop = RunLoop(
         starter=starter,

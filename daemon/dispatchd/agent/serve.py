@@ -16,7 +16,7 @@ from dispatchd.agent.endpoint.open import needs_of, open_caller
 from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.agent.health.metrics import Metrics
-from dispatchd.agent.store.held import HeldFolders
+from dispatchd.agent.store.held import HeldFolders, restore_state
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.lock import lock
 from dispatchd.agent.store.runs import Runs
@@ -64,6 +64,9 @@ async def serve(config: Config, given: Surroundings) -> None:
             path=str(config.secret_file),
             to_do="chmod 600",
         )
+    restored = restore_state(config.state_folder)
+    if restored:
+        log.warning("folder_modes_restored", count=restored)
     async with AsyncExitStack() as stack:
         stack.enter_context(lock(config.state_folder))
         warnings = _machine_warnings(config, environment)

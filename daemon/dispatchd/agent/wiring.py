@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -35,9 +36,11 @@ from dispatchd.agent.loops.prune import PruneLoop
 from dispatchd.agent.loops.pull import PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.reload import Reloader
+from dispatchd.agent.runs.follow import Guard
 from dispatchd.agent.store.held import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.supervisor import Daemon
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
@@ -97,7 +100,7 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
     )
     machine = Machine(controllers=engine.controllers, obstacle=engine.obstacle)
     source = _source(opened, who, machine)
-    core = execution(shared, engine, opened.known, source)
+    core = execution(shared, engine, opened.known, source, _guard(opened))
     loops = _loops(opened, shared, core, source, who)
     status = _status(opened, shared, core, loops, who)
     opened.metrics.registry.register(StatusCollector(status, opened.caller.counted))
@@ -140,6 +143,17 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
         bugs=bugs,
         last_resort=opened.last_resort,
     )
+
+
+def _guard(opened: Opened) -> Guard:
+    """Return the guard of what live runs need, and of the files that the configuration in force names."""
+
+    def guard(run: RunFolder, number: int) -> AbstractContextManager[None]:
+        opened.held.need_elsewhere(opened.current.config.needed_files())
+        return opened.held.guarding(run, number)
+
+    opened.held.need_elsewhere(opened.current.config.needed_files())
+    return guard
 
 
 def _identity(opened: Opened, changed: Notifier) -> Identity:

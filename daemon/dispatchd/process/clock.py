@@ -98,10 +98,14 @@ class SteadyClock:
 
         The kernel stamps files with the wall clock, and it isn't known whether that was set before or after.
         So the later of the two possible times that is not in the future counts: silence is never overestimated.
+        Whoever owns a file can give it any time; one that no calendar has counts as now.
         """
-        stamped = datetime.fromtimestamp(written_ns / 1e9, UTC)
         now, jump = self.now(), self.jump()
-        likely = [each for each in (stamped, stamped - jump) if each <= now]
+        try:
+            stamped = datetime.fromtimestamp(written_ns / 1e9, UTC)
+            likely = [each for each in (stamped, stamped - jump) if each <= now]
+        except (ValueError, OverflowError, OSError):
+            return now
         return max(likely, default=now)
 
     def jump(self) -> timedelta:

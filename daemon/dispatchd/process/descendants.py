@@ -23,12 +23,18 @@ def adopt_orphans() -> None:
 
 
 def children_of(pid: int) -> list[int]:
-    """Return the children of a process of one thread; none where the kernel doesn't list them (proc_pid_task(5))."""
+    """Return the children of a process; none where the kernel doesn't list them (proc_pid_task(5))."""
+    found: list[int] = []
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:  # noqa: PTH123  # no pathlib in here
-            return [int(each) for each in file.read().split()]
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208  # no pathlib in here
     except OSError:
-        return []
+        return found
+    # A child is that of the thread that has forked it.
+    for thread in threads:
+        path = f"/proc/{pid}/task/{thread}/children"
+        with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123  # likewise
+            found += [int(each) for each in file.read().split()]
+    return found
 
 
 def descendants_of(pid: int) -> list[int]:

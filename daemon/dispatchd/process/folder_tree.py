@@ -110,14 +110,18 @@ class _Removal:
 def remove_tree(path: Path) -> Leftovers:
     """Remove a folder, if it exists, with everything in it that can be removed. Return the rest. Blocks.
 
-    Follows no link. A folder of this user is made writable first. An entry that can't be removed, such as a file of
-    another user or an immutable one, stops nothing else.
+    Something else in its place, such as a link or a pipe, is removed as well. Follows no link. A folder of this user is
+    made writable first. An entry that can't be removed, such as a file of another user or an immutable one, stops nothing else.
     """
     left = Leftovers()
     try:
-        with _opened(str(path), None) as top:
-            _Removal(top, path, left).run()
-        path.rmdir()
+        try:
+            with _opened(str(path), None) as top:
+                _Removal(top, path, left).run()
+        except NotADirectoryError:
+            path.unlink()
+        else:
+            path.rmdir()
     except FileNotFoundError:
         pass
     except OSError as error:

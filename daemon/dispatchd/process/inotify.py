@@ -10,44 +10,55 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _ATTRIBUTES: Final = 0x4
 """IN_ATTRIB."""
 
+_OVERFLOW: Final = 0x4000
+"""IN_Q_OVERFLOW."""
+
 _HEAD: Final = struct.Struct("=iIII")
 """`struct inotify_event`, before its name."""
 
 _READ: Final = 64 * 1024
 
 
-def watch(folders: list[int]) -> int:
-    """Return a descriptor that is readable when the attributes of an open folder, or of an entry in it, have changed.
+def create() -> int:
+    """Return a descriptor that is readable when a watched folder or an entry in it has changed. The caller closes it.
 
-    The caller closes it. Fails with OSError if the kernel refuses, as where this user has too many watches already.
+    Fails with OSError if the kernel refuses, as where this user has too many descriptors of this kind already.
     """
-    fd = _checked(_LIBC.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
-    try:
-        for each in folders:
-            path = os.fsencode(f"/proc/self/fd/{each}")
-            _checked(_LIBC.inotify_add_watch(fd, path, _ATTRIBUTES))
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return _checked(_LIBC.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
 
 
-def names(fd: int) -> set[str]:
-    """Return the names of the entries that changed since the last call; a folder itself has no name."""
-    found: set[str] = set()
+def watch(fd: int, folder: str) -> int:
+    """Watch the attributes of a folder and of the entries in it. Return the number of the watch.
+
+    Fails with OSError if the kernel refuses, as where this user has too many watches already.
+    """
+    return _checked(_LIBC.inotify_add_watch(fd, os.fsencode(folder), _ATTRIBUTES))
+
+
+def unwatch(fd: int, number: int) -> None:
+    """End a watch; the watch of a folder that is gone has ended."""
+    _LIBC.inotify_rm_watch(fd, number)
+
+
+def changes(fd: int) -> set[tuple[int, str]] | None:
+    """Return the changes since the last call, as watch and name; a folder itself has no name.
+
+    None where there were more than the kernel keeps (fs.inotify.max_queued_events): anything may have changed.
+    """
+    found: set[tuple[int, str]] = set()
     try:
         data = os.read(fd, _READ)
     except BlockingIOError:
         return found
-    at = 0
+    at, overflow = 0, False
     while at < len(data):
-        *_, length = _HEAD.unpack_from(data, at)
+        number, mask, _, length = _HEAD.unpack_from(data, at)
         at += _HEAD.size
         name = data[at : at + length].rstrip(b"\0")
         at += length
-        if name:
-            found.add(os.fsdecode(name))
-    return found
+        overflow = overflow or bool(mask & _OVERFLOW)
+        found.add((number, os.fsdecode(name)))
+    return None if overflow else found
 
 
 def _checked(result: int) -> int:

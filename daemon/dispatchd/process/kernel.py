@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from contextlib import suppress
 from typing import Final, Protocol
 
 PR_SET_DUMPABLE: Final = 4
@@ -11,6 +12,11 @@ PR_CAPBSET_DROP: Final = 24
 PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_CAP_AMBIENT: Final = 47
+
+_KEYCTL: Final = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
+"""Its number by machine (uname(2))."""
+_JOIN_SESSION_KEYRING: Final = 1
+"""KEYCTL_JOIN_SESSION_KEYRING of linux/keyctl.h; without a name it is a new one."""
 
 _LONG: Final = ctypes.c_long
 
@@ -55,6 +61,17 @@ def process_control(option: int, *arguments: int | bytes) -> None:
 
 def _passed(argument: int | bytes | None) -> object:
     return _LONG(argument) if isinstance(argument, int) else argument
+
+
+def leave_keyring() -> None:
+    """Give this process, and what it executes, a session keyring of its own, instead of the one that it shares (keyctl(2)).
+
+    Where the kernel has no keys, or isn't known, there is nothing to leave.
+    """
+    number = _KEYCTL.get(os.uname().machine)
+    if number is not None:
+        with suppress(OSError):
+            system_call(number, _JOIN_SESSION_KEYRING, None)
 
 
 def forbid_tracing() -> None:

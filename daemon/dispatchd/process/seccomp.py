@@ -1,7 +1,8 @@
 """Filter for system calls that reach other processes of the same user, and that no wall around files blocks.
 
 Changing limits, priorities and scheduling is allowed for the calling process (target 0) and denied for a target that is
-named. Keys of the user's keyring are out of reach. All else is allowed. Facts from seccomp(2), the headers
+named. Keys of the user's keyring are out of reach. So are new user namespaces, in which a process has every capability, and
+with them parts of the kernel that were written for root. All else is allowed. Facts from seccomp(2), the headers
 linux/seccomp.h, linux/filter.h and linux/audit.h, and each architecture's table of system calls.
 """
 
@@ -25,6 +26,8 @@ _IF_EQUAL: Final = 0x15
 """BPF_JMP | BPF_JEQ | BPF_K."""
 _IF_AT_LEAST: Final = 0x35
 """BPF_JMP | BPF_JGE | BPF_K."""
+_IF_ANY_BIT: Final = 0x45
+"""BPF_JMP | BPF_JSET | BPF_K."""
 _RETURN: Final = 0x06
 """BPF_RET | BPF_K."""
 
@@ -54,7 +57,16 @@ class Target(NamedTuple):
     """Kind that means every process of the user. It is refused, whatever the target."""
 
 
-CALLS: Final[Mapping[str, Target | None]] = {
+class Flags(NamedTuple):
+    """A call that is refused some flags in its first argument."""
+
+    refused: int
+
+
+_NEW_USER: Final = Flags(0x10000000)
+"""CLONE_NEWUSER of linux/sched.h."""
+
+CALLS: Final[Mapping[str, Target | Flags | int]] = {
     "prlimit64": Target(0),
     "sched_setparam": Target(0),
     "sched_setscheduler": Target(0),
@@ -64,18 +76,22 @@ CALLS: Final[Mapping[str, Target | None]] = {
     "setpriority": Target(1, kind_argument=0, whole_user=2),
     # IOPRIO_WHO_USER of linux/ioprio.h.
     "ioprio_set": Target(1, kind_argument=0, whole_user=3),
-    "add_key": None,
-    "request_key": None,
-    "keyctl": None,
+    "add_key": errno.EPERM,
+    "request_key": errno.EPERM,
+    "keyctl": errno.EPERM,
+    "clone": _NEW_USER,
+    "unshare": _NEW_USER,
+    # Its flags are in memory, where no filter can look: without it, programs use `clone`.
+    "clone3": errno.ENOSYS,
 }
-"""Filtered calls with their targets; a call with None is always refused."""
+"""Filtered calls with their targets; a call with a number always fails with that error."""
 
 _ORDER: Final = tuple(CALLS)
 
-_X86_64: Final = (302, 142, 144, 203, 314, 141, 251, 248, 249, 250)
-_I386: Final = (340, 154, 156, 241, 351, 97, 289, 286, 287, 288)
-_GENERIC: Final = (261, 118, 119, 122, 274, 140, 30, 217, 218, 219)
-_ARM: Final = (369, 154, 156, 241, 380, 97, 314, 309, 310, 311)
+_X86_64: Final = (302, 142, 144, 203, 314, 141, 251, 248, 249, 250, 56, 272, 435)
+_I386: Final = (340, 154, 156, 241, 351, 97, 289, 286, 287, 288, 120, 310, 435)
+_GENERIC: Final = (261, 118, 119, 122, 274, 140, 30, 217, 218, 219, 220, 97, 435)
+_ARM: Final = (369, 154, 156, 241, 380, 97, 314, 309, 310, 311, 120, 337, 435)
 """Numbers of the calls, in their order."""
 
 _NUMBERS: Final[Mapping[str, Mapping[int, tuple[int, ...]]]] = {
@@ -128,19 +144,23 @@ def _section(numbers: tuple[int, ...], *, has_x32: bool) -> bytes:
     return code + _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW)
 
 
-def _block(target: Target | None) -> bytes:
+def _block(held: Target | Flags | int) -> bytes:
     """Return the instructions that decide on one call; all of their paths return."""
     refuse = _fail(errno.EPERM)
-    if target is None:
-        return refuse
+    allow = _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW)
+    if isinstance(held, int):
+        return _fail(held)
+    if isinstance(held, Flags):
+        has_any = _INSTRUCTION.pack(_IF_ANY_BIT, 1, 0, held.refused)
+        return _load_argument(0) + has_any + allow + refuse
     code = b""
-    if target.kind_argument >= 0:
+    if held.kind_argument >= 0:
         # A match jumps over the three instructions that check the target, to the refusal.
-        code += _load_argument(target.kind_argument)
-        code += _INSTRUCTION.pack(_IF_EQUAL, 3, 0, target.whole_user)
-    code += _load_argument(target.argument)
+        code += _load_argument(held.kind_argument)
+        code += _INSTRUCTION.pack(_IF_EQUAL, 3, 0, held.whole_user)
+    code += _load_argument(held.argument)
     code += _INSTRUCTION.pack(_IF_EQUAL, 0, 1, _SELF)
-    return code + _INSTRUCTION.pack(_RETURN, 0, 0, _ALLOW) + refuse
+    return code + allow + refuse
 
 
 def _load_argument(index: int) -> bytes:

@@ -103,6 +103,15 @@ class Config:
             and bool(file.stat().st_mode & _OTHERS)
         )
 
+    def needed_files(self) -> list[Path]:
+        """Return what a daemon needs beside its programs: what the file names, and its own folders."""
+        named = (
+            *(self.cloud.ca_file, self.cloud.client_cert_file, self.checkout.ca_file),
+            *(path for each in self.workflows.values() for path in each.hidden_paths),
+        )
+        files = [self.file.parent / name for name in dict.fromkeys(named) if name]
+        return [self.file, *files, self.state_folder, self.control_folder]
+
 
 _CREDENTIALS: Final = "/run/credentials/dispatchd.service"
 """Folder in which systemd puts the credentials of our unit (systemd.exec(5)); for display outside of the service."""

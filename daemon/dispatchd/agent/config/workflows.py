@@ -99,6 +99,9 @@ class Reader:
             cloud.secret_file,
             cloud.client_key_file,
             cloud.proxy_credentials_file,
+            # Without a file of its own the key is in that of its certificate.
+            "" if cloud.client_key_file else cloud.client_cert_file,
+            self.content.checkout.proxy_credentials_file,
             self.content.license.key_file,
             self.content.telemetry.otlp_headers_file,
             *(secret.file for secret in self.content.secrets.values()),

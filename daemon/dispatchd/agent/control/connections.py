@@ -4,9 +4,10 @@ No peer can use up the descriptors that the loops need, keep all others out, or 
 for all peers and for each one, a pause where no connection can be accepted, and a bug in an act ends its call alone.
 """
 
+import socket
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -14,7 +15,7 @@ from typing import Final
 import anyio
 import h11
 import structlog
-from anyio.abc import SocketListener, SocketStream, TaskGroup
+from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup
 from attrs import define, field, frozen
 
 from dispatchd.agent.control.calls import OWNER_HEADER, Limits, Peer, Refused
@@ -59,6 +60,9 @@ class Connections:
     owner: str = ""
     token: str = ""
     _open: Counter[Hashable] = field(factory=Counter, init=False)
+    _unproven: dict[SocketStream, Hashable] = field(factory=dict, init=False)
+    """Connections that have not shown a request that may be carried out, oldest first, with the keys of their peers."""
+    _proven: set[SocketStream] = field(factory=set, init=False)
     _accepting: bool = field(default=True, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -94,7 +98,7 @@ class Connections:
             async with stream:
                 try:
                     visitor = self.identify(stream)
-                    with self._counted(visitor):
+                    with self._counted(visitor, stream):
                         await self._converse(talk, visitor)
                 except Refused as refused:
                     await talk.refuse(refused)
@@ -109,6 +113,10 @@ class Connections:
         with self.bugs.contained(self.server, {"call": call}) as containment:
             try:
                 self._check_token(head)
+                if self._unproven.pop(talk.stream, None) is None:
+                    # It has had to give way in this moment.
+                    return
+                self._proven.add(talk.stream)
                 self._check_owner(head)
                 await talk.answer(await carry_out(self.routes, *request, visitor.peer))
             except Refused as refusal:
@@ -141,24 +149,44 @@ class Connections:
             raise Refused(status=HTTPStatus.MISDIRECTED_REQUEST, reason=reason)
 
     @contextmanager
-    def _counted(self, visitor: Visitor) -> Iterator[None]:
-        """Count a connection while it is open.
+    def _counted(self, visitor: Visitor, stream: SocketStream) -> Iterator[None]:
+        """Count a connection while it is open; where there are too many, one gives way that has proven nothing yet.
 
         Raises:
-            Refused: There are too many.
+            Refused: There are too many, and all have.
         """
-        limits = self.limits
+        limits, key = self.limits, visitor.key
         most = limits.connections + (limits.kept_for_root if visitor.is_root else 0)
-        if self._open.total() >= most:
+        if self._open.total() >= most and not self._give_way():
             reason = f"{most} connections are open already; repeat this later"
             raise Refused(status=HTTPStatus.SERVICE_UNAVAILABLE, reason=reason)
-        if self._open[visitor.key] >= limits.connections_each:
+        if self._open[key] >= limits.connections_each and not self._give_way(key):
             reason = f"{limits.connections_each} connections from where this one comes are open already; close some"
             raise Refused(status=HTTPStatus.SERVICE_UNAVAILABLE, reason=reason)
-        self._open[visitor.key] += 1
+        self._open[key] += 1
+        self._unproven[stream] = key
         try:
             yield
         finally:
-            self._open[visitor.key] -= 1
-            if not self._open[visitor.key]:
-                del self._open[visitor.key]
+            was_counted = stream in self._unproven or stream in self._proven
+            self._unproven.pop(stream, None)
+            self._proven.discard(stream)
+            if was_counted:
+                self._forget(key)
+
+    def _give_way(self, key: Hashable = None) -> bool:
+        """End the oldest connection that has proven nothing, of one peer or (None) of all; False if there is none."""
+        for stream, other in self._unproven.items():
+            if key is None or other == key:
+                del self._unproven[stream]
+                self._forget(other)
+                # Whoever waits for its request finds it ended.
+                with suppress(OSError):
+                    stream.extra(SocketAttribute.raw_socket).shutdown(socket.SHUT_RDWR)  # noqa: S610  # not Django's
+                return True
+        return False
+
+    def _forget(self, key: Hashable) -> None:
+        self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]

@@ -1,7 +1,5 @@
 """Restoring modes: a run's sandbox doesn't block chmod(2), so the modes of the daemon's folders are restored at once."""
 
-import os
-from functools import partial
 from typing import Final
 
 import anyio
@@ -12,12 +10,15 @@ from attrs import define, field
 
 from dispatchd.agent.store.held import HeldFolders
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.process import inotify
 
 _LOOP: Final = "modes"
 
 _REST_S: Final = 0.02
 """Rest after each round (seconds): a run that changes modes in a loop must not occupy the daemon."""
+
+
+_AGAIN_S: Final = 60.0
+"""Wait before watching is tried again where the kernel refuses it (seconds)."""
 
 
 @define
@@ -32,22 +33,27 @@ class ModesLoop:
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Restore modes until cancelled."""
-        try:
-            changes = inotify.watch(self._held.descriptors)
-        except OSError as error:
-            self._log.warning("modes_not_watched", error=error.strerror)
-            task_status.started()
-            await anyio.sleep_forever()
-            return
-        try:
-            task_status.started()
-            await self._bugs.rounds(_LOOP, partial(self._round, changes))
-        finally:
-            os.close(changes)
+        self._watch()
+        task_status.started()
+        await self._bugs.rounds(_LOOP, self._round)
 
-    async def _round(self, changes: int) -> None:
-        await anyio.wait_readable(changes)
-        restored = self._held.restore(inotify.names(changes))
+    def _watch(self) -> None:
+        try:
+            self._held.watch()
+        except OSError as error:
+            # This user has too many; that may be the work of a run.
+            self._log.warning(
+                "modes_not_watched", error=error.strerror, retry_in_s=_AGAIN_S
+            )
+
+    async def _round(self) -> None:
+        if self._held.changes < 0:
+            await anyio.sleep(_AGAIN_S)
+            self._watch()
+            self._bugs.worked(_LOOP)
+            return
+        await anyio.wait_readable(self._held.changes)
+        restored = self._held.restore()
         self._bugs.worked(_LOOP)
         if restored:
             self._log.warning("folder_modes_restored", count=restored)

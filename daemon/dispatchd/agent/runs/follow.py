@@ -7,6 +7,8 @@ retry-safe, and whoever requested the end has no answer yet. No deadline lives i
 record, and silence is measured from the last output of the run.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -22,7 +24,7 @@ from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.leftovers import Leftovers
 from dispatchd.agent.store.evidence import last_activity_ns
-from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Clock, Engine
 from dispatchd.agent.tracking.tracker import Tracker
@@ -39,6 +41,15 @@ _SEEN_S: Final = 5.0
 """Longest time until the end of a stopped attempt is seen (seconds); then the attempt is given up."""
 
 
+Guard = Callable[[RunFolder, int], AbstractContextManager[None]]
+"""Keeps the files of a live attempt usable for the length of a block."""
+
+
+def unguarded(_run: RunFolder, _number: int) -> AbstractContextManager[None]:
+    """Keep nothing, where nobody takes it away."""
+    return nullcontext()
+
+
 @define(kw_only=True)
 class Follower:
     """Follows attempts to their end, and ends them where that is due."""
@@ -49,6 +60,7 @@ class Follower:
     clock: Clock
     concluder: Concluder
     leftovers: Leftovers
+    guard: Guard = unguarded
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -61,6 +73,12 @@ class Follower:
         attempt = record.attempt
         if attempt is None:
             return
+        with self.guard(self.runs.folder(record.run_id), attempt.number):
+            await self._follow(record, attempt, workflow)
+
+    async def _follow(
+        self, record: TrackedJob, attempt: Attempt, workflow: Workflow | None
+    ) -> None:
         folder = self.runs.folder(record.run_id).attempt(attempt.number)
         end: Exit | NeverStarted = NeverStarted()
         readable = True

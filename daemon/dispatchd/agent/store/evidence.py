@@ -65,7 +65,11 @@ def last_activity_ns(paths: Iterable[Path]) -> int:
 
 def missing_artifacts(workspace: Path, wanted: Iterable[str]) -> tuple[str, ...]:
     """Return the relative paths, in their order, that are missing in a workspace or lead out of it. Blocks."""
-    inside = workspace.resolve()
+    try:
+        inside = workspace.resolve()
+    except (OSError, RuntimeError):
+        # A link to itself is in its place.
+        return tuple(wanted)
     return tuple(each for each in wanted if not _is_inside(inside, each))
 
 

@@ -1,23 +1,70 @@
-"""Descriptors of the daemon's folders: their modes can be restored even if a run changes them (docs/security.md)."""
+"""Modes of files and folders that the daemon and live runs need: they are restored if a run changes them.
+
+A run's wall doesn't hold chmod(2) (docs/security.md). The daemon's own folders are held open, so that nobody can keep it
+from them. The folders and files of a live run are checked when one of them changes, but nothing in its workspace, which
+is the run's own. So are files elsewhere that the daemon needs, such as those with secrets, and the folders on the way.
+"""
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
-from attrs import define
+from attrs import define, field
 
-from dispatchd.agent.store.durable import FOLDER_MODE
+from dispatchd.agent.store.durable import FILE_MODE, FOLDER_MODE
+from dispatchd.agent.store.runs import RunFolder
+from dispatchd.process import inotify
 
-_NAMES: Final = (".", "jobs", "history", "quarantine", "runs")
+_NAMES: Final = (".", "jobs", "history", "quarantine", "runs", "reserve")
+
+_TO_READ: Final = 0o500
+_ALL: Final = 0o777
+
+_SOCKET_MODE: Final = 0o660
+"""That of the control socket."""
+
+
+@define(eq=False)
+class _Need:
+    """Paths that are needed together: their modes are restored, outermost first, when one of the watched paths changes."""
+
+    paths: tuple[Path, ...]
+    watched: tuple[Path, ...]
+    to_read: bool = False
+    """Whether they are only read."""
+    _modes: dict[Path, int] = field(factory=dict, init=False)
+    """Last modes in which the paths could be used; a change from one such mode to another stands."""
+
+    def restore(self) -> int:
+        """Restore the modes of paths that can't be used. Return the number restored."""
+        restored = 0
+        for path in self.paths:
+            with suppress(OSError), _opened(path) as fd:
+                missing = _missing(fd, to_read=self.to_read)
+                mode = stat.S_IMODE(os.fstat(fd).st_mode)
+                if missing:
+                    _change(fd, self._modes.get(path, mode | missing))
+                    restored += 1
+                else:
+                    self._modes[path] = mode
+        return restored
 
 
 @define
 class HeldFolders:
-    """A state folder and its folders, held open so that their modes can be restored."""
+    """A state folder and its folders, held open so that their modes can be restored, and the paths that are needed beside them."""
 
     descriptors: list[int]
+    changes: int = -1
+    """Readable when a mode may have to be given back; -1 where the kernel refuses that."""
+    _tops: dict[int, int] = field(factory=dict, init=False)
+    """Descriptors of the held folders, by their watches."""
+    _needs: dict[int, _Need] = field(factory=dict, init=False)
+    """What live runs need, and what is needed elsewhere, by watches."""
+    _elsewhere: _Need = field(factory=lambda: _Need((), ()), init=False)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -32,35 +79,149 @@ class HeldFolders:
                 held.descriptors.append(os.open(folder / name, flags))
         return held
 
+    def watch(self) -> None:
+        """Begin to watch, if that hasn't begun.
+
+        Fails with OSError if the kernel refuses; it may be tried again.
+        """
+        if self.changes >= 0:
+            return
+        changes = inotify.create()
+        try:
+            for fd in self.descriptors:
+                self._tops[inotify.watch(changes, f"/proc/self/fd/{fd}")] = fd
+        except BaseException:
+            os.close(changes)
+            raise
+        self.changes = changes
+        self._watch(self._elsewhere)
+
     def close(self) -> None:
         """Close the descriptors."""
         while self.descriptors:
             os.close(self.descriptors.pop())
+        if self.changes >= 0:
+            os.close(self.changes)
+            self.changes = -1
 
-    def restore(self, names: set[str]) -> int:
-        """Restore this user's access to the folders, and to entries of them by name. Return the number restored."""
-        restored = 0
-        for fd in self.descriptors:
-            mode = os.fstat(fd).st_mode
-            if mode & FOLDER_MODE != FOLDER_MODE:
-                os.fchmod(fd, stat.S_IMODE(mode) | FOLDER_MODE)
-                restored += 1
-        for name in names:
-            for fd in self.descriptors:
-                with suppress(OSError):
-                    restored += _restore_in(fd, name)
+    @contextmanager
+    def guarding(self, run: RunFolder, number: int) -> Iterator[None]:
+        """Restore the modes of the paths that a live attempt needs, for the length of a block. Blocks for a moment."""
+        folders, files = run.needed(number)
+        need = _Need((*folders, *files), folders)
+        need.restore()
+        self._watch(need)
+        try:
+            yield
+        finally:
+            self._unwatch(need)
+
+    def need_elsewhere(self, files: Iterable[Path]) -> None:
+        """Restore the modes of files, and of this user's folders on the way, from now on; they replace those of the last call. Blocks for a moment."""
+        real = [Path(os.path.realpath(each)) for each in files]
+        ways = ((*reversed(each.parents), each) for each in real)
+        paths = tuple(dict.fromkeys(each for way in ways for each in way))
+        if paths == self._elsewhere.paths:
+            return
+        self._unwatch(self._elsewhere)
+        # Others' modes are out of reach for a run, too.
+        own = tuple(each for each in paths if _is_own(each))
+        self._elsewhere = _Need(paths, own, to_read=True)
+        self._elsewhere.restore()
+        self._watch(self._elsewhere)
+
+    def _watch(self, need: _Need) -> None:
+        for each in need.watched:
+            # Without a watch nothing is given back; the daemon goes on.
+            with suppress(OSError):
+                self._needs[inotify.watch(self.changes, str(each))] = need
+
+    def _unwatch(self, need: _Need) -> None:
+        for watch in [watch for watch, of in self._needs.items() if of is need]:
+            del self._needs[watch]
+            if watch not in self._tops:
+                inotify.unwatch(self.changes, watch)
+
+    def restore(self) -> int:
+        """Restore this user's access to everything that changed since the last call. Return the number restored."""
+        changed = inotify.changes(self.changes)
+        restored = sum(_restore(fd) for fd in self.descriptors)
+        if changed is None:
+            # Of records those that are read are in memory; the rest is for the next start.
+            return restored + sum(each.restore() for each in set(self._needs.values()))
+        for watch, name in changed:
+            if name and watch in self._tops:
+                restored += _restore_in(self._tops[watch], name)
+        for need in {
+            self._needs[watch] for watch, _ in changed if watch in self._needs
+        }:
+            restored += need.restore()
+            # Something else may be in its place by now.
+            self._watch(need)
         return restored
 
 
-def _restore_in(folder: int, name: str) -> int:
-    """Restore the mode of a folder in another one, if it exists, and never through a link."""
-    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+def restore_state(folder: Path) -> int:
+    """Restore this user's access to a state folder and its entries. Return the number restored. Blocks.
+
+    For a start: runs go on while there is no daemon.
+    """
+    restored = 0
+    for name in _NAMES:
+        path = folder / name
+        restored += _Need((path,), ()).restore()
+        with suppress(OSError):
+            restored += _Need(tuple(path.iterdir()), ()).restore()
+    return restored
+
+
+def _is_own(path: Path) -> bool:
     try:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISDIR(mode) or mode & FOLDER_MODE == FOLDER_MODE:
-            return 0
-        # fchmod(2) doesn't take such a descriptor; its path in /proc works.
-        Path(f"/proc/self/fd/{fd}").chmod(stat.S_IMODE(mode) | FOLDER_MODE)
-        return 1
+        return path.stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+@contextmanager
+def _opened(path: Path | str, folder: int | None = None) -> Iterator[int]:
+    """Yield a descriptor that needs no permission, and never that of a link's target (open(2), O_PATH)."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        yield fd
     finally:
         os.close(fd)
+
+
+def _restore_in(folder: int, name: str) -> int:
+    """Restore the mode of an entry of a folder, if it exists, and never through a link."""
+    with suppress(OSError), _opened(name, folder) as fd:
+        return _restore(fd)
+    return 0
+
+
+def _restore(fd: int) -> int:
+    """Restore the mode of an open file or folder. Return 1 if it couldn't be used, else 0."""
+    missing = _missing(fd)
+    if missing:
+        _change(fd, stat.S_IMODE(os.fstat(fd).st_mode) | missing)
+    return int(bool(missing))
+
+
+def _change(fd: int, mode: int) -> None:
+    # fchmod(2) doesn't take a descriptor that was opened as a path; its name in proc does.
+    Path(f"/proc/self/fd/{fd}").chmod(mode)
+
+
+def _missing(fd: int, *, to_read: bool = False) -> int:
+    """Return the missing bits of a mode; 0 for files of other users, which no run can change either."""
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid():
+        return 0
+    needed = 0
+    if stat.S_ISDIR(found.st_mode):
+        needed = FOLDER_MODE
+    elif stat.S_ISSOCK(found.st_mode):
+        needed = _SOCKET_MODE
+    elif stat.S_ISREG(found.st_mode):
+        needed = FILE_MODE
+    return needed & (_TO_READ if to_read else _ALL) & ~found.st_mode

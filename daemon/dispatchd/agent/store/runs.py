@@ -64,8 +64,26 @@ class RunFolder:
     def files(self, number: int) -> Path:
         """Return the command's folder of an attempt; the rest of the attempt's folder is the daemon's."""
         own = self.attempt(number) / "run"
+        try:
+            is_own = own.is_dir() and not own.is_symlink()
+        except PermissionError:
+            # Somebody has taken the attempt's mode away.
+            return own
         # Attempts of earlier releases had one folder for both.
-        return own if own.is_dir() and not own.is_symlink() else self.attempt(number)
+        return own if is_own else self.attempt(number)
+
+    def needed(self, number: int) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+        """Return the folders that a live attempt needs, outermost first, and what is in them of files and its workspace."""
+        folders = (self.path, self.attempt(number), self.attempt(number) / "run")
+        inside = (
+            *(self.workspace, self.event_file, self.headers_file),
+            *(self.output_file(number), self.events_file(number)),
+            # Those of its shim.
+            *(self.attempt(number) / "exit.aside", self.attempt(number) / "exit"),
+            *(self.outputs_file(number), self.summary_file(number)),
+            *(self.brief_file(number), self.result_file(number)),
+        )
+        return folders, inside
 
     def home(self, number: int) -> Path:
         """Return the home folder of an attempt."""

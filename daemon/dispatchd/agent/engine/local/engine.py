@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from math import inf
 from pathlib import Path
-from select import POLLIN, poll
 from signal import SIGKILL, SIGTERM
 from typing import Final, Self
 
@@ -27,6 +26,7 @@ from dispatchd.agent.engine.local import bubblewrap
 from dispatchd.agent.engine.local.cgroup import Cgroups, Group, tree
 from dispatchd.agent.engine.local.checkout import check_out
 from dispatchd.agent.engine.local.enclosure import enclose
+from dispatchd.agent.engine.local.ending import KILL_S, end_all
 from dispatchd.agent.engine.local.gate import Gated, Starter, read_exit
 from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.agent.engine.local.podman import Podman
@@ -34,12 +34,13 @@ from dispatchd.agent.engine.local.process import (
     MARKER,
     boot_id,
     describe,
+    is_alive,
     members,
-    of_nobody_else,
     open_below,
     open_pidfd,
     send,
     send_group,
+    without,
 )
 from dispatchd.agent.engine.local.secrets import SecretReader, environment_of, recall
 from dispatchd.agent.engine.local.walls import Walls
@@ -49,12 +50,6 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")
 """Variables of the daemon that a run gets; no others are passed on."""
-
-_LEFTOVER_GRACE_S: Final = 2.0
-"""Time for leftovers of a run to end after SIGTERM (seconds)."""
-
-_KILL_S: Final = 10.0
-"""Longest wait for the end of killed processes (seconds); then they are given up."""
 
 _REAP_S: Final = 5.0
 """Longest wait for the end of a shim that has nothing to run (seconds)."""
@@ -87,6 +82,8 @@ class LocalEngine:
     """Isolations that were checked: the reason why no run can have one here, and the time until which that counts."""
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
     """Attempts whose gate this daemon has opened: they have begun, whatever they do to their folders."""
+    _uncleared: dict[ProcessIdentity, bytes] = field(factory=dict, init=False)
+    """Markers of the attempts that were not cleared yet."""
 
     @classmethod
     def here(
@@ -145,6 +142,7 @@ class LocalEngine:
         gated = await to_thread.run_sync(self._spawn, launch, env)
         try:
             await record(gated.identity)
+            self._uncleared[gated.identity] = _marker(launch.folder)
             self._begun.add(gated.identity)
             gated.open()
         finally:
@@ -263,6 +261,7 @@ class LocalEngine:
         self, process: ProcessIdentity, folder: Path
     ) -> Exit | NeverStarted:
         """Wait until an attempt has ended, and return its end. Return at once if it has ended before."""
+        self._uncleared[process] = _marker(folder)
         fd = open_pidfd(process)
         if fd is not None:
             try:
@@ -296,7 +295,7 @@ class LocalEngine:
                 send_group(process, SIGKILL)
                 for each in below:
                     send(each, SIGKILL)
-            with anyio.move_on_after(_KILL_S):
+            with anyio.move_on_after(KILL_S):
                 await anyio.wait_readable(fd)
             return True
         finally:
@@ -304,10 +303,29 @@ class LocalEngine:
 
     def _left_behind(
         self, process: ProcessIdentity, marker: bytes, group: Group | None
-    ) -> set[int]:
+    ) -> tuple[set[int], bool]:
+        """Return the processes left of an attempt, and whether there may be more: one that just ended may go on in a child."""
         inside = group.members() if group is not None else []
-        below = self._starter.left()
-        return {*members(process, marker), *inside, *of_nobody_else(below, marker)}
+        # What is below the starter is of a run that has ended. A marker can be a lie, so it spares nobody unless the
+        # attempt that it names has ended, too, and is about to be cleared. Asked in this order.
+        left = self._starter.left()
+        below, ended = without(left, self._also_ended - {marker})
+        return {*members(process, marker), *inside, *below}, bool(ended)
+
+    @property
+    def _also_ended(self) -> set[bytes]:
+        """Markers of the attempts that have ended and were not cleared yet."""
+        known = list(self._uncleared.items())
+        return {marker for process, marker in known if not is_alive(process)}
+
+    def _hunt(
+        self, process: ProcessIdentity, marker: bytes, group: Group | None
+    ) -> set[int]:
+        """Kill processes that are others at each look, and so can't be asked to end. Return the processes that are left."""
+        if group is not None:
+            group.kill()
+        self._starter.hunt()
+        return self._left_behind(process, marker, group)[0]
 
     def usage(self, folder: Path) -> Usage | None:
         """Return the resources that an attempt used, as its control group counted them."""
@@ -331,20 +349,30 @@ class LocalEngine:
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
         """End everything that an attempt left behind, wherever it is, and give up processes that can't be ended."""
+        try:
+            return await self._clear(process, folder)
+        finally:
+            self._uncleared.pop(process, None)
+
+    async def _clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
         if process.boot_id != boot_id():
             return Cleared()
         if self._podman.is_noted(folder):
             await self._podman.remove(folder)
-        marker = os.fsencode(f"{MARKER}={folder}")
+        marker = _marker(folder)
         group = self._group_of(folder)
         seen: set[int] = set()
         given_up: set[int] = set()
         for _ in range(_SWEEPS):
-            left = await to_thread.run_sync(self._left_behind, process, marker, group)
-            if left <= given_up:
+            left, may_be_more = await to_thread.run_sync(
+                self._left_behind, process, marker, group
+            )
+            if left <= given_up and not may_be_more:
                 break
             seen |= left
-            given_up |= await _end_all(left - given_up, group)
+            given_up |= await end_all(left - given_up, group)
+        else:
+            given_up |= await to_thread.run_sync(self._hunt, process, marker, group)
         if group is not None:
             await to_thread.run_sync(group.remove)
         await to_thread.run_sync(self._end_strays)
@@ -353,37 +381,6 @@ class LocalEngine:
         return Cleared(ended=len(seen) - len(survivors), survivors=survivors)
 
 
-async def _end_all(pids: set[int], group: Group | None) -> set[int]:
-    """End processes, and return those that can't be ended: they hang in the kernel, or are another user's."""
-    with ExitStack() as stack:
-        left: dict[int, int] = {}
-        for pid in pids:
-            try:
-                fd = os.pidfd_open(pid)
-            except ProcessLookupError:
-                continue
-            stack.callback(os.close, fd)
-            left[pid] = fd
-            send(fd, SIGTERM)
-        await _until_gone(left, _LEFTOVER_GRACE_S)
-        if left and group is not None:
-            # The kernel kills them whoever owns them.
-            group.kill()
-        for fd in left.values():
-            send(fd, SIGKILL)
-        await _until_gone(left, _KILL_S)
-        return set(left)
-
-
-async def _until_gone(left: dict[int, int], within_s: float) -> None:
-    """Remove the processes that end within some seconds from a mapping of pid to pidfd."""
-    with anyio.move_on_after(within_s):
-        for pid, fd in list(left.items()):
-            await anyio.wait_readable(fd)
-            del left[pid]
-    # Waiting for one that stays has left no time for the others.
-    for pid, fd in list(left.items()):
-        poller = poll()
-        poller.register(fd, POLLIN)
-        if poller.poll(0):
-            del left[pid]
+def _marker(folder: Path) -> bytes:
+    """Return the variable that an attempt's processes have in their environment, and no others unless they lie."""
+    return os.fsencode(f"{MARKER}={folder}")

@@ -5,7 +5,7 @@ Facts from proc(5), pidfd_open(2), pidfd_send_signal(2) and random(4).
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,9 @@ _PROC: Final = "/proc"
 REQUEST_NAME: Final = "dispatchd-request"
 """Name of the memory that holds a shim's request (memfd_create(2)); proc shows it with the descriptor."""
 
+_EXITING: Final = 0x4
+"""PF_EXITING of linux/sched.h: its memory is gone, and it will be a zombie in a moment."""
+
 _CHUNK: Final = 64 * 1024
 """Largest read at once (bytes); an environment is usually smaller."""
 
@@ -34,6 +37,14 @@ class Stat:
     state: str
     session: int
     start_ticks: int
+    flags: int
+    threads: int
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether something of it can still run; its first thread may have ended before the others."""
+        has_ended = self.state in "ZX" or bool(self.flags & _EXITING)
+        return self.threads > 1 or not has_ended
 
 
 @cache
@@ -51,7 +62,11 @@ def stat(pid: int) -> Stat | None:
     # The command's name may hold spaces and brackets; the fields begin after its last bracket, with number 3.
     fields = content.rpartition(b")")[2].split()
     return Stat(
-        state=fields[0].decode(), session=int(fields[3]), start_ticks=int(fields[19])
+        state=fields[0].decode(),
+        session=int(fields[3]),
+        flags=int(fields[6]),
+        threads=int(fields[17]),
+        start_ticks=int(fields[19]),
     )
 
 
@@ -63,6 +78,12 @@ def identify(pid: int) -> ProcessIdentity | None:
         if now is None
         else ProcessIdentity(pid=pid, start_ticks=now.start_ticks, boot_id=boot_id())
     )
+
+
+def is_alive(process: ProcessIdentity) -> bool:
+    """Return whether something of a process can still run."""
+    now = stat(process.pid)
+    return now is not None and now.start_ticks == process.start_ticks and now.is_alive
 
 
 def open_pidfd(process: ProcessIdentity) -> int | None:
@@ -114,21 +135,25 @@ def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
         # Every process of the run is younger than the leader.
         if (
             found is not None
-            and found.state not in "ZX"
+            and found.is_alive
             and found.start_ticks >= process.start_ticks
             and (found.session == session or marker in _environment(pid))
         ):
             yield pid
 
 
-def of_nobody_else(pids: Iterable[int], marker: bytes) -> Iterator[int]:
-    """Yield those processes that are alive and have no other run's marker in their environment."""
-    name = marker.partition(b"=")[0] + b"="
+def without(
+    pids: Iterable[int], markers: Collection[bytes]
+) -> tuple[set[int], set[int]]:
+    """Return the processes that are alive and have none of some markers in their environment, and those that just ended."""
+    alive, ended = set(), set()
     for pid in pids:
-        markers = {each for each in _environment(pid) if each.startswith(name)}
-        # A process that is about to end has no memory any more, and so no environment that could be read.
-        if markers <= {marker} and _has_memory(pid):
-            yield pid
+        found = stat(pid)
+        if found is None or not found.is_alive:
+            ended.add(pid)
+        elif not any(each in markers for each in _environment(pid)):
+            alive.add(pid)
+    return alive, ended
 
 
 def kill_group(leader: int) -> None:
@@ -189,13 +214,6 @@ def send_group(process: ProcessIdentity, number: signal.Signals) -> None:
     """Send a signal to the processes of this user in the process group of a leader, just seen alive."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
-
-
-def _has_memory(pid: int) -> bool:
-    try:
-        return bool(_read(pid, "cmdline"))
-    except OSError:
-        return False
 
 
 def _environment(pid: int) -> list[bytes]:

@@ -23,7 +23,8 @@ from typing import Final, NamedTuple, NoReturn
 
 from dispatchd.process.capabilities import drop_capabilities
 from dispatchd.process.descendants import adopt_orphans, end_children
-from dispatchd.process.kernel import PR_SET_NAME, process_control
+from dispatchd.process.descriptors import keep_some
+from dispatchd.process.kernel import PR_SET_NAME, leave_keyring, process_control
 from dispatchd.process.landlock import enter
 from dispatchd.process.seccomp import Filter
 
@@ -174,10 +175,14 @@ def _be_the_command(order: Order, word: int) -> NoReturn:
         _reset_signals(_POLITE if order.deaf else ())
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         _level_off()
+        keep_some()
         where = f"enter {order.workspace}"
         try:
             os.chdir(order.workspace)
             where = "set up its isolation"
+            if order.deaf:
+                # Its namespaces hold all keys but those of the session, which it would inherit.
+                leave_keyring()
             if order.wall >= 0:
                 if os.geteuid() == 0:
                     drop_capabilities()

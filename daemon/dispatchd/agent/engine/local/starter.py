@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from typing import Final, TypedDict
 
 from dispatchd.agent.engine.local.shim import Order, carry_out, set_title
@@ -27,6 +28,10 @@ _DESCRIPTORS: Final = 5
 
 _MESSAGE: Final = 64
 """Longest message of the two ends (bytes): a word and two numbers."""
+
+
+_HUNT_S: Final = 2.0
+"""How long a hunt may take (seconds); nothing is started meanwhile."""
 
 
 class Request(TypedDict):
@@ -87,6 +92,9 @@ class _Starter:
         message, fds, _, _ = socket.recv_fds(self._daemon, _MESSAGE, _DESCRIPTORS)
         if not message:
             return False
+        if message == b"hunt":
+            self._say(f"hunted {self._hunt()}")
+            return True
         for fd in fds:
             # In some versions of Python `recv_fds` drops its flags, such as MSG_CMSG_CLOEXEC.
             os.set_inheritable(fd, False)
@@ -154,12 +162,33 @@ class _Starter:
                 self._poll.register(fd, select.POLLIN)
 
     def _reap_left(self, fd: int) -> None:
-        pid = self._left.pop(fd)
+        # In a hunt its descriptor may have become that of another one.
+        if os.waitpid(self._left[fd], os.WNOHANG)[0]:
+            self._forget_left(fd)
+            # What was below it is here now.
+            self._look_at_left()
+
+    def _forget_left(self, fd: int) -> None:
+        del self._left[fd]
         self._poll.unregister(fd)
         os.close(fd)
-        os.waitpid(pid, 0)
-        # The processes below it are children of the starter now.
-        self._look_at_left()
+
+    def _hunt(self) -> int:
+        """Kill the leftovers of runs until none is left, or for a limited time. Return the number of processes that ended.
+
+        A process that goes on in a new child before anybody can look at it has to be hit between two of its forks.
+        """
+        until, ended = time.monotonic() + _HUNT_S, 0
+        while time.monotonic() < until:
+            self._look_at_left()
+            if not self._left:
+                break
+            for fd, pid in list(self._left.items()):
+                signal_child(pid, signal.SIGKILL)
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    self._forget_left(fd)
+                    ended += 1
+        return ended
 
     def _end_left(self) -> None:
         self._look_at_left()

@@ -7,7 +7,9 @@ below it is opened child by child, along the way to the hidden path.
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from pwd import getpwuid
 from typing import Final, Self
 
 from attrs import field, frozen
@@ -33,8 +35,9 @@ _SYSTEM: Final = (
 
 _DEVICES: Final = (
     *("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"),
-    *("/dev/tty", "/dev/ptmx", "/dev/pts"),
+    *("/dev/tty", "/dev/ptmx"),
 )
+"""Without /dev/pts: there are the terminals of other runs, and of whoever has logged in as the daemon's user."""
 
 _SUBFOLDERS: Final = ("lib", "lib64", "libexec")
 """Folders beside a folder of programs that mark an installation, which is opened as a whole."""
@@ -42,12 +45,21 @@ _SUBFOLDERS: Final = ("lib", "lib64", "libexec")
 _NO_INSTALLATIONS: Final = (".local", ".cargo")
 """Folders that look like an installation, but hold private files of people beside the programs."""
 
-_ENGINE_SOCKETS: Final = (
-    *("/run/docker.sock", "/run/podman/podman.sock", "/run/containerd/containerd.sock"),
-    *("/run/user/{uid}/docker.sock", "/run/user/{uid}/podman/podman.sock"),
-    *("/run/user/{uid}/systemd/private", "/run/user/{uid}/bus"),
+_SOCKETS: Final = (
+    *("docker.sock", "podman/podman.sock", "containerd/containerd.sock"),
+    *("crio/crio.sock", "buildkit/buildkitd.sock", "libvirt/libvirt-sock"),
+    *("systemd/private", "bus"),
 )
-"""Sockets of container engines and user managers: a process that can write there can start others without a wall."""
+"""Sockets of container engines and user managers, in /run or in a user's part of it: a process that can write there can
+start others without a wall."""
+
+_SOCKETS_ELSEWHERE: Final = (
+    *("/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket"),
+    *("/var/snap/lxd/common/lxd/unix.socket", "/tmp/tmux-{uid}/default"),  # noqa: S108  # of tmux(1)
+)
+
+_NAME_A_SOCKET: Final = ("DOCKER_HOST", "CONTAINER_HOST", "DBUS_SESSION_BUS_ADDRESS")
+"""Variables with the address of such a socket; its path follows the scheme."""
 
 
 def _real(path: Path) -> Path:
@@ -70,6 +82,8 @@ class Walls:
     programs: tuple[Path, ...]
     """Folders of programs that aren't the system's."""
     uid: int
+    ways_out: tuple[str, ...]
+    """Sockets that lead out of a sandbox, if this user can write to one."""
     _known: dict[tuple[str, ...], list[Rule]] = field(factory=dict, init=False)
     """Openings for all runs, by the files with secrets."""
 
@@ -81,8 +95,11 @@ class Walls:
             kernel=able(),
             has_filter=bool(program(os.uname().machine)),
             hidden=(*folders, *([Path(credentials)] if credentials else [])),
-            programs=tuple(_programs(environment.get("PATH", ""))),
+            programs=tuple(
+                _programs(environment.get("PATH", ""), tuple(_homes(environment)))
+            ),
             uid=os.geteuid(),
+            ways_out=tuple(_ways_out(environment, os.geteuid())),
         )
 
     @property
@@ -103,8 +120,7 @@ class Walls:
             return "this machine's kernel has no Landlock, so nothing isolates runs"
         if self.uid == 0:
             return "this machine's dispatchd runs as root, whom no sandbox holds"
-        for pattern in _ENGINE_SOCKETS:
-            socket = pattern.format(uid=self.uid)
+        for socket in self.ways_out:
             if os.access(socket, os.W_OK):
                 return f"this machine's dispatchd can write to {socket}, which leads out of a sandbox"
         return ""
@@ -163,18 +179,50 @@ class Walls:
             yield from _opened([named], (*self.hidden, *others), access)
 
 
-def _programs(search_path: str) -> Iterator[Path]:
+def _homes(environment: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the home folders of the daemon's user, which are no installations."""
+    if environment.get("HOME"):
+        yield _real(Path(environment["HOME"]))
+    with suppress(KeyError):
+        yield _real(Path(getpwuid(os.geteuid()).pw_dir))
+
+
+def _ways_out(environment: Mapping[str, str], uid: int) -> Iterator[str]:
+    """Yield the paths of sockets through which a user may start processes without a wall."""
+    own = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    for folder in dict.fromkeys(("/run", own, f"/run/user/{uid}")):
+        yield from (f"{folder}/{name}" for name in _SOCKETS)
+    yield from (each.format(uid=uid) for each in _SOCKETS_ELSEWHERE)
+    for name in _NAME_A_SOCKET:
+        kind, _, rest = environment.get(name, "").partition(":")
+        if kind == "unix":
+            yield rest.removeprefix("path=").removeprefix("//").partition(",")[0]
+
+
+def _programs(search_path: str, homes: tuple[Path, ...]) -> Iterator[Path]:
     """Yield the installations and folders of programs on a search path, and the daemon's interpreter."""
-    yield from {_real(Path(sys.prefix)), _real(Path(sys.base_prefix))}
+
+    def has_a_home(folder: Path) -> bool:
+        return any(home.is_relative_to(folder) for home in homes)
+
+    for prefix in {_real(Path(sys.prefix)), _real(Path(sys.base_prefix))}:
+        parts = (prefix / name for name in ("bin", *_SUBFOLDERS))
+        yield from parts if has_a_home(prefix) else [prefix]
     for each in dict.fromkeys(filter(None, search_path.split(os.pathsep))):
         folder = _real(Path(each))
         if any(folder.is_relative_to(system) for system in _SYSTEM):
             continue
         above = folder.parent
-        is_installation = above.name not in _NO_INSTALLATIONS and any(
-            (above / name).is_dir() for name in _SUBFOLDERS
+        is_installation = (
+            above.name not in _NO_INSTALLATIONS
+            and len(above.parts) > 2  # noqa: PLR2004  # no folder of the root
+            and not has_a_home(above)
+            and any((above / name).is_dir() for name in _SUBFOLDERS)
         )
-        yield above if is_installation and len(above.parts) > 2 else folder  # noqa: PLR2004  # no folder of the root
+        if is_installation:
+            yield above
+        elif not has_a_home(folder):
+            yield folder
 
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:
