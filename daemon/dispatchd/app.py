@@ -199,6 +199,7 @@ def build(config: Config, opened: Opened, reread: Callable[[], Config]) -> Daemo
         tracker=tracker,
         fence=core.fence,
         runs=core.runs,
+        unfit=unfit,
         board=board,
         pulse=pulse,
         bugs=bugs,

@@ -30,6 +30,7 @@ from dispatchd.errors import (
     JobClosed,
     RemoteError,
 )
+from dispatchd.hostile_files import is_file
 from dispatchd.identity import identity
 from dispatchd.outward import check_outward, needs_of, open_caller, transport_settings
 from dispatchd.process.prerequisites import prerequisites
@@ -99,7 +100,7 @@ def _on_disk(config: Config, environment: Mapping[str, str]) -> Iterator[Finding
     missing = [
         f"workflows.{name}: there is no {workflow.program}"
         for name, workflow in config.workflows.items()
-        if not workflow.program.is_file()
+        if not is_file(workflow.program)
     ]
     for words in missing:
         yield Finding("workflows", Level.WARNING, f"{words}; its jobs would fail")

@@ -85,6 +85,7 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         concluder=concluder,
         leftovers=leftovers,
     )
+    machine = Machine(controllers=engine.controllers, obstacle=engine.obstacle)
     run_loop = RunLoop(
         starter=starter,
         follower=follower,
@@ -93,6 +94,7 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         tracker=tracker,
         runs=runs,
         workflows=config.workflows,
+        machine=machine,
         slots=config.limits.slots,
         board=board,
         bugs=bugs,
@@ -106,6 +108,6 @@ def execution(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         leftovers=leftovers,
         board=board,
         random=rng,
-        machine=Machine(controllers=engine.controllers, obstacle=engine.obstacle),
+        machine=machine,
         containment=engine.containment,
     )

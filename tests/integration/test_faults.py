@@ -335,13 +335,26 @@ async def test_an_endpoint_that_does_not_hold_is_asked_at_intervals(
             await hub.until_finished("j")
 
 
-async def test_a_held_poll_that_is_cut_is_an_empty_poll(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(cut=True),
+        Answer(status=504, body=b"<html>Gateway Time-out"),
+        Answer(status=502),
+        Answer(status=524, body=b"error code: 524"),
+        Answer(status=408),
+    ],
+    ids=["closed", "504", "502", "524", "408"],
+)
+async def test_a_held_poll_that_is_cut_is_an_empty_poll(
+    tmp_path: Path, answer: Answer
+) -> None:
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": TRUE}, cloud="hold_s = 40")
         async with running_daemon(config) as daemon:
             await hub.until(lambda e: any(each.hold_s for each in e.calls("pull")))
             await advance(30)
-            hub.cut_held_polls()
+            hub.cut_held_polls(answer)
             line = await daemon.until_logged("poll_cut_on_the_way")
             hub.hand_out(JOB)
             await hub.until_finished("j")
@@ -350,6 +363,34 @@ async def test_a_held_poll_that_is_cut_is_an_empty_poll(tmp_path: Path) -> None:
             ]
 
     assert 24 <= line["next_hold_s"] < 40
+
+
+@pytest.mark.parametrize("held_s", [0.0, 5.0])
+async def test_a_gateway_in_front_of_nothing_is_a_failure(
+    tmp_path: Path, held_s: float
+) -> None:
+    """It answers with the statuses of one that has given up a held poll, and sooner."""
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE}, cloud="hold_s = 40")
+        async with running_daemon(config) as daemon:
+            await hub.until(lambda e: any(each.hold_s for each in e.calls("pull")))
+            await advance(held_s)
+            hub.cut_held_polls(Answer(status=504))
+            line = await daemon.until_logged("pull_failed")
+
+    assert line["kind"] == "Unavailable"
+
+
+async def test_an_endpoint_that_refuses_a_held_poll_is_believed(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE}, cloud="hold_s = 40")
+        async with running_daemon(config) as daemon:
+            await hub.until(lambda e: any(each.hold_s for each in e.calls("pull")))
+            await advance(30)
+            hub.cut_held_polls(as_json({"message": "no database"}, 502))
+            line = await daemon.until_logged("pull_failed")
+
+    assert "no database" in line["error"]
 
 
 async def test_a_secret_rotated_on_disk_is_used_at_once(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from dispatchd.clock import SteadyClock
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.delivery import Delivery
 from dispatchd.domain.exit_table import Contract
+from dispatchd.domain.fitness import Machine
 from dispatchd.domain.job import Job
 from dispatchd.domain.outcome import Outcome, Verdict
 from dispatchd.domain.phase import Phase
@@ -189,6 +190,7 @@ class Daemon:
                 tracker=self.tracker,
                 fence=fence,
                 runs=runs,
+                unfit=dict,
                 board=board,
                 pulse=pulse,
                 bugs=self.bugs,
@@ -204,6 +206,7 @@ class Daemon:
                 tracker=self.tracker,
                 runs=runs,
                 workflows=workflows,
+                machine=Machine(),
                 slots=SLOTS,
                 board=board,
                 bugs=self.bugs,

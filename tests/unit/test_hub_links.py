@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from dispatchd.hub.domain.links import link_of, web_url
+from dispatchd.domain.links import link_of
+from dispatchd.hub.domain.links import web_url
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
     text = sys.stdin.read() if str(file) == "-" else read_text(file)
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             cannot=f"submit {file}", reason=f"it is not JSON ({error})"
         ) from error

@@ -32,6 +32,7 @@ from dispatchd.config.workflows import (
 )
 from dispatchd.contracts import violations
 from dispatchd.conversion import strict_converter
+from dispatchd.domain import toml_text
 from dispatchd.domain.job import Json
 from dispatchd.domain.payload import text
 from dispatchd.domain.workflow import Workflow
@@ -173,7 +174,7 @@ def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
     path = path.absolute()
     content, problem = _read(path), None
     try:
-        document = tomllib.loads(content)
+        document = toml_text.loads(content)
     except tomllib.TOMLDecodeError as error:
         document, problem = _whole_tables(content), _toml_problem(path, str(error))
     places = _places(
@@ -205,7 +206,7 @@ def _secret_file(path: Path, cloud: Cloud, credentials_folder: str) -> Path | No
 def _parse(path: Path) -> dict[str, Json]:
     content = _read(path)
     try:
-        return tomllib.loads(content)
+        return toml_text.loads(content)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_toml_problem(path, str(error))]) from error
 
@@ -215,7 +216,7 @@ def _whole_tables(content: str) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for table in _TABLE.split(content):
         try:
-            found |= tomllib.loads(table)
+            found |= toml_text.loads(table)
         except tomllib.TOMLDecodeError:
             continue
     return found

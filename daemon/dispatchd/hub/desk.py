@@ -13,13 +13,14 @@ from starlette.requests import Request
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.domain.job import Json
+from dispatchd.domain.links import link_of
 from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.refusals import Refusals
 from dispatchd.hub.auth.scopes import ADMIN, allows
 from dispatchd.hub.credentials import hashed, matches
 from dispatchd.hub.database import Database
 from dispatchd.hub.delivery_store import DeliveryStore
-from dispatchd.hub.domain.links import link_of, web_url
+from dispatchd.hub.domain.links import web_url
 from dispatchd.hub.domain.news import News
 from dispatchd.hub.github.check_store import CheckStore
 from dispatchd.hub.job_reader import JobReader

@@ -1,6 +1,5 @@
 """Configuration of the hub: `hub.toml`, validated as a whole (contracts/schemas/hub-config.schema.json)."""
 
-import tomllib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
@@ -9,6 +8,7 @@ from attrs import evolve, frozen
 
 from dispatchd.contracts import violations
 from dispatchd.conversion import strict_converter
+from dispatchd.domain import toml_text
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.hub.github.settings import GithubSettings, mistakes, resolved
 
@@ -127,7 +127,7 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
     """
     file = file.absolute()
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        document = toml_text.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         expected = f"must be a readable file ({error.strerror}); `dispatchd hub init` makes one"
         raise ConfigError([Problem(file=file, key="", expected=expected)]) from error

@@ -6,7 +6,7 @@ repeated forever, because a late result is still a result. A failure of one job'
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -58,6 +58,8 @@ class ReportLoop:
     tracker: Tracker
     fence: Fence
     runs: Runs
+    unfit: Callable[[], Mapping[str, str]]
+    """Returns the workflows that this machine can't run within their limits, and why."""
     board: Board
     pulse: Pulse
     bugs: BugFence
@@ -95,7 +97,7 @@ class ReportLoop:
         self._why_back = reason
         async with anyio.create_task_group() as tasks:
             for record in self.tracker.in_phase(*UNSTARTED):
-                if _may_go_back(record):
+                if record.may_go_back:
                     tasks.start_soon(self.tracker.give_back, record.job.id)
 
     def _take_up(self, tasks: TaskGroup) -> None:
@@ -176,7 +178,8 @@ class ReportLoop:
         await self.fence.accept(self.source, record)
 
     async def _release(self, record: TrackedJob) -> None:
-        await self.source.release(record, self._why_back)
+        why = self.unfit().get(record.job.workflow)
+        await self.source.release(record, why or self._why_back)
 
     async def _finish(self, record: TrackedJob) -> None:
         attempt, report = record.attempt, Report()
@@ -228,15 +231,6 @@ class ReportLoop:
         )
         self.pulse.expect(_promise(record.job.id), delay_s + SLACK_S)
         await anyio.sleep(delay_s)
-
-
-def _may_go_back(record: TrackedJob) -> bool:
-    # A cancel is for a run of this machine: no other machine could carry it out.
-    return (
-        record.is_unstarted
-        and not record.job.is_cancel
-        and "release" in record.job.extensions
-    )
 
 
 def _promise(job_id: str) -> str:

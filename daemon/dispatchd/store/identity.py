@@ -19,6 +19,12 @@ from dispatchd.store.durable import put_file, remove_file
 
 _SERVER_ID: Final = "server_id"
 _ACTIVATION: Final = "activation.json"
+_DAMAGED: Final = (
+    *(ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
+"""Errors of reading a file that holds something else."""
+
 _SCHEMA_VERSION: Final = 1
 
 PLACES: Final[Mapping[str, Path]] = MappingProxyType(
@@ -86,7 +92,7 @@ class IdentityStore:
             return None
         except OSError as error:
             raise RecordUnreadable(path=file, reason=str(error.strerror)) from error
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except _DAMAGED as error:
             raise RecordUnreadable(path=file, reason="not an activation") from error
 
     def keep(self, activation: Activation) -> None:

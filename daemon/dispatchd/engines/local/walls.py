@@ -172,9 +172,17 @@ def _programs(search_path: str) -> Iterator[Path]:
             continue
         above = folder.parent
         is_installation = above.name not in _NO_INSTALLATIONS and any(
-            (above / name).is_dir() for name in _SUBFOLDERS
+            _is_folder(above / name) for name in _SUBFOLDERS
         )
         yield above if is_installation and len(above.parts) > 2 else folder  # noqa: PLR2004  # no folder of the root
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        # Another user's, as where PATH was kept over a change of users: runs have no use for it either.
+        return False
 
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:
