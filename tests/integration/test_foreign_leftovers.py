@@ -3,10 +3,12 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,30 @@ NOBODY = (
     *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
     *("--inh-caps=-all", "--"),
 )
+
+
+def python() -> str:
+    """Return an interpreter of this version that the daemon's user may execute."""
+    minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for each in (sys.executable, f"/usr/bin/{minor}"):
+        # By a shell: setpriv itself may still execute what its user may not.
+        tried = [*NOBODY, "/bin/sh", "-c", f"exec {each} -I -c pass"]
+        if subprocess.run(tried, capture_output=True, check=False).returncode == 0:
+            return each
+    pytest.skip("the daemon's user can execute no Python of this version")
+
+
+def as_nobody(folder: Path) -> dict[str, Any]:
+    """Return how a daemon is started as another user, in a folder that is made that user's."""
+    for each in (folder, *folder.rglob("*")):
+        os.chown(each, USER, USER)
+    start = f'shift; exec {python()} "$@"'
+    packages = [each for each in sys.path if each and Path(each).is_dir()]
+    return {
+        "wrapper": (*NOBODY, "/bin/sh", "-c", start, "sh"),
+        "env": {"PYTHONPATH": os.pathsep.join(packages), "HOME": str(folder)},
+    }
+
 
 pytestmark = [
     pytest.mark.host,
@@ -94,12 +120,6 @@ def delegated() -> Iterator[Path]:
     group.rmdir()
 
 
-def own(folder: Path) -> None:
-    """Give a folder and what is in it to the daemon's user."""
-    for each in (folder, *folder.rglob("*")):
-        os.chown(each, USER, USER)
-
-
 LEAVES = "{as_root} /bin/sleep 301 & echo $! >pid; sleep 0.3"
 """A command that succeeds, and leaves a process of root behind."""
 
@@ -126,10 +146,10 @@ async def test_the_group_ends_what_refuses_the_daemons_signals(
     shell = ["/bin/sh", "-c", command.format(as_root=as_root)]
     async with endpoint() as hub:
         config = write_config(place / "m", hub.url, {"it": shell}, limits=limits)
-        own(place / "m")
+        how = as_nobody(place / "m")
         enter = f'echo $$ >{delegated}/cgroup.procs; exec "$@"'
-        wrapper = ("/bin/sh", "-c", enter, "sh", *NOBODY)
-        async with daemon_process.running_daemon(config, wrapper=wrapper) as daemon:
+        how["wrapper"] = ("/bin/sh", "-c", enter, "sh", *how["wrapper"])
+        async with daemon_process.running_daemon(config, **how) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             (finish,) = await hub.until_finished("j", within_s=60)
             pid = int((daemon.state / "runs" / "j" / "workspace" / "pid").read_text())
@@ -153,8 +173,8 @@ async def test_without_a_group_the_job_ends_and_says_what_was_left(
     shell = ["/bin/sh", "-c", command.format(as_root=as_root)]
     async with endpoint() as hub:
         config = write_config(place / "m", hub.url, {"it": shell}, limits=limits)
-        own(place / "m")
-        async with daemon_process.running_daemon(config, wrapper=NOBODY) as daemon:
+        how = as_nobody(place / "m")
+        async with daemon_process.running_daemon(config, **how) as daemon:
             hub.hand_out({"id": "j", "dag_name": "it"})
             (finish,) = await hub.until_finished("j", within_s=90)
             pid = int((daemon.state / "runs" / "j" / "workspace" / "pid").read_text())
