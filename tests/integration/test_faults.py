@@ -290,6 +290,46 @@ async def test_a_job_that_cannot_run_here_is_rejected_with_the_reason(
     assert words in finished["result_summary"]
 
 
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("member", "status", "words"),
+    [
+        (f'"payload": {DEEP}', "rejected", "$.payload must not be nested so deeply"),
+        (f'"headers": {DEEP}', "rejected", "$.headers must not be nested so deeply"),
+        (f'"later": {DEEP}', "rejected", "$.later must not be nested so deeply"),
+        ('"payload": {"n": [NaN]}', "rejected", "$.payload must be JSON, which has"),
+        ('"priority": -Infinity', "rejected", "$.priority must be JSON, which has"),
+        (f'"payload": {{"n": {"9" * 5_000}}}', "succeeded", ""),
+        (f'"payload": {"9" * 5_000}', "succeeded", ""),
+        (f'"issue_number": {"9" * 5_000}', "rejected", "$.issue_number must be"),
+    ],
+    ids=[
+        "payload",
+        "headers",
+        "unknown",
+        "NaN",
+        "Infinity",
+        "long number",
+        "only it",
+        "as a field",
+    ],
+)
+async def test_what_no_parser_takes_keeps_no_other_job_from_coming(
+    tmp_path: Path, member: str, status: str, words: str
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        async with running_daemon(config):
+            hub.hand_out(f'{{"id": "bad", "dag_name": "it", {member}}}'.encode())
+            hub.hand_out(JOB)
+            bad, _ = await hub.until_finished("bad", "j")
+
+    assert bad["result_status"] == status
+    assert words in bad["result_summary"]
+
+
 async def test_an_odd_id_is_one_path_segment_and_one_file(tmp_path: Path) -> None:
     ids = ["..", "a/../b", "ü ?#%", "x" * 512, "\ud800"]
     async with endpoint() as hub:

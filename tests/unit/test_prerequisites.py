@@ -29,7 +29,9 @@ def test_a_machine_that_has_all_is_ok_in_every_line(tmp_path: Path) -> None:
     lines = found(tmp_path)
 
     assert {each.level for each in lines.values()} == {Level.OK}
-    assert [*lines] == ["pidfd", "proc", "shell", "durability", "exec", "home"]
+    assert [*lines] == [
+        *("pidfd", "proc", "devices", "shell", "durability", "exec", "home"),
+    ]
     assert list(tmp_path.iterdir()) == []
 
 
