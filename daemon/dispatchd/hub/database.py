@@ -111,7 +111,7 @@ class Database:
         """
         try:
             engine = _engine(url)
-        except (ArgumentError, ModuleNotFoundError) as error:
+        except (ArgumentError, ModuleNotFoundError, ValueError) as error:
             reason = f"{error}; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
             raise UsageError(cannot="use database_url", reason=reason) from error
         except OSError as error:

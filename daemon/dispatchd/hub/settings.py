@@ -3,6 +3,7 @@
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from attrs import evolve, frozen
 
@@ -151,7 +152,11 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         if found:
             raise ConfigError(found)
         github = resolved(github, file.parent)
-    url = _absolute(settings.database_url, file.parent)
+    try:
+        url = _absolute(settings.database_url, file.parent)
+    except UnicodeEncodeError as error:
+        expected = "must be in a folder whose name is UTF-8"
+        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
     cert_file, key_file = (
         each and str(file.parent / each)
         for each in (settings.tls_cert_file, settings.tls_key_file)
@@ -173,6 +178,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _absolute(url: str, folder: Path) -> str:
-    """Return a database URL; the path of SQLite's file doesn't depend on the working directory."""
+    """Return a database URL whose file, if it is one, doesn't depend on the working directory.
+
+    Fails with UnicodeEncodeError if the folder's name can't be a part of one.
+    """
     kind, _, path = url.partition(":///")
-    return f"sqlite:///{folder / path}" if kind == "sqlite" and path else url
+    if kind != "sqlite" or not path or path.startswith("/"):
+        return url
+    return f"sqlite:///{quote(str(folder))}/{path}"
