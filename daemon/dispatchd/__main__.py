@@ -11,6 +11,9 @@ def main() -> NoReturn:
     _open_standard_streams()
     # Whoever has started this may have blocked signals, and a stop would never be heard of.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if sys.argv[1:3] == ["hub", "serve"]:
+        # The hub has nothing to reload.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if sys.argv[1:2] == ["run"]:
         # Otherwise a hangup would end the daemon until it can reload; it hasn't read its configuration yet.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -118,7 +118,9 @@ def serve(config_file: Path, port_file: Path | None) -> None:
         click.echo(f"hub ready {settings.scheme}://{shown}:{bound_port}")
 
     async def serve_desk() -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with anyio.open_signal_receiver(
+            signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+        ) as signals:
             await serve_hub(desk, announce, manager, signals)
 
     try:

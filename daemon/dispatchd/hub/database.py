@@ -20,8 +20,10 @@ keep decisions correct on both:
 5. Lists, metrics and backups are read in a snapshot of one moment (REPEATABLE READ, READ ONLY).
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final, TypeVar
@@ -72,6 +74,7 @@ _BECAUSE_OF_ANOTHER: Final = ("40001", "40P01", "23505")
 
 _READ_ONLY: Final = "dispatchd_read_only"
 _ORIGIN: Final = "dispatchd_origin"
+_FILE: Final = "dispatchd_file"
 _NOTIFY: Final = text("SELECT pg_notify(:channel, :words)")
 _LOCK: Final = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
@@ -310,6 +313,7 @@ def _engine(url: str) -> Engine:
                 "check_same_thread": False,
             },
         )
+        event.listen(engine, "connect", partial(_note_file, parsed.database))
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -370,12 +374,41 @@ def _without_limits(db: Connection) -> Iterator[None]:
         connection.is_patient = False
 
 
+def _note_file(path: str | None, _connection: object, record: Any) -> None:  # noqa: ANN401  # SQLAlchemy's own kind
+    """Note which file a connection has opened."""
+    if path:
+        record.info[_FILE] = (path, _identity(path))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  # SQLAlchemy has it as a string
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _require_file(db: Connection) -> None:
+    """Check that a connection's file is still the database.
+
+    What is committed to a file that has been removed or replaced is gone with the process.
+
+    Raises:
+        StorageBusy: It isn't.
+    """
+    path, opened = db.info.get(_FILE, ("", None))
+    if path and _identity(path) != opened:
+        message = f"{path} was removed or replaced: put it back, or restart the hub"
+        raise StorageBusy(message)
+
+
 def _set_up_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
     for each in ("journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {each}")
 
 
 def _begin_sqlite(db: Connection) -> None:
+    _require_file(db)
     if db.get_execution_options().get(_READ_ONLY):
         db.exec_driver_sql("BEGIN")
         return

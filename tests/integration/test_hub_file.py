@@ -1,0 +1,83 @@
+"""A hub whose database's file goes away under it says so, and takes nothing that would be gone with its process."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from dispatchd.hub.setup import init
+from support import hub_process
+from support.cli import dispatchd
+from support.hub import hub
+from support.until import until
+
+JOB = {"id": "late", "dag_name": "it"}
+
+
+def _moved(file: Path) -> None:
+    file.rename(file.with_name("aside.db"))
+
+
+def _replaced(file: Path) -> None:
+    shutil.copy(file, file.with_name("copy.db"))
+    file.rename(file.with_name("aside.db"))
+    file.with_name("copy.db").rename(file)
+
+
+def _made_anew(file: Path) -> None:
+    file.rename(file.with_name("aside.db"))
+    file.touch()
+
+
+@pytest.mark.parametrize("lose", [_moved, _replaced, _made_anew])
+async def test_nothing_is_taken_while_the_file_is_another_one(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    async with hub(tmp_path / "hub") as server:
+        await server.submit({"id": "j", "dag_name": "it"})
+        file = server.folder / "hub.db"
+        lose(file)
+        refused = await server.http.post("/api/v1/jobs", json=JOB)
+        ready = await server.http.get("/readyz")
+        said = server.log_file.read_text()
+        # It is the old one that counts.
+        file.with_name("aside.db").replace(file)
+        again = await server.http.post("/api/v1/jobs", json=JOB)
+        shown = await server.http.get("/api/v1/jobs/j")
+
+    assert (refused.status_code, ready.status_code) == (503, 503)
+    assert f"{file} was removed or replaced: put it back, or restart" in said
+    assert (again.status_code, shown.status_code) == (201, 200)
+
+
+async def test_a_hub_outlives_a_hangup(tmp_path: Path) -> None:
+    async with hub_process.hub(tmp_path / "hub") as server:
+        os.kill(server.process.pid, signal.SIGHUP)
+        await until(lambda: "hangup_ignored" in server.log_file.read_text(), 30)
+        ready = await server.http.get("/readyz")
+        code = await anyio.to_thread.run_sync(server.stop)
+
+    assert (ready.status_code, code) == (200, 0)
+
+
+@pytest.mark.parametrize("host", ["x" * 300, "a..b", "192.0.2.1"])
+def test_an_address_that_cannot_be_listened_at_is_one_line(
+    tmp_path: Path, host: str
+) -> None:
+    made = init(
+        tmp_path,
+        listen=f"{host}:0",
+        database_url="sqlite:///hub.db",
+        license_id="self-hosted",
+    )
+    said = dispatchd("hub", "serve", "--config", str(made.settings.file))
+
+    lines = [line for line in said.stderr.splitlines() if line.startswith("dispatchd:")]
+    assert said.returncode == os.EX_UNAVAILABLE
+    assert len(lines) == 1
+    assert f"cannot listen on {host} port 0" in lines[0]
+    assert "Traceback" not in said.stderr
