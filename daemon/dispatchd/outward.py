@@ -17,6 +17,7 @@ from dispatchd.domain.http_headers import no_cookies
 from dispatchd.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.process.prerequisites import Needs
+from dispatchd.process.proxies import MAX_PORT, url_problem
 
 
 def transport_settings(
@@ -75,6 +76,10 @@ def check_outward(config: Config, environment: Mapping[str, str]) -> None:
         for key, expected in dict.fromkeys(_unusable_checkouts(config, environment))
     ]
     problems += [
+        Problem(file=config.file, key=key, expected=expected)
+        for key, expected in _unusable_reports(config)
+    ]
+    problems += [
         Problem(file=config.file, key="license.public_keys", expected=expected)
         for expected in _unusable_keys(config)
     ]
@@ -94,6 +99,15 @@ def _unusable_checkouts(
     if config.checkout.ca_file:
         for _, expected in check_files(way.ca_file, None, None):
             yield "checkout.ca_file", expected
+
+
+def _unusable_reports(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for what can't be used of the addresses of metrics and traces."""
+    _, _, port = config.metrics.listen.rpartition(":")
+    if port and int(port) > MAX_PORT:
+        yield "metrics.listen", f"must have a port up to {MAX_PORT}"
+    if problem := url_problem(config.telemetry.otlp_url):
+        yield "telemetry.otlp_url", problem
 
 
 def _unusable_keys(config: Config) -> list[str]:

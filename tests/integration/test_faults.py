@@ -375,6 +375,23 @@ async def test_an_endpoint_that_does_not_hold_is_asked_at_intervals(
             await hub.until_finished("j")
 
 
+async def test_a_secret_that_is_a_file_of_another_kind_is_named_until_it_is_right(
+    tmp_path: Path,
+) -> None:
+    """It isn't looked for in every text, which would take for ever."""
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        (tmp_path / "secret").write_text("x" * 20_000_000)
+        async with running_daemon(config) as daemon:
+            line = await daemon.until_logged("pull_failed")
+            (tmp_path / "secret").write_text(SECRET)
+            hub.hand_out(JOB)
+            await advance(70)
+            await hub.until_finished("j")
+
+    assert "is longer than 65536 characters" in line["error"]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

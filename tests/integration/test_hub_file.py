@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from dispatchd.errors import ConfigError
 from dispatchd.hub.setup import init
 from support import hub_process
 from support.cli import dispatchd
@@ -62,6 +63,17 @@ async def test_a_hub_outlives_a_hangup(tmp_path: Path) -> None:
         code = await anyio.to_thread.run_sync(server.stop)
 
     assert (ready.status_code, code) == (200, 0)
+
+
+@pytest.mark.parametrize("port", ["65536", "99999"])
+def test_a_port_that_is_none_is_no_other_one(tmp_path: Path, port: str) -> None:
+    with pytest.raises(ConfigError, match="must have a port up to 65535"):
+        init(
+            tmp_path / "hub",
+            listen=f"127.0.0.1:{port}",
+            database_url="sqlite:///hub.db",
+            license_id="self-hosted",
+        )
 
 
 @pytest.mark.parametrize("host", ["x" * 300, "a..b", "192.0.2.1"])

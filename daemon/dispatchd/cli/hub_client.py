@@ -232,11 +232,9 @@ class HubClient:
         return context
 
     def _proxy(self) -> "httpx.Proxy | None":
-        import httpx
+        from dispatchd.process.proxies import environment_proxy, httpx_proxy, parsed
 
-        from dispatchd.process.proxies import environment_proxy, httpx_proxy
-
-        url = httpx.URL(self.url)
+        url = parsed(self.url)
         if url.scheme != "https" or self._cert_file:
             # Requests without encryption, and the token in them, are for the hub alone.
             return None

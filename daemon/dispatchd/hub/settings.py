@@ -12,6 +12,7 @@ from dispatchd.conversion import strict_converter
 from dispatchd.domain import toml_text
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.hub.github.settings import GithubSettings, mistakes, resolved
+from dispatchd.process.proxies import MAX_PORT
 
 FILE: Final = "hub.toml"
 TOKEN_FILE: Final = "admin-token"  # noqa: S105  # a name
@@ -142,6 +143,10 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
     if found:
         raise ConfigError(found)
     settings = evolve(_converter.structure(document, Settings), file=file)
+    if settings.address[1] > MAX_PORT:
+        # getaddrinfo(3) would take the remainder.
+        expected = f"must have a port up to {MAX_PORT}"
+        raise ConfigError([Problem(file=file, key="listen", expected=expected)])
     github = settings.github
     if github is not None:
         found = [
