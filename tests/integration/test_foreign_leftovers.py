@@ -3,12 +3,10 @@
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,10 +14,8 @@ from support import daemon_process
 from support.control import call
 from support.daemon import write_config
 from support.endpoint import endpoint
+from support.other_user import NOBODY, USER, as_nobody
 from support.until import until
-
-USER = 65534
-"""Who the daemon is: nobody (uid)."""
 
 AS_ROOT = """
 #include <unistd.h>
@@ -31,35 +27,6 @@ int main(int argc, char **argv)
 }
 """
 """What sudo does, without asking."""
-
-NOBODY = (
-    *("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"),
-    *("--inh-caps=-all", "--"),
-)
-
-
-def python() -> str:
-    """Return an interpreter of this version that the daemon's user may execute."""
-    minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for each in (sys.executable, f"/usr/bin/{minor}"):
-        # By a shell: setpriv itself may still execute what its user may not.
-        tried = [*NOBODY, "/bin/sh", "-c", f"exec {each} -I -c pass"]
-        if subprocess.run(tried, capture_output=True, check=False).returncode == 0:
-            return each
-    pytest.skip("the daemon's user can execute no Python of this version")
-
-
-def as_nobody(folder: Path) -> dict[str, Any]:
-    """Return how a daemon is started as another user, in a folder that is made that user's."""
-    for each in (folder, *folder.rglob("*")):
-        os.chown(each, USER, USER)
-    start = f'shift; exec {python()} "$@"'
-    packages = [each for each in sys.path if each and Path(each).is_dir()]
-    return {
-        "wrapper": (*NOBODY, "/bin/sh", "-c", start, "sh"),
-        "env": {"PYTHONPATH": os.pathsep.join(packages), "HOME": str(folder)},
-    }
-
 
 pytestmark = [
     pytest.mark.host,
