@@ -117,6 +117,14 @@ class _Sink:
             self._out.flush()
 
 
+def say(line: str) -> None:
+    """Print a line that isn't of the log, for whoever has started this program; that nobody reads it stops nothing."""
+    # It is None where the program was started with stdout closed.
+    sink = _Sink(cast("TextIO | None", sys.stdout) or io.StringIO())
+    sink.write(f"{line}\n")
+    sink.flush()
+
+
 def _lines_of(out: TextIO) -> LineWriter | None:
     """Return what writes to a stream without waiting for its reader; None where it has no descriptor."""
     try:

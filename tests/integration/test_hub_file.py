@@ -12,7 +12,7 @@ import pytest
 from dispatchd.errors import ConfigError
 from dispatchd.hub.setup import init
 from support import hub_process
-from support.cli import dispatchd
+from support.cli import command, dispatchd
 from support.hub import hub
 from support.until import until
 
@@ -53,6 +53,48 @@ async def test_nothing_is_taken_while_the_file_is_another_one(
     assert (refused.status_code, ready.status_code) == (503, 503)
     assert f"{file} was removed or replaced: put it back, or restart" in said
     assert (again.status_code, shown.status_code) == (201, 200)
+
+
+async def test_a_second_hub_on_one_file_is_refused(tmp_path: Path) -> None:
+    """It would not hear of what the first one takes, and its machines would wait for their next poll."""
+    async with hub_process.hub(tmp_path / "hub") as first:
+        other = tmp_path / "other"
+        other.mkdir()
+        text = (first.folder / "hub.toml").read_text()
+        where = f'"sqlite:///{first.folder}/hub.db"'
+        moved = text.replace('"sqlite:///hub.db"', where)
+        (other / "hub.toml").write_text(moved.replace(f":{first.port}", ":0"))
+        said = await command("hub", "serve", "--config", str(other / "hub.toml"))
+        # Commands that look, and a start after a kill, are not refused.
+        backup = str(tmp_path / "backup")
+        looked = await command(
+            "hub", "backup", backup, "--config", str(other / "hub.toml")
+        )
+        first.kill()
+        await first.start()
+        ready = await first.http.get("/readyz")
+
+    assert said.returncode == os.EX_UNAVAILABLE
+    assert said.stderr.count("dispatchd: ") == 1
+    assert "another hub process does; several need PostgreSQL" in said.stderr
+    assert (looked.returncode, ready.status_code) == (0, 200)
+
+
+@pytest.mark.parametrize("where", [">/dev/full", ">&-", "| true", "| sleep 30"])
+async def test_a_hub_that_cannot_say_that_it_is_ready_is_ready(
+    tmp_path: Path, where: str
+) -> None:
+    wrapper = ("/bin/sh", "-c", f'exec "$@" {where}', "sh")
+    if where.startswith("|"):
+        if shutil.which("bash") is None:
+            pytest.skip("needs bash")
+        # The hub itself, and not a shell that waits for it.
+        wrapper = ("/bin/bash", "-c", f'exec "$@" > >({where[1:]})', "bash")
+    async with hub_process.hub(tmp_path / "hub", wrapper=wrapper) as server:
+        await server.submit({"id": "j", "dag_name": "it"})
+        code = await anyio.to_thread.run_sync(server.stop)
+
+    assert code == 0
 
 
 async def test_a_hub_outlives_a_hangup(tmp_path: Path) -> None:

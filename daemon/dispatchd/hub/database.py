@@ -158,6 +158,11 @@ class Database:
         """True if other processes may use it at the same time."""
         return self.engine.dialect.name == "postgresql"
 
+    @property
+    def file(self) -> str | None:
+        """Path of the file that is the database; None for a server's."""
+        return None if self.is_shared else self.engine.url.database
+
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run a unit of work in a transaction and return its result; its changes are committed together, or not at all.
 
