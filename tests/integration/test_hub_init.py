@@ -1,6 +1,7 @@
 """A new hub is whole and in its folder, whatever that is called, or isn't made at all."""
 
 import os
+import resource
 import tomllib
 from pathlib import Path
 
@@ -62,6 +63,22 @@ def test_an_address_that_is_none_is_said_and_leaves_nothing(
         init(tmp_path, **{**DEFAULTS, "database_url": url})
 
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("most_bytes", [0, 512, 64 * 1024])
+def test_a_try_without_room_leaves_nothing_that_keeps_the_next_from_being_made(
+    tmp_path: Path, most_bytes: int
+) -> None:
+    """The room ends in hub.toml, or in the database."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
+    try:
+        with pytest.raises(UserError):
+            init(tmp_path / "hub", **DEFAULTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    init(tmp_path / "hub", **DEFAULTS)
 
 
 def test_a_folder_that_is_no_text_is_said_and_stays_empty(tmp_path: Path) -> None:

@@ -121,5 +121,9 @@ def _quoted(text: str) -> str:
 
 def _write(file: Path, text: str) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as opened:
-        opened.write(text)
+    with ExitStack() as undo:
+        # A part of it would keep a second try from being made.
+        undo.callback(file.unlink, missing_ok=True)
+        with os.fdopen(fd, "w", encoding="utf-8") as opened:
+            opened.write(text)
+        undo.pop_all()
