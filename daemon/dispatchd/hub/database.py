@@ -20,10 +20,8 @@ keep decisions correct on both:
 5. Lists, metrics and backups are read in a snapshot of one moment (REPEATABLE READ, READ ONLY).
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final, TypeVar
@@ -48,6 +46,7 @@ from sqlalchemy.pool import QueuePool
 from dispatchd.errors import NotReachable, UsageError
 from dispatchd.hub.model import StorageBusy
 from dispatchd.hub.schema import Words
+from dispatchd.hub.storage.sqlite import READ_ONLY, set_up
 
 T = TypeVar("T")
 
@@ -72,9 +71,7 @@ _BECAUSE_OF_ANOTHER: Final = ("40001", "40P01", "23505")
 """SQLSTATEs of errors that another transaction causes: serialization_failure, deadlock_detected, unique_violation
 (PostgreSQL docs, Appendix A)."""
 
-_READ_ONLY: Final = "dispatchd_read_only"
 _ORIGIN: Final = "dispatchd_origin"
-_FILE: Final = "dispatchd_file"
 _NOTIFY: Final = text("SELECT pg_notify(:channel, :words)")
 _LOCK: Final = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
@@ -208,7 +205,7 @@ class Database:
     @property
     def _snapshot(self) -> dict[str, Any]:
         if not self.is_shared:
-            return {_READ_ONLY: True}
+            return {READ_ONLY: True}
         return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
     def check(self) -> None:
@@ -269,7 +266,7 @@ class _Newer(Exception):
 
 def _is_current(engine: Engine) -> bool:
     """Return whether an SQLite database has all migrations. It takes no writer's lock, which is seldom free in a busy hub."""
-    with engine.connect().execution_options(**{_READ_ONLY: True}) as db, db.begin():
+    with engine.connect().execution_options(**{READ_ONLY: True}) as db, db.begin():
         return _revision(db) == REVISION
 
 
@@ -318,9 +315,7 @@ def _engine(url: str) -> Engine:
                 "check_same_thread": False,
             },
         )
-        event.listen(engine, "connect", partial(_note_file, parsed.database))
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        set_up(engine)
         return engine
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -377,48 +372,6 @@ def _without_limits(db: Connection) -> Iterator[None]:
         yield
     finally:
         connection.is_patient = False
-
-
-def _note_file(path: str | None, _connection: object, record: Any) -> None:  # noqa: ANN401  # SQLAlchemy's own kind
-    """Note which file a connection has opened."""
-    if path:
-        record.info[_FILE] = (path, _identity(path))
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116  # SQLAlchemy has it as a string
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _require_file(db: Connection) -> None:
-    """Check that a connection's file is still the database.
-
-    What is committed to a file that has been removed or replaced is gone with the process.
-
-    Raises:
-        StorageBusy: It isn't.
-    """
-    path, opened = db.info.get(_FILE, ("", None))
-    if path and _identity(path) != opened:
-        message = f"{path} was removed or replaced: put it back, or restart the hub"
-        raise StorageBusy(message)
-
-
-def _set_up_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
-    for each in ("journal_mode = WAL", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {each}")
-
-
-def _begin_sqlite(db: Connection) -> None:
-    _require_file(db)
-    if db.get_execution_options().get(_READ_ONLY):
-        db.exec_driver_sql("BEGIN")
-        return
-    # Take the writer's lock at the start: a transaction that reads first may be refused when it writes.
-    db.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _state(error: BaseException | None) -> str:

@@ -1,0 +1,63 @@
+"""Connections to SQLite: durable, with the writer's lock from the start, and to the file that they have opened."""
+
+import os
+from functools import partial
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, event
+
+from dispatchd.hub.model import StorageBusy
+
+READ_ONLY: Final = "dispatchd_read_only"
+"""Option of a connection whose transaction only reads."""
+
+_FILE: Final = "dispatchd_file"
+
+
+def set_up(engine: Engine) -> None:
+    """Have the connections and transactions of an engine made as those of the hub."""
+    event.listen(engine, "connect", partial(_note_file, engine.url.database))
+    event.listen(engine, "connect", _set_up)
+    event.listen(engine, "begin", _begin)
+
+
+def _note_file(path: str | None, _connection: object, record: Any) -> None:  # noqa: ANN401  # SQLAlchemy's own kind
+    """Note which file a connection has opened."""
+    if path:
+        record.info[_FILE] = (path, _identity(path))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116  # SQLAlchemy has it as a string
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _require_file(db: Connection) -> None:
+    """Check that a connection's file is still the database.
+
+    What is committed to a file that has been removed or replaced is gone with the process.
+
+    Raises:
+        StorageBusy: It isn't.
+    """
+    path, opened = db.info.get(_FILE, ("", None))
+    if path and _identity(path) != opened:
+        message = f"{path} was removed or replaced: put it back, or restart the hub"
+        raise StorageBusy(message)
+
+
+def _set_up(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
+    for each in ("journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {each}")
+
+
+def _begin(db: Connection) -> None:
+    _require_file(db)
+    if db.get_execution_options().get(READ_ONLY):
+        db.exec_driver_sql("BEGIN")
+        return
+    # Take the writer's lock at the start: a transaction that reads first may be refused when it writes.
+    db.exec_driver_sql("BEGIN IMMEDIATE")
