@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import structlog
+
 from dispatchd.errors import NotReachable
 
 
@@ -28,6 +30,9 @@ def sole_server(file: str | None) -> Iterator[None]:
         except BlockingIOError as error:
             reason = "another hub process does; several need PostgreSQL"
             raise NotReachable(cannot=f"serve {file}", reason=reason) from error
+        except OSError as error:
+            # A file system without locks.
+            structlog.get_logger().warning("not_locked", path=file, error=str(error))
         yield
     finally:
         os.close(fd)

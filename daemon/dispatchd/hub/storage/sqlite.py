@@ -16,23 +16,24 @@ _FILE: Final = "dispatchd_file"
 
 def set_up(engine: Engine) -> None:
     """Have the connections and transactions of an engine made as those of the hub."""
-    event.listen(engine, "connect", partial(_note_file, engine.url.database))
+    # SQLite opens the file at the first statement.
     event.listen(engine, "connect", _set_up)
+    event.listen(engine, "connect", partial(_note_file, engine.url.database))
+    event.listen(engine, "close", _forget_file)
     event.listen(engine, "begin", _begin)
 
 
 def _note_file(path: str | None, _connection: object, record: Any) -> None:  # noqa: ANN401  # SQLAlchemy's own kind
     """Note which file a connection has opened."""
     if path:
-        record.info[_FILE] = (path, _identity(path))
+        # A path alone takes no lock, and its end drops none of SQLite's (open(2), O_PATH).
+        record.info[_FILE] = (path, os.open(path, os.O_PATH | os.O_CLOEXEC))
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)  # noqa: PTH116  # SQLAlchemy has it as a string
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def _forget_file(_connection: object, record: Any) -> None:  # noqa: ANN401  # likewise
+    _, file = record.info.pop(_FILE, ("", -1))
+    if file >= 0:
+        os.close(file)
 
 
 def _require_file(db: Connection) -> None:
@@ -43,8 +44,14 @@ def _require_file(db: Connection) -> None:
     Raises:
         StorageBusy: It isn't.
     """
-    path, opened = db.info.get(_FILE, ("", None))
-    if path and _identity(path) != opened:
+    path, file = db.info.get(_FILE, ("", -1))
+    if not path:
+        return
+    try:
+        is_there = os.path.samestat(os.fstat(file), os.stat(path))  # noqa: PTH116  # SQLAlchemy has it as a string
+    except OSError:
+        is_there = False
+    if not is_there:
         message = f"{path} was removed or replaced: put it back, or restart the hub"
         raise StorageBusy(message)
 
