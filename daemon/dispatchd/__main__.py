@@ -9,6 +9,11 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run this process's command line."""
     _open_standard_streams()
+    # Whoever has started this may have blocked signals, and a stop would never be heard of.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if sys.argv[1:3] == ["hub", "serve"]:
+        # The hub has nothing to reload.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if sys.argv[1:2] == ["run"]:
         # Otherwise a hangup would end the daemon until it can reload; it hasn't read its configuration yet.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -29,8 +34,11 @@ def _open_standard_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # Opening takes the lowest free number, which is this stream's.
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+            # The lowest free number, which is this one.
+            opened = os.open(os.devnull, os.O_RDWR)
+            # What is started from here finds it closed otherwise.
+            os.set_inheritable(opened, True)
+            setattr(sys, name, os.fdopen(opened, mode))
 
 
 if __name__ == "__main__":

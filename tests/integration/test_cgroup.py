@@ -12,8 +12,7 @@ import pytest
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge
 from dispatchd.agent.engine.local.cgroup import Cgroups, Group
-from dispatchd.protocol.outcome import Exit
-from dispatchd.protocol.resources import Resources, Usage
+from dispatchd.protocol.outcome import Exit, Resources, Usage
 from support import daemon_process
 from support.control import call
 from support.daemon import running_daemon, write_config

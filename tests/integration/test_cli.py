@@ -272,6 +272,7 @@ async def test_jobs_show_logs_and_status_tell_what_happened(tmp_path: Path) -> N
                     "id": "job-1",
                     "dag_name": "it",
                     "repository_name": "o/r",
+                    "pull_request_number": 7,
                     "claim_token": "very-secret",
                     "lease_seconds": 60,
                 }
@@ -291,6 +292,9 @@ async def test_jobs_show_logs_and_status_tell_what_happened(tmp_path: Path) -> N
         "finish_acknowledged -> history"
         in dispatchd("show", "job-1", "--config", config).stdout
     )
+    link = "https://github.com/o/r/pull/7"
+    assert shown["link"] == link
+    assert link in dispatchd("show", "job-1", "--config", config).stdout
     assert dispatchd("logs", "job-1", "--config", config).stdout == "hello\n"
     assert dispatchd("logs", "-f", "job-1", "--config", config).stdout == "hello\n"
     assert (
@@ -313,6 +317,31 @@ async def test_jobs_show_logs_and_status_tell_what_happened(tmp_path: Path) -> N
     assert "doesn't answer" in alone.stdout
     assert "no daemon is running" in alone.stderr
     assert alone.returncode == os.EX_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("said", "server"),
+    [
+        ("https://git.corp.example/o/r", "git.corp.example"),
+        ("https://evil.example/o/r", "github.com"),
+    ],
+)
+async def test_a_job_leads_to_a_server_that_the_machine_knows(
+    tmp_path: Path, said: str, server: str
+) -> None:
+    payload = {"repository": {"html_url": said}}
+    job = {"id": "j", "dag_name": "it", "repository_name": "o/r", "payload": payload}
+    async with endpoint() as hub:
+        path = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        with path.open("a") as file:
+            other = 'checkout_url = "https://git.corp.example"'
+            file.write(f'[workflows.other]\ncommand = ["/bin/true"]\n{other}\n')
+        async with running_daemon(path):
+            hub.hand_out({**job, "sha": "c0ffee"})
+            await hub.until_finished("j")
+    shown = json.loads(dispatchd("show", "j", "--json", "--config", str(path)).stdout)
+
+    assert shown["link"] == f"https://{server}/o/r/commit/c0ffee"
 
 
 async def test_nothing_that_a_job_or_its_run_says_acts_on_the_terminal(

@@ -324,6 +324,59 @@ def test_a_refusal_of_the_configuration_is_json_too(tmp_path: Path, text: str) -
         assert problem["expected"]
 
 
+NO_TOML = {
+    "digits": "x = " + "9" * 5_000,
+    "lists": "x = " + "[" * 5_000 + "]" * 5_000,
+    "tables": "x = " + "{a=" * 5_000 + "1" + "}" * 5_000,
+}
+
+
+@pytest.mark.parametrize("text", NO_TOML.values(), ids=NO_TOML.keys())
+def test_a_text_that_the_parser_gives_up_is_a_mistake_in_it(
+    tmp_path: Path, text: str
+) -> None:
+    config = write_config(tmp_path, NOWHERE, {"it": ["/bin/true"]})
+    hub_config = tmp_path / "hub.toml"
+    for file in (config, hub_config):
+        with file.open("a") as opened:
+            opened.write(f"\n{text}\n")
+
+    checked = dispatchd("config", "check", "--config", str(config))
+    hub = dispatchd("hub", "serve", "--config", str(hub_config))
+    status = dispatchd("status", "--config", str(config))
+
+    for said in (checked, hub):
+        assert said.returncode == os.EX_CONFIG
+        assert said.stderr.count("\n") == 1
+        assert "must be TOML" in said.stderr
+    assert status.returncode == os.EX_UNAVAILABLE
+    assert "Traceback" not in status.stderr
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ('[metrics]\nlisten = "127.0.0.1:99999"', "metrics.listen"),
+        ('[metrics]\nlisten = "[::1]:65536"', "metrics.listen"),
+        ('[telemetry]\notlp_url = "http://[::1"', "telemetry.otlp_url"),
+        ('[telemetry]\notlp_url = "http://h:port/"', "telemetry.otlp_url"),
+        ('[telemetry]\notlp_url = "http://h:99999/"', "telemetry.otlp_url"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_a_mistake_with_its_key(
+    tmp_path: Path, table: str, key: str
+) -> None:
+    config = write_config(tmp_path, NOWHERE, {"it": ["/bin/true"]})
+    with config.open("a") as file:
+        file.write(f"\n{table}\n")
+
+    for words in (("config", "check"), ("run",)):
+        said = dispatchd(*words, "--config", str(config))
+        assert said.returncode == os.EX_CONFIG
+        assert said.stderr.count("\n") == 1
+        assert f": {key}: must " in said.stderr
+
+
 def test_a_configuration_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     config = write_config(tmp_path, NOWHERE, {"it": ["/bin/true"]})
     config.write_bytes(b"\xef\xbb\xbf" + config.read_bytes())

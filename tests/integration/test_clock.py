@@ -143,7 +143,19 @@ def test_a_new_boot_measures_the_clock_anew_and_the_same_one_counts_on(
     assert abs(same_boot.jump().total_seconds()) < LATE_S
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"boot_id": 1}', "null"])
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", '{"boot_id": 1}', "null", "[" * 100_000),
+        *(
+            f'{{"boot_id": "{BOOT_ID}", "boot_at": {boot_at}}}'
+            for boot_at in ("1e300", "-1e12", "NaN", "9" * 400, "9" * 5_000)
+        ),
+    ],
+)
 def test_a_damaged_anchor_is_measured_anew(tmp_path: Path, content: str) -> None:
     (tmp_path / "clock.json").write_text(content)
 

@@ -290,6 +290,46 @@ async def test_a_job_that_cannot_run_here_is_rejected_with_the_reason(
     assert words in finished["result_summary"]
 
 
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("member", "status", "words"),
+    [
+        (f'"payload": {DEEP}', "rejected", "$.payload must not be nested so deeply"),
+        (f'"headers": {DEEP}', "rejected", "$.headers must not be nested so deeply"),
+        (f'"later": {DEEP}', "rejected", "$.later must not be nested so deeply"),
+        ('"payload": {"n": [NaN]}', "rejected", "$.payload must be JSON, which has"),
+        ('"priority": -Infinity', "rejected", "$.priority must be JSON, which has"),
+        (f'"payload": {{"n": {"9" * 5_000}}}', "succeeded", ""),
+        (f'"payload": {"9" * 5_000}', "succeeded", ""),
+        (f'"issue_number": {"9" * 5_000}', "rejected", "$.issue_number must be"),
+    ],
+    ids=[
+        "payload",
+        "headers",
+        "unknown",
+        "NaN",
+        "Infinity",
+        "long number",
+        "only it",
+        "as a field",
+    ],
+)
+async def test_what_no_parser_takes_keeps_no_other_job_from_coming(
+    tmp_path: Path, member: str, status: str, words: str
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        async with running_daemon(config):
+            hub.hand_out(f'{{"id": "bad", "dag_name": "it", {member}}}'.encode())
+            hub.hand_out(JOB)
+            bad, _ = await hub.until_finished("bad", "j")
+
+    assert bad["result_status"] == status
+    assert words in bad["result_summary"]
+
+
 async def test_an_odd_id_is_one_path_segment_and_one_file(tmp_path: Path) -> None:
     ids = ["..", "a/../b", "ü ?#%", "x" * 512, "\ud800"]
     async with endpoint() as hub:
@@ -335,13 +375,43 @@ async def test_an_endpoint_that_does_not_hold_is_asked_at_intervals(
             await hub.until_finished("j")
 
 
-async def test_a_held_poll_that_is_cut_is_an_empty_poll(tmp_path: Path) -> None:
+async def test_a_secret_that_is_a_file_of_another_kind_is_named_until_it_is_right(
+    tmp_path: Path,
+) -> None:
+    """It isn't looked for in every text, which would take for ever."""
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        (tmp_path / "secret").write_text("x" * 20_000_000)
+        async with running_daemon(config) as daemon:
+            line = await daemon.until_logged("pull_failed")
+            (tmp_path / "secret").write_text(SECRET)
+            hub.hand_out(JOB)
+            await advance(70)
+            await hub.until_finished("j")
+
+    assert "is longer than 65536 characters" in line["error"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(cut=True),
+        Answer(status=504, body=b"<html>Gateway Time-out"),
+        Answer(status=502),
+        Answer(status=524, body=b"error code: 524"),
+        Answer(status=408),
+    ],
+    ids=["closed", "504", "502", "524", "408"],
+)
+async def test_a_held_poll_that_is_cut_is_an_empty_poll(
+    tmp_path: Path, answer: Answer
+) -> None:
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": TRUE}, cloud="hold_s = 40")
         async with running_daemon(config) as daemon:
             await hub.until(lambda e: any(each.hold_s for each in e.calls("pull")))
             await advance(30)
-            hub.cut_held_polls()
+            hub.cut_held_polls(answer)
             line = await daemon.until_logged("poll_cut_on_the_way")
             hub.hand_out(JOB)
             await hub.until_finished("j")
@@ -350,6 +420,34 @@ async def test_a_held_poll_that_is_cut_is_an_empty_poll(tmp_path: Path) -> None:
             ]
 
     assert 24 <= line["next_hold_s"] < 40
+
+
+@pytest.mark.parametrize("held_s", [0.0, 5.0])
+async def test_a_gateway_in_front_of_nothing_is_a_failure(
+    tmp_path: Path, held_s: float
+) -> None:
+    """It answers with the statuses of one that has given up a held poll, and sooner."""
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE}, cloud="hold_s = 40")
+        async with running_daemon(config) as daemon:
+            await hub.until(lambda e: any(each.hold_s for each in e.calls("pull")))
+            await advance(held_s)
+            hub.cut_held_polls(Answer(status=504))
+            line = await daemon.until_logged("pull_failed")
+
+    assert line["kind"] == "Unavailable"
+
+
+async def test_an_endpoint_that_refuses_a_held_poll_is_believed(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE}, cloud="hold_s = 40")
+        async with running_daemon(config) as daemon:
+            await hub.until(lambda e: any(each.hold_s for each in e.calls("pull")))
+            await advance(30)
+            hub.cut_held_polls(as_json({"message": "no database"}, 502))
+            line = await daemon.until_logged("pull_failed")
+
+    assert "no database" in line["error"]
 
 
 async def test_a_secret_rotated_on_disk_is_used_at_once(tmp_path: Path) -> None:

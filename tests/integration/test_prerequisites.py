@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from errno import ENOSYS, EPERM
@@ -118,6 +119,49 @@ async def test_a_limit_that_cannot_be_kept_keeps_the_workflow_to_others(
     words = " ".join(status["warnings"])
     assert "workflows.it takes no jobs: pids_max can't be kept" in words
     assert "runs go on without memory_max_mib" in words
+
+
+@pytest.mark.parametrize(
+    ("more", "goes_back"),
+    [
+        ({}, False),
+        ({"claim_token": "t", "lease_seconds": 600, "extensions": ["release"]}, True),
+    ],
+    ids=["rejected", "given back"],
+)
+async def test_an_accepted_job_does_not_run_without_a_limit_that_cannot_be_kept_any_more(
+    tmp_path: Path,
+    more: dict[str, Any],
+    goes_back: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    waits = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.05; done"]
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, {"first": waits, "it": ["/usr/bin/touch", "ran"]}
+        )
+        async with running_daemon(config) as daemon:
+            if "memory" in (await call(daemon, "GET", "/v1/status"))["containment"]:
+                pytest.skip("this machine keeps the limit")
+            hub.hand_out({"id": "a", "dag_name": "first"})
+            await daemon.until_logged("job_attempt_started", job_id="a")
+            hub.hand_out({"id": "b", "dag_name": "it", **more})
+            await daemon.until_logged("job_accept_confirmed", job_id="b")
+            before = '[workflows."it"]'
+            text = config.read_text()
+            config.write_text(text.replace(before, f"{before}\nmemory_max_mib = 900"))
+            daemon.send(signal.SIGHUP)
+            await daemon.until_logged("reloaded")
+            (daemon.state / "runs" / "a" / "workspace" / "go").touch()
+            if goes_back:
+                await hub.until(lambda it: bool(it.calls("release", "b")))
+                words = hub.calls("release", "b")[0].body["reason"]
+            else:
+                [finish] = await hub.until_finished("b")
+                words = finish["result_summary"]
+                assert finish["result_status"] == "rejected"
+
+    assert "memory_max_mib can't be kept on this machine" in words
+    assert not list(tmp_path.rglob("ran"))
 
 
 async def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:

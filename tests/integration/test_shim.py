@@ -170,6 +170,27 @@ async def test_what_cannot_be_executed_ends_as_in_a_shell(
     assert word in ready.output_file.read_text()
 
 
+@pytest.mark.parametrize("is_script", [False, True], ids=["itself", "interpreter"])
+async def test_a_program_that_is_being_installed_is_executed_when_it_is_there(
+    local: LocalEngine,
+    tmp_path: Path,
+    is_script: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    """The kernel refuses to execute a file that is open for writing (execve(2), ETXTBSY)."""
+    program = command = tmp_path / "tool"
+    shutil.copy("/bin/true", program)
+    if is_script:
+        command = tmp_path / "script"
+        command.write_text(f"#!{program}\n")
+        command.chmod(0o700)
+    ready = launch(tmp_path / "run", str(command))
+    with program.open("r+b"):
+        process = await started(local, ready)
+        await until((ready.folder / "started").exists)
+
+    assert await local.observe(process, ready.folder) == Exit(code=0)
+
+
 async def test_signals_that_the_daemon_ignores_are_not_ignored_by_a_command(
     local: LocalEngine, tmp_path: Path
 ) -> None:

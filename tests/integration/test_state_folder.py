@@ -18,7 +18,10 @@ from attrs import evolve
 
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.store.codec import SCHEMA_VERSION, encode
+from dispatchd.agent.store.identity import IdentityStore
+from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.runs import Runs
+from dispatchd.errors import RecordUnreadable
 from dispatchd.protocol.job import Job
 from support.cli import dispatchd, dispatchd_process
 from support.clock import advance
@@ -144,6 +147,47 @@ async def test_an_unreadable_record_is_put_aside_and_the_others_go_on(
     aside = {Path(line["path"]): Path(line["moved_to"]) for line in lines}
     assert {file: aside[file].read_bytes() for file in aside} == bad
     assert not any(file.exists() for file in bad)
+
+
+async def test_what_is_no_file_is_put_aside_and_the_others_go_on(
+    tmp_path: Path,
+) -> None:
+    """A backup, a person or a run without walls may have put anything there."""
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        jobs = config.parent / "state" / "jobs"
+        jobs.mkdir(parents=True)
+        os.mkfifo(jobs / "pipe.json")
+        (jobs / "endless.json").symlink_to("/dev/zero")
+        (jobs / "nowhere.json").symlink_to("nowhere.json")
+        (jobs / "folder.json").mkdir()
+        track(config.parent / "state", "good")
+        history = config.parent / "state" / "history"
+        history.mkdir(exist_ok=True)
+        os.mkfifo(history / "past.json")
+        async with running_daemon(config) as daemon:
+            await hub.until_finished("good")
+            hub.hand_out({"id": "past", "dag_name": "it"})
+            await hub.until_finished("past")
+
+    aside = sorted(
+        each.name for each in (config.parent / "state" / "quarantine").iterdir()
+    )
+    assert aside == ["endless.json", "folder.json", "nowhere.json", "pipe.json"]
+    assert not daemon.bugs.met
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"schema_version": ' + "9" * 400])
+def test_a_file_of_the_folder_that_no_parser_takes_is_unreadable(
+    tmp_path: Path, text: str
+) -> None:
+    for name in ("intake.json", "activation.json"):
+        (tmp_path / name).write_text(text)
+
+    with pytest.raises(RecordUnreadable):
+        IntakeStore(tmp_path).load()
+    with pytest.raises(RecordUnreadable):
+        IdentityStore(tmp_path).activation()
 
 
 def test_a_record_of_a_newer_release_stops_the_start_and_stays(

@@ -95,6 +95,7 @@ class Endpoint:
     cancelled: set[str] = field(factory=set)
     _changed: anyio.Event = field(factory=anyio.Event)
     _cut: anyio.Event = field(factory=anyio.Event)
+    _cut_answer: Answer = field(factory=lambda: Answer(cut=True))
 
     @property
     def url(self) -> str:
@@ -125,8 +126,9 @@ class Endpoint:
         )
         return [self.finished[each] for each in job_ids]
 
-    def cut_held_polls(self) -> None:
-        """Close the connections of the polls that are held now, without an answer."""
+    def cut_held_polls(self, answer: Answer | None = None) -> None:
+        """Have something on the way answer the polls that are held now, or close their connections without an answer."""
+        self._cut_answer = answer or Answer(cut=True)
         self._cut.set()
         self._cut = anyio.Event()
 
@@ -245,7 +247,7 @@ class Endpoint:
             await cut.wait()
             tasks.cancel_scope.cancel()
         if cut.is_set():
-            return Answer(cut=True)
+            return self._cut_answer
         job = self._first_for(request)
         if job is None:
             return Answer(headers=applied)

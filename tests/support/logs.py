@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from io import UnsupportedOperation
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -32,6 +33,14 @@ class _Routed:
         if target is not None:
             with suppress(ValueError):  # closed: the program has ended
                 target.out.write(text)
+
+    def fileno(self) -> int:
+        """Raise an error: each line goes elsewhere.
+
+        Raises:
+            UnsupportedOperation: Always.
+        """
+        raise UnsupportedOperation
 
     def flush(self) -> None:
         target = _target.get()

@@ -395,3 +395,12 @@ def test_not_more_mistakes_are_listed_than_anybody_reads() -> None:
     assert 0 < len(violations("finish-request", finish)) <= 1000
     with pytest.raises(ContractViolation, match="is required and is missing"):
         check("finish-request", finish)
+
+
+def test_a_pattern_ends_where_the_text_ends_as_in_every_other_language() -> None:
+    """In Python a dollar sign also stands before a last line break (re); in ECMA-262, which JSON Schema names, it doesn't."""
+    machine = {"name": "m"}
+    check("machine-request", machine)
+    for ending in ("\n", "\n\n", "\r\n"):
+        with pytest.raises(ContractViolation):
+            check("machine-request", {**machine, "name": f"m{ending}"})

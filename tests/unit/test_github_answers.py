@@ -15,6 +15,8 @@ from dispatchd.hub.github.api.responses import (
     NotThere,
     Reply,
     Unclear,
+    ahead_s,
+    is_githubs,
     json_of,
     next_page,
     refuse_errors,
@@ -181,3 +183,50 @@ def test_a_success_without_json_may_have_been_a_write(body: bytes) -> None:
 )
 def test_the_next_page_is_the_one_that_the_link_names(link: str, found: str) -> None:
     assert next_page({"link": link}) == found
+
+
+@pytest.mark.parametrize(
+    ("dated_s", "took_s", "wanted"),
+    [
+        (0.0, 0.0, 0.0),
+        (-0.9, 0.0, 0.0),
+        # It was dated when it was asked for, and came later; or the other way round.
+        (-20.0, 20.0, 0.0),
+        (0.0, 20.0, 0.0),
+        (30.0, 0.0, 30.0),
+        (30.0, 20.0, 30.0),
+        (-30.0, 0.0, -30.0),
+        (-50.0, 20.0, -30.0),
+    ],
+)
+def test_the_clocks_differ_by_as_much_as_an_answer_proves(
+    dated_s: float, took_s: float, wanted: float
+) -> None:
+    headers = {"date": formatdate(NOW + dated_s, usegmt=True)}
+    assert ahead_s(headers, NOW - took_s, NOW) == pytest.approx(wanted, abs=1)
+
+
+def test_without_a_date_the_clocks_agree() -> None:
+    for date in ("", "yesterday", "Fri, 31 Dec 9999 23:59:59 GMT"):
+        assert ahead_s({"date": date}, NOW, NOW) == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "wanted"),
+    [
+        (200, "application/json; charset=utf-8", True),
+        (401, "application/problem+json", True),
+        (204, "", True),
+        (202, "", True),
+        (200, "text/html", False),
+        (502, "text/plain", False),
+        (503, "", False),
+    ],
+)
+def test_a_page_says_nothing_of_githubs_clock(
+    status: int,
+    kind: str,
+    wanted: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    reply = Reply(status=status, headers={"content-type": kind}, body=b"")
+    assert is_githubs(reply) is wanted

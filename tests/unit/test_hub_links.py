@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from dispatchd.hub.domain.links import link_of, web_url
+from dispatchd.hub.domain.links import web_url
+from dispatchd.protocol.links import link_of
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,13 @@
 import ast
 import io
 import json
+import os
+import pty
+import select
+import socket
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,8 @@ import dispatchd
 from dispatchd.process import log
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.logs import own_log
+
+NOBODY = 65534
 
 TEXTS = ["déploy-🚀", "job-\ud800", "\x00\x1b[31m", "line\nline"]
 
@@ -126,3 +133,122 @@ def test_no_key_of_our_own_lines_is_taken_for_that_of_a_secret() -> None:
         assert taken == []
         # What the test would find.
         assert scrub(f'"token": "{value}"') != f'"token": "{value}"'
+
+
+# Readers that have stopped reading
+
+
+@contextmanager
+def full_pipe() -> Iterator[tuple[io.TextIOWrapper, int]]:
+    """Yield the write end of a pipe without room, and its read end."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write_end, b"x" * 4096)
+    os.set_blocking(write_end, True)
+    out = os.fdopen(write_end, "w", encoding="utf-8")
+    try:
+        yield out, read_end
+    finally:
+        os.close(read_end)
+        with suppress(OSError):
+            out.close()
+
+
+def test_nobody_waits_for_a_reader_that_has_stopped_reading() -> None:
+    with full_pipe() as (out, read_end), own_log():
+        log.configure(
+            "info", "json", known=KnownSecrets(), under_systemd=False, out=out
+        )
+        for number in range(100):
+            structlog.get_logger().info("into_a_full_pipe", number=number)
+        filled = _drained(read_end)
+        structlog.get_logger().info("there_is_room")
+        lines = [json.loads(each) for each in _drained(read_end).splitlines()]
+
+    assert filled.strip(b"x") == b""
+    assert [each["event"] for each in lines] == ["there_is_room"]
+    assert lines[0]["lines_dropped_before"] == 100
+
+
+def test_a_line_that_is_longer_than_the_room_is_ended_before_the_next_one() -> None:
+    with full_pipe() as (out, read_end), own_log():
+        log.configure(
+            "info", "json", known=KnownSecrets(), under_systemd=False, out=out
+        )
+        os.read(read_end, 8192)
+        structlog.get_logger().info("long_one", text="y" * 20_000)
+        structlog.get_logger().info("dropped")
+        filled = _drained(read_end)
+        structlog.get_logger().info("after")
+        rest = filled.lstrip(b"x") + _drained(read_end)
+
+    lines = [json.loads(each) for each in rest.splitlines()]
+    events = [each["event"] for each in lines]
+    assert events == ["long_one", "after"]
+    assert lines[1]["lines_dropped_before"] == 1
+    assert lines[0]["text"] == "y" * 20_000
+
+
+def test_a_socket_and_a_terminal_without_readers_keep_nobody_waiting() -> None:
+    ours, theirs = socket.socketpair()
+    controller, terminal = pty.openpty()
+    with theirs, own_log():
+        for descriptor in (ours.detach(), terminal):
+            with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+                log.configure(
+                    "info", "json", known=KnownSecrets(), under_systemd=False, out=out
+                )
+                for number in range(2_000):
+                    structlog.get_logger().info("unread", text="z" * 500, number=number)
+                assert os.get_blocking(descriptor)
+    os.close(controller)
+
+
+def test_a_reader_that_goes_away_ends_nothing() -> None:
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "w", encoding="utf-8") as out, own_log():
+        log.configure(
+            "info", "json", known=KnownSecrets(), under_systemd=False, out=out
+        )
+        os.close(read_end)
+        structlog.get_logger().info("nobody_reads")
+
+
+def _drained(read_end: int) -> bytes:
+    found = b""
+    while select.select([read_end], [], [], 0)[0]:
+        found += os.read(read_end, 65536)
+    return found
+
+
+def test_a_pipe_of_another_user_keeps_nobody_waiting() -> None:
+    """There is no second way to it, as there is to one of ours."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be somebody else")
+    with full_pipe() as (out, read_end), own_log():
+        os.fchmod(out.fileno(), 0o600)
+        os.seteuid(NOBODY)
+        try:
+            log.configure(
+                "info", "json", known=KnownSecrets(), under_systemd=False, out=out
+            )
+            structlog.get_logger().info("dropped")
+            filled = _drained(read_end)
+            structlog.get_logger().info("read", text="y" * 20_000)
+            lines = [json.loads(each) for each in _drained(read_end).splitlines()]
+        finally:
+            os.seteuid(0)
+
+    assert filled.strip(b"x") == b""
+    assert [each["event"] for each in lines] == ["read"]
+
+
+def test_what_a_full_disk_did_not_take_is_not_written_later() -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as out, own_log():
+        log.configure(
+            "info", "json", known=KnownSecrets(), under_systemd=False, out=out
+        )
+        structlog.get_logger().info("no_room")
+        out.flush()

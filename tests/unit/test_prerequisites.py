@@ -15,7 +15,7 @@ from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.workflow import DEFAULT_PIDS_MAX, Workflow
 from dispatchd.process.prerequisites import Needs, prerequisites
 from dispatchd.protocol.finding import Finding, Level
-from dispatchd.protocol.resources import Resources
+from dispatchd.protocol.outcome import Resources
 
 
 def found(folder: Path, **needs: object) -> dict[str, Finding]:
@@ -29,7 +29,9 @@ def test_a_machine_that_has_all_is_ok_in_every_line(tmp_path: Path) -> None:
     lines = found(tmp_path)
 
     assert {each.level for each in lines.values()} == {Level.OK}
-    assert [*lines] == ["pidfd", "proc", "shell", "durability", "exec", "home"]
+    assert [*lines] == [
+        *("pidfd", "proc", "devices", "shell", "durability", "exec", "home"),
+    ]
     assert list(tmp_path.iterdir()) == []
 
 

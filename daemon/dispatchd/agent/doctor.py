@@ -37,6 +37,7 @@ from dispatchd.errors import (
 )
 from dispatchd.process.clock import SteadyClock
 from dispatchd.process.prerequisites import prerequisites
+from dispatchd.process.untrusted_files import is_file
 from dispatchd.protocol.finding import Finding, Level
 from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
@@ -105,7 +106,7 @@ def _on_disk(config: Config, environment: Mapping[str, str]) -> Iterator[Finding
     missing = [
         f"workflows.{name}: there is no {workflow.program}"
         for name, workflow in config.workflows.items()
-        if not workflow.program.is_file()
+        if not is_file(workflow.program)
     ]
     for words in missing:
         yield Finding("workflows", Level.WARNING, f"{words}; its jobs would fail")

@@ -123,6 +123,7 @@ def execution(
         leftovers=leftovers,
         guard=guard,
     )
+    machine = Machine(controllers=engine.controllers, obstacle=engine.obstacle)
     run_loop = RunLoop(
         starter=starter,
         follower=follower,
@@ -131,6 +132,7 @@ def execution(
         tracker=tracker,
         runs=runs,
         current=current,
+        machine=machine,
         board=shared.board,
         bugs=shared.bugs,
         clock=shared.clock,
@@ -139,6 +141,6 @@ def execution(
         run_loop=run_loop,
         concluder=concluder,
         leftovers=leftovers,
-        machine=Machine(controllers=engine.controllers, obstacle=engine.obstacle),
+        machine=machine,
         containment=engine.containment,
     )

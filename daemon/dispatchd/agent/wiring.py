@@ -206,7 +206,7 @@ def _loops(
 ) -> _Loops:
     current, tracker, runs = shared.current, shared.tracker, shared.runs
     board, bugs, clock = shared.board, shared.bugs, shared.clock
-    report = _report(shared, source)
+    report = _report(shared, core.machine, source)
     intake = IntakeLoop(
         store=IntakeStore(current.config.state_folder),
         tracker=tracker,
@@ -259,12 +259,14 @@ def _loops(
     )
 
 
-def _report(shared: Tracking, source: DispatchEndpoint) -> ReportLoop:
+def _report(shared: Tracking, machine: Machine, source: DispatchEndpoint) -> ReportLoop:
     return ReportLoop(
         source=source,
         tracker=shared.tracker,
         fence=shared.fence,
         runs=shared.runs,
+        current=shared.current,
+        machine=machine,
         board=shared.board,
         pulse=shared.pulse,
         bugs=shared.bugs,

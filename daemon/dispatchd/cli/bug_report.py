@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -30,6 +29,7 @@ from dispatchd.agent.store.codec import decode
 from dispatchd.agent.store.identity import IdentityStore
 from dispatchd.cli import options
 from dispatchd.errors import ConfigError, DispatchdError, UserError
+from dispatchd.protocol import toml_text
 from dispatchd.redaction.redactor import MARK, Redactor
 
 _DEADLINE_S: Final = 10.0
@@ -123,7 +123,7 @@ def _members(asked: Path | None, now: datetime) -> tuple[dict[str, str], list[st
     """Return the members, name to text without secrets, and the secrets that are not known, each with the reason."""
     file, state = _find(asked)
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        document = toml_text.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         # The secrets in it can't be recognized, so nothing of it is shown; `config check` reports the mistakes.
         document = {}

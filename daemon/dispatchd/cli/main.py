@@ -187,7 +187,8 @@ def _code_of_click(arguments: Sequence[str] | None) -> int:
         with _writing():
             click.echo(bare.format_message())
     except click.ClickException as error:
-        _complain(f"{error.format_message()} (see --help)")
+        words = " ".join(error.format_message().split())
+        _complain(f"{words} (see --help)")
         code = os.EX_USAGE
     except (click.Abort, KeyboardInterrupt):
         code = 130  # 128 + SIGINT, as a shell says it

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -67,9 +68,12 @@ def _file(config_file: Path | None) -> Path:
 
     if config_file is not None:
         return config_file
-    own_file = platformdirs.user_config_path("dispatchd") / "config.toml"
-    # Another user's home, as after sudo, counts as missing.
-    return own_file if os.access(own_file, os.F_OK) else _SYSTEM_FILE
+    # Another user's home, as after sudo, is as good as none; and a user without an entry in passwd(5) has none.
+    with suppress(RuntimeError):
+        own_file = platformdirs.user_config_path("dispatchd") / "config.toml"
+        if os.access(own_file, os.F_OK):
+            return own_file
+    return _SYSTEM_FILE
 
 
 def _places(file: Path) -> Places:
@@ -91,7 +95,11 @@ def _places(file: Path) -> Places:
         # Without the service the folder doesn't exist.
         if os.access(_RUNTIME / name, os.F_OK):
             runtime = runtime or str(_RUNTIME / name)
-    state = state or str(platformdirs.user_state_path("dispatchd"))
+    if not state:
+        # The service's, for a user who has no home.
+        state = str(_STATE / "dispatchd")
+        with suppress(RuntimeError):
+            state = str(platformdirs.user_state_path("dispatchd"))
     return Places(state_folder=Path(state), control_folder=Path(runtime or state))
 
 

@@ -19,23 +19,23 @@ from dispatchd.hub.auth.refusals import Refusals
 from dispatchd.hub.auth.sessions import Sessions
 from dispatchd.hub.config.load import Settings
 from dispatchd.hub.domain.events import News
-from dispatchd.hub.domain.links import link_of, web_url
+from dispatchd.hub.domain.links import web_url
 from dispatchd.hub.domain.model import HubJob, Machine, Token
 from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.domain.scopes import ADMIN, allows
-from dispatchd.hub.storage.bindings import BindingStore
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.deliveries import DeliveryStore
+from dispatchd.hub.storage.dispatch_rules import BindingStore, PauseStore
 from dispatchd.hub.storage.jobs.checks import CheckStore
 from dispatchd.hub.storage.jobs.reader import JobReader
 from dispatchd.hub.storage.jobs.store import JobStore
 from dispatchd.hub.storage.machines import MachineStore
-from dispatchd.hub.storage.pause import PauseStore
 from dispatchd.hub.storage.shared_clock import SharedClock, since_boot
 from dispatchd.hub.storage.tokens import TokenStore
 from dispatchd.hub.waiters import Polls, Watchers
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.links import link_of
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 T = TypeVar("T")

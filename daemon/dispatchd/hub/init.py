@@ -1,5 +1,6 @@
 """Set-up of a new hub by `dispatchd hub init`: a configuration, a database with a signing key, and the first token."""
 
+import json
 import os
 import time
 from contextlib import ExitStack
@@ -21,9 +22,9 @@ from dispatchd.hub.storage.tokens import TokenStore
 
 _TEMPLATE: Final = """\
 # The hub's configuration; each key is explained in the documentation (docs/hub.md). Values shown as comments are the defaults.
-listen = "{listen}"                  # behind a proxy with TLS where machines come from elsewhere
-database_url = "{database_url}"         # or postgresql://USER@HOST/NAME for several hub processes
-license_id = "{license_id}"
+listen = {listen}                  # behind a proxy with TLS where machines come from elsewhere
+database_url = {database_url}         # or postgresql://USER@HOST/NAME for several hub processes
+license_id = {license_id}
 
 [leases]
 # seconds = 60                     # how long a claim holds without a heartbeat
@@ -70,7 +71,9 @@ def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Ma
     """
     file = folder / FILE
     text = _TEMPLATE.format(
-        listen=listen, database_url=database_url, license_id=license_id
+        listen=_quoted(listen),
+        database_url=_quoted(database_url),
+        license_id=_quoted(license_id),
     )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,7 +114,16 @@ def _filled(settings: Settings, undo: ExitStack) -> Made:
     return Made(settings=settings, public_key=public, fingerprint=fingerprint(public))
 
 
+def _quoted(text: str) -> str:
+    # TOML takes a string of JSON's (TOML 1.0, basic strings).
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _write(file: Path, text: str) -> None:
     fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "w", encoding="utf-8") as opened:
-        opened.write(text)
+    with ExitStack() as undo:
+        # A part of it would keep a second try from being made.
+        undo.callback(file.unlink, missing_ok=True)
+        with os.fdopen(fd, "w", encoding="utf-8") as opened:
+            opened.write(text)
+        undo.pop_all()

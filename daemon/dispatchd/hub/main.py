@@ -295,7 +295,12 @@ async def _stop_on_signal(
     manager: ServiceManager,
     signals: AsyncIterator[signal.Signals],
 ) -> None:
-    async for _ in signals:
+    async for number in signals:
+        if number is signal.SIGHUP:
+            # A habit with other servers, of people and of tools that rotate logs.
+            hint = "hub.toml is read at a start; certificates are followed anyway"
+            structlog.get_logger().info("hangup_ignored", hint=hint)
+            continue
         manager.stopping("stopping")
         server.should_exit = True
         with desk.bugs.contained("stop"):
@@ -316,8 +321,10 @@ def _listen(host: str, port: int) -> Listening:
             listener.listen(_BACKLOG)
             opened.pop_all()
             return listener
-    except OSError as error:
-        reason = f"{error.strerror or error}; change `listen` in hub.toml"
+    except (OSError, UnicodeError) as error:
+        # UnicodeError: no name can have such a host.
+        reason = getattr(error, "strerror", None) or str(error)
+        reason = f"{reason}; change `listen` in hub.toml"
         raise NotReachable(
             cannot=f"listen on {host} port {port}", reason=reason
         ) from error

@@ -19,7 +19,7 @@ from dispatchd.errors import ConfigError, Problem
 from dispatchd.network.trust import client_context
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_MAX_PORT: Final = 65535
+MAX_PORT: Final = 65535
 
 _ENVIRONMENT: Final = Path("the environment")
 """Place of a variable, for messages."""
@@ -69,9 +69,33 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def parsed(address: str) -> httpx.URL:
+    """Return an address as a URL whose host can be read.
+
+    Raises:
+        InvalidURL: It isn't one.
+    """
+    url = httpx.URL(address)
+    try:
+        _ = url.host
+    except UnicodeError as error:
+        # It begins with xn--, and is no name (RFC 5891).
+        message = f"Invalid IDNA hostname: {error}"
+        raise httpx.InvalidURL(message) from error
+    return url
+
+
 def port_problem(url: httpx.URL) -> str:
     """Return the reason why a URL's port is invalid, or ""."""
-    return "" if (url.port or 1) <= _MAX_PORT else "must have a port up to 65535"
+    return "" if (url.port or 1) <= MAX_PORT else "must have a port up to 65535"
+
+
+def url_problem(address: str) -> str:
+    """Return the reason why an address is no URL, or ""."""
+    try:
+        return port_problem(parsed(address))
+    except httpx.InvalidURL as error:
+        return f"must be a URL ({error})"
 
 
 def is_loopback(host: str) -> bool:
@@ -148,7 +172,7 @@ def httpx_proxy(proxy: Proxy, ca_file: Path | None = None) -> httpx.Proxy:
 def _problems(found: FoundProxy) -> Iterator[str]:
     expected = "must be an http or https URL with a host"
     try:
-        url = httpx.URL(found.text)
+        url = parsed(found.text)
     except httpx.InvalidURL:
         yield expected
         return
@@ -163,7 +187,7 @@ def use_proxy(found: FoundProxy, credentials_file: Path | None) -> Proxy:
 
     Fails with OSError or ValueError: the file or the URL can't be used.
     """
-    url = httpx.URL(found.text)
+    url = parsed(found.text)
     auth = (url.username, url.password) if url.userinfo else None
     if credentials_file is not None:
         auth = read_credentials(credentials_file)

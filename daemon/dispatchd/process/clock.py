@@ -73,9 +73,14 @@ class SteadyClock:
         try:
             kept = json.loads((folder / _FILE).read_text())
             if kept["boot_id"] == _boot_id():
-                return cls(folder, time, float(kept["boot_at"]))
-        except (OSError, ValueError, TypeError, LookupError):
-            # There is none yet, or a damaged one: a new anchor serves as well.
+                boot_at = float(kept["boot_at"])
+                datetime.fromtimestamp(boot_at + time.since_boot(), UTC)
+                return cls(folder, time, boot_at)
+        except (
+            *(OSError, ValueError, TypeError, LookupError),
+            *(ArithmeticError, RecursionError),
+        ):
+            # None yet, or a damaged one: a new anchor is as good as the first.
             pass
         clock = cls(folder, time, _boot_at(time))
         clock._keep()

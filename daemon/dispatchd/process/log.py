@@ -11,6 +11,7 @@ from typing import Final, TextIO, cast
 
 import structlog
 
+from dispatchd.process.nonblocking import LineWriter
 from dispatchd.redaction.escapes import coloured
 from dispatchd.redaction.known_secrets import KnownSecrets
 
@@ -54,7 +55,7 @@ def configure(
     # It is None where the program was started with stdout closed.
     out = out or cast("TextIO | None", sys.stdout) or io.StringIO()
     as_text = form == "text" or (form == "auto" and out.isatty())
-    sink = cast("TextIO", _Sink(out))
+    sink = _Sink(out)
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(
             colors=out.isatty(),
@@ -72,6 +73,7 @@ def configure(
         _drop_below_level,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        sink.note_dropped,
         *([] if as_text else for_json),
         renderer,
         *([_only_colours_act] if as_text else []),
@@ -82,25 +84,54 @@ def configure(
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.WriteLoggerFactory(file=sink),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", sink)),
         cache_logger_on_first_use=True,
     )
 
 
 class _Sink:
-    """Output of lines. A line that can't be written, such as to a full disk, doesn't stop the program."""
+    """Destination of lines. A line that can't be written, such as to a full disk, is no reason to stop working, nor to wait."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._lines = _lines_of(out)
 
     def write(self, text: str) -> None:
         # ValueError: the stream is closed.
         with suppress(OSError, ValueError):
-            self._out.write(writable(text, self._out))
+            shown = writable(text, self._out)
+            if self._lines is None:
+                self._out.write(shown)
+                return
+            self._lines.write(shown.encode(self._out.encoding))
+
+    def note_dropped(
+        self, _logger: object, _method: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        """Say with the next line how many lines before it had no room."""
+        dropped = 0 if self._lines is None else self._lines.dropped
+        return {**event, "lines_dropped_before": dropped} if dropped else event
 
     def flush(self) -> None:
         with suppress(OSError, ValueError):
             self._out.flush()
+
+
+def say(line: str) -> None:
+    """Print a line that isn't of the log, for whoever has started this program; that nobody reads it stops nothing."""
+    # It is None where the program was started with stdout closed.
+    sink = _Sink(cast("TextIO | None", sys.stdout) or io.StringIO())
+    sink.write(f"{line}\n")
+    sink.flush()
+
+
+def _lines_of(out: TextIO) -> LineWriter | None:
+    """Return what writes to a stream without waiting for its reader; None where it has no descriptor."""
+    try:
+        return LineWriter.of(out.fileno())
+    except (OSError, ValueError):
+        # It may have been closed too.
+        return None
 
 
 def writable(text: str, out: TextIO) -> str:

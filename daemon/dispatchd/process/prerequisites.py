@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import ssl
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,6 +50,7 @@ def prerequisites(needs: Needs) -> Iterator[Finding]:
     """Yield one finding for each prerequisite. Blocks."""
     yield _pidfd()
     yield _proc()
+    yield _null()
     yield _shell()
     if needs.state_folder.is_dir():
         yield _durable(needs.state_folder)
@@ -85,6 +87,17 @@ def _proc() -> Finding:
             words = f"{name} can't be read ({error.strerror}): mount proc(5) at /proc, with all of it"
             return Finding("proc", Level.FAILED, words)
     return Finding("proc", Level.OK, "processes and this boot can be identified")
+
+
+def _null() -> Finding:
+    try:
+        mode = Path(os.devnull).stat().st_mode
+    except OSError:
+        mode = 0
+    if stat.S_ISCHR(mode):
+        return Finding("devices", Level.OK, f"{os.devnull} is there")
+    words = f"{os.devnull} is missing, or a file in its place: mount /dev, or mknod -m 666 {os.devnull} c 1 3"
+    return Finding("devices", Level.FAILED, words)
 
 
 def _shell() -> Finding:
@@ -159,9 +172,12 @@ def _certificates() -> Finding:
 
 
 def _home(home: str) -> Finding:
-    if home and Path(home).is_dir():
+    # With the dot a folder that this user may enter.
+    if home and os.access(f"{home}/.", os.X_OK):
         return Finding("home", Level.OK, f"HOME is {home}")
-    what = f"HOME is {home}, which is no folder" if home else "HOME isn't set"
+    what = (
+        f"HOME is {home}, which is no folder of this user" if home else "HOME isn't set"
+    )
     words = f"{what}: programs such as git, ssh and npm may fail; set it for the daemon"
     return Finding("home", Level.WARNING, words)
 

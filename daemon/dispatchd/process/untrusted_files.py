@@ -19,6 +19,15 @@ def read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
         os.close(fd)
 
 
+def is_file(path: Path) -> bool:
+    """Return whether a path leads to a regular file, as far as this user may look."""
+    try:
+        return path.is_file()
+    except OSError:
+        # `is_file` forgives a missing folder alone.
+        return False
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Write a file in place of anything at its path; never through a link.
 

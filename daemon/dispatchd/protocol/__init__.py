@@ -1,1 +1,1 @@
-"""What agent and hub agree on: jobs, outcomes, contracts and texts on the wire. Pure; knows neither of them."""
+"""Agreement of agent and hub: jobs, outcomes, contracts and texts on the wire. Pure; knows neither of them."""

@@ -69,6 +69,9 @@ _COMPARED: Final = 100
 _LONGEST_NAME: Final = 100
 """Longest part of a name in a document that is shown (characters)."""
 
+_ENDS: Final = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|\$", re.DOTALL)
+"""A dollar sign in a pattern; and, so that none in them is taken for one, escapes and sets of characters."""
+
 _BARE: Final = re.compile("[A-Za-z0-9_-]+")
 
 
@@ -192,7 +195,15 @@ def _breaks_pattern(
         return False
     # A list or text that is too long is refused for its length.
     longest = schema.get("maxLength", len(instance))
-    return len(instance) <= longest and re.search(pattern, instance) is None
+    return len(instance) <= longest and _ecma(pattern).search(instance) is None
+
+
+@cache
+def _ecma(pattern: str) -> re.Pattern[str]:
+    """Return a pattern of ECMA-262, in which `$` is the end alone, and not the place before a last line break."""
+    return re.compile(
+        _ENDS.sub(lambda found: "\\Z" if found[0] == "$" else found[0], pattern)
+    )
 
 
 def _silent(is_broken: _Broken) -> Callable[..., Iterator[ValidationError]]:

@@ -15,15 +15,27 @@ from attrs import frozen
 from dispatchd.errors import ContractViolation
 from dispatchd.protocol.job import Json
 
+_TOO_DEEP: Final = "must not be nested so deeply"
+_NO_NUMBER: Final = "must be JSON, which has no NaN and no Infinity"
+
+_TOKEN: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+"""Ends of a value: strings, and the ends of lists and objects."""
+
+_DEPTH: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
+
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 
 @frozen
 class Member:
-    """Member of an object: its value, and the exact text from which the value was read."""
+    """One member of an object: its value, and the exact text that the value was read from.
+
+    `flaw` says why one can't be read that has an end all the same; its value is None then.
+    """
 
     value: Json
     text: str
+    flaw: str = ""
 
 
 def loads(text: str) -> Json:
@@ -33,7 +45,7 @@ def loads(text: str) -> Json:
         ContractViolation: The text isn't JSON, or holds NaN or Infinity, or is nested too deeply.
     """
     try:
-        value: Json = _decoder.decode(_without_bom(text))
+        value: Json = _whole(_without_bom(text))
     except (ValueError, RecursionError) as error:
         raise ContractViolation(contract="JSON", path="$", rule=_rule(error)) from error
     return value
@@ -45,9 +57,22 @@ def members(text: str) -> dict[str, Member]:
     Raises:
         ContractViolation: The text isn't a JSON object, or not strict, or nested too deeply.
     """
+    found = flawed_members(text)
+    for each in found.values():
+        if each.flaw:
+            raise ContractViolation(contract="JSON", path="$", rule=each.flaw)
+    return found
+
+
+def flawed_members(text: str) -> dict[str, Member]:
+    """Return the members of the object that a JSON text holds, also those that hold NaN or are nested too deeply.
+
+    Raises:
+        ContractViolation: It isn't a JSON object.
+    """
     text = _without_bom(text)
     try:
-        return _object(text)
+        return dict(_members(text))
     except (ValueError, RecursionError) as error:
         raise ContractViolation(contract="JSON", path="$", rule=_rule(error)) from error
 
@@ -62,15 +87,11 @@ def leading_members(text: str, wanted: Collection[str]) -> dict[str, Json]:
     found: dict[str, Json] = {}
     with suppress(ValueError, RecursionError):
         for name, member in _members(_without_bom(text)):
-            if name in wanted:
+            if name in wanted and not member.flaw:
                 found[name] = member.value
                 if len(found) == len(wanted):
                     break
     return found
-
-
-def _object(text: str) -> dict[str, Member]:
-    return dict(_members(text))
 
 
 def _members(text: str) -> Iterator[tuple[str, Member]]:
@@ -83,13 +104,59 @@ def _members(text: str) -> Iterator[tuple[str, Member]]:
             _fail("Expecting a name in double quotes", text, position)
         name, position = _decoder.raw_decode(text, position)
         position = _expect(text, _skip(text, position), ":")
-        value, end = _decoder.raw_decode(text, position)
-        yield name, Member(value, text[position:end])
+        try:
+            value, end = _value(text, position)
+            yield name, Member(value, text[position:end])
+        except RecursionError:
+            end = _end_of(text, position)
+            yield name, Member(None, text[position:end], _TOO_DEEP)
+        except _ConstantError:
+            _, end = _lax_decoder.raw_decode(text, position)
+            yield name, Member(None, text[position:end], _NO_NUMBER)
         position = _skip(text, end)
         if text[position : position + 1] == "}":
             _expect_end(text, position + 1)
             return
         position = _expect(text, position, ",")
+
+
+def _whole(text: str) -> Json:
+    value, end = _value(text, _skip(text, 0))
+    _expect_end(text, end)
+    return value
+
+
+def _value(text: str, position: int) -> tuple[Json, int]:
+    """Return the value that begins somewhere, and where it ends.
+
+    Raises:
+        JSONDecodeError: There is none.
+        _ConstantError: It holds something that is no number of JSON's.
+    """
+    try:
+        return _decoder.raw_decode(text, position)
+    except (json.JSONDecodeError, _ConstantError):
+        raise
+    except ValueError:
+        # A number with more digits than Python reads as one (int_max_str_digits).
+        return _decoder_of_long_numbers.raw_decode(text, position)
+
+
+def _end_of(text: str, position: int) -> int:
+    """Return where a list or object ends that is nested too deeply to be read."""
+    depth = 0
+    for token in _TOKEN.finditer(text, position):
+        depth += _DEPTH.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    return _fail("Expecting its end", text, len(text))
+
+
+def _number(digits: str) -> int | float:
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
 
 
 def _skip(text: str, position: int) -> int:
@@ -114,9 +181,13 @@ def _fail(problem: str, text: str, position: int) -> NoReturn:
     raise json.JSONDecodeError(problem, text, position)
 
 
+class _ConstantError(ValueError):
+    """NaN, Infinity or -Infinity, which are not JSON."""
+
+
 def _no_constant(name: str) -> NoReturn:
     message = f"{name} is not JSON"
-    raise ValueError(message)
+    raise _ConstantError(message)
 
 
 def _without_bom(text: str) -> str:
@@ -124,11 +195,14 @@ def _without_bom(text: str) -> str:
 
 
 def _rule(error: Exception) -> str:
-    return (
-        "must not be nested so deeply"
-        if isinstance(error, RecursionError)
-        else f"must be JSON ({error})"
-    )
+    return _TOO_DEEP if isinstance(error, RecursionError) else f"must be JSON ({error})"
 
 
 _decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
+
+_lax_decoder: Final = json.JSONDecoder(parse_int=float)
+
+# Slower, because it asks for each number.
+_decoder_of_long_numbers: Final = json.JSONDecoder(
+    parse_constant=_no_constant, parse_int=_number
+)

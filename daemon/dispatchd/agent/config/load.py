@@ -34,6 +34,7 @@ from dispatchd.agent.config.workflows import (
 )
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.errors import ConfigError, Problem
+from dispatchd.protocol import toml_text
 from dispatchd.protocol.contracts import violations
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.job import Json
@@ -195,7 +196,7 @@ def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
     path = path.absolute()
     content, problem = _read(path), None
     try:
-        document = tomllib.loads(content)
+        document = toml_text.loads(content)
     except tomllib.TOMLDecodeError as error:
         document, problem = _whole_tables(content), _toml_problem(path, str(error))
     places = _places(
@@ -227,7 +228,7 @@ def _secret_file(path: Path, cloud: Cloud, credentials_folder: str) -> Path | No
 def _parse(path: Path) -> dict[str, Json]:
     content = _read(path)
     try:
-        return tomllib.loads(content)
+        return toml_text.loads(content)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_toml_problem(path, str(error))]) from error
 
@@ -267,7 +268,7 @@ def _whole_tables(content: str) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for table in _TABLE.split(content):
         try:
-            found |= tomllib.loads(table)
+            found |= toml_text.loads(table)
         except tomllib.TOMLDecodeError:
             continue
     return found

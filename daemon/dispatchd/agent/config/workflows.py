@@ -13,7 +13,7 @@ from dispatchd.agent.domain.isolation import CHOOSES_NETWORK, Home, Isolation, N
 from dispatchd.agent.domain.run.github_server import PUBLIC, server_of
 from dispatchd.agent.domain.run.secret import SecretSource
 from dispatchd.agent.domain.workflow import GH_TOKEN, Repository, Workflow
-from dispatchd.protocol.resources import Resources
+from dispatchd.protocol.outcome import Resources
 
 T = TypeVar("T")
 

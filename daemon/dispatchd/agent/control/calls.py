@@ -164,7 +164,7 @@ def peer_of(connection: socket.socket) -> Peer:
 def control_group(pid: int) -> str:
     """Return the control groups of a process (cgroups(7)), or its pid in words if it has ended."""
     try:
-        return Path(f"/proc/{pid}/cgroup").read_text()
+        return os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes())
     except OSError:
         return f"pid {pid}"
 

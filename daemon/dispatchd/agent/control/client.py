@@ -181,7 +181,7 @@ def _refuse(response: httpx.Response, cannot: str) -> NoReturn:
 def _decoded(content: bytes, cannot: str) -> Json:
     try:
         document: Json = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = "what answers on the control socket doesn't speak JSON"
         raise NotReachable(cannot=cannot, reason=reason) from error
     return document

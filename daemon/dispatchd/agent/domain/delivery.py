@@ -65,12 +65,7 @@ def rejection(
         )
     name = delivery.job.workflow
     if not delivery.job.is_cancel and name in unfit:
-        summary = f"This machine doesn't run the workflow {name!r}, so nothing was run: {unfit[name]}."
-        return Verdict(
-            outcome=Outcome.REJECTED,
-            cause=FailureCause.UNKNOWN_WORKFLOW,
-            summary=summary,
-        )
+        return unfit_workflow(name, unfit[name])
     if delivery.job.is_cancel:
         return None
     if name not in workflows:
@@ -98,6 +93,16 @@ def foreign_repository(job: Job, workflow: Workflow) -> Verdict | None:
     summary = (
         f"The workflow {workflow.name!r} of this machine doesn't run for {named}, so nothing was run;"
         " the machine's owner can add it to the workflow's repositories."
+    )
+    return Verdict(
+        outcome=Outcome.REJECTED, cause=FailureCause.UNKNOWN_WORKFLOW, summary=summary
+    )
+
+
+def unfit_workflow(name: str, why: str) -> Verdict:
+    """Return the verdict of a job whose workflow this machine can't run as its owner wants it."""
+    summary = (
+        f"This machine doesn't run the workflow {name!r}, so nothing was run: {why}."
     )
     return Verdict(
         outcome=Outcome.REJECTED, cause=FailureCause.UNKNOWN_WORKFLOW, summary=summary

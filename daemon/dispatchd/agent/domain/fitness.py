@@ -34,21 +34,26 @@ class Machine:
     """Returns the reason why no run can have an isolation there, or an empty string."""
 
 
+def unkept(workflow: Workflow, machine: Machine) -> str:
+    """Return which of its own limits a workflow can't have on a machine, in words; empty if it can have all."""
+    missing = [
+        _KEYS[each]
+        for each in workflow.own_limits
+        if each not in machine.controllers and each != _WEIGHT
+    ]
+    keys = " and ".join(missing)
+    return f"{keys} can't be kept on this machine: {TO_DO}" if missing else ""
+
+
 def unfit(workflows: Mapping[str, Workflow], machine: Machine) -> dict[str, str]:
     """Return the workflows whose isolation or own limits a machine can't enforce, each with the reason."""
     found: dict[str, str] = {}
     for name, workflow in sorted(workflows.items()):
-        missing = [
-            _KEYS[each]
-            for each in workflow.own_limits
-            if each not in machine.controllers and each != _WEIGHT
-        ]
         obstacle = machine.obstacle(workflow.isolation)
         if obstacle:
             found[name] = f'isolation = "{workflow.isolation}": {obstacle}'
-        elif missing:
-            keys = " and ".join(missing)
-            found[name] = f"{keys} can't be kept on this machine: {TO_DO}"
+        elif limits := unkept(workflow, machine):
+            found[name] = limits
     return found
 
 

@@ -199,6 +199,16 @@ class TrackedJob:
         return self.phase in UNSTARTED and not self.attempts
 
     @property
+    def may_go_back(self) -> bool:
+        """True if its endpoint takes the job back from this machine."""
+        # A cancel is for a run of this machine: no other one could carry it out.
+        return (
+            self.is_unstarted
+            and not self.job.is_cancel
+            and "release" in self.job.extensions
+        )
+
+    @property
     def is_wanted_dead(self) -> bool:
         """True if the daemon has decided to end the running attempt."""
         return (

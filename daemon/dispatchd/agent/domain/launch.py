@@ -7,7 +7,7 @@ from attrs import Factory, field, frozen
 
 from dispatchd.agent.domain.isolation import Isolation, Network, PullPolicy
 from dispatchd.agent.domain.run.secret import SecretSource
-from dispatchd.protocol.resources import Resources
+from dispatchd.protocol.outcome import Resources
 
 
 @frozen(kw_only=True)

@@ -9,8 +9,7 @@ from attrs import evolve, frozen
 
 from dispatchd.agent.domain.exit_table import TABLE, Contract, Ending, Ruling, Then
 from dispatchd.agent.domain.run.events import Story
-from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Survivor
-from dispatchd.protocol.resources import Usage
+from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Survivor, Usage
 from dispatchd.protocol.result import NoResult, ResultStatus, RunResult
 
 _NAMED: Final = 5

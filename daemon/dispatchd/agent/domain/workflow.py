@@ -12,7 +12,7 @@ from dispatchd.agent.domain.isolation import Home, Isolation, Network, PullPolic
 from dispatchd.agent.domain.run.github_server import PUBLIC
 from dispatchd.agent.domain.run.secret import SecretSource
 from dispatchd.protocol.job import Job
-from dispatchd.protocol.resources import Resources
+from dispatchd.protocol.outcome import Resources
 
 DEFAULT_KILL_GRACE_S: Final = 10.0
 """Default time between SIGTERM and SIGKILL (seconds)."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import quote
 
@@ -40,6 +41,19 @@ _HOLD_SLACK_S: Final = 10.0
 
 _QUICK_S: Final = 1.0
 """Shortest time of a held poll (seconds): one that ends sooner was not held, whatever its headers say."""
+
+_TIRED: Final = frozenset(
+    {
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.GATEWAY_TIMEOUT,
+        524,  # Cloudflare: the origin took too long
+    }
+)
+"""Statuses by which something on the way gives up an exchange that takes long, or whose other end has gone."""
+
+_TIRES_S: Final = 10.0
+"""Shortest time after which such a status is taken for that (seconds): a gateway in front of nothing is quicker."""
 
 _EARLY_S: Final = 1.0
 """Smallest difference by which an answer is early for its hold (seconds)."""
@@ -102,12 +116,14 @@ class DispatchEndpoint:
             if hold == 0 or held_s < _QUICK_S:
                 raise
             return NoJob(held=False, cut_after_s=held_s)
+        held_s = self.caller.clock.monotonic() - began
+        if hold and held_s >= _TIRES_S and _is_cut(reply):
+            return NoJob(held=False, cut_after_s=held_s)
         self.caller.refuse_errors("pull", reply, about_a_job=False)
         if reply.status != httpx.codes.NO_CONTENT:
             delivery = await _delivery(reply)
             self.caller.note_own(reply)
             return delivery
-        held_s = self.caller.clock.monotonic() - began
         says_held = hold_applied(reply.headers)
         return NoJob(
             held=held_s >= _QUICK_S and (says_held or held_s >= hold / 2),
@@ -218,6 +234,12 @@ class DispatchEndpoint:
             return Proof.BODY
         self._doubts.forget(job.id)
         return Proof.NONE
+
+
+def _is_cut(reply: Reply) -> bool:
+    """Return whether something on the way has given up a held poll, rather than the endpoint refused it."""
+    is_own = is_marked(reply.headers) or is_proven(reply, Proof.BODY)
+    return reply.status in _TIRED and not is_own
 
 
 def _can_be_declared(workflows: Sequence[str]) -> bool:

@@ -16,6 +16,10 @@ _FILE_S: Final = 10.0
 """Deadline for reading the secret's file (seconds): its file system may hang."""
 
 
+_LONGEST: Final = 64 * 1024
+"""Longest secret (characters): more is another file, and to look for it in every text would take for ever."""
+
+
 class Credentials(Protocol):
     """Identity of a machine at the endpoint, as of this moment."""
 
@@ -65,8 +69,7 @@ class ConfiguredCredentials:
         try:
             text = await self._threads.run(
                 self.secret_file,
-                # This removes a byte order mark, which some editors write.
-                partial(self.secret_file.read_text, encoding="utf-8-sig"),
+                partial(_beginning, self.secret_file),
                 within_s=_FILE_S,
             )
             secret = text.strip()
@@ -81,12 +84,22 @@ class ConfiguredCredentials:
                 call=call,
                 reason=f"the machine secret {self.secret_file} can't be read: {reason}",
             ) from error
+        if len(text) > _LONGEST:
+            reason = f"the machine secret {self.secret_file} is longer than {_LONGEST} characters"
+            raise Unauthorized(call=call, reason=reason)
         if not secret:
             raise Unauthorized(
                 call=call, reason=f"the machine secret {self.secret_file} is empty"
             )
         self.known.know("machine", [secret])
         return secret
+
+
+def _beginning(file: Path) -> str:
+    """Return the text of a file, as far as a secret may be long, and one character more."""
+    # The encoding removes a byte order mark, which some editors write.
+    with file.open(encoding="utf-8-sig") as opened:
+        return opened.read(_LONGEST + 1)
 
 
 @define(kw_only=True)

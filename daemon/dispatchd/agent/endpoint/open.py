@@ -19,6 +19,7 @@ from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.network.content_coding import ASKED_FOR
 from dispatchd.network.http_headers import no_cookies
+from dispatchd.network.proxies import MAX_PORT, url_problem
 from dispatchd.network.tls_files import check_files
 from dispatchd.process.prerequisites import Needs
 
@@ -79,6 +80,10 @@ def check_outward(config: Config, environment: Mapping[str, str]) -> None:
         for key, expected in dict.fromkeys(_unusable_checkouts(config, environment))
     ]
     problems += [
+        Problem(file=config.file, key=key, expected=expected)
+        for key, expected in _unusable_reports(config)
+    ]
+    problems += [
         Problem(file=config.file, key="license.public_keys", expected=expected)
         for expected in _unusable_keys(config)
     ]
@@ -98,6 +103,15 @@ def _unusable_checkouts(
     if config.checkout.ca_file:
         for _, expected in check_files(way.ca_file, None, None):
             yield "checkout.ca_file", expected
+
+
+def _unusable_reports(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for what can't be used of the addresses of metrics and traces."""
+    _, _, port = config.metrics.listen.rpartition(":")
+    if port and int(port) > MAX_PORT:
+        yield "metrics.listen", f"must have a port up to {MAX_PORT}"
+    if problem := url_problem(config.telemetry.otlp_url):
+        yield "telemetry.otlp_url", problem
 
 
 def _unusable_keys(config: Config) -> list[str]:

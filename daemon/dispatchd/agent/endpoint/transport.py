@@ -26,6 +26,7 @@ from dispatchd.network.proxies import (
     find_proxy,
     httpx_proxy,
     is_loopback,
+    parsed,
     port_of,
     port_problem,
     read_credentials,
@@ -98,7 +99,7 @@ def check(settings: TransportSettings) -> Iterator[tuple[str, str]]:
 
 def _check_url(settings: TransportSettings) -> Iterator[tuple[str, str]]:
     try:
-        url = httpx.URL(settings.url)
+        url = parsed(settings.url)
     except httpx.InvalidURL as error:
         yield "cloud.url", f"must be a URL ({error})"
         return
@@ -109,6 +110,8 @@ def _check_url(settings: TransportSettings) -> Iterator[tuple[str, str]]:
         yield "cloud.url", problem
     if url.userinfo:
         yield "cloud.url", "must have no credentials in it"
+    if url.query or url.fragment:
+        yield "cloud.url", "must have no query and no fragment"
     allowed = settings.allow_insecure_host.lower()
     if url.scheme == "http" and not is_loopback(url.host) and url.host != allowed:
         words = f"must be https, since {url.host} is another machine (cloud.allow_insecure_host can except one host)"

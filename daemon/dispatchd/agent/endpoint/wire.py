@@ -10,7 +10,7 @@ from dispatchd.errors import ContractViolation
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.job import Job, Json
-from dispatchd.protocol.json_text import members
+from dispatchd.protocol.json_text import Member, flawed_members
 from dispatchd.protocol.report import Report
 from dispatchd.protocol.result import Annotation
 
@@ -91,7 +91,7 @@ def read_delivery(text: str) -> Delivery:
     Raises:
         ContractViolation: The body isn't a JSON object with a usable id.
     """
-    found = members(text)
+    found = flawed_members(text)
     document = {name: member.value for name, member in found.items()}
     shown = document.get("extensions")
     if isinstance(shown, list):
@@ -101,6 +101,7 @@ def read_delivery(text: str) -> Delivery:
         for name in ("payload", "headers")
     }
     try:
+        _require_readable(found)
         check("dispatch-job", document)
     except ContractViolation as violation:
         job_id = document.get("id")
@@ -116,6 +117,19 @@ def read_delivery(text: str) -> Delivery:
     return Delivery(
         job=job_from_wire(document), payload=texts["payload"], headers=texts["headers"]
     )
+
+
+def _require_readable(found: Mapping[str, Member]) -> None:
+    """Return if a whole job could be read.
+
+    Raises:
+        ContractViolation: Something in it couldn't.
+    """
+    for name, member in found.items():
+        if member.flaw:
+            raise ContractViolation(
+                contract="dispatch-job", path=f"$.{name:.100}", rule=member.flaw
+            )
 
 
 def _claim_only(document: Mapping[str, Json], job_id: str) -> Job:

@@ -16,6 +16,8 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
+from dispatchd.agent.config.current import CurrentConfig
+from dispatchd.agent.domain.fitness import Machine, unfit
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import OWES, UNSTARTED, Debt, Event, Phase
 from dispatchd.agent.store import reports
@@ -58,6 +60,9 @@ class ReportLoop:
     tracker: Tracker
     fence: Fence
     runs: Runs
+    current: CurrentConfig
+    machine: Machine
+    """Abilities of this machine for runs."""
     board: Board
     pulse: Pulse
     bugs: BugFence
@@ -95,7 +100,7 @@ class ReportLoop:
         self._why_back = reason
         async with anyio.create_task_group() as tasks:
             for record in self.tracker.in_phase(*UNSTARTED):
-                if _may_go_back(record):
+                if record.may_go_back:
                     tasks.start_soon(self.tracker.give_back, record.job.id)
 
     def _take_up(self, tasks: TaskGroup) -> None:
@@ -176,7 +181,9 @@ class ReportLoop:
         await self.fence.accept(self.source, record)
 
     async def _release(self, record: TrackedJob) -> None:
-        await self.source.release(record, self._why_back)
+        workflows = self.current.config.workflows
+        why = unfit(workflows, self.machine).get(record.job.workflow)
+        await self.source.release(record, why or self._why_back)
 
     async def _finish(self, record: TrackedJob) -> None:
         attempt, report = record.attempt, Report()
@@ -228,15 +235,6 @@ class ReportLoop:
         )
         self.pulse.expect(_promise(record.job.id), delay_s + SLACK_S)
         await anyio.sleep(delay_s)
-
-
-def _may_go_back(record: TrackedJob) -> bool:
-    # A cancel is for a run of this machine: no other machine could carry it out.
-    return (
-        record.is_unstarted
-        and not record.job.is_cancel
-        and "release" in record.job.extensions
-    )
 
 
 def _promise(job_id: str) -> str:

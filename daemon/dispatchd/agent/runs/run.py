@@ -16,8 +16,13 @@ from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, evolve, field
 
 from dispatchd.agent.config.current import CurrentConfig
-from dispatchd.agent.domain import cancel
-from dispatchd.agent.domain.delivery import foreign_repository, unknown_workflow
+from dispatchd.agent.domain import cancel, fitness
+from dispatchd.agent.domain.delivery import (
+    foreign_repository,
+    unfit_workflow,
+    unknown_workflow,
+)
+from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.workflow import Workflow
@@ -64,6 +69,7 @@ class RunLoop:
     tracker: Tracker
     runs: Runs
     current: CurrentConfig
+    machine: Machine
     board: Board
     bugs: BugFence
     clock: Clock
@@ -235,6 +241,32 @@ class RunLoop:
         weakness = self.starter.engine.weakness(workflow.isolation)
         return _not_isolated(workflow, weakness) if weakness else None
 
+    def _unfit(self, record: TrackedJob, workflow: Workflow) -> str:
+        """Return why this machine can't run a job as its owner wants it; empty if it can.
+
+        It may have been able to when the job was accepted. An isolation that is missing when a job is tried again is
+        a failed start, and may come back.
+        """
+        if self.starter.source is None:
+            # A person runs a job again, and has read the warning.
+            return ""
+        if record.phase is Phase.RETRY_WAIT:
+            return fitness.unkept(workflow, self.machine)
+        found = fitness.unfit({workflow.name: workflow}, self.machine)
+        return found.get(workflow.name, "")
+
+    async def _turn_down(
+        self, record: TrackedJob, workflow: Workflow, why: str
+    ) -> None:
+        """Leave a job to other machines, or reject it where its endpoint takes none back."""
+        job_id = record.job.id
+        if record.may_go_back:
+            self._log.warning("job_given_back", reason=why, **job_context(record))
+            await self.tracker.give_back(job_id)
+            return
+        verdict = unfit_workflow(workflow.name, why)
+        await self.tracker.apply(job_id, Event.REJECTED, verdict=verdict)
+
     async def _cancel_targets(self, record: TrackedJob) -> None:
         found = cancel.targets(record.job, self.tracker.in_phase(*Phase))
         if not found and record.job.target_run_id:
@@ -252,6 +284,9 @@ class RunLoop:
         )
 
     async def _start(self, record: TrackedJob, workflow: Workflow) -> None:
+        if why := self._unfit(record, workflow):
+            await self._turn_down(record, workflow, why)
+            return
         now = self.clock.now()
         attempt = Attempt(
             number=len(record.attempts) + 1,

@@ -14,9 +14,9 @@ from typing import Final, Self
 
 from attrs import define, field
 
+from dispatchd.agent.store import inotify
 from dispatchd.agent.store.durable import FILE_MODE, FOLDER_MODE
 from dispatchd.agent.store.runs import RunFolder
-from dispatchd.process import inotify
 
 _NAMES: Final = (".", "jobs", "history", "quarantine", "runs", "reserve")
 
@@ -34,7 +34,7 @@ class _Need:
     paths: tuple[Path, ...]
     watched: tuple[Path, ...]
     to_read: bool = False
-    """Whether they are only read."""
+    """True if they are only read."""
     _modes: dict[Path, int] = field(factory=dict, init=False)
     """Last modes in which the paths could be used; a change from one such mode to another stands."""
 
@@ -63,7 +63,7 @@ class HeldFolders:
     _tops: dict[int, int] = field(factory=dict, init=False)
     """Descriptors of the held folders, by their watches."""
     _needs: dict[int, _Need] = field(factory=dict, init=False)
-    """What live runs need, and what is needed elsewhere, by watches."""
+    """Files that live runs need, and those that are needed elsewhere, by watches."""
     _elsewhere: _Need = field(factory=lambda: _Need((), ()), init=False)
 
     @classmethod

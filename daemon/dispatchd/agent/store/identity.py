@@ -22,6 +22,12 @@ from dispatchd.protocol.license import Activation, Fingerprint
 _SERVER_ID: Final = "server_id"
 _ACTIVATION: Final = "activation.json"
 _LOCK: Final = "activation.lock"
+_DAMAGED: Final = (
+    *(ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
+"""Errors of reading a file that holds something else."""
+
 _SCHEMA_VERSION: Final = 1
 
 PLACES: Final[Mapping[str, Path]] = MappingProxyType(
@@ -99,7 +105,7 @@ class IdentityStore:
             return None
         except OSError as error:
             raise RecordUnreadable(path=file, reason=str(error.strerror)) from error
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except _DAMAGED as error:
             raise RecordUnreadable(path=file, reason="not an activation") from error
 
     def keep(self, activation: Activation) -> None:

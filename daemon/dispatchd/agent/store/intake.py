@@ -12,6 +12,12 @@ from dispatchd.errors import RecordUnreadable
 from dispatchd.protocol.conversion import strict_converter
 
 _FILE: Final = "intake.json"
+_DAMAGED: Final = (
+    *(ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, RecursionError),
+)
+"""Errors of reading a file that holds something else."""
+
 _SCHEMA_VERSION: Final = 1
 
 _converter: Final = strict_converter(forbid_extra_keys=True, detailed_validation=False)
@@ -39,7 +45,7 @@ class IntakeStore:
             return Intake()
         except OSError as error:
             raise RecordUnreadable(path=file, reason=str(error.strerror)) from error
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except _DAMAGED as error:
             raise RecordUnreadable(path=file, reason="not an intake record") from error
 
     def keep(self, intake: Intake) -> None:

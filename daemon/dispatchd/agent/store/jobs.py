@@ -29,8 +29,12 @@ from dispatchd.errors import (
     RecordUnreadable,
     StoreUnavailable,
 )
+from dispatchd.process.untrusted_files import read_regular
 
 _SUFFIX: Final = ".json"
+
+_LARGEST: Final = 64 * 1024 * 1024
+"""Part of a record that is read (bytes): more than the largest reply can make of one."""
 
 
 @frozen(kw_only=True)
@@ -334,13 +338,15 @@ def _readable_or_flaw(path: Path) -> tuple[TrackedJob | None, str]:
 
 def _read(path: Path) -> TrackedJob:
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _LARGEST)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise RecordUnreadable(
             path=path, reason=error.strerror or str(error)
         ) from error
+    if data is None:
+        raise RecordUnreadable(path=path, reason="it isn't a regular file")
     record = decode(data, path=path)
     if file_name(record.job.id) + _SUFFIX != path.name:
         raise RecordUnreadable(

@@ -13,9 +13,8 @@ from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.domain.run.events import Progress
-from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted
+from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Usage
 from dispatchd.protocol.report import Report
-from dispatchd.protocol.resources import Usage
 
 
 class Clock(Protocol):

@@ -1,10 +1,12 @@
 """`dispatchd show JOB`: everything about one job."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
 from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.run.github_server import chosen
 from dispatchd.agent.store import reports
 from dispatchd.agent.store.codec import to_public
 from dispatchd.agent.store.evidence import read_story
@@ -16,10 +18,15 @@ from dispatchd.cli.options import (
     config_option,
     find_daemon,
     json_option,
+    load_config,
     print_json,
     print_pairs,
 )
 from dispatchd.cli.terminal import echo
+from dispatchd.errors import ContractViolation, UserError
+from dispatchd.protocol.job import Json
+from dispatchd.protocol.json_text import loads
+from dispatchd.protocol.links import link_of
 
 
 @click.command()
@@ -31,10 +38,12 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
     places = find_daemon(config_file)
     record = find_job(places, job)
     folder = Runs.at(places.state_folder).folder(record.run_id)
+    link = _link(config_file, record, folder)
     if as_json:
-        print_json({**to_public(record), "run_folder": str(folder.path)})
+        more = {"run_folder": str(folder.path), "link": link}
+        print_json({**to_public(record), **more})
         return
-    print_pairs(_facts(record, folder))
+    print_pairs(_facts(record, folder, link))
     _print_story(record, folder)
     _print_report(record, folder)
     if record.attempts:
@@ -89,12 +98,35 @@ def _print_report(record: TrackedJob, folder: RunFolder) -> None:
             echo(f"\n{title}\n{text}")
 
 
-def _facts(record: TrackedJob, folder: RunFolder) -> dict[str, str]:
+def _link(config_file: Path | None, record: TrackedJob, folder: RunFolder) -> str:
+    """Return the page of what a job is about, at the GitHub of its workflow; empty where that isn't known."""
+    try:
+        workflow = load_config(config_file).workflows.get(record.job.workflow)
+    except (UserError, OSError):
+        return ""
+    servers = workflow.github_servers if workflow is not None else ()
+    payload: Json = None
+    if len(servers) > 1:
+        with suppress(OSError, ValueError, ContractViolation):
+            payload = loads(folder.event_file.read_text(encoding="utf-8"))
+    server = chosen(servers, payload)
+    job = record.job
+    about: dict[str, Json] = {
+        "repository_name": job.repository,
+        "pull_request_number": job.pull_request,
+        "issue_number": job.issue,
+        "sha": job.sha,
+    }
+    return link_of(about, server) if server else ""
+
+
+def _facts(record: TrackedJob, folder: RunFolder, link: str) -> dict[str, str]:
     job, verdict = record.job, record.verdict
     return {
         "job": job.id,
         "workflow": job.workflow or job.command,
         "for": purpose(record),
+        "link": link,
         "pull request": str(job.pull_request or ""),
         "ref": job.ref,
         "commit": job.sha,

@@ -15,7 +15,9 @@ from dispatchd.errors import UsageError
 @asks_hub
 def machines(hub: HubClient, *, as_json: bool) -> None:
     """List the machines."""
-    found = hub.ask("GET", "/api/v1/machines", cannot="list machines")["machines"]
+    found = hub.rows(
+        "/api/v1/machines", "machines", "hub-machine", cannot="list machines"
+    )
     if as_json:
         print_json(found)
         return
@@ -63,6 +65,7 @@ def add_machine(
         "/api/v1/machines",
         {"name": name, "fixed_secret": fixed_secret},
         cannot=f"add machine {name}",
+        contract="hub-machine",
     )
     _say_given(found, as_json=as_json)
 
@@ -76,6 +79,7 @@ def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
         "POST",
         f"/api/v1/machines/{in_path(name)}/rotate",
         cannot=f"rotate machine {name}",
+        contract="hub-machine",
     )
     _say_given(found, as_json=as_json)
 
@@ -121,6 +125,7 @@ def bind_machine(
         f"/api/v1/machines/{in_path(name)}/bind",
         body,
         cannot=f"bind machine {name}",
+        contract="hub-machine",
     )
     say(found, f"{name}  bound to {_bound(found)}", as_json=as_json)
 
@@ -134,6 +139,7 @@ def revoke_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
         "POST",
         f"/api/v1/machines/{in_path(name)}/revoke",
         cannot=f"revoke machine {name}",
+        contract="hub-machine",
     )
     say(found, f"{name}  {found['state']}", as_json=as_json)
 
@@ -167,6 +173,7 @@ def add_token(
         "/api/v1/tokens",
         {"name": name, "scopes": list(scopes)},
         cannot=f"add token {name}",
+        contract="hub-token",
     )
     say(found, found["token"], as_json=as_json)
 
@@ -186,7 +193,7 @@ def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
 @asks_hub
 def list_tokens(hub: HubClient, *, as_json: bool) -> None:
     """List tokens; secrets are never shown."""
-    found = hub.ask("GET", "/api/v1/tokens", cannot="list tokens")["tokens"]
+    found = hub.rows("/api/v1/tokens", "tokens", "hub-token", cannot="list tokens")
     if as_json:
         print_json(found)
         return

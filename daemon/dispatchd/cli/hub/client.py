@@ -17,7 +17,7 @@ from dispatchd.cli.options import (
     read_text,
 )
 from dispatchd.cli.terminal import echo
-from dispatchd.errors import NotReachable, UsageError
+from dispatchd.errors import ContractViolation, NotReachable, UsageError
 from dispatchd.network.content_coding import ASKED_FOR, coding_problem
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ class HubClient:
         """Certificate of the hub itself, if its configuration is on this machine."""
         file = token_file or (settings.token_file if settings and not token else None)
         self._token = (token if file is None else read_text(file)).strip()
+        if not self._token:
+            where = file or "DISPATCHD_HUB_TOKEN"
+            raise UsageError(cannot="use the token", reason=f"{where} has none")
         if not (self._token.isascii() and self._token.isprintable()):
             # Checked here, because the HTTP client would show the token.
             raise UsageError(
@@ -95,15 +98,69 @@ class HubClient:
             )
 
     def ask(
-        self, method: str, path: str, body: object = None, *, cannot: str
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        cannot: str,
+        contract: str = "",
+        has: str = "",
     ) -> dict[str, Any]:
-        """Return the hub's answer.
+        """Return the hub's answer, which proves itself: a login page may answer any call with status 200.
+
+        Args:
+            method: The method of HTTP.
+            path: The path, encoded.
+            body: The body, as a JSON value; None for no body.
+            cannot: What the command can't do if this fails, as words after "cannot".
+            contract: The contract that the answer keeps.
+            has: A member of the answer, for one without a contract of its own. If both are empty, there is no answer
+                beside its status, 204.
+
+        Raises:
+            NotReachable: The hub doesn't answer.
+
+        Fails with UsageError if the hub refuses, and with ConfigError if the environment names a proxy that can't be
+        used.
+        """
+        found = self._answer(method, path, body, cannot)
+        problem = _problem(found, contract, has)
+        if problem:
+            raise NotReachable(cannot=cannot, reason=f"{self.url} {problem}")
+        return found or {}
+
+    def rows(
+        self, path: str, name: str, contract: str, *, cannot: str
+    ) -> list[dict[str, Any]]:
+        """Return the items of a list of the hub's.
+
+        Args:
+            path: The path, encoded.
+            name: The member of the answer that is the list.
+            contract: The contract that each item keeps.
+            cannot: What the command can't do if this fails, as words after "cannot".
+
+        Raises:
+            NotReachable: The hub doesn't answer. Fails otherwise as `ask` does.
+        """
+        found = self.ask("GET", path, cannot=cannot, has=name)[name]
+        items: list[dict[str, Any]] = []
+        for each in found if isinstance(found, list) else [found]:
+            problem = _problem(each, contract, "")
+            if problem:
+                raise NotReachable(cannot=cannot, reason=f"{self.url} {problem}")
+            items.append(each)
+        return items
+
+    def _answer(
+        self, method: str, path: str, body: object, cannot: str
+    ) -> dict[str, Any] | None:
+        """Return the JSON object in a successful answer; None for one with status 204.
 
         Raises:
             NotReachable: The hub doesn't answer.
             UsageError: The hub refuses.
-
-        Fails with ConfigError if the environment names a proxy that can't be used.
         """
         import httpx
 
@@ -130,14 +187,21 @@ class HubClient:
         except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = f"no hub answers at {self.url} ({error})"
             raise NotReachable(cannot=cannot, reason=reason) from error
-        try:
-            found = reply.json() if reply.content else {}
-        except ValueError:
-            found = {}
-        document: dict[str, Any] = found if isinstance(found, dict) else {}
-        if reply.is_success:
+        document = _object(reply.content)
+        if reply.status_code == httpx.codes.NO_CONTENT:
+            return None
+        if reply.is_success and document is not None:
             return document
-        reason = document.get("message") or f"{self.url} answers {reply.status_code}"
+        said = (document or {}).get("message")
+        kind = reply.headers.get("content-type", "no content type").partition(";")[0]
+        page = f" with {kind:.60} (a proxy's or a login page?)"
+        reason = (
+            said
+            if isinstance(said, str) and not reply.is_success
+            else f"{self.url} answers {reply.status_code}{'' if document else page}"
+        )
+        if reply.is_success:
+            raise NotReachable(cannot=cannot, reason=reason)
         if reply.status_code >= _SERVER_ERROR:
             raise NotReachable(cannot=cannot, reason=reason)
         raise UsageError(cannot=cannot, reason=reason)
@@ -168,17 +232,39 @@ class HubClient:
         return context
 
     def _proxy(self) -> "httpx.Proxy | None":
-        import httpx
+        from dispatchd.network.proxies import environment_proxy, httpx_proxy, parsed
 
-        from dispatchd.network.proxies import environment_proxy, httpx_proxy
-
-        url = httpx.URL(self.url)
+        url = parsed(self.url)
         if url.scheme != "https" or self._cert_file:
             # Requests without encryption, and the token in them, are for the hub alone.
             return None
         environment = os.environ  # noqa: TID251  # as above
         proxy = environment_proxy(url, environment)
         return None if proxy is None else httpx_proxy(proxy)
+
+
+def _object(content: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _problem(found: object, contract: str, has: str) -> str:
+    """Return why an answer isn't a hub's, as words after its address; empty if it may be one."""
+    from dispatchd.protocol.contracts import check
+
+    try:
+        if contract:
+            check(contract, found)
+    except ContractViolation as violation:
+        return f"answers, but not as a hub does: {violation.path} {violation.rule}"
+    if has and not (isinstance(found, dict) and has in found):
+        return f"answers, but not as a hub does: $.{has} is missing"
+    if not (contract or has or found is None):
+        return "answers, but not as a hub does: it says more than that it is done"
+    return ""
 
 
 def say(found: object, words: str, *, as_json: bool) -> None:

@@ -45,7 +45,12 @@ def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
 @asks_hub
 def status(hub: HubClient, *, as_json: bool) -> None:
     """Say how the hub gets on with GitHub."""
-    found = hub.ask("GET", "/api/v1/github", cannot="say how it is with GitHub")
+    found = hub.ask(
+        "GET",
+        "/api/v1/github",
+        cannot="say how it is with GitHub",
+        contract="hub-github-status",
+    )
     if as_json:
         print_json(found)
         return

@@ -43,7 +43,7 @@ def jobs(
         if value
     ]
     query = "&".join([*pairs, f"limit={limit}"])
-    found = hub.ask("GET", f"/api/v1/jobs?{query}", cannot="list jobs")["jobs"]
+    found = hub.rows(f"/api/v1/jobs?{query}", "jobs", "hub-job", cannot="list jobs")
     if as_json:
         print_json(found)
         return
@@ -66,7 +66,12 @@ def jobs(
 @click.argument("job")
 def show(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Show everything about JOB."""
-    found = hub.ask("GET", f"/api/v1/jobs/{in_path(job)}", cannot=f"show job {job}")
+    found = hub.ask(
+        "GET",
+        f"/api/v1/jobs/{in_path(job)}",
+        cannot=f"show job {job}",
+        contract="hub-job",
+    )
     if as_json:
         print_json(found)
         return
@@ -81,11 +86,11 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
     text = sys.stdin.read() if str(file) == "-" else read_text(file)
     try:
         document = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             cannot=f"submit {file}", reason=f"it is not JSON ({error})"
         ) from error
-    found = hub.ask("POST", "/api/v1/jobs", document, cannot=f"submit {file}")
+    found = hub.ask("POST", "/api/v1/jobs", document, cannot=f"submit {file}", has="id")
     say(found, found["id"], as_json=as_json)
 
 
@@ -95,7 +100,10 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
 def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
     """End JOB: at once where no machine has it, else through its machine."""
     found = hub.ask(
-        "POST", f"/api/v1/jobs/{in_path(job)}/cancel", cannot=f"cancel job {job}"
+        "POST",
+        f"/api/v1/jobs/{in_path(job)}/cancel",
+        cannot=f"cancel job {job}",
+        contract="hub-job",
     )
     doing = (
         "its machine has been asked"
@@ -111,7 +119,10 @@ def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
 def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Run JOB again after its end, as a job with another id."""
     found = hub.ask(
-        "POST", f"/api/v1/jobs/{in_path(job)}/requeue", cannot=f"requeue job {job}"
+        "POST",
+        f"/api/v1/jobs/{in_path(job)}/requeue",
+        cannot=f"requeue job {job}",
+        has="id",
     )
     say(found, found["id"], as_json=as_json)
 
@@ -127,9 +138,12 @@ def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
 )
 def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
     """List the newest deliveries: events that came in, and what became of them."""
-    found = hub.ask(
-        "GET", f"/api/v1/deliveries?limit={limit}", cannot="list deliveries"
-    )["deliveries"]
+    found = hub.rows(
+        f"/api/v1/deliveries?limit={limit}",
+        "deliveries",
+        "hub-delivery",
+        cannot="list deliveries",
+    )
     if as_json:
         print_json(found)
         return
@@ -158,6 +172,7 @@ def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
         "POST",
         f"/api/v1/deliveries/{in_path(delivery)}/redeliver",
         cannot=f"redeliver {delivery}",
+        has="ids",
     )
     say(found, "\n".join(found["ids"]), as_json=as_json)
 
@@ -177,7 +192,7 @@ def prune(hub: HubClient, *, as_json: bool, days: float | None, yes: bool) -> No
             cannot="prune everything",
         )
     body = {} if days is None else {"days": days}
-    found = hub.ask("POST", "/api/v1/prune", body, cannot="prune")
+    found = hub.ask("POST", "/api/v1/prune", body, cannot="prune", has="removed")
     say(found, f"{found['removed']} removed", as_json=as_json)
 
 
@@ -187,7 +202,11 @@ def prune(hub: HubClient, *, as_json: bool, days: float | None, yes: bool) -> No
 def pause(hub: HubClient, *, as_json: bool, reason: str) -> None:
     """Hand out no jobs until `resume`; what machines have goes on, and cancels still get through."""
     found = hub.ask(
-        "POST", "/api/v1/dispatch/pause", {"reason": reason}, cannot="pause dispatch"
+        "POST",
+        "/api/v1/dispatch/pause",
+        {"reason": reason},
+        cannot="pause dispatch",
+        has="paused",
     )
     say(found, "dispatch is paused", as_json=as_json)
 
@@ -196,7 +215,9 @@ def pause(hub: HubClient, *, as_json: bool, reason: str) -> None:
 @asks_hub
 def resume(hub: HubClient, *, as_json: bool) -> None:
     """Hand out jobs again."""
-    found = hub.ask("POST", "/api/v1/dispatch/resume", {}, cannot="resume dispatch")
+    found = hub.ask(
+        "POST", "/api/v1/dispatch/resume", {}, cannot="resume dispatch", has="paused"
+    )
     say(found, "jobs are handed out", as_json=as_json)
 
 

@@ -3,7 +3,9 @@
 import os
 import signal
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +17,9 @@ from dispatchd.cli.hub import route as hub_route
 from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
 from dispatchd.cli.options import json_option, print_json, print_pairs
+
+if TYPE_CHECKING:
+    from dispatchd.hub.config.load import Settings
 
 _MIGRATION_GRACE_S = 60.0
 """Time that each request to systemd adds to the start while the database is migrated (seconds)."""
@@ -96,6 +101,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     from dispatchd.hub.context import Desk
     from dispatchd.hub.main import favour_the_loop
     from dispatchd.hub.main import serve as serve_hub
+    from dispatchd.hub.storage.sole_server import sole_server
     from dispatchd.process.log import configure
     from dispatchd.process.systemd import ServiceManager
     from dispatchd.redaction.known_secrets import KnownSecrets
@@ -111,27 +117,36 @@ def serve(config_file: Path, port_file: Path | None) -> None:
         structlog.get_logger().info("database_migrating")
 
     settings, database = open_database(config_file, migrating)
-    host, _ = settings.address
-
-    def announce(bound_port: int) -> None:
-        if port_file is not None:
-            aside = port_file.with_name(port_file.name + ".aside")
-            aside.write_text(str(bound_port))
-            aside.replace(port_file)
-        shown = f"[{host}]" if ":" in host else host
-        click.echo(f"hub ready {settings.scheme}://{shown}:{bound_port}")
 
     async def serve_desk() -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            await serve_hub(desk, announce, manager, signals)
+        with anyio.open_signal_receiver(
+            signal.SIGTERM, signal.SIGINT, signal.SIGHUP
+        ) as signals:
+            await serve_hub(
+                desk, partial(_announce, settings, port_file), manager, signals
+            )
 
     try:
-        with busy_is_said("start the hub"):
-            desk = Desk.at(settings, database, known, environment=environment)
-        favour_the_loop()
-        anyio.run(serve_desk)
+        with sole_server(database.file):
+            with busy_is_said("start the hub"):
+                desk = Desk.at(settings, database, known, environment=environment)
+            favour_the_loop()
+            anyio.run(serve_desk)
     finally:
         database.close()
+
+
+def _announce(settings: "Settings", port_file: Path | None, bound_port: int) -> None:
+    """Say where the hub answers, to whoever has started it."""
+    from dispatchd.process.log import say
+
+    if port_file is not None:
+        aside = port_file.with_name(port_file.name + ".aside")
+        aside.write_text(str(bound_port))
+        aside.replace(port_file)
+    host, _ = settings.address
+    shown = f"[{host}]" if ":" in host else host
+    say(f"hub ready {settings.scheme}://{shown}:{bound_port}")
 
 
 @hub.command()

@@ -16,7 +16,7 @@ from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.domain.scopes import ADMIN, READ
 from dispatchd.hub.http_bodies import read_body, seconds
 from dispatchd.hub.queue.submit import Intake
-from dispatchd.hub.storage.pause import Pause
+from dispatchd.hub.storage.dispatch_rules import Pause
 from dispatchd.hub.workers.housekeeping import prune
 
 _LONGEST_LIST: Final = 1000

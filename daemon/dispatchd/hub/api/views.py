@@ -18,7 +18,7 @@ from dispatchd.hub.domain.model import (
     Token,
 )
 from dispatchd.hub.domain.result_details import NAMES
-from dispatchd.hub.storage.pause import Pause
+from dispatchd.hub.storage.dispatch_rules import Pause
 from dispatchd.protocol.job import Json
 
 AWAY_S: Final = 600.0

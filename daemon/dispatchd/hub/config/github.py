@@ -8,6 +8,7 @@ from typing import Final
 
 from attrs import evolve, field, frozen
 
+from dispatchd.network.proxies import url_problem
 from dispatchd.protocol.job import CANCEL
 
 
@@ -196,10 +197,20 @@ def mistakes(settings: GithubSettings) -> Iterator[tuple[str, str]]:
             "github.webhook_secret_files",
             "must name a file with the webhook's secret, or set ingest = 'poll'",
         )
+    yield from _unusable_urls(settings)
     names = [rule.name for rule in settings.rules]
     for index, rule in enumerate(settings.rules):
         for key, expected in _mistakes_of(rule, names[:index]):
             yield f"github.rules[{index}].{key}", expected
+
+
+def _unusable_urls(settings: GithubSettings) -> Iterator[tuple[str, str]]:
+    for key, url in (
+        ("github.api_url", settings.api_url),
+        ("github.public_url", settings.public_url),
+    ):
+        if problem := url_problem(url):
+            yield key, problem
 
 
 def _mistakes_of(rule: Rule, names_before: list[str]) -> Iterator[tuple[str, str]]:

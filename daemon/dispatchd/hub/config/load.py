@@ -1,14 +1,16 @@
 """Configuration of the hub: `hub.toml`, validated as a whole (contracts/schemas/hub-config.schema.json)."""
 
-import tomllib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from attrs import evolve, frozen
 
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.hub.config.github import GithubSettings, mistakes, resolved
+from dispatchd.network.proxies import MAX_PORT
+from dispatchd.protocol import toml_text
 from dispatchd.protocol.contracts import violations
 from dispatchd.protocol.conversion import strict_converter
 
@@ -127,7 +129,7 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
     """
     file = file.absolute()
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        document = toml_text.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         expected = f"must be a readable file ({error.strerror}); `dispatchd hub init` makes one"
         raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
@@ -141,6 +143,10 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
     if found:
         raise ConfigError(found)
     settings = evolve(_converter.structure(document, Settings), file=file)
+    if settings.address[1] > MAX_PORT:
+        # getaddrinfo(3) would take the remainder.
+        expected = f"must have a port up to {MAX_PORT}"
+        raise ConfigError([Problem(file=file, key="listen", expected=expected)])
     github = settings.github
     if github is not None:
         found = [
@@ -151,7 +157,11 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         if found:
             raise ConfigError(found)
         github = resolved(github, file.parent)
-    url = _absolute(settings.database_url, file.parent)
+    try:
+        url = _absolute(settings.database_url, file.parent)
+    except UnicodeEncodeError as error:
+        expected = "must be in a folder whose name is UTF-8"
+        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
     cert_file, key_file = (
         each and str(file.parent / each)
         for each in (settings.tls_cert_file, settings.tls_key_file)
@@ -173,6 +183,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _absolute(url: str, folder: Path) -> str:
-    """Return a database URL; the path of SQLite's file doesn't depend on the working directory."""
+    """Return a database URL whose file, if it is one, doesn't depend on the working directory.
+
+    Fails with UnicodeEncodeError if the folder's name can't be a part of one.
+    """
     kind, _, path = url.partition(":///")
-    return f"sqlite:///{folder / path}" if kind == "sqlite" and path else url
+    if kind != "sqlite" or not path or path.startswith("/"):
+        return url
+    return f"sqlite:///{quote(str(folder))}/{path}"

@@ -33,7 +33,7 @@ class Listening:
     """Time from which silence counts, by the hub's clock."""
     is_interrupted: bool = False
     was_set_back: bool = False
-    """Whether times may be written down that are ahead of the hub's by the time for which its clock was wrong."""
+    """True if stored times may be ahead of the hub's, by the time for which its clock was wrong."""
 
     @classmethod
     def begun(cls, moment: Moment) -> "Listening":

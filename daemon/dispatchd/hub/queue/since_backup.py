@@ -7,7 +7,7 @@ from typing import Final
 
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
-from dispatchd.hub.storage.pause import Pause, PauseStore
+from dispatchd.hub.storage.dispatch_rules import Pause, PauseStore
 
 SKIPPED: Final = "it came before the restore of a backup, which was told to skip it"
 

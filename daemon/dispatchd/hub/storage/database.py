@@ -46,6 +46,7 @@ from sqlalchemy.pool import QueuePool
 from dispatchd.errors import NotReachable, UsageError
 from dispatchd.hub.domain.model import StorageBusy
 from dispatchd.hub.storage.schema import Words
+from dispatchd.hub.storage.sqlite import READ_ONLY, set_up
 
 T = TypeVar("T")
 
@@ -70,7 +71,6 @@ _BECAUSE_OF_ANOTHER: Final = ("40001", "40P01", "23505")
 """SQLSTATEs of errors that another transaction causes: serialization_failure, deadlock_detected, unique_violation
 (PostgreSQL docs, Appendix A)."""
 
-_READ_ONLY: Final = "dispatchd_read_only"
 _ORIGIN: Final = "dispatchd_origin"
 _NOTIFY: Final = text("SELECT pg_notify(:channel, :words)")
 _LOCK: Final = text(
@@ -111,7 +111,7 @@ class Database:
         """
         try:
             engine = _engine(url)
-        except (ArgumentError, ModuleNotFoundError) as error:
+        except (ArgumentError, ModuleNotFoundError, ValueError) as error:
             reason = f"{error}; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
             raise UsageError(cannot="use database_url", reason=reason) from error
         except OSError as error:
@@ -154,6 +154,11 @@ class Database:
     def is_shared(self) -> bool:
         """True if other processes may use it at the same time."""
         return self.engine.dialect.name == "postgresql"
+
+    @property
+    def file(self) -> str | None:
+        """Path of the file that is the database; None for a server's."""
+        return None if self.is_shared else self.engine.url.database
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run a unit of work in a transaction and return its result; its changes are committed together, or not at all.
@@ -200,7 +205,7 @@ class Database:
     @property
     def _snapshot(self) -> dict[str, Any]:
         if not self.is_shared:
-            return {_READ_ONLY: True}
+            return {READ_ONLY: True}
         return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
     def check(self) -> None:
@@ -261,7 +266,7 @@ class _Newer(Exception):
 
 def _is_current(engine: Engine) -> bool:
     """Return whether an SQLite database has all migrations. It takes no writer's lock, which is seldom free in a busy hub."""
-    with engine.connect().execution_options(**{_READ_ONLY: True}) as db, db.begin():
+    with engine.connect().execution_options(**{READ_ONLY: True}) as db, db.begin():
         return _revision(db) == REVISION
 
 
@@ -310,8 +315,7 @@ def _engine(url: str) -> Engine:
                 "check_same_thread": False,
             },
         )
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        set_up(engine)
         return engine
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -368,19 +372,6 @@ def _without_limits(db: Connection) -> Iterator[None]:
         yield
     finally:
         connection.is_patient = False
-
-
-def _set_up_sqlite(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
-    for each in ("journal_mode = WAL", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {each}")
-
-
-def _begin_sqlite(db: Connection) -> None:
-    if db.get_execution_options().get(_READ_ONLY):
-        db.exec_driver_sql("BEGIN")
-        return
-    # Take the writer's lock at the start: a transaction that reads first may be refused when it writes.
-    db.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _state(error: BaseException | None) -> str:

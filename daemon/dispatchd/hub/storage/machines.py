@@ -46,8 +46,10 @@ class MachineStore:
             return [Machine(**row) for row in rows]
 
     def names(self) -> dict[str, str]:
-        """Return every machine's name, by server id."""
-        query = select(_MACHINE.server_id, _MACHINE.name)
+        """Return the names of machines by server id; one that was never activated has none."""
+        query = select(_MACHINE.server_id, _MACHINE.name).where(
+            _MACHINE.server_id != ""
+        )
         with self._database.snapshot() as db:
             return {row.server_id: row.name for row in db.execute(query)}
 

@@ -1,1 +1,1 @@
-"""What passes between the agent and a command: environment and brief in, events and outputs out. Pure."""
+"""Exchange between the agent and a command: environment and brief in, events and outputs out. Pure."""

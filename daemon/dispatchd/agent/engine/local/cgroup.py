@@ -14,7 +14,7 @@ from typing import Final, Self
 from attrs import frozen
 
 from dispatchd.process.untrusted_files import read_regular
-from dispatchd.protocol.resources import Resources, Usage
+from dispatchd.protocol.outcome import Resources, Usage
 
 _NOTE: Final = "cgroup"
 """File in an attempt's folder with the path of its group, for a daemon that was started elsewhere."""
@@ -57,8 +57,8 @@ class Cgroups:
             enable: True to turn the controllers on; if False, those that could be turned on count.
         """
         try:
-            mount = _mount((self_folder / "mountinfo").read_text())
-            path = _own((self_folder / "cgroup").read_text())
+            mount = _mount(_read(self_folder / "mountinfo"))
+            path = _own(_read(self_folder / "cgroup"))
         except OSError:
             return None
         if mount is None or path is None:
@@ -99,7 +99,7 @@ class Cgroups:
         """
         group = self._root / _name(folder)
         group.mkdir(exist_ok=True)
-        (folder / _NOTE).write_text(str(group))
+        (folder / _NOTE).write_bytes(os.fsencode(group))
         for controller, file, limit in (
             ("memory", "memory.max", resources.memory_bytes),
             ("pids", "pids.max", resources.pids),
@@ -202,9 +202,14 @@ def _fields(file: Path) -> dict[str, int]:
     }
 
 
+def _read(file: Path) -> str:
+    """Return the text of one of the kernel's files, in which names have any bytes."""
+    return os.fsdecode(file.read_bytes())
+
+
 def _text(file: Path) -> str:
     try:
-        return file.read_text()
+        return _read(file)
     except OSError:
         return ""
 
@@ -214,8 +219,8 @@ def _name(folder: Path) -> str:
 
 
 def _mount(mountinfo: str) -> Path | None:
-    """Return the mount point of the cgroup2 file system (proc_pid_mountinfo(5))."""
-    for line in mountinfo.splitlines():
+    """Return where the cgroup2 file system is mounted (proc_pid_mountinfo(5))."""
+    for line in mountinfo.split("\n"):
         before, _, after = line.partition(" - ")
         if after.startswith("cgroup2 "):
             return Path(before.split()[4])
@@ -225,7 +230,7 @@ def _mount(mountinfo: str) -> Path | None:
 def tree() -> Path | None:
     """Return the root of the kernel's control groups, or None where there are none."""
     try:
-        return _mount(Path("/proc/self/mountinfo").read_text())
+        return _mount(_read(Path("/proc/self/mountinfo")))
     except OSError:
         return None
 
@@ -233,7 +238,7 @@ def tree() -> Path | None:
 def _own(cgroup: str) -> str | None:
     """Return this process's path in the version 2 hierarchy (cgroups(7), /proc/pid/cgroup)."""
     return next(
-        (line[3:] for line in cgroup.splitlines() if line.startswith("0::")), None
+        (line[3:] for line in cgroup.split("\n") if line.startswith("0::")), None
     )
 
 

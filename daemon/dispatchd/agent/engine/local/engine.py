@@ -44,8 +44,7 @@ from dispatchd.agent.engine.local.process import (
 )
 from dispatchd.agent.engine.local.secrets import SecretReader, environment_of, recall
 from dispatchd.agent.engine.local.walls import Walls
-from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted
-from dispatchd.protocol.resources import Usage
+from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Usage
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TZ", "USER")

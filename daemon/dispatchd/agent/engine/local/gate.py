@@ -309,10 +309,14 @@ def _open_output(file: Path) -> int:
 
 def _check_program(program: str) -> None:
     path = Path(program)
-    if not path.exists():
-        reason = "there is no such file"
-    elif not path.is_file() or not os.access(path, os.X_OK):
-        reason = "it isn't an executable file"
-    else:
-        return
+    try:
+        if not path.exists():
+            reason = "there is no such file"
+        elif not path.is_file() or not os.access(path, os.X_OK):
+            reason = "it isn't an executable file"
+        else:
+            return
+    except OSError as error:
+        # Such as a folder of another user on its way.
+        reason = error.strerror or str(error)
     raise SpawnFailed(command=program, reason=reason, refused=True)

@@ -18,6 +18,7 @@ from dispatchd.network.proxies import (
     check_proxy,
     find_proxy,
     is_excepted,
+    parsed,
     read_credentials,
     use_proxy,
 )
@@ -94,7 +95,7 @@ class GitWay:
 
     def found_proxy(self, url: str) -> FoundProxy | None:
         """Return the proxy for the address of a repository as it is written in its source, or None for none."""
-        where = httpx.URL(url)
+        where = parsed(url)
         if self.proxy == DIRECT:
             return None
         if self.proxy:

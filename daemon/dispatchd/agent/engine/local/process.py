@@ -42,7 +42,7 @@ class Stat:
 
     @property
     def is_alive(self) -> bool:
-        """Whether something of it can still run; its first thread may have ended before the others."""
+        """True if something of it can still run; its first thread may have ended before the others."""
         has_ended = self.state in "ZX" or bool(self.flags & _EXITING)
         return self.threads > 1 or not has_ended
 

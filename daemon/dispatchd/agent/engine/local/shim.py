@@ -17,6 +17,7 @@ import ctypes
 import errno
 import os
 import signal
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
@@ -49,6 +50,15 @@ _SHELL: Final = "/bin/sh"
 
 _POLITE: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 """Signals that are sent to the whole group. They are for the command; the shim stays to write its exit code."""
+
+_PASSES: Final = (errno.ETXTBSY, errno.EAGAIN)
+"""Errors of execve(2) that pass by themselves: a program that is being installed, and too many processes of a user."""
+
+_TRIES: Final = 50
+"""Tries of an execution that fails with one of them, before the last one (count)."""
+
+_PAUSE_S: Final = 0.2
+"""Time between two tries (seconds)."""
 
 _DEFAULTS: Final = (*_POLITE, signal.SIGPIPE, signal.SIGXFSZ)
 """Signals that are ignored here, and have their defaults in a command."""
@@ -192,7 +202,7 @@ def _be_the_command(order: Order, word: int) -> NoReturn:
             if not os.read(word, 1):
                 os._exit(0)
             where = f"execute {order.command[0]}"
-            _execute(order.command, order.env)
+            _execute_in_time(order.command, order.env)
         except OSError as error:
             if error.errno == errno.ENOENT and where.startswith("execute"):
                 code = _NOT_FOUND
@@ -210,6 +220,22 @@ def _reset_signals(ignored: Collection[int]) -> None:
     for number in _DEFAULTS:
         if number not in ignored:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _execute_in_time(command: list[str], env: dict[str, str]) -> NoReturn:
+    """Execute a command, also one that is still being written, or for which the system has no room at this moment.
+
+    Raises:
+        OSError: It can't be executed.
+    """
+    for _ in range(_TRIES):
+        try:
+            _execute(command, env)
+        except OSError as error:
+            if error.errno not in _PASSES:
+                raise
+        time.sleep(_PAUSE_S)
+    _execute(command, env)
 
 
 def _execute(command: list[str], env: dict[str, str]) -> NoReturn:

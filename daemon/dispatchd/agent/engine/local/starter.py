@@ -31,7 +31,7 @@ _MESSAGE: Final = 64
 
 
 _HUNT_S: Final = 2.0
-"""How long a hunt may take (seconds); nothing is started meanwhile."""
+"""Longest hunt (seconds); nothing is started meanwhile."""
 
 
 class Request(TypedDict):

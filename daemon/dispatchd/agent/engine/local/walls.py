@@ -217,12 +217,20 @@ def _programs(search_path: str, homes: tuple[Path, ...]) -> Iterator[Path]:
             above.name not in _NO_INSTALLATIONS
             and len(above.parts) > 2  # noqa: PLR2004  # no folder of the root
             and not has_a_home(above)
-            and any((above / name).is_dir() for name in _SUBFOLDERS)
+            and any(_is_folder(above / name) for name in _SUBFOLDERS)
         )
         if is_installation:
             yield above
         elif not has_a_home(folder):
             yield folder
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        # Another user's, as where PATH was kept over a change of users: runs have no use for it either.
+        return False
 
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:

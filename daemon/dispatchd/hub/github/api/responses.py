@@ -146,10 +146,24 @@ def json_of(call: str, reply: Reply) -> Json:
     return found
 
 
-def ahead_s(headers: Mapping[str, str], now: float) -> float:
-    """Return the lead of GitHub's clock over this one (whole seconds, because `Date` has no others)."""
+def ahead_s(headers: Mapping[str, str], asked_at: float, heard_at: float) -> float:
+    """Return how far GitHub's clock is at least ahead of this one (seconds; below 0: behind), 0 where they may agree.
+
+    An answer may be dated at any moment between the two, and `Date` has whole seconds (RFC 9110, 6.6.1).
+    """
     date = http_date(headers.get("date", ""))
-    return 0.0 if date is None else date.timestamp() - now
+    if date is None:
+        return 0.0
+    dated_at = date.timestamp()
+    if dated_at > heard_at:
+        return dated_at - heard_at
+    return dated_at - asked_at if asked_at - dated_at >= 1 else 0.0
+
+
+def is_githubs(reply: Reply) -> bool:
+    """Return whether an answer has the form of GitHub's, and isn't a page of something on the way."""
+    empty = reply.status in (HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT)
+    return empty or "json" in reply.headers.get("content-type", "").lower()
 
 
 def next_page(headers: Mapping[str, str]) -> str:
@@ -167,8 +181,8 @@ def _limit_s(reply: Reply, now: float) -> float | None:
         return after
     reset = seconds(reply.headers.get("x-ratelimit-reset", ""))
     if reply.headers.get("x-ratelimit-remaining", "").strip() == "0" and reset:
-        # The reset is a time of GitHub's clock, so a wrong one here does no harm.
-        return reset - (now + ahead_s(reply.headers, now))
+        # By GitHub's own clock, so that a wrong one here does no harm.
+        return reset - (now + ahead_s(reply.headers, now, now))
     said = _message(reply).lower()
     if reply.status == HTTPStatus.TOO_MANY_REQUESTS or any(
         word in said for word in _LIMIT_WORDS

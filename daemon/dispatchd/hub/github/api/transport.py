@@ -23,6 +23,7 @@ from dispatchd.hub.github.api.responses import (
     Reply,
     Unclear,
     ahead_s,
+    is_githubs,
     json_of,
     refuse_errors,
 )
@@ -73,7 +74,7 @@ class Transport:
     known: KnownSecrets
     """Secrets that are redacted in every error."""
     ahead_s: float = 0.0
-    """Lead of GitHub's clock over the hub's, by the newest answer (seconds)."""
+    """Least difference by which GitHub's clock is ahead of the hub's, by its newest answer (seconds); 0 where they may agree."""
 
     async def send(self, call: Call, token: str) -> Reply:
         """Make a call, and return its answer if it is a success.
@@ -103,6 +104,7 @@ class Transport:
         return await to_thread.run_sync(json_of, call.name, reply), reply
 
     async def _within_deadline(self, call: Call, token: str) -> Reply:
+        asked_at = self.now()
         try:
             with anyio.fail_after(call.deadline_s):
                 reply = await self._answer(call, token)
@@ -111,7 +113,8 @@ class Transport:
             raise Unclear(call=call.name, reason=reason) from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise Unclear(call=call.name, reason=_words(error)) from error
-        self.ahead_s = ahead_s(reply.headers, self.now())
+        if is_githubs(reply):
+            self.ahead_s = ahead_s(reply.headers, asked_at, self.now())
         return reply
 
     async def _answer(self, call: Call, token: str) -> Reply:

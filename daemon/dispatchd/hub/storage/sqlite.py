@@ -1,0 +1,70 @@
+"""Connections to SQLite: durable, with the writer's lock from the start, and to the file that they have opened."""
+
+import os
+from functools import partial
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, event
+
+from dispatchd.hub.domain.model import StorageBusy
+
+READ_ONLY: Final = "dispatchd_read_only"
+"""Option of a connection whose transaction only reads."""
+
+_FILE: Final = "dispatchd_file"
+
+
+def set_up(engine: Engine) -> None:
+    """Have the connections and transactions of an engine made as those of the hub."""
+    # SQLite opens the file at the first statement.
+    event.listen(engine, "connect", _set_up)
+    event.listen(engine, "connect", partial(_note_file, engine.url.database))
+    event.listen(engine, "close", _forget_file)
+    event.listen(engine, "begin", _begin)
+
+
+def _note_file(path: str | None, _connection: object, record: Any) -> None:  # noqa: ANN401  # SQLAlchemy's own kind
+    """Note which file a connection has opened."""
+    if path:
+        # A path alone takes no lock, and its end drops none of SQLite's (open(2), O_PATH).
+        record.info[_FILE] = (path, os.open(path, os.O_PATH | os.O_CLOEXEC))
+
+
+def _forget_file(_connection: object, record: Any) -> None:  # noqa: ANN401  # likewise
+    _, file = record.info.pop(_FILE, ("", -1))
+    if file >= 0:
+        os.close(file)
+
+
+def _require_file(db: Connection) -> None:
+    """Check that a connection's file is still the database.
+
+    What is committed to a file that has been removed or replaced is gone with the process.
+
+    Raises:
+        StorageBusy: It isn't.
+    """
+    path, file = db.info.get(_FILE, ("", -1))
+    if not path:
+        return
+    try:
+        is_there = os.path.samestat(os.fstat(file), os.stat(path))  # noqa: PTH116  # SQLAlchemy has it as a string
+    except OSError:
+        is_there = False
+    if not is_there:
+        message = f"{path} was removed or replaced: put it back, or restart the hub"
+        raise StorageBusy(message)
+
+
+def _set_up(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
+    for each in ("journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {each}")
+
+
+def _begin(db: Connection) -> None:
+    _require_file(db)
+    if db.get_execution_options().get(READ_ONLY):
+        db.exec_driver_sql("BEGIN")
+        return
+    # Take the writer's lock at the start: a transaction that reads first may be refused when it writes.
+    db.exec_driver_sql("BEGIN IMMEDIATE")

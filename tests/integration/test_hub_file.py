@@ -1,0 +1,137 @@
+"""A hub whose database's file goes away under it says so, and takes nothing that would be gone with its process."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from dispatchd.errors import ConfigError
+from dispatchd.hub.init import init
+from support import hub_process
+from support.cli import command, dispatchd
+from support.hub import hub
+from support.until import until
+
+JOB = {"id": "late", "dag_name": "it"}
+
+
+def _moved(file: Path) -> None:
+    file.rename(file.with_name("aside.db"))
+
+
+def _replaced(file: Path) -> None:
+    shutil.copy(file, file.with_name("copy.db"))
+    file.rename(file.with_name("aside.db"))
+    file.with_name("copy.db").rename(file)
+
+
+def _made_anew(file: Path) -> None:
+    file.rename(file.with_name("aside.db"))
+    file.touch()
+
+
+@pytest.mark.parametrize("lose", [_moved, _replaced, _made_anew])
+async def test_nothing_is_taken_while_the_file_is_another_one(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    async with hub(tmp_path / "hub") as server:
+        await server.submit({"id": "j", "dag_name": "it"})
+        file = server.folder / "hub.db"
+        lose(file)
+        refused = await server.http.post("/api/v1/jobs", json=JOB)
+        ready = await server.http.get("/readyz")
+        said = server.log_file.read_text()
+        # It is the old one that counts.
+        file.with_name("aside.db").replace(file)
+        again = await server.http.post("/api/v1/jobs", json=JOB)
+        shown = await server.http.get("/api/v1/jobs/j")
+
+    assert (refused.status_code, ready.status_code) == (503, 503)
+    assert f"{file} was removed or replaced: put it back, or restart" in said
+    assert (again.status_code, shown.status_code) == (201, 200)
+
+
+async def test_a_second_hub_on_one_file_is_refused(tmp_path: Path) -> None:
+    """It would not hear of what the first one takes, and its machines would wait for their next poll."""
+    async with hub_process.hub(tmp_path / "hub") as first:
+        other = tmp_path / "other"
+        other.mkdir()
+        text = (first.folder / "hub.toml").read_text()
+        where = f'"sqlite:///{first.folder}/hub.db"'
+        moved = text.replace('"sqlite:///hub.db"', where)
+        (other / "hub.toml").write_text(moved.replace(f":{first.port}", ":0"))
+        said = await command("hub", "serve", "--config", str(other / "hub.toml"))
+        # Commands that look, and a start after a kill, are not refused.
+        backup = str(tmp_path / "backup")
+        looked = await command(
+            "hub", "backup", backup, "--config", str(other / "hub.toml")
+        )
+        first.kill()
+        await first.start()
+        ready = await first.http.get("/readyz")
+
+    assert said.returncode == os.EX_UNAVAILABLE
+    assert said.stderr.count("dispatchd: ") == 1
+    assert "another hub process does; several need PostgreSQL" in said.stderr
+    assert (looked.returncode, ready.status_code) == (0, 200)
+
+
+@pytest.mark.parametrize("where", [">/dev/full", ">&-", "| true", "| sleep 30"])
+async def test_a_hub_that_cannot_say_that_it_is_ready_is_ready(
+    tmp_path: Path, where: str
+) -> None:
+    wrapper = ("/bin/sh", "-c", f'exec "$@" {where}', "sh")
+    if where.startswith("|"):
+        if shutil.which("bash") is None:
+            pytest.skip("needs bash")
+        # The hub itself, and not a shell that waits for it.
+        wrapper = ("/bin/bash", "-c", f'exec "$@" > >({where[1:]})', "bash")
+    async with hub_process.hub(tmp_path / "hub", wrapper=wrapper) as server:
+        await server.submit({"id": "j", "dag_name": "it"})
+        code = await anyio.to_thread.run_sync(server.stop)
+
+    assert code == 0
+
+
+async def test_a_hub_outlives_a_hangup(tmp_path: Path) -> None:
+    async with hub_process.hub(tmp_path / "hub") as server:
+        os.kill(server.process.pid, signal.SIGHUP)
+        await until(lambda: "hangup_ignored" in server.log_file.read_text(), 30)
+        ready = await server.http.get("/readyz")
+        code = await anyio.to_thread.run_sync(server.stop)
+
+    assert (ready.status_code, code) == (200, 0)
+
+
+@pytest.mark.parametrize("port", ["65536", "99999"])
+def test_a_port_that_is_none_is_no_other_one(tmp_path: Path, port: str) -> None:
+    with pytest.raises(ConfigError, match="must have a port up to 65535"):
+        init(
+            tmp_path / "hub",
+            listen=f"127.0.0.1:{port}",
+            database_url="sqlite:///hub.db",
+            license_id="self-hosted",
+        )
+
+
+@pytest.mark.parametrize("host", ["x" * 300, "a..b", "192.0.2.1"])
+def test_an_address_that_cannot_be_listened_at_is_one_line(
+    tmp_path: Path, host: str
+) -> None:
+    made = init(
+        tmp_path,
+        listen=f"{host}:0",
+        database_url="sqlite:///hub.db",
+        license_id="self-hosted",
+    )
+    said = dispatchd("hub", "serve", "--config", str(made.settings.file))
+
+    lines = [line for line in said.stderr.splitlines() if line.startswith("dispatchd:")]
+    assert said.returncode == os.EX_UNAVAILABLE
+    assert len(lines) == 1
+    assert f"cannot listen on {host} port 0" in lines[0]
+    assert "Traceback" not in said.stderr
