@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 from attrs import define, field
 
+from dispatchd.agent.domain import fitness
 from dispatchd.agent.domain.delivery import Beat
 from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
@@ -189,12 +190,15 @@ class Real:
             concluder=self.concluder,
             runs=self.runs,
             current=current,
+            machine=fitness.Machine(),
             board=Board(),
             **common,
         )
         self.report = ReportLoop(
             source=self.source,  # type: ignore[arg-type]
             runs=self.runs,
+            current=current,
+            machine=fitness.Machine(),
             board=Board(),
             pulse=Pulse(),
             random=rng,

@@ -352,7 +352,7 @@ def test_what_stands_beside_an_unknown_key_is_left_out(config: Path) -> None:
 
     found = report(config, PATH=path)
 
-    assert "environments: is not known" in found["config-check"]["complaints"]
+    assert "environments: unknown key" in found["config-check"]["complaints"]
     assert found["config"]["content"]["clod"] == {"secret": "[redacted]"}
     for text in found.members.values():
         assert all(form not in text for form in shown(secret))

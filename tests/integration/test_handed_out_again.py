@@ -79,10 +79,12 @@ async def test_while_its_finish_is_refused_a_past_job_beats_under_its_new_claim(
         await daemon.until_logged("job_redelivered")
         for _ in range(3):
             beats = len(hub.calls("heartbeat"))
-            await advance(LEASE_S / 2)
-            await hub.until(
-                lambda e, n=beats: len(e.calls("heartbeat")) > n  # type: ignore[misc]
-            )
+
+            async def has_beaten(before: int = beats) -> bool:
+                await advance(1)
+                return len(hub.calls("heartbeat")) > before
+
+            await until(has_beaten)
         hub.script = None
         await advance(LEASE_S)
         await hub.until(
@@ -108,6 +110,8 @@ async def test_the_repeated_finish_of_a_past_job_counts_as_unreported(
         status = await call(daemon, "GET", "/v1/status")
 
         assert status["outbox"]["depth"] == 1
+        # A stop would wait for the report.
+        await daemon.crash()
 
 
 @pytest.mark.parametrize("lease_s", [LEASE_S, None])

@@ -249,7 +249,7 @@ ODD: list[tuple[str, str, dict[str, Any], int]] = [
     ("GET", JOBS, {"headers": {"authorization": b"Bearer \xff\x80"}}, 401),
     ("GET", JOBS, {"headers": {"authorization": b"B\xe4rer \xff"}}, 401),
     ("POST", JOBS, {"content": b"\xff\xfe"}, 400),
-    ("POST", JOBS, {"content": b'{"dag_name": "ci", "own": %s}' % (b"9" * 5000)}, 400),
+    ("POST", JOBS, {"content": b'{"dag_name": "ci", "own": %s}' % (b"9" * 5000)}, 422),
     ("POST", JOBS, {"json": {"dag_name": "ci", "installation_id": 2**63}}, 422),
     ("POST", JOBS, {"json": {"dag_name": "ci", "installation_id": 2**63 - 1}}, 201),
     ("POST", JOBS, {"json": {"dag_name": "\0", "repository_name": "\0"}}, 201),

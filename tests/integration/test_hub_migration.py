@@ -28,7 +28,7 @@ def grown(url: str, jobs: int) -> None:
     empty = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     with empty.begin() as db:
         config = Config()
-        config.set_main_option("script_location", "dispatchd.hub:migrations")
+        config.set_main_option("script_location", "dispatchd.hub.storage:migrations")
         config.set_main_option("path_separator", "os")
         config.attributes["connection"] = db
         command.upgrade(config, "0002")

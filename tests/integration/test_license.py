@@ -413,7 +413,7 @@ async def test_a_copy_of_a_machine_pulls_nothing_and_says_how_to_go_on(
     ("variable", "value", "words"),
     [
         ("DISPATCHD_LICENSE", "token", "gives no machine credentials"),
-        ("DISPATCHD_LICENSE", "garbage", "no good"),
+        ("DISPATCHD_LICENSE", "garbage", "is invalid"),
         ("DISPATCHD_LICENSE_KEY", "wrong", "could not be activated"),
         ("DISPATCHD_LICENSE_FILE", "file", "gives no machine credentials"),
     ],

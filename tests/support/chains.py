@@ -251,6 +251,7 @@ END
     "script, on a pseudoterminal": Chain(
         cheap=True,
         needs=("script",),
+        keys='write_paths = ["/dev/pts"]',
         script=r"""script -qec 'test -t 0 && tty && stty size' log </dev/null && cat log""",
     ),
     "strace of a child": Chain(
@@ -415,7 +416,7 @@ END
     ),
     "tmux": Chain(
         needs=("tmux",),
-        keys='write_paths = ["/tmp"]\nenv = { SHELL = "/bin/sh", TERM = "xterm" }',
+        keys='write_paths = ["/tmp", "/dev/pts"]\nenv = { SHELL = "/bin/sh", TERM = "xterm" }',
         script="""
 tmux -L $$ new-session -d -s it 'echo 7 >f; sleep 60'
 until test -s f; do tmux -L $$ has-session -t it; done

@@ -7,10 +7,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from bench.postgres import Postgres
-from sqlalchemy import make_url
 
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.hub.github.leader import AGAIN_S, Lock
+from dispatchd.hub.github.leader import Lock
 from dispatchd.hub.storage.database import Database
 from support.checks import ChecksHub, checks_hub_process, github_table
 from support.github_api import Fault, GithubApi, github_api
@@ -242,30 +241,3 @@ async def test_a_file_locks_a_database_of_sqlite_until_its_holder_is_gone(
         assert held is not None
     assert (tmp_path / "hub.db-github.lock").stat().st_mode & 0o777 == 0o600
     database.close()
-
-
-async def test_a_second_hub_on_one_file_tells_nothing_while_the_first_one_lives(
-    tmp_path: Path,
-) -> None:
-    async with github_api() as github, checks_hub_process(tmp_path, github) as first:
-        file = make_url(f"sqlite:///{first.server.folder / 'hub.db'}")
-        (tmp_path / "other").mkdir()
-        second = HubProcess(
-            folder=tmp_path / "other" / "hub",
-            database_url=str(file),
-            more=github_table(tmp_path / "other", github),
-        )
-        await second.start()
-        try:
-            first.add("j")
-            await first.ring()
-            await first.paid()
-            assert lock_events(second) == []
-            first.server.kill()
-
-            await until(
-                lambda: lock_events(second) == ["github_lock_held"], AGAIN_S + 20
-            )
-        finally:
-            second.kill()
-        assert github.count(CREATE) == 1

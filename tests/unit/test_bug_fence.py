@@ -84,6 +84,8 @@ BOUNDED = {
         "agent/store/evidence.py:read",
     ),
     "agent/store/jobs.py:_move_away",
+    # A line in pieces.
+    "process/nonblocking.py:_sent",
     # A thread: its batches are fenced by `named`.
     "agent/health/tracing.py:_work",
 }
