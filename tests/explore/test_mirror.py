@@ -140,6 +140,8 @@ class Says:
 class NoStarter:
     """Starts nothing: the steps of a start are told one by one."""
 
+    source = None
+
     async def start(self, *_: object) -> None:
         return None
 
