@@ -22,8 +22,8 @@ _NAMESPACES: Final = (
 _LINKS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 """Links into /usr on a machine with one folder of programs (file-hierarchy(7))."""
 
-_FRESH: Final = (Path("/proc"), Path("/dev"))
-"""Fresh mounts: they show only the run's own processes and devices."""
+_FRESH: Final = (Path("/proc"), Path("/dev"), Path("/dev/pts"))
+"""Fresh mounts: they show only the run's own processes, devices and terminals."""
 
 _POLITE: Final = "--default-signal=HUP,INT,QUIT,TERM"
 """Option for env(1): bwrap has to ignore signals to the group, or it would end before its command."""

@@ -26,6 +26,8 @@ from dispatchd.agent.domain.launch import Launch
 from dispatchd.errors import SpawnFailed
 from dispatchd.process.landlock import Access, Rule
 
+_TERMINALS: Final = "/dev/pts"
+
 _NOTE: Final = "container"
 """File of an attempt's folder that notes that it has a container."""
 
@@ -231,8 +233,8 @@ def _variables(launch: Launch, env: Mapping[str, str]) -> Iterator[str]:
 
 def _mounts(openings: Iterable[Rule]) -> Iterator[str]:
     for rule in openings:
-        # A missing path is left out, as in other isolations.
-        if os.path.lexists(rule.path):
+        # A missing path is left out, as in other isolations. A container has terminals of its own.
+        if rule.path != _TERMINALS and os.path.lexists(rule.path):
             changes = bool(rule.access & Access.WRITE_FILE)
             fields = ("type=bind", f"src={rule.path}", f"dst={rule.path}")
             yield f"--mount={_fields(*fields, *([] if changes else ['ro=true']))}"
