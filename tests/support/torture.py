@@ -168,7 +168,7 @@ class Sweep:
     least: int
     """The program is killed at each step up to this one, always."""
     most: int
-    """Each step up to this one is tried; twice as many the program survives, always."""
+    """Each step up to this one is tried; four times as many the program survives, always."""
 
     def require(self, step: int, *, killed: bool) -> None:
         """Fail unless the bounds hold for the outcome of one step."""
@@ -184,7 +184,7 @@ class Sweep:
                 self._parameters(step, f"{step}", pytest.mark.torture)
                 for step in range(1, self.most + 1)
             ),
-            self._parameters(2 * self.most, "complete", pytest.mark.torture),
+            self._parameters(4 * self.most, "complete", pytest.mark.torture),
         ]
 
     def smoke(self, *steps: int) -> list[ParameterSet]:
