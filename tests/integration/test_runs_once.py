@@ -94,6 +94,8 @@ async def test_a_job_runs_once_while_its_hub_is_away(
 ) -> None:
     await site.server.submit({"id": "j", "dag_name": "it"})
     await in_time(site.is_running)
+    # Before its command has begun, a start would be undone.
+    await until(lambda: site.runs == 1)
     await away(site)
     # Its machine is heard of again, and a whole lease goes by.
     await in_time(site.is_running)
