@@ -7,7 +7,6 @@ from typing import Self
 from attrs import frozen
 
 from dispatchd.agent.config.current import CurrentConfig
-from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.agent.runs.conclude import Concluder
@@ -78,10 +77,6 @@ class Execution:
     run_loop: RunLoop
     concluder: Concluder
     leftovers: Leftovers
-    machine: Machine
-    """Abilities of this machine for runs."""
-    containment: str
-    """Means that keep the processes of a run together, in words."""
 
 
 def execution(
@@ -123,7 +118,6 @@ def execution(
         leftovers=leftovers,
         guard=guard,
     )
-    machine = Machine(controllers=engine.controllers, obstacle=engine.obstacle)
     run_loop = RunLoop(
         starter=starter,
         follower=follower,
@@ -132,7 +126,7 @@ def execution(
         tracker=tracker,
         runs=runs,
         current=current,
-        machine=machine,
+        machine=engine.machine,
         board=shared.board,
         bugs=shared.bugs,
         clock=shared.clock,
@@ -141,6 +135,4 @@ def execution(
         run_loop=run_loop,
         concluder=concluder,
         leftovers=leftovers,
-        machine=machine,
-        containment=engine.containment,
     )

@@ -17,7 +17,6 @@ from dispatchd.agent.control.queries import EventFeed, Inspection, metrics_serve
 from dispatchd.agent.control.routes import Routes
 from dispatchd.agent.control.server import ControlServer
 from dispatchd.agent.domain import fitness
-from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.endpoint.caller import Caller
 from dispatchd.agent.endpoint.client import DispatchEndpoint
 from dispatchd.agent.engine.local.engine import LocalEngine
@@ -98,8 +97,7 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
         changed=changed,
         watchers=[*watchers, traces.see] if traces is not None else watchers,
     )
-    machine = Machine(controllers=engine.controllers, obstacle=engine.obstacle)
-    source = _source(opened, who, machine)
+    source = _source(opened, who)
     core = execution(shared, engine, opened.known, source, _guard(opened))
     loops = _loops(opened, shared, core, source, who)
     status = _status(opened, shared, core, loops, who)
@@ -178,8 +176,8 @@ def _control(opened: Opened, *routes: Routes) -> ControlServer:
     )
 
 
-def _source(opened: Opened, who: Identity, machine: Machine) -> DispatchEndpoint:
-    current = opened.current
+def _source(opened: Opened, who: Identity) -> DispatchEndpoint:
+    current, machine = opened.current, opened.engine.machine
 
     def declared() -> list[str] | None:
         # Jobs that this machine can't run well are left to others, even if the owner doesn't want the list to be sent.
@@ -206,7 +204,7 @@ def _loops(
 ) -> _Loops:
     current, tracker, runs = shared.current, shared.tracker, shared.runs
     board, bugs, clock = shared.board, shared.bugs, shared.clock
-    report = _report(shared, core.machine, source)
+    report = _report(opened, shared, source)
     intake = IntakeLoop(
         store=IntakeStore(current.config.state_folder),
         tracker=tracker,
@@ -230,7 +228,7 @@ def _loops(
         tracker=tracker,
         runs=runs,
         current=current,
-        machine=core.machine,
+        machine=opened.engine.machine,
         board=board,
         pulse=shared.pulse,
         bugs=bugs,
@@ -259,14 +257,14 @@ def _loops(
     )
 
 
-def _report(shared: Tracking, machine: Machine, source: DispatchEndpoint) -> ReportLoop:
+def _report(opened: Opened, shared: Tracking, source: DispatchEndpoint) -> ReportLoop:
     return ReportLoop(
         source=source,
         tracker=shared.tracker,
         fence=shared.fence,
         runs=shared.runs,
         current=shared.current,
-        machine=machine,
+        machine=opened.engine.machine,
         board=shared.board,
         pulse=shared.pulse,
         bugs=shared.bugs,
@@ -302,7 +300,7 @@ def _status(
         clock=clock,
         started_at=clock.now(),
         current=current,
-        containment=core.containment,
+        containment=opened.engine.containment,
         isolation=opened.engine.walls.words,
         machine=lambda: {
             "license_id": who.credentials.license_id,
@@ -311,7 +309,7 @@ def _status(
         license=lambda: license_status(who.license, clock),
         skew_s=lambda: opened.caller.skew.seconds,
         troubles=lambda: [
-            *fitness.warnings(current.config.workflows, core.machine),
+            *fitness.warnings(current.config.workflows, opened.engine.machine),
             *opened.warnings,
             *loops.prune.troubles,
             *core.leftovers.warnings,

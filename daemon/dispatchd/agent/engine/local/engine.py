@@ -19,6 +19,7 @@ import structlog
 from anyio import to_thread
 from attrs import define, field
 
+from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Checkout, Launch
@@ -113,6 +114,11 @@ class LocalEngine:
     def controllers(self) -> tuple[str, ...]:
         """Limits of runs that can be set (controllers of cgroup v2)."""
         return () if self._cgroups is None else self._cgroups.controllers
+
+    @property
+    def machine(self) -> Machine:
+        """Abilities of this machine for runs."""
+        return Machine(controllers=self.controllers, obstacle=self.obstacle)
 
     @property
     def containment(self) -> str:
