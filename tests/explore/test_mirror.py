@@ -92,6 +92,7 @@ WORKFLOW: Final = Workflow(
     command=("/bin/true",),
     env={},
     max_duration_s=3600,
+    inactivity_s=0,
     kill_grace_s=1,
     max_retries=MOST_RETRIES,
 )

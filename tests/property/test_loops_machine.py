@@ -87,13 +87,14 @@ WORKFLOW = Workflow(
     command=("/bin/true",),
     env={},
     max_duration_s=3600,
+    inactivity_s=0,
     kill_grace_s=1,
     max_retries=0,
 )
 
 # Its process leaves no result, so it never succeeds by itself: it is tried again, or asks for a person.
 AGENT = evolve(WORKFLOW, name="agent", contract=Contract.HEADLESS, max_retries=2)
-ATTEMPTS = 1 + AGENT.max_retries
+ATTEMPTS = 1 + AGENT.retries
 
 
 Order = tuple[str, str]

@@ -29,7 +29,12 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 from support.current import current_config
 
 WORKFLOW = Workflow(
-    name="it", command=("/bin/true",), max_duration_s=9, kill_grace_s=1, max_retries=0
+    name="it",
+    command=("/bin/true",),
+    max_duration_s=9,
+    inactivity_s=0,
+    kill_grace_s=1,
+    max_retries=0,
 )
 
 

@@ -12,10 +12,10 @@ from attrs import evolve
 from dispatchd.agent.domain import fitness
 from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.workflow import DEFAULT_PIDS_MAX, Workflow
+from dispatchd.agent.domain.limits import DEFAULT_PIDS_MAX
+from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.process.prerequisites import Needs, prerequisites
 from dispatchd.protocol.finding import Finding, Level
-from dispatchd.protocol.outcome import Resources
 
 
 def found(folder: Path, **needs: object) -> dict[str, Finding]:
@@ -95,16 +95,8 @@ def test_a_folder_without_programs_is_named(noexec: Path, *, checkout: bool) -> 
     assert "mount it without noexec" in line.words
 
 
-def workflow(resources: Resources, *own: str) -> Workflow:
-    return Workflow(
-        name="it",
-        command=("/bin/true",),
-        max_duration_s=1,
-        kill_grace_s=1,
-        max_retries=0,
-        resources=resources,
-        own_limits=own,
-    )
+def workflow(*own: str, **limits: int) -> Workflow:
+    return Workflow(name="it", command=("/bin/true",), own_limits=own, **limits)  # type: ignore[arg-type]  # its numbers
 
 
 @pytest.mark.parametrize(
@@ -126,10 +118,10 @@ def test_a_limit_of_a_workflow_keeps_its_jobs_away_and_a_default_is_a_warning(
     controllers: tuple[str, ...], unfit: list[str], words: list[str]
 ) -> None:
     workflows = {
-        "own": workflow(Resources(pids=9), "pids"),
-        "default": workflow(Resources(memory_bytes=1)),
-        "weighed": workflow(Resources(cpu_weight=50), "cpu"),
-        "free": workflow(Resources(pids=DEFAULT_PIDS_MAX)),
+        "own": workflow("pids", pids_max=9),
+        "default": workflow(memory_max_mib=1),
+        "weighed": workflow("cpu", cpu_weight=50),
+        "free": workflow(pids_max=DEFAULT_PIDS_MAX),
     }
     if controllers == ("memory",):
         del workflows["weighed"]
@@ -144,8 +136,8 @@ def test_a_limit_of_a_workflow_keeps_its_jobs_away_and_a_default_is_a_warning(
 
 def test_an_isolation_that_cannot_be_had_keeps_jobs_away() -> None:
     workflows = {
-        "plain": workflow(Resources()),
-        "boxed": evolve(workflow(Resources()), isolation=Isolation.BUBBLEWRAP),
+        "plain": workflow(),
+        "boxed": evolve(workflow(), isolation=Isolation.BUBBLEWRAP),
     }
     machine = Machine(
         obstacle=lambda each: "no bwrap" if each is Isolation.BUBBLEWRAP else ""

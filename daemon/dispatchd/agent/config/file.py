@@ -1,4 +1,4 @@
-"""The shapes of the configuration file, key by key; None in a workflow is taken from `[runs]`."""
+"""The shapes of the configuration file, key by key."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -6,14 +6,10 @@ from typing import Final
 
 from attrs import field, frozen
 
-from dispatchd.agent.domain.exit_table import DEFAULT_START_RETRIES, Contract
-from dispatchd.agent.domain.isolation import Home, Isolation, Network, PullPolicy
-from dispatchd.agent.domain.workflow import (
-    DEFAULT_KILL_GRACE_S,
-    DEFAULT_OUTPUT_MAX_MIB,
-    DEFAULT_PIDS_MAX,
-    HEADLESS_ARGUMENTS,
-)
+from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.isolation import Home, Network, PullPolicy
+from dispatchd.agent.domain.limits import RunLimits
+from dispatchd.agent.domain.workflow import HEADLESS_ARGUMENTS
 
 RESTART: Final = {"restart": True}
 """Metadata of a key that a running daemon can't change; all others are applied by a reload."""
@@ -82,24 +78,13 @@ class Store:
 
 
 @frozen(kw_only=True)
-class Limits:
+class Limits(RunLimits):
     """Number of runs at a time, and the default limits of workflows; times in seconds."""
 
     slots: int = 1
     queue_ahead: int = 1
-    kill_grace_s: float = DEFAULT_KILL_GRACE_S
-    max_duration_s: float = 3600.0
-    inactivity_s: float = 600.0
-    queue_timeout_s: float = 0.0
-    max_retries: int | None = None
-    start_retries: int = DEFAULT_START_RETRIES
     retry_wait_s: float = 5.0
     on_shutdown: OnShutdown = OnShutdown.DETACH
-    output_max_mib: int = DEFAULT_OUTPUT_MAX_MIB
-    isolation: Isolation = Isolation.SANDBOX
-    memory_max_mib: int = 0
-    pids_max: int = DEFAULT_PIDS_MAX
-    cpu_weight: int = 0
 
 
 @frozen(kw_only=True)
@@ -134,8 +119,8 @@ class Telemetry:
 
 
 @frozen(kw_only=True)
-class WorkflowEntry:
-    """Workflow as it is written in the file; None is taken from `[runs]`."""
+class WorkflowEntry(RunLimits):
+    """Workflow as it is written in the file, with the limits of `[runs]` where it sets none."""
 
     command: tuple[str, ...]
     repositories: tuple[str, ...] | None = None
@@ -144,14 +129,6 @@ class WorkflowEntry:
     env: Mapping[str, str] = field(factory=dict)
     secrets: Mapping[str, str] = field(factory=dict)
     github_token: Mapping[str, str] = field(factory=dict)
-    kill_grace_s: float | None = None
-    max_duration_s: float | None = None
-    inactivity_s: float | None = None
-    queue_timeout_s: float | None = None
-    max_retries: int | None = None
-    start_retries: int | None = None
-    output_max_mib: int | None = None
-    isolation: Isolation | None = None
     network: Network = Network.HOST
     home: Home = Home.ATTEMPT
     image: str = ""
@@ -159,9 +136,6 @@ class WorkflowEntry:
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()
     forks_without_isolation: bool = False
-    memory_max_mib: int | None = None
-    pids_max: int | None = None
-    cpu_weight: int | None = None
     checkout: bool = False
     checkout_url: str = "https://github.com"
     checkout_secret: str = ""

@@ -28,9 +28,11 @@ from dispatchd.agent.config.file import (
 )
 from dispatchd.agent.config.workflows import (
     Reader,
+    own_tables,
     two_tokens,
     unfit_isolations,
     unknown_secrets,
+    with_limits,
 )
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.errors import ConfigError, Problem
@@ -153,8 +155,9 @@ def load(
         ConfigError: The file can't be used; carries every problem that could be found in one go.
     """
     path = path.absolute()
-    content = _structured(path, _parse(path))
-    reader = Reader(path.parent, search_path, content)
+    document = _parse(path)
+    content = _structured(path, document)
+    reader = Reader(path.parent, search_path, content, own_tables(document))
     workflows = {
         name: reader.workflow(name, entry) for name, entry in content.workflows.items()
     }
@@ -249,7 +252,7 @@ def _structured(path: Path, document: dict[str, Json]) -> File:
     ]
     if problems:
         raise ConfigError(problems)
-    content = _converter.structure(document, File)
+    content = _converter.structure(with_limits(document), File)
     problems = [
         Problem(file=path, key=key, expected=expected)
         for key, expected in (

@@ -1,21 +1,30 @@
 """Conversion of the file's tables to the workflows that the daemon runs."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Final
 
+import attrs
 from attrs import frozen
 
 from dispatchd.agent.config.file import File, WorkflowEntry
-from dispatchd.agent.domain.exit_table import DEFAULT_RETRIES, Contract
+from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.isolation import CHOOSES_NETWORK, Home, Isolation, Network
+from dispatchd.agent.domain.limits import RunLimits
 from dispatchd.agent.domain.run.github_server import PUBLIC, server_of
 from dispatchd.agent.domain.run.secret import SecretSource
 from dispatchd.agent.domain.workflow import GH_TOKEN, Repository, Workflow
-from dispatchd.protocol.outcome import Resources
+from dispatchd.protocol.job import Json
 
-T = TypeVar("T")
+_LIMITS: Final = tuple(each.name for each in attrs.fields(RunLimits))
+
+_CONTROLLERS: Final = {
+    "memory_max_mib": "memory",
+    "pids_max": "pids",
+    "cpu_weight": "cpu",
+}
+"""Controllers (cgroup v2) that limits need, by key."""
 
 
 @frozen
@@ -27,14 +36,13 @@ class Reader:
     search_path: str
     """Folders in which programs without a slash are searched, in the form of PATH."""
     content: File
+    tables: Mapping[str, Mapping[str, Json]]
+    """Tables of the workflows, by name, with the keys that they set themselves."""
 
     def workflow(self, name: str, entry: WorkflowEntry) -> Workflow:
         """Return a workflow with its defaults filled in and its secrets resolved."""
-        limits = self.content.runs
-        retries = _first(
-            entry.max_retries, limits.max_retries, DEFAULT_RETRIES[entry.contract]
-        )
         return Workflow(
+            **{limit: getattr(entry, limit) for limit in _LIMITS},
             name=name,
             command=self._command(entry),
             contract=entry.contract,
@@ -45,28 +53,11 @@ class Reader:
                 for variable, secret in entry.secrets.items()
             },
             github_token=dict(entry.github_token),
-            max_duration_s=_first(entry.max_duration_s, limits.max_duration_s),
-            inactivity_s=_first(entry.inactivity_s, limits.inactivity_s),
-            queue_timeout_s=_first(entry.queue_timeout_s, limits.queue_timeout_s),
-            kill_grace_s=_first(entry.kill_grace_s, limits.kill_grace_s),
-            max_retries=retries,
-            start_retries=_first(entry.start_retries, limits.start_retries),
-            output_max_bytes=_first(entry.output_max_mib, limits.output_max_mib) << 20,
-            resources=Resources(
-                memory_bytes=_first(entry.memory_max_mib, limits.memory_max_mib) << 20,
-                pids=_first(entry.pids_max, limits.pids_max),
-                cpu_weight=_first(entry.cpu_weight, limits.cpu_weight),
-            ),
             own_limits=tuple(
                 controller
-                for controller, limit in (
-                    ("memory", entry.memory_max_mib),
-                    ("pids", entry.pids_max),
-                    ("cpu", entry.cpu_weight),
-                )
-                if limit
+                for key, controller in _CONTROLLERS.items()
+                if self.tables[name].get(key)
             ),
-            isolation=_first(entry.isolation, limits.isolation),
             network=entry.network,
             home=entry.home,
             image=entry.image,
@@ -84,7 +75,7 @@ class Reader:
         )
 
     def _command(self, entry: WorkflowEntry) -> tuple[str, ...]:
-        if _first(entry.isolation, self.content.runs.isolation) is Isolation.CONTAINER:
+        if entry.isolation is Isolation.CONTAINER:
             # The program is one of the image.
             return entry.command
         return (self._program(entry.command[0]), *entry.command[1:])
@@ -140,9 +131,25 @@ class Reader:
         return shutil.which(program, path=self.search_path) or program
 
 
-def _first(*values: T | None) -> T:
-    """Return the first value that is set; the last one is."""
-    return next(value for value in values if value is not None)
+def with_limits(document: Mapping[str, Json]) -> dict[str, Json]:
+    """Return a document with the limits of `[runs]` in each workflow that doesn't set them itself."""
+    runs = _table(document.get("runs"))
+    limits = {key: value for key, value in runs.items() if key in _LIMITS}
+    tables = own_tables(document)
+    return {
+        **document,
+        "workflows": {name: {**limits, **own} for name, own in tables.items()},
+    }
+
+
+def own_tables(document: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
+    """Return the tables of a document's workflows, by name."""
+    workflows = _table(document.get("workflows"))
+    return {name: _table(table) for name, table in workflows.items()}
+
+
+def _table(value: Json) -> dict[str, Json]:
+    return value if isinstance(value, dict) else {}
 
 
 def two_tokens(content: File) -> Iterator[tuple[str, str]]:
@@ -158,7 +165,7 @@ def two_tokens(content: File) -> Iterator[tuple[str, str]]:
 def unfit_isolations(content: File) -> Iterator[tuple[str, str]]:
     """Yield key and expectation for every workflow with keys that its isolation doesn't allow."""
     for name, entry in content.workflows.items():
-        isolation = _first(entry.isolation, content.runs.isolation)
+        isolation = entry.isolation
         is_container = isolation is Isolation.CONTAINER
         if is_container and not entry.image:
             expected = 'must name an image, because isolation is "container"'

@@ -10,7 +10,8 @@ from typing import Final
 from attrs import field, frozen
 
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.domain.workflow import DEFAULT_PIDS_MAX, Workflow
+from dispatchd.agent.domain.limits import DEFAULT_PIDS_MAX
+from dispatchd.agent.domain.workflow import Workflow
 
 _KEYS: Final = {
     "memory": "memory_max_mib",

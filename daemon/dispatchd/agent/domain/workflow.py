@@ -7,21 +7,12 @@ from typing import Final
 
 from attrs import Factory, frozen
 
-from dispatchd.agent.domain.exit_table import DEFAULT_START_RETRIES, Contract
-from dispatchd.agent.domain.isolation import Home, Isolation, Network, PullPolicy
+from dispatchd.agent.domain.exit_table import DEFAULT_RETRIES, Contract
+from dispatchd.agent.domain.isolation import Home, Network, PullPolicy
+from dispatchd.agent.domain.limits import RunLimits
 from dispatchd.agent.domain.run.github_server import PUBLIC
 from dispatchd.agent.domain.run.secret import SecretSource
 from dispatchd.protocol.job import Job
-from dispatchd.protocol.outcome import Resources
-
-DEFAULT_KILL_GRACE_S: Final = 10.0
-"""Default time between SIGTERM and SIGKILL (seconds)."""
-
-DEFAULT_OUTPUT_MAX_MIB: Final = 64
-"""Default size of an attempt's output that is kept (MiB)."""
-
-DEFAULT_PIDS_MAX: Final = 4096
-"""Default limit of an attempt's processes and threads (count): far more than builds need."""
 
 GH_TOKEN: Final = "GH_TOKEN"  # noqa: S105  # the name of a variable
 """Variable in which a command gets the token of the endpoint, as GitHub's `gh` reads it."""
@@ -46,17 +37,13 @@ class Repository:
 
 
 @frozen(kw_only=True)
-class Workflow:
+class Workflow(RunLimits):
     """Command of a workflow, its environment, and its limits.
 
     `command` is the argument vector; its first item is an absolute path. A headless command is followed by
     `arguments`, in which `{brief}` and `{result}` stand for files. `env` is set in the child beside the variables of
     the job, `secrets` by variable. `github_token` are the permissions of a token of the endpoint (GitHub's name of a
     permission to `read` or `write`); empty for no token.
-
-    Limits are in seconds, 0 where there is none. `max_retries` is the number of attempts after the first; only
-    retry-safe failures use it. `start_retries` is the number of starts of an attempt after the first; failures before
-    its command could begin use it. `output_max_bytes` is the size of its output that is kept, 0 for all.
 
     `read_paths` and `write_paths` are reachable in its isolation beside its own files; `hidden_paths`, the files with
     secrets, are not. A container is made from `image`, fetched as `pull` says. `forks_without_isolation` lets
@@ -74,17 +61,8 @@ class Workflow:
     env: Mapping[str, str] = Factory(dict)
     secrets: Mapping[str, SecretSource] = Factory(dict)
     github_token: Mapping[str, str] = Factory(dict)
-    max_duration_s: float
-    inactivity_s: float = 0.0
-    queue_timeout_s: float = 0.0
-    kill_grace_s: float
-    max_retries: int
-    start_retries: int = DEFAULT_START_RETRIES
-    output_max_bytes: int = DEFAULT_OUTPUT_MAX_MIB << 20
-    resources: Resources = Factory(Resources)
     own_limits: tuple[str, ...] = ()
     """Controllers (cgroup v2) that its own limits need, beside those of `[runs]`."""
-    isolation: Isolation = Isolation.SANDBOX
     network: Network = Network.HOST
     home: Home = Home.ATTEMPT
     image: str = ""
@@ -110,6 +88,12 @@ class Workflow:
         return bool(name) and any(
             fnmatchcase(name, each.lower()) for each in self.repositories
         )
+
+    @property
+    def retries(self) -> int:
+        """Attempts after the first (count)."""
+        own = self.max_retries
+        return DEFAULT_RETRIES[self.contract] if own is None else own
 
     @property
     def secret_variables(self) -> tuple[str, ...]:

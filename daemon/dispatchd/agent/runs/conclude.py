@@ -269,7 +269,7 @@ class Concluder:
     def _decision(
         self, newest: TrackedJob, workflow: Workflow | None, judgement: Judgement
     ) -> Decision:
-        budget = workflow.max_retries if workflow is not None else 0
+        budget = workflow.retries if workflow is not None else 0
         ruling = judgement.ruling
         ended = _with_end(newest, ruling.cause, self.clock.now())
         if ruling.then is Then.PARK or ruling.outcome is None:
