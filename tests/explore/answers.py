@@ -179,7 +179,7 @@ def _at_the_gate(world: World, state: State, call: Call) -> Done:
     may = (
         newest is not None
         and newest.phase is Phase.RUNNING
-        and not newest.is_wanted_dead
+        and not newest.stop_requested
     )
     if (
         run is Run.GATED

@@ -172,7 +172,7 @@ def concluded(record: TrackedJob, code: int | None, blocks: bool) -> TrackedJob:
 def undone(record: TrackedJob) -> TrackedJob:
     """Return what becomes of a running job whose attempt never began (`Concluder._undo`)."""
     assert record.attempt is not None
-    if record.is_wanted_dead:
+    if record.stop_requested:
         return concluded(record, None, blocks=False)
     never = record.without_attempt(record.attempt.number)
     return never.advance(Event.ATTEMPT_NEVER_STARTED, NOW)

@@ -142,14 +142,14 @@ def _run(turn: Turn, record: TrackedJob) -> Iterator[Step]:
     elif run is Run.TAKEN:
         yield _start(turn, record)
     elif run in (Run.STARTING, Run.GATED) and (
-        record.phase is not Phase.RUNNING or record.is_wanted_dead
+        record.phase is not Phase.RUNNING or record.stop_requested
     ):
         yield turn.step(
             f"gives the start of {short} up", without_start(machine, job_id)
         )
     elif run in (Run.STARTING, Run.GATED):
         yield from _gate(turn, record, run)
-    elif run is Run.ALIVE and record.is_wanted_dead:
+    elif run is Run.ALIVE and record.stop_requested:
         killed = machine.with_run(job_id, Run.KILLED)
         yield turn.step(f"ends {short} by signals", killed)
     elif run is Run.NEVER or run in IS_OVER:

@@ -91,7 +91,7 @@ def _operator(turn: Turn, record: TrackedJob) -> Iterator[Step]:
         machine = step.after.machines[turn.index]
         machine = machine._replace(warned=machine.warned | {job_id})
         yield step._replace(after=step.after.with_machine(turn.index, machine))
-    may_park = record.phase in UNFINISHED and not record.is_wanted_dead
+    may_park = record.phase in UNFINISHED and not record.stop_requested
     if state.left("park") and may_park:
         label = f"is told to park {short}"
         yield turn.change(label, job_id, decisions.parked, "park", fair=False)

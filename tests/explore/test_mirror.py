@@ -27,10 +27,10 @@ from dispatchd.agent.runs.start import _with_process
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.activity import Activity
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
-from dispatchd.agent.tracking.liveness import Pulse
+from dispatchd.agent.tracking.liveness import Liveness
 from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import Conflict, Gone, NotPossible, RemoteError, Unavailable
@@ -194,7 +194,7 @@ class Real:
             runs=self.runs,
             current=current,
             machine=fitness.Machine(),
-            board=Board(),
+            activity=Activity(),
             **common,
         )
         self.report = ReportLoop(
@@ -202,8 +202,8 @@ class Real:
             runs=self.runs,
             current=current,
             machine=fitness.Machine(),
-            board=Board(),
-            pulse=Pulse(),
+            activity=Activity(),
+            liveness=Liveness(),
             random=rng,
             call_timeout_s=1,
             **common,
@@ -421,7 +421,7 @@ class Story:
 
     async def park(self) -> None:
         record = self.of(*UNFINISHED)
-        may = record is not None and not record.is_wanted_dead
+        may = record is not None and not record.stop_requested
         try:
             await self.real.tracker.park("J", "x")
         except NotPossible:

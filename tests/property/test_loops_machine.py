@@ -41,10 +41,10 @@ from dispatchd.agent.runs.run import RunLoop
 from dispatchd.agent.runs.start import Starter
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.activity import Activity
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
-from dispatchd.agent.tracking.liveness import Pulse
+from dispatchd.agent.tracking.liveness import Liveness
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import (
@@ -126,10 +126,10 @@ class Daemon:
         assert quarantined == []
         self.store.fuse = fuse
         self.bugs = BugFence()
-        clock, rng, board, runs = (
+        clock, rng, activity, runs = (
             SteadyClock.open(folder),
             AtOnce(),
-            Board(),
+            Activity(),
             Runs.open(folder),
         )
         self.endpoint, self.engine = endpoint, engine
@@ -165,7 +165,7 @@ class Daemon:
             concluder=concluder,
             leftovers=Leftovers(engine, BugFence()),
         )
-        pulse = Pulse()
+        liveness = Liveness()
         self.loops = (
             PullLoop(
                 on_early_end=lambda: None,
@@ -175,8 +175,8 @@ class Daemon:
                 runs=runs,
                 current=current,
                 machine=Machine(),
-                board=board,
-                pulse=pulse,
+                activity=activity,
+                liveness=liveness,
                 bugs=self.bugs,
                 clock=clock,
                 random=rng,
@@ -189,8 +189,8 @@ class Daemon:
                 runs=runs,
                 current=current,
                 machine=Machine(),
-                board=board,
-                pulse=pulse,
+                activity=activity,
+                liveness=liveness,
                 bugs=self.bugs,
                 clock=clock,
                 random=rng,
@@ -205,7 +205,7 @@ class Daemon:
                 runs=runs,
                 current=current,
                 machine=Machine(),
-                board=board,
+                activity=activity,
                 bugs=self.bugs,
                 clock=clock,
             ),
@@ -249,7 +249,7 @@ class Daemon:
         starting = any(record.run_id not in begun for record in at[Phase.RUNNING])
         startable = at[Phase.ACCEPTED] or at[Phase.RETRY_WAIT]
         waiting = startable and len(at[Phase.RUNNING]) < SLOTS
-        dying = any(record.is_wanted_dead for record in at[Phase.RUNNING])
+        dying = any(record.stop_requested for record in at[Phase.RUNNING])
         for record in at[Phase.NEEDS_ATTENTION]:
             assert record.blocked, record
             assert "bug" not in record.blocked, "the bug fence caught something"

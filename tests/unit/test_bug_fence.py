@@ -25,10 +25,13 @@ BOUNDED = {
         "agent/endpoint/pool.py:__aiter__",
     ),
     *("network/tls_files.py:_ask_tunnel", "concurrency/bug_fence.py:_described"),
-    *("agent/control/talk.py:_read", "agent/control/talk.py:_watch"),
+    *(
+        "agent/control/http_connection.py:_read",
+        "agent/control/http_connection.py:_watch",
+    ),
     *("agent/control/server.py:_write_later", "agent/store/held.py:close"),
     *(
-        "agent/control/talk.py:_write_lines",
+        "agent/control/http_connection.py:_write_lines",
         "agent/control/queries.py:items",
         "agent/control/job_commands.py:items",
     ),

@@ -363,13 +363,13 @@ async def test_a_cancel_orders_the_end_of_what_runs_durably_and_then_says_so(
     tmp_path: Path, store: JobStore, tracker: Tracker
 ) -> None:
     put(store, Phase.RUNNING)
-    wanted_dead = tracker.stop_event("job-1")
-    assert not wanted_dead.is_set()
+    stop_requested = tracker.stop_event("job-1")
+    assert not stop_requested.is_set()
 
     record = await tracker.cancel("job-1", "No longer wanted.")
 
     assert (record.phase, record.verdict) == (Phase.RUNNING, None)
-    assert wanted_dead.is_set()
+    assert stop_requested.is_set()
     store.close()
     on_disk = JobStore.open(tmp_path)[0].get("job-1")
     assert on_disk is not None
@@ -515,14 +515,14 @@ async def test_what_runs_is_ended_before_it_is_parked(
     store: JobStore, tracker: Tracker
 ) -> None:
     put(store, Phase.RUNNING)
-    wanted_dead = tracker.stop_event("job-1")
+    stop_requested = tracker.stop_event("job-1")
 
     record = await tracker.park("job-1", "Wait for the release.")
 
     assert (record.phase, record.blocked) == (Phase.RUNNING, "Wait for the release.")
     assert record.attempt is not None
     assert record.attempt.stop is FailureCause.NEEDS_INPUT
-    assert wanted_dead.is_set()
+    assert stop_requested.is_set()
 
 
 @pytest.mark.parametrize(
@@ -595,7 +595,7 @@ async def test_a_decision_is_made_from_the_newest_record(
     await tracker.cancel("job-1", "No longer wanted.")
 
     def decision(newest: TrackedJob) -> Decision:
-        assert newest.is_wanted_dead
+        assert newest.stop_requested
         return Decision(Event.DECIDED, newest, DONE)
 
     record = await tracker.decide("job-1", decision)

@@ -22,7 +22,7 @@ from dispatchd.agent.loops.prune import PruneLoop
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import RunFolder, Runs
-from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.activity import Activity
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -70,7 +70,7 @@ class Place:
         self.bugs = BugFence()
         self.workspaces = Workspaces(self.tracker, self.runs, self.bugs)
         self.endpoint_time: datetime | None = NOW
-        self.board = Board()
+        self.activity = Activity()
 
     def put(self, job_id: str, phase: Phase, at: datetime = NOW) -> TrackedJob:
         verdict = DONE if phase is Phase.FINISHING else None
@@ -106,7 +106,7 @@ class Place:
             tracker=self.tracker,
             runs=self.runs,
             workspaces=self.workspaces,
-            board=self.board,
+            activity=self.activity,
             bugs=self.bugs,
             clock=self.clock,
             current=current_config(self.folder, history_days=30),
@@ -256,7 +256,7 @@ async def test_old_jobs_are_forgotten_as_soon_as_the_endpoint_tells_its_time(
     async with place.pruning():
         await anyio.wait_all_tasks_blocked()
         place.endpoint_time = NOW
-        place.board.changed.notify()
+        place.activity.changed.notify()
         await until(lambda: place.store.past("j") is None)
 
 

@@ -17,10 +17,10 @@ from dispatchd.agent.runs.start import Starter
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.activity import Activity
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
-from dispatchd.agent.tracking.liveness import Pulse
+from dispatchd.agent.tracking.liveness import Liveness
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -37,8 +37,8 @@ class Tracking:
     tracker: Tracker
     fence: Fence
     runs: Runs
-    board: Board
-    pulse: Pulse
+    activity: Activity
+    liveness: Liveness
     random: random.Random
     clock: SteadyClock
     bugs: BugFence
@@ -62,8 +62,8 @@ class Tracking:
             tracker=tracker,
             fence=Fence(tracker, clock),
             runs=Runs.open(current.config.state_folder),
-            board=Board(),
-            pulse=Pulse(),
+            activity=Activity(),
+            liveness=Liveness(),
             random=rng,
             clock=clock,
             bugs=bugs,
@@ -127,7 +127,7 @@ def execution(
         runs=runs,
         current=current,
         machine=engine.machine,
-        board=shared.board,
+        activity=shared.activity,
         bugs=shared.bugs,
         clock=shared.clock,
     )

@@ -11,9 +11,9 @@ from attrs import frozen
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.control.calls import owner_of
-from dispatchd.agent.control.job_commands import Steering
+from dispatchd.agent.control.job_commands import JobCommands
 from dispatchd.agent.control.license import license_routes, license_status
-from dispatchd.agent.control.queries import EventFeed, Inspection, metrics_server
+from dispatchd.agent.control.queries import EventFeed, Queries, metrics_server
 from dispatchd.agent.control.routes import Routes
 from dispatchd.agent.control.server import ControlServer
 from dispatchd.agent.domain import fitness
@@ -110,16 +110,16 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
         status=status,
         manager=manager,
     )
-    inspection = Inspection(
+    queries = Queries(
         status=status,
         metrics=opened.metrics,
         tracker=shared.tracker,
         store=opened.store,
         feed=feed,
     )
-    steering = Steering(shared.tracker, loops.intake, reloader.reload)
+    job_commands = JobCommands(shared.tracker, loops.intake, reloader.reload)
     control = _control(
-        opened, inspection.routes(), steering.routes(), license_routes(who.license)
+        opened, queries.routes(), job_commands.routes(), license_routes(who.license)
     )
     others = (
         *(ModesLoop(opened.held, bugs), who.license, loops.report, core.run_loop),
@@ -127,7 +127,7 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
         control,
         _supervision(opened, status, manager),
         traces,
-        metrics_server(config.metrics.listen, inspection, bugs),
+        metrics_server(config.metrics.listen, queries, bugs),
     )
     return Daemon(
         tracker=shared.tracker,
@@ -203,13 +203,13 @@ def _loops(
     who: Identity,
 ) -> _Loops:
     current, tracker, runs = shared.current, shared.tracker, shared.runs
-    board, bugs, clock = shared.board, shared.bugs, shared.clock
+    activity, bugs, clock = shared.activity, shared.bugs, shared.clock
     report = _report(opened, shared, source)
     intake = IntakeLoop(
         store=IntakeStore(current.config.state_folder),
         tracker=tracker,
         report=report,
-        board=board,
+        activity=activity,
         bugs=bugs,
         clock=clock,
     )
@@ -229,8 +229,8 @@ def _loops(
         runs=runs,
         current=current,
         machine=opened.engine.machine,
-        board=board,
-        pulse=shared.pulse,
+        activity=activity,
+        liveness=shared.liveness,
         bugs=bugs,
         clock=clock,
         random=shared.random,
@@ -239,8 +239,8 @@ def _loops(
     )
     prune = _prune(opened, shared, core)
     health = Health(
-        board=board,
-        pulse=shared.pulse,
+        activity=activity,
+        liveness=shared.liveness,
         tracker=tracker,
         permissions=permissions,
         bugs=bugs,
@@ -265,8 +265,8 @@ def _report(opened: Opened, shared: Tracking, source: DispatchEndpoint) -> Repor
         runs=shared.runs,
         current=shared.current,
         machine=opened.engine.machine,
-        board=shared.board,
-        pulse=shared.pulse,
+        activity=shared.activity,
+        liveness=shared.liveness,
         bugs=shared.bugs,
         clock=shared.clock,
         random=shared.random,
@@ -280,7 +280,7 @@ def _prune(opened: Opened, shared: Tracking, core: Execution) -> PruneLoop:
         tracker=shared.tracker,
         runs=shared.runs,
         workspaces=core.concluder.workspaces,
-        board=shared.board,
+        activity=shared.activity,
         bugs=shared.bugs,
         clock=shared.clock,
         current=shared.current,
@@ -293,7 +293,7 @@ def _status(
 ) -> Status:
     clock, current = shared.clock, shared.current
     return Status(
-        board=shared.board,
+        activity=shared.activity,
         health=loops.health,
         tracker=shared.tracker,
         intake=loops.intake,

@@ -19,8 +19,8 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskGroup
 from attrs import define, field, frozen
 
 from dispatchd.agent.control.calls import OWNER_HEADER, Limits, Peer, Refused
+from dispatchd.agent.control.http_connection import HttpConnection
 from dispatchd.agent.control.routes import Routes, carry_out
-from dispatchd.agent.control.talk import Talk
 from dispatchd.agent.control.token import TOKEN_FILE, TOKEN_HEADER, is_same
 from dispatchd.concurrency.bug_fence import BugFence
 
@@ -93,18 +93,18 @@ class Connections:
             tasks.start_soon(self._serve, stream, name=f"{self.server} connection")
 
     async def _serve(self, stream: SocketStream) -> None:
-        talk = Talk(stream=stream, limits=self.limits)
+        http = HttpConnection(stream=stream, limits=self.limits)
         with self.bugs.contained(self.server):
             async with stream:
                 try:
                     visitor = self.identify(stream)
                     with self._counted(visitor, stream):
-                        await self._converse(talk, visitor)
+                        await self._converse(http, visitor)
                 except Refused as refused:
-                    await talk.refuse(refused)
+                    await http.refuse(refused)
 
-    async def _converse(self, talk: Talk, visitor: Visitor) -> None:
-        request = await talk.read()
+    async def _converse(self, http: HttpConnection, visitor: Visitor) -> None:
+        request = await http.read()
         if request is None:
             return
         head, _ = request
@@ -113,12 +113,12 @@ class Connections:
         with self.bugs.contained(self.server, {"call": call}) as containment:
             try:
                 self._check_token(head)
-                if self._unproven.pop(talk.stream, None) is None:
+                if self._unproven.pop(http.stream, None) is None:
                     # It has had to give way in this moment.
                     return
-                self._proven.add(talk.stream)
+                self._proven.add(http.stream)
                 self._check_owner(head)
-                await talk.answer(await carry_out(self.routes, *request, visitor.peer))
+                await http.answer(await carry_out(self.routes, *request, visitor.peer))
             except Refused as refusal:
                 refused = refusal
         if containment.bug:

@@ -27,7 +27,7 @@ _ENDED: Final = (Phase.FINISHING, Phase.HISTORY)
 
 
 @frozen
-class Steering:
+class JobCommands:
     """Parks, resolves and cancels jobs; drains, pauses and resumes the machine; reloads the configuration."""
 
     _tracker: Tracker
@@ -119,9 +119,9 @@ class Steering:
         async def items() -> AsyncGenerator[Json, None]:
             told: Json = None
             while True:
-                bell, board = (
+                bell, activity = (
                     self._tracker.changed.next,
-                    self._intake.board.changed.next,
+                    self._intake.activity.changed.next,
                 )
                 mode, left = self._intake.intake.mode, self._intake.left
                 item: Json = {"mode": mode.value, "left": left}
@@ -130,7 +130,7 @@ class Steering:
                     told = item
                 if mode is not Mode.DRAINING or not left:
                     return
-                await _either(bell, board)
+                await _either(bell, activity)
 
         return Lines(items=items())
 

@@ -64,7 +64,7 @@ class EventFeed:
 
 
 @define(kw_only=True)
-class Inspection:
+class Queries:
     """Shows status, health, metrics, jobs and their events."""
 
     status: Status
@@ -163,15 +163,15 @@ def _event(record: TrackedJob) -> Json:
 
 
 def metrics_server(
-    address: str, inspection: Inspection, bugs: BugFence
+    address: str, queries: Queries, bugs: BugFence
 ) -> MetricsServer | None:
     """Return the server for an address in the form of `metrics.listen`, or None for none."""
     if not address:
         return None
     host, _, port = address.rpartition(":")
     routes: Routes = {
-        ("GET", "/metrics"): inspection.show_metrics,
-        ("GET", "/health"): inspection.show_health,
+        ("GET", "/metrics"): queries.show_metrics,
+        ("GET", "/health"): queries.show_health,
     }
     return MetricsServer(
         host=host.strip("[]"), port=int(port), routes=routes, bugs=bugs

@@ -209,7 +209,7 @@ class TrackedJob:
         )
 
     @property
-    def is_wanted_dead(self) -> bool:
+    def stop_requested(self) -> bool:
         """True if the daemon has decided to end the running attempt."""
         return (
             self.phase is Phase.RUNNING
@@ -224,7 +224,7 @@ class TrackedJob:
             return self.verdict.cause is FailureCause.CANCELLED
         attempt = self.attempt
         return (
-            self.is_wanted_dead
+            self.stop_requested
             and attempt is not None
             and (attempt.stop is FailureCause.CANCELLED)
         )

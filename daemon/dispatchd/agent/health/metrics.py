@@ -129,7 +129,7 @@ class StatusCollector(Collector):
         pulls = CounterMetricFamily(
             "dispatchd_pulls", "Polls, by how they ended.", labels=["result"]
         )
-        for result, count in sorted(self._status.board.pulls.items()):
+        for result, count in sorted(self._status.activity.pulls.items()):
             pulls.add_metric([result], count)
         yield pulls
         bugs = self._status.health.bugs

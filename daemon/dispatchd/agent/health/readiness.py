@@ -13,8 +13,8 @@ from attrs import define
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
-from dispatchd.agent.tracking.activity import NOT_ASKED, Board
-from dispatchd.agent.tracking.liveness import Pulse
+from dispatchd.agent.tracking.activity import NOT_ASKED, Activity
+from dispatchd.agent.tracking.liveness import Liveness
 from dispatchd.agent.tracking.ports import Clock, Permission
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -25,10 +25,10 @@ FAILURES: Final = 3
 
 @define(kw_only=True)
 class Health:
-    """Judges the board of the loops."""
+    """Judges the activity of the loops."""
 
-    board: Board
-    pulse: Pulse
+    activity: Activity
+    liveness: Liveness
     tracker: Tracker
     permissions: Sequence[Permission]
     bugs: BugFence
@@ -47,17 +47,17 @@ class Health:
     @property
     def is_starting(self) -> bool:
         """True until the first pull has ended: it isn't known yet whether this machine is ready."""
-        return self.board.endpoint == NOT_ASKED
+        return self.activity.endpoint == NOT_ASKED
 
     @property
     def stuck(self) -> list[str]:
         """Loops that are stuck, sorted. Loops that a disk holds up by refusing writes don't count."""
-        return [] if self.tracker.disk.trouble else self.pulse.stuck
+        return [] if self.tracker.disk.trouble else self.liveness.stuck
 
     @property
     def last_pull_age_s(self) -> float | None:
         """Seconds since a pull succeeded; None before the first."""
-        at = self.board.last_pull_at
+        at = self.activity.last_pull_at
         return None if at is None else self._age_s(at)
 
     @property
@@ -75,25 +75,25 @@ class Health:
         return self._age_s(outbox[0].changed_at) if outbox else 0.0
 
     def _deaf(self) -> str:
-        asking_since = self.board.asking_since
+        asking_since = self.activity.asking_since
         if asking_since is None:
             return ""
-        if self.board.is_revoked:
-            return f"the endpoint has revoked this machine: {self.board.endpoint}"
-        if self.board.failures >= FAILURES:
-            count, why = self.board.failures, self.board.endpoint
+        if self.activity.is_revoked:
+            return f"the endpoint has revoked this machine: {self.activity.endpoint}"
+        if self.activity.failures >= FAILURES:
+            count, why = self.activity.failures, self.activity.endpoint
             return f"the last {count} pulls have failed: {why}"
-        last = self.board.last_pull_at
+        last = self.activity.last_pull_at
         if last is None:
-            return f"no pull has succeeded yet: {self.board.endpoint}"
+            return f"no pull has succeeded yet: {self.activity.endpoint}"
         silent_s = self._age_s(max(last, asking_since))
         if silent_s <= self.current.config.patience_s:
             return ""
-        return f"no pull has succeeded for {silent_s:.0f} s: {self.board.endpoint}"
+        return f"no pull has succeeded for {silent_s:.0f} s: {self.activity.endpoint}"
 
     def _mute(self) -> str:
         waiting_s = self.oldest_unreported_age_s
-        last = self.board.last_report_at
+        last = self.activity.last_report_at
         patience_s = self.current.config.patience_s
         reported_lately = last is not None and self._age_s(last) <= patience_s
         if waiting_s <= patience_s or reported_lately:

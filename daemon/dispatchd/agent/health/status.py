@@ -11,7 +11,7 @@ from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.health.readiness import Health
 from dispatchd.agent.loops.intake import IntakeLoop
-from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.activity import Activity
 from dispatchd.agent.tracking.ports import Clock
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.protocol.job import Json
@@ -25,7 +25,7 @@ class Status:
     none), `skew_s` the difference of its clock (seconds), `troubles` other problems, in sentences.
     """
 
-    board: Board
+    activity: Activity
     health: Health
     tracker: Tracker
     intake: IntakeLoop
@@ -60,7 +60,7 @@ class Status:
             "license": self._license(),
             "intake": self._intake(),
             "endpoint": self._endpoint(),
-            "loops": dict(self.board.doing),
+            "loops": dict(self.activity.doing),
             "jobs": {
                 phase.value: len(self.tracker.in_phase(phase))
                 for phase in Phase
@@ -94,7 +94,7 @@ class Status:
 
     def _warnings(self) -> list[Json]:
         found = [
-            self.board.skew,
+            self.activity.skew,
             *self.warnings.values(),
             self._quarantined(),
             *self.troubles(),
@@ -129,15 +129,15 @@ class Status:
         }
 
     def _endpoint(self) -> Json:
-        board = self.board
+        activity = self.activity
         return {
             "url": self.current.config.cloud.url,
-            "state": board.endpoint,
-            "long_poll": board.long_poll,
-            "extensions": list(board.extensions),
-            "last_pull_at": _iso(board.last_pull_at),
+            "state": activity.endpoint,
+            "long_poll": activity.long_poll,
+            "extensions": list(activity.extensions),
+            "last_pull_at": _iso(activity.last_pull_at),
             "last_pull_age_s": self.health.last_pull_age_s,
-            "last_report_at": _iso(board.last_report_at),
+            "last_report_at": _iso(activity.last_report_at),
             "clock_skew_s": self.skew_s(),
         }
 

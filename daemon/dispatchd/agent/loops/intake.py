@@ -17,7 +17,7 @@ from dispatchd.agent.domain.intake import Intake, Mode
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.store.intake import IntakeStore
-from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.activity import Activity
 from dispatchd.agent.tracking.ports import Clock
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -44,7 +44,7 @@ class IntakeLoop:
     store: IntakeStore
     tracker: Tracker
     report: ReportLoop
-    board: Board
+    activity: Activity
     bugs: BugFence
     clock: Clock
     intake: Intake = field(factory=Intake, init=False)
@@ -61,7 +61,7 @@ class IntakeLoop:
     @property
     def left(self) -> int:
         """Jobs that a drain waits for (count), and a poll that is under way."""
-        return len(self.tracker.in_phase(*BUSY)) + self.board.polling
+        return len(self.tracker.in_phase(*BUSY)) + self.activity.polling
 
     async def change(
         self, mode: Mode, reason: str = "", *, deadline_s: float | None = None
@@ -111,7 +111,7 @@ class IntakeLoop:
         await self.report.hand_back("the machine is draining")
         if self._is_over(self.intake.until):
             for record in self.tracker.in_phase(*BUSY):
-                if record.phase not in _ON_ITS_WAY and not record.is_wanted_dead:
+                if record.phase not in _ON_ITS_WAY and not record.stop_requested:
                     await self.tracker.cancel(
                         record.job.id,
                         "Ended: the machine was drained, with a deadline.",

@@ -20,7 +20,7 @@ from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.activity import Activity
 from dispatchd.agent.tracking.ports import Clock
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -46,7 +46,7 @@ class PruneLoop:
     tracker: Tracker
     runs: Runs
     workspaces: Workspaces
-    board: Board
+    activity: Activity
     bugs: BugFence
     clock: Clock
     current: CurrentConfig
@@ -79,7 +79,7 @@ class PruneLoop:
         """Wait for the endpoint's time, but not beyond the next round."""
         with anyio.move_on_after(_EVERY_S):
             while True:
-                changed = self.board.changed.next
+                changed = self.activity.changed.next
                 if self.endpoint_time() is not None:
                     return
                 await changed.wait()

@@ -24,8 +24,8 @@ from dispatchd.agent.domain.fitness import Machine, unfit
 from dispatchd.agent.domain.long_poll import Hold
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Board
-from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S, Pulse
+from dispatchd.agent.tracking.activity import Activity
+from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S, Liveness
 from dispatchd.agent.tracking.ports import Clock, Permission, Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -44,13 +44,13 @@ _STOPPING_S: Final = 10.0
 """Longest time for which a job that has arrived delays a stop until it is on disk (seconds)."""
 
 _JOBS: Final = "pull"
-"""Name, on the board and in the pulse, of the loop that asks for jobs."""
+"""Name, in the activity and the liveness, of the loop that asks for jobs."""
 
 _CANCELS: Final = "cancels"
 """Name of the loop that asks for cancel jobs alone."""
 
 _WELL: Final = "ok"
-"""Text on the board for an endpoint that answered the last pull."""
+"""Text in the activity for an endpoint that answered the last pull."""
 
 _BUSY: Final = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT)
 
@@ -75,8 +75,8 @@ class PullLoop:
     current: CurrentConfig
     machine: Machine
     """Abilities of this machine for runs."""
-    board: Board
-    pulse: Pulse
+    activity: Activity
+    liveness: Liveness
     bugs: BugFence
     clock: Clock
     random: random.Random
@@ -119,19 +119,19 @@ class PullLoop:
         )
 
     def _pause(self, who: str, seconds: float) -> None:
-        self.board.say(who, "waiting after a bug")
-        self.pulse.expect(who, seconds + SLACK_S)
+        self.activity.say(who, "waiting after a bug")
+        self.liveness.expect(who, seconds + SLACK_S)
 
     async def _pull_job(self, polls: _Polls) -> None:
         """Ask for a job once there is room for one."""
         await self._wait_for_room()
         polls.hold = hold = polls.hold.up_to(self._cloud.hold_s)
         again = f"asking again after {polls.failures} failures"
-        self.board.say(_JOBS, again if polls.failures else "asking for a job")
+        self.activity.say(_JOBS, again if polls.failures else "asking for a job")
         # The first poll, also after an outage, is answered at once: that shows early whether all is well.
-        asked_s = hold.now_s if self.board.endpoint == _WELL else 0.0
+        asked_s = hold.now_s if self.activity.endpoint == _WELL else 0.0
         try:
-            self.pulse.expect(_JOBS, asked_s + self._cloud.call_timeout_s + SLACK_S)
+            self.liveness.expect(_JOBS, asked_s + self._cloud.call_timeout_s + SLACK_S)
             found = await self._poll(asked_s)
         except RemoteError as error:
             polls.failures += 1
@@ -147,20 +147,20 @@ class PullLoop:
 
         A poll that is under way when there is room again is left to end by itself: its job must not be lost.
         """
-        self.pulse.rest(_CANCELS)
+        self.liveness.rest(_CANCELS)
         self.bugs.worked(_CANCELS)
         if not self._no_room.is_set():
-            self.board.say(_CANCELS, "cancel jobs come with the others")
+            self.activity.say(_CANCELS, "cancel jobs come with the others")
             await self._no_room.wait()
         bell = self.tracker.changed.next
         if not self._may_ask_for_cancels():
-            self.board.say(_CANCELS, "the endpoint has shown no capabilities")
+            self.activity.say(_CANCELS, "the endpoint has shown no capabilities")
             await bell.wait()
             return
         polls.hold = hold = polls.hold.up_to(self._cloud.hold_s)
-        self.board.say(_CANCELS, "asking for cancel jobs alone")
+        self.activity.say(_CANCELS, "asking for cancel jobs alone")
         asked_s = 0.0 if polls.failures else hold.now_s
-        self.pulse.expect(_CANCELS, asked_s + self._cloud.call_timeout_s + SLACK_S)
+        self.liveness.expect(_CANCELS, asked_s + self._cloud.call_timeout_s + SLACK_S)
         try:
             found = await self.source.pull(asked_s, cancels_only=True)
         except RemoteError as error:
@@ -197,41 +197,43 @@ class PullLoop:
         elif found.held:
             hold = hold.after_full()
         else:
-            self.board.say(who, "waiting for the next poll")
+            self.activity.say(who, "waiting for the next poll")
             pause_s = max(
                 _SHORTEST_PAUSE_S, self._cloud.poll_interval_s * self.random.random()
             )
-            self.pulse.expect(who, pause_s + SLACK_S)
+            self.liveness.expect(who, pause_s + SLACK_S)
             await anyio.sleep(pause_s)
         return hold
 
     async def _poll(self, asked_s: float) -> Delivery | NoJob:
         """Ask once, and make the answer durable. For a drain the poll counts as under way until then."""
-        self.board.polling = True
+        self.activity.polling = True
         try:
             found = await self.source.pull(asked_s)
             if isinstance(found, Delivery):
                 await self._deliver(_JOBS, found)
         finally:
-            self.board.polling = False
-            self.board.changed.notify()
+            self.activity.polling = False
+            self.activity.changed.notify()
         return found
 
     async def _wait_for_room(self) -> None:
         while True:
             bell = self.tracker.changed.next
-            self.pulse.expect(_JOBS, STEP_S)
+            self.liveness.expect(_JOBS, STEP_S)
             obstacle = self._obstacle()
             if not obstacle:
                 if self._no_room.is_set():
                     self._no_room = anyio.Event()
-                self.board.asking_since = self.board.asking_since or self.clock.now()
+                self.activity.asking_since = (
+                    self.activity.asking_since or self.clock.now()
+                )
                 return
             self._no_room.set()
-            self.board.asking_since = None
-            if self.board.doing.get(_JOBS) != obstacle:
+            self.activity.asking_since = None
+            if self.activity.doing.get(_JOBS) != obstacle:
                 self._log.info("pull_paused", reason=obstacle)
-            self.board.say(_JOBS, obstacle)
+            self.activity.say(_JOBS, obstacle)
             with anyio.move_on_after(_DISK_LOOK_S):
                 await bell.wait()
 
@@ -255,7 +257,7 @@ class PullLoop:
         delivered = False
         while not delivered:
             # A stop must not lose a job that the endpoint has handed out, nor wait forever for a full disk.
-            self.pulse.expect(who, STEP_S)
+            self.liveness.expect(who, STEP_S)
             with anyio.move_on_after(_STOPPING_S, shield=True):
                 await self._track(delivery)
                 delivered = True
@@ -293,32 +295,32 @@ class PullLoop:
         self._note_skew()
         if isinstance(found, NoJob) and found.cut_after_s is not None:
             # A proxy without an endpoint behind it cuts polls too, so a cut proves no endpoint.
-            self.board.pulls["cut"] += 1
+            self.activity.pulls["cut"] += 1
             return
-        self.board.pulls["job" if isinstance(found, Delivery) else "none"] += 1
-        if self.board.endpoint != _WELL:
-            self._log.info("endpoint_answers", before=self.board.endpoint)
-        self.board.endpoint = _WELL
-        self.board.failures, self.board.is_revoked = 0, False
-        self.board.last_pull_at = self.clock.now()
+        self.activity.pulls["job" if isinstance(found, Delivery) else "none"] += 1
+        if self.activity.endpoint != _WELL:
+            self._log.info("endpoint_answers", before=self.activity.endpoint)
+        self.activity.endpoint = _WELL
+        self.activity.failures, self.activity.is_revoked = 0, False
+        self.activity.last_pull_at = self.clock.now()
         if isinstance(found, Delivery):
             self._has_capabilities = CAPABILITIES in found.job.extensions
-            self.board.extensions = tuple(sorted(found.job.extensions))
-            self.board.long_poll = found.holds or self.board.long_poll
+            self.activity.extensions = tuple(sorted(found.job.extensions))
+            self.activity.long_poll = found.holds or self.activity.long_poll
         elif asked_s:
-            self.board.long_poll = found.held or found.ended_early
+            self.activity.long_poll = found.held or found.ended_early
             if found.ended_early:
                 self.on_early_end()
-        self.board.changed.notify()
+        self.activity.changed.notify()
 
     def _note_skew(self) -> None:
         skew = self.source.clock_skew
-        if bool(skew) != bool(self.board.skew):
+        if bool(skew) != bool(self.activity.skew):
             if skew:
                 self._log.warning("clock_skew", difference=skew)
             else:
                 self._log.info("clock_skew_over")
-        self.board.skew = skew
+        self.activity.skew = skew
 
     async def _back_off(self, who: str, error: RemoteError, failures: int) -> None:
         self._note_skew()
@@ -331,14 +333,14 @@ class PullLoop:
             failures=failures,
             retry_in_s=round(delay_s, 2),
         )
-        self.board.pulls[type(error).__name__] += 1
-        self.board.endpoint = f"{type(error).__name__}: {error.reason}"
-        self.board.failures, self.board.is_revoked = (
+        self.activity.pulls[type(error).__name__] += 1
+        self.activity.endpoint = f"{type(error).__name__}: {error.reason}"
+        self.activity.failures, self.activity.is_revoked = (
             failures,
             isinstance(error, Revoked),
         )
-        if self.board.is_revoked:
+        if self.activity.is_revoked:
             self.on_revoked()
-        self.board.say(who, f"waiting after {failures} failures: {error.reason}")
-        self.pulse.expect(who, delay_s + SLACK_S)
+        self.activity.say(who, f"waiting after {failures} failures: {error.reason}")
+        self.liveness.expect(who, delay_s + SLACK_S)
         await anyio.sleep(delay_s)

@@ -22,9 +22,9 @@ from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import OWES, UNSTARTED, Debt, Event, Phase
 from dispatchd.agent.store import reports
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.activity import Activity
 from dispatchd.agent.tracking.fence import Fence
-from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S, Pulse
+from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S, Liveness
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Clock, Source
 from dispatchd.agent.tracking.tracker import Tracker
@@ -63,8 +63,8 @@ class ReportLoop:
     current: CurrentConfig
     machine: Machine
     """Abilities of this machine for runs."""
-    board: Board
-    pulse: Pulse
+    activity: Activity
+    liveness: Liveness
     bugs: BugFence
     clock: Clock
     random: random.Random
@@ -114,7 +114,7 @@ class ReportLoop:
             self._busy.add(job_id)
             tasks.start_soon(self._settle, job_id, name=f"report {job_id}")
         waiting = len(self._busy)
-        self.board.say(
+        self.activity.say(
             _LOOP, f"{waiting} reports under way" if waiting else "nothing to report"
         )
 
@@ -123,7 +123,7 @@ class ReportLoop:
         promise = _promise(job_id)
 
         def pause(seconds: float) -> None:
-            self.pulse.expect(promise, seconds + SLACK_S)
+            self.liveness.expect(promise, seconds + SLACK_S)
 
         try:
             await self.bugs.complete(
@@ -131,7 +131,7 @@ class ReportLoop:
             )
         finally:
             self._busy.discard(job_id)
-            self.pulse.rest(promise)
+            self.liveness.rest(promise)
             # The record may have changed between the last look and this line.
             self.tracker.changed.notify()
 
@@ -203,10 +203,10 @@ class ReportLoop:
         event = call.done
         promise = _promise(record.job.id)
         # A wait for a turn can't hang: each call that has a turn has its own deadline.
-        self.pulse.rest(promise)
+        self.liveness.rest(promise)
         try:
             async with self._turns:
-                self.pulse.expect(
+                self.liveness.expect(
                     promise, _MOST_CALLS * (self.call_timeout_s + SLACK_S)
                 )
                 await call.send(record)
@@ -218,8 +218,8 @@ class ReportLoop:
                 **job_context(record),
             )
             event = call.refused
-        self.board.last_report_at = self.clock.now()
-        self.pulse.expect(promise, STEP_S)
+        self.activity.last_report_at = self.clock.now()
+        self.liveness.expect(promise, STEP_S)
         await self.tracker.answered(record, event)
 
     async def _back_off(
@@ -233,7 +233,7 @@ class ReportLoop:
             retry_in_s=round(delay_s, 2),
             **job_context(record),
         )
-        self.pulse.expect(_promise(record.job.id), delay_s + SLACK_S)
+        self.liveness.expect(_promise(record.job.id), delay_s + SLACK_S)
         await anyio.sleep(delay_s)
 
 

@@ -128,7 +128,7 @@ class Concluder:
         nothing = _nothing_ran(workflow.contract)
 
         def decision(newest: TrackedJob) -> Decision:
-            if newest.is_wanted_dead or newest.attempt is None:
+            if newest.stop_requested or newest.attempt is None:
                 # Whoever ended it meanwhile doesn't want another attempt.
                 judgement = self._judged(newest, nothing)
                 return self._decision(newest, workflow, judgement)
@@ -159,7 +159,7 @@ class Concluder:
         nothing = _nothing_ran(attempt.contract)
 
         def decision(newest: TrackedJob) -> Decision:
-            if newest.is_wanted_dead:
+            if newest.stop_requested:
                 return self._decision(newest, workflow, self._judged(newest, nothing))
             return Decision(
                 Event.ATTEMPT_NEVER_STARTED, newest.without_attempt(attempt.number)

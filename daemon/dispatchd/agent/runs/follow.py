@@ -179,14 +179,14 @@ class Follower:
         self, record: TrackedJob, attempt: Attempt
     ) -> FailureCause | None:
         """Wait until the run has to end. Return None if somebody ordered it, else the reason of a watchdog."""
-        wanted_dead = self.tracker.stop_event(record.job.id)
+        stop_requested = self.tracker.stop_event(record.job.id)
         while True:
             due_at, cause = self._deadline(record, attempt)
             left_s = (due_at - self.clock.now()).total_seconds()
             if left_s <= 0:
-                return None if wanted_dead.is_set() else cause
+                return None if stop_requested.is_set() else cause
             with anyio.move_on_after(left_s):
-                await wanted_dead.wait()
+                await stop_requested.wait()
                 return None
 
     async def _limit_output(

@@ -30,7 +30,7 @@ from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.follow import Follower
 from dispatchd.agent.runs.start import Starter
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Board
+from dispatchd.agent.tracking.activity import Activity
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Clock
@@ -70,7 +70,7 @@ class RunLoop:
     runs: Runs
     current: CurrentConfig
     machine: Machine
-    board: Board
+    activity: Activity
     bugs: BugFence
     clock: Clock
     _stopping: bool = field(default=False, init=False)
@@ -116,7 +116,7 @@ class RunLoop:
                         self.fence.ask(record)
         self.fence.forget_gone()
         self._clear_resolved(tasks)
-        self.board.say(_LOOP, f"{len(self._busy)} of {self._slots} slots in use")
+        self.activity.say(_LOOP, f"{len(self._busy)} of {self._slots} slots in use")
 
     def _spawn(self, tasks: TaskGroup, record: TrackedJob) -> None:
         if record.job.id not in self._busy:

@@ -147,7 +147,7 @@ class Starter:
         is_wanted = (
             newest is not None
             and newest.phase is Phase.RUNNING
-            and not newest.is_wanted_dead
+            and not newest.stop_requested
         )
         if newest is None or not is_wanted or not self.fence.allows(newest):
             raise NotConfirmed(reason="the endpoint's answer doesn't hold any more")

@@ -13,7 +13,7 @@ NOT_ASKED: Final = "not asked yet"
 
 
 @define
-class Board:
+class Activity:
     """Written by the loops, read by `status`; nothing is decided from it."""
 
     doing: dict[str, str] = field(factory=dict)

@@ -17,7 +17,7 @@ STEP_S: Final = 30.0
 
 
 @define
-class Pulse:
+class Liveness:
     """Deadlines of the loops, on the event loop's clock."""
 
     _due: dict[str, float] = field(factory=dict, init=False)

@@ -68,12 +68,12 @@ class Tracker:
     def stop_event(self, job_id: str) -> anyio.Event:
         """Return the event of a running attempt's end: by a decision, or because its job is lost before it began."""
         record = self._store.get(job_id)
-        wanted_dead = record is not None and record.is_wanted_dead
+        stop_requested = record is not None and record.stop_requested
         event = self._stops.get(job_id)
-        if event is None or (event.is_set() and not wanted_dead):
+        if event is None or (event.is_set() and not stop_requested):
             # An event that is set is that of an earlier attempt.
             event = self._stops[job_id] = anyio.Event()
-        if wanted_dead:
+        if stop_requested:
             event.set()
         return event
 
@@ -192,7 +192,7 @@ class Tracker:
             event = (
                 Event.STOP_ORDERED if record.phase is Phase.RUNNING else Event.PARKED
             )
-            if record.is_wanted_dead:
+            if record.stop_requested:
                 raise NotPossible(
                     do="block", job_id=job_id, reason="it is being ended already"
                 )
@@ -263,7 +263,7 @@ class Tracker:
 
         def refused() -> None:
             # A run that has filled the disk must end before there is space to record the reason.
-            if record.is_wanted_dead:
+            if record.stop_requested:
                 self._ring_stop(record)
 
         await self.disk.until_stored(write, refused)
@@ -271,7 +271,7 @@ class Tracker:
         self._log.info("job_" + step, phase=record.phase, **job_context(record))
         for tell in self._watchers:
             tell(record)
-        if record.is_wanted_dead or record.phase is not Phase.RUNNING:
+        if record.stop_requested or record.phase is not Phase.RUNNING:
             self._ring_stop(record)
         self.changed.notify()
         return record

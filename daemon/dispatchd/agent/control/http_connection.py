@@ -25,7 +25,7 @@ _GONE: Final = (
 
 
 @define(kw_only=True)
-class Talk:
+class HttpConnection:
     """One connection's HTTP (RFC 9112)."""
 
     stream: SocketStream
