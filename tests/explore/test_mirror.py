@@ -27,10 +27,9 @@ from dispatchd.agent.runs.start import _with_process
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Activity
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
-from dispatchd.agent.tracking.liveness import Liveness
 from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import Conflict, Gone, NotPossible, RemoteError, Unavailable
@@ -168,7 +167,12 @@ class Real:
         anything: Any = NoStarter()
         self.store, _ = JobStore.open(self.folder)
         rng, bugs = random.Random(0), BugFence()
-        current = current_config(self.folder, {"w": WORKFLOW})
+        context = Context(
+            current=current_config(self.folder, {"w": WORKFLOW}),
+            clock=self.clock,  # type: ignore[arg-type]
+            random=rng,
+            bugs=bugs,
+        )
         self.tracker = Tracker(self.store, self.clock, Disk(rng))  # type: ignore[arg-type]  # has what is used
         self.runs = Runs.open(self.folder)
         self.fence = Fence(self.tracker, self.clock)  # type: ignore[arg-type]
@@ -177,35 +181,24 @@ class Real:
             runs=self.runs,
             workspaces=Workspaces(self.tracker, self.runs, bugs),
             known=KnownSecrets(),
-            clock=self.clock,  # type: ignore[arg-type]
-            random=rng,
-            current=current,
+            context=context,
         )
         common: dict[str, Any] = {
             "tracker": self.tracker,
             "fence": self.fence,
-            "bugs": bugs,
-            "clock": self.clock,
+            "context": context,
         }
         self.run = RunLoop(
             starter=anything,
             follower=anything,
             concluder=self.concluder,
-            runs=self.runs,
-            current=current,
             machine=fitness.Machine(),
-            activity=Activity(),
             **common,
         )
         self.report = ReportLoop(
             source=self.source,  # type: ignore[arg-type]
             runs=self.runs,
-            current=current,
             machine=fitness.Machine(),
-            activity=Activity(),
-            liveness=Liveness(),
-            random=rng,
-            call_timeout_s=1,
             **common,
         )
         self.heartbeat = HeartbeatLoop(

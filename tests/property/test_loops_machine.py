@@ -41,10 +41,9 @@ from dispatchd.agent.runs.run import RunLoop
 from dispatchd.agent.runs.start import Starter
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Activity
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
-from dispatchd.agent.tracking.liveness import Liveness
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import (
@@ -126,16 +125,16 @@ class Daemon:
         assert quarantined == []
         self.store.fuse = fuse
         self.bugs = BugFence()
-        clock, rng, activity, runs = (
-            SteadyClock.open(folder),
-            AtOnce(),
-            Activity(),
-            Runs.open(folder),
-        )
+        clock, rng, runs = SteadyClock.open(folder), AtOnce(), Runs.open(folder)
         self.endpoint, self.engine = endpoint, engine
         limits = Limits(slots=SLOTS, queue_ahead=100, retry_wait_s=1)
         workflows = {"it": WORKFLOW, "agent": AGENT}
-        current = current_config(folder, workflows, limits=limits)
+        context = Context(
+            current=current_config(folder, workflows, limits=limits),
+            clock=clock,
+            random=rng,
+            bugs=self.bugs,
+        )
         self.tracker, known = Tracker(self.store, clock, Disk(rng)), KnownSecrets()
         fence = Fence(self.tracker, clock)
         concluder = Concluder(
@@ -143,9 +142,7 @@ class Daemon:
             runs=runs,
             workspaces=Workspaces(self.tracker, runs, self.bugs),
             known=known,
-            clock=clock,
-            random=rng,
-            current=current,
+            context=context,
         )
         starter = Starter(
             engine=engine,
@@ -154,8 +151,7 @@ class Daemon:
             runs=runs,
             concluder=concluder,
             source=endpoint,
-            known=known,
-            base_env={},
+            context=context,
         )
         follower = Follower(
             engine=engine,
@@ -165,36 +161,22 @@ class Daemon:
             concluder=concluder,
             leftovers=Leftovers(engine, BugFence()),
         )
-        liveness = Liveness()
         self.loops = (
             PullLoop(
-                on_early_end=lambda: None,
                 source=endpoint,
                 permissions=(),
                 tracker=self.tracker,
                 runs=runs,
-                current=current,
                 machine=Machine(),
-                activity=activity,
-                liveness=liveness,
-                bugs=self.bugs,
-                clock=clock,
-                random=rng,
-                on_revoked=lambda: None,
+                context=context,
             ),
             ReportLoop(
                 source=endpoint,
                 tracker=self.tracker,
                 fence=fence,
                 runs=runs,
-                current=current,
                 machine=Machine(),
-                activity=activity,
-                liveness=liveness,
-                bugs=self.bugs,
-                clock=clock,
-                random=rng,
-                call_timeout_s=1,
+                context=context,
             ),
             RunLoop(
                 starter=starter,
@@ -202,12 +184,8 @@ class Daemon:
                 concluder=concluder,
                 fence=fence,
                 tracker=self.tracker,
-                runs=runs,
-                current=current,
                 machine=Machine(),
-                activity=activity,
-                bugs=self.bugs,
-                clock=clock,
+                context=context,
             ),
         )
 

@@ -17,7 +17,8 @@ from typing_extensions import override
 
 from dispatchd.agent.config.load import Config, Places, load
 from dispatchd.agent.endpoint.open import check_outward
-from dispatchd.agent.serve import Surroundings, serve
+from dispatchd.agent.serve import serve
+from dispatchd.agent.wiring import Surroundings
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import LoopTime, loop, within

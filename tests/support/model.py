@@ -193,6 +193,7 @@ class ModelEngine:
     failed: set[str] = field(factory=set)
     """Runs of which a start has failed."""
     changed: anyio.Event = field(factory=anyio.Event)
+    inherited: Mapping[str, str] = field(factory=dict)
 
     def connect(self) -> None:
         self.changed = anyio.Event()

@@ -19,6 +19,7 @@ from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -62,14 +63,15 @@ class Bench:
         clock = SteadyClock.open(folder)
         self.clock, rng = clock, random.Random(0)
         self.tracker = Tracker(store, clock, Disk(rng))
+        context = Context(
+            current=current_config(folder), clock=clock, random=rng, bugs=BugFence()
+        )
         self.concluder = Concluder(
             tracker=self.tracker,
             runs=self.runs,
             workspaces=Workspaces(self.tracker, self.runs, BugFence()),
             known=KnownSecrets(),
-            clock=clock,
-            random=rng,
-            current=current_config(folder),
+            context=context,
         )
 
     async def accepted(self, job: Job) -> None:

@@ -22,7 +22,7 @@ from dispatchd.agent.loops.prune import PruneLoop
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import RunFolder, Runs
-from dispatchd.agent.tracking.activity import Activity
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -70,7 +70,12 @@ class Place:
         self.bugs = BugFence()
         self.workspaces = Workspaces(self.tracker, self.runs, self.bugs)
         self.endpoint_time: datetime | None = NOW
-        self.activity = Activity()
+        self.context = Context(
+            current=current_config(folder, history_days=30),
+            clock=self.clock,
+            random=random.Random(0),
+            bugs=self.bugs,
+        )
 
     def put(self, job_id: str, phase: Phase, at: datetime = NOW) -> TrackedJob:
         verdict = DONE if phase is Phase.FINISHING else None
@@ -106,11 +111,8 @@ class Place:
             tracker=self.tracker,
             runs=self.runs,
             workspaces=self.workspaces,
-            activity=self.activity,
-            bugs=self.bugs,
-            clock=self.clock,
-            current=current_config(self.folder, history_days=30),
             endpoint_time=lambda: self.endpoint_time,
+            context=self.context,
         )
         self.loop = loop
         async with anyio.create_task_group() as tasks:
@@ -256,7 +258,7 @@ async def test_old_jobs_are_forgotten_as_soon_as_the_endpoint_tells_its_time(
     async with place.pruning():
         await anyio.wait_all_tasks_blocked()
         place.endpoint_time = NOW
-        place.activity.changed.notify()
+        place.context.activity.changed.notify()
         await until(lambda: place.store.past("j") is None)
 
 
@@ -292,14 +294,14 @@ async def test_a_run_that_cannot_be_removed_keeps_no_other_and_is_named_once(
     with logging_to(tmp_path / "log", KnownSecrets()):
         try:
             async with place.pruning():
-                await until(lambda: place.loop.troubles)
+                await until(lambda: place.loop.problems)
                 await until(lambda: len(place.runs.trash.contents()) == 1)
                 # The next hour looks again, and says no more.
                 place.run_of("dd")
                 place.put("dd", Phase.HISTORY)
                 await advance(3600)
                 await until(lambda: not (place.runs.folder("dd").private_mark.exists()))
-                (trouble,) = place.loop.troubles
+                (trouble,) = place.loop.problems
                 assert "can't be removed" in trouble
                 assert "stuck: Operation not permitted" in trouble
                 assert "remove it as root" in trouble
@@ -308,7 +310,7 @@ async def test_a_run_that_cannot_be_removed_keeps_no_other_and_is_named_once(
                 subprocess.run(["chattr", "-i", each], check=True)
         async with place.pruning():
             await until(lambda: not place.runs.trash.contents())
-            await until(lambda: not place.loop.troubles)
+            await until(lambda: not place.loop.problems)
 
     logged = (tmp_path / "log").read_text()
     assert logged.count("folder_not_removed") == 1

@@ -17,10 +17,9 @@ from dispatchd.agent.runs.start import Starter
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Activity
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
-from dispatchd.agent.tracking.liveness import Liveness
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
@@ -31,17 +30,12 @@ from dispatchd.redaction.known_secrets import KnownSecrets
 
 @frozen(kw_only=True)
 class Tracking:
-    """Objects that all loops share: the tracker, and its surroundings."""
+    """Objects that hold the tracked jobs, and the context of the loops that move them."""
 
-    current: CurrentConfig
+    context: Context
     tracker: Tracker
     fence: Fence
     runs: Runs
-    activity: Activity
-    liveness: Liveness
-    random: random.Random
-    clock: SteadyClock
-    bugs: BugFence
 
     @classmethod
     def of(
@@ -58,15 +52,10 @@ class Tracking:
         rng = random.Random()  # noqa: S311  # for jitter, not for secrets
         tracker = Tracker(store, clock, Disk(rng), watchers, changed)
         return cls(
-            current=current,
+            context=Context(current=current, clock=clock, random=rng, bugs=bugs),
             tracker=tracker,
             fence=Fence(tracker, clock),
             runs=Runs.open(current.config.state_folder),
-            activity=Activity(),
-            liveness=Liveness(),
-            random=rng,
-            clock=clock,
-            bugs=bugs,
         )
 
 
@@ -87,15 +76,13 @@ def execution(
     guard: Guard = unguarded,
 ) -> Execution:
     """Wire the objects that run the tracked jobs. `source` gives tokens to runs, `guard` keeps their files usable."""
-    current, tracker, runs = shared.current, shared.tracker, shared.runs
+    context, tracker, runs = shared.context, shared.tracker, shared.runs
     concluder = Concluder(
         tracker=tracker,
         runs=runs,
-        workspaces=Workspaces(tracker, runs, shared.bugs),
+        workspaces=Workspaces(tracker, runs, context.bugs),
         known=known,
-        clock=shared.clock,
-        random=shared.random,
-        current=current,
+        context=context,
     )
     starter = Starter(
         engine=engine,
@@ -104,16 +91,14 @@ def execution(
         runs=runs,
         concluder=concluder,
         source=source,
-        known=known,
-        base_env=engine.inherited,
-        traced=bool(current.config.telemetry.otlp_url),
+        context=context,
     )
-    leftovers = Leftovers(engine, shared.bugs)
+    leftovers = Leftovers(engine, context.bugs)
     follower = Follower(
         engine=engine,
         tracker=tracker,
         runs=runs,
-        clock=shared.clock,
+        clock=context.clock,
         concluder=concluder,
         leftovers=leftovers,
         guard=guard,
@@ -124,12 +109,8 @@ def execution(
         concluder=concluder,
         fence=shared.fence,
         tracker=tracker,
-        runs=runs,
-        current=current,
         machine=engine.machine,
-        activity=shared.activity,
-        bugs=shared.bugs,
-        clock=shared.clock,
+        context=context,
     )
     return Execution(
         run_loop=run_loop,

@@ -1,13 +1,11 @@
 """Serve: opens the folders, the store and the way to the endpoint, and runs the daemon that `wiring.py` builds."""
 
-import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, closing
 from typing import Final
 
 import httpx
 import structlog
-from attrs import field, frozen
 
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
@@ -20,35 +18,15 @@ from dispatchd.agent.store.held import HeldFolders, restore_state
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.lock import lock
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.wiring import Opened, build
-from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.concurrency.last_resort import LastResort
+from dispatchd.agent.wiring import Opened, StateFolder, Surroundings, build
 from dispatchd.errors import MachineUnfit
-from dispatchd.process.clock import MachineTime, SteadyClock, TimeSource
+from dispatchd.process.clock import SteadyClock
 from dispatchd.process.prerequisites import prerequisites
 from dispatchd.protocol.finding import Level
-from dispatchd.redaction.known_secrets import KnownSecrets
 
 _CONNECTIONS: Final = httpx.Limits(
     max_connections=24, max_keepalive_connections=12, keepalive_expiry=30.0
 )
-
-
-@frozen(kw_only=True)
-class Surroundings:
-    """Surroundings of a daemon, given by the process that it runs in."""
-
-    environment: Mapping[str, str]
-    signals: AsyncIterator[signal.Signals]
-    """SIGTERM and SIGINT stop the daemon; SIGHUP reloads its configuration."""
-    reread: Callable[[], Config]
-    """Returns the configuration, read and checked again; raises ConfigError if it is invalid."""
-    known: KnownSecrets = field(factory=KnownSecrets)
-    """Secrets that the log leaves out."""
-    time: TimeSource = field(factory=MachineTime)
-    bugs: BugFence = field(factory=BugFence)
-    end: Callable[[], object] | None = None
-    """Ends the process at once if a stop hangs; None if the daemon shares its process."""
 
 
 async def serve(config: Config, given: Surroundings) -> None:
@@ -94,20 +72,15 @@ async def serve(config: Config, given: Surroundings) -> None:
         engine.log_isolation()
         stack.callback(engine.close)
         opened = Opened(
+            given=given,
             current=current,
             metrics=metrics,
-            store=store,
+            folder=StateFolder(store=store, held=held, clock=clock),
             engine=engine,
-            held=held,
             caller=caller,
-            clock=clock,
-            known=given.known,
-            bugs=given.bugs,
-            environment=environment,
-            last_resort=LastResort(given.end),
             warnings=warnings,
         )
-        await build(opened, given.reread).run(given.signals)
+        await build(opened).run(given.signals)
 
 
 def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import anyio
 import structlog
-from attrs import define, field
+from attrs import define, field, frozen
 
 from dispatchd import __version__
 from dispatchd.agent.config.file import OnShutdown
@@ -46,18 +46,23 @@ class _Loop(Protocol):
         ...
 
 
-@define(kw_only=True)
-class Daemon:
-    """The loops of one daemon, and the order in which they stop.
+@frozen(kw_only=True)
+class Loops:
+    """Loops of a daemon; those that a stop has to know, and all others."""
 
-    `others` run beside the pull loop, and are started before it in their order.
-    """
-
-    tracker: Tracker
     pull: PullLoop
-    run_loop: RunLoop
+    run: RunLoop
     report: ReportLoop
     others: Sequence[_Loop]
+    """Loops that run beside the pull loop, and are started before it in their order."""
+
+
+@define(kw_only=True)
+class Daemon:
+    """The loops of one daemon, and the order in which they stop."""
+
+    tracker: Tracker
+    loops: Loops
     reloader: Reloader
     status: Status
     manager: ServiceManager
@@ -71,7 +76,7 @@ class Daemon:
     async def run(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Run every loop until SIGTERM or SIGINT stops them in order; SIGHUP reloads the configuration."""
         async with anyio.create_task_group() as tasks:
-            for loop in self.others:
+            for loop in self.loops.others:
                 await tasks.start(loop.run, name=type(loop).__name__)
             await tasks.start(self._pull_until_stopped, name="PullLoop")
             self._log.info(
@@ -91,7 +96,7 @@ class Daemon:
         self, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
         with self._pulling:
-            await self.pull.run(task_status=task_status)
+            await self.loops.pull.run(task_status=task_status)
 
     async def _until_told(
         self, signals: AsyncIterator[signal.Signals]
@@ -121,7 +126,7 @@ class Daemon:
             "stopping", signal=first.name, running=running, on_shutdown=on_shutdown
         )
         self.manager.stopping(f"stopping; {running} running")
-        self.run_loop.stop()
+        self.loops.run.stop()
         self._pulling.cancel()
         if first is signal.SIGINT and running and await self._another(signals):
             on_shutdown = OnShutdown.CANCEL
@@ -135,7 +140,7 @@ class Daemon:
                     await self._cancel_runs()
         self.last_resort.within(_END_S)
         with self.bugs.contained("stop"), anyio.move_on_after(_REPORT_GRACE_S):
-            await self.report.hand_back("the machine is stopping")
+            await self.loops.report.hand_back("the machine is stopping")
             await self._until_none(Phase.RELEASING, Phase.FINISHING)
 
     async def _another(self, signals: AsyncIterator[signal.Signals]) -> bool:

@@ -1,12 +1,13 @@
 """The composition root: builds every object of the agent once, each after those that it needs."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
-from attrs import frozen
+from attrs import evolve, field, frozen
 
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
@@ -23,7 +24,7 @@ from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.agent.execution import Execution, Tracking, execution
 from dispatchd.agent.health.metrics import Metrics, StatusCollector
 from dispatchd.agent.health.readiness import Health
-from dispatchd.agent.health.status import Status
+from dispatchd.agent.health.status import MachineStatus, Status
 from dispatchd.agent.health.supervision import SupervisionLoop
 from dispatchd.agent.health.tracing import TraceExporter, read_headers
 from dispatchd.agent.identity import Identity, identity
@@ -32,7 +33,7 @@ from dispatchd.agent.loops.intake import IntakeLoop
 from dispatchd.agent.loops.modes import ModesLoop
 from dispatchd.agent.loops.progress import ProgressFeed
 from dispatchd.agent.loops.prune import PruneLoop
-from dispatchd.agent.loops.pull import PullLoop
+from dispatchd.agent.loops.pull import Listeners, PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.reload import Reloader
 from dispatchd.agent.runs.follow import Guard
@@ -40,32 +41,53 @@ from dispatchd.agent.store.held import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import RunFolder
-from dispatchd.agent.supervisor import Daemon
+from dispatchd.agent.supervisor import Daemon, Loops
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.network.proxies import environment_proxy
-from dispatchd.process.clock import SteadyClock
+from dispatchd.process.clock import MachineTime, SteadyClock, TimeSource
 from dispatchd.process.systemd import ServiceManager
 from dispatchd.redaction.known_secrets import KnownSecrets
+
+
+@frozen(kw_only=True)
+class Surroundings:
+    """Surroundings of a daemon, given by the process that it runs in."""
+
+    environment: Mapping[str, str]
+    signals: AsyncIterator[signal.Signals]
+    """SIGTERM and SIGINT stop the daemon; SIGHUP reloads its configuration."""
+    reread: Callable[[], Config]
+    """Returns the configuration, read and checked again; raises ConfigError if it is invalid."""
+    known: KnownSecrets = field(factory=KnownSecrets)
+    """Secrets that the log leaves out."""
+    time: TimeSource = field(factory=MachineTime)
+    bugs: BugFence = field(factory=BugFence)
+    end: Callable[[], object] | None = None
+    """Ends the process at once if a stop hangs; None if the daemon shares its process."""
+
+
+@frozen(kw_only=True)
+class StateFolder:
+    """The state folder, open."""
+
+    store: JobStore
+    held: HeldFolders
+    clock: SteadyClock
 
 
 @frozen(kw_only=True)
 class Opened:
     """Resources of a daemon that stay open for as long as it runs."""
 
+    given: Surroundings
     current: CurrentConfig
     metrics: Metrics
-    store: JobStore
+    folder: StateFolder
     engine: LocalEngine
-    held: HeldFolders
     caller: Caller
-    clock: SteadyClock
-    known: KnownSecrets
-    environment: Mapping[str, str]
-    bugs: BugFence
-    last_resort: LastResort
     warnings: Sequence[str] = ()
     """Warnings from the check of the machine, one sentence each."""
 
@@ -82,30 +104,30 @@ class _Loops:
     health: Health
 
 
-def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
-    """Wire a daemon, each object after those that it needs; `reread` returns the configuration, read again."""
-    config, bugs, engine = opened.current.config, opened.bugs, opened.engine
+def build(opened: Opened) -> Daemon:
+    """Wire a daemon, each object after those that it needs."""
+    given, config, bugs = opened.given, opened.current.config, opened.given.bugs
     changed, feed = Notifier(), EventFeed()
     who = _identity(opened, changed)
     traces = _traces(opened, lambda: who.credentials.server_id)
     watchers = [opened.metrics.see, feed.see]
     shared = Tracking.of(
         opened.current,
-        opened.store,
-        opened.clock,
+        opened.folder.store,
+        opened.folder.clock,
         bugs,
         changed=changed,
         watchers=[*watchers, traces.see] if traces is not None else watchers,
     )
     source = _source(opened, who)
-    core = execution(shared, engine, opened.known, source, _guard(opened))
+    core = execution(shared, opened.engine, given.known, source, _guard(opened))
     loops = _loops(opened, shared, core, source, who)
     status = _status(opened, shared, core, loops, who)
     opened.metrics.registry.register(StatusCollector(status, opened.caller.counted))
-    manager = ServiceManager.of(opened.environment)
+    manager = ServiceManager.of(given.environment)
     reloader = Reloader(
         current=opened.current,
-        read=reread,
+        read=given.reread,
         tracker=shared.tracker,
         status=status,
         manager=manager,
@@ -114,7 +136,7 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
         status=status,
         metrics=opened.metrics,
         tracker=shared.tracker,
-        store=opened.store,
+        store=opened.folder.store,
         feed=feed,
     )
     job_commands = JobCommands(shared.tracker, loops.intake, reloader.reload)
@@ -122,7 +144,12 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
         opened, queries.routes(), job_commands.routes(), license_routes(who.license)
     )
     others = (
-        *(ModesLoop(opened.held, bugs), who.license, loops.report, core.run_loop),
+        *(
+            ModesLoop(opened.folder.held, bugs),
+            who.license,
+            loops.report,
+            core.run_loop,
+        ),
         *(core.leftovers, loops.heartbeat, loops.prune, loops.intake),
         control,
         _supervision(opened, status, manager),
@@ -131,15 +158,17 @@ def build(opened: Opened, reread: Callable[[], Config]) -> Daemon:
     )
     return Daemon(
         tracker=shared.tracker,
-        pull=loops.pull,
-        run_loop=core.run_loop,
-        report=loops.report,
-        others=[each for each in others if each is not None],
+        loops=Loops(
+            pull=loops.pull,
+            run=core.run_loop,
+            report=loops.report,
+            others=[loop for loop in others if loop is not None],
+        ),
         reloader=reloader,
         status=status,
         manager=manager,
         bugs=bugs,
-        last_resort=opened.last_resort,
+        last_resort=LastResort(given.end),
     )
 
 
@@ -147,10 +176,10 @@ def _guard(opened: Opened) -> Guard:
     """Return the guard of what live runs need, and of the files that the configuration in force names."""
 
     def guard(run: RunFolder, number: int) -> AbstractContextManager[None]:
-        opened.held.need_elsewhere(opened.current.config.needed_files())
-        return opened.held.guarding(run, number)
+        opened.folder.held.need_elsewhere(opened.current.config.needed_files())
+        return opened.folder.held.guarding(run, number)
 
-    opened.held.need_elsewhere(opened.current.config.needed_files())
+    opened.folder.held.need_elsewhere(opened.current.config.needed_files())
     return guard
 
 
@@ -158,10 +187,10 @@ def _identity(opened: Opened, changed: Notifier) -> Identity:
     return identity(
         opened.current.config,
         opened.caller,
-        opened.known,
-        opened.clock,
-        opened.environment,
-        opened.bugs,
+        opened.given.known,
+        opened.folder.clock,
+        opened.given.environment,
+        opened.given.bugs,
         changed.notify,
     )
 
@@ -171,7 +200,7 @@ def _control(opened: Opened, *routes: Routes) -> ControlServer:
     return ControlServer(
         folder=config.control_folder,
         owner=owner_of(config.state_folder),
-        bugs=opened.bugs,
+        bugs=opened.given.bugs,
         routes={key: act for each in routes for key, act in each.items()},
     )
 
@@ -202,51 +231,36 @@ def _loops(
     source: DispatchEndpoint,
     who: Identity,
 ) -> _Loops:
-    current, tracker, runs = shared.current, shared.tracker, shared.runs
-    activity, bugs, clock = shared.activity, shared.bugs, shared.clock
+    context, tracker, runs = shared.context, shared.tracker, shared.runs
     report = _report(opened, shared, source)
     intake = IntakeLoop(
-        store=IntakeStore(current.config.state_folder),
+        store=IntakeStore(context.config.state_folder),
         tracker=tracker,
         report=report,
-        activity=activity,
-        bugs=bugs,
-        clock=clock,
+        context=context,
     )
     permissions = [each for each in (intake, who.license) if each is not None]
     heartbeat = HeartbeatLoop(
         source=source,
         tracker=tracker,
         fence=shared.fence,
-        bugs=bugs,
-        clock=clock,
         progress=ProgressFeed(runs, core.concluder.stories),
+        context=context,
     )
+    listeners = Listeners(early_end=heartbeat.hurry)
+    if who.license is not None:
+        listeners = evolve(listeners, revoked=who.license.doubt)
     pull = PullLoop(
         source=source,
         permissions=permissions,
         tracker=tracker,
         runs=runs,
-        current=current,
         machine=opened.engine.machine,
-        activity=activity,
-        liveness=shared.liveness,
-        bugs=bugs,
-        clock=clock,
-        random=shared.random,
-        on_revoked=_nothing if who.license is None else who.license.doubt,
-        on_early_end=heartbeat.hurry,
+        context=context,
+        listeners=listeners,
     )
     prune = _prune(opened, shared, core)
-    health = Health(
-        activity=activity,
-        liveness=shared.liveness,
-        tracker=tracker,
-        permissions=permissions,
-        bugs=bugs,
-        clock=clock,
-        current=current,
-    )
+    health = Health(context=context, tracker=tracker, permissions=permissions)
     return _Loops(
         pull=pull,
         report=report,
@@ -263,57 +277,52 @@ def _report(opened: Opened, shared: Tracking, source: DispatchEndpoint) -> Repor
         tracker=shared.tracker,
         fence=shared.fence,
         runs=shared.runs,
-        current=shared.current,
         machine=opened.engine.machine,
-        activity=shared.activity,
-        liveness=shared.liveness,
-        bugs=shared.bugs,
-        clock=shared.clock,
-        random=shared.random,
-        call_timeout_s=shared.current.config.cloud.call_timeout_s,
+        context=shared.context,
     )
 
 
 def _prune(opened: Opened, shared: Tracking, core: Execution) -> PruneLoop:
     return PruneLoop(
-        store=opened.store,
+        store=opened.folder.store,
         tracker=shared.tracker,
         runs=shared.runs,
         workspaces=core.concluder.workspaces,
-        activity=shared.activity,
-        bugs=shared.bugs,
-        clock=shared.clock,
-        current=shared.current,
         endpoint_time=opened.caller.endpoint_time,
+        context=shared.context,
     )
 
 
 def _status(
     opened: Opened, shared: Tracking, core: Execution, loops: _Loops, who: Identity
 ) -> Status:
-    clock, current = shared.clock, shared.current
-    return Status(
-        activity=shared.activity,
-        health=loops.health,
-        tracker=shared.tracker,
-        intake=loops.intake,
-        clock=clock,
-        started_at=clock.now(),
-        current=current,
-        containment=opened.engine.containment,
-        isolation=opened.engine.walls.words,
-        machine=lambda: {
+    context, engine, clock = shared.context, opened.engine, opened.folder.clock
+
+    def warnings() -> list[str]:
+        return [
+            *fitness.warnings(context.config.workflows, engine.machine),
+            *opened.warnings,
+            *loops.prune.problems,
+            *core.leftovers.warnings,
+        ]
+
+    machine = MachineStatus(
+        containment=engine.containment,
+        isolation=engine.walls.words,
+        identity=lambda: {
             "license_id": who.credentials.license_id,
             "server_id": who.credentials.server_id,
         },
         license=lambda: license_status(who.license, clock),
         skew_s=lambda: opened.caller.skew.seconds,
-        troubles=lambda: [
-            *fitness.warnings(current.config.workflows, opened.engine.machine),
-            *opened.warnings,
-            *loops.prune.troubles,
-            *core.leftovers.warnings,
-        ],
+        warnings=warnings,
+    )
+    return Status(
+        health=loops.health,
+        tracker=shared.tracker,
+        intake=loops.intake,
+        machine=machine,
+        context=context,
     )
 
 
@@ -325,13 +334,9 @@ def _supervision(
         status=status,
         manager=manager,
         metrics=opened.metrics,
-        bugs=opened.bugs,
+        bugs=opened.given.bugs,
         textfile=_beside(config, config.metrics.textfile),
     )
-
-
-def _nothing() -> None:
-    """Do nothing: an identity in the configuration has no license to check again."""
 
 
 def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | None:
@@ -340,7 +345,7 @@ def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | Non
     Raises:
         ConfigError: The file with its headers, or the environment's proxy, can't be used.
     """
-    config, known = opened.current.config, opened.known
+    config, known = opened.current.config, opened.given.known
     wanted = config.telemetry
     if not wanted.otlp_url:
         return None
@@ -355,7 +360,7 @@ def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | Non
             problem = Problem(file=config.file, key=key, expected=expected)
             raise ConfigError([problem]) from error
         known.know("telemetry", headers.values())
-    proxy = environment_proxy(httpx.URL(wanted.otlp_url), opened.environment)
+    proxy = environment_proxy(httpx.URL(wanted.otlp_url), opened.given.environment)
     if proxy is not None and proxy.auth is not None:
         known.know("telemetry", [*headers.values(), proxy.auth[1]])
     return TraceExporter(
@@ -363,7 +368,7 @@ def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | Non
         headers=headers,
         proxy="" if proxy is None else proxy.full_url,
         instance_id=server_id,
-        bugs=opened.bugs,
+        bugs=opened.given.bugs,
         random=random.Random(),  # noqa: S311  # for jitter, not for secrets
     )
 

@@ -121,7 +121,7 @@ class JobCommands:
             while True:
                 bell, activity = (
                     self._tracker.changed.next,
-                    self._intake.activity.changed.next,
+                    self._intake.context.activity.changed.next,
                 )
                 mode, left = self._intake.intake.mode, self._intake.left
                 item: Json = {"mode": mode.value, "left": left}

@@ -129,10 +129,10 @@ class StatusCollector(Collector):
         pulls = CounterMetricFamily(
             "dispatchd_pulls", "Polls, by how they ended.", labels=["result"]
         )
-        for result, count in sorted(self._status.activity.pulls.items()):
+        for result, count in sorted(self._status.context.activity.pulls.items()):
             pulls.add_metric([result], count)
         yield pulls
-        bugs = self._status.health.bugs
+        bugs = self._status.context.bugs
         met = CounterMetricFamily(
             "dispatchd_bugs", "Bugs that were contained, by loop.", labels=["loop"]
         )

@@ -10,14 +10,12 @@ from typing import Final
 
 from attrs import define
 
-from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
-from dispatchd.agent.tracking.activity import NOT_ASKED, Activity
-from dispatchd.agent.tracking.liveness import Liveness
-from dispatchd.agent.tracking.ports import Clock, Permission
+from dispatchd.agent.tracking.activity import NOT_ASKED
+from dispatchd.agent.tracking.context import Context
+from dispatchd.agent.tracking.ports import Permission
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.concurrency.bug_fence import BugFence
 
 FAILURES: Final = 3
 """Pulls that have to fail in a row until a machine isn't ready (count): each is an answer, so no wait is needed."""
@@ -27,37 +25,33 @@ FAILURES: Final = 3
 class Health:
     """Judges the activity of the loops."""
 
-    activity: Activity
-    liveness: Liveness
+    context: Context
     tracker: Tracker
     permissions: Sequence[Permission]
-    bugs: BugFence
-    clock: Clock
-    current: CurrentConfig
 
     @property
     def flaws(self) -> list[str]:
         """Reasons why this machine is not ready, each in one sentence; empty if it is ready."""
         found = [each.obstacle for each in self.permissions]
         found += [f"the loop is stuck: {who}" for who in self.stuck]
-        found += self.bugs.words
+        found += self.context.bugs.words
         found += [self.tracker.disk.trouble, self._deaf(), self._mute()]
         return [each for each in found if each]
 
     @property
     def is_starting(self) -> bool:
         """True until the first pull has ended: it isn't known yet whether this machine is ready."""
-        return self.activity.endpoint == NOT_ASKED
+        return self.context.activity.endpoint == NOT_ASKED
 
     @property
     def stuck(self) -> list[str]:
         """Loops that are stuck, sorted. Loops that a disk holds up by refusing writes don't count."""
-        return [] if self.tracker.disk.trouble else self.liveness.stuck
+        return [] if self.tracker.disk.trouble else self.context.liveness.stuck
 
     @property
     def last_pull_age_s(self) -> float | None:
         """Seconds since a pull succeeded; None before the first."""
-        at = self.activity.last_pull_at
+        at = self.context.activity.last_pull_at
         return None if at is None else self._age_s(at)
 
     @property
@@ -75,30 +69,30 @@ class Health:
         return self._age_s(outbox[0].changed_at) if outbox else 0.0
 
     def _deaf(self) -> str:
-        asking_since = self.activity.asking_since
+        asking_since = self.context.activity.asking_since
         if asking_since is None:
             return ""
-        if self.activity.is_revoked:
-            return f"the endpoint has revoked this machine: {self.activity.endpoint}"
-        if self.activity.failures >= FAILURES:
-            count, why = self.activity.failures, self.activity.endpoint
+        if self.context.activity.is_revoked:
+            return f"the endpoint has revoked this machine: {self.context.activity.endpoint}"
+        if self.context.activity.failures >= FAILURES:
+            count, why = self.context.activity.failures, self.context.activity.endpoint
             return f"the last {count} pulls have failed: {why}"
-        last = self.activity.last_pull_at
+        last = self.context.activity.last_pull_at
         if last is None:
-            return f"no pull has succeeded yet: {self.activity.endpoint}"
+            return f"no pull has succeeded yet: {self.context.activity.endpoint}"
         silent_s = self._age_s(max(last, asking_since))
-        if silent_s <= self.current.config.patience_s:
+        if silent_s <= self.context.config.patience_s:
             return ""
-        return f"no pull has succeeded for {silent_s:.0f} s: {self.activity.endpoint}"
+        return f"no pull has succeeded for {silent_s:.0f} s: {self.context.activity.endpoint}"
 
     def _mute(self) -> str:
         waiting_s = self.oldest_unreported_age_s
-        last = self.activity.last_report_at
-        patience_s = self.current.config.patience_s
+        last = self.context.activity.last_report_at
+        patience_s = self.context.config.patience_s
         reported_lately = last is not None and self._age_s(last) <= patience_s
         if waiting_s <= patience_s or reported_lately:
             return ""
         return f"no report has succeeded while one has waited for {waiting_s:.0f} s"
 
     def _age_s(self, instant: datetime) -> float:
-        return max(0.0, (self.clock.now() - instant).total_seconds())
+        return max(0.0, (self.context.clock.now() - instant).total_seconds())

@@ -4,44 +4,53 @@ import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from dispatchd import __version__
-from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.health.readiness import Health
 from dispatchd.agent.loops.intake import IntakeLoop
-from dispatchd.agent.tracking.activity import Activity
-from dispatchd.agent.tracking.ports import Clock
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.protocol.job import Json
 
 
+@frozen(kw_only=True)
+class MachineStatus:
+    """Status of this machine, beside that of its loops."""
+
+    containment: str
+    """Means that keep the processes of a run together, in words."""
+    isolation: str
+    """Means that keep a run from the rest of the machine, in words."""
+    identity: Callable[[], Mapping[str, Json]]
+    """Returns its identity at the endpoint."""
+    license: Callable[[], Mapping[str, Json] | None]
+    """Returns the status of its license; None if it has none."""
+    skew_s: Callable[[], float | None]
+    """Returns the difference of its clock (seconds)."""
+    warnings: Callable[[], list[str]]
+    """Returns other problems, in sentences."""
+
+
 @define(kw_only=True)
 class Status:
-    """Reads the state of the loops; nothing is decided from it.
+    """Reads the state of the loops; nothing is decided from it."""
 
-    `machine` returns this machine's identity at the endpoint, `license` the status of its license (None: it has
-    none), `skew_s` the difference of its clock (seconds), `troubles` other problems, in sentences.
-    """
-
-    activity: Activity
     health: Health
     tracker: Tracker
     intake: IntakeLoop
-    clock: Clock
-    started_at: datetime
-    current: CurrentConfig
-    containment: str
-    isolation: str
-    machine: Callable[[], Mapping[str, Json]]
-    license: Callable[[], Mapping[str, Json] | None]
-    skew_s: Callable[[], float | None]
-    troubles: Callable[[], list[str]]
+    machine: MachineStatus
+    context: Context
+    started_at: datetime = field(init=False)
     warnings: dict[str, str] = field(factory=dict, init=False)
     """Warnings for an operator, by subject; each is set and removed by the part that detects it."""
     reloaded_at: datetime | None = field(default=None, init=False)
     """Time of the last successful reload."""
+
+    @started_at.default
+    def _now(self) -> datetime:
+        return self.context.clock.now()
 
     def document(self) -> dict[str, Json]:
         """Return the whole status, without a secret; times in ISO 8601, ages in seconds, null for unknown values."""
@@ -50,32 +59,32 @@ class Status:
             "version": __version__,
             "pid": os.getpid(),
             "started_at": _iso(self.started_at),
-            "config_file": str(self.current.config.file),
-            "state_folder": str(self.current.config.state_folder),
+            "config_file": str(self.context.config.file),
+            "state_folder": str(self.context.config.state_folder),
             "reloaded_at": _iso(self.reloaded_at),
             "ready": not flaws,
             "flaws": list(flaws),
             "warnings": self._warnings(),
-            "machine": dict(self.machine()),
+            "machine": dict(self.machine.identity()),
             "license": self._license(),
             "intake": self._intake(),
             "endpoint": self._endpoint(),
-            "loops": dict(self.activity.doing),
+            "loops": dict(self.context.activity.doing),
             "jobs": {
                 phase.value: len(self.tracker.in_phase(phase))
                 for phase in Phase
                 if phase is not Phase.HISTORY
             },
-            "slots": {"total": self.current.config.limits.slots, "used": self._used()},
+            "slots": {"total": self.context.config.limits.slots, "used": self._used()},
             "outbox": self._outbox(),
-            "containment": self.containment,
-            "isolation": self.isolation,
+            "containment": self.machine.containment,
+            "isolation": self.machine.isolation,
             "disk": self._disk(),
         }
 
     def note_reload(self) -> None:
         """Note that another configuration is in force now."""
-        self.reloaded_at = self.clock.now()
+        self.reloaded_at = self.context.clock.now()
 
     def line(self) -> str:
         """Return the status in one line, as in `pulling; 3 running, 2 waiting; last pull 4 s ago`."""
@@ -94,15 +103,15 @@ class Status:
 
     def _warnings(self) -> list[Json]:
         found = [
-            self.activity.skew,
+            self.context.activity.skew,
             *self.warnings.values(),
             self._quarantined(),
-            *self.troubles(),
+            *self.machine.warnings(),
         ]
         return [each for each in found if each]
 
     def _quarantined(self) -> str:
-        folder = self.current.config.state_folder / "quarantine"
+        folder = self.context.config.state_folder / "quarantine"
         try:
             count = len(os.listdir(folder))  # noqa: PTH208  # iterdir looks later
         except FileNotFoundError:
@@ -115,7 +124,7 @@ class Status:
         )
 
     def _license(self) -> Json:
-        found = self.license()
+        found = self.machine.license()
         return None if found is None else dict(found)
 
     def _intake(self) -> Json:
@@ -129,16 +138,16 @@ class Status:
         }
 
     def _endpoint(self) -> Json:
-        activity = self.activity
+        activity = self.context.activity
         return {
-            "url": self.current.config.cloud.url,
+            "url": self.context.config.cloud.url,
             "state": activity.endpoint,
             "long_poll": activity.long_poll,
             "extensions": list(activity.extensions),
             "last_pull_at": _iso(activity.last_pull_at),
             "last_pull_age_s": self.health.last_pull_age_s,
             "last_report_at": _iso(activity.last_report_at),
-            "clock_skew_s": self.skew_s(),
+            "clock_skew_s": self.machine.skew_s(),
         }
 
     def _outbox(self) -> Json:
@@ -150,7 +159,7 @@ class Status:
         }
 
     def _disk(self) -> Json:
-        room = os.statvfs(self.current.config.state_folder)
+        room = os.statvfs(self.context.config.state_folder)
         return {
             "free_bytes": room.f_bavail * room.f_frsize,
             "free_inodes": room.f_favail,

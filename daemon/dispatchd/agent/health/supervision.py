@@ -62,7 +62,7 @@ class SupervisionLoop:
     async def _look(self) -> None:
         self._tell()
         self._write_metrics()
-        patience_s = self.status.current.config.patience_s
+        patience_s = self.status.context.config.patience_s
         await anyio.sleep(min(_LONGEST_LOOK_S, patience_s / _LOOKS_IN_PATIENCE))
 
     @property

@@ -18,11 +18,11 @@ from attrs import define, field
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.loops.progress import ProgressFeed
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
-from dispatchd.agent.tracking.ports import Clock, Source
+from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import JobClosed, RemoteError
 
 _LOOP: Final = "heartbeat"
@@ -66,9 +66,8 @@ class HeartbeatLoop:
     source: Source
     tracker: Tracker
     fence: Fence
-    bugs: BugFence
-    clock: Clock
     progress: ProgressFeed
+    context: Context
     _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
     """Rhythms by job. A job whose claim is lost has none: its run goes on, and another beat would change nothing."""
     _busy: set[str] = field(factory=set, init=False)
@@ -80,12 +79,12 @@ class HeartbeatLoop:
         """Beat until cancelled."""
         async with anyio.create_task_group() as tasks:
             task_status.started()
-            await self.bugs.rounds(_LOOP, partial(self._round, tasks))
+            await self.context.bugs.rounds(_LOOP, partial(self._round, tasks))
 
     async def _round(self, tasks: TaskGroup) -> None:
         bell, now = self.tracker.changed.next, anyio.current_time()
         self._beat_where_due(tasks, now)
-        self.bugs.worked(_LOOP)
+        self.context.bugs.worked(_LOOP)
         dues = [each.due for each in self._rhythms.values()]
         with anyio.move_on_after(min(dues) - now if dues else None):
             await bell.wait()
@@ -125,7 +124,9 @@ class HeartbeatLoop:
 
     async def _beat(self, job_id: str) -> None:
         try:
-            await self.bugs.complete(_LOOP, partial(self._ask, job_id), item=job_id)
+            await self.context.bugs.complete(
+                _LOOP, partial(self._ask, job_id), item=job_id
+            )
         finally:
             self._busy.discard(job_id)
             rhythm, now = self._rhythms.get(job_id), self.tracker.get(job_id)
@@ -141,7 +142,7 @@ class HeartbeatLoop:
             # The job has changed since the beat was due; a job that is being handed back has none.
             return
         news = await self.progress.news(record)
-        asked_at = self.clock.now()
+        asked_at = self.context.clock.now()
         try:
             beat = await self.source.heartbeat(record, news)
         except JobClosed as error:

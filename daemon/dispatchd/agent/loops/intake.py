@@ -17,10 +17,8 @@ from dispatchd.agent.domain.intake import Intake, Mode
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.store.intake import IntakeStore
-from dispatchd.agent.tracking.activity import Activity
-from dispatchd.agent.tracking.ports import Clock
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import RecordUnreadable
 
 BUSY: Final = (
@@ -44,9 +42,7 @@ class IntakeLoop:
     store: IntakeStore
     tracker: Tracker
     report: ReportLoop
-    activity: Activity
-    bugs: BugFence
-    clock: Clock
+    context: Context
     intake: Intake = field(factory=Intake, init=False)
     _changing: anyio.Lock = field(factory=anyio.Lock, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -61,7 +57,7 @@ class IntakeLoop:
     @property
     def left(self) -> int:
         """Jobs that a drain waits for (count), and a poll that is under way."""
-        return len(self.tracker.in_phase(*BUSY)) + self.activity.polling
+        return len(self.tracker.in_phase(*BUSY)) + self.context.activity.polling
 
     async def change(
         self, mode: Mode, reason: str = "", *, deadline_s: float | None = None
@@ -71,7 +67,7 @@ class IntakeLoop:
         Changes come one after the other, so that disk and memory hold the same one.
         """
         async with self._changing:
-            now = self.clock.now()
+            now = self.context.clock.now()
             same = mode is self.intake.mode
             until = None if deadline_s is None else now + timedelta(seconds=deadline_s)
             changed = Intake(
@@ -96,13 +92,13 @@ class IntakeLoop:
         if self.intake.obstacle:
             self._log.info("intake_kept", reason=self.intake.obstacle)
         task_status.started()
-        await self.bugs.rounds("intake", self._round)
+        await self.context.bugs.rounds("intake", self._round)
 
     async def _round(self) -> None:
         bell = self.tracker.changed.next
         if self.intake.mode is Mode.DRAINING:
             await self._empty()
-        self.bugs.worked("intake")
+        self.context.bugs.worked("intake")
         with anyio.move_on_after(self._until_deadline_s()):
             await bell.wait()
 
@@ -118,11 +114,11 @@ class IntakeLoop:
                     )
 
     def _is_over(self, instant: datetime | None) -> bool:
-        return instant is not None and instant <= self.clock.now()
+        return instant is not None and instant <= self.context.clock.now()
 
     def _until_deadline_s(self) -> float | None:
         """Return the seconds until the deadline of a drain, or None if no deadline is pending."""
         until = self.intake.until
         if until is None or self._is_over(until):
             return None
-        return (until - self.clock.now()).total_seconds()
+        return (until - self.context.clock.now()).total_seconds()

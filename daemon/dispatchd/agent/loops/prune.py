@@ -15,15 +15,12 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, field
 
-from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Activity
-from dispatchd.agent.tracking.ports import Clock
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import StoreUnavailable
 
 _LOOP: Final = "prune"
@@ -46,12 +43,9 @@ class PruneLoop:
     tracker: Tracker
     runs: Runs
     workspaces: Workspaces
-    activity: Activity
-    bugs: BugFence
-    clock: Clock
-    current: CurrentConfig
     endpoint_time: Callable[[], datetime | None]
     """Returns the time on the endpoint's clock, or None while it isn't known."""
+    context: Context
     _refused: dict[str, str] = field(factory=dict, init=False)
     """Jobs that couldn't be forgotten in the last round, with the reason."""
     _log: structlog.typing.FilteringBoundLogger = field(
@@ -61,15 +55,15 @@ class PruneLoop:
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Prune at once and then every hour, until cancelled."""
         task_status.started()
-        await self.bugs.rounds(_LOOP, self._round)
+        await self.context.bugs.rounds(_LOOP, self._round)
 
     async def _round(self) -> None:
         heard = self.endpoint_time()
         if heard is not None:
-            await self._prune(min(heard + _RESOLUTION, self.clock.now()))
+            await self._prune(min(heard + _RESOLUTION, self.context.clock.now()))
         await self._clear_abandoned()
         await self.workspaces.remove_all()
-        self.bugs.worked(_LOOP)
+        self.context.bugs.worked(_LOOP)
         if heard is None:
             await self._until_heard()
         else:
@@ -79,19 +73,19 @@ class PruneLoop:
         """Wait for the endpoint's time, but not beyond the next round."""
         with anyio.move_on_after(_EVERY_S):
             while True:
-                changed = self.activity.changed.next
+                changed = self.context.activity.changed.next
                 if self.endpoint_time() is not None:
                     return
                 await changed.wait()
 
     async def _prune(self, now: datetime) -> None:
-        history_days = self.current.config.history_days
+        history_days = self.context.config.history_days
         before = now - timedelta(days=history_days)
         old = await to_thread.run_sync(self.store.past_before, before)
         removed, refused = 0, {}
         for record in old:
             job_id = record.job.id
-            with self.bugs.contained(_LOOP, {"job_id": job_id}):
+            with self.context.bugs.contained(_LOOP, {"job_id": job_id}):
                 try:
                     removed += await self._forget(record)
                 except StoreUnavailable as error:
@@ -111,7 +105,7 @@ class PruneLoop:
             return True
 
     @property
-    def troubles(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Runs that can't be pruned at the moment, one sentence each."""
         refused = [
             f"job {job_id} can't be forgotten: {why}"
@@ -131,7 +125,7 @@ class PruneLoop:
     async def _clear_abandoned(self) -> None:
         """Remove the private workspaces of jobs that will not run again."""
         for name in await to_thread.run_sync(self.runs.private):
-            with self.bugs.contained(_LOOP, {"folder": name}):
+            with self.context.bugs.contained(_LOOP, {"folder": name}):
                 await self._clear(name)
 
     async def _clear(self, name: str) -> None:

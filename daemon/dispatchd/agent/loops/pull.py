@@ -6,7 +6,6 @@ stopping.
 """
 
 import os
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -15,21 +14,19 @@ import anyio
 import structlog
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
-from attrs import define, field
+from attrs import define, field, frozen
 
-from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.file import Cloud
 from dispatchd.agent.domain.delivery import Delivery, NoJob, record_lost, rejection
 from dispatchd.agent.domain.fitness import Machine, unfit
 from dispatchd.agent.domain.long_poll import Hold
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Activity
-from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S, Liveness
-from dispatchd.agent.tracking.ports import Clock, Permission, Source
+from dispatchd.agent.tracking.context import Context
+from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S
+from dispatchd.agent.tracking.ports import Permission, Source
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.errors import RemoteError, Revoked, StoreUnavailable
+from dispatchd.errors import RemoteError, StoreUnavailable
 from dispatchd.protocol.backoff import next_try_s
 from dispatchd.protocol.extensions import CAPABILITIES
 from dispatchd.protocol.outcome import Verdict
@@ -49,9 +46,6 @@ _JOBS: Final = "pull"
 _CANCELS: Final = "cancels"
 """Name of the loop that asks for cancel jobs alone."""
 
-_WELL: Final = "ok"
-"""Text in the activity for an endpoint that answered the last pull."""
-
 _BUSY: Final = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT)
 
 
@@ -63,6 +57,20 @@ class _Polls:
     failures: int = 0
 
 
+def _nothing() -> None:
+    """Do nothing, where nobody listens."""
+
+
+@frozen(kw_only=True)
+class Listeners:
+    """Called with news for others that an answer to a pull brings."""
+
+    revoked: Callable[[], None] = _nothing
+    """The endpoint has revoked this machine."""
+    early_end: Callable[[], None] = _nothing
+    """The endpoint has ended a held poll early and empty: it has news of a job that this machine has."""
+
+
 @define(kw_only=True)
 class PullLoop:
     """Takes jobs from the source while there is room for them."""
@@ -72,18 +80,10 @@ class PullLoop:
     """Permissions to take jobs; all of them have to agree."""
     tracker: Tracker
     runs: Runs
-    current: CurrentConfig
     machine: Machine
     """Abilities of this machine for runs."""
-    activity: Activity
-    liveness: Liveness
-    bugs: BugFence
-    clock: Clock
-    random: random.Random
-    on_revoked: Callable[[], None]
-    """Called when the endpoint says that it has revoked this machine."""
-    on_early_end: Callable[[], None]
-    """Called when the endpoint ends a held poll early and empty: it has news of a job that this machine has."""
+    context: Context
+    listeners: Listeners = field(factory=Listeners)
     _no_room: anyio.Event = field(factory=anyio.Event, init=False)
     """Set while only cancel jobs may be taken."""
     _has_capabilities: bool = field(default=False, init=False)
@@ -100,7 +100,7 @@ class PullLoop:
             task_status.started()
             tasks.start_soon(self._pull_cancels, name="pull of cancel jobs")
             polls = _Polls(Hold.of(self._cloud.hold_s))
-            await self.bugs.rounds(
+            await self.context.bugs.rounds(
                 _JOBS,
                 partial(self._pull_job, polls),
                 on_pause=partial(self._pause, _JOBS),
@@ -108,30 +108,34 @@ class PullLoop:
 
     @property
     def _cloud(self) -> Cloud:
-        return self.current.config.cloud
+        return self.context.config.cloud
 
     async def _pull_cancels(self) -> None:
         polls = _Polls(Hold.of(self._cloud.hold_s))
-        await self.bugs.rounds(
+        await self.context.bugs.rounds(
             _CANCELS,
             partial(self._pull_cancel, polls),
             on_pause=partial(self._pause, _CANCELS),
         )
 
     def _pause(self, who: str, seconds: float) -> None:
-        self.activity.say(who, "waiting after a bug")
-        self.liveness.expect(who, seconds + SLACK_S)
+        self.context.activity.say(who, "waiting after a bug")
+        self.context.liveness.expect(who, seconds + SLACK_S)
 
     async def _pull_job(self, polls: _Polls) -> None:
         """Ask for a job once there is room for one."""
         await self._wait_for_room()
         polls.hold = hold = polls.hold.up_to(self._cloud.hold_s)
         again = f"asking again after {polls.failures} failures"
-        self.activity.say(_JOBS, again if polls.failures else "asking for a job")
+        self.context.activity.say(
+            _JOBS, again if polls.failures else "asking for a job"
+        )
         # The first poll, also after an outage, is answered at once: that shows early whether all is well.
-        asked_s = hold.now_s if self.activity.endpoint == _WELL else 0.0
+        asked_s = hold.now_s if self.context.activity.is_well else 0.0
         try:
-            self.liveness.expect(_JOBS, asked_s + self._cloud.call_timeout_s + SLACK_S)
+            self.context.liveness.expect(
+                _JOBS, asked_s + self._cloud.call_timeout_s + SLACK_S
+            )
             found = await self._poll(asked_s)
         except RemoteError as error:
             polls.failures += 1
@@ -147,20 +151,24 @@ class PullLoop:
 
         A poll that is under way when there is room again is left to end by itself: its job must not be lost.
         """
-        self.liveness.rest(_CANCELS)
-        self.bugs.worked(_CANCELS)
+        self.context.liveness.rest(_CANCELS)
+        self.context.bugs.worked(_CANCELS)
         if not self._no_room.is_set():
-            self.activity.say(_CANCELS, "cancel jobs come with the others")
+            self.context.activity.say(_CANCELS, "cancel jobs come with the others")
             await self._no_room.wait()
         bell = self.tracker.changed.next
         if not self._may_ask_for_cancels():
-            self.activity.say(_CANCELS, "the endpoint has shown no capabilities")
+            self.context.activity.say(
+                _CANCELS, "the endpoint has shown no capabilities"
+            )
             await bell.wait()
             return
         polls.hold = hold = polls.hold.up_to(self._cloud.hold_s)
-        self.activity.say(_CANCELS, "asking for cancel jobs alone")
+        self.context.activity.say(_CANCELS, "asking for cancel jobs alone")
         asked_s = 0.0 if polls.failures else hold.now_s
-        self.liveness.expect(_CANCELS, asked_s + self._cloud.call_timeout_s + SLACK_S)
+        self.context.liveness.expect(
+            _CANCELS, asked_s + self._cloud.call_timeout_s + SLACK_S
+        )
         try:
             found = await self.source.pull(asked_s, cancels_only=True)
         except RemoteError as error:
@@ -197,43 +205,38 @@ class PullLoop:
         elif found.held:
             hold = hold.after_full()
         else:
-            self.activity.say(who, "waiting for the next poll")
+            self.context.activity.say(who, "waiting for the next poll")
             pause_s = max(
-                _SHORTEST_PAUSE_S, self._cloud.poll_interval_s * self.random.random()
+                _SHORTEST_PAUSE_S,
+                self._cloud.poll_interval_s * self.context.random.random(),
             )
-            self.liveness.expect(who, pause_s + SLACK_S)
+            self.context.liveness.expect(who, pause_s + SLACK_S)
             await anyio.sleep(pause_s)
         return hold
 
     async def _poll(self, asked_s: float) -> Delivery | NoJob:
         """Ask once, and make the answer durable. For a drain the poll counts as under way until then."""
-        self.activity.polling = True
-        try:
+        with self.context.activity.poll():
             found = await self.source.pull(asked_s)
             if isinstance(found, Delivery):
                 await self._deliver(_JOBS, found)
-        finally:
-            self.activity.polling = False
-            self.activity.changed.notify()
         return found
 
     async def _wait_for_room(self) -> None:
         while True:
             bell = self.tracker.changed.next
-            self.liveness.expect(_JOBS, STEP_S)
+            self.context.liveness.expect(_JOBS, STEP_S)
             obstacle = self._obstacle()
             if not obstacle:
                 if self._no_room.is_set():
                     self._no_room = anyio.Event()
-                self.activity.asking_since = (
-                    self.activity.asking_since or self.clock.now()
-                )
+                self.context.activity.ask_since(self.context.clock.now())
                 return
             self._no_room.set()
-            self.activity.asking_since = None
-            if self.activity.doing.get(_JOBS) != obstacle:
+            self.context.activity.stop_asking()
+            if self.context.activity.doing.get(_JOBS) != obstacle:
                 self._log.info("pull_paused", reason=obstacle)
-            self.activity.say(_JOBS, obstacle)
+            self.context.activity.say(_JOBS, obstacle)
             with anyio.move_on_after(_DISK_LOOK_S):
                 await bell.wait()
 
@@ -242,7 +245,7 @@ class PullLoop:
             if permission.obstacle:
                 return permission.obstacle
         busy = sum(not record.job.is_cancel for record in self.tracker.in_phase(*_BUSY))
-        config = self.current.config
+        config = self.context.config
         if busy >= config.room:
             return "waiting for room: as many jobs as slots and queue allow"
         if self.tracker.disk.trouble:
@@ -257,7 +260,7 @@ class PullLoop:
         delivered = False
         while not delivered:
             # A stop must not lose a job that the endpoint has handed out, nor wait forever for a full disk.
-            self.liveness.expect(who, STEP_S)
+            self.context.liveness.expect(who, STEP_S)
             with anyio.move_on_after(_STOPPING_S, shield=True):
                 await self._track(delivery)
                 delivered = True
@@ -288,43 +291,44 @@ class PullLoop:
         if await self.tracker.is_unreadable(job_id) and self.runs.has_attempts(job_id):
             # A process of it may still run.
             return record_lost()
-        workflows = self.current.config.workflows
+        workflows = self.context.config.workflows
         return rejection(delivery, workflows, unfit(workflows, self.machine))
 
     def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:
         self._note_skew()
         if isinstance(found, NoJob) and found.cut_after_s is not None:
             # A proxy without an endpoint behind it cuts polls too, so a cut proves no endpoint.
-            self.activity.pulls["cut"] += 1
+            self.context.activity.pulls["cut"] += 1
             return
-        self.activity.pulls["job" if isinstance(found, Delivery) else "none"] += 1
-        if self.activity.endpoint != _WELL:
-            self._log.info("endpoint_answers", before=self.activity.endpoint)
-        self.activity.endpoint = _WELL
-        self.activity.failures, self.activity.is_revoked = 0, False
-        self.activity.last_pull_at = self.clock.now()
+        if not self.context.activity.is_well:
+            self._log.info("endpoint_answers", before=self.context.activity.endpoint)
+        result = "job" if isinstance(found, Delivery) else "none"
+        self.context.activity.pulled(result, self.context.clock.now())
         if isinstance(found, Delivery):
             self._has_capabilities = CAPABILITIES in found.job.extensions
-            self.activity.extensions = tuple(sorted(found.job.extensions))
-            self.activity.long_poll = found.holds or self.activity.long_poll
+            self.context.activity.offer(found.job.extensions)
+            if found.holds:
+                self.context.activity.show_long_poll(holds=True)
         elif asked_s:
-            self.activity.long_poll = found.held or found.ended_early
+            self.context.activity.show_long_poll(holds=found.held or found.ended_early)
             if found.ended_early:
-                self.on_early_end()
-        self.activity.changed.notify()
+                self.listeners.early_end()
+        self.context.activity.changed.notify()
 
     def _note_skew(self) -> None:
         skew = self.source.clock_skew
-        if bool(skew) != bool(self.activity.skew):
+        if bool(skew) != bool(self.context.activity.skew):
             if skew:
                 self._log.warning("clock_skew", difference=skew)
             else:
                 self._log.info("clock_skew_over")
-        self.activity.skew = skew
+        self.context.activity.measure_skew(skew)
 
     async def _back_off(self, who: str, error: RemoteError, failures: int) -> None:
         self._note_skew()
-        delay_s = next_try_s(failures, error.retry_after_s, self.random.random())
+        delay_s = next_try_s(
+            failures, error.retry_after_s, self.context.random.random()
+        )
         self._log.warning(
             "pull_failed",
             who=who,
@@ -333,14 +337,11 @@ class PullLoop:
             failures=failures,
             retry_in_s=round(delay_s, 2),
         )
-        self.activity.pulls[type(error).__name__] += 1
-        self.activity.endpoint = f"{type(error).__name__}: {error.reason}"
-        self.activity.failures, self.activity.is_revoked = (
-            failures,
-            isinstance(error, Revoked),
+        self.context.activity.pull_failed(error, failures)
+        if self.context.activity.is_revoked:
+            self.listeners.revoked()
+        self.context.activity.say(
+            who, f"waiting after {failures} failures: {error.reason}"
         )
-        if self.activity.is_revoked:
-            self.on_revoked()
-        self.activity.say(who, f"waiting after {failures} failures: {error.reason}")
-        self.liveness.expect(who, delay_s + SLACK_S)
+        self.context.liveness.expect(who, delay_s + SLACK_S)
         await anyio.sleep(delay_s)

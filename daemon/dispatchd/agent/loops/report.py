@@ -5,7 +5,6 @@ before it is sent, and repeated until it is answered: another machine may have t
 repeated forever, because a late result is still a result. A failure of one job's calls never delays another job.
 """
 
-import random
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
@@ -16,19 +15,17 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
-from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.fitness import Machine, unfit
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import OWES, UNSTARTED, Debt, Event, Phase
 from dispatchd.agent.store import reports
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Activity
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
-from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S, Liveness
+from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S
 from dispatchd.agent.tracking.log_context import job_context
-from dispatchd.agent.tracking.ports import Clock, Source
+from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import JobClosed, RemoteError
 from dispatchd.protocol.backoff import next_try_s
 from dispatchd.protocol.report import Report
@@ -60,16 +57,9 @@ class ReportLoop:
     tracker: Tracker
     fence: Fence
     runs: Runs
-    current: CurrentConfig
     machine: Machine
     """Abilities of this machine for runs."""
-    activity: Activity
-    liveness: Liveness
-    bugs: BugFence
-    clock: Clock
-    random: random.Random
-    call_timeout_s: float
-    """Deadline of a call (seconds)."""
+    context: Context
     _why_back: str = field(default="the machine was stopped", init=False)
     """Reason for handing jobs back, for the source."""
     _busy: set[str] = field(factory=set, init=False)
@@ -84,12 +74,12 @@ class ReportLoop:
         """Report until cancelled."""
         async with anyio.create_task_group() as tasks:
             task_status.started()
-            await self.bugs.rounds(_LOOP, partial(self._round, tasks))
+            await self.context.bugs.rounds(_LOOP, partial(self._round, tasks))
 
     async def _round(self, tasks: TaskGroup) -> None:
         bell = self.tracker.changed.next
         self._take_up(tasks)
-        self.bugs.worked(_LOOP)
+        self.context.bugs.worked(_LOOP)
         await bell.wait()
 
     async def hand_back(self, reason: str) -> None:
@@ -114,7 +104,7 @@ class ReportLoop:
             self._busy.add(job_id)
             tasks.start_soon(self._settle, job_id, name=f"report {job_id}")
         waiting = len(self._busy)
-        self.activity.say(
+        self.context.activity.say(
             _LOOP, f"{waiting} reports under way" if waiting else "nothing to report"
         )
 
@@ -123,15 +113,15 @@ class ReportLoop:
         promise = _promise(job_id)
 
         def pause(seconds: float) -> None:
-            self.liveness.expect(promise, seconds + SLACK_S)
+            self.context.liveness.expect(promise, seconds + SLACK_S)
 
         try:
-            await self.bugs.complete(
+            await self.context.bugs.complete(
                 _LOOP, partial(self._pay_all, job_id), item=job_id, on_pause=pause
             )
         finally:
             self._busy.discard(job_id)
-            self.liveness.rest(promise)
+            self.context.liveness.rest(promise)
             # The record may have changed between the last look and this line.
             self.tracker.changed.notify()
 
@@ -181,7 +171,7 @@ class ReportLoop:
         await self.fence.accept(self.source, record)
 
     async def _release(self, record: TrackedJob) -> None:
-        workflows = self.current.config.workflows
+        workflows = self.context.config.workflows
         why = unfit(workflows, self.machine).get(record.job.workflow)
         await self.source.release(record, why or self._why_back)
 
@@ -203,12 +193,11 @@ class ReportLoop:
         event = call.done
         promise = _promise(record.job.id)
         # A wait for a turn can't hang: each call that has a turn has its own deadline.
-        self.liveness.rest(promise)
+        self.context.liveness.rest(promise)
         try:
             async with self._turns:
-                self.liveness.expect(
-                    promise, _MOST_CALLS * (self.call_timeout_s + SLACK_S)
-                )
+                call_s = self.context.config.cloud.call_timeout_s
+                self.context.liveness.expect(promise, _MOST_CALLS * (call_s + SLACK_S))
                 await call.send(record)
         except JobClosed as error:
             self._log.warning(
@@ -218,14 +207,16 @@ class ReportLoop:
                 **job_context(record),
             )
             event = call.refused
-        self.activity.last_report_at = self.clock.now()
-        self.liveness.expect(promise, STEP_S)
+        self.context.activity.reported(self.context.clock.now())
+        self.context.liveness.expect(promise, STEP_S)
         await self.tracker.answered(record, event)
 
     async def _back_off(
         self, record: TrackedJob, error: RemoteError, failures: int
     ) -> None:
-        delay_s = next_try_s(failures, error.retry_after_s, self.random.random())
+        delay_s = next_try_s(
+            failures, error.retry_after_s, self.context.random.random()
+        )
         self._log.warning(
             "report_failed",
             error=str(error),
@@ -233,7 +224,7 @@ class ReportLoop:
             retry_in_s=round(delay_s, 2),
             **job_context(record),
         )
-        self.liveness.expect(_promise(record.job.id), delay_s + SLACK_S)
+        self.context.liveness.expect(_promise(record.job.id), delay_s + SLACK_S)
         await anyio.sleep(delay_s)
 
 

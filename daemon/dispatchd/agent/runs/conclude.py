@@ -4,7 +4,6 @@ The decision is made under the job's lock on the newest record: a cancel that ar
 read still counts. The report is written, without secrets, before the record says that there is one.
 """
 
-import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -14,7 +13,6 @@ from typing import Final
 import structlog
 from attrs import define, evolve, field, frozen
 
-from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.exit_table import Contract, Ending, Then
 from dispatchd.agent.domain.isolation import denial
 from dispatchd.agent.domain.job import Attempt, TrackedJob
@@ -32,8 +30,8 @@ from dispatchd.agent.store.evidence import (
     read_tail,
 )
 from dispatchd.agent.store.runs import RunFolder, Runs
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.log_context import job_context
-from dispatchd.agent.tracking.ports import Clock
 from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import RunError, StoreUnavailable
@@ -64,9 +62,7 @@ class Concluder:
     runs: Runs
     workspaces: Workspaces
     known: KnownSecrets
-    clock: Clock
-    random: random.Random
-    current: CurrentConfig
+    context: Context
     stories: Stories = field(factory=Stories)
     """Events of the runs, as far as they have been read."""
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
@@ -201,7 +197,7 @@ class Concluder:
             output_left_out=self._limit_output(run, attempt),
             denial=_denial(run.output_file(attempt.number), workflow),
             missing_fails=workflow is not None and workflow.missing_fails,
-            duration_s=(self.clock.now() - attempt.started_at).total_seconds(),
+            duration_s=(self.context.clock.now() - attempt.started_at).total_seconds(),
         )
         return _Found(evidence=evidence, secrets_known=known)
 
@@ -271,7 +267,7 @@ class Concluder:
     ) -> Decision:
         budget = workflow.retries if workflow is not None else 0
         ruling = judgement.ruling
-        ended = _with_end(newest, ruling.cause, self.clock.now())
+        ended = _with_end(newest, ruling.cause, self.context.clock.now())
         if ruling.then is Then.PARK or ruling.outcome is None:
             parked = evolve(ended, blocked=judgement.summary)
             return Decision(Event.PARKED, parked)
@@ -297,16 +293,18 @@ class Concluder:
 
         The wait is no shorter than the one asked for (`asked_s`, seconds), up to the cap.
         """
-        draw = self.random.random()
+        draw = self.context.random.random()
         delay_s = full_jitter_s(
             failures,
             draw,
-            base_s=self.current.config.limits.retry_wait_s,
+            base_s=self.context.config.limits.retry_wait_s,
             cap_s=RETRY_CAP_S,
         )
         if asked_s is not None:
             delay_s = min(max(delay_s, after_asked_s(asked_s, draw)), RETRY_CAP_S)
-        return evolve(record, retry_at=self.clock.now() + timedelta(seconds=delay_s))
+        return evolve(
+            record, retry_at=self.context.clock.now() + timedelta(seconds=delay_s)
+        )
 
 
 def _nothing_ran(contract: Contract) -> _Found:

@@ -15,7 +15,6 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, evolve, field
 
-from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain import cancel, fitness
 from dispatchd.agent.domain.delivery import (
     foreign_repository,
@@ -29,13 +28,10 @@ from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.follow import Follower
 from dispatchd.agent.runs.start import Starter
-from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.activity import Activity
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
-from dispatchd.agent.tracking.ports import Clock
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.protocol.backoff import RETRY_CAP_S
 from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 
@@ -67,12 +63,8 @@ class RunLoop:
     concluder: Concluder
     fence: Fence
     tracker: Tracker
-    runs: Runs
-    current: CurrentConfig
     machine: Machine
-    activity: Activity
-    bugs: BugFence
-    clock: Clock
+    context: Context
     _stopping: bool = field(default=False, init=False)
     """True when the daemon stops."""
     _busy: set[str] = field(factory=set, init=False)
@@ -86,7 +78,7 @@ class RunLoop:
         """Run jobs until cancelled; the runs themselves stay alive then."""
         async with anyio.create_task_group() as tasks:
             task_status.started()
-            await self.bugs.rounds(_LOOP, partial(self._round, tasks))
+            await self.context.bugs.rounds(_LOOP, partial(self._round, tasks))
 
     def stop(self) -> None:
         """Start nothing new from now on; running attempts are followed on."""
@@ -95,13 +87,13 @@ class RunLoop:
     async def _round(self, tasks: TaskGroup) -> None:
         bell = self.tracker.changed.next
         self._take_up(tasks)
-        self.bugs.worked(_LOOP)
+        self.context.bugs.worked(_LOOP)
         with anyio.move_on_after(self._next_due_s()):
             await bell.wait()
 
     def _take_up(self, tasks: TaskGroup) -> None:
         if not self.tracker.in_phase(*Phase):
-            self.clock.settle()
+            self.context.clock.settle()
         # Jobs with a process come first: after a restart they hold their slots again.
         for record in self.tracker.in_phase(Phase.RUNNING):
             self._spawn(tasks, record)
@@ -116,7 +108,9 @@ class RunLoop:
                         self.fence.ask(record)
         self.fence.forget_gone()
         self._clear_resolved(tasks)
-        self.activity.say(_LOOP, f"{len(self._busy)} of {self._slots} slots in use")
+        self.context.activity.say(
+            _LOOP, f"{len(self._busy)} of {self._slots} slots in use"
+        )
 
     def _spawn(self, tasks: TaskGroup, record: TrackedJob) -> None:
         if record.job.id not in self._busy:
@@ -125,7 +119,7 @@ class RunLoop:
 
     @property
     def _slots(self) -> int:
-        return self.current.config.limits.slots
+        return self.context.config.limits.slots
 
     def _free_slots(self) -> int:
         return self._slots - len(self._busy)
@@ -133,20 +127,20 @@ class RunLoop:
     def _is_due(self, record: TrackedJob) -> bool:
         if record.retry_at is None:
             return True
-        now = self.clock.now()
+        now = self.context.clock.now()
         # A time beyond any wait was written before a reboot, by a clock that has been set since.
         return record.retry_at <= now or record.retry_at > now + _LONGEST_WAIT
 
     def _queue_deadline(self, record: TrackedJob) -> datetime | None:
         """Return the time at which a job has waited too long for its first attempt, or None if it may wait."""
-        workflow = self.current.config.workflows.get(record.job.workflow)
+        workflow = self.context.config.workflows.get(record.job.workflow)
         if workflow is None or not workflow.queue_timeout_s or not record.is_unstarted:
             return None
         return record.queued_at + timedelta(seconds=workflow.queue_timeout_s)
 
     def _is_overdue(self, record: TrackedJob) -> bool:
         deadline = self._queue_deadline(record)
-        return deadline is not None and deadline <= self.clock.now()
+        return deadline is not None and deadline <= self.context.clock.now()
 
     def _next_due_s(self) -> float | None:
         """Return the seconds until time alone makes something due, or None; a slot that becomes free rings."""
@@ -161,7 +155,7 @@ class RunLoop:
         due = min((each for each in times if each is not None), default=None)
         if due is None:
             return None
-        return max(_SHORTEST_WAIT_S, (due - self.clock.now()).total_seconds())
+        return max(_SHORTEST_WAIT_S, (due - self.context.clock.now()).total_seconds())
 
     def _clear_resolved(self, tasks: TaskGroup) -> None:
         """Remove the workspaces of jobs that left while they were parked, or waited for their next attempt after that."""
@@ -174,7 +168,9 @@ class RunLoop:
             # A job that goes on, because it is tried again, keeps its workspace.
             clear = partial(self.concluder.workspaces.clear, job_id)
             tasks.start_soon(
-                partial(self.bugs.complete, _LOOP, clear, item=f"clear {job_id}"),
+                partial(
+                    self.context.bugs.complete, _LOOP, clear, item=f"clear {job_id}"
+                ),
                 name=f"clear {job_id}",
             )
         self._parked = parked
@@ -184,10 +180,10 @@ class RunLoop:
         record = self.tracker.get(job_id)
         context = None if record is None else job_context(record)
         try:
-            with self.bugs.contained(_LOOP, context) as containment:
+            with self.context.bugs.contained(_LOOP, context) as containment:
                 await self._carry(job_id)
             if containment.bug:
-                await self.bugs.complete(
+                await self.context.bugs.complete(
                     _LOOP, partial(self._park, job_id), item=f"park {job_id}"
                 )
         finally:
@@ -210,7 +206,7 @@ class RunLoop:
         if record.job.is_cancel:
             await self._cancel_targets(record)
             return
-        workflow = self.current.config.workflows.get(record.job.workflow)
+        workflow = self.context.config.workflows.get(record.job.workflow)
         if record.phase is not Phase.RUNNING:
             if self._stopping:
                 # The job may be about to be handed back.
@@ -287,7 +283,7 @@ class RunLoop:
         if why := self._unfit(record, workflow):
             await self._turn_down(record, workflow, why)
             return
-        now = self.clock.now()
+        now = self.context.clock.now()
         attempt = Attempt(
             number=len(record.attempts) + 1,
             started_at=now,

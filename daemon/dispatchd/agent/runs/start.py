@@ -19,6 +19,7 @@ from dispatchd.agent.domain.workflow import GH_TOKEN, Workflow
 from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.prepare import Prepared, prepare
 from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Engine, Source
@@ -34,24 +35,20 @@ from dispatchd.errors import (
     SecretUnavailable,
     WorkspaceFailed,
 )
-from dispatchd.redaction.known_secrets import KnownSecrets
 
 
 @define(kw_only=True)
 class Starter:
-    """Starts attempts. `base_env` is the part of the daemon's own environment that every child gets."""
+    """Starts attempts."""
 
     engine: Engine
     tracker: Tracker
     fence: Fence
     runs: Runs
     concluder: Concluder
-    known: KnownSecrets
-    base_env: Mapping[str, str]
+    context: Context
     source: Source | None = None
     """Source of tokens for attempts; None for a replay, of which no endpoint knows."""
-    traced: bool = False
-    """True if children get the trace that they belong to (TRACEPARENT, W3C Trace Context)."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -64,14 +61,15 @@ class Starter:
         If the job is lost before the command has begun, the start is reverted. If the endpoint doesn't
         answer, the attempt has a process that never begins, and whoever follows it reverts it.
         """
-        base_env = dict(self.base_env)
+        base_env = dict(self.engine.inherited)
         run = self.runs.folder(record.run_id)
-        if self.traced:
+        if self.context.config.telemetry.otlp_url:
+            # W3C Trace Context.
             base_env["TRACEPARENT"] = traceparent(record, attempt.number)
         try:
             prepared = await self.tracker.disk.until_stored(
                 lambda: prepare(
-                    record, attempt, workflow, self.runs, base_env, self.known
+                    record, attempt, workflow, self.runs, base_env, self.concluder.known
                 )
             )
             self._tell_left_out(record, prepared)

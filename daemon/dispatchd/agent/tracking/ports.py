@@ -121,6 +121,11 @@ class Source(Protocol):
 class Engine(Protocol):
     """Executor of attempts. It must outlive the daemon: nothing ends because the daemon does."""
 
+    @property
+    def inherited(self) -> Mapping[str, str]:
+        """Variables of the daemon's own environment that every run gets."""
+        ...
+
     async def start(
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
     ) -> None:

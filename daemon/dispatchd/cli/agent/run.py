@@ -26,7 +26,8 @@ def run(config_file: Path | None) -> None:
     import anyio
 
     from dispatchd.agent.endpoint.open import check_outward
-    from dispatchd.agent.serve import Surroundings, serve
+    from dispatchd.agent.serve import serve
+    from dispatchd.agent.wiring import Surroundings
     from dispatchd.process.kernel import forbid_tracing
     from dispatchd.process.log import configure
     from dispatchd.redaction.known_secrets import KnownSecrets
