@@ -120,7 +120,7 @@ def as_handed_out(job: HubJob, token: str, *, bare: bool) -> Job:
 
 
 def _agreed(world: World, state: State, call: Call, answer: Answer) -> Done:
-    """Take an agreement (`Fence.accept`, `HeartbeatLoop._ask`, `ReportLoop._pay`, `Starter._pass_fence`)."""
+    """Take an agreement (`Fence.accept`, `HeartbeatLoop._beat`, `ReportLoop._pay`, `Starter._pass_fence`)."""
     record = call.record
     assert record is not None
     machine, job_id = state.machines[call.machine], call.job_id

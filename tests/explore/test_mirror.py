@@ -327,7 +327,7 @@ class Story:
         if mirrored is None or not may_beat(self.world, self.machine, mirrored):
             return
         self.draw(can_cancel=True)
-        await self.real.heartbeat._ask(job_id)  # noqa: SLF001
+        await self.real.heartbeat._beat(job_id)  # noqa: SLF001
         self.answer(Call(kind=Kind.BEAT, machine=0, record=mirrored), self.said)
 
     def draw(self, *, can_cancel: bool) -> None:

@@ -1,8 +1,12 @@
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from dispatchd.agent.domain.long_poll import FLOOR_S, Hold
+from dispatchd.concurrency.retry import Retry
 from dispatchd.protocol.backoff import (
     CAP_S,
     RETRY_AFTER_CAP_S,
@@ -37,6 +41,31 @@ def test_an_asked_wait_is_kept_up_to_its_cap(asked: float, draw: float) -> None:
 def test_what_the_endpoint_asks_for_outranks_the_backoff() -> None:
     assert next_try_s(1, 30.0, 0.0) == 30.0
     assert next_try_s(1, None, 0.5) == 0.5
+
+
+class Half(random.Random):
+    """Draws the middle."""
+
+    @override
+    def random(self) -> float:
+        return 0.5
+
+
+def test_waits_of_a_retry_grow_to_its_cap_until_the_action_works() -> None:
+    retry = Retry(Half(), base_s=4.0, cap_s=10.0)
+
+    assert [retry.failed() for _ in range(3)] == [2.0, 4.0, 5.0]
+    assert (retry.failures, retry.wait_s) == (3, 5.0)
+    retry.worked()
+    assert (retry.failures, retry.wait_s) == (0, 0.0)
+    assert retry.failed() == 2.0
+
+
+def test_a_retry_waits_as_long_as_it_is_asked_to() -> None:
+    retry = Retry(Half(), cap_s=5.0)
+
+    assert retry.failed(30.0) == 30.0 + 0.5 * 3.0
+    assert retry.failed() == 1.0
 
 
 def test_the_hold_shrinks_when_it_is_cut_and_grows_back() -> None:

@@ -74,7 +74,7 @@ class BugFence:
             on_pause: Called with the length of a pause (seconds) before it begins.
             longest_s: Longest pause after a bug (seconds).
         """
-        retry = Retry(self._random, longest_s)
+        retry = Retry(self._random, cap_s=longest_s)
         try:
             while not await self._works(loop, act, item):
                 delay_s = retry.failed()

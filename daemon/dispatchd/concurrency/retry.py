@@ -4,18 +4,35 @@ import random
 
 from attrs import define, field
 
-from dispatchd.protocol.backoff import CAP_S, full_jitter_s
+from dispatchd.protocol.backoff import CAP_S, after_asked_s, full_jitter_s
 
 
 @define
 class Retry:
-    """Counts failures in a row. Waits grow to `cap_s` (seconds) and are drawn with full jitter."""
+    """Counts failures in a row. Waits grow from `base_s` to `cap_s` (seconds), and are drawn with full jitter."""
 
     _random: random.Random
+    base_s: float = 1.0
     cap_s: float = CAP_S
     failures: int = field(default=0, init=False)
+    wait_s: float = field(default=0.0, init=False)
+    """Wait before the next try (seconds); 0 while nothing fails."""
 
-    def failed(self) -> float:
-        """Count a failure, and return the wait before the next try (seconds)."""
+    def failed(self, asked_s: float | None = None) -> float:
+        """Count a failure, and return the wait before the next try (seconds).
+
+        Args:
+            asked_s: Wait that an endpoint has asked for (Retry-After, seconds), or None.
+        """
         self.failures += 1
-        return full_jitter_s(self.failures, self._random.random(), cap_s=self.cap_s)
+        draw = self._random.random()
+        if asked_s is None:
+            base_s, cap_s = self.base_s, self.cap_s
+            self.wait_s = full_jitter_s(self.failures, draw, base_s=base_s, cap_s=cap_s)
+        else:
+            self.wait_s = after_asked_s(asked_s, draw)
+        return self.wait_s
+
+    def worked(self) -> None:
+        """Count from the beginning: the action has worked."""
+        self.failures, self.wait_s = 0, 0.0

@@ -25,9 +25,9 @@ from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.trace import Span, spans_of
 from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.concurrency.retry import Retry
 from dispatchd.errors import NotReachable
 from dispatchd.network.content_coding import ASKED_FOR
-from dispatchd.protocol.backoff import full_jitter_s
 
 _QUEUE: Final = 1000
 """Most traces, one for each job, that wait for a collector (count): a few MiB at most."""
@@ -71,11 +71,15 @@ class TraceExporter:
     """Guards the queue, `dropped` and the fields below; notified when the thread has something to do."""
     _stopping: bool = field(default=False, init=False)
     _sending: int = field(default=0, init=False)
-    _failures: int = field(default=0, init=False)
+    _retry: Retry = field(init=False)
     _drop_told: bool = field(default=False, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False, repr=False
     )
+
+    @_retry.default
+    def _new_retry(self) -> Retry:
+        return Retry(self.random)
 
     def __attrs_post_init__(self) -> None:
         self._send, self._close = _open(self.url, self.headers, self.proxy)
@@ -124,7 +128,7 @@ class TraceExporter:
                 refusal = _Refusal(f"a bug: {containment.bug}", for_ever=True)
             with self._changed:
                 self._settle(batch, refusal)
-                if self._stopping and self._failures:
+                if self._stopping and self._retry.failures:
                     return
                 self._pause()
             self.bugs.worked("traces")
@@ -151,9 +155,9 @@ class TraceExporter:
     def _pause(self) -> None:
         """Rest: longer after a failure; otherwise long enough that many short jobs share a request."""
         enough, pause_s = _BATCH, _PAUSE_S
-        if self._failures:
+        if self._retry.failures:
             enough = _QUEUE + 1
-            pause_s += full_jitter_s(self._failures, self.random.random())
+            pause_s += self._retry.wait_s
         self._changed.wait_for(
             lambda: self._stopping or len(self._queue) >= enough, pause_s
         )
@@ -170,14 +174,14 @@ class TraceExporter:
             self._log.warning("traces_dropped", url=self.url, dropped=self.dropped)
 
     def _tell_failure(self, reason: str) -> None:
-        self._failures += 1
-        if self._failures == 1:
+        self._retry.failed()
+        if self._retry.failures == 1:
             self._log.warning("traces_not_exported", url=self.url, reason=reason)
 
     def _tell_recovery(self) -> None:
-        if self._failures:
+        if self._retry.failures:
             self._log.info("traces_exported_again", url=self.url, dropped=self.dropped)
-        self._failures = 0
+        self._retry.worked()
         self._drop_told = self._drop_told and bool(self._queue)
 
 

@@ -20,6 +20,7 @@ from dispatchd.agent.license.finder import Found, LicenseFinder, hash_of
 from dispatchd.agent.tracking.ports import Licensing, WallClock
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.own_threads import OwnThreads
+from dispatchd.concurrency.retry import Retry
 from dispatchd.errors import (
     LicenseInvalid,
     RemoteError,
@@ -27,7 +28,6 @@ from dispatchd.errors import (
     StoreUnavailable,
     Unauthorized,
 )
-from dispatchd.protocol.backoff import full_jitter_s
 from dispatchd.protocol.license import Activation, LicenseStatus, Refusal, Worth
 
 HEARTBEAT_S: Final = 24 * 3600.0
@@ -59,11 +59,15 @@ class LicenseLoop:
     looked: anyio.Event = field(factory=anyio.Event, init=False)
     """Set when `status` has been determined for the first time."""
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
-    _failures: int = field(default=0, init=False)
+    _retry: Retry = field(init=False)
     _wake: anyio.Event = field(factory=anyio.Event, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
+
+    @_retry.default
+    def _new_retry(self) -> Retry:
+        return Retry(self.random, base_s=5.0, cap_s=_RETRY_CAP_S)
 
     @property
     def obstacle(self) -> str:
@@ -121,7 +125,7 @@ class LicenseLoop:
             status = await self._activated(found)
         claims = status.claims
         if _is_another(self.status.activation, status.activation):
-            self._failures = 0
+            self._retry.worked()
             self._schedule(0.0)
         self._become(
             evolve(
@@ -150,7 +154,7 @@ class LicenseLoop:
             self._put_off(str(error))
             flaw = f"the license key could not be activated: {error}"
             return LicenseStatus(source=source, flaw=flaw)
-        self._failures = 0
+        self._retry.worked()
         self._schedule(HEARTBEAT_S)
         self._log.info("license_activated", source=source.value)
         return self.finder.of_activation(activation, source, self.server_id)
@@ -214,7 +218,7 @@ class LicenseLoop:
         if not is_kept:
             self._look_again()
             return
-        self._failures = 0
+        self._retry.worked()
         self._schedule(HEARTBEAT_S * (1 - 0.1 * self.random.random()))
         claims = self.finder.verify(token)
         self._become(
@@ -249,10 +253,7 @@ class LicenseLoop:
         self.look()
 
     def _put_off(self, trouble: str) -> None:
-        self._failures += 1
-        delay_s = full_jitter_s(
-            self._failures, self.random.random(), base_s=5.0, cap_s=_RETRY_CAP_S
-        )
+        delay_s = self._retry.failed()
         self._schedule(delay_s)
         self._log.warning(
             "license_call_failed", error=trouble, retry_in_s=round(delay_s, 1)

@@ -23,6 +23,7 @@ from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.keyed_tasks import KeyedTasks
 from dispatchd.errors import JobClosed, RemoteError
 
 _LOOP: Final = "heartbeat"
@@ -70,10 +71,14 @@ class HeartbeatLoop:
     context: Context
     _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
     """Rhythms by job. A job whose claim is lost has none: its run goes on, and another beat would change nothing."""
-    _busy: set[str] = field(factory=set, init=False)
+    _work: KeyedTasks = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
+
+    @_work.default
+    def _new_work(self) -> KeyedTasks:
+        return KeyedTasks(_LOOP, self.context.bugs)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Beat until cancelled."""
@@ -109,10 +114,14 @@ class HeartbeatLoop:
             job_id, rhythm = record.job.id, self._rhythm(record, now + pause_s)
             if _is_news(record, rhythm) or rhythm.due <= now:
                 rhythm.due = now + pause_s
-                if job_id not in self._busy:
+                if job_id not in self._work:
                     rhythm.told = record.phase
-                    self._busy.add(job_id)
-                    tasks.start_soon(self._beat, job_id, name=f"heartbeat {job_id}")
+                    self._work.start(
+                        tasks,
+                        job_id,
+                        partial(self._beat, job_id),
+                        on_end=partial(self._after_beat, job_id),
+                    )
 
     def _rhythm(self, record: TrackedJob, due: float) -> _Rhythm:
         """Return the rhythm of a job's newest claim; the first beat of a new one is due at `due`."""
@@ -122,21 +131,15 @@ class HeartbeatLoop:
             rhythm = self._rhythms[record.job.id] = _Rhythm(token, due)
         return rhythm
 
-    async def _beat(self, job_id: str) -> None:
-        try:
-            await self.context.bugs.complete(
-                _LOOP, partial(self._ask, job_id), item=job_id
-            )
-        finally:
-            self._busy.discard(job_id)
-            rhythm, now = self._rhythms.get(job_id), self.tracker.get(job_id)
-            if rhythm is None:
-                self.progress.forget(job_id)
-            elif now is not None and _is_news(now, rhythm):
-                # The job has changed since this beat was sent, so the endpoint doesn't know its phase.
-                self.tracker.changed.notify()
+    def _after_beat(self, job_id: str) -> None:
+        rhythm, now = self._rhythms.get(job_id), self.tracker.get(job_id)
+        if rhythm is None:
+            self.progress.forget(job_id)
+        elif now is not None and _is_news(now, rhythm):
+            # The job has changed since this beat was sent, so the endpoint doesn't know its phase.
+            self.tracker.changed.notify()
 
-    async def _ask(self, job_id: str) -> None:
+    async def _beat(self, job_id: str) -> None:
         record = self.tracker.get(job_id)
         if record is None or record.phase not in _LEASED:
             # The job has changed since the beat was due; a job that is being handed back has none.

@@ -26,8 +26,8 @@ from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S
 from dispatchd.agent.tracking.ports import Permission, Source
 from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.retry import Retry
 from dispatchd.errors import RemoteError, StoreUnavailable
-from dispatchd.protocol.backoff import next_try_s
 from dispatchd.protocol.extensions import CAPABILITIES
 from dispatchd.protocol.outcome import Verdict
 
@@ -51,10 +51,10 @@ _BUSY: Final = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY
 
 @define
 class _Polls:
-    """Polls of one kind: the hold to ask for, and the number of failures in a row."""
+    """Polls of one kind: the hold to ask for, and the failures in a row."""
 
     hold: Hold
-    failures: int = 0
+    retry: Retry
 
 
 def _nothing() -> None:
@@ -99,7 +99,7 @@ class PullLoop:
         async with anyio.create_task_group() as tasks:
             task_status.started()
             tasks.start_soon(self._pull_cancels, name="pull of cancel jobs")
-            polls = _Polls(Hold.of(self._cloud.hold_s))
+            polls = self._polls()
             await self.context.bugs.rounds(
                 _JOBS,
                 partial(self._pull_job, polls),
@@ -110,8 +110,11 @@ class PullLoop:
     def _cloud(self) -> Cloud:
         return self.context.config.cloud
 
+    def _polls(self) -> _Polls:
+        return _Polls(Hold.of(self._cloud.hold_s), Retry(self.context.random))
+
     async def _pull_cancels(self) -> None:
-        polls = _Polls(Hold.of(self._cloud.hold_s))
+        polls = self._polls()
         await self.context.bugs.rounds(
             _CANCELS,
             partial(self._pull_cancel, polls),
@@ -126,10 +129,9 @@ class PullLoop:
         """Ask for a job once there is room for one."""
         await self._wait_for_room()
         polls.hold = hold = polls.hold.up_to(self._cloud.hold_s)
-        again = f"asking again after {polls.failures} failures"
-        self.context.activity.say(
-            _JOBS, again if polls.failures else "asking for a job"
-        )
+        failures = polls.retry.failures
+        again = f"asking again after {failures} failures"
+        self.context.activity.say(_JOBS, again if failures else "asking for a job")
         # The first poll, also after an outage, is answered at once: that shows early whether all is well.
         asked_s = hold.now_s if self.context.activity.is_well else 0.0
         try:
@@ -138,10 +140,9 @@ class PullLoop:
             )
             found = await self._poll(asked_s)
         except RemoteError as error:
-            polls.failures += 1
-            await self._back_off(_JOBS, error, polls.failures)
+            await self._back_off(_JOBS, error, polls.retry)
             return
-        polls.failures = 0
+        polls.retry.worked()
         self._note_success(found, asked_s)
         if isinstance(found, NoJob) and (asked_s or not hold.now_s):
             polls.hold = await self._until_next(_JOBS, found, hold)
@@ -165,17 +166,16 @@ class PullLoop:
             return
         polls.hold = hold = polls.hold.up_to(self._cloud.hold_s)
         self.context.activity.say(_CANCELS, "asking for cancel jobs alone")
-        asked_s = 0.0 if polls.failures else hold.now_s
+        asked_s = 0.0 if polls.retry.failures else hold.now_s
         self.context.liveness.expect(
             _CANCELS, asked_s + self._cloud.call_timeout_s + SLACK_S
         )
         try:
             found = await self.source.pull(asked_s, cancels_only=True)
         except RemoteError as error:
-            polls.failures += 1
-            await self._back_off(_CANCELS, error, polls.failures)
+            await self._back_off(_CANCELS, error, polls.retry)
             return
-        polls.failures = 0
+        polls.retry.worked()
         self._note_success(found, asked_s)
         if isinstance(found, NoJob):
             polls.hold = await self._until_next(_CANCELS, found, hold)
@@ -324,11 +324,9 @@ class PullLoop:
                 self._log.info("clock_skew_over")
         self.context.activity.measure_skew(skew)
 
-    async def _back_off(self, who: str, error: RemoteError, failures: int) -> None:
+    async def _back_off(self, who: str, error: RemoteError, retry: Retry) -> None:
         self._note_skew()
-        delay_s = next_try_s(
-            failures, error.retry_after_s, self.context.random.random()
-        )
+        delay_s, failures = retry.failed(error.retry_after_s), retry.failures
         self._log.warning(
             "pull_failed",
             who=who,

@@ -26,8 +26,9 @@ from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.keyed_tasks import KeyedTasks
+from dispatchd.concurrency.retry import Retry
 from dispatchd.errors import JobClosed, RemoteError
-from dispatchd.protocol.backoff import next_try_s
 from dispatchd.protocol.report import Report
 
 _LOOP: Final = "report"
@@ -62,13 +63,17 @@ class ReportLoop:
     context: Context
     _why_back: str = field(default="the machine was stopped", init=False)
     """Reason for handing jobs back, for the source."""
-    _busy: set[str] = field(factory=set, init=False)
+    _work: KeyedTasks = field(init=False)
     _turns: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
     )
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
+
+    @_work.default
+    def _new_work(self) -> KeyedTasks:
+        return KeyedTasks(_LOOP, self.context.bugs)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Report until cancelled."""
@@ -100,33 +105,31 @@ class ReportLoop:
                 Phase.PENDING_ACCEPT, Phase.RELEASING, Phase.FINISHING
             )
         }
-        for job_id in (owing | self.tracker.repeats) - self._busy:
-            self._busy.add(job_id)
-            tasks.start_soon(self._settle, job_id, name=f"report {job_id}")
-        waiting = len(self._busy)
+        for job_id in owing | self.tracker.repeats:
+            promise = _promise(job_id)
+            self._work.start(
+                tasks,
+                job_id,
+                partial(self._pay_all, job_id),
+                on_end=partial(self._settled, promise),
+                on_pause=partial(self._pause, promise),
+            )
+        waiting = len(self._work)
         self.context.activity.say(
             _LOOP, f"{waiting} reports under way" if waiting else "nothing to report"
         )
 
-    async def _settle(self, job_id: str) -> None:
-        """Perform the calls that a job owes, until it owes none."""
-        promise = _promise(job_id)
+    def _pause(self, promise: str, seconds: float) -> None:
+        self.context.liveness.expect(promise, seconds + SLACK_S)
 
-        def pause(seconds: float) -> None:
-            self.context.liveness.expect(promise, seconds + SLACK_S)
-
-        try:
-            await self.context.bugs.complete(
-                _LOOP, partial(self._pay_all, job_id), item=job_id, on_pause=pause
-            )
-        finally:
-            self._busy.discard(job_id)
-            self.context.liveness.rest(promise)
-            # The record may have changed between the last look and this line.
-            self.tracker.changed.notify()
+    def _settled(self, promise: str) -> None:
+        self.context.liveness.rest(promise)
+        # The record may have changed since the task's last look at it.
+        self.tracker.changed.notify()
 
     async def _pay_all(self, job_id: str) -> None:
-        failures = 0
+        """Perform the calls that a job owes, until it owes none."""
+        retry = Retry(self.context.random)
         while True:
             # A job that is already in history, on disk alone, only owes a repeat.
             repeat = job_id in self.tracker.repeats
@@ -139,10 +142,9 @@ class ReportLoop:
                 return
             try:
                 await self._pay(record, call)
-                failures = 0
+                retry.worked()
             except RemoteError as error:
-                failures += 1
-                await self._back_off(record, error, failures)
+                await self._back_off(record, error, retry)
 
     def _owed(self, record: TrackedJob) -> _Call | None:
         repeat = record.job.id in self.tracker.repeats
@@ -212,19 +214,17 @@ class ReportLoop:
         await self.tracker.answered(record, event)
 
     async def _back_off(
-        self, record: TrackedJob, error: RemoteError, failures: int
+        self, record: TrackedJob, error: RemoteError, retry: Retry
     ) -> None:
-        delay_s = next_try_s(
-            failures, error.retry_after_s, self.context.random.random()
-        )
+        delay_s = retry.failed(error.retry_after_s)
         self._log.warning(
             "report_failed",
             error=str(error),
-            failures=failures,
+            failures=retry.failures,
             retry_in_s=round(delay_s, 2),
             **job_context(record),
         )
-        self.context.liveness.expect(_promise(record.job.id), delay_s + SLACK_S)
+        self._pause(_promise(record.job.id), delay_s)
         await anyio.sleep(delay_s)
 
 

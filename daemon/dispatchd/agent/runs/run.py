@@ -32,6 +32,7 @@ from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.keyed_tasks import KeyedTasks
 from dispatchd.protocol.backoff import RETRY_CAP_S
 from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 
@@ -67,12 +68,16 @@ class RunLoop:
     context: Context
     _stopping: bool = field(default=False, init=False)
     """True when the daemon stops."""
-    _busy: set[str] = field(factory=set, init=False)
+    _work: KeyedTasks = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     _parked: set[str] = field(factory=set, init=False)
+
+    @_work.default
+    def _new_work(self) -> KeyedTasks:
+        return KeyedTasks(_LOOP, self.context.bugs)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Run jobs until cancelled; the runs themselves stay alive then."""
@@ -109,20 +114,24 @@ class RunLoop:
         self.fence.forget_gone()
         self._clear_resolved(tasks)
         self.context.activity.say(
-            _LOOP, f"{len(self._busy)} of {self._slots} slots in use"
+            _LOOP, f"{len(self._work)} of {self._slots} slots in use"
         )
 
     def _spawn(self, tasks: TaskGroup, record: TrackedJob) -> None:
-        if record.job.id not in self._busy:
-            self._busy.add(record.job.id)
-            tasks.start_soon(self._fenced, record.job.id, name=f"run {record.run_id}")
+        job_id = record.job.id
+        self._work.start(
+            tasks,
+            job_id,
+            partial(self._fenced, job_id),
+            on_end=self.tracker.changed.notify,
+        )
 
     @property
     def _slots(self) -> int:
         return self.context.config.limits.slots
 
     def _free_slots(self) -> int:
-        return self._slots - len(self._busy)
+        return self._slots - len(self._work)
 
     def _is_due(self, record: TrackedJob) -> bool:
         if record.retry_at is None:
@@ -147,7 +156,7 @@ class RunLoop:
         waiting = [
             record
             for record in self.tracker.in_phase(*_STARTABLE)
-            if record.job.id not in self._busy
+            if record.job.id not in self._work
         ]
         times = [self._queue_deadline(record) for record in waiting]
         if self._free_slots() > 0:
@@ -179,16 +188,12 @@ class RunLoop:
         """Carry a job through its steps. Park it on a bug, so that one job can't end the daemon."""
         record = self.tracker.get(job_id)
         context = None if record is None else job_context(record)
-        try:
-            with self.context.bugs.contained(_LOOP, context) as containment:
-                await self._carry(job_id)
-            if containment.bug:
-                await self.context.bugs.complete(
-                    _LOOP, partial(self._park, job_id), item=f"park {job_id}"
-                )
-        finally:
-            self._busy.discard(job_id)
-            self.tracker.changed.notify()
+        with self.context.bugs.contained(_LOOP, context) as containment:
+            await self._carry(job_id)
+        if containment.bug:
+            await self.context.bugs.complete(
+                _LOOP, partial(self._park, job_id), item=f"park {job_id}"
+            )
 
     async def _park(self, job_id: str) -> None:
         record = self.tracker.get(job_id)

@@ -9,8 +9,8 @@ import structlog
 from anyio import to_thread
 from attrs import define, field
 
+from dispatchd.concurrency.retry import Retry
 from dispatchd.errors import StoreUnavailable
-from dispatchd.protocol.backoff import full_jitter_s
 
 T = TypeVar("T")
 
@@ -51,19 +51,13 @@ class Disk:
     async def _until_stored(
         self, write: Callable[[], T], refused: Callable[[], None], waiting: object
     ) -> T:
-        failures = 0
+        retry = Retry(self._random, base_s=0.5, cap_s=_RETRY_CAP_S)
         while True:
             try:
                 result = await to_thread.run_sync(write)
             except StoreUnavailable as error:
-                failures += 1
                 refused()
-                delay_s = full_jitter_s(
-                    failures,
-                    self._random.random(),
-                    base_s=0.5,
-                    cap_s=_RETRY_CAP_S,
-                )
+                delay_s = retry.failed()
                 self._log.error(
                     "store_write_refused",
                     error=str(error),
@@ -72,6 +66,8 @@ class Disk:
                 self._refused[waiting] = str(error)
                 await anyio.sleep(delay_s)
             else:
-                if failures:
-                    self._log.info("store_write_accepted_again", failures=failures)
+                if retry.failures:
+                    self._log.info(
+                        "store_write_accepted_again", failures=retry.failures
+                    )
                 return result
