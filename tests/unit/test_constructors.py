@@ -23,7 +23,7 @@ SETTINGS: Final = {"GitWay", "TransportSettings"}
 
 FOREIGN: Final = {
     # Objects of libraries.
-    *("request.extensions", "entry.size"),
+    *("request.extensions", "response.stream", "entry.mode"),
 }
 """Attributes of others' objects that have the name of one of ours."""
 

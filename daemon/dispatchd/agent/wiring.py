@@ -42,6 +42,7 @@ from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.supervisor import Daemon, Loops
+from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.concurrency.notifier import Notifier
@@ -110,14 +111,14 @@ def build(opened: Opened) -> Daemon:
     changed, feed = Notifier(), EventFeed()
     who = _identity(opened, changed)
     traces = _traces(opened, lambda: who.credentials.server_id)
-    watchers = [opened.metrics.see, feed.see]
+    watchers = [each for each in (opened.metrics, feed, traces) if each is not None]
     shared = Tracking.of(
         opened.current,
         opened.folder.store,
         opened.folder.clock,
         bugs,
         changed=changed,
-        watchers=[*watchers, traces.see] if traces is not None else watchers,
+        watchers=[each.see for each in watchers],
     )
     source = _source(opened, who)
     core = execution(shared, opened.engine, given.known, source, _guard(opened))
@@ -132,24 +133,14 @@ def build(opened: Opened) -> Daemon:
         status=status,
         manager=manager,
     )
-    queries = Queries(
-        status=status,
-        metrics=opened.metrics,
-        tracker=shared.tracker,
-        store=opened.folder.store,
-        feed=feed,
-    )
+    queries = _queries(opened, shared.tracker, status, feed)
     job_commands = JobCommands(shared.tracker, loops.intake, reloader.reload)
     control = _control(
         opened, queries.routes(), job_commands.routes(), license_routes(who.license)
     )
+    modes = ModesLoop(opened.folder.held, bugs)
     others = (
-        *(
-            ModesLoop(opened.folder.held, bugs),
-            who.license,
-            loops.report,
-            core.run_loop,
-        ),
+        *(modes, who.license, loops.report, core.run_loop),
         *(core.leftovers, loops.heartbeat, loops.prune, loops.intake),
         control,
         _supervision(opened, status, manager),
@@ -192,6 +183,18 @@ def _identity(opened: Opened, changed: Notifier) -> Identity:
         opened.given.environment,
         opened.given.bugs,
         changed.notify,
+    )
+
+
+def _queries(
+    opened: Opened, tracker: Tracker, status: Status, feed: EventFeed
+) -> Queries:
+    return Queries(
+        status=status,
+        metrics=opened.metrics,
+        tracker=tracker,
+        store=opened.folder.store,
+        feed=feed,
     )
 
 

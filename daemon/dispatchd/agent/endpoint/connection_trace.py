@@ -31,7 +31,7 @@ class Stage(StrEnum):
 
 
 @define
-class Course:
+class ConnectionTrace:
     """Follows a request on its way (httpcore's `trace` extension), so that a failure can be located.
 
     It also sets the options of each new socket: httpcore doesn't pass them on to connections through a proxy.

@@ -5,7 +5,7 @@ from enum import StrEnum
 import httpx
 from attrs import frozen
 
-from dispatchd.agent.endpoint.connection_trace import Course, Stage
+from dispatchd.agent.endpoint.connection_trace import ConnectionTrace, Stage
 from dispatchd.agent.endpoint.transport import TransportSettings
 from dispatchd.network.proxies import Proxy, authority, port_of
 
@@ -80,18 +80,18 @@ class Place:
 
 def place_of(error: BaseException, settings: TransportSettings) -> Place:
     """Return the place where a request failed, as its error shows it."""
-    course: object = None
+    trace: object = None
     if isinstance(error, httpx.RequestError):
         try:
-            course = error.request.extensions.get("trace")
+            trace = error.request.extensions.get("trace")
         except RuntimeError:  # it has none
-            course = None
-    if not isinstance(course, Course):
-        course = Course(proxy=None)
+            trace = None
+    if not isinstance(trace, ConnectionTrace):
+        trace = ConnectionTrace(proxy=None)
     return Place(
-        stage=course.stage,
-        fresh=course.fresh,
+        stage=trace.stage,
+        fresh=trace.fresh,
         endpoint=httpx.URL(settings.url),
-        proxy=course.proxy,
-        with_proxy=course.with_proxy,
+        proxy=trace.proxy,
+        with_proxy=trace.with_proxy,
     )

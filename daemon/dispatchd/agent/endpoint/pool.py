@@ -30,6 +30,10 @@ class Pool:
         self.retired = True
         await self._close_if_idle()
 
+    def enter(self) -> None:
+        """Count one request more."""
+        self.requests += 1
+
     async def leave(self) -> None:
         """Count one request less."""
         self.requests -= 1

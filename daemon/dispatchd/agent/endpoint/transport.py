@@ -17,7 +17,7 @@ import structlog
 from attrs import field, frozen
 from typing_extensions import override
 
-from dispatchd.agent.endpoint.connection_trace import Course
+from dispatchd.agent.endpoint.connection_trace import ConnectionTrace
 from dispatchd.agent.endpoint.pool import LastingStream, Pool, in_httpx_words
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.network.proxies import (
@@ -170,14 +170,14 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         if _origin(request.url) != self._origin:
             raise ForeignOrigin(str(request.url.host), request=request)
         pool = await self._current(request)
-        course = Course(pool.proxy)
+        trace = ConnectionTrace(pool.proxy)
         times = request.extensions.get("timeout", {})
         request.extensions = {
             **request.extensions,
-            "trace": course,
+            "trace": trace,
             "timeout": {**times, "connect": times.get("connect") or CONNECT_S},
         }
-        pool.requests += 1
+        pool.enter()
         try:
             with in_httpx_words(request):
                 response = await pool.inner.handle_async_request(request)

@@ -135,7 +135,7 @@ class EventReader:
             if to_the_end and self._rest:
                 self._take(b"\n")
             if self._offset >= LONGEST_EVENTS:
-                self.story.bytes_left_out = max(0, self._size() - self._offset)
+                self.story.leave_unread(max(0, self._size() - self._offset))
         return self.story
 
     def _chunk(self) -> bytes:
@@ -154,7 +154,7 @@ class EventReader:
         room = MOST_EVENTS - self._lines
         if room <= 0:
             # Counting is a thousand times faster than reading.
-            self.story.left_out += data.count(b"\n")
+            self.story.leave_out(data.count(b"\n"))
             self._rest = data.rpartition(b"\n")[2][-1:] or self._rest
             return
         *lines, rest = (self._rest + data).split(b"\n")
@@ -163,7 +163,7 @@ class EventReader:
         self._lines += len(lines)
         for line in lines[:room]:
             self.story.feed(line)
-        self.story.left_out += len(lines[room:])
+        self.story.leave_out(len(lines[room:]))
 
 
 @define

@@ -99,6 +99,14 @@ class Story:
         else:
             self.events += 1
 
+    def leave_out(self, lines: int) -> None:
+        """Count lines that are not read."""
+        self.left_out += lines
+
+    def leave_unread(self, size: int) -> None:
+        """Record the size of the file behind the part that is read (bytes)."""
+        self.bytes_left_out = size
+
     def where(self) -> str:
         """Return the last known state of the run, for somebody who asks why it hung; empty if it reported none."""
         words = []
