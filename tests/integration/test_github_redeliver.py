@@ -121,8 +121,8 @@ async def test_a_list_of_many_pages_is_read_as_far_as_it_matters(
 async def test_what_cannot_be_is_one_line(api: DeliveriesApi, server: Hub) -> None:
     there = api.add("push", PUSH, status_code=0)
     cases: dict[tuple[str, ...], tuple[int, str]] = {
-        ("redeliver", "--since", "soon"): (os.EX_USAGE, "no length of time"),
-        ("redeliver", "--since", "-1h"): (os.EX_USAGE, "no length of time"),
+        ("redeliver", "--since", "soon"): (os.EX_USAGE, "is no duration such as"),
+        ("redeliver", "--since", "-1h"): (os.EX_USAGE, "is no duration such as"),
         ("redeliver", there.guid, "nowhere"): (os.EX_USAGE, "redeliver nowhere"),
         ("redeliver", "--config", "none.toml"): (os.EX_CONFIG, "none.toml"),
         ("status", "--url", "http://127.0.0.1:9"): (os.EX_UNAVAILABLE, "no hub"),

@@ -387,8 +387,8 @@ TROUBLES: list[tuple[Callable[[Place], None], Level, str, str]] = [
     (open_key, Level.WARNING, "secrets", "open to other users: chmod 600"),
     (no_secret, Level.FAILED, "secrets", "webhook_secret_files[0]: must name a read"),
     (empty_secret, Level.FAILED, "secrets", "must name a file that isn't empty"),
-    (fast_clock, Level.WARNING, "clock", "s ahead of GitHub's: set it"),
-    (slow_clock, Level.WARNING, "clock", "s behind GitHub's: set it"),
+    (fast_clock, Level.WARNING, "clock", "ahead of GitHub's: set it"),
+    (slow_clock, Level.WARNING, "clock", "behind GitHub's: set it"),
     (
         no_checks,
         Level.FAILED,

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dispatchd.hub.domain.links import web_url
-from dispatchd.protocol.links import link_of
+from dispatchd.protocol.github_event import link_of
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_what_hung_is_told_with_where_and_for_how_long() -> None:
     assert "No output for too long" in found.summary
     assert "in phase test" in found.summary
     assert "compile (failed)" in found.summary
-    assert "fetch 60.0 s, build 120.0 s" in found.summary
+    assert "fetch 1 min, build 2 min" in found.summary
 
 
 def test_force_leftovers_noise_and_what_is_left_to_do_are_told() -> None:

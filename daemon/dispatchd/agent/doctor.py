@@ -40,6 +40,7 @@ from dispatchd.process.prerequisites import prerequisites
 from dispatchd.process.untrusted_files import is_file
 from dispatchd.protocol.finding import Finding, Level
 from dispatchd.protocol.job import Job
+from dispatchd.protocol.times import duration
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _FEW_INODES: Final = 10_000
@@ -244,4 +245,4 @@ def _clock(skew: str, seconds: float | None) -> Finding:
     if seconds is None:
         words = "not compared: the endpoint has not said what time it is"
         return Finding("clock", Level.WARNING, words)
-    return Finding("clock", Level.OK, f"{abs(seconds):.0f} s from the endpoint's")
+    return Finding("clock", Level.OK, f"{duration(abs(seconds))} from the endpoint's")

@@ -12,6 +12,7 @@ import click
 
 from dispatchd.agent.config.load import Config, Places, load, locate
 from dispatchd.errors import UsageError
+from dispatchd.protocol.times import parse_duration
 from dispatchd.redaction.escapes import written_out
 
 _SYSTEM_FILE: Final = Path("/etc/dispatchd/config.toml")
@@ -23,6 +24,21 @@ _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 """Folders in which programs are searched if the daemon has no PATH."""
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def in_seconds(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> float | None:
+    """Return the duration that an option was given, in seconds. A callback of the option.
+
+    Raises:
+        BadParameter: The text is no duration.
+    """
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
 
 config_option = click.option(
     "--config",

@@ -15,6 +15,8 @@ import anyio
 from anyio.from_thread import BlockingPortal
 from attrs import define, field
 
+from dispatchd.protocol.times import duration
+
 T = TypeVar("T")
 
 
@@ -48,8 +50,8 @@ class OwnThreads:
             future = self._running[key] = _begin(f"own thread: {key}", call)
         with anyio.move_on_after(within_s) as scope:
             await _until_done(future)
-        if scope.cancelled_caught:
-            message = f"no answer within {within_s:g} s"
+        if within_s is not None and scope.cancelled_caught:
+            message = f"no answer within {duration(within_s)}"
             raise TimeoutError(message)
         if self._running.get(key) is future:
             del self._running[key]

@@ -34,8 +34,8 @@ from dispatchd.hub.storage.machines import MachineStore
 from dispatchd.hub.storage.shared_clock import SharedClock, since_boot
 from dispatchd.hub.storage.tokens import TokenStore
 from dispatchd.hub.waiters import Polls, Watchers
+from dispatchd.protocol.github_event import link_of
 from dispatchd.protocol.job import Json
-from dispatchd.protocol.links import link_of
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 T = TypeVar("T")

@@ -1,4 +1,7 @@
-"""Fields of a job, read from a GitHub payload."""
+"""Fields of a job, read from a GitHub payload, and the page at GitHub that they lead to."""
+
+from collections.abc import Mapping
+from urllib.parse import quote
 
 from dispatchd.protocol.job import Job, Json
 from dispatchd.protocol.json_path import at, number, text
@@ -35,6 +38,23 @@ def job_from_event(job_id: str, workflow: str, event: str, payload: Json) -> Job
         check_run_id=number(payload, "check_run", "id"),
         actor=text(payload, "sender", "login"),
     )
+
+
+def link_of(document: Mapping[str, Json], web: str) -> str:
+    """Return the address of what a job is about, best first: pull request, issue, commit, repository; else nothing."""
+    repository = document.get("repository_name")
+    named = Job(id="", repository=repository if isinstance(repository, str) else "")
+    if named.owner_and_name is None:
+        return ""
+    for kind, name in (
+        ("pull", "pull_request_number"),
+        ("issues", "issue_number"),
+        ("commit", "sha"),
+    ):
+        value = document.get(name)
+        if isinstance(value, (int, str)) and value and value is not True:
+            return f"{web}/{named.repository}/{kind}/{quote(str(value), safe='')}"
+    return f"{web}/{named.repository}"
 
 
 def _sha(payload: Json) -> str:

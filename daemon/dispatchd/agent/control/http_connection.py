@@ -13,6 +13,7 @@ from attrs import define, field
 
 from dispatchd.agent.control.calls import Limits, Lines, Refused, Reply, Text
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.times import duration
 
 _PIECE: Final = 4 * 1024
 """Size of one read, and so the size by which a head can exceed its limit (bytes)."""
@@ -48,7 +49,9 @@ class HttpConnection:
             with anyio.fail_after(self.limits.request_s):
                 return await self._read()
         except TimeoutError as error:
-            reason = f"the request was not complete within {self.limits.request_s:g} s"
+            reason = (
+                f"the request was not complete within {duration(self.limits.request_s)}"
+            )
             raise Refused(status=HTTPStatus.REQUEST_TIMEOUT, reason=reason) from error
         except h11.RemoteProtocolError as error:
             raise Refused(status=error.error_status_hint, reason=str(error)) from error

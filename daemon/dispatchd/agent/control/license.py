@@ -8,6 +8,7 @@ from dispatchd.agent.license.loop import LicenseLoop
 from dispatchd.process.clock import SteadyClock
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.license import LicenseStatus
+from dispatchd.protocol.times import iso
 
 
 def license_routes(license_: LicenseLoop | None) -> Mapping[tuple[str, str], Act]:
@@ -44,7 +45,7 @@ def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:
     claims = status.claims
 
     def at(instant: datetime | None) -> str | None:
-        return None if instant is None else instant.isoformat(timespec="seconds")
+        return None if instant is None else iso(instant)
 
     return {
         "source": status.source,

@@ -11,6 +11,7 @@ from dispatchd.agent.domain.exit_table import TABLE, Contract, Ending, Ruling, T
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Survivor, Usage
 from dispatchd.protocol.result import NoResult, ResultStatus, RunResult
+from dispatchd.protocol.times import duration
 
 _NAMED: Final = 5
 """Most unkillable processes that a summary names (count)."""
@@ -94,7 +95,7 @@ def judge(evidence: Evidence, stop: FailureCause | None) -> Judgement:
     if evidence.missing and ruling.outcome in _SUCCESSES:
         ending = Ending.MISSING_FAIL if evidence.missing_fails else Ending.MISSING_PARK
         ruling = TABLE[evidence.contract][ending]
-    after = f"after {evidence.duration_s:.1f} s"
+    after = f"after {duration(evidence.duration_s)}"
     sentence = _SENTENCES.get(ending, _exited)(evidence, after)
     return Judgement(ending, ruling, " ".join([sentence, *_notes(evidence, ending)]))
 
@@ -283,7 +284,7 @@ def _taken(usage: Usage) -> list[str]:
         )
     figures = []
     if usage.cpu_s is not None:
-        figures.append(f"{usage.cpu_s:.1f} s of CPU")
+        figures.append(f"{duration(usage.cpu_s)} of CPU")
     if usage.peak_memory_bytes is not None:
         figures.append(f"up to {usage.peak_memory_bytes >> 20} MiB of memory")
     if figures:

@@ -19,6 +19,7 @@ from dispatchd.errors import ProtocolError, Unavailable
 from dispatchd.network.content_coding import coding_problem
 from dispatchd.protocol.extensions import CALL_HEADER, is_marked
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.times import duration
 
 _HUNG_UP: Final = (Kind.CLOSED, Kind.RESET)
 
@@ -115,7 +116,7 @@ class Caller:
                         body=await _read(call, response),
                     )
         except TimeoutError as error:
-            reason = f"no complete answer within {deadline_s:g} s"
+            reason = f"no complete answer within {duration(deadline_s)}"
             raise Unavailable(call=call, reason=reason) from error
         except (httpx.RemoteProtocolError, httpx.ReadError) as error:
             if answering:

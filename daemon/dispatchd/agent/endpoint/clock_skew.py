@@ -7,6 +7,7 @@ from typing import Final
 from attrs import define, field, frozen
 
 from dispatchd.network.http_headers import http_date
+from dispatchd.protocol.times import duration
 
 TOLERATED_S: Final = 60.0
 """Largest harmless difference (seconds)."""
@@ -63,9 +64,7 @@ class Skew:
         if self.seconds is None or abs(self.seconds) <= TOLERATED_S:
             return ""
         way = "ahead of" if self.seconds > 0 else "behind"
-        return (
-            f"this machine's clock is {_length(abs(self.seconds))} {way} the endpoint's"
-        )
+        return f"this machine's clock is {duration(abs(self.seconds))} {way} the endpoint's"
 
 
 def _beyond_s(date: datetime, earliest: datetime, latest: datetime) -> float:
@@ -77,10 +76,3 @@ def _beyond_s(date: datetime, earliest: datetime, latest: datetime) -> float:
     if ahead_s >= RESOLUTION_S:
         return ahead_s
     return -behind_s if behind_s >= RESOLUTION_S else 0.0
-
-
-def _length(seconds: float) -> str:
-    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -16,6 +16,7 @@ from dispatchd.agent.tracking.activity import NOT_ASKED
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.ports import Permission
 from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.protocol.times import duration
 
 FAILURES: Final = 3
 """Pulls that have to fail in a row until a machine isn't ready (count): each is an answer, so no wait is needed."""
@@ -83,7 +84,7 @@ class Health:
         silent_s = self._age_s(max(last, asking_since))
         if silent_s <= self.context.config.patience_s:
             return ""
-        return f"no pull has succeeded for {silent_s:.0f} s: {self.context.activity.endpoint}"
+        return f"no pull has succeeded for {duration(silent_s)}: {self.context.activity.endpoint}"
 
     def _mute(self) -> str:
         waiting_s = self.oldest_unreported_age_s
@@ -92,7 +93,7 @@ class Health:
         reported_lately = last is not None and self._age_s(last) <= patience_s
         if waiting_s <= patience_s or reported_lately:
             return ""
-        return f"no report has succeeded while one has waited for {waiting_s:.0f} s"
+        return f"no report has succeeded while one has waited for {duration(waiting_s)}"
 
     def _age_s(self, instant: datetime) -> float:
         return max(0.0, (self.context.clock.now() - instant).total_seconds())

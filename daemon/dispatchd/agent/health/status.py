@@ -13,6 +13,7 @@ from dispatchd.agent.loops.intake import IntakeLoop
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.times import ago, iso
 
 
 @frozen(kw_only=True)
@@ -94,7 +95,7 @@ class Status:
             f"{self._used()} running, {waiting} waiting",
         ]
         age_s = self.health.last_pull_age_s
-        parts.append("no pull yet" if age_s is None else f"last pull {age_s:.0f} s ago")
+        parts.append("no pull yet" if age_s is None else f"last pull {ago(age_s)}")
         flaws = [each for each in self.health.flaws if each != self.intake.obstacle]
         return "; ".join([*parts, *flaws])
 
@@ -171,4 +172,4 @@ _WAITING = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RETRY_WAIT)
 
 
 def _iso(instant: datetime | None) -> str | None:
-    return None if instant is None else instant.isoformat(timespec="seconds")
+    return None if instant is None else iso(instant)

@@ -35,6 +35,7 @@ from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.keyed_tasks import KeyedTasks
 from dispatchd.protocol.backoff import RETRY_CAP_S
 from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
+from dispatchd.protocol.times import duration
 
 _SHORTEST_WAIT_S: Final = 0.05
 """Shortest wait for an attempt that is almost due (seconds)."""
@@ -323,5 +324,5 @@ def _queued_too_long(workflow: Workflow) -> Verdict:
     return Verdict(
         outcome=Outcome.FAILED,
         cause=FailureCause.QUEUE_TIMEOUT,
-        summary=f"Nothing was run: it waited for more than {workflow.queue_timeout_s:g} s for a slot on this machine.",
+        summary=f"Nothing was run: it waited for more than {duration(workflow.queue_timeout_s)} for a slot on this machine.",
     )

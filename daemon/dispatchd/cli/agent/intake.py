@@ -1,18 +1,19 @@
 """`dispatchd drain`, `pause`, `resume`, `reload`: commands of an operator to the running daemon."""
 
-import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from dispatchd.agent.config.load import Places
-from dispatchd.cli.options import config_option, find_daemon, json_option, print_json
-from dispatchd.errors import UsageError
+from dispatchd.cli.options import (
+    config_option,
+    find_daemon,
+    in_seconds,
+    json_option,
+    print_json,
+)
 from dispatchd.protocol.job import Json
-
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION: Final = re.compile(r"([0-9]{1,9})([smhd]?)")
 
 reason_option = click.option(
     "--reason", default="", help="Why; shown to whoever asks for the status."
@@ -24,8 +25,10 @@ reason_option = click.option(
 @json_option
 @click.option(
     "--deadline",
-    metavar="TIME",
-    help="When what still runs is ended, such as 90s, 10m or 2h.  [default: never]",
+    "deadline_s",
+    metavar="DURATION",
+    callback=in_seconds,
+    help="End what still runs after this time, such as 90s, 10m or 2h.  [default: never]",
 )
 @reason_option
 @click.option("--no-wait", is_flag=True, help="Don't wait until the machine is empty.")
@@ -33,7 +36,7 @@ def drain(
     config_file: Path | None,
     *,
     as_json: bool,
-    deadline: str | None,
+    deadline_s: float | None,
     reason: str,
     no_wait: bool,
 ) -> None:
@@ -44,8 +47,8 @@ def drain(
     """
     places = find_daemon(config_file)
     body: dict[str, Json] = {"reason": reason}
-    if deadline is not None:
-        body["deadline_s"] = _seconds(deadline)
+    if deadline_s is not None:
+        body["deadline_s"] = deadline_s
     answer = _tell(places, "drain", body)
     last: Any = answer if no_wait else _wait_until_empty(places, quiet=as_json)
     if as_json:
@@ -119,11 +122,3 @@ def _print(answer: Any, *, as_json: bool) -> None:  # noqa: ANN401  # JSON
         print_json(answer)
     else:
         click.echo(answer["mode"])
-
-
-def _seconds(text: str) -> int:
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        reason = "--deadline must be a time such as 90s, 10m, 2h or 1d"
-        raise UsageError(cannot="drain", reason=reason)
-    return int(found[1]) * _UNITS[found[2]]

@@ -9,7 +9,7 @@ from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.store.codec import to_public
 from dispatchd.cli.agent.records import read_records
-from dispatchd.cli.agent.views import age, purpose, standing
+from dispatchd.cli.agent.views import age_s, purpose, standing
 from dispatchd.cli.options import (
     config_option,
     find_daemon,
@@ -17,6 +17,7 @@ from dispatchd.cli.options import (
     print_json,
     print_table,
 )
+from dispatchd.protocol.times import rough
 
 _ORDER: Final = (
     # Jobs that wait for a person come first.
@@ -50,7 +51,7 @@ def jobs(config_file: Path | None, *, as_json: bool, past: int) -> None:
         print_json([to_public(record) for record in chosen])
     elif chosen:
         print_table(
-            ("JOB", "WORKFLOW", "PHASE", "STATUS", "FOR", "SINCE"),
+            ("JOB", "WORKFLOW", "PHASE", "STATUS", "FOR", "AGE"),
             [_row(record) for record in chosen],
         )
     else:
@@ -65,5 +66,5 @@ def _row(record: TrackedJob) -> tuple[str, ...]:
         record.phase,
         standing(record),
         purpose(record),
-        age(record.changed_at),
+        rough(age_s(record.changed_at)),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dispatchd.agent.config.load import Config
+from dispatchd.cli.agent.views import passed_s
 from dispatchd.cli.options import (
     config_option,
     json_option,
@@ -17,6 +18,7 @@ from dispatchd.cli.options import (
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import DispatchdError, NotReachable, UsageError
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.times import ago, utc
 
 
 @click.command("license")
@@ -167,13 +169,11 @@ def _print(found: dict[str, Json]) -> None:
 
 
 def _when(found: dict[str, Json], name: str) -> str:
-    """Return a time with its distance from now, such as `2026-12-24T00:00:00+00:00 (in 33 days)`."""
-    from datetime import UTC, datetime
+    """Return a time with its distance from now, such as `2026-12-24 00:00:00 UTC (in 33 d)`."""
+    from datetime import datetime
 
     text = found.get(name)
     if not isinstance(text, str):
         return ""
-    left = datetime.fromisoformat(text) - datetime.now(UTC)  # noqa: TID251  # shown, never decided from
-    days = abs(left.days) if left.days >= 0 else abs(left.days) - 1
-    away = f"in {days} days" if left.days >= 0 else f"{days} days ago"
-    return f"{text} ({away})"
+    at = datetime.fromisoformat(text)
+    return f"{utc(at)} ({ago(passed_s(at))})"

@@ -12,7 +12,13 @@ from dispatchd.agent.store.codec import to_public
 from dispatchd.agent.store.evidence import read_story
 from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.cli.agent.records import find_job
-from dispatchd.cli.agent.views import age, annotation_line, purpose, standing
+from dispatchd.cli.agent.views import (
+    age_s,
+    annotation_line,
+    passed_s,
+    purpose,
+    standing,
+)
 from dispatchd.cli.completion import job_ids
 from dispatchd.cli.options import (
     config_option,
@@ -24,9 +30,10 @@ from dispatchd.cli.options import (
 )
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import ContractViolation, UserError
+from dispatchd.protocol.github_event import link_of
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_text import loads
-from dispatchd.protocol.links import link_of
+from dispatchd.protocol.times import ago, duration, rough, utc
 
 
 @click.command()
@@ -51,9 +58,9 @@ def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
         for attempt in record.attempts:
             echo(f"  {_attempt(attempt)}")
     echo("\nSteps")
-    echo(f"  {record.received_at:%Y-%m-%d %H:%M:%S}  received")
+    echo(f"  {utc(record.received_at)}  received")
     for step in record.steps:
-        echo(f"  {step.at:%Y-%m-%d %H:%M:%S}  {step.event} -> {step.phase}")
+        echo(f"  {utc(step.at)}  {step.event} -> {step.phase}")
 
 
 def _print_story(record: TrackedJob, folder: RunFolder) -> None:
@@ -66,7 +73,7 @@ def _print_story(record: TrackedJob, folder: RunFolder) -> None:
         "run phase": story.phases[-1].name if story.phases else "",
         "phases took": story.timings(),
         "progress": str(story.progress) if story.progress else "",
-        "last span": f"{span.name}, {span.duration_s:.1f} s, {'ok' if span.ok else 'failed'}"
+        "last span": f"{span.name}, {duration(span.duration_s)}, {'ok' if span.ok else 'failed'}"
         if span
         else "",
         "left to do": "; ".join(story.follow_ups),
@@ -131,11 +138,11 @@ def _facts(record: TrackedJob, folder: RunFolder, link: str) -> dict[str, str]:
         "ref": job.ref,
         "commit": job.sha,
         "actor": job.actor,
-        "phase": f"{record.phase} for {age(record.changed_at)}",
+        "phase": f"{record.phase} for {rough(age_s(record.changed_at))}",
         "status": standing(record),
         "summary": verdict.summary if verdict else "",
         "parked for": record.blocked,
-        "next attempt": f"{record.retry_at:%Y-%m-%d %H:%M:%S} UTC"
+        "next attempt": f"{utc(record.retry_at)} ({ago(passed_s(record.retry_at))})"
         if record.retry_at
         else "",
         "run folder": str(folder.path),
@@ -149,6 +156,8 @@ def _attempt(attempt: Attempt) -> str:
     pid = f", pid {attempt.process.pid}" if attempt.process else ""
     if attempt.ended_at is None:
         stop = f", being ended: {attempt.stop}" if attempt.stop else ""
-        return f"{attempt.number}. started {age(attempt.started_at)} ago{pid}{stop}"
+        return f"{attempt.number}. started {ago(age_s(attempt.started_at))}{pid}{stop}"
     seconds = (attempt.ended_at - attempt.started_at).total_seconds()
-    return f"{attempt.number}. took {seconds:.1f} s{pid}, {attempt.cause or 'success'}"
+    return (
+        f"{attempt.number}. took {duration(seconds)}{pid}, {attempt.cause or 'success'}"
+    )

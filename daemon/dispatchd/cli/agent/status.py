@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ import click
 from dispatchd.agent.config.load import Places
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.store.jobs import read_all
-from dispatchd.cli.agent.views import length
+from dispatchd.cli.agent.views import age_s
 from dispatchd.cli.options import (
     config_option,
     find_daemon,
@@ -24,6 +24,7 @@ from dispatchd.cli.options import (
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import FolderUnusable, NotReachable
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.times import ago, duration, utc
 
 _TIMEOUT_S: Final = 5.0
 """Longest time of a healthy daemon to send its status (seconds)."""
@@ -101,7 +102,7 @@ def _print_store(places: Places, *, as_json: bool) -> None:
         counts[record.phase.value] = int(str(counts[record.phase.value])) + 1
         if record.phase is Phase.FINISHING:
             waiting.append(record.changed_at)
-    oldest_s = _age_s(min(waiting)) if waiting else None
+    oldest_s = age_s(min(waiting)) if waiting else None
     if as_json:
         print_json(
             {"running": False, "jobs": counts, "oldest_unreported_age_s": oldest_s}
@@ -111,7 +112,7 @@ def _print_store(places: Places, *, as_json: bool) -> None:
         {
             "daemon": "doesn't answer; this is what its store has",
             "jobs": _counted(counts),
-            "unreported": f"since {length(oldest_s)}" if oldest_s is not None else "",
+            "unreported": f"for {duration(oldest_s)}" if oldest_s is not None else "",
         }
     )
 
@@ -122,10 +123,10 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         found[name] for name in ("endpoint", "slots", "outbox", "disk")
     )
     state = "ready" if found["ready"] else "NOT READY"
-    up_s = _age_s(datetime.fromisoformat(found["started_at"]))
+    up_s = age_s(datetime.fromisoformat(found["started_at"]))
     yield (
         "daemon",
-        f"{state}; version {found['version']}, pid {found['pid']}, up {length(up_s)}",
+        f"{state}; version {found['version']}, pid {found['pid']}, up {duration(up_s)}",
     )
     for number, flaw in enumerate(found["flaws"], start=1):
         yield f"  because {number}", flaw
@@ -141,13 +142,13 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         f"{endpoint['url']}: {endpoint['state']}; polls {_HELD[endpoint['long_poll']]}"
         + (f"; {extensions}" if extensions else ""),
     )
-    yield "last pull", _ago(endpoint["last_pull_age_s"])
-    yield "last report", _ago(_since(endpoint["last_report_at"]))
+    yield "last pull", ago(endpoint["last_pull_age_s"])
+    yield "last report", ago(_since(endpoint["last_report_at"]))
     yield (
         "clock",
         ""
         if (skew_s := endpoint["clock_skew_s"]) is None
-        else f"{skew_s:+.0f} s to the endpoint"
+        else f"{duration(abs(skew_s))} {'ahead of' if skew_s > 0 else 'behind'} the endpoint"
         if skew_s
         else "in step with the endpoint",
     )
@@ -156,7 +157,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "jobs", _counted(found["jobs"])
     yield (
         "unreported",
-        f"{outbox['depth']}; {outbox['oldest_job']} for {length(outbox['oldest_age_s'])}"
+        f"{outbox['depth']}; {outbox['oldest_job']} for {duration(outbox['oldest_age_s'])}"
         if outbox["depth"]
         else "none",
     )
@@ -165,7 +166,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     free = f"{disk['free_bytes'] / (1 << 30):.1f} GiB and {disk['free_inodes']:,} inodes free"
     yield "disk", f"{disk['trouble']}; {free}" if disk["trouble"] else free
     yield "state", found["state_folder"]
-    reloaded = _ago(_since(found["reloaded_at"])) if found["reloaded_at"] else ""
+    reloaded = ago(_since(found["reloaded_at"])) if found["reloaded_at"] else ""
     yield (
         "config",
         found["config_file"] + (f", reloaded {reloaded}" if reloaded else ""),
@@ -181,7 +182,11 @@ def _license(found: dict[str, Any] | None) -> str:
         return ""
     if not found["good"]:
         return str(found["obstacle"])
-    until = f", until {found['expires_at']}" if found["expires_at"] else ""
+    until = (
+        f", until {utc(datetime.fromisoformat(found['expires_at']))}"
+        if found["expires_at"]
+        else ""
+    )
     return f"{found['plan'] or 'good'} ({found['worth']}){until}"
 
 
@@ -189,9 +194,13 @@ def _intake(found: dict[str, Any]) -> str:
     why = f" ({found['reason']})" if found["reason"] else ""
     if found["mode"] == "pulling":
         return "pulling"
-    since = _ago(_since(found["since"]))
+    since = ago(_since(found["since"]))
     left = f"; {found['left']} left" if found["mode"] == "draining" else ""
-    until = f"; what runs is ended at {found['until']}" if found["until"] else ""
+    until = (
+        f"; what runs is ended at {utc(datetime.fromisoformat(found['until']))}"
+        if found["until"]
+        else ""
+    )
     return f"{found['mode'].upper()}{why}, since {since}{left}{until}"
 
 
@@ -203,12 +212,4 @@ def _counted(jobs: dict[str, Json]) -> str:
 
 
 def _since(instant: str | None) -> float | None:
-    return None if instant is None else _age_s(datetime.fromisoformat(instant))
-
-
-def _age_s(instant: datetime) -> float:
-    return max(0.0, (datetime.now(UTC) - instant).total_seconds())  # noqa: TID251  # shown, never decided from
-
-
-def _ago(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{length(seconds)} ago"
+    return None if instant is None else age_s(datetime.fromisoformat(instant))

@@ -1,6 +1,7 @@
 """Texts about a tracked job for people."""
 
-from datetime import UTC, datetime
+import time
+from datetime import datetime
 from typing import Final
 
 from dispatchd.agent.domain.job import TrackedJob
@@ -44,14 +45,12 @@ def annotation_line(level: str, path: str, line: int, message: str) -> str:
     return f"{level}  {path}:{line}  {' '.join(message.split())}"
 
 
-def age(since: datetime) -> str:
-    """Return the time since a point in time, such as `3 m`."""
-    return length(max(0.0, (datetime.now(UTC) - since).total_seconds()))  # noqa: TID251  # shown, never decided from
+def passed_s(at: float | datetime) -> float:
+    """Return the time since a point in time (seconds); below 0 for one to come. Numbers are seconds since the epoch."""
+    seconds = at.timestamp() if isinstance(at, datetime) else at
+    return time.time() - seconds  # noqa: TID251  # shown, never decided from
 
 
-def length(seconds: float) -> str:
-    """Return a length of time in its largest unit, such as `3 m`."""
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+def age_s(at: float | datetime) -> float:
+    """Return the time since something that has happened (seconds): 0 if the clock that it was taken from is ahead."""
+    return max(0.0, passed_s(at))

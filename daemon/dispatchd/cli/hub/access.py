@@ -5,10 +5,12 @@ from typing import Any, Final
 
 import click
 
+from dispatchd.cli.agent.views import age_s
 from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, say, when
 from dispatchd.cli.options import print_json, print_pairs, print_table
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
+from dispatchd.protocol.times import ago
 
 
 @click.command()
@@ -26,8 +28,8 @@ def machines(hub: HubClient, *, as_json: bool) -> None:
             each["name"],
             each["state"],
             each["server_id"],
-            when(each["seen_at"]) or "never",
-            when(each.get("last_pull_at", each["seen_at"])) or "never",
+            _seen(each["seen_at"]),
+            _seen(each.get("last_pull_at", each["seen_at"])),
             ", ".join(each["workflows"] or ["any"]),
             _bound(each),
         )
@@ -211,6 +213,10 @@ def list_tokens(hub: HubClient, *, as_json: bool) -> None:
 
 COMMANDS: Final = (machines, machine, token)
 """Commands of this module for the group `hub`."""
+
+
+def _seen(at: float) -> str:
+    return ago(age_s(at) if at else None)
 
 
 def _bound(found: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +18,7 @@ from dispatchd.cli.options import (
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import ContractViolation, NotReachable, UsageError
 from dispatchd.network.content_coding import ASKED_FOR, coding_problem
+from dispatchd.protocol.times import utc
 
 if TYPE_CHECKING:
     import ssl
@@ -282,4 +282,4 @@ def in_path(name: str) -> str:
 
 def when(at: float) -> str:
     """Return a time (seconds since the epoch) for people, in UTC; empty for 0."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}" if at else ""
+    return utc(at) if at else ""

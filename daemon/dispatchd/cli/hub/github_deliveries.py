@@ -1,7 +1,6 @@
 """`dispatchd hub github status` and `redeliver`: check that GitHub's events arrive, and get those that haven't."""
 
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,35 +9,21 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dispatchd.cli.hub.client import HubClient, asks_hub, config_option, when
-from dispatchd.cli.options import json_option, print_json, print_pairs
+from dispatchd.cli.options import in_seconds, json_option, print_json, print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import ConfigError, NotReachable, Problem, UsageError
+from dispatchd.protocol.times import duration, utc
 
 if TYPE_CHECKING:
     from dispatchd.hub.config.github import GithubSettings
     from dispatchd.hub.config.load import Settings
     from dispatchd.hub.github.poller.redeliver import Choice
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
 _INGEST: Final = {
     "none": "nothing (there is no [github] in the configuration)",
     "webhook": "GitHub sends events",
     "poll": "the hub fetches events",
 }
-
-
-def _seconds(_: click.Context, __: click.Parameter, value: str) -> float:
-    """Return a length of time such as `90m`, in seconds.
-
-    Raises:
-        BadParameter: The text has another form.
-    """
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)([smhd])", value)
-    if found is None:
-        message = f"{value!r} is no length of time such as 90m, 2h or 1d"
-        raise click.BadParameter(message)
-    return float(found[1]) * _UNITS[found[2]]
 
 
 @click.command()
@@ -70,9 +55,9 @@ def status(hub: HubClient, *, as_json: bool) -> None:
         }
     )
     for loss in found["losses"]:
-        hours = (loss["until"] - loss["since"]) / 3600
+        since, until = loss["since"], loss["until"]
         echo(
-            f"lost: what came from {when(loss['since'])} to {when(loss['until'])} ({hours:.1f} h)"
+            f"lost: what came from {utc(since)} to {utc(until)} ({duration(until - since)})"
         )
 
 
@@ -82,8 +67,8 @@ def status(hub: HubClient, *, as_json: bool) -> None:
 @click.option(
     "--since",
     "since_s",
-    metavar="LENGTH",
-    callback=_seconds,
+    metavar="DURATION",
+    callback=in_seconds,
     default="2h",
     show_default=True,
     help="Without GUIDs: how far to look back, as 90m, 2h or 1d.",

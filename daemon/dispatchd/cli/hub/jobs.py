@@ -8,10 +8,12 @@ from urllib.parse import quote
 
 import click
 
+from dispatchd.cli.agent.views import age_s
 from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, say, when
 from dispatchd.cli.hub.job import print_job
 from dispatchd.cli.options import confirm, print_json, print_table, read_text
 from dispatchd.errors import UsageError
+from dispatchd.protocol.times import rough
 
 
 @click.command()
@@ -54,11 +56,13 @@ def jobs(
             str(each.get("dag_name") or each.get("command") or ""),
             str(each.get("repository_name") or ""),
             each.get("machine_name") or each["machine"],
-            when(each["finished_at"] or each["claimed_at"] or each["created_at"]),
+            rough(
+                age_s(each["finished_at"] or each["claimed_at"] or each["created_at"])
+            ),
         )
         for each in found
     ]
-    print_table(("JOB", "STATE", "WORKFLOW", "REPOSITORY", "MACHINE", "SINCE"), rows)
+    print_table(("JOB", "STATE", "WORKFLOW", "REPOSITORY", "MACHINE", "AGE"), rows)
 
 
 @click.command()

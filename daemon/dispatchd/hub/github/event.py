@@ -1,6 +1,5 @@
 """Fields of a GitHub event, read from an untrusted payload: a value of an unexpected type counts as absent."""
 
-from datetime import datetime
 from typing import Final
 
 from attrs import frozen
@@ -9,6 +8,7 @@ from dispatchd.hub.domain.event_kinds import NAMES_A_REF, PUSH
 from dispatchd.protocol.github_event import job_from_event
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_path import at, number, text
+from dispatchd.protocol.times import parse_time
 
 LONGEST_TEXT: Final = 512
 """Longest name, ref or label that is stored (characters); longer ones are cut."""
@@ -130,11 +130,7 @@ def _id(value: int | None) -> int:
 
 
 def _time(value: str) -> float:
-    try:
-        found = datetime.fromisoformat(value)
-    except ValueError:
-        return 0.0
-    return found.timestamp() if found.tzinfo is not None else 0.0
+    return parse_time(value) or 0.0
 
 
 def _full_ref(payload: Json, ref: str) -> str:

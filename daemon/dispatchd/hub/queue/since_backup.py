@@ -1,6 +1,5 @@
 """Treatment of the time between a backup and its restore: jobs that ran, and events that came."""
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.dispatch_rules import Pause, PauseStore
+from dispatchd.protocol.times import utc
 
 SKIPPED: Final = "it came before the restore of a backup, which was told to skip it"
 
@@ -29,7 +29,7 @@ def prepare(database: Database, choice: SinceBackup, *, file: Path, now: float) 
     """Prepare a restored hub's start for the owner's choice. Blocks; fails with StorageBusy if the database can't be used now."""
     if choice is SinceBackup.LOOK:
         reason = (
-            f"restored from {file.name} on {datetime.fromtimestamp(now, UTC):%Y-%m-%d %H:%M} UTC; "
+            f"restored from {file.name} on {utc(now)}; "
             "what has run since that backup may wait again"
         )
         PauseStore(database).begin(Pause(since=now, reason=reason))

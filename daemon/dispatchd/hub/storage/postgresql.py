@@ -12,6 +12,8 @@ import psycopg
 from psycopg.abc import PQGen
 from typing_extensions import override
 
+from dispatchd.protocol.times import duration
+
 T = TypeVar("T")
 
 CONNECT_S: Final = 5
@@ -68,7 +70,9 @@ class BoundedConnection(psycopg.Connection[Any]):
                 # psycopg also resumes with nothing ready, to check for interrupts.
                 if not ready and time.monotonic() > until:  # likewise
                     self.pgconn.finish()
-                    message = f"the server has not answered within {self.answer_s} s"
+                    message = (
+                        f"the server has not answered within {duration(self.answer_s)}"
+                    )
                     raise psycopg.OperationalError(message)
                 wanted = gen.send(ready)
         except StopIteration as end:

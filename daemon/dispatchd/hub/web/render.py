@@ -18,6 +18,7 @@ from dispatchd.hub.domain.model import QueueFull, State, StorageBusy
 from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.web import text as words
 from dispatchd.hub.web import view_model as shapes
+from dispatchd.protocol.times import iso, utc
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -68,17 +69,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    for name in (
-        "iso",
-        "job_path",
-        "shown",
-        "shown_lines",
-        "span",
-        "state_word",
-        "utc",
-    ):
+    for name in ("job_path", "shown", "shown_lines", "state_word"):
         found.filters[name] = getattr(words, name)
     found.filters |= {"title_of": shapes.title, "has_ended": shapes.has_ended}
+    found.filters |= {"iso": iso, "utc": utc}
     found.globals |= {"static": f"/static/{_VERSION}", "State": State}
     return found
 

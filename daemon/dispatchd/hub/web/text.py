@@ -1,6 +1,5 @@
-"""Texts of the page: safe forms of jobs' texts, times, and a sentence for each state."""
+"""Texts of the page: safe forms of jobs' texts, and a sentence for each state."""
 
-from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote, urlencode
 
@@ -34,28 +33,6 @@ def shown_lines(text: str) -> str:
     """Return a text of several lines, such as a log, without a terminal's colours."""
     plain = COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     return written_out(plain, but="\n\t")
-
-
-def iso(at: float) -> str:
-    """Return a time in ISO 8601, for programs."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-
-
-def utc(at: float) -> str:
-    """Return a time for people, in UTC."""
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def span(length_s: float) -> str:
-    """Return a duration in its two largest units."""
-    if length_s < 10:  # noqa: PLR2004  # longer ones need no tenths
-        return f"{max(length_s, 0):.1f} s"
-    minutes, seconds = divmod(round(length_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = ((days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s"))
-    found = [f"{count} {unit}" for count, unit in parts if count]
-    return " ".join(found[:2])
 
 
 def state_word(state: str) -> str:

@@ -7,7 +7,8 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.hub.domain.model import ENDED, Attempt, HubJob
-from dispatchd.hub.web.text import shown, span
+from dispatchd.hub.web.text import shown
+from dispatchd.protocol.times import duration
 
 _ASKED: Final = (
     ("event_name", "Event"),
@@ -61,7 +62,7 @@ def steps(job: HubJob, attempts: Sequence[Attempt]) -> list[Step]:
 def _steps(job: HubJob, attempts: Sequence[Attempt]) -> Iterator[Step]:
     yield Step(job.created_at, "Submitted")
     for each in attempts:
-        waited = span(each.claimed_at - job.created_at)
+        waited = duration(each.claimed_at - job.created_at)
         detail = f"{waited} after it was submitted" if each.number == 1 else ""
         yield Step(each.claimed_at, "Claimed by", each.machine, detail)
         if each.outcome == "released":
@@ -74,7 +75,7 @@ def _steps(job: HubJob, attempts: Sequence[Attempt]) -> Iterator[Step]:
         yield Step(job.accepted_at, "Accepted by", job.machine, detail)
     if job.finished_at:
         began = job.accepted_at
-        detail = f"{span(job.finished_at - began)} after it was accepted"
+        detail = f"{duration(job.finished_at - began)} after it was accepted"
         yield Step(job.finished_at, "Ended", detail=detail if began else "")
 
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 from attrs import define, field, frozen
 from typing_extensions import override
 
+from dispatchd.protocol.times import duration
+
 LONGEST_LINE: Final = 64 * 1024
 """Longest line (bytes); a longer one is no event."""
 
@@ -123,7 +125,7 @@ class Story:
     def timings(self) -> str:
         """Return the durations of the phases that ended, such as `build 3.2 s, test 40.0 s`; only of known times."""
         return ", ".join(
-            f"{phase.name} {(after.at - phase.at).total_seconds():.1f} s"
+            f"{phase.name} {duration((after.at - phase.at).total_seconds())}"
             for phase, after in zip(self.phases, self.phases[1:], strict=False)
             if phase.at is not None and after.at is not None
         )

@@ -26,6 +26,7 @@ from dispatchd.agent.engine.local.process import kill_group
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import WorkspaceFailed
 from dispatchd.process.folder_tree import remove_tree
+from dispatchd.protocol.times import duration
 
 _ASKPASS: Final = """\
 #!/bin/sh
@@ -130,7 +131,7 @@ async def check_out(
         with anyio.move_on_after(checkout.timeout_s) as scope:
             await _fill(git, checkout)
         if scope.cancelled_caught:
-            reason = f"it took longer than {checkout.timeout_s:g} s"
+            reason = f"it took longer than {duration(checkout.timeout_s)}"
             raise WorkspaceFailed(url=checkout.url, reason=reason)
         await _remove([await to_thread.run_sync(_replace, workspace, aside)])
     except OSError as error:
@@ -166,7 +167,7 @@ async def try_way(
     except WorkspaceFailed as error:
         return "" if _REACHED.search(error.reason) else error.reason
     except TimeoutError:
-        return f"no answer within {within_s:g} s"
+        return f"no answer within {duration(within_s)}"
     except (OSError, ValueError) as error:
         return str(error)
     return ""

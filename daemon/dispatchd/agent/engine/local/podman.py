@@ -25,6 +25,7 @@ from dispatchd.agent.domain.isolation import Network, PullPolicy
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.errors import SpawnFailed
 from dispatchd.process.landlock import Access, Rule
+from dispatchd.protocol.times import duration
 
 _TERMINALS: Final = "/dev/pts"
 
@@ -200,7 +201,7 @@ class Podman:
                     start_new_session=True,
                 )
         except TimeoutError:
-            return f"it took more than {within_s:g} s"
+            return f"it took more than {duration(within_s)}"
         except OSError as error:
             return error.strerror or str(error)
         if done.returncode == 0:

@@ -22,6 +22,7 @@ from dispatchd.agent.engine.local.gate import of_command
 from dispatchd.agent.engine.local.process import read_environment, read_request
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import SecretUnavailable
+from dispatchd.protocol.times import duration
 
 NAMES: Final = "DISPATCHD_SECRETS"
 """Variable that lists the variables of a run's environment that are secrets, separated by commas."""
@@ -94,7 +95,7 @@ class SecretReader:
                     start_new_session=True,
                 )
         except TimeoutError as error:
-            reason = f"its command took more than {_COMMAND_S:g} s"
+            reason = f"its command took more than {duration(_COMMAND_S)}"
             raise SecretUnavailable(name=source.name, reason=reason) from error
         if done.returncode != 0:
             reason = f"its command ended with exit code {done.returncode}"

@@ -6,7 +6,6 @@ token". Tokens are opaque: GitHub changes their form and length.
 
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Final, Self
 
 import anyio
@@ -24,6 +23,7 @@ from dispatchd.hub.github.api.responses import (
 )
 from dispatchd.hub.github.api.transport import Call, Transport
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.times import parse_time
 
 WRITE: Final = "write"
 """Access with which something can be changed (GitHub's schema `app-permissions`)."""
@@ -211,13 +211,10 @@ class Credentials:
         if not isinstance(value, str) or not value or not isinstance(document, dict):
             raise Unclear(call=call.name, reason="the answer has no token")
         now, permissions = self._github_now(), document.get("permissions")
-        try:
-            ends = datetime.fromisoformat(str(document.get("expires_at"))).timestamp()
-        except ValueError:
-            ends = now + _TOKEN_S
+        ends = parse_time(str(document.get("expires_at")))
         return Token(
             value=value,
-            expires_at=ends,
+            expires_at=now + _TOKEN_S if ends is None else ends,
             minted_at=now,
             permissions={name: str(level) for name, level in permissions.items()}
             if isinstance(permissions, dict)

@@ -32,6 +32,7 @@ from dispatchd.network.http_headers import no_cookies
 from dispatchd.network.proxies import environment_proxy, httpx_proxy
 from dispatchd.network.trust import client_context
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.times import duration
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 DEADLINE_S: Final = 10.0
@@ -109,7 +110,7 @@ class Transport:
             with anyio.fail_after(call.deadline_s):
                 reply = await self._answer(call, token)
         except TimeoutError as error:
-            reason = f"no answer within {call.deadline_s:g} s"
+            reason = f"no answer within {duration(call.deadline_s)}"
             raise Unclear(call=call.name, reason=reason) from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise Unclear(call=call.name, reason=_words(error)) from error

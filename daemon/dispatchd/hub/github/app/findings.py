@@ -26,6 +26,7 @@ from dispatchd.hub.github.app.needs import (
 from dispatchd.protocol.finding import Finding, Level
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_path import text
+from dispatchd.protocol.times import duration
 
 _CLOCK_S: Final = 30.0
 """Largest difference of the clocks without a warning (seconds). A JWT is valid from 60 s before it was made (api/keys.py)."""
@@ -40,7 +41,7 @@ def of_clock(ahead_s: float) -> Finding:
     if abs(ahead_s) <= _CLOCK_S:
         return Finding("clock", Level.OK, "it is that of GitHub")
     which = "behind" if ahead_s > 0 else "ahead of"
-    words = f"this machine's clock is {abs(ahead_s):.0f} s {which} GitHub's: set it (timedatectl set-ntp true)"
+    words = f"this machine's clock is {duration(abs(ahead_s))} {which} GitHub's: set it (timedatectl set-ntp true)"
     return Finding("clock", Level.WARNING, words)
 
 

@@ -5,7 +5,6 @@ and identifier 20 characters, a status' description 140), and redaction/truncate
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from attrs import frozen
@@ -19,6 +18,7 @@ from dispatchd.hub.github.checks.conclusions import Standing, standing
 from dispatchd.hub.github.routing.route import CANCEL_BUTTON
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.result import Annotation
+from dispatchd.protocol.times import iso
 from dispatchd.redaction.redactor import Redactor
 from dispatchd.redaction.truncate import clip_line
 
@@ -176,4 +176,4 @@ def _details_url(job: HubJob, settings: GithubSettings) -> str:
 
 def _time(at: float) -> str:
     """Return a time in GitHub's format; empty for what has not happened."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if at else ""
+    return iso(at) if at else ""

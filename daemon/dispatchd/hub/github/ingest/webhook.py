@@ -32,6 +32,7 @@ from dispatchd.hub.github.ingest.signed_body import IN_MEMORY, SignedBody
 from dispatchd.hub.github.routing.route import Plan, route
 from dispatchd.hub.http_bodies import MIB
 from dispatchd.protocol.json_text import loads
+from dispatchd.protocol.times import duration
 
 LARGEST_PAYLOAD: Final = 25 * MIB
 """Largest payload that GitHub sends (bytes; GitHub docs, Webhook events and payloads)."""
@@ -172,7 +173,9 @@ class Webhook:
             except OSError as error:
                 message = f"the body can't be kept ({error.strerror})"
                 raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, message) from error
-        message = f"the body took more than {_READ_S:g} s, or was the slowest of many"
+        message = (
+            f"the body took more than {duration(_READ_S)}, or was the slowest of many"
+        )
         raise Refused(HTTPStatus.REQUEST_TIMEOUT, message)
 
     async def _taken(self, call: _Call, body: SignedBody, kind: str) -> Taken:

@@ -26,6 +26,7 @@ from dispatchd.hub.github.poller.postponed import NOT_THERE_S, UNCLEAR_S, Postpo
 from dispatchd.hub.github.poller.walk import Walk, Wanted
 from dispatchd.hub.github.routing.route import route
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.times import duration
 
 
 @frozen(kw_only=True)
@@ -135,7 +136,9 @@ class Fetcher:
         is_new = wanted.guid not in self.postponed.guids()
         now = self.github_now()
         if not self.postponed.put_off(wanted, now=now, patience_s=patience_s):
-            reason = f"GitHub lists it and hasn't handed it out for {patience_s:g} s"
+            reason = (
+                f"GitHub lists it and hasn't handed it out for {duration(patience_s)}"
+            )
             log.warning("github_delivery_lost", reason=reason)
         elif is_new:
             log.info("github_delivery_put_off")

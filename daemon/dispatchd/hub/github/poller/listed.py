@@ -5,7 +5,6 @@ of its OpenAPI description. Times are seconds since the epoch by GitHub's clock.
 """
 
 import json
-from datetime import UTC, datetime
 from hashlib import sha256
 from http import HTTPStatus
 
@@ -18,6 +17,7 @@ from dispatchd.hub.github.ingest.webhook import kept_headers
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_path import at, number, text
 from dispatchd.protocol.json_text import loads
+from dispatchd.protocol.times import parse_time
 
 
 @frozen(kw_only=True)
@@ -67,7 +67,7 @@ def _read(item: Json, otherwise: float) -> Listed | None:
     return Listed(
         id=delivery_id,
         guid=guid,
-        delivered_at=_seconds(text(item, "delivered_at"), otherwise),
+        delivered_at=_delivered_at(text(item, "delivered_at"), otherwise),
         event=clean(text(item, "event")),
         action=clean(text(item, "action")),
         installation=max(number(item, "installation_id") or 0, 0),
@@ -75,12 +75,9 @@ def _read(item: Json, otherwise: float) -> Listed | None:
     )
 
 
-def _seconds(given: str, otherwise: float) -> float:
-    try:
-        found = datetime.fromisoformat(given)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        return otherwise
+def _delivered_at(given: str, otherwise: float) -> float:
+    found = parse_time(given)
+    return otherwise if found is None else found
 
 
 def has_payload(document: Json) -> bool:

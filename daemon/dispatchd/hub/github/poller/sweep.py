@@ -5,7 +5,6 @@ So the next sweep completes one that was cut short anywhere. The mark only says 
 passes an unfinished event.
 """
 
-from datetime import UTC, datetime
 from typing import Final, Self
 
 import structlog
@@ -22,6 +21,7 @@ from dispatchd.hub.github.routing.interest import idle
 from dispatchd.hub.queue.since_backup import SKIPPED, skip_before
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.delivery_cursor import Progress, mark_of
+from dispatchd.protocol.times import iso
 
 _DAY_S: Final = 86_400.0
 
@@ -172,8 +172,8 @@ class Sweeper:
             return
         structlog.get_logger().warning(
             "github_deliveries_lost",
-            since=_when(last.since),
-            until=_when(last.until),
+            since=iso(last.since),
+            until=iso(last.until),
             hours=round((last.until - last.since) / 3600, 1),
             reason="GitHub doesn't keep deliveries any longer (github.retention_days)",
             advice="look at GitHub for what happened then, such as pull requests without checks",
@@ -184,7 +184,3 @@ class Sweeper:
             return set()
         target, store = self.settings.target, self.desk.deliveries
         return await self.desk.use(lambda: store.known(target, guids))
-
-
-def _when(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
