@@ -23,7 +23,19 @@ DispatchdError
 ├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
 ├─ StoreUnavailable     the disk refused a write; wait and repeat
 ├─ RecordUnreadable     the record is quarantined; the others go on
-└─ InvalidTransition    a bug; only the bug fence (`concurrency/bug_fence.py`) catches it
+├─ InvalidTransition    a bug; only the bug fence (`concurrency/bug_fence.py`) catches it
+│
+│  At the hub:
+├─ Refused              an HTTP status and a message for the client (`hub/domain/rules.py`)
+├─ QueueFull            the client submits again later (`hub/domain/model.py`)
+├─ StorageBusy, Locked  the database can't be used now, or its rows are taken; repeat (`hub/domain/model.py`)
+├─ InvalidTransition    a bug, as above (`hub/domain/transitions.py`)
+├─ LoginNeeded          the visitor is sent to the login (`hub/web/render.py`)
+├─ Unreadable           the event is stored with the reason (`hub/github/poller/listed.py`)
+└─ LookAgain            the check run may still appear; look later (`hub/github/checks/check_run.py`)
+
+GithubError (`hub/github/api/responses.py`) is a RemoteError. What has to pass a library as its own kind has a second base:
+FilesUnusable and ForeignOrigin are errors of httpx too (`agent/endpoint/transport.py`).
 
 Raise leaves, catch branches. Constructors take fields and build the sentence.
 """

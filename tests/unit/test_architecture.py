@@ -41,6 +41,31 @@ def test_the_committed_architecture_is_that_of_the_imports() -> None:
     assert drawn(page) == page, "run: make docs"
 
 
+def test_every_error_is_in_one_tree() -> None:
+    bases = {
+        f"{path.relative_to(ROOT)}:{each.name}": (
+            each.name,
+            {ast.unparse(base).rpartition(".")[2] for base in each.bases},
+        )
+        for path in (ROOT / "daemon").rglob("*.py")
+        for each in ast.walk(ast.parse(path.read_text()))
+        if isinstance(each, ast.ClassDef)
+    }
+    tree = {"DispatchdError"}
+    while grown := {name for name, of in bases.values() if of & tree} - tree:
+        tree |= grown
+    elsewhere = {
+        place
+        for place, (name, of) in bases.items()
+        if name != "DispatchdError"
+        and not of & tree
+        and any(base.endswith(("Error", "Exception", "Warning")) for base in of)
+    }
+
+    assert elsewhere == set()
+    assert len(tree) > 50
+
+
 def test_no_folder_holds_too_much_and_each_says_what_it_is() -> None:
     crowded, silent = {}, []
     for init in (ROOT / "daemon" / "dispatchd").rglob("__init__.py"):

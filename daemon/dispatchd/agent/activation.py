@@ -27,11 +27,10 @@ async def activate_key(
 ) -> Claims:
     """Activate a license key on this machine, and store the activation.
 
-    Fails with ConfigError if the connection settings are invalid, and with StoreUnavailable
-    if the activation can't be stored.
-
     Raises:
         NotReachable: The endpoint doesn't activate it, or returns something that this machine doesn't accept.
+        ConfigError: The connection settings are invalid.
+        StoreUnavailable: The activation can't be stored.
     """
     check_outward(config, environment)
     finder = license_finder(config, KnownSecrets(), environment)

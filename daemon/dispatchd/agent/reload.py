@@ -46,7 +46,8 @@ class Reloader:
     async def reload(self) -> None:
         """Read the configuration and apply it, one reload after the other.
 
-        Fails with ConfigError: It can't be used; the previous one stays in force.
+        Raises:
+            ConfigError: It can't be used; the previous one stays in force.
         """
         async with self._reloading:
             await self._reload()

@@ -70,8 +70,7 @@ def lay_out(config: Config, past: TrackedJob, workflow: str) -> Replay:
 
     Raises:
         UsageError: There is nothing that could be run, or this isn't the daemon's user.
-
-    Fails with FolderUnusable if the folder can't be made.
+        FolderUnusable: The folder can't be made.
     """
     cannot = f"replay job {past.job.id}"
     name = workflow or past.job.workflow
@@ -102,7 +101,10 @@ async def play(
 ) -> TrackedJob:
     """Run a replay, and return its record, which is then `finishing` or `needs_attention`.
 
-    SIGINT and SIGTERM cancel it. Fails with a UserError if its folder can't be used.
+    SIGINT and SIGTERM cancel it.
+
+    Raises:
+        UserError: Its folder can't be used.
     """
     held = lock(replay.state_folder)
     store, _ = JobStore.open(replay.state_folder)

@@ -32,7 +32,8 @@ _CONNECTIONS: Final = httpx.Limits(
 async def serve(config: Config, given: Surroundings) -> None:
     """Run the daemon until a signal stops it; `runs.on_shutdown` decides what its runs do.
 
-    Fails with a UserError if the state folder or an address can't be used.
+    Raises:
+        UserError: The state folder or an address can't be used.
     """
     environment = given.environment
     log = structlog.get_logger()

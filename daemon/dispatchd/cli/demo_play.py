@@ -96,7 +96,11 @@ class Result:
 
 
 async def play(folder: Path, *, quiet: bool) -> Sequence[Result]:
-    """Play every act in a folder, and return the results. Fails with NotReachable if the jobs don't end."""
+    """Play every act in a folder, and return the results.
+
+    Raises:
+        NotReachable: The jobs don't end.
+    """
     say = _say_nothing if quiet else click.echo
     with anyio.move_on_after(_ALL_S):
         async with (

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from dispatchd import __version__
 from dispatchd.cli.terminal import echo
-from dispatchd.errors import UserError
+from dispatchd.errors import DispatchdError, UserError
 
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "run": ("dispatchd.cli.agent.run", "Run the daemon in the foreground."),
@@ -74,7 +74,7 @@ _CANNOT_WRITE: Final = (ENOSPC, EDQUOT, EFBIG, EIO, EBADF)
 """Errors of a write to stdout: a full disk, a quota, a device that is gone, a closed descriptor."""
 
 
-class _ReaderGone(Exception):
+class _ReaderGone(DispatchdError):
     """The reader of stdout has gone, as in `dispatchd jobs | head`."""
 
 

@@ -56,7 +56,11 @@ raw_option = click.option(
 
 
 def load_config(config_file: Path | None) -> Config:
-    """Return the configuration for a command. Fails with ConfigError if it can't be used."""
+    """Return the configuration for a command.
+
+    Raises:
+        ConfigError: It can't be used.
+    """
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
     file = _file(config_file)
     return load(
@@ -68,9 +72,12 @@ def load_config(config_file: Path | None) -> Config:
 
 
 def find_daemon(config_file: Path | None, *, quiet: bool = False) -> Places:
-    """Return the folders of a configuration's daemon. Fails with ConfigError if the file can't be read.
+    """Return the folders of a configuration's daemon.
 
     A file that isn't TOML doesn't keep commands from a daemon that was started before: unless `quiet`, it is reported.
+
+    Raises:
+        ConfigError: The file can't be read.
     """
     file = _file(config_file)
     places, problem = locate(file, defaults=_places(file))

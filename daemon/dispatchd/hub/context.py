@@ -66,7 +66,7 @@ class Desk:
     now: Callable[[], float]
     """Returns the time (seconds since the epoch) by the wall clock, or by the clock of a shared database."""
     measure: Callable[[], None] = _need_no_measure
-    """Keeps `now` accurate. Blocks; fails with StorageBusy if the database can't be used now."""
+    """Keeps `now` accurate. Blocks; raises StorageBusy if the database can't be used now."""
     since_boot: Callable[[], float] = since_boot
     """Returns the seconds since boot, suspension included."""
     environment: Mapping[str, str] = field(factory=dict, repr=False)
@@ -102,7 +102,7 @@ class Desk:
         environment: Mapping[str, str] = MappingProxyType({}),
         bugs: BugFence | None = None,
     ) -> "Desk":
-        """Return the context of an open database. Fails with StorageBusy if that can't be used now. Blocks.
+        """Return the context of an open database. Blocks.
 
         Args:
             settings: The configuration.
@@ -111,6 +111,9 @@ class Desk:
             wall: Clock in place of the hub's own (seconds since the epoch).
             environment: The environment of the process.
             bugs: The fence around each loop.
+
+        Raises:
+            StorageBusy: The database can't be used now.
         """
         shared = SharedClock(database)
         now, measure = wall or time.time, _need_no_measure  # noqa: TID251  # the hub's one clock

@@ -96,18 +96,23 @@ class Limits:
 async def read_members(request: Request, contract: str, most: int) -> dict[str, Member]:
     """Return the members of a request's JSON body, validated against a contract.
 
-    Fails with Refused if the body is too large, not a JSON object, or breaks the contract.
-
     Args:
         request: The request; the sender of more than 64 KiB is authenticated before.
         contract: The contract's name.
         most: Largest size of the body (bytes).
+
+    Raises:
+        Refused: The body is too large, not a JSON object, or breaks the contract.
     """
     return await _read(await read_up_to(request, most), contract)
 
 
 async def read_body(request: Request, contract: str) -> dict[str, Json]:
-    """Return a request's JSON body of at most 64 KiB, validated against a contract. Fails with Refused as `read_members` does."""
+    """Return a request's JSON body of at most 64 KiB, validated against a contract.
+
+    Raises:
+        Refused: As for `read_members`.
+    """
     return _values(await read_members(request, contract, SMALL))
 
 

@@ -134,8 +134,9 @@ async def serve(
         manager: Gets the status of the hub.
         signals: Each stops the hub.
 
-    Fails with NotReachable if the hub can't listen on the address, and with ConfigError if the credentials for GitHub
-    can't be used.
+    Raises:
+        NotReachable: The hub can't listen on the address.
+        ConfigError: The credentials for GitHub can't be used.
     """
     async with AsyncExitStack() as stack:
         loops: list[Loop] = [Expiry(desk).run, Pruning(desk).run]
@@ -252,7 +253,11 @@ def favour_the_loop() -> None:
 
 
 def _tls(settings: Settings) -> ServerTls | None:
-    """Return the hub's TLS, or None for plain HTTP. Fails with ConfigError if its files can't be used."""
+    """Return the hub's TLS, or None for plain HTTP.
+
+    Raises:
+        ConfigError: Its files can't be used.
+    """
     if not settings.tls_cert_file:
         return None
     key_file = settings.tls_key_file or settings.tls_cert_file

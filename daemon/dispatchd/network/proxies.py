@@ -185,7 +185,9 @@ def _problems(found: FoundProxy) -> Iterator[str]:
 def use_proxy(found: FoundProxy, credentials_file: Path | None) -> Proxy:
     """Return a found proxy with its credentials: those of the file, else those in a variable's URL.
 
-    Fails with OSError or ValueError: the file or the URL can't be used.
+    Raises:
+        OSError: The file can't be read.
+        ValueError: The file or the URL can't be used.
     """
     url = parsed(found.text)
     auth = (url.username, url.password) if url.userinfo else None
@@ -203,8 +205,7 @@ def read_credentials(path: Path) -> tuple[str, str]:
 
     Raises:
         ValueError: The file holds something else; the message repeats nothing of it.
-
-    Fails with OSError: it can't be read.
+        OSError: The file can't be read.
     """
     try:
         line = path.read_text("utf-8-sig").rstrip("\r\n")

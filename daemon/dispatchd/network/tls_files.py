@@ -150,7 +150,10 @@ def read_certificate(der: bytes) -> SeenCertificate:
     """Return the claims of a DER certificate (RFC 5280, 4.1) that name it to a person.
 
     Own code, because `ssl` decodes a certificate only once it is trusted.
-    Fails with ValueError or IndexError: it is no certificate.
+
+    Raises:
+        ValueError: It is no certificate.
+        IndexError: Likewise.
     """
     ((_, certificate),) = _elements(der)
     fields = _elements(_elements(certificate)[0][1])

@@ -25,7 +25,8 @@ def client_context(
         key_file: PEM of its key; None: the key is in `cert_file`.
         beside_system: Trust the system's CAs beside those of `ca_file`.
 
-    Fails with OSError (ssl.SSLError is one): a file is missing or invalid.
+    Raises:
+        OSError: A file is missing or invalid (ssl.SSLError is one).
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

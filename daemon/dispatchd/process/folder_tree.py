@@ -133,7 +133,8 @@ def remove_tree(path: Path) -> Leftovers:
 def link_tree(source: Path, target: Path) -> None:
     """Copy a folder to another path, with hard links or copies of its files, without following links. Blocks.
 
-    Fails with OSError: It is not complete, as where a path is longer than the system takes.
+    Raises:
+        OSError: It is not complete, as where a path is longer than the system takes.
     """
     pending = [(source, target)]
     while pending:
@@ -151,7 +152,10 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a hard link at another path, or a copy where the kernel or the file system allows none. Blocks.
 
     A file of another user may not be linked (fs.protected_hardlinks), nor one with too many names, nor across file
-    systems. Fails with OSError: It can't be copied either.
+    systems.
+
+    Raises:
+        OSError: It can't be copied either.
     """
     try:
         os.link(source, target, follow_symlinks=False)

@@ -40,7 +40,8 @@ def cut_middle(path: Path, most: int) -> bool:
     A marker at the beginning of the hole gives the size of the part left out. Anything but a regular file with one
     name is left alone: its writer may have put a link in its place.
 
-    Fails with OSError: the file system has no holes, or the file can't be opened.
+    Raises:
+        OSError: The file system has no holes, or the file can't be opened.
     """
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -66,7 +67,9 @@ def read_around_holes(
     """Yield the content of a file between two offsets, but for its holes and the zeros before them.
 
     Anything but a regular file has no content: without isolation a command can put anything in its place.
-    Fails with OSError: The file can't be opened.
+
+    Raises:
+        OSError: The file can't be opened.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags), "rb", buffering=0) as file:

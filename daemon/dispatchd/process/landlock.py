@@ -140,7 +140,8 @@ def able(call: Kernel = system_call) -> Able:
 def build(rules: Iterable[Rule], wall: Able, call: Kernel = system_call) -> int:
     """Return the descriptor of a wall with openings. The caller closes it. A missing path gets no opening.
 
-    Fails with OSError if the kernel refuses.
+    Raises:
+        OSError: The kernel refuses.
     """
     size = next(size for since, size in _SIZES if wall.abi >= since)
     attributes = struct.pack("=QQQ", wall.access, 0, wall.scope)[:size]
@@ -185,7 +186,10 @@ def _open(ruleset: int, path: str, accesses: tuple[int, int], call: Kernel) -> N
 def enter(ruleset: int, call: Kernel = system_call) -> None:
     """Put this process behind a wall for good. Programs that it executes can't gain privileges any more.
 
-    Only for a process with a single thread: others would stay outside. Fails with OSError if the kernel refuses.
+    Only for a process with a single thread: others would stay outside.
+
+    Raises:
+        OSError: The kernel refuses.
     """
     process_control(PR_SET_NO_NEW_PRIVS, 1)
     call(_RESTRICT_SELF, ruleset, 0)

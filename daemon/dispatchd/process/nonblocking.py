@@ -39,7 +39,11 @@ class LineWriter:
 
     @classmethod
     def of(cls, descriptor: int) -> Self:
-        """Return a writer to a descriptor, which may be closed then. Fails with OSError if it isn't open."""
+        """Return a writer to a descriptor, which may be closed then.
+
+        Raises:
+            OSError: It isn't open.
+        """
         mode = os.fstat(descriptor).st_mode
         own = os.dup(descriptor)
         if stat.S_ISSOCK(mode):
@@ -57,7 +61,8 @@ class LineWriter:
     def write(self, line: bytes) -> None:
         """Write a line, or drop it.
 
-        Fails with OSError: nobody reads any more.
+        Raises:
+            OSError: Nobody reads any more.
         """
         with self._guard:
             self._left = self._sent(self._left)

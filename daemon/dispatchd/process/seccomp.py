@@ -127,7 +127,8 @@ class Filter:
     def install(self) -> None:
         """Filter the calls of this process and its children from now on, for good.
 
-        Fails with OSError if the kernel refuses.
+        Raises:
+            OSError: The kernel refuses.
         """
         process_control(PR_SET_NO_NEW_PRIVS, 1)
         process_control(PR_SET_SECCOMP, _MODE_FILTER, self._head)

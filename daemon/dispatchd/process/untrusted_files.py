@@ -8,7 +8,8 @@ from pathlib import Path
 def read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
     """Return up to `limit` bytes of a regular file, or None for anything else. Never waits for a pipe.
 
-    Fails with OSError if nothing can be opened.
+    Raises:
+        OSError: Nothing can be opened.
     """
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -31,7 +32,8 @@ def is_file(path: Path) -> bool:
 def write_new(path: Path, data: bytes) -> None:
     """Write a file in place of anything at its path; never through a link.
 
-    Fails with OSError if that is impossible, as where a folder has taken its place.
+    Raises:
+        OSError: That is impossible, as where a folder has taken its place.
     """
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

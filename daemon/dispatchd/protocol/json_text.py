@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from attrs import frozen
 
-from dispatchd.errors import ContractViolation
+from dispatchd.errors import ContractViolation, DispatchdError
 from dispatchd.protocol.job import Json
 
 _TOO_DEEP: Final = "must not be nested so deeply"
@@ -181,7 +181,7 @@ def _fail(problem: str, text: str, position: int) -> NoReturn:
     raise json.JSONDecodeError(problem, text, position)
 
 
-class _ConstantError(ValueError):
+class _ConstantError(DispatchdError, ValueError):
     """NaN, Infinity or -Infinity, which are not JSON."""
 
 

@@ -194,7 +194,8 @@ def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
 
     Returns also the reason if the file isn't TOML; then the tables that are valid by themselves count.
 
-    Fails with ConfigError if the file can't be read.
+    Raises:
+        ConfigError: The file can't be read.
     """
     path = path.absolute()
     content, problem = _read(path), None

@@ -67,8 +67,9 @@ def ask(  # noqa: PLR0913  # a call has as many parts
         timeout_s: Time limit of each step: connecting, sending, and each part of the answer (seconds).
         state: State folder of the daemon that is meant; another daemon refuses. None: any daemon.
 
-    Fails with NotReachable if no daemon answers or this user may not ask, and with UsageError if the
-    daemon refuses the call.
+    Raises:
+        NotReachable: No daemon answers, or this user may not ask.
+        UsageError: The daemon refuses the call.
     """
     content = None if body is None else json.dumps(body).encode()
     request = _request(folder, method, path, state, content)

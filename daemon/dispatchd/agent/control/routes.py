@@ -26,7 +26,11 @@ Routes = Mapping[tuple[str, str], Act]
 async def carry_out(
     routes: Routes, head: h11.Request, content: bytes, peer: Peer | None
 ) -> Reply | Text | Lines:
-    """Carry out a permitted request. Fails with Refused if there is no such act, or as the act does."""
+    """Carry out a permitted request.
+
+    Raises:
+        Refused: There is no such act, or the act refuses.
+    """
     method = head.method.decode()
     path, query = target_parts(head.target.decode())
     act, parameters = _find(routes, method, path)

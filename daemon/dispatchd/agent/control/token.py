@@ -29,7 +29,8 @@ def make() -> str:
 def write(folder: Path, token: str, group: int) -> None:
     """Write a token to a file that the permitted users of a folder's socket can read.
 
-    Fails with OSError if that is impossible.
+    Raises:
+        OSError: It can't be written.
     """
     file = folder / TOKEN_FILE
     write_new(file, token.encode())

@@ -77,8 +77,9 @@ class Caller:
     ) -> Reply:
         """Return the reply to a call, whatever its status.
 
-        Fails with ClosedWithoutAnswer if the connection was closed before an answer began, else with
-        Unavailable and the reason if no usable answer came.
+        Raises:
+            ClosedWithoutAnswer: The connection was closed before an answer began.
+            Unavailable: No usable answer came, for another reason.
         """
         end = "none"
         try:
@@ -144,8 +145,12 @@ class Caller:
     ) -> None:
         """Return if the reply is the endpoint's and a success.
 
-        Fails with the RemoteError for its status, or with ProtocolError if it lacks the proof. The default proof is
+        The default proof is
         `self.proof`.
+
+        Raises:
+            RemoteError: It is another status: the leaf for it.
+            ProtocolError: It lacks the proof.
         """
         refuse_errors(
             call,

@@ -39,7 +39,11 @@ class Credentials(Protocol):
         ...
 
     async def secret(self, call: str) -> str:
-        """Return the machine's secret. Fails with Unauthorized if none is available now."""
+        """Return the machine's secret.
+
+        Raises:
+            Unauthorized: None is available now.
+        """
         ...
 
 

@@ -28,7 +28,8 @@ def load_keys(pinned: Iterable[str], folder: Path) -> list[PublicKey]:
         pinned: For each key its PEM, its JWK (RFC 8037), or the path of a file with one of them.
         folder: The folder of the configuration file, to which paths are relative.
 
-    Fails with ValueError, which names the entry, if one of them isn't such a key.
+    Raises:
+        ValueError: One of them isn't such a key; the error names the entry.
     """
     return [_key(text, number, folder) for number, text in enumerate(pinned, start=1)]
 

@@ -117,7 +117,8 @@ def refuse_errors(
         now: The wall-clock time, for a Retry-After that names a date.
         skew: Difference between this machine's clock and the endpoint's, in words; empty for none.
 
-    Fails with RemoteError: The leaf for the status.
+    Raises:
+        RemoteError: The leaf for the status.
     """
     proven = is_proven(reply, proof)
     # A success of a pull or a license call proves itself, by its body or by changing nothing.

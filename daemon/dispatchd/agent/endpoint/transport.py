@@ -20,6 +20,7 @@ from typing_extensions import override
 from dispatchd.agent.endpoint.connection_trace import ConnectionTrace
 from dispatchd.agent.endpoint.pool import LastingStream, Pool, in_httpx_words
 from dispatchd.concurrency.own_threads import OwnThreads
+from dispatchd.errors import DispatchdError
 from dispatchd.network.proxies import (
     Proxy,
     check_proxy,
@@ -75,7 +76,9 @@ class TransportSettings:
     def used_proxy(self) -> Proxy | None:
         """Return the proxy for requests, with its current credentials.
 
-        Fails with OSError or ValueError: the proxy or its file can't be used.
+        Raises:
+            OSError: The proxy's file can't be read.
+            ValueError: The proxy or its file can't be used.
         """
         found = find_proxy(httpx.URL(self.url), self.proxy, self.environment)
         return None if found is None else use_proxy(found, self.proxy_credentials_file)
@@ -121,11 +124,11 @@ def _check_url(settings: TransportSettings) -> Iterator[tuple[str, str]]:
         yield from check_proxy(found)
 
 
-class FilesUnusable(httpx.TransportError):
+class FilesUnusable(DispatchdError, httpx.TransportError):
     """No connection is possible with the files as they are; the error names the problem."""
 
 
-class ForeignOrigin(httpx.TransportError):
+class ForeignOrigin(DispatchdError, httpx.TransportError):
     """A request for another origin than the endpoint's: it would carry the secret there."""
 
 
@@ -205,7 +208,8 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
     async def _current(self, request: httpx.Request) -> Pool:
         """Return the pool to use: a new one if the time of the old one is over.
 
-        Fails with FilesUnusable: There is none, and none can be made.
+        Raises:
+            FilesUnusable: There is none, and none can be made.
         """
         # Checked before the files are read: a change in between is seen the next time.
         stamp = await self._look()
@@ -255,8 +259,7 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
 
         Raises:
             ValueError: A setting can't be used; the error names its key.
-
-        Fails with OSError too: a file has changed again meanwhile.
+            OSError: A file has changed again meanwhile.
         """
         settings = self._settings
         if problems := [f"{key} {expected}" for key, expected in check(settings)]:

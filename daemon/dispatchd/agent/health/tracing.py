@@ -53,7 +53,7 @@ class TraceExporter:
     """Sends the traces of past jobs to `url`, the full address of a collector's trace receiver.
 
     `headers` go with each request, through `proxy` (its URL with credentials; empty for none). `instance_id` returns
-    the id of this machine. If the extra is missing, the constructor fails with NotReachable.
+    the id of this machine. If the extra is missing, the constructor raises NotReachable.
     """
 
     url: str

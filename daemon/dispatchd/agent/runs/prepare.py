@@ -65,8 +65,7 @@ def prepare(
     Raises:
         StoreUnavailable: The disk refuses a write.
         FolderDamaged: The run's folder can't be used; that is its job's trouble alone.
-
-    Fails with WorkspaceFailed if the job names no repository that could be cloned.
+        WorkspaceFailed: The job names no repository that could be cloned.
     """
     try:
         return _prepared(record, attempt, workflow, runs, base, known)

@@ -92,7 +92,9 @@ class Starter:
     ) -> None:
         """Start it, or give up when the attempt is to be ended: a token and a checkout can take minutes.
 
-        Fails with a leaf of RunError if it can't be started, and with NotConfirmed if it must not.
+        Raises:
+            RunError: It can't be started: a leaf.
+            NotConfirmed: It must not be started.
         """
         job_id = record.job.id
         failed: RunError | NotConfirmed | None = None

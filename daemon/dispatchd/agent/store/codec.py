@@ -90,10 +90,9 @@ def decode(data: bytes, *, path: Path) -> TrackedJob:
         data: The content.
         path: The file, for the errors.
 
-    Fails with RecordTooNew if a newer release wrote it.
-
     Raises:
         RecordUnreadable: The content isn't a record.
+        RecordTooNew: A newer release wrote it.
     """
     try:
         document = json.loads(data)

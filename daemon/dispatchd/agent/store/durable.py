@@ -86,7 +86,8 @@ def _remove_aside(path: Path) -> None:
 def put_file(folder: Path, name: str, data: bytes) -> None:
     """Put one file into a folder that is not kept open; see `DurableFolder.put`.
 
-    Fails with StoreUnavailable: It may or may not be stored; write it again.
+    Raises:
+        StoreUnavailable: It may or may not be stored; write it again.
     """
     put_files(folder, {name: data})
 
@@ -181,7 +182,8 @@ class DurableFolder:
     def put(self, name: str, data: bytes) -> None:
         """Make `data` the content of a file. When this returns, the content survives a power cut.
 
-        Fails with StoreUnavailable: It may or may not be stored; write it again.
+        Raises:
+            StoreUnavailable: It may or may not be stored; write it again.
         """
         self.put_all({name: data})
 
@@ -198,7 +200,8 @@ class DurableFolder:
 
         If its blocks are allocated, that takes no space on the disk. `file` is gone afterwards, also after a failure.
 
-        Fails with StoreUnavailable: It may or may not be stored; write it again.
+        Raises:
+            StoreUnavailable: It may or may not be stored; write it again.
         """
         with self._failing_on(name):
             try:
@@ -221,7 +224,8 @@ class DurableFolder:
     def remove(self, name: str, *, durably: bool = False) -> None:
         """Remove a file; a missing one is fine. Unless `durably` is set, a power cut may bring it back.
 
-        Fails with StoreUnavailable: It still exists, or may come back.
+        Raises:
+            StoreUnavailable: It still exists, or may come back.
         """
         with self._failing_on(name):
             try:

@@ -70,7 +70,8 @@ class HeldFolders:
     def open(cls, folder: Path) -> Self:
         """Open the state folder and those of its folders that exist; the caller closes them.
 
-        Fails with OSError if one can't be opened.
+        Raises:
+            OSError: A path can't be opened.
         """
         held = cls([])
         for name in _NAMES:
@@ -82,7 +83,8 @@ class HeldFolders:
     def watch(self) -> None:
         """Begin to watch, if that hasn't begun.
 
-        Fails with OSError if the kernel refuses; it may be tried again.
+        Raises:
+            OSError: The kernel refuses; it may be tried again.
         """
         if self.changes >= 0:
             return

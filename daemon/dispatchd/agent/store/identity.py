@@ -64,7 +64,8 @@ class IdentityStore:
     def server_id(self, make: Callable[[], UUID] = uuid7) -> tuple[str, str]:
         """Return this machine's id, created once, and the reason if an unreadable one was replaced.
 
-        Fails with StoreUnavailable if a new one can't be stored.
+        Raises:
+            StoreUnavailable: A new one can't be stored.
         """
         found, flaw = self._server_id()
         if found:
@@ -111,7 +112,8 @@ class IdentityStore:
     def keep(self, activation: Activation) -> None:
         """Store an activation durably in place of the previous one.
 
-        Fails with StoreUnavailable if the disk refuses; the previous one is still stored then.
+        Raises:
+            StoreUnavailable: The disk refuses; the previous one is still stored then.
         """
         with self._alone():
             self._keep(activation)
@@ -119,7 +121,8 @@ class IdentityStore:
     def replace(self, before: Activation, after: Activation) -> bool:
         """Keep what has become of an activation; False, and nothing changes, if somebody has removed or replaced it meanwhile.
 
-        Fails with StoreUnavailable if the disk refuses; the one before is still there then.
+        Raises:
+            StoreUnavailable: The disk refuses; the one before is still there then.
         """
         with self._alone():
             try:
@@ -139,7 +142,11 @@ class IdentityStore:
         self._put(_ACTIVATION, json.dumps(document, indent=1))
 
     def forget(self) -> None:
-        """Remove the activation; a missing one is fine. Fails with StoreUnavailable if the disk refuses."""
+        """Remove the activation; a missing one is fine.
+
+        Raises:
+            StoreUnavailable: The disk refuses.
+        """
         with self._alone():
             remove_file(self._folder, _ACTIVATION)
 
@@ -171,7 +178,11 @@ class IdentityStore:
 
 
 def _open_lock(file: Path) -> int:
-    """Return a descriptor of a file to lock. Fails with OSError if the disk refuses."""
+    """Return a descriptor of a file to lock.
+
+    Raises:
+        OSError: The disk refuses.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     try:
         return os.open(file, flags, FILE_MODE)

@@ -22,7 +22,8 @@ _READ: Final = 64 * 1024
 def create() -> int:
     """Return a descriptor that is readable when a watched folder or an entry in it has changed. The caller closes it.
 
-    Fails with OSError if the kernel refuses, as where this user has too many descriptors of this kind already.
+    Raises:
+        OSError: The kernel refuses, as where this user has too many descriptors of this kind already.
     """
     return _checked(_LIBC.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
 
@@ -30,7 +31,8 @@ def create() -> int:
 def watch(fd: int, folder: str) -> int:
     """Watch the attributes of a folder and of the entries in it. Return the number of the watch.
 
-    Fails with OSError if the kernel refuses, as where this user has too many watches already.
+    Raises:
+        OSError: The kernel refuses, as where this user has too many watches already.
     """
     return _checked(_LIBC.inotify_add_watch(fd, os.fsencode(folder), _ATTRIBUTES))
 

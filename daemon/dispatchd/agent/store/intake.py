@@ -49,6 +49,10 @@ class IntakeStore:
             raise RecordUnreadable(path=file, reason="not an intake record") from error
 
     def keep(self, intake: Intake) -> None:
-        """Store the intake mode durably. Fails with StoreUnavailable if the disk refuses."""
+        """Store the intake mode durably.
+
+        Raises:
+            StoreUnavailable: The disk refuses.
+        """
         document = {"schema_version": _SCHEMA_VERSION, **_converter.unstructure(intake)}
         put_file(self._folder, _FILE, json.dumps(document, indent=1).encode())

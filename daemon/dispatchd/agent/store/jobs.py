@@ -80,8 +80,7 @@ class JobStore:
 
         Raises:
             FolderUnusable: A folder can't be used.
-
-        Fails with RecordTooNew: A newer release wrote a record; nothing has been changed.
+            RecordTooNew: A newer release wrote a record; nothing has been changed.
         """
         quarantine = folder / "quarantine"
         make_folder(quarantine)
@@ -129,7 +128,8 @@ class JobStore:
     def past(self, job_id: str) -> TrackedJob | None:
         """Return a job from history, or None. Reads the disk.
 
-        Fails with RecordUnreadable: Its file exists, and can't be understood.
+        Raises:
+            RecordUnreadable: Its file exists, and can't be understood.
         """
         path = self._history.path / (file_name(job_id) + _SUFFIX)
         try:
@@ -164,7 +164,8 @@ class JobStore:
     def put(self, record: TrackedJob) -> None:
         """Make a record durable: a tracked job in `jobs/`, one in phase history in `history/`.
 
-        Fails with StoreUnavailable: Nothing has changed for the caller; put it again.
+        Raises:
+            StoreUnavailable: Nothing has changed for the caller; put it again.
         """
         name = file_name(record.job.id) + _SUFFIX
         began = time.perf_counter()
@@ -225,7 +226,11 @@ class JobStore:
         return found
 
     def forget(self, record: TrackedJob) -> None:
-        """Remove a job from history, durably. Fails with StoreUnavailable if it may still be stored."""
+        """Remove a job from history, durably.
+
+        Raises:
+            StoreUnavailable: It may still be stored.
+        """
         self._history.remove(file_name(record.job.id) + _SUFFIX, durably=True)
 
     def _index(self, record: TrackedJob) -> None:
@@ -300,7 +305,8 @@ def read_all(folder: Path) -> Iterator[TrackedJob]:
 def _records(folder: Path) -> list[Path]:
     """Return the files of a folder that are records, sorted by name; half-written files aren't.
 
-    Fails with OSError where the folder may not be read: `glob` would return nothing.
+    Raises:
+        OSError: The folder may not be read: `glob` would return nothing.
     """
     names = sorted(os.listdir(folder))  # noqa: PTH208  # see above
     return [

@@ -51,7 +51,10 @@ def lock(folder: Path) -> ExitStack:
 def lock_folder(folder: Path, held: ExitStack) -> bool:
     """Lock a folder itself until `held` is closed. Return False if another process has locked it.
 
-    A file system that can't lock folders keeps nobody out. Fails with OSError if the folder can't be opened.
+    A file system that can't lock folders keeps nobody out.
+
+    Raises:
+        OSError: The folder can't be opened.
     """
     own = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     held.callback(os.close, own)

@@ -40,7 +40,8 @@ def write(run: RunFolder, number: int, report: Report) -> None:
 
     Anything that the command has put in their place is removed.
 
-    Fails with StoreUnavailable if it can't be written.
+    Raises:
+        StoreUnavailable: It can't be written.
     """
     folder = run.attempt(number)
     details = _converter.unstructure(evolve(report, output=""))

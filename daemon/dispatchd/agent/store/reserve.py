@@ -65,7 +65,8 @@ class Reserve:
     def put(self, folder: DurableFolder, name: str, data: bytes) -> bool:
         """Put a record into a folder, with space from the reserve. Return False if the reserve has none for it.
 
-        Fails with StoreUnavailable: It may or may not be stored; write it again.
+        Raises:
+            StoreUnavailable: It may or may not be stored; write it again.
         """
         with self._guard:
             if len(data) > FILE_BYTES or not self._files:

@@ -155,7 +155,8 @@ class Runs:
     def open(cls, folder: Path) -> "Runs":
         """Open the runs of a state folder, and create what is missing.
 
-        Fails with FolderUnusable: It can't be used.
+        Raises:
+            FolderUnusable: It can't be used.
         """
         make_folder(folder / "runs")
         return cls((folder / "runs").absolute())
@@ -300,7 +301,8 @@ class Runs:
     def mark_private(self, run_id: str) -> None:
         """Mark durably that a run's workspace will hold code that must not stay there, before it does.
 
-        Fails with StoreUnavailable: The mark can't be written.
+        Raises:
+            StoreUnavailable: The mark can't be written.
         """
         run = self.folder(run_id)
         put_file(run.path, run.private_mark.name, b"")
@@ -335,7 +337,8 @@ class Runs:
 
         They get hard links where the file system and the kernel allow that, else they are copied.
 
-        Fails with StoreUnavailable: Those of an earlier attempt can't be removed.
+        Raises:
+            StoreUnavailable: Those of an earlier attempt can't be removed.
         """
         run = self.folder(run_id)
         remove_tree(run.artifacts)
@@ -367,7 +370,8 @@ class Runs:
     def retire(self, run_id: str) -> list[Path]:
         """Move everything of a run to the trash, durably; a missing run is fine. Returns the new paths.
 
-        Fails with StoreUnavailable: It is still in place, or may come back after a power cut.
+        Raises:
+            StoreUnavailable: It is still in place, or may come back after a power cut.
         """
         run = self.folder(run_id)
         # Links of attempts whose daemon was killed before it removed them.

@@ -28,7 +28,8 @@ class Trash:
     def take(self, folders: Iterable[Path]) -> list[Path]:
         """Move folders into the trash; missing ones are fine. Returns their new paths.
 
-        Fails with StoreUnavailable: One is still in its place.
+        Raises:
+            StoreUnavailable: One is still in its place.
         """
         return [new for each in folders if (new := self._take_one(each)) is not None]
 

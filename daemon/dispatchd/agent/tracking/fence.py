@@ -33,10 +33,9 @@ class Fence:
 
         A cancel request in the answer is durable on return.
 
-        Fails with a leaf of RemoteError.
-
         Raises:
             JobClosed: This machine doesn't hold the job.
+            RemoteError: The accept failed in another way: a leaf.
         """
         asked_at = self._clock.now()
         try:

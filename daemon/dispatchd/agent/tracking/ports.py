@@ -131,10 +131,12 @@ class Engine(Protocol):
     ) -> None:
         """Start an attempt.
 
-        `record` is awaited with the attempt's identity before the command can run. If it raises, is
-        cancelled, or the daemon dies in it, the command never runs. Returns when the command may run.
-        Fails with a leaf of RunError if it can't run: SpawnFailed, SecretUnavailable, WorkspaceFailed.
-        From then on the attempt's secrets are known, so that its texts can be redacted.
+        `record` is awaited with the attempt's identity before the command can run. If it raises, is cancelled, or the
+        daemon dies in it, the command never runs. Returns when the command may run. From then on the attempt's
+        secrets are known, so that its texts can be redacted.
+
+        Raises:
+            RunError: It can't run: SpawnFailed, SecretUnavailable, WorkspaceFailed.
         """
         ...
 

@@ -149,10 +149,9 @@ class Tracker:
             verdict: The end of its run, for the events that lead to `finishing`.
             change: Makes the other changes of the record after the event, given the record before it.
 
-        Fails with InvalidTransition if the table has no such row; nothing has changed then.
-
         Raises:
             KeyError: The job is not known here.
+            InvalidTransition: The table has no such row; nothing has changed.
         """
         async with self._lock(job_id):
             known = await self.find(job_id)
@@ -205,7 +204,8 @@ class Tracker:
     async def resolve(self, job_id: str, verdict: Verdict | None) -> TrackedJob:
         """End a parked job with a verdict, or start another attempt of it (None).
 
-        Fails with NotPossible if it isn't parked.
+        Raises:
+            NotPossible: It isn't parked.
         """
         async with self._lock(job_id):
             record = self._standing(job_id, "resolve", (Phase.NEEDS_ATTENTION,))

@@ -120,9 +120,8 @@ class HubClient:
 
         Raises:
             NotReachable: The hub doesn't answer.
-
-        Fails with UsageError if the hub refuses, and with ConfigError if the environment names a proxy that can't be
-        used.
+            UsageError: The hub refuses.
+            ConfigError: The environment names a proxy that can't be used.
         """
         found = self._answer(method, path, body, cannot)
         problem = _problem(found, contract, has)

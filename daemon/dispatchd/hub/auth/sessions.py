@@ -30,7 +30,7 @@ _ENDED: Final = "session ended "
 class Sessions:
     """Makes and reads the values of the cookie.
 
-    Calls block. Each fails with StorageBusy if the database can't be used now.
+    Calls block. Each raises StorageBusy if the database can't be used now.
     """
 
     _tokens: TokenStore

@@ -185,7 +185,8 @@ def _is_loopback(host: str) -> bool:
 def _absolute(url: str, folder: Path) -> str:
     """Return a database URL whose file, if it is one, doesn't depend on the working directory.
 
-    Fails with UnicodeEncodeError if the folder's name can't be a part of one.
+    Raises:
+        UnicodeEncodeError: The folder's name can't be a part of one.
     """
     kind, _, path = url.partition(":///")
     if kind != "sqlite" or not path or path.startswith("/"):

@@ -6,6 +6,7 @@ from typing import Final
 
 from attrs import frozen
 
+from dispatchd.errors import DispatchdError
 from dispatchd.protocol.job import Json
 
 
@@ -257,13 +258,13 @@ class Delivery:
     """Ids of the jobs that it made, newest last."""
 
 
-class StorageBusy(Exception):
+class StorageBusy(DispatchdError):
     """Database that can't be used now; the same call may succeed later."""
 
 
-class Locked(Exception):
+class Locked(DispatchdError):
     """Jobs that a machine may get are locked by other transactions: a call soon after shows whether one is free."""
 
 
-class QueueFull(Exception):
+class QueueFull(DispatchdError):
     """Full queue; the message names the limit. The same submission may succeed later."""

@@ -5,6 +5,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
+from dispatchd.errors import DispatchdError
 from dispatchd.hub.domain.model import ENDED, HELD, HubJob, Result, Standing, State
 from dispatchd.hub.domain.transitions import HEARD, Event, advance
 from dispatchd.protocol.outcome import FailureCause
@@ -17,7 +18,7 @@ NOBODY_HAD_IT: Final = "Cancelled before any machine had it."
 """Summary of a job that was cancelled while it waited."""
 
 
-class Refused(Exception):
+class Refused(DispatchdError):
     """Refused request: an HTTP status, and a message for the client."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
@@ -114,7 +115,8 @@ def beat(
 
     A job that the hub itself has ended stays as it is: a machine that still runs it is told to end it (`wants_end`).
 
-    Fails with Refused if the job has ended, or belongs to another claim.
+    Raises:
+        Refused: The job has ended, or belongs to another claim.
     """
     event = HEARD.get(standing.phase, Event.HEARD_RUNNING)
     if wants_end(job) and job.state in ENDED and _holds(job, claim):
@@ -146,7 +148,8 @@ def wants_end(job: HubJob) -> bool:
 def release(job: HubJob, claim: Claim, *, now: float) -> HubJob:
     """Return the job as queued again, for any machine, or as ended if it is to be cancelled; idempotent.
 
-    Fails with Refused if the job has ended, or belongs to another claim.
+    Raises:
+        Refused: The job has ended, or belongs to another claim.
     """
     # The claim stays in the job until the next one, so that a repeated release is recognised.
     if (_is_released(job) or _is_let_go(job)) and _holds(job, claim):
@@ -164,7 +167,8 @@ def take_back(job: HubJob, claim: Claim, *, before: HubJob, now: float) -> HubJo
 
     `before` is the job before that claim; its claim is the newest again.
 
-    Fails with Refused if the job has ended, or belongs to another claim.
+    Raises:
+        Refused: The job has ended, or belongs to another claim.
     """
     released = release(job, claim, now=now)
     return evolve(

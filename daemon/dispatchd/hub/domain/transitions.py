@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from attrs import evolve
 
+from dispatchd.errors import DispatchdError
 from dispatchd.hub.domain.model import HubJob, State
 
 
@@ -160,7 +161,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Event], State]] = MappingProxyType(
 )
 
 
-class InvalidTransition(Exception):
+class InvalidTransition(DispatchdError):
     """Bug: an event that can't happen to a job in its state."""
 
 

@@ -46,7 +46,11 @@ class Backend:
 
 @asynccontextmanager
 async def backend(desk: Desk, settings: GithubSettings) -> AsyncIterator[Backend]:
-    """Yield the back end. Fails with ConfigError if the key, the token, certificates or proxy can't be used."""
+    """Yield the back end.
+
+    Raises:
+        ConfigError: The key, the token, certificates or proxy can't be used.
+    """
     async with transport(
         settings, now=desk.now, known=desk.known, environment=desk.environment
     ) as way:

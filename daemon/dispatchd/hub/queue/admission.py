@@ -70,7 +70,8 @@ class Admission:
             delivery: The delivery of the job, stored with it.
             again_of: The job that it runs again; it is added to that job's delivery.
 
-        Fails with QueueFull if the queue is full.
+        Raises:
+            QueueFull: The queue is full.
         """
 
         def work(db: Connection) -> HubJob | None:
@@ -96,7 +97,6 @@ class Admission:
         """Insert a new job within a transaction and return it; return None, and change nothing, if its id is taken.
 
         Other jobs that it means are cancelled or superseded at the same time, but not by a job that is only received.
-        Fails with QueueFull if the queue is full.
 
         Args:
             db: The transaction.
@@ -104,6 +104,9 @@ class Admission:
             now: The time (seconds since the epoch).
             most: Most jobs that may wait (count).
             most_bytes: Largest size of the waiting jobs together (bytes).
+
+        Raises:
+            QueueFull: The queue is full.
         """
         document = submission.document
         lock_repository(db, document)

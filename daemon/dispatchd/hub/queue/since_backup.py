@@ -26,7 +26,11 @@ class SinceBackup(StrEnum):
 
 
 def prepare(database: Database, choice: SinceBackup, *, file: Path, now: float) -> None:
-    """Prepare a restored hub's start for the owner's choice. Blocks; fails with StorageBusy if the database can't be used now."""
+    """Prepare a restored hub's start for the owner's choice. Blocks.
+
+    Raises:
+        StorageBusy: The database can't be used now.
+    """
     if choice is SinceBackup.LOOK:
         reason = (
             f"restored from {file.name} on {utc(now)}; "

@@ -26,7 +26,10 @@ class Intake:
     async def submit(self, submission: Submission) -> bool:
         """Store a job durably and wake those who wait for it; return False, and change nothing, if its id is taken.
 
-        Fails with Refused if it is too large, with QueueFull, and with StorageBusy.
+        Raises:
+            Refused: It is too large.
+            QueueFull: The queue is full.
+            StorageBusy: The database can't be used now.
         """
         delivery = _delivery(submission, self.desk.now())
         job = await self.desk.use(lambda: self._keep(submission, delivery))

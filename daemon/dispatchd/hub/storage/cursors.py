@@ -20,7 +20,7 @@ _DIGITS: Final = 12
 class MarkStore:
     """Marks of a database.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database

@@ -43,7 +43,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from dispatchd.errors import NotReachable, UsageError
+from dispatchd.errors import DispatchdError, NotReachable, UsageError
 from dispatchd.hub.domain.model import StorageBusy
 from dispatchd.hub.storage.schema import Words
 from dispatchd.hub.storage.sqlite import READ_ONLY, set_up
@@ -163,8 +163,10 @@ class Database:
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run a unit of work in a transaction and return its result; its changes are committed together, or not at all.
 
-        It is tried again if it conflicts with another transaction. Fails with StorageBusy if the database can't be
-        used now.
+        It is tried again if it conflicts with another transaction.
+
+        Raises:
+            StorageBusy: The database can't be used now.
         """
         for _ in range(_TRIES - 1):
             with suppress(_GaveWay), self.transaction() as db:
@@ -176,7 +178,8 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """Yield a connection whose changes are committed together at the end of the block: one try of `write`.
 
-        Fails with StorageBusy if the database can't be used now.
+        Raises:
+            StorageBusy: The database can't be used now.
         """
         try:
             with self.engine.begin() as db:
@@ -211,7 +214,8 @@ class Database:
     def check(self) -> None:
         """Check that the tables are those of this release, and that a change can be committed.
 
-        Fails with StorageBusy if not.
+        Raises:
+            StorageBusy: They aren't, or it can't.
         """
         self.write(_check)
 
@@ -260,7 +264,7 @@ def _check(db: Connection) -> None:
     db.execute(_WRITTEN)
 
 
-class _Newer(Exception):
+class _Newer(DispatchdError):
     """Database that a newer release has migrated."""
 
 

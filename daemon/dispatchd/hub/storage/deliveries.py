@@ -38,7 +38,7 @@ _UPDATE: Final = update(DELIVERIES).where(_SAME)
 class DeliveryStore:
     """Deliveries of a database.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database

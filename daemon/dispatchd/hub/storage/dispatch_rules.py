@@ -23,7 +23,7 @@ _BOUND: Final = "machine bound "
 class BindingStore:
     """Bindings of a database.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database
@@ -75,7 +75,7 @@ class Pause:
 class PauseStore:
     """Pause of a database.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database

@@ -19,7 +19,7 @@ _OF_SERVER: Final = select(MACHINES).where(_MACHINE.server_id == bindparam("of_i
 class MachineStore:
     """Machines of a database.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database

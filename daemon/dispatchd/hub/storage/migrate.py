@@ -8,7 +8,8 @@ from sqlalchemy import Connection
 def upgrade(db: Connection) -> None:
     """Run the migrations that a database lacks, in its transaction.
 
-    Fails with alembic.util.CommandError if a newer release has migrated it.
+    Raises:
+        CommandError: A newer release has migrated it (alembic.util).
     """
     config = Config()
     config.set_main_option("script_location", "dispatchd.hub.storage:migrations")

@@ -33,7 +33,11 @@ class SharedClock:
         return self._running() + self._ahead_s
 
     def measure(self) -> None:
-        """Compare the clocks. Fails with StorageBusy if the database can't be used now."""
+        """Compare the clocks.
+
+        Raises:
+            StorageBusy: The database can't be used now.
+        """
         with self._database.snapshot() as db:
             before = self._running()
             shown = float(db.execute(_TIME).scalar_one())

@@ -26,7 +26,7 @@ _VALID: Final = select(_TOKEN.name, _TOKEN.scopes).where(_TOKEN.revoked_at == 0)
 class TokenStore:
     """Tokens of a database.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database
@@ -64,7 +64,8 @@ class TokenStore:
     def revoke(self, name: str, *, now: float) -> bool:
         """Revoke a token; return False if there is no valid token of that name.
 
-        Fails with Refused if no other token has the scope `admin`, because nobody could manage the hub any more.
+        Raises:
+            Refused: No other token has the scope `admin`, because nobody could manage the hub any more.
         """
         of_name = _TOKEN.name == name
         revoke = update(TOKENS).where(of_name, _TOKEN.revoked_at == 0)

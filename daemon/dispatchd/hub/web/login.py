@@ -94,10 +94,9 @@ class Entry:
     ) -> dict[str, str]:
         """Return the fields of a form, if a page of the visitor's session made it.
 
-        Fails with LoginNeeded if nobody is logged in.
-
         Raises:
             Refused: No page of their session made it, or it needs `admin`.
+            LoginNeeded: Nobody is logged in.
         """
         visitor, form = await self.visitor(request), await read_form(request)
         if not await self._is_ours(form, request.cookies[COOKIE]):

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from dispatchd.errors import DispatchdError
 from dispatchd.hub.domain.model import QueueFull, State, StorageBusy
 from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.web import text as words
@@ -45,7 +46,7 @@ class Visitor:
     form_token: str
 
 
-class LoginNeeded(Exception):
+class LoginNeeded(DispatchdError):
     """Request without a session."""
 
 

@@ -84,7 +84,8 @@ class Listener:
     async def _ask(self, connection: psycopg.AsyncConnection) -> None:
         """Query the server, and return once it has answered.
 
-        Fails with TimeoutError if it doesn't.
+        Raises:
+            TimeoutError: It doesn't answer.
         """
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._doubt)

@@ -94,8 +94,10 @@ class Cgroups:
     def prepare(self, folder: Path, resources: Resources) -> int:
         """Return a descriptor with which a process enters a new group for an attempt, with its limits.
 
-        A process enters by writing 0 to it, and its children follow. Fails with OSError if the kernel refuses; the
-        attempt then runs without a group.
+        A process enters by writing 0 to it, and its children follow.
+
+        Raises:
+            OSError: The kernel refuses; the attempt then runs without a group.
         """
         group = self._root / _name(folder)
         group.mkdir(exist_ok=True)

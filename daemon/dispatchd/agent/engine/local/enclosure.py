@@ -32,7 +32,8 @@ def enclose(
 ) -> Enclosed:
     """Return a launch's command with its isolation around it. Blocks.
 
-    Fails with SpawnFailed if it can't be enclosed.
+    Raises:
+        SpawnFailed: It can't be enclosed.
     """
     match launch.isolation:
         case Isolation.BUBBLEWRAP:

@@ -86,7 +86,8 @@ class Starter:
             request: Its request (`starter.Request`).
             fds: Its gate, its output, the attempt's folder, and perhaps a control group's list of processes.
 
-        Fails with OSError if the system refuses another process, or the starter doesn't answer.
+        Raises:
+            OSError: The system refuses another process, or the starter doesn't answer.
         """
         memory = os.memfd_create(REQUEST_NAME, os.MFD_CLOEXEC)
         try:

@@ -107,7 +107,9 @@ class GitWay:
     def used_proxy(self, url: str) -> Proxy | None:
         """Return the proxy for an address, with its current credentials.
 
-        Fails with OSError or ValueError: the proxy or its file can't be used.
+        Raises:
+            OSError: The proxy's file can't be read.
+            ValueError: The proxy or its file can't be used.
         """
         found = self.found_proxy(url)
         if found is None:
@@ -122,7 +124,9 @@ class GitWay:
             url: The repository's address.
             scratch: A folder of this attempt, mode 0700, for the CAs.
 
-        Fails with OSError or ValueError: a file or the proxy can't be used.
+        Raises:
+            OSError: A file can't be read.
+            ValueError: A file or the proxy can't be used.
         """
         proxy = self.used_proxy(url)
         cas = self._certificates(scratch)

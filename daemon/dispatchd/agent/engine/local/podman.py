@@ -109,7 +109,8 @@ class Podman:
             env: The command's whole environment; its values are passed in the client's, not in the arguments.
             openings: Rules for everything on the machine that it may reach.
 
-        Fails with SpawnFailed if a secret has the name of a variable that podman itself reads.
+        Raises:
+            SpawnFailed: A secret has the name of a variable that podman itself reads.
         """
         ours = {
             name for name, value in launch.base_env.items() if env.get(name) == value

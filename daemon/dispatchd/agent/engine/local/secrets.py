@@ -113,7 +113,8 @@ async def environment_of(
 ) -> tuple[dict[str, str], frozenset[str]]:
     """Return the whole environment of a launch, and the secrets that are in it.
 
-    Fails with SecretUnavailable if a secret isn't available.
+    Raises:
+        SecretUnavailable: A secret isn't available.
     """
     read = {
         variable: await reader.read(source)

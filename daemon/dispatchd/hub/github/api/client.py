@@ -1,4 +1,4 @@
-"""Calls of GitHub's REST API. Each fails with GithubError (answers.py).
+"""Calls of GitHub's REST API. Each raises GithubError (responses.py).
 
 `installation` is the id of the App's installation that a repository belongs to, 0 where the hub has a token;
 `repository` is owner/name. A call returns GitHub's own JSON unless its docstring says otherwise.

@@ -52,7 +52,11 @@ class Credentials:
 
     @classmethod
     def open(cls, settings: GithubSettings, transport: Transport) -> Self:
-        """Return the credentials of some settings. Fails with ConfigError if a file can't be used. Blocks."""
+        """Return the credentials of some settings. Blocks.
+
+        Raises:
+            ConfigError: A file can't be used.
+        """
         known = transport.known
         if settings.private_key_file is not None:
             key = AppKey.read(settings.app_id, settings.private_key_file, known)
@@ -79,8 +83,8 @@ class Credentials:
 
         Raises:
             NoCredential: There is none: the file, the key or the installation is no longer valid.
-
-        Fails with Limited or Unclear if GitHub can't be called now.
+            Limited: There were too many calls.
+            Unclear: GitHub can't be called now.
         """
         if self.file is not None:
             try:
@@ -139,8 +143,7 @@ class Credentials:
 
         Raises:
             ValueError: The token would not be limited: no repository, or no permissions.
-
-        Fails with GithubError if GitHub issues none.
+            GithubError: GitHub issues none.
         """
         if not repository or not permissions:
             message = "a run's token needs a repository and permissions"
@@ -175,8 +178,7 @@ class Credentials:
 
         Raises:
             NoCredential: The second is rejected too.
-
-        Fails with GithubError otherwise.
+            GithubError: The call fails in another way.
         """
         try:
             return await self.transport.json(call, self.jwt())
@@ -194,8 +196,7 @@ class Credentials:
 
         Raises:
             NoCredential: The second is rejected too.
-
-        Fails with GithubError otherwise.
+            GithubError: The call fails in another way.
         """
         token = await self.token(installation)
         try:

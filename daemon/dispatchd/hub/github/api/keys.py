@@ -47,7 +47,11 @@ class AppKey:
 
     @classmethod
     def read(cls, app_id: int, file: Path, known: KnownSecrets) -> Self:
-        """Return the key in a file. Fails with ConfigError if it can't be read, isn't PEM, or is no RSA key."""
+        """Return the key in a file.
+
+        Raises:
+            ConfigError: It can't be read, isn't PEM, or is no RSA key.
+        """
         text = _read(file)
         try:
             key = load_pem_private_key(text.encode(), password=None)
@@ -89,7 +93,11 @@ class TokenFile:
     _value: str = field(default="", init=False, repr=False)
 
     def read(self) -> str:
-        """Return the token. Fails with ConfigError if the file can't be read, or is empty."""
+        """Return the token.
+
+        Raises:
+            ConfigError: The file can't be read, or is empty.
+        """
         try:
             found = self._file.stat()
         except OSError as error:

@@ -172,8 +172,10 @@ async def transport(
 ) -> AsyncIterator[Transport]:
     """Yield the connection to the GitHub of some settings.
 
-    `environment` is the process's; it names the proxy. Fails with ConfigError if the proxy or the certificates can't be
-    used.
+    `environment` is the process's; it names the proxy.
+
+    Raises:
+        ConfigError: The proxy or the certificates can't be used.
     """
     proxy = environment_proxy(httpx.URL(settings.api_url), environment)
     async with httpx.AsyncClient(

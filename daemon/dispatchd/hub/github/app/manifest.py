@@ -45,7 +45,8 @@ def manifest(
         webhook_url: Address for GitHub's events; empty for `public_url` and the hub's path.
         redirect_url: Address to which the browser goes afterwards, with the code in its query.
 
-    Fails with UsageError if GitHub would reject it.
+    Raises:
+        UsageError: GitHub would reject it.
     """
     _check_name(name)
     url = webhook_url or expected_url(settings)

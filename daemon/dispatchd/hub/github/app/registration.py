@@ -96,8 +96,7 @@ async def register(transport: Transport, code: str, files: Reserved) -> Register
     Raises:
         UsageError: GitHub doesn't know the code (any more).
         NotReachable: GitHub doesn't answer, or not as its documentation says.
-
-    Fails with FolderUnusable if the files can't be written.
+        FolderUnusable: The files can't be written.
     """
     transport.known.know("github code", [code])
     call = Call(

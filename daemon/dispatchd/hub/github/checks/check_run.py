@@ -13,6 +13,7 @@ from typing import Final
 from anyio import to_thread
 from attrs import define, evolve, field
 
+from dispatchd.errors import DispatchdError
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.domain.model import ENDED, Check, HubJob, State
 from dispatchd.hub.github.api.client import CheckRun, Client
@@ -53,7 +54,7 @@ STATUSES: Final = "statuses"
 Keep = Callable[[Check], Awaitable[None]]
 
 
-class LookAgain(Exception):
+class LookAgain(DispatchdError):
     """A check run wasn't found, but may still appear; look again in `wait_s` (seconds)."""
 
     def __init__(self, wait_s: float) -> None:
@@ -113,8 +114,8 @@ class Telling:
 
         Raises:
             NotPermitted: It is forbidden.
-
-        Fails with LookAgain, and with GithubError if GitHub doesn't accept it now.
+            LookAgain: A check run wasn't found, but may still appear.
+            GithubError: GitHub doesn't accept it now.
         """
         if is_conclusion(self.check.told) and self.check.kind == CHECK:
             self._begin_round()
@@ -175,7 +176,8 @@ class Telling:
     async def _fall_back(self, found: Report, refusal: NotPermitted) -> None:
         """Set a commit status for a forbidden check, where the token's permissions are unknown.
 
-        Fails with the refusal if they are known, or if the commit status is forbidden as well.
+        Raises:
+            NotPermitted: The permissions are known, or the commit status is forbidden as well.
         """
         installation = self.check.installation
         said = await self.client.credentials.may_write(installation, CHECKS)

@@ -165,7 +165,8 @@ class Publisher:
     async def _told(self, owed: Owed) -> Check:
         """Try to publish a check; return it as it is afterwards.
 
-        Fails with StorageBusy if a step can't be stored before it is made.
+        Raises:
+            StorageBusy: A step can't be stored before it is made.
         """
         if owes_nothing(owed, self.settings):
             return _well(owed.check)

@@ -66,7 +66,7 @@ class Taken:
 class Inbox:
     """Inbox of a hub.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     desk: Desk
@@ -80,7 +80,8 @@ class Inbox:
             by_hook: True if the id comes from the sender of a webhook alone. The same body under another id is a replay
                 then. Nothing of a replay is stored, so that the event is still processed if GitHub lists that id.
 
-        Fails with QueueFull if it asks for a job and the queue is full.
+        Raises:
+            QueueFull: The event asks for a job and the queue is full.
         """
         return self.desk.database.write(
             lambda db: self._take(db, arrival, plan, by_hook=by_hook)

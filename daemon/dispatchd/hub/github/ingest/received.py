@@ -31,7 +31,7 @@ _JOB: Final = JOBS.c
 class Received:
     """Received jobs of a database.
 
-    Calls block. Each fails with StorageBusy if the database can't be used now.
+    Calls block. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database

@@ -92,7 +92,8 @@ class Webhook:
     def of(cls, desk: Desk, settings: GithubSettings) -> Self:
         """Return the route of a hub, with the secrets that its configuration names. Blocks.
 
-        Fails with ConfigError if one can't be read.
+        Raises:
+            ConfigError: One can't be read.
         """
         secrets = [
             read_secret(

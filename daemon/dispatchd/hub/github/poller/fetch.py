@@ -46,8 +46,8 @@ class Fetcher:
             Limited: There were too many calls.
             NoCredential: GitHub rejects the credential.
             GithubError: GitHub failed in another way.
-
-        Fails with QueueFull or StorageBusy if an event can't be processed now.
+            QueueFull: An event asks for a job and the queue is full.
+            StorageBusy: The database can't be used now.
         """
         passed: list[Wanted] = []
         for wanted in walk.in_order():
@@ -110,7 +110,9 @@ class Fetcher:
     def _take(self, wanted: Wanted, document: Json) -> Taken:
         """Process an event, or store the reason why it can't be. Blocks.
 
-        Fails with QueueFull if the event asks for a job and the queue is full, and with StorageBusy.
+        Raises:
+            QueueFull: The event asks for a job and the queue is full.
+            StorageBusy: The database can't be used now.
         """
         passing = (QueueFull, StorageBusy, Unreadable)
         try:

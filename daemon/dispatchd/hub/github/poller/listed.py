@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 from attrs import frozen
 
-from dispatchd.errors import ContractViolation
+from dispatchd.errors import ContractViolation, DispatchdError
 from dispatchd.hub.github.event import clean, read_event
 from dispatchd.hub.github.ingest.inbox import Arrival
 from dispatchd.hub.github.ingest.webhook import kept_headers
@@ -42,7 +42,7 @@ class Listed:
         return HTTPStatus.OK <= self.status_code < HTTPStatus.MULTIPLE_CHOICES
 
 
-class Unreadable(Exception):
+class Unreadable(DispatchdError):
     """Event that can't be parsed, with the reason."""
 
 

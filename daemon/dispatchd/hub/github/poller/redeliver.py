@@ -48,7 +48,9 @@ class Redelivery:
             guids: GUIDs of the deliveries; none for all that failed.
             since_s: Without GUIDs: largest age of the deliveries (seconds).
 
-        Fails with GithubError if GitHub can't be called, and with StorageBusy if the database can't be used now.
+        Raises:
+            GithubError: GitHub can't be called.
+            StorageBusy: The database can't be used now.
         """
         wanted = set(guids)
         tries = [each async for each in self._tries(wanted, since_s)]
@@ -68,7 +70,11 @@ class Redelivery:
     async def ask(
         self, choices: Iterable[Choice], say: Callable[[Choice], None]
     ) -> None:
-        """Make GitHub redeliver each that the hub doesn't have, and call `say` for each choice. Fails with GithubError."""
+        """Make GitHub redeliver each that the hub doesn't have, and call `say` for each choice.
+
+        Raises:
+            GithubError: GitHub can't be called.
+        """
         is_first = True
         for choice in choices:
             if not choice.is_known:

@@ -43,7 +43,11 @@ class Sweeper:
 
     @classmethod
     async def open(cls, desk: Desk, settings: GithubSettings, client: Client) -> Self:
-        """Return one that continues where the last one stopped, in whatever process. Fails with StorageBusy."""
+        """Return one that continues where the last one stopped, in whatever process.
+
+        Raises:
+            StorageBusy: The database can't be used now.
+        """
         marks, name = MarkStore(desk.database), mark_of(settings.target)
         progress = Progress.read(await desk.use(lambda: marks.get(name)))
         if not progress.started_at:
@@ -62,7 +66,10 @@ class Sweeper:
     async def sweep(self) -> bool:
         """Look, fetch and process; return False if the walk has to go on at once.
 
-        Fails with GithubError, QueueFull or StorageBusy if it can't go on now; the next call continues.
+        Raises:
+            GithubError: GitHub can't be called now; the next call continues, here and below.
+            QueueFull: An event asks for a job and the queue is full.
+            StorageBusy: The database can't be used now.
         """
         if self._walk is None or not self._walk.is_over:
             await self._look()
@@ -76,7 +83,11 @@ class Sweeper:
         return True
 
     async def keep(self, trouble: str) -> None:
-        """Store the progress, and the problem in words, if there is one. Fails with StorageBusy."""
+        """Store the progress, and the problem in words, if there is one.
+
+        Raises:
+            StorageBusy: The database can't be used now.
+        """
         walk, progress = self._walk, self.progress
         if walk is None or walk.is_over:
             left = [] if walk is None else [*walk.found.values()]

@@ -76,7 +76,7 @@ _UPDATE: Final = (
 class CheckStore:
     """Checks of a database.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database

@@ -34,7 +34,7 @@ _SHORT: Final = [
 class JobReader:
     """Reader of a database's jobs.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database

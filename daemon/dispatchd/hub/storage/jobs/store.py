@@ -46,7 +46,7 @@ _PRUNED_AT_ONCE: Final = 500
 class JobStore:
     """Jobs of a database.
 
-    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
     _database: Database
@@ -71,7 +71,8 @@ class JobStore:
             lease_s: Length of the claim's lease (seconds).
             binding: Binding of the machine, set by the hub's owner.
 
-        Fails with Locked if there may be a job, but other transactions have locked all of them.
+        Raises:
+            Locked: There may be a job, but other transactions have locked all of them.
         """
         asked: dict[str, Any] = {"asking_machine": machine}
         query, there = queries.NEXT, queries.ANY_NEXT
