@@ -6,9 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-import anyio
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketStream
 from attrs import define
 
 from dispatchd.agent.domain.job import TrackedJob
@@ -22,6 +21,7 @@ from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import within
 from support.outward import client, settings_for
+from support.servers import tcp_server
 
 SEED: Final = 20261128
 HEADERS: Final = (
@@ -71,27 +71,21 @@ STATUSES: Final = (200, 204, 301, 302, 401, 404, 409, 410, 418, 429, 500, 503)
 class Appliance:
     """What answers every connection with some bytes."""
 
-    port: int
+    port: int = 0
     answer: bytes = b""
 
     async def connection(self, stream: SocketStream) -> None:
-        async with stream:
-            received = b""
-            while b"\r\n\r\n" not in received:
-                received += await stream.receive()
-            await stream.send(self.answer)
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += await stream.receive()
+        await stream.send(self.answer)
 
 
 @asynccontextmanager
 async def appliance() -> AsyncIterator[Appliance]:
-    async with (
-        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
-        anyio.create_task_group() as tasks,
-    ):
-        found = Appliance(listener.extra(SocketAttribute.local_port))
-        tasks.start_soon(listener.serve, found.connection)
+    found = Appliance()
+    async with tcp_server(found.connection) as found.port:
         yield found
-        tasks.cancel_scope.cancel()
 
 
 def answers(draw: random.Random) -> Iterator[bytes]:

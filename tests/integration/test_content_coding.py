@@ -5,15 +5,12 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Final
 
 import anyio
 import pytest
 from structlog.testing import capture_logs
-from typing_extensions import override
 
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.endpoint.caller import Caller
@@ -31,6 +28,7 @@ from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, endpoint
 from support.outward import client, settings_for
 from support.records import NOW
+from support.servers import Asked, Reply, http_server
 from support.until import until
 from support.waits import finishes
 
@@ -67,32 +65,14 @@ def little_memory() -> Iterator[None]:
 def answering(coding: str, status: int = 200) -> Iterator[tuple[str, list[str]]]:
     """Answer everything with a bomb; gives the address, and what was accepted by the calls."""
     accepted: list[str] = []
+    headers = {"content-type": "application/json", "content-encoding": coding}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers["content-length"] or 0))
-            accepted.append(str(self.headers["accept-encoding"]))
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-encoding", coding)
-            self.send_header("content-length", str(len(BOMBS[coding])))
-            self.end_headers()
-            self.wfile.write(BOMBS[coding])
+    def answer(asked: Asked) -> Reply:
+        accepted.append(asked.headers["accept-encoding"])
+        return Reply(status, headers, BOMBS[coding])
 
-        do_POST = do_GET  # noqa: N815  # the name that http.server looks for
-
-        @override
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", accepted
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(answer) as port:
+        yield f"http://127.0.0.1:{port}", accepted
 
 
 @pytest.mark.parametrize("coding", sorted(BOMBS))

@@ -26,9 +26,9 @@ from support.github import (
     prism,
     request_violations,
 )
-from support.github_api import serving
 from support.github_hub import RULES, jobs
 from support.hub import HubHere
+from support.servers import asgi_server
 from support.torture import lasting_port
 from support.until import until
 
@@ -123,7 +123,8 @@ async def emulated(folder: Path) -> AsyncIterator[Emulated]:
         prism(folder, "api.github.com", upstream=there) as judge,
     ):
         noting = Noting(judge, key)
-        async with serving(noting) as noting.url:
+        async with asgi_server(noting) as port:
+            noting.url = f"http://127.0.0.1:{port}"
             rules = RULES.replace("Codertocat/*", "octo/*") + TRIAGE
             async with checks_hub(folder, noting, rules, port=port) as hub:
                 now = int(time.time())

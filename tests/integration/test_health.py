@@ -19,6 +19,7 @@ from support.control import call, until_status
 from support.daemon import DaemonLog, running_daemon, write_config
 from support.daemon_process import running_daemon as daemon_process
 from support.endpoint import Answer, Request, as_json, endpoint
+from support.servers import tcp_server
 
 QUICK = "hold_s = 1\npoll_interval_s = 1\ncall_timeout_s = 2"
 PATIENCE_S = 2
@@ -33,16 +34,11 @@ LOOK_S = 5
 async def black_hole() -> AsyncIterator[str]:
     """Give the address of something that takes connections and never answers."""
 
-    async def never(stream: SocketStream) -> None:
-        async with stream:
-            await anyio.sleep_forever()
+    async def never(_: SocketStream) -> None:
+        await anyio.sleep_forever()
 
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, never)
-        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    async with tcp_server(never) as port:
         yield f"http://127.0.0.1:{port}"
-        tasks.cancel_scope.cancel()
 
 
 @contextmanager

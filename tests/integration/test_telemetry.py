@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.records import NOW
+from support.servers import Asked, Reply, http_server, threaded
 from support.until import until
 
 QUEUE = 1000
@@ -111,32 +112,14 @@ class Collector:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take requests for the length of a block, always on the same port."""
-        collector = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers["content-encoding"] == "gzip":
-                    body = gzip.decompress(body)
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                status = collector.take(Received(self.path, headers, body))
-                self.send_response(status)
-                self.send_header("content-length", "0")
-                self.end_headers()
+        def answer(asked: Asked) -> Reply:
+            zipped = asked.headers.get("content-encoding") == "gzip"
+            body = gzip.decompress(asked.body) if zipped else asked.body
+            return Reply(self.take(Received(asked.path, asked.headers, body)))
 
-            @override
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", self.port), Handler) as server:
-            self.port = server.server_port
-            thread = threading.Thread(target=server.serve_forever, args=[0.01])
-            thread.start()
-            try:
-                yield
-            finally:
-                server.shutdown()
-                thread.join()
+        with http_server(answer, port=self.port) as self.port:
+            yield
 
 
 @pytest.fixture
@@ -447,15 +430,11 @@ def endless() -> Iterator[tuple[str, threading.Event]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
+    with threaded(Handler) as port:
         try:
-            yield f"http://127.0.0.1:{server.server_port}/v1/traces", asked
+            yield f"http://127.0.0.1:{port}/v1/traces", asked
         finally:
             over.set()
-            server.shutdown()
-            thread.join()
 
 
 @contextmanager

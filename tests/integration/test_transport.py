@@ -28,11 +28,11 @@ from support.outward import (
     client,
     failure,
     failure_of,
-    listening,
     pull,
     settings_for,
 )
 from support.proxy import proxy
+from support.servers import tcp_server
 from support.until import until
 
 HOST = "127.0.0.1"
@@ -284,7 +284,7 @@ async def _talk_nonsense(stream: SocketStream) -> None:
 async def test_a_connection_that_ends_badly_is_told_for_what_it_is(
     talk: Callable[..., object], kind: Kind
 ) -> None:
-    async with listening(talk) as port:  # type: ignore[arg-type]  # all of them are async
+    async with tcp_server(talk) as port:  # type: ignore[arg-type]  # all of them are async
         found = await failure_of(settings_for(f"http://{HOST}:{port}"))
 
     assert found.kind is kind

@@ -10,7 +10,8 @@ from anyio.abc import SocketStream
 from dispatchd.agent.endpoint.failure_kinds import Kind
 from dispatchd.network.trust import client_context
 from support.certificates import Authority, serial_of, server_context, tls_endpoint
-from support.outward import client, failure, failure_of, listening, pull, settings_for
+from support.outward import client, failure, failure_of, pull, settings_for
+from support.servers import tcp_server
 
 HOST = "127.0.0.1"
 
@@ -140,7 +141,7 @@ async def test_a_plain_http_server_behind_an_https_url_is_recognised(
             await stream.receive()
             await stream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-    async with listening(talk) as port:
+    async with tcp_server(talk) as port:
         url = f"https://{HOST}:{port}"
         found = await failure_of(settings_for(url, authority.file))
 

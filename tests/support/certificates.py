@@ -9,10 +9,10 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self, TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple
 
 import anyio
-from anyio.abc import SocketStream, TaskStatus
+from anyio.abc import ByteStream
 from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import define, field
 from cryptography import x509
@@ -22,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from typing_extensions import override
 
 from support.endpoint import Endpoint
+from support.servers import tcp_server
 
 _Result = TypeVar("_Result")
 _Args = TypeVarTuple("_Args")
@@ -171,13 +172,6 @@ class _Recorded:
     async def send(self, chunk: bytes) -> None:
         await self.stream.send(chunk)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        # Without a goodbye, which may have nobody to take it.
-        await self.stream.transport_stream.aclose()
-
 
 @define
 class TlsEndpoint(Endpoint):
@@ -200,33 +194,25 @@ class TlsEndpoint(Endpoint):
         return f"https://{self.host}:{self.port}"
 
     @override
-    async def serve(self, *, task_status: TaskStatus[None]) -> None:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        task_status.started()
-        async with listener:
-            await listener.serve(self._secure)
-
-    async def _secure(self, stream: SocketStream) -> None:
+    async def connection(self, stream: ByteStream) -> None:
         self.connections += 1
-        async with stream:
-            try:
-                secured = await _Alerting.wrap(
-                    stream,
-                    server_side=True,
-                    ssl_context=self.context,
-                    standard_compatible=False,
-                )
-            except (anyio.BrokenResourceError, anyio.EndOfStream, ssl.SSLError):
-                await _drain(stream)
-                return
-            shown = secured.extra(TLSAttribute.peer_certificate) or {}
-            self.clients.append(int(str(shown.get("serialNumber", "0")), 16))
-            recorded = _Recorded(secured, self.received)
-            await self._connection(recorded)  # type: ignore[arg-type]  # all that it uses
+        try:
+            secured = await _Alerting.wrap(
+                stream,
+                server_side=True,
+                ssl_context=self.context,
+                standard_compatible=False,
+            )
+        except (anyio.BrokenResourceError, anyio.EndOfStream, ssl.SSLError):
+            await _drain(stream)
+            return
+        shown = secured.extra(TLSAttribute.peer_certificate) or {}
+        self.clients.append(int(str(shown.get("serialNumber", "0")), 16))
+        recorded = _Recorded(secured, self.received)
+        await super().connection(recorded)  # type: ignore[arg-type]  # all that it uses
 
 
-async def _drain(stream: SocketStream) -> None:
+async def _drain(stream: ByteStream) -> None:
     """Read on until the other side has gone, as a reset could overtake the alert."""
     try:
         with anyio.move_on_after(5):
@@ -243,8 +229,6 @@ async def tls_endpoint(
 ) -> AsyncIterator[TlsEndpoint]:
     """Serve an endpoint over TLS on a free loopback port."""
     found = TlsEndpoint(context=context, host=host)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(found.serve)
+    async with tcp_server(found.connection) as found.port:
         yield found
-        tasks.cancel_scope.cancel()
     assert not found.complaints

@@ -8,8 +8,8 @@ the App and nothing else. What it answers is checked against GitHub's own OpenAP
 import base64
 import json
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import cache
@@ -19,18 +19,17 @@ from uuid import uuid4
 
 import anyio
 import jwt
-import uvicorn
 from attrs import define, evolve, field
 from jsonschema import Draft202012Validator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from typing_extensions import override
 
-from support.clock import LoopTime, loop, pass_ticks, within
-from support.github import OPENAPI, app_key, listening, public_key
+from support.clock import LoopTime, loop, within
+from support.github import OPENAPI, app_key, public_key
 from support.github_events import APP
+from support.servers import asgi_server
 from support.until import in_time
 
 DAY_S = 86_400.0
@@ -381,37 +380,14 @@ def _check(name: str, document: Any) -> None:
     _validator(name).validate(document)
 
 
-class _Server(uvicorn.Server):
-    @override
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 @asynccontextmanager
 async def deliveries_api(**options: Any) -> AsyncIterator[DeliveriesApi]:
     """Run the API for the length of a block, at the end of which nothing may be complained about."""
     found = DeliveriesApi(**options)
     methods = ["GET", "POST", "PATCH", "PUT", "DELETE"]
     app = Starlette(routes=[Route("/{path:path}", found.answer, methods=methods)])
-    config = uvicorn.Config(
-        app,
-        log_level="critical",
-        lifespan="off",
-        date_header=False,
-        server_header=False,
-    )
-    server = _Server(config)
-    listener = listening()
-    found.port = listener.getsockname()[1]
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server.serve, [listener])
-        try:
-            yield found
-        finally:
-            server.should_exit = True
-            server.force_exit = True
-            await pass_ticks()
+    async with asgi_server(app, dated=False) as found.port:
+        yield found
     assert found.complaints == []
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import anyio
 import h11
-from anyio.abc import SocketStream, TaskStatus
+from anyio.abc import ByteStream
 from attrs import define, field, frozen
 
 from dispatchd.errors import ContractViolation
 from dispatchd.protocol.contracts import check
 from support.clock import within
+from support.servers import read_request, tcp_server
 
 SECRET = "s3cret-of-the-machine"
 TOKEN = "token-that-the-endpoint-has-given"
@@ -136,30 +137,11 @@ class Endpoint:
         self._changed.set()
         self._changed = anyio.Event()
 
-    async def serve(self, *, task_status: TaskStatus[None]) -> None:
-        listener = await anyio.create_tcp_listener(
-            local_host="127.0.0.1", local_port=self.port
-        )
-        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        task_status.started()
-        async with listener:
-            await listener.serve(self._connection)
-
-    async def _connection(self, stream: SocketStream) -> None:
-        async with stream:
-            try:
-                await self._talk(stream)
-            except (
-                anyio.BrokenResourceError,
-                anyio.EndOfStream,
-                h11.RemoteProtocolError,
-            ):
-                return
-
-    async def _talk(self, stream: SocketStream) -> None:
+    async def connection(self, stream: ByteStream) -> None:
+        """Answer the requests of one connection."""
         http = h11.Connection(h11.SERVER)
         while True:
-            request = await self._read(http, stream)
+            request = self._parse(*await read_request(http, stream))
             answer = await self._answer(request)
             if answer.cut:
                 return
@@ -180,20 +162,6 @@ class Endpoint:
                 + (http.send(h11.EndOfMessage()) or b"")
             )
             http.start_next_cycle()
-
-    async def _read(self, http: h11.Connection, stream: SocketStream) -> Request:
-        head: h11.Request | None = None
-        body = b""
-        while True:
-            event = http.next_event()
-            if event is h11.NEED_DATA:
-                http.receive_data(await stream.receive())
-            elif isinstance(event, h11.Request):
-                head = event
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage) and head is not None:
-                return self._parse(head, body)
 
     def _parse(self, head: h11.Request, body: bytes) -> Request:
         target = head.target.decode()
@@ -276,8 +244,6 @@ class Endpoint:
 async def endpoint(*, holds: bool = True) -> AsyncIterator[Endpoint]:
     """Serve an endpoint on a free loopback port."""
     found = Endpoint(holds=holds)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(found.serve)
+    async with tcp_server(found.connection) as found.port:
         yield found
-        tasks.cancel_scope.cancel()
     assert not found.complaints, found.complaints

@@ -7,10 +7,11 @@ from enum import Enum
 import anyio
 import h11
 import httpx
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketStream
 from attrs import define, field, frozen
 
 from support.hub import NO_TLS
+from support.servers import read_request, tcp_server
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -60,7 +61,7 @@ class Front:
         lambda _status, headers, body: (headers, body)
     )
     """Changes what the server answers on its way back."""
-    port: int
+    port: int = 0
     faults: list[tuple[str, Fault]] = field(factory=list)
     """What was done so far, in order, with the path."""
     answered: list[str] = field(factory=list)
@@ -80,21 +81,9 @@ class Front:
 
     async def connection(self, stream: SocketStream) -> None:
         """Answer the requests of one connection."""
-        async with stream:
-            try:
-                await self._talk(stream)
-            except (
-                anyio.BrokenResourceError,
-                anyio.ClosedResourceError,
-                anyio.EndOfStream,
-                h11.RemoteProtocolError,
-            ):
-                return
-
-    async def _talk(self, stream: SocketStream) -> None:
         http = h11.Connection(h11.SERVER)
         while True:
-            head, body = await _read(http, stream)
+            head, body = await read_request(http, stream)
             path = head.target.decode()
             fault = self.decide(path) or Fault()
             if fault != Fault():
@@ -159,25 +148,6 @@ class Front:
         return answer
 
 
-async def _read(
-    http: h11.Connection, stream: SocketStream
-) -> tuple[h11.Request, bytes]:
-    head: h11.Request | None = None
-    body = b""
-    while True:
-        event = http.next_event()
-        if event is h11.NEED_DATA:
-            http.receive_data(await stream.receive())
-        elif isinstance(event, h11.Request):
-            head = event
-        elif isinstance(event, h11.Data):
-            body += bytes(event.data)
-        elif isinstance(event, h11.EndOfMessage) and head is not None:
-            return head, body
-        elif isinstance(event, h11.ConnectionClosed):
-            raise anyio.EndOfStream
-
-
 async def _send(
     http: h11.Connection, stream: SocketStream, answer: _Answer, fault: Fault
 ) -> bool:
@@ -202,16 +172,10 @@ async def _send(
 @asynccontextmanager
 async def front(to: str) -> AsyncIterator[Front]:
     """Serve a front of a server for the length of a block."""
-    async with (
-        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
-        httpx.AsyncClient(timeout=None, verify=NO_TLS, trust_env=False) as http,
-        anyio.create_task_group() as tasks,
-    ):
-        port: int = listener.extra(SocketAttribute.local_port)
-        found = Front(to=to, port=port, http=http)
-        tasks.start_soon(listener.serve, found.connection)
-        yield found
-        tasks.cancel_scope.cancel()
+    async with httpx.AsyncClient(timeout=None, verify=NO_TLS, trust_env=False) as http:
+        found = Front(to=to, http=http)
+        async with tcp_server(found.connection) as found.port:
+            yield found
 
 
 def pages(times: int, fault: Fault, *ends: str) -> Callable[[str], Fault | None]:

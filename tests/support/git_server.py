@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from urllib.parse import urlsplit
 
 from attrs import define, field
-from typing_extensions import override
+
+from support.servers import Asked, Reply, http_server
 
 IDENTITY = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
 
@@ -98,71 +98,32 @@ def git_server(
     found = GitServer(root, token)
     found.open_gate.set()
 
-    class Handler(BaseHTTPRequestHandler):
-        @override
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-        def do_GET(self) -> None:
-            _answer(found, self)
-
-        def do_POST(self) -> None:
-            _answer(found, self)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    if tls is not None:
-        server.socket = tls.wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )
-    found.port = server.server_address[1]
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.02}
-    )
-    thread.start()
-    try:
-        yield found
-    finally:
-        found.open_gate.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server(lambda asked: _answer(found, asked), tls=tls) as found.port:
+        try:
+            yield found
+        finally:
+            found.open_gate.set()
 
 
-def _answer(server: GitServer, request: BaseHTTPRequestHandler) -> None:
-    given = request.headers.get("Authorization", "")
-    server.requests.append((request.path, given))
-    body = _body(request)
+def _answer(server: GitServer, asked: Asked) -> Reply:
+    given = asked.headers.get("authorization", "")
+    server.requests.append((asked.path, given))
     server.at_request()
     server.open_gate.wait(60)
     login = base64.b64encode(f"x-access-token:{server.token}".encode()).decode()
     if server.location:
-        _send(request, 302, [("Location", server.location + request.path)], b"")
-    elif server.status:
-        _send(request, server.status, [], b"no\n")
-    elif server.token and given != f"Basic {login}":
-        _send(request, 401, [("WWW-Authenticate", 'Basic realm="git"')], b"who?\n")
-    else:
-        _send(request, *_backend(server, request, body))
+        return Reply(302, {"Location": server.location + asked.path})
+    if server.status:
+        return Reply(server.status, body=b"no\n")
+    if server.token and given != f"Basic {login}":
+        return Reply(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"who?\n")
+    return _backend(server, asked)
 
 
-def _body(request: BaseHTTPRequestHandler) -> bytes:
-    if request.headers.get("Transfer-Encoding") != "chunked":
-        return request.rfile.read(int(request.headers.get("Content-Length", "0")))
-    body = b""
-    while size := int(request.rfile.readline().split(b";")[0], 16):
-        body += request.rfile.read(size)
-        request.rfile.readline()
-    request.rfile.readline()
-    return body
-
-
-def _backend(
-    server: GitServer, request: BaseHTTPRequestHandler, body: bytes
-) -> tuple[int, list[tuple[str, str]], bytes]:
-    if request.headers.get("Content-Encoding") == "gzip":
-        body = gzip.decompress(body)
-    parts = urlsplit(request.path)
+def _backend(server: GitServer, asked: Asked) -> Reply:
+    zipped = asked.headers.get("content-encoding") == "gzip"
+    body = gzip.decompress(asked.body) if zipped else asked.body
+    parts = urlsplit(asked.path)
     done = subprocess.run(
         ["git", "http-backend"],
         input=body,
@@ -173,40 +134,18 @@ def _backend(
             "PATH": os.environ["PATH"],
             "GIT_PROJECT_ROOT": str(server.root),
             "GIT_HTTP_EXPORT_ALL": "1",
-            "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
+            "GIT_PROTOCOL": asked.headers.get("git-protocol", ""),
             "PATH_INFO": parts.path,
             "QUERY_STRING": parts.query,
-            "REQUEST_METHOD": request.command,
-            "CONTENT_TYPE": request.headers.get("Content-Type", ""),
+            "REQUEST_METHOD": asked.method,
+            "CONTENT_TYPE": asked.headers.get("content-type", ""),
             "CONTENT_LENGTH": str(len(body)),
             "REMOTE_USER": "x-access-token",
             "REMOTE_ADDR": "127.0.0.1",
         },
     ).stdout
     head, _, content = done.partition(b"\r\n\r\n")
-    headers = [
-        (name, value.strip())
-        for name, _, value in (
-            line.partition(":") for line in head.decode().split("\r\n")
-        )
-    ]
-    status = next((value for name, value in headers if name == "Status"), "200")
-    return (
-        int(status.split()[0]),
-        [each for each in headers if each[0] != "Status"],
-        content,
-    )
-
-
-def _send(
-    request: BaseHTTPRequestHandler,
-    status: int,
-    headers: list[tuple[str, str]],
-    body: bytes,
-) -> None:
-    request.send_response(status)
-    for name, value in headers:
-        request.send_header(name, value)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    request.wfile.write(body)
+    lines = [line.partition(":") for line in head.decode().split("\r\n")]
+    headers = {name: value.strip() for name, _, value in lines}
+    status = headers.pop("Status", "200")
+    return Reply(int(status.split()[0]), headers, content)

@@ -124,14 +124,6 @@ def _serving(words: list[str | Path], folder: Path, port: int) -> Iterator[str]:
             process.wait()
 
 
-def listening() -> socket.socket:
-    """Return a listener on a free loopback port whose connections send each answer at once."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    # Accepted connections inherit it; else an answer waits 40 ms for the client's delayed ACK.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])

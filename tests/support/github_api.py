@@ -6,7 +6,6 @@ users report. For what nobody else's mock does: permissions, limits, pages, answ
 
 import json
 import re
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,24 +17,23 @@ from urllib.parse import parse_qsl, unquote
 import anyio
 import httpx
 import jwt
-import uvicorn
 from attrs import define, field, frozen
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 
-from support.clock import LoopTime, loop, pass_ticks, within
+from support.clock import LoopTime, loop, within
 from support.github import (
     APP_ID,
     DESCRIPTIONS,
     INSTALLATION,
     OPENAPI,
     app_key,
-    listening,
     public_key,
     request_violations,
 )
 from support.hub import NO_TLS
+from support.servers import asgi_server
 
 SHA = "d6fde92930d4715a2b49857d24b940956b26d2d3"
 
@@ -489,42 +487,11 @@ def violations(description: str, asked: Asked) -> list[str]:
 async def github_api(**options: Any) -> AsyncIterator[GithubApi]:
     """Run a GitHub for the length of a block."""
     found = GithubApi(**options)
-    async with serving(found, found.certificate, dated=False) as url:
-        found.port = int(url.rpartition(":")[2])
+    async with asgi_server(found, found.certificate, dated=False) as found.port:
         try:
             yield found
         finally:
             await found.http.aclose()
-
-
-@asynccontextmanager
-async def serving(
-    app: Any, certificate: str = "", *, dated: bool = True
-) -> AsyncIterator[str]:
-    """Serve an application on a free loopback port for the length of a block, and give its address."""
-    with listening() as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                ssl_certfile=certificate or None,
-                log_level="critical",
-                access_log=False,
-                date_header=dated,
-                lifespan="off",
-                timeout_graceful_shutdown=1,
-            )
-        )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_serve, server, listener)
-            try:
-                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-            finally:
-                server.should_exit = True
-                await pass_ticks()
-
-
-async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
-    await server._serve([listener])  # noqa: SLF001  # `serve` would take over the test's signals
 
 
 __all__ = [
@@ -534,5 +501,4 @@ __all__ = [
     "Fault",
     "GithubApi",
     "github_api",
-    "serving",
 ]

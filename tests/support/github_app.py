@@ -5,19 +5,17 @@ most ten minutes, by this GitHub's own clock).
 """
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 import jwt
 from attrs import define, field
-from typing_extensions import override
 
 from support.github import public_key
+from support.servers import Asked, Reply, http_server
 
 APP_ID = 4711
 CODE = "a180b1a3d263c81bc6441d7b990bae27d4c10679"
@@ -174,40 +172,22 @@ class GithubApp:
         return ""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    github: ClassVar[GithubApp]
-
-    def _answer(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", "0")))
-        path = self.path.partition("?")[0].removeprefix("/api/v3")
-        authorization = self.headers.get("authorization", "")
-        status, body = self.github.answer(self.command, path, authorization)
-        text = body if isinstance(body, str) else json.dumps(body)
-        self.send_response_only(status)
-        self.send_header("Date", formatdate(self.github.now(), usegmt=True))
-        self.send_header("Content-Type", "application/json; charset=utf-8")
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    do_GET = do_POST = _answer  # noqa: N815  # the base class looks for these
-
-    @override
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @contextmanager
 def github_app(key: str) -> Iterator[GithubApp]:
     """Run a GitHub for the length of a block."""
     found = GithubApp(key=key)
-    handler = type("_Own", (_Handler,), {"github": found})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        found.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        try:
-            yield found
-        finally:
-            server.shutdown()
-            thread.join()
+
+    def answer(asked: Asked) -> Reply:
+        path = asked.path.partition("?")[0].removeprefix("/api/v3")
+        authorization = asked.headers.get("authorization", "")
+        status, body = found.answer(asked.method, path, authorization)
+        text = body if isinstance(body, str) else json.dumps(body)
+        headers = {
+            "Date": formatdate(found.now(), usegmt=True),
+            "Content-Type": "application/json; charset=utf-8",
+        }
+        return Reply(status, headers, text.encode())
+
+    with http_server(answer) as port:
+        found.url = f"http://127.0.0.1:{port}"
+        yield found

@@ -22,6 +22,8 @@ from anyio.abc import ByteStream, SocketAttribute
 from anyio.from_thread import start_blocking_portal
 from attrs import define, field
 
+from support.servers import tcp_server
+
 
 class Trouble(StrEnum):
     """What can befall an exchange."""
@@ -231,18 +233,13 @@ async def net(
     to_port: int, plan: Plan = untroubled, *, silent_s: float = inf, late_s: float = 3.0
 ) -> AsyncIterator[Net]:
     """Run a proxy to a loopback port for the length of a block, on this loop and by its time."""
-    async with (
-        await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
-        anyio.create_task_group() as tasks,
-    ):
-        found = Net(listener.extra(SocketAttribute.local_port), plan, silent_s, late_s)
+    found = Net(0, plan, silent_s, late_s)
 
-        async def serve(client: ByteStream) -> None:
-            await found.carry(client, to_port)
+    async def serve(client: ByteStream) -> None:
+        await found.carry(client, to_port)
 
-        tasks.start_soon(listener.serve, serve)
+    async with tcp_server(serve) as found.port:
         yield found
-        tasks.cancel_scope.cancel()
 
 
 @contextmanager

@@ -1,15 +1,13 @@
 """The way out as the daemon builds it, for tests that send real requests on it."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx
 import pytest
-from anyio.abc import SocketStream, TaskStatus
 
 from dispatchd.agent.endpoint.diagnose import explain
 from dispatchd.agent.endpoint.failure_kinds import Explanation
@@ -81,20 +79,3 @@ async def failure_of(settings: TransportSettings) -> Explanation:
     """Ask once on a way of its own, as `failure` does."""
     async with client(settings) as http:
         return await failure(http, settings)
-
-
-@asynccontextmanager
-async def listening(
-    talk: Callable[[SocketStream], Awaitable[None]],
-) -> AsyncIterator[int]:
-    """Let `talk` have each connection to a free loopback port; yield the port."""
-
-    async def serve(*, task_status: TaskStatus[int]) -> None:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        async with listener:
-            task_status.started(listener.extra(anyio.abc.SocketAttribute.local_port))
-            await listener.serve(talk)
-
-    async with anyio.create_task_group() as tasks:
-        yield await tasks.start(serve)
-        tasks.cancel_scope.cancel()

@@ -5,12 +5,14 @@ Every name leads to this machine, so that the endpoint can have one that needs n
 
 import base64
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import anyio
-from anyio.abc import SocketStream, TaskStatus
+from anyio.abc import SocketStream
 from attrs import define, field, frozen
+
+from support.servers import tcp_server
 
 
 @frozen(kw_only=True)
@@ -35,19 +37,10 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def serve(self, *, task_status: TaskStatus[None]) -> None:
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
-        task_status.started()
-        async with listener:
-            await listener.serve(self._connection)
-
-    async def _connection(self, stream: SocketStream) -> None:
-        async with stream:
-            try:
-                await self._talk(stream)
-            except (anyio.BrokenResourceError, anyio.EndOfStream, OSError):
-                return
+    async def connection(self, stream: SocketStream) -> None:
+        """Carry one connection, until one of its ends goes away or the server beyond can't be reached."""
+        with suppress(OSError):
+            await self._talk(stream)
 
     async def _talk(self, stream: SocketStream) -> None:
         head, rest = await _head(stream, b"")
@@ -143,7 +136,5 @@ async def proxy(
 ) -> AsyncIterator[Proxy]:
     """Serve a proxy on a free loopback port."""
     found = Proxy(credentials=credentials, refuse_with=refuse_with)
-    async with anyio.create_task_group() as tasks:
-        await tasks.start(found.serve)
+    async with tcp_server(found.connection) as found.port:
         yield found
-        tasks.cancel_scope.cancel()

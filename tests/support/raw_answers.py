@@ -4,9 +4,10 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import anyio
 from anyio.abc import SocketStream
 from attrs import define
+
+from support.servers import tcp_server
 
 _VALUES = (
     *("Mon, 01 Jan 99999999999 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"),
@@ -62,25 +63,17 @@ class RawAnswers:
     count: int = 0
 
     async def serve(self, stream: SocketStream) -> None:
-        async with stream:
-            try:
-                received = b""
-                while b"\r\n\r\n" not in received:
-                    received += await stream.receive()
-                self.count += 1
-                await stream.send(self.answer())
-            except (anyio.EndOfStream, anyio.BrokenResourceError):
-                return
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += await stream.receive()
+        self.count += 1
+        await stream.send(self.answer())
 
 
 @asynccontextmanager
 async def raw_answers(answer: Callable[[], bytes]) -> AsyncIterator[RawAnswers]:
     """Serve for the length of a block."""
     server = RawAnswers(answer)
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
-    port = listener.extra(anyio.abc.SocketAttribute.local_port)
-    server.url = f"http://127.0.0.1:{port}"
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, server.serve)
+    async with tcp_server(server.serve) as port:
+        server.url = f"http://127.0.0.1:{port}"
         yield server
-        tasks.cancel_scope.cancel()
