@@ -8,7 +8,7 @@ import pytest
 
 from support.clock import advance
 from support.control import call
-from support.daemon import running_daemon, write_config
+from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.until import until
 
@@ -65,6 +65,15 @@ async def test_the_finish_of_a_past_job_is_owed_over_a_kill(
     ]
 
 
+async def comes_again_and_no_finish_is_taken(hub: Endpoint, daemon: DaemonHere) -> None:
+    """Hand out a past job under another claim, and refuse each finish from then on."""
+    hub.hand_out(job("first"))
+    await daemon.until_logged("job_finish_acknowledged")
+    refuse(hub, "finish")
+    hub.hand_out(job("second"))
+    await daemon.until_logged("job_redelivered")
+
+
 async def test_while_its_finish_is_refused_a_past_job_beats_under_its_new_claim(
     tmp_path: Path,
 ) -> None:
@@ -72,11 +81,7 @@ async def test_while_its_finish_is_refused_a_past_job_beats_under_its_new_claim(
         endpoint() as hub,
         running_daemon(write_config(tmp_path, hub.url, COMMANDS)) as daemon,
     ):
-        hub.hand_out(job("first"))
-        await daemon.until_logged("job_finish_acknowledged")
-        refuse(hub, "finish")
-        hub.hand_out(job("second"))
-        await daemon.until_logged("job_redelivered")
+        await comes_again_and_no_finish_is_taken(hub, daemon)
         for _ in range(3):
             beats = len(hub.calls("heartbeat"))
 
@@ -102,11 +107,7 @@ async def test_the_repeated_finish_of_a_past_job_counts_as_unreported(
         endpoint() as hub,
         running_daemon(write_config(tmp_path, hub.url, COMMANDS)) as daemon,
     ):
-        hub.hand_out(job("first"))
-        await daemon.until_logged("job_finish_acknowledged")
-        refuse(hub, "finish")
-        hub.hand_out(job("second"))
-        await daemon.until_logged("job_redelivered")
+        await comes_again_and_no_finish_is_taken(hub, daemon)
         status = await call(daemon, "GET", "/v1/status")
 
         assert status["outbox"]["depth"] == 1

@@ -13,16 +13,14 @@ from playwright.async_api import Browser, expect
 
 from dispatchd.hub.config.load import TOKEN_FILE
 from dispatchd.hub.domain.model import ENDED, State
-from dispatchd.protocol.job import Json
 from support.browser import Visit, chromium, visit
 from support.hub import HubHere, hub
 from support.machine import Machine, row
-from support.seed import job_in, one_of_each, seed
+from support.seed import HOSTILE, hostile_job, job_in, one_of_each, seed
 
 pytestmark = pytest.mark.host
 
 CI = {"dag_name": "ci", "repository_name": "o/r"}
-HOSTILE = "<script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
@@ -195,18 +193,7 @@ async def test_it_reads_without_javascript(browser: Browser, server: HubHere) ->
 
 
 async def test_hostile_texts_are_only_shown(owner: Visit) -> None:
-    failed = job_in(State.FAILED)
-    document: dict[str, Json] = dict.fromkeys(failed.document, HOSTILE)
-    job = evolve(
-        failed,
-        id=HOSTILE,
-        document=document,
-        workflow=HOSTILE,
-        repository=HOSTILE,
-        result_summary=HOSTILE + "\x1b]0;x\x07 \u202egpj.exe",
-        result_cause=HOSTILE,
-        result_output=HOSTILE,
-    )
+    job = hostile_job()
     await to_thread.run_sync(seed, owner.hub.folder, job)
     await owner.go("/")
     await owner.page.locator("table.jobs tbody a").click()

@@ -11,18 +11,15 @@ import anyio
 import httpx
 import pytest
 from anyio import to_thread
-from attrs import evolve
 
 from dispatchd.hub.domain.model import ENDED, State
-from dispatchd.protocol.job import Json
 from support.clock import advance, within
 from support.hub import Hub
 from support.machine import JOBS, Machine, row
-from support.seed import job_in, one_of_each, seed
+from support.seed import HOSTILE, hostile_job, one_of_each, seed
 
 CI = {"dag_name": "ci", "repository_name": "o/r"}
 COOKIE = "dispatchd_hub"
-HOSTILE = "<script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>"
 POLICY = "default-src 'none'"
 
 
@@ -206,18 +203,7 @@ async def test_filters_find_what_they_say(
 
 
 async def test_hostile_texts_are_escaped(server: Hub, owner: httpx.AsyncClient) -> None:
-    failed = job_in(State.FAILED)
-    document: dict[str, Json] = dict.fromkeys(failed.document, HOSTILE)
-    job = evolve(
-        failed,
-        id=HOSTILE,
-        document=document,
-        workflow=HOSTILE,
-        repository=HOSTILE,
-        result_summary=HOSTILE + "\x1b]0;x\x07 \u202egpj.exe",
-        result_cause=HOSTILE,
-        result_output=HOSTILE,
-    )
+    job = hostile_job()
     await to_thread.run_sync(seed, server.folder, job)
     [link] = re.findall(r'<a href="([^"]+)" data-key', (await owner.get("/")).text)
 

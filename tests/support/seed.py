@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from attrs import asdict
+from attrs import asdict, evolve
 from sqlalchemy import insert
 
 from dispatchd.hub.domain.model import ENDED, HELD, Attempt, HubJob, State
@@ -27,6 +27,9 @@ SAID = {
 OUTPUT = "\n".join(
     f"test_{number:03} ... \x1b[32mok\x1b[0m" for number in range(120)
 ) + ("\n3 failed, 211 passed in 41.2 s")
+
+
+HOSTILE = "<script>document.title='owned'</script>\"'><img src=x onerror=alert(1)>"
 
 
 def job_in(state: State, at: float = T0) -> HubJob:
@@ -70,6 +73,21 @@ def job_in(state: State, at: float = T0) -> HubJob:
         accepted_at=at + 3 if accepted else 0,
         finished_at=at + 190 if state in ENDED else 0,
         deliveries=1 if held else 0,
+    )
+
+
+def hostile_job() -> HubJob:
+    """Return a failed job each of whose texts wants to act on the page or the terminal."""
+    failed = job_in(State.FAILED)
+    return evolve(
+        failed,
+        id=HOSTILE,
+        document=dict.fromkeys(failed.document, HOSTILE),
+        workflow=HOSTILE,
+        repository=HOSTILE,
+        result_summary=HOSTILE + "\x1b]0;x\x07 \u202egpj.exe",
+        result_cause=HOSTILE,
+        result_output=HOSTILE,
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 import click
 
 from dispatchd.cli.agent.views import age_s
-from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, say, when
-from dispatchd.cli.options import print_json, print_pairs, print_table
+from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, print_rows, say, when
+from dispatchd.cli.options import print_json, print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import ago
@@ -20,25 +20,8 @@ def machines(hub: HubClient, *, as_json: bool) -> None:
     found = hub.rows(
         "/api/v1/machines", "machines", "hub-machine", cannot="list machines"
     )
-    if as_json:
-        print_json(found)
-        return
-    rows = [
-        (
-            each["name"],
-            each["state"],
-            each["server_id"],
-            _seen(each["seen_at"]),
-            _seen(each.get("last_pull_at", each["seen_at"])),
-            ", ".join(each["workflows"] or ["any"]),
-            _bound(each),
-        )
-        for each in found
-    ]
-    print_table(
-        ("MACHINE", "STATE", "SERVER ID", "SEEN", "LAST PULL", "WORKFLOWS", "BOUND TO"),
-        rows,
-    )
+    titles = ("MACHINE", "STATE", "SERVER ID", "SEEN", "LAST PULL", "WORKFLOWS")
+    print_rows(found, (*titles, "BOUND TO"), _machine_row, as_json=as_json)
 
 
 @click.group()
@@ -77,12 +60,7 @@ def add_machine(
 @click.argument("name")
 def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Give the machine NAME a new key, or a new secret; the old secret counts until the key is activated."""
-    found = hub.ask(
-        "POST",
-        f"/api/v1/machines/{in_path(name)}/rotate",
-        cannot=f"rotate machine {name}",
-        contract="hub-machine",
-    )
+    found = _change_machine(hub, name, "rotate")
     _say_given(found, as_json=as_json)
 
 
@@ -122,13 +100,7 @@ def bind_machine(
         "workflows": list(workflows) or None,
         "repositories": list(repositories) or None,
     }
-    found = hub.ask(
-        "POST",
-        f"/api/v1/machines/{in_path(name)}/bind",
-        body,
-        cannot=f"bind machine {name}",
-        contract="hub-machine",
-    )
+    found = _change_machine(hub, name, "bind", body)
     say(found, f"{name}  bound to {_bound(found)}", as_json=as_json)
 
 
@@ -137,12 +109,7 @@ def bind_machine(
 @click.argument("name")
 def revoke_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Revoke machine NAME. It can no longer pull or report jobs."""
-    found = hub.ask(
-        "POST",
-        f"/api/v1/machines/{in_path(name)}/revoke",
-        cannot=f"revoke machine {name}",
-        contract="hub-machine",
-    )
+    found = _change_machine(hub, name, "revoke")
     say(found, f"{name}  {found['state']}", as_json=as_json)
 
 
@@ -196,23 +163,45 @@ def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
 def list_tokens(hub: HubClient, *, as_json: bool) -> None:
     """List tokens; secrets are never shown."""
     found = hub.rows("/api/v1/tokens", "tokens", "hub-token", cannot="list tokens")
-    if as_json:
-        print_json(found)
-        return
-    rows = [
-        (
-            each["name"],
-            " ".join(each["scopes"]),
-            when(each["created_at"]),
-            when(each["revoked_at"]),
-        )
-        for each in found
-    ]
-    print_table(("TOKEN", "SCOPES", "MADE", "REVOKED"), rows)
+    titles = ("TOKEN", "SCOPES", "MADE", "REVOKED")
+    print_rows(found, titles, _token_row, as_json=as_json)
 
 
 COMMANDS: Final = (machines, machine, token)
 """Commands of this module for the group `hub`."""
+
+
+def _change_machine(
+    hub: HubClient, name: str, what: str, body: object = None
+) -> dict[str, Any]:
+    return hub.ask(
+        "POST",
+        f"/api/v1/machines/{in_path(name)}/{what}",
+        body,
+        cannot=f"{what} machine {name}",
+        contract="hub-machine",
+    )
+
+
+def _machine_row(machine: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        machine["name"],
+        machine["state"],
+        machine["server_id"],
+        _seen(machine["seen_at"]),
+        _seen(machine.get("last_pull_at", machine["seen_at"])),
+        ", ".join(machine["workflows"] or ["any"]),
+        _bound(machine),
+    )
+
+
+def _token_row(token: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        token["name"],
+        " ".join(token["scopes"]),
+        when(token["created_at"]),
+        when(token["revoked_at"]),
+    )
 
 
 def _seen(at: float) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,6 +13,7 @@ import click
 from dispatchd.cli.options import (
     json_option,
     print_json,
+    print_table,
     read_text,
 )
 from dispatchd.cli.terminal import echo
@@ -264,6 +265,29 @@ def _problem(found: object, contract: str, has: str) -> str:
     if not (contract or has or found is None):
         return "answers, but not as a hub does: it says more than that it is done"
     return ""
+
+
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(1, 1000),
+    default=50,
+    show_default=True,
+    help="Largest number of rows.",
+)
+
+
+def print_rows(
+    found: Sequence[dict[str, Any]],
+    titles: Sequence[str],
+    row: Callable[[dict[str, Any]], Sequence[str]],
+    *,
+    as_json: bool,
+) -> None:
+    """Print a list of the hub as JSON, or as a table with a row for each item."""
+    if as_json:
+        print_json(found)
+    else:
+        print_table(titles, [row(each) for each in found])
 
 
 def say(found: object, words: str, *, as_json: bool) -> None:

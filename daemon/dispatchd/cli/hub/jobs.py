@@ -3,15 +3,23 @@
 import json
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import click
 
 from dispatchd.cli.agent.views import age_s
-from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, say, when
+from dispatchd.cli.hub.client import (
+    HubClient,
+    asks_hub,
+    in_path,
+    limit_option,
+    print_rows,
+    say,
+    when,
+)
 from dispatchd.cli.hub.job import print_job
-from dispatchd.cli.options import confirm, print_json, print_table, read_text
+from dispatchd.cli.options import confirm, print_json, read_text
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import rough
 
@@ -21,13 +29,7 @@ from dispatchd.protocol.times import rough
 @click.option("--state", default="", help="Only those in a state.")
 @click.option("--repository", default="", help="Only those of a repository.")
 @click.option("--workflow", default="", help="Only those of a workflow.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 1000),
-    default=50,
-    show_default=True,
-    help="How many at most.",
-)
+@limit_option
 def jobs(
     hub: HubClient,
     *,
@@ -46,23 +48,8 @@ def jobs(
     ]
     query = "&".join([*pairs, f"limit={limit}"])
     found = hub.rows(f"/api/v1/jobs?{query}", "jobs", "hub-job", cannot="list jobs")
-    if as_json:
-        print_json(found)
-        return
-    rows = [
-        (
-            each["id"],
-            each["state"],
-            str(each.get("dag_name") or each.get("command") or ""),
-            str(each.get("repository_name") or ""),
-            each.get("machine_name") or each["machine"],
-            rough(
-                age_s(each["finished_at"] or each["claimed_at"] or each["created_at"])
-            ),
-        )
-        for each in found
-    ]
-    print_table(("JOB", "STATE", "WORKFLOW", "REPOSITORY", "MACHINE", "AGE"), rows)
+    titles = ("JOB", "STATE", "WORKFLOW", "REPOSITORY", "MACHINE", "AGE")
+    print_rows(found, titles, _job_row, as_json=as_json)
 
 
 @click.command()
@@ -133,13 +120,7 @@ def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
 
 @click.command()
 @asks_hub
-@click.option(
-    "--limit",
-    type=click.IntRange(1, 1000),
-    default=50,
-    show_default=True,
-    help="How many at most.",
-)
+@limit_option
 def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
     """List the newest deliveries: events that came in, and what became of them."""
     found = hub.rows(
@@ -148,23 +129,8 @@ def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
         "hub-delivery",
         cannot="list deliveries",
     )
-    if as_json:
-        print_json(found)
-        return
-    rows = [
-        (
-            each["id"],
-            when(each["received_at"]),
-            " ".join((each["event"], each["action"])).strip(),
-            each["repository"],
-            f"{each['state']}: {each['routing']}",
-            " ".join(each["job_ids"]),
-        )
-        for each in found
-    ]
-    print_table(
-        ("DELIVERY", "RECEIVED", "EVENT", "REPOSITORY", "ROUTING", "JOBS"), rows
-    )
+    titles = ("DELIVERY", "RECEIVED", "EVENT", "REPOSITORY", "ROUTING", "JOBS")
+    print_rows(found, titles, _delivery_row, as_json=as_json)
 
 
 @click.command()
@@ -230,3 +196,25 @@ COMMANDS: Final = (
     *(deliveries, redeliver, prune),
 )
 """Commands of this module for the group `hub`."""
+
+
+def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        job["id"],
+        job["state"],
+        str(job.get("dag_name") or job.get("command") or ""),
+        str(job.get("repository_name") or ""),
+        job.get("machine_name") or job["machine"],
+        rough(age_s(job["finished_at"] or job["claimed_at"] or job["created_at"])),
+    )
+
+
+def _delivery_row(delivery: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        delivery["id"],
+        when(delivery["received_at"]),
+        " ".join((delivery["event"], delivery["action"])).strip(),
+        delivery["repository"],
+        f"{delivery['state']}: {delivery['routing']}",
+        " ".join(delivery["job_ids"]),
+    )
