@@ -216,7 +216,7 @@ class TooLarge(Retryable):
 
 
 class JobClosed(RemoteError):
-    """The endpoint accepts no more calls about this job from this machine."""
+    """The endpoint no longer accepts calls about this job from this machine."""
 
 
 class Gone(JobClosed):

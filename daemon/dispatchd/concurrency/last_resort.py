@@ -1,6 +1,6 @@
 """The last resort of a stop: a call that hangs in the kernel must not keep the process.
 
-Everything is durable before it is acted on, so a process that is ended here loses nothing: the next one goes on.
+Everything is durable before it is acted on, so a process that is ended here loses nothing: the next one continues.
 """
 
 import threading

@@ -142,7 +142,7 @@ class Polls:
     def tell(self, news: News) -> None:
         """Wake the poll that has waited longest among those that can use the job.
 
-        A poll that can perhaps use it is woken as well, and the search goes on.
+        A poll that can perhaps use it is woken as well, and the search continues.
         """
         for poll in list(self._held):
             if poll.wants(news) and self.counts(poll):

@@ -38,6 +38,6 @@ def drop_capabilities() -> None:
             if number not in _OF_FILES_AND_USERS:
                 process_control(PR_CAPBSET_DROP, number)
     except OSError as error:
-        # EINVAL: the kernel has no more of them. EPERM: this process has none that could be dropped.
+        # EINVAL: that was the kernel's last one. EPERM: this process has none that could be dropped.
         if error.errno not in {errno.EINVAL, errno.EPERM}:
             raise

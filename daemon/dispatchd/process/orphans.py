@@ -1,6 +1,6 @@
 """Reaping of orphans: the duty of a container's first process, or a subreaper, to wait for orphaned processes.
 
-The program goes on in a child of its own, and the first process stays behind as a small init: it passes signals on,
+The program continues in a child of its own, and the first process stays behind as a small init: it passes signals on,
 waits for all orphans, and ends with the program's exit code. So it never takes away the status of the program's own
 children. Facts from pid_namespaces(7), prctl(2) and wait(2).
 """

@@ -59,7 +59,7 @@ class StreamRedactor:
         return clean
 
     def _held(self, untold: int) -> int:
-        """Return the length of the end that may belong to a secret that goes on after it (characters)."""
+        """Return the length of the end that may belong to a secret that continues after it (characters)."""
         # A form over several lines is longer than on one line.
         hold = least = max(2 * self._redactor.reach, _SPAN)
         while (

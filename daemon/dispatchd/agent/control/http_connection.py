@@ -125,7 +125,7 @@ class HttpConnection:
         await self._write(start, *data, h11.EndOfMessage())
 
     async def _send_lines(self, items: AsyncGenerator[Json, None]) -> None:
-        """Send documents as they come, until there are no more or the client goes."""
+        """Send documents as they come, until the last one is sent or the client goes."""
         async with aclosing(items), anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch, tasks.cancel_scope, name="control watch")
             await self._write_lines(items)

@@ -79,7 +79,7 @@ def record_lost() -> Verdict:
         outcome=Outcome.FAILED,
         cause=FailureCause.LOST,
         summary="This machine has started the job before, and can't read its record any more (quarantine): how that run has ended,"
-        " or whether it goes on, isn't known, so nothing was run again.",
+        " or whether it still runs, isn't known, so nothing was run again.",
     )
 
 

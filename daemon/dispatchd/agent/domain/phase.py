@@ -71,7 +71,7 @@ class Event(StrEnum):
     DECIDED = "decided"
     """The outcome is known."""
     PARKED = "parked"
-    """Only a person can decide how this goes on."""
+    """Only a person can decide what happens next."""
     RESOLVED = "resolved"
     """A person decided how a parked job ends."""
     RESOLVED_RETRY = "resolved_retry"

@@ -180,7 +180,7 @@ def _asked(evidence: Evidence, after: str) -> str:
         return _exited(evidence, after)
     if isinstance(evidence.result, RunResult):
         return f"Waits for a person: {evidence.result.summary}"
-    return f"Asks for a person (exit code 3 {after}) and says no more."
+    return f"Needs a person (exit code 3 {after}); the run gave no reason."
 
 
 def _exited(evidence: Evidence, after: str) -> str:

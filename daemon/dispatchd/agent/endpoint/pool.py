@@ -26,7 +26,7 @@ class Pool:
     retired: bool = False
 
     async def retire(self) -> None:
-        """Take no more requests, and close when the last one has ended."""
+        """Refuse new requests, and close when the last one has ended."""
         self.retired = True
         await self._close_if_idle()
 

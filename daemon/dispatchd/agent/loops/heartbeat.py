@@ -70,7 +70,7 @@ class HeartbeatLoop:
     progress: ProgressFeed
     context: Context
     _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
-    """Rhythms by job. A job whose claim is lost has none: its run goes on, and another beat would change nothing."""
+    """Rhythms by job. A job whose claim is lost has none: its run continues, and another beat would change nothing."""
     _work: KeyedTasks = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False

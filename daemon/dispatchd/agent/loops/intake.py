@@ -1,6 +1,6 @@
 """Intake: carries out the operator's pause, drain or resume.
 
-The mode is durable before it is acted on, so a restart in the middle of a drain goes on with it. A job
+The mode is durable before it is acted on, so a restart in the middle of a drain continues it. A job
 whose pull was under way when the drain began is tracked like any other, and then handed back.
 """
 

@@ -1,7 +1,7 @@
 """Follow: one attempt, from its process to its end, whichever daemon started it.
 
 The reason for ending a run is durable before the signal is sent. If a daemon dies between the two, the next one knows
-the reason and the time, and goes on. If the disk refuses that record, the signal is sent all the same, and the
+the reason and the time, and continues. If the disk refuses that record, the signal is sent all the same, and the
 record is written as soon as possible. Until then another daemon would know only that a signal ended the run, which is
 retry-safe, and whoever requested the end has no answer yet. No deadline lives in memory: the time limit is in the
 record, and silence is measured from the last output of the run.

@@ -175,7 +175,7 @@ class RunLoop:
             if record.attempts
         }
         for job_id in self._parked - parked:
-            # A job that goes on, because it is tried again, keeps its workspace.
+            # A job that is tried again keeps its workspace.
             clear = partial(self.concluder.workspaces.clear, job_id)
             tasks.start_soon(
                 partial(

@@ -1,4 +1,4 @@
-"""Removal of checkouts: private code is removed when its job needs it no more, whatever else goes on.
+"""Removal of checkouts: private code is removed as soon as its job no longer needs it, whatever else happens.
 
 Only the holder of a job touches its run's folder. So a checkout is moved away under the job's lock, which takes
 a moment, and removed where nothing uses it any more.
@@ -49,7 +49,7 @@ class Workspaces:
     )
 
     async def clear(self, job_id: str) -> None:
-        """Remove a job's checkout, if it has one and needs it no more. Log it if something stays."""
+        """Remove a job's checkout, if it has one and no longer needs it. Log it if something stays."""
         # The run's id is the job's.
         run = self._runs.folder(job_id)
         if not run.private_mark.exists():

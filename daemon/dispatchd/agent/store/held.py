@@ -134,7 +134,7 @@ class HeldFolders:
 
     def _watch(self, need: _Need) -> None:
         for each in need.watched:
-            # Without a watch nothing is given back; the daemon goes on.
+            # Without a watch nothing is given back; the daemon continues.
             with suppress(OSError):
                 self._needs[inotify.watch(self.changes, str(each))] = need
 

@@ -2,7 +2,7 @@
 
 It is a folder of files whose blocks are allocated beforehand (posix_fallocate(3)). Such a file becomes a record: the
 record is written over its blocks, the rest is cut off, and it is renamed into place. Nothing has to be allocated
-then, so a run that goes on writing can't take that space. File systems that write each block to a new place, such as btrfs,
+then, so a run that keeps writing can't take that space. File systems that write each block to a new place, such as btrfs,
 guarantee that for the first write alone, which is enough.
 """
 

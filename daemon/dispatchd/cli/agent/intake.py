@@ -62,7 +62,7 @@ def drain(
 @json_option
 @reason_option
 def pause(config_file: Path | None, *, as_json: bool, reason: str) -> None:
-    """Take no new jobs; what was taken goes on. It lasts over restarts until `dispatchd resume`."""
+    """Stop taking jobs; those taken so far continue. Lasts over restarts, until `dispatchd resume`."""
     _print(
         _tell(find_daemon(config_file), "pause", {"reason": reason}), as_json=as_json
     )

@@ -66,7 +66,7 @@ def activate(config_file: Path | None, key_file: Path | None) -> None:
 @click.command()
 @config_option
 def deactivate(config_file: Path | None) -> None:
-    """Forget the stored activation; a running daemon pulls no more. Its runs go on and are reported."""
+    """Forget the stored activation; a running daemon stops pulling. Its runs continue and are reported."""
     config = _licensed(config_file, "deactivate")
     from dispatchd.agent.store.identity import IdentityStore
 

@@ -17,7 +17,7 @@ from dispatchd.process.orphans import leave_orphans_to_init
 def run(config_file: Path | None) -> None:
     """Run the daemon in the foreground.
 
-    SIGTERM, or Ctrl-C once: take no more jobs and stop; commands that run stay alive, and the next
+    SIGTERM, or Ctrl-C once: stop taking jobs and exit; commands that run stay alive, and the next
     daemon reports how they end (unless runs.on_shutdown says otherwise). Ctrl-C twice: end them first.
     SIGHUP: read the configuration again.
     """

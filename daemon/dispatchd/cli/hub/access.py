@@ -44,7 +44,7 @@ def add_machine(
     fixed_secret: bool,
     name: str,
 ) -> None:
-    """Let a machine in as NAME, and print what it needs; that is shown this once."""
+    """Add a machine as NAME, and print its credentials, which are shown only once."""
     found = hub.ask(
         "POST",
         "/api/v1/machines",
@@ -88,8 +88,8 @@ def bind_machine(
 ) -> None:
     """Bind the machine NAME: it gets jobs of these workflows and repositories alone.
 
-    Replaces what it was bound to; without one of the options any workflow, or any repository, counts. What it has
-    goes on.
+    Replaces what it was bound to; without one of the options any workflow, or any repository, counts. The jobs
+    that it has continue.
     """
     if is_free == bool(workflows or repositories):
         raise UsageError(
@@ -136,7 +136,7 @@ def add_token(
     scopes: Sequence[str],
     name: str,
 ) -> None:
-    """Make a token called NAME, and print it; that is shown this once."""
+    """Make a token called NAME, and print it; it is shown only once."""
     found = hub.ask(
         "POST",
         "/api/v1/tokens",

@@ -170,7 +170,7 @@ def prune(hub: HubClient, *, as_json: bool, days: float | None, yes: bool) -> No
 @asks_hub
 @click.option("--reason", default="", help="Why; shown to whoever asks.")
 def pause(hub: HubClient, *, as_json: bool, reason: str) -> None:
-    """Hand out no jobs until `resume`; what machines have goes on, and cancels still get through."""
+    """Stop handing out jobs until `resume`; jobs that machines have continue, and cancels still get through."""
     found = hub.ask(
         "POST",
         "/api/v1/dispatch/pause",

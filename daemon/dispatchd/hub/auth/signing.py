@@ -26,7 +26,7 @@ def signing_key(tokens: TokenStore) -> str:
 def rotate_signing_key(tokens: TokenStore) -> str:
     """Replace the private key, and return the new public one (PEM). Blocks.
 
-    A machine that has not pinned the new key yet goes on with its license until that expires.
+    A machine that has not pinned the new key yet keeps its license until that expires.
     """
     tokens.replace_secret(_NAME, _new_key())
     return public_key(tokens)

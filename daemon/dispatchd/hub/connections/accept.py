@@ -37,7 +37,7 @@ class Accepted(socket.socket):
 
 
 class Listening(socket.socket):
-    """Listening socket that accepts no more connections than the table has room for."""
+    """Listening socket that accepts at most as many connections as the table has room for."""
 
     connections: Connections
     note: Callable[[str, str], None]

@@ -50,7 +50,7 @@ class WatchedProtocol(H11Protocol):
         super().data_received(data)
         self._observe()
         if self._stage() is Stage.DROPPING and not self.transport.is_closing():
-            # A sender that goes on takes little of the event loop's time.
+            # A sender that continues takes little of the event loop's time.
             self.flow.pause_reading()
             self.loop.call_later(len(data) / _DROPPED_SPEED, self.flow.resume_reading)
 

@@ -60,13 +60,13 @@ class Check:
     told: str = ""
     """State that was published last: `queued`, `in_progress`, or a conclusion."""
     round: int = 1
-    """Check runs that this job has had (count): a parked job that goes on gets another."""
+    """Check runs that this job has had (count): a parked job that is resumed gets another."""
     kind: str = ""
     """Kind of the check: `check` or `status`; empty until one of them has been made."""
     check_run_id: int = 0
     asked: bool = False
     """True if the state at GitHub is uncertain in this round: a check run may have been made, or, where its id is known,
-    it may have a conclusion although its job goes on."""
+    it may have a conclusion although its job hasn't ended."""
     failures: int = 0
     """Failed publications in a row (count)."""
     retry_at: float = 0

@@ -2,7 +2,7 @@
 
 PostgreSQL: an advisory lock of a session of its own, which the server frees when the session ends (PostgreSQL
 docs, 13.3.5). No pooler in transaction mode may be between. SQLite: flock(2) on a file beside the database, which
-the kernel frees. A holder that is cut off goes on until it notices, at most `_LOOK_S + _DEAD_S`. Work under the
+the kernel frees. A holder that is cut off continues until it notices, at most `_LOOK_S + _DEAD_S`. Work under the
 lock has to tolerate a second holder for that time.
 """
 

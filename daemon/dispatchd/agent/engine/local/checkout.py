@@ -208,7 +208,7 @@ class _Git:
             code = await process.wait()
         finally:
             with anyio.CancelScope(shield=True):
-                # This also ends git's children: git-remote-https goes on without git.
+                # This also ends git's children: git-remote-https survives git.
                 kill_group(process.pid)
                 with anyio.move_on_after(_KILL_S):
                     # The output ends when the last of them is gone, which may be after git itself.

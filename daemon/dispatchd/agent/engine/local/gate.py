@@ -1,6 +1,6 @@
 """The gate: an attempt gets a process, which runs nothing before the daemon has durably recorded it.
 
-Comes from `engine.py`; goes on in `starter.py`, the small process that forks, and `shim.py`, which waits at the gate.
+Comes from `engine.py`; continues in `starter.py`, the small process that forks, and `shim.py`, which waits at the gate.
 If the daemon dies before it opens the gate, the shim ends, so an attempt that isn't recorded never runs. The status
 of a shim is what the kernel told the starter; `exit` in the attempt's folder is for a daemon that was started later.
 """

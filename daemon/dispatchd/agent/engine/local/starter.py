@@ -1,6 +1,6 @@
 """The starter: a small process that forks what the daemon can't, because it has threads: shims and commands.
 
-Comes from `gate.py`, which starts it once; goes on as `shim.py` in each child. It reads a request from memory that
+Comes from `gate.py`, which starts it once; continues as `shim.py` in each child. It reads a request from memory that
 the daemon hands over, forks a shim, and reports later how the shim ended, by the kernel's status. When a shim has
 ended, the leftovers of its run become the starter's children, so that the daemon can find and end them. The starter
 ends when the daemon has gone; its shims stay.
@@ -170,7 +170,7 @@ class _Starter:
     def _hunt(self) -> int:
         """Kill the leftovers of runs until none is left, or for a limited time. Return the number of processes that ended.
 
-        A process that goes on in a new child before anybody can look at it has to be hit between two of its forks.
+        A process that continues in a new child before anybody can look at it has to be hit between two of its forks.
         """
         until, ended = time.monotonic() + _HUNT_S, 0
         while time.monotonic() < until:

@@ -37,7 +37,7 @@ _PAGE: Final = """\
 def manifest(
     settings: GithubSettings, *, name: str, webhook_url: str, redirect_url: str
 ) -> dict[str, Json]:
-    """Return the manifest of an App with all that a configuration needs, and no more.
+    """Return the manifest of an App with exactly what a configuration needs.
 
     Args:
         settings: The configuration.

@@ -1,4 +1,4 @@
-"""Permissions and events that an App needs for a configuration, and no more. Pure.
+"""Permissions and events that an App needs for a configuration, and these alone. Pure.
 
 Sources, for each row: GitHub docs, "Webhook events and payloads" (the permission of an event) and "Permissions
 required for GitHub Apps" (that of a call). Permissions are called as in the API (schema `app-permissions`).

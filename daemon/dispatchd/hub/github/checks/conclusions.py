@@ -39,7 +39,7 @@ INFRASTRUCTURE: Final[Mapping[str, str]] = MappingProxyType(
 
 @frozen(kw_only=True)
 class Standing:
-    """State of a job for GitHub. `told` is the check run's status while the job goes on, else its conclusion."""
+    """State of a job for GitHub. `told` is the check run's status until the job ends, then its conclusion."""
 
     told: str
     status: str
@@ -64,7 +64,7 @@ _GOING_ON: Final[Mapping[State, Standing]] = MappingProxyType(
         State.CLAIMED: Standing(told=QUEUED, status="pending", title="Queued"),
         State.ACCEPTED: Standing(told=IN_PROGRESS, status="pending", title="Running"),
         State.RUNNING: Standing(told=IN_PROGRESS, status="pending", title="Running"),
-        # A conclusion for GitHub, though the job goes on: it blocks a merge, and shows that a person is needed.
+        # A conclusion for GitHub, though the job hasn't ended: it blocks a merge, and shows that a person is needed.
         State.NEEDS_ATTENTION: Standing(
             told="action_required", status="pending", title="Needs attention"
         ),

@@ -3,7 +3,7 @@
 The list is newest first, has no filter, and its cursor leads only to older entries (contracts/README.md, deliveries
 of GitHub). So a walk goes from the top down to the entries of the walk before, and somewhat beyond, because entries
 appear late. Its events are processed oldest first, and only once the walk is over: a newer commit may supersede an
-older one, never the other way round. However long the list is, the same walk goes on until it is through. GitHub's
+older one, never the other way round. However long the list is, the same walk continues to its end. GitHub's
 retention limits its length. Its memory is a few numbers for each wanted event.
 """
 

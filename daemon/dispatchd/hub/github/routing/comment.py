@@ -116,7 +116,7 @@ def _plain_lines(body: str) -> Iterator[str]:
 
 
 def _continues_footnote(lines: list[str], first: int) -> bool:
-    """Return whether a paragraph goes on with a footnote that the parser takes for a link's reference."""
+    """Return whether a paragraph continues with a footnote that the parser takes for a link's reference."""
     above = takewhile(str.strip, reversed(lines[:first]))
     return any(map(_FOOTNOTE.match, above))
 

@@ -1,6 +1,6 @@
 """Early filter of events: those that no rule can want, by name and action alone.
 
-GitHub's list of deliveries has no more than these, and each payload costs a call.
+GitHub's list of deliveries has these alone, and each payload costs a call.
 """
 
 from collections.abc import Mapping

@@ -70,7 +70,7 @@ def insert_check(db: Connection, check: Check, job: HubJob) -> None:
 
 
 def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:
-    """Store the effect of a change on the newest claim of a job: that it begins, ends, or goes on after all."""
+    """Store the effect of a change on the newest claim of a job: that it begins, ends, or continues after all."""
     if after.deliveries > before.deliveries:
         attempt = Attempt(
             job_id=after.id,
