@@ -16,6 +16,7 @@ DispatchdError
 │  └─ IdentityError     wait for another identity: Unauthorized, Skewed, Forbidden, Revoked
 ├─ RunError             becomes another start, or an outcome: SpawnFailed, SecretUnavailable, WorkspaceFailed,
 │                       FolderDamaged
+├─ HubError             the hub can't carry out a request (`hub/domain/errors.py`); becomes a status
 ├─ LicenseInvalid       a token isn't a license; the daemon waits for another one
 ├─ NotConfirmed         a process must not begin before the endpoint has agreed again; its attempt is reverted
 ├─ NotPossible          a person requested something that a job's phase doesn't allow; reported to that person

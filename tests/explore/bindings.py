@@ -18,7 +18,9 @@ from dispatchd.agent.domain.phase import OWES, Debt, Event, Phase
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge
 from dispatchd.errors import InvalidTransition
+from dispatchd.hub.api.errors import STATUSES
 from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.domain.model import (
     ENDED,
     HELD,
@@ -29,7 +31,7 @@ from dispatchd.hub.domain.model import (
     State,
     Submission,
 )
-from dispatchd.hub.domain.rules import Claim, Refused, require_holder
+from dispatchd.hub.domain.rules import Claim, require_holder
 from dispatchd.hub.domain.supersede import (
     Submitted,
     after_submit,
@@ -46,12 +48,14 @@ from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Verdict
 __all__ = [
     "ENDED",
     "HELD",
+    "STATUSES",
     "WAITING",
     "Claim",
     "Decisions",
     "Event",
     "Exit",
     "FailureCause",
+    "HubError",
     "HubJob",
     "InvalidHubTransition",
     "InvalidTransition",
@@ -59,7 +63,6 @@ __all__ = [
     "Outcome",
     "Phase",
     "ProcessIdentity",
-    "Refused",
     "State",
     "Submitted",
     "TrackedJob",

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from explore.answers import Done, at_machine
 from explore.bindings import (
     ENDED,
+    STATUSES,
     Claim,
+    HubError,
     HubJob,
-    Refused,
 )
 from explore.model import (
     LOST,
@@ -44,8 +45,8 @@ def at_hub(world: World, state: State, call: Call) -> Asked:
     seen = Moment("asked", call.machine, call.record, job, call=call)
     try:
         after = _decided(world, call, job)
-    except Refused as error:
-        answer = Answer(status=int(error.status))
+    except HubError as error:
+        answer = Answer(status=int(STATUSES[type(error)]))
         return state, answer, (seen._replace(what="refused", after=job, answer=answer),)
     except Bug as error:
         return state, Answer(status=500), (seen._replace(what="bug", words=str(error)),)
@@ -127,7 +128,7 @@ def _taken_back(world: World, state: State, call: Call) -> Done:
     seen = Moment("taken back", call.machine, job=job)
     try:
         after = world.ask(world.decisions.take_back, job, by, before)
-    except Refused:
+    except HubError:
         return state, ()
     except Bug as error:
         return state, (seen._replace(what="bug", words=str(error)),)

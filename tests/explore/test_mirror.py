@@ -33,8 +33,10 @@ from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import Conflict, Gone, NotPossible, RemoteError, Unavailable
+from dispatchd.hub.api.errors import STATUSES
 from dispatchd.hub.config.load import Leases
 from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.domain.model import Check, Result, Standing, Submission
 from dispatchd.hub.domain.model import State as HubState
 from dispatchd.hub.queue.admission import Admission
@@ -709,14 +711,14 @@ class HubStory:
         refused = mirrored_refused = 0
         try:
             self.store.change(job_id, lambda kept: real(kept, by))
-        except rules.Refused as error:
-            refused = error.status
+        except HubError as error:
+            refused = STATUSES[type(error)]
         known = self.state.hub.find(job_id)
         assert known is not None
         try:
             self.keep(mirror(known, by))
-        except rules.Refused as error:
-            mirrored_refused = error.status
+        except HubError as error:
+            mirrored_refused = STATUSES[type(error)]
         assert refused == mirrored_refused, self.told
 
     def cancel(self) -> None:

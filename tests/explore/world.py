@@ -5,7 +5,7 @@ from typing import Any, Final, TypeVar
 
 from attrs import define, evolve, field
 
-from explore.bindings import ENDED, NOW, Decisions, HubJob, Refused, TrackedJob
+from explore.bindings import ENDED, NOW, Decisions, HubError, HubJob, TrackedJob
 from explore.model import Call, Hub, Scenario
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class World:
         """Return what is decided, or raise what was raised.
 
         Raises:
-            Refused: The hub refuses it.
+            HubError: The hub refuses it.
             Bug: Anything else was raised.
         """
         key = decide, *(self._short(each) for each in args)
@@ -68,7 +68,7 @@ class World:
     ) -> tuple[Any, Exception | None]:
         try:
             return self.plain(decide(*args)), None
-        except Refused as error:
+        except HubError as error:
             return None, error
         except Exception as error:  # noqa: BLE001  # whatever it is, it is a finding
             return None, Bug(f"{type(error).__name__}: {error}")

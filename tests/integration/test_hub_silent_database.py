@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from bench.postgres import Postgres
 
-from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.storage.database import Database
 from support.clock import within
 from support.hub import hub

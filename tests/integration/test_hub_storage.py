@@ -16,7 +16,8 @@ from anyio import to_thread
 from sqlalchemy import select, text
 
 from dispatchd.errors import UsageError
-from dispatchd.hub.domain.model import State, StorageBusy
+from dispatchd.hub.domain.errors import StorageBusy
+from dispatchd.hub.domain.model import State
 from dispatchd.hub.storage.backup import backup, restore
 from dispatchd.hub.storage.database import REVISION, Database
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader

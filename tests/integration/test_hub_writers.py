@@ -12,14 +12,13 @@ import psycopg
 import pytest
 from sqlalchemy import insert, select
 
+from dispatchd.hub.domain.errors import Locked, StorageBusy
 from dispatchd.hub.domain.model import (
     Check,
     Delivery,
     HubJob,
-    Locked,
     Machine,
     State,
-    StorageBusy,
     Submission,
     Token,
 )

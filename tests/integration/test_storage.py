@@ -13,18 +13,16 @@ from sqlalchemy import func, insert, select
 from dispatchd.hub.config.load import Leases
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.binding import Binding
+from dispatchd.hub.domain.errors import Locked, QueueFull, StorageBusy
 from dispatchd.hub.domain.model import (
     Check,
     Claimed,
     Delivery,
     HubJob,
-    Locked,
     Machine,
-    QueueFull,
     Result,
     Standing,
     State,
-    StorageBusy,
     Submission,
     Token,
 )

@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from dispatchd.hub.config.load import Leases
 from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.domain.model import (
     ENDED,
     HELD,
@@ -30,7 +31,7 @@ from dispatchd.hub.domain.model import (
     State,
     Submission,
 )
-from dispatchd.hub.domain.rules import Claim, Refused
+from dispatchd.hub.domain.rules import Claim
 from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
@@ -172,7 +173,7 @@ class Hub(RuleBasedStateMachine):
             return
         try:
             changed = self.store.change(job_id, decisions[call])
-        except Refused:
+        except HubError:
             assert not may
             return
         assert changed is not None
@@ -218,7 +219,7 @@ class Hub(RuleBasedStateMachine):
                     job, claim, result=Result(status=result), now=self.now
                 ),
             )
-        except Refused:
+        except HubError:
             assert expected.ended or not holds
             return
         self.has_changed = True
@@ -233,7 +234,7 @@ class Hub(RuleBasedStateMachine):
         expected = self.jobs[job_id]
         try:
             self.store.change(job_id, lambda job: rules.cancel(job, now=self.now))
-        except Refused:
+        except HubError:
             assert expected.ended
             return
         self.has_changed = True

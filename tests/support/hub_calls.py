@@ -15,7 +15,7 @@ import httpx
 from attrs import define, field, frozen
 from typing_extensions import override
 
-from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.storage.backup import backup
 from dispatchd.hub.storage.database import Database
 from support.endpoint import SECRET

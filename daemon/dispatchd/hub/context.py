@@ -21,8 +21,8 @@ from dispatchd.hub.config.load import Settings
 from dispatchd.hub.domain.events import News
 from dispatchd.hub.domain.links import web_url
 from dispatchd.hub.domain.model import HubJob, Machine, Token
-from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.domain.scopes import ADMIN, allows
+from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.deliveries import DeliveryStore

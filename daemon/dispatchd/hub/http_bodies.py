@@ -19,7 +19,6 @@ from starlette.requests import Request
 from typing_extensions import override
 
 from dispatchd.errors import ContractViolation
-from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.domain.shortened import Shortener
 from dispatchd.protocol.contracts import check, schema
 from dispatchd.protocol.job import Json
@@ -61,6 +60,14 @@ _NAMES: Final = ("license_id", "server_id")
 
 _LONGEST_NAME: Final = 100
 """Longest name of a property in an answer (characters)."""
+
+
+class Refused(Exception):
+    """Refused request: an HTTP status, and a message for the client."""
+
+    def __init__(self, status: HTTPStatus, message: str) -> None:
+        self.status, self.message = status, message
+        super().__init__(message)
 
 
 class TooLarge(Refused):

@@ -27,6 +27,7 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import NotReachable
 from dispatchd.hub.api.admin import Admin
 from dispatchd.hub.api.dispatch import Dispatch
+from dispatchd.hub.api.errors import answer_hub_error
 from dispatchd.hub.api.jobs import Jobs
 from dispatchd.hub.api.licenses import Licenses
 from dispatchd.hub.api.machines import Machines
@@ -41,9 +42,9 @@ from dispatchd.hub.connections.protocol import WatchedProtocol
 from dispatchd.hub.connections.table import Connections
 from dispatchd.hub.connections.tls import CHECKED_EVERY_S, ServerTls
 from dispatchd.hub.context import Desk
-from dispatchd.hub.domain.model import QueueFull, StorageBusy
-from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.github.status import GithubStatus
+from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.queue.submit import Intake
 from dispatchd.hub.web.pages import Page
 from dispatchd.hub.workers.housekeeping import Expiry, Pruning
@@ -89,8 +90,7 @@ def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
         ],
         exception_handlers={
             Refused: _refused,
-            StorageBusy: _busy,
-            QueueFull: _full,
+            HubError: answer_hub_error,
             HTTPException: _unknown,
             ClientDisconnect: _gone,
             Exception: _failed,
@@ -358,22 +358,4 @@ async def _failed(_request: Request, _error: Exception) -> Response:
     return JSONResponse(
         {"message": "the hub has failed; its log says how"},
         status_code=HTTPStatus.INTERNAL_SERVER_ERROR,
-    )
-
-
-async def _busy(_request: Request, error: Exception) -> Response:
-    # The database's message may name hosts and files, which are not public.
-    structlog.get_logger().warning("database_busy", error=str(error))
-    return JSONResponse(
-        {"message": "the hub's database can't be used now; the hub's log says why"},
-        status_code=HTTPStatus.SERVICE_UNAVAILABLE,
-        headers={"Retry-After": "1"},
-    )
-
-
-async def _full(_request: Request, error: Exception) -> Response:
-    return JSONResponse(
-        {"message": str(error)},
-        status_code=HTTPStatus.SERVICE_UNAVAILABLE,
-        headers={"Retry-After": "10"},
     )

@@ -31,7 +31,7 @@ def busy_is_said(cannot: str) -> Iterator[None]:
     Raises:
         NotReachable: The database can't be used.
     """
-    from dispatchd.hub.domain.model import StorageBusy
+    from dispatchd.hub.domain.errors import StorageBusy
 
     try:
         yield

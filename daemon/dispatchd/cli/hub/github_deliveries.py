@@ -187,7 +187,7 @@ def _app_of(settings: "Settings") -> "GithubSettings":
 
 @contextmanager
 def _in_one_line(cannot: str) -> Iterator[None]:
-    from dispatchd.hub.domain.model import StorageBusy
+    from dispatchd.hub.domain.errors import StorageBusy
     from dispatchd.hub.github.api.responses import GithubError, Limited, Unclear
 
     try:

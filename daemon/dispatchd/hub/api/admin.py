@@ -12,9 +12,8 @@ from dispatchd.hub.api.views import delivery_document, pause_document, token_doc
 from dispatchd.hub.auth.hashing import hashed, new_secret
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.model import Token
-from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.domain.scopes import ADMIN, READ
-from dispatchd.hub.http_bodies import read_body, seconds
+from dispatchd.hub.http_bodies import Refused, read_body, seconds
 from dispatchd.hub.queue.submit import Intake
 from dispatchd.hub.storage.dispatch_rules import Pause
 from dispatchd.hub.workers.housekeeping import prune
@@ -82,7 +81,8 @@ class Admin:
         """Revoke a token.
 
         Raises:
-            Refused: There is no valid token of that name, or it is the last one for `admin`.
+            LastAdminToken: It is the last one for `admin`.
+            Refused: There is no valid token of that name.
         """
         await self.desk.require(request, ADMIN)
         name, now = request.path_params["name"], self.desk.now()
@@ -101,6 +101,7 @@ class Admin:
         """Submit the jobs of a delivery again, as new jobs.
 
         Raises:
+            PayloadGone: The payload of one was removed.
             Refused: There is no such delivery, or its jobs are gone.
         """
         await self.desk.require(request, ADMIN)

@@ -14,8 +14,8 @@ from dispatchd.hub.context import Desk
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.model import ENDED, HubJob, Machine
 from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
-from dispatchd.hub.domain.rules import Claim, Refused
-from dispatchd.hub.http_bodies import FINISH, Limits, read_proven
+from dispatchd.hub.domain.rules import Claim
+from dispatchd.hub.http_bodies import FINISH, Limits, Refused, read_proven
 from dispatchd.protocol.job import Json
 
 _PATH: Final = "/api/v1/github/dispatch"

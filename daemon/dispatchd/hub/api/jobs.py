@@ -15,10 +15,15 @@ from dispatchd.hub.api.views import attempt_document, job_document, texts_docume
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.model import ENDED, HubJob, State, Submission
-from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT, allows
 from dispatchd.hub.domain.supersede import is_cancel
-from dispatchd.hub.http_bodies import LARGEST_JOB_BODY, TEXTS, read_members, seconds
+from dispatchd.hub.http_bodies import (
+    LARGEST_JOB_BODY,
+    TEXTS,
+    Refused,
+    read_members,
+    seconds,
+)
 from dispatchd.hub.queue.submit import Intake
 from dispatchd.hub.storage.jobs.reader import Filter
 from dispatchd.protocol.job import Json
@@ -149,7 +154,8 @@ class Jobs:
         """Cancel a job for the hub's owner, and return it as it is then.
 
         Raises:
-            Refused: There is no such job, or it has ended.
+            JobEnded: It has already ended.
+            Refused: There is no such job.
         """
         now = self.desk.now()
         changed = await self.desk.use(
@@ -171,7 +177,8 @@ class Jobs:
                 empty for a new one.
 
         Raises:
-            Refused: There is no such job, it has not ended, or another job has the new id.
+            IdTaken: Another job has the new id.
+            Refused: There is no such job, or it has not ended.
         """
         if len(new_id) > _LONGEST_ID:
             rule = f"new_id is longer than {_LONGEST_ID} characters"

@@ -17,8 +17,7 @@ from dispatchd.hub.auth.hashing import hashed, new_secret
 from dispatchd.hub.auth.signing import signing_key
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.model import Machine
-from dispatchd.hub.domain.rules import Refused
-from dispatchd.hub.http_bodies import read_body
+from dispatchd.hub.http_bodies import Refused, read_body
 from dispatchd.protocol.license import VERSION
 
 _ALGORITHM: Final = "EdDSA"

@@ -15,9 +15,8 @@ from dispatchd.hub.auth.signing import fingerprint, public_key
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.model import Machine
-from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.domain.scopes import ADMIN, READ
-from dispatchd.hub.http_bodies import read_body
+from dispatchd.hub.http_bodies import Refused, read_body
 from dispatchd.protocol.job import Json
 
 _KEY_LIFE_S: Final = 7 * 24 * 3600

@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from dispatchd.hub.api.views import machine_state, silent_s
 from dispatchd.hub.context import Desk
-from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.scopes import READ
 
 _CALLS: Final = (

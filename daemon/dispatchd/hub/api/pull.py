@@ -17,9 +17,10 @@ from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.binding import Binding
-from dispatchd.hub.domain.model import Claimed, HubJob, Locked, Machine, StorageBusy
-from dispatchd.hub.domain.rules import Claim, Refused
-from dispatchd.hub.http_bodies import Limits, read_proven, seconds
+from dispatchd.hub.domain.errors import Locked, StorageBusy
+from dispatchd.hub.domain.model import Claimed, HubJob, Machine
+from dispatchd.hub.domain.rules import Claim
+from dispatchd.hub.http_bodies import Limits, Refused, read_proven, seconds
 from dispatchd.hub.waiters import Poll
 from dispatchd.protocol.extensions import (
     CAPABILITIES,

@@ -6,7 +6,6 @@ from typing import Final
 
 from attrs import frozen
 
-from dispatchd.errors import DispatchdError
 from dispatchd.protocol.job import Json
 
 
@@ -256,15 +255,3 @@ class Delivery:
     """State of the delivery: `queued`, `done`, `ignored` or `redelivered`."""
     job_ids: tuple[str, ...] = ()
     """Ids of the jobs that it made, newest last."""
-
-
-class StorageBusy(DispatchdError):
-    """Database that can't be used now; the same call may succeed later."""
-
-
-class Locked(DispatchdError):
-    """Jobs that a machine may get are locked by other transactions: a call soon after shows whether one is free."""
-
-
-class QueueFull(DispatchdError):
-    """Full queue; the message names the limit. The same submission may succeed later."""

@@ -1,11 +1,10 @@
 """Decisions about jobs: pure functions, called inside a transaction."""
 
-from http import HTTPStatus
 from typing import Final
 
 from attrs import evolve, frozen
 
-from dispatchd.errors import DispatchdError
+from dispatchd.hub.domain.errors import JobEnded, NotHolder, OtherResult, WrongRun
 from dispatchd.hub.domain.model import ENDED, HELD, HubJob, Result, Standing, State
 from dispatchd.hub.domain.transitions import HEARD, Event, advance
 from dispatchd.protocol.outcome import FailureCause
@@ -16,14 +15,6 @@ LEASE_EXPIRED: Final = "lease-expired"
 
 NOBODY_HAD_IT: Final = "Cancelled before any machine had it."
 """Summary of a job that was cancelled while it waited."""
-
-
-class Refused(DispatchdError):
-    """Refused request: an HTTP status, and a message for the client."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        self.status, self.message = status, message
-        super().__init__(message)
 
 
 @frozen(kw_only=True)
@@ -62,11 +53,13 @@ def accept(
     A job that is to be cancelled and was never accepted is ended: nothing has begun.
 
     Raises:
-        Refused: The job has ended, or belongs to another claim.
+        JobEnded: The job has ended.
+        NotHolder: It belongs to another claim.
+        WrongRun: It was accepted for another run.
     """
     require_holder(job, claim)
     if job.run_id and job.run_id != run_id:
-        raise Refused(HTTPStatus.CONFLICT, "the job was accepted for another run")
+        raise WrongRun
     if job.cancel_requested and not job.accepts:
         return _let_go(job, _not_started(job), now=now)
     return advance(
@@ -84,13 +77,14 @@ def finish(job: HubJob, claim: Claim, *, result: Result, now: float) -> HubJob:
     """Return the job as finished by the holder of its claim; idempotent with the same result.
 
     Raises:
-        Refused: The job has ended with another result, or belongs to another claim.
+        JobEnded: The hub has ended it.
+        NotHolder: It belongs to another claim.
+        OtherResult: The job has ended with another result.
     """
     event = Event(result.status)
     if job.state in ENDED and job.finishes and _holds(job, claim):
         if job.state != result.status:
-            message = f"the job has already finished as {job.state}"
-            raise Refused(HTTPStatus.CONFLICT, message)
+            raise OtherResult(job.state)
         return advance(job, event, finishes=job.finishes + 1)
     if not (_is_released(job) and _holds(job, claim)):
         # The machine that released it may have been told to end it before the release was answered.
@@ -116,7 +110,8 @@ def beat(
     A job that the hub itself has ended stays as it is: a machine that still runs it is told to end it (`wants_end`).
 
     Raises:
-        Refused: The job has ended, or belongs to another claim.
+        JobEnded: The job has ended.
+        NotHolder: It belongs to another claim.
     """
     event = HEARD.get(standing.phase, Event.HEARD_RUNNING)
     if wants_end(job) and job.state in ENDED and _holds(job, claim):
@@ -149,7 +144,8 @@ def release(job: HubJob, claim: Claim, *, now: float) -> HubJob:
     """Return the job as queued again, for any machine, or as ended if it is to be cancelled; idempotent.
 
     Raises:
-        Refused: The job has ended, or belongs to another claim.
+        JobEnded: The job has ended.
+        NotHolder: It belongs to another claim.
     """
     # The claim stays in the job until the next one, so that a repeated release is recognised.
     if (_is_released(job) or _is_let_go(job)) and _holds(job, claim):
@@ -168,7 +164,8 @@ def take_back(job: HubJob, claim: Claim, *, before: HubJob, now: float) -> HubJo
     `before` is the job before that claim; its claim is the newest again.
 
     Raises:
-        Refused: The job has ended, or belongs to another claim.
+        JobEnded: The job has ended.
+        NotHolder: It belongs to another claim.
     """
     released = release(job, claim, now=now)
     return evolve(
@@ -204,10 +201,10 @@ def cancel(job: HubJob, *, now: float) -> HubJob:
     """Return an unfinished job after a cancellation: ended, or marked for the machine that has it.
 
     Raises:
-        Refused: It has ended.
+        JobEnded: It has ended.
     """
     if job.state in ENDED:
-        raise Refused(HTTPStatus.GONE, f"the job has finished as {job.state}")
+        raise JobEnded(job.state)
     if job.state in HELD:
         return advance(job, Event.CANCEL_REQUESTED, cancel_requested=True)
     summary = _unheard(job) if job.lapsed else NOBODY_HAD_IT
@@ -257,16 +254,14 @@ def require_holder(job: HubJob, claim: Claim) -> None:
     """Check that a job belongs to a claim.
 
     Raises:
-        Refused: The job has ended, or belongs to another claim.
+        JobEnded: The job has ended.
+        NotHolder: It belongs to another claim.
     """
     if job.state in ENDED:
-        raise Refused(HTTPStatus.GONE, f"the job has finished as {job.state}")
+        raise JobEnded(job.state)
     held = job.state in HELD or job.lapsed
     if not (held and _holds(job, claim)):
-        raise Refused(
-            HTTPStatus.CONFLICT,
-            "the job isn't claimed by this machine with this claim token",
-        )
+        raise NotHolder
 
 
 def outcome_of_claim(job: HubJob) -> str:

@@ -2,7 +2,7 @@
 
 The state machine is data: `TRANSITIONS` maps (state, event) to the next state; a pair that isn't in it is a bug.
 A late or repeated message that must be harmless has a row whose next state is the same. `hub/domain/rules.py` maps a call
-to its event; `hub/storage/jobs/rows.py` writes the result.
+to its event; `write_job` of `hub/storage/jobs/rows.py` is the one that writes the result.
 """
 
 from collections.abc import Iterable, Mapping

@@ -19,10 +19,10 @@ from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.model import HubJob, State
-from dispatchd.hub.domain.rules import Claim, Refused
+from dispatchd.hub.domain.rules import Claim
 from dispatchd.hub.github.api.credentials import Credentials
 from dispatchd.hub.github.api.responses import GithubError, Limited, Unclear
-from dispatchd.hub.http_bodies import read_body
+from dispatchd.hub.http_bodies import Refused, read_body
 from dispatchd.protocol.job import Json
 
 _LEVELS: Final = ("read", "write")

@@ -7,12 +7,12 @@ from typing import Final
 from attrs import evolve, frozen
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
+from dispatchd.hub.domain.errors import QueueFull
 from dispatchd.hub.domain.model import (
     HELD,
     WAITING,
     Delivery,
     HubJob,
-    QueueFull,
     State,
     Submission,
 )

@@ -1,20 +1,22 @@
 """Submission of jobs, from whatever source: they are checked for size, stored with their delivery, and announced."""
 
 from hashlib import sha256
-from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
 
 from attrs import evolve, frozen
 
 from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.errors import IdTaken, JobTooLarge, PayloadGone
 from dispatchd.hub.domain.event_kinds import is_by_comment, must_be_asked_about
 from dispatchd.hub.domain.model import Check, Delivery, HubJob, Submission
-from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.queue.admission import Admission
 
-_LARGEST_JOB: Final = 32 * 1024 * 1024 - 16 * 1024
-"""Largest job (bytes): the most that a machine reads, less the fields that a pull adds; contracts/README.md, limits."""
+_LARGEST_READ: Final = 32 * 1024 * 1024
+"""Largest answer that a machine reads (bytes); contracts/README.md, limits."""
+
+_LARGEST_JOB: Final = _LARGEST_READ - 16 * 1024
+"""Largest job (bytes): without the fields that a pull adds."""
 
 
 @frozen
@@ -27,7 +29,7 @@ class Intake:
         """Store a job durably and wake those who wait for it; return False, and change nothing, if its id is taken.
 
         Raises:
-            Refused: It is too large.
+            JobTooLarge: No machine could read the job.
             QueueFull: The queue is full.
             StorageBusy: The database can't be used now.
         """
@@ -46,15 +48,14 @@ class Intake:
             new_id: The new job's id; it is returned if an earlier call made the same job with it. Empty for a new id.
 
         Raises:
-            Refused: Its payload is gone, or another job has the new id.
+            PayloadGone: Its payload was removed.
+            IdTaken: Another job has the new id.
         """
         texts, shown = await self.desk.use(
             lambda: (self.desk.reader.texts(job.id), self.desk.checks.get(job.id))
         )
         if texts is None:
-            raise Refused(
-                HTTPStatus.GONE, f"the payload of {job.id} is not kept any more"
-            )
+            raise PayloadGone(job.id)
         check = shown.check if shown else None
         submission = once_more(job, check, *texts, new_id=new_id or str(uuid4()))
         new = await self.desk.use(lambda: self._keep(submission, again_of=job))
@@ -70,9 +71,7 @@ class Intake:
             or earlier.document != submission.document
             or its_texts != texts
         ):
-            raise Refused(
-                HTTPStatus.CONFLICT, f"there is already another job {submission.id}"
-            )
+            raise IdTaken(submission.id)
         return earlier.id
 
     def _keep(
@@ -82,10 +81,7 @@ class Intake:
         again_of: HubJob | None = None,
     ) -> HubJob | None:
         if submission.size > _LARGEST_JOB:
-            raise Refused(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                "the job is larger than the 32 MiB that a machine reads",
-            )
+            raise JobTooLarge(_LARGEST_READ)
         queue, now = self.desk.settings.queue, self.desk.now()
         supersedes = submission.supersedes and queue.supersede
         return Admission(self.desk.database).submit(

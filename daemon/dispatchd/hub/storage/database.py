@@ -44,7 +44,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from dispatchd.errors import DispatchdError, NotReachable, UsageError
-from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.storage.schema import Words
 from dispatchd.hub.storage.sqlite import READ_ONLY, set_up
 

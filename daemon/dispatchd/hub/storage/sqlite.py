@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
 
-from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.domain.errors import StorageBusy
 
 READ_ONLY: Final = "dispatchd_read_only"
 """Option of a connection whose transaction only reads."""

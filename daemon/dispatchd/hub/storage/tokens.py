@@ -1,14 +1,13 @@
 """Access tokens of people and programs in the database, and the hub's own secrets, which are made once."""
 
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Final
 
 from attrs import asdict, frozen
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from dispatchd.hub.domain.errors import LastAdminToken
 from dispatchd.hub.domain.model import Token
-from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.domain.scopes import ADMIN
 from dispatchd.hub.storage.database import Database, lock, upsert
 from dispatchd.hub.storage.schema import SECRETS, TOKENS
@@ -65,7 +64,7 @@ class TokenStore:
         """Revoke a token; return False if there is no valid token of that name.
 
         Raises:
-            Refused: No other token has the scope `admin`, because nobody could manage the hub any more.
+            LastAdminToken: No other token has the scope `admin`, so nobody could manage the hub.
         """
         of_name = _TOKEN.name == name
         revoke = update(TOKENS).where(of_name, _TOKEN.revoked_at == 0)
@@ -76,8 +75,7 @@ class TokenStore:
                 row.name: ADMIN in row.scopes.split() for row in db.execute(_VALID)
             }
             if found.get(name) and sum(found.values()) == 1:
-                message = f"{name} is the last token for admin; add another one first"
-                raise Refused(HTTPStatus.CONFLICT, message)
+                raise LastAdminToken(name)
             return db.execute(revoke.values(revoked_at=now)).rowcount > 0
 
         return self._database.write(work)

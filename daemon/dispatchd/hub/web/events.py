@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from dispatchd.hub.context import Desk
-from dispatchd.hub.domain.model import StorageBusy
+from dispatchd.hub.domain.errors import StorageBusy
 
 _EVERY_S: Final = 1.0
 """Least time between two events (seconds)."""

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
-from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.http_bodies import Refused
 
 FORM_TOKEN: Final = "form_token"  # noqa: S105  # a name
 

@@ -12,8 +12,8 @@ from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.auth.sessions import LIFE_S
 from dispatchd.hub.context import COOKIE, Desk
-from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.domain.scopes import ADMIN, READ, allows
+from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.web.forms import FORM_TOKEN, own_path, read_form
 from dispatchd.hub.web.render import LoginNeeded, Visitor, page
 

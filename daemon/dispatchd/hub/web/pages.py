@@ -14,7 +14,7 @@ from dispatchd.hub.api.machines import machine_documents
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.model import ENDED, HELD, WAITING
 from dispatchd.hub.domain.result_details import read_details
-from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.queue.submit import Intake
 from dispatchd.hub.storage.jobs.reader import Filter
 from dispatchd.hub.web.events import Live

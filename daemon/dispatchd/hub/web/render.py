@@ -8,15 +8,16 @@ from pathlib import PurePath
 from typing import Final
 from urllib.parse import quote
 
-import structlog
 from attrs import frozen
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from dispatchd.errors import DispatchdError
-from dispatchd.hub.domain.model import QueueFull, State, StorageBusy
-from dispatchd.hub.domain.rules import Refused
+from dispatchd.hub.api.errors import answer_to
+from dispatchd.hub.domain.errors import HubError
+from dispatchd.hub.domain.model import State
+from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.web import text as words
 from dispatchd.hub.web import view_model as shapes
 from dispatchd.protocol.times import iso, utc
@@ -35,6 +36,8 @@ _HEADERS: Final = {
 }
 _TYPES: Final = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
+_RELOADED_S: Final = 5
+"""Shortest interval at which a browser is told to load a page again (seconds)."""
 
 
 @frozen(kw_only=True)
@@ -115,12 +118,10 @@ async def _answer(handler: Handler, request: Request) -> Response:
         return _to_login(request)
     except Refused as refused:
         return _wrong(refused.status, refused.message)
-    except StorageBusy as error:
-        structlog.get_logger().warning("database_busy", error=str(error))
-        message = "the hub's database can't be used now; the hub's log says why"
-        return _wrong(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_s=5)
-    except QueueFull as full:
-        return _wrong(HTTPStatus.SERVICE_UNAVAILABLE, str(full), retry_s=10)
+    except HubError as error:
+        answer = answer_to(error)
+        retry_s = max(answer.retry_s, _RELOADED_S) if answer.retry_s else 0
+        return _wrong(answer.status, answer.message, retry_s)
 
 
 async def static(request: Request) -> Response:

@@ -12,8 +12,9 @@ from attrs import define, field, frozen
 
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.leases import Listening, Moment
-from dispatchd.hub.domain.model import HubJob, StorageBusy
+from dispatchd.hub.domain.model import HubJob
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.delivery_cursor import Progress, mark_of
 

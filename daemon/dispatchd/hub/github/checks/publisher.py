@@ -16,7 +16,8 @@ from attrs import define, evolve, field
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.context import Desk
-from dispatchd.hub.domain.model import Check, StorageBusy
+from dispatchd.hub.domain.errors import StorageBusy
+from dispatchd.hub.domain.model import Check
 from dispatchd.hub.github.api.client import Client
 from dispatchd.hub.github.api.pacing import Gates
 from dispatchd.hub.github.api.responses import (

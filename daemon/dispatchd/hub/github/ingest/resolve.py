@@ -16,8 +16,9 @@ from attrs import define, evolve, field
 from dispatchd.errors import ContractViolation
 from dispatchd.hub.config.github import GithubSettings, Permission, Rule
 from dispatchd.hub.context import Desk
+from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.event_kinds import COMMENT_EVENTS
-from dispatchd.hub.domain.model import HubJob, StorageBusy
+from dispatchd.hub.domain.model import HubJob
 from dispatchd.hub.github.api.client import Client
 from dispatchd.hub.github.api.pacing import Gates
 from dispatchd.hub.github.api.responses import GithubError, Invalid, Limited, NotThere

@@ -25,12 +25,11 @@ from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.config.secret_files import read_secret
 from dispatchd.hub.connections.places import Places
 from dispatchd.hub.context import Desk
-from dispatchd.hub.domain.rules import Refused
 from dispatchd.hub.github.event import clean, read_event
 from dispatchd.hub.github.ingest.inbox import Arrival, Inbox, Taken
 from dispatchd.hub.github.ingest.signed_body import IN_MEMORY, SignedBody
 from dispatchd.hub.github.routing.route import Plan, route
-from dispatchd.hub.http_bodies import MIB
+from dispatchd.hub.http_bodies import MIB, Refused
 from dispatchd.protocol.json_text import loads
 from dispatchd.protocol.times import duration
 

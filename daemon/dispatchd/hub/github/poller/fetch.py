@@ -12,7 +12,8 @@ from attrs import field, frozen
 
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.context import Desk
-from dispatchd.hub.domain.model import Delivery, QueueFull, StorageBusy
+from dispatchd.hub.domain.errors import QueueFull, StorageBusy
+from dispatchd.hub.domain.model import Delivery
 from dispatchd.hub.github.api.client import Client
 from dispatchd.hub.github.api.responses import (
     GithubError,

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from dispatchd.hub.config.github import GithubSettings, Ingest
 from dispatchd.hub.context import Desk
-from dispatchd.hub.domain.model import QueueFull, StorageBusy
+from dispatchd.hub.domain.errors import QueueFull, StorageBusy
 from dispatchd.hub.github.api.client import Client
 from dispatchd.hub.github.api.responses import GithubError, Limited, NotPermitted
 from dispatchd.hub.github.poller.sweep import Sweeper

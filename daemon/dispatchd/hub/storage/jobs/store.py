@@ -20,14 +20,8 @@ from sqlalchemy import (
 from dispatchd.hub.config.load import Leases
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.binding import FREE, Binding
-from dispatchd.hub.domain.model import (
-    ENDED,
-    HELD,
-    Claimed,
-    HubJob,
-    Locked,
-    State,
-)
+from dispatchd.hub.domain.errors import Locked
+from dispatchd.hub.domain.model import ENDED, HELD, Claimed, HubJob, State
 from dispatchd.hub.domain.supersede import after_targets
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs import queries

@@ -1,0 +1,80 @@
+"""Answers to the errors of the hub's rules, queue and stores: the one table from error to HTTP status."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+from typing import Final
+
+import structlog
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from dispatchd.hub.domain.errors import (
+    HubError,
+    IdTaken,
+    JobEnded,
+    JobTooLarge,
+    LastAdminToken,
+    NotHolder,
+    OtherResult,
+    PayloadGone,
+    QueueFull,
+    StorageBusy,
+    WrongRun,
+)
+
+STATUSES: Final[Mapping[type[HubError], HTTPStatus]] = MappingProxyType(
+    {
+        NotHolder: HTTPStatus.CONFLICT,
+        WrongRun: HTTPStatus.CONFLICT,
+        JobEnded: HTTPStatus.GONE,
+        OtherResult: HTTPStatus.CONFLICT,
+        IdTaken: HTTPStatus.CONFLICT,
+        PayloadGone: HTTPStatus.GONE,
+        JobTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        LastAdminToken: HTTPStatus.CONFLICT,
+        QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
+        StorageBusy: HTTPStatus.SERVICE_UNAVAILABLE,
+    }
+)
+
+_RETRY_S: Final[Mapping[type[HubError], int]] = MappingProxyType(
+    {QueueFull: 10, StorageBusy: 1}
+)
+"""Seconds after which the same request may succeed, of the errors that pass."""
+
+
+@frozen(kw_only=True)
+class Answer:
+    """Answer to a request that the hub can't carry out."""
+
+    status: HTTPStatus
+    message: str
+    retry_s: int
+    """Value of Retry-After (seconds); 0 for none."""
+
+
+def answer_to(error: HubError) -> Answer:
+    """Return the answer to an error; log that of a database, whose message isn't public."""
+    message = str(error)
+    if isinstance(error, StorageBusy):
+        structlog.get_logger().warning("database_busy", error=message)
+        message = "the hub's database can't be used now; the hub's log says why"
+    return Answer(
+        status=STATUSES[type(error)],
+        message=message,
+        retry_s=_RETRY_S.get(type(error), 0),
+    )
+
+
+async def answer_hub_error(_request: Request, error: Exception) -> Response:
+    """Return the response to an error, as the application's handler of HubError."""
+    if not isinstance(error, HubError):
+        raise error
+    answer = answer_to(error)
+    return JSONResponse(
+        {"message": answer.message},
+        status_code=answer.status,
+        headers={"Retry-After": str(answer.retry_s)} if answer.retry_s else None,
+    )

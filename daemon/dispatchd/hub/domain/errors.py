@@ -1,0 +1,92 @@
+"""Errors of the hub's rules, queue and stores. `hub/api/errors.py` has the HTTP status of each in one table.
+
+HubError
+├─ NotHolder           the caller's claim isn't the job's newest one
+├─ WrongRun            the job was accepted for another run
+├─ JobEnded            the job has ended
+├─ OtherResult         the job has ended with another result than the reported one
+├─ IdTaken             another job has the id
+├─ PayloadGone         the job's payload was removed
+├─ JobTooLarge         no machine could read the job
+├─ QueueFull           the queue is full; the same submission may succeed later
+├─ LastAdminToken      the token can't be revoked: nobody could manage the hub
+├─ StorageBusy         the database can't be used now; the same call may succeed later
+└─ Locked              other transactions have locked the free jobs; only a pull meets it, and looks again
+"""
+
+from dispatchd.errors import DispatchdError
+from dispatchd.hub.domain.model import State
+
+
+class HubError(DispatchdError):
+    """Request that the hub can't carry out."""
+
+
+class NotHolder(HubError):
+    """Caller whose claim isn't the newest of the job."""
+
+    def __init__(self) -> None:
+        super().__init__("the job isn't claimed by this machine with this claim token")
+
+
+class WrongRun(HubError):
+    """Accept of a job that was accepted for another run."""
+
+    def __init__(self) -> None:
+        super().__init__("the job was accepted for another run")
+
+
+class JobEnded(HubError):
+    """Change of a job that has ended."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(f"the job has finished as {state}")
+
+
+class OtherResult(HubError):
+    """Result of a job that its machine has already finished with another one."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(f"the job has already finished as {state}")
+
+
+class IdTaken(HubError):
+    """Submission of a job whose id another job has."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is already another job {job_id}")
+
+
+class PayloadGone(HubError):
+    """Job that can't be submitted again, because its payload was removed."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"the payload of {job_id} is not kept any more")
+
+
+class JobTooLarge(HubError):
+    """Job that no machine could read."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"the job is larger than the {most >> 20} MiB that a machine reads"
+        )
+
+
+class QueueFull(HubError):
+    """Full queue; the message names the limit."""
+
+
+class LastAdminToken(HubError):
+    """Revocation of the last token with the scope `admin`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is the last token for admin; add another one first")
+
+
+class StorageBusy(HubError):
+    """Database that can't be used now. The message may name hosts and files, and is only for the log."""
+
+
+class Locked(HubError):
+    """Jobs that a machine may get are locked by other transactions: a call soon after shows whether one is free."""
