@@ -17,6 +17,7 @@ from dispatchd.hub.config.load import Settings
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.scopes import SCOPES
 from dispatchd.hub.github.app.manifest import WEBHOOK_PATH
+from dispatchd.hub.github.extension import GithubExtension
 from dispatchd.hub.github.ingest.webhook import Webhook
 from dispatchd.hub.main import application
 from dispatchd.hub.storage.database import Database
@@ -253,7 +254,8 @@ def test_the_hub_serves_what_the_descriptions_say(
 
     monkeypatch.setattr(Probes, "counting", noted)
     database = Database.open(f"sqlite:///{tmp_path / 'hub.db'}")
-    application(Desk.at(Settings(), database))
+    desk = Desk.at(Settings(), database)
+    application(desk, GithubExtension(desk))
     database.close()
     [app] = apps
     assert isinstance(app, Starlette)

@@ -19,7 +19,6 @@ from dispatchd.hub.auth.refusals import Refusals
 from dispatchd.hub.auth.sessions import Sessions
 from dispatchd.hub.config.load import Settings
 from dispatchd.hub.domain.events import News
-from dispatchd.hub.domain.links import web_url
 from dispatchd.hub.domain.model import HubJob, Machine, Token
 from dispatchd.hub.domain.scopes import ADMIN, allows
 from dispatchd.hub.http_bodies import Refused
@@ -165,13 +164,6 @@ class Desk:
             self.polls.end(news.machine)
         self.watchers.notify(news.job_id)
         self.changed.notify()
-
-    def link_of(self, job: HubJob) -> str:
-        """Return the address of a job's subject at GitHub; empty for a job that no event made."""
-        github = self.settings.github
-        if github is None or not job.by_event:
-            return ""
-        return link_of(job.document, web_url(github.api_url))
 
     def wake_all(self) -> None:
         """Wake all waiting requests in this process, for example after news may have been missed."""

@@ -4,12 +4,12 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import structlog
@@ -19,7 +19,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
@@ -43,15 +42,14 @@ from dispatchd.hub.connections.table import Connections
 from dispatchd.hub.connections.tls import CHECKED_EVERY_S, ServerTls
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.errors import HubError
-from dispatchd.hub.github.status import GithubStatus
+from dispatchd.hub.extension import Extension, Loop
+from dispatchd.hub.github.extension import github_extension
 from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.queue.submit import Intake
 from dispatchd.hub.web.pages import Page
 from dispatchd.hub.workers.housekeeping import Expiry, Pruning
 from dispatchd.process.systemd import ServiceManager
 from dispatchd.protocol.extensions import CALL_HEADER, HEADER, VERSION
-
-Loop = Callable[[], Coroutine[Any, Any, None]]
 
 _OF_MACHINES: Final = ("/api/v1/github/dispatch/", "/api/v1/licenses/")
 """Prefixes of the paths of machines' calls (contracts/README.md, calls)."""
@@ -71,22 +69,21 @@ _KEEP_ALIVE_S: Final = 75
 (ngx_http_upstream_module, keepalive_timeout). Else a proxy sends a request into a connection that is being closed."""
 
 
-def application(desk: Desk, more: Sequence[Route] = ()) -> ASGIApp:
-    """Return the hub's application, with additional routes."""
-    github = GithubStatus(desk)
-    intake, probes = Intake(desk), Probes(desk, github.metrics)
+def application(desk: Desk, extension: Extension) -> ASGIApp:
+    """Return the hub's application, with the routes of an extension."""
+    intake, probes = Intake(desk), Probes(desk, extension)
+    jobs = Jobs(desk, intake, extension)
     app = Starlette(
         routes=[
-            *Pull(desk).routes(),
+            *Pull(desk, extension).routes(),
             *Dispatch(desk).routes(),
-            *Jobs(desk, intake).routes(),
+            *jobs.routes(),
             *Licenses(desk).routes(),
             *Machines(desk).routes(),
-            *Admin(desk, intake).routes(),
+            *Admin(desk, intake, extension).routes(),
             *probes.routes(),
-            *Page(desk, intake).routes(),
-            *github.routes(),
-            *more,
+            *Page(desk, jobs, extension).routes(),
+            *extension.routes(),
         ],
         exception_handlers={
             Refused: _refused,
@@ -139,15 +136,10 @@ async def serve(
         ConfigError: The credentials for GitHub can't be used.
     """
     async with AsyncExitStack() as stack:
-        loops: list[Loop] = [Expiry(desk).run, Pruning(desk).run]
-        routes: list[Route] = []
-        if desk.settings.github is not None:
-            # Before the first answer: with an unreadable key the hub must not start.
-            from dispatchd.hub.github.extension import backend  # noqa: PLC0415
-
-            way = await stack.enter_async_context(backend(desk, desk.settings.github))
-            loops.append(way.run)
-            routes += way.routes()
+        # Before the first answer: with an unreadable key the hub must not start.
+        extension = await stack.enter_async_context(github_extension(desk))
+        loops: list[Loop] = [Expiry(desk).run, Pruning(desk, extension).run]
+        loops += extension.loops()
         if manager.watchdog_s:
             loops.append(partial(_feed_watchdog, manager, desk.bugs))
         if desk.database.is_shared:
@@ -161,7 +153,7 @@ async def serve(
                 listen=desk.settings.listen,
                 hint="secrets and tokens go over the network in clear: set tls_cert_file, or listen on 127.0.0.1 behind a proxy",
             )
-        app = application(desk, routes)
+        app = application(desk, extension)
         await _serve(app, desk, announce, manager, signals, loops)
 
 

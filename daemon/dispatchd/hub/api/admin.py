@@ -13,6 +13,7 @@ from dispatchd.hub.auth.hashing import hashed, new_secret
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.model import Token
 from dispatchd.hub.domain.scopes import ADMIN, READ
+from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Refused, read_body, seconds
 from dispatchd.hub.queue.submit import Intake
 from dispatchd.hub.storage.dispatch_rules import Pause
@@ -27,6 +28,7 @@ class Admin:
 
     desk: Desk
     intake: Intake
+    extension: Extension
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -148,6 +150,6 @@ class Admin:
         body = await read_body(request, "prune-request")
         days = float(str(body.get("days", self.desk.settings.retention.days)))
         removed = await self.desk.use(
-            lambda: prune(self.desk, days, now=self.desk.now())
+            lambda: prune(self.desk, self.extension, days, now=self.desk.now())
         )
         return JSONResponse({"removed": removed})

@@ -17,6 +17,7 @@ from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.model import ENDED, HubJob, State, Submission
 from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT, allows
 from dispatchd.hub.domain.supersede import is_cancel
+from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import (
     LARGEST_JOB_BODY,
     TEXTS,
@@ -44,6 +45,7 @@ class Jobs:
 
     desk: Desk
     intake: Intake
+    extension: Extension
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -147,7 +149,7 @@ class Jobs:
         return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
 
     def _document(self, job: HubJob, names: Mapping[str, str]) -> dict[str, Json]:
-        link = self.desk.link_of(job)
+        link = self.extension.link_of(job)
         return job_document(job, now=self.desk.now(), names=names, link=link)
 
     async def end(self, job_id: str) -> HubJob:

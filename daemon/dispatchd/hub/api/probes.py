@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import anyio
@@ -20,6 +20,7 @@ from dispatchd.hub.api.views import machine_state, silent_s
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.scopes import READ
+from dispatchd.hub.extension import Extension
 
 _CALLS: Final = (
     *("pull", "accept", "finish", "heartbeat", "release", "token", "activate"),
@@ -36,8 +37,7 @@ class Probes:
     """Routes for monitoring."""
 
     desk: Desk
-    further: Callable[[], Iterable[Metric]] = tuple
-    """Metrics of extensions. Blocks."""
+    extension: Extension
     answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
     """Answers sent, by call and status (count)."""
     _checked_at: float = field(default=-math.inf, init=False)
@@ -144,7 +144,7 @@ class Probes:
         )
         yield from self._of_machines()
         yield from self._of_checks()
-        yield from self.further()
+        yield from self.extension.metrics()
         yield from self._of_bugs()
         answers = CounterMetricFamily(
             "dispatchd_hub_answers",

@@ -20,6 +20,7 @@ from dispatchd.hub.domain.binding import Binding
 from dispatchd.hub.domain.errors import Locked, StorageBusy
 from dispatchd.hub.domain.model import Claimed, HubJob, Machine
 from dispatchd.hub.domain.rules import Claim
+from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Limits, Refused, read_proven, seconds
 from dispatchd.hub.waiters import Poll
 from dispatchd.protocol.extensions import (
@@ -29,7 +30,6 @@ from dispatchd.protocol.extensions import (
     LEASE,
     MARKED,
     RELEASE,
-    TOKEN,
 )
 from dispatchd.protocol.job import Json
 
@@ -74,6 +74,7 @@ class Pull:
     """Route on which machines get jobs."""
 
     desk: Desk
+    extension: Extension
     _noted: dict[str, tuple[float, str]] = field(factory=dict, init=False)
     """Machine -> time of its last stored pull (seconds since the epoch), and its declared workflows."""
 
@@ -263,10 +264,6 @@ class Pull:
 
     def _extensions(self, job: HubJob, asking: _Asking) -> list[str]:
         """Return the extensions that the hub offers for a job to a machine."""
-        github = self.desk.settings.github
-        rule = job.document.get("binding_id")
-        has_token = github is not None and bool(github.permissions_of_run(rule))
-        is_of_app = job.by_event and bool(job.document.get("installation_id"))
-        calls = [HEARTBEAT, RELEASE, *([TOKEN] if has_token and is_of_app else [])]
+        calls = [HEARTBEAT, RELEASE, *self.extension.job_extensions(job)]
         known = [each for each in calls if asking.knows(each)]
         return [*known, CAPABILITIES, MARKED]

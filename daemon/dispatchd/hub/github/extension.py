@@ -1,75 +1,92 @@
-"""Back end of a GitHub App: builds the parts that call GitHub, and runs their loops in one of the hub's processes."""
+"""GitHub as the hub's extension. It has a back end if `hub.toml` has a table `github`, and its status in any case."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from random import SystemRandom
+from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
+from prometheus_client.core import Metric
 from starlette.routing import Route
 
-from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.context import Desk
-from dispatchd.hub.github.api.client import Client
-from dispatchd.hub.github.api.credentials import Credentials
-from dispatchd.hub.github.api.transport import transport
-from dispatchd.hub.github.checks.publisher import Publisher
-from dispatchd.hub.github.ingest.resolve import Resolver
-from dispatchd.hub.github.ingest.webhook import Webhook
-from dispatchd.hub.github.leader import Lock
-from dispatchd.hub.github.poller.poll import Poller
-from dispatchd.hub.github.run_tokens import RunTokens
+from dispatchd.hub.domain.links import web_url
+from dispatchd.hub.domain.model import HubJob
+from dispatchd.hub.extension import Loop
+from dispatchd.hub.github.status import GithubStatus, progress_of
+from dispatchd.protocol.extensions import TOKEN
+from dispatchd.protocol.links import link_of
+
+if TYPE_CHECKING:
+    from dispatchd.hub.github.backend import Backend
+
+_DAY_S: Final = 86_400.0
 
 
-@frozen(kw_only=True)
-class Backend:
-    """Parts that receive from GitHub or call it."""
+@frozen
+class GithubExtension:
+    """GitHub; implements `hub.extension.Extension`."""
 
-    webhook: Webhook
-    run_tokens: RunTokens
-    publisher: Publisher
-    resolver: Resolver
-    poller: Poller | None
-    """Poller of deliveries; None for a hub with a token, which has none to fetch."""
-    lock: Lock
+    desk: Desk
+    backend: "Backend | None" = None
+    """Parts that receive from GitHub or call it; None for a hub without GitHub."""
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> Sequence[Route]:
         """Return the routes, for the application."""
-        return [*self.webhook.routes(), *self.run_tokens.routes()]
+        backend = [] if self.backend is None else self.backend.routes()
+        return [*GithubStatus(self.desk).routes(), *backend]
 
-    async def run(self) -> None:
-        """Run the loops that only one process of a database may run, while this one holds the lock."""
-        loops = [self.publisher.run, self.resolver.run]
-        if self.poller is not None:
-            loops.append(self.poller.run)
-        await self.lock.run_while_held(*loops)
+    def loops(self) -> Sequence[Loop]:
+        """Return the loop of the back end."""
+        return [] if self.backend is None else [self.backend.run]
+
+    def metrics(self) -> Iterable[Metric]:
+        """Return the metrics of the deliveries. Blocks."""
+        return GithubStatus(self.desk).metrics()
+
+    def job_extensions(self, job: HubJob) -> Sequence[str]:
+        """Return the extension for tokens, if the rule of an App's job permits a token."""
+        github = self.desk.settings.github
+        if github is None or not (job.by_event and job.document.get("installation_id")):
+            return ()
+        has_token = bool(github.permissions_of_run(job.document.get("binding_id")))
+        return (TOKEN,) if has_token else ()
+
+    def link_of(self, job: HubJob) -> str:
+        """Return the address of a job's subject at GitHub; empty for a job that no event made."""
+        github = self.desk.settings.github
+        if github is None or not job.by_event:
+            return ""
+        return link_of(job.document, web_url(github.api_url))
+
+    def handled_until(self, now: float) -> float:
+        """Return the time by GitHub's clock up to which the App's deliveries are handled; `now` before the first look. Blocks."""
+        progress = progress_of(self.desk)
+        return min(now, (progress.complete_until if progress else 0) or now)
+
+    @property
+    def repeated_for_s(self) -> float:
+        """Time for which a delivery may come again (seconds).
+
+        GitHub keeps it for the retention, may be asked until then to send it again, and lists the repeat for as long
+        again. One day more is for clocks and late entries.
+        """
+        github = self.desk.settings.github
+        return 0.0 if github is None else (2 * github.retention_days + 1) * _DAY_S
 
 
 @asynccontextmanager
-async def backend(desk: Desk, settings: GithubSettings) -> AsyncIterator[Backend]:
-    """Yield the back end.
+async def github_extension(desk: Desk) -> AsyncIterator[GithubExtension]:
+    """Yield GitHub's extension.
 
     Raises:
         ConfigError: The key, the token, certificates or proxy can't be used.
     """
-    async with transport(
-        settings, now=desk.now, known=desk.known, environment=desk.environment
-    ) as way:
-        credentials, chance = Credentials.open(settings, way), SystemRandom()
-        client = Client(credentials)
-        publisher = Publisher(desk, settings, client, chance)
-        yield Backend(
-            webhook=Webhook.of(desk, settings),
-            run_tokens=RunTokens(desk=desk, settings=settings, credentials=credentials),
-            publisher=publisher,
-            resolver=Resolver(
-                desk=desk,
-                settings=settings,
-                client=client,
-                gates=publisher.gates,
-                random=chance,
-            ),
-            poller=Poller(desk=desk, settings=settings, client=client, random=chance)
-            if settings.is_app
-            else None,
-            lock=Lock(desk.database, desk.bugs),
-        )
+    settings = desk.settings.github
+    if settings is None:
+        yield GithubExtension(desk)
+        return
+    # It imports the client of GitHub, which a hub without GitHub doesn't need.
+    from dispatchd.hub.github.backend import backend  # noqa: PLC0415
+
+    async with backend(desk, settings) as parts:
+        yield GithubExtension(desk, parts)

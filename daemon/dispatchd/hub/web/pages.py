@@ -14,8 +14,8 @@ from dispatchd.hub.api.machines import machine_documents
 from dispatchd.hub.context import Desk
 from dispatchd.hub.domain.model import ENDED, HELD, WAITING
 from dispatchd.hub.domain.result_details import read_details
+from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Refused
-from dispatchd.hub.queue.submit import Intake
 from dispatchd.hub.storage.jobs.reader import Filter
 from dispatchd.hub.web.events import Live
 from dispatchd.hub.web.login import Entry
@@ -45,7 +45,8 @@ class Page:
     """Routes of the web page."""
 
     desk: Desk
-    intake: Intake
+    jobs: Jobs
+    extension: Extension
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -93,15 +94,13 @@ class Page:
     async def cancel(self, request: Request) -> Response:
         """Cancel a job."""
         await Entry(self.desk).posted(request, by_admin=True)
-        job = await Jobs(self.desk, self.intake).end(_job_id(request))
+        job = await self.jobs.end(_job_id(request))
         return RedirectResponse(job_path(job.id), HTTPStatus.SEE_OTHER)
 
     async def requeue(self, request: Request) -> Response:
         """Submit an ended job again, and redirect to the new one."""
         form = await Entry(self.desk).posted(request, by_admin=True)
-        again = await Jobs(self.desk, self.intake).again(
-            _job_id(request), form.get("new_id", "")
-        )
+        again = await self.jobs.again(_job_id(request), form.get("new_id", ""))
         return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
 
     def _list(self, visitor: Visitor, wanted: Filter) -> str:
@@ -136,7 +135,7 @@ class Page:
             asked=asked(job),
             standing=standing(job),
             names=self.desk.machines.names(),
-            link=self.desk.link_of(job),
+            link=self.extension.link_of(job),
             details=read_details(job.result_details),
         )
 

@@ -3,7 +3,6 @@
 A lease expires only if the hub could have heard its machine (`hub/domain/leases.py`).
 """
 
-from math import inf
 from typing import Final
 
 import anyio
@@ -15,8 +14,7 @@ from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.leases import Listening, Moment
 from dispatchd.hub.domain.model import HubJob
-from dispatchd.hub.storage.cursors import MarkStore
-from dispatchd.hub.storage.delivery_cursor import Progress, mark_of
+from dispatchd.hub.extension import Extension
 
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 5.0
@@ -109,6 +107,7 @@ class Pruning:
     """Removes records that are older than the retention."""
 
     desk: Desk
+    extension: Extension
 
     async def run(self) -> None:
         """Prune until cancelled."""
@@ -123,39 +122,19 @@ class Pruning:
         await anyio.sleep(_PRUNE_EVERY_S)
 
     def _prune(self) -> int:
-        now = min(self.desk.now(), _github_time(self.desk))
-        return prune(self.desk, self.desk.settings.retention.days, now=now)
+        now = self.extension.handled_until(self.desk.now())
+        days = self.desk.settings.retention.days
+        return prune(self.desk, self.extension, days, now=now)
 
 
-def prune(desk: Desk, days: float, *, now: float) -> int:
+def prune(desk: Desk, extension: Extension, days: float, *, now: float) -> int:
     """Remove jobs that ended, and deliveries that came, more than `days` ago; return their number. Blocks.
 
-    A delivery that GitHub may send or list again stays, whatever the days: without it the repeat would count as new.
-    For these, time has passed only if GitHub's clock says so too: the hub's own may be wrong by any time.
+    A delivery that may come again stays, whatever the days: without it the repeat would count as new.
     """
-    github = desk.settings.github
     before = now - days * _DAY_S
-    again_days = 0.0 if github is None else may_come_again_days(github.retention_days)
-    again_since = min(now, _github_time(desk)) - again_days * _DAY_S
+    again_since = extension.handled_until(now) - extension.repeated_for_s
     deliveries = desk.deliveries.prune(
         before=before, of_hooks_before=min(before, again_since)
     )
     return desk.jobs.prune(before=before) + deliveries
-
-
-def _github_time(desk: Desk) -> float:
-    """Return the time by GitHub's clock up to which its deliveries are dealt with; infinity before the first question. Blocks."""
-    github = desk.settings.github
-    if github is None or not github.is_app:
-        return inf
-    mark = MarkStore(desk.database).get(mark_of(github.target))
-    return Progress.read(mark).complete_until or inf
-
-
-def may_come_again_days(retention_days: float) -> float:
-    """Return the time for which a delivery may come again (days).
-
-    GitHub keeps it for the retention, may be asked until then to send it again, and lists the repeat for as long
-    again. One day more is for clocks and late entries.
-    """
-    return 2 * retention_days + 1
