@@ -122,7 +122,7 @@ async def test_refused_connections_are_one_line_in_the_log(tmp_path: Path) -> No
             assert await has_ended(refused)
         lines = server.log_file.read_text().splitlines()
         said = [json.loads(each) for each in lines if "connection_refused" in each]
-        assert len(server.desk.polls) == 8
+        assert len(server.context.waiting.polls) == 8
         await server.stop()
 
     assert [each["reason"] for each in said] == ["too many connections"]
@@ -130,7 +130,7 @@ async def test_refused_connections_are_one_line_in_the_log(tmp_path: Path) -> No
 
 
 async def polls_are_held(server: HubHere, count: int) -> None:
-    await until(lambda: len(server.desk.polls) == count)
+    await until(lambda: len(server.context.waiting.polls) == count)
 
 
 @asynccontextmanager

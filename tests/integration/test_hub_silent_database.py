@@ -59,7 +59,7 @@ async def test_a_stop_does_not_wait_for_a_database_that_went_silent(
             async with anyio.create_task_group() as tasks:
                 for _ in range(4):
                     tasks.start_soon(ask)
-                await until(lambda: server.desk.calls > 0)
+                await until(lambda: server.context.calls > 0)
                 await server.stop(within_s=60)
                 tasks.cancel_scope.cancel()
 

@@ -58,7 +58,7 @@ async def looked(server: HubHere) -> None:
     for _ in range(3):
         await advance(5.1)
         await server.http.get("/readyz")
-        await until(lambda: server.desk.calls == 0)
+        await until(lambda: server.context.calls == 0)
         await anyio.sleep(0.05)
 
 
@@ -189,7 +189,7 @@ async def test_a_hub_without_its_database_takes_nothing_back_when_it_has_it_agai
     """SQLite's file is locked by somebody else for as long as the network of a database might be away."""
     async with hub(tmp_path / "hub") as server:
         held = await running(server)
-        await until(lambda: server.desk.calls == 0)
+        await until(lambda: server.context.calls == 0)
         blocker = Database.open(f"sqlite:///{server.folder / 'hub.db'}")
         try:
             with blocker.transaction():

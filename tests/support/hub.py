@@ -17,17 +17,18 @@ import anyio
 import httpx
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from attrs import define, field
+from attrs import define, evolve, field
 from typing_extensions import override
 
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.hub.api.machines import invited
 from dispatchd.hub.config.load import FILE, TOKEN_FILE, load
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.init import init
 from dispatchd.hub.main import serve
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.hub.storage.shared_clock import Clock
 from dispatchd.process.systemd import ServiceManager
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import LoopTime, advance, loop, pass_ticks, within
@@ -158,7 +159,7 @@ class HubHere(Hub):
     """A hub in this process: its routes, socket, loops and stop are those of `dispatchd hub serve`."""
 
     time: LoopTime = field(init=False)
-    desk: Desk = field(init=False)
+    context: Context = field(init=False)
     stopped_s: float = 0.0
     """For how long it has not run, while its machine did (seconds)."""
     has_shared_clock: bool = False
@@ -189,12 +190,16 @@ class HubHere(Hub):
                 settings = load(self.folder / FILE)
                 database = Database.open(settings.database_url)
                 try:
-                    wall = None if self.has_shared_clock else self.time.wall
-                    self.desk = Desk.at(settings, database, known, wall, bugs=self.bugs)
+                    clock = Clock(now=self.time.wall)
+                    if self.has_shared_clock:
+                        clock = Clock.of(database)
                     # A busy machine of the tests must not look like one that was stopped.
-                    self.desk.since_boot = lambda: self.stopped_s
+                    clock = evolve(clock, since_boot=lambda: self.stopped_s)
+                    self.context = Context.at(
+                        settings, database, known, clock, bugs=self.bugs
+                    )
                     manager = ServiceManager.of(self.env)
-                    await serve(self.desk, task_status.started, manager, received)
+                    await serve(self.context, task_status.started, manager, received)
                 finally:
                     database.close()
         finally:

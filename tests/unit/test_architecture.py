@@ -2,7 +2,7 @@
 
 import ast
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -99,3 +99,75 @@ def test_no_function_is_too_long() -> None:
     }
 
     assert long == {}
+
+
+HELD = ("hub", "protocol", "network", "process", "concurrency", "redaction")
+"""Packages whose constructors and attributes are held; `agent` and `cli` are still to come."""
+
+OF_LIBRARIES = {
+    # ssl: a context is made first and set up then.
+    *("check_hostname", "context", "minimum_version", "sni_callback"),
+    *("verify_flags", "verify_mode"),
+    # Starlette and uvicorn: no constructor takes these.
+    *("redirect_slashes", "should_exit", "ssl"),
+    # threading.Timer.
+    "daemon",
+}
+"""Attributes of libraries' objects, which they want to be set from outside."""
+
+
+def _held() -> Iterator[tuple[str, ast.AST]]:
+    package = ROOT / "daemon" / "dispatchd"
+    for path in (each for name in HELD for each in (package / name).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            yield str(path.relative_to(package)), node
+
+
+def _decoration(of: ast.ClassDef) -> str:
+    return " ".join(ast.unparse(each) for each in of.decorator_list)
+
+
+def _is_record(of: ast.ClassDef) -> bool:
+    """Return whether a class is a record: frozen, made by keywords, and nothing in it waits."""
+    waits = any(isinstance(each, ast.AsyncFunctionDef) for each in of.body)
+    return _decoration(of) == "frozen(kw_only=True)" and not waits
+
+
+def _taken(of: ast.ClassDef) -> int:
+    """Return how many arguments a class takes."""
+    for each in of.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            of_init = each.args
+            return len([*of_init.args, *of_init.kwonlyargs]) - 1
+    if not _decoration(of).startswith(("define", "frozen")):
+        return 0
+    fields = [each for each in of.body if isinstance(each, ast.AnnAssign)]
+    return sum(
+        "init=False" not in ast.unparse(each) and "ClassVar" not in ast.unparse(each)
+        for each in fields
+    )
+
+
+def test_no_constructor_takes_too_much() -> None:
+    greedy = {
+        f"{path}:{node.name}": taken
+        for path, node in _held()
+        if isinstance(node, ast.ClassDef)
+        and not _is_record(node)
+        and (taken := _taken(node)) > 7
+    }
+
+    assert greedy == {}
+
+
+def test_no_attribute_is_set_from_outside() -> None:
+    written = {
+        f"{path}:{node.lineno}: {ast.unparse(node)}"
+        for path, node in _held()
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and not (isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"})
+        and node.attr not in OF_LIBRARIES
+    }
+
+    assert written == set()

@@ -24,10 +24,10 @@ async def test_a_bound_poll_is_woken_for_its_repositories_alone() -> None:
     acme = Binding(repositories=("acme/*",))
     polls, bound, free = Polls(), Poll("m1", None, acme), Poll("m2", None)
     with held(polls, bound, free):
-        polls.tell(News(job_id="j", workflow="ci", repository="other/r"))
+        polls.wake(News(job_id="j", workflow="ci", repository="other/r"))
         woken = (bound.woken.is_set(), free.woken.is_set())
     with held(polls, bound, free):
-        polls.tell(News(job_id="j", workflow="ci", repository="Acme/r"))
+        polls.wake(News(job_id="j", workflow="ci", repository="Acme/r"))
 
         assert woken == (False, True)
         assert (bound.woken.is_set(), free.woken.is_set()) == (True, False)
@@ -41,7 +41,7 @@ async def test_news_of_an_unknown_repository_wakes_those_who_may_want_it_and_one
     polls, bound, other = Polls(), Poll("m1", None, acme), Poll("m2", None, docs)
     free, spare = Poll("m3", None), Poll("m4", None)
     with held(polls, bound, other, free, spare):
-        polls.tell(News.read(NEWS.text("there"))[1])
+        polls.wake(News.read(NEWS.text("there"))[1])
 
         woken = [each.woken.is_set() for each in (bound, other, free, spare)]
         assert woken == [True, False, True, False]
@@ -50,7 +50,7 @@ async def test_news_of_an_unknown_repository_wakes_those_who_may_want_it_and_one
 async def test_news_wakes_the_poll_that_has_waited_longest_and_no_other() -> None:
     polls, first, second = Polls(), Poll("m1", None), Poll("m2", None)
     with held(polls, first, second):
-        polls.tell(NEWS)
+        polls.wake(NEWS)
 
         assert (first.woken.is_set(), second.woken.is_set()) == (True, False)
         assert polls.renew(first) == [NEWS]
@@ -61,9 +61,9 @@ async def test_news_of_a_poll_that_leaves_without_a_look_goes_to_another() -> No
     with held(polls, second):
         with held(polls, first):
             polls.renew(second)
-            polls.tell(NEWS)
+            polls.wake(NEWS)
             assert (first.woken.is_set(), second.woken.is_set()) == (False, True)
-            polls.tell(NEWS)
+            polls.wake(NEWS)
             polls.renew(second)
 
         assert second.news == [NEWS]
@@ -83,7 +83,7 @@ async def test_news_that_a_poll_has_kept_goes_to_another_when_it_leaves() -> Non
 async def test_news_that_was_used_is_passed_on_to_nobody() -> None:
     polls, first, second = Polls(), Poll("m1", None), Poll("m2", None)
     with held(polls, first):
-        polls.tell(NEWS)
+        polls.wake(NEWS)
         polls.renew(first)
         with held(polls, second):
             pass
@@ -95,19 +95,19 @@ async def test_news_goes_only_to_a_poll_that_may_have_the_job() -> None:
     polls = Polls()
     docs, other = Poll("m1", ["docs"]), Poll("m2", ["ci"])
     with held(polls, docs, other):
-        polls.tell(News(job_id="j", workflow="ci", machine="m1"))
-        polls.tell(News(job_id="j", is_queued=False, workflow="ci"))
+        polls.wake(News(job_id="j", workflow="ci", machine="m1"))
+        polls.wake(News(job_id="j", is_queued=False, workflow="ci"))
         assert not docs.woken.is_set()
         assert not other.woken.is_set()
 
-        polls.tell(NEWS)
+        polls.wake(NEWS)
         assert (docs.woken.is_set(), other.woken.is_set()) == (False, True)
 
 
 async def test_only_the_newest_poll_of_a_machine_is_told() -> None:
     polls, dead, living = Polls(), Poll("m1", None), Poll("m1", None)
     with held(polls, dead, living):
-        polls.tell(NEWS)
+        polls.wake(NEWS)
 
         assert (dead.woken.is_set(), living.woken.is_set()) == (False, True)
 
@@ -115,10 +115,10 @@ async def test_only_the_newest_poll_of_a_machine_is_told() -> None:
 async def test_a_poll_for_cancel_jobs_stands_beside_the_one_for_jobs() -> None:
     polls, jobs, cancels = Polls(), Poll("m1", ["ci"]), Poll("m1", [])
     with held(polls, cancels), held(polls, jobs):
-        polls.tell(NEWS)
+        polls.wake(NEWS)
         assert (jobs.woken.is_set(), cancels.woken.is_set()) == (True, False)
 
-        polls.tell(News(job_id="stop", workflow="", machine="m1"))
+        polls.wake(News(job_id="stop", workflow="", machine="m1"))
         assert cancels.woken.is_set()
 
 
@@ -127,7 +127,7 @@ async def test_what_the_dead_poll_of_a_machine_was_told_goes_to_its_living_one()
 ):
     polls, dead, other = Polls(), Poll("m1", None), Poll("m2", ["docs"])
     with held(polls, dead, other):
-        polls.tell(NEWS)
+        polls.wake(NEWS)
         living = Poll("m1", None)
         spare = Poll("m3", None)
         with held(polls, spare, living):

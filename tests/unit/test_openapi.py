@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from dispatchd.hub.api.probes import Probes
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.config.load import Settings
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.scopes import SCOPES
 from dispatchd.hub.github.app.manifest import WEBHOOK_PATH
 from dispatchd.hub.github.extension import GithubExtension
@@ -254,8 +254,8 @@ def test_the_hub_serves_what_the_descriptions_say(
 
     monkeypatch.setattr(Probes, "counting", noted)
     database = Database.open(f"sqlite:///{tmp_path / 'hub.db'}")
-    desk = Desk.at(Settings(), database)
-    application(desk, GithubExtension(desk))
+    context = Context.at(Settings(), database)
+    application(context, GithubExtension(context))
     database.close()
     [app] = apps
     assert isinstance(app, Starlette)
@@ -320,14 +320,14 @@ def test_a_call_of_the_hub_names_what_stands_in_its_path(
 
 def test_only_a_hub_with_githubs_secret_takes_webhooks(tmp_path: Path) -> None:
     database = Database.open(f"sqlite:///{tmp_path / 'hub.db'}")
-    desk = Desk.at(Settings(), database)
+    context = Context.at(Settings(), database)
     database.close()
     [path] = [path for path in HUB["paths"] if "/api/" not in path and "hook" in path]
 
-    [route] = Webhook(desk, GithubSettings(), [b"secret"]).routes()
+    [route] = Webhook(context, GithubSettings(), [b"secret"]).routes()
 
     assert route.path == path == WEBHOOK_PATH
-    assert Webhook(desk, GithubSettings(), []).routes() == []
+    assert Webhook(context, GithubSettings(), []).routes() == []
     call = HUB["paths"][path]["post"]
     assert call["x-extension"] == "github"
     assert call["security"] == [{"signature": []}]

@@ -22,7 +22,11 @@ from dispatchd.protocol.backoff import CAP_S
 class Containment:
     """The outcome of a fenced block: `bug` is the type of the exception that it raised; empty if it raised none."""
 
-    bug: str = ""
+    bug: str = field(default="", init=False)
+
+    def note(self, error: BaseException) -> None:
+        """Record the exception that the block raised."""
+        self.bug = _described(error)
 
 
 @define
@@ -105,7 +109,7 @@ class BugFence:
         except passing:
             raise
         except Exception as error:  # the fence
-            containment.bug = _described(error)
+            containment.note(error)
             self.met[loop] += 1
             log = structlog.get_logger()
             log.exception("bug_contained", **{"loop": loop, **(about or {})})

@@ -1,25 +1,22 @@
 """Context that all routes of the hub share: the stores, waiting requests, authentication and authorization."""
 
-import time
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 import anyio
 from anyio import to_thread
-from attrs import define, field
+from attrs import Factory, define, field, frozen
 from starlette.requests import Request
 
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.concurrency.notifier import Notifier
 from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.hashing import hashed, matches
 from dispatchd.hub.auth.refusals import Refusals
 from dispatchd.hub.auth.sessions import Sessions
 from dispatchd.hub.config.load import Settings
-from dispatchd.hub.domain.events import News
-from dispatchd.hub.domain.model import HubJob, Machine, Token
+from dispatchd.hub.domain.model import Machine, Token
 from dispatchd.hub.domain.scopes import ADMIN, allows
 from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.storage.cursors import MarkStore
@@ -30,10 +27,9 @@ from dispatchd.hub.storage.jobs.checks import CheckStore
 from dispatchd.hub.storage.jobs.reader import JobReader
 from dispatchd.hub.storage.jobs.store import JobStore
 from dispatchd.hub.storage.machines import MachineStore
-from dispatchd.hub.storage.shared_clock import SharedClock, since_boot
+from dispatchd.hub.storage.shared_clock import Clock
 from dispatchd.hub.storage.tokens import TokenStore
-from dispatchd.hub.waiters import Polls, Watchers
-from dispatchd.protocol.github_event import link_of
+from dispatchd.hub.waiters import Waiting
 from dispatchd.protocol.job import Json
 from dispatchd.redaction.known_secrets import KnownSecrets
 
@@ -43,31 +39,38 @@ COOKIE: Final = "dispatchd_hub"
 """Cookie with a browser's session."""
 
 
-def _need_no_measure() -> None:
-    """Do nothing: this machine's own clock needs no measurement."""
+def _of(store: Callable[[Database], T]) -> T:
+    """Return the default of a field: a store of the same object's database."""
+    made: T = Factory(lambda stores: store(stores.database), takes_self=True)
+    return made
+
+
+@frozen
+class Stores:
+    """Stores of a database.
+
+    Calls block, and may come from any thread. Each fails with StorageBusy if the database can't be used now.
+    """
+
+    database: Database
+    jobs: JobStore = field(init=False, default=_of(JobStore))
+    reader: JobReader = field(init=False, default=_of(JobReader))
+    machines: MachineStore = field(init=False, default=_of(MachineStore))
+    tokens: TokenStore = field(init=False, default=_of(TokenStore))
+    deliveries: DeliveryStore = field(init=False, default=_of(DeliveryStore))
+    checks: CheckStore = field(init=False, default=_of(CheckStore))
+    pauses: PauseStore = field(init=False, default=_of(PauseStore))
+    bindings: BindingStore = field(init=False, default=_of(BindingStore))
 
 
 @define(kw_only=True)
-class Desk:
+class Context:
     """Context of a running hub."""
 
     settings: Settings
-    database: Database
-    jobs: JobStore
-    reader: JobReader
-    machines: MachineStore
-    tokens: TokenStore
-    deliveries: DeliveryStore
-    checks: CheckStore
-    pauses: PauseStore
-    bindings: BindingStore
+    stores: Stores
     sessions: Sessions
-    now: Callable[[], float]
-    """Returns the time (seconds since the epoch) by the wall clock, or by the clock of a shared database."""
-    measure: Callable[[], None] = _need_no_measure
-    """Keeps `now` accurate. Blocks; raises StorageBusy if the database can't be used now."""
-    since_boot: Callable[[], float] = since_boot
-    """Returns the seconds since boot, suspension included."""
+    clock: Clock
     environment: Mapping[str, str] = field(factory=dict, repr=False)
     """Environment of the process; it names the proxy."""
     known: KnownSecrets = field(factory=KnownSecrets)
@@ -75,15 +78,8 @@ class Desk:
     bugs: BugFence = field(factory=BugFence)
     """Fence around each loop of this process."""
     refusals: Refusals = field(init=False)
-    connections: Sized = ()
-    """Open connections of the hub."""
-    stopping: bool = False
-    polls: Polls = field(factory=Polls)
-    """Long polls that wait for a job."""
-    watchers: Watchers = field(factory=Watchers)
-    """Requests that wait for a change of one job each."""
-    changed: Notifier = field(factory=Notifier)
-    """Notifies when a job has changed its state."""
+    waiting: Waiting = field(factory=Waiting, init=False)
+    """Requests of this process that wait."""
     _threads: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_THREADS), init=False
     )
@@ -97,51 +93,37 @@ class Desk:
         settings: Settings,
         database: Database,
         known: KnownSecrets | None = None,
-        wall: Callable[[], float] | None = None,
+        clock: Clock | None = None,
         environment: Mapping[str, str] = MappingProxyType({}),
         bugs: BugFence | None = None,
-    ) -> "Desk":
+    ) -> Self:
         """Return the context of an open database. Blocks.
 
         Args:
             settings: The configuration.
             database: The database; a shared one also has the clock.
             known: Secrets to redact.
-            wall: Clock in place of the hub's own (seconds since the epoch).
+            clock: Clock in place of the hub's own.
             environment: The environment of the process.
             bugs: The fence around each loop.
 
         Raises:
             StorageBusy: The database can't be used now.
         """
-        shared = SharedClock(database)
-        now, measure = wall or time.time, _need_no_measure  # noqa: TID251  # the hub's one clock
-        if database.is_shared and wall is None:
-            shared.measure()
-            now, measure = shared.now, shared.measure
+        stores = Stores(database)
         return cls(
+            settings=settings,
+            stores=stores,
+            sessions=Sessions.open(stores.tokens, MarkStore(database)),
+            clock=clock or Clock.of(database),
             environment=environment,
             known=known or KnownSecrets(),
             bugs=bugs or BugFence(),
-            now=now,
-            measure=measure,
-            settings=settings,
-            database=database,
-            jobs=JobStore(database),
-            reader=JobReader(database),
-            machines=MachineStore(database),
-            tokens=TokenStore(database),
-            deliveries=DeliveryStore(database),
-            checks=CheckStore(database),
-            pauses=PauseStore(database),
-            bindings=BindingStore(database),
-            sessions=Sessions.open(TokenStore(database), MarkStore(database)),
         )
 
-    def stop(self) -> None:
-        """End every held request now."""
-        self.stopping = True
-        self.wake_all()
+    def now(self) -> float:
+        """Return the time by the hub's clock (seconds since the epoch)."""
+        return self.clock.now()
 
     @property
     def calls(self) -> int:
@@ -152,32 +134,13 @@ class Desk:
         """Run a blocking call of a store in a thread, and return its result."""
         return await to_thread.run_sync(call, limiter=self._threads)
 
-    def tell(self, job: HubJob) -> None:
-        """Wake the requests in this process that wait for a job's change."""
-        self.hear(News.of(job))
-
-    def hear(self, news: News) -> None:
-        """Wake the requests in this process that wait for such news, whichever process sent them."""
-        if news.is_queued:
-            self.polls.tell(news)
-        elif news.machine:
-            self.polls.end(news.machine)
-        self.watchers.notify(news.job_id)
-        self.changed.notify()
-
-    def wake_all(self) -> None:
-        """Wake all waiting requests in this process, for example after news may have been missed."""
-        self.polls.wake_all()
-        self.watchers.wake_all()
-        self.changed.notify()
-
     def authenticate(self, body: dict[str, Json], secret_name: str) -> Machine:
         """Return the machine that a request's credentials authenticate. Blocks.
 
         Raises:
             Refused: They are not valid.
         """
-        machine = self.machines.by_server_id(str(body["server_id"]))
+        machine = self.stores.machines.by_server_id(str(body["server_id"]))
         kept = "" if machine is None else machine.secret_hash
         proven = matches(body[secret_name], kept)
         if machine is None or not proven or machine.license_id != body["license_id"]:
@@ -195,7 +158,9 @@ class Desk:
         """
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and given:
-            found = await self.use(lambda: self.tokens.find(hashed(given.strip())))
+            found = await self.use(
+                lambda: self.stores.tokens.find(hashed(given.strip()))
+            )
         elif kind.lower() != "bearer" and self._may_use_session(request):
             found = await self.session(request)
         else:

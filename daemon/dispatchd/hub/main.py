@@ -4,7 +4,7 @@ import gc
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from http import HTTPStatus
@@ -40,7 +40,7 @@ from dispatchd.hub.connections.limits import within_descriptors
 from dispatchd.hub.connections.protocol import WatchedProtocol
 from dispatchd.hub.connections.table import Connections
 from dispatchd.hub.connections.tls import CHECKED_EVERY_S, ServerTls
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.extension import Extension, Loop
 from dispatchd.hub.github.extension import github_extension
@@ -69,20 +69,22 @@ _KEEP_ALIVE_S: Final = 75
 (ngx_http_upstream_module, keepalive_timeout). Else a proxy sends a request into a connection that is being closed."""
 
 
-def application(desk: Desk, extension: Extension) -> ASGIApp:
-    """Return the hub's application, with the routes of an extension."""
-    intake, probes = Intake(desk), Probes(desk, extension)
-    jobs = Jobs(desk, intake, extension)
+def application(
+    context: Context, extension: Extension, connections: Sized = ()
+) -> ASGIApp:
+    """Return the hub's application, with the routes of an extension; the metrics count its open connections."""
+    intake, probes = Intake(context), Probes(context, extension, connections)
+    jobs = Jobs(context, intake, extension)
     app = Starlette(
         routes=[
-            *Pull(desk, extension).routes(),
-            *Dispatch(desk).routes(),
+            *Pull(context, extension).routes(),
+            *Dispatch(context).routes(),
             *jobs.routes(),
-            *Licenses(desk).routes(),
-            *Machines(desk).routes(),
-            *Admin(desk, intake, extension).routes(),
+            *Licenses(context).routes(),
+            *Machines(context).routes(),
+            *Admin(context, intake, extension).routes(),
             *probes.routes(),
-            *Page(desk, jobs, extension).routes(),
+            *Page(context, jobs, extension).routes(),
             *extension.routes(),
         ],
         exception_handlers={
@@ -118,7 +120,7 @@ def _marking(app: ASGIApp) -> ASGIApp:
 
 
 async def serve(
-    desk: Desk,
+    context: Context,
     announce: Callable[[int], None],
     manager: ServiceManager,
     signals: AsyncIterator[signal.Signals],
@@ -126,7 +128,7 @@ async def serve(
     """Serve until a signal comes.
 
     Args:
-        desk: The hub's context.
+        context: The hub's context.
         announce: Called with the port once connections are accepted.
         manager: Gets the status of the hub.
         signals: Each stops the hub.
@@ -137,44 +139,42 @@ async def serve(
     """
     async with AsyncExitStack() as stack:
         # Before the first answer: with an unreadable key the hub must not start.
-        extension = await stack.enter_async_context(github_extension(desk))
-        loops: list[Loop] = [Expiry(desk).run, Pruning(desk, extension).run]
+        extension = await stack.enter_async_context(github_extension(context))
+        loops: list[Loop] = [Expiry(context).run, Pruning(context, extension).run]
         loops += extension.loops()
         if manager.watchdog_s:
-            loops.append(partial(_feed_watchdog, manager, desk.bugs))
-        if desk.database.is_shared:
+            loops.append(partial(_feed_watchdog, manager, context.bugs))
+        if context.stores.database.is_shared:
             # It imports the driver of PostgreSQL, which SQLite doesn't need.
             from dispatchd.hub.workers.notify import Listener  # noqa: PLC0415
 
-            loops.append(Listener(desk=desk).run)
-        if desk.settings.is_in_clear:
+            loops.append(Listener(context=context).run)
+        if context.settings.is_in_clear:
             structlog.get_logger().warning(
                 "plain_http",
-                listen=desk.settings.listen,
+                listen=context.settings.listen,
                 hint="secrets and tokens go over the network in clear: set tls_cert_file, or listen on 127.0.0.1 behind a proxy",
             )
-        app = application(desk, extension)
-        await _serve(app, desk, announce, manager, signals, loops)
+        await _serve(context, extension, announce, manager, signals, loops)
 
 
 async def _serve(
-    app: ASGIApp,
-    desk: Desk,
+    context: Context,
+    extension: Extension,
     announce: Callable[[int], None],
     manager: ServiceManager,
     signals: AsyncIterator[signal.Signals],
     loops: Sequence[Loop],
 ) -> None:
-    tls = _tls(desk.settings)
-    listener = _listen(*desk.settings.address)
-    limits = desk.settings.connections
+    tls = _tls(context.settings)
+    listener = _listen(*context.settings.address)
+    limits = context.settings.connections
     connections = Connections(
         within_descriptors(limits.most), limits.silent_per_address, anyio.current_time
     )
-    listener.guard(connections, partial(_not_taken, desk))
-    desk.connections = connections
+    listener.guard(connections, partial(_not_taken, context))
     config = uvicorn.Config(
-        app,
+        application(context, extension, connections),
         http=partial(  # type: ignore[arg-type]  # it is called like a class
             WatchedProtocol, connections=connections, taken=listener.taken
         ),
@@ -197,10 +197,10 @@ async def _serve(
     server = _Server(config, ready)
     with listener:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_stop_on_signal, desk, server, manager, signals)
-            tasks.start_soon(_sweep, connections, desk.bugs)
+            tasks.start_soon(_stop_on_signal, context, server, manager, signals)
+            tasks.start_soon(_sweep, connections, context.bugs)
             if tls is not None:
-                tasks.start_soon(_refresh, tls, desk.bugs)
+                tasks.start_soon(_refresh, tls, context.bugs)
             for loop in loops:
                 tasks.start_soon(loop)
             await server.serve(sockets=[listener])
@@ -282,12 +282,12 @@ async def _sweep(connections: Connections, bugs: BugFence) -> None:
     await bugs.rounds("connections", sweep, longest_s=_SWEPT_EVERY_S)
 
 
-def _not_taken(desk: Desk, reason: str, address: str) -> None:
-    desk.refusals.note_from(address, "connection_refused", reason=reason)
+def _not_taken(context: Context, reason: str, address: str) -> None:
+    context.refusals.note_from(address, "connection_refused", reason=reason)
 
 
 async def _stop_on_signal(
-    desk: Desk,
+    context: Context,
     server: _Server,
     manager: ServiceManager,
     signals: AsyncIterator[signal.Signals],
@@ -300,8 +300,8 @@ async def _stop_on_signal(
             continue
         manager.stopping("stopping")
         server.should_exit = True
-        with desk.bugs.contained("stop"):
-            desk.stop()
+        with context.bugs.contained("stop"):
+            context.waiting.stop()
 
 
 def _listen(host: str, port: int) -> Listening:

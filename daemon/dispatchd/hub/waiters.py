@@ -10,6 +10,7 @@ from attrs import define, field
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.events import News
+from dispatchd.hub.domain.model import HubJob
 
 _MOST_OVERTAKEN: Final = 4
 """Most polls of one machine and kind that are held beside the newest (count)."""
@@ -58,6 +59,30 @@ class Poll:
     """News that it got and has not used yet."""
     is_over: bool = field(default=False, init=False)
     """True if it is to be answered now, with a job or without."""
+
+    def take_news(self) -> list[News]:
+        """Return the unused news, which the poll no longer has."""
+        news, self.news = self.news, []
+        return news
+
+    def arm(self) -> list[News]:
+        """Return the unused news; news from now on wakes the poll."""
+        self.woken = anyio.Event()
+        return self.take_news()
+
+    def add(self, news: News) -> None:
+        """Give news to the poll, and wake it."""
+        self.news.append(news)
+        self.woken.set()
+
+    def end(self) -> None:
+        """Wake the poll to be answered now."""
+        self.is_over = True
+        self.woken.set()
+
+    def bind(self, binding: Binding) -> None:
+        """Set the machine's binding."""
+        self.binding = binding
 
     @property
     def line(self) -> tuple[str, bool]:
@@ -128,10 +153,9 @@ class Polls:
     def renew(self, poll: Poll) -> list[News]:
         """Arm a held poll, so that news from now on wakes it; return the news that it got before.
 
-        The caller looks for a job next. It gives unused news back (`keep`) or passes it on (`tell`).
+        The caller looks for a job next. It gives unused news back (`keep`) or passes it on (`wake`).
         """
-        news, poll.news = poll.news, []
-        poll.woken = anyio.Event()
+        news = poll.arm()
         self._held[poll] = None
         return news
 
@@ -139,7 +163,7 @@ class Polls:
         """Give news back to a poll, which has to use it again."""
         poll.news.extend(news)
 
-    def tell(self, news: News) -> None:
+    def wake(self, news: News) -> None:
         """Wake the poll that has waited longest among those that can use the job.
 
         A poll that can perhaps use it is woken as well, and the search continues.
@@ -147,8 +171,7 @@ class Polls:
         for poll in list(self._held):
             if poll.wants(news) and self.counts(poll):
                 del self._held[poll]
-                poll.news.append(news)
-                poll.woken.set()
+                poll.add(news)
                 if poll.knows(news):
                     return
 
@@ -156,8 +179,7 @@ class Polls:
         """End the polls of a machine, so that it sends heartbeats and learns the state of its jobs."""
         for line, poll in self._newest.items():
             if line[0] == machine:
-                poll.is_over = True
-                poll.woken.set()
+                poll.end()
 
     def wake_all(self) -> None:
         """Wake every poll, for example at a stop or after news may have been missed."""
@@ -172,8 +194,7 @@ class Polls:
         if len(others) > _MOST_OVERTAKEN:
             oldest = next(iter(others))
             del others[oldest]
-            oldest.is_over = True
-            oldest.woken.set()
+            oldest.end()
 
     def _let_go(self, poll: Poll) -> None:
         others = self._overtaken.get(poll.line, {})
@@ -182,6 +203,43 @@ class Polls:
             self._overtaken.pop(poll.line, None)
 
     def _pass_on(self, poll: Poll) -> None:
-        unused, poll.news = poll.news, []
-        for news in unused:
-            self.tell(news)
+        for news in poll.take_news():
+            self.wake(news)
+
+
+@define
+class Waiting:
+    """All requests of this process that wait."""
+
+    polls: Polls = field(factory=Polls, init=False)
+    """Long polls that wait for a job."""
+    watchers: Watchers = field(factory=Watchers, init=False)
+    """Requests that wait for a change of one job each."""
+    changed: Notifier = field(factory=Notifier, init=False)
+    """Notifies when a job has changed its state."""
+    stopping: bool = field(default=False, init=False)
+    """True once no request may be held any more."""
+
+    def stop(self) -> None:
+        """End every held request now."""
+        self.stopping = True
+        self.wake_all()
+
+    def notify(self, job: HubJob) -> None:
+        """Wake the requests that wait for a job's change."""
+        self.receive(News.of(job))
+
+    def receive(self, news: News) -> None:
+        """Wake the requests that wait for such news, whichever process sent them."""
+        if news.is_queued:
+            self.polls.wake(news)
+        elif news.machine:
+            self.polls.end(news.machine)
+        self.watchers.notify(news.job_id)
+        self.changed.notify()
+
+    def wake_all(self) -> None:
+        """Wake all waiting requests, for example after news may have been missed."""
+        self.polls.wake_all()
+        self.watchers.wake_all()
+        self.changed.notify()

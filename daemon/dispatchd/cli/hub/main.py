@@ -98,7 +98,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     import anyio
     import structlog
 
-    from dispatchd.hub.context import Desk
+    from dispatchd.hub.context import Context
     from dispatchd.hub.main import favour_the_loop
     from dispatchd.hub.main import serve as serve_hub
     from dispatchd.hub.storage.sole_server import sole_server
@@ -118,20 +118,20 @@ def serve(config_file: Path, port_file: Path | None) -> None:
 
     settings, database = open_database(config_file, migrating)
 
-    async def serve_desk() -> None:
+    async def serve_context() -> None:
         with anyio.open_signal_receiver(
             signal.SIGTERM, signal.SIGINT, signal.SIGHUP
         ) as signals:
             await serve_hub(
-                desk, partial(_announce, settings, port_file), manager, signals
+                context, partial(_announce, settings, port_file), manager, signals
             )
 
     try:
         with sole_server(database.file):
             with busy_is_said("start the hub"):
-                desk = Desk.at(settings, database, known, environment=environment)
+                context = Context.at(settings, database, known, environment=environment)
             favour_the_loop()
-            anyio.run(serve_desk)
+            anyio.run(serve_context)
     finally:
         database.close()
 

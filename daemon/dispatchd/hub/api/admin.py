@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from dispatchd.hub.api.views import delivery_document, pause_document, token_document
 from dispatchd.hub.auth.hashing import hashed, new_secret
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import Token
 from dispatchd.hub.domain.scopes import ADMIN, READ
 from dispatchd.hub.extension import Extension
@@ -26,7 +26,7 @@ _LONGEST_LIST: Final = 1000
 class Admin:
     """Routes for the hub's administration."""
 
-    desk: Desk
+    context: Context
     intake: Intake
     extension: Extension
 
@@ -52,8 +52,8 @@ class Admin:
 
     async def list_tokens(self, request: Request) -> Response:
         """Return every token; secrets are never shown."""
-        await self.desk.require(request, ADMIN)
-        found = await self.desk.use(self.desk.tokens.list)
+        await self.context.require(request, ADMIN)
+        found = await self.context.use(self.context.stores.tokens.list)
         return JSONResponse({"tokens": [token_document(each) for each in found]})
 
     async def add_token(self, request: Request) -> Response:
@@ -62,7 +62,7 @@ class Admin:
         Raises:
             Refused: The name is taken.
         """
-        await self.desk.require(request, ADMIN)
+        await self.context.require(request, ADMIN)
         body = await read_body(request, "token-request")
         scopes = body["scopes"]
         words = [str(each) for each in scopes] if isinstance(scopes, list) else []
@@ -71,9 +71,9 @@ class Admin:
             name=str(body["name"]),
             token_hash=hashed(given),
             scopes=" ".join(sorted(set(words))),
-            created_at=self.desk.now(),
+            created_at=self.context.now(),
         )
-        if not await self.desk.use(lambda: self.desk.tokens.add(token)):
+        if not await self.context.use(lambda: self.context.stores.tokens.add(token)):
             message = f"there is already a token {token.name}"
             raise Refused(HTTPStatus.CONFLICT, message)
         answer = {**token_document(token), "token": given}
@@ -86,17 +86,21 @@ class Admin:
             LastAdminToken: It is the last one for `admin`.
             Refused: There is no valid token of that name.
         """
-        await self.desk.require(request, ADMIN)
-        name, now = request.path_params["name"], self.desk.now()
-        if not await self.desk.use(lambda: self.desk.tokens.revoke(name, now=now)):
+        await self.context.require(request, ADMIN)
+        name, now = request.path_params["name"], self.context.now()
+        if not await self.context.use(
+            lambda: self.context.stores.tokens.revoke(name, now=now)
+        ):
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no valid token {name}")
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
     async def list_deliveries(self, request: Request) -> Response:
         """Return the newest deliveries, sorted oldest first."""
-        await self.desk.require(request, READ)
+        await self.context.require(request, READ)
         limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
-        found = await self.desk.use(lambda: self.desk.deliveries.list(limit))
+        found = await self.context.use(
+            lambda: self.context.stores.deliveries.list(limit)
+        )
         return JSONResponse({"deliveries": [delivery_document(each) for each in found]})
 
     async def redeliver(self, request: Request) -> Response:
@@ -106,13 +110,15 @@ class Admin:
             PayloadGone: The payload of one was removed.
             Refused: There is no such delivery, or its jobs are gone.
         """
-        await self.desk.require(request, ADMIN)
+        await self.context.require(request, ADMIN)
         delivery_id = request.path_params["id"]
-        delivery = await self.desk.use(lambda: self.desk.deliveries.get(delivery_id))
+        delivery = await self.context.use(
+            lambda: self.context.stores.deliveries.get(delivery_id)
+        )
         if delivery is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no delivery {delivery_id}")
-        found = await self.desk.use(
-            lambda: [self.desk.reader.get(each) for each in delivery.job_ids]
+        found = await self.context.use(
+            lambda: [self.context.stores.reader.get(each) for each in delivery.job_ids]
         )
         jobs = [job for job in found if job is not None]
         if not jobs:
@@ -120,36 +126,38 @@ class Admin:
             raise Refused(HTTPStatus.GONE, message)
         again = [await self.intake.again(job) for job in jobs]
         kept = evolve(delivery, state="redelivered", job_ids=tuple(again))
-        await self.desk.use(lambda: self.desk.deliveries.keep(kept))
+        await self.context.use(lambda: self.context.stores.deliveries.keep(kept))
         made = {"id": again[-1], "ids": again}
         return JSONResponse(made, status_code=HTTPStatus.CREATED)
 
     async def dispatch(self, request: Request) -> Response:
         """Return whether jobs are dispatched."""
-        await self.desk.require(request, READ)
-        return JSONResponse(pause_document(await self.desk.use(self.desk.pauses.get)))
+        await self.context.require(request, READ)
+        return JSONResponse(
+            pause_document(await self.context.use(self.context.stores.pauses.get))
+        )
 
     async def pause(self, request: Request) -> Response:
         """Pause dispatch: only cancel jobs are dispatched until it is resumed."""
-        await self.desk.require(request, ADMIN)
+        await self.context.require(request, ADMIN)
         body = await read_body(request, "pause-request")
-        pause = Pause(since=self.desk.now(), reason=str(body.get("reason") or ""))
-        await self.desk.use(lambda: self.desk.pauses.begin(pause))
+        pause = Pause(since=self.context.now(), reason=str(body.get("reason") or ""))
+        await self.context.use(lambda: self.context.stores.pauses.begin(pause))
         return JSONResponse(pause_document(pause))
 
     async def resume(self, request: Request) -> Response:
         """Resume dispatch."""
-        await self.desk.require(request, ADMIN)
-        await self.desk.use(self.desk.pauses.end)
-        self.desk.wake_all()
+        await self.context.require(request, ADMIN)
+        await self.context.use(self.context.stores.pauses.end)
+        self.context.waiting.wake_all()
         return JSONResponse(pause_document(None))
 
     async def prune(self, request: Request) -> Response:
         """Remove jobs and deliveries that are older than some days."""
-        await self.desk.require(request, ADMIN)
+        await self.context.require(request, ADMIN)
         body = await read_body(request, "prune-request")
-        days = float(str(body.get("days", self.desk.settings.retention.days)))
-        removed = await self.desk.use(
-            lambda: prune(self.desk, self.extension, days, now=self.desk.now())
+        days = float(str(body.get("days", self.context.settings.retention.days)))
+        removed = await self.context.use(
+            lambda: prune(self.context, self.extension, days, now=self.context.now())
         )
         return JSONResponse({"removed": removed})

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.hub.auth.hashing import hashed
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.model import ENDED, HubJob, Machine
 from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
@@ -29,7 +29,7 @@ _WITH_REASON: Final = Limits(longest=48 * 1024)
 class Dispatch:
     """Routes on which machines report jobs."""
 
-    desk: Desk
+    context: Context
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -51,8 +51,8 @@ class Dispatch:
             Refused: The job has ended.
         """
         body = await read_proven(request, "accept-request", Limits(), self._prove)
-        run_id, now = str(body["dag_run_id"]), self.desk.now()
-        lease_until = now + self.desk.settings.leases.seconds
+        run_id, now = str(body["dag_run_id"]), self.context.now()
+        lease_until = now + self.context.settings.leases.seconds
         job = await self._change(
             request,
             body,
@@ -69,8 +69,8 @@ class Dispatch:
     async def finish(self, request: Request) -> Response:
         """Store the outcome of a job."""
         body = await read_proven(request, "finish-request", _OF_FINISH, self._prove)
-        result = await self.desk.use(lambda: result_of(body))
-        now = self.desk.now()
+        result = await self.context.use(lambda: result_of(body))
+        now = self.context.now()
         await self._change(
             request,
             body,
@@ -84,8 +84,8 @@ class Dispatch:
             request, "heartbeat-request", _WITH_REASON, self._prove
         )
         standing = standing_of(body)
-        lease_s = self.desk.settings.leases.seconds
-        lease_until = self.desk.now() + lease_s
+        lease_s = self.context.settings.leases.seconds
+        lease_until = self.context.now() + lease_s
         job = await self._change(
             request,
             body,
@@ -100,7 +100,7 @@ class Dispatch:
     async def release(self, request: Request) -> Response:
         """Release a job that hasn't started."""
         body = await read_proven(request, "release-request", _WITH_REASON, self._prove)
-        now = self.desk.now()
+        now = self.context.now()
         await self._change(
             request, body, lambda job, claim: rules.release(job, claim, now=now)
         )
@@ -118,20 +118,22 @@ class Dispatch:
         def change() -> tuple[HubJob, HubJob] | None:
             machine = self._machine(body)
             claim = Claim(machine=machine.server_id, token_hash=token_hash)
-            return self.desk.jobs.change(job_id, lambda job: decide(job, claim))
+            return self.context.stores.jobs.change(
+                job_id, lambda job: decide(job, claim)
+            )
 
-        changed = await self.desk.use(change)
+        changed = await self.context.use(change)
         if changed is None:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such job")
         before, after = changed
         if after.state is not before.state:
-            self.desk.tell(after)
+            self.context.waiting.notify(after)
         elif _told(after) != _told(before):
-            self.desk.changed.notify()
+            self.context.waiting.changed.notify()
         return after
 
     async def _prove(self, credentials: dict[str, Json]) -> None:
-        await self.desk.use(lambda: self._machine(credentials))
+        await self.context.use(lambda: self._machine(credentials))
 
     def _machine(self, body: dict[str, Json]) -> Machine:
         """Return the machine that makes a call about a job. Blocks.
@@ -139,7 +141,7 @@ class Dispatch:
         Raises:
             Refused: The credentials are not valid, or the machine has been revoked.
         """
-        machine = self.desk.authenticate(body, "secret")
+        machine = self.context.authenticate(body, "secret")
         if machine.revoked_at:
             raise Refused(HTTPStatus.UNAUTHORIZED, "this machine has been revoked")
         return machine

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.hub.api.views import attempt_document, job_document, texts_document
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.model import ENDED, HubJob, State, Submission
 from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT, allows
@@ -43,7 +43,7 @@ _FINISHED: Final = "finished"
 class Jobs:
     """Routes on which people and programs submit, watch and change jobs."""
 
-    desk: Desk
+    context: Context
     intake: Intake
     extension: Extension
 
@@ -67,7 +67,7 @@ class Jobs:
         Raises:
             Refused: The id is taken, or the job would end others and the token lacks `admin`.
         """
-        token = await self.desk.require(request, SUBMIT)
+        token = await self.context.require(request, SUBMIT)
         found = await read_members(request, "submit-request", LARGEST_JOB_BODY)
         document = {
             name: member.value for name, member in found.items() if name not in TEXTS
@@ -77,7 +77,7 @@ class Jobs:
             document.pop("supersede", None),
         )
         if is_cancel(document) or supersedes is True:
-            self.desk.allow(request, token, ADMIN, what="a job that ends others")
+            self.context.allow(request, token, ADMIN, what="a job that ends others")
         # In the form in which every kind of database stores it (storage/schema.py, Words).
         job_id = str(document.get("id") or uuid4()).replace(
             "\0", "\N{REPLACEMENT CHARACTER}"
@@ -97,33 +97,40 @@ class Jobs:
 
     async def list(self, request: Request) -> Response:
         """Return the newest jobs, sorted oldest first."""
-        await self.desk.require(request, READ)
+        await self.context.require(request, READ)
         wanted = wanted_jobs(request, "100")
-        jobs, names = await self.desk.use(
-            lambda: (self.desk.reader.list(wanted), self.desk.machines.names())
+        jobs, names = await self.context.use(
+            lambda: (
+                self.context.stores.reader.list(wanted),
+                self.context.stores.machines.names(),
+            )
         )
         # Without their outputs, which may be 16 kB each.
         return JSONResponse({"jobs": [self._document(job, names) for job in jobs]})
 
     async def show(self, request: Request) -> Response:
         """Return one job; with `wait` (seconds), as soon as it has reached the state `until` or the time is over."""
-        await self.desk.require(request, READ)
+        await self.context.require(request, READ)
         job_id = request.path_params["job_id"]
         until = request.query_params.get("until", _FINISHED)
         deadline = anyio.current_time() + seconds(
             request.query_params.get("wait"), _LONGEST_WATCH_S
         )
-        with self.desk.watchers.watch(job_id) as bell:
+        with self.context.waiting.watchers.watch(job_id) as bell:
             while True:
                 rings = bell.next
                 job = await self._job(job_id)
                 left_s = deadline - anyio.current_time()
-                if has_reached(job, until) or left_s <= 0 or self.desk.stopping:
+                if (
+                    has_reached(job, until)
+                    or left_s <= 0
+                    or self.context.waiting.stopping
+                ):
                     break
                 with anyio.move_on_after(left_s):
                     await rings.wait()
-        reader, machines = self.desk.reader, self.desk.machines
-        attempts, names = await self.desk.use(
+        reader, machines = self.context.stores.reader, self.context.stores.machines
+        attempts, names = await self.context.use(
             lambda: (reader.attempts(job_id), machines.names())
         )
         return JSONResponse(
@@ -136,21 +143,21 @@ class Jobs:
 
     async def cancel(self, request: Request) -> Response:
         """End a job: at once where no machine has it, else through its machine."""
-        await self.desk.require(request, ADMIN)
+        await self.context.require(request, ADMIN)
         job = await self.end(request.path_params["job_id"])
-        names = await self.desk.use(self.desk.machines.names)
+        names = await self.context.use(self.context.stores.machines.names)
         return JSONResponse(self._document(job, names))
 
     async def requeue(self, request: Request) -> Response:
         """Submit an ended job again, under a new id: machines never run one id twice."""
-        await self.desk.require(request, ADMIN)
+        await self.context.require(request, ADMIN)
         new_id = request.query_params.get("new_id", "")
         again = await self.again(request.path_params["job_id"], new_id)
         return JSONResponse({"id": again}, status_code=HTTPStatus.CREATED)
 
     def _document(self, job: HubJob, names: Mapping[str, str]) -> dict[str, Json]:
         link = self.extension.link_of(job)
-        return job_document(job, now=self.desk.now(), names=names, link=link)
+        return job_document(job, now=self.context.now(), names=names, link=link)
 
     async def end(self, job_id: str) -> HubJob:
         """Cancel a job for the hub's owner, and return it as it is then.
@@ -159,15 +166,15 @@ class Jobs:
             JobEnded: It has already ended.
             Refused: There is no such job.
         """
-        now = self.desk.now()
-        changed = await self.desk.use(
-            lambda: self.desk.jobs.change(
+        now = self.context.now()
+        changed = await self.context.use(
+            lambda: self.context.stores.jobs.change(
                 job_id, lambda job: rules.cancel(job, now=now)
             )
         )
         if changed is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
-        self.desk.tell(changed[1])
+        self.context.waiting.notify(changed[1])
         return changed[1]
 
     async def again(self, job_id: str, new_id: str = "") -> str:
@@ -193,7 +200,7 @@ class Jobs:
         return await self.intake.again(job, new_id)
 
     async def _job(self, job_id: str) -> HubJob:
-        job = await self.desk.use(lambda: self.desk.reader.get(job_id))
+        job = await self.context.use(lambda: self.context.stores.reader.get(job_id))
         if job is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
         return job

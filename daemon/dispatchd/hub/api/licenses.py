@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from dispatchd.hub.auth.hashing import hashed, new_secret
 from dispatchd.hub.auth.signing import signing_key
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import Machine
 from dispatchd.hub.http_bodies import Refused, read_body
 from dispatchd.protocol.license import VERSION
@@ -31,7 +31,7 @@ _LONGEST_NAME: Final = 512
 class Licenses:
     """Routes on which a machine gets and refreshes its identity."""
 
-    desk: Desk
+    context: Context
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -51,7 +51,7 @@ class Licenses:
         if len(server_id) > _LONGEST_NAME:
             message = f"$.server_id must have {_LONGEST_NAME} or fewer characters"
             raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, message)
-        now = self.desk.now()
+        now = self.context.now()
 
         def decide(machine: Machine, namesake: Machine | None) -> Machine:
             _check_key(machine, namesake, server_id, now)
@@ -59,13 +59,13 @@ class Licenses:
                 machine,
                 server_id=server_id,
                 secret_hash=hashed(secret),
-                license_id=self.desk.settings.license_id,
+                license_id=self.context.settings.license_id,
                 activated_at=now,
             )
 
         key_hash = hashed(body["key"])
-        machine = await self.desk.use(
-            lambda: self.desk.machines.enrol(key_hash, server_id, decide)
+        machine = await self.context.use(
+            lambda: self.context.stores.machines.enrol(key_hash, server_id, decide)
         )
         if machine is None:
             raise Refused(HTTPStatus.UNAUTHORIZED, "the license key is not valid here")
@@ -79,16 +79,16 @@ class Licenses:
             Refused: The machine has been revoked.
         """
         body = await read_body(request, "license-heartbeat-request")
-        machine = await self.desk.use(
-            lambda: self.desk.authenticate(body, "heartbeat_secret")
+        machine = await self.context.use(
+            lambda: self.context.authenticate(body, "heartbeat_secret")
         )
         if machine.revoked_at:
             raise Refused(HTTPStatus.GONE, "this machine has been revoked")
         return JSONResponse({"token": await self._token(machine)})
 
     async def _token(self, machine: Machine) -> str:
-        key = await self.desk.use(lambda: signing_key(self.desk.tokens))
-        now = int(self.desk.now())
+        key = await self.context.use(lambda: signing_key(self.context.stores.tokens))
+        now = int(self.context.now())
         name = machine.server_id.encode(errors="surrogatepass")
         claims = {
             "jti": machine.license_id,

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from dispatchd.hub.api.views import machine_document
 from dispatchd.hub.auth.hashing import hashed, new_secret
 from dispatchd.hub.auth.signing import fingerprint, public_key
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.model import Machine
 from dispatchd.hub.domain.scopes import ADMIN, READ
@@ -27,7 +27,7 @@ _KEY_LIFE_S: Final = 7 * 24 * 3600
 class Machines:
     """Routes on which machines are added, listed and revoked."""
 
-    desk: Desk
+    context: Context
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -42,8 +42,8 @@ class Machines:
 
     async def list(self, request: Request) -> Response:
         """Return every machine."""
-        await self.desk.require(request, READ)
-        found = await self.desk.use(lambda: machine_documents(self.desk))
+        await self.context.require(request, READ)
+        found = await self.context.use(lambda: machine_documents(self.context))
         return JSONResponse({"machines": [*found]})
 
     async def add(self, request: Request) -> Response:
@@ -52,7 +52,7 @@ class Machines:
         Raises:
             Refused: The name is taken.
         """
-        await self.desk.require(request, ADMIN)
+        await self.context.require(request, ADMIN)
         body = await read_body(request, "machine-request")
         name, fixed = str(body["name"]), bool(body.get("fixed_secret"))
         given = new_secret("machine" if fixed else "enrol")
@@ -60,10 +60,12 @@ class Machines:
             name,
             given,
             fixed=fixed,
-            license_id=self.desk.settings.license_id,
-            now=self.desk.now(),
+            license_id=self.context.settings.license_id,
+            now=self.context.now(),
         )
-        if not await self.desk.use(lambda: self.desk.machines.add(machine)):
+        if not await self.context.use(
+            lambda: self.context.stores.machines.add(machine)
+        ):
             raise Refused(HTTPStatus.CONFLICT, f"there is already a machine {name}")
         answer = await self._given(machine, given)
         return JSONResponse(answer, status_code=HTTPStatus.CREATED)
@@ -73,8 +75,8 @@ class Machines:
 
         Its old secret stays valid until it has activated the key.
         """
-        await self.desk.require(request, ADMIN)
-        now = self.desk.now()
+        await self.context.require(request, ADMIN)
+        now = self.context.now()
         given = {True: new_secret("machine"), False: new_secret("enrol")}
 
         def decide(machine: Machine) -> Machine:
@@ -100,47 +102,55 @@ class Machines:
 
         Jobs that it has already go on.
         """
-        await self.desk.require(request, ADMIN)
+        await self.context.require(request, ADMIN)
         body = await read_body(request, "machine-binding-request")
         binding = Binding(
             workflows=_names(body.get("workflows")),
             repositories=_names(body.get("repositories")),
         )
         machine = await self._change(request, lambda found: found)
-        await self.desk.use(lambda: self.desk.bindings.put(machine.name, binding))
-        self.desk.wake_all()
+        await self.context.use(
+            lambda: self.context.stores.bindings.put(machine.name, binding)
+        )
+        self.context.waiting.wake_all()
         return await self._shown(machine)
 
     async def revoke(self, request: Request) -> Response:
         """Revoke a machine. It can no longer pull or report jobs."""
-        await self.desk.require(request, ADMIN)
-        now = self.desk.now()
+        await self.context.require(request, ADMIN)
+        now = self.context.now()
         machine = await self._change(
             request, lambda found: evolve(found, revoked_at=found.revoked_at or now)
         )
         return await self._shown(machine)
 
     async def _shown(self, machine: Machine) -> Response:
-        binding = await self.desk.use(lambda: self.desk.bindings.get(machine.name))
-        now = self.desk.now()
+        binding = await self.context.use(
+            lambda: self.context.stores.bindings.get(machine.name)
+        )
+        now = self.context.now()
         return JSONResponse(machine_document(machine, now=now, binding=binding))
 
     async def _change(
         self, request: Request, decide: Callable[[Machine], Machine]
     ) -> Machine:
         name = request.path_params["name"]
-        machine = await self.desk.use(lambda: self.desk.machines.change(name, decide))
+        machine = await self.context.use(
+            lambda: self.context.stores.machines.change(name, decide)
+        )
         if machine is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no machine {name}")
         return machine
 
     async def _given(self, machine: Machine, given: str) -> dict[str, Json]:
         """Return the document of a machine with its new credentials, which are shown only this once."""
-        binding = await self.desk.use(lambda: self.desk.bindings.get(machine.name))
-        document = machine_document(machine, now=self.desk.now(), binding=binding)
+        binding = await self.context.use(
+            lambda: self.context.stores.bindings.get(machine.name)
+        )
+        document = machine_document(machine, now=self.context.now(), binding=binding)
         if is_fixed(machine):
             return {**document, "secret": given}
-        public = await self.desk.use(lambda: public_key(self.desk.tokens))
+        public = await self.context.use(lambda: public_key(self.context.stores.tokens))
         return {
             **document,
             "enrolment_key": given,
@@ -150,11 +160,13 @@ class Machines:
         }
 
 
-def machine_documents(desk: Desk) -> list[dict[str, Json]]:
+def machine_documents(context: Context) -> list[dict[str, Json]]:
     """Return the documents of all machines, by name. Blocks."""
-    now = desk.now()
-    bindings = desk.bindings.all()
-    heard_at = desk.reader.heard_at(lease_s=desk.settings.leases.seconds, now=now)
+    now = context.now()
+    bindings = context.stores.bindings.all()
+    heard_at = context.stores.reader.heard_at(
+        lease_s=context.settings.leases.seconds, now=now
+    )
     return [
         machine_document(
             each,
@@ -162,7 +174,7 @@ def machine_documents(desk: Desk) -> list[dict[str, Json]]:
             heard_at=heard_at.get(each.server_id, 0.0),
             binding=bindings.get(each.name, FREE),
         )
-        for each in desk.machines.list()
+        for each in context.stores.machines.list()
     ]
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from typing import Final
 
 import anyio
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from dispatchd.hub.api.views import machine_state, silent_s
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.scopes import READ
 from dispatchd.hub.extension import Extension
@@ -36,8 +36,10 @@ _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 class Probes:
     """Routes for monitoring."""
 
-    desk: Desk
+    context: Context
     extension: Extension
+    connections: Sized
+    """Open connections of the hub."""
     answers: Counter[tuple[str, int]] = field(factory=Counter, init=False)
     """Answers sent, by call and status (count)."""
     _checked_at: float = field(default=-math.inf, init=False)
@@ -66,7 +68,7 @@ class Probes:
         Raises:
             StorageBusy: They can't.
         """
-        if self.desk.stopping:
+        if self.context.waiting.stopping:
             message = "the hub is stopping"
             raise StorageBusy(message)
         # Anybody may call this, so frequent calls must not keep the disk busy: calls during a check share its result.
@@ -81,19 +83,19 @@ class Probes:
         if self._failed is not None:
             raise StorageBusy(str(self._failed)) from self._failed
         # A bug in a loop must not make the hub unready: it would take all hub processes away from the machines.
-        return JSONResponse({"message": "ready", "bugs": self.desk.bugs.words})
+        return JSONResponse({"message": "ready", "bugs": self.context.bugs.words})
 
     async def _check(self) -> StorageBusy | None:
         try:
-            await self.desk.use(self.desk.database.check)
+            await self.context.use(self.context.stores.database.check)
         except StorageBusy as error:
             return error
         return None
 
     async def metrics(self, request: Request) -> Response:
         """Return the metrics in the text form of Prometheus."""
-        await self.desk.require(request, READ)
-        found = await self.desk.use(lambda: list(self._collect()))
+        await self.context.require(request, READ)
+        found = await self.context.use(lambda: list(self._collect()))
         registry = CollectorRegistry()
         registry.register(_Collected(found))
         return PlainTextResponse(generate_latest(registry), media_type=_TYPE)
@@ -117,11 +119,11 @@ class Probes:
         jobs = GaugeMetricFamily(
             "dispatchd_hub_jobs", "Jobs by state.", labels=["state"]
         )
-        for state, count in self.desk.reader.counts().items():
+        for state, count in self.context.stores.reader.counts().items():
             jobs.add_metric([state], count)
         yield jobs
-        oldest = self.desk.reader.oldest_queued_at()
-        waits_s = 0.0 if oldest is None else max(0.0, self.desk.now() - oldest)
+        oldest = self.context.stores.reader.oldest_queued_at()
+        waits_s = 0.0 if oldest is None else max(0.0, self.context.now() - oldest)
         yield GaugeMetricFamily(
             "dispatchd_hub_oldest_queued_seconds",
             "For how long the job waits that was submitted first.",
@@ -130,17 +132,17 @@ class Probes:
         yield GaugeMetricFamily(
             "dispatchd_hub_held_polls",
             "Machines that wait here for a job.",
-            value=len(self.desk.polls),
+            value=len(self.context.waiting.polls),
         )
         yield GaugeMetricFamily(
             "dispatchd_hub_connections",
             "Open connections.",
-            value=len(self.desk.connections),
+            value=len(self.connections),
         )
         yield GaugeMetricFamily(
             "dispatchd_hub_paused",
             "1 while dispatch is paused, else 0.",
-            value=0 if self.desk.pauses.get() is None else 1,
+            value=0 if self.context.stores.pauses.get() is None else 1,
         )
         yield from self._of_machines()
         yield from self._of_checks()
@@ -156,7 +158,7 @@ class Probes:
         yield answers
 
     def _of_bugs(self) -> Iterator[Metric]:
-        bugs = self.desk.bugs
+        bugs = self.context.bugs
         met = CounterMetricFamily(
             "dispatchd_hub_bugs", "Bugs that were contained, by loop.", labels=["loop"]
         )
@@ -178,10 +180,10 @@ class Probes:
             "For how long nothing has been heard of a machine that may pull.",
             labels=["machine"],
         )
-        now, states = self.desk.now(), Counter[str]()
-        lease_s = self.desk.settings.leases.seconds
-        heard = self.desk.reader.heard_at(lease_s=lease_s, now=now)
-        for each in self.desk.machines.list():
+        now, states = self.context.now(), Counter[str]()
+        lease_s = self.context.settings.leases.seconds
+        heard = self.context.stores.reader.heard_at(lease_s=lease_s, now=now)
+        for each in self.context.stores.machines.list():
             heard_at = heard.get(each.server_id, 0.0)
             state = machine_state(each, now=now, heard_at=heard_at)
             states[state] += 1
@@ -194,7 +196,7 @@ class Probes:
         yield silent
 
     def _of_checks(self) -> Iterator[Metric]:
-        owed, failing = self.desk.checks.owed_count()
+        owed, failing = self.context.stores.checks.owed_count()
         checks = GaugeMetricFamily(
             "dispatchd_hub_checks_owed",
             "Checks of which GitHub has to be told something, by whether that has failed.",

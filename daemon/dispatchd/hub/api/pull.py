@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dispatchd.hub.auth.hashing import hashed
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.binding import Binding
 from dispatchd.hub.domain.errors import Locked, StorageBusy
@@ -73,7 +73,7 @@ class _Asking:
 class Pull:
     """Route on which machines get jobs."""
 
-    desk: Desk
+    context: Context
     extension: Extension
     _noted: dict[str, tuple[float, str]] = field(factory=dict, init=False)
     """Machine -> time of its last stored pull (seconds since the epoch), and its declared workflows."""
@@ -85,7 +85,7 @@ class Pull:
     async def pull(self, request: Request) -> Response:
         """Dispatch the next job; wait for one as long as the machine prefers."""
         body = await read_proven(request, "pull-request", _OF_PULL, self._prove_puller)
-        asking = await self.desk.use(lambda: self._asking(body))
+        asking = await self.context.use(lambda: self._asking(body))
         wait = _PREFER_WAIT.search(request.headers.get("prefer", ""))
         hold_s = seconds(wait.group(1), _LONGEST_HOLD_S) if wait else 0.0
         headers = {"Preference-Applied": f"wait={hold_s:g}"} if wait else {}
@@ -99,7 +99,7 @@ class Pull:
         )
 
     async def _prove_puller(self, credentials: dict[str, Json]) -> None:
-        await self.desk.use(lambda: self._puller(credentials))
+        await self.context.use(lambda: self._puller(credentials))
 
     def _puller(self, body: dict[str, Json]) -> Machine:
         """Return the machine that pulls. Blocks.
@@ -107,7 +107,7 @@ class Pull:
         Raises:
             Refused: The credentials are not valid, or the machine has been revoked.
         """
-        machine = self.desk.authenticate(body, "heartbeat_secret")
+        machine = self.context.authenticate(body, "heartbeat_secret")
         if machine.revoked_at:
             raise Refused(HTTPStatus.GONE, "this machine has been revoked")
         return machine
@@ -131,23 +131,23 @@ class Pull:
             token="",
             workflows=workflows,
             extensions=frozenset(map(str, named)) if isinstance(named, list) else None,
-            binding=self.desk.bindings.get(machine.name),
+            binding=self.context.stores.bindings.get(machine.name),
         )
         if not asking.knows(CLAIM):
             return asking
         return evolve(asking, token=token_urlsafe(24))
 
     def _note(self, machine: Machine, workflows: str) -> None:
-        now = self.desk.now()
+        now = self.context.now()
         at, declared = self._noted.get(machine.name, (0.0, ""))
         if not 0 <= now - at < _NOTED_EVERY_S or declared != workflows:
-            self.desk.machines.note_pull(machine.name, workflows, now=now)
+            self.context.stores.machines.note_pull(machine.name, workflows, now=now)
             self._noted[machine.name] = (now, workflows)
 
     async def _claim_within(
         self, hold_s: float, asking: _Asking, request: Request
     ) -> Claimed | None:
-        polls = self.desk.polls
+        polls = self.context.waiting.polls
         poll = Poll(
             machine=asking.machine.server_id,
             workflows=asking.workflows,
@@ -156,7 +156,9 @@ class Pull:
         deadline = anyio.current_time() + hold_s
         is_first = True
         with polls.hold(poll):
-            while not (self.desk.stopping or await request.is_disconnected()):
+            while not (
+                self.context.waiting.stopping or await request.is_disconnected()
+            ):
                 claimed, again_s = await self._look_for(poll, asking, is_first=is_first)
                 if claimed is not None:
                     return await self._unless_gone(claimed, asking, poll, request)
@@ -175,12 +177,12 @@ class Pull:
 
         The poll keeps the news that it hasn't used.
         """
-        polls = self.desk.polls
+        polls = self.context.waiting.polls
         news, binding = polls.renew(poll), poll.binding
         if not polls.counts(poll):
             return None, _LONGEST_HOLD_S
         try:
-            claimed = await self.desk.use(
+            claimed = await self.context.use(
                 partial(self._look, asking, poll, is_first=is_first)
             )
         except BaseException as error:
@@ -201,18 +203,18 @@ class Pull:
         claim = asking.claim
         if not is_first:
             # It has waited: a machine that was revoked meanwhile must get no job.
-            machine = self.desk.machines.by_server_id(claim.machine)
+            machine = self.context.stores.machines.by_server_id(claim.machine)
             if machine is None or machine.revoked_at:
                 raise Refused(HTTPStatus.GONE, "this machine has been revoked")
-            poll.binding = self.desk.bindings.get(machine.name)
-        leases = self.desk.settings.leases
+            poll.bind(self.context.stores.bindings.get(machine.name))
+        leases = self.context.settings.leases
         # A machine that knows no leases gets more time.
         more_s = 0.0 if asking.knows(LEASE) else leases.patience_s
-        return self.desk.jobs.claim(
+        return self.context.stores.jobs.claim(
             claim.machine,
             claim.token_hash,
             asking.workflows,
-            now=self.desk.now(),
+            now=self.context.now(),
             lease_s=leases.seconds + more_s,
             binding=poll.binding,
         )
@@ -221,12 +223,15 @@ class Pull:
         self, claimed: Claimed, asking: _Asking, poll: Poll, request: Request
     ) -> Claimed | None:
         """Return the claim, or take it back if its machine has hung up or polls again."""
-        if self.desk.polls.counts(poll) and not await request.is_disconnected():
-            self.desk.tell(claimed.job)
+        if (
+            self.context.waiting.polls.counts(poll)
+            and not await request.is_disconnected()
+        ):
+            self.context.waiting.notify(claimed.job)
             return claimed
-        now = self.desk.now()
-        changed = await self.desk.use(
-            lambda: self.desk.jobs.change(
+        now = self.context.now()
+        changed = await self.context.use(
+            lambda: self.context.stores.jobs.change(
                 claimed.job.id,
                 lambda job: rules.take_back(
                     job, asking.claim, before=claimed.before, now=now
@@ -234,14 +239,14 @@ class Pull:
             )
         )
         if changed is not None:
-            self.desk.tell(changed[1])
+            self.context.waiting.notify(changed[1])
         return None
 
     async def _handed_out(self, claimed: Claimed, asking: _Asking) -> bytes:
         size = len(claimed.payload) + len(claimed.headers)
         if size < _THREAD_BYTES:
             return self._written(claimed, asking)
-        return await self.desk.use(lambda: self._written(claimed, asking))
+        return await self.context.use(lambda: self._written(claimed, asking))
 
     def _written(self, claimed: Claimed, asking: _Asking) -> bytes:
         job = claimed.job
@@ -254,7 +259,7 @@ class Pull:
         if asking.token:
             added["claim_token"] = asking.token
         if asking.knows(LEASE):
-            added["lease_seconds"] = self.desk.settings.leases.seconds
+            added["lease_seconds"] = self.context.settings.leases.seconds
         if asking.extensions is not None:
             added["extensions"] = [*self._extensions(job, asking)]
         head = json.dumps({**job.document, **added})

@@ -28,11 +28,16 @@ between."""
 class Accepted(socket.socket):
     """Socket of a connection that is in the table."""
 
-    closing: Callable[[], None]
+    _closed: Callable[[], None] | None = None
+
+    def when_closed(self, call: Callable[[], None]) -> None:
+        """Call back at each close from now on."""
+        self._closed = call
 
     @override
     def close(self) -> None:
-        self.closing()
+        if self._closed is not None:
+            self._closed()
         super().close()
 
 
@@ -83,7 +88,6 @@ class Listening(socket.socket):
         connection, descriptor = self.connections.admit(host, end), taken.fileno()
         if connection is None:
             self.note("too many connections", host)
-            taken.closing = _nothing
             taken.close()
             return False
         self.taken[descriptor] = connection
@@ -92,7 +96,7 @@ class Listening(socket.socket):
             self.connections.remove(connection)
             self.taken.pop(descriptor, None)
 
-        taken.closing = closing
+        taken.when_closed(closing)
         return True
 
     @override
@@ -122,7 +126,3 @@ class Listening(socket.socket):
 def _spare() -> int:
     """Return a spare descriptor, which can be closed to make room for an urgent one."""
     return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _nothing() -> None:
-    """Do nothing."""

@@ -40,13 +40,13 @@ class WatchedProtocol(H11Protocol):
         descriptor = transport.get_extra_info("socket").fileno()
         self._connection = self._taken.get(descriptor)
         if self._connection is not None:
-            self._connection.end = transport.abort
+            self._connection.end_by(transport.abort)
         self._observe()
 
     @override
     def data_received(self, data: bytes) -> None:
         if self._connection is not None:
-            self._connection.size += len(data)
+            self._connection.grow(len(data))
         super().data_received(data)
         self._observe()
         if self._stage() is Stage.DROPPING and not self.transport.is_closing():

@@ -53,6 +53,18 @@ class Connection:
     size: int = 0
     """Bytes that have come in its stage, or are still to be sent (count)."""
 
+    def end_by(self, end: Callable[[], None]) -> None:
+        """Set the call that cuts it off."""
+        self.end = end
+
+    def grow(self, size: int) -> None:
+        """Count bytes that have come in its stage."""
+        self.size += size
+
+    def enter(self, stage: Stage, now: float, size: int) -> None:
+        """Begin a stage, with the bytes that are still to be sent (count)."""
+        self.stage, self.since, self.size = stage, now, size
+
     @property
     def is_silent(self) -> bool:
         """True if the hub waits for its other end."""
@@ -117,7 +129,7 @@ class Connections:
         if connection not in self._all or connection.stage is stage:
             return
         self._forget_silent(connection)
-        connection.stage, connection.since, connection.size = stage, self.now(), size
+        connection.enter(stage, self.now(), size)
         if connection.is_silent:
             self._note_silent(connection)
 

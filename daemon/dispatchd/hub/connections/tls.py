@@ -30,7 +30,13 @@ class ServerTls:
     context: ssl.SSLContext = field(init=False)
     """Context for the server; it passes each connection on to the newest context."""
     _newest: ssl.SSLContext = field(init=False)
-    _seen: _State = field(default=(), init=False)
+    _seen: _State = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._seen = self._state()
+        self._newest = self._loaded()
+        self.context = self._loaded()
+        self.context.sni_callback = self._choose
 
     @classmethod
     def of(cls, cert_file: Path, key_file: Path, config_file: Path) -> "ServerTls":
@@ -39,19 +45,14 @@ class ServerTls:
         Raises:
             ConfigError: The files can't be used.
         """
-        found = cls(cert_file, key_file)
         try:
-            found._seen = found._state()
-            found._newest = found._loaded()
+            return cls(cert_file, key_file)
         except OSError as error:
             # Errors of OpenSSL are OSErrors, too.
-            key, expected = found._problem(error)
+            key, expected = _problem(error, cert_file, key_file)
             raise ConfigError(
                 [Problem(file=config_file, key=key, expected=expected)]
             ) from error
-        found.context = found._loaded()
-        found.context.sni_callback = found._choose
-        return found
 
     def refresh(self) -> None:
         """Load the files if they have changed; if they can't be used, the old certificate stays. Blocks."""
@@ -62,7 +63,7 @@ class ServerTls:
             self._seen = seen
             self._newest = self._loaded()
         except OSError as error:
-            key, expected = self._problem(error)
+            key, expected = _problem(error, self.cert_file, self.key_file)
             structlog.get_logger().warning("tls_not_reloaded", key=key, reason=expected)
             return
         structlog.get_logger().info("tls_reloaded", file=str(self.cert_file))
@@ -83,17 +84,18 @@ class ServerTls:
         context.set_alpn_protocols(["http/1.1"])
         return context
 
-    def _problem(self, error: OSError) -> tuple[str, str]:
-        """Return the key of the configuration that is wrong, and the expectation."""
-        for key, file in (
-            ("tls_cert_file", self.cert_file),
-            ("tls_key_file", self.key_file),
-        ):
-            try:
-                file.read_bytes()
-            except OSError as unreadable:
-                return key, f"must be a readable file: {file}: {unreadable.strerror}"
-        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
-            return "tls_key_file", f"must hold the key of {self.cert_file}"
-        expected = f"must be PEM, with a key without a passphrase ({error})"
-        return "tls_cert_file", expected
+
+def _problem(error: OSError, cert_file: Path, key_file: Path) -> tuple[str, str]:
+    """Return the key of the configuration that is wrong, and the expectation."""
+    for key, file in (
+        ("tls_cert_file", cert_file),
+        ("tls_key_file", key_file),
+    ):
+        try:
+            file.read_bytes()
+        except OSError as unreadable:
+            return key, f"must be a readable file: {file}: {unreadable.strerror}"
+    if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+        return "tls_key_file", f"must hold the key of {cert_file}"
+    expected = f"must be PEM, with a key without a passphrase ({error})"
+    return "tls_cert_file", expected

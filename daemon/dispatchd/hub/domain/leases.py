@@ -44,6 +44,10 @@ class Listening:
         """Record that nothing can be heard now, for example without the database."""
         self.is_interrupted = True
 
+    def leases_are_right(self) -> None:
+        """Record that no stored time is ahead of the hub's any more."""
+        self.was_set_back = False
+
     def hear(self, moment: Moment, *, waited_s: float, lease_s: float) -> bool:
         """Record a round in which machines could be heard; return whether there was a break before it.
 

@@ -8,7 +8,7 @@ from attrs import frozen
 from starlette.routing import Route
 
 from dispatchd.hub.config.github import GithubSettings
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.github.api.client import Client
 from dispatchd.hub.github.api.credentials import Credentials
 from dispatchd.hub.github.api.transport import transport
@@ -45,27 +45,35 @@ class Backend:
 
 
 @asynccontextmanager
-async def backend(desk: Desk, settings: GithubSettings) -> AsyncIterator[Backend]:
-    """Yield the back end. Fails with ConfigError if the key, the token, certificates or proxy can't be used."""
+async def backend(context: Context, settings: GithubSettings) -> AsyncIterator[Backend]:
+    """Yield the back end.
+
+    Raises:
+        ConfigError: The key, the token, certificates or proxy can't be used.
+    """
     async with transport(
-        settings, now=desk.now, known=desk.known, environment=desk.environment
+        settings, now=context.now, known=context.known, environment=context.environment
     ) as way:
         credentials, chance = Credentials.open(settings, way), SystemRandom()
         client = Client(credentials)
-        publisher = Publisher(desk, settings, client, chance)
+        publisher = Publisher(context, settings, client, chance)
         yield Backend(
-            webhook=Webhook.of(desk, settings),
-            run_tokens=RunTokens(desk=desk, settings=settings, credentials=credentials),
+            webhook=Webhook.of(context, settings),
+            run_tokens=RunTokens(
+                context=context, settings=settings, credentials=credentials
+            ),
             publisher=publisher,
             resolver=Resolver(
-                desk=desk,
+                context=context,
                 settings=settings,
                 client=client,
                 gates=publisher.gates,
                 random=chance,
             ),
-            poller=Poller(desk=desk, settings=settings, client=client, random=chance)
+            poller=Poller(
+                context=context, settings=settings, client=client, random=chance
+            )
             if settings.is_app
             else None,
-            lock=Lock(desk.database, desk.bugs),
+            lock=Lock(context.stores.database, context.bugs),
         )

@@ -8,13 +8,13 @@ from attrs import frozen
 from prometheus_client.core import Metric
 from starlette.routing import Route
 
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.links import web_url
 from dispatchd.hub.domain.model import HubJob
 from dispatchd.hub.extension import Loop
 from dispatchd.hub.github.status import GithubStatus, progress_of
 from dispatchd.protocol.extensions import TOKEN
-from dispatchd.protocol.links import link_of
+from dispatchd.protocol.github_event import link_of
 
 if TYPE_CHECKING:
     from dispatchd.hub.github.backend import Backend
@@ -26,14 +26,14 @@ _DAY_S: Final = 86_400.0
 class GithubExtension:
     """GitHub; implements `hub.extension.Extension`."""
 
-    desk: Desk
+    context: Context
     backend: "Backend | None" = None
     """Parts that receive from GitHub or call it; None for a hub without GitHub."""
 
     def routes(self) -> Sequence[Route]:
         """Return the routes, for the application."""
         backend = [] if self.backend is None else self.backend.routes()
-        return [*GithubStatus(self.desk).routes(), *backend]
+        return [*GithubStatus(self.context).routes(), *backend]
 
     def loops(self) -> Sequence[Loop]:
         """Return the loop of the back end."""
@@ -41,11 +41,11 @@ class GithubExtension:
 
     def metrics(self) -> Iterable[Metric]:
         """Return the metrics of the deliveries. Blocks."""
-        return GithubStatus(self.desk).metrics()
+        return GithubStatus(self.context).metrics()
 
     def job_extensions(self, job: HubJob) -> Sequence[str]:
         """Return the extension for tokens, if the rule of an App's job permits a token."""
-        github = self.desk.settings.github
+        github = self.context.settings.github
         if github is None or not (job.by_event and job.document.get("installation_id")):
             return ()
         has_token = bool(github.permissions_of_run(job.document.get("binding_id")))
@@ -53,14 +53,14 @@ class GithubExtension:
 
     def link_of(self, job: HubJob) -> str:
         """Return the address of a job's subject at GitHub; empty for a job that no event made."""
-        github = self.desk.settings.github
+        github = self.context.settings.github
         if github is None or not job.by_event:
             return ""
         return link_of(job.document, web_url(github.api_url))
 
     def handled_until(self, now: float) -> float:
         """Return the time by GitHub's clock up to which the App's deliveries are handled; `now` before the first look. Blocks."""
-        progress = progress_of(self.desk)
+        progress = progress_of(self.context)
         return min(now, (progress.complete_until if progress else 0) or now)
 
     @property
@@ -70,23 +70,23 @@ class GithubExtension:
         GitHub keeps it for the retention, may be asked until then to send it again, and lists the repeat for as long
         again. One day more is for clocks and late entries.
         """
-        github = self.desk.settings.github
+        github = self.context.settings.github
         return 0.0 if github is None else (2 * github.retention_days + 1) * _DAY_S
 
 
 @asynccontextmanager
-async def github_extension(desk: Desk) -> AsyncIterator[GithubExtension]:
+async def github_extension(context: Context) -> AsyncIterator[GithubExtension]:
     """Yield GitHub's extension.
 
     Raises:
         ConfigError: The key, the token, certificates or proxy can't be used.
     """
-    settings = desk.settings.github
+    settings = context.settings.github
     if settings is None:
-        yield GithubExtension(desk)
+        yield GithubExtension(context)
         return
     # It imports the client of GitHub, which a hub without GitHub doesn't need.
     from dispatchd.hub.github.backend import backend  # noqa: PLC0415
 
-    async with backend(desk, settings) as parts:
-        yield GithubExtension(desk, parts)
+    async with backend(context, settings) as parts:
+        yield GithubExtension(context, parts)

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.config.github import GithubSettings
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.model import HubJob, State
 from dispatchd.hub.domain.rules import Claim
@@ -32,7 +32,7 @@ _LEVELS: Final = ("read", "write")
 class RunTokens:
     """Route from which machines get tokens for runs."""
 
-    desk: Desk
+    context: Context
     settings: GithubSettings
     credentials: Credentials
 
@@ -49,7 +49,7 @@ class RunTokens:
         """
         body = await read_body(request, "token-grant-request")
         job_id = request.path_params["job_id"]
-        job = await self.desk.use(lambda: self._held(job_id, body))
+        job = await self.context.use(lambda: self._held(job_id, body))
         wanted = _permissions(body)
         installation = self._allow(job, wanted)
         repository_id = job.document.get("repository_id")
@@ -78,10 +78,10 @@ class RunTokens:
         Raises:
             Refused: It proves no claim.
         """
-        machine = self.desk.authenticate({**body}, "secret")
+        machine = self.context.authenticate({**body}, "secret")
         if machine.revoked_at:
             raise Refused(HTTPStatus.UNAUTHORIZED, "this machine has been revoked")
-        job = self.desk.reader.get(job_id)
+        job = self.context.stores.reader.get(job_id)
         if job is None:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such job")
         token_hash = hashed(body.get("claim_token"))

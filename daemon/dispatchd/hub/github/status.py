@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import State
 from dispatchd.hub.domain.scopes import READ
 from dispatchd.hub.storage.cursors import MarkStore
@@ -23,7 +23,7 @@ from dispatchd.protocol.job import Json
 class GithubStatus:
     """Route and metrics of the status."""
 
-    desk: Desk
+    context: Context
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -31,14 +31,14 @@ class GithubStatus:
 
     async def show(self, request: Request) -> Response:
         """Return the status."""
-        await self.desk.require(request, READ)
-        return JSONResponse(await self.desk.use(self._document))
+        await self.context.require(request, READ)
+        return JSONResponse(await self.context.use(self._document))
 
     def metrics(self) -> Iterator[Metric]:
         """Return the metrics of the deliveries. Blocks."""
-        progress = progress_of(self.desk)
+        progress = progress_of(self.context)
         if progress is not None and progress.complete_until:
-            age_s = max(0.0, self.desk.now() - progress.complete_until)
+            age_s = max(0.0, self.context.now() - progress.complete_until)
             yield GaugeMetricFamily(
                 "dispatchd_hub_github_watermark_age_seconds",
                 "For how long GitHub's deliveries have not all been looked through.",
@@ -46,9 +46,9 @@ class GithubStatus:
             )
 
     def _document(self) -> dict[str, Json]:
-        github = self.desk.settings.github
-        progress = progress_of(self.desk) or Progress()
-        owed, failing = self.desk.checks.owed_count()
+        github = self.context.settings.github
+        progress = progress_of(self.context) or Progress()
+        owed, failing = self.context.stores.checks.owed_count()
         return {
             "ingest": "none" if github is None else github.ingest.value,
             "app_id": 0 if github is None else github.app_id,
@@ -59,13 +59,13 @@ class GithubStatus:
             "losses": [{**asdict(each)} for each in progress.losses],
             "checks_owed": owed,
             "checks_failing": failing,
-            "jobs_received": self.desk.reader.counts()[State.RECEIVED],
+            "jobs_received": self.context.stores.reader.counts()[State.RECEIVED],
         }
 
 
-def progress_of(desk: Desk) -> Progress | None:
+def progress_of(context: Context) -> Progress | None:
     """Return the progress with the App's deliveries; None where the hub isn't an App. Blocks."""
-    github = desk.settings.github
+    github = context.settings.github
     if github is None or not github.is_app:
         return None
-    return Progress.read(MarkStore(desk.database).get(mark_of(github.target)))
+    return Progress.read(MarkStore(context.stores.database).get(mark_of(github.target)))

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from attrs import evolve, frozen
 
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import IdTaken, JobTooLarge, PayloadGone
 from dispatchd.hub.domain.event_kinds import is_by_comment, must_be_asked_about
 from dispatchd.hub.domain.model import Check, Delivery, HubJob, Submission
@@ -23,7 +23,7 @@ _LARGEST_JOB: Final = _LARGEST_READ - 16 * 1024
 class Intake:
     """Submits jobs."""
 
-    desk: Desk
+    context: Context
 
     async def submit(self, submission: Submission) -> bool:
         """Store a job durably and wake those who wait for it; return False, and change nothing, if its id is taken.
@@ -33,11 +33,11 @@ class Intake:
             QueueFull: The queue is full.
             StorageBusy: The database can't be used now.
         """
-        delivery = _delivery(submission, self.desk.now())
-        job = await self.desk.use(lambda: self._keep(submission, delivery))
+        delivery = _delivery(submission, self.context.now())
+        job = await self.context.use(lambda: self._keep(submission, delivery))
         if job is None:
             return False
-        self.desk.tell(job)
+        self.context.waiting.notify(job)
         return True
 
     async def again(self, job: HubJob, new_id: str = "") -> str:
@@ -51,19 +51,22 @@ class Intake:
             PayloadGone: Its payload was removed.
             IdTaken: Another job has the new id.
         """
-        texts, shown = await self.desk.use(
-            lambda: (self.desk.reader.texts(job.id), self.desk.checks.get(job.id))
+        texts, shown = await self.context.use(
+            lambda: (
+                self.context.stores.reader.texts(job.id),
+                self.context.stores.checks.get(job.id),
+            )
         )
         if texts is None:
             raise PayloadGone(job.id)
         check = shown.check if shown else None
         submission = once_more(job, check, *texts, new_id=new_id or str(uuid4()))
-        new = await self.desk.use(lambda: self._keep(submission, again_of=job))
+        new = await self.context.use(lambda: self._keep(submission, again_of=job))
         if new is not None:
-            self.desk.tell(new)
+            self.context.waiting.notify(new)
             return new.id
-        reader = self.desk.reader
-        earlier, its_texts = await self.desk.use(
+        reader = self.context.stores.reader
+        earlier, its_texts = await self.context.use(
             lambda: (reader.get(submission.id), reader.texts(submission.id))
         )
         if (
@@ -82,9 +85,9 @@ class Intake:
     ) -> HubJob | None:
         if submission.size > _LARGEST_JOB:
             raise JobTooLarge(_LARGEST_READ)
-        queue, now = self.desk.settings.queue, self.desk.now()
+        queue, now = self.context.settings.queue, self.context.now()
         supersedes = submission.supersedes and queue.supersede
-        return Admission(self.desk.database).submit(
+        return Admission(self.context.stores.database).submit(
             evolve(submission, supersedes=supersedes),
             now=now,
             most=queue.most,

@@ -371,11 +371,8 @@ def _without_limits(db: Connection) -> Iterator[None]:
     connection: Any = db.connection.dbapi_connection
     for name in ("statement_timeout", "lock_timeout"):
         db.execute(text(f"SET LOCAL {name} = 0"))
-    connection.is_patient = True
-    try:
+    with connection.patient():
         yield
-    finally:
-        connection.is_patient = False
 
 
 def _state(error: BaseException | None) -> str:

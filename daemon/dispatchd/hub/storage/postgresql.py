@@ -6,6 +6,8 @@ has exceeded it is closed, and SQLAlchemy then replaces all connections of its p
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
@@ -47,12 +49,21 @@ class BoundedConnection(psycopg.Connection[Any]):
     """Connection that is closed when an answer doesn't come in time."""
 
     answer_s: ClassVar[float] = _ANSWER_S
-    is_patient: bool = False
-    """True if answers have no time limit, as during a migration."""
+    _is_patient: bool = False
+    """True if answers have no time limit."""
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Set no time limit of answers until the block ends, as during a migration."""
+        self._is_patient = True
+        try:
+            yield
+        finally:
+            self._is_patient = False
 
     @override
     def wait(self, gen: PQGen[T], *args: Any, **more: Any) -> T:
-        if self.is_patient:
+        if self._is_patient:
             return super().wait(gen, *args, **more)
         return super().wait(self._bounded(gen), *args, **more)
 

@@ -8,7 +8,7 @@ from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import StorageBusy
 
 _EVERY_S: Final = 1.0
@@ -26,7 +26,7 @@ _BEAT: Final = b": here\n\n"
 class Live:
     """Stream of events."""
 
-    desk: Desk
+    context: Context
 
     def stream(self, request: Request) -> Response:
         """Return events until the hub stops or the session ends."""
@@ -38,12 +38,12 @@ class Live:
         )
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
-        bell = self.desk.changed.next
+        bell = self.context.waiting.changed.next
         # At once, so that the browser knows that it is connected.
         yield _BEAT
-        while not self.desk.stopping:
+        while not self.context.waiting.stopping:
             changed = await self._rings(bell)
-            bell = self.desk.changed.next
+            bell = self.context.waiting.changed.next
             if not await self._counts(request):
                 return
             yield _CHANGED if changed else _BEAT
@@ -52,23 +52,23 @@ class Live:
 
     async def _rings(self, bell: anyio.Event) -> bool:
         """Wait for a change or for the next heartbeat; return whether something may have changed."""
-        shared = self.desk.database.is_shared
+        shared = self.context.stores.database.is_shared
         with anyio.move_on_after(_LOOK_S if shared else _BEAT_S):
             await bell.wait()
         return shared or bell.is_set()
 
     async def _pause(self) -> None:
         until = anyio.current_time() + _EVERY_S
-        while not self.desk.stopping and anyio.current_time() < until:
-            bell = self.desk.changed.next
+        while not self.context.waiting.stopping and anyio.current_time() < until:
+            bell = self.context.waiting.changed.next
             with anyio.move_on_after(until - anyio.current_time()):
                 await bell.wait()
 
     async def _counts(self, request: Request) -> bool:
-        if self.desk.stopping:
+        if self.context.waiting.stopping:
             return False
         try:
-            return await self.desk.session(request) is not None
+            return await self.context.session(request) is not None
         except StorageBusy:
             # The page shows that error when it looks.
             return True

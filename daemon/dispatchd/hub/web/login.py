@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.auth.sessions import LIFE_S
-from dispatchd.hub.context import COOKIE, Desk
+from dispatchd.hub.context import COOKIE, Context
 from dispatchd.hub.domain.scopes import ADMIN, READ, allows
 from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.web.forms import FORM_TOKEN, own_path, read_form
@@ -25,7 +25,7 @@ _LOGIN_COOKIE: Final = "dispatchd_hub_login"
 class Entry:
     """Routes of login and logout, and checks of a request's session."""
 
-    desk: Desk
+    context: Context
 
     async def show(self, request: Request) -> Response:
         """Return the form of the login, or redirect a person who is logged in already."""
@@ -48,7 +48,7 @@ class Entry:
                 "This form was too old. Try again.",
             )
         given = hashed(form.get("token", "").strip())
-        token = await self.desk.use(lambda: self.desk.tokens.find(given))
+        token = await self.context.use(lambda: self.context.stores.tokens.find(given))
         if token is None:
             words, status = "The token is not valid here.", HTTPStatus.UNAUTHORIZED
             self._note_refused(request, status, reason="no such token")
@@ -57,8 +57,8 @@ class Entry:
             words, status = "The token is not for read or admin.", HTTPStatus.FORBIDDEN
             self._note_refused(request, status, reason=words, by=token.name)
             return await self._form(request, wanted, status, words)
-        session = await self.desk.use(
-            lambda: self.desk.sessions.begin(token, now=self.desk.now())
+        session = await self.context.use(
+            lambda: self.context.sessions.begin(token, now=self.context.now())
         )
         response = RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
         _set_cookie(request, response, COOKIE, session)
@@ -68,8 +68,8 @@ class Entry:
     async def logout(self, request: Request) -> Response:
         """End the session, at the hub and in the browser."""
         await self.posted(request)
-        value, now = request.cookies[COOKIE], self.desk.now()
-        await self.desk.use(lambda: self.desk.sessions.end(value, now=now))
+        value, now = request.cookies[COOKIE], self.context.now()
+        await self.context.use(lambda: self.context.sessions.end(value, now=now))
         response = RedirectResponse("/login", HTTPStatus.SEE_OTHER)
         _set_cookie(request, response, COOKIE, "")
         return response
@@ -80,11 +80,13 @@ class Entry:
         Raises:
             LoginNeeded: There is no valid session.
         """
-        token = await self.desk.session(request)
+        token = await self.context.session(request)
         if token is None or not allows(token, READ):
             raise LoginNeeded
         value = request.cookies[COOKIE]
-        form_token = await self.desk.use(lambda: self.desk.sessions.form_token(value))
+        form_token = await self.context.use(
+            lambda: self.context.sessions.form_token(value)
+        )
         return Visitor(
             name=token.name, is_admin=allows(token, ADMIN), form_token=form_token
         )
@@ -111,11 +113,13 @@ class Entry:
     def _note_refused(
         self, request: Request, status: HTTPStatus, **about: object
     ) -> None:
-        self.desk.refusals.note("login_refused", request, status=int(status), **about)
+        self.context.refusals.note(
+            "login_refused", request, status=int(status), **about
+        )
 
     async def _is_ours(self, form: dict[str, str], bound_to: str) -> bool:
-        given, sessions = form.get(FORM_TOKEN, ""), self.desk.sessions
-        return await self.desk.use(lambda: sessions.is_form_token(bound_to, given))
+        given, sessions = form.get(FORM_TOKEN, ""), self.context.sessions
+        return await self.context.use(lambda: sessions.is_form_token(bound_to, given))
 
     async def _form(
         self,
@@ -125,8 +129,8 @@ class Entry:
         wrong: str = "",
     ) -> Response:
         bound_to = request.cookies.get(_LOGIN_COOKIE) or token_urlsafe(18)
-        form_token = await self.desk.use(
-            lambda: self.desk.sessions.form_token(bound_to)
+        form_token = await self.context.use(
+            lambda: self.context.sessions.form_token(bound_to)
         )
         response = page(
             "login.html",

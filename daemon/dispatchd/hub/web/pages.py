@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from dispatchd.hub.api.jobs import Jobs, wanted_jobs
 from dispatchd.hub.api.machines import machine_documents
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import ENDED, HELD, WAITING
 from dispatchd.hub.domain.result_details import read_details
 from dispatchd.hub.extension import Extension
@@ -44,13 +44,13 @@ _GROUPS: Final = (
 class Page:
     """Routes of the web page."""
 
-    desk: Desk
+    context: Context
     jobs: Jobs
     extension: Extension
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
-        entry, one = Entry(self.desk), "/jobs/{job_id:job}"
+        entry, one = Entry(self.context), "/jobs/{job_id:job}"
         return [
             _get("/", self.list),
             _get("/login", entry.show),
@@ -69,15 +69,15 @@ class Page:
 
     async def list(self, request: Request) -> Response:
         """Return the newest jobs, and every machine."""
-        visitor = await Entry(self.desk).visitor(request)
+        visitor = await Entry(self.context).visitor(request)
         wanted = wanted_jobs(request, str(_LISTED))
-        return HTMLResponse(await self.desk.use(lambda: self._list(visitor, wanted)))
+        return HTMLResponse(await self.context.use(lambda: self._list(visitor, wanted)))
 
     async def show(self, request: Request) -> Response:
         """Return one job."""
-        visitor = await Entry(self.desk).visitor(request)
+        visitor = await Entry(self.context).visitor(request)
         job_id = _job_id(request)
-        return HTMLResponse(await self.desk.use(lambda: self._job(visitor, job_id)))
+        return HTMLResponse(await self.context.use(lambda: self._job(visitor, job_id)))
 
     async def events(self, request: Request) -> Response:
         """Stream changes to an open page.
@@ -86,47 +86,47 @@ class Page:
             Refused: Nobody is logged in.
         """
         try:
-            await Entry(self.desk).visitor(request)
+            await Entry(self.context).visitor(request)
         except LoginNeeded as error:
             raise Refused(HTTPStatus.UNAUTHORIZED, "the session has ended") from error
-        return Live(self.desk).stream(request)
+        return Live(self.context).stream(request)
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a job."""
-        await Entry(self.desk).posted(request, by_admin=True)
+        await Entry(self.context).posted(request, by_admin=True)
         job = await self.jobs.end(_job_id(request))
         return RedirectResponse(job_path(job.id), HTTPStatus.SEE_OTHER)
 
     async def requeue(self, request: Request) -> Response:
         """Submit an ended job again, and redirect to the new one."""
-        form = await Entry(self.desk).posted(request, by_admin=True)
+        form = await Entry(self.context).posted(request, by_admin=True)
         again = await self.jobs.again(_job_id(request), form.get("new_id", ""))
         return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
 
     def _list(self, visitor: Visitor, wanted: Filter) -> str:
-        jobs = self.desk.reader.list(wanted)
+        jobs = self.context.stores.reader.list(wanted)
         return render(
             "list.html",
             visitor,
-            now=self.desk.now(),
-            pause=self.desk.pauses.get(),
+            now=self.context.now(),
+            pause=self.context.stores.pauses.get(),
             jobs=jobs[::-1],
-            counts=self.desk.reader.counts(),
+            counts=self.context.stores.reader.counts(),
             groups=_GROUPS,
             wanted=wanted,
-            machines=machine_documents(self.desk),
-            names=self.desk.machines.names(),
+            machines=machine_documents(self.context),
+            names=self.context.stores.machines.names(),
         )
 
     def _job(self, visitor: Visitor, job_id: str) -> str:
-        job = self.desk.reader.get(job_id)
+        job = self.context.stores.reader.get(job_id)
         if job is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
-        attempts = self.desk.reader.attempts(job_id)
+        attempts = self.context.stores.reader.attempts(job_id)
         return render(
             "job.html",
             visitor,
-            now=self.desk.now(),
+            now=self.context.now(),
             job=job,
             new_id=uuid4(),
             attempts=attempts,
@@ -134,7 +134,7 @@ class Page:
             progress=Progress.of(job),
             asked=asked(job),
             standing=standing(job),
-            names=self.desk.machines.names(),
+            names=self.context.stores.machines.names(),
             link=self.extension.link_of(job),
             details=read_details(job.result_details),
         )

@@ -75,9 +75,9 @@ def _environment() -> Environment:
     )
     for name in ("job_path", "shown", "shown_lines", "state_word"):
         found.filters[name] = getattr(words, name)
-    found.filters |= {"title_of": shapes.title, "has_ended": shapes.has_ended}
-    found.filters |= {"iso": iso, "utc": utc}
-    found.globals |= {"static": f"/static/{_VERSION}", "State": State}
+    found.filters.update(title_of=shapes.title, has_ended=shapes.has_ended)
+    found.filters.update(iso=iso, utc=utc)
+    found.globals.update(static=f"/static/{_VERSION}", State=State)
     return found
 
 

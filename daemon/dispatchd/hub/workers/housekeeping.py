@@ -9,7 +9,7 @@ import anyio
 import structlog
 from attrs import define, field, frozen
 
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.leases import Listening, Moment
@@ -28,7 +28,7 @@ _DAY_S: Final = 86_400.0
 class Expiry:
     """Expires the leases of machines that are not heard of any more, and ends cancel jobs without targets."""
 
-    desk: Desk
+    context: Context
     _listening: Listening = field(init=False)
     _waited_s: float = field(default=0.0, init=False)
     """Planned wait of the loop since the round before (seconds)."""
@@ -37,15 +37,15 @@ class Expiry:
     async def run(self) -> None:
         """Run until cancelled."""
         self._listening = Listening.begun(self._moment())
-        await self.desk.bugs.rounds("expiry", self._round)
+        await self.context.bugs.rounds("expiry", self._round)
 
     async def _round(self) -> None:
         log = structlog.get_logger()
         wait_s = _LONGEST_S
         try:
-            await self.desk.use(self.desk.measure)
+            await self.context.use(self.context.clock.measure)
             self._listen()
-            expired, done, wait_s = await self.desk.use(self._look)
+            expired, done, wait_s = await self.context.use(self._look)
         except StorageBusy as error:
             log.warning("database_busy", error=str(error))
             self._listening.interrupt()
@@ -57,15 +57,15 @@ class Expiry:
         for job in done:
             log.info("cancel_job_ended", job_id=job.id, state=job.state)
         for job in (*expired, *done):
-            self.desk.tell(job)
-        self.desk.bugs.worked("expiry")
+            self.context.waiting.notify(job)
+        self.context.bugs.worked("expiry")
         self._waited_s = wait_s
         await anyio.sleep(wait_s)
 
     def _moment(self) -> Moment:
         return Moment(
-            now=self.desk.now(),
-            since_boot=self.desk.since_boot(),
+            now=self.context.now(),
+            since_boot=self.context.clock.since_boot(),
             running=anyio.current_time(),
         )
 
@@ -74,7 +74,7 @@ class Expiry:
         had_a_break = self._listening.hear(
             self._moment(),
             waited_s=self._waited_s,
-            lease_s=self.desk.settings.leases.seconds,
+            lease_s=self.context.settings.leases.seconds,
         )
         if had_a_break:
             structlog.get_logger().warning(
@@ -83,20 +83,21 @@ class Expiry:
 
     def _look(self) -> tuple[list[HubJob], list[HubJob], float]:
         """Return the jobs that expired, the cancel jobs that were ended, and the wait until the next look (seconds)."""
-        leases, now = self.desk.settings.leases, self._listening.last.now
+        leases, now = self.context.settings.leases, self._listening.last.now
         since = self._listening.since
         if self._listening.was_set_back or not self._has_looked:
-            jobs = self.desk.jobs
+            jobs = self.context.stores.jobs
             jobs.shorten_leases(leases, now=now, also=self._listening.was_set_back)
-            self._listening.was_set_back, self._has_looked = False, True
-        expired = self.desk.jobs.expire(
+            self._has_looked = True
+            self._listening.leases_are_right()
+        expired = self.context.stores.jobs.expire(
             lambda job: rules.expire(job, now=now, most=leases.most_expiries),
             now=now,
             leases=leases,
             heard_since=since,
         )
-        done = self.desk.jobs.end_cancel_jobs(now=now)
-        due_at = self.desk.jobs.next_expiry(leases, heard_since=since)
+        done = self.context.stores.jobs.end_cancel_jobs(now=now)
+        due_at = self.context.stores.jobs.next_expiry(leases, heard_since=since)
         # A claim made in the meantime lasts for a whole lease.
         wait_s = leases.seconds if due_at is None else min(due_at - now, leases.seconds)
         return expired, done, min(max(wait_s, _SHORTEST_S), _LONGEST_S)
@@ -106,35 +107,35 @@ class Expiry:
 class Pruning:
     """Removes records that are older than the retention."""
 
-    desk: Desk
+    context: Context
     extension: Extension
 
     async def run(self) -> None:
         """Prune until cancelled."""
-        await self.desk.bugs.rounds("prune", self._round)
+        await self.context.bugs.rounds("prune", self._round)
 
     async def _round(self) -> None:
         try:
-            await self.desk.use(self._prune)
+            await self.context.use(self._prune)
         except StorageBusy as error:
             structlog.get_logger().warning("database_busy", error=str(error))
-        self.desk.bugs.worked("prune")
+        self.context.bugs.worked("prune")
         await anyio.sleep(_PRUNE_EVERY_S)
 
     def _prune(self) -> int:
-        now = self.extension.handled_until(self.desk.now())
-        days = self.desk.settings.retention.days
-        return prune(self.desk, self.extension, days, now=now)
+        now = self.extension.handled_until(self.context.now())
+        days = self.context.settings.retention.days
+        return prune(self.context, self.extension, days, now=now)
 
 
-def prune(desk: Desk, extension: Extension, days: float, *, now: float) -> int:
+def prune(context: Context, extension: Extension, days: float, *, now: float) -> int:
     """Remove jobs that ended, and deliveries that came, more than `days` ago; return their number. Blocks.
 
     A delivery that may come again stays, whatever the days: without it the repeat would count as new.
     """
     before = now - days * _DAY_S
     again_since = extension.handled_until(now) - extension.repeated_for_s
-    deliveries = desk.deliveries.prune(
+    deliveries = context.stores.deliveries.prune(
         before=before, of_hooks_before=min(before, again_since)
     )
-    return desk.jobs.prune(before=before) + deliveries
+    return context.stores.jobs.prune(before=before) + deliveries

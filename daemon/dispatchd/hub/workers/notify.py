@@ -8,7 +8,7 @@ import psycopg
 import structlog
 from attrs import frozen
 
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.events import ANYTHING, News
 from dispatchd.hub.storage.database import CHANNEL
 
@@ -34,13 +34,13 @@ class Listener:
     connect.
     """
 
-    desk: Desk
+    context: Context
 
     async def run(self) -> None:
         """Listen until cancelled; reconnect after a lost connection."""
-        url = self.desk.database.engine.url.set(drivername="postgresql")
+        url = self.context.stores.database.engine.url.set(drivername="postgresql")
         address = url.render_as_string(hide_password=False)
-        await self.desk.bugs.rounds("listener", partial(self._round, address))
+        await self.context.bugs.rounds("listener", partial(self._round, address))
 
     async def _round(self, address: str) -> None:
         try:
@@ -53,7 +53,7 @@ class Listener:
             )
         finally:
             # News sent meanwhile is missed.
-            self.desk.wake_all()
+            self.context.waiting.wake_all()
         await anyio.sleep(_AGAIN_S)
 
     async def _listen(self, address: str) -> None:
@@ -63,8 +63,8 @@ class Listener:
             with anyio.fail_after(_DEAD_S):
                 await connection.execute(f"LISTEN {CHANNEL}")
             # News sent before is missed.
-            self.desk.wake_all()
-            self.desk.bugs.worked("listener")
+            self.context.waiting.wake_all()
+            self.context.bugs.worked("listener")
             while True:
                 async for notice in connection.notifies(timeout=_LOOK_S):
                     self._hear(notice.payload)
@@ -75,11 +75,11 @@ class Listener:
 
     def _hear(self, payload: str) -> None:
         if payload == ANYTHING:
-            self.desk.wake_all()
+            self.context.waiting.wake_all()
             return
         origin, news = News.read(payload)
-        if origin != self.desk.database.origin:
-            self.desk.hear(news)
+        if origin != self.context.stores.database.origin:
+            self.context.waiting.receive(news)
 
     async def _ask(self, connection: psycopg.AsyncConnection) -> None:
         """Query the server, and return once it has answered.
@@ -96,4 +96,4 @@ class Listener:
     async def _doubt(self) -> None:
         while True:
             await anyio.sleep(_LATE_S)
-            self.desk.wake_all()
+            self.context.waiting.wake_all()

@@ -15,7 +15,7 @@ by one of the first five has not happened.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final
 
@@ -51,6 +51,11 @@ _NEXT: Final = re.compile(r'<([^>]*)>\s*;[^,<]*\brel="?next"?')
 
 class GithubError(RemoteError):
     """Failed call: GitHub, or something on the way to it, didn't do it."""
+
+    def scrub(self, scrubbed: Callable[[str], str]) -> None:
+        """Remove secrets from the reason, which may quote the request."""
+        self.reason = scrubbed(self.reason)
+        self.args = (f"cannot {self.call}: {self.reason}",)
 
 
 class Limited(GithubError):

@@ -92,8 +92,7 @@ class Transport:
             refuse_errors(call.name, reply, now=self.now())
         except GithubError as error:
             # GitHub quotes the request.
-            error.reason = self.known.scrub(error.reason)
-            error.args = (f"cannot {error.call}: {error.reason}",)
+            error.scrub(self.known.scrub)
             raise
         return reply
 

@@ -96,11 +96,18 @@ class Telling:
     looks: Looks
     keep: Keep
     """Stores a check durably."""
-    job: HubJob
-    check: Check
+    pending: Owed
+    """Check and job as they were read."""
+    check: Check = field(init=False)
     """The check as it is now; the caller stores it in the end, however the publication ends."""
-    is_newest: bool = True
-    """True if a check run made now would be the newest job's (`Owed.is_newest`)."""
+
+    def __attrs_post_init__(self) -> None:
+        self.check = self.pending.check
+
+    @property
+    def job(self) -> HubJob:
+        """The job that the check shows."""
+        return self.pending.job
 
     async def report(self) -> Report:
         """Return the report to publish, in the check's round."""
@@ -190,7 +197,7 @@ class Telling:
             raise refusal from None
 
     async def _tell_status(self, found: Report) -> None:
-        if not self.is_newest:
+        if not self.pending.is_newest:
             return
         check = self.check
         body = found.status()
@@ -246,7 +253,7 @@ class Telling:
         return await self._look(found)
 
     async def _create_if_wanted(self, found: Report) -> None:
-        if self.job.state is State.IGNORED or not self.is_newest:
+        if self.job.state is State.IGNORED or not self.pending.is_newest:
             self.check = evolve(self.check, asked=False)
         else:
             await self._create(found)

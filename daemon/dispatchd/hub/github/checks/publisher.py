@@ -15,7 +15,7 @@ from attrs import define, evolve, field
 
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.hub.config.github import GithubSettings
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.model import Check
 from dispatchd.hub.github.api.client import Client
@@ -61,7 +61,7 @@ _GIVEN_UP_S: Final = 14 * 86_400.0
 class Publisher:
     """Publishes the checks of a database; only one may run for it (leader.py)."""
 
-    desk: Desk
+    context: Context
     settings: GithubSettings
     client: Client
     random: Random
@@ -73,7 +73,7 @@ class Publisher:
     """Keys of the checks that are being published (`Owed.key`): one task for each, so that the newest job's comes last."""
 
     def __attrs_post_init__(self) -> None:
-        self._store = CheckStore(self.desk.database)
+        self._store = CheckStore(self.context.stores.database)
         self.looks = Looks(anyio.current_time)
         self.gates = Gates(anyio.current_time, self.settings.writes_per_minute)
 
@@ -81,22 +81,22 @@ class Publisher:
         """Publish pending checks until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._hear_always)
-            await self.desk.bugs.rounds(_LOOP, partial(self._round, tasks))
+            await self.context.bugs.rounds(_LOOP, partial(self._round, tasks))
 
     async def _round(self, tasks: TaskGroup) -> None:
         woken = self._woken.next
         wait_s = await self._start_due(tasks)
-        self.desk.bugs.worked(_LOOP)
+        self.context.bugs.worked(_LOOP)
         with anyio.move_on_after(wait_s):
             await woken.wait()
         await anyio.sleep(_PAUSE_S)
 
     async def _hear_always(self) -> None:
-        await self.desk.bugs.rounds("github news", self._hear)
+        await self.context.bugs.rounds("github news", self._hear)
 
     async def _hear(self) -> None:
-        self.desk.bugs.worked("github news")
-        await self.desk.changed.next.wait()
+        self.context.bugs.worked("github news")
+        await self.context.waiting.changed.next.wait()
         self._woken.notify()
 
     async def _start_due(self, tasks: TaskGroup) -> float:
@@ -104,12 +104,12 @@ class Publisher:
         free = _AT_ONCE - len(self._busy)
         if free <= 0:
             return _IDLE_S
-        closed, now = self.gates.closed(), self.desk.now()
+        closed, now = self.gates.closed(), self.context.now()
         look = partial(
             self._look, now=now, limit=free, without=[*self._busy], closed=[*closed]
         )
         try:
-            found, next_at = await self.desk.use(look)
+            found, next_at = await self.context.use(look)
         except StorageBusy as error:
             structlog.get_logger().warning("database_busy", error=str(error))
             return _BUSY_S
@@ -118,7 +118,7 @@ class Publisher:
         waits = [*self.gates.closed().values(), _IDLE_S]
         if next_at is not None:
             waits.append(next_at - now)
-        if self.desk.database.is_shared:
+        if self.context.stores.database.is_shared:
             waits.append(_LOOK_S)
         return max(min(waits), 0.0)
 
@@ -147,7 +147,7 @@ class Publisher:
     async def _pay(self, owed: Owed) -> None:
         """Publish one check, and store the result."""
         try:
-            await self.desk.bugs.complete(
+            await self.context.bugs.complete(
                 _LOOP, partial(self._pay_once, owed), item=owed.check.job_id
             )
         finally:
@@ -175,34 +175,32 @@ class Publisher:
         telling = Telling(
             client=self.client,
             settings=self.settings,
-            redactor=self.desk.known.redactor,
+            redactor=self.context.known.redactor,
             gates=self.gates,
             looks=self.looks,
             keep=lambda check: self._keep(check, seen),
-            job=owed.job,
-            check=owed.check,
-            is_newest=owed.is_newest,
+            pending=owed,
         )
         passing = (LookAgain, GithubError, StorageBusy)
         try:
-            with self.desk.bugs.contained(
+            with self.context.bugs.contained(
                 _LOOP, {"job_id": owed.job.id}, passing=passing
             ) as containment:
                 await telling.run()
         except LookAgain as again:
-            return evolve(telling.check, retry_at=self.desk.now() + again.wait_s)
+            return evolve(telling.check, retry_at=self.context.now() + again.wait_s)
         except GithubError as error:
             return self._failed(owed, telling.check, error)
         if containment.bug:
             trouble = f"a bug: {containment.bug}"
-            retry_at = self.desk.now() + LONGEST_WAIT_S
+            retry_at = self.context.now() + LONGEST_WAIT_S
             return evolve(telling.check, trouble=trouble, retry_at=retry_at)
         if owed.check.trouble:
             structlog.get_logger().info("check_told_after_all", job_id=owed.job.id)
         return _well(telling.check)
 
     def _failed(self, owed: Owed, check: Check, error: GithubError) -> Check:
-        now, log = self.desk.now(), structlog.get_logger()
+        now, log = self.context.now(), structlog.get_logger()
         wait_s = self._wait_s(check, error, now)
         job, trouble = owed.job, str(error)
         said = {"job_id": job.id, "repository": check.repository, "error": trouble}
@@ -230,7 +228,7 @@ class Publisher:
         return full_jitter_s(check.failures + 1, draw, cap_s=_cap_s(error))
 
     async def _keep(self, check: Check, seen: str) -> None:
-        await self.desk.use(lambda: self._store.keep(check, seen_state=seen))
+        await self.context.use(lambda: self._store.keep(check, seen_state=seen))
 
 
 def _cap_s(error: GithubError) -> float:

@@ -10,7 +10,7 @@ from typing import Final
 from attrs import evolve, frozen
 from sqlalchemy import Connection, update
 
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain import rules
 from dispatchd.hub.domain.event_kinds import is_by_comment
 from dispatchd.hub.domain.model import ENDED, Check, Delivery, HubJob, Submission
@@ -69,7 +69,7 @@ class Inbox:
     Calls block, and may come from any thread. Each raises StorageBusy if the database can't be used now.
     """
 
-    desk: Desk
+    context: Context
 
     def take(self, arrival: Arrival, plan: Plan, *, by_hook: bool = False) -> Taken:
         """Store an event and do what it asks for; do nothing if it is known.
@@ -83,7 +83,7 @@ class Inbox:
         Raises:
             QueueFull: The event asks for a job and the queue is full.
         """
-        return self.desk.database.write(
+        return self.context.stores.database.write(
             lambda db: self._take(db, arrival, plan, by_hook=by_hook)
         )
 
@@ -91,7 +91,7 @@ class Inbox:
         self, db: Connection, arrival: Arrival, plan: Plan, *, by_hook: bool
     ) -> Taken:
         event = arrival.event
-        now = self.desk.now()
+        now = self.context.now()
         delivery = Delivery(
             target=arrival.target,
             id=arrival.id,
@@ -119,7 +119,7 @@ class Inbox:
         if not plan.steps:
             return Taken(delivery=delivery)
         ids = JobIds(target=arrival.target, delivery_id=arrival.id)
-        work = _Work(db=db, desk=self.desk, arrival=arrival, ids=ids, now=now)
+        work = _Work(db=db, context=self.context, arrival=arrival, ids=ids, now=now)
         done = [each for step in plan.steps for each in work.do(step)]
         made = tuple(each.job for each in done if each.is_new and each.job)
         delivery = evolve(
@@ -149,7 +149,7 @@ class _Work:
     """Execution of a plan's steps in one transaction."""
 
     db: Connection
-    desk: Desk
+    context: Context
     arrival: Arrival
     ids: JobIds
     now: float
@@ -283,7 +283,7 @@ class _Work:
             payload=self.arrival.payload,
             headers=self.arrival.headers,
             priority=priority,
-            supersedes=self.desk.settings.queue.supersede,
+            supersedes=self.context.settings.queue.supersede,
             by_event=True,
             event_at=self.arrival.event.changed_at,
             received=received,
@@ -291,8 +291,8 @@ class _Work:
         )
 
     def _admit(self, submission: Submission) -> _Done:
-        queue = self.desk.settings.queue
-        job = Admission(self.desk.database).admit(
+        queue = self.context.settings.queue
+        job = Admission(self.context.stores.database).admit(
             self.db,
             submission,
             now=self.now,

@@ -15,7 +15,7 @@ from attrs import define, evolve, field
 
 from dispatchd.errors import ContractViolation
 from dispatchd.hub.config.github import GithubSettings, Permission, Rule
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.event_kinds import COMMENT_EVENTS
 from dispatchd.hub.domain.model import HubJob
@@ -63,7 +63,7 @@ _PERMISSION_S: Final = 60.0
 class Resolver:
     """Resolves received jobs: asks GitHub about them, and queues or ends them."""
 
-    desk: Desk
+    context: Context
     settings: GithubSettings
     client: Client
     gates: Gates
@@ -83,21 +83,21 @@ class Resolver:
     async def run(self) -> None:
         """Resolve until cancelled."""
         self._busy.clear()
-        received = Received(self.desk.database)
+        received = Received(self.context.stores.database)
         async with anyio.create_task_group() as tasks:
-            await self.desk.bugs.rounds(_LOOP, partial(self._round, tasks, received))
+            await self.context.bugs.rounds(_LOOP, partial(self._round, tasks, received))
 
     async def _round(self, tasks: TaskGroup, received: Received) -> None:
-        bell = self.desk.changed.next
+        bell = self.context.waiting.changed.next
         try:
             # Jobs that are being resolved already don't count.
             most = _LOOKED_AT + len(self._busy)
-            jobs = await self.desk.use(lambda: received.oldest(most))
+            jobs = await self.context.use(lambda: received.oldest(most))
             self._take_up(tasks, jobs)
         except StorageBusy as error:
             self._log.warning("database_busy", error=str(error))
-        self.desk.bugs.worked(_LOOP)
-        shared = self.desk.database.is_shared
+        self.context.bugs.worked(_LOOP)
+        shared = self.context.stores.database.is_shared
         with anyio.move_on_after(_LOOK_S if shared else None):
             await bell.wait()
 
@@ -109,7 +109,7 @@ class Resolver:
 
     async def _settle(self, job: HubJob) -> None:
         try:
-            await self.desk.bugs.complete(
+            await self.context.bugs.complete(
                 _LOOP,
                 partial(self._until_decided, job),
                 item=job.id,
@@ -119,7 +119,7 @@ class Resolver:
             self._busy.discard(job.id)
 
     async def _until_decided(self, job: HubJob) -> None:
-        failures, asked_since = 0, self.desk.now()
+        failures, asked_since = 0, self.context.now()
         while True:
             try:
                 await self._until_open(job)
@@ -141,7 +141,7 @@ class Resolver:
         self, job: HubJob, error: GithubError | StorageBusy, failures: int
     ) -> None:
         asked_s = (
-            error.retry_at - self.desk.now() if isinstance(error, Limited) else None
+            error.retry_at - self.context.now() if isinstance(error, Limited) else None
         )
         if asked_s is not None:
             self.gates.limit(_place(job)[0], asked_s)
@@ -154,7 +154,7 @@ class Resolver:
     async def _decision(self, job: HubJob, asked_since: float) -> Decision | None:
         """Return the decision about a job; None for a cancel job that may be executed."""
         # Time in which the hub was down doesn't count.
-        if self.desk.now() - max(job.created_at, asked_since) > _LONGEST_S:
+        if self.context.now() - max(job.created_at, asked_since) > _LONGEST_S:
             return _quiet("GitHub could not be asked about it for a day")
         rule = self.settings.rule(str(job.document.get("binding_id") or ""))
         if rule is None and not job.urgent:
@@ -195,7 +195,7 @@ class Resolver:
         )
 
     async def _payload(self, job: HubJob) -> dict[str, Json]:
-        texts = await self.desk.use(lambda: self.desk.reader.texts(job.id))
+        texts = await self.context.use(lambda: self.context.stores.reader.texts(job.id))
         try:
             found = loads(texts[0]) if texts is not None else None
         except ContractViolation:
@@ -204,7 +204,7 @@ class Resolver:
 
     async def _permission(self, installation: int, repository: str, login: str) -> str:
         """Return a user's permission in a repository, as GitHub's role name."""
-        now = self.desk.now()
+        now = self.context.now()
         at, kept = self._permissions.get((repository, login), (0.0, ""))
         if 0 <= now - at < _PERMISSION_S:
             return kept
@@ -226,7 +226,7 @@ class Resolver:
                 del self._permissions[key]
 
     async def _carry_out(self, job: HubJob, decision: Decision | None) -> None:
-        received, now = Received(self.desk.database), self.desk.now()
+        received, now = Received(self.context.stores.database), self.context.now()
 
         def act() -> list[HubJob]:
             match decision:
@@ -237,9 +237,9 @@ class Resolver:
                 case End(reason=reason):
                     return received.end(job.id, reason, now=now)
 
-        changed = await self.desk.use(act)
+        changed = await self.context.use(act)
         for each in changed:
-            self.desk.tell(each)
+            self.context.waiting.notify(each)
         if changed:
             self._log.info(
                 "received_job_decided", job_id=job.id, state=changed[-1].state

@@ -24,7 +24,7 @@ from dispatchd.errors import ContractViolation
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.config.secret_files import read_secret
 from dispatchd.hub.connections.places import Places
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.github.event import clean, read_event
 from dispatchd.hub.github.ingest.inbox import Arrival, Inbox, Taken
 from dispatchd.hub.github.ingest.signed_body import IN_MEMORY, SignedBody
@@ -75,7 +75,7 @@ class _Call:
 class Webhook:
     """Route on which GitHub delivers events."""
 
-    desk: Desk
+    context: Context
     settings: GithubSettings
     secrets: Sequence[bytes] = field(repr=False)
     """Secrets; a signature by any of them is valid."""
@@ -88,7 +88,7 @@ class Webhook:
     )
 
     @classmethod
-    def of(cls, desk: Desk, settings: GithubSettings) -> Self:
+    def of(cls, context: Context, settings: GithubSettings) -> Self:
         """Return the route of a hub, with the secrets that its configuration names. Blocks.
 
         Raises:
@@ -97,12 +97,12 @@ class Webhook:
         secrets = [
             read_secret(
                 file,
-                config_file=desk.settings.file,
+                config_file=context.settings.file,
                 key=f"github.webhook_secret_files[{index}]",
             )
             for index, file in enumerate(settings.webhook_secret_files)
         ]
-        return cls(desk, settings, [secret.encode() for secret in secrets])
+        return cls(context, settings, [secret.encode() for secret in secrets])
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application; none without a secret, as in a hub that polls."""
@@ -119,7 +119,7 @@ class Webhook:
         try:
             return await self._receive(request)
         except Refused as refused:
-            self.desk.refusals.note(
+            self.context.refusals.note(
                 "webhook_refused",
                 request,
                 status=int(refused.status),
@@ -150,14 +150,14 @@ class Webhook:
                 raise Refused(HTTPStatus.UNAUTHORIZED, message)
             taken = await self._taken(call, body, kind)
         if taken.replay_of:
-            self.desk.refusals.note(
+            self.context.refusals.note(
                 "webhook_replayed",
                 request,
                 delivery=call.delivery,
                 first=taken.replay_of,
             )
         for job in taken.jobs:
-            self.desk.tell(job)
+            self.context.waiting.notify(job)
         return _answer(taken)
 
     async def _received(self, request: Request, kind: str) -> SignedBody:
@@ -182,16 +182,16 @@ class Webhook:
         if body.size <= IN_MEMORY:
             arrival = _arrival(call, body.read(), kind)
             plan = self._plan(arrival)
-            return await self.desk.use(
-                lambda: Inbox(self.desk).take(arrival, plan, by_hook=True)
+            return await self.context.use(
+                lambda: Inbox(self.context).take(arrival, plan, by_hook=True)
             )
 
         def take() -> Taken:
             arrival = _arrival(call, body.read(), kind)
-            return Inbox(self.desk).take(arrival, self._plan(arrival), by_hook=True)
+            return Inbox(self.context).take(arrival, self._plan(arrival), by_hook=True)
 
         async with self._large:
-            return await self.desk.use(take)
+            return await self.context.use(take)
 
     def _plan(self, arrival: Arrival) -> Plan:
         if self.settings.is_app and arrival.target != self.settings.target:

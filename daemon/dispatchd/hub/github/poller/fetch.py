@@ -11,7 +11,7 @@ import structlog
 from attrs import field, frozen
 
 from dispatchd.hub.config.github import GithubSettings
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import QueueFull, StorageBusy
 from dispatchd.hub.domain.model import Delivery
 from dispatchd.hub.github.api.client import Client
@@ -34,7 +34,7 @@ from dispatchd.protocol.times import duration
 class Fetcher:
     """Fetches events and passes them to the inbox."""
 
-    desk: Desk
+    context: Context
     settings: GithubSettings
     client: Client
     postponed: Postponed = field(factory=Postponed, init=False)
@@ -102,9 +102,9 @@ class Fetcher:
         if document is None:
             self._put_off(walk, wanted, NOT_THERE_S)
             return
-        taken = await self.desk.use(partial(self._take, wanted, document))
+        taken = await self.context.use(partial(self._take, wanted, document))
         for job in taken.jobs:
-            self.desk.tell(job)
+            self.context.waiting.notify(job)
         self.postponed.forget([wanted.guid])
         del walk.found[wanted.guid]
 
@@ -118,20 +118,22 @@ class Fetcher:
         passing = (QueueFull, StorageBusy, Unreadable)
         try:
             # A bug that one delivery triggers must not stop all later ones.
-            with self.desk.bugs.contained(
+            with self.context.bugs.contained(
                 "github deliveries", {"delivery": wanted.guid}, passing=passing
             ) as containment:
                 found = arrival(
                     self.settings.target, wanted.guid, wanted.event, document
                 )
-                taken = Inbox(self.desk).take(found, route(found.event, self.settings))
+                taken = Inbox(self.context).take(
+                    found, route(found.event, self.settings)
+                )
             if not containment.bug:
                 return taken
             reason = f"it can't be taken in, which is a bug ({containment.bug}); the hub's log has more"
         except Unreadable as error:
             reason = f"it can't be read: {error}"
         delivery = self.ignored(wanted, reason)
-        self.desk.deliveries.keep_new([delivery])
+        self.context.stores.deliveries.keep_new([delivery])
         return Taken(delivery=delivery)
 
     def _put_off(self, walk: Walk, wanted: Wanted, patience_s: float) -> None:
@@ -155,7 +157,7 @@ class Fetcher:
             event=about.event,
             action=about.action,
             installation=about.installation,
-            received_at=self.desk.now(),
+            received_at=self.context.now(),
             routing=reason,
             state="ignored",
         )
@@ -167,4 +169,4 @@ class Fetcher:
 
     def github_now(self) -> float:
         """Return the time by GitHub's clock."""
-        return self.desk.now() + self.ahead_s
+        return self.context.now() + self.ahead_s

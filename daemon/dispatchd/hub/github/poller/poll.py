@@ -14,7 +14,7 @@ import structlog
 from attrs import define, field
 
 from dispatchd.hub.config.github import GithubSettings, Ingest
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import QueueFull, StorageBusy
 from dispatchd.hub.github.api.client import Client
 from dispatchd.hub.github.api.responses import GithubError, Limited, NotPermitted
@@ -32,7 +32,7 @@ _TROUBLE_S: Final = 5.0
 class Poller:
     """Loop that fetches an App's deliveries. A hub with a token in place of an App has none to fetch."""
 
-    desk: Desk
+    context: Context
     settings: GithubSettings
     client: Client
     random: random.Random
@@ -44,20 +44,20 @@ class Poller:
     async def run(self) -> None:
         """Fetch until cancelled. A new start continues where the last poller stopped, in this process or another."""
         self._sweeper = None
-        await self.desk.bugs.rounds("github deliveries", self._round)
+        await self.context.bugs.rounds("github deliveries", self._round)
 
     async def _round(self) -> None:
         try:
             if self._sweeper is None:
                 self._sweeper = await Sweeper.open(
-                    self.desk, self.settings, self.client
+                    self.context, self.settings, self.client
                 )
             wait_s, trouble = await self._sweep(self._sweeper)
             await self._sweeper.keep(trouble)
         except StorageBusy as error:
             wait_s, trouble = self._after_failure(), f"the database: {error}"
         self._say(trouble, wait_s)
-        self.desk.bugs.worked("github deliveries")
+        self.context.bugs.worked("github deliveries")
         await anyio.sleep(wait_s)
 
     async def _sweep(self, sweeper: Sweeper) -> tuple[float, str]:
@@ -65,7 +65,7 @@ class Poller:
         try:
             is_through = await sweeper.sweep()
         except Limited as error:
-            wait_s = max(error.retry_at - self.desk.now(), 0.0)
+            wait_s = max(error.retry_at - self.context.now(), 0.0)
             # Up to a tenth more, so that not all who got the same time come back at once.
             return wait_s * (1 + self.random.random() / 10), str(error)
         except NotPermitted as error:

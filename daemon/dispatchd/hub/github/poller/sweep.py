@@ -11,7 +11,7 @@ import structlog
 from attrs import define, evolve, field
 
 from dispatchd.hub.config.github import GithubSettings
-from dispatchd.hub.context import Desk
+from dispatchd.hub.context import Context
 from dispatchd.hub.github.api.client import Client, Page
 from dispatchd.hub.github.api.responses import Invalid, NotThere
 from dispatchd.hub.github.poller.fetch import Fetcher
@@ -30,7 +30,7 @@ _DAY_S: Final = 86_400.0
 class Sweeper:
     """Sweeps for as long as this process has the lock."""
 
-    desk: Desk
+    context: Context
     settings: GithubSettings
     client: Client
     fetcher: Fetcher
@@ -42,25 +42,27 @@ class Sweeper:
     """Newest delivery time in this process's walks; events that couldn't be fetched are postponed."""
 
     @classmethod
-    async def open(cls, desk: Desk, settings: GithubSettings, client: Client) -> Self:
+    async def open(
+        cls, context: Context, settings: GithubSettings, client: Client
+    ) -> Self:
         """Return one that continues where the last one stopped, in whatever process.
 
         Raises:
             StorageBusy: The database can't be used now.
         """
-        marks, name = MarkStore(desk.database), mark_of(settings.target)
-        progress = Progress.read(await desk.use(lambda: marks.get(name)))
+        marks, name = MarkStore(context.stores.database), mark_of(settings.target)
+        progress = Progress.read(await context.use(lambda: marks.get(name)))
         if not progress.started_at:
             # Durable before the first call: deliveries from now on have to be found, however often the hub restarts.
-            progress = evolve(progress, started_at=desk.now())
-            await desk.use(lambda: marks.put(name, progress.as_mark()))
+            progress = evolve(progress, started_at=context.now())
+            await context.use(lambda: marks.put(name, progress.as_mark()))
         return cls(
-            desk=desk,
+            context=context,
             settings=settings,
             client=client,
-            fetcher=Fetcher(desk=desk, settings=settings, client=client),
+            fetcher=Fetcher(context=context, settings=settings, client=client),
             progress=progress,
-            skip_before=await desk.use(lambda: skip_before(desk.database)),
+            skip_before=await context.use(lambda: skip_before(context.stores.database)),
         )
 
     async def sweep(self) -> bool:
@@ -100,16 +102,19 @@ class Sweeper:
             )
             progress = evolve(progress, watermark=mark)
         if trouble != progress.trouble:
-            since = self.desk.now() if trouble else 0
+            since = self.context.now() if trouble else 0
             progress = evolve(progress, trouble=trouble, trouble_at=since)
         self.progress = progress
-        marks, name = MarkStore(self.desk.database), mark_of(self.settings.target)
-        await self.desk.use(lambda: marks.put(name, progress.as_mark()))
+        marks, name = (
+            MarkStore(self.context.stores.database),
+            mark_of(self.settings.target),
+        )
+        await self.context.use(lambda: marks.put(name, progress.as_mark()))
 
     async def _look(self) -> None:
         """Read on in the list to its known part, or for `MOST_PAGES` pages."""
         for _ in range(MOST_PAGES):
-            asked_at = self.desk.now()
+            asked_at = self.context.now()
             page = await self._page("" if self._walk is None else self._walk.cursor)
             if self._walk is None:
                 # The first answer has given the time of GitHub's clock.
@@ -162,7 +167,9 @@ class Sweeper:
             if reason
         ]
         if ignored:
-            await self.desk.use(lambda: self.desk.deliveries.keep_new(ignored))
+            await self.context.use(
+                lambda: self.context.stores.deliveries.keep_new(ignored)
+            )
         return [guid for guid, (_, reason) in why.items() if not reason]
 
     def _reason_against(self, listed: Listed) -> str:
@@ -193,5 +200,5 @@ class Sweeper:
     async def _known(self, guids: list[str]) -> set[str]:
         if not guids:
             return set()
-        target, store = self.settings.target, self.desk.deliveries
-        return await self.desk.use(lambda: store.known(target, guids))
+        target, store = self.settings.target, self.context.stores.deliveries
+        return await self.context.use(lambda: store.known(target, guids))
