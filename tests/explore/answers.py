@@ -36,7 +36,7 @@ _EVENTS = {
     Kind.BEAT: (None, Event.LEASE_LOST),
     Kind.CONFIRM: (None, None),
 }
-"""The events of a call's two ends (`agent/loops/report.py`, `agent/loops/heartbeat.py`, `agent/runs/start.py`)."""
+"""The events of a call's two ends (`agent/loops/report.py`, `agent/loops/heartbeat.py`, `agent/runs/attempt.py`)."""
 
 Done = tuple[State, tuple[Moment, ...]]
 
@@ -120,7 +120,7 @@ def as_handed_out(job: HubJob, token: str, *, bare: bool) -> Job:
 
 
 def _agreed(world: World, state: State, call: Call, answer: Answer) -> Done:
-    """Take an agreement (`Fence.accept`, `HeartbeatLoop._beat`, `ReportLoop._pay`, `Starter._pass_fence`)."""
+    """Take an agreement (`Fence.accept`, `HeartbeatLoop._beat`, `ReportLoop._pay`, `Fence.confirm`)."""
     record = call.record
     assert record is not None
     machine, job_id = state.machines[call.machine], call.job_id
@@ -201,7 +201,7 @@ def _given_up(state: State, call: Call) -> State:
 
 
 def without_start(machine: Machine, job_id: str) -> Machine:
-    """Return a machine after a start that came to nothing; the follower concludes what still runs by its record."""
+    """Return a machine after a start that came to nothing; its runner concludes what still runs by its record."""
     record = machine.tracked(job_id)
     runs = record is not None and record.phase is Phase.RUNNING
     return machine.with_run(job_id, Run.NEVER if runs else None)

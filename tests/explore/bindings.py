@@ -126,7 +126,7 @@ def starting(record: TrackedJob) -> TrackedJob:
 
 
 def with_process(record: TrackedJob) -> TrackedJob:
-    """Return the record with the process of its newest attempt (`Starter._launch`)."""
+    """Return the record with the process of its newest attempt (`AttemptRunner._launch`)."""
     assert record.attempt is not None
     process = ProcessIdentity(pid=1, start_ticks=1, boot_id="")
     attempt = evolve(record.attempt, process=process)

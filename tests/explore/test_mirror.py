@@ -21,9 +21,9 @@ from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.loops.heartbeat import HeartbeatLoop
 from dispatchd.agent.loops.progress import ProgressFeed
 from dispatchd.agent.loops.report import ReportLoop
+from dispatchd.agent.runs.attempt import _with_process
 from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.run import RunLoop
-from dispatchd.agent.runs.start import _with_process
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
@@ -139,7 +139,7 @@ class Says:
     finish = heartbeat = release = accept
 
 
-class NoStarter:
+class NoRunner:
     """Starts nothing: the steps of a start are told one by one."""
 
     source = None
@@ -166,7 +166,7 @@ class Real:
 
     def begin(self) -> None:
         """Begin the next life of the daemon."""
-        anything: Any = NoStarter()
+        anything: Any = NoRunner()
         self.store, _ = JobStore.open(self.folder)
         rng, bugs = random.Random(0), BugFence()
         context = Context(
@@ -191,8 +191,7 @@ class Real:
             "context": context,
         }
         self.run = RunLoop(
-            starter=anything,
-            follower=anything,
+            runner=anything,
             concluder=self.concluder,
             machine=fitness.Machine(),
             **common,

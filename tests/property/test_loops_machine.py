@@ -34,17 +34,17 @@ from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.loops.pull import PullLoop
 from dispatchd.agent.loops.report import ReportLoop
+from dispatchd.agent.runs.attempt import AttemptRunner
 from dispatchd.agent.runs.conclude import Concluder
-from dispatchd.agent.runs.follow import Follower
 from dispatchd.agent.runs.leftovers import Leftovers
 from dispatchd.agent.runs.run import RunLoop
-from dispatchd.agent.runs.start import Starter
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.agent.tracking.tracking import Tracking
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import (
     NotPossible,
@@ -144,22 +144,14 @@ class Daemon:
             known=known,
             context=context,
         )
-        starter = Starter(
+        runner = AttemptRunner(
+            tracking=Tracking(
+                context=context, tracker=self.tracker, fence=fence, runs=runs
+            ),
             engine=engine,
-            tracker=self.tracker,
-            fence=fence,
-            runs=runs,
-            concluder=concluder,
-            source=endpoint,
-            context=context,
-        )
-        follower = Follower(
-            engine=engine,
-            tracker=self.tracker,
-            runs=runs,
-            clock=clock,
             concluder=concluder,
             leftovers=Leftovers(engine, BugFence()),
+            source=endpoint,
         )
         self.loops = (
             PullLoop(
@@ -179,8 +171,7 @@ class Daemon:
                 context=context,
             ),
             RunLoop(
-                starter=starter,
-                follower=follower,
+                runner=runner,
                 concluder=concluder,
                 fence=fence,
                 tracker=self.tracker,

@@ -73,14 +73,14 @@ BOUNDED = {
     *("hub/web/events.py:_pause", "hub/storage/postgresql.py:_bounded"),
     *(
         "agent/tracking/disk_retry.py:_until_stored",
-        "agent/runs/follow.py:_until_unwanted",
+        "agent/runs/attempt.py:_until_unwanted",
     ),
     *("agent/loops/prune.py:_until_heard", "agent/loops/pull.py:_wait_for_room"),
     *("agent/loops/pull.py:_deliver", "agent/loops/report.py:_pay_all"),
     *("process/folder_tree.py:link_tree", "process/folder_tree.py:run"),
     *("process/orphans.py:_be_init", "process/orphans.py:_reap"),
     *("redaction/stream.py:_held", "agent/store/durable.py:_write_all"),
-    *("agent/store/reserve.py:refill", "agent/runs/follow.py:_limit_output"),
+    *("agent/store/reserve.py:refill", "agent/runs/attempt.py:_limit_output"),
     *(
         "agent/store/durable.py:_replace",
         "agent/store/durable.py:_sync",

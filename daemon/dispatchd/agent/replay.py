@@ -20,12 +20,13 @@ from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.agent.engine.local.git_way import GitWay
-from dispatchd.agent.execution import Execution, Tracking, execution
+from dispatchd.agent.execution import Execution, execution
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.lock import lock
 from dispatchd.agent.store.names import file_name
 from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.agent.tracking.tracking import Tracking
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.errors import (

@@ -21,7 +21,7 @@ from dispatchd.agent.domain import fitness
 from dispatchd.agent.endpoint.caller import Caller
 from dispatchd.agent.endpoint.client import DispatchEndpoint
 from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.agent.execution import Execution, Tracking, execution
+from dispatchd.agent.execution import Execution, execution
 from dispatchd.agent.health.metrics import Metrics, StatusCollector
 from dispatchd.agent.health.readiness import Health
 from dispatchd.agent.health.status import MachineStatus, Status
@@ -36,13 +36,14 @@ from dispatchd.agent.loops.prune import PruneLoop
 from dispatchd.agent.loops.pull import Listeners, PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.reload import Reloader
-from dispatchd.agent.runs.follow import Guard
+from dispatchd.agent.runs.attempt import Guard
 from dispatchd.agent.store.held import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.supervisor import Daemon, Loops
 from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.agent.tracking.tracking import Tracking
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.concurrency.notifier import Notifier

@@ -216,7 +216,7 @@ class Concluder:
         if not attempt.output_max_bytes:
             return 0
         path = run.output_file(attempt.number)
-        # On a file system without holes the follower has ended the run for it.
+        # On a file system without holes the runner of its attempt has ended the run for it.
         with suppress(OSError):
             cut_middle(path, attempt.output_max_bytes)
         return hole_bytes(path)

@@ -12,11 +12,12 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from attrs import define, field, frozen
 
-from dispatchd.agent.domain.job import ProcessIdentity
+from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
+from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Engine
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.notifier import Notifier
-from dispatchd.protocol.outcome import Survivor
+from dispatchd.protocol.outcome import Cleared, Survivor
 
 _LOOP: Final = "leftovers"
 
@@ -42,6 +43,24 @@ class Leftovers:
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
+
+    async def clear(
+        self, record: TrackedJob, process: ProcessIdentity, folder: Path
+    ) -> Cleared:
+        """End what a command has left, and remember what can't be ended."""
+        cleared = await self._engine.clear(process, folder)
+        if cleared.ended:
+            self._log.warning(
+                "leftovers_ended", count=cleared.ended, **job_context(record)
+            )
+        if cleared.survivors:
+            self._log.error(
+                "leftovers_given_up",
+                processes=[str(each) for each in cleared.survivors],
+                **job_context(record),
+            )
+            self.add(record.run_id, process, folder, cleared.survivors)
+        return cleared
 
     def add(
         self,

@@ -1,4 +1,4 @@
-"""Run: a slot, then an attempt. `agent/runs/start.py` gives it a process, `agent/runs/follow.py` follows it to its end.
+"""Run: a slot, then an attempt, which `agent/runs/attempt.py` starts and follows to its end.
 
 The fence of this loop is the record: `running` with the attempt's number is durable before the shim is
 forked, and the process identity before its gate opens. So each attempt starts at most once, and after a
@@ -25,9 +25,8 @@ from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.runs.attempt import AttemptRunner
 from dispatchd.agent.runs.conclude import Concluder
-from dispatchd.agent.runs.follow import Follower
-from dispatchd.agent.runs.start import Starter
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
@@ -60,8 +59,7 @@ _ALIVE: Final = (Phase.RUNNING, *_STARTABLE)
 class RunLoop:
     """Turns accepted jobs into verdicts, up to the number of slots at a time."""
 
-    starter: Starter
-    follower: Follower
+    runner: AttemptRunner
     concluder: Concluder
     fence: Fence
     tracker: Tracker
@@ -229,7 +227,7 @@ class RunLoop:
             await self._start(record, workflow)
         record = self.tracker.get(job_id)
         if record is not None and record.phase is Phase.RUNNING:
-            await self.follower.follow(record, workflow)
+            await self.runner.follow(record, workflow)
 
     def _refusal(self, record: TrackedJob, workflow: Workflow | None) -> Verdict | None:
         """Return the verdict of a job that can't be run here, or None if it can."""
@@ -240,7 +238,7 @@ class RunLoop:
             return foreign
         if not record.job.from_fork or workflow.forks_without_isolation:
             return None
-        weakness = self.starter.engine.weakness(workflow.isolation)
+        weakness = self.runner.engine.weakness(workflow.isolation)
         return _not_isolated(workflow, weakness) if weakness else None
 
     def _unfit(self, record: TrackedJob, workflow: Workflow) -> str:
@@ -249,7 +247,7 @@ class RunLoop:
         It may have been able to when the job was accepted. An isolation that is missing when a job is tried again is
         a failed start, and may come back.
         """
-        if self.starter.source is None:
+        if self.runner.source is None:
             # A person runs a job again, and has read the warning.
             return ""
         if record.phase is Phase.RETRY_WAIT:
@@ -309,7 +307,7 @@ class RunLoop:
         )
         if record.phase is Phase.RUNNING:
             # Otherwise it was cancelled, or its lease was lost, during these steps.
-            await self.starter.start(record, attempt, workflow)
+            await self.runner.start(record, attempt, workflow)
 
 
 def _not_isolated(workflow: Workflow, weakness: str) -> Verdict:

@@ -11,10 +11,11 @@ from attrs import define, field
 
 from dispatchd.agent.domain.fence import Word, may_start
 from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Clock, Source
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.errors import JobClosed
+from dispatchd.errors import JobClosed, NotConfirmed, RemoteError
 
 
 @define
@@ -47,6 +48,32 @@ class Fence:
             await self._tracker.cancel(record.job.id, "Cancelled before it started.")
         self.note(record, asked_at, holds=True)
         return not answer.cancel_requested
+
+    async def confirm(self, source: Source | None, record: TrackedJob) -> None:
+        """Return if the command of a job may begin. If that isn't known, ask the endpoint once.
+
+        Raises:
+            NotConfirmed: It must not begin.
+        """
+        if record.phase is not Phase.RUNNING:
+            raise NotConfirmed(reason=f"the job is {record.phase}")
+        if source is None or self.allows(record):
+            return
+        try:
+            wanted = await self.accept(source, record)
+        except RemoteError as error:
+            raise NotConfirmed(reason=str(error)) from error
+        if not wanted:
+            raise NotConfirmed(reason="somebody has cancelled it")
+        # The answer counts from the time of the call: it may have taken longer than the lease, or a delivery came.
+        newest = self._tracker.get(record.job.id)
+        is_wanted = (
+            newest is not None
+            and newest.phase is Phase.RUNNING
+            and not newest.stop_requested
+        )
+        if newest is None or not is_wanted or not self.allows(newest):
+            raise NotConfirmed(reason="the endpoint's answer doesn't hold any more")
 
     def note(self, asked: TrackedJob, asked_at: datetime, *, holds: bool) -> None:
         """Store the answer to an accept or a heartbeat.

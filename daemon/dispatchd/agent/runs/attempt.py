@@ -1,4 +1,7 @@
-"""Follow: one attempt, from its process to its end, whichever daemon started it.
+"""Attempt: its workspace, its secrets and its process, then its end, whichever daemon started it.
+
+The fence of a start is the engine's: the process identity is durable before the command can run. Until then a failure,
+or the end of the daemon, means that nothing was run.
 
 The reason for ending a run is durable before the signal is sent. If a daemon dies between the two, the next one knows
 the reason and the time, and continues. If the disk refuses that record, the signal is sent all the same, and the
@@ -10,7 +13,6 @@ record, and silence is measured from the last output of the run.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 import anyio
@@ -18,18 +20,30 @@ import structlog
 from anyio import to_thread
 from attrs import define, evolve, field
 
+from dispatchd.agent.domain.exit_table import Ending
 from dispatchd.agent.domain.job import Attempt, ProcessIdentity, TrackedJob
-from dispatchd.agent.domain.phase import Event
+from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.domain.trace import traceparent
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.leftovers import Leftovers
+from dispatchd.agent.runs.prepare import Prepared, prepare
+from dispatchd.agent.runs.token import given_secrets
 from dispatchd.agent.store.evidence import last_activity_ns
-from dispatchd.agent.store.runs import RunFolder, Runs
+from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.tracking.log_context import job_context
-from dispatchd.agent.tracking.ports import Clock, Engine
-from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.agent.tracking.ports import Engine, Source
+from dispatchd.agent.tracking.tracker import Decision
+from dispatchd.agent.tracking.tracking import Tracking
+from dispatchd.errors import (
+    FolderDamaged,
+    NotConfirmed,
+    RunError,
+    SecretUnavailable,
+    WorkspaceFailed,
+)
 from dispatchd.process.holes import allocated, cut_middle
-from dispatchd.protocol.outcome import Cleared, Exit, FailureCause, NeverStarted
+from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted
 
 _RECORD_S: Final = 10.0
 """Longest wait for the record of an order to stop (seconds): the disk may hang."""
@@ -51,19 +65,97 @@ def unguarded(_run: RunFolder, _number: int) -> AbstractContextManager[None]:
 
 
 @define(kw_only=True)
-class Follower:
-    """Follows attempts to their end, and ends them where that is due."""
+class AttemptRunner:
+    """Starts attempts, follows them to their end, and ends them where that is due."""
 
+    tracking: Tracking
     engine: Engine
-    tracker: Tracker
-    runs: Runs
-    clock: Clock
     concluder: Concluder
     leftovers: Leftovers
+    source: Source | None = None
+    """Source of tokens for attempts; None for a replay, of which no endpoint knows."""
     guard: Guard = unguarded
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
+
+    async def start(
+        self, record: TrackedJob, attempt: Attempt, workflow: Workflow
+    ) -> None:
+        """Start a running job's newest attempt; a failure to start is concluded at once.
+
+        If the job is lost before the command has begun, the start is reverted. If the endpoint doesn't
+        answer, the attempt has a process that never begins, and whoever follows it reverts it.
+        """
+        base_env = dict(self.engine.inherited)
+        run = self.tracking.runs.folder(record.run_id)
+        if self.tracking.context.config.telemetry.otlp_url:
+            # W3C Trace Context.
+            base_env["TRACEPARENT"] = traceparent(record, attempt.number)
+        try:
+            prepared = await self.tracking.tracker.disk.until_stored(
+                lambda: prepare(
+                    record,
+                    attempt,
+                    workflow,
+                    self.tracking.runs,
+                    base_env,
+                    self.concluder.known,
+                )
+            )
+            self._log_left_out(record, prepared)
+            await self._launch(record, prepared, workflow)
+        except RunError as error:
+            await self.concluder.fail_to_start(record, workflow, _ending(error), error)
+            self.engine.forget(run.attempt(attempt.number))
+            return
+        except NotConfirmed as error:
+            self._log.warning(
+                "start_given_up", reason=error.reason, **job_context(record)
+            )
+        now = self.tracking.tracker.get(record.job.id)
+        if now is None or now.phase is not Phase.RUNNING:
+            self.engine.forget(run.attempt(attempt.number))
+            await self.concluder.workspaces.clear(record.job.id)
+
+    async def _launch(
+        self, record: TrackedJob, prepared: Prepared, workflow: Workflow
+    ) -> None:
+        """Start it, or give up when the attempt is to be ended: a token and a checkout can take minutes.
+
+        Raises:
+            RunError: It can't be started: a leaf.
+            NotConfirmed: It must not be started.
+        """
+        job_id = record.job.id
+        failed: RunError | NotConfirmed | None = None
+
+        async def record_process(process: ProcessIdentity) -> None:
+            newest = await self.tracking.tracker.decide(
+                job_id,
+                lambda before: Decision(
+                    Event.ATTEMPT_STARTED, _with_process(before, process)
+                ),
+            )
+            await self.tracking.fence.confirm(self.source, newest)
+
+        async with anyio.create_task_group() as tasks:
+
+            async def give_up_when_unwanted() -> None:
+                await self.tracking.tracker.stop_event(job_id).wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(give_up_when_unwanted, name=f"start watchdog {job_id}")
+            try:
+                given = await given_secrets(self.source, record, workflow)
+                launch = evolve(prepared.launch, given=given)
+                await self.engine.start(launch, record_process)
+            except (RunError, NotConfirmed) as error:
+                # Raised outside of the task group, which would wrap it into an exception group.
+                failed = error
+            tasks.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
 
     async def follow(self, record: TrackedJob, workflow: Workflow | None) -> None:
         """Wait for the end of a running job's newest attempt, ending it where that is due, and conclude.
@@ -73,13 +165,13 @@ class Follower:
         attempt = record.attempt
         if attempt is None:
             return
-        with self.guard(self.runs.folder(record.run_id), attempt.number):
+        with self.guard(self.tracking.runs.folder(record.run_id), attempt.number):
             await self._follow(record, attempt, workflow)
 
     async def _follow(
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow | None
     ) -> None:
-        folder = self.runs.folder(record.run_id).attempt(attempt.number)
+        folder = self.tracking.runs.folder(record.run_id).attempt(attempt.number)
         end: Exit | NeverStarted = NeverStarted()
         readable = True
         try:
@@ -96,7 +188,7 @@ class Follower:
     async def _watch(
         self, record: TrackedJob, attempt: Attempt, process: ProcessIdentity
     ) -> Exit | NeverStarted:
-        folder = self.runs.folder(record.run_id).attempt(attempt.number)
+        folder = self.tracking.runs.folder(record.run_id).attempt(attempt.number)
         stopping = escalated = False
         end: Exit | NeverStarted = Exit(code=None)
         observing, limiting = anyio.CancelScope(), anyio.CancelScope()
@@ -137,7 +229,7 @@ class Follower:
         if isinstance(end, NeverStarted):
             return end
         usage = self.engine.usage(folder)
-        cleared = await self._clear(record, process, folder)
+        cleared = await self.leftovers.clear(record, process, folder)
         return evolve(
             end,
             escalated=escalated,
@@ -146,43 +238,25 @@ class Follower:
             usage=usage,
         )
 
-    async def _clear(
-        self, record: TrackedJob, process: ProcessIdentity, folder: Path
-    ) -> Cleared:
-        """End what a command has left."""
-        cleared = await self.engine.clear(process, folder)
-        if cleared.ended:
-            self._log.warning(
-                "leftovers_ended", count=cleared.ended, **job_context(record)
-            )
-        if cleared.survivors:
-            self._log.error(
-                "leftovers_given_up",
-                processes=[str(each) for each in cleared.survivors],
-                **job_context(record),
-            )
-            self.leftovers.add(record.run_id, process, folder, cleared.survivors)
-        return cleared
-
     def _grace_left_s(self, record: TrackedJob) -> float:
         """Return the rest of the kill grace (seconds): a restart of the daemon doesn't restart it."""
-        now = (self.tracker.get(record.job.id) or record).attempt
+        now = (self.tracking.tracker.get(record.job.id) or record).attempt
         if now is None:
             return 0.0
         if now.stop_at is None:
             # The order to stop could not be recorded yet.
             return now.kill_grace_s
-        passed_s = (self.clock.now() - now.stop_at).total_seconds()
+        passed_s = (self.tracking.context.clock.now() - now.stop_at).total_seconds()
         return min(max(0.0, now.kill_grace_s - passed_s), now.kill_grace_s)
 
     async def _until_unwanted(
         self, record: TrackedJob, attempt: Attempt
     ) -> FailureCause | None:
         """Wait until the run has to end. Return None if somebody ordered it, else the reason of a watchdog."""
-        stop_requested = self.tracker.stop_event(record.job.id)
+        stop_requested = self.tracking.tracker.stop_event(record.job.id)
         while True:
             due_at, cause = self._deadline(record, attempt)
-            left_s = (due_at - self.clock.now()).total_seconds()
+            left_s = (due_at - self.tracking.context.clock.now()).total_seconds()
             if left_s <= 0:
                 return None if stop_requested.is_set() else cause
             with anyio.move_on_after(left_s):
@@ -194,7 +268,7 @@ class Follower:
     ) -> None:
         """Limit the size of the output. End the run where the file system can't free space within a file."""
         most = attempt.output_max_bytes
-        path = self.runs.folder(record.run_id).output_file(attempt.number)
+        path = self.tracking.runs.folder(record.run_id).output_file(attempt.number)
         with limiting:
             while most:
                 if allocated(path) > most:
@@ -211,16 +285,18 @@ class Follower:
                 await anyio.sleep(_LOOK_S)
 
     async def _order_stop(self, record: TrackedJob, cause: FailureCause) -> None:
-        await self.tracker.apply(
+        await self.tracking.tracker.apply(
             record.job.id,
             Event.STOP_ORDERED,
-            change=lambda before: before.ending(cause, self.clock.now()),
+            change=lambda before: before.ending(
+                cause, self.tracking.context.clock.now()
+            ),
         )
 
     async def _until_ordered(self, record: TrackedJob) -> None:
         """Wait until the order to stop is recorded, or the disk has refused it, or `_RECORD_S` has passed."""
         with anyio.move_on_after(_RECORD_S):
-            await self.tracker.stop_event(record.job.id).wait()
+            await self.tracking.tracker.stop_event(record.job.id).wait()
 
     def _deadline(
         self, record: TrackedJob, attempt: Attempt
@@ -229,10 +305,45 @@ class Follower:
         limit = (attempt.deadline_at, FailureCause.MAX_DURATION)
         if not attempt.inactivity_s:
             return limit
-        run = self.runs.folder(record.run_id)
+        run = self.tracking.runs.folder(record.run_id)
         written_ns = last_activity_ns(
             [run.output_file(attempt.number), run.events_file(attempt.number)]
         )
-        active_at = max(attempt.started_at, self.clock.of_file(written_ns))
+        active_at = max(
+            attempt.started_at, self.tracking.context.clock.of_file(written_ns)
+        )
         silent_at = active_at + timedelta(seconds=attempt.inactivity_s)
         return min(limit, (silent_at, FailureCause.INACTIVITY_TIMEOUT))
+
+    def _log_left_out(self, record: TrackedJob, prepared: Prepared) -> None:
+        for each in prepared.left_out:
+            self._log.info(
+                "parameter_left_out",
+                name=each.name,
+                reason=each.reason,
+                **job_context(record),
+            )
+        if prepared.withheld:
+            self._log.info(
+                "secrets_withheld",
+                names=list(prepared.withheld),
+                reason="the job's code comes from a fork",
+                **job_context(record),
+            )
+
+
+def _ending(error: RunError) -> Ending:
+    match error:
+        case WorkspaceFailed() | FolderDamaged():
+            return Ending.WORKSPACE
+        case SecretUnavailable():
+            return Ending.SECRET
+        case _:
+            return Ending.SPAWN
+
+
+def _with_process(record: TrackedJob, process: ProcessIdentity) -> TrackedJob:
+    if record.attempt is None:
+        return record
+    started = record.with_attempt(evolve(record.attempt, process=process))
+    return evolve(started, start_failures=0)

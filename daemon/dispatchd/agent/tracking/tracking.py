@@ -1,0 +1,50 @@
+"""The tracked jobs of a daemon: their records, their folders, and the context of the loops that move them."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from attrs import frozen
+
+from dispatchd.agent.config.current import CurrentConfig
+from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.runs import Runs
+from dispatchd.agent.tracking.context import Context
+from dispatchd.agent.tracking.disk_retry import Disk
+from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.tracker import Tracker
+from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.concurrency.notifier import Notifier
+from dispatchd.process.clock import SteadyClock
+
+
+@frozen(kw_only=True)
+class Tracking:
+    """Objects that hold the tracked jobs, and the context of the loops that move them."""
+
+    context: Context
+    tracker: Tracker
+    fence: Fence
+    runs: Runs
+
+    @classmethod
+    def of(
+        cls,
+        current: CurrentConfig,
+        store: JobStore,
+        clock: SteadyClock,
+        bugs: BugFence,
+        *,
+        changed: Notifier,
+        watchers: Sequence[Callable[[TrackedJob], None]] = (),
+    ) -> Self:
+        """Wire those of an open store. `changed` notifies the loops; `watchers` are called with every durable record."""
+        rng = random.Random()  # noqa: S311  # for jitter, not for secrets
+        tracker = Tracker(store, clock, Disk(rng), watchers, changed)
+        return cls(
+            context=Context(current=current, clock=clock, random=rng, bugs=bugs),
+            tracker=tracker,
+            fence=Fence(tracker, clock),
+            runs=Runs.open(current.config.state_folder),
+        )
