@@ -6,12 +6,12 @@ from explore.bindings import (
     LEASE_S,
     LONG_AGO,
     NOW,
+    ClaimAnswer,
     Event,
     HubJob,
     Job,
     Phase,
     TrackedJob,
-    Word,
 )
 from explore.model import (
     IS_OVER,
@@ -218,7 +218,7 @@ def _noted(machine: Machine, call: Call, *, holds: bool) -> Machine:
     )
     if is_older or machine.tracked(call.job_id) is None:
         return machine
-    word = Word(claim_token=token, asked_at=asked_at, holds=holds)
+    word = ClaimAnswer(claim_token=token, asked_at=asked_at, holds=holds)
     return machine.with_word(call.job_id, word)
 
 

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 
 from dispatchd.agent.domain import cancel
 from dispatchd.agent.domain.exit_table import Contract, Then
-from dispatchd.agent.domain.fence import Word, may_start
+from dispatchd.agent.domain.fence import ClaimAnswer, may_start
 from dispatchd.agent.domain.job import Attempt, ProcessIdentity, TrackedJob, cancelled
 from dispatchd.agent.domain.phase import OWES, Debt, Event, Phase
 from dispatchd.agent.domain.run.events import Story
@@ -51,6 +51,7 @@ __all__ = [
     "STATUSES",
     "WAITING",
     "Claim",
+    "ClaimAnswer",
     "Decisions",
     "Event",
     "Exit",
@@ -67,14 +68,13 @@ __all__ = [
     "Submitted",
     "TrackedJob",
     "Verdict",
-    "Word",
     "Words",
     "is_cancel",
     "number_of",
     "require_holder",
 ]
 
-Words = tuple[tuple[str, Word], ...]
+Words = tuple[tuple[str, ClaimAnswer], ...]
 """What the endpoint has said last about each job."""
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
@@ -181,7 +181,7 @@ def undone(record: TrackedJob) -> TrackedJob:
     return never.advance(Event.ATTEMPT_NEVER_STARTED, NOW)
 
 
-def may_begin(record: TrackedJob, word: Word | None) -> bool:
+def may_begin(record: TrackedJob, word: ClaimAnswer | None) -> bool:
     return may_start(record, word, NOW)
 
 
@@ -317,9 +317,9 @@ class Decisions:
     parked: Callable[[TrackedJob], TrackedJob] = parked
     concluded: Callable[[TrackedJob, int | None, bool], TrackedJob] = concluded
     undone: Callable[[TrackedJob], TrackedJob] = undone
-    may_start: Callable[[TrackedJob, Word | None], bool] = may_begin
+    may_start: Callable[[TrackedJob, ClaimAnswer | None], bool] = may_begin
     """Before an attempt is taken up, and before its gate opens."""
-    may_begin: Callable[[TrackedJob, Word | None], bool] = may_begin
+    may_begin: Callable[[TrackedJob, ClaimAnswer | None], bool] = may_begin
     """Once more, after the endpoint had to be asked at the gate."""
     words_after_start: Callable[[Words], Words] = words_after_start
     call_owed: Callable[[TrackedJob, bool], str] = call_owed

@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 from explore import bindings as real
 from explore.bindings import (
     Claim,
+    ClaimAnswer,
     Decisions,
     Event,
     HubJob,
@@ -18,7 +19,6 @@ from explore.bindings import (
     Submitted,
     TrackedJob,
     Verdict,
-    Word,
     Words,
 )
 from explore.bindings import State as JobState
@@ -38,11 +38,11 @@ class Fault:
 # 1: a fence with an age.
 
 
-def _without_age(record: TrackedJob, word: Word | None) -> bool:
+def _without_age(record: TrackedJob, word: ClaimAnswer | None) -> bool:
     return word is None or word.holds
 
 
-def _although_refused(record: TrackedJob, word: Word | None) -> bool:
+def _although_refused(record: TrackedJob, word: ClaimAnswer | None) -> bool:
     return real.may_begin(record, word and evolve(word, holds=True))
 
 
@@ -50,7 +50,7 @@ def _kept(words: Words) -> Words:
     return words
 
 
-def _always(record: TrackedJob, word: Word | None) -> bool:
+def _always(record: TrackedJob, word: ClaimAnswer | None) -> bool:
     return True
 
 

@@ -7,10 +7,10 @@ from attrs import frozen
 from typing_extensions import override
 
 from explore.bindings import (
+    ClaimAnswer,
     HubJob,
     Phase,
     TrackedJob,
-    Word,
     Words,
 )
 
@@ -128,7 +128,7 @@ class Machine(NamedTuple):
     def with_run(self, job_id: str, run: Run | None) -> "Machine":
         return self._replace(runs=put(self.runs, job_id, run))
 
-    def with_word(self, job_id: str, word: Word) -> "Machine":
+    def with_word(self, job_id: str, word: ClaimAnswer) -> "Machine":
         return self._replace(words=put(self.words, job_id, word))
 
 

@@ -230,7 +230,7 @@ async def test_a_licensed_machine_that_starts_is_not_called_unready(
         await machine.run("j2")
         log = daemon.log()
 
-    assert "license_good" in {each["event"] for each in log}
+    assert "license_valid" in {each["event"] for each in log}
     assert "not_ready" not in {each["event"] for each in log}
 
 
@@ -496,7 +496,7 @@ async def test_a_machine_whose_id_cannot_be_kept_waits_and_says_so(
     in_the_way = machine.folder / "state" / "server_id"
     in_the_way.mkdir(parents=True)
     async with running_daemon(machine.config) as daemon:
-        await daemon.until_logged("server_id_not_kept")
+        await daemon.until_logged("server_id_not_stored")
         told = await machine.told()
         in_the_way.rmdir()
         await advance(NEXT_TRY_S)

@@ -266,7 +266,7 @@ async def test_a_second_sigint_cancels_the_runs(tmp_path: Path) -> None:
             hub.hand_out(JOB)
             await daemon.until_logged("job_attempt_started")
             daemon.process.send_signal(signal.SIGINT)
-            await daemon.until_logged("press_again_to_cancel_the_runs")
+            await daemon.until_logged("stop_requested")
             daemon.process.send_signal(signal.SIGINT)
             code = await to_thread.run_sync(daemon.process.wait)
 

@@ -40,7 +40,7 @@ BOUNDED = {
         "agent/supervisor.py:_until_none",
         "agent/supervisor.py:ask_for_time",
     ),
-    *("agent/supervisor.py:give_up_when_told", "hub/main.py:_stop_on_signal"),
+    *("agent/supervisor.py:give_up_at_signal", "hub/main.py:_stop_on_signal"),
     *("protocol/json_text.py:_members", "redaction/patterns.py:_is_a_key"),
     *("hub/http_bodies.py:_read_shortened", "hub/domain/shortened.py:feed"),
     *("agent/engine/local/gate.py:_ask", "agent/engine/local/gate.py:status"),

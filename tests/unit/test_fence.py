@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 from attrs import evolve
 
-from dispatchd.agent.domain.fence import Word, may_start
+from dispatchd.agent.domain.fence import ClaimAnswer, may_start
 from dispatchd.agent.domain.job import Attempt, ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.protocol.job import Job
@@ -17,7 +17,7 @@ LEASED = evolve(
     phase=Phase.ACCEPTED,
 )
 FOR_EVER = evolve(LEASED, job=evolve(LEASED.job, lease_s=None))
-SAID = Word(claim_token="2", asked_at=NOW, holds=True)
+SAID = ClaimAnswer(claim_token="2", asked_at=NOW, holds=True)
 
 
 def after(seconds: float) -> timedelta:

@@ -86,7 +86,7 @@ class Daemon:
                 tracked_jobs=len(self.tracker.in_phase(*Phase)),
             )
             self.manager.ready(self.status.line())
-            await self._stop_in_order(await self._until_told(signals), signals)
+            await self._stop_in_order(await self._until_stopped(signals), signals)
             tasks.cancel_scope.cancel()
         self._log.info(
             "daemon_stopped", left_running=len(self.tracker.in_phase(Phase.RUNNING))
@@ -98,7 +98,7 @@ class Daemon:
         with self._pulling:
             await self.loops.pull.run(task_status=task_status)
 
-    async def _until_told(
+    async def _until_stopped(
         self, signals: AsyncIterator[signal.Signals]
     ) -> signal.Signals:
         """Return the signal that stops the daemon, and reload at the others. A stop waits for no reload."""
@@ -144,7 +144,7 @@ class Daemon:
             await self._until_none(Phase.RELEASING, Phase.FINISHING)
 
     async def _another(self, signals: AsyncIterator[signal.Signals]) -> bool:
-        self._log.info("press_again_to_cancel_the_runs", within_s=_SECOND_SIGINT_S)
+        self._log.info("stop_requested", within_s=_SECOND_SIGINT_S)
         with anyio.move_on_after(_SECOND_SIGINT_S):
             async for number in signals:
                 if number is signal.SIGINT:
@@ -155,7 +155,7 @@ class Daemon:
         """Wait for the end of the runs, or for a second signal, which leaves them alive."""
         async with anyio.create_task_group() as tasks:
 
-            async def give_up_when_told() -> None:
+            async def give_up_at_signal() -> None:
                 async for number in signals:
                     if number is not signal.SIGHUP:
                         self._log.info("runs_left_alive", signal=number.name)
@@ -166,7 +166,7 @@ class Daemon:
                     self.manager.more_time(2 * _ASK_EVERY_S)
                     await anyio.sleep(_ASK_EVERY_S)
 
-            tasks.start_soon(give_up_when_told, name="second signal")
+            tasks.start_soon(give_up_at_signal, name="second signal")
             tasks.start_soon(ask_for_time, name="more time")
             await self._until_none(Phase.RUNNING)
             tasks.cancel_scope.cancel()

@@ -118,7 +118,7 @@ class JobCommands:
         """Return the jobs that a drain still waits for, as they change, until there are none or the drain is over."""
 
         async def items() -> AsyncGenerator[Json, None]:
-            told: Json = None
+            last: Json = None
             while True:
                 bell, activity = (
                     self._tracker.changed.next,
@@ -126,9 +126,9 @@ class JobCommands:
                 )
                 mode, left = self._intake.intake.mode, self._intake.left
                 item: Json = {"mode": mode.value, "left": left}
-                if item != told:
+                if item != last:
                     yield item
-                    told = item
+                    last = item
                 if mode is not Mode.DRAINING or not left:
                     return
                 await _either(bell, activity)

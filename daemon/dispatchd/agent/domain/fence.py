@@ -12,7 +12,7 @@ from dispatchd.agent.domain.job import TrackedJob
 
 
 @frozen(kw_only=True)
-class Word:
+class ClaimAnswer:
     """Answer of the endpoint to an accept or a heartbeat.
 
     `asked_at` is the time of the call, by a clock that counts suspension. `holds` is true if this machine
@@ -24,7 +24,7 @@ class Word:
     holds: bool
 
 
-def may_start(record: TrackedJob, last: Word | None, now: datetime) -> bool:
+def may_start(record: TrackedJob, last: ClaimAnswer | None, now: datetime) -> bool:
     """Return whether a process of an accepted job may begin now. If not, the endpoint has to be asked first.
 
     Args:

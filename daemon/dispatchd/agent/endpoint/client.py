@@ -148,14 +148,14 @@ class DispatchEndpoint:
             message = f"job {record.job.id} has no verdict to report"
             raise ValueError(message)
         verdict = record.verdict
-        told: dict[str, Json] = {
+        body: dict[str, Json] = {
             "result_status": verdict.outcome.value,
             "result_summary": self._scrubbed(verdict.summary),
             "result_cause": verdict.cause.value if verdict.cause else "",
         }
         more = report_to_wire(report, self._scrubbed)
         try:
-            await self._about("finish", record, _filled({**told, **more}))
+            await self._about("finish", record, _filled({**body, **more}))
         except TooLarge as error:
             if not any(more.values()):
                 raise
@@ -165,7 +165,7 @@ class DispatchEndpoint:
                 error=str(error),
                 left_out=list(_filled(more)),
             )
-            await self._about("finish", record, _filled(told))
+            await self._about("finish", record, _filled(body))
 
     async def token(self, record: TrackedJob, permissions: Mapping[str, str]) -> str:
         """Ask for a token for the job's repository with these permissions and no others."""
@@ -176,12 +176,12 @@ class DispatchEndpoint:
 
     async def heartbeat(self, record: TrackedJob, progress: Progress | None) -> Beat:
         """Extend the job's lease, report its state, and return whether a cancel was requested."""
-        told: dict[str, Json] = {"phase": record.phase.value}
+        body: dict[str, Json] = {"phase": record.phase.value}
         if progress is not None:
-            told["progress"] = asdict(progress)
+            body["progress"] = asdict(progress)
         if record.phase is Phase.NEEDS_ATTENTION and record.blocked:
-            told["reason"] = self._scrubbed(record.blocked)
-        return _beat("heartbeat", await self._about("heartbeat", record, told))
+            body["reason"] = self._scrubbed(record.blocked)
+        return _beat("heartbeat", await self._about("heartbeat", record, body))
 
     async def release(self, record: TrackedJob, reason: str) -> None:
         """Hand an unstarted job back."""

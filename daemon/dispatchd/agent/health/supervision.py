@@ -41,9 +41,9 @@ class SupervisionLoop:
     metrics: Metrics
     bugs: BugFence
     textfile: Path | None
-    _flaws: tuple[str, ...] = field(default=(), init=False)
+    _problems: tuple[str, ...] = field(default=(), init=False)
     _line: str = field(default="", init=False)
-    _trouble: str = field(default="", init=False)
+    _error: str = field(default="", init=False)
     _began_at: float = field(default=0.0, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -60,7 +60,7 @@ class SupervisionLoop:
             await self.bugs.rounds("supervision", self._look)
 
     async def _look(self) -> None:
-        self._tell()
+        self._report()
         self._write_metrics()
         patience_s = self.status.context.config.patience_s
         await anyio.sleep(min(_LONGEST_LOOK_S, patience_s / _LOOKS_IN_PATIENCE))
@@ -77,7 +77,7 @@ class SupervisionLoop:
             self.manager.is_well()
         await anyio.sleep(self._feed_s)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         line = self.status.line()
         if line != self._line:
             self.manager.status(line)
@@ -85,11 +85,11 @@ class SupervisionLoop:
         flaws = tuple(self.status.health.flaws)
         if self._is_starting():
             return
-        if flaws and not self._flaws:
+        if flaws and not self._problems:
             self._log.warning("not_ready", reasons=list(flaws))
-        elif self._flaws and not flaws:
+        elif self._problems and not flaws:
             self._log.info("ready_again")
-        self._flaws = flaws
+        self._problems = flaws
 
     def _is_starting(self) -> bool:
         """Return whether it is too early to report a machine as not ready: nothing is known of its endpoint yet."""
@@ -104,11 +104,11 @@ class SupervisionLoop:
                 str(self.textfile), self.metrics.registry
             )
         except OSError as error:
-            self._say_once(f"{self.textfile}: {error.strerror}")
+            self._log_once(f"{self.textfile}: {error.strerror}")
         else:
-            self._trouble = ""
+            self._error = ""
 
-    def _say_once(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            self._log.error("metrics_not_written", error=trouble)
-        self._trouble = trouble
+    def _log_once(self, error: str) -> None:
+        if error != self._error:
+            self._log.error("metrics_not_written", error=error)
+        self._error = error

@@ -72,7 +72,7 @@ class TraceExporter:
     _stopping: bool = field(default=False, init=False)
     _sending: int = field(default=0, init=False)
     _retry: Retry = field(init=False)
-    _drop_told: bool = field(default=False, init=False)
+    _drop_logged: bool = field(default=False, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False, repr=False
     )
@@ -143,9 +143,9 @@ class TraceExporter:
     def _settle(self, batch: Sequence[TrackedJob], refusal: "_Refusal | None") -> None:
         self._sending = 0
         if refusal is None:
-            self._tell_recovery()
+            self._note_recovery()
             return
-        self._tell_failure(refusal.reason)
+        self._note_failure(refusal.reason)
         if refusal.for_ever:
             self._drop(len(batch))
         else:
@@ -169,20 +169,20 @@ class TraceExporter:
 
     def _drop(self, count: int) -> None:
         self.dropped += count
-        if not self._drop_told:
-            self._drop_told = True
+        if not self._drop_logged:
+            self._drop_logged = True
             self._log.warning("traces_dropped", url=self.url, dropped=self.dropped)
 
-    def _tell_failure(self, reason: str) -> None:
+    def _note_failure(self, reason: str) -> None:
         self._retry.failed()
         if self._retry.failures == 1:
             self._log.warning("traces_not_exported", url=self.url, reason=reason)
 
-    def _tell_recovery(self) -> None:
+    def _note_recovery(self) -> None:
         if self._retry.failures:
             self._log.info("traces_exported_again", url=self.url, dropped=self.dropped)
         self._retry.worked()
-        self._drop_told = self._drop_told and bool(self._queue)
+        self._drop_logged = self._drop_logged and bool(self._queue)
 
 
 @frozen

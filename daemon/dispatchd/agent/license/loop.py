@@ -105,7 +105,7 @@ class LicenseLoop:
                 self.finder.identity.server_id
             )
         except StoreUnavailable as error:
-            self._log.warning("server_id_not_kept", error=str(error))
+            self._log.warning("server_id_not_stored", error=str(error))
             self._become(LicenseStatus(flaw=str(error)))
             return False
         if flaw:
@@ -239,7 +239,7 @@ class LicenseLoop:
                 self.finder.identity.replace, activation, marked
             )
         except StoreUnavailable as trouble:
-            self._log.error("license_not_kept", error=str(trouble))
+            self._log.error("license_not_stored", error=str(trouble))
             is_kept = True
         if not is_kept:
             self._look_again()
@@ -274,7 +274,7 @@ class LicenseLoop:
             if status.obstacle:
                 self._log.warning("license_obstacle", reason=status.obstacle)
             else:
-                self._log.info("license_good", source=str(status.source or ""))
+                self._log.info("license_valid", source=str(status.source or ""))
             self.on_change()
         self.looked.set()
         if status.worth is Worth.GRACE and before.worth is not Worth.GRACE:

@@ -56,7 +56,7 @@ class _Rhythm:
 
     claim_token: str
     due: float
-    told: Phase | None = None
+    sent: Phase | None = None
     """Phase in the newest beat; None before the first."""
 
 
@@ -115,7 +115,7 @@ class HeartbeatLoop:
             if _is_news(record, rhythm) or rhythm.due <= now:
                 rhythm.due = now + pause_s
                 if job_id not in self._work:
-                    rhythm.told = record.phase
+                    rhythm.sent = record.phase
                     self._work.start(
                         tasks,
                         job_id,
@@ -161,7 +161,7 @@ class HeartbeatLoop:
         else:
             self.fence.note(record, asked_at, holds=True)
             if news is not None:
-                self.progress.told(record)
+                self.progress.note_sent(record)
             decided = record.is_cancelled or record.phase is Phase.FINISHING
             if beat.cancel_requested and not decided:
                 await self.tracker.cancel(job_id, "Cancelled before it started.")
@@ -187,4 +187,4 @@ class HeartbeatLoop:
 
 def _is_news(record: TrackedJob, rhythm: _Rhythm) -> bool:
     """Return whether the endpoint is to be notified at once of a job's phase."""
-    return record.phase not in _NOT_AT_ONCE and record.phase is not rhythm.told
+    return record.phase not in _NOT_AT_ONCE and record.phase is not rhythm.sent

@@ -90,7 +90,7 @@ class IntakeLoop:
             # It is better to take jobs than to leave them waiting: the drain can be requested again.
             self._log.error("intake_unreadable", error=str(error))
         if self.intake.obstacle:
-            self._log.info("intake_kept", reason=self.intake.obstacle)
+            self._log.info("intake_restored", reason=self.intake.obstacle)
         task_status.started()
         await self.context.bugs.rounds("intake", self._round)
 

@@ -21,7 +21,7 @@ class _Cursor:
 
     path: Path
     file: Path
-    told: int
+    sent: int
     seen: int = 0
 
 
@@ -44,14 +44,14 @@ class ProgressFeed:
             return None
         return await to_thread.run_sync(self._read, record, attempt.number)
 
-    def told(self, record: TrackedJob) -> None:
+    def note_sent(self, record: TrackedJob) -> None:
         """Record that the endpoint has the newest progress; a restarted daemon knows it too."""
         cursor = self._cursors.get(record.job.id)
         if cursor is None:
             return
-        cursor.told = cursor.seen
+        cursor.sent = cursor.seen
         try:
-            write_new(cursor.file, str(cursor.told).encode())
+            write_new(cursor.file, str(cursor.sent).encode())
         except OSError as error:
             # At worst a restarted daemon sends it again.
             self._log.debug(
@@ -70,12 +70,12 @@ class ProgressFeed:
         cursor = self._cursors.get(record.job.id)
         if cursor is None or cursor.path != path:
             self.forget(record.job.id)
-            file = run.told_file(number)
+            file = run.sent_file(number)
             cursor = _Cursor(path, file, _number_in(file))
             self._cursors[record.job.id] = cursor
         story = self._stories.so_far(path)
         cursor.seen = story.progress_events
-        return story.progress if story.progress_events > cursor.told else None
+        return story.progress if story.progress_events > cursor.sent else None
 
 
 def _number_in(file: Path) -> int:

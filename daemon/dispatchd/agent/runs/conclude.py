@@ -187,7 +187,7 @@ class Concluder:
             self._write_report(record, attempt, result, workflow, known=known)
         except StoreUnavailable as error:
             # The command may have left anything there; its job must end all the same.
-            self._log.error("not_kept", error=str(error), **job_context(record))
+            self._log.error("not_stored", error=str(error), **job_context(record))
         evidence = Evidence(
             end=end,
             contract=attempt.contract,
@@ -208,7 +208,7 @@ class Concluder:
         try:
             return self.runs.keep_artifacts(record.run_id, wanted)
         except StoreUnavailable as error:
-            self._log.error("not_kept", error=str(error), **job_context(record))
+            self._log.error("not_stored", error=str(error), **job_context(record))
             return tuple(wanted)
 
     def _limit_output(self, run: RunFolder, attempt: Attempt) -> int:

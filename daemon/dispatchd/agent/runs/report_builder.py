@@ -54,8 +54,8 @@ def compose(
     found, more = _outputs(run, number)
     remarks = result.annotations if isinstance(result, RunResult) else ()
     if redactor is None:
-        told = summary or found.values or remarks
-        withheld = Report(output=output, step_summary=WITHHELD if told else "")
+        has_texts = summary or found.values or remarks
+        withheld = Report(output=output, step_summary=WITHHELD if has_texts else "")
         return Composed(report=withheld)
     fitting = outputs.reported(found, redactor.scrub)
     return Composed(

@@ -121,7 +121,7 @@ class RunFolder:
         """Return the file with the rest of an attempt's report: JSON, without secrets."""
         return self.attempt(number) / "details.report"
 
-    def told_file(self, number: int) -> Path:
+    def sent_file(self, number: int) -> Path:
         """Return the file with the number of an attempt's progress events that were sent to the endpoint."""
         return self.attempt(number) / "progress.told"
 

@@ -9,7 +9,7 @@ from datetime import datetime
 import structlog
 from attrs import define, field
 
-from dispatchd.agent.domain.fence import Word, may_start
+from dispatchd.agent.domain.fence import ClaimAnswer, may_start
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.tracking.log_context import job_context
@@ -24,7 +24,7 @@ class Fence:
 
     _tracker: Tracker
     _clock: Clock
-    _words: dict[str, Word] = field(factory=dict, init=False)
+    _answers: dict[str, ClaimAnswer] = field(factory=dict, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -84,25 +84,25 @@ class Fence:
             holds: True if the endpoint has agreed; False after 404, 409 and 410.
         """
         token = asked.job.claim_token
-        known = self._words.get(asked.job.id)
+        known = self._answers.get(asked.job.id)
         if (
             known is not None
             and known.claim_token == token
             and asked_at < known.asked_at
         ):
             return
-        word = Word(claim_token=token, asked_at=asked_at, holds=holds)
-        self._words[asked.job.id] = word
+        answer = ClaimAnswer(claim_token=token, asked_at=asked_at, holds=holds)
+        self._answers[asked.job.id] = answer
 
     def allows(self, record: TrackedJob) -> bool:
         """Return whether a process of an accepted job may begin at this moment."""
         owes_accept = record.job.id in self._tracker.repeats
-        last = self._words.get(record.job.id)
+        last = self._answers.get(record.job.id)
         return not owes_accept and may_start(record, last, self._clock.now())
 
     def has_lost(self, record: TrackedJob) -> bool:
         """Return whether the endpoint has said that this machine doesn't hold a job under its newest claim."""
-        last = self._words.get(record.job.id)
+        last = self._answers.get(record.job.id)
         return (
             last is not None
             and not last.holds
@@ -118,5 +118,5 @@ class Fence:
 
     def forget_gone(self) -> None:
         """Forget the answers about jobs that are no longer tracked."""
-        for job_id in [each for each in self._words if not self._tracker.get(each)]:
-            del self._words[job_id]
+        for job_id in [each for each in self._answers if not self._tracker.get(each)]:
+            del self._answers[job_id]

@@ -269,8 +269,8 @@ class Tracker:
         await self.disk.until_stored(write, refused)
         step = record.steps[-1].event if record.steps else "received"
         self._log.info("job_" + step, phase=record.phase, **job_context(record))
-        for tell in self._watchers:
-            tell(record)
+        for watch in self._watchers:
+            watch(record)
         if record.stop_requested or record.phase is not Phase.RUNNING:
             self._ring_stop(record)
         self.changed.notify()

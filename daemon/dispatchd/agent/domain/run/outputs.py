@@ -26,7 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _REASONS: Final = 5
 """Most reasons that are stored (count): a file with a million invalid lines takes one line of the log."""
 
-_LONGEST_NAME_TOLD: Final = 100
+_LONGEST_NAME_SHOWN: Final = 100
 """Longest part of a name that a reason repeats (characters)."""
 
 
@@ -121,15 +121,15 @@ def reported(outputs: Outputs, scrub: Callable[[str], str]) -> Outputs:
     found = _Collected(left_out=outputs.left_out, reasons=[*outputs.reasons])
     room = LARGEST
     for name, value in outputs.values.items():
-        told = name[:_LONGEST_NAME_TOLD]
+        shown = name[:_LONGEST_NAME_SHOWN]
         if len(found.values) == MOST:
-            found.leave_out(told, f"only {MOST} outputs are reported")
+            found.leave_out(shown, f"only {MOST} outputs are reported")
             continue
         clean = value if _size(name, value) > room else _clean(name, value, scrub)
         if clean is None:
             found.leave_out("a name", "it is a secret")
         elif _size(name, clean) > room:
-            found.leave_out(told, f"with it they have more than {LARGEST:,} bytes")
+            found.leave_out(shown, f"with it they have more than {LARGEST:,} bytes")
         else:
             found.values[name] = clean
             room -= _size(name, clean)
