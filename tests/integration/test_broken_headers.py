@@ -79,7 +79,7 @@ async def test_no_answer_is_a_bug_of_the_daemon(tmp_path: Path, seed: int) -> No
             assert daemon.alive
 
     assert not bugs.met
-    assert status["endpoint"]["last_pull_at"] or status["flaws"]
+    assert status["endpoint"]["last_pull_at"] or status["problems"]
 
 
 @define

@@ -71,7 +71,7 @@ async def test_no_fault_in_a_round_ends_the_daemon(
             status = await call(daemon, "GET", "/v1/status")
             assert set(bugs.met) >= DAEMON
             assert all("injected" in each["exception"] for each in _logged(daemon))
-            assert status["ready"], status["flaws"]
+            assert status["ready"], status["problems"]
 
     (finish,) = hub.calls("finish", "two")
     assert finish.body["result_status"] == "succeeded"
@@ -90,7 +90,7 @@ async def test_a_loop_that_goes_on_failing_is_named(tmp_path: Path) -> None:
             status = await call(daemon, "GET", "/v1/status")
             metrics = await _metrics_of(daemon)
 
-    assert status["flaws"] == [
+    assert status["problems"] == [
         "prune has met a bug and is tried again; the log has details (Injected)"
     ]
     assert not status["ready"]

@@ -87,7 +87,7 @@ async def test_a_machine_is_ready_right_after_its_first_question(
             status = await until_status(daemon, lambda s: s["ready"], within_s=20)
             await hub.until(lambda e: len(e.calls("pull")) == 2)
 
-    assert status["flaws"] == []
+    assert status["problems"] == []
     # An answer at once says whether all is well; from then on the question is held.
     assert [each.hold_s for each in hub.calls("pull")] == [0, 60]
 
@@ -103,7 +103,7 @@ async def test_an_endpoint_that_never_answers_is_a_flaw(tmp_path: Path) -> None:
             await daemon.until_logged("not_ready")
 
     assert status["ready"] is False
-    assert "no pull has succeeded yet" in status["flaws"][0]
+    assert "no pull has succeeded yet" in status["problems"][0]
     assert "503" in said
 
 
@@ -128,7 +128,7 @@ async def test_a_revoked_token_is_a_flaw_and_what_follows_it_none(
             await advance(LOOK_S)
             await daemon.until_logged("ready_again")
 
-    assert "pulls have failed: Unauthorized" in status["flaws"][0]
+    assert "pulls have failed: Unauthorized" in status["problems"][0]
 
 
 async def test_refused_polls_are_a_flaw_at_the_third_though_they_would_be_held(
@@ -151,7 +151,7 @@ async def test_refused_polls_are_a_flaw_at_the_third_though_they_would_be_held(
 
     # On a busy machine the fourth may have failed before somebody looks.
     assert re.search(
-        "the last [34] pulls have failed: Forbidden", status["flaws"][0]
+        "the last [34] pulls have failed: Forbidden", status["problems"][0]
     ), status
 
 
@@ -166,7 +166,7 @@ async def test_a_machine_that_was_revoked_is_not_ready_at_once(tmp_path: Path) -
             hub.cut_held_polls()
             status = await until_status(daemon, lambda s: not s["ready"])
 
-    assert "the endpoint has revoked this machine: Revoked" in status["flaws"][0]
+    assert "the endpoint has revoked this machine: Revoked" in status["problems"][0]
 
 
 async def test_a_machine_that_starts_is_not_called_unready(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ async def test_reports_that_get_no_answer_are_a_flaw_though_pulls_do(
             await daemon.until_logged("report_failed")
             status = await until_status(daemon, lambda s: not s["ready"], skip_s=5)
 
-    assert "no report has succeeded" in status["flaws"][0]
+    assert "no report has succeeded" in status["problems"][0]
     assert status["outbox"]["oldest_job"] == "job-1"
     assert status["outbox"]["oldest_age_s"] > 2 * HOLD_S
 
@@ -309,7 +309,7 @@ async def test_a_loop_that_is_stuck_is_named_and_lets_the_watchdog_fire(
                     hub.hand_out({"id": "second", "dag_name": "it"})
                     status = await until_status(
                         daemon,
-                        lambda s: sum("stuck" in each for each in s["flaws"]) == 2,
+                        lambda s: sum("stuck" in each for each in s["problems"]) == 2,
                         skip_s=1,
                     )
                     # Whatever was on its way has been heard after this.
@@ -321,13 +321,13 @@ async def test_a_loop_that_is_stuck_is_named_and_lets_the_watchdog_fire(
                         while listening in await _readable(listening):
                             assert "WATCHDOG" not in await heard(listening)
                 await until_status(
-                    daemon, lambda s: not any("stuck" in each for each in s["flaws"])
+                    daemon, lambda s: not any("stuck" in each for each in s["problems"])
                 )
                 await advance(1)
                 await until_heard(listening, "WATCHDOG")
 
-    assert "the loop is stuck: pull" in status["flaws"]
-    assert "the loop is stuck: report first" in status["flaws"]
+    assert "the loop is stuck: pull" in status["problems"]
+    assert "the loop is stuck: report first" in status["problems"]
 
 
 async def _readable(listening: socket.socket) -> list[socket.socket]:
@@ -372,12 +372,12 @@ async def test_reports_that_wait_for_a_turn_are_not_stuck(tmp_path: Path) -> Non
             for number in range(jobs):
                 hub.hand_out({"id": f"job-{number}", "dag_name": "it"})
             await until_status(daemon, lambda s: s["outbox"]["depth"] == jobs)
-            flaws: list[str] = []
+            problems: list[str] = []
             for _ in range(50):
                 await threads_are_idle()
                 await advance(4)
-                flaws += (await call(daemon, "GET", "/v1/status"))["flaws"]
+                problems += (await call(daemon, "GET", "/v1/status"))["problems"]
             hub.script = None
 
-    assert any("no report has succeeded" in each for each in flaws)
-    assert not [each for each in flaws if "stuck" in each]
+    assert any("no report has succeeded" in each for each in problems)
+    assert not [each for each in problems if "stuck" in each]

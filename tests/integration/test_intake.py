@@ -62,7 +62,7 @@ async def test_a_paused_machine_takes_nothing_and_goes_on_with_what_it_has(
     assert paused.stdout == "paused\n"
     assert polls_after == polls
     assert status["ready"] is False
-    assert status["flaws"] == [
+    assert status["problems"] == [
         "paused by an operator (new disk); `dispatchd resume` ends that"
     ]
     assert status["intake"]["mode"] == "paused"

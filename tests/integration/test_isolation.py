@@ -239,8 +239,8 @@ def test_an_isolation_that_could_not_be_had_for_a_moment_is_tried_again(
         now=lambda: now[0],
     )
     with closing(made) as local:
-        assert "no namespaces now" in local.obstacle(Isolation.BUBBLEWRAP)
+        assert "no namespaces now" in local.blocked_reason(Isolation.BUBBLEWRAP)
         bwrap.write_text("#!/bin/sh\nexit 0\n")
-        assert "no namespaces now" in local.obstacle(Isolation.BUBBLEWRAP)
+        assert "no namespaces now" in local.blocked_reason(Isolation.BUBBLEWRAP)
         now[0] += 61
-        assert local.obstacle(Isolation.BUBBLEWRAP) == ""
+        assert local.blocked_reason(Isolation.BUBBLEWRAP) == ""

@@ -131,13 +131,13 @@ async def test_a_license_that_becomes_good_is_noticed_without_a_restart(
 ) -> None:
     (machine.folder / "key").unlink()
     async with running_daemon(machine.config) as daemon:
-        await daemon.until_logged("license_obstacle")
+        await daemon.until_logged("license_blocked")
         told = await machine.told()
         (machine.folder / "key").write_text(KEY)
         await advance(NEXT_TRY_S)
         await machine.run("j")
 
-    assert "there is no license" in told["obstacle"]
+    assert "there is no license" in told["blocked_reason"]
 
 
 async def test_a_key_that_is_refused_is_named_and_tried_again(
@@ -145,7 +145,7 @@ async def test_a_key_that_is_refused_is_named_and_tried_again(
 ) -> None:
     machine.issuer.refusal = as_json({"message": "not paid"}, 403)
     async with running_daemon(machine.config) as daemon:
-        line = await daemon.until_logged("license_obstacle")
+        line = await daemon.until_logged("license_blocked")
         machine.issuer.refusal = None
         await advance(NEXT_TRY_S)
         await machine.run("j")
@@ -180,7 +180,7 @@ async def test_a_machine_that_is_not_wanted_reports_its_runs_and_pulls_no_more(
         machine.issuer.refusal = as_json({"message": "no more"}, status)
         daemon.log_file.unlink()
         daemon.start()
-        line = await daemon.until_logged("license_obstacle")
+        line = await daemon.until_logged("license_blocked")
         pulls = len(machine.hub.calls("pull"))
         finished = await released(machine, gate)
         told = await machine.told()
@@ -192,7 +192,7 @@ async def test_a_machine_that_is_not_wanted_reports_its_runs_and_pulls_no_more(
 
     # A restart doesn't forget it; the endpoint's next good word does.
     async with running_daemon(machine.config) as daemon:
-        await daemon.until_logged("license_obstacle")
+        await daemon.until_logged("license_blocked")
         machine.issuer.refusal = None
         await machine.run("again")
 
@@ -213,11 +213,11 @@ async def test_a_machine_whose_pull_is_told_that_it_was_revoked_says_so_at_once(
         machine.hub.script = script
         machine.hub.cut_held_polls()
         # No time passes to the license's next heartbeat, which is due in a day.
-        line = await daemon.until_logged("license_obstacle")
+        line = await daemon.until_logged("license_blocked")
         told = await machine.told()
 
     assert "revoked" in line["reason"]
-    assert (told["good"], "revoked" in told["obstacle"]) == (False, True)
+    assert (told["good"], "revoked" in told["blocked_reason"]) == (False, True)
     assert len(machine.hub.calls("license-heartbeat")) == beats + 1
 
 
@@ -242,7 +242,7 @@ async def released(machine: Machine, gate: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("days", "grace", "worth", "good"),
+    ("days", "grace", "validity", "good"),
     [
         (-1, None, "grace", True),
         (-13, None, "grace", True),
@@ -256,7 +256,7 @@ async def test_an_expired_license_is_good_for_its_grace_period(
     machine: Machine,
     days: int,
     grace: float | None,
-    worth: str,
+    validity: str,
     good: bool,  # noqa: FBT001  # a column of the table
 ) -> None:
     machine.issuer.claims = {
@@ -268,11 +268,11 @@ async def test_an_expired_license_is_good_for_its_grace_period(
         if good:
             await machine.run("j")
         else:
-            await daemon.until_logged("license_obstacle")
+            await daemon.until_logged("license_blocked")
         told = await machine.told()
 
-    assert (told["worth"], told["good"]) == (worth, good)
-    assert good or "expired on" in told["obstacle"]
+    assert (told["validity"], told["good"]) == (validity, good)
+    assert good or "expired on" in told["blocked_reason"]
 
 
 async def test_a_new_secret_at_the_endpoint_is_taken_by_activating_again(
@@ -309,7 +309,7 @@ async def test_activation_by_hand_asks_for_the_key_and_deactivation_forgets_it(
 ) -> None:
     (machine.folder / "key").unlink()
     async with running_daemon(machine.config) as daemon:
-        await daemon.until_logged("license_obstacle")
+        await daemon.until_logged("license_blocked")
         await machine.command("activate", typed=KEY + "\n")
         await machine.run("j")
         told = await machine.told()
@@ -352,7 +352,7 @@ async def test_what_is_deactivated_while_the_endpoint_is_asked_stays_deactivated
 
     async with running_daemon(machine.config) as daemon:
         await daemon.until_logged("activation_changed_meanwhile")
-        await daemon.until_logged("license_obstacle")
+        await daemon.until_logged("license_blocked")
         assert not machine.activation.exists()
         assert not (await machine.told())["good"]
 
@@ -402,7 +402,7 @@ async def test_a_copy_of_a_machine_pulls_nothing_and_says_how_to_go_on(
     machine.activation.write_text(json.dumps(document))
 
     async with running_daemon(machine.config) as daemon:
-        line = await daemon.until_logged("license_obstacle")
+        line = await daemon.until_logged("license_blocked")
         assert machine.hub.calls("pull") == []
         if Path("/etc/machine-id").exists() or what == "server_id":
             assert "belongs to another machine" in line["reason"]
@@ -430,7 +430,7 @@ async def test_each_source_is_named_with_what_it_lacks(
         value = machine.issuer.token()
 
     async with running_daemon(machine.config, env={variable: value}) as daemon:
-        line = await daemon.until_logged("license_obstacle")
+        line = await daemon.until_logged("license_blocked")
 
     assert words in line["reason"]
     assert machine.hub.calls("pull") == []
@@ -440,7 +440,7 @@ async def test_a_license_of_somebody_else_is_refused(machine: Machine) -> None:
     machine.issuer.key = Issuer().key
 
     async with running_daemon(machine.config) as daemon:
-        line = await daemon.until_logged("license_obstacle")
+        line = await daemon.until_logged("license_blocked")
 
     assert "none of the pinned keys has signed it" in line["reason"]
     assert not machine.activation.exists()
@@ -452,7 +452,7 @@ async def test_a_license_of_a_newer_version_is_refused_with_a_sentence(
     machine.issuer.claims = {"cv": 2}
 
     async with running_daemon(machine.config) as daemon:
-        line = await daemon.until_logged("license_obstacle")
+        line = await daemon.until_logged("license_blocked")
 
     assert "of version 2, and this dispatchd knows 1: upgrade it" in line["reason"]
     assert machine.hub.calls("pull") == []
@@ -503,7 +503,7 @@ async def test_a_machine_whose_id_cannot_be_kept_waits_and_says_so(
         await machine.run("j")
 
     assert not told["good"]
-    assert "server_id" in told["obstacle"]
+    assert "server_id" in told["blocked_reason"]
 
 
 def test_of_several_who_are_the_first_to_ask_for_it_all_get_one_id(

@@ -129,7 +129,7 @@ async def test_the_endpoints_own_word_counts_at_once(
         await daemon.stop()
         site.issuer.refusal = as_json({"message": "no more"}, 401, **header)
         daemon.start()
-        line = await daemon.until_logged("license_obstacle")
+        line = await daemon.until_logged("license_blocked")
 
     assert "deactivated" in line["reason"]
     assert site.refused()
@@ -150,6 +150,6 @@ async def test_an_endpoint_that_went_back_to_a_release_without_the_header_is_bel
         site.issuer.refusal = WORD
         daemon.log_file.unlink()
         daemon.start()
-        line = await daemon.until_logged("license_obstacle")
+        line = await daemon.until_logged("license_blocked")
 
     assert "deactivated" in line["reason"]

@@ -138,7 +138,7 @@ async def test_metrics_and_health_are_served_over_tcp_where_that_is_wanted(
                 ]
 
     assert values(metrics.text)["dispatchd_slots"] == 1
-    assert health.json() == {"ready": True, "flaws": []}
+    assert health.json() == {"ready": True, "problems": []}
     assert [each.status_code for each in orders] == [404, 404, 405]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dispatchd.agent.endpoint.license_tokens import LARGEST_TOKEN, load_keys, verify
 from dispatchd.errors import LicenseInvalid
-from dispatchd.protocol.license import LEEWAY, Claims, Worth, claims_from
+from dispatchd.protocol.license import LEEWAY, Claims, Validity, claims_from
 from support.licenses import Issuer
 from support.records import NOW
 
@@ -117,7 +117,7 @@ def test_a_grace_period_beyond_all_dates_has_no_end() -> None:
     claims = claims_from({"jti": "l", "iat": 0, "exp": end, "grace_days": 10**9})
 
     assert claims.grace_until == datetime.max.replace(tzinfo=UTC)
-    assert claims.worth(datetime(2300, 1, 1, tzinfo=UTC)) is Worth.GRACE
+    assert claims.validity(datetime(2300, 1, 1, tzinfo=UTC)) is Validity.GRACE
 
 
 def test_an_unsigned_token_is_refused() -> None:
@@ -182,7 +182,7 @@ def test_any_claims_are_read_or_refused_in_words(changed: dict[str, Any]) -> Non
     document = {"jti": "lic-1", "iat": 1_700_000_000, **changed}
 
     try:
-        claims_from(document).worth(NOW)
+        claims_from(document).validity(NOW)
     except LicenseInvalid as error:
         reason = error.reason
     else:
@@ -210,23 +210,23 @@ def test_worth_follows_from_the_times_alone(
     at = NOW + now
     license_ = claims(expires_at=NOW + expires, grace_days=grace)
 
-    worth = license_.worth(at)
+    validity = license_.validity(at)
 
     days = max(0.0, 14.0 if grace is None else grace)
     if license_.issued_at > at + LEEWAY:
-        assert worth is Worth.NOT_YET
+        assert validity is Validity.NOT_YET
     elif at < NOW + expires:
-        assert worth is Worth.VALID
+        assert validity is Validity.VALID
     elif at < NOW + expires + timedelta(days=days):
-        assert worth is Worth.GRACE
+        assert validity is Validity.GRACE
     else:
-        assert worth is Worth.EXPIRED
+        assert validity is Validity.EXPIRED
 
 
 def test_a_license_without_an_end_stays_good_and_one_of_tomorrow_is_not_yet() -> None:
-    assert claims().worth(datetime(2999, 1, 1, tzinfo=UTC)) is Worth.VALID
-    assert claims(not_before=NOW + day).worth(NOW) is Worth.NOT_YET
-    assert claims(not_before=NOW + LEEWAY).worth(NOW) is Worth.VALID
+    assert claims().validity(datetime(2999, 1, 1, tzinfo=UTC)) is Validity.VALID
+    assert claims(not_before=NOW + day).validity(NOW) is Validity.NOT_YET
+    assert claims(not_before=NOW + LEEWAY).validity(NOW) is Validity.VALID
 
 
 @pytest.mark.parametrize("version", [2, 1.5, 4_000_000])

@@ -277,10 +277,13 @@ class Loops(RuleBasedStateMachine):
     )
     def submit(self, kind: str) -> None:
         job_id = f"job-{len(self.endpoint.jobs)}"
-        flaw = "$.sha must be a string" if kind == "flawed" else ""
+        problem = "$.sha must be a string" if kind == "flawed" else ""
         self.endpoint.submit(
             Delivery(
-                job=Job(id=job_id, workflow=kind), payload="", headers="", flaw=flaw
+                job=Job(id=job_id, workflow=kind),
+                payload="",
+                headers="",
+                problem=problem,
             )
         )
 

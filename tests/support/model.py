@@ -119,7 +119,9 @@ class ModelEndpoint:
         )
         # The reply may be lost on the way.
         self.fuse.burn()
-        return Delivery(job=claimed, payload="null", headers="null", flaw=delivery.flaw)
+        return Delivery(
+            job=claimed, payload="null", headers="null", problem=delivery.problem
+        )
 
     async def accept(self, record: TrackedJob) -> Beat:
         def effect() -> None:

@@ -163,7 +163,7 @@ async def battle(tmp_path: Path, chance: Random, jobs: int, until_over: Any) -> 
                 await until(lambda: not left_by(state), 60)
             assert left_by(state) == []
             status = await call(daemon, "GET", "/v1/status")
-            assert status["ready"], status["flaws"]
+            assert status["ready"], status["problems"]
             assert status["jobs"]["running"] == 0
         bugs = [line for line in daemon.log() if line["event"] == "bug"]
         refused = [

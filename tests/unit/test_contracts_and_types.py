@@ -51,7 +51,7 @@ def test_a_valid_job_goes_through_our_types_and_comes_back(path: Path) -> None:
 
     delivery = read_delivery(path.read_text(encoding="utf-8"))
 
-    assert delivery.flaw == ""
+    assert delivery.problem == ""
     assert json.loads(delivery.payload) == document.get("payload")
     assert json.loads(delivery.headers) == document.get("headers")
     assert json.loads(json.dumps(job_to_wire(delivery.job))) == {
@@ -72,7 +72,7 @@ def test_an_invalid_job_is_delivered_with_its_flaw_if_it_has_an_id(path: Path) -
     else:
         assert (
             read_delivery(text)
-            .flaw.removeprefix(example["path"])
+            .problem.removeprefix(example["path"])
             .startswith((" must", " is required"))
         )
 
@@ -373,5 +373,5 @@ def test_of_very_many_extensions_of_a_job_the_first_are_read() -> None:
         json.dumps({"id": "j", "dag_name": "w", "extensions": names})
     )
 
-    assert delivery.flaw == ""
+    assert delivery.problem == ""
     assert delivery.job.extensions == tuple(names[:100])

@@ -42,7 +42,7 @@ async def test_there_is_none_once_the_write_has_ended_in_any_way(
     except SpawnFailed:
         assert then is fail
 
-    assert disk.trouble == ""
+    assert disk.error == ""
 
 
 async def test_there_is_none_once_the_write_has_been_given_up() -> None:
@@ -50,11 +50,11 @@ async def test_there_is_none_once_the_write_has_been_given_up() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(disk.until_stored, refusing("one", fail))
-        while not disk.trouble:
+        while not disk.error:
             await anyio.sleep(0.001)
         tasks.cancel_scope.cancel()
 
-    assert disk.trouble == ""
+    assert disk.error == ""
 
 
 async def test_several_that_wait_do_not_hide_each_other() -> None:
@@ -74,15 +74,15 @@ async def test_several_that_wait_do_not_hide_each_other() -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(given_up)
-        while "one" not in disk.trouble:
+        while "one" not in disk.error:
             await anyio.sleep(0.001)
         tasks.start_soon(disk.until_stored, second)
         await asked.wait()
         ready.set()
-        while "two" not in disk.trouble:
+        while "two" not in disk.error:
             await anyio.sleep(0.001)
 
-    assert disk.trouble == ""
+    assert disk.error == ""
 
 
 @pytest.mark.parametrize(

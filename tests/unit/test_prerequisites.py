@@ -140,7 +140,7 @@ def test_an_isolation_that_cannot_be_had_keeps_jobs_away() -> None:
         "boxed": evolve(workflow(), isolation=Isolation.BUBBLEWRAP),
     }
     machine = Machine(
-        obstacle=lambda each: "no bwrap" if each is Isolation.BUBBLEWRAP else ""
+        blocked_reason=lambda each: "no bwrap" if each is Isolation.BUBBLEWRAP else ""
     )
 
     why = 'isolation = "bubblewrap": no bwrap'

@@ -167,11 +167,11 @@ def test_details_that_cannot_be_read_are_left_out_of_a_finish(
     [
         (lambda file: file.write_bytes(b"n\xc3\xa9\xff"), Head(text="né\ufffd")),
         (Path.exists, Head()),
-        (os.mkfifo, Head(flaw="it isn't a regular file")),
-        (lambda file: file.mkdir(), Head(flaw="it isn't a regular file")),
+        (os.mkfifo, Head(problem="it isn't a regular file")),
+        (lambda file: file.mkdir(), Head(problem="it isn't a regular file")),
         (
             lambda file: file.symlink_to("/etc/passwd"),
-            Head(flaw="it can't be read (Too many levels of symbolic links)"),
+            Head(problem="it can't be read (Too many levels of symbolic links)"),
         ),
         (
             lambda file: file.write_bytes(b"x" * LARGEST_TEXT),

@@ -83,7 +83,7 @@ async def refusing_disk(tracker: Tracker, file: Path) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
 
             async def make_room() -> None:
-                while not tracker.disk.trouble:
+                while not tracker.disk.error:
                     await anyio.lowlevel.checkpoint()
                 obstacle.take_away()
 
@@ -104,7 +104,7 @@ async def test_a_change_waits_until_the_disk_takes_it(
         record = await tracker.apply("job-1", Event.ACCEPT_CONFIRMED)
 
     assert record.phase is Phase.ACCEPTED
-    assert tracker.disk.trouble == ""
+    assert tracker.disk.error == ""
     assert bell.is_set()
     store.close()
     assert JobStore.open(tmp_path)[0].get("job-1") == record
@@ -120,14 +120,14 @@ async def test_nobody_hears_of_a_change_that_is_not_on_disk(
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(tracker.apply, "job-1", Event.ACCEPT_CONFIRMED)
-            while not tracker.disk.trouble:
+            while not tracker.disk.error:
                 await anyio.lowlevel.checkpoint()
             assert tracker.get("job-1") == before
             assert not bell.is_set()
-            assert "job-1.json" in tracker.disk.trouble
+            assert "job-1.json" in tracker.disk.error
             tasks.cancel_scope.cancel()
 
-    assert tracker.disk.trouble == ""
+    assert tracker.disk.error == ""
     assert tracker.get("job-1") == before
 
 

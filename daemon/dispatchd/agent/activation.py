@@ -61,7 +61,7 @@ def license_on_disk(config: Config, environment: Mapping[str, str]) -> dict[str,
     status = finder.find(server_id).status
     if status.claims is not None:
         now = SteadyClock.open(config.state_folder).wall()
-        status = evolve(status, worth=status.claims.worth(now))
+        status = evolve(status, validity=status.claims.validity(now))
     return license_document(status, server_id)
 
 

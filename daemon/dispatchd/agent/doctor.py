@@ -62,7 +62,9 @@ async def check_up(
     needs = needs_of(config, environment)
     for finding in (*_on_disk(config, environment), *prerequisites(needs)):
         yield finding
-    machine = Machine(controllers=_controllers(), obstacle=_obstacle_of(environment))
+    machine = Machine(
+        controllers=_controllers(), blocked_reason=_blocked_reason_of(environment)
+    )
     for words in fitness.warnings(config.workflows, machine):
         yield Finding("limits", Level.WARNING, words)
     try:
@@ -77,8 +79,8 @@ async def check_up(
         yield finding
 
 
-def _obstacle_of(environment: Mapping[str, str]) -> Callable[[Isolation], str]:
-    return LocalEngine.here(environment, KnownSecrets()).obstacle
+def _blocked_reason_of(environment: Mapping[str, str]) -> Callable[[Isolation], str]:
+    return LocalEngine.here(environment, KnownSecrets()).blocked_reason
 
 
 def _controllers() -> tuple[str, ...]:
@@ -184,7 +186,7 @@ async def _outward(
                 with anyio.move_on_after(config.cloud.call_timeout_s):
                     await who.license.looked.wait()
                 tasks.cancel_scope.cancel()
-            yield _license(who.license.obstacle)
+            yield _license(who.license.blocked_reason)
         endpoint = DispatchEndpoint(
             caller=caller,
             credentials=who.credentials,
@@ -218,9 +220,9 @@ async def _checkouts(
             yield Finding("checkout", Level.OK, f"git reaches {url}{how}")
 
 
-def _license(obstacle: str) -> Finding:
-    if obstacle:
-        return Finding("license", Level.FAILED, obstacle)
+def _license(blocked_reason: str) -> Finding:
+    if blocked_reason:
+        return Finding("license", Level.FAILED, blocked_reason)
     return Finding("license", Level.OK, "good")
 
 

@@ -93,8 +93,8 @@ def _refusal(
     delivery: Delivery, workflow: Workflow | None, names: Sequence[str]
 ) -> str:
     """Return the reason why a job would be rejected, or an empty string."""
-    if delivery.flaw:
-        return f"the job breaks the contract: {delivery.flaw}"
+    if delivery.problem:
+        return f"the job breaks the contract: {delivery.problem}"
     if delivery.job.is_cancel:
         return ""
     if workflow is None:

@@ -30,12 +30,12 @@ _SPACE: Final = re.compile(r"[ \t\n\r]*")
 class Member:
     """One member of an object: its value, and the exact text that the value was read from.
 
-    `flaw` says why one can't be read that has an end all the same; its value is None then.
+    `problem` says why one can't be read that has an end all the same; its value is None then.
     """
 
     value: Json
     text: str
-    flaw: str = ""
+    problem: str = ""
 
 
 def loads(text: str) -> Json:
@@ -59,8 +59,8 @@ def members(text: str) -> dict[str, Member]:
     """
     found = flawed_members(text)
     for each in found.values():
-        if each.flaw:
-            raise ContractViolation(contract="JSON", path="$", rule=each.flaw)
+        if each.problem:
+            raise ContractViolation(contract="JSON", path="$", rule=each.problem)
     return found
 
 
@@ -87,7 +87,7 @@ def leading_members(text: str, wanted: Collection[str]) -> dict[str, Json]:
     found: dict[str, Json] = {}
     with suppress(ValueError, RecursionError):
         for name, member in _members(_without_bom(text)):
-            if name in wanted and not member.flaw:
+            if name in wanted and not member.problem:
                 found[name] = member.value
                 if len(found) == len(wanted):
                     break

@@ -37,7 +37,7 @@ class LicenseSource(StrEnum):
         return self not in (LicenseSource.INLINE_TOKEN, LicenseSource.FILE)
 
 
-class Worth(StrEnum):
+class Validity(StrEnum):
     """Status of a license at a point in time."""
 
     VALID = "valid"
@@ -79,14 +79,14 @@ class Claims:
         except OverflowError:
             return datetime.max.replace(tzinfo=UTC)
 
-    def worth(self, now: datetime) -> Worth:
+    def validity(self, now: datetime) -> Validity:
         """Return the status of the license at a time."""
         if max(self.issued_at, self.not_before or self.issued_at) > now + LEEWAY:
-            return Worth.NOT_YET
+            return Validity.NOT_YET
         if self.expires_at is None or now < self.expires_at:
-            return Worth.VALID
+            return Validity.VALID
         until = self.grace_until
-        return Worth.GRACE if until is not None and now < until else Worth.EXPIRED
+        return Validity.GRACE if until is not None and now < until else Validity.EXPIRED
 
 
 def claims_from(document: Mapping[str, Json]) -> Claims:
@@ -219,22 +219,22 @@ class Activation:
 
 @frozen(kw_only=True)
 class LicenseStatus:
-    """Status of this machine's license. `flaw` is the reason why there is none, or why it can't be used."""
+    """Status of this machine's license. `problem` is the reason why there is none, or why it can't be used."""
 
     source: LicenseSource | None = None
     claims: Claims | None = None
-    worth: Worth | None = None
+    validity: Validity | None = None
     activation: Activation | None = None
-    flaw: str = ""
+    problem: str = ""
     last_heartbeat_at: datetime | None = None
     next_heartbeat_at: datetime | None = None
-    heartbeat_trouble: str = ""
+    heartbeat_error: str = ""
 
     @property
-    def obstacle(self) -> str:
+    def blocked_reason(self) -> str:
         """Reason why no job may be pulled under it; empty if jobs may be pulled."""
-        if self.flaw:
-            return self.flaw
+        if self.problem:
+            return self.problem
         if self.claims is None or self.source is None:
             return (
                 "there is no license: set license.key_file, or run `dispatchd activate`"
@@ -273,10 +273,10 @@ class LicenseStatus:
                 return ""
 
     def _worthless(self, claims: Claims) -> str:
-        match self.worth:
-            case Worth.EXPIRED:
+        match self.validity:
+            case Validity.EXPIRED:
                 return f"the license expired on {claims.expires_at:%Y-%m-%d}, and its grace period is over: renew it"
-            case Worth.NOT_YET:
+            case Validity.NOT_YET:
                 return "the license is not valid yet: is this machine's clock right?"
             case _:
                 return ""

@@ -50,9 +50,9 @@ def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:
     return {
         "source": status.source,
         "server_id": server_id,
-        "good": not status.obstacle,
-        "obstacle": status.obstacle,
-        "worth": status.worth,
+        "good": not status.blocked_reason,
+        "blocked_reason": status.blocked_reason,
+        "validity": status.validity,
         "license_id": claims.license_id if claims else "",
         "plan": claims.plan if claims else "",
         "features": list(claims.features) if claims else [],
@@ -61,5 +61,5 @@ def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:
         "grace_until": at(claims.grace_until if claims else None),
         "last_heartbeat_at": at(status.last_heartbeat_at),
         "next_heartbeat_at": at(status.next_heartbeat_at),
-        "heartbeat_trouble": status.heartbeat_trouble,
+        "heartbeat_error": status.heartbeat_error,
     }

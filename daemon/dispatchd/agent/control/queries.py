@@ -90,9 +90,11 @@ class Queries:
 
     async def show_health(self, _: Call) -> Reply:
         """Return whether the daemon is ready; 503 if it isn't."""
-        flaws = self.status.health.flaws
-        code = HTTPStatus.SERVICE_UNAVAILABLE if flaws else HTTPStatus.OK
-        return Reply(status=code, body={"ready": not flaws, "flaws": list(flaws)})
+        problems = self.status.health.problems
+        code = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
+        return Reply(
+            status=code, body={"ready": not problems, "problems": list(problems)}
+        )
 
     async def show_metrics(self, _: Call) -> Text:
         """Return all metrics."""

@@ -14,14 +14,14 @@ class Delivery:
     """A job that the endpoint handed out.
 
     `payload` and `headers` are the exact JSON texts that came with it (`null` where none did).
-    `flaw` says, for a developer, how the job breaks the contract. It is empty if the job keeps it.
+    `problem` says, for a developer, how the job breaks the contract. It is empty if the job keeps it.
     `holds` is true where the endpoint says that it holds polls.
     """
 
     job: Job
     payload: str
     headers: str
-    flaw: str = ""
+    problem: str = ""
     holds: bool = False
 
 
@@ -56,9 +56,9 @@ def rejection(
         workflows: The configured workflows.
         unfit: Workflows that this machine can't run within their limits, each with the reason.
     """
-    if delivery.flaw:
+    if delivery.problem:
         summary = (
-            f"The job breaks the dispatch contract and was not run: {delivery.flaw}."
+            f"The job breaks the dispatch contract and was not run: {delivery.problem}."
         )
         return Verdict(
             outcome=Outcome.REJECTED, cause=FailureCause.INVALID_JOB, summary=summary

@@ -31,7 +31,7 @@ class Machine:
     """Abilities of a machine: limits that it can set (controllers of cgroup v2), and isolations that it can't have."""
 
     controllers: tuple[str, ...] = ()
-    obstacle: Callable[[Isolation], str] = field(default=lambda _: "")
+    blocked_reason: Callable[[Isolation], str] = field(default=lambda _: "")
     """Returns the reason why no run can have an isolation there, or an empty string."""
 
 
@@ -50,9 +50,9 @@ def unfit(workflows: Mapping[str, Workflow], machine: Machine) -> dict[str, str]
     """Return the workflows whose isolation or own limits a machine can't enforce, each with the reason."""
     found: dict[str, str] = {}
     for name, workflow in sorted(workflows.items()):
-        obstacle = machine.obstacle(workflow.isolation)
-        if obstacle:
-            found[name] = f'isolation = "{workflow.isolation}": {obstacle}'
+        blocked_reason = machine.blocked_reason(workflow.isolation)
+        if blocked_reason:
+            found[name] = f'isolation = "{workflow.isolation}": {blocked_reason}'
         elif limits := unkept(workflow, machine):
             found[name] = limits
     return found

@@ -31,7 +31,7 @@ class Intake:
     until: datetime | None = None
 
     @property
-    def obstacle(self) -> str:
+    def blocked_reason(self) -> str:
         """Reason why no job is pulled, in words; empty if jobs are pulled."""
         if self.mode is Mode.PULLING:
             return ""

@@ -132,5 +132,5 @@ class LicensedCredentials:
         """
         status = self.current()[0]
         if not status.has_credentials or status.activation is None:
-            raise Unauthorized(call=call, reason=status.obstacle)
+            raise Unauthorized(call=call, reason=status.blocked_reason)
         return status.activation.heartbeat_secret

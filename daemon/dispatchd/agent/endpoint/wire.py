@@ -107,10 +107,10 @@ def read_delivery(text: str) -> Delivery:
         job_id = document.get("id")
         if not isinstance(job_id, str) or not 0 < len(job_id) <= LONGEST_ID:
             raise
-        flaw = f"{violation.path} {violation.rule}"
+        problem = f"{violation.path} {violation.rule}"
         return Delivery(
             job=_claim_only(document, job_id),
-            flaw=flaw,
+            problem=problem,
             payload=texts["payload"],
             headers=texts["headers"],
         )
@@ -126,9 +126,9 @@ def _require_readable(found: Mapping[str, Member]) -> None:
         ContractViolation: Something in it couldn't.
     """
     for name, member in found.items():
-        if member.flaw:
+        if member.problem:
             raise ContractViolation(
-                contract="dispatch-job", path=f"$.{name:.100}", rule=member.flaw
+                contract="dispatch-job", path=f"$.{name:.100}", rule=member.problem
             )
 
 

@@ -31,12 +31,12 @@ class Health:
     permissions: Sequence[Permission]
 
     @property
-    def flaws(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Reasons why this machine is not ready, each in one sentence; empty if it is ready."""
-        found = [each.obstacle for each in self.permissions]
+        found = [each.blocked_reason for each in self.permissions]
         found += [f"the loop is stuck: {who}" for who in self.stuck]
         found += self.context.bugs.words
-        found += [self.tracker.disk.trouble, self._deaf(), self._mute()]
+        found += [self.tracker.disk.error, self._deaf(), self._mute()]
         return [each for each in found if each]
 
     @property
@@ -47,7 +47,7 @@ class Health:
     @property
     def stuck(self) -> list[str]:
         """Loops that are stuck, sorted. Loops that a disk holds up by refusing writes don't count."""
-        return [] if self.tracker.disk.trouble else self.context.liveness.stuck
+        return [] if self.tracker.disk.error else self.context.liveness.stuck
 
     @property
     def last_pull_age_s(self) -> float | None:

@@ -55,7 +55,7 @@ class Status:
 
     def document(self) -> dict[str, Json]:
         """Return the whole status, without a secret; times in ISO 8601, ages in seconds, null for unknown values."""
-        flaws = self.health.flaws
+        problems = self.health.problems
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -63,8 +63,8 @@ class Status:
             "config_file": str(self.context.config.file),
             "state_folder": str(self.context.config.state_folder),
             "reloaded_at": _iso(self.reloaded_at),
-            "ready": not flaws,
-            "flaws": list(flaws),
+            "ready": not problems,
+            "problems": list(problems),
             "warnings": self._warnings(),
             "machine": dict(self.machine.identity()),
             "license": self._license(),
@@ -96,8 +96,10 @@ class Status:
         ]
         age_s = self.health.last_pull_age_s
         parts.append("no pull yet" if age_s is None else f"last pull {ago(age_s)}")
-        flaws = [each for each in self.health.flaws if each != self.intake.obstacle]
-        return "; ".join([*parts, *flaws])
+        problems = [
+            each for each in self.health.problems if each != self.intake.blocked_reason
+        ]
+        return "; ".join([*parts, *problems])
 
     def _used(self) -> int:
         return len(self.tracker.in_phase(Phase.RUNNING))
@@ -164,7 +166,7 @@ class Status:
         return {
             "free_bytes": room.f_bavail * room.f_frsize,
             "free_inodes": room.f_favail,
-            "trouble": self.tracker.disk.trouble,
+            "error": self.tracker.disk.error,
         }
 
 

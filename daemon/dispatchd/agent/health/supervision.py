@@ -82,14 +82,14 @@ class SupervisionLoop:
         if line != self._line:
             self.manager.status(line)
             self._line = line
-        flaws = tuple(self.status.health.flaws)
+        problems = tuple(self.status.health.problems)
         if self._is_starting():
             return
-        if flaws and not self._problems:
-            self._log.warning("not_ready", reasons=list(flaws))
-        elif self._problems and not flaws:
+        if problems and not self._problems:
+            self._log.warning("not_ready", reasons=list(problems))
+        elif self._problems and not problems:
             self._log.info("ready_again")
-        self._problems = flaws
+        self._problems = problems
 
     def _is_starting(self) -> bool:
         """Return whether it is too early to report a machine as not ready: nothing is known of its endpoint yet."""

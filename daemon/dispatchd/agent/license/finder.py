@@ -52,7 +52,7 @@ class LicenseFinder:
             return Found(
                 status=self.of_token(sources.inline_token, LicenseSource.INLINE_TOKEN)
             )
-        stored, flaw = self.stored()
+        stored, problem = self.stored()
         for key, source in (
             (sources.inline_key, LicenseSource.INLINE_KEY),
             (sources.configured_key(), LicenseSource.CONFIGURED_KEY),
@@ -65,7 +65,7 @@ class LicenseFinder:
         token = sources.file_token()
         if token:
             return Found(status=self.of_token(token, LicenseSource.FILE))
-        return Found(status=LicenseStatus(flaw=flaw))
+        return Found(status=LicenseStatus(problem=problem))
 
     def stored(self) -> tuple[Activation | None, str]:
         """Return the stored activation, and the reason if it can't be read."""
@@ -81,8 +81,8 @@ class LicenseFinder:
         self.known.know("license", [activation.token, activation.heartbeat_secret])
         copied = self._copied(activation, server_id)
         if copied:
-            flaw = f"the activation belongs to another machine ({copied}): two machines with one identity take each other's jobs; run `dispatchd activate` here"
-            return LicenseStatus(source=source, flaw=flaw)
+            problem = f"the activation belongs to another machine ({copied}): two machines with one identity take each other's jobs; run `dispatchd activate` here"
+            return LicenseStatus(source=source, problem=problem)
         return evolve(self.of_token(activation.token, source), activation=activation)
 
     def of_token(self, token: str, source: LicenseSource) -> LicenseStatus:
@@ -91,8 +91,8 @@ class LicenseFinder:
         try:
             return LicenseStatus(source=source, claims=self.verify(token))
         except LicenseInvalid as error:
-            flaw = f"the license from {source} is invalid: {error.reason}"
-            return LicenseStatus(source=source, flaw=flaw)
+            problem = f"the license from {source} is invalid: {error.reason}"
+            return LicenseStatus(source=source, problem=problem)
 
     def _of_key(
         self,

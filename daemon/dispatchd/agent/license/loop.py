@@ -28,13 +28,13 @@ from dispatchd.errors import (
     StoreUnavailable,
     Unauthorized,
 )
-from dispatchd.protocol.license import Activation, LicenseStatus, Refusal, Worth
+from dispatchd.protocol.license import Activation, LicenseStatus, Refusal, Validity
 
 HEARTBEAT_S: Final = 24 * 3600.0
 """Time between two heartbeats (seconds); up to a tenth of it is jitter."""
 
 _RETRY_CAP_S: Final = 50.0
-"""Longest wait after a failed call (seconds): pulling resumes within a minute after the obstacle is gone."""
+"""Longest wait after a failed call (seconds): pulling resumes within a minute after the reason is gone."""
 
 _LOOK_S: Final = 5.0
 """Time between two looks at the sources on disk (seconds), so that a new key or activation is noticed."""
@@ -70,9 +70,9 @@ class LicenseLoop:
         return Retry(self.random, base_s=5.0, cap_s=_RETRY_CAP_S)
 
     @property
-    def obstacle(self) -> str:
+    def blocked_reason(self) -> str:
         """Reason why no job may be pulled at the moment; empty if jobs may be pulled."""
-        return self.status.obstacle
+        return self.status.blocked_reason
 
     def look(self) -> None:
         """Look at the sources now: one of them was changed."""
@@ -80,7 +80,7 @@ class LicenseLoop:
 
     def doubt(self) -> None:
         """Ask the endpoint about the license now: the answer to another call was that it has been revoked."""
-        if self.status.has_credentials and not self.status.obstacle:
+        if self.status.has_credentials and not self.status.blocked_reason:
             self._schedule(0.0)
             self.look()
 
@@ -101,15 +101,15 @@ class LicenseLoop:
     async def _identified(self) -> bool:
         """Read or make this machine's id. Return False while the disk refuses it."""
         try:
-            self.server_id, flaw = await to_thread.run_sync(
+            self.server_id, problem = await to_thread.run_sync(
                 self.finder.identity.server_id
             )
         except StoreUnavailable as error:
             self._log.warning("server_id_not_stored", error=str(error))
-            self._become(LicenseStatus(flaw=str(error)))
+            self._become(LicenseStatus(problem=str(error)))
             return False
-        if flaw:
-            self._log.warning("server_id_replaced", reason=flaw)
+        if problem:
+            self._log.warning("server_id_replaced", reason=problem)
         return True
 
     async def _look(self) -> None:
@@ -130,10 +130,10 @@ class LicenseLoop:
         self._become(
             evolve(
                 status,
-                worth=None if claims is None else claims.worth(self.clock.wall()),
+                validity=None if claims is None else claims.validity(self.clock.wall()),
                 last_heartbeat_at=self.status.last_heartbeat_at,
                 next_heartbeat_at=self.status.next_heartbeat_at,
-                heartbeat_trouble=self.status.heartbeat_trouble,
+                heartbeat_error=self.status.heartbeat_error,
             )
         )
         if self.status.has_credentials and self._is_due():
@@ -152,8 +152,8 @@ class LicenseLoop:
             await to_thread.run_sync(self.finder.identity.keep, activation)
         except (RemoteError, LicenseInvalid, StoreUnavailable) as error:
             self._put_off(str(error))
-            flaw = f"the license key could not be activated: {error}"
-            return LicenseStatus(source=source, flaw=flaw)
+            problem = f"the license key could not be activated: {error}"
+            return LicenseStatus(source=source, problem=problem)
         self._retry.worked()
         self._schedule(HEARTBEAT_S)
         self._log.info("license_activated", source=source.value)
@@ -226,9 +226,9 @@ class LicenseLoop:
                 self.status,
                 activation=fresh,
                 claims=claims,
-                worth=claims.worth(now),
+                validity=claims.validity(now),
                 last_heartbeat_at=now,
-                heartbeat_trouble="",
+                heartbeat_error="",
             )
         )
 
@@ -258,7 +258,7 @@ class LicenseLoop:
         self._log.warning(
             "license_call_failed", error=trouble, retry_in_s=round(delay_s, 1)
         )
-        self.status = evolve(self.status, heartbeat_trouble=trouble)
+        self.status = evolve(self.status, heartbeat_error=trouble)
 
     def _schedule(self, delay_s: float) -> None:
         due = self.clock.now() + timedelta(seconds=delay_s)
@@ -270,14 +270,14 @@ class LicenseLoop:
 
     def _become(self, status: LicenseStatus) -> None:
         before, self.status = self.status, status
-        if before.obstacle != status.obstacle or not self.looked.is_set():
-            if status.obstacle:
-                self._log.warning("license_obstacle", reason=status.obstacle)
+        if before.blocked_reason != status.blocked_reason or not self.looked.is_set():
+            if status.blocked_reason:
+                self._log.warning("license_blocked", reason=status.blocked_reason)
             else:
                 self._log.info("license_valid", source=str(status.source or ""))
             self.on_change()
         self.looked.set()
-        if status.worth is Worth.GRACE and before.worth is not Worth.GRACE:
+        if status.validity is Validity.GRACE and before.validity is not Validity.GRACE:
             until = status.claims.grace_until if status.claims is not None else None
             self._log.warning("license_in_grace", until=str(until))
 

@@ -50,9 +50,9 @@ class IntakeLoop:
     )
 
     @property
-    def obstacle(self) -> str:
+    def blocked_reason(self) -> str:
         """Reason why no job may be pulled at the moment; empty if jobs may be pulled."""
-        return self.intake.obstacle
+        return self.intake.blocked_reason
 
     @property
     def left(self) -> int:
@@ -89,8 +89,8 @@ class IntakeLoop:
         except RecordUnreadable as error:
             # It is better to take jobs than to leave them waiting: the drain can be requested again.
             self._log.error("intake_unreadable", error=str(error))
-        if self.intake.obstacle:
-            self._log.info("intake_restored", reason=self.intake.obstacle)
+        if self.intake.blocked_reason:
+            self._log.info("intake_restored", reason=self.intake.blocked_reason)
         task_status.started()
         await self.context.bugs.rounds("intake", self._round)
 

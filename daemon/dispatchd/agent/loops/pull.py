@@ -226,30 +226,30 @@ class PullLoop:
         while True:
             bell = self.tracker.changed.next
             self.context.liveness.expect(_JOBS, STEP_S)
-            obstacle = self._obstacle()
-            if not obstacle:
+            blocked_reason = self._blocked_reason()
+            if not blocked_reason:
                 if self._no_room.is_set():
                     self._no_room = anyio.Event()
                 self.context.activity.ask_since(self.context.clock.now())
                 return
             self._no_room.set()
             self.context.activity.stop_asking()
-            if self.context.activity.doing.get(_JOBS) != obstacle:
-                self._log.info("pull_paused", reason=obstacle)
-            self.context.activity.say(_JOBS, obstacle)
+            if self.context.activity.doing.get(_JOBS) != blocked_reason:
+                self._log.info("pull_paused", reason=blocked_reason)
+            self.context.activity.say(_JOBS, blocked_reason)
             with anyio.move_on_after(_DISK_LOOK_S):
                 await bell.wait()
 
-    def _obstacle(self) -> str:
+    def _blocked_reason(self) -> str:
         for permission in self.permissions:
-            if permission.obstacle:
-                return permission.obstacle
+            if permission.blocked_reason:
+                return permission.blocked_reason
         busy = sum(not record.job.is_cancel for record in self.tracker.in_phase(*_BUSY))
         config = self.context.config
         if busy >= config.room:
             return "waiting for room: as many jobs as slots and queue allow"
-        if self.tracker.disk.trouble:
-            return f"waiting for the disk: {self.tracker.disk.trouble}"
+        if self.tracker.disk.error:
+            return f"waiting for the disk: {self.tracker.disk.error}"
         least, folder = config.min_free_bytes, config.state_folder
         disk = os.statvfs(folder)
         if disk.f_bavail * disk.f_frsize < least:

@@ -183,12 +183,12 @@ class ReportLoop:
             run = self.runs.folder(record.run_id)
             # A look costs less than a thread, and most runs have no report.
             if reports.exist(run, attempt.number):
-                report, flaw = await to_thread.run_sync(
+                report, problem = await to_thread.run_sync(
                     reports.read, run, attempt.number
                 )
-                if flaw:
-                    self._log.error("report_lost", lost=flaw, **job_context(record))
-                    record = record.with_remark(f"On its machine {flaw} were lost.")
+                if problem:
+                    self._log.error("report_lost", lost=problem, **job_context(record))
+                    record = record.with_remark(f"On its machine {problem} were lost.")
         await self.source.finish(record, report)
 
     async def _pay(self, record: TrackedJob, call: _Call) -> None:

@@ -50,7 +50,7 @@ def compose(
         with_output: True if its owner lets the output be reported.
     """
     output = _output(run, number, redactor) if with_output else ""
-    summary, flaws = _step_summary(run, number, redactor)
+    summary, problems = _step_summary(run, number, redactor)
     found, more = _outputs(run, number)
     remarks = result.annotations if isinstance(result, RunResult) else ()
     if redactor is None:
@@ -65,7 +65,7 @@ def compose(
             outputs=fitting.values,
             annotations=report.annotations(remarks, redactor.scrub),
         ),
-        left_out=(*flaws, *more, *fitting.sentences),
+        left_out=(*problems, *more, *fitting.sentences),
     )
 
 
@@ -83,15 +83,15 @@ def _step_summary(
     run: RunFolder, number: int, redactor: Redactor | None
 ) -> tuple[str, tuple[str, ...]]:
     head = read_head(run.summary_file(number))
-    flaw = head.flaw or ("it is larger than 1 MiB" if head.cut else "")
-    if flaw:
+    problem = head.problem or ("it is larger than 1 MiB" if head.cut else "")
+    if problem:
         # All or nothing, as in GitHub's runner: a huge file is hardly meant to be a summary.
-        return "", (f"the step summary: {flaw}",)
+        return "", (f"the step summary: {problem}",)
     scrub = str if redactor is None else redactor.scrub
     return report.step_summary(head.text, scrub), ()
 
 
 def _outputs(run: RunFolder, number: int) -> tuple[outputs.Outputs, tuple[str, ...]]:
     head = read_head(run.outputs_file(number))
-    flaws = (f"the outputs: {head.flaw}",) if head.flaw else ()
-    return outputs.parse(head.text, cut=head.cut), flaws
+    problems = (f"the outputs: {head.problem}",) if head.problem else ()
+    return outputs.parse(head.text, cut=head.cut), problems

@@ -88,11 +88,11 @@ def read_tail(path: Path, limit: int) -> tuple[str, int]:
 
 @frozen(kw_only=True)
 class Head:
-    """Beginning of a file as text. `cut` is true if the file is longer. `flaw` is the reason if it can't be read."""
+    """Beginning of a file as text. `cut` is true if the file is longer. `problem` is the reason if it can't be read."""
 
     text: str = ""
     cut: bool = False
-    flaw: str = ""
+    problem: str = ""
 
 
 def read_head(path: Path) -> Head:
@@ -105,9 +105,9 @@ def read_head(path: Path) -> Head:
     except FileNotFoundError:
         return Head()
     except OSError as error:
-        return Head(flaw=f"it can't be read ({error.strerror})")
+        return Head(problem=f"it can't be read ({error.strerror})")
     if data is None:
-        return Head(flaw="it isn't a regular file")
+        return Head(problem="it isn't a regular file")
     text = data[:LARGEST_TEXT].decode(errors="replace")
     return Head(text=text, cut=len(data) > LARGEST_TEXT)
 

@@ -67,17 +67,17 @@ class IdentityStore:
         Raises:
             StoreUnavailable: A new one can't be stored.
         """
-        found, flaw = self._server_id()
+        found, problem = self._server_id()
         if found:
             return found, ""
         with self._alone():
             # The daemon and a command beside it may both be the first.
-            found, flaw = self._server_id()
+            found, problem = self._server_id()
             if found:
                 return found, ""
             made = str(make())
             self._put(_SERVER_ID, f"{made}\n")
-        return made, flaw
+        return made, problem
 
     def _server_id(self) -> tuple[str, str]:
         """Return the id that is there, or nothing and what is wrong with it."""
@@ -87,8 +87,10 @@ class IdentityStore:
         except FileNotFoundError:
             return "", ""
         except (OSError, ValueError) as error:
-            flaw = f"{file} held no server id ({type(error).__name__}) and was replaced"
-            return "", flaw
+            problem = (
+                f"{file} held no server id ({type(error).__name__}) and was replaced"
+            )
+            return "", problem
 
     def activation(self) -> Activation | None:
         """Return the stored activation, or None.

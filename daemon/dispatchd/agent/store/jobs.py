@@ -245,19 +245,19 @@ class JobStore:
     def _load(self) -> list[Quarantined]:
         moved = []
         for path in _records(self._jobs.path):
-            record, flaw = _readable_or_flaw(path)
+            record, problem = _readable_or_flaw(path)
             if record is None:
-                moved.append(self._move_away(path, flaw))
+                moved.append(self._move_away(path, problem))
                 continue
             past_path = self._history.path / path.name
-            past, flaw = _readable_or_flaw(past_path)
+            past, problem = _readable_or_flaw(past_path)
             if past is not None and past.changed_at >= record.changed_at:
                 self._drop(self._jobs, path.name, "history has a later one")
                 continue
             if past is not None:
                 self._drop(self._history, path.name, "the job has come again")
-            elif flaw:
-                moved.append(self._move_away(past_path, flaw))
+            elif problem:
+                moved.append(self._move_away(past_path, problem))
             self._index(record)
         return moved
 

@@ -72,15 +72,15 @@ def read(run: RunFolder, number: int) -> tuple[Report, str]:
     """
     output = _get(run.report_file(number), _LARGEST_OUTPUT)
     details = _get(run.details_file(number), _LARGEST_DETAILS)
-    flaw = ""
+    problem = ""
     try:
         # A report without details is that of an earlier release.
         found = _structured("{}" if details is None else details)
     except _UNLIKE_A_REPORT:
-        found, flaw = Report(), "its outputs, step summary and annotations"
+        found, problem = Report(), "its outputs, step summary and annotations"
     if output is None and details is not None:
-        flaw = " and ".join(each for each in ("its output", flaw) if each)
-    return evolve(found, output=output or ""), flaw
+        problem = " and ".join(each for each in ("its output", problem) if each)
+    return evolve(found, output=output or ""), problem
 
 
 def _structured(text: str) -> Report:

@@ -30,7 +30,7 @@ class Disk:
     )
 
     @property
-    def trouble(self) -> str:
+    def error(self) -> str:
         """Reason why the disk refuses writes at the moment, or an empty string."""
         return next(iter(self._refused.values()), "")
 

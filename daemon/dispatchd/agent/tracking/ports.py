@@ -64,7 +64,7 @@ class Permission(Protocol):
     """Permission for this machine to take jobs."""
 
     @property
-    def obstacle(self) -> str:
+    def blocked_reason(self) -> str:
         """Reason why it may not now, in words; empty if it may. The tracker's bell rings when that changes."""
         ...
 

@@ -155,14 +155,16 @@ def _print(found: dict[str, Json]) -> None:
             "features": ", ".join(map(str, features))
             if isinstance(features, list)
             else "",
-            "state": str(found.get("worth") or "unknown"),
+            "state": str(found.get("validity") or "unknown"),
             "expires": _when(found, "expires_at"),
             "grace until": _when(found, "grace_until"),
-            "may pull": "yes" if found.get("good") else f"no: {found.get('obstacle')}",
+            "may pull": "yes"
+            if found.get("good")
+            else f"no: {found.get('blocked_reason')}",
             "warning": str(found.get("warning") or ""),
             "last heartbeat": _when(found, "last_heartbeat_at"),
             "next heartbeat": _when(found, "next_heartbeat_at"),
-            "trouble": str(found.get("heartbeat_trouble") or ""),
+            "last error": str(found.get("heartbeat_error") or ""),
             "daemon": str(found.get("daemon") or ""),
         }
     )

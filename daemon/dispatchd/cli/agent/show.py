@@ -89,7 +89,7 @@ def _print_report(record: TrackedJob, folder: RunFolder) -> None:
     """Print the report of the newest attempt; it exists from the attempt's end on."""
     if record.attempt is None:
         return
-    report, flaw = reports.read(folder, record.attempt.number)
+    report, problem = reports.read(folder, record.attempt.number)
     outputs = [f"{name}={value}" for name, value in report.outputs.items()]
     remarks = [
         annotation_line(each.level, each.path, each.start_line, each.message)
@@ -99,7 +99,7 @@ def _print_report(record: TrackedJob, folder: RunFolder) -> None:
         ("Step summary", report.step_summary),
         ("Outputs", "\n".join(outputs)),
         ("Annotations", "\n".join(remarks)),
-        ("Can't be read", flaw),
+        ("Can't be read", problem),
     ):
         if text:
             echo(f"\n{title}\n{text}")

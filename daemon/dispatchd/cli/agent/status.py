@@ -128,8 +128,8 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         "daemon",
         f"{state}; version {found['version']}, pid {found['pid']}, up {duration(up_s)}",
     )
-    for number, flaw in enumerate(found["flaws"], start=1):
-        yield f"  because {number}", flaw
+    for number, problem in enumerate(found["problems"], start=1):
+        yield f"  because {number}", problem
     machine = found["machine"]
     yield (
         "machine",
@@ -164,7 +164,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "runs kept by", found["containment"]
     yield "isolation", found["isolation"]
     free = f"{disk['free_bytes'] / (1 << 30):.1f} GiB and {disk['free_inodes']:,} inodes free"
-    yield "disk", f"{disk['trouble']}; {free}" if disk["trouble"] else free
+    yield "disk", f"{disk['error']}; {free}" if disk["error"] else free
     yield "state", found["state_folder"]
     reloaded = ago(_since(found["reloaded_at"])) if found["reloaded_at"] else ""
     yield (
@@ -181,13 +181,13 @@ def _license(found: dict[str, Any] | None) -> str:
     if found is None:
         return ""
     if not found["good"]:
-        return str(found["obstacle"])
+        return str(found["blocked_reason"])
     until = (
         f", until {utc(datetime.fromisoformat(found['expires_at']))}"
         if found["expires_at"]
         else ""
     )
-    return f"{found['plan'] or 'good'} ({found['worth']}){until}"
+    return f"{found['plan'] or 'good'} ({found['validity']}){until}"
 
 
 def _intake(found: dict[str, Any]) -> str:

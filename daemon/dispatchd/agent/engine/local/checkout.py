@@ -112,9 +112,9 @@ async def check_out(
     Raises:
         WorkspaceFailed: It can't be done, or takes too long; the workspace is empty or as before.
     """
-    flaw = _flaw(checkout)
-    if flaw:
-        raise WorkspaceFailed(url=checkout.url, reason=flaw, refused=True)
+    problem = _problem(checkout)
+    if problem:
+        raise WorkspaceFailed(url=checkout.url, reason=problem, refused=True)
     try:
         # Not in the workspace itself: a git that survived a killed daemon may still be writing there.
         await _remove(workspace.parent.glob(f"{workspace.name}.checkout-*"))
@@ -272,7 +272,7 @@ async def _read(process: anyio.abc.Process) -> str:
     return kept.decode(errors="replace")
 
 
-def _flaw(checkout: Checkout) -> str:
+def _problem(checkout: Checkout) -> str:
     """Return the reason why a checkout is invalid, before git sees it; empty if it is valid."""
     url = urlsplit(checkout.url)
     if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc:

@@ -78,7 +78,9 @@ class LocalEngine:
     _podman: Podman = field(init=False)
     _starter: Starter = field(init=False)
     _now: Callable[[], float] = time.monotonic
-    _obstacles: dict[Isolation, tuple[str, float]] = field(factory=dict, init=False)
+    _blocked_reasons: dict[Isolation, tuple[str, float]] = field(
+        factory=dict, init=False
+    )
     """Isolations that were checked: the reason why no run can have one here, and the time until which that counts."""
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
     """Attempts whose gate this daemon has opened: they have begun, whatever they do to their folders."""
@@ -118,7 +120,7 @@ class LocalEngine:
     @property
     def machine(self) -> Machine:
         """Abilities of this machine for runs."""
-        return Machine(controllers=self.controllers, obstacle=self.obstacle)
+        return Machine(controllers=self.controllers, blocked_reason=self.blocked_reason)
 
     @property
     def containment(self) -> str:
@@ -228,14 +230,14 @@ class LocalEngine:
             case Isolation.NONE:
                 return 'its workflow has isolation = "none"'
             case _:
-                return self.obstacle(isolation)
+                return self.blocked_reason(isolation)
 
-    def obstacle(self, isolation: Isolation) -> str:
+    def blocked_reason(self, isolation: Isolation) -> str:
         """Return the reason why no run can have an isolation here; empty if it can.
 
         A problem is checked again after a minute at the earliest, success never again. May block for a moment.
         """
-        _, until = self._obstacles.get(isolation, ("", 0.0))
+        _, until = self._blocked_reasons.get(isolation, ("", 0.0))
         if self._now() >= until:
             path = self._secrets.environment.get("PATH", os.defpath)
             match isolation:
@@ -246,8 +248,8 @@ class LocalEngine:
                 case _:
                     found = ""
             until = self._now() + _LOOK_AGAIN_S if found else inf
-            self._obstacles[isolation] = found, until
-        return self._obstacles[isolation][0]
+            self._blocked_reasons[isolation] = found, until
+        return self._blocked_reasons[isolation][0]
 
     async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
         """Load the secrets of an attempt that another daemon started. Return False if they are lost."""
