@@ -1,4 +1,4 @@
-"""The dispatch endpoint over HTTP. Implements `loops.ports.Source`; see contracts/README.md."""
+"""The dispatch endpoint over HTTP. Implements `tracking.ports.Source`; see contracts/README.md."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

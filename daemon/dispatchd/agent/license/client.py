@@ -1,4 +1,4 @@
-"""Activation and license heartbeat over HTTP. Implements `loops.ports.Licensing`; see contracts/README.md."""
+"""Activation and license heartbeat over HTTP. Implements `tracking.ports.Licensing`; see contracts/README.md."""
 
 from typing import Final
 

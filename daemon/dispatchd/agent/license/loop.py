@@ -45,7 +45,7 @@ _FIND_S: Final = 10.0
 
 @define(kw_only=True)
 class LicenseLoop:
-    """Updates `status`. Implements `loops.ports.Permission`."""
+    """Updates `status`. Implements `tracking.ports.Permission`."""
 
     licensing: Licensing
     finder: LicenseFinder

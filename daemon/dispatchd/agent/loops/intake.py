@@ -37,7 +37,7 @@ _ON_ITS_WAY: Final = (Phase.RELEASING, Phase.FINISHING)
 
 @define(kw_only=True)
 class IntakeLoop:
-    """Carries out the operator's mode. Implements `loops.ports.Permission`."""
+    """Carries out the operator's mode. Implements `tracking.ports.Permission`."""
 
     store: IntakeStore
     tracker: Tracker

@@ -68,7 +68,7 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
 
 @define
 class LocalEngine:
-    """Runs attempts on this machine. Implements `loops.ports.Engine`."""
+    """Runs attempts on this machine. Implements `tracking.ports.Engine`."""
 
     _secrets: SecretReader
     _known: KnownSecrets
