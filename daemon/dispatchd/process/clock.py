@@ -59,7 +59,7 @@ class MachineTime:
 
 @define
 class SteadyClock:
-    """Times of this machine; implements `tracking.ports.Clock` and `endpoint.client.Clock`."""
+    """Times of this machine; implements `tracking.ports.Clock` and `endpoint.caller.Clock`."""
 
     _folder: Path
     _time: TimeSource
