@@ -60,9 +60,7 @@ def identity(  # noqa: PLR0913, PLR0917  # wiring has as many parts
         random=random.Random(),  # noqa: S311  # for jitter, not for secrets
         on_change=on_change,
     )
-    licensed = LicensedCredentials(
-        known=known, current=lambda: (loop.status, loop.server_id)
-    )
+    licensed = LicensedCredentials(known=known, license=loop)
     return Identity(credentials=licensed, license=loop)
 
 

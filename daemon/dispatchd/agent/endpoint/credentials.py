@@ -1,6 +1,5 @@
 """The machine's credentials: its identity, and the secret that proves it, read again at each call."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -106,23 +105,37 @@ def _beginning(file: Path) -> str:
         return opened.read(_LONGEST + 1)
 
 
+class License(Protocol):
+    """License of this machine, which is refreshed meanwhile."""
+
+    @property
+    def status(self) -> LicenseStatus:
+        """Its status at this moment."""
+        ...
+
+    @property
+    def server_id(self) -> str:
+        """Id of the machine."""
+        ...
+
+
 @define(kw_only=True)
 class LicensedCredentials:
-    """Identity that comes from an activated license; `current` returns its status and the machine's id."""
+    """Identity that comes from an activated license."""
 
     known: KnownSecrets
-    current: Callable[[], tuple[LicenseStatus, str]]
+    license: License
 
     @property
     def license_id(self) -> str:
         """Id of the license."""
-        claims = self.current()[0].claims
+        claims = self.license.status.claims
         return "" if claims is None else claims.license_id
 
     @property
     def server_id(self) -> str:
         """Id of the machine."""
-        return self.current()[1]
+        return self.license.server_id
 
     async def secret(self, call: str) -> str:
         """Return the machine's secret.
@@ -130,7 +143,7 @@ class LicensedCredentials:
         Raises:
             Unauthorized: The license gives no credentials; the error names the missing part.
         """
-        status = self.current()[0]
+        status = self.license.status
         if not status.has_credentials or status.activation is None:
             raise Unauthorized(call=call, reason=status.blocked_reason)
         return status.activation.heartbeat_secret
