@@ -152,7 +152,7 @@ def parked(record: TrackedJob) -> TrackedJob:
 
 
 def concluded(record: TrackedJob, code: int | None, blocks: bool) -> TrackedJob:
-    """Return what becomes of a running job whose attempt is over (`Concluder._decision`)."""
+    """Return what becomes of a running job whose attempt is over (`decisions.decided`)."""
     attempt = record.attempt
     assert attempt is not None
     evidence = Evidence(

@@ -6,20 +6,27 @@ read still counts. The report is written, without secrets, before the record say
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import structlog
-from attrs import define, evolve, field, frozen
+from attrs import define, field
 
-from dispatchd.agent.domain.exit_table import Contract, Ending, Then
+from dispatchd.agent.domain.exit_table import Contract, Ending
 from dispatchd.agent.domain.isolation import denial
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event
-from dispatchd.agent.domain.run.events import Story
-from dispatchd.agent.domain.verdict import Evidence, Judgement, judge, never_started
+from dispatchd.agent.domain.verdict import Evidence
 from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.runs.decisions import (
+    Gathered,
+    Pace,
+    decided,
+    judged,
+    not_started,
+    nothing_ran,
+    retries_of,
+)
 from dispatchd.agent.runs.report_builder import compose
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store import reports
@@ -36,22 +43,12 @@ from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import RunError, StoreUnavailable
 from dispatchd.process.holes import cut_middle, hole_bytes
-from dispatchd.protocol.backoff import RETRY_CAP_S, after_asked_s, full_jitter_s
-from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted, Verdict
-from dispatchd.protocol.report import WITHHELD, shortened
+from dispatchd.protocol.outcome import Exit, NeverStarted
 from dispatchd.protocol.result import NoResult, RunResult
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 _LOOKED_THROUGH: Final = 64 * 1024
 """Size of the end of an output that is searched for messages about a denied access (bytes)."""
-
-
-@frozen(kw_only=True)
-class _Found:
-    """Evidence of an attempt, and whether its secrets are known, so that its texts can be redacted."""
-
-    evidence: Evidence
-    secrets_known: bool
 
 
 @define(kw_only=True)
@@ -105,9 +102,7 @@ class Concluder:
         )
         await self._decide(
             job_id,
-            lambda newest: self._decision(
-                newest, workflow, self._judged(newest, found)
-            ),
+            lambda newest: self._decided(newest, workflow, found),
         )
         run = self.runs.folder(record.run_id)
         self.stories.forget(run.events_file(attempt.number))
@@ -121,30 +116,23 @@ class Concluder:
         Nothing has run, so another start is safe. It is tried again, unless the error is a refusal.
         """
         why = self.known.scrub(str(error))
-        nothing = _nothing_ran(workflow.contract)
+        nothing = nothing_ran(workflow.contract)
 
         def decision(newest: TrackedJob) -> Decision:
             if newest.stop_requested or newest.attempt is None:
                 # Whoever ended it meanwhile doesn't want another attempt.
-                judgement = self._judged(newest, nothing)
-                return self._decision(newest, workflow, judgement)
-            starts = newest.start_failures + 1
-            failed = never_started(workflow.contract, ending, why, starts=starts)
-            may_pass = failed.ruling.then is Then.START_AGAIN and not error.refused
-            if not may_pass or starts > workflow.start_retries:
-                return self._decision(newest, workflow, failed)
-            self._log.warning(
-                "start_failed",
-                reason=why,
-                starts_left=workflow.start_retries + 1 - starts,
-                **job_context(newest),
+                return self._decided(newest, workflow, nothing)
+            made = not_started(
+                newest, workflow, ending, why, error=error, pace=self._pace()
             )
-            again = evolve(
-                newest.without_attempt(newest.attempt.number), start_failures=starts
-            )
-            return Decision(
-                Event.START_FAILED, self._due_again(again, starts, error.retry_after_s)
-            )
+            if made.event is Event.START_FAILED:
+                self._log.warning(
+                    "start_failed",
+                    reason=why,
+                    starts_left=workflow.start_retries + 1 - made.record.start_failures,
+                    **job_context(newest),
+                )
+            return made
 
         await self._decide(record.job.id, decision)
 
@@ -152,11 +140,11 @@ class Concluder:
         self, record: TrackedJob, attempt: Attempt, workflow: Workflow | None
     ) -> None:
         """Revert an attempt that never began. If somebody has ended it, that is its end instead."""
-        nothing = _nothing_ran(attempt.contract)
+        nothing = nothing_ran(attempt.contract)
 
         def decision(newest: TrackedJob) -> Decision:
             if newest.stop_requested:
-                return self._decision(newest, workflow, self._judged(newest, nothing))
+                return self._decided(newest, workflow, nothing)
             return Decision(
                 Event.ATTEMPT_NEVER_STARTED, newest.without_attempt(attempt.number)
             )
@@ -171,7 +159,7 @@ class Concluder:
         workflow: Workflow | None,
         *,
         known: bool,
-    ) -> _Found:
+    ) -> Gathered:
         """Gather the evidence, and write the report. Blocks."""
         run = self.runs.folder(record.run_id)
         headless = attempt.contract is Contract.HEADLESS
@@ -199,7 +187,7 @@ class Concluder:
             missing_fails=workflow is not None and workflow.missing_fails,
             duration_s=(self.context.clock.now() - attempt.started_at).total_seconds(),
         )
-        return _Found(evidence=evidence, secrets_known=known)
+        return Gathered(evidence=evidence, secrets_known=known)
 
     def _keep_artifacts(
         self, record: TrackedJob, wanted: Sequence[str]
@@ -246,14 +234,26 @@ class Concluder:
             )
         reports.write(run, attempt.number, composed.report)
 
-    def _judged(self, newest: TrackedJob, found: _Found) -> Judgement:
-        evidence = evolve(found.evidence, parked_for=newest.blocked)
-        if not found.secrets_known:
-            evidence = _without_words(evidence)
-        stop = newest.attempt.stop if newest.attempt is not None else None
-        judgement = judge(evidence, stop)
-        summary = self.known.scrub(judgement.summary)
-        return evolve(judgement, summary=shortened(summary))
+    def _decided(
+        self, newest: TrackedJob, workflow: Workflow | None, found: Gathered
+    ) -> Decision:
+        judgement = judged(newest, found, self.known.scrub)
+        made = decided(newest, workflow, judgement, self._pace())
+        if made.event is Event.ATTEMPT_FAILED:
+            self._log.warning(
+                "attempt_failed",
+                reason=judgement.summary,
+                attempts_left=retries_of(workflow) + 1 - len(newest.attempts),
+                **job_context(newest),
+            )
+        return made
+
+    def _pace(self) -> Pace:
+        return Pace(
+            now=self.context.clock.now(),
+            draw=self.context.random.random,
+            wait_s=self.context.config.limits.retry_wait_s,
+        )
 
     async def _decide(
         self, job_id: str, decision: Callable[[TrackedJob], Decision]
@@ -261,66 +261,6 @@ class Concluder:
         after = await self.tracker.decide(job_id, decision)
         if not after.blocked:
             await self.workspaces.clear(job_id)
-
-    def _decision(
-        self, newest: TrackedJob, workflow: Workflow | None, judgement: Judgement
-    ) -> Decision:
-        budget = workflow.retries if workflow is not None else 0
-        ruling = judgement.ruling
-        ended = _with_end(newest, ruling.cause, self.context.clock.now())
-        if ruling.then is Then.PARK or ruling.outcome is None:
-            parked = evolve(ended, blocked=judgement.summary)
-            return Decision(Event.PARKED, parked)
-        if ruling.then is Then.RETRY and len(newest.attempts) <= budget:
-            self._log.warning(
-                "attempt_failed",
-                reason=judgement.summary,
-                attempts_left=budget + 1 - len(newest.attempts),
-                **job_context(newest),
-            )
-            return Decision(
-                Event.ATTEMPT_FAILED, self._due_again(ended, len(ended.attempts))
-            )
-        verdict = Verdict(
-            outcome=ruling.outcome, cause=ruling.cause, summary=judgement.summary
-        )
-        return Decision(Event.DECIDED, ended, verdict)
-
-    def _due_again(
-        self, record: TrackedJob, failures: int, asked_s: float | None = None
-    ) -> TrackedJob:
-        """Return the record with the time of its next try set, after a wait that grows with the number of failures.
-
-        The wait is no shorter than the one asked for (`asked_s`, seconds), up to the cap.
-        """
-        draw = self.context.random.random()
-        delay_s = full_jitter_s(
-            failures,
-            draw,
-            base_s=self.context.config.limits.retry_wait_s,
-            cap_s=RETRY_CAP_S,
-        )
-        if asked_s is not None:
-            delay_s = min(max(delay_s, after_asked_s(asked_s, draw)), RETRY_CAP_S)
-        return evolve(
-            record, retry_at=self.context.clock.now() + timedelta(seconds=delay_s)
-        )
-
-
-def _nothing_ran(contract: Contract) -> _Found:
-    """Return the evidence of an attempt whose command never ran."""
-    evidence = Evidence(
-        end=Exit(code=None), contract=contract, story=Story(), duration_s=0.0
-    )
-    return _Found(evidence=evidence, secrets_known=True)
-
-
-def _with_end(
-    record: TrackedJob, cause: FailureCause | None, now: datetime
-) -> TrackedJob:
-    if record.attempt is None:
-        return record
-    return record.with_attempt(evolve(record.attempt, ended_at=now, cause=cause))
 
 
 def _denial(output_file: Path, workflow: Workflow | None) -> str:
@@ -332,21 +272,3 @@ def _denial(output_file: Path, workflow: Workflow | None) -> str:
         return ""
     text, _ = read_tail(output_file, _LOOKED_THROUGH)
     return denial(workflow.isolation, text)
-
-
-def _without_words(evidence: Evidence) -> Evidence:
-    """Return the evidence without any text of the command itself."""
-    result, story = evidence.result, evidence.story
-    if isinstance(result, RunResult):
-        result = evolve(result, summary=WITHHELD, exit_reason="withheld")
-    blocked = WITHHELD if story.blocked is not None else None
-    return evolve(
-        evidence,
-        result=result,
-        story=Story(
-            blocked=blocked,
-            malformed=story.malformed,
-            left_out=story.left_out,
-            bytes_left_out=story.bytes_left_out,
-        ),
-    )
