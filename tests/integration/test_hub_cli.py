@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -74,6 +75,10 @@ async def test_jobs_are_submitted_listed_shown_cancelled_and_repeated(
     table = (await owner.say("jobs", "--workflow", "docs")).stdout.splitlines()
     assert len(table) == 2
     assert table[0].split()[:3] == ["JOB", "STATE", "WORKFLOW"]
+    assert table[0].endswith("AGE")
+    assert re.search(r"  \d+ (s|min)$", table[1])
+    times = [each for each in text.splitlines() if each.startswith("created")]
+    assert re.fullmatch(r"created +[0-9-]{10} [0-9:]{8} UTC", *times)
     assert (await owner.get("show", "job/1"))["attempts"][0]["outcome"] == "failed"
 
 
@@ -143,9 +148,9 @@ async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
     assert (states["build-1"], states["build-2"]) == ("revoked", "active")
     assert twice.returncode == os.EX_USAGE
     assert "there is already a machine build-2" in twice.stderr
-    assert "build-2" in (await owner.say("machines")).stdout
-    table = (await owner.say("machines")).stdout.splitlines()[0]
-    assert table.split() == [
+    titles, *rows = (await owner.say("machines")).stdout.splitlines()
+    assert any(re.match(r"build-2 +active .* never +never ", row) for row in rows)
+    assert titles.split() == [
         "MACHINE",
         "STATE",
         "SERVER",

@@ -20,6 +20,7 @@ from dispatchd.errors import NotReachable
 from dispatchd.protocol.github_event import job_from_event
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.json_text import loads
+from dispatchd.protocol.times import duration
 
 _START_S: Final = 30.0
 """Longest wait until the hub listens (seconds)."""
@@ -128,7 +129,7 @@ async def play(folder: Path, *, quiet: bool) -> Sequence[Result]:
             return results
     raise NotReachable(
         cannot="finish the demo",
-        reason=f"it took longer than {_ALL_S:g} s; see {folder}",
+        reason=f"it took longer than {duration(_ALL_S)}; see {folder}",
     )
 
 

@@ -11,6 +11,7 @@ from dispatchd.agent.domain.phase import TRANSITIONS, UNSTARTED, Event, Phase
 from dispatchd.errors import InvalidTransition
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
+from dispatchd.protocol.times import utc
 
 STEPS_KEPT: Final = 16
 """Most steps in a record (count): the last ones."""
@@ -60,7 +61,7 @@ class Step:
 
     @override
     def __str__(self) -> str:
-        return f"{self.at:%H:%M:%S} {self.event} -> {self.phase}"
+        return f"{utc(self.at)} {self.event} -> {self.phase}"
 
 
 @frozen(kw_only=True)
