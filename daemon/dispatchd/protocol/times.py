@@ -85,6 +85,11 @@ def iso(at: float | datetime) -> str:
     return f"{_instant(at).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
+def iso_or_none(at: float | datetime | None) -> str | None:
+    """Return a point in time as `iso` does, or None for none."""
+    return None if at is None else iso(at)
+
+
 def parse_time(text: str) -> float | None:
     """Return a point in time (seconds since the epoch) from ISO 8601, in UTC if it names no zone; None for another text."""
     try:

@@ -17,7 +17,7 @@ from dispatchd.errors import ConfigError, NotPossible
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_path import at, text
 from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
-from dispatchd.protocol.times import iso
+from dispatchd.protocol.times import iso_or_none
 
 _ENDINGS: Final = {"fail": Outcome.FAILED, "succeed": Outcome.SUCCEEDED}
 
@@ -160,7 +160,7 @@ class JobCommands:
     ) -> Reply:
         reason = text(call.body, "reason").strip()
         intake = await self._intake.change(mode, reason, deadline_s=deadline_s)
-        until = iso(intake.until) if intake.until is not None else None
+        until = iso_or_none(intake.until)
         return Reply(body={"mode": intake.mode.value, "until": until})
 
 

@@ -1,14 +1,13 @@
 """The license of this machine, for people: as a document, and as routes of the control socket."""
 
 from collections.abc import Mapping
-from datetime import datetime
 
 from dispatchd.agent.control.calls import Act, Call, Reply
 from dispatchd.agent.license.loop import LicenseLoop
 from dispatchd.process.clock import SteadyClock
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.license import LicenseStatus
-from dispatchd.protocol.times import iso
+from dispatchd.protocol.times import iso_or_none
 
 
 def license_routes(license_: LicenseLoop | None) -> Mapping[tuple[str, str], Act]:
@@ -43,10 +42,6 @@ def license_status(
 def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:
     """Return the license as a document, without a secret; times in ISO 8601, null for unknown values."""
     claims = status.claims
-
-    def at(instant: datetime | None) -> str | None:
-        return None if instant is None else iso(instant)
-
     return {
         "source": status.source,
         "server_id": server_id,
@@ -57,9 +52,9 @@ def license_document(status: LicenseStatus, server_id: str) -> dict[str, Json]:
         "plan": claims.plan if claims else "",
         "features": list(claims.features) if claims else [],
         "warning": claims.warning if claims else "",
-        "expires_at": at(claims.expires_at if claims else None),
-        "grace_until": at(claims.grace_until if claims else None),
-        "last_heartbeat_at": at(status.last_heartbeat_at),
-        "next_heartbeat_at": at(status.next_heartbeat_at),
+        "expires_at": iso_or_none(claims.expires_at if claims else None),
+        "grace_until": iso_or_none(claims.grace_until if claims else None),
+        "last_heartbeat_at": iso_or_none(status.last_heartbeat_at),
+        "next_heartbeat_at": iso_or_none(status.next_heartbeat_at),
         "heartbeat_error": status.heartbeat_error,
     }

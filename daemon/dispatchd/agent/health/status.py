@@ -13,7 +13,7 @@ from dispatchd.agent.loops.intake import IntakeLoop
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.protocol.job import Json
-from dispatchd.protocol.times import ago, iso
+from dispatchd.protocol.times import ago, iso_or_none
 
 
 @frozen(kw_only=True)
@@ -59,10 +59,10 @@ class Status:
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "started_at": _iso(self.started_at),
+            "started_at": iso_or_none(self.started_at),
             "config_file": str(self.context.config.file),
             "state_folder": str(self.context.config.state_folder),
-            "reloaded_at": _iso(self.reloaded_at),
+            "reloaded_at": iso_or_none(self.reloaded_at),
             "ready": not problems,
             "problems": list(problems),
             "warnings": self._warnings(),
@@ -135,8 +135,8 @@ class Status:
         return {
             "mode": intake.mode.value,
             "reason": intake.reason,
-            "since": _iso(intake.since),
-            "until": _iso(intake.until),
+            "since": iso_or_none(intake.since),
+            "until": iso_or_none(intake.until),
             "left": self.intake.left,
         }
 
@@ -147,9 +147,9 @@ class Status:
             "state": activity.endpoint,
             "long_poll": activity.long_poll,
             "extensions": list(activity.extensions),
-            "last_pull_at": _iso(activity.last_pull_at),
+            "last_pull_at": iso_or_none(activity.last_pull_at),
             "last_pull_age_s": self.health.last_pull_age_s,
-            "last_report_at": _iso(activity.last_report_at),
+            "last_report_at": iso_or_none(activity.last_report_at),
             "clock_skew_s": self.machine.skew_s(),
         }
 
@@ -171,7 +171,3 @@ class Status:
 
 
 _WAITING = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RETRY_WAIT)
-
-
-def _iso(instant: datetime | None) -> str | None:
-    return None if instant is None else iso(instant)
