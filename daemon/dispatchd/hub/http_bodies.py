@@ -128,9 +128,7 @@ async def read_proven(
 ) -> dict[str, Json]:
     """Return the JSON body of a machine's call about a job, validated against a contract.
 
-    No machine is refused because its texts are long: the part over their limit is dropped as it comes. Fails with
-    Refused if the body is too large without that part, is no JSON object, breaks the contract, or is over 64 KiB and
-    doesn't begin with valid credentials.
+    No machine is refused because its texts are long: the part over their limit is dropped as it comes.
 
     Args:
         request: The request.
@@ -138,6 +136,10 @@ async def read_proven(
         limits: The limits of the body.
         prove: Called with the credentials at the beginning of a body, before more of it is read or parsed. The
             caller itself has to check those of a small body.
+
+    Raises:
+        Refused: The body is too large without that part, is no JSON object, breaks the contract, or is over 64 KiB and
+            doesn't begin with valid credentials.
     """
     if limits.longest is None:
         body = await read_up_to(request, limits.most)

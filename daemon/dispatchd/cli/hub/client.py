@@ -142,7 +142,9 @@ class HubClient:
             cannot: What the command can't do if this fails, as words after "cannot".
 
         Raises:
-            NotReachable: The hub doesn't answer. Fails otherwise as `ask` does.
+            NotReachable: The hub doesn't answer.
+            UsageError: The hub refuses.
+            ConfigError: The environment names a proxy that can't be used.
         """
         found = self.ask("GET", path, cannot=cannot, has=name)[name]
         items: list[dict[str, Any]] = []
