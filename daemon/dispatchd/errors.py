@@ -23,7 +23,7 @@ DispatchdError
 ├─ Refused              a call of the control socket isn't carried out (`agent/control/calls.py`)
 ├─ ContractViolation    a document breaks a contract; becomes a rejection or a ProtocolError
 ├─ StoreUnavailable     the disk refused a write; wait and repeat
-├─ RecordUnreadable     the record is quarantined; the others go on
+├─ RecordUnreadable     the record is quarantined; the others continue
 ├─ InvalidTransition    a bug; only the bug fence (`concurrency/bug_fence.py`) catches it
 │
 │  At the hub:

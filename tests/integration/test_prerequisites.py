@@ -118,7 +118,7 @@ async def test_a_limit_that_cannot_be_kept_keeps_the_workflow_to_others(
     assert pulls[0] == ["free"]
     words = " ".join(status["warnings"])
     assert "workflows.it takes no jobs: pids_max can't be kept" in words
-    assert "runs go on without memory_max_mib" in words
+    assert "runs continue without memory_max_mib" in words
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def workflow(*own: str, **limits: int) -> Workflow:
             ["own"],
             [
                 "workflows.own takes no jobs: pids_max can't be kept",
-                "runs go on without memory_max_mib and cpu_weight",
+                "runs continue without memory_max_mib and cpu_weight",
             ],
         ),
     ],

@@ -96,7 +96,7 @@ class BugFence:
         *,
         passing: tuple[type[Exception], ...] = (),
     ) -> Iterator[Containment]:
-        """Log an exception in a block as a bug, and go on behind the block.
+        """Log an exception in a block as a bug, and continue behind the block.
 
         Args:
             loop: The name of the loop that the block belongs to.

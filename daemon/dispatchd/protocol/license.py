@@ -266,7 +266,7 @@ class LicenseStatus:
         refused = self.activation.refused if self.activation is not None else None
         match refused:
             case Refusal.REVOKED:
-                return "the license was revoked: ask who gave it; runs go on and are reported"
+                return "the license was revoked: ask who gave it; runs continue and are reported"
             case Refusal.DEACTIVATED:
                 return "this machine was deactivated at the endpoint: run `dispatchd activate` again"
             case None:

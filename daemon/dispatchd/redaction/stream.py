@@ -22,7 +22,7 @@ _MOST_HIDDEN: Final = 1024 * 1024
 class StreamRedactor:
     """Scrubs a text that comes in pieces as `Redactor.scrub` scrubs the whole, wherever the pieces end.
 
-    It stores the text that it has returned for a while, because a value may go on long after its key. It doesn't store
+    It stores the text that it has returned for a while, because a value may continue long after its key. It doesn't store
     all of a value or a private key of more than `LONGEST` characters, nor more than `_MOST_HIDDEN` invisible
     characters. It may return the rest of such a one.
     """

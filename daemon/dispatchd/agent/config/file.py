@@ -19,7 +19,7 @@ class OnShutdown(StrEnum):
     """Effect of a stop of the daemon on its runs."""
 
     DETACH = "detach"
-    """The runs go on; the next daemon follows and reports them."""
+    """The runs continue; the next daemon follows and reports them."""
     DRAIN = "drain"
     """The daemon waits for their end."""
     CANCEL = "cancel"

@@ -82,5 +82,5 @@ def warnings(workflows: Mapping[str, Workflow], machine: Machine) -> list[str]:
     missing = [_KEYS[each] for each in _KEYS if each in wanted - {*machine.controllers}]
     if missing:
         keys = " and ".join(missing)
-        refused.append(f"runs go on without {keys}, which can't be kept: {TO_DO}")
+        refused.append(f"runs continue without {keys}, which can't be kept: {TO_DO}")
     return refused

@@ -16,7 +16,7 @@ class Mode(StrEnum):
     PULLING = "pulling"
     """New jobs are taken."""
     PAUSED = "paused"
-    """No new job is taken; the jobs that the machine has go on."""
+    """No new job is taken; the jobs that the machine has continue."""
     DRAINING = "draining"
     """No new job is taken. Jobs that have not started are handed back; the others run to their end."""
 

@@ -233,7 +233,7 @@ class TrackedJob:
     def after_answer(self, event: Event, now: datetime) -> Self:
         """Return the record after an answer of the endpoint about the job's newest claim.
 
-        If a claim is lost before an attempt has a process, the start ends: only running attempts go on.
+        If a claim is lost before an attempt has a process, the start ends: only running attempts continue.
         """
         attempt = self.attempt
         is_starting = (

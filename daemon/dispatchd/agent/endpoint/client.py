@@ -65,7 +65,7 @@ _LONGEST_DECLARED: Final = 48 * 1024
 """Largest list of them (bytes): an endpoint reads 64 KiB of a pull (contracts/README.md, limits)."""
 
 _THREAD_BYTES: Final = 256 * 1024
-"""Size from which a body is parsed in a worker thread, so that the loops go on meanwhile (bytes)."""
+"""Size from which a body is parsed in a worker thread, so that the loops run meanwhile (bytes)."""
 
 
 @define(kw_only=True)

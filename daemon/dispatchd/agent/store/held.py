@@ -166,7 +166,7 @@ class HeldFolders:
 def restore_state(folder: Path) -> int:
     """Restore this user's access to a state folder and its entries. Return the number restored. Blocks.
 
-    For a start: runs go on while there is no daemon.
+    For a start: runs continue while there is no daemon.
     """
     restored = 0
     for name in _NAMES:

@@ -38,7 +38,9 @@ _LIVE: Final = frozenset(
 @config_option
 @json_option
 @raw_option
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Follow the output until the run has ended."
+)
 @click.option(
     "--attempt",
     type=click.IntRange(min=1),

@@ -21,7 +21,7 @@ def keys() -> None:
 @json_option
 @click.argument("name", type=click.Choice(["page", "license"]))
 def rotate(config_file: Path, *, as_json: bool, name: str) -> None:
-    """Replace the key NAME (page or license), such as after a backup was lost; the hub may go on meanwhile.
+    """Replace the key NAME (page or license), such as after a backup was lost; the hub may keep running.
 
     page: everybody is logged out. license: pin the public key that is printed as license.public_keys of each machine;
     until then a machine works on with the license that it has.

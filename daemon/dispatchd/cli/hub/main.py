@@ -154,7 +154,7 @@ def _announce(settings: "Settings", port_file: Path | None, bound_port: int) -> 
 @json_option
 @click.argument("file", type=click.Path(path_type=Path))
 def backup(config_file: Path, *, as_json: bool, file: Path) -> None:
-    """Write everything that the database has to FILE (SQLite); the hub may go on meanwhile."""
+    """Write everything that the database has to FILE (SQLite); the hub may keep running."""
     require_extra()
     from dispatchd.hub.storage.backup import backup as write
 

@@ -100,7 +100,7 @@ class Machines:
     async def bind(self, request: Request) -> Response:
         """Bind a machine to workflows and repositories: it gets no other job from now on.
 
-        Jobs that it has already go on.
+        The jobs that it has continue.
         """
         await self.context.require(request, ADMIN)
         body = await read_body(request, "machine-binding-request")

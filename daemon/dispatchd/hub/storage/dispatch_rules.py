@@ -1,6 +1,6 @@
 """Decisions of the owner about dispatch, stored as marks: bindings of machines, by name, and the pause.
 
-While dispatch is paused only cancel jobs are dispatched; jobs on machines go on.
+While dispatch is paused only cancel jobs are dispatched; jobs on machines continue.
 """
 
 import json

@@ -57,7 +57,7 @@ def standing(job: HubJob) -> str:
     if job.state is State.QUEUED and job.lapsed:
         return (
             f"Queued again, because {shown(job.machine, 200)} was not heard of any more. "
-            "That machine may still go on with it until another one has it."
+            "That machine may still run it until another one has it."
         )
     if job.state is State.QUEUED and job.only_machine:
         sentence = f"Waits for the machine {shown(job.only_machine, 200)}."

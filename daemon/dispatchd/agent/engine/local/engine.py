@@ -172,7 +172,7 @@ class LocalEngine:
             os.close(fd)
 
     def close(self) -> None:
-        """End the starter; the runs go on."""
+        """End the starter; the runs continue."""
         self._starter.close()
 
     def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
@@ -311,7 +311,7 @@ class LocalEngine:
     def _left_behind(
         self, process: ProcessIdentity, marker: bytes, group: Group | None
     ) -> tuple[set[int], bool]:
-        """Return the processes left of an attempt, and whether there may be more: one that just ended may go on in a child."""
+        """Return the processes left of an attempt, and whether there may be more: one that just ended may continue in a child."""
         inside = group.members() if group is not None else []
         # What is below the starter is of a run that has ended. A marker can be a lie, so it spares nobody unless the
         # attempt that it names has ended, too, and is about to be cleared. Asked in this order.

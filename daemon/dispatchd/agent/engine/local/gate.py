@@ -137,7 +137,7 @@ class Starter:
                 self._end()
 
     def close(self) -> None:
-        """End the starter; its shims go on."""
+        """End the starter; its shims continue."""
         with self._guard:
             self._end()
 

@@ -26,7 +26,7 @@ _PAGE: Final = """\
 <form action="{action}" method="post">
 <p>This registers a GitHub App with the permissions and events below at <b>{host}</b>.</p>
 <input type="hidden" name="manifest" value="{manifest}">
-<p><button>Go on to {host}</button></p>
+<p><button>Continue to {host}</button></p>
 </form>
 <pre>{shown}</pre>
 <script>document.forms[0].submit()</script>

@@ -283,7 +283,7 @@ class Telling:
 
     async def _update(self, found: Report, run: CheckRun) -> None:
         if found.standing.is_conclusion and self.job.state not in ENDED:
-            # The job may go on before it is known that GitHub has accepted this.
+            # The job may continue before it is known that GitHub has accepted this.
             self.check = evolve(self.check, asked=True)
             await self.keep(self.check)
         try:

@@ -66,7 +66,7 @@ class Sweeper:
         )
 
     async def sweep(self) -> bool:
-        """Look, fetch and process; return False if the walk has to go on at once.
+        """Look, fetch and process; return False if the walk has to continue at once.
 
         Raises:
             GithubError: GitHub can't be called now; the next call continues, here and below.

@@ -152,7 +152,7 @@ class JobStore:
         return self._database.write(work)
 
     def shorten_leases(self, leases: Leases, *, now: float, also: bool) -> None:
-        """Let no lease go on for longer than one that begins now, where the hub's clock was ahead when it was written down.
+        """Let no lease last longer than one that begins now, where the hub's clock was ahead when it was written down.
 
         That is so of all that are longer where the clock was set back (`also`), and always where the claim was made in
         a time that is still to come.
