@@ -25,7 +25,7 @@ BANNED: Final = {
     r"\blet(s|ting)? in\b": "add, admit",
     r"\bstands? at\b": "is",
     r"\bno good\b": "invalid",
-    r"\bgoes on\b": "continues, runs",
+    r"\bgo(es)? on\b": "continue, run",
     r"\b(pull|take|count|need|say|accept|report|have)s? (it )?no more\b(?! than)": "no longer",
     r"\b(it|has) no more\b(?! than)": "no longer",
     r"\bof which nobody\b": "say it in two sentences",
