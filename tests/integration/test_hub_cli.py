@@ -77,8 +77,8 @@ async def test_jobs_are_submitted_listed_shown_cancelled_and_repeated(
     assert table[0].split()[:3] == ["JOB", "STATE", "WORKFLOW"]
     assert table[0].endswith("AGE")
     assert re.search(r"  \d+ (s|min)$", table[1])
-    [created] = [each for each in text.splitlines() if each.startswith("created")]
-    assert re.fullmatch(r"created +[0-9-]{10} [0-9:]{8} UTC", created)
+    [created_at] = [each for each in text.splitlines() if each.startswith("created")]
+    assert re.fullmatch(r"created +[0-9-]{10} [0-9:]{8} UTC", created_at)
     assert (await owner.get("show", "job/1"))["attempts"][0]["outcome"] == "failed"
 
 
