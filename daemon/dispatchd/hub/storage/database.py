@@ -53,7 +53,7 @@ T = TypeVar("T")
 CHANNEL: Final = "dispatchd_jobs"
 """Channel on which hub processes announce changes of jobs to each other (NOTIFY of PostgreSQL)."""
 
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 """Number of the newest migration (`migrations/versions/`)."""
 
 _BUSY_S: Final = 5.0

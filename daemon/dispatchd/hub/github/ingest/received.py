@@ -109,7 +109,8 @@ class Received:
             of_repository(job.document),
             _JOB.number == job.number,
             _JOB.urgent == false(),
-            _JOB.position < given,
+            # A sum, because SQLite would search by the position, and so through the history, otherwise.
+            _JOB.position + 0 < given,
         )
         return locked(
             db, wanted, lambda other: is_same_repository(job.document, other.document)

@@ -89,11 +89,11 @@ TURNS: Final = select(
     select(MARKS.c.value)
     .where(MARKS.c.name == bindparam("turn_mark"))
     .scalar_subquery(),
-    select(func.min(_JOB.turn)).where(_LIKE).scalar_subquery(),
     select(func.max(_JOB.turn))
     .where(_LIKE, _JOB.repository == bindparam("of_repository"))
     .scalar_subquery(),
 )
+FIRST_TURN: Final = select(func.min(_JOB.turn)).where(_LIKE)
 HAS_HAD_TURN: Final = (
     select(_JOB.position)
     .where(

@@ -17,9 +17,11 @@ def next_turn(db: Connection, job: HubJob) -> int:
     """
     like = {"of_priority": job.priority, "of_repository": job.repository}
     mark = {"turn_mark": f"{TURN}{job.priority}"}
-    current, first, last = db.execute(queries.TURNS, {**like, **mark}).one()
-    # Before the first claim the current turn is that of the first job in the queue.
-    now = (first or 0) if current is None else int(current)
+    current, last = db.execute(queries.TURNS, {**like, **mark}).one()
+    if current is None:
+        # Before the first claim the current turn is that of the first job in the queue.
+        current = db.execute(queries.FIRST_TURN, like).scalar() or 0
+    now = int(current)
     has_had = db.execute(queries.HAS_HAD_TURN, {**like, "of_turn": now}).first()
     return max(now + (has_had is not None), -1 if last is None else last + 1)
 
