@@ -68,6 +68,16 @@ def test_a_retry_waits_as_long_as_it_is_asked_to() -> None:
     assert retry.failed() == 1.0
 
 
+@pytest.mark.parametrize("asked", [0.0, -5.0, 0.5])
+def test_a_wait_of_nothing_does_not_end_the_backoff(asked: float) -> None:
+    retry = Retry(Half())
+    waits = [next_try_s(failures, asked, 0.5) for failures in range(1, 12)]
+
+    assert waits == sorted(waits)
+    assert waits[-1] == CAP_S / 2
+    assert [retry.failed(asked) for _ in waits] == waits
+
+
 def test_the_hold_shrinks_when_it_is_cut_and_grows_back() -> None:
     hold = Hold.of(50)
 

@@ -22,15 +22,14 @@ class Retry:
         """Count a failure, and return the wait before the next try (seconds).
 
         Args:
-            asked_s: Wait that an endpoint has asked for (Retry-After, seconds), or None.
+            asked_s: Wait that an endpoint has asked for (Retry-After, seconds), or None. It is a lower bound: 0, or a
+                date in the past, must not end the back-off.
         """
         self.failures += 1
-        draw = self._random.random()
-        if asked_s is None:
-            base_s, cap_s = self.base_s, self.cap_s
-            self.wait_s = full_jitter_s(self.failures, draw, base_s=base_s, cap_s=cap_s)
-        else:
-            self.wait_s = after_asked_s(asked_s, draw)
+        draw, base_s, cap_s = self._random.random(), self.base_s, self.cap_s
+        backoff_s = full_jitter_s(self.failures, draw, base_s=base_s, cap_s=cap_s)
+        asked = 0.0 if asked_s is None else after_asked_s(asked_s, draw)
+        self.wait_s = max(backoff_s, asked)
         return self.wait_s
 
     def worked(self) -> None:

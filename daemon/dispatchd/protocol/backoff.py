@@ -45,13 +45,14 @@ def after_asked_s(asked_s: float, draw: float) -> float:
 def next_try_s(failures: int, asked_s: float | None, draw: float) -> float:
     """Return the seconds to wait before the next try of a remote call.
 
+    The wait that the endpoint asked for is a lower bound: 0, or a date in the past, must not end the back-off.
+
     Args:
         failures: Failures in a row so far, 1 or more.
         asked_s: Wait that the endpoint asked for (Retry-After, seconds), or None.
         draw: A random number from [0, 1).
     """
+    backoff_s = full_jitter_s(failures, draw)
     return (
-        full_jitter_s(failures, draw)
-        if asked_s is None
-        else after_asked_s(asked_s, draw)
+        backoff_s if asked_s is None else max(backoff_s, after_asked_s(asked_s, draw))
     )

@@ -220,12 +220,14 @@ class Publisher:
     def _wait_s(self, check: Check, error: GithubError, now: float) -> float:
         """Return the wait before the next try (seconds)."""
         draw = self.random.random()
+        backoff_s = full_jitter_s(check.failures + 1, draw, cap_s=_cap_s(error))
         if isinstance(error, Limited):
             asked_s = max(error.retry_at - now, 0.0)
-            wait_s = asked_s * (1 + draw / 10) + draw
+            # GitHub may name a limit that is already over.
+            wait_s = max(asked_s * (1 + draw / 10) + draw, backoff_s)
             self.gates.limit(check.installation, wait_s)
             return wait_s
-        return full_jitter_s(check.failures + 1, draw, cap_s=_cap_s(error))
+        return backoff_s
 
     async def _keep(self, check: Check, seen: str) -> None:
         await self.context.use(lambda: self._store.keep(check, seen_state=seen))
@@ -233,7 +235,7 @@ class Publisher:
 
 def _cap_s(error: GithubError) -> float:
     """Return the longest wait before the next try (seconds)."""
-    if isinstance(error, Unclear):
+    if isinstance(error, (Unclear, Limited)):
         # After an outage of any length it is published within a minute.
         return CAP_S
     # A person mends these, and waits for the effect.

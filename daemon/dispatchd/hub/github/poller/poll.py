@@ -65,9 +65,11 @@ class Poller:
         try:
             is_through = await sweeper.sweep()
         except Limited as error:
-            wait_s = max(error.retry_at - self.context.now(), 0.0)
+            asked_s = max(error.retry_at - self.context.now(), 0.0)
             # Up to a tenth more, so that not all who got the same time come back at once.
-            return wait_s * (1 + self.random.random() / 10), str(error)
+            wait_s = asked_s * (1 + self.random.random() / 10)
+            # GitHub may name a limit that is already over.
+            return max(wait_s, self._after_failure()), str(error)
         except NotPermitted as error:
             return CAP_S * self._around(), str(error)
         except GithubError as error:
