@@ -30,6 +30,7 @@ from dispatchd.agent.config.workflows import (
     Reader,
     own_tables,
     two_tokens,
+    unexpanded_programs,
     unfit_isolations,
     unknown_secrets,
     with_limits,
@@ -258,6 +259,7 @@ def _structured(path: Path, document: dict[str, Json]) -> File:
         Problem(file=path, key=key, expected=expected)
         for key, expected in (
             *unknown_secrets(content),
+            *unexpanded_programs(content),
             *two_tokens(content),
             *unfit_isolations(content),
         )

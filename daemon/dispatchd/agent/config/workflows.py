@@ -1,5 +1,6 @@
 """Conversion of the file's tables to the workflows that the daemon runs."""
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,9 @@ _CONTROLLERS: Final = {
     "cpu_weight": "cpu",
 }
 """Controllers (cgroup v2) that limits need, by key."""
+
+_UNEXPANDED: Final = re.compile(r"^~|\$[A-Za-z_{]")
+"""Part of a path that a shell would expand; the same as in the config schema."""
 
 
 @frozen
@@ -179,6 +183,21 @@ def unfit_isolations(content: File) -> Iterator[tuple[str, str]]:
         if entry.network is Network.NONE and isolation not in CHOOSES_NETWORK:
             expected = 'must be "host", unless isolation is "bubblewrap" or "container"'
             yield f"workflows.{name}.network", expected
+
+
+def unexpanded_programs(content: File) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every program whose path has a part that only a shell would expand."""
+    programs = {
+        **{
+            f"workflows.{name}": each.command
+            for name, each in content.workflows.items()
+        },
+        **{f"secrets.{name}": each.command for name, each in content.secrets.items()},
+    }
+    for key, command in programs.items():
+        if command and _UNEXPANDED.search(command[0]):
+            expected = "must start with a program without ~ and $VARIABLE, which nothing expands"
+            yield f"{key}.command", expected
 
 
 def unknown_secrets(content: File) -> Iterator[tuple[str, str]]:
