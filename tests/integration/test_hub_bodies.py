@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from support.endpoint import SECRET
 from support.github_events import SECRET as WEBHOOK_SECRET
 from support.github_events import signature
 from support.github_hub import CONFIG, prepared
@@ -223,3 +224,45 @@ async def test_nothing_of_a_webhook_is_read_that_bears_no_signature(
                 await stream.send(head("/webhooks/github", kind, *about, sent))
                 await stream.send(body)
                 assert await status_of(stream) == status
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "first"),
+    [
+        ("http://hub.example/healthz", 200, b""),
+        ("HTTPS://hub.example:8484/healthz?x=1", 200, b""),
+        ("http://other@hub.example", 303, b"/login?next=%2F"),
+        (
+            "http://hub.example/jobs/j%2F1?a=b",
+            303,
+            b"/login?next=%2Fjobs%2Fj%252F1%3Fa%3Db",
+        ),
+        (f"http://hub.example{PATH}/pull", 405, b""),
+        ("http://", 404, b""),
+        ("ftp://hub.example/healthz", 404, b""),
+    ],
+)
+async def test_a_target_in_absolute_form_means_the_same(
+    tmp_path: Path, target: str, status: int, first: bytes
+) -> None:
+    """RFC 9112, 3.2.2: a server has to take it, and go by its host."""
+    async with hub(tmp_path / "hub") as here, connection(here) as stream:
+        await stream.send(head(target, method="GET"))
+        answer = await stream.receive()
+
+    assert int(answer.split()[1]) == status
+    assert first in answer
+
+
+async def test_a_machine_behind_a_proxy_that_sends_absolute_targets_gets_its_jobs(
+    tmp_path: Path,
+) -> None:
+    body = json.dumps({**BEGINNING, "heartbeat_secret": SECRET}).encode()
+    async with hub(tmp_path / "hub") as here, connection(here) as stream:
+        await here.submit({"id": "j", "dag_name": "it"})
+        asked = f"Content-Length: {len(body)}"
+        await stream.send(head(f"http://hub{PATH}/pull", asked) + body)
+        answer = await stream.receive()
+
+    assert int(answer.split()[1]) == 200
+    assert b"dispatch-contract: 1" in answer.lower()

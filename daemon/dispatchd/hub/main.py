@@ -39,6 +39,7 @@ from dispatchd.hub.connections.framing import framed
 from dispatchd.hub.connections.limits import within_descriptors
 from dispatchd.hub.connections.protocol import WatchedProtocol
 from dispatchd.hub.connections.table import Connections
+from dispatchd.hub.connections.target import in_origin_form
 from dispatchd.hub.connections.tls import CHECKED_EVERY_S, ServerTls
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import HubError
@@ -97,7 +98,7 @@ def application(
     )
     # No call is answered by a redirect: machines don't follow one.
     app.router.redirect_slashes = False
-    return _marking(framed(auditing(probes.counting(app))))
+    return in_origin_form(_marking(framed(auditing(probes.counting(app)))))
 
 
 def _marking(app: ASGIApp) -> ASGIApp:

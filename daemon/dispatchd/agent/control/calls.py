@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl, unquote
 from attrs import field, frozen
 
 from dispatchd.errors import DispatchdError
+from dispatchd.network.request_target import absolute_target
 from dispatchd.protocol.job import Json
 
 SOCKET: Final = "control.sock"
@@ -181,12 +182,14 @@ def _supplementary_groups(connection: socket.socket) -> tuple[int, ...]:
 
 
 def target_parts(target: str) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the decoded segments and the decoded query of a request target (RFC 9112, section 3.2.1).
+    """Return the decoded segments and the decoded query of a request target (RFC 9112, 3.2.1 and 3.2.2).
 
     Raises:
         Refused: It isn't a path, or isn't valid text.
     """
-    path, _, query = target.partition("?")
+    absolute = absolute_target(target)
+    origin_form = target if absolute is None else absolute.origin_form
+    path, _, query = origin_form.partition("?")
     if not path.startswith("/"):
         raise Refused(status=400, reason="the request target must begin with /")
     try:

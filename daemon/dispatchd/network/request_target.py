@@ -1,0 +1,26 @@
+"""Request targets in absolute form, which a server has to take as well (RFC 9112, 3.2.2)."""
+
+import re
+from typing import Final
+
+from attrs import frozen
+
+_ABSOLUTE: Final = re.compile(r"https?://([^/?#]+)(.*)", re.IGNORECASE | re.DOTALL)
+
+
+@frozen
+class AbsoluteTarget:
+    """Request target in absolute form: the host with its port, and the target in origin form, which begins with /."""
+
+    host: str
+    origin_form: str
+
+
+def absolute_target(target: str) -> AbsoluteTarget | None:
+    """Return the parts of a request target in absolute form, or None for one in another form."""
+    found = _ABSOLUTE.fullmatch(target)
+    if found is None:
+        return None
+    authority, rest = found.groups()
+    host = authority.rpartition("@")[2]
+    return AbsoluteTarget(host, rest if rest.startswith("/") else f"/{rest}")
