@@ -7,6 +7,7 @@ DispatchdError
 │  ├─ UsageError        the command line asks for something that doesn't exist
 │  ├─ NotReachable      a command needs something that isn't available now
 │  ├─ FolderUnusable    the state folder can't be created or written
+│  │  └─ PathTaken      something else is in the place of one of its files
 │  ├─ StoreLocked       another daemon owns the state folder
 │  ├─ ControlFolderTaken  another daemon answers on the control socket
 │  └─ RecordTooNew      a newer release wrote the store
@@ -136,6 +137,17 @@ class FolderUnusable(UserError):
         super().__init__(
             f"cannot use the folder {folder}: {error.strerror}; create it or give this user write access"
         )
+
+
+class PathTaken(FolderUnusable):
+    """Something else is in the place of a file or folder of this program; it is left alone."""
+
+    exit_code = os.EX_CANTCREAT
+
+    def __init__(self, *, path: Path, found: str, error: OSError, do: str) -> None:
+        super().__init__(folder=path.parent, error=error)
+        self.path, self.found = path, found
+        self.args = (f"cannot make {path}: there is {found}; {do}",)
 
 
 class StoreLocked(UserError):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -36,7 +37,7 @@ from dispatchd.agent.control.server import ControlServer
 from dispatchd.agent.control.token import TOKEN_HEADER
 from dispatchd.agent.control.token import read as token_of
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.errors import FolderUnusable, NotReachable, UsageError
+from dispatchd.errors import FolderUnusable, NotReachable, PathTaken, UsageError
 from dispatchd.protocol.job import Json
 from support.until import until
 
@@ -681,6 +682,76 @@ async def test_a_socket_that_cannot_be_made_is_an_error_of_the_folder(
             pass
 
     assert caught.group_contains(FolderUnusable)
+
+
+def occupy(kind: str, path: Path) -> None:
+    """Put something at a path."""
+    match kind:
+        case "a regular file":
+            path.write_text("mine")
+        case "a folder":
+            path.mkdir()
+        case "a pipe":
+            os.mkfifo(path)
+        case _:
+            path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    "kind", ["a regular file", "a folder", "a pipe", "a link to 'nowhere'"]
+)
+async def test_what_is_in_the_place_of_the_socket_is_named_and_left_alone(
+    tmp_path: Path, kind: str
+) -> None:
+    occupy(kind, tmp_path / SOCKET)
+    before = (tmp_path / SOCKET).lstat()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with serving(tmp_path):
+            pass
+
+    words = f"{SOCKET}: there is {kind} of user {os.geteuid()}; move it away, or set another control.folder"
+    assert caught.group_contains(PathTaken, match=re.escape(words))
+    assert os.path.samestat(before, (tmp_path / SOCKET).lstat())
+
+
+@needs_root
+async def test_a_socket_of_another_user_that_may_not_be_replaced_is_named(
+    open_folder: Path,
+) -> None:
+    """As in a folder like /tmp, where only its owner may remove a file."""
+    open_folder.chmod(0o1777)
+    leave_socket(open_folder)
+    code = (
+        "import anyio, os, sys; from anyio._backends import _asyncio; from pathlib import Path\n"
+        "from dispatchd.agent.control.server import ControlServer\n"
+        "from dispatchd.concurrency.bug_fence import BugFence\n"
+        "os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))\n"
+        "try: anyio.run(ControlServer(folder=Path(sys.argv[1]), routes={}, bugs=BugFence()).run)\n"
+        "except BaseException as error: print(error)"
+    )
+    done = await to_thread.run_sync(
+        lambda: subprocess.run(
+            [sys.executable, "-c", code, str(open_folder), str(NOBODY)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    )
+
+    assert f"{SOCKET}: there is a socket of user 0; move it away" in done.stdout, done
+    assert stat.S_ISSOCK((open_folder / SOCKET).lstat().st_mode)
+
+
+async def test_a_target_in_absolute_form_means_the_same(tmp_path: Path) -> None:
+    """RFC 9112, 3.2.2: a server has to take it."""
+    async with serving(tmp_path):
+        target = "http://localhost/v1/echo?a=1"
+        first, _, body = await raw(tmp_path, request("GET", target))
+
+    assert first == "HTTP/1.1 200 OK"
+    assert json.loads(body)["path"] == ["v1", "echo"]
+    assert json.loads(body)["query"] == {"a": "1"}
 
 
 def leave_socket(folder: Path) -> None:

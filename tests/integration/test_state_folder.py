@@ -21,7 +21,7 @@ from dispatchd.agent.store.codec import SCHEMA_VERSION, encode
 from dispatchd.agent.store.identity import IdentityStore
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.errors import RecordUnreadable
+from dispatchd.errors import PathTaken, RecordUnreadable
 from dispatchd.protocol.job import Job
 from support.cli import dispatchd, dispatchd_process
 from support.clock import advance
@@ -390,3 +390,36 @@ def track_too(state: Path, other: TrackedJob, job_id: str) -> None:
     record = evolve(other, job=evolve(other.job, id=job_id), run_id=job_id)
     (state / "jobs" / f"{job_id}.json").write_bytes(encode(record))
     shutil.copytree(state / "runs" / other.job.id, state / "runs" / job_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "do"),
+    [
+        ("lock", "a folder", "give it to this user, or move it away"),
+        ("lock", "a link to 'lock'", "give it to this user, or move it away"),
+        ("jobs", "a regular file", "move it away, or name another folder"),
+        ("runs", "a link to 'nowhere'", "move it away, or name another folder"),
+        ("", "a regular file", "move it away, or name another folder"),
+    ],
+)
+async def test_what_is_in_the_place_of_its_own_files_is_named_and_left_alone(
+    tmp_path: Path, name: str, kind: str, do: str
+) -> None:
+    config = write_config(tmp_path, "http://127.0.0.1:9", {})
+    path = tmp_path / "state" / name
+    path.parent.mkdir(exist_ok=True)
+    match kind:
+        case "a folder":
+            path.mkdir()
+        case "a regular file":
+            path.write_text("mine")
+        case _:
+            path.symlink_to(kind.split("'")[1])
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with running_daemon(config):
+            pass
+
+    words = f"cannot make {path}: there is {kind} of user {os.geteuid()}; {do}"
+    assert caught.group_contains(PathTaken, match=re.escape(words))
+    assert path.lstat()

@@ -3,6 +3,17 @@
 import os
 import stat
 from pathlib import Path
+from typing import Final
+
+_KINDS: Final = (
+    (stat.S_ISREG, "a regular file"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISLNK, "a link"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 
 
 def read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
@@ -27,6 +38,18 @@ def is_file(path: Path) -> bool:
     except OSError:
         # `is_file` forgives a missing folder alone.
         return False
+
+
+def what_is_at(path: Path) -> str:
+    """Return the kind and the owner of what is at a path, in words; empty if there is nothing, or nobody may look."""
+    try:
+        found = path.lstat()
+        is_link = stat.S_ISLNK(found.st_mode)
+        target = f" to {str(path.readlink())!r}" if is_link else ""
+    except OSError:
+        return ""
+    kind = next((words for is_it, words in _KINDS if is_it(found.st_mode)), "something")
+    return f"{kind}{target} of user {found.st_uid}"
 
 
 def write_new(path: Path, data: bytes) -> None:

@@ -29,7 +29,8 @@ from dispatchd.agent.control.connections import Connections, Visitor
 from dispatchd.agent.control.routes import Routes
 from dispatchd.agent.control.token import TOKEN_FILE, make, write
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.errors import FolderUnusable
+from dispatchd.errors import FolderUnusable, PathTaken
+from dispatchd.process.untrusted_files import what_is_at
 
 _MODE: Final = 0o660
 
@@ -58,6 +59,7 @@ class ControlServer:
         """Serve until cancelled, then remove the socket.
 
         Raises:
+            PathTaken: Something else is in its place.
             FolderUnusable: The socket can't be made.
         """
         try:
@@ -68,6 +70,10 @@ class ControlServer:
                 made = _look_at(address)
                 self._group = made.st_gid
         except OSError as error:
+            path = self.folder / SOCKET
+            if found := what_is_at(path):
+                do = "move it away, or set another control.folder"
+                raise PathTaken(path=path, found=found, error=error, do=do) from error
             raise FolderUnusable(folder=self.folder, error=error) from error
         token = make()
         connections = Connections(

@@ -22,7 +22,8 @@ from typing import Final, Self
 import structlog
 from attrs import define, field
 
-from dispatchd.errors import FolderUnusable, StoreUnavailable
+from dispatchd.errors import FolderUnusable, PathTaken, StoreUnavailable
+from dispatchd.process.untrusted_files import what_is_at
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
@@ -37,6 +38,7 @@ def make_folder(path: Path) -> None:
     """Create a folder and its parents, for this user only, durably; an existing one stays as it is.
 
     Raises:
+        PathTaken: Something that isn't a folder is in its place, or in that of a parent.
         FolderUnusable: It can't be created or written.
     """
     missing = [each for each in (path, *path.parents) if not each.exists()]
@@ -44,6 +46,12 @@ def make_folder(path: Path) -> None:
         path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         for each in reversed(missing):
             sync_folder(each.parent)
+    except (FileExistsError, NotADirectoryError) as error:
+        for each in (path, *path.parents):
+            if not each.is_dir() and (found := what_is_at(each)):
+                do = "move it away, or name another folder"
+                raise PathTaken(path=each, found=found, error=error, do=do) from error
+        raise FolderUnusable(folder=path, error=error) from error
     except OSError as error:
         raise FolderUnusable(folder=path, error=error) from error
     except StoreUnavailable as unavailable:

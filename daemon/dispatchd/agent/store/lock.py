@@ -11,7 +11,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from dispatchd.agent.store.durable import FILE_MODE, make_folder
-from dispatchd.errors import FolderUnusable, StoreLocked
+from dispatchd.errors import FolderUnusable, PathTaken, StoreLocked
+from dispatchd.process.untrusted_files import what_is_at
 
 
 def lock(folder: Path) -> ExitStack:
@@ -20,15 +21,18 @@ def lock(folder: Path) -> ExitStack:
     The lock goes with the process, however it ends (flock(2)).
 
     Raises:
+        PathTaken: Something else is in the place of a folder or of the lock's file.
         FolderUnusable: The folder can't be used.
         StoreLocked: Another process holds it.
     """
     make_folder(folder)
+    path = folder / "lock"
     try:
-        file = os.open(
-            folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE
-        )
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
+        if found := what_is_at(path):
+            do = "give it to this user, or move it away while no daemon runs"
+            raise PathTaken(path=path, found=found, error=error, do=do) from error
         raise FolderUnusable(folder=folder, error=error) from error
     with ExitStack() as held:
         held.callback(os.close, file)
