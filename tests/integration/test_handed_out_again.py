@@ -150,6 +150,86 @@ async def test_a_new_claim_is_accepted_before_the_next_attempt_also_after_a_kill
     assert hub.finished["j"]["claim_token"] == "second"
 
 
+FIRST = {"claim_token": "", "lease_seconds": 0, "extensions": []}
+"""What an endpoint of the first protocol says of a job."""
+
+
+@pytest.mark.parametrize("status", [204, 409])
+@pytest.mark.parametrize("more", [FIRST, {"lease_seconds": None}])
+async def test_a_job_that_came_again_during_its_start_is_accepted_before_it_starts_after_a_kill(
+    tmp_path: Path, more: dict[str, Any], status: int
+) -> None:
+    """Without a lease nothing but the record says that the accept of the new claim is still owed."""
+    again = tmp_path / "again"
+    slow = f"while ! [ -e {again} ]; do sleep 0.02; done; echo 1"
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path, hub.url, COMMANDS, limits='secrets = { KEY = "key" }'
+        )
+        with config.open("a") as file:
+            command = json.dumps(["/bin/sh", "-c", slow])
+            file.write(f"\n[secrets.key]\ncommand = {command}\n")
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("first", **more))
+            await daemon.until_logged("job_attempt_starting")
+            refuse(hub, "accept")
+            hub.hand_out(job("first", **{"claim_token": "second", **more}))
+            await daemon.until_logged("job_redelivered")
+            await daemon.crash()
+            accepts = len(hub.calls("accept"))
+            again.touch()
+            daemon.start()
+            await hub.until(lambda e: len(e.calls("accept")) > accepts)
+            assert not [*(daemon.state / "runs/j").glob("attempt-*/exit")]
+
+            hub.script = None
+            if status == 409:
+                hub.script = lambda request: (
+                    as_json({"message": "no"}, 409)
+                    if request.call == "accept"
+                    else None
+                )
+                await daemon.until_logged("job_accept_refused")
+            else:
+                await hub.until_finished("j")
+
+    begun = [*(daemon.state / "runs/j").glob("attempt-*/exit")]
+    assert len(begun) == (status == 204)
+
+
+async def test_a_job_that_came_again_during_its_run_is_accepted_before_its_next_attempt_after_a_kill(
+    tmp_path: Path,
+) -> None:
+    fails = "while ! [ -e go ]; do sleep 0.02; done; echo ran; kill -KILL $$"
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"fails": ["/bin/sh", "-c", fails]},
+            runs="retry_wait_s = 0.1",
+            limits="max_retries = 1",
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("first", "fails", lease_seconds=None))
+            await daemon.until_logged("job_attempt_started")
+            refuse(hub, "accept")
+            hub.hand_out(job("second", "fails", lease_seconds=None))
+            await daemon.until_logged("job_redelivered")
+            await daemon.crash()
+            accepts = len(hub.calls("accept"))
+            (daemon.state / "runs/j/workspace/go").touch()
+            daemon.start()
+            await daemon.until_logged("job_attempt_failed")
+            await hub.until(lambda e: len(e.calls("accept")) > accepts)
+            assert not (daemon.state / "runs/j/attempt-2").exists()
+
+            hub.script = None
+            await hub.until_finished("j")
+
+    assert hub.accepted["j"]["claim_token"] == "second"
+    assert (daemon.state / "runs/j/attempt-2/exit").exists()
+
+
 @pytest.mark.parametrize("has_begun", [True, False])
 async def test_what_was_started_is_not_run_again_because_its_record_is_damaged(
     tmp_path: Path,

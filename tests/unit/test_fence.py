@@ -82,3 +82,29 @@ def test_a_start_that_somebody_has_ended_is_judged_by_that() -> None:
 
 def _process() -> ProcessIdentity:
     return ProcessIdentity(pid=1, start_ticks=1, boot_id="boot")
+
+
+_STARTING = (Event.ACCEPT_CONFIRMED, Event.ATTEMPT_STARTING)
+_AGAIN = (*_STARTING, Event.REDELIVERED)
+
+
+@pytest.mark.parametrize(
+    ("events", "is_accepted"),
+    [
+        ((), True),
+        (_STARTING, True),
+        (_AGAIN, False),
+        ((*_AGAIN, Event.ATTEMPT_NEVER_STARTED), False),
+        ((*_AGAIN, Event.ATTEMPT_STARTED, Event.ATTEMPT_FAILED), False),
+        ((*_AGAIN, Event.ACCEPT_CONFIRMED, Event.ATTEMPT_NEVER_STARTED), True),
+    ],
+)
+def test_after_a_restart_an_accept_without_a_lease_stands_for_its_own_claim_alone(
+    events: tuple[Event, ...],
+    is_accepted: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    record = evolve(FOR_EVER, phase=Phase.PENDING_ACCEPT)
+    for each in events:
+        record = record.advance(each, NOW)
+
+    assert may_start(record, None, NOW) is is_accepted

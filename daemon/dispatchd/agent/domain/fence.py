@@ -34,8 +34,8 @@ def may_start(record: TrackedJob, last: ClaimAnswer | None, now: datetime) -> bo
     """
     lease_s = record.job.lease_s
     if last is None:
-        # The phase says that it was accepted; an accept without a lease doesn't expire.
-        return lease_s is None
+        # An accept without a lease doesn't expire. That of a newer claim may still be owed.
+        return lease_s is None and record.is_claim_accepted
     if not last.holds or last.claim_token != record.job.claim_token:
         return False
     return lease_s is None or (now - last.asked_at).total_seconds() < lease_s

@@ -190,6 +190,16 @@ class TrackedJob:
         return max([self.received_at, *resolved])
 
     @property
+    def is_claim_accepted(self) -> bool:
+        """True if an accept of the newest claim has been confirmed, as far as the steps show it."""
+        newest = (
+            each.event
+            for each in reversed(self.steps)
+            if each.event in {Event.ACCEPT_CONFIRMED, Event.REDELIVERED}
+        )
+        return next(newest, Event.ACCEPT_CONFIRMED) is Event.ACCEPT_CONFIRMED
+
+    @property
     def was_given_back(self) -> bool:
         """True if the job left without a verdict, so that it may be handed out again."""
         return self.phase is Phase.HISTORY and self.verdict is None

@@ -57,6 +57,8 @@ class Fence:
         """
         if record.phase is not Phase.RUNNING:
             raise NotConfirmed(reason=f"the job is {record.phase}")
+        if record.stop_requested:
+            raise NotConfirmed(reason="somebody has ended it")
         if source is None or self.allows(record):
             return
         try:
