@@ -1,11 +1,12 @@
 """No process begins of a job that may be somebody else's by now: restarts, silence, slow starts, new claims."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.clock import advance, loop
+from support.clock import advance, loop, threads_are_idle
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.git_server import git_server
@@ -396,3 +397,83 @@ async def test_a_secret_that_takes_its_time_is_no_run_either(tmp_path: Path) -> 
 
     assert not has_run(daemon, "j")
     assert "j" not in hub.finished
+
+
+# A lease that nothing can begin under
+
+
+@pytest.mark.parametrize(
+    ("lease_s", "extensions"), [(1e-9, []), (0.001, ["heartbeat"])]
+)
+async def test_under_a_lease_that_is_over_at_once_nothing_starts_and_the_endpoint_is_not_flooded(
+    tmp_path: Path, lease_s: float, extensions: list[str]
+) -> None:
+    times: dict[str, list[float]] = {"accept": [], "heartbeat": []}
+
+    def script(request: Request) -> Answer | None:
+        if request.call in times:
+            times[request.call].append(loop().time())
+            # The answer takes longer than the lease.
+            loop().skip(0.005)
+        return None
+
+    async def asked_enough() -> bool:
+        await advance(0.1)
+        await threads_are_idle()
+        return len(times["accept"]) >= 6
+
+    async with endpoint() as hub:
+        hub.script = script
+        config = write_config(tmp_path, hub.url, WORKFLOWS)
+        async with running_daemon(config) as daemon:
+            more: dict[str, Any] = {"lease_seconds": lease_s, "extensions": extensions}
+            hub.hand_out(job("j", "quick", **more))
+            await until(asked_enough)
+            first, *asked = times["accept"]
+            pauses = [later - before for before, later in pairwise(asked)]
+            warnings = [e for e in daemon.log() if e.get("event") == "lease_too_short"]
+
+            assert not has_run(daemon, "j")
+            # Of the timers of the event loop a part of a second may be missing.
+            assert [round(each + 0.4) for each in pauses[:4]] >= [1, 2, 4, 8]
+            assert len(times["heartbeat"]) <= 2 * (asked[-1] - first) + 4
+            assert [each["job_id"] for each in warnings] == ["j"]
+
+            # Once the lease is long enough, the job runs.
+            hub.script = None
+            hub.hand_out(job("j", "quick", "2"))
+            await in_time(lambda: "j" in hub.finished)
+
+    assert has_run(daemon, "j")
+
+
+def started(daemon: DaemonHere) -> set[str]:
+    """Return the jobs with a process so far."""
+    return {
+        str(each["job_id"])
+        for each in daemon.log()
+        if each.get("event") == "job_attempt_started"
+    }
+
+
+async def test_a_lease_that_is_over_between_the_slots_is_asked_for_at_once(
+    tmp_path: Path,
+) -> None:
+    """Nobody has waited for a lease that has run out for want of a slot, so nothing is said of it."""
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, WORKFLOWS, runs="queue_ahead = 9")
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("runs", "waits"))
+            await daemon.until_logged("job_attempt_started", job_id="runs")
+            for number in range(4):
+                hub.hand_out(job(f"w{number}", "waits"))
+                await daemon.until_logged("job_accept_confirmed", job_id=f"w{number}")
+            done: list[str] = []
+            while len(done) < 5:
+                running = await until(lambda: next(iter(started(daemon) - {*done}), ""))
+                await advance(LEASE_S)
+                let_go(daemon, running)
+                await hub.until_finished(running)
+                done.append(running)
+
+            assert not [e for e in daemon.log() if e.get("event") == "lease_too_short"]

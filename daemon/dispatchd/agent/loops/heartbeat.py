@@ -34,6 +34,9 @@ _BEATS_IN_A_LEASE: Final = 6
 _LONGEST_PAUSE_S: Final = 30.0
 """Longest time between two beats (seconds), because a cancel request waits for the next one."""
 
+_SHORTEST_PAUSE_S: Final = 0.5
+"""Shortest time between two beats (seconds), however short a lease the endpoint grants."""
+
 _GATHER_S: Final = 0.1
 """Time for which changes are gathered before the leases are looked at again (seconds)."""
 
@@ -182,7 +185,8 @@ class HeartbeatLoop:
             or self.fence.has_lost(record)
         ):
             return None
-        return min(job.lease_s / _BEATS_IN_A_LEASE, _LONGEST_PAUSE_S)
+        pause_s = min(job.lease_s / _BEATS_IN_A_LEASE, _LONGEST_PAUSE_S)
+        return max(pause_s, _SHORTEST_PAUSE_S)
 
 
 def _is_news(record: TrackedJob, rhythm: _Rhythm) -> bool:

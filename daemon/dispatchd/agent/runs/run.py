@@ -160,6 +160,7 @@ class RunLoop:
         times = [self._queue_deadline(record) for record in waiting]
         if self._free_slots() > 0:
             times += [record.retry_at for record in waiting]
+            times += [self.fence.asks_at(record) for record in waiting]
         due = min((each for each in times if each is not None), default=None)
         if due is None:
             return None

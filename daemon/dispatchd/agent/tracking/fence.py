@@ -4,7 +4,8 @@ It is in memory alone. A daemon that has just started knows nothing, so it asks:
 or the job handed to another one, for any time.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 import structlog
 from attrs import define, field
@@ -17,6 +18,34 @@ from dispatchd.agent.tracking.ports import Clock, Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.errors import JobClosed, NotConfirmed, RemoteError
 
+_SHORTEST_PAUSE_S: Final = 1.0
+"""Time from the first repeated accept of a claim to the second (seconds); it doubles from there."""
+
+_MOST_DOUBLINGS: Final = 6
+"""Most times that this pause is doubled (count); the longest is about a minute."""
+
+_TOO_SHORT: Final = 3
+"""Repeated accept that shows, after others with pauses of seconds, that a lease is too short for any start (count)."""
+
+
+@define(kw_only=True)
+class _Asks:
+    """Repeated accepts of a claim, one soon after the other: their number, and the time of the next one."""
+
+    claim_token: str
+    next_at: datetime
+    count: int = 0
+
+    @property
+    def pause(self) -> timedelta:
+        """Time from one to the next."""
+        doublings = min(self.count, _MOST_DOUBLINGS)
+        return timedelta(seconds=_SHORTEST_PAUSE_S * 2**doublings)
+
+    def is_past(self, now: datetime) -> bool:
+        """Return whether the next one was due so long ago that nobody needed it then, for want of a slot."""
+        return now > self.next_at + self.pause
+
 
 @define
 class Fence:
@@ -25,6 +54,7 @@ class Fence:
     _tracker: Tracker
     _clock: Clock
     _answers: dict[str, ClaimAnswer] = field(factory=dict, init=False)
+    _asks: dict[str, _Asks] = field(factory=dict, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -47,6 +77,10 @@ class Fence:
         if answer.cancel_requested:
             await self._tracker.cancel(record.job.id, "Cancelled before it started.")
         self.note(record, asked_at, holds=True)
+        asks = self._asks.get(record.job.id)
+        if asks is not None:
+            # The time that the answer took is no time in which nobody needed it.
+            asks.next_at = max(asks.next_at, self._clock.now())
         return not answer.cancel_requested
 
     async def confirm(self, source: Source | None, record: TrackedJob) -> None:
@@ -100,7 +134,10 @@ class Fence:
         """Return whether a process of an accepted job may begin at this moment."""
         owes_accept = record.job.id in self._tracker.repeats
         last = self._answers.get(record.job.id)
-        return not owes_accept and may_start(record, last, self._clock.now())
+        allowed = not owes_accept and may_start(record, last, self._clock.now())
+        if allowed:
+            self._asks.pop(record.job.id, None)
+        return allowed
 
     def has_lost(self, record: TrackedJob) -> bool:
         """Return whether the endpoint has said that this machine doesn't hold a job under its newest claim."""
@@ -112,13 +149,38 @@ class Fence:
         )
 
     def ask(self, record: TrackedJob) -> None:
-        """Have the accept of a job repeated. The tracker's bell rings once it has been answered."""
-        if record.job.id not in self._tracker.repeats:
-            self._log.info("accept_repeated_before_start", **job_context(record))
-            self._tracker.repeats.add(record.job.id)
-            self._tracker.changed.notify()
+        """Have the accept of a job repeated. The tracker's bell rings once it has been answered.
+
+        If that has just been done, so that the lease is over before a process can begin, it is done later (`asks_at`).
+        """
+        job, now = record.job, self._clock.now()
+        if job.id in self._tracker.repeats:
+            return
+        asks = self._asks.get(job.id)
+        if asks is None or asks.claim_token != job.claim_token or asks.is_past(now):
+            asks = self._asks[job.id] = _Asks(claim_token=job.claim_token, next_at=now)
+        if now < asks.next_at:
+            return
+        asks.count, asks.next_at = asks.count + 1, now + asks.pause
+        self._log.info("accept_repeated_before_start", **job_context(record))
+        if asks.count == _TOO_SHORT:
+            self._log.warning(
+                "lease_too_short",
+                lease_s=job.lease_s,
+                hint="it is over before a process can begin, so nothing starts: the endpoint has to grant more, or answer sooner",
+                **job_context(record),
+            )
+        self._tracker.repeats.add(job.id)
+        self._tracker.changed.notify()
+
+    def asks_at(self, record: TrackedJob) -> datetime | None:
+        """Return the time at which a delayed repetition of an accept is due, or None if none is delayed."""
+        asks = self._asks.get(record.job.id)
+        is_delayed = asks is not None and asks.next_at > self._clock.now()
+        return asks.next_at if asks is not None and is_delayed else None
 
     def forget_gone(self) -> None:
         """Forget the answers about jobs that are no longer tracked."""
-        for job_id in [each for each in self._answers if not self._tracker.get(each)]:
-            del self._answers[job_id]
+        for each in (self._answers, self._asks):
+            for job_id in [known for known in each if not self._tracker.get(known)]:
+                del each[job_id]
