@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from support.clock import advance
+from support.clock import advance, loop, threads_are_idle
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
-from support.until import until
+from support.until import in_time, until
 
 LEASE_S = 60
 COMMANDS = {
@@ -280,3 +280,48 @@ async def test_a_quarantine_that_cannot_be_looked_into_keeps_no_job_away(
         finished = (await hub.until_finished("j"))[0]
 
     assert finished["result_status"] == "succeeded"
+
+
+@pytest.mark.parametrize("refused", ["accept", "finish"])
+async def test_an_endpoint_that_hands_out_one_job_at_each_poll_is_not_asked_without_a_pause(
+    tmp_path: Path, refused: str
+) -> None:
+    """As an endpoint does that counts a job as handed out only once it has been accepted, or finished."""
+    pulls: list[float] = []
+
+    def script(request: Request) -> Answer | None:
+        if request.call == "pull":
+            pulls.append(loop().time())
+            return as_json({"id": "j", "dag_name": "quick"})
+        return as_json({"message": "no"}, 503) if request.call == refused else None
+
+    async with endpoint() as hub:
+        hub.script = script
+        config = write_config(tmp_path, hub.url, COMMANDS)
+        async with running_daemon(config) as daemon:
+
+            async def is_named() -> bool:
+                await advance(0.5)
+                await threads_are_idle()
+                return any(
+                    each.get("event") == "job_handed_out_too_often"
+                    for each in daemon.log()
+                )
+
+            await until(is_named)
+            began, count = loop().time(), len(pulls)
+
+            async def is_later() -> bool:
+                await advance(0.5)
+                await threads_are_idle()
+                return loop().time() - began > 200
+
+            await until(is_later)
+            asked = len(pulls) - count
+            # And what waits behind it comes within a minute or so.
+            hub.script = None
+            hub.hand_out({"id": "k", "dag_name": "quick"})
+            await in_time(lambda: {"j", "k"} <= hub.finished.keys())
+
+    # After 32 s at most, and then after 60 s at most, with jitter.
+    assert 1 <= asked < 60

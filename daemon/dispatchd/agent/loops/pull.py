@@ -6,6 +6,7 @@ stopping.
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -28,6 +29,7 @@ from dispatchd.agent.tracking.ports import Permission, Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.retry import Retry
 from dispatchd.errors import RemoteError, StoreUnavailable
+from dispatchd.protocol.backoff import full_jitter_s
 from dispatchd.protocol.extensions import CAPABILITIES
 from dispatchd.protocol.outcome import Verdict
 
@@ -46,6 +48,9 @@ _JOBS: Final = "pull"
 _CANCELS: Final = "cancels"
 """Name of the loop that asks for cancel jobs alone."""
 
+_TOO_OFTEN: Final = 5
+"""Deliveries of one job in a row, beside the first two, that are worth a warning (count)."""
+
 _BUSY: Final = (Phase.PENDING_ACCEPT, Phase.ACCEPTED, Phase.RUNNING, Phase.RETRY_WAIT)
 
 
@@ -55,6 +60,10 @@ class _Polls:
 
     hold: Hold
     retry: Retry
+    was_known: bool = False
+    """True if this machine knew the newest job before it came."""
+    again: Counter[str] = field(factory=Counter)
+    """How often each job that this machine knew has come since the last poll that brought news (count)."""
 
 
 def _nothing() -> None:
@@ -138,12 +147,13 @@ class PullLoop:
             self.context.liveness.expect(
                 _JOBS, asked_s + self._cloud.call_timeout_s + SLACK_S
             )
-            found = await self._poll(asked_s)
+            found = await self._poll(asked_s, polls)
         except RemoteError as error:
             await self._back_off(_JOBS, error, polls.retry)
             return
         polls.retry.worked()
         self._note_success(found, asked_s)
+        await self._pause_if_known(_JOBS, found, polls)
         if isinstance(found, NoJob) and (asked_s or not hold.now_s):
             polls.hold = await self._until_next(_JOBS, found, hold)
 
@@ -183,7 +193,32 @@ class PullLoop:
         if not found.job.is_cancel:
             self._log.warning("cancel_only_pull_ignored", job_id=found.job.id)
             self._ignores_lists = True
-        await self._deliver(_CANCELS, found)
+        await self._deliver(_CANCELS, found, polls)
+        await self._pause_if_known(_CANCELS, found, polls)
+
+    async def _pause_if_known(
+        self, who: str, found: Delivery | NoJob, polls: _Polls
+    ) -> None:
+        """Wait before the next poll where an endpoint hands out the same jobs again and again."""
+        if isinstance(found, NoJob) or not polls.was_known:
+            polls.again.clear()
+            return
+        polls.again[found.job.id] += 1
+        times = polls.again[found.job.id] - 1
+        if not times:
+            # A lost answer, or a hub that was restored.
+            return
+        pause_s = full_jitter_s(times, self.context.random.random())
+        if times == _TOO_OFTEN:
+            self._log.warning(
+                "job_handed_out_too_often",
+                job_id=found.job.id,
+                times=times,
+                hint="this machine has it already; the endpoint has to wait for its accept or finish",
+            )
+        self.context.activity.say(who, f"waiting: job {found.job.id} has come again")
+        self.context.liveness.expect(who, pause_s + SLACK_S)
+        await anyio.sleep(pause_s)
 
     def _may_ask_for_cancels(self) -> bool:
         """Return whether the endpoint has shown, now or before a restart, that it supports lists of workflows."""
@@ -214,12 +249,12 @@ class PullLoop:
             await anyio.sleep(pause_s)
         return hold
 
-    async def _poll(self, asked_s: float) -> Delivery | NoJob:
+    async def _poll(self, asked_s: float, polls: _Polls) -> Delivery | NoJob:
         """Ask once, and make the answer durable. For a drain the poll counts as under way until then."""
         with self.context.activity.poll():
             found = await self.source.pull(asked_s)
             if isinstance(found, Delivery):
-                await self._deliver(_JOBS, found)
+                await self._deliver(_JOBS, found, polls)
         return found
 
     async def _wait_for_room(self) -> None:
@@ -256,17 +291,18 @@ class PullLoop:
             return f"waiting for the disk: less than {least >> 20} MiB free in {folder}"
         return ""
 
-    async def _deliver(self, who: str, delivery: Delivery) -> None:
+    async def _deliver(self, who: str, delivery: Delivery, polls: _Polls) -> None:
         delivered = False
         while not delivered:
             # A stop must not lose a job that the endpoint has handed out, nor wait forever for a full disk.
             self.context.liveness.expect(who, STEP_S)
             with anyio.move_on_after(_STOPPING_S, shield=True):
-                await self._track(delivery)
+                polls.was_known = await self._track(delivery)
                 delivered = True
             await anyio.lowlevel.checkpoint()
 
-    async def _track(self, delivery: Delivery) -> None:
+    async def _track(self, delivery: Delivery) -> bool:
+        """Make a job durable; return whether this machine knew it before."""
         job_id = delivery.job.id
 
         def store_texts() -> None:
@@ -279,11 +315,13 @@ class PullLoop:
                 if not delivery.job.is_cancel:
                     raise
 
+        was_known = await self.tracker.find(job_id) is not None
         await self.tracker.receive(
             delivery.job,
             store_texts=store_texts,
             rejection=await self._rejection(delivery),
         )
+        return was_known
 
     async def _rejection(self, delivery: Delivery) -> Verdict | None:
         """Return why a job is not run, or None."""
