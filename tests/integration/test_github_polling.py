@@ -458,8 +458,9 @@ async def test_a_limit_is_kept_for_as_long_as_github_says(
     assert (await status_of(server))["trouble"] == ""
 
 
+@pytest.mark.usefixtures("server")
 async def test_a_limit_that_is_over_already_does_not_end_the_backoff(
-    api: DeliveriesApi, server: HubHere
+    api: DeliveriesApi,
 ) -> None:
     await api.sweeps()
     api.add("push", real("push/00"))

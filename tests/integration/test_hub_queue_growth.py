@@ -1,4 +1,4 @@
-"""What a new job costs at a long queue: the other jobs that it means are found by an index, under whichever name."""
+"""What a job and a look cost at a long queue: what is meant is found by an index, under whichever name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from dispatchd.hub.domain.model import Submission
 from dispatchd.hub.github.ingest.received import Received
 from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.jobs.store import JobStore
 
 PUSHED = {
@@ -109,3 +110,15 @@ def test_the_jobs_that_a_comment_cancels_are_found_by_an_index(
         Received(database).cancel("j", now=2.0)
 
     assert any("jobs_by_number (state=? AND number=?)" in plan for _, plan in found)
+
+
+@pytest.mark.parametrize("state", ["queued", "succeeded"])
+def test_a_list_of_one_state_sorts_nothing_and_reads_no_more_than_it_shows(
+    database: Database, state: str
+) -> None:
+    with plans(database) as found:
+        JobReader(database).list(Filter(state=state))
+        JobReader(database).oldest_queued_at()
+
+    plan = "SEARCH jobs USING INDEX jobs_by_state (state=?)"
+    assert [each for _, each in found] == [plan, plan]

@@ -106,6 +106,7 @@ Index(
 Index("jobs_by_turn", _JOB.state, _JOB.priority, _JOB.repository, _JOB.turn)
 Index("jobs_by_number", _JOB.state, _JOB.number)
 Index("jobs_by_run", _JOB.run_id)
+Index("jobs_by_state", _JOB.state, _JOB.position)
 Index("jobs_by_lease", _JOB.state, _JOB.lease_until)
 Index("jobs_by_end", _JOB.state, _JOB.finished_at)
 Index("jobs_by_size", _JOB.state, _JOB.size)

@@ -101,6 +101,6 @@ class JobReader:
 
     def oldest_queued_at(self) -> float | None:
         """Return the time at which the oldest queued job was submitted, or None."""
-        query = select(func.min(_JOB.created_at)).where(_JOB.state == State.QUEUED)
+        first = select(_JOB.created_at).where(_JOB.state == State.QUEUED)
         with self._database.snapshot() as db:
-            return db.execute(query).scalar()
+            return db.execute(first.order_by(_JOB.position).limit(1)).scalar()
