@@ -7,12 +7,14 @@ guarantee that for the first write alone, which is enough.
 """
 
 import os
+import stat
 import threading
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final, Self
 
+import structlog
 from attrs import define, field
 
 from dispatchd.agent.store.durable import FILE_MODE, DurableFolder, make_folder, sweep
@@ -23,6 +25,9 @@ FILES: Final = 16
 
 FILE_BYTES: Final = 64 * 1024
 """Space for one record (bytes): one has some 4 KiB, and 64 attempts add 20."""
+
+_BLOCK_BYTES: Final = 512
+"""Unit of `st_blocks` (bytes; stat(2))."""
 
 _NO_ROOM: Final = (ENOSPC, EDQUOT)
 
@@ -51,14 +56,12 @@ class Reserve:
             if error.error.errno in _NO_ROOM:
                 return cls(path)
             raise
-        found = []
-        for each in path.iterdir():
-            if each.stat().st_size >= FILE_BYTES:
-                found.append(each)
-            else:
-                # Files that a crash has left while a record was written or the reserve was filled.
-                each.unlink()
-        reserve = cls(path, found, max((_number(each) for each in found), default=0))
+        names = sorted(path.iterdir())
+        found = [each for each in names if _has_space(each)]
+        for each in names:
+            if each not in found:
+                _remove(each)
+        reserve = cls(path, found, max((_number(each) for each in names), default=0))
         reserve.refill()
         return reserve
 
@@ -104,6 +107,23 @@ class Reserve:
 def is_no_room(error: StoreUnavailable) -> bool:
     """Return whether the disk, or a quota on it, is full."""
     return error.error.errno in _NO_ROOM
+
+
+def _has_space(file: Path) -> bool:
+    """Return whether a file of the reserve has its blocks: one that was copied or restored may have holes."""
+    found = file.lstat()
+    allocated = found.st_blocks * _BLOCK_BYTES
+    return stat.S_ISREG(found.st_mode) and FILE_BYTES <= min(found.st_size, allocated)
+
+
+def _remove(file: Path) -> None:
+    """Remove a file that a crash has left while a record was written or the reserve was filled; anything else stays."""
+    try:
+        file.unlink()
+    except OSError as error:
+        structlog.get_logger().warning(
+            "left_over_not_removed", path=str(file), error=error.strerror
+        )
 
 
 def _number(file: Path) -> int:
