@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from anyio import to_thread
@@ -423,3 +424,25 @@ async def test_what_is_in_the_place_of_its_own_files_is_named_and_left_alone(
     words = f"cannot make {path}: there is {kind} of user {os.geteuid()}; {do}"
     assert caught.group_contains(PathTaken, match=re.escape(words))
     assert path.lstat()
+
+
+@pytest.mark.parametrize("name", ["clock.json", "intake.json"])
+async def test_a_pipe_in_the_place_of_a_small_file_of_its_own_keeps_nothing_waiting(
+    tmp_path: Path, name: str
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
+        (tmp_path / "state").mkdir()
+        os.mkfifo(tmp_path / "state" / name)
+        async with running_daemon(config):
+            hub.hand_out(JOB)
+            await hub.until_finished("j")
+
+
+async def test_a_pipe_in_the_place_of_the_server_id_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "server_id")
+
+    found, flaw = IdentityStore(tmp_path).server_id(lambda: UUID(int=1))
+
+    assert found == str(UUID(int=1))
+    assert "held no server id" in flaw

@@ -17,6 +17,8 @@ from typing import Final, Protocol, Self
 import structlog
 from attrs import define
 
+from dispatchd.process.untrusted_files import read_text
+
 _FILE: Final = "clock.json"
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -71,7 +73,7 @@ class SteadyClock:
         """Return the clock of a state folder: the one of this boot, or a new one."""
         time = time or MachineTime()
         try:
-            kept = json.loads((folder / _FILE).read_text())
+            kept = json.loads(read_text(folder / _FILE))
             if kept["boot_id"] == _boot_id():
                 boot_at = float(kept["boot_at"])
                 datetime.fromtimestamp(boot_at + time.since_boot(), UTC)

@@ -1,5 +1,6 @@
 """Files in folders that a command can write to: a path there may be a pipe, a link, or anything else."""
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -27,6 +28,24 @@ def read_regular(path: Path, limit: int, offset: int = 0) -> bytes | None:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
         return os.pread(fd, limit, offset)
+    finally:
+        os.close(fd)
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a regular file, or of the one that a link leads to. Never waits for a pipe.
+
+    Fails with UnicodeDecodeError if it is no text.
+
+    Raises:
+        OSError: It can't be opened, or is something else.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it isn't a regular file", str(path))
+        with os.fdopen(fd, encoding="utf-8", closefd=False) as file:
+            return file.read()
     finally:
         os.close(fd)
 

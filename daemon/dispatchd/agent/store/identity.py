@@ -16,6 +16,7 @@ from attrs import frozen
 
 from dispatchd.agent.store.durable import FILE_MODE, make_folder, put_file, remove_file
 from dispatchd.errors import FolderUnusable, RecordUnreadable, StoreUnavailable
+from dispatchd.process.untrusted_files import read_text
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.license import Activation, Fingerprint
 
@@ -83,7 +84,7 @@ class IdentityStore:
         """Return the id that is there, or nothing and what is wrong with it."""
         file = self._folder / _SERVER_ID
         try:
-            return str(UUID(file.read_text().strip())), ""
+            return str(UUID(read_text(file).strip())), ""
         except FileNotFoundError:
             return "", ""
         except (OSError, ValueError) as error:
@@ -100,7 +101,7 @@ class IdentityStore:
         """
         file = self._folder / _ACTIVATION
         try:
-            document = json.loads(file.read_text())
+            document = json.loads(read_text(file))
             if document.pop("schema_version") != _SCHEMA_VERSION:
                 raise RecordUnreadable(path=file, reason="of another schema_version")
             return _converter.structure(document, Activation)

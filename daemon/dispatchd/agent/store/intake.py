@@ -9,6 +9,7 @@ from attrs import frozen
 from dispatchd.agent.domain.intake import Intake
 from dispatchd.agent.store.durable import put_file
 from dispatchd.errors import RecordUnreadable
+from dispatchd.process.untrusted_files import read_text
 from dispatchd.protocol.conversion import strict_converter
 
 _FILE: Final = "intake.json"
@@ -37,7 +38,7 @@ class IntakeStore:
         """
         file = self._folder / _FILE
         try:
-            document = json.loads(file.read_text())
+            document = json.loads(read_text(file))
             if document.pop("schema_version") != _SCHEMA_VERSION:
                 raise RecordUnreadable(path=file, reason="of another schema_version")
             return _converter.structure(document, Intake)

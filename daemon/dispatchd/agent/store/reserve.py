@@ -113,7 +113,7 @@ def _has_space(file: Path) -> bool:
     """Return whether a file of the reserve has its blocks: one that was copied or restored may have holes."""
     found = file.lstat()
     allocated = found.st_blocks * _BLOCK_BYTES
-    return stat.S_ISREG(found.st_mode) and FILE_BYTES <= min(found.st_size, allocated)
+    return stat.S_ISREG(found.st_mode) and min(found.st_size, allocated) >= FILE_BYTES
 
 
 def _remove(file: Path) -> None:
