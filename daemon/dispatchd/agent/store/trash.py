@@ -6,6 +6,7 @@ needs no lock, may take long, and may be done by the next daemon.
 
 import os
 from collections.abc import Iterable
+from errno import ELOOP, ENOTDIR
 from pathlib import Path
 from typing import Final
 
@@ -34,16 +35,21 @@ class Trash:
         return [new for each in folders if (new := self._take_one(each)) is not None]
 
     def contents(self) -> list[Path]:
-        """Return the folders in the trash; an earlier daemon may have left some."""
+        """Return the folders in the trash; an earlier daemon may have left some. Fails with OSError if it can't be listed."""
         try:
             return sorted(self.path.iterdir())
         except FileNotFoundError:
             return []
+        except OSError as error:
+            if error.errno not in (ENOTDIR, ELOOP):
+                raise
+            # What is in its place is trash itself.
+            return [self.path]
 
     def _take_one(self, folder: Path) -> Path | None:
         new = self.path / os.urandom(_UNIQUE_BYTES).hex()
         try:
-            self.path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            self._make()
             try:
                 folder.rename(new)
             except PermissionError:
@@ -57,6 +63,14 @@ class Trash:
         except OSError as error:
             raise StoreUnavailable(path=folder, error=error) from error
         return new
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        except FileExistsError:
+            # A file, or a link that leads to no folder.
+            self.path.unlink()
+            self.path.mkdir(mode=FOLDER_MODE)
 
 
 def remove_tree(path: Path) -> None:
