@@ -117,7 +117,7 @@ def test_a_failed_folder_sync_fails_the_put(tmp_path: Path) -> None:
 def test_a_folder_in_the_way_of_a_file_is_unusable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(FolderUnusable, match="cannot use the folder"):
+    with pytest.raises(FolderUnusable, match="there is a regular file"):
         DurableFolder.open(tmp_path / "file")
 
 

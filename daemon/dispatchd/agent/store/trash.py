@@ -35,7 +35,11 @@ class Trash:
         return [new for each in folders if (new := self._take_one(each)) is not None]
 
     def contents(self) -> list[Path]:
-        """Return the folders in the trash; an earlier daemon may have left some. Fails with OSError if it can't be listed."""
+        """Return the folders in the trash; an earlier daemon may have left some.
+
+        Raises:
+            OSError: It can't be listed.
+        """
         try:
             return sorted(self.path.iterdir())
         except FileNotFoundError:
