@@ -15,7 +15,7 @@ from dispatchd.hub.config.load import FILE
 from dispatchd.hub.domain.model import State
 from dispatchd.hub.github.checks.check_run import SECOND_LOOK_S
 from dispatchd.hub.storage.jobs.store import JobStore
-from dispatchd.hub.storage.schema import JOBS
+from dispatchd.hub.storage.schema import CHECKS, JOBS
 from support.checks import ChecksHub, checks_hub, github_table
 from support.cli import dispatchd
 from support.clock import advance, within
@@ -732,19 +732,21 @@ async def test_a_later_round_stays_a_check_where_permission_is_missing_for_a_whi
 async def test_a_bug_that_one_job_meets_ends_neither_the_hub_nor_the_others(
     stage: Stage,
 ) -> None:
-    poison, fine = await stage.accepted("poison"), await stage.accepted("fine")
+    await stage.accepted("poison")
+    fine = await stage.accepted("fine")
+    await stage.hub.paid()
     with stage.hub.database.transaction() as db:
-        # No time that there is, so nothing can be written of it.
-        silly = update(JOBS).where(JOBS.c.id == "poison").values(accepted_at=1e300)
-        db.execute(silly)
+        # It has ended with details that are nested too deeply to be read.
+        silly = {"state": "succeeded", "result_details": "[" * 100_000}
+        db.execute(update(JOBS).where(JOBS.c.id == "poison").values(silly))
+        db.execute(update(CHECKS).where(CHECKS.c.job_id == "poison").values(owed=True))
 
-    await stage.hub.finish(poison, "succeeded")
-    await until(lambda: stage.log("bug_contained"))
     await stage.hub.finish(fine, "succeeded")
+    await until(lambda: stage.log("bug_contained"))
     await stage.github.until(
         lambda: stage.github.newest("fine")["conclusion"] == "success"
     )
 
     assert {each["job_id"] for each in stage.log("bug_contained")} == {"poison"}
-    assert stage.hub.check("poison").trouble == "a bug: OverflowError"
+    assert stage.hub.check("poison").trouble == "a bug: RecursionError"
     assert stage.hub.check("poison").owed

@@ -34,13 +34,13 @@ def test_every_number_has_its_texts(seconds: float) -> None:
 @given(seconds=st.floats(min_value=0, max_value=1e10))
 def test_a_duration_is_read_again_within_its_smaller_unit(seconds: float) -> None:
     smallest = (
-        0.05
+        0.051
         if seconds < 9.95
-        else 0.5
+        else 0.51
         if seconds < 3599.5
-        else 60
+        else 61
         if seconds < DAYS_S
-        else 3600
+        else 3601
     )
 
     assert abs(parse_duration(duration(seconds)) - seconds) <= smallest

@@ -141,7 +141,11 @@ class Endpoint:
         """Answer the requests of one connection."""
         http = h11.Connection(h11.SERVER)
         while True:
-            request = self._parse(*await read_request(http, stream))
+            head, body = await read_request(http, stream)
+            if head.method != b"POST":
+                # It is no call of the contract, such as what a proxy is asked for.
+                return
+            request = self._parse(head, body)
             answer = await self._answer(request)
             if answer.cut:
                 return
