@@ -105,7 +105,7 @@ async def tcp_server(
                 anyio.BrokenResourceError,
                 anyio.ClosedResourceError,
                 anyio.EndOfStream,
-                h11.RemoteProtocolError,
+                h11.ProtocolError,
             ):
                 await talk(stream)
 
