@@ -742,7 +742,7 @@ async def test_a_bug_that_one_job_meets_ends_neither_the_hub_nor_the_others(
         db.execute(update(CHECKS).where(CHECKS.c.job_id == "poison").values(owed=True))
 
     await stage.hub.finish(fine, "succeeded")
-    await until(lambda: stage.log("bug_contained"))
+    await until(lambda: stage.hub.check("poison").trouble)
     await stage.github.until(
         lambda: stage.github.newest("fine")["conclusion"] == "success"
     )
