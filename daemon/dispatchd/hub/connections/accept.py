@@ -28,16 +28,16 @@ between."""
 class Accepted(socket.socket):
     """Socket of a connection that is in the table."""
 
-    _closed: Callable[[], None] | None = None
+    _on_close: Callable[[], None] | None = None
 
     def when_closed(self, call: Callable[[], None]) -> None:
         """Call back at each close from now on."""
-        self._closed = call
+        self._on_close = call
 
     @override
     def close(self) -> None:
-        if self._closed is not None:
-            self._closed()
+        if self._on_close is not None:
+            self._on_close()
         super().close()
 
 
