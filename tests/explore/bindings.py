@@ -20,6 +20,7 @@ from dispatchd.agent.domain.verdict import Evidence, judge
 from dispatchd.errors import InvalidTransition
 from dispatchd.hub.api.errors import STATUSES
 from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.domain.model import (
     ENDED,
@@ -36,9 +37,7 @@ from dispatchd.hub.domain.supersede import (
     Submitted,
     after_submit,
     after_targets,
-    is_cancel,
     may_supersede,
-    number_of,
 )
 from dispatchd.hub.domain.transitions import InvalidTransition as InvalidHubTransition
 from dispatchd.hub.github.routing.job_id import JobIds
@@ -61,6 +60,7 @@ __all__ = [
     "InvalidHubTransition",
     "InvalidTransition",
     "Job",
+    "JobDocument",
     "Outcome",
     "Phase",
     "ProcessIdentity",
@@ -69,8 +69,6 @@ __all__ = [
     "TrackedJob",
     "Verdict",
     "Words",
-    "is_cancel",
-    "number_of",
     "require_holder",
 ]
 

@@ -13,8 +13,6 @@ from explore.bindings import (
     OVER,
     HubJob,
     Phase,
-    is_cancel,
-    number_of,
 )
 from explore.bindings import State as JobState
 from explore.machine import may_beat
@@ -36,8 +34,8 @@ from explore.network import at_hub
 from explore.world import Bug, World
 
 _SUBMITTED = {
-    "cancel job": Document(id="C", command="cancel", dag_run_id="J"),
-    "commit": job(NEWER).document | {"sha": "b"},
+    "cancel job": Document.of(id="C", command="cancel", target="J"),
+    "commit": {**job(NEWER).document, "sha": "b"},
 }
 """What somebody submits, by its budget: a cancel of J, a newer commit of the same pull request."""
 
@@ -200,8 +198,8 @@ def _submits(world: World, state: State) -> Iterator[Step]:
             document=Document(document),
             workflow=str(document.get("dag_name") or ""),
             repository=str(document.get("repository_name") or ""),
-            number=number_of(document),
-            urgent=is_cancel(document),
+            number=Document(document).number,
+            urgent=Document(document).is_cancel,
         )
         done = world.ask(world.decisions.submitted, new, state.hub.jobs)
         after = state.spend(budget)._replace(

@@ -1,6 +1,7 @@
 """Model: what a hub, its machines and the network between them are at one moment. All of it can be hashed."""
 
 from enum import Enum, StrEnum
+from functools import cached_property
 from typing import Any, Final, NamedTuple, TypeVar
 
 from attrs import frozen
@@ -9,6 +10,7 @@ from typing_extensions import override
 from explore.bindings import (
     ClaimAnswer,
     HubJob,
+    JobDocument,
     Phase,
     TrackedJob,
     Words,
@@ -319,22 +321,26 @@ class Scenario:
     """With the outbox of GitHub's checks."""
 
 
-class Document(dict[str, Any]):
-    """A job's document that can be hashed; nobody changes it."""
+class Document(JobDocument):
+    """A job's document that can be hashed."""
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(sorted(self.items())))
 
     @override
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(tuple(sorted(self.items())))
+    def __hash__(self) -> int:
+        return self._hash
 
 
 def job(job_id: str, *, number: int = 1) -> HubJob:
     """Return a job that waits at the hub, for a commit of a pull request."""
-    document = Document(
+    document = Document.of(
         id=job_id,
-        dag_name="w",
-        repository_name="r/x",
-        pull_request_number=number,
-        event_name="pull_request",
+        workflow="w",
+        repository="r/x",
+        pull_request=number,
+        event="pull_request",
         sha="a",
     )
     return HubJob(

@@ -61,8 +61,6 @@ from explore.bindings import (
     Claim,
     Decisions,
     HubJob,
-    is_cancel,
-    number_of,
 )
 from explore.faults import FAULTS
 from explore.machine import may_beat
@@ -101,7 +99,7 @@ JOBS: Final = {
     "J": job("J"),
     "C": HubJob(
         id="C",
-        document=Document(id="C", command="cancel", dag_run_id="J"),
+        document=Document.of(id="C", command="cancel", target="J"),
         urgent=True,
     ),
 }
@@ -613,8 +611,8 @@ class HubStory:
             document=Document(document),
             workflow=str(document.get("dag_name") or ""),
             repository=str(document.get("repository_name") or ""),
-            number=number_of(document),
-            urgent=is_cancel(document),
+            number=Document(document).number,
+            urgent=Document(document).is_cancel,
         )
         check = Check(repository="r/x", sha="s", name="w")
         submission = Submission(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatchd.hub.config.github import Permission
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.github.event import read_event
 from dispatchd.hub.github.ingest.decide import Free, decide, may, needed_for
 from dispatchd.hub.github.routing.comment import MOST_COMMANDS, Command, commands
@@ -36,9 +37,9 @@ def decided(
             continue
         assert isinstance(step, Run)
         assert step.command is not None
-        asked = {"sha": step.command.sha} if step.command.sha else {}
+        document = JobDocument.of(sha=step.command.sha).without_empty()
         decision = decide(
-            step.rule, event, payload, {**asked}, pull=now, permission=permission
+            step.rule, event, payload, document, pull=now, permission=permission
         )
         if isinstance(decision, Free):
             sha = str(decision.document.get("sha", ""))

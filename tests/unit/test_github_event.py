@@ -6,6 +6,7 @@ import pytest
 from attrs import evolve
 
 from dispatchd.hub.config.github import Forks, GithubSettings, Rule
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.event_kinds import must_be_asked_about
 from dispatchd.hub.github.event import read_event
 from dispatchd.hub.github.ingest.decide import Free, decide
@@ -47,7 +48,7 @@ def fields_of(
     event = read_event(name, payload)
     [step] = route(event, settings).steps
     assert isinstance(step, Run)
-    return job_fields(event, "", step)
+    return dict(job_fields(event, "", step))
 
 
 @pytest.mark.parametrize("after", [TAG_OBJECT, COMMIT], ids=["annotated", "light"])
@@ -69,7 +70,7 @@ def test_github_is_asked_for_the_commit_of_a_tag_whose_push_has_none(head: Any) 
     assert "sha" not in fields
     # So it is when the same job is wanted once more before GitHub has answered.
     assert must_be_asked_about(fields)
-    assert not must_be_asked_about({**fields, "sha": COMMIT})
+    assert not must_be_asked_about(fields.changed(sha=COMMIT))
 
 
 def test_the_push_of_a_branch_without_its_commit_is_about_what_it_says() -> None:
@@ -218,7 +219,7 @@ def test_a_command_for_the_code_of_dependabot_gets_no_secrets_either(
         rule,
         "issue_comment",
         comment("/run deploy"),
-        {},
+        JobDocument({}),
         pull={**pull(), "user": DEPENDABOT},
         permission="write",
     )

@@ -14,9 +14,9 @@ from starlette.routing import Route
 from dispatchd.hub.api.views import attempt_document, job_document, texts_document
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import ENDED, HubJob, State, Submission
 from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT, allows
-from dispatchd.hub.domain.supersede import is_cancel
 from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import (
     LARGEST_JOB_BODY,
@@ -76,7 +76,7 @@ class Jobs:
             document.pop("priority", 0),
             document.pop("supersede", None),
         )
-        if is_cancel(document) or supersedes is True:
+        if JobDocument(document).is_cancel or supersedes is True:
             self.context.allow(request, token, ADMIN, what="a job that ends others")
         # In the form in which every kind of database stores it (storage/schema.py, Words).
         job_id = str(document.get("id") or uuid4()).replace(
@@ -85,7 +85,7 @@ class Jobs:
         texts = {name: found[name].text if name in found else "null" for name in TEXTS}
         submission = Submission(
             id=job_id,
-            document={**document, "id": job_id},
+            document=JobDocument({**document, "id": job_id}),
             priority=int(str(priority or 0)),
             supersedes=supersedes is not False and allows(token, ADMIN),
             payload=texts["payload"],

@@ -1,9 +1,8 @@
 """Kinds of GitHub's events, by their names: which can contain commands, and which need an answer of GitHub. Pure."""
 
-from collections.abc import Mapping
 from typing import Final
 
-from dispatchd.protocol.job import Json
+from dispatchd.hub.domain.document import JobDocument
 
 PUSH: Final = "push"
 
@@ -20,12 +19,12 @@ NAMES_A_REF: Final = (
 """Events that name a ref; the hub looks up its commit."""
 
 
-def must_be_asked_about(document: Mapping[str, Json]) -> bool:
+def must_be_asked_about(document: JobDocument) -> bool:
     """Return whether GitHub has to be asked about an event's job: the event lacks the actor's permission, or the commit."""
-    name, sha = document.get("event_name"), document.get("sha")
-    return is_by_comment(document) or name in NAMES_A_REF or (name == PUSH and not sha)
+    lacks_commit = document.event == PUSH and not document.sha
+    return is_by_comment(document) or document.event in NAMES_A_REF or lacks_commit
 
 
-def is_by_comment(document: Mapping[str, Json]) -> bool:
+def is_by_comment(document: JobDocument) -> bool:
     """Return whether an event's job was started by a comment or a review."""
-    return document.get("event_name") in COMMENT_EVENTS
+    return document.event in COMMENT_EVENTS

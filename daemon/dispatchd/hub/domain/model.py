@@ -1,12 +1,11 @@
 """Records of the hub. Times are seconds since the epoch, 0 for what has not happened; an empty text means none."""
 
-import json
 from enum import StrEnum
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
-from dispatchd.protocol.job import Json
+from dispatchd.hub.domain.document import JobDocument, as_document
 
 
 class State(StrEnum):
@@ -76,10 +75,10 @@ class Check:
 
 @frozen(kw_only=True)
 class Submission:
-    """A job as submitted: its fields with wire names, payload and headers as exact JSON texts."""
+    """A job as submitted: its document, payload and headers as exact JSON texts."""
 
     id: str
-    document: dict[str, Json]
+    document: JobDocument = field(converter=as_document)
     payload: str
     headers: str
     priority: int = 0
@@ -97,7 +96,7 @@ class Submission:
     @property
     def size(self) -> int:
         """Size of all its texts (bytes)."""
-        texts = (json.dumps(self.document), self.payload, self.headers)
+        texts = (self.document.text, self.payload, self.headers)
         return sum(len(text.encode(errors="surrogatepass")) for text in texts)
 
 
@@ -132,7 +131,7 @@ class HubJob:
     """
 
     id: str
-    document: dict[str, Json]
+    document: JobDocument = field(converter=as_document)
     workflow: str = ""
     repository: str = ""
     number: int = 0

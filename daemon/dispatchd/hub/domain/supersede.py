@@ -1,14 +1,14 @@
 """Effects of a new job on others: a cancel job ends them, a newer commit supersedes them. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from attrs import evolve, frozen
 
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import HubJob, Submission
 from dispatchd.hub.domain.rules import cancel, ended_here, supersede
 from dispatchd.hub.domain.transitions import Event
-from dispatchd.protocol.job import CANCEL, Json
 from dispatchd.protocol.outcome import FailureCause
 
 _SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
@@ -23,33 +23,19 @@ class Submitted:
     others: Sequence[HubJob]
 
 
-def is_cancel(document: Mapping[str, Json]) -> bool:
-    """Return whether a job is a cancel job; the same rule as on the machine."""
-    return str(document.get("command")).lower() == CANCEL
-
-
-def number_of(document: Mapping[str, Json]) -> int:
-    """Return the number of a job's pull request or issue; 0 for none."""
-    found = document.get("pull_request_number") or document.get("issue_number")
-    return found if isinstance(found, int) else 0
-
-
-def may_supersede(document: Mapping[str, Json]) -> bool:
+def may_supersede(document: JobDocument) -> bool:
     """Return whether a job is for a new commit of a pull request, so that it may supersede older jobs of it."""
-    return bool(document.get("pull_request_number")) and (
-        document.get("event_name") in _SUPERSEDING
-    )
+    return bool(document.pull_request) and document.event in _SUPERSEDING
 
 
-def is_same_repository(one: Mapping[str, Json], other: Mapping[str, Json]) -> bool:
+def is_same_repository(one: JobDocument, other: JobDocument) -> bool:
     """Return whether two jobs are of one repository: that is its id, and its name where one of them has no id.
 
     A repository may be renamed or transferred, and another one be made under its old name.
     """
-    ids = one.get("repository_id") or None, other.get("repository_id") or None
-    if None not in ids:
-        return ids[0] == ids[1]
-    return _is_same(one, other, "repository_name")
+    if one.repository_id and other.repository_id:
+        return one.repository_id == other.repository_id
+    return one.repository == other.repository
 
 
 def means(job: HubJob, submission: Submission, other: HubJob) -> bool:
@@ -106,15 +92,15 @@ def after_targets(
     return ended_here(job, Event.HAD_NO_TARGET, summary, cause, now=now)
 
 
-def _is_meant(cancel: Mapping[str, Json], job: HubJob) -> bool:
+def _is_meant(cancel: JobDocument, job: HubJob) -> bool:
     """Return whether a cancel job means another job; the same rule as on the machine."""
     if job.urgent:
         return False
-    named = cancel.get("dag_run_id")
-    if named:
-        return named in (job.run_id, job.id)
-    return is_same_repository(cancel, job.document) and _is_same(
-        cancel, job.document, "pull_request_number", "dag_name"
+    if cancel.target:
+        return cancel.target in (job.run_id, job.id)
+    return is_same_repository(cancel, job.document) and (
+        (cancel.pull_request, cancel.workflow)
+        == (job.document.pull_request, job.document.workflow)
     )
 
 
@@ -124,18 +110,17 @@ def _is_older(submission: Submission, job: HubJob) -> bool:
     An event that comes late, for example one that was missed and fetched afterwards, supersedes nothing newer. GitHub
     vouches for a job of an event, so only another event supersedes it.
     """
-    newer = submission.document
-    keys = ("pull_request_number", "dag_name", "event_name", "binding_id")
+    newer, older = submission.document, job.document
     return (
-        is_same_repository(newer, job.document)
-        and _is_same(newer, job.document, *keys)
-        and newer.get("sha") != job.document.get("sha")
-        and may_supersede(job.document)
+        is_same_repository(newer, older)
+        and _line(newer) == _line(older)
+        and newer.sha != older.sha
+        and may_supersede(older)
         and (submission.by_event or not job.by_event)
         and not (submission.event_at and submission.event_at < job.event_at)
     )
 
 
-def _is_same(one: Mapping[str, Json], other: Mapping[str, Json], *keys: str) -> bool:
-    """Return whether two jobs say the same of some fields; one that is left out is an empty one."""
-    return all((one.get(key) or None) == (other.get(key) or None) for key in keys)
+def _line(document: JobDocument) -> tuple[int, str, str, str]:
+    """Return what the jobs of one pull request have in common of which a newer commit supersedes the older ones."""
+    return document.pull_request, document.workflow, document.event, document.rule

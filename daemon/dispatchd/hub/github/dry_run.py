@@ -7,6 +7,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.hub.config.github import GithubSettings, Rule, Subject
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.event_kinds import COMMENT_EVENTS
 from dispatchd.hub.github.event import GithubEvent
 from dispatchd.hub.github.ingest.decide import Free, decide, denied, may, needed_for
@@ -154,7 +155,7 @@ def _of_run(
     words = f"rule {rule.name}: workflow {rule.workflow}, priority {rule.priority}"
     if step.command is None:
         asks = (f"the commit of {event.ref}",) if step.asks_for_commit else ()
-        return Outcome(words=words, asks=asks, job=fields)
+        return Outcome(words=words, asks=asks, job=dict(fields))
     least = needed_for(rule, from_fork=False).value
     of_forks = needed_for(rule, from_fork=True).value
     who = f"whether {event.actor} has the permission {_either(least, of_forks)}"
@@ -162,7 +163,12 @@ def _of_run(
     code = f"pull request {number}: open, its newest commit, base, fork, draft, labels"
     questions = (who, code) if event.is_on_pull_request else (who,)
     decision, job = _decision(event, payload, step, fields, played)
-    return Outcome(words=words, asks=questions, job=job, decision=decision)
+    return Outcome(
+        words=words,
+        asks=questions,
+        job=None if job is None else dict(job),
+        decision=decision,
+    )
 
 
 def _of_cancel(
@@ -171,7 +177,7 @@ def _of_cancel(
     needed = needed_for(None, from_fork=False)
     words = f"cancel: ends what runs or waits for #{event.pull_request or event.issue}"
     asks = (f"whether {event.actor} has the permission {needed.value}",)
-    job: dict[str, Json] | None = job_fields(event, delivery_id, step)
+    job: dict[str, Json] | None = dict(job_fields(event, delivery_id, step))
     decision = "it is carried out" if played.permission else ""
     if played.permission and not may(played.permission, needed):
         decision = f"refused: {denied(event, played.permission, needed).reason}"
@@ -183,9 +189,9 @@ def _decision(
     event: GithubEvent,
     payload: Json,
     step: Run,
-    fields: dict[str, Json],
+    fields: JobDocument,
     played: Played,
-) -> tuple[str, dict[str, Json] | None]:
+) -> tuple[str, JobDocument | None]:
     """Return the decision that follows from the simulated answers, in words, and the job after it."""
     if not played.permission:
         return "", fields
@@ -201,8 +207,8 @@ def _decision(
     )
     if not isinstance(found, Free):
         return f"refused: {found.reason}", None
-    sha = found.document.get("sha")
-    held = ", without secrets" if found.document.get("from_fork") else ""
+    sha = found.document.sha
+    held = ", without secrets" if found.document.from_fork else ""
     return (f"queued for {sha}{held}" if sha else "queued"), found.document
 
 

@@ -46,9 +46,9 @@ class GithubExtension:
     def job_extensions(self, job: HubJob) -> Sequence[str]:
         """Return the extension for tokens, if the rule of an App's job permits a token."""
         github = self.context.settings.github
-        if github is None or not (job.by_event and job.document.get("installation_id")):
+        if github is None or not (job.by_event and job.document.installation_id):
             return ()
-        has_token = bool(github.permissions_of_run(job.document.get("binding_id")))
+        has_token = bool(github.permissions_of_run(job.document.rule))
         return (TOKEN,) if has_token else ()
 
     def link_of(self, job: HubJob) -> str:

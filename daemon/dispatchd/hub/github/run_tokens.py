@@ -52,13 +52,10 @@ class RunTokens:
         job = await self.context.use(lambda: self._held(job_id, body))
         wanted = _permissions(body)
         installation = self._allow(job, wanted)
-        repository_id = job.document.get("repository_id")
         try:
             token = await self.credentials.run_token(
                 installation,
-                repository_id
-                if isinstance(repository_id, int)
-                else job.repository.partition("/")[2],
+                job.document.repository_id or job.repository.partition("/")[2],
                 wanted,
             )
         except GithubError as error:
@@ -97,15 +94,15 @@ class RunTokens:
         Raises:
             Refused: The job gets no token, or fewer permissions.
         """
-        if job.document.get("from_fork"):
+        if job.document.from_fork:
             message = "its code comes from a fork, so it gets no token"
             raise Refused(HTTPStatus.FORBIDDEN, message)
-        installation = job.document.get("installation_id")
+        installation = job.document.installation_id
         is_ours = self.settings.is_app and job.by_event
-        if not (is_ours and isinstance(installation, int)):
+        if not (is_ours and installation):
             message = "only an event of the hub's GitHub App has a token"
             raise Refused(HTTPStatus.FORBIDDEN, message)
-        rule = job.document.get("binding_id")
+        rule = job.document.rule
         permissions = self.settings.permissions_of_run(rule)
         for name, level in wanted.items():
             most = permissions.get(name, "")

@@ -1,12 +1,12 @@
 """Admission of a job: it is inserted within a transaction, its own or that of the caller."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from attrs import evolve, frozen
 from sqlalchemy import ColumnElement, Connection, and_, or_, select
 
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.errors import QueueFull
 from dispatchd.hub.domain.model import (
     HELD,
@@ -19,10 +19,8 @@ from dispatchd.hub.domain.model import (
 from dispatchd.hub.domain.supersede import (
     Submitted,
     after_submit,
-    is_cancel,
     may_supersede,
     means,
-    number_of,
 )
 from dispatchd.hub.storage.database import Database, lock
 from dispatchd.hub.storage.deliveries import add_again, add_delivery
@@ -37,7 +35,6 @@ from dispatchd.hub.storage.jobs.rows import (
 )
 from dispatchd.hub.storage.jobs.turns import next_turn
 from dispatchd.hub.storage.schema import JOBS
-from dispatchd.protocol.job import Json
 
 _JOB: Final = JOBS.c
 ANY_SIZE: Final = 2**63 - 1
@@ -79,8 +76,7 @@ class Admission:
             if job is not None and delivery is not None:
                 add_delivery(db, delivery)
             if job is not None and again_of is not None:
-                delivery_id = str(again_of.document.get("delivery_id") or "")
-                add_again(db, delivery_id, again_of.id, job.id)
+                add_again(db, again_of.document.delivery_id, again_of.id, job.id)
             return job
 
         return self._database.write(work)
@@ -109,16 +105,16 @@ class Admission:
             QueueFull: The queue is full.
         """
         document = submission.document
-        lock_repository(db, document)
+        lock_repository(db, document.repository, document.repository_id)
         job = HubJob(
             id=submission.id,
             document=document,
-            workflow=str(document.get("dag_name") or ""),
-            repository=str(document.get("repository_name") or ""),
-            number=number_of(document),
+            workflow=document.workflow,
+            repository=document.repository,
+            number=document.number,
             by_event=submission.by_event,
             event_at=submission.event_at,
-            urgent=is_cancel(document),
+            urgent=document.is_cancel,
             priority=submission.priority,
             size=submission.size,
             state=State.RECEIVED if submission.received else State.QUEUED,
@@ -185,21 +181,20 @@ def _require_room(db: Connection, job: HubJob, *, most: int, most_bytes: int) ->
         raise QueueFull(message)
 
 
-def lock_repository(db: Connection, document: Mapping[str, Json]) -> None:
-    """Keep others waiting who decide about jobs of a job's repository, under whichever name."""
-    lock(db, str(document.get("repository_name") or ""))
-    if document.get("repository_id"):
+def lock_repository(db: Connection, name: str, repository_id: int) -> None:
+    """Keep others waiting who decide about jobs of a repository, under whichever name; 0 where its id isn't known."""
+    lock(db, name)
+    if repository_id:
         # After its name, so that no two transactions wait for each other.
-        lock(db, f"repository {document['repository_id']}")
+        lock(db, f"repository {repository_id}")
 
 
-def of_repository(document: Mapping[str, Json]) -> ColumnElement[bool]:
+def of_repository(document: JobDocument) -> ColumnElement[bool]:
     """Return what holds at least for the jobs of a job's repository (`submitted.is_same_repository`)."""
-    is_named = _JOB.repository == str(document.get("repository_name") or "")
-    if not document.get("repository_id"):
+    is_named = _JOB.repository == document.repository
+    if not document.repository_id:
         return is_named
-    # As `json.dumps` writes it.
-    known = json.dumps({"repository_id": document["repository_id"]})[1:-1]
+    known = document.stored_repository_id
     return or_(is_named, _JOB.document.contains(known, autoescape=True))
 
 
@@ -219,10 +214,10 @@ def locked(
 
 def _may_mean(job: HubJob) -> ColumnElement[bool]:
     """Return a condition that all jobs meant by a cancel job fulfil (`submitted.after_submit`); others may, too."""
-    named = job.document.get("dag_run_id")
-    if named:
-        return or_(_JOB.id == str(named), _JOB.run_id == str(named))
+    target = job.document.target
+    if target:
+        return or_(_JOB.id == target, _JOB.run_id == target)
     same = and_(of_repository(job.document), _JOB.workflow == job.workflow)
-    if job.document.get("pull_request_number"):
+    if job.document.pull_request:
         return and_(same, _JOB.number == job.number)
     return same

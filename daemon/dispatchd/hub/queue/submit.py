@@ -111,10 +111,10 @@ def once_more(
     If GitHub has not been asked about the job, or its answer refused it, it is asked again: nobody has permitted the job
     yet. It is also asked about a command that a user at GitHub (`presser`, a login) runs again by a button.
     """
-    document = {**job.document, "id": new_id}
+    document = job.document.changed(id=new_id)
     asked = check is not None or job.deliveries > 0
     if presser and is_by_comment(job.document):
-        asked, check, document["actor_login"] = False, None, presser
+        asked, check, document = False, None, document.changed(actor=presser)
     if check is not None:
         # GitHub wants a new check run of the same name; a completed one must not be reopened.
         check = Check(
@@ -142,20 +142,17 @@ def once_more(
 def _delivery(submission: Submission, now: float) -> Delivery | None:
     """Return the delivery that a job names, or None."""
     document = submission.document
-    delivery_id, installation = (
-        document.get(name) for name in ("delivery_id", "installation_id")
-    )
-    if not delivery_id:
+    if not document.delivery_id:
         return None
     return Delivery(
-        id=str(delivery_id),
-        event=str(document.get("event_name") or ""),
-        action=str(document.get("event_action") or ""),
-        installation=installation if isinstance(installation, int) else 0,
-        repository=str(document.get("repository_name") or ""),
+        id=document.delivery_id,
+        event=document.event,
+        action=document.action,
+        installation=document.installation_id,
+        repository=document.repository,
         payload_hash=sha256(submission.payload.encode()).hexdigest(),
         received_at=now,
-        routing=f"workflow {document.get('dag_name') or document.get('command')}",
+        routing=f"workflow {document.workflow or document.command}",
         state="queued",
         job_ids=(submission.id,),
     )

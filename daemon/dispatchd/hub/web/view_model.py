@@ -1,28 +1,13 @@
 """Data of a job for the templates: its history, its progress, and its origin."""
 
 import json
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Sequence
 
 from attrs import frozen
 
 from dispatchd.hub.domain.model import ENDED, Attempt, HubJob
 from dispatchd.hub.web.text import shown
 from dispatchd.protocol.times import duration
-
-_ASKED: Final = (
-    ("event_name", "Event"),
-    ("event_action", "Action"),
-    ("actor_login", "Asked for by"),
-    ("repository_name", "Repository"),
-    ("pull_request_number", "Pull request"),
-    ("issue_number", "Issue"),
-    ("ref", "Ref"),
-    ("sha", "Commit"),
-    ("command", "Command"),
-    ("dag_run_id", "Run to cancel"),
-    ("delivery_id", "Delivery"),
-)
 
 
 @frozen
@@ -81,16 +66,26 @@ def _steps(job: HubJob, attempts: Sequence[Attempt]) -> Iterator[Step]:
 
 def asked(job: HubJob) -> list[tuple[str, str]]:
     """Return the origin of a job: its event, actor and subject, as pairs of a label and a text."""
-    return [
-        (label, str(job.document[name]))
-        for name, label in _ASKED
-        if job.document.get(name)
-    ]
+    document = job.document
+    pairs: Iterable[tuple[str, str | int]] = (
+        ("Event", document.event),
+        ("Action", document.action),
+        ("Asked for by", document.actor),
+        ("Repository", document.repository),
+        ("Pull request", document.pull_request),
+        ("Issue", document.issue),
+        ("Ref", document.ref),
+        ("Commit", document.sha),
+        ("Command", document.command),
+        ("Run to cancel", document.target),
+        ("Delivery", document.delivery_id),
+    )
+    return [(label, str(value)) for label, value in pairs if value]
 
 
 def title(job: HubJob) -> str:
     """Return the title of a job: its workflow, or else its command or its id."""
-    return job.workflow or str(job.document.get("command") or "") or job.id
+    return job.workflow or job.document.command or job.id
 
 
 def has_ended(job: HubJob) -> bool:

@@ -6,6 +6,7 @@ from typing import Final
 from attrs import evolve, frozen
 
 from dispatchd.hub.config.github import Permission, Rule
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.github.event import GithubEvent, read_event
 from dispatchd.hub.github.routing.matching import is_untrusted, mismatch_of_code
 from dispatchd.protocol.job import Json
@@ -18,7 +19,7 @@ _LADDER: Final = tuple(Permission)
 class Free:
     """Decision that the job may be dispatched; `document` has its fields, now with those from GitHub."""
 
-    document: dict[str, Json]
+    document: JobDocument
 
 
 @frozen(kw_only=True)
@@ -59,7 +60,7 @@ def decide(
     rule: Rule,
     name: str,
     payload: Mapping[str, Json],
-    document: dict[str, Json],
+    document: JobDocument,
     *,
     pull: Json,
     permission: str,
@@ -78,21 +79,22 @@ def decide(
         name, {**payload, "pull_request": pull} if pull else dict(payload)
     )
     # On a re-run the actor is the one who pressed the button, not the comment's author.
-    event = evolve(event, actor=text(document, "actor_login") or event.actor)
+    event = evolve(event, actor=document.actor or event.actor)
     needed = needed_for(rule, from_fork=event.from_fork)
     if not may(permission, needed):
         return denied(event, permission, needed)
     if pull is None:
-        if document.get("sha"):
+        if document.sha:
             # GitHub serves the commits of every fork from the repository itself, so the id could be a fork's.
             return End(reason="a command under an issue names no commit")
         return Free(document=document)
-    obstacle = _obstacle(rule, event, pull, str(document.get("sha") or ""))
+    obstacle = _obstacle(rule, event, pull, document.sha)
     if obstacle:
         return End(reason=obstacle)
-    head: dict[str, Json] = {"sha": event.sha, "ref": event.ref}
-    held: dict[str, Json] = {"from_fork": True} if is_untrusted(rule, event) else {}
-    return Free(document={**document, **head, **held})
+    document = document.changed(sha=event.sha, ref=event.ref)
+    if is_untrusted(rule, event):
+        document = document.changed(from_fork=True)
+    return Free(document=document)
 
 
 def _obstacle(rule: Rule, event: GithubEvent, pull: Json, sha: str) -> str:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, update
 
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.event_kinds import is_by_comment
 from dispatchd.hub.domain.model import ENDED, Check, Delivery, HubJob, Submission
 from dispatchd.hub.github.event import GithubEvent
@@ -33,7 +34,7 @@ from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.checks import Owed, check_of, checks_of
 from dispatchd.hub.storage.jobs.rows import read_job, write_job
 from dispatchd.hub.storage.schema import CHECKS
-from dispatchd.protocol.job import CANCEL, Json
+from dispatchd.protocol.job import CANCEL
 
 COMMIT_LENGTHS: Final = (40, 64)
 """Lengths of a commit's full id (hex digits; SHA-1, SHA-256)."""
@@ -104,10 +105,7 @@ class Inbox:
             routing=plan.reason,
             state="queued" if plan.steps else "ignored",
         )
-        lock_repository(
-            db,
-            {"repository_name": event.repository, "repository_id": event.repository_id},
-        )
+        lock_repository(db, event.repository, event.repository_id)
         if by_hook:
             body = arrival.payload_hash, arrival.id, event.name
             first = first_delivery(db, *body)
@@ -178,9 +176,9 @@ class _Work:
         document = self._document(step, CANCEL)
         return self._admit(self._submission(document, 0, None, received=True))
 
-    def _document(self, step: Run | Cancel, cause: str) -> dict[str, Json]:
-        fields = job_fields(self.arrival.event, self.arrival.id, step)
-        return {"id": self.ids.next(cause), **fields}
+    def _document(self, step: Run | Cancel, cause: str) -> JobDocument:
+        job_id = self.ids.next(cause)
+        return job_fields(self.arrival.event, self.arrival.id, step, job_id=job_id)
 
     def _press(self, job_id: str, *, again: bool) -> _Done:
         shown = check_of(self.db, job_id)
@@ -219,7 +217,7 @@ class _Work:
 
     def _is_of_repository(self, shown: Owed) -> bool:
         """Return whether a check is of the event's repository. The id decides where it is known: names change."""
-        event, known = self.arrival.event, shown.job.document.get("repository_id")
+        event, known = self.arrival.event, shown.job.document.repository_id
         if known and event.repository_id:
             return known == event.repository_id
         return shown.check.repository.casefold() == event.repository.casefold()
@@ -234,11 +232,10 @@ class _Work:
         event = self.arrival.event
         self._follow_rename(shown)
         # The repository may have another name by now, and the App another installation.
-        where: dict[str, Json] = {
-            "repository_name": event.repository,
-            "installation_id": event.installation,
-        }
-        job = evolve(job, document={**job.document, **where})
+        document = job.document.changed(
+            repository=event.repository, installation_id=event.installation
+        )
+        job = evolve(job, document=document)
         check = evolve(
             shown.check,
             repository=event.repository,
@@ -271,14 +268,14 @@ class _Work:
 
     def _submission(
         self,
-        document: dict[str, Json],
+        document: JobDocument,
         priority: int,
         check: Check | None,
         *,
         received: bool,
     ) -> Submission:
         return Submission(
-            id=str(document["id"]),
+            id=document.id,
             document=document,
             payload=self.arrival.payload,
             headers=self.arrival.headers,
@@ -302,19 +299,14 @@ class _Work:
         return _Done(job=job, is_new=True)
 
 
-def check_for(document: dict[str, Json], name: str) -> Check | None:
+def check_for(document: JobDocument, name: str) -> Check | None:
     """Return the check that shows a job at GitHub, or None for a job without a commit."""
-    sha = str(document.get("sha") or "")
-    if len(sha) not in COMMIT_LENGTHS:
+    if len(document.sha) not in COMMIT_LENGTHS:
         return None
     return Check(
-        installation=_whole(document.get("installation_id")),
-        repository=str(document["repository_name"]),
-        sha=sha,
-        pull_request=_whole(document.get("pull_request_number")),
+        installation=document.installation_id,
+        repository=document.repository,
+        sha=document.sha,
+        pull_request=document.pull_request,
         name=name,
     )
-
-
-def _whole(value: Json) -> int:
-    return value if isinstance(value, int) else 0

@@ -6,6 +6,7 @@ from attrs import evolve, frozen
 from sqlalchemy import Connection, and_, false, select
 
 from dispatchd.hub.domain import rules
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import HELD, WAITING, HubJob, State
 from dispatchd.hub.domain.supersede import is_same_repository
 from dispatchd.hub.domain.transitions import Event, advance
@@ -21,7 +22,6 @@ from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.rows import COLUMNS, insert_check, read_job, write_job
 from dispatchd.hub.storage.jobs.turns import next_turn
 from dispatchd.hub.storage.schema import JOBS
-from dispatchd.protocol.job import Json
 from dispatchd.protocol.outcome import FailureCause
 
 _JOB: Final = JOBS.c
@@ -43,18 +43,18 @@ class Received:
             rows = db.execute(query.order_by(_JOB.position).limit(limit))
             return [read_job(row) for row in rows.mappings()]
 
-    def free(self, job_id: str, document: dict[str, Json]) -> list[HubJob]:
+    def free(self, job_id: str, document: JobDocument) -> list[HubJob]:
         """Queue a job, with its fields as they are known now; return the jobs that this has changed."""
 
         def work(db: Connection) -> list[HubJob]:
-            lock_repository(db, document)
+            lock_repository(db, document.repository, document.repository_id)
             before = _received(db, job_id)
             if before is None:
                 return []
             job = advance(before, Event.FREED, document=document)
             job = evolve(job, turn=next_turn(db, job))
             write_job(db, before, job)
-            check = check_for(document, str(document.get("binding_id") or ""))
+            check = check_for(document, document.rule)
             if check is not None:
                 insert_check(db, check, job)
             return [job]
@@ -126,4 +126,4 @@ def _received(db: Connection, job_id: str) -> HubJob | None:
 
 def _write_end(db: Connection, before: HubJob, after: HubJob, words: str) -> None:
     write_job(db, before, after)
-    amend_routing(db, str(after.document.get("delivery_id") or ""), after.id, words)
+    amend_routing(db, after.document.delivery_id, after.id, words)

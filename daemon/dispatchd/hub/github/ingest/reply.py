@@ -31,8 +31,8 @@ class Replies:
 
     async def answer(self, job: HubJob, decision: Decision | None) -> None:
         """Reply to the comment of a job, if it has one, according to the decision."""
-        comment_id = job.document.get("comment_id")
-        if not isinstance(comment_id, int):
+        comment_id = job.document.comment_id
+        if not comment_id:
             return
         reaction, words = _TAKEN, ""
         if isinstance(decision, End):
@@ -48,23 +48,15 @@ class Replies:
             )
 
     async def _react(self, job: HubJob, comment_id: int, reaction: str) -> None:
-        installation = _whole(job.document.get("installation_id"))
-        on_code = job.document.get("event_name") == "pull_request_review_comment"
+        installation = job.document.installation_id
+        on_code = job.document.event == "pull_request_review_comment"
         react = self.client.react_to_review_comment if on_code else self.client.react
         await react(installation, job.repository, comment_id, reaction)
 
     async def _say(self, job: HubJob, words: str) -> None:
-        number = job.document.get("pull_request_number") or job.document.get(
-            "issue_number"
-        )
-        actor = job.document.get("actor_login")
         await self.client.comment(
-            _whole(job.document.get("installation_id")),
+            job.document.installation_id,
             job.repository,
-            _whole(number),
-            f"{OUR_MARK}\n@{actor} {words[:1].upper()}{words[1:]}.",
+            job.document.number,
+            f"{OUR_MARK}\n@{job.document.actor} {words[:1].upper()}{words[1:]}.",
         )
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0

@@ -156,11 +156,11 @@ class Resolver:
         # Time in which the hub was down doesn't count.
         if self.context.now() - max(job.created_at, asked_since) > _LONGEST_S:
             return _quiet("GitHub could not be asked about it for a day")
-        rule = self.settings.rule(str(job.document.get("binding_id") or ""))
+        rule = self.settings.rule(job.document.rule)
         if rule is None and not job.urgent:
             return _quiet("its rule is not configured any more")
         try:
-            if rule is None or job.document.get("event_name") in COMMENT_EVENTS:
+            if rule is None or job.document.event in COMMENT_EVENTS:
                 return await self._of_command(job, rule)
             return await self._of_ref(job)
         except (NotThere, Invalid) as error:
@@ -168,19 +168,14 @@ class Resolver:
 
     async def _of_ref(self, job: HubJob) -> Decision:
         installation, repository = _place(job)
-        ref = str(job.document.get("ref") or "")
-        sha = await self.client.sha_of(installation, repository, ref)
-        return Free(document={**job.document, "sha": sha})
+        sha = await self.client.sha_of(installation, repository, job.document.ref)
+        return Free(document=job.document.changed(sha=sha))
 
     async def _of_command(self, job: HubJob, rule: Rule | None) -> Decision | None:
         installation, repository = _place(job)
-        name, number = (
-            str(job.document["event_name"]),
-            job.document.get("pull_request_number"),
-        )
+        name, number = job.document.event, job.document.pull_request
         payload = await self._payload(job)
-        actor = str(job.document.get("actor_login") or "")
-        event = evolve(read_event(name, payload), actor=actor)
+        event = evolve(read_event(name, payload), actor=job.document.actor)
         permission = await self._permission(installation, repository, event.actor)
         least = needed_for(rule, from_fork=False)
         if not may(permission, least):
@@ -188,7 +183,7 @@ class Resolver:
         if rule is None:
             return None
         pull: Json = None
-        if isinstance(number, int):
+        if number:
             pull = await self.client.pull_request(installation, repository, number)
         return decide(
             rule, name, payload, job.document, pull=pull, permission=permission
@@ -254,5 +249,4 @@ def _quiet(reason: str) -> End:
 
 def _place(job: HubJob) -> tuple[int, str]:
     """Return the installation and the repository of a job."""
-    installation = job.document.get("installation_id")
-    return installation if isinstance(installation, int) else 0, job.repository
+    return job.document.installation_id, job.repository

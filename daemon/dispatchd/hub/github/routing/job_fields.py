@@ -1,47 +1,45 @@
-"""Fields of the job that an event asks for. Pure, for the inbox and for `dispatchd hub route`."""
+"""Document of the job that an event asks for. Pure, for the inbox and for `dispatchd hub route`."""
 
+from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.github.event import GithubEvent
 from dispatchd.hub.github.routing.matching import is_untrusted
 from dispatchd.hub.github.routing.route import Cancel, Run
-from dispatchd.protocol.job import CANCEL, Json
+from dispatchd.protocol.job import CANCEL
 
 
 def job_fields(
-    event: GithubEvent, delivery_id: str, step: Run | Cancel
-) -> dict[str, Json]:
-    """Return the fields of a job, without its id and without empty ones.
+    event: GithubEvent, delivery_id: str, step: Run | Cancel, *, job_id: str = ""
+) -> JobDocument:
+    """Return the document of a job, without empty fields.
 
     Args:
         event: The event.
         delivery_id: The event's delivery (X-GitHub-Delivery).
         step: The step that it asks for.
+        job_id: The job's id; empty for a job that nobody makes.
     """
-    found: dict[str, Json] = {
-        "installation_id": event.installation,
-        "repository_id": event.repository_id,
-        "repository_name": event.repository,
-        "event_name": event.name,
-        "event_action": event.action,
-        "delivery_id": delivery_id,
-        "ref": event.ref,
-        "sha": event.sha,
-        "pull_request_number": event.pull_request,
-        "issue_number": event.issue,
-        "comment_id": event.comment_id,
-        "actor_login": event.actor,
-        **_own(event, step),
-    }
-    return {name: value for name, value in found.items() if value}
-
-
-def _own(event: GithubEvent, step: Run | Cancel) -> dict[str, Json]:
+    document = JobDocument.of(
+        id=job_id,
+        installation_id=event.installation,
+        repository_id=event.repository_id,
+        repository=event.repository,
+        event=event.name,
+        action=event.action,
+        delivery_id=delivery_id,
+        ref=event.ref,
+        sha=event.sha,
+        pull_request=event.pull_request,
+        issue=event.issue,
+        comment_id=event.comment_id,
+        actor=event.actor,
+    )
     if isinstance(step, Cancel):
-        return {"command": CANCEL}
+        return document.changed(command=CANCEL).without_empty()
     rule, command = step.rule, step.command
-    fields: dict[str, Json] = {"binding_id": rule.name, "dag_name": rule.workflow}
-    if command is None:
-        fields["from_fork"] = is_untrusted(rule, event)
-    else:
+    document = document.changed(rule=rule.name, workflow=rule.workflow)
+    if command is not None:
         # The commit that the command names; GitHub's answer replaces it later.
-        fields |= {"command": command.name, "sha": command.sha}
-    return fields
+        document = document.changed(command=command.name, sha=command.sha)
+    elif is_untrusted(rule, event):
+        document = document.changed(from_fork=True)
+    return document.without_empty()

@@ -35,7 +35,7 @@ _OWE: Final = (
 
 def values_of(job: HubJob) -> dict[str, Any]:
     """Return the columns of a job."""
-    return {**asdict(job, recurse=False), "document": json.dumps(job.document)}
+    return {**asdict(job, recurse=False), "document": job.document.text}
 
 
 def read_job(row: Mapping[Any, Any]) -> HubJob:
