@@ -297,7 +297,7 @@ def event_job_id(delivery: str, serial: int) -> str:
 
 
 def is_newest(job: str, shown: tuple[str, ...]) -> bool:
-    """Return whether a job is the newest of those with a check of one commit and name (`Owed.is_newest`)."""
+    """Return whether a job is the newest of those with a check of one commit and name (`JobCheck.is_newest`)."""
     return shown[-1] == job
 
 

@@ -120,7 +120,7 @@ def test_what_has_been_told_is_owed_no_more(rows: Rows) -> None:
 
     assert rows.due() == []
     assert rows.check("a") == told
-    assert rows.store.owed_count() == (0, 0)
+    assert rows.store.pending_count() == (0, 0)
 
 
 def test_a_job_that_has_moved_on_meanwhile_stays_owed_and_is_due(rows: Rows) -> None:

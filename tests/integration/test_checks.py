@@ -126,7 +126,7 @@ async def test_what_has_happened_while_the_hub_was_away_is_told_as_its_end_alone
         held = await hub.pull()
         await held.accept()
         await hub.finish(held, "failed")
-        assert hub.store.owed_count() == (1, 0)
+        assert hub.store.pending_count() == (1, 0)
         await server.stop()
         server.more = told
         server.configure(f'listen = "127.0.0.1:{server.port}"')
@@ -301,14 +301,14 @@ async def test_what_one_repository_refuses_is_no_matter_for_the_others(
     stage.github.trap(STATUS, FORBIDDEN, times=FOREVER)
     stage.hub.add("refused", repository=old)
     await stage.hub.ring()
-    await until(lambda: stage.log("check_not_told"))
+    await until(lambda: stage.log("check_not_published"))
 
     stage.hub.add("shop", repository="acme/shop")
     await stage.hub.ring()
     await stage.github.until(lambda: bool(stage.github.of("shop")))
 
     assert stage.github.of("refused") == []
-    [line] = stage.log("check_not_told")
+    [line] = stage.log("check_not_published")
     assert line["repository"] == old
     assert REFUSALS[refusal].message in line["error"]
     # A fallback that the App may not use is none.
@@ -319,11 +319,12 @@ async def test_a_token_that_may_do_neither_is_no_reason_to_ask(stage: Stage) -> 
     stage.github.permissions = {"metadata": "read"}
     stage.hub.add("j")
     await stage.hub.ring()
-    await until(lambda: stage.log("check_not_told"))
+    await until(lambda: stage.log("check_not_published"))
 
     assert stage.names() == []
     assert (
-        "doesn't permit checks, nor commit" in stage.log("check_not_told")[0]["error"]
+        "doesn't permit checks, nor commit"
+        in stage.log("check_not_published")[0]["error"]
     )
 
 
@@ -394,7 +395,7 @@ async def test_a_token_that_counts_no_more_is_replaced_once(stage: Stage) -> Non
 
     assert stage.github.count(MINT) == 2
     assert stage.github.newest("j")["conclusion"] == "success"
-    assert stage.log("check_not_told") == []
+    assert stage.log("check_not_published") == []
 
 
 async def test_a_check_whose_calls_hang_delays_no_other(stage: Stage) -> None:
@@ -441,8 +442,8 @@ async def test_a_trouble_is_kept_and_logged_once_and_its_end_too(stage: Stage) -
 
     assert "an outage" in kept.trouble
     assert kept.failures >= 1
-    assert [each["job_id"] for each in stage.log("check_not_told")] == ["j"]
-    assert [each["job_id"] for each in stage.log("check_told_after_all")] == ["j"]
+    assert [each["job_id"] for each in stage.log("check_not_published")] == ["j"]
+    assert [each["job_id"] for each in stage.log("check_published")] == ["j"]
     assert stage.hub.check("j").trouble == ""
 
 
@@ -453,7 +454,7 @@ async def test_a_check_is_given_up_two_weeks_after_its_job_has_ended(
     stage.github.trap(UPDATE, Fault(status=500), times=FOREVER)
     await stage.hub.finish(held, "succeeded")
     await stage.hub.in_time(lambda: stage.github.count(UPDATE) == 2)
-    await until(lambda: stage.hub.store.owed_count() == (1, 1))
+    await until(lambda: stage.hub.store.pending_count() == (1, 1))
 
     with stage.hub.database.transaction() as db:
         db.execute(update(JOBS).values(finished_at=1_790_000_000.0))

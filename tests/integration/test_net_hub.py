@@ -72,7 +72,7 @@ async def test_github_is_told_of_each_job_once_whatever_befalls_the_calls(
 
         async def is_told() -> bool:
             nonlocal made
-            if found.store.owed_count()[0]:
+            if found.store.pending_count()[0]:
                 return False
             if made >= 3 and not plan.troubles:
                 return True

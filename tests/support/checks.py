@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 from dispatchd.hub.domain.model import Check, Submission
 from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.database import Database
-from dispatchd.hub.storage.jobs.checks import CheckStore, Owed
+from dispatchd.hub.storage.jobs.checks import CheckStore, JobCheck
 from support.github import APP_ID, INSTALLATION, REPOSITORY, trust_little
 from support.github_api import SHA, GithubApi
 from support.hub import Hub, HubHere, hub
@@ -108,7 +108,7 @@ class ChecksHub(Generic[H]):
         """Wait until GitHub has been told everything; waits of the hub pass at once."""
 
         async def all_told() -> bool:
-            return await to_thread.run_sync(self.store.owed_count) == (0, 0)
+            return await to_thread.run_sync(self.store.pending_count) == (0, 0)
 
         try:
             await self.in_time(all_told, within_s)
@@ -129,7 +129,7 @@ class ChecksHub(Generic[H]):
         )
 
     def check(self, job_id: str) -> Check:
-        found: Owed | None = self.store.get(job_id)
+        found: JobCheck | None = self.store.get(job_id)
         assert found is not None
         return found.check
 

@@ -123,10 +123,10 @@ async def one_life(
 
         def hangs_or_is_done() -> bool:
             hangs = not died and any(trap.sprung for trap in traps)
-            return hangs or hub.store.owed_count() == (0, 0)
+            return hangs or hub.store.pending_count() == (0, 0)
 
         await until(hangs_or_is_done, 60, "all told")
-        if hub.store.owed_count() != (0, 0):
+        if hub.store.pending_count() != (0, 0):
             died = True
             hub.server.kill()
             await hub.server.start()

@@ -223,7 +223,7 @@ class World:
                     JOBS.c.workflow == FOR_DAEMONS, JOBS.c.state.not_in(ENDED)
                 )
             ).first()
-        return left is None and CheckStore(self.database).owed_count()[0] == 0
+        return left is None and CheckStore(self.database).pending_count()[0] == 0
 
     def _look_at_runs(self) -> None:
         """Note which job ran twice or without an accept, and which has succeeded without having run."""

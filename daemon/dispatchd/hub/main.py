@@ -46,7 +46,7 @@ from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.extension import Extension, Loop
 from dispatchd.hub.github.extension import github_extension
 from dispatchd.hub.http_bodies import Refused
-from dispatchd.hub.queue.submit import Intake
+from dispatchd.hub.queue.submit import Submissions
 from dispatchd.hub.web.pages import Page
 from dispatchd.hub.workers.housekeeping import Expiry, Pruning
 from dispatchd.process.systemd import ServiceManager
@@ -74,8 +74,8 @@ def application(
     context: Context, extension: Extension, connections: Sized = ()
 ) -> ASGIApp:
     """Return the hub's application, with the routes of an extension; the metrics count its open connections."""
-    intake, probes = Intake(context), Probes(context, extension, connections)
-    jobs = Jobs(context, intake, extension)
+    submissions, probes = Submissions(context), Probes(context, extension, connections)
+    jobs = Jobs(context, submissions, extension)
     app = Starlette(
         routes=[
             *Pull(context, extension).routes(),
@@ -83,7 +83,7 @@ def application(
             *jobs.routes(),
             *Licenses(context).routes(),
             *Machines(context).routes(),
-            *Admin(context, intake, extension).routes(),
+            *Admin(context, submissions, extension).routes(),
             *probes.routes(),
             *Page(context, jobs, extension).routes(),
             *extension.routes(),

@@ -15,7 +15,7 @@ from dispatchd.hub.domain.model import Token
 from dispatchd.hub.domain.scopes import ADMIN, READ
 from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Refused, read_body, seconds
-from dispatchd.hub.queue.submit import Intake
+from dispatchd.hub.queue.submit import Submissions
 from dispatchd.hub.storage.dispatch_rules import Pause
 from dispatchd.hub.workers.housekeeping import prune
 
@@ -27,7 +27,7 @@ class Admin:
     """Routes for the hub's administration."""
 
     context: Context
-    intake: Intake
+    submissions: Submissions
     extension: Extension
 
     def routes(self) -> list[Route]:
@@ -124,7 +124,7 @@ class Admin:
         if not jobs:
             message = "this delivery has no job, or none that is kept any more"
             raise Refused(HTTPStatus.GONE, message)
-        again = [await self.intake.again(job) for job in jobs]
+        again = [await self.submissions.again(job) for job in jobs]
         kept = evolve(delivery, state="redelivered", job_ids=tuple(again))
         await self.context.use(lambda: self.context.stores.deliveries.keep(kept))
         made = {"id": again[-1], "ids": again}

@@ -25,7 +25,7 @@ from dispatchd.hub.http_bodies import (
     read_members,
     seconds,
 )
-from dispatchd.hub.queue.submit import Intake
+from dispatchd.hub.queue.submit import Submissions
 from dispatchd.hub.storage.jobs.reader import Filter
 from dispatchd.protocol.job import Json
 
@@ -44,7 +44,7 @@ class Jobs:
     """Routes on which people and programs submit, watch and change jobs."""
 
     context: Context
-    intake: Intake
+    submissions: Submissions
     extension: Extension
 
     def routes(self) -> list[Route]:
@@ -91,7 +91,7 @@ class Jobs:
             payload=texts["payload"],
             headers=texts["headers"],
         )
-        if not await self.intake.submit(submission):
+        if not await self.submissions.submit(submission):
             raise Refused(HTTPStatus.CONFLICT, f"there is already a job {job_id}")
         return JSONResponse({"id": job_id}, status_code=HTTPStatus.CREATED)
 
@@ -197,7 +197,7 @@ class Jobs:
             raise Refused(
                 HTTPStatus.CONFLICT, f"the job is {job.state}; cancel it first"
             )
-        return await self.intake.again(job, new_id)
+        return await self.submissions.again(job, new_id)
 
     async def _job(self, job_id: str) -> HubJob:
         job = await self.context.use(lambda: self.context.stores.reader.get(job_id))

@@ -196,13 +196,13 @@ class Probes:
         yield silent
 
     def _of_checks(self) -> Iterator[Metric]:
-        owed, failing = self.context.stores.checks.owed_count()
+        pending, failing = self.context.stores.checks.pending_count()
         checks = GaugeMetricFamily(
             "dispatchd_hub_checks_owed",
             "Checks of which GitHub has to be told something, by whether that has failed.",
             labels=["failing"],
         )
-        checks.add_metric(["no"], owed - failing)
+        checks.add_metric(["no"], pending - failing)
         checks.add_metric(["yes"], failing)
         yield checks
 

@@ -48,7 +48,7 @@ class GithubStatus:
     def _document(self) -> dict[str, Json]:
         github = self.context.settings.github
         progress = progress_of(self.context) or Progress()
-        owed, failing = self.context.stores.checks.owed_count()
+        pending, failing = self.context.stores.checks.pending_count()
         return {
             "ingest": "none" if github is None else github.ingest.value,
             "app_id": 0 if github is None else github.app_id,
@@ -57,7 +57,7 @@ class GithubStatus:
             "trouble": progress.trouble,
             "trouble_at": progress.trouble_at,
             "losses": [{**asdict(each)} for each in progress.losses],
-            "checks_owed": owed,
+            "checks_owed": pending,
             "checks_failing": failing,
             "jobs_received": self.context.stores.reader.counts()[State.RECEIVED],
         }

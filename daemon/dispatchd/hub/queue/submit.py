@@ -20,7 +20,7 @@ _LARGEST_JOB: Final = _LARGEST_READ - 16 * 1024
 
 
 @frozen
-class Intake:
+class Submissions:
     """Submits jobs."""
 
     context: Context

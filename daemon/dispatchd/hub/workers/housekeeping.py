@@ -78,7 +78,7 @@ class Expiry:
         )
         if had_a_break:
             structlog.get_logger().warning(
-                "leases_extended", reason="no machine could be heard for a while"
+                "leases_restarted", reason="no machine could be heard for a while"
             )
 
     def _look(self) -> tuple[list[HubJob], list[HubJob], float]:

@@ -35,7 +35,7 @@ from dispatchd.hub.github.checks.report import (
     external_id,
     report,
 )
-from dispatchd.hub.storage.jobs.checks import Owed
+from dispatchd.hub.storage.jobs.checks import JobCheck
 from dispatchd.protocol.job import Json
 from dispatchd.redaction.redactor import Redactor
 
@@ -86,7 +86,7 @@ class Looks:
 
 
 @define(kw_only=True)
-class Telling:
+class Publication:
     """Publishes one check for the current state of its job."""
 
     client: Client
@@ -96,7 +96,7 @@ class Telling:
     looks: Looks
     keep: Keep
     """Stores a check durably."""
-    pending: Owed
+    pending: JobCheck
     """Check and job as they were read."""
     check: Check = field(init=False)
     """The check as it is now; the caller stores it in the end, however the publication ends."""
@@ -129,9 +129,9 @@ class Telling:
         found = await self.report()
         try:
             if await self._by_status():
-                await self._tell_status(found)
+                await self._publish_status(found)
             else:
-                await self._tell_check(found)
+                await self._publish_check(found)
         except NotPermitted:
             self.client.credentials.doubt(self.check.installation)
             raise
@@ -155,7 +155,7 @@ class Telling:
         reason = "the App's installation doesn't permit checks"
         if is_new:
             reason += ", nor commit statuses in their place"
-        raise NoPermission(call="tell of a check", reason=reason)
+        raise NoPermission(call="publish a check", reason=reason)
 
     def _begin_round(self) -> None:
         # Reopening a concluded check run is unreliable; the docs ask for a new one of the same name.
@@ -164,7 +164,7 @@ class Telling:
             self.check, round=number, check_run_id=0, asked=False, told=""
         )
 
-    async def _tell_check(self, found: Report) -> None:
+    async def _publish_check(self, found: Report) -> None:
         try:
             run = await self._known_or_found(found)
             if run is not None and run.conclusion not in ("", found.standing.told):
@@ -192,11 +192,11 @@ class Telling:
             raise refusal
         self.gates.spend(installation)
         try:
-            await self._tell_status(found)
+            await self._publish_status(found)
         except NotPermitted:
             raise refusal from None
 
-    async def _tell_status(self, found: Report) -> None:
+    async def _publish_status(self, found: Report) -> None:
         if not self.pending.is_newest:
             return
         check = self.check
@@ -336,9 +336,9 @@ class Telling:
         self.check = evolve(self.check, kind=CHECK, check_run_id=run.id, asked=False)
 
 
-def owes_nothing(owed: Owed, settings: GithubSettings) -> bool:
+def is_published(pending: JobCheck, settings: GithubSettings) -> bool:
     """Return whether nothing has to be published: GitHub has the job's state already, or need not know of the job."""
-    check, job = owed.check, owed.job
+    check, job = pending.check, pending.job
     if check.asked:
         return False
     if job.state is State.IGNORED and not check.told:

@@ -30,10 +30,10 @@ from dispatchd.hub.github.api.responses import (
 from dispatchd.hub.github.checks.check_run import (
     LookAgain,
     Looks,
-    Telling,
-    owes_nothing,
+    Publication,
+    is_published,
 )
-from dispatchd.hub.storage.jobs.checks import LONGEST_WAIT_S, CheckStore, Owed
+from dispatchd.hub.storage.jobs.checks import LONGEST_WAIT_S, CheckStore, JobCheck
 from dispatchd.protocol.backoff import CAP_S, full_jitter_s
 
 _LOOP: Final = "github checks"
@@ -70,7 +70,7 @@ class Publisher:
     _store: CheckStore = field(init=False)
     _woken: Notifier = field(factory=Notifier, init=False)
     _busy: set[tuple[str, str, str]] = field(factory=set, init=False)
-    """Keys of the checks that are being published (`Owed.key`): one task for each, so that the newest job's comes last."""
+    """Keys of the checks that are being published (`JobCheck.key`): one task for each, so that the newest job's comes last."""
 
     def __attrs_post_init__(self) -> None:
         self._store = CheckStore(self.context.stores.database)
@@ -109,12 +109,12 @@ class Publisher:
             self._look, now=now, limit=free, without=[*self._busy], closed=[*closed]
         )
         try:
-            found, next_at = await self.context.use(look)
+            due, next_at = await self.context.use(look)
         except StorageBusy as error:
             structlog.get_logger().warning("database_busy", error=str(error))
             return _BUSY_S
-        for owed in found:
-            self._start(tasks, owed)
+        for pending in due:
+            self._start(tasks, pending)
         waits = [*self.gates.closed().values(), _IDLE_S]
         if next_at is not None:
             waits.append(next_at - now)
@@ -129,86 +129,88 @@ class Publisher:
         limit: int,
         without: list[tuple[str, str, str]],
         closed: list[int],
-    ) -> tuple[list[Owed], float | None]:
+    ) -> tuple[list[JobCheck], float | None]:
         found = self._store.due(now=now, limit=limit, without=without, closed=closed)
         return found, self._store.next_due_at(now=now)
 
-    def _start(self, tasks: TaskGroup, owed: Owed) -> None:
-        if owed.key in self._busy:
+    def _start(self, tasks: TaskGroup, pending: JobCheck) -> None:
+        if pending.key in self._busy:
             return
-        installation = owed.check.installation
-        if not owes_nothing(owed, self.settings):
+        installation = pending.check.installation
+        if not is_published(pending, self.settings):
             if not self.gates.is_open(installation):
                 return
             self.gates.spend(installation)
-        self._busy.add(owed.key)
-        tasks.start_soon(self._pay, owed, name=f"check of {owed.check.job_id}")
+        self._busy.add(pending.key)
+        tasks.start_soon(
+            self._publish, pending, name=f"check of {pending.check.job_id}"
+        )
 
-    async def _pay(self, owed: Owed) -> None:
+    async def _publish(self, pending: JobCheck) -> None:
         """Publish one check, and store the result."""
         try:
             await self.context.bugs.complete(
-                _LOOP, partial(self._pay_once, owed), item=owed.check.job_id
+                _LOOP, partial(self._publish_once, pending), item=pending.check.job_id
             )
         finally:
-            self._busy.discard(owed.key)
+            self._busy.discard(pending.key)
             self._woken.notify()
 
-    async def _pay_once(self, owed: Owed) -> None:
+    async def _publish_once(self, pending: JobCheck) -> None:
         try:
-            check = await self._told(owed)
-            await self._keep(check, owed.check.state)
+            check = await self._published(pending)
+            await self._keep(check, pending.check.state)
         except StorageBusy as error:
             structlog.get_logger().warning("database_busy", error=str(error))
             # A publication may not be stored; the next try finds it at GitHub.
             await anyio.sleep(_BUSY_S)
 
-    async def _told(self, owed: Owed) -> Check:
+    async def _published(self, pending: JobCheck) -> Check:
         """Try to publish a check; return it as it is afterwards.
 
         Raises:
             StorageBusy: A step can't be stored before it is made.
         """
-        if owes_nothing(owed, self.settings):
-            return _well(owed.check)
-        seen = owed.check.state
-        telling = Telling(
+        if is_published(pending, self.settings):
+            return _settled(pending.check)
+        seen = pending.check.state
+        publication = Publication(
             client=self.client,
             settings=self.settings,
             redactor=self.context.known.redactor,
             gates=self.gates,
             looks=self.looks,
             keep=lambda check: self._keep(check, seen),
-            pending=owed,
+            pending=pending,
         )
         passing = (LookAgain, GithubError, StorageBusy)
         try:
             with self.context.bugs.contained(
-                _LOOP, {"job_id": owed.job.id}, passing=passing
+                _LOOP, {"job_id": pending.job.id}, passing=passing
             ) as containment:
-                await telling.run()
+                await publication.run()
         except LookAgain as again:
-            return evolve(telling.check, retry_at=self.context.now() + again.wait_s)
+            return evolve(publication.check, retry_at=self.context.now() + again.wait_s)
         except GithubError as error:
-            return self._failed(owed, telling.check, error)
+            return self._failed(pending, publication.check, error)
         if containment.bug:
             trouble = f"a bug: {containment.bug}"
             retry_at = self.context.now() + LONGEST_WAIT_S
-            return evolve(telling.check, trouble=trouble, retry_at=retry_at)
-        if owed.check.trouble:
-            structlog.get_logger().info("check_told_after_all", job_id=owed.job.id)
-        return _well(telling.check)
+            return evolve(publication.check, trouble=trouble, retry_at=retry_at)
+        if pending.check.trouble:
+            structlog.get_logger().info("check_published", job_id=pending.job.id)
+        return _settled(publication.check)
 
-    def _failed(self, owed: Owed, check: Check, error: GithubError) -> Check:
+    def _failed(self, pending: JobCheck, check: Check, error: GithubError) -> Check:
         now, log = self.context.now(), structlog.get_logger()
         wait_s = self._wait_s(check, error, now)
-        job, trouble = owed.job, str(error)
+        job, trouble = pending.job, str(error)
         said = {"job_id": job.id, "repository": check.repository, "error": trouble}
         gives_up = bool(job.finished_at) and now - job.finished_at > _GIVEN_UP_S
         if gives_up:
             log.error("check_given_up", **said)
-        elif trouble != owed.check.trouble:
-            log.warning("check_not_told", **said, retry_in_s=round(wait_s, 1))
+        elif trouble != pending.check.trouble:
+            log.warning("check_not_published", **said, retry_in_s=round(wait_s, 1))
         return evolve(
             check,
             owed=not gives_up,
@@ -243,6 +245,6 @@ def _cap_s(error: GithubError) -> float:
     return 600.0 if by_a_person else LONGEST_WAIT_S
 
 
-def _well(check: Check) -> Check:
+def _settled(check: Check) -> Check:
     """Return a check with nothing pending."""
     return evolve(check, owed=False, failures=0, retry_at=0, trouble="")

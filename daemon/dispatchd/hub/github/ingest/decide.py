@@ -88,16 +88,16 @@ def decide(
             # GitHub serves the commits of every fork from the repository itself, so the id could be a fork's.
             return End(reason="a command under an issue names no commit")
         return Free(document=document)
-    obstacle = _obstacle(rule, event, pull, document.sha)
-    if obstacle:
-        return End(reason=obstacle)
+    blocked_reason = _blocked_reason(rule, event, pull, document.sha)
+    if blocked_reason:
+        return End(reason=blocked_reason)
     document = document.changed(sha=event.sha, ref=event.ref)
     if is_untrusted(rule, event):
         document = document.changed(from_fork=True)
     return Free(document=document)
 
 
-def _obstacle(rule: Rule, event: GithubEvent, pull: Json, sha: str) -> str:
+def _blocked_reason(rule: Rule, event: GithubEvent, pull: Json, sha: str) -> str:
     """Return the reason why a permitted command gets no job; empty if it gets one."""
     if text(pull, "state") != "open":
         return f"pull request {event.pull_request} is not open"

@@ -31,7 +31,7 @@ from dispatchd.hub.queue.submit import once_more
 from dispatchd.hub.storage.bodies import first_delivery, note_body
 from dispatchd.hub.storage.deliveries import insert_delivery, keep_delivery
 from dispatchd.hub.storage.jobs import queries
-from dispatchd.hub.storage.jobs.checks import Owed, check_of, checks_of
+from dispatchd.hub.storage.jobs.checks import JobCheck, check_of, checks_of
 from dispatchd.hub.storage.jobs.rows import read_job, write_job
 from dispatchd.hub.storage.schema import CHECKS
 from dispatchd.protocol.job import CANCEL
@@ -215,14 +215,14 @@ class _Work:
             else:
                 yield self._again(each)
 
-    def _is_of_repository(self, shown: Owed) -> bool:
+    def _is_of_repository(self, shown: JobCheck) -> bool:
         """Return whether a check is of the event's repository. The id decides where it is known: names change."""
         event, known = self.arrival.event, shown.job.document.repository_id
         if known and event.repository_id:
             return known == event.repository_id
         return shown.check.repository.casefold() == event.repository.casefold()
 
-    def _again(self, shown: Owed) -> _Done:
+    def _again(self, shown: JobCheck) -> _Done:
         job = shown.job
         if job.state not in ENDED:
             return _Done(words=f"{shown.check.name} is {job.state} already")
@@ -252,7 +252,7 @@ class _Work:
             )
         )
 
-    def _follow_rename(self, shown: Owed) -> None:
+    def _follow_rename(self, shown: JobCheck) -> None:
         """Show the checks of a commit and name under the repository's new name: of all of them only the newest counts."""
         check, name = shown.check, self.arrival.event.repository
         if check.repository == name:

@@ -37,8 +37,8 @@ _CONCLUDING: Final = _CHECK.state.in_((*ENDED, State.NEEDS_ATTENTION))
 
 
 @frozen
-class Owed:
-    """Check that may be pending, and its job as it is now."""
+class JobCheck:
+    """Check of a job, and the job as it is now."""
 
     check: Check
     job: HubJob
@@ -52,7 +52,7 @@ class Owed:
 
 
 COLUMNS_OF_CHECK: Final = [_CHECK[each.name] for each in fields(Check)]
-_TOLD: Final = (
+_PUBLISHED: Final = (
     *("told", "round", "kind", "check_run_id"),
     *("asked", "failures", "retry_at", "trouble"),
 )
@@ -63,7 +63,7 @@ _UPDATE: Final = (
     .where(_SAME)
     .values(
         {
-            **{name: bindparam(f"new_{name}") for name in _TOLD},
+            **{name: bindparam(f"new_{name}") for name in _PUBLISHED},
             # The job's state may have changed since it was read.
             "owed": case((_MOVED, true()), else_=bindparam("new_owed")),
             "retry_at": case((_MOVED, 0.0), else_=bindparam("new_retry_at")),
@@ -88,13 +88,13 @@ class CheckStore:
         limit: int,
         without: Collection[tuple[str, str, str]] = (),
         closed: Collection[int] = (),
-    ) -> list[Owed]:
+    ) -> list[JobCheck]:
         """Return the pending checks that are due: conclusions first, and within each group the longest wait first.
 
         Args:
             now: The time (seconds since the epoch).
             limit: Most checks to return (count).
-            without: Keys (`Owed.key`) that are being published already.
+            without: Keys (`JobCheck.key`) that are being published already.
             closed: Installations that may not be called now.
         """
         # A clock that was set back must not delay checks until it has caught up.
@@ -111,7 +111,7 @@ class CheckStore:
                 found += _read(db, query.where(~_CONCLUDING).limit(rest))
             return found
 
-    def get(self, job_id: str) -> Owed | None:
+    def get(self, job_id: str) -> JobCheck | None:
         """Return a job's check and the job, or None."""
         with self._database.snapshot() as db:
             found = _read(db, _with_job().where(_CHECK.job_id == job_id))
@@ -128,7 +128,7 @@ class CheckStore:
     def keep(self, check: Check, *, seen_state: str) -> None:
         """Store what was published. The check stays pending, and is due, if the job's state is no longer `seen_state`."""
         found = asdict(check)
-        values = {f"new_{name}": found[name] for name in (*_TOLD, "owed")}
+        values = {f"new_{name}": found[name] for name in (*_PUBLISHED, "owed")}
         of = {"of_job": check.job_id, "seen_state": seen_state}
 
         def work(db: Connection) -> None:
@@ -136,16 +136,16 @@ class CheckStore:
 
         self._database.write(work)
 
-    def owed_count(self) -> tuple[int, int]:
+    def pending_count(self) -> tuple[int, int]:
         """Return the number of pending checks, and of those whose publication has failed (counts)."""
         failing = func.sum(case((_CHECK.failures > 0, 1), else_=0))
         query = select(func.count(), failing).where(_CHECK.owed == true())
         with self._database.snapshot() as db:
-            owed, failed = db.execute(query).one()
-            return owed, failed or 0
+            pending, failed = db.execute(query).one()
+            return pending, failed or 0
 
 
-def checks_of(db: Connection, sha: str, *repositories: str) -> list[Owed]:
+def checks_of(db: Connection, sha: str, *repositories: str) -> list[JobCheck]:
     """Return the checks of a commit and their jobs, oldest first; in any repository, which is slow, if none is named."""
     query = _with_job().where(_CHECK.sha == sha)
     if repositories:
@@ -153,7 +153,7 @@ def checks_of(db: Connection, sha: str, *repositories: str) -> list[Owed]:
     return _read(db, query.order_by(JOBS.c.position))
 
 
-def check_of(db: Connection, job_id: str) -> Owed | None:
+def check_of(db: Connection, job_id: str) -> JobCheck | None:
     """Return a job's check and the job, or None."""
     found = _read(db, _with_job().where(_CHECK.job_id == job_id))
     return found[0] if found else None
@@ -180,12 +180,12 @@ def _with_job() -> Select[Any]:
     return select(*columns).join(JOBS, JOBS.c.id == _CHECK.job_id)
 
 
-def _read(db: Connection, query: Select[Any]) -> list[Owed]:
-    found: list[Owed] = []
+def _read(db: Connection, query: Select[Any]) -> list[JobCheck]:
+    found: list[JobCheck] = []
     for row in db.execute(query).mappings():
         check = Check(
             **{each.name: row[f"check_{each.name}"] for each in COLUMNS_OF_CHECK}
         )
         job = read_job({each.name: row[each.name] for each in COLUMNS})
-        found.append(Owed(check, job, bool(row["is_newest"])))
+        found.append(JobCheck(check, job, bool(row["is_newest"])))
     return found

@@ -25,7 +25,7 @@ _UPDATE: Final = update(ATTEMPTS).where(_OWN)
 _DELETE: Final = delete(ATTEMPTS).where(_OWN)
 _WRITE: Final = update(JOBS).where(JOBS.c.id == bindparam("of_id"))
 _INSERT_CHECK: Final = insert(CHECKS)
-_OWE: Final = (
+_MARK_PENDING: Final = (
     update(CHECKS)
     .where(CHECKS.c.job_id == bindparam("of_job"))
     # Due at once: the failure of an earlier publication may have been due to the state before.
@@ -54,7 +54,7 @@ def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
     db.execute(_WRITE, {**values_of(after), "of_id": after.id})
     keep_attempt(db, before, after)
     if after.state is not before.state:
-        db.execute(_OWE, {"of_job": after.id, "new_state": after.state})
+        db.execute(_MARK_PENDING, {"of_job": after.id, "new_state": after.state})
         tell_others(db, after)
 
 

@@ -217,11 +217,11 @@ class JobStore:
 
         A job with a pending check stays.
         """
-        untold = select(CHECKS.c.job_id).where(CHECKS.c.owed == true())
+        pending = select(CHECKS.c.job_id).where(CHECKS.c.owed == true())
         old = (
             select(_JOB.id)
             .where(_JOB.state.in_(ENDED), _JOB.finished_at < before)
-            .where(_JOB.id.not_in(untold))
+            .where(_JOB.id.not_in(pending))
             .limit(_PRUNED_AT_ONCE)
         )
 
@@ -246,12 +246,12 @@ class JobStore:
 
 def _held(leases: Leases) -> list[tuple[ColumnElement[bool], float]]:
     """Return the kinds of jobs that machines have, each with its additional time after the lease (seconds)."""
-    revoked, let_in = (
+    revoked, valid = (
         select(MACHINES.c.server_id).where(each)
         for each in (MACHINES.c.revoked_at > 0, MACHINES.c.revoked_at == 0)
     )
     # Of a machine that was revoked nothing is heard any more, unless it was added again under another name.
-    may_speak = or_(_JOB.machine.not_in(revoked), _JOB.machine.in_(let_in))
+    may_speak = or_(_JOB.machine.not_in(revoked), _JOB.machine.in_(valid))
     silent = and_(_JOB.phase == "", may_speak)
     accepted = _JOB.state == State.ACCEPTED
     return [
