@@ -27,10 +27,16 @@ from support.loops import FaultyFence, loops_of
 from support.until import in_time, until
 
 WATCHDOG_S = 40
-DAEMON = loops_of("", without=("hub", "cli"))
 TLS = {"tls"}
 """The loop of a hub that speaks TLS itself, which is broken in a test of its own."""
-HUB = loops_of("hub") - TLS
+
+
+def daemon_loops() -> set[str]:
+    return loops_of("", without=("hub", "cli"))
+
+
+def hub_loops() -> set[str]:
+    return loops_of("hub") - TLS
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def manager(tmp_path: Path) -> Iterator[dict[str, str]]:
 async def test_no_fault_in_a_round_ends_the_daemon(
     tmp_path: Path, manager: dict[str, str]
 ) -> None:
-    bugs, issuer = FaultyFence(), Issuer()
+    bugs, issuer, loops = FaultyFence(), Issuer(), daemon_loops()
     job = {
         "dag_name": "it",
         "claim_token": "t",
@@ -67,9 +73,9 @@ async def test_no_fault_in_a_round_ends_the_daemon(
             await _metrics_of(daemon)
             metrics = await _metrics_of(daemon)
             (daemon.state / "jobs").chmod(0o700)
-            await _until_all_worked(bugs, DAEMON)
+            await _until_all_worked(bugs, loops)
             status = await call(daemon, "GET", "/v1/status")
-            assert set(bugs.met) >= DAEMON
+            assert set(bugs.met) >= loops
             assert all("injected" in each["exception"] for each in _logged(daemon))
             assert status["ready"], status["problems"]
 
@@ -102,7 +108,7 @@ async def test_no_fault_in_a_round_ends_the_hub(
 ) -> None:
     bugs = FaultyFence()
     async with _github_hub(tmp_path, bugs, manager) as hub:
-        await _break_all(hub, bugs, HUB - {"listener"})
+        await _break_all(hub, bugs, hub_loops() - {"listener"})
         ready = (await hub.server.http.get("/readyz")).json()
         metrics = (await hub.server.http.get("/metrics")).text
 
@@ -116,7 +122,7 @@ async def test_no_fault_in_a_round_ends_a_hub_that_shares_its_database(
 ) -> None:
     bugs = FaultyFence()
     async with _github_hub(tmp_path, bugs, manager, database_url=postgresql_url) as hub:
-        await _break_all(hub, bugs, HUB)
+        await _break_all(hub, bugs, hub_loops())
 
 
 async def test_a_loop_of_the_hub_that_goes_on_failing_is_named(tmp_path: Path) -> None:

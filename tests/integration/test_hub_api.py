@@ -1,234 +1,39 @@
-"""Generated requests to a real hub: each answer is one that the descriptions in `contracts/` declare."""
+"""Each answer of a hub, to generated requests and to odd ones, is one that the descriptions in `contracts/` declare."""
 
-import re
-from itertools import count
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-import schemathesis
-from anyio import to_thread
-from attrs import define, field
-from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis import APIOperation, Case, GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.core.failures import FailureGroup
-from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
-from support.endpoint import SECRET
 from support.hub import Hub
-from support.machine import JOBS, PATH, Machine, encoded, refuses
+from support.machine import JOBS, PATH, PROOF, Machine, encoded, refuses
 
 CONTRACTS = Path(__file__).parents[2] / "contracts"
-NOT_SERVED = ("/{id}/token", "/webhooks/github")
-"""The ends of the paths of calls that only the back end of a GitHub App has; its answers are held against their
-description in test_github_webhook.py."""
-
-DOCUMENTS = {
-    name: schemathesis.openapi.from_path(CONTRACTS / f"{name}.json").exclude(
-        path_regex=f"({'|'.join(re.escape(each) for each in NOT_SERVED)})$"
-    )
-    for name in ("openapi", "hub.openapi")
-}
-WANTED = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-]
+DESCRIPTIONS = ("openapi", "hub.openapi")
 FEW, MANY = 6, 24
 """Requests of each kind, valid and not, for each call; of eight, six are from somebody known about something known."""
 
-BROKEN = {400, 405, 413, 422}
-"""Nothing that keeps its description is refused as broken."""
 
-ME = {"license_id": "lic-test", "server_id": "m1"}
-PROOF = {**ME, "secret": SECRET, "heartbeat_secret": SECRET}
-LONGEST_WAIT_S = 0.02
-NUMBERS = count(1)
+async def judge(server: Hub, name: str, examples: int) -> None:
+    """Send generated requests to each call of a description; fail on an answer that it doesn't declare."""
+    # It takes a second to load, which is for these tests alone to wait for.
+    from support import generated_calls
 
-
-@define
-class Known:
-    """What a hub has been given, so that a request can be about something that is there."""
-
-    key: str
-    jobs: dict[str, str] = field(factory=dict)
-    """Job id -> claim token; empty for one that was never handed out."""
-    deliveries: list[str] = field(factory=list)
-    names: list[str] = field(factory=list)
-    """Each is the name of a machine, and of a token."""
-
-    def ids_for(self, path: str) -> list[str]:
-        if "{name}" in path:
-            return self.names
-        return self.deliveries if "/deliveries/" in path else [*self.jobs]
+    await generated_calls.judge(server, CONTRACTS / f"{name}.json", examples)
 
 
-async def seeded(server: Hub) -> Known:
-    """Return what is there after one job has been brought into each state."""
-    number, http = next(NUMBERS), server.http
-    names = [f"n{number}.{each} ä" for each in range(3)]
-    key = ""
-    for name in names:
-        made = await http.post("/api/v1/machines", json={"name": name})
-        key = made.json()["enrolment_key"]
-        token = {"name": name, "scopes": ["read"]}
-        assert (await http.post("/api/v1/tokens", json=token)).status_code == 201
-    known = Known(key=key, names=names)
-    steps = ("", "accept", "running", "needs_attention", "finish", "release", None)
-    for step in steps:
-        job_id = f"{number}/{step} ü%2F"
-        job = {"id": job_id, "dag_name": job_id, "delivery_id": f"d{job_id}"}
-        await server.submit({**job, "progress": "own", "attempts": 7})
-        known.deliveries.append(f"d{job_id}")
-        known.jobs[job_id] = ""
-        if step is not None:
-            known.jobs[job_id] = await claimed(server, job_id)
-        if step:
-            await moved(server, job_id, known.jobs[job_id], step)
-    return known
-
-
-async def claimed(server: Hub, job_id: str) -> str:
-    """Return the claim token of a job that no machine has yet."""
-    while True:
-        # A generated call may have paused the hub.
-        await server.http.post("/api/v1/dispatch/resume")
-        body = {**PROOF, "workflows": [job_id], "extensions": ["claim", "lease"]}
-        reply = await server.http.post(f"{PATH}/pull", json=body)
-        assert reply.status_code == 200, reply.text
-        # What a generated cancel job wants goes out first.
-        if reply.json()["id"] == job_id:
-            return str(reply.json()["claim_token"])
-
-
-async def moved(server: Hub, job_id: str, token: str, step: str) -> None:
-    call = step if step in {"accept", "finish", "release"} else "heartbeat"
-    body = {**PROOF, "claim_token": token, "dag_run_id": "run", "phase": step}
-    body["result_status"] = "failed"
-    reply = await server.http.post(f"{PATH}/{encoded(job_id)}/{call}", json=body)
-    assert reply.is_success, reply.text
-
-
-def brief(case: Case[Any]) -> None:
-    """Let a request not be held for longer than a moment."""
-    if "wait" in case.query:
-        wait = case.query["wait"]
-        try:
-            case.query["wait"] = min(float(wait), LONGEST_WAIT_S)
-        except (TypeError, ValueError):
-            case.query["wait"] = wait if isinstance(wait, str) else "x"
-    if "Prefer" in case.headers:
-        case.headers["Prefer"] = re.sub(r"\d+", "0", case.headers["Prefer"])
-
-
-def whole(value: Any) -> Any:
-    """Return JSON with its whole numbers written as such: 1.0 may be refused (contracts/README.md, JSON)."""
-    if isinstance(value, dict):
-        return {name: whole(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [whole(each) for each in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def from_somebody_known(
-    case: Case[Any], known: Known, chosen: str, right: dict[str, str]
-) -> None:
-    """Let a request come from the hub's owner, and from a machine that the hub knows."""
-    case.headers.update(right)
-    if isinstance(case.body, dict):
-        found = {**PROOF, "claim_token": known.jobs.get(chosen, "")}
-        if case.path.endswith("/activate"):
-            found = {"key": known.key}
-        case.body |= {name: found[name] for name in found.keys() & case.body.keys()}
-        if "{id}" in case.path:
-            case.body.setdefault("claim_token", found["claim_token"])
-
-
-def try_out(
-    server: Hub,
-    operation: APIOperation[Any, Any, Any, Any],
-    mode: GenerationMode,
-    known: Known,
-    examples: int,
-) -> set[int]:
-    """Send generated requests to a call; return the statuses of the answers, each of which has been checked."""
-    seen: set[int] = set()
-    turns, ids = count(), known.ids_for(operation.path)
-
-    @settings(
-        max_examples=examples,
-        derandomize=True,
-        deadline=None,
-        # A failure can't be shrunk: the same request finds another hub the next time.
-        phases=[Phase.generate],
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=operation.as_strategy(generation_mode=mode))
-    def send(case: Case[Any]) -> None:
-        turn = next(turns)
-        chosen = ids[turn % len(ids)]
-        brief(case)
-        case.body = whole(case.body)
-        if turn % 8 != 7:
-            case.path_parameters.update(
-                dict.fromkeys(case.path_parameters, encoded(chosen))
-            )
-        if turn % 8 != 6:
-            from_somebody_known(case, known, chosen, server.headers)
-        answer = case.call(base_url=server.url, session=session, allow_redirects=False)
-        case.validate_response(answer, checks=WANTED)
-        assert mode is GenerationMode.NEGATIVE or answer.status_code not in BROKEN
-        seen.add(answer.status_code)
-
-    with requests.Session() as session:
-        try:
-            send()
-        except FailureGroup as failures:
-            pytest.fail(str(failures))
-    return seen
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", DESCRIPTIONS)
 async def test_every_answer_is_one_that_is_declared(server: Hub, name: str) -> None:
     await judge(server, name, FEW)
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", DESCRIPTIONS)
 async def test_every_answer_of_many_is_one_that_is_declared(
     each_server: Hub, name: str
 ) -> None:
     await judge(each_server, name, MANY)
-
-
-async def judge(server: Hub, name: str, examples: int) -> None:
-    """Send generated requests to each call of a description; fail on an answer that it doesn't declare."""
-    for found in DOCUMENTS[name].get_all_operations():
-        assert isinstance(found, Ok)
-        operation = found.ok()
-        nothing_to_break = operation.path in {"/healthz", "/readyz"}
-        # What is refused leaves what is there to the valid ones, so that it has to be made once.
-        modes = [GenerationMode.NEGATIVE, GenerationMode.POSITIVE]
-        known = await seeded(server)
-        seen: set[int] = set()
-        for mode in modes[nothing_to_break:]:
-            seen |= await to_thread.run_sync(
-                try_out, server, operation, mode, known, examples
-            )
-        print(operation.label, sorted(seen))
-        # Otherwise nothing would be said about what lies behind the refusals.
-        assert seen & {200, 201, 204}, (operation.label, seen)
 
 
 LONG = "".join(map(chr, range(0x4E00, 0x4E00 + 5000)))
@@ -325,8 +130,11 @@ async def test_a_requeued_job_takes_no_newer_one_out(server: Hub) -> None:
 
 
 async def test_a_known_path_names_its_methods(server: Hub) -> None:
-    for document in DOCUMENTS.values():
-        for path, item in document.raw_schema["paths"].items():
+    from support.generated_calls import NOT_SERVED
+
+    for name in DESCRIPTIONS:
+        description = json.loads((CONTRACTS / f"{name}.json").read_text())
+        for path, item in description["paths"].items():
             if path.endswith(NOT_SERVED):
                 continue
             reply = await server.http.patch(path.replace("{", "").replace("}", ""))

@@ -15,7 +15,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from typing_extensions import override
 
@@ -36,6 +35,7 @@ from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.jobs.store import JobStore
+from support.state_machines import run_for_long
 from support.torture import Torture
 
 LEASE_S = 10.0
@@ -314,5 +314,4 @@ TestHub = Hub.TestCase
 @pytest.mark.torture
 @pytest.mark.timeout(0)
 def test_hub_for_long(torture: Torture) -> None:
-    of_that_size = settings(Hub.TestCase.settings, max_examples=200 * torture.size)
-    run_state_machine_as_test(Hub, settings=of_that_size)
+    run_for_long(Hub, Hub.TestCase.settings, torture, examples=200)

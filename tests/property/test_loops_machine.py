@@ -22,7 +22,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 from typing_extensions import override
 
@@ -71,6 +70,7 @@ from support.model import (
     ModelEngine,
     MortalStore,
 )
+from support.state_machines import run_for_long
 from support.torture import Torture
 
 T = TypeVar("T")
@@ -424,5 +424,4 @@ TestLoops = Loops.TestCase
 @pytest.mark.torture
 @pytest.mark.timeout(0)
 def test_loops_for_long(torture: Torture) -> None:
-    of_that_size = settings(Loops.TestCase.settings, max_examples=300 * torture.size)
-    run_state_machine_as_test(Loops, settings=of_that_size)
+    run_for_long(Loops, Loops.TestCase.settings, torture, examples=300)

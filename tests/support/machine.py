@@ -18,6 +18,10 @@ from support.until import until
 PATH = "/api/v1/github/dispatch"
 JOBS = "/api/v1/jobs"
 
+ME = {"license_id": "lic-test", "server_id": "m1"}
+PROOF = {**ME, "secret": SECRET, "heartbeat_secret": SECRET}
+"""Who a machine says that it is, in each call, and what proves it."""
+
 
 def encoded(job_id: str) -> str:
     """Return an id as one segment of a path; dots too, which clients take for folders."""

@@ -33,9 +33,14 @@ class Torture:
     """When the session began, by a clock that all processes of this machine share (monotonic seconds)."""
 
     @property
-    def is_over(self) -> bool:
+    def left_s(self) -> float:
+        """How long it goes on (seconds); negative once it is over."""
         end = self.began + self.duration_s if self.duration_s else inf
-        return time.monotonic() >= end
+        return end - time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        return self.left_s <= 0
 
     def chance(self, what: object) -> random.Random:
         """Return a source of random numbers of its own for each thing that needs one."""
@@ -114,15 +119,18 @@ def pytest_collection_modifyitems(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what has not begun when the time is over."""
-    if item.get_closest_marker(MARK) is None:
+    """Skip what has not begun when the time is over, and what takes longer than is left."""
+    mark = item.get_closest_marker(MARK)
+    if mark is None:
         return
     told = item.config.stash[_KEY]
-    item.user_properties.append((_RAN, not told.is_over))
-    if told.is_over:
-        pytest.skip(
-            f"torture: the {told.duration_s:g} s of --duration were over before it began"
-        )
+    least_s: float = mark.kwargs.get("least_s", 0)
+    begins = told.left_s > least_s
+    item.user_properties.append((_RAN, begins))
+    if not begins:
+        what = f"fewer than {least_s:g} s of the" if least_s else "the"
+        left = "left" if least_s else "over before it began"
+        pytest.skip(f"torture: {what} {told.duration_s:g} s of --duration were {left}")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,10 @@ import pytest
 def test_torture(number, torture):
     print(f"ran {number}, size {torture.size}")
 
+@pytest.mark.torture(least_s=3600)
+def test_long():
+    pass
+
 def test_usual():
     pass
 """
@@ -63,7 +67,7 @@ def test_workers_agree_on_a_fresh_seed_and_it_is_printed(tmp_path: Path) -> None
     [header] = re.findall(
         r"^torture: seed (\d+), size 3, until all is done$", printed, re.MULTILINE
     )
-    last = rf"^torture: 12 of 12 ran in \d+ s; seed {header}$"
+    last = rf"^torture: 13 of 13 ran in \d+ s; seed {header}$"
     assert re.search(last, printed, re.MULTILINE), printed
 
 
@@ -76,7 +80,15 @@ def test_what_has_not_begun_when_the_time_is_over_is_skipped(
     printed = run(tmp_path, *options)
 
     assert "the 0.001 s of --duration were over before it began" in printed
-    last = r"^torture: 0 of 12 ran in \d+ s; seed 5$"
+    last = r"^torture: 0 of 13 ran in \d+ s; seed 5$"
+    assert re.search(last, printed, re.MULTILINE), printed
+
+
+def test_what_takes_longer_than_is_left_is_skipped(tmp_path: Path) -> None:
+    printed = run(tmp_path, "-n", "0", "--seed", "5", "--duration", "3000")
+
+    assert "fewer than 3600 s of the 3000 s of --duration were left" in printed
+    last = r"^torture: 12 of 13 ran in \d+ s; seed 5$"
     assert re.search(last, printed, re.MULTILINE), printed
 
 
