@@ -14,10 +14,17 @@ from support.clock import SkippingLoop
 pytest_plugins = ["support.torture"]
 
 # A busy machine is no reason for a test to fail; and the same examples each time, so that a change is judged by what
-# it changes. `make torture` draws others (tests/torture/test_properties.py).
-settings.register_profile("same", deadline=None, derandomize=True, print_blob=True)
+# it changes. `make torture` draws others, and four times as many (tests/torture/test_properties.py).
 settings.register_profile(
-    "others", deadline=None, derandomize=False, database=None, print_blob=True
+    "same", max_examples=50, deadline=None, derandomize=True, print_blob=True
+)
+settings.register_profile(
+    "others",
+    max_examples=200,
+    deadline=None,
+    derandomize=False,
+    database=None,
+    print_blob=True,
 )
 settings.load_profile("same")
 

@@ -7,6 +7,7 @@ may be twice. Restarts lose what the process remembers and keep what is durable:
 import random
 from typing import Any
 
+import pytest
 from attrs import define, evolve, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ from dispatchd.hub.github.poller.listed import Listed
 from dispatchd.hub.github.poller.postponed import NOT_THERE_S, Postponed
 from dispatchd.hub.github.poller.walk import MOST_PAGES, OVERLAP_S, Walk, watermark
 from dispatchd.hub.storage.delivery_cursor import Loss, Progress
+from support.state_machines import run_for_long
+from support.torture import Torture
 
 BEGAN_AT = 1_795_000_000.0
 LATEST_S = 599.0
@@ -214,7 +217,13 @@ class Sweeps(RuleBasedStateMachine):
 
 
 TestSweeps = Sweeps.TestCase
-TestSweeps.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestSweeps.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(0)
+def test_sweeps_for_long(torture: Torture) -> None:
+    run_for_long(Sweeps, TestSweeps.settings, torture, examples=1_500)
 
 
 @given(

@@ -297,7 +297,7 @@ class Hub(RuleBasedStateMachine):
         return job_id, data.draw(st.sampled_from(self.jobs[job_id].claims))
 
 
-Hub.TestCase.settings = settings(max_examples=15, stateful_step_count=40, deadline=None)
+Hub.TestCase.settings = settings(max_examples=8, stateful_step_count=40, deadline=None)
 
 
 @pytest.fixture(scope="module", autouse=True)

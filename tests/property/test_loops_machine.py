@@ -412,7 +412,7 @@ class Loops(RuleBasedStateMachine):
 
 
 Loops.TestCase.settings = settings(
-    max_examples=15,
+    max_examples=10,
     stateful_step_count=25,
     deadline=None,
     print_blob=True,

@@ -5,6 +5,7 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
 from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -21,6 +22,8 @@ from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import Outcome, Verdict
 from support.obstacle import Obstacle
 from support.records import NOW
+from support.state_machines import run_for_long
+from support.torture import Torture
 
 ids = st.sampled_from(["a", "b", "job/1", "..", "ü", "x" * 300])
 phases = st.sampled_from([phase for phase in Phase if phase is not Phase.HISTORY])
@@ -142,6 +145,12 @@ class Store(RuleBasedStateMachine):
 
 
 Store.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, print_blob=True
+    max_examples=30, stateful_step_count=30, deadline=None, print_blob=True
 )
 TestStore = Store.TestCase
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(0)
+def test_store_for_long(torture: Torture) -> None:
+    run_for_long(Store, Store.TestCase.settings, torture, examples=300)
