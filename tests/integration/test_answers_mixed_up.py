@@ -39,10 +39,7 @@ async def test_an_answer_that_comes_twice_is_no_answer_to_the_next_call(
             for _ in range(3)
         }
 
-        async def have_all_ended() -> bool:
-            return all([(await row(server, each))["ended"] for each in jobs])
-
-        await in_time(have_all_ended)
+        await in_time(lambda: server.has_ended(*jobs))
         for job_id, state in jobs.items():
             assert (await row(server, job_id))["state"] == state
     assert len(ran.read_text().splitlines()) == len(jobs)

@@ -61,7 +61,7 @@ def fault(draw: random.Random) -> Fault:
 @pytest.mark.timeout(7_200)
 @pytest.mark.parametrize(
     ("count", "lease_s"),
-    [(20, 10.0), pytest.param(1_000, 60.0, marks=pytest.mark.torture)],
+    [(10, 10.0), pytest.param(1_000, 60.0, marks=pytest.mark.torture(least_s=60))],
 )
 async def test_each_job_runs_once_and_is_reported_as_it_ended(
     tmp_path: Path, count: int, lease_s: float, torture: Torture

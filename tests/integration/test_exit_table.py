@@ -242,7 +242,7 @@ def test_every_row_has_a_case() -> None:
     "cases",
     [
         pytest.param(FEW, id="few"),
-        pytest.param(CASES, id="all", marks=pytest.mark.torture),
+        pytest.param(CASES, id="all", marks=pytest.mark.torture(least_s=20)),
     ],
 )
 async def test_every_exit_code_with_every_kind_of_result(

@@ -63,16 +63,8 @@ class Site:
 
     async def ended(self, job_id: str) -> dict[str, Any]:
         """Return a job of the hub once it has ended."""
-
-        seen: list[dict[str, Any]] = []
-
-        async def look() -> bool:
-            job = await row(self.server, job_id)
-            seen.append(job)
-            return bool(job["ended"])
-
-        await in_time(look)
-        return seen[-1]
+        await in_time(lambda: self.server.has_ended(job_id))
+        return await row(self.server, job_id)
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         return [each for each in self.daemon.log() if each.get("event") == event]
@@ -146,11 +138,7 @@ async def test_a_proxy_that_begins_to_take_the_header_off_leaves_no_job_behind(
     # A job that comes without it shows what its absence means.
     await site.server.submit({"id": "next", "dag_name": "once"})
 
-    async def both_have_ended() -> bool:
-        ended = [(await row(site.server, each))["ended"] for each in ("j", "next")]
-        return all(ended)
-
-    await in_time(both_have_ended)
+    await in_time(lambda: site.server.has_ended("j", "next"))
 
     assert (await row(site.server, "j"))["state"] == "succeeded"
     assert (await row(site.server, "next"))["state"] == "succeeded"
@@ -168,11 +156,8 @@ async def test_a_page_in_place_of_a_releases_answer_is_not_the_hubs_word(
     site.way.decide = pages(2, gateway, "/release")
     site.daemon.start()
 
-    async def is_back() -> bool:
-        return bool((await row(site.server, "j"))["state"] == "succeeded")
-
     # Given back, then pulled and run as a new claim.
-    await in_time(is_back)
+    assert (await site.ended("j"))["state"] == "succeeded"
     assert site.runs == 1
 
 
@@ -288,6 +273,11 @@ async def try_on(e: Endpoint, call: str, tries: int) -> None:
     await in_time(lambda: len(e.calls(call)) >= tries)
 
 
+async def finished_in_time(e: Endpoint) -> dict[str, Any]:
+    await in_time(lambda: "j" in e.finished)
+    return e.finished["j"]
+
+
 @pytest.mark.parametrize("call", ["accept", "finish"])
 @pytest.mark.parametrize("answer", BARE)
 async def test_an_endpoint_of_the_first_protocol_closes_without_a_body_in_time(
@@ -323,16 +313,11 @@ async def test_any_other_answer_between_begins_the_count_anew(tmp_path: Path) ->
         async with running_daemon(config) as daemon:
             await try_on(e, "finish", 4)
             await advance(BELIEVED_AFTER_S)
-            [finished] = await finished_in_time(e)
+            finished = await finished_in_time(e)
             assert not any(
                 each.get("event") == "job_closed_by_endpoint" for each in daemon.log()
             )
     assert finished["result_status"] == "succeeded"
-
-
-async def finished_in_time(e: Endpoint) -> list[dict[str, Any]]:
-    await in_time(lambda: "j" in e.finished)
-    return [e.finished["j"]]
 
 
 @pytest.mark.parametrize("job", [FIRST, EXTENDED])

@@ -11,7 +11,8 @@ from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.hub import hub as running_hub
 from support.machine import row
-from support.until import in_time, until
+from support.until import until
+from support.waits import finishes
 
 LEASE_S = 60
 WORKFLOWS = {
@@ -133,7 +134,7 @@ async def test_a_job_whose_finish_is_refused_goes_on_beating(
                 await advance(LEASE_S / 6)
                 await hub.until(lambda e, n=beats: len(phases(e, "j")) > n)  # type: ignore[misc]
             hub.script = None
-            await in_time(lambda: "j" in hub.finished)
+            await finishes(hub, daemon, "j")
             seen = len(phases(hub, "j"))
             await daemon.until_logged("job_finish_acknowledged")
             await advance(LEASE_S)
@@ -157,7 +158,7 @@ async def test_a_cancel_comes_too_late_for_what_is_being_reported(
                 await advance(LEASE_S / 6)
                 await hub.until(lambda e, n=beats: len(phases(e, "j")) > n)  # type: ignore[misc]
             hub.script = None
-            await in_time(lambda: "j" in hub.finished)
+            await finishes(hub, daemon, "j")
             events = {each.get("event") for each in daemon.log()}
 
     assert hub.finished["j"]["result_status"] == "succeeded"

@@ -28,7 +28,7 @@ async def test_every_answer_is_one_that_is_declared(server: Hub, name: str) -> N
     await judge(server, name, FEW)
 
 
-@pytest.mark.torture
+@pytest.mark.torture(least_s=60)
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 async def test_every_answer_of_many_is_one_that_is_declared(
     each_server: Hub, name: str

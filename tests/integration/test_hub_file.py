@@ -80,7 +80,16 @@ async def test_a_second_hub_on_one_file_is_refused(tmp_path: Path) -> None:
     assert (looked.returncode, ready.status_code) == (0, 200)
 
 
-@pytest.mark.parametrize("where", [">/dev/full", ">&-", "| true", "| sleep 30"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        *(">&-", "| true"),
+        *(
+            pytest.param(each, marks=pytest.mark.torture)
+            for each in (">/dev/full", "| sleep 30")
+        ),
+    ],
+)
 async def test_a_hub_that_cannot_say_that_it_is_ready_is_ready(
     tmp_path: Path, where: str
 ) -> None:

@@ -90,7 +90,9 @@ async def until_ready(daemon: DaemonHere, job_id: str) -> None:
     await until(lambda: output.exists() and "ready" in output.read_text(), 60)
 
 
-@pytest.mark.parametrize("rounds", [4, pytest.param(ROUNDS, marks=pytest.mark.torture)])
+@pytest.mark.parametrize(
+    "rounds", [4, pytest.param(ROUNDS, marks=pytest.mark.torture(least_s=20))]
+)
 @pytest.mark.parametrize("kind", ["cancelled", "too_long", "silent"])
 async def test_a_grandchild_in_a_session_of_its_own_ends_with_the_run_every_time(
     tmp_path: Path, kind: str, rounds: int

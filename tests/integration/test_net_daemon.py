@@ -143,10 +143,7 @@ def job(job_id: str = "j") -> dict[str, Any]:
 
 
 async def ends_once(server: HubHere, machine: Machine, job_id: str) -> None:
-    async def has_ended() -> bool:
-        return bool((await row(server, job_id))["ended"])
-
-    await machine.in_time(has_ended)
+    await machine.in_time(lambda: server.has_ended(job_id))
     shown = await row(server, job_id)
     assert shown["state"] == "succeeded"
     assert machine.begun() == 1

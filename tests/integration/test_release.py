@@ -1,5 +1,6 @@
 """A release is durable before it is sent, and repeated until it is answered: nothing starts meanwhile."""
 
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -116,7 +117,10 @@ async def test_the_next_daemon_repeats_a_release_that_nobody_answered(
         answer_releases(hub, STALLS)
         async with one_runs_and_one_waits(tmp_path, hub) as daemon:
             if how == "stop":
-                await daemon.stop()
+                daemon.send(signal.SIGTERM)
+                await hub.until(lambda e: bool(e.calls("release", "later")))
+                # It waits for the answer, and then no longer.
+                await in_time(lambda: not daemon.alive)
             else:
                 await call(daemon, "POST", "/v1/pause", {})
                 await call(daemon, "POST", "/v1/drain", {})
@@ -145,6 +149,8 @@ async def test_a_release_that_hangs_keeps_nobody_from_the_job(tmp_path: Path) ->
 
             hub.script = None
             let_go(daemon)
+            daemon.send(signal.SIGTERM)
+            await in_time(lambda: not daemon.alive)
 
     assert answered["phase"] == "finishing"
     assert not has_begun(daemon)

@@ -30,11 +30,15 @@ from dispatchd.agent.health.tracing import TraceExporter, read_headers
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause, Outcome, Verdict
+from support.clock import advance
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.records import NOW
 from support.servers import Asked, Reply, http_server, threaded
 from support.until import until
+
+PAUSE_S = 60
+"""Longer than the exporter rests, after a request or a failure (seconds)."""
 
 QUEUE = 1000
 """What the exporter keeps for a collector that is away (jobs)."""
@@ -285,8 +289,11 @@ async def test_a_collector_that_was_down_gets_everything_afterwards() -> None:
                 traces.export(past(f"job-{number}"))
             await until(lambda: log)
             with collector.listening():
+                await advance(PAUSE_S)
                 await collector.until(lambda: len(collector.jobs) == 3)
+                await until(lambda: len(log) > 1)
                 traces.export(past("job-3"))
+                await advance(PAUSE_S)
                 await collector.until(lambda: len(collector.jobs) == 4)
 
     assert collector.jobs == [f"job-{number}" for number in range(4)]
@@ -307,6 +314,10 @@ async def test_an_outage_is_told_once_however_often_a_batch_is_refused(
     with structlog.testing.capture_logs() as log:
         async with at_work(traces):
             traces.export(past("job-1"))
+            await until(lambda: log)
+            await advance(PAUSE_S)
+            await collector.until(lambda: collector.refused == 2)
+            await advance(PAUSE_S)
             await collector.until(lambda: collector.taken)
 
     assert collector.refused == 2

@@ -24,6 +24,7 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.hub.api.machines import invited
 from dispatchd.hub.config.load import FILE, TOKEN_FILE, load
 from dispatchd.hub.context import Context
+from dispatchd.hub.domain.model import ENDED
 from dispatchd.hub.init import init
 from dispatchd.hub.main import serve
 from dispatchd.hub.storage.database import Database
@@ -205,6 +206,11 @@ class HubHere(Hub):
         finally:
             self._signals.close()
             self._ended.set()
+
+    def has_ended(self, *job_ids: str) -> bool:
+        """Return whether jobs have ended, by its database: to ask by HTTP at each look takes as long as a short job."""
+        jobs = [self.desk.reader.get(each) for each in job_ids]
+        return all(each is not None and each.state in ENDED for each in jobs)
 
     async def stand_still(self, seconds: float) -> None:
         """Let it not run for a while, as SIGSTOP, a snapshot or a lid does; all it waits for is due then."""

@@ -139,7 +139,7 @@ async def test_each_job_runs_and_finishes_once_in_a_small_fleet(
     await live(tmp_path, postgresql.new_database(), chance, goes_on, hubs=2, machines=3)
 
 
-@pytest.mark.torture
+@pytest.mark.torture(least_s=60)
 @pytest.mark.timeout(3600)
 async def test_each_job_runs_and_finishes_once_whoever_is_killed(
     tmp_path: Path, postgresql: Postgres, torture: Torture

@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 LARGEST = 25 * MIB
 AT_ONCE = 4
 
-pytestmark = [pytest.mark.torture, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.torture(least_s=20), pytest.mark.timeout(600)]
 
 
 def largest_event() -> str:

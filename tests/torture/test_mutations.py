@@ -22,7 +22,7 @@ LEAST = 50
 """How many are sent in each part even if the time is over."""
 
 
-@pytest.mark.torture
+@pytest.mark.torture(least_s=20)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
 async def test_two_thousand_mutations_are_routed_or_ignored_with_a_reason(

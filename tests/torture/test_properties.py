@@ -8,7 +8,7 @@ import pytest
 
 from support.torture import Torture
 
-pytestmark = pytest.mark.torture
+pytestmark = pytest.mark.torture(least_s=150)
 
 ROOT = Path(__file__).parents[2]
 

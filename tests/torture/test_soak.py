@@ -33,7 +33,7 @@ def growth(counts: list[int]) -> list[int]:
     return [after - before for before, after in pairwise(counts)]
 
 
-@pytest.mark.torture
+@pytest.mark.torture(least_s=60)
 @pytest.mark.timeout(7200)
 def test_a_daemon_does_not_grow_while_very_many_jobs_pass(
     tmp_path: Path, torture: Torture

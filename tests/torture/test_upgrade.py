@@ -98,7 +98,7 @@ async def test_no_job_notices_that_the_daemon_is_upgraded_a_few_times(
     await upgrade_under_load(tmp_path, lambda done: done < 3, few)
 
 
-@pytest.mark.torture
+@pytest.mark.torture(least_s=30)
 @pytest.mark.timeout(3600)
 async def test_no_job_notices_that_the_daemon_is_upgraded_every_two_seconds(
     tmp_path: Path, torture: Torture
