@@ -180,7 +180,7 @@ env = "OF_THE_DAEMON"
     (attempt / "output.log").write_text(OF_OUTPUT)
     (folder / "state" / "quarantine" / f"{OF_VARIABLE}.json").touch()
     path = journal_of(folder, f"before\n{leaks}\nafter\n")
-    return report(config, PATH=path, OF_THE_DAEMON=OF_VARIABLE)
+    return report(config, "--json", PATH=path, OF_THE_DAEMON=OF_VARIABLE)
 
 
 @pytest.fixture(scope="module")
@@ -257,15 +257,13 @@ def test_a_folder_of_the_same_name_where_it_is_called_is_not_run(plain: Report) 
 
 
 def test_its_members_are_the_same_each_time_and_printed_as_json_on_request(
-    plain: Report, config: Path
+    plain: Report, planted: Report
 ) -> None:
-    done = report(config, "--json")
-
-    assert list(done.members) == list(plain.members)
-    assert all(each.startswith("dispatchd-bug-report/") for each in done.members)
-    assert json.loads(done.out) == {
-        "file": str(done.file),
-        "members": [name.rpartition("/")[2] for name in done.members],
+    assert list(planted.members) == list(plain.members)
+    assert all(each.startswith("dispatchd-bug-report/") for each in planted.members)
+    assert json.loads(planted.out) == {
+        "file": str(planted.file),
+        "members": [name.rpartition("/")[2] for name in planted.members],
     }
 
 
@@ -281,6 +279,7 @@ def test_a_file_that_is_there_stays_as_it_is(config: Path) -> None:
     assert file.read_text() == "mine"
 
 
+@pytest.mark.torture
 def test_a_link_to_nowhere_is_not_followed(config: Path) -> None:
     (config.parent / "report.tar.gz").symlink_to(config.parent / "elsewhere")
 

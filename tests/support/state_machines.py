@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from support.torture import Torture
 
-_IN_EACH: Final = 20
+_IN_EACH: Final = 5
 """Examples of each round (count)."""
 
 
