@@ -119,7 +119,7 @@ async def test_the_next_daemon_repeats_a_release_that_nobody_answered(
             if how == "stop":
                 daemon.send(signal.SIGTERM)
                 await hub.until(lambda e: bool(e.calls("release", "later")))
-                # It waits for the answer, and then no longer.
+                # It waits for the answer only for so long.
                 await in_time(lambda: not daemon.alive)
             else:
                 await call(daemon, "POST", "/v1/pause", {})

@@ -1,4 +1,4 @@
-"""State machines of Hypothesis with many examples, for as long as torture goes on."""
+"""State machines of Hypothesis with many examples, until torture ends."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ def run_for_long(
     *,
     examples: int,
 ) -> None:
-    """Try a state machine in rounds, each with a seed of its own; after the first one only while torture goes on."""
+    """Try a state machine in rounds, each with a seed of its own; no second one begins after the end of torture."""
     few = settings(usual, max_examples=_IN_EACH)
     for number in range(examples * torture.size // _IN_EACH):
         if number and torture.is_over:

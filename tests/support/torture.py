@@ -34,7 +34,7 @@ class Torture:
 
     @property
     def left_s(self) -> float:
-        """How long it goes on (seconds); negative once it is over."""
+        """Time until its end (seconds); negative after that."""
         end = self.began + self.duration_s if self.duration_s else inf
         return end - time.monotonic()
 
