@@ -209,7 +209,7 @@ class HubHere(Hub):
 
     def has_ended(self, *job_ids: str) -> bool:
         """Return whether jobs have ended, by its database: to ask by HTTP at each look takes as long as a short job."""
-        jobs = [self.desk.reader.get(each) for each in job_ids]
+        jobs = [self.context.stores.reader.get(each) for each in job_ids]
         return all(each is not None and each.state in ENDED for each in jobs)
 
     async def stand_still(self, seconds: float) -> None:
