@@ -46,6 +46,10 @@ def steps(world: World, state: State, index: int) -> Iterator[Step]:
         return
     for record in machine.records:
         yield from _run(turn, record)
+    for job_id, run in machine.runs:
+        if run is not Run.ALIVE and machine.tracked(job_id) is None:
+            # The endpoint has closed the job meanwhile; its task ends, and its slot is free.
+            yield turn.step(f"leaves {job_id[:6]}", machine.with_run(job_id, None))
     if machine.linked and not machine.revoked:
         yield from _calls(turn)
 
