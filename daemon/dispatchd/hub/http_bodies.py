@@ -18,7 +18,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from typing_extensions import override
 
-from dispatchd.errors import ContractViolation
+from dispatchd.errors import ContractViolation, DispatchdError
 from dispatchd.hub.domain.shortened import Shortener
 from dispatchd.protocol.contracts import check, schema
 from dispatchd.protocol.job import Json
@@ -62,7 +62,7 @@ _LONGEST_NAME: Final = 100
 """Longest name of a property in an answer (characters)."""
 
 
-class Refused(Exception):
+class Refused(DispatchdError):
     """Refused request: an HTTP status, and a message for the client."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
