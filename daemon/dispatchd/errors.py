@@ -28,7 +28,7 @@ DispatchdError
 ├─ InvalidTransition    a bug; only the bug fence (`concurrency/bug_fence.py`) catches it
 │
 │  At the hub:
-├─ Refused              an HTTP status and a message for the client (`hub/domain/rules.py`)
+├─ Refused              an HTTP status and a message for the client (`hub/domain/claim_rules.py`)
 ├─ QueueFull            the client submits again later (`hub/domain/model.py`)
 ├─ StorageBusy, Locked  the database can't be used now, or its rows are taken; repeat (`hub/domain/model.py`)
 ├─ InvalidTransition    a bug, as above (`hub/domain/transitions.py`)

@@ -19,7 +19,8 @@ from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge
 from dispatchd.errors import InvalidTransition
 from dispatchd.hub.api.errors import STATUSES
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
+from dispatchd.hub.domain.claim_rules import Claim, require_holder
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.domain.model import (
@@ -32,7 +33,6 @@ from dispatchd.hub.domain.model import (
     State,
     Submission,
 )
-from dispatchd.hub.domain.rules import Claim, require_holder
 from dispatchd.hub.domain.supersede import (
     Submitted,
     after_submit,
@@ -233,36 +233,40 @@ def cancel_targets(
 
 
 def claim(job: HubJob, machine: str, token: str) -> HubJob:
-    return rules.claim(job, machine, token, now=NOW.timestamp(), lease_until=IN_FORCE)
+    return claim_rules.claim(
+        job, machine, token, now=NOW.timestamp(), lease_until=IN_FORCE
+    )
 
 
 def accept(job: HubJob, by: Claim) -> HubJob:
-    return rules.accept(job, by, run_id=job.id, now=1.0, lease_until=IN_FORCE)
+    return claim_rules.accept(job, by, run_id=job.id, now=1.0, lease_until=IN_FORCE)
 
 
 def finish(job: HubJob, by: Claim, status: str, cause: str) -> HubJob:
     result = Result(status=status, cause=cause)
-    return rules.finish(job, by, result=result, now=1.0)
+    return claim_rules.finish(job, by, result=result, now=1.0)
 
 
 def beat(job: HubJob, by: Claim, phase: str) -> HubJob:
-    return rules.beat(job, by, standing=Standing(phase=phase), lease_until=IN_FORCE)
+    return claim_rules.beat(
+        job, by, standing=Standing(phase=phase), lease_until=IN_FORCE
+    )
 
 
 def release(job: HubJob, by: Claim) -> HubJob:
-    return rules.release(job, by, now=OVER)
+    return claim_rules.release(job, by, now=OVER)
 
 
 def take_back(job: HubJob, by: Claim, before: HubJob) -> HubJob:
-    return rules.take_back(job, by, before=before, now=OVER)
+    return claim_rules.take_back(job, by, before=before, now=OVER)
 
 
 def expire(job: HubJob) -> HubJob:
-    return rules.expire(job, now=1.0, most=MOST_EXPIRIES)
+    return claim_rules.expire(job, now=1.0, most=MOST_EXPIRIES)
 
 
 def cancel_job(job: HubJob) -> HubJob:
-    return rules.cancel(job, now=1.0)
+    return claim_rules.cancel(job, now=1.0)
 
 
 def submitted(job: HubJob, others: Sequence[HubJob]) -> Submitted:
@@ -337,7 +341,7 @@ class Decisions:
     take_back: Callable[[HubJob, Claim, HubJob], HubJob] = take_back
     expire: Callable[[HubJob], HubJob] = expire
     cancel: Callable[[HubJob], HubJob] = cancel_job
-    wants_end: Callable[[HubJob], bool] = rules.wants_end
+    wants_end: Callable[[HubJob], bool] = claim_rules.wants_end
     submitted: Callable[[HubJob, tuple[HubJob, ...]], Submitted] = submitted
     cancel_job_over: Callable[[HubJob, tuple[HubJob, ...]], HubJob] = cancel_job_over
     may_have: Callable[[HubJob, str, bool], bool] = may_have

@@ -23,7 +23,7 @@ from dispatchd.agent.loops.progress import ProgressFeed
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.runs.attempt import _with_process
 from dispatchd.agent.runs.conclude import Concluder
-from dispatchd.agent.runs.run import RunLoop
+from dispatchd.agent.runs.run_loop import RunLoop
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
@@ -35,7 +35,7 @@ from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import Conflict, Gone, NotPossible, RemoteError, Unavailable
 from dispatchd.hub.api.errors import STATUSES
 from dispatchd.hub.config.load import Leases
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.domain.model import Check, Result, Standing, Submission
 from dispatchd.hub.domain.model import State as HubState
@@ -652,7 +652,7 @@ class HubStory:
 
     def accept(self) -> None:
         self.ask(
-            lambda kept, by: rules.accept(
+            lambda kept, by: claim_rules.accept(
                 kept, by, run_id=kept.id, now=self.now, lease_until=self.now + 60
             ),
             self.world.decisions.accept,
@@ -661,7 +661,7 @@ class HubStory:
     def beat(self) -> None:
         phase = self.chance.choice([each.value for each in Phase])
         self.ask(
-            lambda kept, by: rules.beat(
+            lambda kept, by: claim_rules.beat(
                 kept, by, standing=Standing(phase=phase), lease_until=self.now + 60
             ),
             lambda kept, by: self.world.decisions.beat(kept, by, phase),
@@ -670,7 +670,7 @@ class HubStory:
     def finish(self) -> None:
         status = self.chance.choice(["succeeded", "failed", "aborted"])
         self.ask(
-            lambda kept, by: rules.finish(
+            lambda kept, by: claim_rules.finish(
                 kept, by, result=Result(status=status), now=self.now
             ),
             lambda kept, by: self.world.decisions.finish(kept, by, status, ""),
@@ -678,7 +678,7 @@ class HubStory:
 
     def release(self) -> None:
         self.ask(
-            lambda kept, by: rules.release(kept, by, now=self.now),
+            lambda kept, by: claim_rules.release(kept, by, now=self.now),
             self.world.decisions.release,
         )
 
@@ -689,7 +689,9 @@ class HubStory:
             assert before is not None
             was = self.given[job_id][2]
             self.ask(
-                lambda kept, by: rules.take_back(kept, by, before=was, now=self.now),
+                lambda kept, by: claim_rules.take_back(
+                    kept, by, before=was, now=self.now
+                ),
                 lambda kept, by: self.world.decisions.take_back(kept, by, was),
                 job_id,
             )
@@ -726,7 +728,9 @@ class HubStory:
         ]
         if unfinished:
             of = self.chance.choice(unfinished)
-            self.store.change(of.id, lambda kept: rules.cancel(kept, now=self.now))
+            self.store.change(
+                of.id, lambda kept: claim_rules.cancel(kept, now=self.now)
+            )
             self.keep(self.world.ask(self.world.decisions.cancel, of))
 
     def expire(self) -> None:
@@ -734,7 +738,7 @@ class HubStory:
         self.now += 1000
         leases = Leases(seconds=60, patience_s=60, unheard_s=60)
         self.store.expire(
-            lambda kept: rules.expire(kept, now=self.now, most=MOST_EXPIRIES),
+            lambda kept: claim_rules.expire(kept, now=self.now, most=MOST_EXPIRIES),
             now=self.now,
             leases=leases,
         )

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from bench.postgres import Postgres
 
-from dispatchd.hub.domain.leases import Listening, Moment
+from dispatchd.hub.domain.listening import Listening, Moment
 from dispatchd.hub.storage.database import Database
 from support import hub_process
 from support.clock import advance

@@ -11,7 +11,7 @@ from bench.postgres import Postgres
 from sqlalchemy import func, insert, select
 
 from dispatchd.hub.config.load import Leases
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.binding import Binding
 from dispatchd.hub.domain.errors import Locked, QueueFull, StorageBusy
 from dispatchd.hub.domain.model import (
@@ -139,7 +139,7 @@ class Store:
 
     def expire(self, now: float) -> list[str]:
         expired = self.jobs.expire(
-            lambda job: rules.expire(job, now=now, most=3), now=now, leases=LEASES
+            lambda job: claim_rules.expire(job, now=now, most=3), now=now, leases=LEASES
         )
         return sorted(each.id for each in expired)
 
@@ -322,22 +322,24 @@ def test_no_job_is_claimed_twice_however_many_claim_at_once(store: Store) -> Non
 
 
 def test_each_claim_is_noted_with_what_came_of_it(store: Store) -> None:
-    held = rules.Claim(machine="m1", token_hash="token")
+    held = claim_rules.Claim(machine="m1", token_hash="token")
 
     def change(decide: Callable[[HubJob], HubJob]) -> None:
         assert store.jobs.change("j", decide) is not None
 
     store.submit("j")
     store.claim()
-    change(lambda job: rules.release(job, held, now=NOW + 1))
+    change(lambda job: claim_rules.release(job, held, now=NOW + 1))
     claimed = store.claim()
     assert claimed is not None
-    change(lambda job: rules.take_back(job, held, before=claimed.before, now=NOW + 2))
+    change(
+        lambda job: claim_rules.take_back(job, held, before=claimed.before, now=NOW + 2)
+    )
     store.claim("m2", now=NOW + 3)
     assert store.expire(NOW + 100) == ["j"]
     store.claim(now=NOW + 200)
     result = Result(status="failed", summary="No.", cause="exit-code", details="{}")
-    change(lambda job: rules.finish(job, held, result=result, now=NOW + 201))
+    change(lambda job: claim_rules.finish(job, held, result=result, now=NOW + 201))
 
     seen = [
         (each.number, each.machine, each.outcome, each.cause, each.ended_at - NOW)
@@ -353,13 +355,16 @@ def test_each_claim_is_noted_with_what_came_of_it(store: Store) -> None:
 
 
 def test_a_late_end_amends_what_was_noted_of_its_claim(store: Store) -> None:
-    held = rules.Claim(machine="m1", token_hash="token")
+    held = claim_rules.Claim(machine="m1", token_hash="token")
     store.submit("j")
     store.claim()
     store.expire(NOW + 60)
     standing = Standing(phase="running", progress='{"message": "half"}')
     store.jobs.change(
-        "j", lambda job: rules.beat(job, held, standing=standing, lease_until=NOW + 99)
+        "j",
+        lambda job: claim_rules.beat(
+            job, held, standing=standing, lease_until=NOW + 99
+        ),
     )
 
     [attempt] = store.reader.attempts("j")

@@ -19,7 +19,8 @@ from hypothesis.stateful import (
 from typing_extensions import override
 
 from dispatchd.hub.config.load import Leases
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
+from dispatchd.hub.domain.claim_rules import Claim
 from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.domain.model import (
     ENDED,
@@ -30,7 +31,6 @@ from dispatchd.hub.domain.model import (
     State,
     Submission,
 )
-from dispatchd.hub.domain.rules import Claim
 from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
@@ -155,14 +155,14 @@ class Hub(RuleBasedStateMachine):
         expected = self.jobs[job_id]
         before = expected.before or HubJob(id=job_id, document={})
         decisions = {
-            "accept": lambda job: rules.accept(
+            "accept": lambda job: claim_rules.accept(
                 job, claim, run_id=claim.token_hash, now=self.now, lease_until=lease
             ),
-            "beat": lambda job: rules.beat(
+            "beat": lambda job: claim_rules.beat(
                 job, claim, standing=standing, lease_until=lease
             ),
-            "release": lambda job: rules.release(job, claim, now=self.now),
-            "take_back": lambda job: rules.take_back(
+            "release": lambda job: claim_rules.release(job, claim, now=self.now),
+            "take_back": lambda job: claim_rules.take_back(
                 job, claim, before=before, now=self.now
             ),
         }
@@ -183,7 +183,9 @@ class Hub(RuleBasedStateMachine):
             # A repeated release; or a heartbeat of what the hub has ended, which hears of it.
             assert newest
             assert was == after
-            assert call == "release" or (call == "beat" and rules.wants_end(after))
+            assert call == "release" or (
+                call == "beat" and claim_rules.wants_end(after)
+            )
         elif call in ("release", "take_back"):
             expected.current, expected.ended = None, expected.cancelled
             expected.lapsed = False
@@ -200,7 +202,7 @@ class Hub(RuleBasedStateMachine):
                     expected.lapsed = True
         else:
             expected.lapsed = False
-            assert rules.wants_end(after) == expected.cancelled
+            assert claim_rules.wants_end(after) == expected.cancelled
             if call == "accept":
                 # What nobody has ever accepted has not begun, so a cancel ends it.
                 expected.ended = expected.cancelled and not expected.accepted
@@ -215,7 +217,7 @@ class Hub(RuleBasedStateMachine):
         try:
             self.store.change(
                 job_id,
-                lambda job: rules.finish(
+                lambda job: claim_rules.finish(
                     job, claim, result=Result(status=result), now=self.now
                 ),
             )
@@ -233,7 +235,7 @@ class Hub(RuleBasedStateMachine):
         job_id = data.draw(st.sampled_from(sorted(self.jobs)))
         expected = self.jobs[job_id]
         try:
-            self.store.change(job_id, lambda job: rules.cancel(job, now=self.now))
+            self.store.change(job_id, lambda job: claim_rules.cancel(job, now=self.now))
         except HubError:
             assert expected.ended
             return
@@ -252,7 +254,7 @@ class Hub(RuleBasedStateMachine):
         self.now += seconds
         due = self.store.next_expiry(LEASES)
         taken = self.store.expire(
-            lambda job: rules.expire(job, now=self.now, most=MOST_EXPIRIES),
+            lambda job: claim_rules.expire(job, now=self.now, most=MOST_EXPIRIES),
             now=self.now,
             leases=LEASES,
         )

@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 from typing_extensions import override
 
-from dispatchd.agent.config.file import Limits
+from dispatchd.agent.config.keys import Limits
 from dispatchd.agent.domain.delivery import Delivery
 from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.fitness import Machine
@@ -36,7 +36,7 @@ from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.runs.attempt import AttemptRunner
 from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.leftovers import Leftovers
-from dispatchd.agent.runs.run import RunLoop
+from dispatchd.agent.runs.run_loop import RunLoop
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.context import Context

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dispatchd.agent.config.current import CurrentConfig
-from dispatchd.agent.config.file import (
+from dispatchd.agent.config.keys import (
     Checkout,
     Cloud,
     License,

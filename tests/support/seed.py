@@ -6,8 +6,8 @@ from pathlib import Path
 from attrs import asdict, evolve
 from sqlalchemy import insert
 
+from dispatchd.hub.domain.claim_rules import outcome_of_claim
 from dispatchd.hub.domain.model import ENDED, HELD, Attempt, HubJob, State
-from dispatchd.hub.domain.rules import outcome_of_claim
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.rows import values_of
 from dispatchd.hub.storage.schema import ATTEMPTS, JOBS, TEXTS

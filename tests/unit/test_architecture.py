@@ -1,6 +1,7 @@
 """The shape of the code: imports go one way, and pictures come from the tables."""
 
 import ast
+import re
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from dispatchd.agent.domain import phase
 from dispatchd.hub.domain import transitions
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 
 
 def test_imports_go_one_way(
@@ -39,6 +41,23 @@ def test_the_committed_architecture_is_that_of_the_imports() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
 
     assert drawn(page) == page, "run: make docs"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", *(f"docs/{each.name}" for each in PAGES)]
+)
+def test_the_modules_that_a_page_names_exist(page: str) -> None:
+    files = {
+        f"/{each.relative_to(ROOT).as_posix()}"
+        for folder in ("daemon", "tests", "bench", "docs", "examples", "packaging")
+        for each in (ROOT / folder).rglob("*.py")
+    }
+    named = re.findall(r"`([\w./]+\.py)`", (ROOT / page).read_text())
+
+    gone = [
+        name for name in named if not any(file.endswith(f"/{name}") for file in files)
+    ]
+    assert gone == []
 
 
 def test_every_error_is_in_one_tree() -> None:

@@ -29,7 +29,7 @@ BOUNDED = {
         "agent/control/http_connection.py:_read",
         "agent/control/http_connection.py:_watch",
     ),
-    *("agent/control/server.py:_write_later", "agent/store/held.py:close"),
+    *("agent/control/server.py:_write_later", "agent/store/held_folders.py:close"),
     *(
         "agent/control/http_connection.py:_write_lines",
         "agent/control/queries.py:items",

@@ -17,8 +17,8 @@ from jsonschema import Draft202012Validator
 from dispatchd.agent.domain.exit_table import as_markdown
 from dispatchd.agent.endpoint.wire import LONGEST_ID
 from dispatchd.errors import ContractViolation
+from dispatchd.hub.domain.claim_rules import LEASE_EXPIRED
 from dispatchd.hub.domain.model import State
-from dispatchd.hub.domain.rules import LEASE_EXPIRED
 from dispatchd.protocol.contracts import (
     CONTRACTS_VERSION,
     check,

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from dispatchd.agent.config import file
+from dispatchd.agent.config import keys
 from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.job import (
     STEPS_KEPT,
@@ -182,7 +182,7 @@ def test_the_schemas_of_a_run_have_the_values_of_our_types() -> None:
 def test_a_workflow_has_the_keys_and_defaults_of_our_type() -> None:
     workflow = schema("config")["properties"]["workflows"]["additionalProperties"]
     properties = workflow["properties"]
-    fields = attrs.fields_dict(file.WorkflowEntry)
+    fields = attrs.fields_dict(keys.WorkflowEntry)
 
     assert set(properties) == set(fields)
     for name, each in properties.items():
@@ -255,10 +255,10 @@ def test_a_record_of_every_earlier_version_is_read(path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "kind"),
     [
-        ("cloud", file.Cloud),
-        ("store", file.Store),
-        ("runs", file.Limits),
-        ("log", file.Log),
+        ("cloud", keys.Cloud),
+        ("store", keys.Store),
+        ("runs", keys.Limits),
+        ("log", keys.Log),
     ],
 )
 def test_the_configuration_has_the_keys_and_defaults_of_our_types(

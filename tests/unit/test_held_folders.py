@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.agent.store.held import HeldFolders, restore_state
+from dispatchd.agent.store.held_folders import HeldFolders, restore_state
 from dispatchd.agent.store.runs import Runs
 
 MOST = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())

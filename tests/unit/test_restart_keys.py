@@ -4,7 +4,7 @@ from pathlib import Path
 
 import attrs
 
-from dispatchd.agent.config.file import RESTART, File
+from dispatchd.agent.config.keys import RESTART, File
 
 OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 

@@ -6,7 +6,7 @@ from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.agent.runs.attempt import AttemptRunner, Guard, unguarded
 from dispatchd.agent.runs.conclude import Concluder
 from dispatchd.agent.runs.leftovers import Leftovers
-from dispatchd.agent.runs.run import RunLoop
+from dispatchd.agent.runs.run_loop import RunLoop
 from dispatchd.agent.runs.workspaces import Workspaces
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracking import Tracking

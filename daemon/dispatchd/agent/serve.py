@@ -9,12 +9,12 @@ import structlog
 
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
-from dispatchd.agent.control.claim import claim
+from dispatchd.agent.control.claim_folder import claim
 from dispatchd.agent.endpoint.open import needs_of, open_caller
 from dispatchd.agent.engine.local.engine import LocalEngine
 from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.agent.health.metrics import Metrics
-from dispatchd.agent.store.held import HeldFolders, restore_state
+from dispatchd.agent.store.held_folders import HeldFolders, restore_state
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.lock import lock
 from dispatchd.agent.store.runs import Runs

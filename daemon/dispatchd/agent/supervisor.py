@@ -11,13 +11,13 @@ import structlog
 from attrs import define, field, frozen
 
 from dispatchd import __version__
-from dispatchd.agent.config.file import OnShutdown
+from dispatchd.agent.config.keys import OnShutdown
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.health.status import Status
 from dispatchd.agent.loops.pull import PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.reload import Reloader
-from dispatchd.agent.runs.run import RunLoop
+from dispatchd.agent.runs.run_loop import RunLoop
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort

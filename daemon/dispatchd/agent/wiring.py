@@ -28,16 +28,16 @@ from dispatchd.agent.health.status import MachineStatus, Status
 from dispatchd.agent.health.supervision import SupervisionLoop
 from dispatchd.agent.health.tracing import TraceExporter, read_headers
 from dispatchd.agent.identity import Identity, identity
+from dispatchd.agent.loops.file_modes import ModesLoop
 from dispatchd.agent.loops.heartbeat import HeartbeatLoop
 from dispatchd.agent.loops.intake import IntakeLoop
-from dispatchd.agent.loops.modes import ModesLoop
 from dispatchd.agent.loops.progress import ProgressFeed
 from dispatchd.agent.loops.prune import PruneLoop
 from dispatchd.agent.loops.pull import Listeners, PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.reload import Reloader
 from dispatchd.agent.runs.attempt import Guard
-from dispatchd.agent.store.held import HeldFolders
+from dispatchd.agent.store.held_folders import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import RunFolder

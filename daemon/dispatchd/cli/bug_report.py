@@ -23,7 +23,7 @@ import attrs
 import click
 
 from dispatchd import __version__
-from dispatchd.agent.config.file import File, WorkflowEntry
+from dispatchd.agent.config.keys import File, WorkflowEntry
 from dispatchd.agent.engine.local.secrets import recall
 from dispatchd.agent.store.codec import decode
 from dispatchd.agent.store.identity import IdentityStore

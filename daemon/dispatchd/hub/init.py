@@ -12,7 +12,7 @@ from attrs import frozen
 
 from dispatchd.errors import FolderUnusable, UsageError
 from dispatchd.hub.auth.hashing import hashed, new_secret
-from dispatchd.hub.auth.signing import fingerprint, public_key
+from dispatchd.hub.auth.license_signing_key import fingerprint, public_key
 from dispatchd.hub.config.load import FILE, Settings, load
 from dispatchd.hub.domain.model import Token
 from dispatchd.hub.domain.scopes import ADMIN

@@ -15,7 +15,7 @@ from typing import Final
 import attrs
 from attrs import frozen
 
-from dispatchd.agent.config.file import (
+from dispatchd.agent.config.keys import (
     RESTART,
     Checkout,
     Cloud,

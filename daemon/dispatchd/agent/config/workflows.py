@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 from attrs import frozen
 
-from dispatchd.agent.config.file import File, WorkflowEntry
+from dispatchd.agent.config.keys import File, WorkflowEntry
 from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.isolation import CHOOSES_NETWORK, Home, Isolation, Network
 from dispatchd.agent.domain.limits import RunLimits

@@ -17,7 +17,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from attrs import define, field, frozen
 
-from dispatchd.agent.config.file import Cloud
+from dispatchd.agent.config.keys import Cloud
 from dispatchd.agent.domain.delivery import Delivery, NoJob, record_lost, rejection
 from dispatchd.agent.domain.fitness import Machine, unfit
 from dispatchd.agent.domain.long_poll import Hold

@@ -27,8 +27,8 @@ def rotate(config_file: Path, *, as_json: bool, name: str) -> None:
     until then a machine works on with the license that it has.
     """
     require_extra()
+    from dispatchd.hub.auth.license_signing_key import fingerprint, rotate_signing_key
     from dispatchd.hub.auth.sessions import Sessions
-    from dispatchd.hub.auth.signing import fingerprint, rotate_signing_key
     from dispatchd.hub.storage.cursors import MarkStore
     from dispatchd.hub.storage.tokens import TokenStore
 

@@ -11,10 +11,10 @@ from starlette.routing import Route
 
 from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
+from dispatchd.hub.domain.claim_rules import Claim
 from dispatchd.hub.domain.model import ENDED, HubJob, Machine
 from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
-from dispatchd.hub.domain.rules import Claim
 from dispatchd.hub.http_bodies import FINISH, Limits, Refused, read_proven
 from dispatchd.protocol.job import Json
 
@@ -56,13 +56,13 @@ class Dispatch:
         job = await self._change(
             request,
             body,
-            lambda job, claim: rules.accept(
+            lambda job, claim: claim_rules.accept(
                 job, claim, run_id=run_id, now=now, lease_until=lease_until
             ),
         )
         if job.state in ENDED:
             raise Refused(HTTPStatus.GONE, f"the job has ended as {job.state}")
-        if rules.wants_end(job):
+        if claim_rules.wants_end(job):
             return JSONResponse({"cancel_requested": True})
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
@@ -74,7 +74,7 @@ class Dispatch:
         await self._change(
             request,
             body,
-            lambda job, claim: rules.finish(job, claim, result=result, now=now),
+            lambda job, claim: claim_rules.finish(job, claim, result=result, now=now),
         )
         return Response(status_code=HTTPStatus.NO_CONTENT)
 
@@ -89,12 +89,12 @@ class Dispatch:
         job = await self._change(
             request,
             body,
-            lambda job, claim: rules.beat(
+            lambda job, claim: claim_rules.beat(
                 job, claim, standing=standing, lease_until=lease_until
             ),
         )
         return JSONResponse(
-            {"lease_seconds": lease_s, "cancel_requested": rules.wants_end(job)}
+            {"lease_seconds": lease_s, "cancel_requested": claim_rules.wants_end(job)}
         )
 
     async def release(self, request: Request) -> Response:
@@ -102,7 +102,7 @@ class Dispatch:
         body = await read_proven(request, "release-request", _WITH_REASON, self._prove)
         now = self.context.now()
         await self._change(
-            request, body, lambda job, claim: rules.release(job, claim, now=now)
+            request, body, lambda job, claim: claim_rules.release(job, claim, now=now)
         )
         return Response(status_code=HTTPStatus.NO_CONTENT)
 

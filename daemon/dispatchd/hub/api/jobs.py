@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from dispatchd.hub.api.views import attempt_document, job_document, texts_document
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import ENDED, HubJob, State, Submission
 from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT, allows
@@ -169,7 +169,7 @@ class Jobs:
         now = self.context.now()
         changed = await self.context.use(
             lambda: self.context.stores.jobs.change(
-                job_id, lambda job: rules.cancel(job, now=now)
+                job_id, lambda job: claim_rules.cancel(job, now=now)
             )
         )
         if changed is None:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from dispatchd.hub.auth.hashing import hashed, new_secret
-from dispatchd.hub.auth.signing import signing_key
+from dispatchd.hub.auth.license_signing_key import signing_key
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import Machine
 from dispatchd.hub.http_bodies import Refused, read_body

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from dispatchd.hub.api.views import machine_document
 from dispatchd.hub.auth.hashing import hashed, new_secret
-from dispatchd.hub.auth.signing import fingerprint, public_key
+from dispatchd.hub.auth.license_signing_key import fingerprint, public_key
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.model import Machine

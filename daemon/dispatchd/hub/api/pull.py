@@ -15,11 +15,11 @@ from starlette.routing import Route
 
 from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.binding import Binding
+from dispatchd.hub.domain.claim_rules import Claim
 from dispatchd.hub.domain.errors import Locked, StorageBusy
 from dispatchd.hub.domain.model import Claimed, HubJob, Machine
-from dispatchd.hub.domain.rules import Claim
 from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Limits, Refused, read_proven, seconds
 from dispatchd.hub.waiters import Poll
@@ -233,7 +233,7 @@ class Pull:
         changed = await self.context.use(
             lambda: self.context.stores.jobs.change(
                 claimed.job.id,
-                lambda job: rules.take_back(
+                lambda job: claim_rules.take_back(
                     job, asking.claim, before=claimed.before, now=now
                 ),
             )

@@ -5,9 +5,9 @@ from typing import Final
 
 from attrs import evolve, frozen
 
+from dispatchd.hub.domain.claim_rules import cancel, ended_here, supersede
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import HubJob, Submission
-from dispatchd.hub.domain.rules import cancel, ended_here, supersede
 from dispatchd.hub.domain.transitions import Event
 from dispatchd.protocol.outcome import FailureCause
 

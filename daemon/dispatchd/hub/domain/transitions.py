@@ -1,7 +1,7 @@
 """States of a job at the hub, and their only transitions.
 
 The state machine is data: `TRANSITIONS` maps (state, event) to the next state; a pair that isn't in it is a bug.
-A late or repeated message that must be harmless has a row whose next state is the same. `hub/domain/rules.py` maps a call
+A late or repeated message that must be harmless has a row whose next state is the same. `hub/domain/claim_rules.py` maps a call
 to its event; `write_job` of `hub/storage/jobs/rows.py` is the one that writes the result.
 """
 

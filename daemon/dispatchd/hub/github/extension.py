@@ -12,7 +12,7 @@ from dispatchd.hub.context import Context
 from dispatchd.hub.domain.links import web_url
 from dispatchd.hub.domain.model import HubJob
 from dispatchd.hub.extension import Loop
-from dispatchd.hub.github.status import GithubStatus, progress_of
+from dispatchd.hub.github.status_route import GithubStatus, progress_of
 from dispatchd.protocol.extensions import TOKEN
 from dispatchd.protocol.github_event import link_of
 

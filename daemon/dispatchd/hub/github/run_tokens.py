@@ -17,9 +17,9 @@ from starlette.routing import Route
 from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
+from dispatchd.hub.domain.claim_rules import Claim
 from dispatchd.hub.domain.model import HubJob, State
-from dispatchd.hub.domain.rules import Claim
 from dispatchd.hub.github.api.credentials import Credentials
 from dispatchd.hub.github.api.responses import GithubError, Limited, Unclear
 from dispatchd.hub.http_bodies import Refused, read_body
@@ -83,7 +83,7 @@ class RunTokens:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such job")
         token_hash = hashed(body.get("claim_token"))
         claim = Claim(machine=machine.server_id, token_hash=token_hash)
-        rules.require_holder(job, claim)
+        claim_rules.require_holder(job, claim)
         if job.state is State.CLAIMED:
             raise Refused(HTTPStatus.CONFLICT, "the job has not been accepted yet")
         return job

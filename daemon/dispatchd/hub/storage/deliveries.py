@@ -16,9 +16,9 @@ from sqlalchemy import (
 )
 
 from dispatchd.hub.domain.model import Delivery
-from dispatchd.hub.storage.bodies import forget_bodies
 from dispatchd.hub.storage.database import Database, upsert
 from dispatchd.hub.storage.schema import DELIVERIES
+from dispatchd.hub.storage.seen_bodies import forget_bodies
 
 _DELIVERY: Final = DELIVERIES.c
 _SAME: Final = and_(

@@ -1,6 +1,6 @@
 """Loops of the hub: they expire leases and prune old records.
 
-A lease expires only if the hub could have heard its machine (`hub/domain/leases.py`).
+A lease expires only if the hub could have heard its machine (`hub/domain/listening.py`).
 """
 
 from typing import Final
@@ -10,9 +10,9 @@ import structlog
 from attrs import define, field, frozen
 
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.errors import StorageBusy
-from dispatchd.hub.domain.leases import Listening, Moment
+from dispatchd.hub.domain.listening import Listening, Moment
 from dispatchd.hub.domain.model import HubJob
 from dispatchd.hub.extension import Extension
 
@@ -91,7 +91,7 @@ class Expiry:
             self._has_looked = True
             self._listening.leases_are_right()
         expired = self.context.stores.jobs.expire(
-            lambda job: rules.expire(job, now=now, most=leases.most_expiries),
+            lambda job: claim_rules.expire(job, now=now, most=leases.most_expiries),
             now=now,
             leases=leases,
             heard_since=since,

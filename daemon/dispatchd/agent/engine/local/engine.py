@@ -27,7 +27,7 @@ from dispatchd.agent.engine.local import bubblewrap
 from dispatchd.agent.engine.local.cgroup import Cgroups, Group, tree
 from dispatchd.agent.engine.local.checkout import check_out
 from dispatchd.agent.engine.local.enclosure import enclose
-from dispatchd.agent.engine.local.ending import KILL_S, end_all
+from dispatchd.agent.engine.local.end_processes import KILL_S, end_all
 from dispatchd.agent.engine.local.gate import Gated, Starter, read_exit
 from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.agent.engine.local.podman import Podman

@@ -10,8 +10,8 @@ from typing import Final
 
 from attrs import frozen
 
+from dispatchd.hub.domain.claim_rules import LEASE_EXPIRED
 from dispatchd.hub.domain.model import HubJob, State
-from dispatchd.hub.domain.rules import LEASE_EXPIRED
 from dispatchd.protocol.outcome import FailureCause
 
 QUEUED: Final = "queued"

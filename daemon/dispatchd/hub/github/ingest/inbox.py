@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 from sqlalchemy import Connection, update
 
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.event_kinds import is_by_comment
 from dispatchd.hub.domain.model import ENDED, Check, Delivery, HubJob, Submission
@@ -28,12 +28,12 @@ from dispatchd.hub.github.routing.route import (
 )
 from dispatchd.hub.queue.admission import Admission, lock_repository
 from dispatchd.hub.queue.submit import once_more
-from dispatchd.hub.storage.bodies import first_delivery, note_body
 from dispatchd.hub.storage.deliveries import insert_delivery, keep_delivery
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.checks import JobCheck, check_of, checks_of
 from dispatchd.hub.storage.jobs.rows import read_job, write_job
 from dispatchd.hub.storage.schema import CHECKS
+from dispatchd.hub.storage.seen_bodies import first_delivery, note_body
 from dispatchd.protocol.job import CANCEL
 
 COMMIT_LENGTHS: Final = (40, 64)
@@ -195,7 +195,7 @@ class _Work:
         job = read_job(row)
         if job.state in ENDED:
             return _Done(words=f"job {job_id} has ended as {job.state} already")
-        after = rules.cancel(job, now=self.now)
+        after = claim_rules.cancel(job, now=self.now)
         write_job(self.db, job, after)
         return _Done(job=after)
 

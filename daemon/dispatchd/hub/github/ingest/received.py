@@ -5,7 +5,7 @@ from typing import Final
 from attrs import evolve, frozen
 from sqlalchemy import Connection, and_, false, select
 
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import HELD, WAITING, HubJob, State
 from dispatchd.hub.domain.supersede import is_same_repository
@@ -69,7 +69,7 @@ class Received:
             if before is None:
                 return []
             summary = f"{reason[:1].upper()}{reason[1:]}."
-            job = rules.ended_here(before, Event.IGNORED, summary, "", now=now)
+            job = claim_rules.ended_here(before, Event.IGNORED, summary, "", now=now)
             _write_end(db, before, job, reason)
             return [job]
 
@@ -83,7 +83,7 @@ class Received:
             if before is None:
                 return []
             meant = self._unfinished(db, before)
-            ended = [rules.cancel(each, now=now) for each in meant]
+            ended = [claim_rules.cancel(each, now=now) for each in meant]
             for was, after in zip(meant, ended, strict=True):
                 write_job(db, was, after)
             words = (
@@ -93,7 +93,7 @@ class Received:
             )
             event = Event.CARRIED_OUT if ended else Event.HAD_NO_TARGET
             cause = "" if ended else FailureCause.NO_TARGET
-            job = rules.ended_here(before, event, f"{words}.", cause, now=now)
+            job = claim_rules.ended_here(before, event, f"{words}.", cause, now=now)
             _write_end(db, before, job, words)
             return [*ended, job]
 

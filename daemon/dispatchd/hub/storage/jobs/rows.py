@@ -7,7 +7,7 @@ from typing import Any, Final
 from attrs import asdict, evolve, fields
 from sqlalchemy import Connection, and_, bindparam, delete, insert, true, update
 
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.events import News
 from dispatchd.hub.domain.model import Attempt, Check, HubJob, State
 from dispatchd.hub.storage.database import announce, origin_of
@@ -85,7 +85,10 @@ def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:
         # The claim never reached its machine.
         db.execute(_DELETE, {"of_job": after.id, "of_number": before.deliveries})
         return
-    outcome, was = rules.outcome_of_claim(after), rules.outcome_of_claim(before)
+    outcome, was = (
+        claim_rules.outcome_of_claim(after),
+        claim_rules.outcome_of_claim(before),
+    )
     # The outcome of a claim stays, also when the hub ends the job later; only its machine can still change it.
     late = after.finishes > before.finishes or outcome == "released"
     if outcome != was and (not was or not outcome or late):

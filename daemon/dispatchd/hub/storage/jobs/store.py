@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 from dispatchd.hub.config.load import Leases
-from dispatchd.hub.domain import rules
+from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.errors import Locked
 from dispatchd.hub.domain.model import ENDED, HELD, Claimed, HubJob, State
@@ -84,7 +84,7 @@ class JobStore:
                     raise Locked
                 return None
             before = read_job(row)
-            job = rules.claim(
+            job = claim_rules.claim(
                 before, machine, token_hash, now=now, lease_until=now + lease_s
             )
             write_job(db, before, job)

@@ -8,7 +8,7 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from attrs import define, field
 
-from dispatchd.agent.store.held import HeldFolders
+from dispatchd.agent.store.held_folders import HeldFolders
 from dispatchd.concurrency.bug_fence import BugFence
 
 _LOOP: Final = "modes"
