@@ -123,8 +123,8 @@ async def emulated(folder: Path) -> AsyncIterator[Emulated]:
         prism(folder, "api.github.com", upstream=there) as judge,
     ):
         noting = Noting(judge, key)
-        async with asgi_server(noting) as port:
-            noting.url = f"http://127.0.0.1:{port}"
+        async with asgi_server(noting) as noting_port:
+            noting.url = f"http://127.0.0.1:{noting_port}"
             rules = RULES.replace("Codertocat/*", "octo/*") + TRIAGE
             async with checks_hub(folder, noting, rules, port=port) as hub:
                 now = int(time.time())
