@@ -26,7 +26,7 @@ from dispatchd.process.capabilities import drop_capabilities
 from dispatchd.process.descendants import adopt_orphans, end_children
 from dispatchd.process.descriptors import keep_some
 from dispatchd.process.kernel import PR_SET_NAME, leave_keyring, process_control
-from dispatchd.process.landlock import Able, Rule, build, enter
+from dispatchd.process.landlock import enter
 from dispatchd.process.seccomp import Filter
 
 _ASIDE: Final = "exit.aside"
@@ -76,9 +76,7 @@ class Order(NamedTuple):
     output: int
     folder: int
     group: int
-    rules: list[Rule] | None
-    """Openings of the command's wall; None for no wall."""
-    kernel: Able
+    wall: int
     filter: Filter | None
     deaf: bool
 
@@ -114,7 +112,7 @@ def _shim(order: Order) -> int:
         # The write end is closed here, so that the read end shows the end of the shim.
         os.close(write_end)
         _be_the_command(order, read_end)
-    for fd in (read_end, order.output, order.group):
+    for fd in (read_end, order.output, order.group, order.wall):
         if fd >= 0:
             os.close(fd)
     set_title(order.title)
@@ -195,12 +193,10 @@ def _be_the_command(order: Order, word: int) -> NoReturn:
             if order.deaf:
                 # Its namespaces hold all keys but those of the session, which it would inherit.
                 leave_keyring()
-            if order.rules is not None:
-                # Built here, it costs no time: the daemon records the process meanwhile.
-                wall = build(order.rules, order.kernel)
+            if order.wall >= 0:
                 if os.geteuid() == 0:
                     drop_capabilities()
-                enter(wall)
+                enter(order.wall)
                 if order.filter is not None:
                     order.filter.install()
             if not os.read(word, 1):

@@ -20,7 +20,7 @@ from typing import Final, TypedDict
 
 from dispatchd.agent.engine.local.shim import Order, carry_out, set_title
 from dispatchd.process.descendants import adopt_orphans, children_of, signal_child
-from dispatchd.process.landlock import Rule, able
+from dispatchd.process.landlock import Rule, able, build
 from dispatchd.process.seccomp import Filter, program
 
 _DESCRIPTORS: Final = 5
@@ -64,7 +64,7 @@ def main() -> None:
 class _Starter:
     def __init__(self, daemon: socket.socket) -> None:
         self._daemon = daemon
-        self._kernel = able()
+        self._wall = able()
         code = program(os.uname().machine)
         self._filter = Filter(code) if code else None
         self._poll = select.poll()
@@ -112,27 +112,33 @@ class _Starter:
         request, gate, output, folder, *group = fds
         wanted: Request = json.loads(os.pread(request, os.fstat(request).st_size, 0))
         rules = wanted["rules"]
-        pid = os.fork()
-        if pid == 0:
-            # The shim must not keep the starter's socket: its closing shows the daemon that the starter has ended.
-            self._daemon.close()
-            carry_out(
-                Order(
-                    command=wanted["command"],
-                    env=wanted["env"],
-                    workspace=wanted["workspace"],
-                    title=f"dispatchd-run {wanted['folder']}",
-                    request=request,
-                    gate=gate,
-                    output=output,
-                    folder=folder,
-                    group=group[0] if group else -1,
-                    rules=None if rules is None else [Rule(*each) for each in rules],
-                    kernel=self._kernel,
-                    filter=self._filter,
-                    deaf=wanted["deaf"],
+        wall = -1
+        if rules is not None:
+            wall = build((Rule(*each) for each in rules), self._wall)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                # The shim must not keep the starter's socket: its closing shows the daemon that the starter has ended.
+                self._daemon.close()
+                carry_out(
+                    Order(
+                        command=wanted["command"],
+                        env=wanted["env"],
+                        workspace=wanted["workspace"],
+                        title=f"dispatchd-run {wanted['folder']}",
+                        request=request,
+                        gate=gate,
+                        output=output,
+                        folder=folder,
+                        group=group[0] if group else -1,
+                        wall=wall,
+                        filter=self._filter,
+                        deaf=wanted["deaf"],
+                    )
                 )
-            )
+        finally:
+            if wall >= 0:
+                os.close(wall)
         fd = os.pidfd_open(pid)
         self._children[fd] = pid
         self._poll.register(fd, select.POLLIN)
