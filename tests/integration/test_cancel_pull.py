@@ -9,6 +9,7 @@ from support.clock import advance
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, Request, endpoint
+from support.obstacle import Obstacle
 from support.until import in_time
 
 WAITS = ["/bin/sh", "-c", "while ! [ -e go ]; do sleep 0.02; done"]
@@ -34,6 +35,33 @@ def for_cancels(hub: Endpoint) -> list[Request]:
 async def until_running(daemon: DaemonHere, hub: Endpoint, **more: Any) -> None:
     hub.hand_out(job("j", **more))
     await daemon.until_logged("job_attempt_started", job_id="j")
+
+
+async def test_a_job_in_place_of_a_cancel_job_keeps_a_machine_from_being_drained(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        hub.knows_lists = False
+        config = write_config(tmp_path, hub.url, {"it": WAITS}, runs=FULL)
+        async with running_daemon(config) as daemon:
+            await until_running(daemon, hub)
+            await hub.until(lambda e: bool(for_cancels(e)))
+            obstacle = Obstacle(daemon.state / "jobs" / "more.json")
+            obstacle.put_up()
+            hub.hand_out(job("more"))
+            await daemon.until_logged("store_write_refused")
+            await call(daemon, "POST", "/v1/drain", {})
+            draining = await call(daemon, "GET", "/v1/status")
+            obstacle.take_away()
+            await daemon.until_logged("job_accept_confirmed", job_id="more")
+            await call(daemon, "POST", "/v1/resume", {})
+            for name in ("j", "more"):
+                await daemon.until_logged("job_attempt_started", job_id=name)
+                (daemon.state / "runs" / name / "workspace" / "go").touch()
+            await hub.until_finished("j", "more")
+
+    # The one that runs, and the one that isn't on disk yet.
+    assert draining["intake"]["left"] == 2
 
 
 async def test_a_full_machine_is_told_of_a_cancel_job_and_gets_nothing_else(

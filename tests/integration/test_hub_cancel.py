@@ -125,7 +125,10 @@ async def test_a_cancel_job_for_a_machine_that_is_gone_ends_with_what_it_means(
     assert (await until_ended(server, "j"))["state"] == "aborted"
     await advance(server.lease_s)
     job = await until_ended(server, "stop")
-    assert (job["state"], job["result_summary"]) == ("succeeded", "Cancelled 1 job(s).")
+    assert (job["state"], job["result_summary"]) == (
+        "succeeded",
+        "Cancelled the job j.",
+    )
 
 
 @pytest.mark.parametrize(

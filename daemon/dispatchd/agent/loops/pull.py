@@ -193,7 +193,8 @@ class PullLoop:
         if not found.job.is_cancel:
             self._log.warning("cancel_only_pull_ignored", job_id=found.job.id)
             self._ignores_lists = True
-        await self._deliver(_CANCELS, found, polls)
+        with self.context.activity.poll():
+            await self._deliver(_CANCELS, found, polls)
         await self._pause_if_known(_CANCELS, found, polls)
 
     async def _pause_if_known(

@@ -38,8 +38,8 @@ class Activity:
     """Difference between this machine's clock and the endpoint's, if there is one."""
     pulls: Counter[str] = field(factory=Counter, init=False)
     """Number of pulls by result: `job`, `none`, `cut`, or the name of an error."""
-    polling: bool = field(default=False, init=False)
-    """True while a pull is under way, and until its job is on disk."""
+    polling: int = field(default=0, init=False)
+    """Pulls that are under way, and whose job isn't on disk yet (count)."""
     asking_since: datetime | None = field(default=None, init=False)
     """Time since when only the endpoint keeps this machine from taking a job; None while something else does."""
     last_pull_at: datetime | None = field(default=None, init=False)
@@ -70,12 +70,12 @@ class Activity:
 
     @contextmanager
     def poll(self) -> Iterator[None]:
-        """Record that a pull is under way in a block."""
-        self.polling = True
+        """Record that a pull is under way, or its job isn't on disk yet, in a block."""
+        self.polling += 1
         try:
             yield
         finally:
-            self.polling = False
+            self.polling -= 1
             self.changed.notify()
 
     def pulled(self, result: str, now: datetime) -> None:

@@ -14,6 +14,9 @@ from dispatchd.protocol.outcome import FailureCause
 _SUPERSEDING: Final = ("pull_request", "pull_request_target", "push")
 """Events of a newer commit; a comment or a label on the same pull request supersedes nothing."""
 
+_MOST_NAMED: Final = 5
+"""Most jobs that a cancel job's summary names (count)."""
+
 
 @frozen(kw_only=True)
 class Submitted:
@@ -65,7 +68,7 @@ def after_submit(
         newest = max(held, key=lambda each: each.claimed_at)
         return Submitted(job=evolve(job, only_machine=newest.machine), others=changed)
     if changed:
-        summary = f"Cancelled {len(changed)} job(s) that no machine had."
+        summary = f"{cancelled(changed)}. Nothing had begun."
         job = ended_here(job, Event.CARRIED_OUT, summary, "", now=now)
     return Submitted(job=job, others=changed)
 
@@ -83,13 +86,24 @@ def after_targets(
     """
     if any(_is_meant(job.document, each) for each in wanted):
         return job
-    count = sum(_is_meant(job.document, each) for each in aborted)
-    if count:
-        summary = f"Cancelled {count} job(s)."
+    ended = [each for each in aborted if _is_meant(job.document, each)]
+    if ended:
+        summary = f"{cancelled(ended)}."
         return ended_here(job, Event.CARRIED_OUT, summary, "", now=now)
     summary = "Nothing is left to cancel: what it means had ended by itself."
     cause = FailureCause.NO_TARGET
     return ended_here(job, Event.HAD_NO_TARGET, summary, cause, now=now)
+
+
+def cancelled(jobs: Sequence[HubJob]) -> str:
+    """Return what a cancel has ended, in words."""
+    named = ", ".join(each.id for each in jobs[:_MOST_NAMED])
+    more = len(jobs) - _MOST_NAMED
+    if len(jobs) == 1:
+        return f"Cancelled the job {named}"
+    return f"Cancelled {len(jobs)} jobs: {named}" + (
+        f" and {more} more" if more > 0 else ""
+    )
 
 
 def _is_meant(cancel: JobDocument, job: HubJob) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, and_, false, select
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.document import JobDocument
 from dispatchd.hub.domain.model import HELD, WAITING, HubJob, State
-from dispatchd.hub.domain.supersede import is_same_repository
+from dispatchd.hub.domain.supersede import cancelled, is_same_repository
 from dispatchd.hub.domain.transitions import Event, advance
 from dispatchd.hub.github.ingest.inbox import check_for
 from dispatchd.hub.queue.admission import (
@@ -86,11 +86,7 @@ class Received:
             ended = [claim_rules.cancel(each, now=now) for each in meant]
             for was, after in zip(meant, ended, strict=True):
                 write_job(db, was, after)
-            words = (
-                f"Cancelled {len(ended)} job(s)"
-                if ended
-                else "Nothing is left to cancel"
-            )
+            words = cancelled(ended) if ended else "Nothing is left to cancel"
             event = Event.CARRIED_OUT if ended else Event.HAD_NO_TARGET
             cause = "" if ended else FailureCause.NO_TARGET
             job = claim_rules.ended_here(before, event, f"{words}.", cause, now=now)
