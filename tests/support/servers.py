@@ -138,6 +138,9 @@ async def read_request(
             raise anyio.EndOfStream
 
 
+_NEVER_S = 10**9
+
+
 @asynccontextmanager
 async def asgi_server(
     app: Any, certificate: str = "", *, dated: bool = True
@@ -155,6 +158,8 @@ async def asgi_server(
                 date_header=dated,
                 lifespan="off",
                 timeout_graceful_shutdown=1,
+                # Clients give idle connections up: where time is moved, both would do so in the same moment.
+                timeout_keep_alive=_NEVER_S,
             )
         )
         async with anyio.create_task_group() as tasks:
