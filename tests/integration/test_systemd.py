@@ -501,17 +501,17 @@ APART = """
 """
 
 
-async def possible(machine: Machine, options: str) -> set[str]:
+async def possible(machine: Machine, options: str, script: str = APART) -> set[str]:
     """Return what a run of the unit could do, of what it has tried."""
     async with endpoint() as hub:
-        configure(machine, hub, workflow("it", APART, options))
+        configure(machine, hub, workflow("it", script, options))
         shown = await start(machine)
         ref = f"refs/heads/{shown['MainPID']}"
         hub.hand_out({"id": "job-1", "dag_name": "it", "ref": ref})
         [finish] = await hub.until_finished("job-1")
     assert finish["result_status"] == "succeeded", finish
     said = dict(line.split(": ") for line in finish["result_output"].splitlines())
-    assert len(said) == APART.count("tried ")
+    assert len(said) == script.count("tried ")
     return {name for name, word in said.items() if word == "possible"}
 
 
@@ -554,6 +554,125 @@ async def test_doctor_names_the_drop_in_that_is_missing(machine: Machine) -> Non
         told = await status(machine)
 
     assert any("isolation-bubblewrap.conf" in each for each in told["warnings"]), told
+
+
+CONTAINER = 'isolation = "container"\nimage = "localhost/probe"\npull = "never"'
+
+IMPORT = """
+    export HOME=/var/lib/dispatchd XDG_RUNTIME_DIR=/run/dispatchd
+    mkdir -p root/bin root/lib root/proc && cp /bin/busybox root/bin
+    for each in sh ls cat kill mkdir touch id hostname sleep; do ln -s busybox root/bin/$each; done
+    tar --owner=0 --group=0 -cf root.tar -C root . && podman import root.tar localhost/probe
+"""
+"""Makes an image with one program, in the daemon's own store: without isolation a run can."""
+
+IN_A_CONTAINER = """
+    tried() { if eval "$2" >/dev/null 2>&1; then echo "$1: possible"; else echo "$1: denied"; fi; }
+    daemon=${GITHUB_REF##*/}
+    tried records 'ls /var/lib/dispatchd/jobs'
+    tried images 'ls /var/lib/dispatchd/.local'
+    tried programs 'ls /opt/dispatchd'
+    tried credentials 'ls /run/credentials/dispatchd.service/'
+    tried token 'cat /run/dispatchd/control.token'
+    tried socket 'ls /run/dispatchd'
+    tried environment "cat /proc/$daemon/environ"
+    tried signal "kill -0 $daemon"
+    tried exit 'echo 0 >"$DISPATCHD_ATTEMPT_FOLDER/exit"'
+    tried group 'mkdir /sys/fs/cgroup/mine || mkdir /sys/fs/cgroup/system.slice/dispatchd.service/mine'
+    tried kernel 'echo 1 >/proc/sys/kernel/panic'
+    tried hostname 'hostname other'
+    tried tun 'cat /dev/net/tun'
+    tried root 'touch /bin/mine'
+    tried leftover 'touch /tmp/left'
+    tried own 'touch own "$HOME/own" "$TMPDIR/own"'
+    tried network 'cat /sys/class/net/tap0/address'
+"""
+
+
+async def put_containers_in(machine: Machine) -> None:
+    """Let the unit run containers, with its drop-in and an image; skip, with the reason, where it can't."""
+    needed = ("podman", "crun", "slirp4netns", "busybox")
+    if missing := [each for each in needed if shutil.which(each) is None]:
+        pytest.skip(f"needs {', '.join(missing)}")
+    name = "isolation-container.conf"
+    shipped = UNITS / "dispatchd.service.d" / name
+    (machine.folder / "drop-ins" / name).write_text(shipped.read_text())
+    await machine.run("systemctl", "daemon-reload")
+    # As Debian's golang-github-containers-common and udev have it.
+    policy = '{"default": [{"type": "insecureAcceptAnything"}]}'
+    making = f"mkdir -p /etc/containers && echo '{policy}' >/etc/containers/policy.json"
+    await machine.run("sh", "-c", f"{making} && chmod 0666 /dev/net/tun")
+    async with endpoint(holds=False) as hub:
+        configure(machine, hub, workflow("import", IMPORT, OPEN))
+        await start(machine)
+        hub.hand_out({"id": "import", "dag_name": "import"})
+        [finish] = await hub.until_finished("import", within_s=60)
+        assert finish["result_status"] == "succeeded", finish
+        await machine.run("systemctl", "stop", "dispatchd")
+
+
+async def test_a_run_in_a_container_is_kept_apart_in_the_unit_with_its_drop_in(
+    machine: Machine,
+) -> None:
+    await put_containers_in(machine)
+
+    assert await possible(machine, CONTAINER, IN_A_CONTAINER) == {
+        *("own", "leftover", "network")
+    }
+    left = await machine.run("ls", "/var/cache/dispatchd/tmp")
+    assert "left" not in left.stdout
+
+
+async def has_begun(machine: Machine, job_id: str) -> bool:
+    file = f"/var/lib/dispatchd/runs/{job_id}/workspace/begun"
+    return (await machine.run("test", "-e", file, check=False)).returncode == 0
+
+
+async def test_a_run_in_a_container_outlives_a_stop_of_the_unit(
+    machine: Machine,
+) -> None:
+    await put_containers_in(machine)
+    async with endpoint(holds=False) as hub:
+        script = f"id -u; touch begun; {WAITS} exit 7"
+        configure(machine, hub, workflow("it", script, CONTAINER), "slots = 2")
+        await start(machine)
+        hub.hand_out({"id": "job-1", "dag_name": "it"})
+        await until_running(machine, 1)
+        await machine.run("systemctl", "stop", "dispatchd")
+        await start(machine)
+        hub.hand_out({"id": "job-2", "dag_name": "it"})
+        await until_running(machine, 2)
+        for job in ("job-1", "job-2"):
+            await until(partial(has_begun, machine, job), within_s=60)
+            await let_go(machine, job)
+        finishes = await hub.until_finished("job-1", "job-2", within_s=60)
+        told = await status(machine)
+        made = "/var/lib/dispatchd/runs/job-1/workspace/begun"
+        owner = await machine.run("stat", "-c", "%U", made)
+
+    for finish in finishes:
+        assert finish["result_output"] == "0\n"
+        assert "exit code 7 " in finish["result_summary"]
+    assert owner.stdout == "dispatchd\n"
+    assert not [each for each in told["warnings"] if "podman" in each]
+
+
+@pytest.mark.parametrize("in_force", ["", "isolation-bubblewrap.conf"])
+async def test_status_names_the_drop_in_that_containers_miss(
+    machine: Machine, in_force: str
+) -> None:
+    if shutil.which("podman") is None:
+        pytest.skip("needs podman")
+    if in_force:
+        shipped = UNITS / "dispatchd.service.d" / in_force
+        (machine.folder / "drop-ins" / in_force).write_text(shipped.read_text())
+        await machine.run("systemctl", "daemon-reload")
+    async with endpoint() as hub:
+        configure(machine, hub, workflow("it", "true", CONTAINER))
+        await start(machine)
+        told = await status(machine)
+
+    assert any("isolation-container.conf" in each for each in told["warnings"]), told
 
 
 CHAINS_OF_THE_UNIT = (

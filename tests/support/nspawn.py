@@ -27,9 +27,10 @@ UNITS = ROOT / "systemd"
 _PYTHON = "/opt/python"
 _SOURCE = "/opt/source"
 _PACKAGES = "/opt/packages"
-_LANDLOCK = (
-    *("landlock_create_ruleset", "landlock_add_rule"),
-    "landlock_restrict_self",
+_CALLS = (
+    *("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"),
+    # A container has a session keyring of its own.
+    "@keyring",
 )
 _SETTLED = ("running", "degraded")
 _LOCK = Path("/run/dispatchd-test-machine.lock")
@@ -75,7 +76,7 @@ class Machine:
                     *("systemd-nspawn", "--register=no", "--keep-unit", "-D", "/"),
                     *("--volatile=yes", f"--machine={self.name}"),
                     # Those that it doesn't know to be harmless.
-                    f"--system-call-filter={' '.join(_LANDLOCK)}",
+                    f"--system-call-filter={' '.join(_CALLS)}",
                     *(f"--bind-ro={path}:{place}" for path, place in binds.items()),
                     *("--boot", "systemd.mask=systemd-firstboot.service"),
                 ],

@@ -54,6 +54,19 @@ _CALL_S: Final = 60.0
 _TRIES: Final = 3
 """Attempts to remove a container (count)."""
 
+_PROBE: Final = (
+    *("unshare", "unshare", "--mount", "--uts", "--ipc", "--pid", "--fork"),
+    *("--mount-proc", "sh", "-c", "! command -v hostname || hostname dispatchd"),
+)
+"""Arguments for podman that do what a rootless container's start needs of the kernel (crun, runc)."""
+
+_PROBE_S: Final = 10.0
+"""Time limit of the probe (seconds)."""
+
+_TO_DO: Final = (
+    "the unit needs dispatchd.service.d/isolation-container.conf; docs/security.md"
+)
+
 _DIGITS: Final = 24
 """Length of the unique part of a container's name (hexadecimal digits)."""
 
@@ -72,32 +85,54 @@ class Podman:
 
     @property
     def problem(self) -> str:
-        """Reason why no container can be run here; empty if no problem is known."""
-        return "" if "/" in self.program else "podman isn't installed"
+        """Reason why no container can be run here; empty if no problem is known. Blocks for some milliseconds."""
+        if "/" not in self.program:
+            return "podman isn't installed"
+        if os.geteuid() == 0 or "CONTAINER_HOST" in self.environment:
+            return ""
+        try:
+            done = self._called(_PROBE, _PROBE_S)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"podman can't be tried: {error}"
+        if done.returncode == 0:
+            return ""
+        words = _last_line(done.stderr) or f"exit code {done.returncode}"
+        return f"podman doesn't work here: {words} ({_TO_DO})"
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """Variables of the daemon's environment that podman gets."""
+        """Variables of the daemon's environment that podman gets, and a folder for what it needs until the next boot.
+
+        In a unit the folder is the unit's (RUNTIME_DIRECTORY, systemd.exec(5)): podman's default is in /tmp, which may
+        last longer.
+        """
         own = self.environment
-        return {name: own[name] for name in _OF_THE_CLIENT if name in own}
+        folder = own.get("RUNTIME_DIRECTORY", "").split(":")[0]
+        default = {"XDG_RUNTIME_DIR": folder} if folder else {}
+        return default | {name: own[name] for name in _OF_THE_CLIENT if name in own}
 
     @cached_property
-    def _limits_by_us(self) -> bool:
-        """True if containers stay in their run's control group: only crun can leave groups unchanged (podman-run(1))."""
-        asked = (self.program, "info", "--format", "{{.Host.OCIRuntime.Name}}")
+    def _host(self) -> tuple[str, bool]:
+        """Name of the runtime, and whether a container can have several users. Blocks for a second, once."""
+        asked = "{{.Host.OCIRuntime.Name}} {{len .Host.IDMappings.UIDMap}}"
         try:
-            done = subprocess.run(
-                asked,
-                stdin=DEVNULL,
-                stdout=PIPE,
-                stderr=DEVNULL,
-                env=self.client_environment,
-                check=False,
-                timeout=_CALL_S,
-            )
+            done = self._called(("info", "--format", asked), _CALL_S)
         except (OSError, subprocess.TimeoutExpired):
-            return False
-        return done.stdout.strip() == b"crun"
+            return "", True
+        name, _, mapped = done.stdout.decode(errors="replace").strip().partition(" ")
+        return name, mapped != "1"
+
+    def _called(
+        self, arguments: Iterable[str], within_s: float
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [self.program, *arguments],
+            stdin=DEVNULL,
+            capture_output=True,
+            env=self.client_environment,
+            check=False,
+            timeout=within_s,
+        )
 
     def command(
         self, launch: Launch, env: Mapping[str, str], openings: Iterable[Rule]
@@ -116,11 +151,13 @@ class Podman:
             name for name, value in launch.base_env.items() if env.get(name) == value
         }
         return (
-            *(self.program, "run", "--rm", "--name", name_of(launch.folder)),
+            # Its warnings, such as of a missing session of systemd, are no output of the run.
+            *(self.program, "--log-level=error", "run"),
+            *("--rm", "--name", name_of(launch.folder)),
             *("--init", "--pull=never", "--log-driver=none", "--read-only"),
             *("--cap-drop=all", "--security-opt=no-new-privileges"),
             *(["--network=none"] if launch.network is Network.NONE else []),
-            *(["--userns=keep-id"] if os.geteuid() != 0 else []),
+            *(self._users() if os.geteuid() != 0 else []),
             *self._limits(launch),
             *_mounts(openings),
             f"--mount={_fields('type=bind', f'src={launch.temporary}', 'dst=/tmp')}",
@@ -130,8 +167,18 @@ class Podman:
             *(launch.image, *launch.command[1:]),
         )
 
+    def _users(self) -> Iterator[str]:
+        _, has_several = self._host
+        if has_several:
+            yield "--userns=keep-id"
+        else:
+            # Without subordinate ids the container's root is the daemon's user, and there is nobody else.
+            yield from ("--userns=host", "--user=0:0")
+
     def _limits(self, launch: Launch) -> Iterator[str]:
-        if self._limits_by_us:
+        runtime, _ = self._host
+        if runtime == "crun":
+            # Only crun can leave control groups unchanged (podman-run(1)).
             yield "--cgroups=disabled"
         elif os.geteuid() == 0:
             limits = launch.resources
@@ -207,8 +254,13 @@ class Podman:
             return error.strerror or str(error)
         if done.returncode == 0:
             return ""
-        lines = done.stderr.decode(errors="replace").split("\n")
-        return next((each for each in reversed(lines) if each), "it gave no reason")
+        return _last_line(done.stderr) or "it gave no reason"
+
+
+def _last_line(said: bytes) -> str:
+    """Return the last line of a program's messages; empty if there is none."""
+    lines = said.decode(errors="replace").split("\n")
+    return next((each for each in reversed(lines) if each), "")
 
 
 def name_of(folder: Path) -> str:
