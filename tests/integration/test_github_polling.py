@@ -458,20 +458,20 @@ async def test_a_limit_is_kept_for_as_long_as_github_says(
     assert (await status_of(server))["trouble"] == ""
 
 
-@pytest.mark.usefixtures("server")
 async def test_a_limit_that_is_over_already_does_not_end_the_backoff(
-    api: DeliveriesApi,
+    tmp_path: Path, api: DeliveriesApi
 ) -> None:
-    await api.sweeps()
-    api.add("push", real("push/00"))
-    began = anyio.current_time()
-    api.refusals += [Refusal(status=429, headers={"retry-after": "0"})] * 10
+    async with polling_hub(tmp_path / "hub", api, interval_s=5):
+        await api.sweeps()
+        api.add("push", real("push/00"))
+        began = anyio.current_time()
+        api.refusals += [Refusal(status=429, headers={"retry-after": "0"})] * 10
 
-    await api.in_time(lambda: not api.refusals)
+        await api.in_time(lambda: not api.refusals)
 
-    # A second or so for each without the back-off; with it most of them are waits of up to a minute.
-    assert anyio.current_time() - began > 20
-    await api.in_time(lambda: len(api.fetched) == 1)
+        # With the back-off most of them are drawn waits of up to a minute; without it none is longer than a second.
+        assert anyio.current_time() - began > 20
+        await api.in_time(lambda: len(api.fetched) == 1)
 
 
 async def test_a_limit_that_does_not_say_for_how_long_holds_for_a_minute(
