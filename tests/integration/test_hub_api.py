@@ -28,7 +28,8 @@ async def test_every_answer_is_one_that_is_declared(server: Hub, name: str) -> N
     await judge(server, name, FEW)
 
 
-@pytest.mark.torture(least_s=60)
+@pytest.mark.torture(least_s=120)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 async def test_every_answer_of_many_is_one_that_is_declared(
     each_server: Hub, name: str
