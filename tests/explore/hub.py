@@ -160,10 +160,11 @@ def _people(world: World, state: State) -> Iterator[Step]:
                 after=step.after._replace(cancelled=cancelled), fair=False
             )
         if state.left("requeue") and each.state in ENDED and not each.urgent:
-            again = evolve(
-                job(each.id + "'"),
-                document=Document({**each.document, "id": each.id + "'"}),
-            )
+            name = f"{each.id}'"
+            while state.hub.find(name) is not None:
+                name += "'"
+            document = Document({**each.document, "id": name})
+            again = evolve(job(name), document=document)
             yield added(state.spend("requeue"), again, f"somebody requeues {each.id}")
     if state.left("backup") and state.backup is None:
         yield Step(
