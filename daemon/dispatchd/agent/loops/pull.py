@@ -63,7 +63,7 @@ class _Polls:
     was_known: bool = False
     """True if this machine knew the newest job before it came."""
     again: Counter[str] = field(factory=Counter)
-    """How often each job that this machine knew has come since the last poll that brought news (count)."""
+    """Number of times in a row that a poll brought this job, which this machine already had, by job id (count)."""
 
 
 def _nothing() -> None:
