@@ -28,7 +28,7 @@ from dispatchd.agent.engine.local.cgroup import Cgroups, Group, tree
 from dispatchd.agent.engine.local.checkout import check_out
 from dispatchd.agent.engine.local.enclosure import enclose
 from dispatchd.agent.engine.local.end_processes import KILL_S, end_all
-from dispatchd.agent.engine.local.gate import Gated, Starter, read_exit
+from dispatchd.agent.engine.local.gate import Gated, Starters, read_exit
 from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.agent.engine.local.podman import Podman
 from dispatchd.agent.engine.local.process import (
@@ -76,7 +76,7 @@ class LocalEngine:
     _cgroups: Cgroups | None = None
     _git_way: GitWay = field(factory=GitWay)
     _podman: Podman = field(init=False)
-    _starter: Starter = field(init=False)
+    _starters: Starters = field(init=False)
     _now: Callable[[], float] = time.monotonic
     _blocked_reasons: dict[Isolation, tuple[str, float]] = field(
         factory=dict, init=False
@@ -132,9 +132,9 @@ class LocalEngine:
     def _new_podman(self) -> Podman:
         return Podman(self._secrets.environment)
 
-    @_starter.default
-    def _new_starter(self) -> Starter:
-        return Starter(self._secrets.environment)
+    @_starters.default
+    def _new_starters(self) -> Starters:
+        return Starters.of(self._secrets.environment)
 
     async def start(
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
@@ -167,13 +167,13 @@ class LocalEngine:
         try:
             with anyio.move_on_after(_REAP_S):
                 await anyio.wait_readable(fd)
-                await to_thread.run_sync(self._starter.status, process.pid)
+                await to_thread.run_sync(self._starters.status, process.pid)
         finally:
             os.close(fd)
 
     def close(self) -> None:
-        """End the starter; the runs continue."""
-        self._starter.close()
+        """End the starters; the runs continue."""
+        self._starters.close()
 
     def _spawn(self, launch: Launch, env: Mapping[str, str]) -> Gated:
         group = self._group(launch)
@@ -182,7 +182,8 @@ class LocalEngine:
             enclosed = enclose(launch, own, self.walls, self._podman)
             if launch.isolation is Isolation.CONTAINER:
                 self._podman.note(launch.folder)
-            gated = Gated.spawn(launch, enclosed, self._starter, group)
+            starter = self._starters.starter_for(enclosed)
+            gated = Gated.spawn(launch, enclosed, starter, group)
         finally:
             if group >= 0:
                 os.close(group)
@@ -275,7 +276,7 @@ class LocalEngine:
                 await anyio.wait_readable(fd)
             finally:
                 os.close(fd)
-        status = await to_thread.run_sync(self._starter.status, process.pid)
+        status = await to_thread.run_sync(self._starters.status, process.pid)
         begun = process in self._begun
         self._begun.discard(process)
         if begun and status is not None:
@@ -313,9 +314,9 @@ class LocalEngine:
     ) -> tuple[set[int], bool]:
         """Return the processes left of an attempt, and whether there may be more: one that just ended may continue in a child."""
         inside = group.members() if group is not None else []
-        # What is below the starter is of a run that has ended. A marker can be a lie, so it spares nobody unless the
+        # What is below a starter is of a run that has ended. A marker can be a lie, so it spares nobody unless the
         # attempt that it names has ended, too, and is about to be cleared. Asked in this order.
-        left = self._starter.left()
+        left = self._starters.left()
         below, ended = without(left, self._also_ended - {marker})
         return {*members(process, marker), *inside, *below}, bool(ended)
 
@@ -331,7 +332,7 @@ class LocalEngine:
         """Kill processes that are others at each look, and so can't be asked to end. Return the processes that are left."""
         if group is not None:
             group.kill()
-        self._starter.hunt()
+        self._starters.hunt()
         return self._left_behind(process, marker, group)[0]
 
     def usage(self, folder: Path) -> Usage | None:

@@ -51,7 +51,7 @@ _GOING_S: Final = 1.0
 
 _MAIN: Final = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from dispatchd.agent.engine.local.starter import main; main()"
+    "from dispatchd.agent.engine.local.starter import main; main(is_confined={})"
 )
 
 _LIBRARIES: Final = ("LD_LIBRARY_PATH",)
@@ -71,9 +71,11 @@ class Starter:
 
     _libraries: Mapping[str, str] = field(converter=_libraries_of, factory=dict)
     """Environment of the daemon: only the variables about its interpreter's libraries are handed on."""
+    _is_confined: bool = False
+    """True for walled commands (`starter.main`)."""
     _daemon_end: socket.socket | None = field(default=None, init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
-    _ended: dict[int, int] = field(factory=dict, init=False)
+    _ended: dict[int, int] = field(factory=dict)
     """Statuses (wait(2)) of shims that haven't been asked for yet, by pid."""
     _alive: set[int] = field(factory=set, init=False)
     """Pids of shims whose end the starter will report."""
@@ -180,9 +182,10 @@ class Starter:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 root = str(Path(__file__).parents[4])
+                main = _MAIN.format(self._is_confined)
                 self._process = subprocess.Popen(
                     # Isolated: neither the environment nor packages of the site may get in.
-                    [sys.executable, "-I", "-S", "-c", _MAIN, root, " " * _TITLE_ROOM],
+                    [sys.executable, "-I", "-S", "-c", main, root, " " * _TITLE_ROOM],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     env=self._libraries,
@@ -205,6 +208,47 @@ class Starter:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+@frozen
+class Starters:
+    """The daemon's starters: one for walled commands, one for the others. Each is started when it is needed."""
+
+    _confined: Starter
+    _free: Starter
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Self:
+        """Return the starters for a daemon's environment."""
+        # A pid means one process for both, so they share the statuses.
+        ended: dict[int, int] = {}
+        return cls(
+            Starter(environment, is_confined=True, ended=ended),
+            Starter(environment, ended=ended),
+        )
+
+    def starter_for(self, enclosed: Enclosed) -> Starter:
+        """Return the starter for a command."""
+        return self._free if enclosed.rules is None else self._confined
+
+    def status(self, pid: int) -> int | None:
+        """Return the status of a shim that has ended (wait(2)), or None if it isn't known."""
+        status = self._confined.status(pid)
+        return self._free.status(pid) if status is None else status
+
+    def left(self) -> set[int]:
+        """Return the pids of all processes below the starters that ended runs have left."""
+        return self._confined.left() | self._free.left()
+
+    def hunt(self) -> None:
+        """Kill all that runs which have ended have left below the starters."""
+        self._confined.hunt()
+        self._free.hunt()
+
+    def close(self) -> None:
+        """End the starters; their shims continue."""
+        self._confined.close()
+        self._free.close()
 
 
 @frozen(kw_only=True)

@@ -22,12 +22,10 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
-from dispatchd.process.capabilities import drop_capabilities
 from dispatchd.process.descendants import adopt_orphans, end_children
 from dispatchd.process.descriptors import keep_some
 from dispatchd.process.kernel import PR_SET_NAME, leave_keyring, process_control
 from dispatchd.process.landlock import enter
-from dispatchd.process.seccomp import Filter
 
 _ASIDE: Final = "exit.aside"
 _LONGEST: Final = 4
@@ -77,7 +75,6 @@ class Order(NamedTuple):
     folder: int
     group: int
     wall: int
-    filter: Filter | None
     deaf: bool
 
 
@@ -194,11 +191,7 @@ def _be_the_command(order: Order, word: int) -> NoReturn:
                 # Its namespaces hold all keys but those of the session, which it would inherit.
                 leave_keyring()
             if order.wall >= 0:
-                if os.geteuid() == 0:
-                    drop_capabilities()
                 enter(order.wall)
-                if order.filter is not None:
-                    order.filter.install()
             if not os.read(word, 1):
                 os._exit(0)
             where = f"execute {order.command[0]}"

@@ -8,6 +8,7 @@ ends when the daemon has gone; its shims stay.
 Standard library alone: the fewer pages it has, the cheaper it forks.
 """
 
+import errno
 import gc
 import json
 import os
@@ -19,6 +20,7 @@ import time
 from typing import Final, TypedDict
 
 from dispatchd.agent.engine.local.shim import Order, carry_out, set_title
+from dispatchd.process.capabilities import drop_capabilities
 from dispatchd.process.descendants import adopt_orphans, children_of, signal_child
 from dispatchd.process.landlock import Rule, able, build
 from dispatchd.process.seccomp import Filter, program
@@ -47,8 +49,12 @@ class Request(TypedDict):
     """True if signals to the group aren't for the program that is executed, but for one that it starts."""
 
 
-def main() -> None:
-    """Serve the daemon at the other end of descriptor 0 until it goes."""
+def main(*, is_confined: bool = False) -> None:
+    """Serve the daemon at the other end of descriptor 0 until it goes.
+
+    A confined starter is for walled commands alone. It gives up once what each of them would have to give up: its children
+    inherit the filter of system calls, and the capabilities that programs can't gain.
+    """
     for number in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     daemon = socket.socket(fileno=os.dup(0))
@@ -56,17 +62,31 @@ def main() -> None:
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     set_title("dispatchd-starter")
+    refusal = _confine() if is_confined else 0
     gc.disable()
     gc.freeze()
-    _Starter(daemon).serve()
+    _Starter(daemon, refusal).serve()
+
+
+def _confine() -> int:
+    """Limit this process and its children for good. Return the error's number if the kernel refuses, else 0."""
+    code = program(os.uname().machine)
+    try:
+        if os.geteuid() == 0:
+            drop_capabilities()
+        if code:
+            Filter(code).install()
+    except OSError as error:
+        return error.errno or errno.EPERM
+    return 0
 
 
 class _Starter:
-    def __init__(self, daemon: socket.socket) -> None:
+    def __init__(self, daemon: socket.socket, refusal: int) -> None:
         self._daemon = daemon
+        self._refusal = refusal
+        """Number of the error with which every order is refused; 0 for none."""
         self._wall = able()
-        code = program(os.uname().machine)
-        self._filter = Filter(code) if code else None
         self._poll = select.poll()
         self._poll.register(daemon, select.POLLIN)
         self._children: dict[int, int] = {}
@@ -109,6 +129,13 @@ class _Starter:
         return True
 
     def _start(self, fds: list[int]) -> int:
+        """Fork a shim for an order's descriptors and return its pid.
+
+        Raises:
+            OSError: The kernel refuses the process, its wall, or the confinement of this starter.
+        """
+        if self._refusal:
+            raise OSError(self._refusal, os.strerror(self._refusal))
         request, gate, output, folder, *group = fds
         wanted: Request = json.loads(os.pread(request, os.fstat(request).st_size, 0))
         rules = wanted["rules"]
@@ -132,7 +159,6 @@ class _Starter:
                         folder=folder,
                         group=group[0] if group else -1,
                         wall=wall,
-                        filter=self._filter,
                         deaf=wanted["deaf"],
                     )
                 )
