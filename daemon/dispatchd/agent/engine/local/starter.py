@@ -22,7 +22,7 @@ from typing import Final, TypedDict
 from dispatchd.agent.engine.local.shim import Order, carry_out, set_title
 from dispatchd.process.capabilities import drop_capabilities
 from dispatchd.process.descendants import adopt_orphans, children_of, signal_child
-from dispatchd.process.landlock import Rule, able, build
+from dispatchd.process.landlock import Builder, Rule, able
 from dispatchd.process.seccomp import Filter, program
 
 _DESCRIPTORS: Final = 5
@@ -86,7 +86,7 @@ class _Starter:
         self._daemon = daemon
         self._refusal = refusal
         """Number of the error with which every order is refused; 0 for none."""
-        self._wall = able()
+        self._walls = Builder(able())
         self._poll = select.poll()
         self._poll.register(daemon, select.POLLIN)
         self._children: dict[int, int] = {}
@@ -126,6 +126,7 @@ class _Starter:
             for fd in fds:
                 os.close(fd)
         self._say(said)
+        self._walls.prepare()
         return True
 
     def _start(self, fds: list[int]) -> int:
@@ -141,7 +142,7 @@ class _Starter:
         rules = wanted["rules"]
         wall = -1
         if rules is not None:
-            wall = build((Rule(*each) for each in rules), self._wall)
+            wall = self._walls.build([Rule(*rule) for rule in rules])
         try:
             pid = os.fork()
             if pid == 0:

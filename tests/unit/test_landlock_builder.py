@@ -1,0 +1,110 @@
+"""A builder of many walls: each is exactly what was asked for, whatever was prepared for it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dispatchd
+from dispatchd.process.landlock import READ, Builder, Rule, able
+
+pytestmark = pytest.mark.skipif(not able().abi, reason="needs Landlock (Linux 5.13)")
+
+INSIDE = """
+import sys
+sys.path.append(sys.argv[1])
+from dispatchd.process.landlock import enter
+enter(int(sys.argv[2]))
+for path in sys.argv[3:]:
+    try:
+        open(path).close()
+    except OSError:
+        continue
+    print(path)
+"""
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    paths = {name: tmp_path / name for name in ("a", "b", "c")}
+    for folder in paths.values():
+        folder.mkdir()
+        (folder / "file").touch()
+    return paths
+
+
+def rules(*folders: Path) -> list[Rule]:
+    return [Rule(str(folder), int(READ)) for folder in folders]
+
+
+def within_reach(builder: Builder, opened: list[Rule], asked: list[Path]) -> set[Path]:
+    """Return the files that a process behind the builder's next wall can read; then prepare for another one."""
+    wall = builder.build([*rules(Path(sys.base_prefix)), *opened])
+    try:
+        root = str(Path(dispatchd.__file__).parents[1])
+        files = [str(folder / "file") for folder in asked]
+        command = [sys.executable, "-I", "-S", "-c", INSIDE, root, str(wall), *files]
+        output = subprocess.run(
+            command, pass_fds=[wall], capture_output=True, text=True, check=True
+        ).stdout
+    finally:
+        os.close(wall)
+    builder.prepare()
+    return {Path(line).parent for line in output.splitlines()}
+
+
+def test_a_wall_opens_nothing_that_only_earlier_ones_opened(
+    folders: dict[str, Path],
+) -> None:
+    a, b, c = folders.values()
+    builder = Builder(able())
+    wanted: list[list[Path]] = [[a, b], [a, b], [a, c], [c], [a, b, c], [a, b], []]
+
+    for opened in wanted:
+        seen = within_reach(builder, rules(*opened), [a, b, c])
+        assert seen == set(opened)
+
+
+def test_a_folder_that_was_replaced_meanwhile_is_opened_as_it_is_now(
+    folders: dict[str, Path],
+) -> None:
+    a, b, _ = folders.values()
+    builder = Builder(able())
+    for _ in range(2):
+        within_reach(builder, rules(a, b), [a])
+    a.rename(a.with_name("former"))
+    a.mkdir()
+    (a / "file").touch()
+
+    assert within_reach(builder, rules(a, b), [a, a.with_name("former")]) == {a}
+
+
+def test_a_folder_that_was_missing_is_opened_once_it_is_there(
+    folders: dict[str, Path],
+) -> None:
+    a, b, _ = folders.values()
+    late = a.with_name("late")
+    builder = Builder(able())
+    for _ in range(2):
+        within_reach(builder, rules(late, b), [b])
+    late.mkdir()
+    (late / "file").touch()
+
+    assert within_reach(builder, rules(late, b), [late, b]) == {late, b}
+
+
+def test_a_builder_holds_one_prepared_wall_at_most(folders: dict[str, Path]) -> None:
+    def held() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    a, b, c = folders.values()
+    before = held()
+    builder = Builder(able())
+    for opened in ([a, b], [a, b], [b], [c], [a, b], [a, b]):
+        os.close(builder.build(rules(*opened)))
+        builder.prepare()
+        builder.prepare()
+
+    assert held() <= before + 1
