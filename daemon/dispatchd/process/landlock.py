@@ -176,7 +176,7 @@ class Builder:
             ruleset = -1
         if ruleset < 0:
             common, ruleset = [], _create(self._wall, system_call)
-        self._common = list(os.path.commonprefix([self._last, rules]))
+        self._common = list(os.path.commonprefix([self._last, rules]))  # noqa: RUF071  # of rules, not of paths
         self._last = rules
         try:
             _allow(ruleset, rules[len(common) :], self._wall, system_call)
