@@ -7,7 +7,6 @@ from hashlib import sha256
 from http import HTTPStatus
 from typing import Final
 
-import jwt
 from attrs import evolve, frozen
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -87,7 +86,12 @@ class Licenses:
         return JSONResponse({"token": await self._token(machine)})
 
     async def _token(self, machine: Machine) -> str:
-        key = await self.context.use(lambda: signing_key(self.context.stores.tokens))
+        return await self.context.use(lambda: self._signed(machine))
+
+    def _signed(self, machine: Machine) -> str:
+        """Return a new token for a machine. Blocks."""
+        import jwt  # noqa: PLC0415  # slow to load, and many hubs never need it
+
         now = int(self.context.now())
         name = machine.server_id.encode(errors="surrogatepass")
         claims = {
@@ -101,6 +105,7 @@ class Licenses:
             "nbf": now,
             "exp": now + _LIFE_S,
         }
+        key = signing_key(self.context.stores.tokens)
         return jwt.encode(claims, key, algorithm=_ALGORITHM)
 
 

@@ -1,17 +1,10 @@
-"""Key that signs license tokens: stored in the database, so that a backup has it, until it is rotated."""
+"""Key that signs license tokens: stored in the database, so that a backup has it, until it is rotated.
+
+The library of cryptography is slow to load, and a hub seldom needs it: the functions import it themselves.
+"""
 
 from hashlib import sha256
 from typing import Final
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
 
 from dispatchd.hub.storage.tokens import TokenStore
 
@@ -38,12 +31,22 @@ def public_key(tokens: TokenStore) -> str:
     Raises:
         TypeError: The database has another kind of key.
     """
-    key = load_pem_private_key(signing_key(tokens).encode(), password=None)
-    if not isinstance(key, Ed25519PrivateKey):
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+
+    key = serialization.load_pem_private_key(
+        signing_key(tokens).encode(), password=None
+    )
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
         message = f"{_NAME} is no Ed25519 key"
         raise TypeError(message)
-    public = key.public_key()
-    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    return (
+        key.public_key()
+        .public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        .decode()
+    )
 
 
 def fingerprint(public: str) -> str:
@@ -51,12 +54,21 @@ def fingerprint(public: str) -> str:
 
     The same comes from `openssl pkey -pubin -in FILE -outform DER | sha256sum`.
     """
-    der = load_pem_public_key(public.encode()).public_bytes(
-        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+
+    der = serialization.load_pem_public_key(public.encode()).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     return sha256(der).hexdigest()
 
 
 def _new_key() -> str:
-    key = Ed25519PrivateKey.generate()
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+
+    key = ed25519.Ed25519PrivateKey.generate()
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NoReturn, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-import jwt
 from attrs import define, field, frozen
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.redaction.known_secrets import KnownSecrets
+
+if TYPE_CHECKING:
+    # Slow to load, and a hub without an App never needs it.
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 _BACKDATED_S: Final = 60.0
 """Time by which a JWT's issue time is set back (seconds), for a clock that is ahead."""
@@ -41,7 +42,7 @@ class Token:
 class AppKey:
     """An App's private key, and the JWT in use that was made with it."""
 
-    def __init__(self, app_id: int, key: RSAPrivateKey, known: KnownSecrets) -> None:
+    def __init__(self, app_id: int, key: "RSAPrivateKey", known: KnownSecrets) -> None:
         self._app_id, self._key, self._known = app_id, key, known
         self._jwt = Token(value="")
 
@@ -52,13 +53,16 @@ class AppKey:
         Raises:
             ConfigError: It can't be read, isn't PEM, or is no RSA key.
         """
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+        from cryptography.hazmat.primitives.asymmetric import rsa  # noqa: PLC0415
+
         text = _read(file)
         try:
-            key = load_pem_private_key(text.encode(), password=None)
+            key = serialization.load_pem_private_key(text.encode(), password=None)
         except (ValueError, TypeError) as error:
             expected = "must be a private key in PEM without a passphrase, as GitHub gives it for the App"
             _refuse(file, expected, error)
-        if not isinstance(key, RSAPrivateKey):
+        if not isinstance(key, rsa.RSAPrivateKey):
             _refuse(file, "must be an RSA key, as GitHub gives it for the App")
         known.know(OURS, [text.strip()])
         return cls(app_id, key, known)
@@ -66,6 +70,8 @@ class AppKey:
     def jwt(self, now: float) -> str:
         """Return a JWT that is valid at `now` (seconds since the epoch, by GitHub's clock)."""
         if now >= self._jwt.expires_at - _RENEWED_S:
+            import jwt  # noqa: PLC0415
+
             expires_at = now + _JWT_S
             claims = {
                 "iat": int(now - _BACKDATED_S),
