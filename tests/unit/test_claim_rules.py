@@ -1,11 +1,16 @@
 """Rules of a claim: what a machine's call makes of its job."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
+from attrs import evolve
 
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.claim_rules import Claim
 from dispatchd.hub.domain.document import JobDocument
-from dispatchd.hub.domain.model import HubJob, Standing, State
+from dispatchd.hub.domain.errors import JobEnded, NotHolder
+from dispatchd.hub.domain.model import ENDED, HubJob, Result, Standing, State
 
 CLAIM = Claim(machine="m", token_hash="t")
 STANDING = Standing(phase="running", reason="", progress="")
@@ -34,3 +39,25 @@ def test_a_clock_that_was_set_back_shortens_no_lease(
 
     assert beaten.lease_until == lease_until
     assert accepted.lease_until == lease_until
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize(
+    "claim", [evolve(CLAIM, token_hash="other"), evolve(CLAIM, machine="other")]
+)
+@pytest.mark.parametrize("marks", [{}, {"finishes": 1}, {"cancel_requested": True}])
+def test_a_claim_of_others_changes_no_job(
+    state: State, claim: Claim, marks: dict[str, Any]
+) -> None:
+    job = evolve(RUNNING, state=state, **marks)
+    result = Result(status=state.value if state in ENDED else "failed", summary="")
+    calls: list[Callable[[], HubJob]] = [
+        lambda: claim_rules.accept(job, claim, run_id="r", now=1, lease_until=2),
+        lambda: claim_rules.beat(job, claim, standing=STANDING, lease_until=2),
+        lambda: claim_rules.finish(job, claim, result=result, now=1),
+        lambda: claim_rules.release(job, claim, now=1),
+        lambda: claim_rules.take_back(job, claim, before=job, now=1),
+    ]
+    for call in calls:
+        with pytest.raises((NotHolder, JobEnded)):
+            call()
