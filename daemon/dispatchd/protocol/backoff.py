@@ -38,8 +38,8 @@ def after_asked_s(asked_s: float, draw: float) -> float:
     Never shorter than asked, up to the cap. Longer by up to a tenth, and at least by up to a second, so
     that machines that got the same answer don't all return at once.
     """
-    asked = min(max(asked_s, 0.0), RETRY_AFTER_CAP_S)
-    return asked + draw * max(1.0, asked / 10)
+    requested_s = min(max(asked_s, 0.0), RETRY_AFTER_CAP_S)
+    return requested_s + draw * max(1.0, requested_s / 10)
 
 
 def next_try_s(failures: int, asked_s: float | None, draw: float) -> float:

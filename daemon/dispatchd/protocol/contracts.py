@@ -30,7 +30,7 @@ CONTRACTS_VERSION: Final = 1
 
 _SUFFIX: Final = ".schema.json"
 
-_WANTED: Final = {
+_JSON_TYPE_NAMES: Final = {
     "string": "a string",
     "integer": "a whole number",
     "number": "a number",
@@ -39,7 +39,7 @@ _WANTED: Final = {
     "object": "an object",
 }
 
-_FOUND: Final[Mapping[type, str]] = {
+_PYTHON_TYPE_NAMES: Final[Mapping[type, str]] = {
     str: "a string",
     bool: "true or false",
     int: "a number",
@@ -85,8 +85,8 @@ def check(contract: str, document: object) -> None:
     Raises:
         ContractViolation: The document breaks it; the error is the most informative mistake.
     """
-    found = _validator(contract).iter_errors(document)
-    error = best_match(islice(found, _COMPARED))
+    errors = _validator(contract).iter_errors(document)
+    error = best_match(islice(errors, _COMPARED))
     if error is not None:
         path, rule = next(_explained(error))
         raise ContractViolation(contract=contract, path=path, rule=rule)
@@ -99,10 +99,12 @@ def violations(contract: str, document: object) -> list[ContractViolation]:
         key=lambda error: _place(document, error),
     )
     # The validator reports each missing key by itself, without naming it: `_explained` names them all.
-    found = dict.fromkeys(each for error in errors for each in _explained(error))
+    explanations = dict.fromkeys(
+        explanation for error in errors for explanation in _explained(error)
+    )
     return [
         ContractViolation(contract=contract, path=path, rule=rule)
-        for path, rule in found
+        for path, rule in explanations
     ]
 
 
@@ -110,16 +112,16 @@ def violations(contract: str, document: object) -> list[ContractViolation]:
 def schema(contract: str) -> Mapping[str, Any]:
     """Return a contract's JSON Schema (2020-12). The caller must not change it."""
     text = (_schemas() / (contract + _SUFFIX)).read_text(encoding="utf-8")
-    found: Mapping[str, Any] = json.loads(text)
-    return found
+    document: Mapping[str, Any] = json.loads(text)
+    return document
 
 
 def names() -> list[str]:
     """Return the names of all contracts, sorted."""
     return sorted(
-        each.name.removesuffix(_SUFFIX)
-        for each in _schemas().iterdir()
-        if each.name.endswith(_SUFFIX)
+        entry.name.removesuffix(_SUFFIX)
+        for entry in _schemas().iterdir()
+        if entry.name.endswith(_SUFFIX)
     )
 
 
@@ -156,8 +158,8 @@ def _has_other_type(
     instance: object,
     _: _Schema,
 ) -> bool:
-    wanted = [kinds] if isinstance(kinds, str) else kinds
-    return not any(validator.is_type(instance, kind) for kind in wanted)
+    allowed = [kinds] if isinstance(kinds, str) else kinds
+    return not any(validator.is_type(instance, kind) for kind in allowed)
 
 
 def _is_other_value(
@@ -173,7 +175,7 @@ def _is_none_of(
     instance: object,
     schema: _Schema,
 ) -> bool:
-    return all(_is_other_value(validator, each, instance, schema) for each in values)
+    return all(_is_other_value(validator, value, instance, schema) for value in values)
 
 
 def _is_longer(
@@ -202,7 +204,7 @@ def _breaks_pattern(
 def _ecma(pattern: str) -> re.Pattern[str]:
     """Return a pattern of ECMA-262, in which `$` is the end alone, and not the place before a last line break."""
     return re.compile(
-        _ENDS.sub(lambda found: "\\Z" if found[0] == "$" else found[0], pattern)
+        _ENDS.sub(lambda match: "\\Z" if match[0] == "$" else match[0], pattern)
     )
 
 
@@ -331,7 +333,7 @@ def _rule(keyword: str, around: Mapping[str, Any], instance: object) -> str:
         # The schema's own text, where a keyword alone would say too little.
         return str(around["x-rule"])
     if keyword == "enum":
-        return f"must be one of: {', '.join(str(each) for each in limit if each is not None)}"
+        return f"must be one of: {', '.join(str(choice) for choice in limit if choice is not None)}"
     if keyword in ("minLength", "minItems") and limit == 1:
         return "must not be empty"
     rule = _LIMITS.get(keyword, f"must keep the contract's rule {keyword}")
@@ -340,11 +342,11 @@ def _rule(keyword: str, around: Mapping[str, Any], instance: object) -> str:
 
 def _type_rule(kinds: list[str], instance: object) -> str:
     # A reader whose value is wrong doesn't need to know that null counts as absent.
-    words = " or ".join(_WANTED[kind] for kind in kinds if kind != "null")
+    expected = " or ".join(_JSON_TYPE_NAMES[kind] for kind in kinds if kind != "null")
     if {"integer", "number"} & set(kinds) and _quoted(instance):
-        return f"must be {words}{_quoted(instance)}"
-    found = _FOUND.get(type(instance), f"a {type(instance).__name__}")
-    return f"must be {words}, not {found}"
+        return f"must be {expected}{_quoted(instance)}"
+    actual = _PYTHON_TYPE_NAMES.get(type(instance), f"a {type(instance).__name__}")
+    return f"must be {expected}, not {actual}"
 
 
 def _quoted(value: object) -> str:

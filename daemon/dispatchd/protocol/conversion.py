@@ -34,12 +34,12 @@ def strict_converter(
 
 
 def _exactly(kind: type[T]) -> Callable[[object, type[T]], T]:
-    def structure(value: object, wanted: type[T]) -> T:
+    def structure(value: object, target: type[T]) -> T:
         # The exact type: True is an int for isinstance.
         if type(value) is not kind:
             message = f"must be {_NAMES[kind]}, not {value!r:.40}"
             raise TypeError(message)
-        return wanted(value)  # type: ignore[call-arg]  # the kind itself, or one of our string enums
+        return target(value)  # type: ignore[call-arg]  # the kind itself, or one of our string enums
 
     return structure
 

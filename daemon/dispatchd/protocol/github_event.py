@@ -59,7 +59,7 @@ def link_of(document: Mapping[str, Json], web: str) -> str:
 
 def _sha(payload: Json) -> str:
     """Return the commit of an event. An id of zeros alone stands for none (gitprotocol-pack, reference update)."""
-    found = (
+    candidates = (
         # For an annotated tag `after` is the tag object; this is the commit that it names.
         text(payload, "head_commit", "id"),
         text(payload, "after"),
@@ -71,7 +71,7 @@ def _sha(payload: Json) -> str:
         text(payload, "deployment", "sha"),
         text(payload, "sha"),
     )
-    return _first(*(sha for sha in found if sha.strip("0")))
+    return _first(*(sha for sha in candidates if sha.strip("0")))
 
 
 def _ref(payload: Json) -> str:

@@ -60,5 +60,5 @@ class Job:
     @property
     def owner_and_name(self) -> tuple[str, str] | None:
         """Owner and name of the repository, or None if the text is no valid name at GitHub."""
-        found = _REPOSITORY.fullmatch(self.repository)
-        return (found[1], found[2]) if found else None
+        match = _REPOSITORY.fullmatch(self.repository)
+        return (match[1], match[2]) if match else None

@@ -57,11 +57,11 @@ def members(text: str) -> dict[str, Member]:
     Raises:
         ContractViolation: The text isn't a JSON object, or not strict, or nested too deeply.
     """
-    found = flawed_members(text)
-    for each in found.values():
-        if each.problem:
-            raise ContractViolation(contract="JSON", path="$", rule=each.problem)
-    return found
+    by_name = flawed_members(text)
+    for member in by_name.values():
+        if member.problem:
+            raise ContractViolation(contract="JSON", path="$", rule=member.problem)
+    return by_name
 
 
 def flawed_members(text: str) -> dict[str, Member]:
@@ -77,21 +77,21 @@ def flawed_members(text: str) -> dict[str, Member]:
         raise ContractViolation(contract="JSON", path="$", rule=_rule(error)) from error
 
 
-def leading_members(text: str, wanted: Collection[str]) -> dict[str, Json]:
-    """Return the wanted members at the beginning of a JSON object whose text may be cut off.
+def leading_members(text: str, names: Collection[str]) -> dict[str, Json]:
+    """Return the named members at the beginning of a JSON object whose text may be cut off.
 
     Args:
         text: The beginning of an object's text.
-        wanted: The members' names; the text behind the last of them isn't read.
+        names: The members' names; the text behind the last of them isn't read.
     """
-    found: dict[str, Json] = {}
+    values: dict[str, Json] = {}
     with suppress(ValueError, RecursionError):
         for name, member in _members(_without_bom(text)):
-            if name in wanted and not member.problem:
-                found[name] = member.value
-                if len(found) == len(wanted):
+            if name in names and not member.problem:
+                values[name] = member.value
+                if len(values) == len(names):
                     break
-    return found
+    return values
 
 
 def _members(text: str) -> Iterator[tuple[str, Member]]:

@@ -108,7 +108,7 @@ def claims_from(document: Mapping[str, Json]) -> Claims:
         license_id=license_id,
         version=_version(document),
         plan=_text(document, "plan"),
-        features=tuple(str(each) for each in features),
+        features=tuple(str(feature) for feature in features),
         activation_id=_text(document, "activation_id"),
         warning=_text(document, "wc"),
         grace_days=_number(document, "grace_days"),
@@ -212,7 +212,8 @@ class Activation:
     def is_same(self, other: "Activation") -> bool:
         """Return whether another one is this activation at another time: refreshed, or refused."""
         own, its = (
-            (each.activated_at, each.heartbeat_secret) for each in (self, other)
+            (activation.activated_at, activation.heartbeat_secret)
+            for activation in (self, other)
         )
         return own == its
 

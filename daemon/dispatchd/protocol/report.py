@@ -53,18 +53,20 @@ def step_summary(text: str, scrub: Callable[[str], str]) -> str:
 
 
 def annotations(
-    found: Iterable[Annotation], scrub: Callable[[str], str]
+    unscrubbed: Iterable[Annotation], scrub: Callable[[str], str]
 ) -> tuple[Annotation, ...]:
     """Return annotations as they are reported, in their order. Those with impossible lines are left out."""
     possible = [
-        each for each in found if max(each.start_line, each.end_line or 0) <= _LAST_LINE
+        annotation
+        for annotation in unscrubbed
+        if max(annotation.start_line, annotation.end_line or 0) <= _LAST_LINE
     ]
     return tuple(
         evolve(
-            each,
-            path=scrub(each.path),
-            title=scrub(each.title),
-            message=shortened(scrub(each.message)),
+            annotation,
+            path=scrub(annotation.path),
+            title=scrub(annotation.title),
+            message=shortened(scrub(annotation.message)),
         )
-        for each in possible[:MOST_ANNOTATIONS]
+        for annotation in possible[:MOST_ANNOTATIONS]
     )

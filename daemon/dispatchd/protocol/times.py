@@ -30,8 +30,8 @@ def parse_duration(text: str) -> float:
     Raises:
         ValueError: The text has another form, or the duration is longer than the calendar.
     """
-    found = _DURATION.fullmatch(text.strip())
-    counts = [] if found is None else found.groups(default="")
+    match = _DURATION.fullmatch(text.strip())
+    counts = [] if match is None else match.groups(default="")
     seconds = sum(
         float(count) * length
         for count, (_, length) in zip(counts, _UNITS, strict=False)
@@ -93,10 +93,10 @@ def iso_or_none(at: float | datetime | None) -> str | None:
 def parse_time(text: str) -> float | None:
     """Return a point in time (seconds since the epoch) from ISO 8601, in UTC if it names no zone; None for another text."""
     try:
-        found = datetime.fromisoformat(text)
+        instant = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).timestamp()
 
 
 def _bounded(seconds: float) -> float:
