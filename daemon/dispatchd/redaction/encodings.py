@@ -25,18 +25,18 @@ _DEEPEST: Final = 50
 
 def forms(secret: str) -> frozenset[str]:
     """Return every form of a secret that is redacted, each of `SHORTEST` characters or more."""
-    found = {
+    encoded = {
         form
         for value in values(secret)
         for encode in ENCODINGS.values()
         for form in encode(value)
     }
-    return frozenset(form for form in found if len(form) >= SHORTEST)
+    return frozenset(form for form in encoded if len(form) >= SHORTEST)
 
 
 def values(secret: str) -> frozenset[str]:
     """Return the secret parts of a secret: all of it, its lines, and the strings in its JSON."""
-    return frozenset(each for each in _values(secret) if len(each) >= SHORTEST)
+    return frozenset(part for part in _values(secret) if len(part) >= SHORTEST)
 
 
 def _values(secret: str) -> Iterator[str]:
@@ -140,7 +140,7 @@ def _lower_escapes(text: str) -> str:
 
 
 _GO_ESCAPES: Final = str.maketrans(
-    {each: f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
+    {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 )
 """Characters that Go's encoding/json escapes beside the usual ones, so that HTML can embed it."""
 

@@ -28,7 +28,7 @@ def written_out(text: str, *, but: str = "") -> str:
     """
     if text.isascii():
         return text.translate(_of_ascii(but))
-    return "".join(each if each in but else _visible(each) for each in text)
+    return "".join(char if char in but else _visible(char) for char in text)
 
 
 def coloured(text: str, *, but: str = "") -> str:

@@ -44,6 +44,6 @@ class KnownSecrets:
         return self._redactor
 
     def _renew(self) -> None:
-        everything = {value for each in self._by_owner.values() for value in each}
+        everything = {value for values in self._by_owner.values() for value in values}
         # One assignment: another thread that writes a line gets the old redactor or the new one.
         self._redactor = Redactor.of(everything)

@@ -162,11 +162,11 @@ def credentials(text: str) -> Iterator[Place]:
         yield from _pem_blocks(text)
     for hint, pattern in _CERTAIN:
         if hint in text:
-            yield from (found.span("value") for found in pattern.finditer(text))
+            yield from (match.span("value") for match in pattern.finditer(text))
     if any(hint in lowered for hint in _HEADER_HINTS):
-        for found in _HEADER.finditer(text):
-            if found.lastgroup and not _NO_VALUE.match(found[found.lastgroup]):
-                yield found.span(found.lastgroup)
+        for match in _HEADER.finditer(text):
+            if match.lastgroup and not _NO_VALUE.match(match[match.lastgroup]):
+                yield match.span(match.lastgroup)
     if any(hint in lowered for hint in _KEY_HINTS):
         yield from _values(text)
 
@@ -174,10 +174,10 @@ def credentials(text: str) -> Iterator[Place]:
 def _values(text: str) -> Iterator[Place]:
     """Yield the places of the values of keys that name credentials."""
     done = 0
-    for found in _KEY.finditer(text):
+    for key in _KEY.finditer(text):
         # The inside of a value isn't searched again: otherwise each of many keys would be searched through it.
-        if found.start() >= done:
-            for place in _value_of(text, found):
+        if key.start() >= done:
+            for place in _value_of(text, key):
                 done = place[1]
                 yield place
 
@@ -241,7 +241,7 @@ def _is_a_key(text: str, key: re.Match[str], *, certain: bool) -> bool:
 
 def _pem_blocks(text: str) -> Iterator[Place]:
     """Yield the private keys. One without its end reaches to the end of its text, one without its begin likewise."""
-    ends = [found.span() for found in _END.finditer(text)]
+    ends = [match.span() for match in _END.finditer(text)]
     done = 0
     for begin in _BEGIN.finditer(text):
         if begin.start() < done:

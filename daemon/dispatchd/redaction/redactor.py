@@ -62,7 +62,11 @@ class Redactor:
             for view in decoded(View(value))
         }
         seen = {form for form in map(shown, written | misread) if len(form) >= SHORTEST}
-        in_joined = {each for each in map(folded, seen) if len(each) >= _FOLDED_FROM}
+        in_joined = {
+            folded_form
+            for folded_form in map(folded, seen)
+            if len(folded_form) >= _FOLDED_FROM
+        }
         return cls(
             forms=tuple(sorted(written)),
             with_hidden=tuple(sorted(written - seen)),
@@ -91,13 +95,15 @@ class Redactor:
 
     def _look(self, text: str) -> list[Place]:
         read = readings(text)
-        found = [read.seen.origin(place) for place in credentials(read.seen.text)]
+        places = [read.seen.origin(place) for place in credentials(read.seen.text)]
         if read.written is not read.seen:
-            found += credentials(text)
+            places += credentials(text)
         if self._forms:
-            found += self._values(read)
+            places += self._values(read)
         marks = list(_all(text, MARK)) if MARK in text else []
-        return [each for each in _merged(sorted(found)) if not _in_a_mark(each, marks)]
+        return [
+            place for place in _merged(sorted(places)) if not _in_a_mark(place, marks)
+        ]
 
     def starts_within(self, text: str) -> int:
         """Return the length of the end of a known secret with which a text begins (characters)."""
@@ -113,13 +119,13 @@ class Redactor:
 
     def _values(self, read: Readings) -> Iterator[Place]:
         for view in (read.seen, *read.others, *decoded(read.seen)):
-            yield from _found(view, self._in_lines)
-            yield from _found(joined(view), self._in_joined)
+            yield from _occurrences(view, self._in_lines)
+            yield from _occurrences(joined(view), self._in_joined)
         if read.written is not read.seen:
-            yield from _found(read.written, self._with_hidden)
+            yield from _occurrences(read.written, self._with_hidden)
         without_prefixes = joined_without_prefixes(read.seen)
         if without_prefixes is not None:
-            yield from _found(without_prefixes, self._in_joined)
+            yield from _occurrences(without_prefixes, self._in_joined)
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:
@@ -141,14 +147,14 @@ def reported_tail(text: str, redactor: Redactor, *, cut_before: int = 0) -> str:
     clean = redactor.scrub(text)
     if not cut_before and len(clean) <= REPORTED:
         return clean
-    kept = clean[-REPORTED:]
+    tail = clean[-REPORTED:]
     # Not in the middle of a mark, and not in the middle of a line where that costs little.
-    first = kept.find("\n", 0, REPORTED // 20) + 1
-    kept = kept[first:]
-    return f"[... {whole - len(kept):,} of {whole:,} characters cut ...]\n{kept}"
+    first = tail.find("\n", 0, REPORTED // 20) + 1
+    tail = tail[first:]
+    return f"[... {whole - len(tail):,} of {whole:,} characters cut ...]\n{tail}"
 
 
-def _found(view: View, forms: Iterable[str]) -> Iterator[Place]:
+def _occurrences(view: View, forms: Iterable[str]) -> Iterator[Place]:
     for form in forms:
         if form in view.text:
             yield from map(view.origin, _all(view.text, form))
@@ -169,10 +175,10 @@ def _rest_of(form: str, text: str, head: str) -> int:
     return 0
 
 
-def _merged(found: list[Place]) -> list[Place]:
+def _merged(places: list[Place]) -> list[Place]:
     """Return places in order; those that touch are merged."""
     merged: list[Place] = []
-    for start, end in found:
+    for start, end in places:
         if merged and start <= merged[-1][1]:
             merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
@@ -180,7 +186,7 @@ def _merged(found: list[Place]) -> list[Place]:
     return merged
 
 
-def _unmarked(found: list[Place], places: list[Place]) -> Iterator[Place]:
+def _unmarked(marked_places: list[Place], places: list[Place]) -> Iterator[Place]:
     """Yield places of a marked text as places of the text before. One that touches a mark includes the part under it."""
     marks, grown = [0], 0
     for start, end in places:
@@ -197,7 +203,7 @@ def _unmarked(found: list[Place], places: list[Place]) -> Iterator[Place]:
         origin = covered[index][1] + beyond
         return origin, origin + 1
 
-    for start, end in found:
+    for start, end in marked_places:
         yield before(start)[0], before(end - 1)[1]
 
 

@@ -29,41 +29,43 @@ class StreamRedactor:
 
     _redactor: Redactor
     _seen: str = field(default="", init=False)
-    _told: int = field(default=0, init=False)
+    _returned: int = field(default=0, init=False)
     _enough: int = field(default=0, init=False)
     """Text that has to be waiting before the next search (characters); more where little of it is visible."""
 
     def feed(self, piece: str) -> str:
         """Take the next piece. Return the text that is certain by now."""
         self._seen += piece
-        untold = len(self._seen) - self._told
-        if untold < self._enough:
+        pending = len(self._seen) - self._returned
+        if pending < self._enough:
             return ""
-        hold = self._held(untold)
-        if untold < 2 * hold:
-            self._enough = 2 * max(hold, untold)
+        hold = self._held(pending)
+        if pending < 2 * hold:
+            self._enough = 2 * max(hold, pending)
             return ""
         self._enough = 0
         clean, last = self._answer(len(self._seen) - hold)
-        keep = self._told - hold
+        keep = self._returned - hold
         if last >= 0:
-            keep = max(min(keep, last - _KEY_AND_INDENT), self._told - hold - LONGEST)
+            keep = max(
+                min(keep, last - _KEY_AND_INDENT), self._returned - hold - LONGEST
+            )
         keep = max(keep, 0)
-        self._seen, self._told = self._seen[keep:], self._told - keep
+        self._seen, self._returned = self._seen[keep:], self._returned - keep
         return clean
 
     def close(self) -> str:
         """Return the rest."""
         clean, _ = self._answer(len(self._seen))
-        self._seen, self._told = "", 0
+        self._seen, self._returned = "", 0
         return clean
 
-    def _held(self, untold: int) -> int:
+    def _held(self, pending: int) -> int:
         """Return the length of the end that may belong to a secret that continues after it (characters)."""
         # A form over several lines is longer than on one line.
         hold = least = max(2 * self._redactor.reach, _SPAN)
         while (
-            hold < min(untold, _MOST_HIDDEN) and len(shown(self._seen[-hold:])) < least
+            hold < min(pending, _MOST_HIDDEN) and len(shown(self._seen[-hold:])) < least
         ):
             hold *= 2
         return hold
@@ -73,13 +75,13 @@ class StreamRedactor:
         clean: list[str] = []
         last = -1
         for start, end in self._redactor.places(self._seen):
-            if start >= until or end < self._told:
+            if start >= until or end < self._returned:
                 continue
-            if start >= self._told:
-                clean += (self._seen[self._told : start], MARK)
+            if start >= self._returned:
+                clean += (self._seen[self._returned : start], MARK)
             # A secret that began before has its mark already; only its rest is new.
-            self._told, last = end, start
-        if self._told < until:
-            clean.append(self._seen[self._told : until])
-            self._told, last = until, -1
+            self._returned, last = end, start
+        if self._returned < until:
+            clean.append(self._seen[self._returned : until])
+            self._returned, last = until, -1
         return "".join(clean), last

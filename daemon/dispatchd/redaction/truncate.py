@@ -44,11 +44,11 @@ def clip_markdown(text: str, most: int = MOST_BYTES) -> str:
     note = _CUT.format(len(data), len(data))
     room = most - len(note) - 2
     while room > 0:
-        kept = _whole_lines(data[:room].decode(errors="ignore"))
-        closing = _closing(kept)
-        rest = f"{closing}\n\n{_CUT.format(size(kept), len(data))}"
-        if size(kept) + size(rest) <= most:
-            return kept + rest
+        head = _whole_lines(data[:room].decode(errors="ignore"))
+        closing = _closing(head)
+        rest = f"{closing}\n\n{_CUT.format(size(head), len(data))}"
+        if size(head) + size(rest) <= most:
+            return head + rest
         room -= size(closing) + 1
     return data[:most].decode(errors="ignore").replace("`", "'").replace("~", "-")
 
@@ -67,10 +67,10 @@ def clip_log(text: str, most: int) -> str:
     if room < 0:
         return ""
     # The rest of a character that was cut is left out.
-    kept = data[len(data) - room :].decode(errors="ignore")
+    tail = data[len(data) - room :].decode(errors="ignore")
     # Not in the middle of a line where that costs little.
-    kept = kept[kept.find("\n", 0, len(kept) // 20) + 1 :]
-    return f"{_CUT_LOG.format(len(data) - size(kept), len(data))}\n{kept}"
+    tail = tail[tail.find("\n", 0, len(tail) // 20) + 1 :]
+    return f"{_CUT_LOG.format(len(data) - size(tail), len(data))}\n{tail}"
 
 
 def clip_line(text: str, most: int) -> str:
@@ -89,8 +89,8 @@ def fenced(log: str, most: int) -> str:
     log = _RUN.sub("`" * _LONGEST_RUN, log)
     longest = max((len(run) for run in re.findall("`+", log)), default=0)
     fence = "`" * max(3, longest + 1)
-    kept = clip_log(log, most - 2 * len(fence) - len("text\n\n"))
-    return f"{fence}text\n{kept}\n{fence}" if kept else ""
+    clipped = clip_log(log, most - 2 * len(fence) - len("text\n\n"))
+    return f"{fence}text\n{clipped}\n{fence}" if clipped else ""
 
 
 def _bytes(text: str) -> bytes:
@@ -116,10 +116,10 @@ def open_fence(text: str) -> str:
     """
     fence = ""
     for line in _LINE_END.split(text):
-        found = _FENCE.match(line)
-        if found is None:
+        match = _FENCE.match(line)
+        if match is None:
             continue
-        indent, marks, rest = found.groups()
+        indent, marks, rest = match.groups()
         if not fence:
             # Backticks after a fence of backticks are a code span (CommonMark, 4.5).
             fence = "" if marks[0] == "`" and "`" in rest else indent + marks

@@ -127,14 +127,14 @@ class View:
     def _map(self, before: str) -> None:
         self._stretch(0, 0, 0)
         removed = 0
-        for found in self._pattern.finditer(before):
-            length = len(found[0])
-            kept = len(self._replace(found)) if self._replace else 0
-            at = found.start() - removed
-            if kept:
-                self._stretch(at, found.start(), length)
-            self._stretch(at + kept, found.end(), 0)
-            removed += length - kept
+        for match in self._pattern.finditer(before):
+            length = len(match[0])
+            new_length = len(self._replace(match)) if self._replace else 0
+            at = match.start() - removed
+            if new_length:
+                self._stretch(at, match.start(), length)
+            self._stretch(at + new_length, match.end(), 0)
+            removed += length - new_length
 
     def _stretch(self, start: int, origin: int, width: int) -> None:
         self._starts.append(start)
@@ -174,10 +174,10 @@ def readings(text: str) -> Readings:
 
 def _different(*views: View) -> list[View]:
     """Return the views whose texts differ from each other."""
-    found: dict[str, View] = {}
+    by_text: dict[str, View] = {}
     for view in views:
-        found.setdefault(view.text, view)
-    return [*found.values()]
+        by_text.setdefault(view.text, view)
+    return [*by_text.values()]
 
 
 def decoded(view: View) -> Iterator[View]:
@@ -208,10 +208,10 @@ def folded(text: str) -> str:
     return _FOLD.sub("", text.strip(" \t\n"))
 
 
-def _character(found: re.Match[str]) -> str:
+def _character(match: re.Match[str]) -> str:
     """Return the one character that an escape stands for."""
-    kind = found.lastgroup or ""
-    return _MEANINGS[kind](found[kind])[:1]
+    kind = match.lastgroup or ""
+    return _MEANINGS[kind](match[kind])[:1]
 
 
 def _of_bytes(data: bytes) -> str:
@@ -226,7 +226,9 @@ _MEANINGS: Final[Mapping[str, Callable[[str], str]]] = {
     ),
     "utf32": lambda code: bytes.fromhex(code).decode("utf-32-be", "replace"),
     "hex": lambda code: _of_bytes(bytes.fromhex(code.replace("\\x", ""))),
-    "octal": lambda code: _of_bytes(bytes(int(each, 8) for each in code.split("\\"))),
+    "octal": lambda code: _of_bytes(
+        bytes(int(digits, 8) for digits in code.split("\\"))
+    ),
     "one": lambda code: _NAMED.get(code, code),
     "reference": lambda code: html.unescape(f"&{code}"),
     "quote": lambda _: "'",
