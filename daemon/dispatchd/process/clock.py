@@ -73,9 +73,9 @@ class SteadyClock:
         """Return the clock of a state folder: the one of this boot, or a new one."""
         time = time or MachineTime()
         try:
-            kept = json.loads(read_text(folder / _FILE))
-            if kept["boot_id"] == _boot_id():
-                boot_at = float(kept["boot_at"])
+            anchor = json.loads(read_text(folder / _FILE))
+            if anchor["boot_id"] == _boot_id():
+                boot_at = float(anchor["boot_at"])
                 datetime.fromtimestamp(boot_at + time.since_boot(), UTC)
                 return cls(folder, time, boot_at)
         except (
@@ -110,7 +110,7 @@ class SteadyClock:
         now, jump = self.now(), self.jump()
         try:
             stamped = datetime.fromtimestamp(written_ns / 1e9, UTC)
-            likely = [each for each in (stamped, stamped - jump) if each <= now]
+            likely = [at for at in (stamped, stamped - jump) if at <= now]
         except (ValueError, OverflowError, OSError):
             return now
         return max(likely, default=now)

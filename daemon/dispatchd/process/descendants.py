@@ -24,25 +24,25 @@ def adopt_orphans() -> None:
 
 def children_of(pid: int) -> list[int]:
     """Return the children of a process; none where the kernel doesn't list them (proc_pid_task(5))."""
-    found: list[int] = []
+    pids: list[int] = []
     try:
         threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208  # no pathlib in here
     except OSError:
-        return found
+        return pids
     # A child is that of the thread that has forked it.
     for thread in threads:
         path = f"/proc/{pid}/task/{thread}/children"
         with suppress(OSError), open(path, "rb") as file:  # noqa: PTH123  # likewise
-            found += [int(each) for each in file.read().split()]
-    return found
+            pids += [int(child) for child in file.read().split()]
+    return pids
 
 
 def descendants_of(pid: int) -> list[int]:
     """Return all descendants of a process, parents first."""
-    found = children_of(pid)
-    for each in found:
-        found.extend(children_of(each))
-    return found
+    pids = children_of(pid)
+    for parent in pids:
+        pids.extend(children_of(parent))
+    return pids
 
 
 def signal_child(pid: int, number: signal.Signals) -> None:
@@ -58,14 +58,14 @@ def end_children(grace_s: float, within_s: float) -> None:
         grace_s: Time between the two (seconds).
         within_s: Time in all (seconds).
     """
-    began, asked = time.monotonic(), set[int]()
+    began, signalled = time.monotonic(), set[int]()
     while (passed_s := time.monotonic() - began) < within_s:
         for pid in children_of(os.getpid()):
             if passed_s >= grace_s:
                 signal_child(pid, signal.SIGKILL)
-            elif pid not in asked:
+            elif pid not in signalled:
                 signal_child(pid, signal.SIGTERM)
-                asked.add(pid)
+                signalled.add(pid)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

@@ -65,10 +65,10 @@ class _Removal:
 
     def _empty(self, folder: int, path: Path) -> None:
         with os.scandir(folder) as entries:
-            found = [
-                (each.name, each.is_dir(follow_symlinks=False)) for each in entries
+            listing = [
+                (entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries
             ]
-        for name, is_folder in found:
+        for name, is_folder in listing:
             try:
                 if not is_folder:
                     os.unlink(name, dir_fd=folder)
@@ -141,11 +141,11 @@ def link_tree(source: Path, target: Path) -> None:
         folder, new = pending.pop()
         new.mkdir(mode=_OWN, exist_ok=True)
         with os.scandir(folder) as entries:
-            for each in entries:
-                if each.is_dir(follow_symlinks=False):
-                    pending.append((Path(each.path), new / each.name))
-                elif not os.path.lexists(new / each.name):
-                    link_or_copy(Path(each.path), new / each.name)
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((Path(entry.path), new / entry.name))
+                elif not os.path.lexists(new / entry.name):
+                    link_or_copy(Path(entry.path), new / entry.name)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -45,12 +45,12 @@ def cut_middle(path: Path, most: int) -> bool:
     """
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        file_stat = os.fstat(fd)
+        if not stat.S_ISREG(file_stat.st_mode) or file_stat.st_nlink != 1:
             return False
         start = most // _HEAD_PART // _BLOCK * _BLOCK
-        end = (found.st_size - most // _TAIL_PART) // _BLOCK * _BLOCK
-        if _room(found) <= most or end <= start + _BLOCK:
+        end = (file_stat.st_size - most // _TAIL_PART) // _BLOCK * _BLOCK
+        if _room(file_stat) <= most or end <= start + _BLOCK:
             return False
         _punch(fd, start, end - start)
         with suppress(OSError):
@@ -114,9 +114,9 @@ def hole_bytes(path: Path) -> int:
         os.close(fd)
 
 
-def _room(found: os.stat_result) -> int:
+def _room(file_stat: os.stat_result) -> int:
     # Some file systems count no blocks.
-    return found.st_blocks * _SECTOR or found.st_size
+    return file_stat.st_blocks * _SECTOR or file_stat.st_size
 
 
 def _marker(left_out: int) -> bytes:

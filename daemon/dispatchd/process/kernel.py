@@ -39,7 +39,9 @@ def system_call(number: int, *arguments: int | bytes | None) -> int:
     Raises:
         OSError: The kernel refuses it.
     """
-    result = int(_syscall(_LONG(number), *[_passed(each) for each in arguments]))
+    result = int(
+        _syscall(_LONG(number), *[_passed(argument) for argument in arguments])
+    )
     if result < 0:
         failure = ctypes.get_errno()
         raise OSError(failure, os.strerror(failure))
@@ -54,7 +56,7 @@ def process_control(option: int, *arguments: int | bytes) -> None:
     """
     # The call takes four more arguments, and some options require zeros.
     padded = (*arguments, 0, 0, 0, 0)[:4]
-    if _prctl(ctypes.c_int(option), *[_passed(each) for each in padded]) < 0:
+    if _prctl(ctypes.c_int(option), *[_passed(argument) for argument in padded]) < 0:
         failure = ctypes.get_errno()
         raise OSError(failure, os.strerror(failure))
 

@@ -109,12 +109,12 @@ class Able(NamedTuple):
         """Gaps in a wall of this kernel, in words."""
         if not self.abi:
             return ()
-        found = []
+        missing = []
         if not self.access & Access.TRUNCATE:
-            found.append("truncating files (Linux 6.2)")
+            missing.append("truncating files (Linux 6.2)")
         if not self.scope & Scope.SIGNAL:
-            found.append("signals and abstract sockets (Linux 6.12)")
-        return tuple(found)
+            missing.append("signals and abstract sockets (Linux 6.12)")
+        return tuple(missing)
 
 
 def able(call: Kernel = system_call) -> Able:

@@ -76,9 +76,9 @@ def _reap(program: int) -> int | None:
 
 
 def _is_subreaper() -> bool:
-    found = ctypes.c_int(0)
-    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(found))
-    return bool(found.value)
+    flag = ctypes.c_int(0)
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(flag))
+    return bool(flag.value)
 
 
 def _prctl(option: int, argument: object) -> None:

@@ -64,8 +64,8 @@ def prerequisites(needs: Needs) -> Iterator[Finding]:
 
 def _pidfd() -> Finding:
     if not hasattr(os, "pidfd_open"):
-        words = "this Python has no pidfd: it was built for a kernel before 5.3; install another one"
-        return Finding("pidfd", Level.FAILED, words)
+        message = "this Python has no pidfd: it was built for a kernel before 5.3; install another one"
+        return Finding("pidfd", Level.FAILED, message)
     try:
         own = os.pidfd_open(os.getpid())
         try:
@@ -73,8 +73,8 @@ def _pidfd() -> Finding:
         finally:
             os.close(own)
     except OSError as error:
-        words = f"pidfd_open and pidfd_send_signal don't work ({error.strerror}), so no run could be watched: use Linux 5.3 or newer, and let the container's seccomp profile pass both"
-        return Finding("pidfd", Level.FAILED, words)
+        message = f"pidfd_open and pidfd_send_signal don't work ({error.strerror}), so no run could be watched: use Linux 5.3 or newer, and let the container's seccomp profile pass both"
+        return Finding("pidfd", Level.FAILED, message)
     return Finding("pidfd", Level.OK, "processes can be watched")
 
 
@@ -84,8 +84,8 @@ def _proc() -> Finding:
             if not Path(name).read_bytes().strip():
                 return Finding("proc", Level.FAILED, f"{name} is empty: mount proc(5)")
         except OSError as error:
-            words = f"{name} can't be read ({error.strerror}): mount proc(5) at /proc, with all of it"
-            return Finding("proc", Level.FAILED, words)
+            message = f"{name} can't be read ({error.strerror}): mount proc(5) at /proc, with all of it"
+            return Finding("proc", Level.FAILED, message)
     return Finding("proc", Level.OK, "processes and this boot can be identified")
 
 
@@ -96,20 +96,20 @@ def _null() -> Finding:
         mode = 0
     if stat.S_ISCHR(mode):
         return Finding("devices", Level.OK, f"{os.devnull} is there")
-    words = f"{os.devnull} is missing, or a file in its place: mount /dev, or mknod -m 666 {os.devnull} c 1 3"
-    return Finding("devices", Level.FAILED, words)
+    message = f"{os.devnull} is missing, or a file in its place: mount /dev, or mknod -m 666 {os.devnull} c 1 3"
+    return Finding("devices", Level.FAILED, message)
 
 
 def _shell() -> Finding:
     if os.access(SHELL, os.X_OK):
         return Finding("shell", Level.OK, f"{SHELL} is there")
-    words = f"{SHELL} can't be executed, and starts every run: install a POSIX shell"
-    return Finding("shell", Level.FAILED, words)
+    message = f"{SHELL} can't be executed, and starts every run: install a POSIX shell"
+    return Finding("shell", Level.FAILED, message)
 
 
 def _untried(name: str, folder: Path) -> Finding:
-    words = f"{folder} is full, so what it can do was not tried: make room; nothing is pulled before"
-    return Finding(name, Level.WARNING, words)
+    message = f"{folder} is full, so what it can do was not tried: make room; nothing is pulled before"
+    return Finding(name, Level.WARNING, message)
 
 
 def _durable(folder: Path) -> Finding:
@@ -130,8 +130,8 @@ def _durable(folder: Path) -> Finding:
     except OSError as error:
         if error.errno in _FULL:
             return _untried("durability", folder)
-        words = f"{folder} can't keep a file over a power cut ({error.strerror}): put store.folder on a local file system"
-        return Finding("durability", Level.FAILED, words)
+        message = f"{folder} can't keep a file over a power cut ({error.strerror}): put store.folder on a local file system"
+        return Finding("durability", Level.FAILED, message)
     return Finding("durability", Level.OK, f"{folder} keeps what is written")
 
 
@@ -153,8 +153,8 @@ def _executable(folder: Path, *, checkout: bool) -> Finding:
         if getattr(error, "errno", None) in _FULL:
             return _untried("exec", folder)
         reason = getattr(error, "strerror", None) or str(error)
-        words = f"no program in {folder} can be executed ({reason}): mount it without noexec, or set store.folder"
-        return Finding("exec", level, words)
+        message = f"no program in {folder} can be executed ({reason}): mount it without noexec, or set store.folder"
+        return Finding("exec", level, message)
     return Finding("exec", Level.OK, f"programs in {folder} can be executed")
 
 
@@ -167,8 +167,8 @@ def _certificates() -> Finding:
     with suppress(OSError):
         if folder and any(Path(folder).iterdir()):
             return Finding("certificates", Level.OK, f"CA certificates in {folder}")
-    words = "this system has no CA certificates, so no HTTPS endpoint is trusted: install ca-certificates, or set cloud.ca_file"
-    return Finding("certificates", Level.FAILED, words)
+    message = "this system has no CA certificates, so no HTTPS endpoint is trusted: install ca-certificates, or set cloud.ca_file"
+    return Finding("certificates", Level.FAILED, message)
 
 
 def _home(home: str) -> Finding:
@@ -178,16 +178,18 @@ def _home(home: str) -> Finding:
     what = (
         f"HOME is {home}, which is no folder of this user" if home else "HOME isn't set"
     )
-    words = f"{what}: programs such as git, ssh and npm may fail; set it for the daemon"
-    return Finding("home", Level.WARNING, words)
+    message = (
+        f"{what}: programs such as git, ssh and npm may fail; set it for the daemon"
+    )
+    return Finding("home", Level.WARNING, message)
 
 
 def _git(search_path: str) -> Finding:
-    found = shutil.which("git", path=search_path)
-    if found:
-        return Finding("git", Level.OK, found)
-    words = "there is no git on PATH, and a workflow has `checkout`: install git"
-    return Finding("git", Level.FAILED, words)
+    path = shutil.which("git", path=search_path)
+    if path:
+        return Finding("git", Level.OK, path)
+    message = "there is no git on PATH, and a workflow has `checkout`: install git"
+    return Finding("git", Level.FAILED, message)
 
 
 @contextmanager

@@ -59,10 +59,12 @@ class ServiceManager:
         """Request more time to start or to stop (seconds)."""
         self._send(EXTEND_TIMEOUT_USEC=round(seconds * 1e6))
 
-    def _send(self, **words: str | int) -> None:
+    def _send(self, **assignments: str | int) -> None:
         if not self._address:
             return
-        lines = "\n".join(f"{name}={_one_line(word)}" for name, word in words.items())
+        lines = "\n".join(
+            f"{name}={_one_line(value)}" for name, value in assignments.items()
+        )
         # A leading @ stands for the zero byte of an abstract address (unix(7)).
         address = (
             self._address.replace("@", "\0", 1)
@@ -80,5 +82,5 @@ class ServiceManager:
             out.sendto(lines.encode(), address)
 
 
-def _one_line(word: str | int) -> str:
-    return " ".join(str(word).split())
+def _one_line(value: str | int) -> str:
+    return " ".join(str(value).split())

@@ -62,13 +62,15 @@ def is_file(path: Path) -> bool:
 def what_is_at(path: Path) -> str:
     """Return the kind and the owner of what is at a path, in words; empty if there is nothing, or nobody may look."""
     try:
-        found = path.lstat()
-        is_link = stat.S_ISLNK(found.st_mode)
+        link_stat = path.lstat()
+        is_link = stat.S_ISLNK(link_stat.st_mode)
         target = f" to {str(path.readlink())!r}" if is_link else ""
     except OSError:
         return ""
-    kind = next((words for is_it, words in _KINDS if is_it(found.st_mode)), "something")
-    return f"{kind}{target} of user {found.st_uid}"
+    kind = next(
+        (name for is_it, name in _KINDS if is_it(link_stat.st_mode)), "something"
+    )
+    return f"{kind}{target} of user {link_stat.st_uid}"
 
 
 def write_new(path: Path, data: bytes) -> None:
