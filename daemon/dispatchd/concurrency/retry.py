@@ -28,8 +28,8 @@ class Retry:
         self.failures += 1
         draw, base_s, cap_s = self._random.random(), self.base_s, self.cap_s
         backoff_s = full_jitter_s(self.failures, draw, base_s=base_s, cap_s=cap_s)
-        asked = 0.0 if asked_s is None else after_asked_s(asked_s, draw)
-        self.wait_s = max(backoff_s, asked)
+        requested_s = 0.0 if asked_s is None else after_asked_s(asked_s, draw)
+        self.wait_s = max(backoff_s, requested_s)
         return self.wait_s
 
     def worked(self) -> None:
