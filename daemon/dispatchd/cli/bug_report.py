@@ -100,8 +100,8 @@ def bug_report(config_file: Path | None, *, as_json: bool, output: Path | None) 
             raw.write(_packed(members, int(now.timestamp())))
     except OSError as error:
         raise ReportNotWritten(file=file, error=error) from error
-    for each in missing:
-        click.echo(f"warning: a secret was not looked for: {each}", err=True)
+    for omission in missing:
+        click.echo(f"warning: a secret was not looked for: {omission}", err=True)
     if as_json:
         options.print_json({"file": file, "members": [*members]})
     else:
@@ -119,9 +119,11 @@ def _packed(members: Mapping[str, str], made_at: int) -> bytes:
     return packed.getvalue()
 
 
-def _members(asked: Path | None, now: datetime) -> tuple[dict[str, str], list[str]]:
+def _members(
+    config_file: Path | None, now: datetime
+) -> tuple[dict[str, str], list[str]]:
     """Return the members, name to text without secrets, and the secrets that are not known, each with the reason."""
-    file, state = _find(asked)
+    file, state = _find(config_file)
     try:
         document = toml_text.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
@@ -129,17 +131,17 @@ def _members(asked: Path | None, now: datetime) -> tuple[dict[str, str], list[st
         document = {}
     known, missing = _known(document, file.parent, state)
     hidden: set[str] = set()
-    found = {
+    contents = {
         "config.json": {"file": file, "content": _shown(document, File, hidden)},
         "store.json": _store(state),
-        **_said(asked),
+        **_said(config_file),
     }
     redactor = Redactor.of({*known, *hidden})
     about = f"{_README}\n{now}, dispatchd {__version__}, Python {sys.version}, {platform.platform()}"
     texts = {"README.txt": "\nNot looked for: ".join((about, *missing))}
-    for name, each in found.items():
+    for name, content in contents.items():
         texts[name] = json.dumps(
-            _scrubbed(each, redactor), indent=1, ensure_ascii=False
+            _scrubbed(content, redactor), indent=1, ensure_ascii=False
         )
     # Once more, because the key before some secrets marks them.
     return {name: redactor.scrub(text) for name, text in texts.items()}, missing
@@ -148,9 +150,9 @@ def _members(asked: Path | None, now: datetime) -> tuple[dict[str, str], list[st
 def _scrubbed(value: Any, redactor: Redactor) -> Any:  # noqa: ANN401  # JSON
     """Return a value without secrets. Each string is scrubbed by itself: inside the value's JSON it has more escapes."""
     if isinstance(value, dict):
-        return {str(key): _scrubbed(each, redactor) for key, each in value.items()}
+        return {str(key): _scrubbed(item, redactor) for key, item in value.items()}
     if isinstance(value, list):
-        return [_scrubbed(each, redactor) for each in value]
+        return [_scrubbed(item, redactor) for item in value]
     return (
         value if isinstance(value, int | float | None) else redactor.scrub(str(value))
     )
@@ -178,7 +180,7 @@ def _said(config_file: Path | None) -> dict[str, dict[str, Any]]:
         said = dict(zip(commands, pool.map(_run, commands.values()), strict=True))
     records = said["records.json"].get("said")
     if isinstance(records, list):
-        records.sort(key=lambda each: str(each["changed_at"]), reverse=True)
+        records.sort(key=lambda record: str(record["changed_at"]), reverse=True)
         del records[_RECORDS:]
     return said
 
@@ -193,10 +195,10 @@ def _run(command: tuple[str, ...]) -> dict[str, Any]:
         return {"error": str(error), "said": _end(whole)}
     except OSError as error:
         return {"error": str(error)}
-    found: dict[str, Any] = {"exit_code": done.returncode, "said": _end(done.stdout)}
+    result: dict[str, Any] = {"exit_code": done.returncode, "said": _end(done.stdout)}
     with suppress(ValueError):
-        found["said"] = json.loads(done.stdout)
-    return {**found, "complaints": _end(done.stderr)}
+        result["said"] = json.loads(done.stdout)
+    return {**result, "complaints": _end(done.stderr)}
 
 
 def _end(data: bytes) -> str:
@@ -207,17 +209,17 @@ def _end(data: bytes) -> str:
 
 
 def _store(state: Path | None) -> dict[str, Any]:
-    found: dict[str, Any] = {"folder": state}
+    summary: dict[str, Any] = {"folder": state}
     if state is None:
         return {"error": "not known where it is: the configuration can't be read"}
     try:
-        found["free_bytes"] = shutil.disk_usage(state).free
+        summary["free_bytes"] = shutil.disk_usage(state).free
         for part in ("jobs", "history", "quarantine"):
-            names = sorted(each.name for each in (state / part).iterdir())
-            found[part] = names if part == "quarantine" else len(names)
+            names = sorted(path.name for path in (state / part).iterdir())
+            summary[part] = names if part == "quarantine" else len(names)
     except OSError as error:
-        found["error"] = str(error)
-    return found
+        summary["error"] = str(error)
+    return summary
 
 
 def _shown(value: Any, shape: Any, hidden: set[str]) -> Any:  # noqa: ANN401  # TOML, and any type
@@ -226,7 +228,7 @@ def _shown(value: Any, shape: Any, hidden: set[str]) -> Any:  # noqa: ANN401  # 
     `shape` is the expected type of the value, None for an unknown one. `hidden` gets the names that are left out.
     """
     if isinstance(value, list):
-        return [_shown(each, shape, hidden) for each in value]
+        return [_shown(item, shape, hidden) for item in value]
     if isinstance(value, dict):
         return {k: _shown(v, _inner(shape, k), hidden) for k, v in value.items()}
     if shape is None or attrs.has(shape) or get_origin(shape) is Mapping:
@@ -241,7 +243,9 @@ def _inner(shape: Any, key: str) -> Any:  # noqa: ANN401  # as above
         return get_args(shape)[1]
     if not attrs.has(shape) or (shape is WorkflowEntry and key == "env"):
         return None
-    return next((each.type for each in attrs.fields(shape) if each.name == key), None)
+    return next(
+        (field.type for field in attrs.fields(shape) if field.name == key), None
+    )
 
 
 def _known(
@@ -249,14 +253,14 @@ def _known(
 ) -> tuple[set[str], list[str]]:
     """Return the secrets that can be read, and those that can't, each with the reason."""
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
-    found = {environment.get(f"DISPATCHD_LICENSE{end}", "") for end in ("", "_KEY")}
-    found.update(() if state is None else _of_state(state))
+    secrets = {environment.get(f"DISPATCHD_LICENSE{end}", "") for end in ("", "_KEY")}
+    secrets.update(() if state is None else _of_state(state))
     credentials = environment.get("CREDENTIALS_DIRECTORY") or _CREDENTIALS
     missing = []
     for path, value in _leaves(document):
         key, where = path[-1], ".".join(path)
         if key == "env":
-            found.add(environment.get(value, ""))
+            secrets.add(environment.get(value, ""))
         elif key == "command" and path[0] == "secrets":
             missing.append(f"{where}: not run, because it may cost something")
         elif key.endswith(("file", "credential")) and key not in _NO_SECRETS:
@@ -268,15 +272,15 @@ def _known(
             else:
                 # NAME: VALUE and user:password have the secret behind the colon.
                 behind = (line.partition(":")[2] for line in text.splitlines())
-                found.update((text, *behind))
-    return found, missing
+                secrets.update((text, *behind))
+    return secrets, missing
 
 
 def _leaves(value: Any, *path: str) -> Iterator[tuple[tuple[str, ...], str]]:  # noqa: ANN401  # as above
     """Yield the texts of the configuration with their keys; of a list the first."""
     if isinstance(value, dict):
-        for name, each in value.items():
-            yield from _leaves(each, *path, name)
+        for name, item in value.items():
+            yield from _leaves(item, *path, name)
     elif isinstance(value, list):
         yield from _leaves(next(iter(value), None), *path)
     elif isinstance(value, str):

@@ -29,7 +29,7 @@ _HARMLESS: Final = re.compile(r"[A-Za-z0-9_.:@%+=/][A-Za-z0-9_.:@%+=/,-]*", re.A
 
 _TRACKED: Final = frozenset(Phase) - {Phase.HISTORY}
 
-_WANTED: Final[Mapping[str, frozenset[Phase]]] = {
+_PHASES: Final[Mapping[str, frozenset[Phase]]] = {
     "block": _TRACKED,
     "cancel": _TRACKED,
     "resolve": frozenset({Phase.NEEDS_ATTENTION}),
@@ -67,37 +67,37 @@ def job_ids(
 
     try:
         places = find_daemon(ctx.params.get("config_file"), quiet=True)
-        wanted = _WANTED.get(ctx.info_name or "", frozenset(Phase))
-        found = list(_jobs(places, wanted, incomplete))
+        phases = _PHASES.get(ctx.info_name or "", frozenset(Phase))
+        jobs = list(_jobs(places, phases, incomplete))
     except (DispatchdError, OSError):
         return []
     return [
         CompletionItem(job_id, help=about)
-        for job_id, about in found
+        for job_id, about in jobs
         if job_id.startswith(incomplete) and _HARMLESS.fullmatch(job_id)
     ]
 
 
 def _jobs(
-    places: Places, wanted: frozenset[Phase], incomplete: str
+    places: Places, phases: frozenset[Phase], incomplete: str
 ) -> Iterator[tuple[str, str]]:
     """Yield the ids of jobs with a text that helps to tell them apart."""
     try:
-        documents = _asked(places, incomplete)
+        documents = _jobs_of_daemon(places, incomplete)
     except NotReachable:
         # The folder of a job's file shows whether it is tracked; reading thousands of files takes too long.
-        if wanted & _TRACKED:
+        if phases & _TRACKED:
             yield from _in_folder(places.state_folder / "jobs", "tracked")
-        if Phase.HISTORY in wanted:
+        if Phase.HISTORY in phases:
             yield from _in_folder(places.state_folder / "history", "past")
         return
-    for each in documents:
-        job, phase = each["job"], each["phase"]
-        if phase in wanted:
+    for document in documents:
+        job, phase = document["job"], document["phase"]
+        if phase in phases:
             yield job["id"], f"{phase} {job.get('workflow', '')}".strip()
 
 
-def _asked(places: Places, incomplete: str) -> Iterable[Any]:
+def _jobs_of_daemon(places: Places, incomplete: str) -> Iterable[Any]:
     from urllib.parse import quote
 
     from dispatchd.agent.control.client import ask
@@ -111,8 +111,8 @@ def _asked(places: Places, incomplete: str) -> Iterable[Any]:
         timeout_s=_TIMEOUT_S,
         state=places.state_folder,
     )
-    found: list[Any] = answer["jobs"]
-    return found
+    documents: list[Any] = answer["jobs"]
+    return documents
 
 
 def _in_folder(folder: Path, about: str) -> Iterator[tuple[str, str]]:

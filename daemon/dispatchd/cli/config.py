@@ -25,18 +25,18 @@ def check(config_file: Path | None, *, as_json: bool) -> None:
 
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     try:
-        found = load_config(config_file)
-        check_outward(found, environment)
+        configuration = load_config(config_file)
+        check_outward(configuration, environment)
     except ConfigError as error:
         if as_json:
-            print_json({"problems": [_problem(each) for each in error.problems]})
+            print_json({"problems": [_problem(problem) for problem in error.problems]})
         raise
-    warnings = list(_warnings(found))
+    warnings = list(_warnings(configuration))
     if as_json:
         print_json(
             {
-                "file": str(found.file),
-                "workflows": sorted(found.workflows),
+                "file": str(configuration.file),
+                "workflows": sorted(configuration.workflows),
                 "problems": [],
                 "warnings": warnings,
             }
@@ -44,9 +44,9 @@ def check(config_file: Path | None, *, as_json: bool) -> None:
         return
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
-    names = ", ".join(sorted(found.workflows)) or "none"
+    names = ", ".join(sorted(configuration.workflows)) or "none"
     click.echo(
-        f"{found.file} is good; workflows: {names}; state in {found.state_folder}"
+        f"{configuration.file} is good; workflows: {names}; state in {configuration.state_folder}"
     )
 
 
@@ -58,11 +58,11 @@ def _problem(problem: Problem) -> dict[str, str]:
     }
 
 
-def _warnings(found: Config) -> Iterator[str]:
-    if found.secret_is_exposed:
-        yield f"{found.secret_file} is open to other users; run: chmod 600 {found.secret_file}"
-    if not found.workflows:
-        yield f"{found.file} has no [workflows.NAME], so every job would be rejected"
-    for name, workflow in found.workflows.items():
+def _warnings(configuration: Config) -> Iterator[str]:
+    if configuration.secret_is_exposed:
+        yield f"{configuration.secret_file} is open to other users; run: chmod 600 {configuration.secret_file}"
+    if not configuration.workflows:
+        yield f"{configuration.file} has no [workflows.NAME], so every job would be rejected"
+    for name, workflow in configuration.workflows.items():
         if not workflow.program.is_file():
             yield f"workflows.{name}.command: there is no {workflow.program} now; jobs for it would fail"

@@ -32,11 +32,11 @@ def demo(*, as_json: bool) -> None:
         print_json(
             [
                 {
-                    "job": each.act.job_id,
-                    "outcome": each.outcome,
-                    "summary": each.summary,
+                    "job": result.act.job_id,
+                    "outcome": result.outcome,
+                    "summary": result.summary,
                 }
-                for each in results
+                for result in results
             ]
         )
     else:
@@ -54,5 +54,5 @@ def demo(*, as_json: bool) -> None:
         click.echo(
             f"\nEverything is kept in {folder}; the daemon's log is {folder / 'daemon.log'}."
         )
-    if not all(each.as_expected for each in results):
+    if not all(result.as_expected for result in results):
         sys.exit(1)

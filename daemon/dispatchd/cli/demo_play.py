@@ -157,8 +157,8 @@ async def _hub(folder: Path) -> AsyncIterator[tuple[str, str]]:
         if "http" not in url:
             _give_up(folder)
         url = url.split()[-1]
-        words = ["machine", "add", "demo-machine", "--fixed-secret", "--json"]
-        added = await _command(folder, *words, *config, "--url", url)
+        arguments = ["machine", "add", "demo-machine", "--fixed-secret", "--json"]
+        added = await _command(folder, *arguments, *config, "--url", url)
         secret = folder / "secret"
         secret.touch(mode=0o600)
         secret.write_text(added["secret"])
@@ -168,16 +168,16 @@ async def _hub(folder: Path) -> AsyncIterator[tuple[str, str]]:
             process.terminate()
 
 
-async def _command(folder: Path, *words: str) -> dict[str, Any]:
+async def _command(folder: Path, *arguments: str) -> dict[str, Any]:
     """Return the JSON that a command of the hub prints."""
     done = await anyio.run_process(
-        [sys.executable, "-m", "dispatchd", "hub", *words], cwd=folder, check=False
+        [sys.executable, "-m", "dispatchd", "hub", *arguments], cwd=folder, check=False
     )
     if done.returncode:
         (folder / "errors.log").write_bytes(done.stderr)
         _give_up(folder)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
 
 
 @asynccontextmanager
@@ -232,12 +232,12 @@ async def _until_running(http: httpx.AsyncClient, job_id: str) -> None:
 
 
 async def _result(http: httpx.AsyncClient, act: Act, folder: Path) -> Result:
-    found = await _view(http, act.job_id, "finished")
+    job = await _view(http, act.job_id, "finished")
     log = folder / "state" / "runs" / act.job_id / "attempt-1" / "output.log"
     return Result(
         act,
-        found["result_status"],
-        found["result_summary"],
+        job["result_status"],
+        job["result_summary"],
         str(log) if log.exists() else "(not run)",
     )
 
@@ -246,8 +246,8 @@ async def _view(http: httpx.AsyncClient, job_id: str, until: str) -> dict[str, A
     reply = await http.get(
         f"/api/v1/jobs/{job_id}", params={"wait": str(_ALL_S), "until": until}
     )
-    found: dict[str, Any] = reply.raise_for_status().json()
-    return found
+    job: dict[str, Any] = reply.raise_for_status().json()
+    return job
 
 
 async def _show_progress(daemon: Process, log_file: Path, say: Any) -> None:  # noqa: ANN401  # click.echo or nothing

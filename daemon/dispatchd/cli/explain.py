@@ -55,38 +55,41 @@ def explain(
     config = load_config(config_file)
     names = list(config.workflows)
     delivery = _read(file, workflow or (names[0] if len(names) == 1 else ""), event)
-    found = config.workflows.get(delivery.job.workflow)
-    parameters = _parameters(delivery, found)
-    refusal = _refusal(delivery, found, names)
+    configured = config.workflows.get(delivery.job.workflow)
+    parameters = _parameters(delivery, configured)
+    refusal = _refusal(delivery, configured, names)
     if as_json:
         print_json(
             {
                 "workflow": delivery.job.workflow,
                 "rejected": refusal or None,
-                "command": list(found.command) if found else None,
+                "command": list(configured.command) if configured else None,
                 "parameters": dict(parameters.values),
-                "left_out": {each.name: each.reason for each in parameters.left_out},
+                "left_out": {
+                    parameter.name: parameter.reason
+                    for parameter in parameters.left_out
+                },
                 "runtime_parameters": runtime_parameters(parameters.values),
             }
         )
         return
-    if found:
-        echo(f"workflow {found.name} would run: {' '.join(found.command)}")
+    if configured:
+        echo(f"workflow {configured.name} would run: {' '.join(configured.command)}")
     if refusal:
         echo(f"it would be rejected: {refusal}")
     if parameters.values:
         print_pairs(parameters.values)
-    for each in parameters.left_out:
-        echo(f"left out: {each.name}: {each.reason}")
+    for parameter in parameters.left_out:
+        echo(f"left out: {parameter.name}: {parameter.reason}")
 
 
 def _parameters(delivery: Delivery, workflow: Workflow | None) -> Parameters:
     payload = loads(delivery.payload)
     if workflow is None:
         return derive(delivery.job, payload)
-    found = derive(delivery.job, payload, workflow.github_servers)
+    derived = derive(delivery.job, payload, workflow.github_servers)
     own = {name: value for name, value in workflow.env.items() if name in ADDRESSES}
-    return evolve(found, values={**found.values, **own})
+    return evolve(derived, values={**derived.values, **own})
 
 
 def _refusal(

@@ -25,10 +25,10 @@ async def gather(
     quiet: bool,
 ) -> list[Finding]:
     """Return the findings of checks; print each at once unless quiet. An invalid configuration is the only finding."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
 
     def note(finding: Finding) -> None:
-        found.append(finding)
+        findings.append(finding)
         if not quiet:
             show(finding)
 
@@ -37,10 +37,10 @@ async def gather(
     except ConfigError as error:
         for problem in error.problems:
             note(Finding("config", Level.FAILED, str(problem)))
-        return found
+        return findings
     async for finding in check(config):
         note(finding)
-    return found
+    return findings
 
 
 def conclude(findings: Sequence[Finding], *, as_json: bool) -> NoReturn:
@@ -49,11 +49,11 @@ def conclude(findings: Sequence[Finding], *, as_json: bool) -> NoReturn:
         print_json(
             [
                 {
-                    "check": each.check,
-                    "level": each.level.name.lower(),
-                    "words": each.words,
+                    "check": finding.check,
+                    "level": finding.level.name.lower(),
+                    "words": finding.words,
                 }
-                for each in findings
+                for finding in findings
             ]
         )
-    sys.exit(max(each.level for each in findings))
+    sys.exit(max(finding.level for finding in findings))

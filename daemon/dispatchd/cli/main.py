@@ -187,8 +187,8 @@ def _code_of_click(arguments: Sequence[str] | None) -> int:
         with _writing():
             click.echo(bare.format_message())
     except click.ClickException as error:
-        words = " ".join(error.format_message().split())
-        _complain(f"{words} (see --help)")
+        message = " ".join(error.format_message().split())
+        _complain(f"{message} (see --help)")
         code = os.EX_USAGE
     except (click.Abort, KeyboardInterrupt):
         code = 130  # 128 + SIGINT, as a shell says it
@@ -201,7 +201,7 @@ def _silence_stdout() -> None:
 
 
 def _refuse(errors: Sequence[UserError | OSError]) -> int:
-    return max(_refused(each) for each in errors)
+    return max(_refused(error) for error in errors)
 
 
 def _refused(error: UserError | OSError) -> int:
@@ -227,11 +227,11 @@ def _refused(error: UserError | OSError) -> int:
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[UserError | OSError]:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from _leaves(each)
-        elif isinstance(each, UserError | OSError):
-            yield each
+    for exception in group.exceptions:
+        if isinstance(exception, BaseExceptionGroup):
+            yield from _leaves(exception)
+        elif isinstance(exception, UserError | OSError):
+            yield exception
 
 
 def _complain(line: str) -> None:

@@ -121,8 +121,8 @@ def page(root: click.Group, version: str) -> str:
 def _purpose(root: click.Command) -> str:
     """Return the first sentence of a help text in the form of the section NAME: without its full stop."""
     first = (root.help or "").split("\n\n", 1)[0]
-    words = " ".join(first.split()).removesuffix(".")
-    return words[:1].lower() + words[1:]
+    sentence = " ".join(first.split()).removesuffix(".")
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _commands(group: click.Group, ctx: click.Context) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _usage(command: click.Command, ctx: click.Context) -> str:
         if (record := option.get_help_record(ctx)) is not None
     ]
     pieces = command.collect_usage_pieces(ctx)
-    others = [each for each in pieces if each != command.options_metavar]
+    others = [piece for piece in pieces if piece != command.options_metavar]
     return " ".join((ctx.command_path, *required, *others))
 
 
@@ -165,10 +165,10 @@ def _option(option: click.Option, ctx: click.Context) -> Iterator[str]:
     record = option.get_help_record(ctx)
     if record is None or "--help" in option.opts:
         return
-    names, words = record
+    names, help_text = record
     yield ".TP"
     yield ", ".join(_option_name(name) for name in names.split(", "))
-    yield _text(" ".join(words.split()))
+    yield _text(" ".join(help_text.split()))
 
 
 def _option_name(name: str) -> str:
@@ -190,10 +190,10 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _items(pairs: tuple[tuple[str, str], ...], *, font: str) -> Iterator[str]:
-    for name, words in pairs:
+    for name, description in pairs:
         yield ".TP"
         yield rf"\f{font}{_text(name)}\fR"
-        yield _text(words)
+        yield _text(description)
 
 
 def _quoted(text: str) -> str:
@@ -211,7 +211,7 @@ def _text(text: str) -> str:
     for plain, roff in (("'", r"\(aq"), ("`", r"\(ga"), ("^", r"\(ha"), ("~", r"\(ti")):
         escaped = escaped.replace(plain, roff)
     escaped = "".join(
-        each if each.isascii() else rf"\[u{ord(each):04X}]" for each in escaped
+        char if char.isascii() else rf"\[u{ord(char):04X}]" for char in escaped
     )
     return rf"\&{escaped}" if escaped.startswith((".", r"\(aq")) else escaped
 

@@ -27,15 +27,15 @@ from dispatchd.protocol.times import ago, utc
 def license_(config_file: Path | None, *, as_json: bool) -> None:
     """Show the license: source, status, expiry."""
     config = load_config(config_file)
-    found = _told(config)
+    document = _current_license(config)
     if as_json:
-        print_json(found)
-    elif found.get("source") == "configuration":
+        print_json(document)
+    elif document.get("source") == "configuration":
         echo(
             f"The identity is configured: license {config.cloud.license_id}, machine {config.cloud.server_id}."
         )
     else:
-        _print(found)
+        _print(document)
 
 
 @click.command()
@@ -122,12 +122,12 @@ def _look(config: Config) -> None:
         return
 
 
-def _told(config: Config) -> dict[str, Json]:
+def _current_license(config: Config) -> dict[str, Json]:
     """Return the license from the running daemon, or else from the disk."""
     from dispatchd.agent.control.client import ask
 
     try:
-        found = ask(
+        answer = ask(
             config.control_folder,
             "GET",
             "/v1/license",
@@ -141,40 +141,40 @@ def _told(config: Config) -> dict[str, Json]:
 
         environment = dict(os.environ)  # noqa: TID251  # as above
         return {"daemon": "not running", **license_on_disk(config, environment)}
-    return found if isinstance(found, dict) else {}
+    return answer if isinstance(answer, dict) else {}
 
 
-def _print(found: dict[str, Json]) -> None:
-    features = found.get("features")
+def _print(document: dict[str, Json]) -> None:
+    features = document.get("features")
     print_pairs(
         {
-            "license": str(found.get("license_id") or "none"),
-            "source": str(found.get("source") or "none found"),
-            "machine": str(found.get("server_id") or ""),
-            "plan": str(found.get("plan") or ""),
+            "license": str(document.get("license_id") or "none"),
+            "source": str(document.get("source") or "none found"),
+            "machine": str(document.get("server_id") or ""),
+            "plan": str(document.get("plan") or ""),
             "features": ", ".join(map(str, features))
             if isinstance(features, list)
             else "",
-            "state": str(found.get("validity") or "unknown"),
-            "expires": _when(found, "expires_at"),
-            "grace until": _when(found, "grace_until"),
+            "state": str(document.get("validity") or "unknown"),
+            "expires": _when(document, "expires_at"),
+            "grace until": _when(document, "grace_until"),
             "may pull": "yes"
-            if found.get("good")
-            else f"no: {found.get('blocked_reason')}",
-            "warning": str(found.get("warning") or ""),
-            "last heartbeat": _when(found, "last_heartbeat_at"),
-            "next heartbeat": _when(found, "next_heartbeat_at"),
-            "last error": str(found.get("heartbeat_error") or ""),
-            "daemon": str(found.get("daemon") or ""),
+            if document.get("good")
+            else f"no: {document.get('blocked_reason')}",
+            "warning": str(document.get("warning") or ""),
+            "last heartbeat": _when(document, "last_heartbeat_at"),
+            "next heartbeat": _when(document, "next_heartbeat_at"),
+            "last error": str(document.get("heartbeat_error") or ""),
+            "daemon": str(document.get("daemon") or ""),
         }
     )
 
 
-def _when(found: dict[str, Json], name: str) -> str:
+def _when(document: dict[str, Json], name: str) -> str:
     """Return a time with its distance from now, such as `2026-12-24 00:00:00 UTC (in 33 d)`."""
     from datetime import datetime
 
-    text = found.get(name)
+    text = document.get(name)
     if not isinstance(text, str):
         return ""
     at = datetime.fromisoformat(text)

@@ -19,9 +19,9 @@ _TIMEOUT_S: Final = 5.0
 def read_records(places: Places, *, past: int) -> list[TrackedJob]:
     """Return every tracked job and the newest past ones, the latest change first."""
     records = _records(places, f"past={past}", _TIMEOUT_S)
-    newest = sorted(records, key=lambda each: each.changed_at, reverse=True)
-    tracked = [each for each in newest if each.phase is not Phase.HISTORY]
-    ended = [each for each in newest if each.phase is Phase.HISTORY]
+    newest = sorted(records, key=lambda record: record.changed_at, reverse=True)
+    tracked = [record for record in newest if record.phase is not Phase.HISTORY]
+    ended = [record for record in newest if record.phase is Phase.HISTORY]
     return [*tracked, *ended[:past]]
 
 
@@ -38,14 +38,16 @@ def find_job(
     records = _records(
         places, f"like={quote(job_id, safe='', errors='surrogatepass')}", timeout_s
     )
-    found = [record for record in records if record.job.id.startswith(job_id)]
-    exact = [record for record in found if record.job.id == job_id]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
+    matches = [record for record in records if record.job.id.startswith(job_id)]
+    exact = [record for record in matches if record.job.id == job_id]
+    if len(exact or matches) == 1:
+        return (exact or matches)[0]
     cannot = f"find a job {job_id!r} in {places.state_folder}"
-    if found:
-        names = ", ".join(record.job.id for record in found[:5])
-        raise UsageError(cannot=cannot, reason=f"{len(found)} begin with it ({names})")
+    if matches:
+        names = ", ".join(record.job.id for record in matches[:5])
+        raise UsageError(
+            cannot=cannot, reason=f"{len(matches)} begin with it ({names})"
+        )
     raise UsageError(cannot=cannot, reason="there is none; `dispatchd jobs` lists them")
 
 
@@ -69,15 +71,15 @@ def _records(places: Places, query: str, timeout_s: float) -> list[TrackedJob]:
         )
     except NotReachable as error:
         try:
-            found = list(read_all(places.state_folder))
+            records = list(read_all(places.state_folder))
         except FolderUnusable:
             # The error of the daemon's socket is the one that helps.
             raise error from None
         if socket.exists():
             echo(f"dispatchd: {error}; reading {places.state_folder}", err=True)
-        return found
+        return records
     documents = answer.get("jobs") if isinstance(answer, dict) else None
     return [
-        from_document(each, path=socket)
-        for each in (documents if isinstance(documents, list) else [])
+        from_document(document, path=socket)
+        for document in (documents if isinstance(documents, list) else [])
     ]

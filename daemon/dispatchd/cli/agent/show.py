@@ -69,7 +69,7 @@ def _print_story(record: TrackedJob, folder: RunFolder) -> None:
         return
     story = read_story(folder.events_file(record.attempt.number))
     span = story.last_span
-    told = {
+    facts = {
         "run phase": story.phases[-1].name if story.phases else "",
         "phases took": story.timings(),
         "progress": str(story.progress) if story.progress else "",
@@ -80,9 +80,9 @@ def _print_story(record: TrackedJob, folder: RunFolder) -> None:
         "bad events": f"{story.malformed} lines" if story.malformed else "",
         "events left out": f"{story.left_out:,} lines" if story.left_out else "",
     }
-    if any(told.values()):
+    if any(facts.values()):
         echo("")
-        print_pairs(told)
+        print_pairs(facts)
 
 
 def _print_report(record: TrackedJob, folder: RunFolder) -> None:
@@ -92,8 +92,10 @@ def _print_report(record: TrackedJob, folder: RunFolder) -> None:
     report, problem = reports.read(folder, record.attempt.number)
     outputs = [f"{name}={value}" for name, value in report.outputs.items()]
     remarks = [
-        annotation_line(each.level, each.path, each.start_line, each.message)
-        for each in report.annotations
+        annotation_line(
+            annotation.level, annotation.path, annotation.start_line, annotation.message
+        )
+        for annotation in report.annotations
     ]
     for title, text in (
         ("Step summary", report.step_summary),

@@ -67,7 +67,7 @@ def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
 def _ask(places: Places) -> dict[str, Any]:
     from dispatchd.agent.control.client import ask
 
-    found: Any = ask(
+    document: Any = ask(
         places.control_folder,
         "GET",
         "/v1/status",
@@ -75,7 +75,7 @@ def _ask(places: Places) -> dict[str, Any]:
         timeout_s=_TIMEOUT_S,
         state=places.state_folder,
     )
-    return found  # type: ignore[no-any-return]  # contracts/schemas/control-status.schema.json
+    return document  # type: ignore[no-any-return]  # contracts/schemas/control-status.schema.json
 
 
 def _clear_screen() -> None:
@@ -117,25 +117,25 @@ def _print_store(places: Places, *, as_json: bool) -> None:
     )
 
 
-def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the lines of the screen: name and value, empty if there is none."""
     endpoint, slots, outbox, disk = (
-        found[name] for name in ("endpoint", "slots", "outbox", "disk")
+        document[name] for name in ("endpoint", "slots", "outbox", "disk")
     )
-    state = "ready" if found["ready"] else "NOT READY"
-    up_s = age_s(datetime.fromisoformat(found["started_at"]))
+    state = "ready" if document["ready"] else "NOT READY"
+    up_s = age_s(datetime.fromisoformat(document["started_at"]))
     yield (
         "daemon",
-        f"{state}; version {found['version']}, pid {found['pid']}, up {duration(up_s)}",
+        f"{state}; version {document['version']}, pid {document['pid']}, up {duration(up_s)}",
     )
-    for number, problem in enumerate(found["problems"], start=1):
+    for number, problem in enumerate(document["problems"], start=1):
         yield f"  because {number}", problem
-    machine = found["machine"]
+    machine = document["machine"]
     yield (
         "machine",
         f"{machine['server_id'] or '?'} under license {machine['license_id'] or '?'}",
     )
-    yield "license", _license(found["license"])
+    yield "license", _license(document["license"])
     extensions = ", ".join(endpoint["extensions"])
     yield (
         "endpoint",
@@ -152,56 +152,56 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if skew_s
         else "in step with the endpoint",
     )
-    yield "intake", _intake(found["intake"])
+    yield "intake", _intake(document["intake"])
     yield "slots", f"{slots['used']} of {slots['total']} in use"
-    yield "jobs", _counted(found["jobs"])
+    yield "jobs", _counted(document["jobs"])
     yield (
         "unreported",
         f"{outbox['depth']}; {outbox['oldest_job']} for {duration(outbox['oldest_age_s'])}"
         if outbox["depth"]
         else "none",
     )
-    yield "runs kept by", found["containment"]
-    yield "isolation", found["isolation"]
+    yield "runs kept by", document["containment"]
+    yield "isolation", document["isolation"]
     free = f"{disk['free_bytes'] / (1 << 30):.1f} GiB and {disk['free_inodes']:,} inodes free"
     yield "disk", f"{disk['error']}; {free}" if disk["error"] else free
-    yield "state", found["state_folder"]
-    reloaded = ago(_since(found["reloaded_at"])) if found["reloaded_at"] else ""
+    yield "state", document["state_folder"]
+    reloaded = ago(_since(document["reloaded_at"])) if document["reloaded_at"] else ""
     yield (
         "config",
-        found["config_file"] + (f", reloaded {reloaded}" if reloaded else ""),
+        document["config_file"] + (f", reloaded {reloaded}" if reloaded else ""),
     )
-    for name, doing in found["loops"].items():
+    for name, doing in document["loops"].items():
         yield f"{name} loop", doing
-    for number, warning in enumerate(found["warnings"], start=1):
+    for number, warning in enumerate(document["warnings"], start=1):
         yield f"WARNING {number}", warning
 
 
-def _license(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _license(license_status: dict[str, Any] | None) -> str:
+    if license_status is None:
         return ""
-    if not found["good"]:
-        return str(found["blocked_reason"])
+    if not license_status["good"]:
+        return str(license_status["blocked_reason"])
     until = (
-        f", until {utc(datetime.fromisoformat(found['expires_at']))}"
-        if found["expires_at"]
+        f", until {utc(datetime.fromisoformat(license_status['expires_at']))}"
+        if license_status["expires_at"]
         else ""
     )
-    return f"{found['plan'] or 'good'} ({found['validity']}){until}"
+    return f"{license_status['plan'] or 'good'} ({license_status['validity']}){until}"
 
 
-def _intake(found: dict[str, Any]) -> str:
-    why = f" ({found['reason']})" if found["reason"] else ""
-    if found["mode"] == "pulling":
+def _intake(intake: dict[str, Any]) -> str:
+    why = f" ({intake['reason']})" if intake["reason"] else ""
+    if intake["mode"] == "pulling":
         return "pulling"
-    since = ago(_since(found["since"]))
-    left = f"; {found['left']} left" if found["mode"] == "draining" else ""
+    since = ago(_since(intake["since"]))
+    left = f"; {intake['left']} left" if intake["mode"] == "draining" else ""
     until = (
-        f"; what runs is ended at {utc(datetime.fromisoformat(found['until']))}"
-        if found["until"]
+        f"; what runs is ended at {utc(datetime.fromisoformat(intake['until']))}"
+        if intake["until"]
         else ""
     )
-    return f"{found['mode'].upper()}{why}, since {since}{left}{until}"
+    return f"{intake['mode'].upper()}{why}, since {since}{left}{until}"
 
 
 def _counted(jobs: dict[str, Json]) -> str:

@@ -36,8 +36,8 @@ def standing(record: TrackedJob) -> str:
 def _waiting(record: TrackedJob) -> str:
     if not record.blocked:
         return record.phase
-    words = " ".join(record.blocked.split())
-    return words if len(words) <= _SHOWN else words[: _SHOWN - 1] + "…"
+    reason = " ".join(record.blocked.split())
+    return reason if len(reason) <= _SHOWN else reason[: _SHOWN - 1] + "…"
 
 
 def annotation_line(level: str, path: str, line: int, message: str) -> str:

@@ -17,11 +17,11 @@ from dispatchd.protocol.times import ago
 @asks_hub
 def machines(hub: HubClient, *, as_json: bool) -> None:
     """List the machines."""
-    found = hub.rows(
+    rows = hub.rows(
         "/api/v1/machines", "machines", "hub-machine", cannot="list machines"
     )
     titles = ("MACHINE", "STATE", "SERVER ID", "SEEN", "LAST PULL", "WORKFLOWS")
-    print_rows(found, (*titles, "BOUND TO"), _machine_row, as_json=as_json)
+    print_rows(rows, (*titles, "BOUND TO"), _machine_row, as_json=as_json)
 
 
 @click.group()
@@ -45,14 +45,14 @@ def add_machine(
     name: str,
 ) -> None:
     """Add a machine as NAME, and print its credentials, which are shown only once."""
-    found = hub.ask(
+    answer = hub.ask(
         "POST",
         "/api/v1/machines",
         {"name": name, "fixed_secret": fixed_secret},
         cannot=f"add machine {name}",
         contract="hub-machine",
     )
-    _say_given(found, as_json=as_json)
+    _say_given(answer, as_json=as_json)
 
 
 @machine.command("rotate")
@@ -60,8 +60,8 @@ def add_machine(
 @click.argument("name")
 def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Give the machine NAME a new key, or a new secret; the old secret counts until the key is activated."""
-    found = _change_machine(hub, name, "rotate")
-    _say_given(found, as_json=as_json)
+    answer = _change_machine(hub, name, "rotate")
+    _say_given(answer, as_json=as_json)
 
 
 @machine.command("bind")
@@ -100,8 +100,8 @@ def bind_machine(
         "workflows": list(workflows) or None,
         "repositories": list(repositories) or None,
     }
-    found = _change_machine(hub, name, "bind", body)
-    say(found, f"{name}  bound to {_bound(found)}", as_json=as_json)
+    answer = _change_machine(hub, name, "bind", body)
+    say(answer, f"{name}  bound to {_bound(answer)}", as_json=as_json)
 
 
 @machine.command("revoke")
@@ -109,8 +109,8 @@ def bind_machine(
 @click.argument("name")
 def revoke_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Revoke machine NAME. It can no longer pull or report jobs."""
-    found = _change_machine(hub, name, "revoke")
-    say(found, f"{name}  {found['state']}", as_json=as_json)
+    answer = _change_machine(hub, name, "revoke")
+    say(answer, f"{name}  {answer['state']}", as_json=as_json)
 
 
 @click.group()
@@ -137,14 +137,14 @@ def add_token(
     name: str,
 ) -> None:
     """Make a token called NAME, and print it; it is shown only once."""
-    found = hub.ask(
+    answer = hub.ask(
         "POST",
         "/api/v1/tokens",
         {"name": name, "scopes": list(scopes)},
         cannot=f"add token {name}",
         contract="hub-token",
     )
-    say(found, found["token"], as_json=as_json)
+    say(answer, answer["token"], as_json=as_json)
 
 
 @token.command("revoke")
@@ -162,9 +162,9 @@ def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
 @asks_hub
 def list_tokens(hub: HubClient, *, as_json: bool) -> None:
     """List tokens; secrets are never shown."""
-    found = hub.rows("/api/v1/tokens", "tokens", "hub-token", cannot="list tokens")
+    rows = hub.rows("/api/v1/tokens", "tokens", "hub-token", cannot="list tokens")
     titles = ("TOKEN", "SCOPES", "MADE", "REVOKED")
-    print_rows(found, titles, _token_row, as_json=as_json)
+    print_rows(rows, titles, _token_row, as_json=as_json)
 
 
 COMMANDS: Final = (machines, machine, token)
@@ -208,20 +208,24 @@ def _seen(at: float) -> str:
     return ago(age_s(at) if at else None)
 
 
-def _bound(found: dict[str, Any]) -> str:
+def _bound(machine: dict[str, Any]) -> str:
     """Return the binding of a machine, in words; an earlier release of the hub sends none."""
     names = (
-        ("workflows", found.get("bound_workflows")),
-        ("repositories", found.get("bound_repositories")),
+        ("workflows", machine.get("bound_workflows")),
+        ("repositories", machine.get("bound_repositories")),
     )
-    words = [f"{kind} {', '.join(each)}" for kind, each in names if each is not None]
-    return "; ".join(words) or "any"
+    bindings = [
+        f"{kind} {', '.join(patterns)}"
+        for kind, patterns in names
+        if patterns is not None
+    ]
+    return "; ".join(bindings) or "any"
 
 
-def _say_given(found: dict[str, Any], *, as_json: bool) -> None:
+def _say_given(machine: dict[str, Any], *, as_json: bool) -> None:
     """Print the secrets or keys that a machine was given."""
     if as_json:
-        print_json(found)
+        print_json(machine)
         return
     names = (
         "name",
@@ -231,9 +235,11 @@ def _say_given(found: dict[str, Any], *, as_json: bool) -> None:
         "enrolment_key",
         "fingerprint",
     )
-    print_pairs({name.replace("_", " "): str(found.get(name) or "") for name in names})
-    if "public_key" in found:
+    print_pairs(
+        {name.replace("_", " "): str(machine.get(name) or "") for name in names}
+    )
+    if "public_key" in machine:
         echo(
-            f"valid until {when(found['key_expires_at'])}; on the machine, pin this as license.public_keys:\n"
+            f"valid until {when(machine['key_expires_at'])}; on the machine, pin this as license.public_keys:\n"
         )
-        click.echo(found["public_key"], nl=False)
+        click.echo(machine["public_key"], nl=False)

@@ -124,11 +124,11 @@ class HubClient:
             UsageError: The hub refuses.
             ConfigError: The environment names a proxy that can't be used.
         """
-        found = self._answer(method, path, body, cannot)
-        problem = _problem(found, contract, has)
+        answer = self._answer(method, path, body, cannot)
+        problem = _problem(answer, contract, has)
         if problem:
             raise NotReachable(cannot=cannot, reason=f"{self.url} {problem}")
-        return found or {}
+        return answer or {}
 
     def rows(
         self, path: str, name: str, contract: str, *, cannot: str
@@ -146,13 +146,13 @@ class HubClient:
             UsageError: The hub refuses.
             ConfigError: The environment names a proxy that can't be used.
         """
-        found = self.ask("GET", path, cannot=cannot, has=name)[name]
+        listed = self.ask("GET", path, cannot=cannot, has=name)[name]
         items: list[dict[str, Any]] = []
-        for each in found if isinstance(found, list) else [found]:
-            problem = _problem(each, contract, "")
+        for item in listed if isinstance(listed, list) else [listed]:
+            problem = _problem(item, contract, "")
             if problem:
                 raise NotReachable(cannot=cannot, reason=f"{self.url} {problem}")
-            items.append(each)
+            items.append(item)
         return items
 
     def _answer(
@@ -247,24 +247,24 @@ class HubClient:
 
 def _object(content: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(content)
+        document = json.loads(content)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return document if isinstance(document, dict) else None
 
 
-def _problem(found: object, contract: str, has: str) -> str:
+def _problem(document: object, contract: str, has: str) -> str:
     """Return why an answer isn't a hub's, as words after its address; empty if it may be one."""
     from dispatchd.protocol.contracts import check
 
     try:
         if contract:
-            check(contract, found)
+            check(contract, document)
     except ContractViolation as violation:
         return f"answers, but not as a hub does: {violation.path} {violation.rule}"
-    if has and not (isinstance(found, dict) and has in found):
+    if has and not (isinstance(document, dict) and has in document):
         return f"answers, but not as a hub does: $.{has} is missing"
-    if not (contract or has or found is None):
+    if not (contract or has or document is None):
         return "answers, but not as a hub does: it says more than that it is done"
     return ""
 
@@ -279,7 +279,7 @@ limit_option = click.option(
 
 
 def print_rows(
-    found: Sequence[dict[str, Any]],
+    items: Sequence[dict[str, Any]],
     titles: Sequence[str],
     row: Callable[[dict[str, Any]], Sequence[str]],
     *,
@@ -287,17 +287,17 @@ def print_rows(
 ) -> None:
     """Print a list of the hub as JSON, or as a table with a row for each item."""
     if as_json:
-        print_json(found)
+        print_json(items)
     else:
-        print_table(titles, [row(each) for each in found])
+        print_table(titles, [row(item) for item in items])
 
 
-def say(found: object, words: str, *, as_json: bool) -> None:
+def say(answer: object, message: str, *, as_json: bool) -> None:
     """Print an answer as JSON or in words."""
     if as_json:
-        print_json(found)
+        print_json(answer)
     else:
-        echo(words)
+        echo(message)
 
 
 def in_path(name: str) -> str:

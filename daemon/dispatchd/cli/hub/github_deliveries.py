@@ -30,31 +30,31 @@ _INGEST: Final = {
 @asks_hub
 def status(hub: HubClient, *, as_json: bool) -> None:
     """Say how the hub gets on with GitHub."""
-    found = hub.ask(
+    document = hub.ask(
         "GET",
         "/api/v1/github",
         cannot="say how it is with GitHub",
         contract="hub-github-status",
     )
     if as_json:
-        print_json(found)
+        print_json(document)
         return
-    fetches = found["app_id"] and found["ingest"] != "none"
+    fetches = document["app_id"] and document["ingest"] != "none"
     print_pairs(
         {
-            "GitHub": _INGEST.get(found["ingest"], found["ingest"]),
-            "App": str(found["app_id"] or ""),
-            "complete until": (when(found["watermark"]) or "nothing yet")
+            "GitHub": _INGEST.get(document["ingest"], document["ingest"]),
+            "App": str(document["app_id"] or ""),
+            "complete until": (when(document["watermark"]) or "nothing yet")
             if fetches
             else "",
-            "last sweep": (when(found["swept_at"]) or "never") if fetches else "",
-            "trouble": found["trouble"],
-            "since": when(found["trouble_at"]),
-            "checks owed": f"{found['checks_owed']} ({found['checks_failing']} failing)",
-            "jobs received": str(found["jobs_received"]),
+            "last sweep": (when(document["swept_at"]) or "never") if fetches else "",
+            "trouble": document["trouble"],
+            "since": when(document["trouble_at"]),
+            "checks owed": f"{document['checks_owed']} ({document['checks_failing']} failing)",
+            "jobs received": str(document["jobs_received"]),
         }
     )
-    for loss in found["losses"]:
+    for loss in document["losses"]:
         since, until = loss["since"], loss["until"]
         echo(
             f"lost: what came from {utc(since)} to {utc(until)} ({duration(until - since)})"
@@ -161,8 +161,8 @@ async def _redeliver(
                     cannot=f"redeliver {', '.join(chosen.missing)}", reason=reason
                 )
             if dry_run:
-                for each in chosen.choices:
-                    said(each)
+                for choice in chosen.choices:
+                    said(choice)
             else:
                 await work.ask(chosen.choices, said)
     finally:

@@ -195,12 +195,12 @@ async def _findings(config_file: Path, quiet: bool) -> list[Finding]:  # noqa: F
 
     async def check(settings: "GithubSettings") -> AsyncIterator[Finding]:
         yield Finding("config", Level.OK, f"{config_file} is good")
-        found = check_app(
+        findings = check_app(
             settings,
             now=time.time,  # noqa: TID251  # shown to a person
             environment=os.environ,  # noqa: TID251  # the command line is where it comes in
         )
-        async for finding in found:
+        async for finding in findings:
             yield finding
 
     return await gather(lambda: github_settings(config_file), check, quiet=quiet)

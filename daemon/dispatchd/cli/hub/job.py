@@ -32,51 +32,51 @@ _NAMES: Final = (
 """Single values of a job: name on the wire, and label."""
 
 
-def print_job(found: Mapping[str, Any]) -> None:
+def print_job(job: Mapping[str, Any]) -> None:
     """Print everything about a job (contracts/schemas/hub-job.schema.json)."""
-    pairs = {shown: _line(found.get(name)) for name, shown in _NAMES}
-    event = (found.get("event_name"), found.get("event_action"))
-    pairs["event"] = _line(".".join(str(each) for each in event if each))
-    pairs["machine"] = _machine(found)
-    if found["cancel_requested"] and not found["ended"]:
+    pairs = {shown: _line(job.get(name)) for name, shown in _NAMES}
+    event = (job.get("event_name"), job.get("event_action"))
+    pairs["event"] = _line(".".join(str(part) for part in event if part))
+    pairs["machine"] = _machine(job)
+    if job["cancel_requested"] and not job["ended"]:
         pairs["cancel"] = "requested; its machine ends the run"
     for name in ("created_at", "claimed_at", "accepted_at", "finished_at"):
-        pairs[name.removesuffix("_at")] = when(found[name])
+        pairs[name.removesuffix("_at")] = when(job[name])
     print_pairs(pairs)
-    for each in found["attempts"]:
-        until = when(each["ended_at"]) or "now"
-        said = f"claim {each['number']}  {_machine(each)}  {when(each['claimed_at'])} to {until}  {each['outcome']} {each['cause']}"
+    for attempt in job["attempts"]:
+        until = when(attempt["ended_at"]) or "now"
+        said = f"claim {attempt['number']}  {_machine(attempt)}  {when(attempt['claimed_at'])} to {until}  {attempt['outcome']} {attempt['cause']}"
         echo(said.rstrip())
     for title, lines in (
-        ("Step summary", [str(found.get("result_step_summary") or "")]),
-        ("Outputs", [*_outputs(found)]),
-        ("Annotations", [*_annotations(found)]),
+        ("Step summary", [str(job.get("result_step_summary") or "")]),
+        ("Outputs", [*_outputs(job)]),
+        ("Annotations", [*_annotations(job)]),
     ):
         text = "\n".join(lines)
         if text:
             echo(f"\n{title}\n{text}")
-    if output := str(found.get("result_output") or ""):
+    if output := str(job.get("result_output") or ""):
         click.echo(f"\nOutput\n{coloured(output)}")
 
 
-def _machine(found: Mapping[str, Any]) -> str:
-    return _line(found.get("machine_name") or found["machine"])
+def _machine(record: Mapping[str, Any]) -> str:
+    return _line(record.get("machine_name") or record["machine"])
 
 
 def _line(value: object) -> str:
     return " ".join(str(value or "").split())
 
 
-def _outputs(found: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in (found.get("result_outputs") or {}).items():
+def _outputs(job: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in (job.get("result_outputs") or {}).items():
         yield f"{name}={value}"
 
 
-def _annotations(found: Mapping[str, Any]) -> Iterator[str]:
-    for each in found.get("result_annotations") or []:
+def _annotations(job: Mapping[str, Any]) -> Iterator[str]:
+    for annotation in job.get("result_annotations") or []:
         yield annotation_line(
-            str(each["level"]),
-            str(each["path"]),
-            int(each["start_line"]),
-            str(each["message"]),
+            str(annotation["level"]),
+            str(annotation["path"]),
+            int(annotation["start_line"]),
+            str(annotation["message"]),
         )

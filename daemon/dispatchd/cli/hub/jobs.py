@@ -40,16 +40,16 @@ def jobs(
     limit: int,
 ) -> None:
     """List the newest jobs."""
-    wanted = {"state": state, "repository": repository, "workflow": workflow}
+    filters = {"state": state, "repository": repository, "workflow": workflow}
     pairs = [
         f"{name}={quote(value, safe='', errors='surrogatepass')}"
-        for name, value in wanted.items()
+        for name, value in filters.items()
         if value
     ]
     query = "&".join([*pairs, f"limit={limit}"])
-    found = hub.rows(f"/api/v1/jobs?{query}", "jobs", "hub-job", cannot="list jobs")
+    rows = hub.rows(f"/api/v1/jobs?{query}", "jobs", "hub-job", cannot="list jobs")
     titles = ("JOB", "STATE", "WORKFLOW", "REPOSITORY", "MACHINE", "AGE")
-    print_rows(found, titles, _job_row, as_json=as_json)
+    print_rows(rows, titles, _job_row, as_json=as_json)
 
 
 @click.command()
@@ -57,16 +57,16 @@ def jobs(
 @click.argument("job")
 def show(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Show everything about JOB."""
-    found = hub.ask(
+    document = hub.ask(
         "GET",
         f"/api/v1/jobs/{in_path(job)}",
         cannot=f"show job {job}",
         contract="hub-job",
     )
     if as_json:
-        print_json(found)
+        print_json(document)
         return
-    print_job(found)
+    print_job(document)
 
 
 @click.command()
@@ -81,8 +81,10 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
         raise UsageError(
             cannot=f"submit {file}", reason=f"it is not JSON ({error})"
         ) from error
-    found = hub.ask("POST", "/api/v1/jobs", document, cannot=f"submit {file}", has="id")
-    say(found, found["id"], as_json=as_json)
+    submitted = hub.ask(
+        "POST", "/api/v1/jobs", document, cannot=f"submit {file}", has="id"
+    )
+    say(submitted, submitted["id"], as_json=as_json)
 
 
 @click.command()
@@ -90,7 +92,7 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
 @click.argument("job")
 def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
     """End JOB: at once where no machine has it, else through its machine."""
-    found = hub.ask(
+    document = hub.ask(
         "POST",
         f"/api/v1/jobs/{in_path(job)}/cancel",
         cannot=f"cancel job {job}",
@@ -98,10 +100,10 @@ def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
     )
     doing = (
         "its machine has been asked"
-        if found["cancel_requested"] and not found["ended"]
-        else found["state"]
+        if document["cancel_requested"] and not document["ended"]
+        else document["state"]
     )
-    say(found, f"{job}  {doing}", as_json=as_json)
+    say(document, f"{job}  {doing}", as_json=as_json)
 
 
 @click.command()
@@ -109,13 +111,13 @@ def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
 @click.argument("job")
 def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Run JOB again after its end, as a job with another id."""
-    found = hub.ask(
+    requeued = hub.ask(
         "POST",
         f"/api/v1/jobs/{in_path(job)}/requeue",
         cannot=f"requeue job {job}",
         has="id",
     )
-    say(found, found["id"], as_json=as_json)
+    say(requeued, requeued["id"], as_json=as_json)
 
 
 @click.command()
@@ -123,14 +125,14 @@ def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
 @limit_option
 def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
     """List the newest deliveries: events that came in, and what became of them."""
-    found = hub.rows(
+    rows = hub.rows(
         f"/api/v1/deliveries?limit={limit}",
         "deliveries",
         "hub-delivery",
         cannot="list deliveries",
     )
     titles = ("DELIVERY", "RECEIVED", "EVENT", "REPOSITORY", "ROUTING", "JOBS")
-    print_rows(found, titles, _delivery_row, as_json=as_json)
+    print_rows(rows, titles, _delivery_row, as_json=as_json)
 
 
 @click.command()
@@ -138,13 +140,13 @@ def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
 @click.argument("delivery")
 def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
     """Replay DELIVERY as new jobs."""
-    found = hub.ask(
+    answer = hub.ask(
         "POST",
         f"/api/v1/deliveries/{in_path(delivery)}/redeliver",
         cannot=f"redeliver {delivery}",
         has="ids",
     )
-    say(found, "\n".join(found["ids"]), as_json=as_json)
+    say(answer, "\n".join(answer["ids"]), as_json=as_json)
 
 
 @click.command()
@@ -162,8 +164,8 @@ def prune(hub: HubClient, *, as_json: bool, days: float | None, yes: bool) -> No
             cannot="prune everything",
         )
     body = {} if days is None else {"days": days}
-    found = hub.ask("POST", "/api/v1/prune", body, cannot="prune", has="removed")
-    say(found, f"{found['removed']} removed", as_json=as_json)
+    answer = hub.ask("POST", "/api/v1/prune", body, cannot="prune", has="removed")
+    say(answer, f"{answer['removed']} removed", as_json=as_json)
 
 
 @click.command()
@@ -171,24 +173,24 @@ def prune(hub: HubClient, *, as_json: bool, days: float | None, yes: bool) -> No
 @click.option("--reason", default="", help="Why; shown to whoever asks.")
 def pause(hub: HubClient, *, as_json: bool, reason: str) -> None:
     """Stop handing out jobs until `resume`; jobs that machines have continue, and cancels still get through."""
-    found = hub.ask(
+    answer = hub.ask(
         "POST",
         "/api/v1/dispatch/pause",
         {"reason": reason},
         cannot="pause dispatch",
         has="paused",
     )
-    say(found, "dispatch is paused", as_json=as_json)
+    say(answer, "dispatch is paused", as_json=as_json)
 
 
 @click.command()
 @asks_hub
 def resume(hub: HubClient, *, as_json: bool) -> None:
     """Hand out jobs again."""
-    found = hub.ask(
+    answer = hub.ask(
         "POST", "/api/v1/dispatch/resume", {}, cannot="resume dispatch", has="paused"
     )
-    say(found, "jobs are handed out", as_json=as_json)
+    say(answer, "jobs are handed out", as_json=as_json)
 
 
 COMMANDS: Final = (

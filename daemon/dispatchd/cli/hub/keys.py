@@ -40,13 +40,13 @@ def rotate(config_file: Path, *, as_json: bool, name: str) -> None:
             public = ""
         else:
             public = rotate_signing_key(tokens)
-    found = {"name": name}
+    document = {"name": name}
     if public:
-        found |= {"public_key": public, "fingerprint": fingerprint(public)}
+        document |= {"public_key": public, "fingerprint": fingerprint(public)}
     if as_json:
-        print_json(found)
+        print_json(document)
     elif public:
-        echo(f"license  rotated  fingerprint {found['fingerprint']}")
+        echo(f"license  rotated  fingerprint {document['fingerprint']}")
         echo("On each machine, pin this as license.public_keys:\n")
         click.echo(public, nl=False)
     else:

@@ -66,15 +66,15 @@ def init(
     from dispatchd.hub.init import init as make
 
     made = make(folder, listen=listen, database_url=database_url, license_id=license_id)
-    found = {
+    document = {
         "configuration": str(made.settings.file),
         "token": str(made.settings.token_file),
         "fingerprint": made.fingerprint,
     }
     if as_json:
-        print_json({**found, "public_key": made.public_key})
+        print_json({**document, "public_key": made.public_key})
         return
-    print_pairs(found)
+    print_pairs(document)
     click.echo(
         f"\nNext: dispatchd hub serve --config {made.settings.file}\n"
         f"      dispatchd hub machine add NAME --config {made.settings.file}"

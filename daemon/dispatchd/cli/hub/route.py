@@ -72,21 +72,21 @@ def route(
     given = _given(file, event)
     _check_event(file, given.event, settings)
     pull = None if pull_file is None else _parsed(pull_file)
-    found = read_event(given.event, given.payload)
-    plan = plan_of(found, settings)
+    github_event = read_event(given.event, given.payload)
+    plan = plan_of(github_event, settings)
     played = explain.Played(permission=permission, pull=pull)
-    lines = [*explain.lines(found, settings)]
-    matches = [*explain.matches(found, settings, lines)]
+    lines = [*explain.lines(github_event, settings)]
+    matches = [*explain.matches(github_event, settings, lines)]
     outcomes = [
-        *explain.outcomes(found, given.payload, plan, given.delivery_id, played)
+        *explain.outcomes(github_event, given.payload, plan, given.delivery_id, played)
     ]
     report = {
-        "event": found.name,
-        "action": found.action or None,
-        "repository": found.repository or None,
-        "actor": found.actor or None,
+        "event": github_event.name,
+        "action": github_event.action or None,
+        "repository": github_event.repository or None,
+        "actor": github_event.actor or None,
         "reason": plan.reason,
-        "commands_refused": explain.refusal(found, settings) or None,
+        "commands_refused": explain.refusal(github_event, settings) or None,
         **_report(matches, lines, outcomes),
     }
     if as_json:
@@ -118,7 +118,7 @@ def _given(file: Path, event: str) -> _Given:
 
 def _header(headers: Json) -> str:
     pairs = headers.items() if isinstance(headers, dict) else ()
-    named = [str(each) for name, each in pairs if name.lower() == "x-github-event"]
+    named = [str(value) for name, value in pairs if name.lower() == "x-github-event"]
     return named[0] if named else ""
 
 
@@ -156,32 +156,32 @@ def _report(
     return {
         "rules": [
             {
-                "rule": each.rule.name,
-                "matches": not each.why_not,
-                "by_command": each.by_command,
-                "waits_for_command": each.waits,
-                "workflow": each.rule.workflow,
-                "priority": each.rule.priority,
-                "why_not": each.why_not or None,
+                "rule": match.rule.name,
+                "matches": not match.why_not,
+                "by_command": match.by_command,
+                "waits_for_command": match.waits,
+                "workflow": match.rule.workflow,
+                "priority": match.rule.priority,
+                "why_not": match.why_not or None,
             }
-            for each in matches
+            for match in matches
         ],
         "commands": [
             {
-                "line": each.text,
-                "is_command": each.command is not None,
-                "rules": [rule.name for rule in each.rules],
+                "line": line.text,
+                "is_command": line.command is not None,
+                "rules": [rule.name for rule in line.rules],
             }
-            for each in lines
+            for line in lines
         ],
         "steps": [
             {
-                "does": each.words,
-                "asks_github": list(each.asks),
-                "decision": each.decision or None,
-                "job": each.job,
+                "does": outcome.words,
+                "asks_github": list(outcome.asks),
+                "decision": outcome.decision or None,
+                "job": outcome.job,
             }
-            for each in outcomes
+            for outcome in outcomes
         ],
     }
 
@@ -196,17 +196,17 @@ def _say(report: dict[str, Any]) -> None:
     )
     if report["commands_refused"]:
         echo(f"no command counts: {report['commands_refused']}")
-    for each in report["commands"]:
-        echo(f"  {_command_words(each)}")
-    for each in report["rules"]:
-        echo(f"  rule {each['rule']} {_rule_words(each)}")
-    for number, each in enumerate(report["steps"], 1):
-        echo(f"\n{number}. {each['does']}")
-        for question in each["asks_github"]:
+    for command in report["commands"]:
+        echo(f"  {_command_words(command)}")
+    for rule in report["rules"]:
+        echo(f"  rule {rule['rule']} {_rule_words(rule)}")
+    for number, step in enumerate(report["steps"], 1):
+        echo(f"\n{number}. {step['does']}")
+        for question in step["asks_github"]:
             echo(f"   first asks GitHub: {question}")
-        if each["decision"]:
-            echo(f"   with these answers: {each['decision']}")
-        for key, value in (each["job"] or {}).items():
+        if step["decision"]:
+            echo(f"   with these answers: {step['decision']}")
+        for key, value in (step["job"] or {}).items():
             shown = value if isinstance(value, str) else json.dumps(value)
             echo(f"   {key:21}{shown}")
 
