@@ -20,20 +20,20 @@ NOT_IMPORTED = {"dispatchd.__main__", "dispatchd.hub.storage.migrations.env"}
 
 def modules() -> list[str]:
     """Return the name of every module of the package."""
-    found = walk_packages(dispatchd.__path__, "dispatchd.")
-    return [each.name for each in found if each.name not in NOT_IMPORTED]
+    infos = walk_packages(dispatchd.__path__, "dispatchd.")
+    return [info.name for info in infos if info.name not in NOT_IMPORTED]
 
 
 def imports() -> set[tuple[str, str]]:
     """Return every import statement of the package, wherever it stands: a module, and a name in it or nothing."""
-    found = set()
+    statements = set()
     for file in Path(dispatchd.__path__[0]).rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.Import):
-                found |= {(alias.name, "") for alias in node.names}
+                statements |= {(alias.name, "") for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found |= {(node.module, alias.name) for alias in node.names}
-    return {each for each in found if each[0] not in NOT_IMPORTED}
+                statements |= {(node.module, alias.name) for alias in node.names}
+    return {statement for statement in statements if statement[0] not in NOT_IMPORTED}
 
 
 def fetch(module: str, name: str) -> None:
@@ -58,7 +58,7 @@ def commands(
 def main() -> int:
     """Return 0, or 1 after a line for each failure."""
     failures = []
-    for module, name in sorted(imports() | {(each, "") for each in modules()}):
+    for module, name in sorted(imports() | {(module, "") for module in modules()}):
         try:
             fetch(module, name)
         except Exception as error:  # noqa: BLE001  # whatever a version that is too old raises

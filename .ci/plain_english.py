@@ -36,10 +36,10 @@ BANNED: Final = {
 def main() -> None:
     """Print what has to be reworded; the exit code is 1 if there is something."""
     openings = [*_relative_openings()]
-    found = [*(openings if len(openings) > MOST_RELATIVE else []), *_banned()]
-    for line in found:
+    problems = [*(openings if len(openings) > MOST_RELATIVE else []), *_banned()]
+    for line in problems:
         print(line)
-    sys.exit(bool(found))
+    sys.exit(bool(problems))
 
 
 def _relative_openings() -> Iterator[str]:
@@ -57,10 +57,10 @@ def _banned() -> Iterator[str]:
     code = (ROOT / "daemon").rglob("*.py")
     for path in sorted((*pages, ROOT / "contracts" / "README.md", *code)):
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            for words, better in BANNED.items():
-                if found := re.search(words, line, re.IGNORECASE):
+            for pattern, better in BANNED.items():
+                if match := re.search(pattern, line, re.IGNORECASE):
                     where = f"{path.relative_to(ROOT)}:{number}"
-                    yield f"{where}: {found[0]!r}; better: {better}"
+                    yield f"{where}: {match[0]!r}; better: {better}"
 
 
 if __name__ == "__main__":
