@@ -40,8 +40,8 @@ class Hub:
     def finished(self, job_id: str) -> dict[str, Any]:
         """Return a job once it has finished."""
         reply = self.http.get(f"/api/v1/jobs/{job_id}", params={"wait": WAIT_S})
-        found: dict[str, Any] = reply.raise_for_status().json()
-        return found
+        job: dict[str, Any] = reply.raise_for_status().json()
+        return job
 
     def call(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """Make one dispatch call as a machine would."""
@@ -108,7 +108,7 @@ def write_config(
 ) -> Path:
     """Write a configuration with one workflow called `it`."""
     file = path / "config.toml"
-    words = ", ".join(f"'{word}'" for word in command)
+    quoted = ", ".join(f"'{word}'" for word in command)
     file.write_text(
         f"""
 [cloud]
@@ -125,7 +125,7 @@ queue_ahead = {queue_ahead}
 [log]
 level = "warning"
 [workflows.it]
-command = [{words}]
+command = [{quoted}]
 """
     )
     return file

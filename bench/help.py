@@ -26,7 +26,8 @@ def main() -> None:
     rounds = [[one_s(start) for start in starts] for _ in range(1 + ROUNDS)][1:]
     bare_s, *helps_s = (percentile(times, 0.5) for times in zip(*rounds, strict=True))
     extra_ms = {
-        path: (each - bare_s) * 1e3 for path, each in zip(paths, helps_s, strict=True)
+        path: (help_s - bare_s) * 1e3
+        for path, help_s in zip(paths, helps_s, strict=True)
     }
     slowest = sorted(extra_ms, key=extra_ms.__getitem__, reverse=True)
     print(f"help, {len(paths)} pages, medians of {ROUNDS} starts each")
@@ -37,7 +38,7 @@ def main() -> None:
     )
     for path in slowest[1:SHOWN]:
         print(line("then", path, extra_ms[path]))
-    late = sum(each > AIM_MS for each in extra_ms.values())
+    late = sum(ms > AIM_MS for ms in extra_ms.values())
     print(f"  pages that take longer                      {late:7}")
 
 
@@ -60,8 +61,8 @@ def one_s(command: tuple[str, ...]) -> float:
 
 def line(what: str, path: tuple[str, ...], extra_ms: float) -> str:
     """Return a line of the figures: the measurement, the command, its extra time."""
-    words = " ".join(("dispatchd", *path, "--help"))
-    return f"  {what + ': ' + words:42}  {extra_ms:+7.1f} ms"
+    command = " ".join(("dispatchd", *path, "--help"))
+    return f"  {what + ': ' + command:42}  {extra_ms:+7.1f} ms"
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ def claim(http: httpx.Client) -> None:
 def raw_sqlite(file: Path) -> float:
     """Return rows that SQLite makes durable in a second, one after the other."""
     with closing(sqlite3.connect(file, isolation_level=None)) as db:
-        for each in ("journal_mode = WAL", "synchronous = FULL"):
-            db.execute(f"PRAGMA {each}")
+        for setting in ("journal_mode = WAL", "synchronous = FULL"):
+            db.execute(f"PRAGMA {setting}")
         db.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, text TEXT)")
         began = time.perf_counter()
         for _ in range(JOBS):

@@ -76,9 +76,9 @@ def bare_mib(python: str) -> float:
     ) as process:
         if process.stdout is not None:
             process.stdout.readline()
-        found = resident_mib(process.pid)
+        resident = resident_mib(process.pid)
         process.kill()
-    return found
+    return resident
 
 
 if __name__ == "__main__":

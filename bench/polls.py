@@ -112,9 +112,9 @@ def held_polls(server: Hub) -> int:
     """Return the number of polls that the hub reports as held."""
     text = server.http.get("/metrics").raise_for_status().text
     line = next(
-        each
-        for each in text.splitlines()
-        if each.startswith("dispatchd_hub_held_polls ")
+        line
+        for line in text.splitlines()
+        if line.startswith("dispatchd_hub_held_polls ")
     )
     return int(float(line.split()[1]))
 

@@ -21,9 +21,9 @@ _USER = "postgres"
 
 def find() -> Path | None:
     """Return the folder with PostgreSQL's programs, the newest version's, or None."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if programs:
+        return programs[-1].parent
     on_path = shutil.which("initdb")
     return None if on_path is None else Path(on_path).parent
 
@@ -95,7 +95,7 @@ def postgres(*, synced: bool = True) -> Iterator[Postgres]:
         "max_connections": "100",
         **({} if synced else {"fsync": "off", "full_page_writes": "off"}),
     }
-    words = [
+    arguments = [
         word for name, value in options.items() for word in ("-c", f"{name}={value}")
     ]
     log = (folder / "log").open("wb")
@@ -108,15 +108,15 @@ def postgres(*, synced: bool = True) -> Iterator[Postgres]:
             cwd=folder,
         )
         process = subprocess.Popen(
-            [*prefix, programs / "postgres", "-D", data, "-p", str(port), *words],
+            [*prefix, programs / "postgres", "-D", data, "-p", str(port), *arguments],
             stdout=log,
             stderr=log,
             cwd=folder,
         )
         try:
-            found = Postgres(port=port)
-            _until_ready(found, process, folder / "log")
-            yield found
+            server = Postgres(port=port)
+            _until_ready(server, process, folder / "log")
+            yield server
         finally:
             _stop(process)
     finally:

@@ -51,21 +51,21 @@ class Sample:
     ) -> Self:
         """Measure a daemon (proc_pid_status(5), proc_pid_fd(5)) and its state folder."""
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        words = {line.partition(":")[0]: line.split() for line in lines}
+        fields = {line.partition(":")[0]: line.split() for line in lines}
         return cls(
             jobs=jobs,
             block=block,
             seconds=seconds,
-            resident_kib=int(words["VmRSS"][1]),
+            resident_kib=int(fields["VmRSS"][1]),
             descriptors=sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),
-            threads=int(words["Threads"][1]),
+            threads=int(fields["Threads"][1]),
             tracked=entries(state / "jobs"),
             history=entries(state / "history"),
             runs=entries(state / "runs"),
         )
 
     @property
-    def kept_each(self) -> float:
+    def files_per_past_job(self) -> float:
         """Return the files and folders that remain of each past job (count)."""
         return (self.history + self.runs) / self.jobs
 
@@ -73,7 +73,7 @@ class Sample:
         """Return the sample as a line below the header."""
         return (
             f"{self.jobs:8,} {self.block / self.seconds:8.1f} {self.resident_kib:13,} {self.descriptors:12} {self.threads:8} "
-            f"{self.tracked:9} {self.history:12,} {self.kept_each:24.2f}"
+            f"{self.tracked:9} {self.history:12,} {self.files_per_past_job:24.2f}"
         )
 
 
@@ -124,8 +124,8 @@ def all_succeeded(server: Hub, names: list[str]) -> bool:
     """Return whether the newest jobs of the hub are these, and all of them have succeeded."""
     server.finished(names[-1])
     query: dict[str, str | int] = {"state": "succeeded", "limit": len(names)}
-    found = server.http.get("/api/v1/jobs", params=query).raise_for_status().json()
-    ends = {each["id"]: each["result_status"] for each in found["jobs"]}
+    answer = server.http.get("/api/v1/jobs", params=query).raise_for_status().json()
+    ends = {job["id"]: job["result_status"] for job in answer["jobs"]}
     return ends == dict.fromkeys(names, "succeeded")
 
 
@@ -145,8 +145,8 @@ def prune(config: Path, state: Path) -> float:
 def compare(samples: list[Sample]) -> None:
     """Print the difference between the figures after a tenth of the jobs and at the end."""
     last = samples[-1]
-    early = next(each for each in samples if each.jobs >= EARLY * last.jobs)
-    seconds = sum(each.seconds for each in samples)
+    early = next(sample for sample in samples if sample.jobs >= EARLY * last.jobs)
+    seconds = sum(sample.seconds for sample in samples)
     grown_kib = last.resident_kib - early.resident_kib
     between = max(1, last.jobs - early.jobs)
     print(
@@ -159,7 +159,7 @@ def compare(samples: list[Sample]) -> None:
     print(f"  threads                      {last.threads - early.threads:+}")
     print(f"  files in jobs/               {last.tracked - early.tracked:+}")
     print(
-        f"  files kept of a past job     {last.kept_each - early.kept_each:+.2f}   (they go with the retention)"
+        f"  files kept of a past job     {last.files_per_past_job - early.files_per_past_job:+.2f}   (they go with the retention)"
     )
     print(f"  full cycle, on average       {last.jobs / seconds:.1f} /s")
 

@@ -59,8 +59,8 @@ def one_file_each(path: Path, records: list[TrackedJob]) -> tuple[float, float]:
     """Return the seconds of one put into a store of this size, and of loading it."""
     jobs = path / "jobs"
     jobs.mkdir()
-    for each in records:
-        (jobs / f"{each.job.id}.json").write_bytes(encode(each))
+    for record in records:
+        (jobs / f"{record.job.id}.json").write_bytes(encode(record))
     began = time.perf_counter()
     store, _ = JobStore.open(path)
     load_s = time.perf_counter() - began
@@ -69,7 +69,7 @@ def one_file_each(path: Path, records: list[TrackedJob]) -> tuple[float, float]:
 
 def one_map(path: Path, records: list[TrackedJob]) -> float:
     """Return the seconds of one put into a single file that holds all jobs."""
-    everything = {each.job.id: to_document(each) for each in records}
+    everything = {record.job.id: to_document(record) for record in records}
     file = DurableFolder.open(path / "map")
     return median_of(lambda: file.put("map.json", json.dumps(everything).encode()))
 

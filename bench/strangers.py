@@ -47,7 +47,7 @@ def _many(item: str, count: int) -> str:
 def worst() -> list[tuple[str, bytes]]:
     """Return the worst bodies known, with their paths."""
     members = ",".join(f'"{number}":1' for number in range(7_000))
-    found = [
+    worst_bodies = [
         ("x/finish", _FINISH + f'"result_annotations":{_many("{}", 85_000)}}}'),
         ("pull", _PULL + f'"workflows":{_many("1", 1_000_000)}}}'),
         ("pull", _PULL + f'"x":{_many("[]", 13_900_000)}}}'),
@@ -61,7 +61,7 @@ def worst() -> list[tuple[str, bytes]]:
         ("x/finish", "{" + members + f',"x":"{"x" * 200_000}"}}'),
         ("x/heartbeat", _NAMES + f'"secret":"x","phase":"{"p" * 60_000}"}}'),
     ]
-    return [(f"{_PATH}/{path}", body.encode()) for path, body in found]
+    return [(f"{_PATH}/{path}", body.encode()) for path, body in worst_bodies]
 
 
 def give_way() -> None:
@@ -140,15 +140,15 @@ def strangers(port: int) -> Iterator[Callable[[], bool]]:
         *(Process(target=bodies, args=(port, stop)) for _ in range(CLIENTS)),
         *sent,
     ]
-    for each in those:
-        each.start()
+    for process in those:
+        process.start()
     try:
-        yield lambda: any(each.is_alive() for each in sent)
+        yield lambda: any(process.is_alive() for process in sent)
     finally:
         stop.set()
-        for each in those:
-            each.join(60)
-            each.kill()
+        for process in those:
+            process.join(60)
+            process.kill()
 
 
 def calls(server: Hub, goes_on: Callable[[], bool]) -> list[float]:
@@ -182,8 +182,8 @@ def calls(server: Hub, goes_on: Callable[[], bool]) -> list[float]:
 
 def memory_mib(pid: int) -> float:
     """Return the peak memory of a process (MiB)."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return 0.0 if found is None else int(found.group(1)) / 1024
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return 0.0 if match is None else int(match.group(1)) / 1024
 
 
 def main() -> None:
@@ -212,10 +212,10 @@ def measure(kind: str, server: Hub) -> None:
     print(
         f"strangers at a hub on {kind}: {SILENT} silent connections, {CLIENTS} clients with the worst bodies, {WEBHOOKS} unsigned webhooks (load {load:.1f})"
     )
-    for words, took in (("alone", alone), ("beside strangers", beside)):
-        p50, p99 = (percentile(took, each) * 1e3 for each in (0.5, 0.99))
+    for label, took in (("alone", alone), ("beside strangers", beside)):
+        p50, p99 = (percentile(took, fraction) * 1e3 for fraction in (0.5, 0.99))
         print(
-            f"  {len(took)} calls of a machine {words:17} p50 {p50:.1f} p99 {p99:.1f} max {max(took) * 1e3:.1f} ms (aim {AIM_MS} at p99)"
+            f"  {len(took)} calls of a machine {label:17} p50 {p50:.1f} p99 {p99:.1f} max {max(took) * 1e3:.1f} ms (aim {AIM_MS} at p99)"
         )
     print(f"  memory of the hub {memory_mib(server.pid):.0f} MiB (aim {AIM_MIB})")
 

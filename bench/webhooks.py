@@ -121,8 +121,8 @@ def measure(kind: str, server: Hub, raw: float) -> None:
         f"deliveries with a job, {JOBS} by 8 clients": f"{most:.1f} /s",
         "ratio": f"{most / raw:.2f}",
     }
-    for words, figure in rows.items():
-        print(f"  {words:48} {figure}")
+    for label, figure in rows.items():
+        print(f"  {label:48} {figure}")
 
 
 def shown(values_s: list[float]) -> str:
@@ -139,7 +139,7 @@ def shown(values_s: list[float]) -> str:
 def load(server: Hub) -> Sent:
     """Send deliveries at their times, and let machines work meanwhile."""
     sent, due = Sent(), queue.Queue[tuple[float, int]]()
-    events = [Event.real(each) for each in EVENTS]
+    events = [Event.real(name) for name in EVENTS]
     large = Event.real(EVENTS[0], LARGE)
     senders = [
         threading.Thread(target=sender, args=(server, sent, due, events, large))
@@ -148,8 +148,8 @@ def load(server: Hub) -> Sent:
     machines = [
         threading.Thread(target=machine, args=(server, sent)) for _ in range(MACHINES)
     ]
-    for each in (*senders, *machines):
-        each.start()
+    for thread in (*senders, *machines):
+        thread.start()
     began = time.perf_counter() + 0.1
     for number in range(int(RATE * LONG_S)):
         at = began + number / RATE
@@ -157,11 +157,11 @@ def load(server: Hub) -> Sent:
         due.put((at, number))
     for _ in senders:
         due.put((0.0, -1))
-    for each in senders:
-        each.join()
+    for thread in senders:
+        thread.join()
     sent.stop.set()
-    for each in machines:
-        each.join()
+    for thread in machines:
+        thread.join()
     return sent
 
 
@@ -236,10 +236,10 @@ def machine(server: Hub, sent: Sent) -> None:
 
     while not sent.stop.is_set():
         proof = {"heartbeat_secret": SECRET, "extensions": ["claim", "lease"]}
-        status, found = call("pull", proof, Prefer="wait=1")
+        status, body = call("pull", proof, Prefer="wait=1")
         if status != http.client.OK:
             continue
-        job = json.loads(found)
+        job = json.loads(body)
         claim = {"secret": SECRET, "claim_token": job["claim_token"]}
         call(f"{job['id']}/accept", {**claim, "dag_run_id": job["id"]})
         call(f"{job['id']}/finish", {**claim, "result_status": "succeeded"})

@@ -70,7 +70,9 @@ def test_a_daemon_does_not_grow_while_very_many_jobs_pass(
     assert median(grown_kib) < JOB_KIB * JOBS / BLOCKS
     assert sum(grown_kib) < GROWTH_KIB * torture.size
     assert {each.tracked for each in samples} == {0}
-    assert {each.kept_each for each in samples} == {samples[0].kept_each}
+    assert {each.files_per_past_job for each in samples} == {
+        samples[0].files_per_past_job
+    }
     assert soak.entries(state / "history") == 0
     # The folder of what is being removed stays.
     assert [each.name for each in (state / "runs").rglob("*")] == [".gone"]
