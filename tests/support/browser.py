@@ -50,13 +50,13 @@ class Visit:
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """Run a browser for the length of a block, or skip the test where there is none."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is on PATH")
     async with async_playwright() as playwright:
         # Root, as tests may be in a container, has no sandbox.
         browser = await playwright.chromium.launch(
-            executable_path=found, args=["--no-sandbox"]
+            executable_path=program, args=["--no-sandbox"]
         )
         try:
             yield browser
@@ -70,18 +70,18 @@ async def visit(browser: Browser, hub: HubHere, **options: Any) -> AsyncIterator
     context = await browser.new_context(**options)
     page = await context.new_page()
     page.set_default_timeout(20_000)
-    found = Visit(hub, context, page)
-    context.on("request", lambda request: found.asked.append(request.url))
+    visitor = Visit(hub, context, page)
+    context.on("request", lambda request: visitor.asked.append(request.url))
     page.on(
         "console",
         lambda said: (
-            found.complaints.append(said.text)
+            visitor.complaints.append(said.text)
             if said.type in {"error", "warning"}
             else None
         ),
     )
-    page.on("pageerror", lambda error: found.complaints.append(str(error)))
+    page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
     try:
-        yield found
+        yield visitor
     finally:
         await context.close()

@@ -228,7 +228,7 @@ async def tls_endpoint(
     context: ssl.SSLContext, host: str = "127.0.0.1"
 ) -> AsyncIterator[TlsEndpoint]:
     """Serve an endpoint over TLS on a free loopback port."""
-    found = TlsEndpoint(context=context, host=host)
-    async with tcp_server(found.connection) as found.port:
-        yield found
-    assert not found.complaints
+    server = TlsEndpoint(context=context, host=host)
+    async with tcp_server(server.connection) as server.port:
+        yield server
+    assert not server.complaints

@@ -96,11 +96,11 @@ class ChecksHub(Generic[H]):
     async def finish(
         self, held: Held, status: str, cause: str = "", **more: Any
     ) -> None:
-        told = {"result_status": status, "result_summary": f"It is {status}.", **more}
+        fields = {"result_status": status, "result_summary": f"It is {status}.", **more}
         if cause:
-            told["result_cause"] = cause
+            fields["result_cause"] = cause
         reply = await held.machine.call(
-            "finish", held.id, claim_token=held.token, **told
+            "finish", held.id, claim_token=held.token, **fields
         )
         assert reply.status_code == 204, reply.text
 
@@ -129,9 +129,9 @@ class ChecksHub(Generic[H]):
         )
 
     def check(self, job_id: str) -> Check:
-        found: JobCheck | None = self.store.get(job_id)
-        assert found is not None
-        return found.check
+        job_check: JobCheck | None = self.store.get(job_id)
+        assert job_check is not None
+        return job_check.check
 
 
 def github_table(folder: Path, github: Github, *more: str, token: str = "") -> str:
@@ -144,10 +144,10 @@ def github_table(folder: Path, github: Github, *more: str, token: str = "") -> s
         f'webhook_secret_files = ["{secret}"]',
         'public_url = "https://hub.example/base/"',
         "writes_per_minute = 1000000"
-        if not any("writes" in each for each in more)
+        if not any("writes" in line for line in more)
         else "",
     ]
-    if not any("ca_file" in each for each in more):
+    if not any("ca_file" in line for line in more):
         lines.append(f'ca_file = "{trust_little(folder)}"')
     if token:
         file = folder / "token"
@@ -169,8 +169,8 @@ async def checks_hub(
     # So that no lease ends while the hub waits for GitHub.
     options = {"lease_s": 86_400.0, **options}
     async with hub(folder / "hub", more=table, **options) as server:
-        with _with_checks(server, github) as found:
-            yield found
+        with _with_checks(server, github) as checks:
+            yield checks
 
 
 @asynccontextmanager
@@ -180,8 +180,8 @@ async def checks_hub_process(
     """Run such a hub in a process of its own."""
     table = github_table(folder, github, *more, token=token)
     async with hub_process(folder / "hub", more=table, **options) as server:
-        with _with_checks(server, github) as found:
-            yield found
+        with _with_checks(server, github) as checks:
+            yield checks
 
 
 @contextmanager

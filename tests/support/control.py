@@ -20,7 +20,7 @@ async def call(daemon: DaemonLog, method: str, path: str, body: Any = None) -> A
 
 async def until_status(
     daemon: DaemonLog,
-    wanted: Callable[[Any], object],
+    condition: Callable[[Any], object],
     within_s: float = 30,
     *,
     skip_s: float = 0,
@@ -31,6 +31,6 @@ async def until_status(
         if skip_s:
             await advance(skip_s)
         status = await call(daemon, "GET", "/v1/status")
-        return status if wanted(status) else None
+        return status if condition(status) else None
 
     return await until(look, within_s)

@@ -126,15 +126,15 @@ class DaemonLog(ABC):
         """Return the first log line with an event and keys, waiting for it."""
 
         def line() -> dict[str, Any] | None:
-            for each in self.log():
-                if each.get("event") == event and keys.items() <= each.items():
-                    return each
+            for entry in self.log():
+                if entry.get("event") == event and keys.items() <= entry.items():
+                    return entry
             assert self.alive, self.log()[-20:]
             return None
 
-        found = await until(line, within_s, f"{event} {keys}")
-        assert found is not None
-        return found
+        logged = await until(line, within_s, f"{event} {keys}")
+        assert logged is not None
+        return logged
 
 
 @define(kw_only=True)

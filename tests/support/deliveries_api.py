@@ -144,7 +144,7 @@ class DeliveriesApi:
     _in_progress: int = 0
     """How many calls are being answered (count)."""
     _ids: int = 0
-    _asked: anyio.Event = field(factory=anyio.Event)
+    _called: anyio.Event = field(factory=anyio.Event)
 
     @property
     def url(self) -> str:
@@ -191,17 +191,17 @@ class DeliveriesApi:
         self.entries.append(entry)
         return entry
 
-    def kept(self) -> list[Entry]:
+    def available(self) -> list[Entry]:
         """Return what is still there, newest first."""
         oldest = self.now() - self.retention_s
-        found = [each for each in self.entries if each.delivered_at >= oldest]
-        return sorted(found, key=_place)
+        entries = [entry for entry in self.entries if entry.delivered_at >= oldest]
+        return sorted(entries, key=_place)
 
     async def until(self, holds: Callable[[], bool], within_s: float = 60) -> None:
         """Return once something holds; it is looked at before and after each call."""
         with within(within_s):
             while not holds():
-                await self._asked.wait()
+                await self._called.wait()
 
     async def in_time(self, holds: Callable[[], bool]) -> None:
         """Return once something holds that comes with time, which moves on meanwhile."""
@@ -209,19 +209,20 @@ class DeliveriesApi:
 
     async def sweeps(self, count: int = 2) -> None:
         """Return once the hub has begun some more sweeps; all before the last of them have ended by then."""
-        wanted = (
+        target = (
             self.count("GET /app/hook/deliveries?per_page=100", exactly=True) + count
         )
         await self.in_time(
             lambda: (
                 self.count("GET /app/hook/deliveries?per_page=100", exactly=True)
-                >= wanted
+                >= target
             )
         )
 
     def count(self, call: str, *, exactly: bool = False) -> int:
         return sum(
-            each == call if exactly else each.startswith(call) for each in self.calls
+            recorded == call if exactly else recorded.startswith(call)
+            for recorded in self.calls
         )
 
     # What it answers.
@@ -241,8 +242,8 @@ class DeliveriesApi:
             self._tell()
 
     def _tell(self) -> None:
-        asked, self._asked = self._asked, anyio.Event()
-        asked.set()
+        called, self._called = self._called, anyio.Event()
+        called.set()
 
     async def _answer(self, request: Request) -> Response:
         refusal = self.away or (self.refusals.popleft() if self.refusals else None)
@@ -258,12 +259,12 @@ class DeliveriesApi:
             if self.gate is not None:
                 await self.gate.wait()
             return self._list(request)
-        kept = {str(each.id): each for each in self.kept()}
-        words = path.removeprefix("/app/hook/deliveries/").split("/")
-        entry = kept.get(words[0])
+        by_id = {str(listed.id): listed for listed in self.available()}
+        parts = path.removeprefix("/app/hook/deliveries/").split("/")
+        entry = by_id.get(parts[0])
         if entry is None:
             return self._json({"message": "Not Found"}, 404)
-        if request.method == "POST" and words[1:] == ["attempts"]:
+        if request.method == "POST" and parts[1:] == ["attempts"]:
             return await self._redeliver(entry)
         return await self._detail(entry)
 
@@ -299,23 +300,23 @@ class DeliveriesApi:
     def _list(self, request: Request) -> Response:
         size = min(int(request.query_params.get("per_page", "30")), 100, self.per_page)
         cursor = request.query_params.get("cursor", "")
-        kept = self.kept()
+        entries = self.available()
         if cursor:
             if self.no_cursors:
                 self.no_cursors -= 1
                 return self._json({"message": "Invalid cursor"}, 422)
             last = tuple(json.loads(base64.urlsafe_b64decode(cursor)))
-            kept = [each for each in kept if _place(each) > last]
-        page, rest = kept[:size], kept[size:]
+            entries = [entry for entry in entries if _place(entry) > last]
+        page, rest = entries[:size], entries[size:]
         headers = {}
         if rest:
             last_of_page = json.dumps(_place(page[-1])).encode()
             beyond = base64.urlsafe_b64encode(last_of_page).decode()
             query = f"per_page={size}&cursor={beyond}"
             headers["link"] = f'<{self.url}/app/hook/deliveries?{query}>; rel="next"'
-        items = [each.item() for each in page]
-        for each in items:
-            _check("hook-delivery-item", each)
+        items = [entry.item() for entry in page]
+        for item in items:
+            _check("hook-delivery-item", item)
         return self._json(items, headers=headers)
 
     async def _detail(self, entry: Entry) -> Response:
@@ -327,14 +328,14 @@ class DeliveriesApi:
         if entry.broken:
             entry.broken -= 1
             return self._json({"message": "Broken on purpose"}, entry.broken_by)
-        found = entry.detail()
-        as_described = {**found, "request": {**found["request"]}}
-        if not isinstance(found["request"]["payload"], dict | None):
+        detail = entry.detail()
+        as_described = {**detail, "request": {**detail["request"]}}
+        if not isinstance(detail["request"]["payload"], dict | None):
             # Seen in the wild, and not described.
             as_described["request"]["payload"] = {}
         _check("hook-delivery", as_described)
         self.fetched[entry.guid] += 1
-        return self._json(found)
+        return self._json(detail)
 
     async def _redeliver(self, entry: Entry) -> Response:
         self.redelivered.append(entry.id)
@@ -367,13 +368,13 @@ def _validator(name: str) -> Draft202012Validator:
 def _as_json_schema(node: Any) -> Any:
     """Return a schema of OpenAPI 3.0 as one of JSON Schema: there `nullable` stands beside the type."""
     if isinstance(node, list):
-        return [_as_json_schema(each) for each in node]
+        return [_as_json_schema(part) for part in node]
     if not isinstance(node, dict):
         return node
-    found = {name: _as_json_schema(each) for name, each in node.items()}
-    if found.pop("nullable", False):
-        found["type"] = [found["type"], "null"]
-    return found
+    schema = {name: _as_json_schema(part) for name, part in node.items()}
+    if schema.pop("nullable", False):
+        schema["type"] = [schema["type"], "null"]
+    return schema
 
 
 def _check(name: str, document: Any) -> None:
@@ -383,12 +384,12 @@ def _check(name: str, document: Any) -> None:
 @asynccontextmanager
 async def deliveries_api(**options: Any) -> AsyncIterator[DeliveriesApi]:
     """Run the API for the length of a block, at the end of which nothing may be complained about."""
-    found = DeliveriesApi(**options)
+    api = DeliveriesApi(**options)
     methods = ["GET", "POST", "PATCH", "PUT", "DELETE"]
-    app = Starlette(routes=[Route("/{path:path}", found.answer, methods=methods)])
-    async with asgi_server(app, dated=False) as found.port:
-        yield found
-    assert found.complaints == []
+    app = Starlette(routes=[Route("/{path:path}", api.answer, methods=methods)])
+    async with asgi_server(app, dated=False) as api.port:
+        yield api
+    assert api.complaints == []
 
 
 def key_file(folder: Path, api: DeliveriesApi) -> Path:

@@ -108,9 +108,9 @@ class Endpoint:
 
     def calls(self, call: str, job_id: str = "") -> list[Request]:
         return [
-            each
-            for each in self.requests
-            if each.call == call and (not job_id or each.job_id == job_id)
+            request
+            for request in self.requests
+            if request.call == call and (not job_id or request.job_id == job_id)
         ]
 
     async def until(
@@ -123,9 +123,9 @@ class Endpoint:
 
     async def until_finished(self, *job_ids: str, within_s: float = 30) -> list[Json]:
         await self.until(
-            lambda e: all(each in e.finished for each in job_ids), within_s
+            lambda e: all(job_id in e.finished for job_id in job_ids), within_s
         )
-        return [self.finished[each] for each in job_ids]
+        return [self.finished[job_id] for job_id in job_ids]
 
     def cut_held_polls(self, answer: Answer | None = None) -> None:
         """Have something on the way answer the polls that are held now, or close their connections without an answer."""
@@ -230,9 +230,9 @@ class Endpoint:
     def _first_for(self, request: Request) -> bytes | None:
         """Return the first queued job that a pull is for."""
         cancels_only = self.knows_lists and request.body.get("workflows") == []
-        for each in self.queue:
-            if not cancels_only or json.loads(each).get("command") == "cancel":
-                return each
+        for job in self.queue:
+            if not cancels_only or json.loads(job).get("command") == "cancel":
+                return job
         return None
 
     async def _until_queued(
@@ -247,7 +247,7 @@ class Endpoint:
 @asynccontextmanager
 async def endpoint(*, holds: bool = True) -> AsyncIterator[Endpoint]:
     """Serve an endpoint on a free loopback port."""
-    found = Endpoint(holds=holds)
-    async with tcp_server(found.connection) as found.port:
-        yield found
-    assert not found.complaints, found.complaints
+    server = Endpoint(holds=holds)
+    async with tcp_server(server.connection) as server.port:
+        yield server
+    assert not server.complaints, server.complaints

@@ -51,8 +51,8 @@ class FirstClient:
     def tracked(self) -> dict[str, str]:
         """Return the phase of each job that it tracks."""
         file = self.folder / "tracked.json"
-        found: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
-        return found
+        phases: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+        return phases
 
     def _track(self, job_id: str, phase: Phase | None) -> None:
         known = {k: v for k, v in self.tracked.items() if k != job_id}
@@ -62,11 +62,11 @@ class FirstClient:
 
     async def pull(self) -> str:
         """Pull once, begin the run, accept it; return the job's id, or nothing where there is none."""
-        found = await self._post("pull", {"heartbeat_secret": self.secret})
-        if found is None:
+        job = await self._post("pull", {"heartbeat_secret": self.secret})
+        if job is None:
             return ""
-        job_id: str = found["id"]
-        if str(found.get("command", "")).lower() == "cancel":
+        job_id: str = job["id"]
+        if str(job.get("command", "")).lower() == "cancel":
             await self._finish(job_id, "aborted", "is not supported by this worker")
             return job_id
         assert RUN_ID.fullmatch(job_id), job_id
@@ -116,5 +116,5 @@ class FirstClient:
             raise CloudError(reply.status_code, reply.text)
         if reply.status_code == 204 or not reply.content:
             return None
-        found: dict[str, Any] = reply.json()
-        return found
+        document: dict[str, Any] = reply.json()
+        return document

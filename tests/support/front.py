@@ -121,7 +121,7 @@ class Front:
 
         async def ask() -> None:
             nonlocal answer
-            fields = [each for each in head.headers if each[0] != b"host"]
+            fields = [header for header in head.headers if header[0] != b"host"]
             try:
                 reply = await self._http.post(
                     f"{self.to}{head.target.decode()}", content=body, headers=fields
@@ -173,9 +173,9 @@ async def _send(
 async def front(to: str) -> AsyncIterator[Front]:
     """Serve a front of a server for the length of a block."""
     async with httpx.AsyncClient(timeout=None, verify=NO_TLS, trust_env=False) as http:
-        found = Front(to=to, http=http)
-        async with tcp_server(found.connection) as found.port:
-            yield found
+        server = Front(to=to, http=http)
+        async with tcp_server(server.connection) as server.port:
+            yield server
 
 
 def pages(times: int, fault: Fault, *ends: str) -> Callable[[str], Fault | None]:

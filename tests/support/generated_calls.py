@@ -63,7 +63,7 @@ class Known:
 async def seeded(server: Hub) -> Known:
     """Return what is there after one job has been brought into each state."""
     number, http = next(NUMBERS), server.http
-    names = [f"n{number}.{each} ä" for each in range(3)]
+    names = [f"n{number}.{index} ä" for index in range(3)]
     key = ""
     for name in names:
         made = await http.post("/api/v1/machines", json={"name": name})
@@ -121,9 +121,9 @@ def brief(case: Case[Any]) -> None:
 def whole(value: Any) -> Any:
     """Return JSON with its whole numbers written as such: 1.0 may be refused (contracts/README.md, JSON)."""
     if isinstance(value, dict):
-        return {name: whole(each) for name, each in value.items()}
+        return {name: whole(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [whole(each) for each in value]
+        return [whole(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -133,12 +133,12 @@ def from_somebody_known(
     """Let a request come from the hub's owner, and from a machine that the hub knows."""
     case.headers.update(right)
     if isinstance(case.body, dict):
-        found = {**PROOF, "claim_token": known.jobs.get(chosen, "")}
+        fields = {**PROOF, "claim_token": known.jobs.get(chosen, "")}
         if case.path.endswith("/activate"):
-            found = {"key": known.key}
-        case.body |= {name: found[name] for name in found.keys() & case.body.keys()}
+            fields = {"key": known.key}
+        case.body |= {name: fields[name] for name in fields.keys() & case.body.keys()}
         if "{id}" in case.path:
-            case.body.setdefault("claim_token", found["claim_token"])
+            case.body.setdefault("claim_token", fields["claim_token"])
 
 
 def try_out(
@@ -190,11 +190,11 @@ async def judge(server: Hub, description: Path, examples: int) -> None:
     """Send generated requests to each call of a description; fail on an answer that it doesn't declare."""
     described = schemathesis.openapi.from_path(description)
     served = described.exclude(
-        path_regex=f"({'|'.join(re.escape(each) for each in NOT_SERVED)})$"
+        path_regex=f"({'|'.join(re.escape(path) for path in NOT_SERVED)})$"
     )
-    for found in served.get_all_operations():
-        assert isinstance(found, Ok)
-        operation = found.ok()
+    for result in served.get_all_operations():
+        assert isinstance(result, Ok)
+        operation = result.ok()
         nothing_to_break = operation.path in {"/healthz", "/readyz"}
         # What is refused leaves what is there to the valid ones, so that it has to be made once.
         modes = [GenerationMode.NEGATIVE, GenerationMode.POSITIVE]

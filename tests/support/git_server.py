@@ -95,35 +95,35 @@ def git_server(
 ) -> Iterator[GitServer]:
     """Serve repositories below a folder for the length of a block."""
     root.mkdir(parents=True, exist_ok=True)
-    found = GitServer(root, token)
-    found.open_gate.set()
+    server = GitServer(root, token)
+    server.open_gate.set()
 
-    with http_server(lambda asked: _answer(found, asked), tls=tls) as found.port:
+    with http_server(lambda request: _answer(server, request), tls=tls) as server.port:
         try:
-            yield found
+            yield server
         finally:
-            found.open_gate.set()
+            server.open_gate.set()
 
 
-def _answer(server: GitServer, asked: Asked) -> Reply:
-    given = asked.headers.get("authorization", "")
-    server.requests.append((asked.path, given))
+def _answer(server: GitServer, request: Asked) -> Reply:
+    given = request.headers.get("authorization", "")
+    server.requests.append((request.path, given))
     server.at_request()
     server.open_gate.wait(60)
     login = base64.b64encode(f"x-access-token:{server.token}".encode()).decode()
     if server.location:
-        return Reply(302, {"Location": server.location + asked.path})
+        return Reply(302, {"Location": server.location + request.path})
     if server.status:
         return Reply(server.status, body=b"no\n")
     if server.token and given != f"Basic {login}":
         return Reply(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"who?\n")
-    return _backend(server, asked)
+    return _backend(server, request)
 
 
-def _backend(server: GitServer, asked: Asked) -> Reply:
-    zipped = asked.headers.get("content-encoding") == "gzip"
-    body = gzip.decompress(asked.body) if zipped else asked.body
-    parts = urlsplit(asked.path)
+def _backend(server: GitServer, request: Asked) -> Reply:
+    zipped = request.headers.get("content-encoding") == "gzip"
+    body = gzip.decompress(request.body) if zipped else request.body
+    parts = urlsplit(request.path)
     done = subprocess.run(
         ["git", "http-backend"],
         input=body,
@@ -134,11 +134,11 @@ def _backend(server: GitServer, asked: Asked) -> Reply:
             "PATH": os.environ["PATH"],
             "GIT_PROJECT_ROOT": str(server.root),
             "GIT_HTTP_EXPORT_ALL": "1",
-            "GIT_PROTOCOL": asked.headers.get("git-protocol", ""),
+            "GIT_PROTOCOL": request.headers.get("git-protocol", ""),
             "PATH_INFO": parts.path,
             "QUERY_STRING": parts.query,
-            "REQUEST_METHOD": asked.method,
-            "CONTENT_TYPE": asked.headers.get("content-type", ""),
+            "REQUEST_METHOD": request.method,
+            "CONTENT_TYPE": request.headers.get("content-type", ""),
             "CONTENT_LENGTH": str(len(body)),
             "REMOTE_USER": "x-access-token",
             "REMOTE_ADDR": "127.0.0.1",

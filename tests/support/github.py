@@ -48,9 +48,9 @@ _PERMISSIONS = {
 
 def need_mocks() -> None:
     """Skip the test where the packages aren't installed."""
-    for each in (_NODE, _PRISM, _EMULATE):
-        if not each.exists():
-            pytest.skip(f"needs {each.relative_to(ROOT)}: run `make .venv/.mocks`")
+    for path in (_NODE, _PRISM, _EMULATE):
+        if not path.exists():
+            pytest.skip(f"needs {path.relative_to(ROOT)}: run `make .venv/.mocks`")
 
 
 def new_key() -> str:
@@ -72,9 +72,9 @@ def app_key() -> str:
 @cache
 def public_key(key: str) -> RSAPublicKey:
     """Return what proves that something was signed with an App's key (PEM)."""
-    found = load_pem_private_key(key.encode(), password=None).public_key()
-    assert isinstance(found, RSAPublicKey)
-    return found
+    public = load_pem_private_key(key.encode(), password=None).public_key()
+    assert isinstance(public, RSAPublicKey)
+    return public
 
 
 @cache
@@ -91,12 +91,12 @@ def trust_little(folder: Path) -> Path:
 
 
 @contextmanager
-def _serving(words: list[str | Path], folder: Path, port: int) -> Iterator[str]:
+def _serving(arguments: list[str | Path], folder: Path, port: int) -> Iterator[str]:
     """Run a program of Node for the length of a block, from when it takes connections on."""
     log = folder / f"{port}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [_NODE, *words],
+            [_NODE, *arguments],
             stdout=out,
             stderr=out,
             cwd=folder,
@@ -134,10 +134,13 @@ def prism(folder: Path, description: str, *, upstream: str = "") -> Iterator[str
     """Run Prism, and give its address: with examples as answers, or in front of another server."""
     need_mocks()
     port = free_port()
-    words: list[str | Path] = [_PRISM, "proxy" if upstream else "mock"]
-    words += ["-h", "127.0.0.1", "-p", str(port)]
-    words += [OPENAPI / f"{description}.subset.json", *([upstream] if upstream else [])]
-    with _serving(words, folder, port) as url:
+    arguments: list[str | Path] = [_PRISM, "proxy" if upstream else "mock"]
+    arguments += ["-h", "127.0.0.1", "-p", str(port)]
+    arguments += [
+        OPENAPI / f"{description}.subset.json",
+        *([upstream] if upstream else []),
+    ]
+    with _serving(arguments, folder, port) as url:
         yield url
 
 
@@ -180,9 +183,9 @@ def emulate(
     }
     file = folder / f"seed-{port}.json"
     file.write_text(json.dumps(seed))
-    words: list[str | Path] = [_EMULATE, "start", "-s", "github", "-p", str(port)]
-    words += ["--host", "127.0.0.1", "--seed", file]
-    with _serving(words, folder, port) as url:
+    arguments: list[str | Path] = [_EMULATE, "start", "-s", "github", "-p", str(port)]
+    arguments += ["--host", "127.0.0.1", "--seed", file]
+    with _serving(arguments, folder, port) as url:
         yield url
 
 
@@ -190,5 +193,7 @@ def request_violations(headers: Mapping[str, str]) -> list[Any]:
     """Return what Prism found wrong with a request; its answer's own faults are somebody else's."""
     text = headers.get("sl-violations", "[]")
     # A long list has a remark before it; those of the request come first.
-    found = json.loads(text[text.index("[") :])
-    return [each for each in found if each["location"][0] == "request"]
+    violations = json.loads(text[text.index("[") :])
+    return [
+        violation for violation in violations if violation["location"][0] == "request"
+    ]

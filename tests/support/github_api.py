@@ -52,10 +52,10 @@ class Asked:
     @property
     def name(self) -> str:
         """What is asked, such as `POST check-runs`; ids are left out."""
-        words = [each for each in self.parts[3:] if not re.fullmatch(r"\d+", each)]
+        parts = [part for part in self.parts[3:] if not re.fullmatch(r"\d+", part)]
         if self.parts[0] == "app":
-            words = [each for each in self.parts if not each.isdigit()]
-        return f"{self.method} {'/'.join(words)}".replace(f"/{SHA}", "")
+            parts = [part for part in self.parts if not part.isdigit()]
+        return f"{self.method} {'/'.join(parts)}".replace(f"/{SHA}", "")
 
     @property
     def installation(self) -> str:
@@ -81,7 +81,7 @@ class Trap:
     """A fault that is waiting for its requests: each key's first `times`."""
 
     fault: Fault
-    wanted: Callable[[Asked], bool]
+    matches: Callable[[Asked], bool]
     key: Callable[[Asked], object]
     times: float
     sprung: Counter[object] = field(factory=Counter)
@@ -144,21 +144,21 @@ class GithubApi:
         when: Callable[[Asked], bool] = lambda _: True,
     ) -> Trap:
         """Break the next answers to some requests; `name` as `Asked.name` has it, `times` for each key."""
-        trap = Trap(fault, lambda asked: asked.name == name and when(asked), key, times)
+        trap = Trap(
+            fault, lambda request: request.name == name and when(request), key, times
+        )
         self._traps.append(trap)
         return trap
 
     def count(self, name: str) -> int:
-        return sum(each.name == name for each in self.asked)
+        return sum(request.name == name for request in self.asked)
 
     def newest(self, external_id: str) -> dict[str, Any]:
         """Return the newest check run of a job and round."""
         return self.of(external_id)[-1]
 
     def of(self, external_id: str) -> list[dict[str, Any]]:
-        return [
-            each for each in self.runs.values() if each["external_id"] == external_id
-        ]
+        return [run for run in self.runs.values() if run["external_id"] == external_id]
 
     async def until(self, reached: Callable[[], bool], within_s: float = 60) -> None:
         """Wait for something that requests bring about."""
@@ -167,7 +167,7 @@ class GithubApi:
                 while not reached():
                     await self._changed.wait()
         except TimeoutError:
-            names = [each.name for each in self.asked][-40:]
+            names = [request.name for request in self.asked][-40:]
             raise AssertionError(names) from None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -178,26 +178,26 @@ class GithubApi:
             self.in_progress -= 1
 
     async def _take(self, scope: Any, receive: Any, send: Any) -> None:
-        asked = await _read(scope, receive, self.prefix)
-        if asked.raw == "app/hook/deliveries" and self.more(asked) is None:
+        request = await _read(scope, receive, self.prefix)
+        if request.raw == "app/hook/deliveries" and self.more(request) is None:
             # The hub looks for what it has missed, which is nothing to these tests (support/deliveries_api.py).
             await _send(send, (200, [], {}))
             return
-        self.asked.append(asked)
+        self.asked.append(request)
         try:
-            await self._answer(asked, receive, send)
+            await self._answer(request, receive, send)
         finally:
             self._changed.set()
             self._changed = anyio.Event()
 
-    async def _answer(self, asked: Asked, receive: Any, send: Any) -> None:
-        fault = self._sprung(asked)
+    async def _answer(self, request: Asked, receive: Any, send: Any) -> None:
+        fault = self._sprung(request)
         if fault is None or fault.after:
             if self.everything is None:
-                await self._judge(asked)
-                answer = self._do(asked)
+                await self._judge(request)
+                answer = self._do(request)
             else:
-                answer = await anyio.to_thread.run_sync(self.everything, asked)
+                answer = await anyio.to_thread.run_sync(self.everything, request)
         else:
             answer = _refusal(fault)
         if fault is None:
@@ -217,63 +217,66 @@ class GithubApi:
             answer = _refusal(fault)
         await _send(send, answer, cut=fault.cut)
 
-    def _sprung(self, asked: Asked) -> Fault | None:
+    def _sprung(self, request: Asked) -> Fault | None:
         for trap in self._traps:
-            key = trap.key(asked)
-            if trap.wanted(asked) and trap.sprung[key] < trap.times:
+            key = trap.key(request)
+            if trap.matches(request) and trap.sprung[key] < trap.times:
                 trap.sprung[key] += 1
                 return trap.fault
         return None
 
-    async def _judge(self, asked: Asked) -> None:
+    async def _judge(self, request: Asked) -> None:
         for description in DESCRIPTIONS:
-            self.violations += violations(description, asked)
+            self.violations += violations(description, request)
         for name, value in {
             "accept": "application/vnd.github+json",
             "x-github-api-version": "2022-11-28",
         }.items():
-            if asked.headers.get(name) != value:
-                self.violations.append((name, asked.headers.get(name)))
-        if not asked.headers["user-agent"].startswith("dispatchd/"):
-            self.violations.append(asked.headers["user-agent"])
+            if request.headers.get(name) != value:
+                self.violations.append((name, request.headers.get(name)))
+        if not request.headers["user-agent"].startswith("dispatchd/"):
+            self.violations.append(request.headers["user-agent"])
         for judge in self.judges:
             reply = await self.http.request(
-                asked.method,
-                f"{judge}/{asked.raw}",
-                params=dict(asked.query),
-                json=asked.body,
+                request.method,
+                f"{judge}/{request.raw}",
+                params=dict(request.query),
+                json=request.body,
                 # Its descriptions name no other kind, though GitHub's docs recommend one.
                 headers={"accept": "application/json"},
             )
             self.violations += request_violations(reply.headers)
             if reply.status_code >= 400:
-                self.violations.append((asked.name, reply.status_code, reply.text))
+                self.violations.append((request.name, reply.status_code, reply.text))
 
-    def _do(self, asked: Asked) -> Answer:
-        if asked.parts[0] == "app":
-            return self._as_app(asked)
-        if asked.headers.get("authorization", "").partition(" ")[2] not in self.tokens:
+    def _do(self, request: Asked) -> Answer:
+        if request.parts[0] == "app":
+            return self._as_app(request)
+        if (
+            request.headers.get("authorization", "").partition(" ")[2]
+            not in self.tokens
+        ):
             return 401, {"message": "Bad credentials"}, {}
-        return self.more(asked) or self._about_checks(asked)
+        return self.more(request) or self._about_checks(request)
 
-    def _about_checks(self, asked: Asked) -> Answer:
-        match asked.method, asked.parts[3:]:
+    def _about_checks(self, request: Asked) -> Answer:
+        match request.method, request.parts[3:]:
             case "POST", ("check-runs",):
-                return self._create(asked)
+                return self._create(request)
             case "PATCH", ("check-runs", number):
-                return self._update(asked, int(number))
+                return self._update(request, int(number))
             case "GET", ("check-runs", number):
                 run = self.runs.get(int(number))
                 return (200, _shown(run), {}) if run else _NOT_FOUND
             case "GET", ("commits", sha, "check-runs"):
-                return self._list(asked, sha)
+                return self._list(request, sha)
             case "POST", ("statuses", sha):
-                return self._status(asked, sha)
+                return self._status(request, sha)
             case _:
                 return _NOT_FOUND
 
-    def _as_app(self, asked: Asked) -> Answer:
-        given = asked.headers.get("authorization", "").partition(" ")[2]
+    def _as_app(self, request: Asked) -> Answer:
+        given = request.headers.get("authorization", "").partition(" ")[2]
         try:
             claims = jwt.decode(
                 given,
@@ -292,77 +295,77 @@ class GithubApi:
             return 401, {"message": "'Expiration time' claim ('exp') is off"}, {}
         if claims["iss"] != str(APP_ID) or claims["exp"] - claims["iat"] > 660:
             self.violations.append(claims)
-        if asked.parts[1:2] == ("installations",):
-            token = f"ghs_{len(self.tokens)}{'x' * 40}-{asked.parts[2]}"
+        if request.parts[1:2] == ("installations",):
+            token = f"ghs_{len(self.tokens)}{'x' * 40}-{request.parts[2]}"
             self.tokens.add(token)
             answer = {"token": token, "expires_at": self.token_ends}
             said = {"permissions": self.permissions} if self.permissions else {}
             return 201, {**answer, **said}, {}
-        return self.more(asked) or _NOT_FOUND
+        return self.more(request) or _NOT_FOUND
 
-    def _create(self, asked: Asked) -> Answer:
-        if wrong := list(_limits(asked.body)):
+    def _create(self, request: Asked) -> Answer:
+        if wrong := list(_limits(request.body)):
             self.violations += wrong
             return 422, {"message": "Validation Failed", "errors": wrong}, {}
         self._next_id += 1
         run = {
             "id": self._next_id,
             "conclusion": None,
-            **asked.body,
-            "repository": "/".join(asked.parts[1:3]),
-            "writes": [asked.body],
-            "annotations": asked.body.get("output", {}).get("annotations", []),
+            **request.body,
+            "repository": "/".join(request.parts[1:3]),
+            "writes": [request.body],
+            "annotations": request.body.get("output", {}).get("annotations", []),
             "hidden": self.show_after,
         }
         self.runs[run["id"]] = run
         return 201, _shown(run), {}
 
-    def _update(self, asked: Asked, number: int) -> Answer:
+    def _update(self, request: Asked, number: int) -> Answer:
         run = self.runs.get(number)
         if run is None:
             return _NOT_FOUND
-        if wrong := list(_limits(asked.body)):
+        if wrong := list(_limits(request.body)):
             self.violations += wrong
             return 422, {"message": "Validation Failed", "errors": wrong}, {}
-        if run["status"] == "completed" and asked.body.get("status", "completed") != (
+        if run["status"] == "completed" and request.body.get("status", "completed") != (
             "completed"
         ):
             self.violations.append("a concluded check run is opened again")
-        added = asked.body.get("output", {}).get("annotations", [])
+        added = request.body.get("output", {}).get("annotations", [])
         run["annotations"] = [*run["annotations"], *added]
-        run.update(asked.body)
-        run["writes"].append(asked.body)
+        run.update(request.body)
+        run["writes"].append(request.body)
         return 200, _shown(run), {}
 
-    def _list(self, asked: Asked, sha: str) -> Answer:
-        found = []
+    def _list(self, request: Asked, sha: str) -> Answer:
+        runs = []
         for run in self.runs.values():
-            if run["head_sha"] != sha or run["name"] != asked.query.get("check_name"):
+            if run["head_sha"] != sha or run["name"] != request.query.get("check_name"):
                 continue
             if run["hidden"] > 0:
                 run["hidden"] -= 1
                 continue
-            found.append(_shown(run))
-        page, size = int(asked.query.get("page", "1")), self.page_size
-        shown = found[(page - 1) * size : page * size]
+            runs.append(_shown(run))
+        page, size = int(request.query.get("page", "1")), self.page_size
+        shown = runs[(page - 1) * size : page * size]
         headers = {}
-        if page * size < len(found):
+        if page * size < len(runs):
             query = "&".join(
                 f"{name}={value}"
-                for name, value in {**asked.query, "page": str(page + 1)}.items()
+                for name, value in {**request.query, "page": str(page + 1)}.items()
             )
             headers["link"] = (
-                f'<{self.url}/{asked.raw}?{query}>; rel="next", <{self.url}>; rel="last"'
+                f'<{self.url}/{request.raw}?{query}>; rel="next", <{self.url}>; rel="last"'
             )
-        return 200, {"total_count": len(found), "check_runs": shown}, headers
+        return 200, {"total_count": len(runs), "check_runs": shown}, headers
 
-    def _status(self, asked: Asked, sha: str) -> Answer:
-        if len(asked.body.get("description", "")) > 140:
-            self.violations.append(asked.body)
+    def _status(self, request: Asked, sha: str) -> Answer:
+        if len(request.body.get("description", "")) > 140:
+            self.violations.append(request.body)
             return 422, {"message": "description is too long"}, {}
-        repository = "/".join(asked.parts[1:3])
-        self.statuses.append({**asked.body, "sha": sha, "repository": repository})
-        return 201, {"id": len(self.statuses), **asked.body}, {}
+        repository = "/".join(request.parts[1:3])
+        self.statuses.append({**request.body, "sha": sha, "repository": repository})
+        return 201, {"id": len(self.statuses), **request.body}, {}
 
 
 def _now() -> float:
@@ -398,11 +401,11 @@ def _limits(body: dict[str, Any]) -> Iterator[str]:
         yield "title is too long"
     if body.get("status") == "completed" and "conclusion" not in body:
         yield "conclusion is missing"
-    if any(len(each["description"]) > 40 for each in body.get("actions", [])):
+    if any(len(action["description"]) > 40 for action in body.get("actions", [])):
         yield "description of an action is too long"
     if any(
-        each["end_line"] < each["start_line"] or not each["message"]
-        for each in output.get("annotations", [])
+        annotation["end_line"] < annotation["start_line"] or not annotation["message"]
+        for annotation in output.get("annotations", [])
     ):
         yield "an annotation ends before it begins"
 
@@ -421,7 +424,7 @@ async def _read(scope: Any, receive: Any, prefix: str) -> Asked:
     raw = scope["raw_path"].decode().removeprefix(prefix).strip("/")
     return Asked(
         method=scope["method"],
-        parts=tuple(unquote(each) for each in raw.split("/")),
+        parts=tuple(unquote(part) for part in raw.split("/")),
         raw=raw,
         query=dict(parse_qsl(scope["query_string"].decode())),
         headers={name.decode(): value.decode() for name, value in scope["headers"]},
@@ -465,33 +468,33 @@ def _judge(description: str, method: str, path: str) -> Draft202012Validator:
     return Draft202012Validator(schema, registry=registry)
 
 
-def violations(description: str, asked: Asked) -> list[str]:
+def violations(description: str, request: Asked) -> list[str]:
     """Return what is wrong with a request by one of GitHub's OpenAPI descriptions."""
     document, _ = _description(description)
     for path, operations in document["paths"].items():
         pattern = re.sub(r"\{[^}]*\}", "[^/]+", path).strip("/")
-        if asked.method.lower() in operations and re.fullmatch(pattern, asked.raw):
+        if request.method.lower() in operations and re.fullmatch(pattern, request.raw):
             break
     else:
-        return [f"{asked.method} {asked.raw} is not described"]
-    if asked.body is None:
+        return [f"{request.method} {request.raw} is not described"]
+    if request.body is None:
         return []
-    judge = _judge(description, asked.method.lower(), path)
+    judge = _judge(description, request.method.lower(), path)
     return [
-        f"{description} {asked.name} {each.json_path}: {each.message}"
-        for each in judge.iter_errors(asked.body)
+        f"{description} {request.name} {error.json_path}: {error.message}"
+        for error in judge.iter_errors(request.body)
     ]
 
 
 @asynccontextmanager
 async def github_api(**options: Any) -> AsyncIterator[GithubApi]:
     """Run a GitHub for the length of a block."""
-    found = GithubApi(**options)
-    async with asgi_server(found, found.certificate, dated=False) as found.port:
+    api = GithubApi(**options)
+    async with asgi_server(api, api.certificate, dated=False) as api.port:
         try:
-            yield found
+            yield api
         finally:
-            await found.http.aclose()
+            await api.http.aclose()
 
 
 __all__ = [

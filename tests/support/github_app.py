@@ -129,13 +129,15 @@ class GithubApp:
         owner_and_name = path.removeprefix("/repos/").removesuffix("/installation")
         if owner_and_name in self.repositories:
             return 200, self.installation(id=self.repositories[owner_and_name])
-        found = {
+        document = {
             "/app": self.app,
             "/app/hook/config": self.hook,
             "/app/installations": self.installations,
             "/app/hook/deliveries": self.deliveries,
         }.get(path)
-        return (200, found) if found is not None else (404, {"message": "Not Found"})
+        return (
+            (200, document) if document is not None else (404, {"message": "Not Found"})
+        )
 
     def _convert(self, code: str, authorization: str) -> tuple[int, Any]:
         if authorization:
@@ -175,19 +177,19 @@ class GithubApp:
 @contextmanager
 def github_app(key: str) -> Iterator[GithubApp]:
     """Run a GitHub for the length of a block."""
-    found = GithubApp(key=key)
+    github = GithubApp(key=key)
 
-    def answer(asked: Asked) -> Reply:
-        path = asked.path.partition("?")[0].removeprefix("/api/v3")
-        authorization = asked.headers.get("authorization", "")
-        status, body = found.answer(asked.method, path, authorization)
+    def answer(request: Asked) -> Reply:
+        path = request.path.partition("?")[0].removeprefix("/api/v3")
+        authorization = request.headers.get("authorization", "")
+        status, body = github.answer(request.method, path, authorization)
         text = body if isinstance(body, str) else json.dumps(body)
         headers = {
-            "Date": formatdate(found.now(), usegmt=True),
+            "Date": formatdate(github.now(), usegmt=True),
             "Content-Type": "application/json; charset=utf-8",
         }
         return Reply(status, headers, text.encode())
 
     with http_server(answer) as port:
-        found.url = f"http://127.0.0.1:{port}"
-        yield found
+        github.url = f"http://127.0.0.1:{port}"
+        yield github

@@ -22,10 +22,10 @@ REAL = sorted(ROOT.glob("github-webhooks*/*/*.json"))
 
 def real(path: str) -> dict[str, Any]:
     """Return a real payload, as event/file without its ending."""
-    found: dict[str, Any] = json.loads(
+    payload: dict[str, Any] = json.loads(
         (ROOT / "github-webhooks" / f"{path}.json").read_text()
     )
-    return found
+    return payload
 
 
 def event_of(path: Path) -> str:
@@ -54,20 +54,20 @@ def comment(
     installation: int = 0,
 ) -> dict[str, Any]:
     """Return a comment under a pull request or an issue."""
-    found = real("issue_comment/00-created")
+    payload = real("issue_comment/00-created")
     if installation:
-        found["installation"] = {"id": installation}
-    found["action"] = action
-    found["comment"]["body"] = body
-    found["comment"]["user"]["login"] = found["sender"]["login"] = login
-    found["sender"]["type"] = kind
+        payload["installation"] = {"id": installation}
+    payload["action"] = action
+    payload["comment"]["body"] = body
+    payload["comment"]["user"]["login"] = payload["sender"]["login"] = login
+    payload["sender"]["type"] = kind
     if app:
-        found["comment"]["performed_via_github_app"] = {"id": app}
-    found["issue"]["number"] = 2
-    found["issue"].pop("pull_request", None)
+        payload["comment"]["performed_via_github_app"] = {"id": app}
+    payload["issue"]["number"] = 2
+    payload["issue"].pop("pull_request", None)
     if on == "pull_request":
-        found["issue"]["pull_request"] = {"url": "https://api.github.com/x"}
-    return found
+        payload["issue"]["pull_request"] = {"url": "https://api.github.com/x"}
+    return payload
 
 
 def pull(
@@ -79,16 +79,16 @@ def pull(
     labels: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Return a pull request as GitHub's API has it."""
-    found: dict[str, Any] = copy.deepcopy(
+    document: dict[str, Any] = copy.deepcopy(
         real("pull_request/00-opened")["pull_request"]
     )
-    found |= {"draft": draft, "state": state}
-    found["base"]["ref"] = base
-    found["labels"] = [{"name": each} for each in labels]
+    document |= {"draft": draft, "state": state}
+    document["base"]["ref"] = base
+    document["labels"] = [{"name": label} for label in labels]
     if fork:
-        found["head"]["repo"]["id"] += 1
-        found["head"]["repo"]["full_name"] = "stranger/Hello-World"
-    return found
+        document["head"]["repo"]["id"] += 1
+        document["head"]["repo"]["full_name"] = "stranger/Hello-World"
+    return document
 
 
 def pull_request(action: str = "opened", **options: Any) -> dict[str, Any]:

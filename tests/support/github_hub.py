@@ -122,12 +122,12 @@ def require_declared(reply: httpx.Response) -> None:
 async def deliveries(server: Hub) -> list[dict[str, Any]]:
     """Return every delivery, oldest first."""
     reply = await server.http.get("/api/v1/deliveries", params={"limit": "1000"})
-    found: list[dict[str, Any]] = reply.json()["deliveries"]
-    return found
+    rows: list[dict[str, Any]] = reply.json()["deliveries"]
+    return rows
 
 
 async def jobs(server: Hub) -> list[dict[str, Any]]:
     """Return every job, oldest first."""
     reply = await server.http.get(JOBS, params={"limit": "1000"})
-    found: list[dict[str, Any]] = reply.json()["jobs"]
-    return found
+    rows: list[dict[str, Any]] = reply.json()["jobs"]
+    return rows

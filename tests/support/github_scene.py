@@ -33,22 +33,22 @@ class Repository:
     reactions: list[str] = field(factory=list)
     comments: list[str] = field(factory=list)
 
-    def answer(self, asked: Asked) -> Answer | None:
-        match asked.method, asked.parts[3:]:
+    def answer(self, request: Asked) -> Answer | None:
+        match request.method, request.parts[3:]:
             case "GET", ("collaborators", login, "permission"):
                 role = self.role or self.permission
-                found = {"permission": self.permission, "role_name": role}
-                return 200, {**found, "user": {"login": login}}, {}
+                access = {"permission": self.permission, "role_name": role}
+                return 200, {**access, "user": {"login": login}}, {}
             case "GET", ("pulls", _):
                 return 200, self.pull, {}
             case "GET", ("commits", *ref):
                 sha = self.tags.get("/".join(ref))
                 return (200, {"sha": sha}, {}) if sha else None
             case "POST", ("issues" | "pulls", "comments", _, "reactions"):
-                self.reactions.append(asked.body["content"])
+                self.reactions.append(request.body["content"])
                 return 201, {"id": 1}, {}
             case "POST", ("issues", _, "comments"):
-                self.comments.append(asked.body["body"])
+                self.comments.append(request.body["body"])
                 return 201, {"id": 1}, {}
             case _:
                 return None
@@ -106,19 +106,21 @@ class Scene:
 
     async def decided(self, reply: httpx.Response) -> list[dict[str, Any]]:
         """Return the jobs of a delivery once GitHub was asked about them."""
-        found = []
+        rows = []
         for job_id in reply.json()["jobs"]:
             # It has ended, or it is no longer received: whichever comes first.
             await self.hub.server.result(job_id, until="queued")
-            found.append(await row(self.hub.server, job_id))
-        return found
+            rows.append(await row(self.hub.server, job_id))
+        return rows
 
     async def decided_in_time(self, reply: httpx.Response) -> list[dict[str, Any]]:
         """Return the same once GitHub was asked again, for which the hub waits a while."""
 
         async def has_decided() -> bool:
-            rows = [await row(self.hub.server, each) for each in reply.json()["jobs"]]
-            return all(each["state"] != "received" for each in rows)
+            rows = [
+                await row(self.hub.server, job_id) for job_id in reply.json()["jobs"]
+            ]
+            return all(job["state"] != "received" for job in rows)
 
         await self.hub.in_time(has_decided)
         return await self.decided(reply)

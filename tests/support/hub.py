@@ -117,8 +117,8 @@ most_expiries = {self.most_expiries}
         body = f'{head[:-1]}, "payload": {payload}, "headers": {headers}}}'
         reply = await self.http.post("/api/v1/jobs", content=body)
         assert reply.status_code == 201, reply.text
-        found: str = reply.json()["id"]
-        return found
+        job_id: str = reply.json()["id"]
+        return job_id
 
     async def result(
         self, job_id: str, within_s: float = 60, until: str = "finished"
@@ -127,9 +127,9 @@ most_expiries = {self.most_expiries}
         reply = await self.http.get(
             f"/api/v1/jobs/{job_id}", params={"wait": str(within_s), "until": until}
         )
-        found: dict[str, Any] = reply.json()
-        assert found.get("ended") or found.get("state") == until, found
-        return found
+        job: dict[str, Any] = reply.json()
+        assert job.get("ended") or job.get("state") == until, job
+        return job
 
 
 def _make(folder: Path, database_url: str) -> None:
@@ -209,8 +209,8 @@ class HubHere(Hub):
 
     def has_ended(self, *job_ids: str) -> bool:
         """Return whether jobs have ended, by its database: to ask by HTTP at each look takes as long as a short job."""
-        jobs = [self.context.stores.reader.get(each) for each in job_ids]
-        return all(each is not None and each.state in ENDED for each in jobs)
+        jobs = [self.context.stores.reader.get(job_id) for job_id in job_ids]
+        return all(job is not None and job.state in ENDED for job in jobs)
 
     async def stand_still(self, seconds: float) -> None:
         """Let it not run for a while, as SIGSTOP, a snapshot or a lid does; all it waits for is due then."""
@@ -230,11 +230,11 @@ class HubHere(Hub):
 async def hub(folder: Path, **options: Any) -> AsyncIterator[HubHere]:
     """Run a hub for the length of a block."""
     async with anyio.create_task_group() as tasks:
-        found = HubHere(folder=folder, tasks=tasks, **options)
-        await found.start()
-        async with client(found) as found.http:
-            yield found
-        await found.stop()
+        server = HubHere(folder=folder, tasks=tasks, **options)
+        await server.start()
+        async with client(server) as server.http:
+            yield server
+        await server.stop()
 
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

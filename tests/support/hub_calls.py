@@ -102,8 +102,8 @@ class Story:
                 own.close()
         copy = Database.open(f"sqlite:///{file}")
         try:
-            for each in torn_backup(copy):
-                self.seen.violates(f"backup: {each}")
+            for violation in torn_backup(copy):
+                self.seen.violates(f"backup: {violation}")
         finally:
             copy.close()
             file.unlink()
@@ -294,8 +294,8 @@ class Caller:
     def revoke(self) -> None:
         """Add a machine that gets a job and is revoked: from then on it is nobody."""
         name = self.new_id("gone")
-        wanted = {"name": name, "fixed_secret": True}
-        added = self.owner_asks("add", "POST", "/api/v1/machines", json=wanted)
+        machine = {"name": name, "fixed_secret": True}
+        added = self.owner_asks("add", "POST", "/api/v1/machines", json=machine)
         if added is None or added.status_code != HTTPStatus.CREATED:
             return
         secret = str(added.json()["secret"])

@@ -71,7 +71,7 @@ HISTORY: Final = Table(
     ),
 )
 _NOTE: Final = "INSERT INTO watched_moves ({}) VALUES ({})".format(
-    ", ".join(each.name for each in HISTORY.c if each.name != "seq"),
+    ", ".join(column.name for column in HISTORY.c if column.name != "seq"),
     ", ".join(
         ["NEW.id"]
         + [
@@ -100,25 +100,25 @@ def keep_history(database: Database) -> None:
 
 def wrong_moves(moves: Iterable[Mapping[Any, Any]]) -> Iterator[str]:
     """Yield what changes of jobs break (1, 2, 4)."""
-    for each in moves:
-        before, after = State(each["old_state"]), State(each["new_state"])
-        what = f"{each['job_id']}: {dict(each)}"
+    for move in moves:
+        before, after = State(move["old_state"]), State(move["new_state"])
+        what = f"{move['job_id']}: {dict(move)}"
         if before is not after and (before, after) not in _MOVES:
             yield f"no such move: {what}"
-        is_claim = each["new_deliveries"] > each["old_deliveries"]
-        is_taken_back = each["new_deliveries"] < each["old_deliveries"]
+        is_claim = move["new_deliveries"] > move["old_deliveries"]
+        is_taken_back = move["new_deliveries"] < move["old_deliveries"]
         claims = [
-            (each[f"{when}_machine"], each[f"{when}_token_hash"])
+            (move[f"{when}_machine"], move[f"{when}_token_hash"])
             for when in ("old", "new")
         ]
         if is_claim and (before, after) != (State.QUEUED, State.CLAIMED):
             yield f"claimed while held: {what}"
         if claims[0] != claims[1] and not is_claim and not is_taken_back:
             yield f"another claim without a claim: {what}"
-        is_wanted = each["old_cancel_requested"] in ("1", "true")
+        is_wanted = move["old_cancel_requested"] in ("1", "true")
         if is_wanted and is_claim:
             yield f"claimed though cancelled: {what}"
-        if is_wanted and each["old_accepts"] == 0 < each["new_accepts"]:
+        if is_wanted and move["old_accepts"] == 0 < move["new_accepts"]:
             yield f"accepted though cancelled: {what}"
 
 
@@ -132,9 +132,9 @@ _BELONG: Final = {
     "a claim without a job": "SELECT job_id FROM attempts a WHERE NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = a.job_id)",
     "a claim that lasts beside the job's own": "SELECT a.job_id FROM attempts a JOIN jobs j ON j.id = a.job_id"
     " WHERE a.outcome = '' AND (a.number <> j.deliveries OR a.machine <> j.machine"
-    f" OR j.state NOT IN ({', '.join(repr(each.value) for each in HELD)}))",
+    f" OR j.state NOT IN ({', '.join(repr(state.value) for state in HELD)}))",
     "a held job without a claim that lasts": "SELECT id FROM jobs j WHERE"
-    f" j.state IN ({', '.join(repr(each.value) for each in HELD)}) AND NOT EXISTS"
+    f" j.state IN ({', '.join(repr(state.value) for state in HELD)}) AND NOT EXISTS"
     " (SELECT 1 FROM attempts a WHERE a.job_id = j.id AND a.number = j.deliveries AND a.outcome = '')",
     "a job of an event without its check": "SELECT id FROM jobs j WHERE by_event AND NOT EXISTS"
     " (SELECT 1 FROM checks c WHERE c.job_id = j.id)",
@@ -147,12 +147,12 @@ _BELONG: Final = {
 def torn(db: Connection) -> Iterator[str]:
     """Yield which rows don't belong together (5)."""
     for what, query in _BELONG.items():
-        if found := db.execute(text(query)).scalars().all():
-            yield f"{what}: {found[:5]}"
+        if ids := db.execute(text(query)).scalars().all():
+            yield f"{what}: {ids[:5]}"
     known = set(db.execute(select(JOBS.c.id)).scalars())
-    for each in db.execute(select(DELIVERIES.c.id, DELIVERIES.c.job_ids)):
-        if lost := set(json.loads(each.job_ids or "[]")) - known:
-            yield f"delivery {each.id} without its jobs: {lost}"
+    for delivery in db.execute(select(DELIVERIES.c.id, DELIVERIES.c.job_ids)):
+        if lost := set(json.loads(delivery.job_ids or "[]")) - known:
+            yield f"delivery {delivery.id} without its jobs: {lost}"
 
 
 def torn_backup(copy: Database) -> list[str]:
@@ -200,9 +200,9 @@ class Seen:
         """Note that a call with a claim token has succeeded (3)."""
         with self.lock:
             calls = self.used[job_id]
-            others = [each for each in calls if each[0] != token]
-            own_end = min((each[2] for each in calls if each[0] == token), default=sent)
-            if any(own_end < each[1] and each[2] < sent for each in others):
+            others = [call for call in calls if call[0] != token]
+            own_end = min((call[2] for call in calls if call[0] == token), default=sent)
+            if any(own_end < call[1] and call[2] < sent for call in others):
                 self.violates(f"{job_id}: an earlier claim counts again")
             calls.append((token, sent, self.clock()))
 
@@ -238,11 +238,11 @@ class Watch:
             # Counted up in the order of inserts, not of commits: the last ones are read again.
             query = select(HISTORY).where(HISTORY.c.seq > self.moves - _AGAIN)
             moves = db.execute(query.order_by(HISTORY.c.seq)).mappings().all()
-            found = [*wrong_moves(moves), *torn(db), *self._wrong_order(db, runs)]
+            violations = [*wrong_moves(moves), *torn(db), *self._wrong_order(db, runs)]
             self._look_for_lying(db, polls)
-        self.moves = max((each["seq"] for each in moves), default=self.moves)
+        self.moves = max((move["seq"] for move in moves), default=self.moves)
         self.looks += 1
-        self.seen.violations.extend(found)
+        self.seen.violations.extend(violations)
 
     def _look_for_lying(self, db: Connection, polls: set[HeldPoll]) -> None:
         """Note which queued jobs have been beside a poll for too long (6)."""
@@ -268,8 +268,8 @@ class Watch:
     def _wrong_order(self, db: Connection, runs: list[dict[str, Any]]) -> Iterator[str]:
         """Yield for which commits an older job's check run was made behind a newer one's (7)."""
         positions = {
-            each.id: each.position
-            for each in db.execute(select(JOBS.c.id, JOBS.c.position))
+            job.id: job.position
+            for job in db.execute(select(JOBS.c.id, JOBS.c.position))
         }
         newest: dict[object, int] = {}
         for run in runs:
@@ -298,7 +298,8 @@ class Watch:
                 .order_by(JOBS.c.position)
             )
             newest = {
-                (each.repository, each.sha, each.name): each.job_id for each in checks
+                (check.repository, check.sha, check.name): check.job_id
+                for check in checks
             }
         if rows != len(ids):
             self.seen.violates(f"{rows} jobs with {len(ids)} ids")

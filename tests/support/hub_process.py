@@ -58,10 +58,10 @@ class HubProcess(Hub):
 @asynccontextmanager
 async def hub(folder: Path, **options: Any) -> AsyncIterator[HubProcess]:
     """Run a hub for the length of a block."""
-    found = HubProcess(folder=folder, **options)
-    await found.start()
+    server = HubProcess(folder=folder, **options)
+    await server.start()
     try:
-        async with client(found) as found.http:
-            yield found
+        async with client(server) as server.http:
+            yield server
     finally:
-        found.kill()
+        server.kill()

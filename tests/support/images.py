@@ -40,14 +40,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _made(archive: Path) -> str:
     with tarfile.open(archive, "w") as tar:
         tar.add(BUSYBOX, "bin/busybox")
-        for each in TOOLS:
-            link = tarfile.TarInfo(f"bin/{each}")
+        for tool in TOOLS:
+            link = tarfile.TarInfo(f"bin/{tool}")
             link.type, link.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(link)
         # Where programs of the machine that are mounted at /usr look for their libraries.
-        for each in ("lib", "lib64"):
-            link = tarfile.TarInfo(each)
-            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{each}"
+        for folder in ("lib", "lib64"):
+            link = tarfile.TarInfo(folder)
+            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{folder}"
             tar.addfile(link)
     made = podman("import", "--quiet", str(archive), IMAGE)
     tried = podman("run", "--rm", "--network=none", "--init", IMAGE, "/bin/echo", "up")

@@ -40,7 +40,7 @@ def environments() -> Iterator[tuple[int, bytes]]:
 
 
 def records_left(state: Path) -> list[str]:
-    return [each.name for each in (state / "jobs").glob("*.json")]
+    return [file.name for file in (state / "jobs").glob("*.json")]
 
 
 async def until_settled(daemon: DaemonProcess) -> None:

@@ -46,7 +46,7 @@ class Issuer:
             **self.claims,
             **different,
         }
-        present = {name: each for name, each in claims.items() if each is not None}
+        present = {name: value for name, value in claims.items() if value is not None}
         return jwt.encode(present, self.key, algorithm="EdDSA")
 
     def answer(self, request: Request) -> Answer | None:

@@ -78,9 +78,9 @@ def logging_to(file: Path, known: KnownSecrets, level: str = "debug") -> Iterato
 @contextmanager
 def own_log() -> Iterator[None]:
     """Put this process's log settings back at the end of a block that changes them."""
-    kept, level = structlog.get_config(), log._lowest  # noqa: SLF001  # what `set_level` has set
+    settings, level = structlog.get_config(), log._lowest  # noqa: SLF001  # what `set_level` has set
     try:
         yield
     finally:
-        structlog.configure(**kept)
+        structlog.configure(**settings)
         log._lowest = level  # noqa: SLF001  # as above

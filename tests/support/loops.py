@@ -72,7 +72,7 @@ class FaultyFence(BugFence):
 
 def loops_of(*folders: str, without: tuple[str, ...] = ()) -> set[str]:
     """Return the names of all loops that run in a fence, by the code of some folders below the package."""
-    found: set[str] = set()
+    names: set[str] = set()
     for file in _files(folders, without):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         constants = {
@@ -86,32 +86,32 @@ def loops_of(*folders: str, without: tuple[str, ...] = ()) -> set[str]:
             if isinstance(target, ast.Name)
         }
         servers = {
-            each.value.value
+            keyword.value.value
             for node in ast.walk(tree)
             if isinstance(node, ast.Call)
-            for each in node.keywords
-            if each.arg == "server" and isinstance(each.value, ast.Constant)
+            for keyword in node.keywords
+            if keyword.arg == "server" and isinstance(keyword.value, ast.Constant)
         }
-        found |= {str(each) for each in servers}
+        names |= {str(server) for server in servers}
         for node in ast.walk(tree):
             if not (isinstance(node, ast.Call) and node.args and _is_fenced(node.func)):
                 continue
             match node.args[0]:
                 case ast.Constant(value=str() as name):
-                    found.add(name)
+                    names.add(name)
                 case ast.Name(id=name):
-                    found.add(str(constants[name]))
+                    names.add(str(constants[name]))
                 case ast.Attribute(attr="server"):
                     pass
                 case other:
                     message = f"{file}:{node.lineno}: name the loop by a constant, not by {ast.unparse(other)}"
                     raise AssertionError(message)
-    return found
+    return names
 
 
 def endless_loops() -> dict[str, list[int]]:
     """Return each function with a loop that nothing in its head ends, with the lines of these loops."""
-    found: dict[str, list[int]] = {}
+    lines_by_function: dict[str, list[int]] = {}
     for file in _files(("",), ("cli",)):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for function in ast.walk(tree):
@@ -124,8 +124,8 @@ def endless_loops() -> dict[str, list[int]]:
             ]
             if lines:
                 name = f"{file.relative_to(ROOT)}:{function.name}"
-                found[name] = found.get(name, []) + lines
-    return found
+                lines_by_function[name] = lines_by_function.get(name, []) + lines
+    return lines_by_function
 
 
 def catchers() -> list[str]:
@@ -142,7 +142,7 @@ def catchers() -> list[str]:
 def _files(folders: tuple[str, ...], without: tuple[str, ...]) -> Iterator[Path]:
     for folder in folders:
         for file in sorted((ROOT / folder).rglob("*.py")):
-            if not any(file.is_relative_to(ROOT / each) for each in without):
+            if not any(file.is_relative_to(ROOT / excluded) for excluded in without):
                 yield file
 
 

@@ -83,13 +83,13 @@ class Held:
 
     @property
     def id(self) -> str:
-        found: str = self.job["id"]
-        return found
+        job_id: str = self.job["id"]
+        return job_id
 
     @property
     def token(self) -> str:
-        found: str = self.job["claim_token"]
-        return found
+        token: str = self.job["claim_token"]
+        return token
 
     async def accept(self, run_id: str = "") -> httpx.Response:
         return await self._call("accept", dag_run_id=run_id or self.id)
@@ -141,9 +141,9 @@ async def _held_polls(http: httpx.AsyncClient) -> float:
     """Return how many polls a hub holds (count)."""
     text = (await http.get("/metrics")).text
     [line] = [
-        each
-        for each in text.splitlines()
-        if each.startswith("dispatchd_hub_held_polls ")
+        line
+        for line in text.splitlines()
+        if line.startswith("dispatchd_hub_held_polls ")
     ]
     return float(line.split()[1])
 
@@ -151,8 +151,8 @@ async def _held_polls(http: httpx.AsyncClient) -> float:
 async def row(server: Hub, job_id: str) -> dict[str, Any]:
     """Return what the hub shows of a job."""
     reply = await server.http.get(f"{JOBS}/{encoded(job_id)}")
-    found: dict[str, Any] = reply.json()
-    return found
+    job: dict[str, Any] = reply.json()
+    return job
 
 
 def refuses(reply: httpx.Response, status: int) -> str:

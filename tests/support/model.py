@@ -72,9 +72,9 @@ class ModelEndpoint:
     def open_claims(self) -> list[str]:
         """Return what was handed out and is neither accepted nor finished."""
         return [
-            each
-            for each in self.claims
-            if each not in self.accepted | set(self.finished)
+            job_id
+            for job_id in self.claims
+            if job_id not in self.accepted | set(self.finished)
         ]
 
     def lease_over(self) -> None:
@@ -202,7 +202,9 @@ class ModelEngine:
 
     def alive(self) -> list[ModelProcess]:
         return [
-            each for each in self.processes.values() if each.begun and each.code is None
+            process
+            for process in self.processes.values()
+            if process.begun and process.code is None
         ]
 
     def weakness(self, isolation: Isolation) -> str:
@@ -233,16 +235,16 @@ class ModelEngine:
     async def observe(
         self, process: ProcessIdentity, folder: Path
     ) -> Exit | NeverStarted:
-        found = self.processes[process.pid]
-        while found.begun and found.code is None:
+        model = self.processes[process.pid]
+        while model.begun and model.code is None:
             await self.changed.wait()
-        return Exit(code=found.code) if found.begun else NeverStarted()
+        return Exit(code=model.code) if model.begun else NeverStarted()
 
     async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
         self.fuse.burn()
-        found = self.processes[process.pid]
-        if found.code is None:
-            found.code = KILLED_CODE
+        model = self.processes[process.pid]
+        if model.code is None:
+            model.code = KILLED_CODE
         self.changed.set()
         self.changed = anyio.Event()
         return False

@@ -27,12 +27,12 @@ def mutated(payload: Any, chance: random.Random) -> Any:
     def walk(value: Any) -> None:
         if isinstance(value, dict):
             places.extend((value, key) for key in value)
-            for each in value.values():
-                walk(each)
+            for item in value.values():
+                walk(item)
         elif isinstance(value, list):
             places.extend((value, index) for index in range(len(value)))
-            for each in value:
-                walk(each)
+            for item in value:
+                walk(item)
 
     payload = json.loads(json.dumps(payload))
     walk(payload)

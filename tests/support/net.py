@@ -84,9 +84,9 @@ class AtRandom:
     def __call__(self, _: bytes) -> Trouble | None:
         if not self.is_on or self.chance.random() >= self.share:
             return None
-        found = self.chance.choice(list(Trouble))
-        self.counts[found] += 1
-        return found
+        fault = self.chance.choice(list(Trouble))
+        self.counts[fault] += 1
+        return fault
 
 
 @define(eq=False)
@@ -128,10 +128,10 @@ class Net:
 
     def silence(self, with_bytes: bytes = b"") -> int:
         """Let those connections go silent that are open, or whose client has sent some bytes; return how many."""
-        found = [each for each in self.passages if with_bytes in each.sent]
-        for each in found:
-            each.is_silent = True
-        return len(found)
+        silenced = [passage for passage in self.passages if with_bytes in passage.sent]
+        for passage in silenced:
+            passage.is_silent = True
+        return len(silenced)
 
     async def carry(self, client: ByteStream, to_port: int) -> None:
         """Carry one connection to its end."""
@@ -233,13 +233,13 @@ async def net(
     to_port: int, plan: Plan = untroubled, *, silent_s: float = inf, late_s: float = 3.0
 ) -> AsyncIterator[Net]:
     """Run a proxy to a loopback port for the length of a block, on this loop and by its time."""
-    found = Net(0, plan, silent_s, late_s)
+    proxy = Net(0, plan, silent_s, late_s)
 
     async def serve(client: ByteStream) -> None:
-        await found.carry(client, to_port)
+        await proxy.carry(client, to_port)
 
-    async with tcp_server(serve) as found.port:
-        yield found
+    async with tcp_server(serve) as proxy.port:
+        yield proxy
 
 
 @contextmanager
@@ -251,9 +251,9 @@ def net_of_its_own(
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(
             net(to_port, plan, silent_s=silent_s, late_s=late_s)
-        ) as found,
+        ) as proxy,
     ):
-        yield found
+        yield proxy
 
 
 @define(kw_only=True)
@@ -279,9 +279,9 @@ def net_apart(
     to_port: int, seed: str, share: float, *, silent_s: float, late_s: float
 ) -> Iterator[NetApart]:
     """Run a net that troubles a share of the exchanges by a seed, for the length of a block; it begins turned off."""
-    words = [seed, to_port, share, silent_s, late_s]
+    arguments = [seed, to_port, share, silent_s, late_s]
     with subprocess.Popen(
-        [sys.executable, Path(__file__), *map(str, words)],
+        [sys.executable, Path(__file__), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -293,11 +293,11 @@ def net_apart(
             process.kill()
 
 
-async def _main(*words: str) -> None:
-    seed, (to_port, share, silent_s, late_s) = words[0], map(float, words[1:])
+async def _main(*arguments: str) -> None:
+    seed, (to_port, share, silent_s, late_s) = arguments[0], map(float, arguments[1:])
     plan = AtRandom(random.Random(seed), share)
-    async with net(int(to_port), plan, silent_s=silent_s, late_s=late_s) as found:
-        print(found.port, flush=True)
+    async with net(int(to_port), plan, silent_s=silent_s, late_s=late_s) as proxy:
+        print(proxy.port, flush=True)
         while line := await anyio.to_thread.run_sync(sys.stdin.readline):
             plan.is_on = line == "on\n"
             print(json.dumps(plan.counts), flush=True)

@@ -48,9 +48,9 @@ class Machine:
     def __attrs_post_init__(self) -> None:
         etc, credentials = self.etc, self.folder / "credstore"
         drop_ins = self.folder / "drop-ins"
-        for each in (etc, credentials, drop_ins):
-            each.mkdir(parents=True)
-            each.chmod(0o755)
+        for folder in (etc, credentials, drop_ins):
+            folder.mkdir(parents=True)
+            folder.chmod(0o755)
         credentials.chmod(0o700)
         program = self.folder / "dispatchd"
         program.write_text(_program())
@@ -111,15 +111,15 @@ class Machine:
         return done
 
     async def dispatchd(
-        self, *words: str, check: bool = True
+        self, *arguments: str, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        return await self.run("/opt/dispatchd/bin/dispatchd", *words, check=check)
+        return await self.run("/opt/dispatchd/bin/dispatchd", *arguments, check=check)
 
     async def shown(self, *properties: str, unit: str = "dispatchd") -> dict[str, str]:
         """Return what systemd knows of a unit."""
         names = ",".join(properties)
-        found = await self.run("systemctl", "show", unit, "-p", names)
-        return dict(line.split("=", 1) for line in found.stdout.splitlines())
+        done = await self.run("systemctl", "show", unit, "-p", names)
+        return dict(line.split("=", 1) for line in done.stdout.splitlines())
 
     def now(self) -> str:
         """Return where the journal is, for `journal`."""
@@ -139,17 +139,17 @@ class Machine:
         ).stdout
 
     async def until(
-        self, wanted: Mapping[str, str], unit: str = "dispatchd", within_s: float = 60
+        self, expected: Mapping[str, str], unit: str = "dispatchd", within_s: float = 60
     ) -> dict[str, str]:
         """Return what systemd knows of a unit once it is as wanted."""
 
         async def look() -> dict[str, str] | None:
-            found = await self.shown(*wanted, "MainPID", unit=unit)
-            return found if wanted.items() <= found.items() else None
+            properties = await self.shown(*expected, "MainPID", unit=unit)
+            return properties if expected.items() <= properties.items() else None
 
         try:
             # Another machine's state: nothing announces it here.
-            return await until(look, within_s, wanted)
+            return await until(look, within_s, expected)
         except AssertionError:
             print(self.journal()[-6000:])
             raise
@@ -197,14 +197,14 @@ def _wait_for_boot(machine: Machine) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if machine.nspawn.poll() is not None:
-            words = console.read_text(errors="replace").strip().splitlines()[-1:]
-            pytest.skip(f"systemd-nspawn doesn't boot here: {words}")
+            last_lines = console.read_text(errors="replace").strip().splitlines()[-1:]
+            pytest.skip(f"systemd-nspawn doesn't boot here: {last_lines}")
         children = Path(
             f"/proc/{machine.nspawn.pid}/task/{machine.nspawn.pid}/children"
         )
-        found = children.read_text().split()
-        if found:
-            machine.init = int(found[0])
+        pids = children.read_text().split()
+        if pids:
+            machine.init = int(pids[0])
             state = machine.run_now(
                 "systemctl", "is-system-running", check=False
             ).stdout

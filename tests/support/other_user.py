@@ -20,20 +20,20 @@ NOBODY = (
 def python() -> str:
     """Return an interpreter of this version that the daemon's user may execute."""
     minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    for each in (sys.executable, f"/usr/bin/{minor}"):
+    for program in (sys.executable, f"/usr/bin/{minor}"):
         # By a shell: setpriv itself may still execute what its user may not.
-        tried = [*NOBODY, "/bin/sh", "-c", f"exec {each} -I -c pass"]
+        tried = [*NOBODY, "/bin/sh", "-c", f"exec {program} -I -c pass"]
         if subprocess.run(tried, capture_output=True, check=False).returncode == 0:
-            return each
+            return program
     pytest.skip("the daemon's user can execute no Python of this version")
 
 
 def as_nobody(folder: Path) -> dict[str, Any]:
     """Return how a daemon is started as another user, in a folder that is made that user's."""
-    for each in (folder, *folder.rglob("*")):
-        os.chown(each, USER, USER)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, USER, USER)
     start = f'shift; exec {python()} "$@"'
-    packages = [each for each in sys.path if each and Path(each).is_dir()]
+    packages = [path for path in sys.path if path and Path(path).is_dir()]
     return {
         "wrapper": (*NOBODY, "/bin/sh", "-c", start, "sh"),
         "env": {"PYTHONPATH": os.pathsep.join(packages), "HOME": str(folder)},

@@ -3,7 +3,7 @@
 from dispatchd.hub.domain.model import State
 from dispatchd.protocol.outcome import FailureCause
 
-CAUSES = ("", *(each.value for each in FailureCause), "lease-expired", "of-tomorrow")
+CAUSES = ("", *(cause.value for cause in FailureCause), "lease-expired", "of-tomorrow")
 """Every cause of the contract, none, and one that nobody knows yet."""
 
 OUTCOMES = ("succeeded", "partially_succeeded", "failed", "aborted", "rejected")
@@ -34,5 +34,5 @@ FAILED_BY = {
 
 def expected(state: str, cause: str) -> tuple[str, str]:
     """Return conclusion of a check run and state of a commit status."""
-    found = ENDS[State(state)]
-    return FAILED_BY.get(cause, found) if state == State.FAILED else found
+    end = ENDS[State(state)]
+    return FAILED_BY.get(cause, end) if state == State.FAILED else end

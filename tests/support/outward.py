@@ -68,10 +68,10 @@ async def failure(
         status = await pull(http, within_s=within_s)
     except (httpx.HTTPError, TimeoutError) as error:
         with within(WITHIN_S):
-            found = await explain(error, settings)
-        assert "secret" not in found.words
-        assert "\n" not in found.words
-        return found
+            explanation = await explain(error, settings)
+        assert "secret" not in explanation.words
+        assert "\n" not in explanation.words
+        return explanation
     return pytest.fail(f"answered with {status}")
 
 

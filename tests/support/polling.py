@@ -77,6 +77,6 @@ async def polling_hub(
 async def status_of(server: HubHere) -> dict[str, Any]:
     """Return how a hub says that it gets on with GitHub."""
     reply = await server.http.get("/api/v1/github")
-    found: dict[str, Any] = reply.json()
-    check("hub-github-status", found)
-    return found
+    status: dict[str, Any] = reply.json()
+    check("hub-github-status", status)
+    return status

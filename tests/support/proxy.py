@@ -44,14 +44,14 @@ class Proxy:
 
     async def _talk(self, stream: SocketStream) -> None:
         head, rest = await _head(stream, b"")
-        asked = self._note(head)
-        if refusal := self._refusal(asked):
+        request = self._note(head)
+        if refusal := self._refusal(request):
             answer = f"HTTP/1.1 {refusal}\r\ncontent-length: 0\r\nconnection: close\r\n"
             await stream.send(f"{answer}\r\n".encode())
             return
-        port = int(urlsplit(f"//{asked.target.removeprefix('http://')}").port or 80)
+        port = int(urlsplit(f"//{request.target.removeprefix('http://')}").port or 80)
         async with await anyio.connect_tcp("127.0.0.1", port) as beyond:
-            if asked.method == "CONNECT":
+            if request.method == "CONNECT":
                 await stream.send(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 await _pump_both(stream, beyond)
             else:
@@ -62,16 +62,16 @@ class Proxy:
     def _note(self, head: list[str]) -> Asked:
         method, target, _ = head[0].split(" ")
         credentials = _field(head, "proxy-authorization").removeprefix("Basic ")
-        asked = Asked(
+        request = Asked(
             method=method,
             target=target,
             credentials=base64.b64decode(credentials).decode(),
         )
-        self.asked.append(asked)
-        return asked
+        self.asked.append(request)
+        return request
 
-    def _refusal(self, asked: Asked) -> str:
-        if self.credentials and asked.credentials != self.credentials:
+    def _refusal(self, request: Asked) -> str:
+        if self.credentials and request.credentials != self.credentials:
             return "407 Proxy Authentication Required"
         return self.refuse_with
 
@@ -83,7 +83,7 @@ class Proxy:
             method, target, version = head[0].split(" ")
             path = target.removeprefix("http://").partition("/")[2]
             fields = [
-                each for each in head[1:] if not each.lower().startswith("proxy-")
+                header for header in head[1:] if not header.lower().startswith("proxy-")
             ]
             lines = [f"{method} /{path} {version}", *fields, "", ""]
             while len(rest) < int(_field(head, "content-length") or 0):
@@ -105,10 +105,10 @@ async def _head(stream: SocketStream, received: bytes) -> tuple[list[str], bytes
     return head.decode().split("\r\n"), rest
 
 
-def _field(head: list[str], wanted: str) -> str:
-    for each in head[1:]:
-        name, _, value = each.partition(": ")
-        if name.lower() == wanted:
+def _field(head: list[str], header_name: str) -> str:
+    for line in head[1:]:
+        name, _, value = line.partition(": ")
+        if name.lower() == header_name:
             return value
     return ""
 
@@ -135,6 +135,6 @@ async def proxy(
     *, credentials: str = "", refuse_with: str = ""
 ) -> AsyncIterator[Proxy]:
     """Serve a proxy on a free loopback port."""
-    found = Proxy(credentials=credentials, refuse_with=refuse_with)
-    async with tcp_server(found.connection) as found.port:
-        yield found
+    server = Proxy(credentials=credentials, refuse_with=refuse_with)
+    async with tcp_server(server.connection) as server.port:
+        yield server

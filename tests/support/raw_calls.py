@@ -40,5 +40,5 @@ async def message_of(stream: SocketStream) -> str:
         _, _, body = data.partition(b"\r\n\r\n")
         if body.endswith(b"}"):
             break
-    found: str = json.loads(data.partition(b"\r\n\r\n")[2])["message"]
-    return found
+    message: str = json.loads(data.partition(b"\r\n\r\n")[2])["message"]
+    return message

@@ -109,8 +109,8 @@ def seed(folder: Path, *jobs: HubJob, attempts: tuple[Attempt, ...] = ()) -> Non
                     cause=job.result_cause,
                 )
                 db.execute(insert(ATTEMPTS).values(asdict(own)))
-        for each in attempts:
-            db.execute(insert(ATTEMPTS).values(asdict(each)))
+        for attempt in attempts:
+            db.execute(insert(ATTEMPTS).values(asdict(attempt)))
     database.close()
 
 

@@ -11,4 +11,4 @@ def at_once(calls: Iterable[Callable[[], T]]) -> list[T]:
     """Return what calls return that are made at the same time, each by a thread."""
     made = list(calls)
     with ThreadPoolExecutor(len(made)) as threads:
-        return [each.result() for each in [threads.submit(call) for call in made]]
+        return [future.result() for future in [threads.submit(call) for call in made]]

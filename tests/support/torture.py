@@ -86,21 +86,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    told: Torture = node.config.stash[_KEY]
+    settings: Torture = node.config.stash[_KEY]
     node.workerinput[MARK] = {
-        "seed": told.seed,
-        "size": told.size,
-        "duration_s": told.duration_s,
-        "began": told.began,
+        "seed": settings.seed,
+        "size": settings.size,
+        "duration_s": settings.duration_s,
+        "began": settings.began,
     }
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     if "not torture" in config.getoption("markexpr"):
         return None
-    told = config.stash[_KEY]
-    span = f"{told.duration_s:g} s" if told.duration_s else "until all is done"
-    return f"torture: seed {told.seed}, size {told.size}, {span}"
+    settings = config.stash[_KEY]
+    span = f"{settings.duration_s:g} s" if settings.duration_s else "until all is done"
+    return f"torture: seed {settings.seed}, size {settings.size}, {span}"
 
 
 # Order and time.
@@ -123,14 +123,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     mark = item.get_closest_marker(MARK)
     if mark is None:
         return
-    told = item.config.stash[_KEY]
+    settings = item.config.stash[_KEY]
     least_s: float = mark.kwargs.get("least_s", 0)
-    begins = told.left_s > least_s
+    begins = settings.left_s > least_s
     item.user_properties.append((_RAN, begins))
     if not begins:
         what = f"fewer than {least_s:g} s of the" if least_s else "the"
         left = "left" if least_s else "over before it began"
-        pytest.skip(f"torture: {what} {told.duration_s:g} s of --duration were {left}")
+        pytest.skip(
+            f"torture: {what} {settings.duration_s:g} s of --duration were {left}"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -143,7 +145,7 @@ def torture(pytestconfig: pytest.Config) -> Torture:
 class _Summary:
     """Counts, in the controller, what ran; prints one line at the end."""
 
-    told: Torture
+    settings: Torture
     counts: Counter[bool] = field(factory=Counter)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -155,10 +157,10 @@ class _Summary:
         self, terminalreporter: pytest.TerminalReporter
     ) -> None:
         if self.counts:
-            took_s = time.monotonic() - self.told.began
+            took_s = time.monotonic() - self.settings.began
             terminalreporter.write_line(
                 f"torture: {self.counts[True]} of {self.counts.total()} ran "
-                f"in {took_s:.0f} s; seed {self.told.seed}"
+                f"in {took_s:.0f} s; seed {self.settings.seed}"
             )
 
 

@@ -23,7 +23,7 @@ async def finishes(
         for wait_s in waits[passed:]:
             await advance(wait_s + _ROUNDED_S)
         passed = len(waits)
-        return all(each in hub.finished for each in job_ids)
+        return all(job_id in hub.finished for job_id in job_ids)
 
     await until(look, within_s, f"finishes of {job_ids}")
-    return [hub.finished[each] for each in job_ids]
+    return [hub.finished[job_id] for job_id in job_ids]

@@ -227,7 +227,7 @@ def table() -> str:
         f"| a run wants to | {' | '.join(COLUMNS)} |\n| --- |{' --- |' * len(COLUMNS)}"
     )
     rows = [
-        f"| {name} | {' | '.join(word(each, name) for each in COLUMNS)} |"
+        f"| {name} | {' | '.join(word(isolation, name) for isolation in COLUMNS)} |"
         for name in TRIED
     ]
     return "\n".join([head, *rows])
