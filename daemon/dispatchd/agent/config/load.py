@@ -84,14 +84,14 @@ class Config:
             "metrics": self.metrics,
             "telemetry": self.telemetry,
         }
-        found: dict[str, object] = {
-            f"{table}.{each.name}": getattr(content, each.name)
+        values: dict[str, object] = {
+            f"{table}.{field.name}": getattr(content, field.name)
             for table, content in tables.items()
-            for each in attrs.fields(type(content))
-            if each.metadata == RESTART
+            for field in attrs.fields(type(content))
+            if field.metadata == RESTART
         }
         return {
-            **found,
+            **values,
             "store.folder": self.state_folder,
             "control.folder": self.control_folder,
         }
@@ -111,7 +111,11 @@ class Config:
         """Return what a daemon needs beside its programs: what the file names, and its own folders."""
         named = (
             *(self.cloud.ca_file, self.cloud.client_cert_file, self.checkout.ca_file),
-            *(path for each in self.workflows.values() for path in each.hidden_paths),
+            *(
+                path
+                for workflow in self.workflows.values()
+                for path in workflow.hidden_paths
+            ),
         )
         files = [self.file.parent / name for name in dict.fromkeys(named) if name]
         return [self.file, *files, self.state_folder, self.control_folder]
@@ -271,13 +275,13 @@ def _structured(path: Path, document: dict[str, Json]) -> File:
 
 def _whole_tables(content: str) -> dict[str, Json]:
     """Return the tables of a broken file that are valid TOML by themselves."""
-    found: dict[str, Json] = {}
+    tables: dict[str, Json] = {}
     for table in _TABLE.split(content):
         try:
-            found |= toml_text.loads(table)
+            tables |= toml_text.loads(table)
         except tomllib.TOMLDecodeError:
             continue
-    return found
+    return tables
 
 
 def _read(path: Path) -> str:

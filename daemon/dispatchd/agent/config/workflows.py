@@ -18,7 +18,7 @@ from dispatchd.agent.domain.run.secret import SecretSource
 from dispatchd.agent.domain.workflow import GH_TOKEN, Repository, Workflow
 from dispatchd.protocol.job import Json
 
-_LIMITS: Final = tuple(each.name for each in attrs.fields(RunLimits))
+_LIMITS: Final = tuple(field.name for field in attrs.fields(RunLimits))
 
 _CONTROLLERS: Final = {
     "memory_max_mib": "memory",
@@ -85,7 +85,7 @@ class Reader:
         return (self._program(entry.command[0]), *entry.command[1:])
 
     def _absolute(self, paths: Iterable[str]) -> tuple[str, ...]:
-        return tuple(str(self.folder / each) for each in paths)
+        return tuple(str(self.folder / path) for path in paths)
 
     def _secret_files(self) -> Iterator[str]:
         """Yield the files that hold secrets of this machine or of any workflow."""
@@ -107,7 +107,7 @@ class Reader:
         """Yield the GitHub servers of an entry: its own, or all of the file's if it names none."""
         urls = [entry.checkout_url]
         if not entry.checkout and server_of(entry.checkout_url) == PUBLIC:
-            urls += [each.checkout_url for each in self.content.workflows.values()]
+            urls += [other.checkout_url for other in self.content.workflows.values()]
         yield from filter(None, dict.fromkeys(map(server_of, urls)))
 
     def _repository(self, entry: WorkflowEntry) -> Repository:
@@ -189,10 +189,13 @@ def unexpanded_programs(content: File) -> Iterator[tuple[str, str]]:
     """Yield key and expectation for every program whose path has a part that only a shell would expand."""
     programs = {
         **{
-            f"workflows.{name}": each.command
-            for name, each in content.workflows.items()
+            f"workflows.{name}": workflow.command
+            for name, workflow in content.workflows.items()
         },
-        **{f"secrets.{name}": each.command for name, each in content.secrets.items()},
+        **{
+            f"secrets.{name}": secret.command
+            for name, secret in content.secrets.items()
+        },
     }
     for key, command in programs.items():
         if command and _UNEXPANDED.search(command[0]):
@@ -204,12 +207,12 @@ def unknown_secrets(content: File) -> Iterator[tuple[str, str]]:
     """Yield key and expectation for every secret that a workflow names and the file doesn't have."""
     known = ", ".join(content.secrets) or "none"
     for name, entry in content.workflows.items():
-        wanted = {
+        references = {
             f"secrets.{variable}": secret for variable, secret in entry.secrets.items()
         }
         if entry.checkout_secret:
-            wanted["checkout_secret"] = entry.checkout_secret
-        for key, secret in wanted.items():
+            references["checkout_secret"] = entry.checkout_secret
+        for key, secret in references.items():
             if secret not in content.secrets:
                 yield (
                     f"workflows.{name}.{key}",
