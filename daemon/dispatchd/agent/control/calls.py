@@ -145,10 +145,10 @@ def socket_address(folder: Path) -> Iterator[str]:
 def owner_of(folder: Path) -> str:
     """Return the identity of a state folder, the same for each of its paths: device and inode, or 0:0 for none."""
     try:
-        found = folder.stat()
+        status = folder.stat()
     except FileNotFoundError:
         return "0:0"
-    return f"{found.st_dev}:{found.st_ino}"
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def peer_of(connection: socket.socket) -> Peer:
@@ -195,7 +195,7 @@ def target_parts(target: str) -> tuple[tuple[str, ...], dict[str, str]]:
     try:
         # As permissive as `client.in_path`, which takes any id that JSON can carry.
         segments = [
-            unquote(each, errors="surrogatepass") for each in path[1:].split("/")
+            unquote(segment, errors="surrogatepass") for segment in path[1:].split("/")
         ]
         named = parse_qsl(query, keep_blank_values=True, errors="strict")
     except ValueError as error:
@@ -206,13 +206,13 @@ def target_parts(target: str) -> tuple[tuple[str, ...], dict[str, str]]:
 
 def parameters_of(pattern: str, path: tuple[str, ...]) -> dict[str, str] | None:
     """Return the part of a path for each `{name}` of a pattern, or None if it doesn't match."""
-    wanted = pattern[1:].split("/")
-    if len(wanted) != len(path):
+    segments = pattern[1:].split("/")
+    if len(segments) != len(path):
         return None
-    found: dict[str, str] = {}
-    for name, segment in zip(wanted, path, strict=True):
+    parameters: dict[str, str] = {}
+    for name, segment in zip(segments, path, strict=True):
         if name.startswith("{") and segment:
-            found[name.strip("{}")] = segment
+            parameters[name.strip("{}")] = segment
         elif name != segment:
             return None
-    return found
+    return parameters

@@ -143,8 +143,8 @@ class Connections:
         Raises:
             Refused: The call is for another one.
         """
-        wanted = dict(head.headers).get(OWNER_HEADER.encode())
-        if self.owner and wanted is not None and wanted.decode() != self.owner:
+        owner = dict(head.headers).get(OWNER_HEADER.encode())
+        if self.owner and owner is not None and owner.decode() != self.owner:
             reason = "the daemon of another state folder answers here; give each daemon another control.folder"
             raise Refused(status=HTTPStatus.MISDIRECTED_REQUEST, reason=reason)
 

@@ -93,8 +93,8 @@ class JobCommands:
             how = "isn't tracked" if record is None else "has ended"
             raise Refused(status=HTTPStatus.CONFLICT, reason=f"it {how}")
         note = text(call.body, "reason").strip()
-        words = "Cancelled by an operator." + (f" {note}" if note else "")
-        return _reply(await self._tracker.cancel(job_id, words))
+        reason = "Cancelled by an operator." + (f" {note}" if note else "")
+        return _reply(await self._tracker.cancel(job_id, reason))
 
     async def drain(self, call: Call) -> Reply:
         """Empty the machine: body `{"reason": …, "deadline_s": …}`, both of which may be left out.
@@ -178,11 +178,11 @@ async def _either(*events: anyio.Event) -> None:
 
 def _verdict(outcome: Outcome, note: str) -> Verdict:
     cause = FailureCause.NEEDS_INPUT if outcome is Outcome.FAILED else None
-    words = f"Marked as {outcome} by an operator"
+    summary = f"Marked as {outcome} by an operator"
     return Verdict(
         outcome=outcome,
         cause=cause,
-        summary=f"{words}: {note}" if note else f"{words}.",
+        summary=f"{summary}: {note}" if note else f"{summary}.",
     )
 
 

@@ -47,7 +47,10 @@ class MetricsServer:
             reason = f"{error.strerror or error}; change metrics.listen"
             raise NotReachable(cannot=cannot, reason=reason) from error
         # The real port if 0 is configured.
-        ports = [each.extra(SocketAttribute.local_port) for each in listener.listeners]  # noqa: S610  # not Django's
+        ports = [
+            socket_listener.extra(SocketAttribute.local_port)  # noqa: S610  # not Django's
+            for socket_listener in listener.listeners
+        ]
         self._log.info("metrics_served", host=self.host, port=ports[0])
         connections = Connections(
             server="metrics",
@@ -57,8 +60,10 @@ class MetricsServer:
             identify=_identify,
         )
         async with listener, anyio.create_task_group() as tasks:
-            for each in listener.listeners:
-                tasks.start_soon(connections.take, cast("SocketListener", each))
+            for socket_listener in listener.listeners:
+                tasks.start_soon(
+                    connections.take, cast("SocketListener", socket_listener)
+                )
             task_status.started()
 
 

@@ -49,12 +49,12 @@ def _find(
     routes: Routes, method: str, path: tuple[str, ...]
 ) -> tuple[Act, dict[str, str]]:
     allowed: list[str] = []
-    for (each, pattern), act in routes.items():
+    for (route_method, pattern), act in routes.items():
         parameters = parameters_of(pattern, path)
-        if parameters is not None and each == method:
+        if parameters is not None and route_method == method:
             return act, parameters
         if parameters is not None:
-            allowed.append(each)
+            allowed.append(route_method)
     shown = "/" + "/".join(path)
     if allowed:
         reason = f"{shown} takes {' and '.join(allowed)}, not {method}"

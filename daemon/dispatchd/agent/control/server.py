@@ -71,9 +71,11 @@ class ControlServer:
                 self._group = made.st_gid
         except OSError as error:
             path = self.folder / SOCKET
-            if found := what_is_at(path):
+            if occupant := what_is_at(path):
                 do = "move it away, or set another control.folder"
-                raise PathTaken(path=path, found=found, error=error, do=do) from error
+                raise PathTaken(
+                    path=path, found=occupant, error=error, do=do
+                ) from error
             raise FolderUnusable(folder=self.folder, error=error) from error
         token = make()
         connections = Connections(
