@@ -27,18 +27,18 @@ def targets(cancel: Job, tracked: Iterable[TrackedJob]) -> list[TrackedJob]:
     ]
 
 
-def verdict(cancel: Job, found: list[TrackedJob]) -> Verdict:
+def verdict(cancel: Job, records: list[TrackedJob]) -> Verdict:
     """Return the end of a cancel job, given its targets as they stand after the cancel.
 
     A target that was already cancelled, such as by a heartbeat, counts as cancelled.
     """
-    cancelled = [record.run_id for record in found if record.is_cancelled]
+    cancelled = [record.run_id for record in records if record.is_cancelled]
     if cancelled:
         return Verdict(
             outcome=Outcome.SUCCEEDED, summary=f"Cancelled {', '.join(cancelled)}."
         )
-    if found:
-        summary = f"Nothing to cancel: the run {found[0].run_id} has already ended."
+    if records:
+        summary = f"Nothing to cancel: the run {records[0].run_id} has already ended."
     elif cancel.target_run_id:
         summary = f"Nothing to cancel: this machine has no run {cancel.target_run_id}."
     else:

@@ -38,9 +38,9 @@ class Machine:
 def unkept(workflow: Workflow, machine: Machine) -> str:
     """Return which of its own limits a workflow can't have on a machine, in words; empty if it can have all."""
     missing = [
-        _KEYS[each]
-        for each in workflow.own_limits
-        if each not in machine.controllers and each != _WEIGHT
+        _KEYS[controller]
+        for controller in workflow.own_limits
+        if controller not in machine.controllers and controller != _WEIGHT
     ]
     keys = " and ".join(missing)
     return f"{keys} can't be kept on this machine: {TO_DO}" if missing else ""
@@ -48,14 +48,14 @@ def unkept(workflow: Workflow, machine: Machine) -> str:
 
 def unfit(workflows: Mapping[str, Workflow], machine: Machine) -> dict[str, str]:
     """Return the workflows whose isolation or own limits a machine can't enforce, each with the reason."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for name, workflow in sorted(workflows.items()):
         blocked_reason = machine.blocked_reason(workflow.isolation)
         if blocked_reason:
-            found[name] = f'isolation = "{workflow.isolation}": {blocked_reason}'
+            reasons[name] = f'isolation = "{workflow.isolation}": {blocked_reason}'
         elif limits := unkept(workflow, machine):
-            found[name] = limits
-    return found
+            reasons[name] = limits
+    return reasons
 
 
 def _asked_for(pids: int) -> int:
@@ -69,7 +69,7 @@ def warnings(workflows: Mapping[str, Workflow], machine: Machine) -> list[str]:
         f"workflows.{name} takes no jobs: {why}"
         for name, why in unfit(workflows, machine).items()
     ]
-    wanted = {
+    needed = {
         controller
         for workflow in workflows.values()
         for controller, limit in (
@@ -79,7 +79,11 @@ def warnings(workflows: Mapping[str, Workflow], machine: Machine) -> list[str]:
         )
         if limit and (controller not in workflow.own_limits or controller == _WEIGHT)
     }
-    missing = [_KEYS[each] for each in _KEYS if each in wanted - {*machine.controllers}]
+    missing = [
+        _KEYS[controller]
+        for controller in _KEYS
+        if controller in needed - {*machine.controllers}
+    ]
     if missing:
         keys = " and ".join(missing)
         refused.append(f"runs continue without {keys}, which can't be kept: {TO_DO}")

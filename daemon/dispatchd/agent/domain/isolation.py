@@ -59,4 +59,4 @@ def denial(isolation: Isolation, output: str) -> str:
     if isolation is Isolation.NONE:
         return ""
     said = output.lower()
-    return next((words for words in _DENIALS if words in said), "")
+    return next((message for message in _DENIALS if message in said), "")

@@ -150,8 +150,10 @@ class TrackedJob:
 
     def with_attempt(self, attempt: Attempt) -> Self:
         """Return the record with this attempt added, or in place of the one with the same number."""
-        kept = tuple(each for each in self.attempts if each.number != attempt.number)
-        return evolve(self, attempts=(*kept, attempt))
+        others = tuple(
+            other for other in self.attempts if other.number != attempt.number
+        )
+        return evolve(self, attempts=(*others, attempt))
 
     def with_remark(self, remark: str) -> Self:
         """Return the record with one more sentence in the summary of its verdict, if it has one."""
@@ -164,7 +166,9 @@ class TrackedJob:
         """Return the record without an attempt that never ran."""
         return evolve(
             self,
-            attempts=tuple(each for each in self.attempts if each.number != number),
+            attempts=tuple(
+                attempt for attempt in self.attempts if attempt.number != number
+            ),
         )
 
     def with_claim(self, job: Job) -> Self:
@@ -185,7 +189,7 @@ class TrackedJob:
     def queued_at(self) -> datetime:
         """Time from which the job waits for its first attempt: the pull, or the last retry that a person chose."""
         resolved = [
-            each.at for each in self.steps if each.event is Event.RESOLVED_RETRY
+            step.at for step in self.steps if step.event is Event.RESOLVED_RETRY
         ]
         return max([self.received_at, *resolved])
 
@@ -193,9 +197,9 @@ class TrackedJob:
     def is_claim_accepted(self) -> bool:
         """True if an accept of the newest claim has been confirmed, as far as the steps show it."""
         newest = (
-            each.event
-            for each in reversed(self.steps)
-            if each.event in {Event.ACCEPT_CONFIRMED, Event.REDELIVERED}
+            step.event
+            for step in reversed(self.steps)
+            if step.event in {Event.ACCEPT_CONFIRMED, Event.REDELIVERED}
         )
         return next(newest, Event.ACCEPT_CONFIRMED) is Event.ACCEPT_CONFIRMED
 

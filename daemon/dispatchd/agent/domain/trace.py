@@ -228,8 +228,8 @@ def _attempt_name(number: int) -> str:
 
 
 def _attributes(record: TrackedJob, values: Attributes) -> Attributes:
-    found = {"dispatchd.job.id": record.job.id, **values}
-    return {name: _plain(value) for name, value in found.items() if value != ""}
+    attributes = {"dispatchd.job.id": record.job.id, **values}
+    return {name: _plain(value) for name, value in attributes.items() if value != ""}
 
 
 def _plain(value: str | int) -> str | int:

@@ -105,18 +105,18 @@ def never_started(
 ) -> Judgement:
     """Judge an attempt that never got a process, after `starts` starts (count); `why` is the reason of the last one."""
     tried = f" It was tried {starts} times." if starts > 1 else ""
-    words = f"Nothing was run: {why}.{tried}"
-    return Judgement(ending, TABLE[contract][ending], words)
+    summary = f"Nothing was run: {why}.{tried}"
+    return Judgement(ending, TABLE[contract][ending], summary)
 
 
 def _unkillable(
     contract: Contract, survivors: tuple[Survivor, ...], otherwise: str
 ) -> Judgement:
-    named = ", ".join(str(each) for each in survivors[:_NAMED])
+    named = ", ".join(str(survivor) for survivor in survivors[:_NAMED])
     more = f" and {len(survivors) - _NAMED} more" if len(survivors) > _NAMED else ""
-    words = f"{len(survivors)} of its processes can't be ended, and were given up: {named}{more}."
+    sentence = f"{len(survivors)} of its processes can't be ended, and were given up: {named}{more}."
     ruling = TABLE[contract][Ending.UNKILLABLE]
-    return Judgement(Ending.UNKILLABLE, ruling, f"{words} {otherwise}")
+    return Judgement(Ending.UNKILLABLE, ruling, f"{sentence} {otherwise}")
 
 
 def signal_name(code: int) -> str | None:
@@ -174,7 +174,7 @@ def _lacking(evidence: Evidence, after: str) -> str:
     return f"Succeeded {after}, but required artifacts are missing: {missing}."
 
 
-def _asked(evidence: Evidence, after: str) -> str:
+def _needing_input(evidence: Evidence, after: str) -> str:
     # Under the plain contract exit 3 is a failure like any other.
     if evidence.contract is Contract.PLAIN:
         return _exited(evidence, after)
@@ -214,8 +214,8 @@ _SENTENCES: Final[Mapping[Ending, Callable[[Evidence, str], str]]] = MappingProx
             f"Ended by {signal_name(evidence.end.code or 0)} {after}."
         ),
         Ending.NO_RESULT: _without_result,
-        Ending.NEEDS_INPUT: _asked,
-        Ending.EXIT_3: _asked,
+        Ending.NEEDS_INPUT: _needing_input,
+        Ending.EXIT_3: _needing_input,
         Ending.MISSING_PARK: _lacking,
         Ending.MISSING_FAIL: _lacking,
     }

@@ -86,7 +86,7 @@ class Workflow(RunLimits):
         # GitHub ignores the case of names, and reports them in their owner's.
         name = job.repository.lower() if job.owner_and_name else ""
         return bool(name) and any(
-            fnmatchcase(name, each.lower()) for each in self.repositories
+            fnmatchcase(name, pattern.lower()) for pattern in self.repositories
         )
 
     @property

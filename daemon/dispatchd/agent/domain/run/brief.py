@@ -100,5 +100,5 @@ def _scrubbed(value: Json, scrub: Callable[[str], str]) -> Json:
     if isinstance(value, str):
         return scrub(value)
     if isinstance(value, dict):
-        return {name: _scrubbed(each, scrub) for name, each in value.items()}
+        return {name: _scrubbed(member, scrub) for name, member in value.items()}
     return value

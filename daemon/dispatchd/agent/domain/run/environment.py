@@ -89,8 +89,8 @@ def environment(
     job: Job, payload: Json, run: RunPaths, servers: Sequence[str] = (PUBLIC,)
 ) -> Parameters:
     """Return all variables that describe a run to its command; `servers` are those of `derive`."""
-    found = _derived(job, payload, chosen(servers, payload))
-    return _fitting([*found, *_of_run(job, run)])
+    derived = _derived(job, payload, chosen(servers, payload))
+    return _fitting([*derived, *_of_run(job, run)])
 
 
 def runtime_parameters(values: Mapping[str, str]) -> str:
@@ -171,9 +171,11 @@ def _tag(ref: str) -> str:
 
 
 def _workflow(payload: Json) -> str:
-    found = at(payload, "workflow")
+    workflow = at(payload, "workflow")
     return (
-        found if isinstance(found, str) else text(found, "name") or text(found, "path")
+        workflow
+        if isinstance(workflow, str)
+        else text(workflow, "name") or text(workflow, "path")
     )
 
 

@@ -111,16 +111,16 @@ class Story:
 
     def where(self) -> str:
         """Return the last known state of the run, for somebody who asks why it hung; empty if it reported none."""
-        words = []
+        parts = []
         if self.phases:
-            words.append(f"in phase {self.phases[-1].name}")
+            parts.append(f"in phase {self.phases[-1].name}")
         if self.last_span is not None:
             how = "" if self.last_span.ok else " (failed)"
-            words.append(f"last completed span {self.last_span.name}{how}")
+            parts.append(f"last completed span {self.last_span.name}{how}")
         timings = self.timings()
         if timings:
-            words.append(f"phases before: {timings}")
-        return "; ".join(words)
+            parts.append(f"phases before: {timings}")
+        return "; ".join(parts)
 
     def timings(self) -> str:
         """Return the durations of the phases that ended, such as `build 3.2 s, test 40.0 s`; only of known times."""

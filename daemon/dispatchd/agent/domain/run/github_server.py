@@ -45,7 +45,9 @@ def server_of(address: str) -> str:
 def chosen(servers: Sequence[str], payload: Json) -> str:
     """Return the server of a payload if it is one of those given, else the first of them, or an empty string."""
     said = (server_of(text(payload, *path)) for path in _ADDRESSES)
-    return next((each for each in said if each in servers), next(iter(servers), ""))
+    return next(
+        (server for server in said if server in servers), next(iter(servers), "")
+    )
 
 
 def api_of(server: str) -> str:

@@ -80,37 +80,39 @@ def parse(text: str, *, cut: bool = False) -> Outputs:
 
     If `cut` is true, the text is only the beginning of the file, and its last, broken line does not count.
     """
-    found = _Collected()
+    collected = _Collected()
     text = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}")
     if cut:
         text = text[: text.rfind("\n") + 1]
-        found.leave_out("the rest", "the file is larger than 1 MiB")
+        collected.leave_out("the rest", "the file is larger than 1 MiB")
     lines = enumerate(text.split("\n"), start=1)
     for number, line in lines:
         name, equals, value = line.partition("=")
         if equals and "<<" not in name:
-            found.take(number, name, value)
+            collected.take(number, name, value)
             continue
         name, marker, delimiter = line.partition("<<")
         if marker and delimiter:
-            _take_lines(found, lines, (number, name, delimiter))
+            _take_lines(collected, lines, (number, name, delimiter))
         elif line:
-            found.leave_out(f"line {number}", "neither NAME=VALUE nor NAME<<DELIMITER")
-    return found.frozen()
+            collected.leave_out(
+                f"line {number}", "neither NAME=VALUE nor NAME<<DELIMITER"
+            )
+    return collected.frozen()
 
 
 def _take_lines(
-    found: _Collected, lines: Iterator[tuple[int, str]], head: tuple[int, str, str]
+    collected: _Collected, lines: Iterator[tuple[int, str]], head: tuple[int, str, str]
 ) -> None:
     """Take a value of several lines, up to its delimiter, which is in `head` beside the line's number and the name."""
     number, name, delimiter = head
     value: list[str] = []
     for _, line in lines:
         if line == delimiter:
-            found.take(number, name, "\n".join(value))
+            collected.take(number, name, "\n".join(value))
             return
         value.append(line)
-    found.leave_out(f"line {number}", "the delimiter of its value does not come")
+    collected.leave_out(f"line {number}", "the delimiter of its value does not come")
 
 
 def reported(outputs: Outputs, scrub: Callable[[str], str]) -> Outputs:
@@ -118,22 +120,22 @@ def reported(outputs: Outputs, scrub: Callable[[str], str]) -> Outputs:
 
     An output that would exceed the limits, with its secrets or without, is left out. A later one may still fit.
     """
-    found = _Collected(left_out=outputs.left_out, reasons=[*outputs.reasons])
+    collected = _Collected(left_out=outputs.left_out, reasons=[*outputs.reasons])
     room = LARGEST
     for name, value in outputs.values.items():
         shown = name[:_LONGEST_NAME_SHOWN]
-        if len(found.values) == MOST:
-            found.leave_out(shown, f"only {MOST} outputs are reported")
+        if len(collected.values) == MOST:
+            collected.leave_out(shown, f"only {MOST} outputs are reported")
             continue
         clean = value if _size(name, value) > room else _clean(name, value, scrub)
         if clean is None:
-            found.leave_out("a name", "it is a secret")
+            collected.leave_out("a name", "it is a secret")
         elif _size(name, clean) > room:
-            found.leave_out(shown, f"with it they have more than {LARGEST:,} bytes")
+            collected.leave_out(shown, f"with it they have more than {LARGEST:,} bytes")
         else:
-            found.values[name] = clean
+            collected.values[name] = clean
             room -= _size(name, clean)
-    return found.frozen()
+    return collected.frozen()
 
 
 def _clean(name: str, value: str, scrub: Callable[[str], str]) -> str | None:
