@@ -124,7 +124,7 @@ class StatusCollector(Collector):
             "dispatchd_intake_mode",
             "1 for what the operator wants about new jobs.",
             "mode",
-            {each.value: float(each.value == mode) for each in Mode},
+            {member.value: float(member.value == mode) for member in Mode},
         )
         pulls = CounterMetricFamily(
             "dispatchd_pulls", "Polls, by how they ended.", labels=["result"]
@@ -159,8 +159,8 @@ def _gauges(status: Status) -> Iterator[tuple[str, str, float | None]]:
     document = status.document()
 
     def value(*path: str) -> float | None:
-        found = at(document, *path)
-        return float(found) if isinstance(found, int | float) else None
+        number = at(document, *path)
+        return float(number) if isinstance(number, int | float) else None
 
     jobs = {phase: value("jobs", phase.value) or 0.0 for phase in Phase}
     waiting = jobs[Phase.PENDING_ACCEPT] + jobs[Phase.ACCEPTED] + jobs[Phase.RETRY_WAIT]
@@ -231,7 +231,7 @@ def _has_been_reported(record: TrackedJob) -> bool:
 
 def _ended_at(record: TrackedJob) -> datetime:
     return next(
-        (each.at for each in record.steps if each.phase is Phase.FINISHING),
+        (step.at for step in record.steps if step.phase is Phase.FINISHING),
         record.changed_at,
     )
 

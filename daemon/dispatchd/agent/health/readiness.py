@@ -33,11 +33,11 @@ class Health:
     @property
     def problems(self) -> list[str]:
         """Reasons why this machine is not ready, each in one sentence; empty if it is ready."""
-        found = [each.blocked_reason for each in self.permissions]
-        found += [f"the loop is stuck: {who}" for who in self.stuck]
-        found += self.context.bugs.words
-        found += [self.tracker.disk.error, self._deaf(), self._mute()]
-        return [each for each in found if each]
+        problems = [permission.blocked_reason for permission in self.permissions]
+        problems += [f"the loop is stuck: {who}" for who in self.stuck]
+        problems += self.context.bugs.words
+        problems += [self.tracker.disk.error, self._deaf(), self._mute()]
+        return [problem for problem in problems if problem]
 
     @property
     def is_starting(self) -> bool:

@@ -97,7 +97,9 @@ class Status:
         age_s = self.health.last_pull_age_s
         parts.append("no pull yet" if age_s is None else f"last pull {ago(age_s)}")
         problems = [
-            each for each in self.health.problems if each != self.intake.blocked_reason
+            problem
+            for problem in self.health.problems
+            if problem != self.intake.blocked_reason
         ]
         return "; ".join([*parts, *problems])
 
@@ -105,13 +107,13 @@ class Status:
         return len(self.tracker.in_phase(Phase.RUNNING))
 
     def _warnings(self) -> list[Json]:
-        found = [
+        warnings = [
             self.context.activity.skew,
             *self.warnings.values(),
             self._quarantined(),
             *self.machine.warnings(),
         ]
-        return [each for each in found if each]
+        return [warning for warning in warnings if warning]
 
     def _quarantined(self) -> str:
         folder = self.context.config.state_folder / "quarantine"
@@ -127,8 +129,8 @@ class Status:
         )
 
     def _license(self) -> Json:
-        found = self.machine.license()
-        return None if found is None else dict(found)
+        license_status = self.machine.license()
+        return None if license_status is None else dict(license_status)
 
     def _intake(self) -> Json:
         intake = self.intake.intake

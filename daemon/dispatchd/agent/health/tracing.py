@@ -231,8 +231,8 @@ def _open(
     Raises:
         NotReachable: The extra isn't installed.
     """
-    words, logger = _FirstWords(), logging.getLogger("opentelemetry")
-    logger.propagate, logger.handlers = False, [words]
+    handler, logger = _FirstWords(), logging.getLogger("opentelemetry")
+    logger.propagate, logger.handlers = False, [handler]
     try:
         # These imports take some 20 MiB, which a daemon without traces doesn't need.
         import requests  # noqa: PLC0415
@@ -268,7 +268,7 @@ def _open(
 
     def send(spans: Sequence[Span], instance_id: str) -> _Refusal | None:
         statuses.clear()
-        words.text = ""
+        handler.text = ""
         try:
             result = exporter.export(_readable(spans, instance_id))
         except requests.RequestException as error:
@@ -276,7 +276,7 @@ def _open(
         if result is SpanExportResult.SUCCESS:
             return None
         if not statuses:
-            return _Refusal(words.text or "no answer")
+            return _Refusal(handler.text or "no answer")
         reason = f"the collector answered {statuses[-1]}"
         return _Refusal(reason, for_ever=statuses[-1] in _HOPELESS)
 
