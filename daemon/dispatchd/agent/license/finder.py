@@ -28,7 +28,7 @@ class LicenseSources:
 
 
 @frozen(kw_only=True)
-class Found:
+class LicenseSearch:
     """Result of a search: a status, or a key that has yet to be activated."""
 
     status: LicenseStatus
@@ -45,11 +45,11 @@ class LicenseFinder:
     verify: Callable[[str], Claims]
     known: KnownSecrets
 
-    def find(self, server_id: str) -> Found:
+    def find(self, server_id: str) -> LicenseSearch:
         """Return the license, or the key, of the first source that has one."""
         sources = self.sources
         if sources.inline_token:
-            return Found(
+            return LicenseSearch(
                 status=self.of_token(sources.inline_token, LicenseSource.INLINE_TOKEN)
             )
         stored, problem = self.stored()
@@ -61,11 +61,11 @@ class LicenseFinder:
                 return self._of_key(key, source, stored, server_id)
         if stored is not None:
             source = LicenseSource.ACTIVATION
-            return Found(status=self.of_activation(stored, source, server_id))
+            return LicenseSearch(status=self.of_activation(stored, source, server_id))
         token = sources.file_token()
         if token:
-            return Found(status=self.of_token(token, LicenseSource.FILE))
-        return Found(status=LicenseStatus(problem=problem))
+            return LicenseSearch(status=self.of_token(token, LicenseSource.FILE))
+        return LicenseSearch(status=LicenseStatus(problem=problem))
 
     def stored(self) -> tuple[Activation | None, str]:
         """Return the stored activation, and the reason if it can't be read."""
@@ -100,12 +100,12 @@ class LicenseFinder:
         source: LicenseSource,
         stored: Activation | None,
         server_id: str,
-    ) -> Found:
+    ) -> LicenseSearch:
         self.known.know("license", [key])
         same = stored is not None and stored.key_hash == hash_of(key)
         if stored is not None and same and not self._copied(stored, server_id):
-            return Found(status=self.of_activation(stored, source, server_id))
-        return Found(status=LicenseStatus(source=source), key=key)
+            return LicenseSearch(status=self.of_activation(stored, source, server_id))
+        return LicenseSearch(status=LicenseStatus(source=source), key=key)
 
     def _copied(self, activation: Activation, server_id: str) -> str:
         if activation.server_id != server_id:

@@ -16,7 +16,7 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, evolve, field
 
-from dispatchd.agent.license.finder import Found, LicenseFinder, hash_of
+from dispatchd.agent.license.finder import LicenseFinder, LicenseSearch, hash_of
 from dispatchd.agent.tracking.ports import Licensing, WallClock
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.own_threads import OwnThreads
@@ -114,15 +114,15 @@ class LicenseLoop:
 
     async def _look(self) -> None:
         try:
-            found = await self._threads.run(
+            search = await self._threads.run(
                 "find", partial(self.finder.find, self.server_id), within_s=_FIND_S
             )
         except TimeoutError as error:
             self._log.warning("license_sources_hang", error=str(error))
             return
-        status = found.status
-        if found.key:
-            status = await self._activated(found)
+        status = search.status
+        if search.key:
+            status = await self._activated(search)
         claims = status.claims
         if _is_another(self.status.activation, status.activation):
             self._retry.worked()
@@ -139,16 +139,16 @@ class LicenseLoop:
         if self.status.has_credentials and self._is_due():
             await self._beat()
 
-    async def _activated(self, found: Found) -> LicenseStatus:
+    async def _activated(self, search: LicenseSearch) -> LicenseStatus:
         """Return the status after the activation of a key, if it is time to try."""
-        source = found.status.source
+        source = search.status.source
         if source is None or not self._is_due():
             return self.status
         try:
             token, secret = await self.licensing.activate(
-                found.key, self.server_id, self.machine_name
+                search.key, self.server_id, self.machine_name
             )
-            activation = self._activation(found.key, token, secret)
+            activation = self._activation(search.key, token, secret)
             await to_thread.run_sync(self.finder.identity.keep, activation)
         except (RemoteError, LicenseInvalid, StoreUnavailable) as error:
             self._put_off(str(error))
@@ -238,8 +238,8 @@ class LicenseLoop:
             is_kept = await to_thread.run_sync(
                 self.finder.identity.replace, activation, marked
             )
-        except StoreUnavailable as trouble:
-            self._log.error("license_not_stored", error=str(trouble))
+        except StoreUnavailable as error:
+            self._log.error("license_not_stored", error=str(error))
             is_kept = True
         if not is_kept:
             self._look_again()
@@ -252,13 +252,13 @@ class LicenseLoop:
         self._schedule(0.0)
         self.look()
 
-    def _put_off(self, trouble: str) -> None:
+    def _put_off(self, reason: str) -> None:
         delay_s = self._retry.failed()
         self._schedule(delay_s)
         self._log.warning(
-            "license_call_failed", error=trouble, retry_in_s=round(delay_s, 1)
+            "license_call_failed", error=reason, retry_in_s=round(delay_s, 1)
         )
-        self.status = evolve(self.status, heartbeat_error=trouble)
+        self.status = evolve(self.status, heartbeat_error=reason)
 
     def _schedule(self, delay_s: float) -> None:
         due = self.clock.now() + timedelta(seconds=delay_s)
