@@ -71,11 +71,11 @@ def to_document(record: TrackedJob) -> Record:
 
 def to_public(record: TrackedJob) -> Record:
     """Return a record as a JSON object for others to see, without its claim token."""
-    found = to_document(record)
-    job = found.get("job")
+    document = to_document(record)
+    job = document.get("job")
     if isinstance(job, dict):
         job.pop("claim_token", None)
-    return found
+    return document
 
 
 def encode(record: TrackedJob) -> bytes:

@@ -41,16 +41,18 @@ def make_folder(path: Path) -> None:
         PathTaken: Something that isn't a folder is in its place, or in that of a parent.
         FolderUnusable: It can't be created or written.
     """
-    missing = [each for each in (path, *path.parents) if not each.exists()]
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-        for each in reversed(missing):
-            sync_folder(each.parent)
+        for folder in reversed(missing):
+            sync_folder(folder.parent)
     except (FileExistsError, NotADirectoryError) as error:
-        for each in (path, *path.parents):
-            if not each.is_dir() and (found := what_is_at(each)):
+        for folder in (path, *path.parents):
+            if not folder.is_dir() and (occupant := what_is_at(folder)):
                 do = "move it away, or name another folder"
-                raise PathTaken(path=each, found=found, error=error, do=do) from error
+                raise PathTaken(
+                    path=folder, found=occupant, error=error, do=do
+                ) from error
         raise FolderUnusable(folder=path, error=error) from error
     except OSError as error:
         raise FolderUnusable(folder=path, error=error) from error

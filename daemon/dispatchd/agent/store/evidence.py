@@ -63,14 +63,14 @@ def last_activity_ns(paths: Iterable[Path]) -> int:
     return max((_written_ns(path) for path in paths), default=0)
 
 
-def missing_artifacts(workspace: Path, wanted: Iterable[str]) -> tuple[str, ...]:
+def missing_artifacts(workspace: Path, artifacts: Iterable[str]) -> tuple[str, ...]:
     """Return the relative paths, in their order, that are missing in a workspace or lead out of it. Blocks."""
     try:
         inside = workspace.resolve()
     except (OSError, RuntimeError):
         # A link to itself is in its place.
-        return tuple(wanted)
-    return tuple(each for each in wanted if not _is_inside(inside, each))
+        return tuple(artifacts)
+    return tuple(artifact for artifact in artifacts if not _is_inside(inside, artifact))
 
 
 def read_tail(path: Path, limit: int) -> tuple[str, int]:
@@ -221,11 +221,11 @@ def _written_ns(path: Path) -> int:
         return 0
 
 
-def _is_inside(inside: Path, wanted: str) -> bool:
-    if Path(wanted).is_absolute() or ".." in Path(wanted).parts:
+def _is_inside(inside: Path, artifact: str) -> bool:
+    if Path(artifact).is_absolute() or ".." in Path(artifact).parts:
         return False
     try:
-        found = (inside / wanted).resolve(strict=True)
+        path = (inside / artifact).resolve(strict=True)
     except (OSError, RuntimeError, ValueError):
         return False
-    return found != inside and found.is_relative_to(inside)
+    return path != inside and path.is_relative_to(inside)

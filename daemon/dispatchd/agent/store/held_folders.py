@@ -120,23 +120,23 @@ class HeldFolders:
 
     def need_elsewhere(self, files: Iterable[Path]) -> None:
         """Restore the modes of files, and of this user's folders on the way, from now on; they replace those of the last call. Blocks for a moment."""
-        real = [Path(os.path.realpath(each)) for each in files]
-        ways = ((*reversed(each.parents), each) for each in real)
-        paths = tuple(dict.fromkeys(each for way in ways for each in way))
+        real = [Path(os.path.realpath(file)) for file in files]
+        ways = ((*reversed(file.parents), file) for file in real)
+        paths = tuple(dict.fromkeys(path for way in ways for path in way))
         if paths == self._elsewhere.paths:
             return
         self._unwatch(self._elsewhere)
         # Others' modes are out of reach for a run, too.
-        own = tuple(each for each in paths if _is_own(each))
+        own = tuple(path for path in paths if _is_own(path))
         self._elsewhere = _Need(paths, own, to_read=True)
         self._elsewhere.restore()
         self._watch(self._elsewhere)
 
     def _watch(self, need: _Need) -> None:
-        for each in need.watched:
+        for path in need.watched:
             # Without a watch nothing is given back; the daemon continues.
             with suppress(OSError):
-                self._needs[inotify.watch(self.changes, str(each))] = need
+                self._needs[inotify.watch(self.changes, str(path))] = need
 
     def _unwatch(self, need: _Need) -> None:
         for watch in [watch for watch, of in self._needs.items() if of is need]:
@@ -150,7 +150,7 @@ class HeldFolders:
         restored = sum(_restore(fd) for fd in self.descriptors)
         if changed is None:
             # Of records those that are read are in memory; the rest is for the next start.
-            return restored + sum(each.restore() for each in set(self._needs.values()))
+            return restored + sum(need.restore() for need in set(self._needs.values()))
         for watch, name in changed:
             if name and watch in self._tops:
                 restored += _restore_in(self._tops[watch], name)
@@ -216,14 +216,14 @@ def _change(fd: int, mode: int) -> None:
 
 def _missing(fd: int, *, to_read: bool = False) -> int:
     """Return the missing bits of a mode; 0 for files of other users, which no run can change either."""
-    found = os.fstat(fd)
-    if found.st_uid != os.geteuid():
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid():
         return 0
     needed = 0
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         needed = FOLDER_MODE
-    elif stat.S_ISSOCK(found.st_mode):
+    elif stat.S_ISSOCK(status.st_mode):
         needed = _SOCKET_MODE
-    elif stat.S_ISREG(found.st_mode):
+    elif stat.S_ISREG(status.st_mode):
         needed = FILE_MODE
-    return needed & (_TO_READ if to_read else _ALL) & ~found.st_mode
+    return needed & (_TO_READ if to_read else _ALL) & ~status.st_mode

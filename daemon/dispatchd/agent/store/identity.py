@@ -68,14 +68,14 @@ class IdentityStore:
         Raises:
             StoreUnavailable: A new one can't be stored.
         """
-        found, problem = self._server_id()
-        if found:
-            return found, ""
+        server_id, problem = self._server_id()
+        if server_id:
+            return server_id, ""
         with self._alone():
             # The daemon and a command beside it may both be the first.
-            found, problem = self._server_id()
-            if found:
-                return found, ""
+            server_id, problem = self._server_id()
+            if server_id:
+                return server_id, ""
             made = str(make())
             self._put(_SERVER_ID, f"{made}\n")
         return made, problem

@@ -47,11 +47,11 @@ def changes(fd: int) -> set[tuple[int, str]] | None:
 
     None where there were more than the kernel keeps (fs.inotify.max_queued_events): anything may have changed.
     """
-    found: set[tuple[int, str]] = set()
+    changed: set[tuple[int, str]] = set()
     try:
         data = os.read(fd, _READ)
     except BlockingIOError:
-        return found
+        return changed
     at, overflow = 0, False
     while at < len(data):
         number, mask, _, length = _HEAD.unpack_from(data, at)
@@ -59,8 +59,8 @@ def changes(fd: int) -> set[tuple[int, str]] | None:
         name = data[at : at + length].rstrip(b"\0")
         at += length
         overflow = overflow or bool(mask & _OVERFLOW)
-        found.add((number, os.fsdecode(name)))
-    return None if overflow else found
+        changed.add((number, os.fsdecode(name)))
+    return None if overflow else changed
 
 
 def _checked(result: int) -> int:

@@ -91,8 +91,8 @@ class JobStore:
             Reserve.open(folder),
             on_put,
         )
-        for each in (folder, folder / "jobs", folder / "history"):
-            sweep(each)
+        for path in (folder, folder / "jobs", folder / "history"):
+            sweep(path)
         try:
             return store, store._load()
         except StoreUnavailable as error:
@@ -120,10 +120,10 @@ class JobStore:
     def in_phase(self, *phases: Phase) -> list[TrackedJob]:
         """Return the tracked jobs in some phases, oldest first."""
         with self._guard:
-            found = [
+            records = [
                 record for phase in phases for record in self._by_phase[phase].values()
             ]
-        return sorted(found, key=lambda record: record.received_at)
+        return sorted(records, key=lambda record: record.received_at)
 
     def past(self, job_id: str) -> TrackedJob | None:
         """Return a job from history, or None. Reads the disk.
@@ -147,15 +147,16 @@ class JobStore:
 
     def id_behind(self, name: str) -> str | None:
         """Return the id of the job with a file name (`names.py`), or None if that can't be known."""
-        found = identifier(name)
-        if found is None:
-            found = next(
-                (each for each in self._ids() if file_name(each) == name), None
+        job_id = identifier(name)
+        if job_id is None:
+            job_id = next(
+                (known_id for known_id in self._ids() if file_name(known_id) == name),
+                None,
             )
-        if found is None:
+        if job_id is None:
             with suppress(FileNotFoundError, RecordUnreadable):
-                found = _read(self._history.path / (name + _SUFFIX)).job.id
-        return found
+                job_id = _read(self._history.path / (name + _SUFFIX)).job.id
+        return job_id
 
     def _ids(self) -> list[str]:
         with self._guard:
@@ -208,13 +209,15 @@ class JobStore:
         # Encoding works character by character, so a file name begins as its id does; except for hashed names.
         start = file_name(beginning)
         paths = [
-            each for each in _records(self._history.path) if each.name.startswith(start)
+            path for path in _records(self._history.path) if path.name.startswith(start)
         ]
-        return [each for each in _readable(paths) if each.job.id.startswith(beginning)]
+        return [
+            record for record in _readable(paths) if record.job.id.startswith(beginning)
+        ]
 
     def past_before(self, before: datetime) -> list[TrackedJob]:
         """Return the jobs that were moved to history before a time. Reads the disk."""
-        found = []
+        records = []
         for path in _records(self._history.path):
             # A young file needs no reading. An unreadable one is never counted as old.
             with suppress(FileNotFoundError, RecordUnreadable):
@@ -222,8 +225,8 @@ class JobStore:
                     record = _read(path)
                     # A run can set the times of a file (docs/security.md), and nothing in it.
                     if record.changed_at < before:
-                        found.append(record)
-        return found
+                        records.append(record)
+        return records
 
     def forget(self, record: TrackedJob) -> None:
         """Remove a job from history, durably.

@@ -30,9 +30,9 @@ def lock(folder: Path) -> ExitStack:
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     except OSError as error:
-        if found := what_is_at(path):
+        if occupant := what_is_at(path):
             do = "give it to this user, or move it away while no daemon runs"
-            raise PathTaken(path=path, found=found, error=error, do=do) from error
+            raise PathTaken(path=path, found=occupant, error=error, do=do) from error
         raise FolderUnusable(folder=folder, error=error) from error
     with ExitStack() as held:
         held.callback(os.close, file)

@@ -75,12 +75,12 @@ def read(run: RunFolder, number: int) -> tuple[Report, str]:
     problem = ""
     try:
         # A report without details is that of an earlier release.
-        found = _structured("{}" if details is None else details)
+        report = _structured("{}" if details is None else details)
     except _UNLIKE_A_REPORT:
-        found, problem = Report(), "its outputs, step summary and annotations"
+        report, problem = Report(), "its outputs, step summary and annotations"
     if output is None and details is not None:
-        problem = " and ".join(each for each in ("its output", problem) if each)
-    return evolve(found, output=output or ""), problem
+        problem = " and ".join(part for part in ("its output", problem) if part)
+    return evolve(report, output=output or ""), problem
 
 
 def _structured(text: str) -> Report:

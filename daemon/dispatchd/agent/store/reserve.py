@@ -57,11 +57,11 @@ class Reserve:
                 return cls(path)
             raise
         names = sorted(path.iterdir())
-        found = [each for each in names if _has_space(each)]
-        for each in names:
-            if each not in found:
-                _remove(each)
-        reserve = cls(path, found, max((_number(each) for each in names), default=0))
+        usable = [file for file in names if _has_space(file)]
+        for file in names:
+            if file not in usable:
+                _remove(file)
+        reserve = cls(path, usable, max((_number(file) for file in names), default=0))
         reserve.refill()
         return reserve
 
@@ -111,9 +111,9 @@ def is_no_room(error: StoreUnavailable) -> bool:
 
 def _has_space(file: Path) -> bool:
     """Return whether a file of the reserve has its blocks: one that was copied or restored may have holes."""
-    found = file.lstat()
-    allocated = found.st_blocks * _BLOCK_BYTES
-    return stat.S_ISREG(found.st_mode) and min(found.st_size, allocated) >= FILE_BYTES
+    status = file.lstat()
+    allocated = status.st_blocks * _BLOCK_BYTES
+    return stat.S_ISREG(status.st_mode) and min(status.st_size, allocated) >= FILE_BYTES
 
 
 def _remove(file: Path) -> None:

@@ -315,8 +315,8 @@ class Runs:
         Raises:
             StoreUnavailable: Some of it may still be in place.
         """
-        found = (run.workspace, *run.path.glob("workspace.*"))
-        retired = self.trash.take(each for each in found if each != run.private_mark)
+        paths = (run.workspace, *run.path.glob("workspace.*"))
+        retired = self.trash.take(path for path in paths if path != run.private_mark)
         try:
             run.workspace.mkdir(mode=FOLDER_MODE, exist_ok=True)
             run.private_mark.unlink(missing_ok=True)
@@ -327,9 +327,9 @@ class Runs:
     def private(self) -> list[str]:
         """Return the names of the folders of the runs whose workspace is private, sorted."""
         return sorted(
-            each.name
-            for each in self._root.iterdir()
-            if os.path.lexists(RunFolder(path=each).private_mark)
+            folder.name
+            for folder in self._root.iterdir()
+            if os.path.lexists(RunFolder(path=folder).private_mark)
         )
 
     def keep_artifacts(self, run_id: str, paths: Iterable[str]) -> tuple[str, ...]:
@@ -343,14 +343,14 @@ class Runs:
         run = self.folder(run_id)
         remove_tree(run.artifacts)
         lost = []
-        for each in paths:
+        for path in paths:
             try:
-                _keep(run.workspace / each, run.artifacts / each)
+                _keep(run.workspace / path, run.artifacts / path)
             except OSError as error:
                 structlog.get_logger().error(
-                    "artifact_not_kept", path=each, error=str(error), run_id=run_id
+                    "artifact_not_kept", path=path, error=str(error), run_id=run_id
                 )
-                lost.append(each)
+                lost.append(path)
         return tuple(lost)
 
     def write_brief(self, run: RunFolder, number: int, text: str) -> None:
@@ -389,9 +389,9 @@ class Runs:
         return Trash(self._root / ".gone")
 
 
-def _keep(found: Path, kept: Path) -> None:
-    kept.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-    if found.is_dir():
-        link_tree(found, kept)
-    elif not kept.exists():
-        link_or_copy(found, kept)
+def _keep(source: Path, target: Path) -> None:
+    target.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    if source.is_dir():
+        link_tree(source, target)
+    elif not target.exists():
+        link_or_copy(source, target)

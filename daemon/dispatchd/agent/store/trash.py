@@ -32,7 +32,9 @@ class Trash:
         Raises:
             StoreUnavailable: One is still in its place.
         """
-        return [new for each in folders if (new := self._take_one(each)) is not None]
+        return [
+            new for folder in folders if (new := self._take_one(folder)) is not None
+        ]
 
     def contents(self) -> list[Path]:
         """Return the folders in the trash; an earlier daemon may have left some.
