@@ -96,10 +96,10 @@ class Fence:
         if source is None or self.allows(record):
             return
         try:
-            wanted = await self.accept(source, record)
+            may_run = await self.accept(source, record)
         except RemoteError as error:
             raise NotConfirmed(reason=str(error)) from error
-        if not wanted:
+        if not may_run:
             raise NotConfirmed(reason="somebody has cancelled it")
         # The answer counts from the time of the call: it may have taken longer than the lease, or a delivery came.
         newest = self._tracker.get(record.job.id)
@@ -111,16 +111,16 @@ class Fence:
         if newest is None or not is_wanted or not self.allows(newest):
             raise NotConfirmed(reason="the endpoint's answer doesn't hold any more")
 
-    def note(self, asked: TrackedJob, asked_at: datetime, *, holds: bool) -> None:
+    def note(self, record: TrackedJob, asked_at: datetime, *, holds: bool) -> None:
         """Store the answer to an accept or a heartbeat.
 
         Args:
-            asked: The record that the call was about.
+            record: The record that the call was about.
             asked_at: Time of the call.
             holds: True if the endpoint has agreed; False after 404, 409 and 410.
         """
-        token = asked.job.claim_token
-        known = self._answers.get(asked.job.id)
+        token = record.job.claim_token
+        known = self._answers.get(record.job.id)
         if (
             known is not None
             and known.claim_token == token
@@ -128,7 +128,7 @@ class Fence:
         ):
             return
         answer = ClaimAnswer(claim_token=token, asked_at=asked_at, holds=holds)
-        self._answers[asked.job.id] = answer
+        self._answers[record.job.id] = answer
 
     def allows(self, record: TrackedJob) -> bool:
         """Return whether a process of an accepted job may begin at this moment."""
@@ -181,6 +181,6 @@ class Fence:
 
     def forget_gone(self) -> None:
         """Forget the answers about jobs that are no longer tracked."""
-        for each in (self._answers, self._asks):
-            for job_id in [known for known in each if not self._tracker.get(known)]:
-                del each[job_id]
+        for entries in (self._answers, self._asks):
+            for job_id in [known for known in entries if not self._tracker.get(known)]:
+                del entries[job_id]

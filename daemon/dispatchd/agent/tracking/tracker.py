@@ -212,16 +212,16 @@ class Tracker:
             event = Event.RESOLVED_RETRY if verdict is None else Event.RESOLVED
             return await self._advance(record, event, verdict)
 
-    async def answered(self, asked: TrackedJob, event: Event) -> None:
+    async def answered(self, record: TrackedJob, event: Event) -> None:
         """Advance a job by the endpoint's answer about a record of it.
 
         If the claim was dispatched again meanwhile, an answer to the old one says nothing about the new one,
         for which a call of its own is made.
         """
-        async with self._lock(asked.job.id):
-            known = await self.find(asked.job.id)
-            if known is not None and known.job.claim_token == asked.job.claim_token:
-                self.repeats.discard(asked.job.id)
+        async with self._lock(record.job.id):
+            known = await self.find(record.job.id)
+            if known is not None and known.job.claim_token == record.job.claim_token:
+                self.repeats.discard(record.job.id)
                 after = known.after_answer(event, self._clock.now())
                 await self._replace(known, after)
 
