@@ -316,11 +316,11 @@ class AttemptRunner:
         return min(limit, (silent_at, FailureCause.INACTIVITY_TIMEOUT))
 
     def _log_left_out(self, record: TrackedJob, prepared: Prepared) -> None:
-        for each in prepared.left_out:
+        for parameter in prepared.left_out:
             self._log.info(
                 "parameter_left_out",
-                name=each.name,
-                reason=each.reason,
+                name=parameter.name,
+                reason=parameter.reason,
                 **job_context(record),
             )
         if prepared.withheld:

@@ -95,14 +95,14 @@ class Concluder:
         secret_free = workflow is not None and not workflow.secret_variables
         known = secrets_known or secret_free
         # A stop doesn't wait for the reading of evidence, however large: the next daemon reads it again.
-        found = await self._threads.run(
+        gathered = await self._threads.run(
             job_id,
             lambda: self._read(record, attempt, end, workflow, known=known),
             within_s=None,
         )
         await self._decide(
             job_id,
-            lambda newest: self._decided(newest, workflow, found),
+            lambda newest: self._decided(newest, workflow, gathered),
         )
         run = self.runs.folder(record.run_id)
         self.stories.forget(run.events_file(attempt.number))
@@ -164,13 +164,13 @@ class Concluder:
         run = self.runs.folder(record.run_id)
         headless = attempt.contract is Contract.HEADLESS
         result = read_result(run.result_file(attempt.number)) if headless else None
-        wanted = [
+        artifacts = [
             *(workflow.required_artifacts if workflow is not None else ()),
             *(result.artifacts if isinstance(result, RunResult) else ()),
         ]
-        missing = missing_artifacts(run.workspace, wanted)
-        if wanted and not missing and run.private_mark.exists():
-            missing = self._keep_artifacts(record, wanted)
+        missing = missing_artifacts(run.workspace, artifacts)
+        if artifacts and not missing and run.private_mark.exists():
+            missing = self._keep_artifacts(record, artifacts)
         try:
             self._write_report(record, attempt, result, workflow, known=known)
         except StoreUnavailable as error:
@@ -190,14 +190,14 @@ class Concluder:
         return Gathered(evidence=evidence, secrets_known=known)
 
     def _keep_artifacts(
-        self, record: TrackedJob, wanted: Sequence[str]
+        self, record: TrackedJob, artifacts: Sequence[str]
     ) -> tuple[str, ...]:
         """Keep the artifacts of a workspace that is about to be removed. Return those that can't be kept. Blocks."""
         try:
-            return self.runs.keep_artifacts(record.run_id, wanted)
+            return self.runs.keep_artifacts(record.run_id, artifacts)
         except StoreUnavailable as error:
             self._log.error("not_stored", error=str(error), **job_context(record))
-            return tuple(wanted)
+            return tuple(artifacts)
 
     def _limit_output(self, run: RunFolder, attempt: Attempt) -> int:
         """Cut the output written since the last look. Return the size of the part left out (bytes). Blocks."""
@@ -235,9 +235,9 @@ class Concluder:
         reports.write(run, attempt.number, composed.report)
 
     def _decided(
-        self, newest: TrackedJob, workflow: Workflow | None, found: Gathered
+        self, newest: TrackedJob, workflow: Workflow | None, gathered: Gathered
     ) -> Decision:
-        judgement = judged(newest, found, self.known.scrub)
+        judgement = judged(newest, gathered, self.known.scrub)
         made = decided(newest, workflow, judgement, self._pace())
         if made.event is Event.ATTEMPT_FAILED:
             self._log.warning(

@@ -60,11 +60,11 @@ def nothing_ran(contract: Contract) -> Gathered:
 
 
 def judged(
-    newest: TrackedJob, found: Gathered, scrub: Callable[[str], str]
+    newest: TrackedJob, gathered: Gathered, scrub: Callable[[str], str]
 ) -> Judgement:
     """Return the judgement of a job's newest attempt; `scrub` removes the secrets from a text."""
-    evidence = evolve(found.evidence, parked_for=newest.blocked)
-    if not found.secrets_known:
+    evidence = evolve(gathered.evidence, parked_for=newest.blocked)
+    if not gathered.secrets_known:
         evidence = _without_words(evidence)
     stop = newest.attempt.stop if newest.attempt is not None else None
     judgement = judge(evidence, stop)

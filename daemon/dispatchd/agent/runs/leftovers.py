@@ -56,7 +56,7 @@ class Leftovers:
         if cleared.survivors:
             self._log.error(
                 "leftovers_given_up",
-                processes=[str(each) for each in cleared.survivors],
+                processes=[str(survivor) for survivor in cleared.survivors],
                 **job_context(record),
             )
             self.add(record.run_id, process, folder, cleared.survivors)

@@ -51,13 +51,13 @@ def compose(
     """
     output = _output(run, number, redactor) if with_output else ""
     summary, problems = _step_summary(run, number, redactor)
-    found, more = _outputs(run, number)
+    parsed, more = _outputs(run, number)
     remarks = result.annotations if isinstance(result, RunResult) else ()
     if redactor is None:
-        has_texts = summary or found.values or remarks
+        has_texts = summary or parsed.values or remarks
         withheld = Report(output=output, step_summary=WITHHELD if has_texts else "")
         return Composed(report=withheld)
-    fitting = outputs.reported(found, redactor.scrub)
+    fitting = outputs.reported(parsed, redactor.scrub)
     return Composed(
         report=Report(
             output=output,

@@ -161,7 +161,7 @@ class RunLoop:
         if self._free_slots() > 0:
             times += [record.retry_at for record in waiting]
             times += [self.fence.asks_at(record) for record in waiting]
-        due = min((each for each in times if each is not None), default=None)
+        due = min((time for time in times if time is not None), default=None)
         if due is None:
             return None
         return max(_SHORTEST_WAIT_S, (due - self.context.clock.now()).total_seconds())
@@ -253,8 +253,8 @@ class RunLoop:
             return ""
         if record.phase is Phase.RETRY_WAIT:
             return fitness.unkept(workflow, self.machine)
-        found = fitness.unfit({workflow.name: workflow}, self.machine)
-        return found.get(workflow.name, "")
+        reasons = fitness.unfit({workflow.name: workflow}, self.machine)
+        return reasons.get(workflow.name, "")
 
     async def _turn_down(
         self, record: TrackedJob, workflow: Workflow, why: str
@@ -269,19 +269,19 @@ class RunLoop:
         await self.tracker.apply(job_id, Event.REJECTED, verdict=verdict)
 
     async def _cancel_targets(self, record: TrackedJob) -> None:
-        found = cancel.targets(record.job, self.tracker.in_phase(*Phase))
-        if not found and record.job.target_run_id:
+        targets = cancel.targets(record.job, self.tracker.in_phase(*Phase))
+        if not targets and record.job.target_run_id:
             past = await self.tracker.find(record.job.target_run_id)
-            found = [] if past is None else [past]
+            targets = [] if past is None else [past]
         reason = f"Cancelled by job {record.job.id} before it started."
-        found = [
+        targets = [
             target
             if target.phase in cancel.ENDED
             else await self.tracker.cancel(target.job.id, reason)
-            for target in found
+            for target in targets
         ]
         await self.tracker.apply(
-            record.job.id, Event.DECIDED, verdict=cancel.verdict(record.job, found)
+            record.job.id, Event.DECIDED, verdict=cancel.verdict(record.job, targets)
         )
 
     async def _start(self, record: TrackedJob, workflow: Workflow) -> None:

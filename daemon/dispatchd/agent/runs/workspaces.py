@@ -90,9 +90,9 @@ class Workspaces:
 
         Each stands by itself: one that can't be removed doesn't keep the others.
         """
-        for each in retired:
-            with self._bugs.contained("prune", {"path": str(each)}):
-                await self._remove(each)
+        for path in retired:
+            with self._bugs.contained("prune", {"path": str(path)}):
+                await self._remove(path)
 
     async def _remove(self, retired: Path) -> None:
         try:
@@ -103,10 +103,10 @@ class Workspaces:
             self._log.warning("removal_takes_long", path=str(retired), error=str(error))
         except StoreUnavailable as error:
             reason = error.error.strerror
-            words = f"{retired} can't be removed ({error.path}: {reason}): remove it as root; it is tried again every hour"
+            message = f"{retired} can't be removed ({error.path}: {reason}): remove it as root; it is tried again every hour"
             if retired not in self.stays:
-                self._log.error("folder_not_removed", path=str(retired), error=words)
-            self.stays[retired] = words
+                self._log.error("folder_not_removed", path=str(retired), error=message)
+            self.stays[retired] = message
         else:
             self.stays.pop(retired, None)
 
