@@ -279,7 +279,7 @@ class Story:
                 assert self.real.beats(record) == may_beat(world, machine, mirrored)
 
     def owed(self, record: TrackedJob) -> str:
-        call = self.real.report._owed(record)  # noqa: SLF001
+        call = self.real.report._next_call(record)  # noqa: SLF001
         return "" if call is None else call.name
 
     def mirrored_owed(self, record: TrackedJob) -> str:
@@ -311,7 +311,7 @@ class Story:
         # Mostly about what is; some answers come late.
         late = self.chance.random() < 0.3
         record, mirrored = self.chance.choice(self.asked if late else self.asked[-2:])
-        call = self.real.report._owed(record)  # noqa: SLF001
+        call = self.real.report._next_call(record)  # noqa: SLF001
         if call is None or self.owed(record) != self.mirrored_owed(mirrored):
             # What it owed has changed with what is to be repeated.
             return

@@ -93,15 +93,15 @@ class HeartbeatLoop:
         bell, now = self.tracker.changed.next, anyio.current_time()
         self._beat_where_due(tasks, now)
         self.context.bugs.worked(_LOOP)
-        dues = [each.due for each in self._rhythms.values()]
+        dues = [rhythm.due for rhythm in self._rhythms.values()]
         with anyio.move_on_after(min(dues) - now if dues else None):
             await bell.wait()
             await anyio.sleep(_GATHER_S)
 
     def hurry(self) -> None:
         """Beat for every leased job now: the endpoint has news of one."""
-        for each in self._rhythms.values():
-            each.due = anyio.current_time()
+        for rhythm in self._rhythms.values():
+            rhythm.due = anyio.current_time()
         self.tracker.changed.notify()
 
     def _beat_where_due(self, tasks: TaskGroup, now: float) -> None:
@@ -169,12 +169,12 @@ class HeartbeatLoop:
             if beat.cancel_requested and not decided:
                 await self.tracker.cancel(job_id, "Cancelled before it started.")
 
-    def _has_finished_since(self, asked: TrackedJob) -> bool:
+    def _has_finished_since(self, record: TrackedJob) -> bool:
         """Return whether the refusal of a beat only means that the job's finish has overtaken it."""
-        now = self.tracker.get(asked.job.id)
+        now = self.tracker.get(record.job.id)
         if now is None:
             return True
-        return now.phase is Phase.FINISHING and asked.phase is not Phase.FINISHING
+        return now.phase is Phase.FINISHING and record.phase is not Phase.FINISHING
 
     def _pause_s(self, record: TrackedJob) -> float | None:
         """Return the seconds between two beats of a job, or None if it needs none."""

@@ -111,9 +111,9 @@ class PruneLoop:
             f"job {job_id} can't be forgotten: {why}"
             for job_id, why in self._refused.items()
         ]
-        found = [*self.workspaces.stays.values(), *refused]
-        more = len(found) - _MOST_NAMED
-        return found[:_MOST_NAMED] + (
+        problems = [*self.workspaces.stays.values(), *refused]
+        more = len(problems) - _MOST_NAMED
+        return problems[:_MOST_NAMED] + (
             [f"{more} more can't be pruned; the log names them"] if more > 0 else []
         )
 

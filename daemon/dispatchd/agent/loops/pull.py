@@ -147,15 +147,15 @@ class PullLoop:
             self.context.liveness.expect(
                 _JOBS, asked_s + self._cloud.call_timeout_s + SLACK_S
             )
-            found = await self._poll(asked_s, polls)
+            answer = await self._poll(asked_s, polls)
         except RemoteError as error:
             await self._back_off(_JOBS, error, polls.retry)
             return
         polls.retry.worked()
-        self._note_success(found, asked_s)
-        await self._pause_if_known(_JOBS, found, polls)
-        if isinstance(found, NoJob) and (asked_s or not hold.now_s):
-            polls.hold = await self._until_next(_JOBS, found, hold)
+        self._note_success(answer, asked_s)
+        await self._pause_if_known(_JOBS, answer, polls)
+        if isinstance(answer, NoJob) and (asked_s or not hold.now_s):
+            polls.hold = await self._until_next(_JOBS, answer, hold)
 
     async def _pull_cancel(self, polls: _Polls) -> None:
         """Ask for cancel jobs alone while no others are taken, where the endpoint supports that.
@@ -181,31 +181,31 @@ class PullLoop:
             _CANCELS, asked_s + self._cloud.call_timeout_s + SLACK_S
         )
         try:
-            found = await self.source.pull(asked_s, cancels_only=True)
+            answer = await self.source.pull(asked_s, cancels_only=True)
         except RemoteError as error:
             await self._back_off(_CANCELS, error, polls.retry)
             return
         polls.retry.worked()
-        self._note_success(found, asked_s)
-        if isinstance(found, NoJob):
-            polls.hold = await self._until_next(_CANCELS, found, hold)
+        self._note_success(answer, asked_s)
+        if isinstance(answer, NoJob):
+            polls.hold = await self._until_next(_CANCELS, answer, hold)
             return
-        if not found.job.is_cancel:
-            self._log.warning("cancel_only_pull_ignored", job_id=found.job.id)
+        if not answer.job.is_cancel:
+            self._log.warning("cancel_only_pull_ignored", job_id=answer.job.id)
             self._ignores_lists = True
         with self.context.activity.poll():
-            await self._deliver(_CANCELS, found, polls)
-        await self._pause_if_known(_CANCELS, found, polls)
+            await self._deliver(_CANCELS, answer, polls)
+        await self._pause_if_known(_CANCELS, answer, polls)
 
     async def _pause_if_known(
-        self, who: str, found: Delivery | NoJob, polls: _Polls
+        self, who: str, answer: Delivery | NoJob, polls: _Polls
     ) -> None:
         """Wait before the next poll where an endpoint hands out the same jobs again and again."""
-        if isinstance(found, NoJob) or not polls.was_known:
+        if isinstance(answer, NoJob) or not polls.was_known:
             polls.again.clear()
             return
-        polls.again[found.job.id] += 1
-        times = polls.again[found.job.id] - 1
+        polls.again[answer.job.id] += 1
+        times = polls.again[answer.job.id] - 1
         if not times:
             # A lost answer, or a hub that was restored.
             return
@@ -213,11 +213,11 @@ class PullLoop:
         if times == _TOO_OFTEN:
             self._log.warning(
                 "job_handed_out_too_often",
-                job_id=found.job.id,
+                job_id=answer.job.id,
                 times=times,
                 hint="this machine has it already; the endpoint has to wait for its accept or finish",
             )
-        self.context.activity.say(who, f"waiting: job {found.job.id} has come again")
+        self.context.activity.say(who, f"waiting: job {answer.job.id} has come again")
         self.context.liveness.expect(who, pause_s + SLACK_S)
         await anyio.sleep(pause_s)
 
@@ -229,16 +229,16 @@ class PullLoop:
         )
         return shown and not self._ignores_lists
 
-    async def _until_next(self, who: str, found: NoJob, hold: Hold) -> Hold:
+    async def _until_next(self, who: str, answer: NoJob, hold: Hold) -> Hold:
         """Wait until the next pull is due, and return the hold to ask for then."""
-        if found.cut_after_s is not None:
-            hold = hold.after_cut(found.cut_after_s)
+        if answer.cut_after_s is not None:
+            hold = hold.after_cut(answer.cut_after_s)
             self._log.debug(
                 "poll_cut_on_the_way",
-                after_s=round(found.cut_after_s, 1),
+                after_s=round(answer.cut_after_s, 1),
                 next_hold_s=round(hold.now_s),
             )
-        elif found.held:
+        elif answer.held:
             hold = hold.after_full()
         else:
             self.context.activity.say(who, "waiting for the next poll")
@@ -253,10 +253,10 @@ class PullLoop:
     async def _poll(self, asked_s: float, polls: _Polls) -> Delivery | NoJob:
         """Ask once, and make the answer durable. For a drain the poll counts as under way until then."""
         with self.context.activity.poll():
-            found = await self.source.pull(asked_s)
-            if isinstance(found, Delivery):
-                await self._deliver(_JOBS, found, polls)
-        return found
+            answer = await self.source.pull(asked_s)
+            if isinstance(answer, Delivery):
+                await self._deliver(_JOBS, answer, polls)
+        return answer
 
     async def _wait_for_room(self) -> None:
         while True:
@@ -333,24 +333,26 @@ class PullLoop:
         workflows = self.context.config.workflows
         return rejection(delivery, workflows, unfit(workflows, self.machine))
 
-    def _note_success(self, found: Delivery | NoJob, asked_s: float) -> None:
+    def _note_success(self, answer: Delivery | NoJob, asked_s: float) -> None:
         self._note_skew()
-        if isinstance(found, NoJob) and found.cut_after_s is not None:
+        if isinstance(answer, NoJob) and answer.cut_after_s is not None:
             # A proxy without an endpoint behind it cuts polls too, so a cut proves no endpoint.
             self.context.activity.pulls["cut"] += 1
             return
         if not self.context.activity.is_well:
             self._log.info("endpoint_answers", before=self.context.activity.endpoint)
-        result = "job" if isinstance(found, Delivery) else "none"
+        result = "job" if isinstance(answer, Delivery) else "none"
         self.context.activity.pulled(result, self.context.clock.now())
-        if isinstance(found, Delivery):
-            self._has_capabilities = CAPABILITIES in found.job.extensions
-            self.context.activity.offer(found.job.extensions)
-            if found.holds:
+        if isinstance(answer, Delivery):
+            self._has_capabilities = CAPABILITIES in answer.job.extensions
+            self.context.activity.offer(answer.job.extensions)
+            if answer.holds:
                 self.context.activity.show_long_poll(holds=True)
         elif asked_s:
-            self.context.activity.show_long_poll(holds=found.held or found.ended_early)
-            if found.ended_early:
+            self.context.activity.show_long_poll(
+                holds=answer.held or answer.ended_early
+            )
+            if answer.ended_early:
                 self.listeners.early_end()
         self.context.activity.changed.notify()
 

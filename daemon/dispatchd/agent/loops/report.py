@@ -136,7 +136,7 @@ class ReportLoop:
             record = (
                 await self.tracker.find(job_id) if repeat else self.tracker.get(job_id)
             )
-            call = None if record is None else self._owed(record)
+            call = None if record is None else self._next_call(record)
             if record is None or call is None:
                 self.tracker.repeats.discard(job_id)
                 return
@@ -146,7 +146,7 @@ class ReportLoop:
             except RemoteError as error:
                 await self._back_off(record, error, retry)
 
-    def _owed(self, record: TrackedJob) -> _Call | None:
+    def _next_call(self, record: TrackedJob) -> _Call | None:
         repeat = record.job.id in self.tracker.repeats
         debt = OWES[record.phase]
         if debt is Debt.FINISH or (repeat and record.verdict is not None):
