@@ -118,7 +118,7 @@ async def test_files_that_are_wrong_from_the_start_are_told_and_taken_up_when_ri
             assert await pull(http) == 204
 
     assert found.kind is Kind.FILES_UNUSABLE
-    assert str(trusted) in found.words
+    assert str(trusted) in found.message
 
 
 async def test_connections_are_renewed_when_they_are_old() -> None:
@@ -213,7 +213,7 @@ async def test_a_name_that_does_not_resolve_is_told(name: str) -> None:
     found = await failure_of(settings_for(f"https://{name}"))
 
     assert found.kind is Kind.NAME_RESOLUTION
-    assert f"{name}:443" in found.words
+    assert f"{name}:443" in found.message
 
 
 async def test_a_refused_connection_is_told() -> None:
@@ -222,7 +222,7 @@ async def test_a_refused_connection_is_told() -> None:
     found = await failure_of(settings_for(f"https://{HOST}:{port}"))
 
     assert found.kind is Kind.REFUSED
-    assert f"{HOST}:{port}" in found.words
+    assert f"{HOST}:{port}" in found.message
 
 
 async def test_all_addresses_of_a_name_refusing_is_a_refusal() -> None:
@@ -236,7 +236,7 @@ async def test_a_host_without_a_route_is_told() -> None:
     found = await failure_of(settings_for("https://255.255.255.255"))
 
     assert found.kind is Kind.UNREACHABLE
-    assert "Network is unreachable" in found.words
+    assert "Network is unreachable" in found.message
 
 
 async def test_an_attempt_to_connect_that_nobody_answers_is_told() -> None:
@@ -255,7 +255,7 @@ async def test_an_attempt_to_connect_that_nobody_answers_is_told() -> None:
             found = await explain(caught.value, settings)
 
     assert found.kind is Kind.UNREACHABLE
-    assert "does not answer the attempt to connect" in found.words
+    assert "does not answer the attempt to connect" in found.message
 
 
 async def _reset(stream: SocketStream) -> None:
@@ -370,4 +370,4 @@ async def test_plain_http_to_another_machine_is_not_sent_even_without_a_check() 
     found = await failure_of(settings_for("http://192.0.2.1"))
 
     assert found.kind is Kind.FILES_UNUSABLE
-    assert "must be https" in found.words
+    assert "must be https" in found.message

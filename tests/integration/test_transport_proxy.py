@@ -120,8 +120,10 @@ async def test_a_proxy_that_wants_credentials_is_told(
         )
 
     assert without.kind is wrong.kind is Kind.PROXY_WANTS_AUTHENTICATION
-    assert f"127.0.0.1:{way.port} (from cloud.proxy) wants credentials" in without.words
-    assert "does not take the credentials" in wrong.words
+    assert (
+        f"127.0.0.1:{way.port} (from cloud.proxy) wants credentials" in without.message
+    )
+    assert "does not take the credentials" in wrong.message
     assert server.connections == 0
 
 
@@ -140,8 +142,8 @@ async def test_a_proxy_that_opens_no_tunnel_is_told(
         found = await failure_of(settings_for(url, authority.file, proxy=way.url))
 
     assert found.kind is kind
-    assert says in found.words
-    assert f"127.0.0.1:{way.port}" in found.words
+    assert says in found.message
+    assert f"127.0.0.1:{way.port}" in found.message
 
 
 async def test_a_proxy_that_is_not_there_is_told() -> None:
@@ -157,10 +159,10 @@ async def test_a_proxy_that_is_not_there_is_told() -> None:
     )
 
     assert refused.kind is Kind.PROXY_REFUSED
-    assert f"the proxy 127.0.0.1:{way.port} (from cloud.proxy)" in refused.words
+    assert f"the proxy 127.0.0.1:{way.port} (from cloud.proxy)" in refused.message
     assert unresolved.kind is Kind.PROXY_UNRESOLVED
-    assert "no-such-proxy.invalid:3128 (from HTTPS_PROXY)" in unresolved.words
-    assert "hush" not in unresolved.words
+    assert "no-such-proxy.invalid:3128 (from HTTPS_PROXY)" in unresolved.message
+    assert "hush" not in unresolved.message
 
 
 async def test_an_untrusted_server_behind_a_proxy_is_told_with_its_issuer(
@@ -179,8 +181,8 @@ async def test_an_untrusted_server_behind_a_proxy_is_told_with_its_issuer(
         found = await failure_of(settings)
 
     assert found.kind is Kind.UNTRUSTED
-    assert f"the endpoint {HOST}:{server.port}" in found.words
-    assert "CN=Inspecting Box" in found.words
+    assert f"the endpoint {HOST}:{server.port}" in found.message
+    assert "CN=Inspecting Box" in found.message
     assert server.received == b""
 
 

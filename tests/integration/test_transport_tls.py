@@ -43,8 +43,8 @@ async def test_a_server_that_nobody_vouches_for_gets_no_byte_and_its_issuer_is_n
         found = await failure_of(settings_for(endpoint.url, authority.file))
 
     assert found.kind is Kind.UNTRUSTED
-    assert 'issued by "O=Testing, CN=Inspecting Box"' in found.words
-    assert str(authority.file) in found.words
+    assert 'issued by "O=Testing, CN=Inspecting Box"' in found.message
+    assert str(authority.file) in found.message
     assert endpoint.received == b""
 
 
@@ -53,7 +53,7 @@ async def test_without_a_ca_file_the_system_decides(authority: Authority) -> Non
         found = await failure_of(settings_for(endpoint.url))
 
     assert found.kind is Kind.UNTRUSTED
-    assert "the system's CA certificates" in found.words
+    assert "the system's CA certificates" in found.message
     assert endpoint.received == b""
 
 
@@ -98,8 +98,8 @@ async def test_a_certificate_out_of_its_time_is_told_with_its_day_and_the_clock(
         found = await failure_of(settings_for(endpoint.url, authority.file))
 
     assert found.kind is kind
-    assert says in found.words
-    assert "this machine's clock" in found.words
+    assert says in found.message
+    assert "this machine's clock" in found.message
     assert endpoint.received == b""
 
 
@@ -112,7 +112,7 @@ async def test_a_certificate_for_another_host_is_told_with_its_names(
         found = await failure_of(settings_for(endpoint.url, authority.file))
 
     assert found.kind is Kind.HOSTNAME_MISMATCH
-    assert "is for elsewhere.test, 10.0.0.7, and not" in found.words
+    assert "is for elsewhere.test, 10.0.0.7, and not" in found.message
     assert endpoint.received == b""
 
 
@@ -173,7 +173,7 @@ async def test_a_missing_client_certificate_is_asked_for(
         found = await failure_of(settings_for(endpoint.url, authority.file))
 
     assert found.kind is Kind.CLIENT_CERTIFICATE_REQUIRED
-    assert "cloud.client_cert_file" in found.words
+    assert "cloud.client_cert_file" in found.message
     assert endpoint.requests == []
 
 
@@ -190,7 +190,7 @@ async def test_a_client_certificate_that_the_server_does_not_take_is_named(
         )
 
     assert found.kind is Kind.CLIENT_CERTIFICATE_REFUSED
-    assert f"{other} (unknown ca)" in found.words
+    assert f"{other} (unknown ca)" in found.message
     assert endpoint.requests == []
 
 

@@ -27,11 +27,11 @@ def test_an_answer_may_be_dated_whenever_it_was_on_its_way(date_s: float) -> Non
     skew = seen(date_s, at(0), at(51))
 
     assert skew.seconds == 0
-    assert skew.words == ""
+    assert skew.message == ""
 
 
 def test_a_poll_that_is_held_for_minutes_makes_no_clock_wrong() -> None:
-    assert seen(0, at(0.4), at(600)).words == ""
+    assert seen(0, at(0.4), at(600)).message == ""
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_lies_beyond_is_a_difference_of_at_least_that(
     skew = seen(date_s, at(0), at(50))
 
     assert skew.seconds == pytest.approx(seconds, abs=1)
-    assert (words in skew.words) if words else not skew.words
+    assert (words in skew.message) if words else not skew.message
 
 
 @pytest.mark.parametrize("set_by", [-7200, 7200])
@@ -61,14 +61,14 @@ def test_a_clock_that_is_set_while_a_poll_is_held_is_not_called_wrong_for_that(
     # Right by now: the answer's date is that of the beginning, or that of the end.
     for date_s in (0, 50):
         dated = seen(date_s, at(0, set_by=-set_by), at(50))
-        assert dated.words == "", date_s
+        assert dated.message == "", date_s
 
 
 def test_a_machine_that_slept_while_a_poll_was_held_has_the_right_time() -> None:
     # The clock that only grows has stood still meanwhile.
     heard = Reading(NOON + timedelta(hours=8), 5_010)
 
-    assert seen(0, at(0), heard).words == ""
+    assert seen(0, at(0), heard).message == ""
 
 
 def test_a_later_answer_replaces_an_earlier_one() -> None:

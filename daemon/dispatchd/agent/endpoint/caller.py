@@ -102,7 +102,7 @@ class Caller:
         content = json.dumps(body).encode()
         own = {"Content-Type": "application/json", CALL_HEADER: uuid4().hex}
         sent = {**own, **(headers or {})}
-        asked = self._clocks()
+        called = self._clocks()
         try:
             with anyio.fail_after(deadline_s):
                 async with self.http.stream(
@@ -125,9 +125,9 @@ class Caller:
                 raise Unavailable(call=call, reason=reason) from error
             raise await self._hung_up(call, error) from error
         except httpx.HTTPError as error:
-            words = (await explain(error, self.settings)).words
-            raise Unavailable(call=call, reason=words) from error
-        self.skew.see(reply.headers, asked, self._clocks())
+            reason = (await explain(error, self.settings)).message
+            raise Unavailable(call=call, reason=reason) from error
+        self.skew.see(reply.headers, called, self._clocks())
         if is_marked(reply.headers):
             self.note_own(reply)
         return reply
@@ -157,16 +157,16 @@ class Caller:
             reply,
             about_a_job=about_a_job,
             now=self.clock.wall(),
-            skew=self.skew.words,
+            skew=self.skew.message,
             proof=proof or self.proof,
         )
 
     async def _hung_up(self, call: str, error: httpx.HTTPError) -> Unavailable:
-        found = await explain(error, self.settings)
-        if found.kind in _HUNG_UP:
+        explanation = await explain(error, self.settings)
+        if explanation.kind in _HUNG_UP:
             reason = "the connection was closed without an answer"
             return ClosedWithoutAnswer(call=call, reason=reason)
-        return Unavailable(call=call, reason=found.words)
+        return Unavailable(call=call, reason=explanation.message)
 
 
 def _require_own_call(call: str, number: str, response: httpx.Response) -> None:

@@ -82,7 +82,7 @@ class DispatchEndpoint:
     @property
     def clock_skew(self) -> str:
         """Difference between this machine's clock and the endpoint's, in words; empty if there is none."""
-        return self.caller.skew.words
+        return self.caller.skew.message
 
     async def pull(
         self, hold_s: float, *, cancels_only: bool = False
@@ -283,7 +283,7 @@ def _as_it_came(job: Job, reply: Reply) -> Job:
     """Return the job; its endpoint counts as one with the header only if this reply has arrived with it."""
     if is_marked(reply.headers):
         return job
-    shown = [each for each in job.extensions if each != MARKED]
+    shown = [extension for extension in job.extensions if extension != MARKED]
     return evolve(job, extensions=tuple(shown))
 
 

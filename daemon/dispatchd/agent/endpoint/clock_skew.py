@@ -34,7 +34,7 @@ class Skew:
 
     _heard: tuple[datetime, float] | None = field(default=None, init=False)
 
-    def see(self, headers: Mapping[str, str], asked: Reading, heard: Reading) -> None:
+    def see(self, headers: Mapping[str, str], called: Reading, heard: Reading) -> None:
         """Measure the skew from a reply's headers, and from the clocks at the call and at its reply.
 
         A server may date its reply at any moment in between: a poll is held for minutes.
@@ -42,9 +42,9 @@ class Skew:
         sent_at = http_date(headers.get("date", ""))
         if sent_at is None:
             return
-        took = timedelta(seconds=heard.monotonic - asked.monotonic)
+        took = timedelta(seconds=heard.monotonic - called.monotonic)
         # The earlier of the two: the wall clock may have been set meanwhile, or the machine suspended.
-        earliest = min(asked.wall, heard.wall - took)
+        earliest = min(called.wall, heard.wall - took)
         self.seconds = _beyond_s(sent_at, earliest, heard.wall)
         self._heard = (sent_at, heard.monotonic)
 
@@ -59,7 +59,7 @@ class Skew:
         return sent_at + timedelta(seconds=monotonic - heard_s)
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """Difference in words; empty if it is tolerable or not known."""
         if self.seconds is None or abs(self.seconds) <= TOLERATED_S:
             return ""

@@ -90,12 +90,12 @@ async def explain(error: BaseException, settings: TransportSettings) -> Explanat
         settings: Those of the transport that sent the request.
     """
     if isinstance(error, FilesUnusable):
-        return Explanation(kind=Kind.FILES_UNUSABLE, words=str(error))
+        return Explanation(kind=Kind.FILES_UNUSABLE, message=str(error))
     if isinstance(error, ForeignOrigin):
-        words = (
+        message = (
             f"the request is for {error}, which is not the endpoint; it was not sent"
         )
-        return Explanation(kind=Kind.FOREIGN_ORIGIN, words=words)
+        return Explanation(kind=Kind.FOREIGN_ORIGIN, message=message)
     place = place_of(error, settings)
     causes = list(_causes(error))
     for cause in causes:
@@ -105,9 +105,9 @@ async def explain(error: BaseException, settings: TransportSettings) -> Explanat
             return await _of_certificate(cause, place, settings)
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and (
-            found := _of_tls(cause, place, settings)
+            explanation := _of_tls(cause, place, settings)
         ):
-            return found
+            return explanation
     return _of_network(causes, place) or _of_protocol(causes, place)
 
 
@@ -115,14 +115,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and all of its causes, including the members of groups, each once."""
     todo, seen = [error], set[int]()
     while todo:
-        each = todo.pop(0)
-        if id(each) in seen:
+        cause = todo.pop(0)
+        if id(cause) in seen:
             continue
-        seen.add(id(each))
-        yield each
-        if isinstance(each, BaseExceptionGroup):
-            todo.extend(each.exceptions)
-        todo.extend(below for below in (each.__cause__, each.__context__) if below)
+        seen.add(id(cause))
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            todo.extend(cause.exceptions)
+        todo.extend(below for below in (cause.__cause__, cause.__context__) if below)
 
 
 def _of_proxy(
@@ -134,21 +134,21 @@ def _of_proxy(
     match answer[:3]:
         case "407":
             known = place.proxy is not None and place.proxy.auth is not None
-            words = (
+            message = (
                 f"does not take the credentials in {settings.proxy_credentials_file or 'its URL'}"
                 if known
                 else "wants credentials; put user:password into a file and name it in cloud.proxy_credentials_file"
             )
-            kind, words = Kind.PROXY_WANTS_AUTHENTICATION, f"{proxy} {words} (407)"
+            kind, message = Kind.PROXY_WANTS_AUTHENTICATION, f"{proxy} {message} (407)"
         case "403":
             kind = Kind.PROXY_FORBIDS
-            words = f"{proxy} forbids connections to {place.target} (403); ask its administrator to allow them"
+            message = f"{proxy} forbids connections to {place.target} (403); ask its administrator to allow them"
         case _:
             kind = Kind.PROXY_FAILED
-            words = (
+            message = (
                 f"{proxy} opens no connection to {place.target}: it answered {answer}"
             )
-    return Explanation(kind=kind, words=words)
+    return Explanation(kind=kind, message=message)
 
 
 async def _of_certificate(
@@ -160,24 +160,24 @@ async def _of_certificate(
         case 10:  # X509_V_ERR_CERT_HAS_EXPIRED, X509_STORE_CTX_get_error(3)
             kind = Kind.CERTIFICATE_EXPIRED
             day = f" (valid until {seen.valid_until})" if seen else ""
-            words = f"{whose} or of its issuer has expired{day}, or {_CLOCK} is ahead"
+            message = f"{whose} or of its issuer has expired{day}, or {_CLOCK} is ahead"
         case 9:  # X509_V_ERR_CERT_NOT_YET_VALID
             kind = Kind.CERTIFICATE_NOT_YET_VALID
             day = f" (valid from {seen.valid_from})" if seen else ""
-            words = f"{whose} is not valid yet{day}, or {_CLOCK} is behind"
+            message = f"{whose} is not valid yet{day}, or {_CLOCK} is behind"
         case 62 | 64:  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
             kind = Kind.HOSTNAME_MISMATCH
             names = ", ".join(seen.names[:_NAMES]) if seen else ""
-            words = f"{whose} is for {names or 'other names'}, and not for that host"
+            message = f"{whose} is for {names or 'other names'}, and not for that host"
         case _:
             kind = Kind.UNTRUSTED
             issuer = f', issued by "{seen.issuer}",' if seen else ""
             trusted = settings.ca_file or "the system's CA certificates"
-            words = (
+            message = (
                 f"{whose}{issuer} is not vouched for by {trusted} ({error.verify_message}); "
                 "if its issuer can be trusted, put that CA into cloud.ca_file"
             )
-    return Explanation(kind=kind, words=words)
+    return Explanation(kind=kind, message=message)
 
 
 async def _look(place: Place) -> SeenCertificate | None:
@@ -211,23 +211,28 @@ def _of_tls(
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return None
     if reason in _NOT_TLS:
-        kind, words = (
+        kind, message = (
             Kind.NOT_TLS,
             "does not speak TLS: an http port, or the wrong one?",
         )
     elif reason in _VERSIONS:
-        kind, words = Kind.TLS_VERSION, "speaks no TLS from 1.2 on, which is the least"
+        kind, message = (
+            Kind.TLS_VERSION,
+            "speaks no TLS from 1.2 on, which is the least",
+        )
     elif reason in _WANTS_CERTIFICATE and settings.client_cert_file is None:
         kind = Kind.CLIENT_CERTIFICATE_REQUIRED
-        words = "wants a client certificate; name it in cloud.client_cert_file"
+        message = "wants a client certificate; name it in cloud.client_cert_file"
         if reason == _HANDSHAKE_FAILURE:
-            words = f"refused the handshake: it {words} (or it has no cipher in common)"
+            message = (
+                f"refused the handshake: it {message} (or it has no cipher in common)"
+            )
     elif reason in _WANTS_CERTIFICATE or reason in _REFUSES_CERTIFICATE:
         kind = Kind.CLIENT_CERTIFICATE_REFUSED
-        words = f"does not take the client certificate {settings.client_cert_file} ({_said(reason)})"
+        message = f"does not take the client certificate {settings.client_cert_file} ({_said(reason)})"
     else:
-        kind, words = Kind.TLS_FAILED, f"ended the TLS handshake ({_said(reason)})"
-    return Explanation(kind=kind, words=f"{place.peer} {words}")
+        kind, message = Kind.TLS_FAILED, f"ended the TLS handshake ({_said(reason)})"
+    return Explanation(kind=kind, message=f"{place.peer} {message}")
 
 
 def _said(reason: str) -> str:
@@ -237,28 +242,28 @@ def _said(reason: str) -> str:
 
 def _of_network(causes: list[BaseException], place: Place) -> Explanation | None:
     peer, proxy = place.peer, place.with_proxy
-    if any(isinstance(each, socket.gaierror | UnicodeError) for each in causes):
-        words = (
+    if any(isinstance(cause, socket.gaierror | UnicodeError) for cause in causes):
+        message = (
             f"the name of {peer} does not resolve here; check it and this machine's DNS"
         )
         kind = Kind.PROXY_UNRESOLVED if proxy else Kind.NAME_RESOLUTION
-        return Explanation(kind=kind, words=words)
+        return Explanation(kind=kind, message=message)
     numbers = _numbers(causes)
     if errno.ECONNREFUSED in numbers:
         kind = Kind.PROXY_REFUSED if proxy else Kind.REFUSED
-        words = (
+        message = (
             f"{peer} refuses connections: nothing listens there, or a firewall rejects"
         )
-        return Explanation(kind=kind, words=words)
+        return Explanation(kind=kind, message=message)
     kind = Kind.PROXY_UNREACHABLE if proxy else Kind.UNREACHABLE
     if blocked := numbers & _NO_WAY:
-        words = f"{peer} can't be reached: {os.strerror(min(blocked))}"
-        return Explanation(kind=kind, words=words)
+        message = f"{peer} can't be reached: {os.strerror(min(blocked))}"
+        return Explanation(kind=kind, message=message)
     if place.stage is Stage.CONNECTING and _timed_out(causes, numbers):
-        words = (
+        message = (
             f"{peer} does not answer the attempt to connect: down, or a firewall drops"
         )
-        return Explanation(kind=kind, words=words)
+        return Explanation(kind=kind, message=message)
     return None
 
 
@@ -272,33 +277,33 @@ def _of_protocol(causes: list[BaseException], place: Place) -> Explanation:
         else ""
     )
     if _timed_out(causes, numbers):
-        kind, words = Kind.TIMEOUT, f"{peer} gave no complete answer in time"
+        kind, message = Kind.TIMEOUT, f"{peer} gave no complete answer in time"
     elif numbers & {errno.ECONNRESET, errno.EPIPE}:
-        kind, words = Kind.RESET, f"{peer} reset the connection{during}{hint}"
+        kind, message = Kind.RESET, f"{peer} reset the connection{during}{hint}"
     elif isinstance(error, httpx.RemoteProtocolError) and not _is_end(error):
-        kind, words = Kind.NOT_HTTP, f"{peer} answers something that is not HTTP"
+        kind, message = Kind.NOT_HTTP, f"{peer} answers something that is not HTTP"
     elif isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
-        kind, words = Kind.CLOSED, f"{peer} closed the connection{during}{hint}"
+        kind, message = Kind.CLOSED, f"{peer} closed the connection{during}{hint}"
     else:
-        words = f"{peer}: {type(error).__name__}{during}"
+        message = f"{peer}: {type(error).__name__}{during}"
         kind = Kind.OTHER
-    return Explanation(kind=kind, words=words)
+    return Explanation(kind=kind, message=message)
 
 
 def _numbers(causes: list[BaseException]) -> set[int]:
     """Return the operating system's error numbers; `ssl` and name resolution have numbers of their own."""
     return {
-        each.errno
-        for each in causes
-        if isinstance(each, OSError)
-        and not isinstance(each, ssl.SSLError | socket.gaierror)
-        and each.errno is not None
+        cause.errno
+        for cause in causes
+        if isinstance(cause, OSError)
+        and not isinstance(cause, ssl.SSLError | socket.gaierror)
+        and cause.errno is not None
     }
 
 
 def _timed_out(causes: list[BaseException], numbers: set[int]) -> bool:
     return errno.ETIMEDOUT in numbers or any(
-        isinstance(each, httpx.TimeoutException | TimeoutError) for each in causes
+        isinstance(cause, httpx.TimeoutException | TimeoutError) for cause in causes
     )
 
 

@@ -42,10 +42,10 @@ class Kind(StrEnum):
 
 @frozen(kw_only=True)
 class Explanation:
-    """Cause of a failure, for the program (`kind`) and for a person (`words`, one line)."""
+    """Cause of a failure, for the program (`kind`) and for a person (`message`, one line)."""
 
     kind: Kind
-    words: str
+    message: str
 
 
 @frozen(kw_only=True)

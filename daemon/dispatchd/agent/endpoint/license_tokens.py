@@ -57,12 +57,12 @@ def verify(token: str, keys: Iterable[PublicKey]) -> Claims:
     reason = (
         "no public key is pinned (license.public_keys)"
         if last is None
-        else _words(last)
+        else _reason(last)
     )
     raise LicenseInvalid(reason=reason) from last
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     import jwt  # noqa: PLC0415  # loaded already
 
     if isinstance(error, jwt.InvalidSignatureError):

@@ -134,5 +134,7 @@ def needs_of(config: Config, environment: Mapping[str, str]) -> Needs:
         home=environment.get("HOME", ""),
         system_certificates=config.cloud.url.startswith("https:")
         and not config.cloud.ca_file,
-        checkout=any(each.checkout is not None for each in config.workflows.values()),
+        checkout=any(
+            workflow.checkout is not None for workflow in config.workflows.values()
+        ),
     )

@@ -80,8 +80,8 @@ class TransportSettings:
             OSError: The proxy's file can't be read.
             ValueError: The proxy or its file can't be used.
         """
-        found = find_proxy(httpx.URL(self.url), self.proxy, self.environment)
-        return None if found is None else use_proxy(found, self.proxy_credentials_file)
+        proxy = find_proxy(httpx.URL(self.url), self.proxy, self.environment)
+        return None if proxy is None else use_proxy(proxy, self.proxy_credentials_file)
 
 
 def check(settings: TransportSettings) -> Iterator[tuple[str, str]]:
@@ -94,8 +94,8 @@ def check(settings: TransportSettings) -> Iterator[tuple[str, str]]:
         try:
             read_credentials(path)
         except OSError as error:
-            words = f"must be a readable file: {path}: {error.strerror}"
-            yield "cloud.proxy_credentials_file", words
+            expected = f"must be a readable file: {path}: {error.strerror}"
+            yield "cloud.proxy_credentials_file", expected
         except ValueError as error:
             yield "cloud.proxy_credentials_file", str(error)
 
@@ -117,11 +117,11 @@ def _check_url(settings: TransportSettings) -> Iterator[tuple[str, str]]:
         yield "cloud.url", "must have no query and no fragment"
     allowed = settings.allow_insecure_host.lower()
     if url.scheme == "http" and not is_loopback(url.host) and url.host != allowed:
-        words = f"must be https, since {url.host} is another machine (cloud.allow_insecure_host can except one host)"
-        yield "cloud.url", words
-    found = find_proxy(url, settings.proxy, settings.environment)
-    if found is not None:
-        yield from check_proxy(found)
+        expected = f"must be https, since {url.host} is another machine (cloud.allow_insecure_host can except one host)"
+        yield "cloud.url", expected
+    proxy = find_proxy(url, settings.proxy, settings.environment)
+    if proxy is not None:
+        yield from check_proxy(proxy)
 
 
 class FilesUnusable(DispatchdError, httpx.TransportError):
@@ -287,7 +287,7 @@ def _stamp(files: tuple[Path, ...]) -> _Stamp:
 
 def _stamp_of(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+    return status.st_mtime_ns, status.st_ino, status.st_size

@@ -41,9 +41,9 @@ _converter = strict_converter(forbid_extra_keys=False, detailed_validation=False
 
 def job_from_wire(document: Mapping[str, Json]) -> Job:
     """Return the job in a valid document; zero values and null count as absent."""
-    found = {ours: document.get(theirs) for ours, theirs in _FIELDS.items()}
+    values = {ours: document.get(theirs) for ours, theirs in _FIELDS.items()}
     return _converter.structure(
-        {name: value for name, value in found.items() if value not in (None, "", 0)},
+        {name: value for name, value in values.items() if value not in (None, "", 0)},
         Job,
     )
 
@@ -68,7 +68,7 @@ def report_to_wire(report: Report, scrub: Callable[[str], str]) -> dict[str, Jso
             if scrub(name) == name
         },
         "result_annotations": [
-            _annotation_to_wire(each, scrub) for each in report.annotations
+            _annotation_to_wire(annotation, scrub) for annotation in report.annotations
         ],
     }
 
@@ -76,10 +76,10 @@ def report_to_wire(report: Report, scrub: Callable[[str], str]) -> dict[str, Jso
 def _annotation_to_wire(
     annotation: Annotation, scrub: Callable[[str], str]
 ) -> dict[str, Json]:
-    found = _converter.unstructure(annotation)
+    document = _converter.unstructure(annotation)
     return {
         name: scrub(value) if isinstance(value, str) else value
-        for name, value in found.items()
+        for name, value in document.items()
     }
 
 
@@ -91,17 +91,17 @@ def read_delivery(text: str) -> Delivery:
     Raises:
         ContractViolation: The body isn't a JSON object with a usable id.
     """
-    found = flawed_members(text)
-    document = {name: member.value for name, member in found.items()}
+    members = flawed_members(text)
+    document = {name: member.value for name, member in members.items()}
     shown = document.get("extensions")
     if isinstance(shown, list):
         document["extensions"] = shown[:_MOST_EXTENSIONS]
     texts = {
-        name: found[name].text if name in found else "null"
+        name: members[name].text if name in members else "null"
         for name in ("payload", "headers")
     }
     try:
-        _require_readable(found)
+        _require_readable(members)
         check("dispatch-job", document)
     except ContractViolation as violation:
         job_id = document.get("id")
@@ -119,13 +119,13 @@ def read_delivery(text: str) -> Delivery:
     )
 
 
-def _require_readable(found: Mapping[str, Member]) -> None:
+def _require_readable(members: Mapping[str, Member]) -> None:
     """Return if a whole job could be read.
 
     Raises:
         ContractViolation: Something in it couldn't.
     """
-    for name, member in found.items():
+    for name, member in members.items():
         if member.problem:
             raise ContractViolation(
                 contract="dispatch-job", path=f"$.{name:.100}", rule=member.problem
@@ -139,7 +139,7 @@ def _claim_only(document: Mapping[str, Json], job_id: str) -> Job:
     return Job(
         id=job_id,
         claim_token=text.get("claim_token", ""),
-        extensions=tuple(each for each in shown if isinstance(each, str))
+        extensions=tuple(extension for extension in shown if isinstance(extension, str))
         if isinstance(shown, list)
         else (),
         workflow=text.get("dag_name", ""),
