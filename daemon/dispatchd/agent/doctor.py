@@ -65,8 +65,8 @@ async def check_up(
     machine = Machine(
         controllers=_controllers(), blocked_reason=_blocked_reason_of(environment)
     )
-    for words in fitness.warnings(config.workflows, machine):
-        yield Finding("limits", Level.WARNING, words)
+    for warning in fitness.warnings(config.workflows, machine):
+        yield Finding("limits", Level.WARNING, warning)
     try:
         check_outward(config, environment)
     except ConfigError as error:
@@ -85,8 +85,8 @@ def _blocked_reason_of(environment: Mapping[str, str]) -> Callable[[Isolation], 
 
 def _controllers() -> tuple[str, ...]:
     """Return the limits that can be set from here; those of the service's own unit are in `dispatchd status`."""
-    found = Cgroups.find(enable=False)
-    return () if found is None else found.controllers
+    cgroups = Cgroups.find(enable=False)
+    return () if cgroups is None else cgroups.controllers
 
 
 def _on_disk(config: Config, environment: Mapping[str, str]) -> Iterator[Finding]:
@@ -111,11 +111,11 @@ def _on_disk(config: Config, environment: Mapping[str, str]) -> Iterator[Finding
         for name, workflow in config.workflows.items()
         if not is_file(workflow.program)
     ]
-    for words in missing:
-        yield Finding("workflows", Level.WARNING, f"{words}; its jobs would fail")
+    for message in missing:
+        yield Finding("workflows", Level.WARNING, f"{message}; its jobs would fail")
     if not config.workflows:
-        words = "none is configured, so every job would be rejected"
-        yield Finding("workflows", Level.WARNING, words)
+        message = "none is configured, so every job would be rejected"
+        yield Finding("workflows", Level.WARNING, message)
     elif not missing:
         yield Finding("workflows", Level.OK, ", ".join(sorted(config.workflows)))
 
@@ -124,46 +124,48 @@ def _isolation(config: Config, environment: Mapping[str, str]) -> Iterator[Findi
     walls = Walls.here(environment, (config.state_folder, config.control_folder))
     weakness = walls.weakness
     if weakness:
-        words = f"{walls.words}, but {weakness}; jobs from forks are refused (docs/security.md)"
-        yield Finding("isolation", Level.WARNING, words)
+        message = f"{walls.description}, but {weakness}; jobs from forks are refused (docs/security.md)"
+        yield Finding("isolation", Level.WARNING, message)
     else:
-        yield Finding("isolation", Level.OK, walls.words)
+        yield Finding("isolation", Level.OK, walls.description)
     for name, workflow in sorted(config.workflows.items()):
         if workflow.isolation is Isolation.NONE:
-            words = f"workflows.{name}: its runs may do what the daemon's user may (isolation)"
-            yield Finding("isolation", Level.WARNING, words)
+            message = f"workflows.{name}: its runs may do what the daemon's user may (isolation)"
+            yield Finding("isolation", Level.WARNING, message)
 
 
 def _folder(folder: Path) -> Finding:
     if not folder.is_dir():
-        parent = next(each for each in folder.parents if each.exists())
+        parent = next(ancestor for ancestor in folder.parents if ancestor.exists())
         if os.access(parent, os.W_OK):
-            words = f"{folder} will be created at the first start"
-            return Finding("state folder", Level.OK, words)
-        words = f"{folder} can't be created: give this user write access to {parent}"
-        return Finding("state folder", Level.FAILED, words)
+            message = f"{folder} will be created at the first start"
+            return Finding("state folder", Level.OK, message)
+        message = f"{folder} can't be created: give this user write access to {parent}"
+        return Finding("state folder", Level.FAILED, message)
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        words = f"{folder} can't be written: give it to the user of the daemon (chown)"
-        return Finding("state folder", Level.FAILED, words)
+        message = (
+            f"{folder} can't be written: give it to the user of the daemon (chown)"
+        )
+        return Finding("state folder", Level.FAILED, message)
     if folder.stat().st_mode & _OTHERS:
-        words = f"{folder} is open to other users, and job files are private: chmod 700 {folder}"
-        return Finding("state folder", Level.WARNING, words)
+        message = f"{folder} is open to other users, and job files are private: chmod 700 {folder}"
+        return Finding("state folder", Level.WARNING, message)
     return Finding("state folder", Level.OK, f"{folder} is this user's alone")
 
 
 def _space(config: Config) -> Iterator[Finding]:
     disk = os.statvfs(config.state_folder)
     free = disk.f_bavail * disk.f_frsize
-    words = f"{free >> 20} MiB free"
+    message = f"{free >> 20} MiB free"
     if free < config.min_free_bytes:
-        words += f", and nothing is pulled below {config.min_free_bytes >> 20} MiB (store.min_free_mib): make room"
-        yield Finding("disk space", Level.FAILED, words)
+        message += f", and nothing is pulled below {config.min_free_bytes >> 20} MiB (store.min_free_mib): make room"
+        yield Finding("disk space", Level.FAILED, message)
     else:
-        yield Finding("disk space", Level.OK, words)
+        yield Finding("disk space", Level.OK, message)
     # Some file systems have no fixed number of inodes, and report 0.
     if disk.f_files and disk.f_favail < _FEW_INODES:
-        words = f"only {disk.f_favail} inodes are free: remove small files"
-        yield Finding("inodes", Level.WARNING, words)
+        message = f"only {disk.f_favail} inodes are free: remove small files"
+        yield Finding("inodes", Level.WARNING, message)
 
 
 async def _outward(
@@ -192,7 +194,7 @@ async def _outward(
             credentials=who.credentials,
             call_timeout_s=config.cloud.call_timeout_s,
         )
-        yield await _asked(endpoint, config.cloud.url, clock)
+        yield await _endpoint(endpoint, config.cloud.url, clock)
         yield _clock(endpoint.clock_skew, caller.skew.seconds)
 
 
@@ -201,21 +203,25 @@ async def _checkouts(
 ) -> AsyncIterator[Finding]:
     """Check git's connection to every server that workflows check out from."""
     way = GitWay.of(config, environment)
-    urls = {each.checkout.url for each in config.workflows.values() if each.checkout}
+    urls = {
+        workflow.checkout.url
+        for workflow in config.workflows.values()
+        if workflow.checkout
+    }
     for url in sorted(urls):
         proxy = way.used_proxy(url)
         how = "" if proxy is None else f" by {proxy.at} (from {proxy.source})"
         with TemporaryDirectory(prefix="dispatchd-doctor-") as scratch:
-            trouble = await try_way(
+            problem = await try_way(
                 url,
                 way,
                 env=inherited(environment),
                 scratch=Path(scratch),
                 within_s=config.cloud.call_timeout_s,
             )
-        if trouble:
-            words = f"git doesn't reach {url}{how}: {trouble}"
-            yield Finding("checkout", Level.FAILED, words)
+        if problem:
+            message = f"git doesn't reach {url}{how}: {problem}"
+            yield Finding("checkout", Level.FAILED, message)
         else:
             yield Finding("checkout", Level.OK, f"git reaches {url}{how}")
 
@@ -226,7 +232,9 @@ def _license(blocked_reason: str) -> Finding:
     return Finding("license", Level.OK, "good")
 
 
-async def _asked(endpoint: DispatchEndpoint, url: str, clock: SteadyClock) -> Finding:
+async def _endpoint(
+    endpoint: DispatchEndpoint, url: str, clock: SteadyClock
+) -> Finding:
     """Ask about a job that doesn't exist: the call reaches the endpoint, and unlike a pull takes no work."""
     probe = TrackedJob.received(Job(id=PROBE), now=clock.now())
     try:
@@ -234,8 +242,8 @@ async def _asked(endpoint: DispatchEndpoint, url: str, clock: SteadyClock) -> Fi
     except JobClosed:
         return Finding("endpoint", Level.OK, f"{url} answers, and knows this machine")
     except IdentityError as error:
-        words = f"{url} rejected this machine's credentials: {error.reason}"
-        return Finding("endpoint", Level.FAILED, words)
+        message = f"{url} rejected this machine's credentials: {error.reason}"
+        return Finding("endpoint", Level.FAILED, message)
     except RemoteError as error:
         return Finding("endpoint", Level.FAILED, f"{url}: {error.reason}")
     return Finding("endpoint", Level.OK, f"{url} answers")
@@ -245,6 +253,6 @@ def _clock(skew: str, seconds: float | None) -> Finding:
     if skew:
         return Finding("clock", Level.WARNING, f"{skew}: set it (NTP)")
     if seconds is None:
-        words = "not compared: the endpoint has not said what time it is"
-        return Finding("clock", Level.WARNING, words)
+        message = "not compared: the endpoint has not said what time it is"
+        return Finding("clock", Level.WARNING, message)
     return Finding("clock", Level.OK, f"{duration(abs(seconds))} from the endpoint's")

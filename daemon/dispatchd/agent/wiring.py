@@ -112,14 +112,16 @@ def build(opened: Opened) -> Daemon:
     changed, feed = Notifier(), EventFeed()
     who = _identity(opened, changed)
     traces = _traces(opened, lambda: who.credentials.server_id)
-    watchers = [each for each in (opened.metrics, feed, traces) if each is not None]
+    watchers = [
+        watcher for watcher in (opened.metrics, feed, traces) if watcher is not None
+    ]
     shared = Tracking.of(
         opened.current,
         opened.folder.store,
         opened.folder.clock,
         bugs,
         changed=changed,
-        watchers=[each.see for each in watchers],
+        watchers=[watcher.see for watcher in watchers],
     )
     source = _source(opened, who)
     core = execution(shared, opened.engine, given.known, source, _guard(opened))
@@ -205,7 +207,7 @@ def _control(opened: Opened, *routes: Routes) -> ControlServer:
         folder=config.control_folder,
         owner=owner_of(config.state_folder),
         bugs=opened.given.bugs,
-        routes={key: act for each in routes for key, act in each.items()},
+        routes={key: act for table in routes for key, act in table.items()},
     )
 
 
@@ -243,7 +245,9 @@ def _loops(
         report=report,
         context=context,
     )
-    permissions = [each for each in (intake, who.license) if each is not None]
+    permissions = [
+        permission for permission in (intake, who.license) if permission is not None
+    ]
     heartbeat = HeartbeatLoop(
         source=source,
         tracker=tracker,
@@ -312,7 +316,7 @@ def _status(
 
     machine = MachineStatus(
         containment=engine.containment,
-        isolation=engine.walls.words,
+        isolation=engine.walls.description,
         identity=lambda: {
             "license_id": who.credentials.license_id,
             "server_id": who.credentials.server_id,
@@ -350,11 +354,11 @@ def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | Non
         ConfigError: The file with its headers, or the environment's proxy, can't be used.
     """
     config, known = opened.current.config, opened.given.known
-    wanted = config.telemetry
-    if not wanted.otlp_url:
+    settings = config.telemetry
+    if not settings.otlp_url:
         return None
     headers: dict[str, str] = {}
-    file = _beside(config, wanted.otlp_headers_file)
+    file = _beside(config, settings.otlp_headers_file)
     if file is not None:
         try:
             headers = read_headers(file.read_text(encoding="utf-8-sig"))
@@ -364,11 +368,11 @@ def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | Non
             problem = Problem(file=config.file, key=key, expected=expected)
             raise ConfigError([problem]) from error
         known.know("telemetry", headers.values())
-    proxy = environment_proxy(httpx.URL(wanted.otlp_url), opened.given.environment)
+    proxy = environment_proxy(httpx.URL(settings.otlp_url), opened.given.environment)
     if proxy is not None and proxy.auth is not None:
         known.know("telemetry", [*headers.values(), proxy.auth[1]])
     return TraceExporter(
-        url=wanted.otlp_url,
+        url=settings.otlp_url,
         headers=headers,
         proxy="" if proxy is None else proxy.full_url,
         instance_id=server_id,

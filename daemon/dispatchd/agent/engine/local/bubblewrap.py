@@ -86,8 +86,8 @@ def problem(search_path: str) -> str:
     if done.returncode == 0:
         return ""
     lines = done.stderr.decode(errors="replace").splitlines()
-    words = lines[-1] if lines else f"exit code {done.returncode}"
-    return f"bubblewrap doesn't work here: {words} ({_TO_DO})"
+    reason = lines[-1] if lines else f"exit code {done.returncode}"
+    return f"bubblewrap doesn't work here: {reason} ({_TO_DO})"
 
 
 def _program(name: str, search_path: str) -> str:
@@ -95,14 +95,14 @@ def _program(name: str, search_path: str) -> str:
 
 
 def _links() -> Iterator[str]:
-    for each in _LINKS:
-        if os.path.islink(each):  # noqa: PTH114  # as it is named
-            yield from ("--symlink", os.readlink(each), each)  # noqa: PTH115  # likewise
+    for path in _LINKS:
+        if os.path.islink(path):  # noqa: PTH114  # as it is named
+            yield from ("--symlink", os.readlink(path), path)  # noqa: PTH115  # likewise
 
 
 def _mounts(openings: Iterable[Rule]) -> Iterator[str]:
     """Yield the options that mount the openings; a path below another one comes after it."""
-    for rule in sorted(openings, key=lambda each: len(Path(each.path).parts)):
+    for rule in sorted(openings, key=lambda opening: len(Path(opening.path).parts)):
         path = Path(rule.path)
         if path in _FRESH:
             continue

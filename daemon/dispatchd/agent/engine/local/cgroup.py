@@ -65,14 +65,14 @@ class Cgroups:
             return None
         own = mount / path.lstrip("/")
         # With DelegateSubgroup= the daemon is one level below.
-        for each in (own, own.parent):
-            if each != mount and _is_delegated(each):
-                able = _enabled(each, own) if enable else _able(each, own)
-                return cls(each, able, own)
+        for root in (own, own.parent):
+            if root != mount and _is_delegated(root):
+                able = _enabled(root, own) if enable else _able(root, own)
+                return cls(root, able, own)
         return None
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Means that keep runs together, and limits that can be set, in words."""
         able = ", ".join(self.controllers) or "none"
         return f"control groups (controllers: {able})"
@@ -84,11 +84,11 @@ class Cgroups:
 
     def strays(self) -> list["Group"]:
         """Return the groups in this part that belong neither to this daemon nor to an attempt: a run has made them."""
-        own = {each.name for each in (self._own, *self._own.parents)}
+        own = {path.name for path in (self._own, *self._own.parents)}
         return [
-            Group(each)
-            for each in self._root.glob("*/")
-            if each.name not in own and not each.name.startswith(_PREFIX)
+            Group(path)
+            for path in self._root.glob("*/")
+            if path.name not in own and not path.name.startswith(_PREFIX)
         ]
 
     def prepare(self, folder: Path, resources: Resources) -> int:
@@ -134,13 +134,13 @@ class Group:
 
     def members(self) -> list[int]:
         """Return the pids in the group and below it."""
-        found: list[int] = []
+        pids: list[int] = []
         for procs in (self._path / "cgroup.procs", *self._path.rglob("*/cgroup.procs")):
             try:
-                found += [int(line) for line in procs.read_text().split()]
+                pids += [int(line) for line in procs.read_text().split()]
             except OSError:
                 continue
-        return found
+        return pids
 
     def usage(self) -> Usage:
         """Return the resources used so far, where the kernel counts them."""
@@ -163,8 +163,8 @@ class Group:
     def remove(self) -> None:
         """Remove the group; one that isn't empty yet stays."""
         try:
-            for each in sorted(self._path.rglob("*/"), reverse=True):
-                each.rmdir()
+            for folder in sorted(self._path.rglob("*/"), reverse=True):
+                folder.rmdir()
             self._path.rmdir()
         except OSError:
             return
@@ -185,13 +185,13 @@ def _enabled(root: Path, own: Path) -> tuple[str, ...]:
     with suppress(OSError):
         if "cpu" in enabled:
             (own / "cpu.weight").write_text(_OWN_WEIGHT)
-    return tuple(each for each in _CONTROLLERS if each in enabled)
+    return tuple(controller for controller in _CONTROLLERS if controller in enabled)
 
 
 def _able(root: Path, own: Path) -> tuple[str, ...]:
     """Return the controllers that could be turned on for the groups of runs."""
     able = _text(root / "cgroup.controllers").split() if own != root else []
-    return tuple(each for each in _CONTROLLERS if each in able)
+    return tuple(controller for controller in _CONTROLLERS if controller in able)
 
 
 def _fields(file: Path) -> dict[str, int]:

@@ -228,7 +228,7 @@ class _Git:
             said = said.replace(secret, "[redacted]")
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         telling = [
-            each for each in lines if each.startswith(("fatal:", "error:", "remote:"))
+            line for line in lines if line.startswith(("fatal:", "error:", "remote:"))
         ]
         return (telling or lines or [f"exit code {code}"])[-1][:_LONGEST_REASON]
 
@@ -265,11 +265,11 @@ async def _fetch_one(git: _Git, what: str, *, depth: int) -> None:
 
 
 async def _read(process: anyio.abc.Process) -> str:
-    kept = b""
+    tail = b""
     if process.stdout is not None:
         async for chunk in process.stdout:
-            kept = (kept + chunk)[-_KEPT:]
-    return kept.decode(errors="replace")
+            tail = (tail + chunk)[-_KEPT:]
+    return tail.decode(errors="replace")
 
 
 def _problem(checkout: Checkout) -> str:
@@ -325,11 +325,11 @@ def _new_folder(workspace: Path) -> Path:
 
 async def _remove(folders: Iterable[Path]) -> None:
     """Remove folders that are no longer needed. A cancelled caller doesn't wait; the rest goes with the workspace."""
-    for each in folders:
+    for folder in folders:
         with suppress(TimeoutError):
             await OwnThreads().run(
-                each,
-                partial(remove_tree, each),
+                folder,
+                partial(remove_tree, folder),
                 within_s=_REMOVE_S,
             )
 

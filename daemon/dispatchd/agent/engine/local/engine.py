@@ -126,7 +126,7 @@ class LocalEngine:
     def containment(self) -> str:
         """Means that keep the processes of a run together, in words."""
         groups = self._cgroups
-        return "sessions and process groups" if groups is None else groups.words
+        return "sessions and process groups" if groups is None else groups.description
 
     @_podman.default
     def _new_podman(self) -> Podman:
@@ -218,7 +218,7 @@ class LocalEngine:
     def log_isolation(self) -> None:
         """Log the sandbox of this machine, and a warning where it doesn't protect."""
         log, weakness = structlog.get_logger(), self.weakness(Isolation.SANDBOX)
-        log.info("isolation", sandbox=self.walls.words)
+        log.info("isolation", sandbox=self.walls.description)
         if weakness:
             to_do = "see docs/security.md; jobs from forks are refused"
             log.warning("isolation_is_weak", reason=weakness, to_do=to_do)
@@ -243,13 +243,13 @@ class LocalEngine:
             path = self._secrets.environment.get("PATH", os.defpath)
             match isolation:
                 case Isolation.BUBBLEWRAP:
-                    found = bubblewrap.problem(path)
+                    reason = bubblewrap.problem(path)
                 case Isolation.CONTAINER:
-                    found = self._podman.problem
+                    reason = self._podman.problem
                 case _:
-                    found = ""
-            until = self._now() + _LOOK_AGAIN_S if found else inf
-            self._blocked_reasons[isolation] = found, until
+                    reason = ""
+            until = self._now() + _LOOK_AGAIN_S if reason else inf
+            self._blocked_reasons[isolation] = reason, until
         return self._blocked_reasons[isolation][0]
 
     async def recall(self, process: ProcessIdentity, folder: Path) -> bool:
@@ -301,8 +301,8 @@ class LocalEngine:
                 # Before the leader dies: afterwards its descendants can't be found any more.
                 below = await to_thread.run_sync(open_below, process.pid, opened)
                 send_group(process, SIGKILL)
-                for each in below:
-                    send(each, SIGKILL)
+                for pidfd in below:
+                    send(pidfd, SIGKILL)
             with anyio.move_on_after(KILL_S):
                 await anyio.wait_readable(fd)
             return True
@@ -343,9 +343,9 @@ class LocalEngine:
     def _group_of(self, folder: Path) -> Group | None:
         """Return the group of an attempt: in this daemon's part of the tree, or that of a daemon started elsewhere."""
         if self._cgroups is not None:
-            found = self._cgroups.group_of(folder)
-            if found is not None:
-                return found
+            group = self._cgroups.group_of(folder)
+            if group is not None:
+                return group
         mounted = tree()
         return None if mounted is None else Group.of(folder, mounted)
 
@@ -385,7 +385,7 @@ class LocalEngine:
             await to_thread.run_sync(group.remove)
         await to_thread.run_sync(self._end_strays)
         described = [describe(pid) for pid in sorted(given_up)]
-        survivors = tuple(each for each in described if each is not None)
+        survivors = tuple(survivor for survivor in described if survivor is not None)
         return Cleared(ended=len(seen) - len(survivors), survivors=survivors)
 
 

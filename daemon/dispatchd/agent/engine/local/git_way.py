@@ -77,19 +77,19 @@ class GitWay:
     def problems(self, url: str) -> Iterator[tuple[str, str]]:
         """Yield configuration key and expected value for each setting of an address that can't be used now."""
         try:
-            found = self.found_proxy(url)
+            proxy = self.found_proxy(url)
         except httpx.InvalidURL as error:
             yield "checkout_url", f"must be a URL ({error})"
             return
-        if found is not None:
-            yield from check_proxy(found, "checkout.proxy")
+        if proxy is not None:
+            yield from check_proxy(proxy, "checkout.proxy")
         if self.proxy_credentials_file is not None:
             try:
                 read_credentials(self.proxy_credentials_file)
             except OSError as error:
                 file = self.proxy_credentials_file
-                words = f"must be a readable file: {file}: {error.strerror}"
-                yield "checkout.proxy_credentials_file", words
+                expected = f"must be a readable file: {file}: {error.strerror}"
+                yield "checkout.proxy_credentials_file", expected
             except ValueError as error:
                 yield "checkout.proxy_credentials_file", str(error)
 
@@ -111,11 +111,11 @@ class GitWay:
             OSError: The proxy's file can't be read.
             ValueError: The proxy or its file can't be used.
         """
-        found = self.found_proxy(url)
-        if found is None:
+        proxy = self.found_proxy(url)
+        if proxy is None:
             return None
         own = self.proxy_credentials_file if self.proxy else self.cloud_credentials_file
-        return use_proxy(found, own)
+        return use_proxy(proxy, own)
 
     def settings(self, url: str, scratch: Path) -> GitSettings:
         """Return git's settings for an address, from the current content of files. Blocks.
@@ -161,9 +161,9 @@ class GitWay:
         system = ssl.get_default_verify_paths()
         files = [self.ca_file, Path(of_variable or system.cafile or "/dev/null")]
         bundle = scratch / _BUNDLE
-        texts = [each.read_bytes().rstrip() for each in files if each is not None]
+        texts = [file.read_bytes().rstrip() for file in files if file is not None]
         bundle.write_bytes(b"\n".join(texts) + b"\n")
-        found = {"http.sslCAInfo": str(bundle)}
+        settings = {"http.sslCAInfo": str(bundle)}
         if system.capath:
-            found["http.sslCAPath"] = system.capath
-        return found
+            settings["http.sslCAPath"] = system.capath
+        return settings

@@ -96,8 +96,8 @@ class Podman:
             return f"podman can't be tried: {error}"
         if done.returncode == 0:
             return ""
-        words = _last_line(done.stderr) or f"exit code {done.returncode}"
-        return f"podman doesn't work here: {words} ({_TO_DO})"
+        reason = _last_line(done.stderr) or f"exit code {done.returncode}"
+        return f"podman doesn't work here: {reason} ({_TO_DO})"
 
     @property
     def client_environment(self) -> dict[str, str]:
@@ -114,9 +114,9 @@ class Podman:
     @cached_property
     def _host(self) -> tuple[str, bool]:
         """Name of the runtime, and whether a container can have several users. Blocks for a second, once."""
-        asked = "{{.Host.OCIRuntime.Name}} {{len .Host.IDMappings.UIDMap}}"
+        template = "{{.Host.OCIRuntime.Name}} {{len .Host.IDMappings.UIDMap}}"
         try:
-            done = self._called(("info", "--format", asked), _CALL_S)
+            done = self._called(("info", "--format", template), _CALL_S)
         except (OSError, subprocess.TimeoutExpired):
             return "", True
         name, _, mapped = done.stdout.decode(errors="replace").strip().partition(" ")
@@ -260,7 +260,7 @@ class Podman:
 def _last_line(said: bytes) -> str:
     """Return the last line of a program's messages; empty if there is none."""
     lines = said.decode(errors="replace").split("\n")
-    return next((each for each in reversed(lines) if each), "")
+    return next((line for line in reversed(lines) if line), "")
 
 
 def name_of(folder: Path) -> str:

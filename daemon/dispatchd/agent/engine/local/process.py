@@ -101,14 +101,14 @@ def open_pidfd(process: ProcessIdentity) -> int | None:
 
 def open_below(leader: int, opened: ExitStack) -> list[int]:
     """Return pidfds of the processes below a leader that is alive; `opened` closes them."""
-    found: dict[int, int] = {}
+    pidfds: dict[int, int] = {}
     for pid in descendants_of(leader):
         with suppress(ProcessLookupError):
-            found[pid] = os.pidfd_open(pid)
-            opened.callback(os.close, found[pid])
+            pidfds[pid] = os.pidfd_open(pid)
+            opened.callback(os.close, pidfds[pid])
     # Opened first, checked then: in between no pid can have been reused unnoticed.
     still = set(descendants_of(leader))
-    return [fd for pid, fd in found.items() if pid in still]
+    return [fd for pid, fd in pidfds.items() if pid in still]
 
 
 def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
@@ -131,13 +131,13 @@ def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
         if not name.isdigit():
             continue
         pid = int(name)
-        found = stat(pid)
+        status = stat(pid)
         # Every process of the run is younger than the leader.
         if (
-            found is not None
-            and found.is_alive
-            and found.start_ticks >= process.start_ticks
-            and (found.session == session or marker in _environment(pid))
+            status is not None
+            and status.is_alive
+            and status.start_ticks >= process.start_ticks
+            and (status.session == session or marker in _environment(pid))
         ):
             yield pid
 
@@ -148,10 +148,10 @@ def without(
     """Return the processes that are alive and have none of some markers in their environment, and those that just ended."""
     alive, ended = set(), set()
     for pid in pids:
-        found = stat(pid)
-        if found is None or not found.is_alive:
+        status = stat(pid)
+        if status is None or not status.is_alive:
             ended.add(pid)
-        elif not any(each in markers for each in _environment(pid)):
+        elif not any(variable in markers for variable in _environment(pid)):
             alive.add(pid)
     return alive, ended
 
@@ -164,11 +164,11 @@ def kill_group(leader: int) -> None:
 
 def read_environment(process: ProcessIdentity) -> dict[str, str] | None:
     """Return the environment that a live process was started with, or None if it has ended."""
-    found = [each for each in _environment(process.pid) if each]
+    variables = [variable for variable in _environment(process.pid) if variable]
     # A zombie still has its identity, but no environment.
-    if not found or identify(process.pid) != process:
+    if not variables or identify(process.pid) != process:
         return None
-    pairs = (os.fsdecode(each).partition("=") for each in found)
+    pairs = (os.fsdecode(variable).partition("=") for variable in variables)
     return {name: value for name, _, value in pairs}
 
 

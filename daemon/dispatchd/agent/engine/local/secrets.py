@@ -129,10 +129,10 @@ def recall(process: ProcessIdentity) -> frozenset[str] | None:
     """Return the secrets that a run was given, or None if its shim is gone. Blocks for a moment."""
     request = read_request(process)
     # A shim of an earlier release has them in its environment.
-    found = json.loads(request)["env"] if request else read_environment(process)
-    if found is None:
+    environment = json.loads(request)["env"] if request else read_environment(process)
+    if environment is None:
         return None
-    given = of_command(found)
+    given = of_command(environment)
     return frozenset(_values(given, given.get(NAMES, "").split(",")))
 
 

@@ -138,8 +138,8 @@ class _Starter:
         if self._refusal:
             raise OSError(self._refusal, os.strerror(self._refusal))
         request, gate, output, folder, *group = fds
-        wanted: Request = json.loads(os.pread(request, os.fstat(request).st_size, 0))
-        rules = wanted["rules"]
+        spec: Request = json.loads(os.pread(request, os.fstat(request).st_size, 0))
+        rules = spec["rules"]
         wall = -1
         if rules is not None:
             wall = self._walls.build([Rule(*rule) for rule in rules])
@@ -150,17 +150,17 @@ class _Starter:
                 self._daemon.close()
                 carry_out(
                     Order(
-                        command=wanted["command"],
-                        env=wanted["env"],
-                        workspace=wanted["workspace"],
-                        title=f"dispatchd-run {wanted['folder']}",
+                        command=spec["command"],
+                        env=spec["env"],
+                        workspace=spec["workspace"],
+                        title=f"dispatchd-run {spec['folder']}",
                         request=request,
                         gate=gate,
                         output=output,
                         folder=folder,
                         group=group[0] if group else -1,
                         wall=wall,
-                        deaf=wanted["deaf"],
+                        deaf=spec["deaf"],
                     )
                 )
         finally:

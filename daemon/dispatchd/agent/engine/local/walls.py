@@ -68,7 +68,7 @@ def _real(path: Path) -> Path:
 
 
 def _all_real(paths: Iterable[Path]) -> tuple[Path, ...]:
-    return tuple(_real(each) for each in paths)
+    return tuple(_real(path) for path in paths)
 
 
 @frozen(kw_only=True)
@@ -103,14 +103,14 @@ class Walls:
         )
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Meaning of `sandbox` on this machine, in words."""
         if not self.kernel.abi:
             return "none: this kernel has no Landlock (Linux 5.13), or it is turned off"
         parts = [f"Landlock {self.kernel.abi}"]
         if self.has_filter:
             parts.append("seccomp")
-        open_ends = [f"open: {each}" for each in self.kernel.gaps]
+        open_ends = [f"open: {gap}" for gap in self.kernel.gaps]
         return f"sandbox ({', '.join([*parts, *open_ends])})"
 
     @property
@@ -130,7 +130,7 @@ class Walls:
         if launch.isolation is not Isolation.SANDBOX or not self.kernel.abi:
             return None
         return [
-            *(Rule(each, int(DEVICE | Access.READ_DIR)) for each in _DEVICES),
+            *(Rule(device, int(DEVICE | Access.READ_DIR)) for device in _DEVICES),
             *self.openings(launch),
             Rule(str(launch.output_file), int(DEVICE)),
         ]
@@ -148,7 +148,7 @@ class Walls:
         return [
             *self._added(launch.read_paths, launch.hidden_paths, READ),
             *self._added(launch.write_paths, launch.hidden_paths, WRITE),
-            *(Rule(str(each), int(READ)) for each in launch.inputs),
+            *(Rule(str(path), int(READ)) for path in launch.inputs),
             Rule(str(launch.workspace), int(WRITE)),
             Rule(str(launch.files), int(WRITE)),
             *([Rule(str(launch.home), int(WRITE))] if launch.home is not None else []),
@@ -163,7 +163,7 @@ class Walls:
         folders = _outermost(_all_real((*map(Path, _SYSTEM), *self.programs)))
         rules = [*_opened(folders, hidden, READ)]
         if not any(
-            each.is_relative_to(folder) for each in hidden for folder in folders
+            path.is_relative_to(folder) for path in hidden for folder in folders
         ):
             self._known[secret] = rules
         return rules
@@ -172,8 +172,8 @@ class Walls:
         self, paths: Iterable[str], secret: tuple[str, ...], access: int
     ) -> Iterator[Rule]:
         """Yield the rules for the owner's additions: a secret only for its own path, the daemon's folders never."""
-        for each in paths:
-            named = _real(Path(each))
+        for path in paths:
+            named = _real(Path(path))
             hidden = _all_real(map(Path, secret))
             others = tuple(file for file in hidden if file != named)
             yield from _opened([named], (*self.hidden, *others), access)
@@ -192,7 +192,7 @@ def _ways_out(environment: Mapping[str, str], uid: int) -> Iterator[str]:
     own = environment.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
     for folder in dict.fromkeys(("/run", own, f"/run/user/{uid}")):
         yield from (f"{folder}/{name}" for name in _SOCKETS)
-    yield from (each.format(uid=uid) for each in _SOCKETS_ELSEWHERE)
+    yield from (template.format(uid=uid) for template in _SOCKETS_ELSEWHERE)
     for name in _NAME_A_SOCKET:
         kind, _, rest = environment.get(name, "").partition(":")
         if kind == "unix":
@@ -208,8 +208,8 @@ def _programs(search_path: str, homes: tuple[Path, ...]) -> Iterator[Path]:
     for prefix in {_real(Path(sys.prefix)), _real(Path(sys.base_prefix))}:
         parts = (prefix / name for name in ("bin", *_SUBFOLDERS))
         yield from parts if has_a_home(prefix) else [prefix]
-    for each in dict.fromkeys(filter(None, search_path.split(os.pathsep))):
-        folder = _real(Path(each))
+    for entry in dict.fromkeys(filter(None, search_path.split(os.pathsep))):
+        folder = _real(Path(entry))
         if any(folder.is_relative_to(system) for system in _SYSTEM):
             continue
         above = folder.parent
@@ -235,19 +235,19 @@ def _is_folder(path: Path) -> bool:
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:
     """Return the folders that aren't below another one."""
-    kept: list[Path] = []
-    for each in sorted(set(folders)):
-        if not any(each.is_relative_to(above) for above in kept):
-            kept.append(each)
-    return kept
+    outermost: list[Path] = []
+    for folder in sorted(set(folders)):
+        if not any(folder.is_relative_to(above) for above in outermost):
+            outermost.append(folder)
+    return outermost
 
 
 def _opened(
     folders: Iterable[Path], hidden: tuple[Path, ...], access: int
 ) -> Iterator[Rule]:
     """Yield the rules that open folders, except for hidden paths."""
-    for each in folders:
-        folder = _real(each)
+    for path in folders:
+        folder = _real(path)
         if any(folder.is_relative_to(secret) for secret in hidden):
             continue
         if not any(secret.is_relative_to(folder) for secret in hidden):
@@ -259,6 +259,6 @@ def _opened(
 def _children(folder: Path) -> list[Path]:
     try:
         # A link leads elsewhere, and its target is opened by itself or not at all.
-        return [each for each in folder.iterdir() if not each.is_symlink()]
+        return [child for child in folder.iterdir() if not child.is_symlink()]
     except OSError:
         return []
