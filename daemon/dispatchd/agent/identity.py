@@ -88,11 +88,11 @@ def verifier(config: Config) -> Callable[[str], Claims]:
 
 def license_sources(config: Config, environment: Mapping[str, str]) -> LicenseSources:
     """Return the sources of a license."""
-    folder, wanted = config.file.parent, config.license
+    folder, settings = config.file.parent, config.license
     credentials = environment.get("CREDENTIALS_DIRECTORY", "")
-    keys = [folder / wanted.key_file] if wanted.key_file else []
-    if wanted.key_credential and credentials:
-        keys.append(Path(credentials) / wanted.key_credential)
+    keys = [folder / settings.key_file] if settings.key_file else []
+    if settings.key_credential and credentials:
+        keys.append(Path(credentials) / settings.key_credential)
     named = environment.get("DISPATCHD_LICENSE_FILE", "")
     files = [Path(named)] if named else []
     return LicenseSources(

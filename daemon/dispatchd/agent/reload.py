@@ -58,7 +58,7 @@ class Reloader:
             config = await self._read()
         except ConfigError as error:
             self._log.error(
-                "reload_refused", problems=[str(each) for each in error.problems]
+                "reload_refused", problems=[str(problem) for problem in error.problems]
             )
             self.status.warnings[_ABOUT] = (
                 f"the changed configuration is not in force: {error.problems[0]}"

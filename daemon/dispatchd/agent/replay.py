@@ -173,9 +173,9 @@ def _new_folder(parent: Path, name: str) -> Path:
     try:
         parent.mkdir(mode=0o700, exist_ok=True)
         numbers = {
-            int(digits): each
-            for each in parent.iterdir()
-            if (digits := each.name.partition("-")[0]).isdecimal()
+            int(digits): path
+            for path in parent.iterdir()
+            if (digits := path.name.partition("-")[0]).isdecimal()
         }
         for number in sorted(numbers)[: 1 - _KEPT or None]:
             # A folder that can't be removed is tried again by the next replay.

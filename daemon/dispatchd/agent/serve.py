@@ -54,12 +54,12 @@ async def serve(config: Config, given: Surroundings) -> None:
         metrics = Metrics(current)
         store, quarantined = JobStore.open(config.state_folder, metrics.put_s.observe)
         stack.callback(store.close)
-        for each in quarantined:
+        for record in quarantined:
             log.error(
                 "record_quarantined",
-                path=str(each.path),
-                moved_to=str(each.moved_to),
-                reason=each.reason,
+                path=str(record.path),
+                moved_to=str(record.moved_to),
+                reason=record.reason,
             )
         clock = SteadyClock.open(config.state_folder, given.time)
         caller = await stack.enter_async_context(
@@ -90,11 +90,11 @@ def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[st
     Raises:
         MachineUnfit: Something is missing without which no job can be run well.
     """
-    found = list(prerequisites(needs_of(config, environment)))
-    failed = [each.words for each in found if each.level is Level.FAILED]
+    findings = list(prerequisites(needs_of(config, environment)))
+    failed = [finding.words for finding in findings if finding.level is Level.FAILED]
     if failed:
         raise MachineUnfit(failed)
-    warnings = [each.words for each in found if each.level is Level.WARNING]
-    for words in warnings:
-        structlog.get_logger().warning("machine_lacks", what=words)
+    warnings = [finding.words for finding in findings if finding.level is Level.WARNING]
+    for warning in warnings:
+        structlog.get_logger().warning("machine_lacks", what=warning)
     return warnings

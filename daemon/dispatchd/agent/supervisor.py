@@ -183,8 +183,10 @@ class Daemon:
             await self._until_none(Phase.RUNNING)
 
     def _longest_grace_s(self) -> float:
-        attempts = [each.attempt for each in self.tracker.in_phase(Phase.RUNNING)]
-        return max((each.kill_grace_s for each in attempts if each), default=0.0)
+        attempts = [record.attempt for record in self.tracker.in_phase(Phase.RUNNING)]
+        return max(
+            (attempt.kill_grace_s for attempt in attempts if attempt), default=0.0
+        )
 
     async def _until_none(self, *phases: Phase) -> None:
         while True:
