@@ -35,7 +35,7 @@ class Machine:
     """Returns the reason why no run can have an isolation there, or an empty string."""
 
 
-def unkept(workflow: Workflow, machine: Machine) -> str:
+def missing_limits(workflow: Workflow, machine: Machine) -> str:
     """Return which of its own limits a workflow can't have on a machine, in words; empty if it can have all."""
     missing = [
         _KEYS[controller]
@@ -53,12 +53,12 @@ def unfit(workflows: Mapping[str, Workflow], machine: Machine) -> dict[str, str]
         blocked_reason = machine.blocked_reason(workflow.isolation)
         if blocked_reason:
             reasons[name] = f'isolation = "{workflow.isolation}": {blocked_reason}'
-        elif limits := unkept(workflow, machine):
+        elif limits := missing_limits(workflow, machine):
             reasons[name] = limits
     return reasons
 
 
-def _asked_for(pids: int) -> int:
+def _requested(pids: int) -> int:
     # The default is no request: it is enforced where it can be.
     return 0 if pids == DEFAULT_PIDS_MAX else pids
 
@@ -74,7 +74,7 @@ def warnings(workflows: Mapping[str, Workflow], machine: Machine) -> list[str]:
         for workflow in workflows.values()
         for controller, limit in (
             ("memory", workflow.resources.memory_bytes),
-            ("pids", _asked_for(workflow.resources.pids)),
+            ("pids", _requested(workflow.resources.pids)),
             ("cpu", workflow.resources.cpu_weight),
         )
         if limit and (controller not in workflow.own_limits or controller == _WEIGHT)

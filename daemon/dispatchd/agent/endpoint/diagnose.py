@@ -130,7 +130,7 @@ def _of_proxy(
 ) -> Explanation:
     """Explain an answer of the proxy that opens no tunnel: "<status> <phrase>"."""
     answer = printable(str(error).encode())
-    proxy = place.proxy_words
+    proxy = place.proxy_name
     match answer[:3]:
         case "407":
             known = place.proxy is not None and place.proxy.auth is not None

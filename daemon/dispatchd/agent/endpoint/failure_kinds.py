@@ -67,11 +67,11 @@ class Place:
     def peer(self) -> str:
         """Other end of the connection that failed, in words."""
         if self.with_proxy and self.proxy is not None:
-            return self.proxy_words
+            return self.proxy_name
         return f"the endpoint {self.target}"
 
     @property
-    def proxy_words(self) -> str:
+    def proxy_name(self) -> str:
         """The proxy, and the setting or variable that names it."""
         if self.proxy is None:
             return "the proxy"

@@ -57,7 +57,7 @@ class LastingStream(httpx.AsyncByteStream):
 
     @override
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with in_httpx_words(self.request):
+        with as_httpx_errors(self.request):
             async for chunk in self.stream:
                 yield chunk
 
@@ -73,7 +73,7 @@ class LastingStream(httpx.AsyncByteStream):
 
 
 @contextmanager
-def in_httpx_words(request: httpx.Request) -> Iterator[None]:
+def as_httpx_errors(request: httpx.Request) -> Iterator[None]:
     """Turn errors that httpcore lets through into httpx's own kind of error.
 
     Those are: errors of `ssl` that come after the handshake, as with a client's certificate

@@ -18,7 +18,7 @@ from attrs import field, frozen
 from typing_extensions import override
 
 from dispatchd.agent.endpoint.connection_trace import ConnectionTrace
-from dispatchd.agent.endpoint.pool import LastingStream, Pool, in_httpx_words
+from dispatchd.agent.endpoint.pool import LastingStream, Pool, as_httpx_errors
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import DispatchdError
 from dispatchd.network.proxies import (
@@ -182,7 +182,7 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         }
         pool.enter()
         try:
-            with in_httpx_words(request):
+            with as_httpx_errors(request):
                 response = await pool.inner.handle_async_request(request)
         except BaseException:
             await pool.leave()

@@ -197,7 +197,7 @@ _Send = Callable[[Sequence[Span], str], _Refusal | None]
 """Sends spans of this machine, with its id; blocks."""
 
 
-class _FirstWords(logging.Handler):
+class _FirstMessage(logging.Handler):
     """Stores the first message that the SDK logs about a batch, and keeps all of them from stderr."""
 
     text = ""
@@ -231,7 +231,7 @@ def _open(
     Raises:
         NotReachable: The extra isn't installed.
     """
-    handler, logger = _FirstWords(), logging.getLogger("opentelemetry")
+    handler, logger = _FirstMessage(), logging.getLogger("opentelemetry")
     logger.propagate, logger.handlers = False, [handler]
     try:
         # These imports take some 20 MiB, which a daemon without traces doesn't need.

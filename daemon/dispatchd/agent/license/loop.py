@@ -209,13 +209,13 @@ class LicenseLoop:
         now = self.clock.wall()
         fresh = evolve(activation, token=token, refreshed_at=now, refused=None)
         try:
-            is_kept = await to_thread.run_sync(
+            is_stored = await to_thread.run_sync(
                 self.finder.identity.replace, activation, fresh
             )
         except StoreUnavailable as error:
             self._put_off(str(error))
             return
-        if not is_kept:
+        if not is_stored:
             self._look_again()
             return
         self._retry.worked()
@@ -235,13 +235,13 @@ class LicenseLoop:
     async def _refused(self, activation: Activation, refusal: Refusal) -> None:
         marked = evolve(activation, refused=refusal)
         try:
-            is_kept = await to_thread.run_sync(
+            is_stored = await to_thread.run_sync(
                 self.finder.identity.replace, activation, marked
             )
         except StoreUnavailable as error:
             self._log.error("license_not_stored", error=str(error))
-            is_kept = True
-        if not is_kept:
+            is_stored = True
+        if not is_stored:
             self._look_again()
             return
         self._become(evolve(self.status, activation=marked))

@@ -65,7 +65,7 @@ def judged(
     """Return the judgement of a job's newest attempt; `scrub` removes the secrets from a text."""
     evidence = evolve(gathered.evidence, parked_for=newest.blocked)
     if not gathered.secrets_known:
-        evidence = _without_words(evidence)
+        evidence = _without_texts(evidence)
     stop = newest.attempt.stop if newest.attempt is not None else None
     judgement = judge(evidence, stop)
     return evolve(judgement, summary=shortened(scrub(judgement.summary)))
@@ -128,7 +128,7 @@ def _with_end(
     return record.with_attempt(evolve(record.attempt, ended_at=now, cause=cause))
 
 
-def _without_words(evidence: Evidence) -> Evidence:
+def _without_texts(evidence: Evidence) -> Evidence:
     """Return the evidence without any text of the command itself."""
     result, story = evidence.result, evidence.story
     if isinstance(result, RunResult):

@@ -252,7 +252,7 @@ class RunLoop:
             # A person runs a job again, and has read the warning.
             return ""
         if record.phase is Phase.RETRY_WAIT:
-            return fitness.unkept(workflow, self.machine)
+            return fitness.missing_limits(workflow, self.machine)
         reasons = fitness.unfit({workflow.name: workflow}, self.machine)
         return reasons.get(workflow.name, "")
 

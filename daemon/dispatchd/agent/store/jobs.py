@@ -248,12 +248,12 @@ class JobStore:
     def _load(self) -> list[Quarantined]:
         moved = []
         for path in _records(self._jobs.path):
-            record, problem = _readable_or_flaw(path)
+            record, problem = _readable_or_problem(path)
             if record is None:
                 moved.append(self._move_away(path, problem))
                 continue
             past_path = self._history.path / path.name
-            past, problem = _readable_or_flaw(past_path)
+            past, problem = _readable_or_problem(past_path)
             if past is not None and past.changed_at >= record.changed_at:
                 self._drop(self._jobs, path.name, "history has a later one")
                 continue
@@ -335,7 +335,7 @@ def _readable(paths: Iterable[Path]) -> Iterator[TrackedJob]:
             yield _read(path)
 
 
-def _readable_or_flaw(path: Path) -> tuple[TrackedJob | None, str]:
+def _readable_or_problem(path: Path) -> tuple[TrackedJob | None, str]:
     """Return a record, or None and the reason why it can't be read; a missing one has no reason."""
     try:
         return _read(path), ""
