@@ -53,8 +53,8 @@ class Admin:
     async def list_tokens(self, request: Request) -> Response:
         """Return every token; secrets are never shown."""
         await self.context.require(request, ADMIN)
-        found = await self.context.use(self.context.stores.tokens.list)
-        return JSONResponse({"tokens": [token_document(each) for each in found]})
+        tokens = await self.context.use(self.context.stores.tokens.list)
+        return JSONResponse({"tokens": [token_document(token) for token in tokens]})
 
     async def add_token(self, request: Request) -> Response:
         """Make a token; only this answer contains its secret.
@@ -65,12 +65,14 @@ class Admin:
         await self.context.require(request, ADMIN)
         body = await read_body(request, "token-request")
         scopes = body["scopes"]
-        words = [str(each) for each in scopes] if isinstance(scopes, list) else []
+        scope_names = (
+            [str(scope) for scope in scopes] if isinstance(scopes, list) else []
+        )
         given = new_secret("token")
         token = Token(
             name=str(body["name"]),
             token_hash=hashed(given),
-            scopes=" ".join(sorted(set(words))),
+            scopes=" ".join(sorted(set(scope_names))),
             created_at=self.context.now(),
         )
         if not await self.context.use(lambda: self.context.stores.tokens.add(token)):
@@ -98,10 +100,12 @@ class Admin:
         """Return the newest deliveries, sorted oldest first."""
         await self.context.require(request, READ)
         limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
-        found = await self.context.use(
+        deliveries = await self.context.use(
             lambda: self.context.stores.deliveries.list(limit)
         )
-        return JSONResponse({"deliveries": [delivery_document(each) for each in found]})
+        return JSONResponse(
+            {"deliveries": [delivery_document(delivery) for delivery in deliveries]}
+        )
 
     async def redeliver(self, request: Request) -> Response:
         """Submit the jobs of a delivery again, as new jobs.
@@ -117,16 +121,18 @@ class Admin:
         )
         if delivery is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no delivery {delivery_id}")
-        found = await self.context.use(
-            lambda: [self.context.stores.reader.get(each) for each in delivery.job_ids]
+        stored_jobs = await self.context.use(
+            lambda: [
+                self.context.stores.reader.get(job_id) for job_id in delivery.job_ids
+            ]
         )
-        jobs = [job for job in found if job is not None]
+        jobs = [job for job in stored_jobs if job is not None]
         if not jobs:
             message = "this delivery has no job, or none that is kept any more"
             raise Refused(HTTPStatus.GONE, message)
         again = [await self.submissions.again(job) for job in jobs]
-        kept = evolve(delivery, state="redelivered", job_ids=tuple(again))
-        await self.context.use(lambda: self.context.stores.deliveries.keep(kept))
+        redelivered = evolve(delivery, state="redelivered", job_ids=tuple(again))
+        await self.context.use(lambda: self.context.stores.deliveries.keep(redelivered))
         made = {"id": again[-1], "ids": again}
         return JSONResponse(made, status_code=HTTPStatus.CREATED)
 

@@ -128,7 +128,7 @@ class Dispatch:
         before, after = changed
         if after.state is not before.state:
             self.context.waiting.notify(after)
-        elif _told(after) != _told(before):
+        elif _reported(after) != _reported(before):
             self.context.waiting.changed.notify()
         return after
 
@@ -147,6 +147,6 @@ class Dispatch:
         return machine
 
 
-def _told(job: HubJob) -> tuple[str, str, str]:
+def _reported(job: HubJob) -> tuple[str, str, str]:
     """Return the parts of a job that its machine may change without changing its state."""
     return job.phase, job.reason, job.progress

@@ -68,9 +68,9 @@ class Jobs:
             Refused: The id is taken, or the job would end others and the token lacks `admin`.
         """
         token = await self.context.require(request, SUBMIT)
-        found = await read_members(request, "submit-request", LARGEST_JOB_BODY)
+        members = await read_members(request, "submit-request", LARGEST_JOB_BODY)
         document = {
-            name: member.value for name, member in found.items() if name not in TEXTS
+            name: member.value for name, member in members.items() if name not in TEXTS
         }
         priority, supersedes = (
             document.pop("priority", 0),
@@ -82,7 +82,9 @@ class Jobs:
         job_id = str(document.get("id") or uuid4()).replace(
             "\0", "\N{REPLACEMENT CHARACTER}"
         )
-        texts = {name: found[name].text if name in found else "null" for name in TEXTS}
+        texts = {
+            name: members[name].text if name in members else "null" for name in TEXTS
+        }
         submission = Submission(
             id=job_id,
             document=JobDocument({**document, "id": job_id}),
@@ -98,10 +100,10 @@ class Jobs:
     async def list(self, request: Request) -> Response:
         """Return the newest jobs, sorted oldest first."""
         await self.context.require(request, READ)
-        wanted = wanted_jobs(request, "100")
+        job_filter = filter_of(request, "100")
         jobs, names = await self.context.use(
             lambda: (
-                self.context.stores.reader.list(wanted),
+                self.context.stores.reader.list(job_filter),
                 self.context.stores.machines.names(),
             )
         )
@@ -137,7 +139,7 @@ class Jobs:
             {
                 **self._document(job, names),
                 **texts_document(job),
-                "attempts": [attempt_document(each, names) for each in attempts],
+                "attempts": [attempt_document(attempt, names) for attempt in attempts],
             }
         )
 
@@ -206,7 +208,7 @@ class Jobs:
         return job
 
 
-def wanted_jobs(request: Request, limit: str) -> Filter:
+def filter_of(request: Request, limit: str) -> Filter:
     """Return the filter of a query.
 
     Raises:

@@ -43,8 +43,8 @@ class Machines:
     async def list(self, request: Request) -> Response:
         """Return every machine."""
         await self.context.require(request, READ)
-        found = await self.context.use(lambda: machine_documents(self.context))
-        return JSONResponse({"machines": [*found]})
+        documents = await self.context.use(lambda: machine_documents(self.context))
+        return JSONResponse({"machines": [*documents]})
 
     async def add(self, request: Request) -> Response:
         """Add a machine: it gets an enrolment key, or a fixed secret where it has no license.
@@ -108,7 +108,7 @@ class Machines:
             workflows=_names(body.get("workflows")),
             repositories=_names(body.get("repositories")),
         )
-        machine = await self._change(request, lambda found: found)
+        machine = await self._change(request, lambda current: current)
         await self.context.use(
             lambda: self.context.stores.bindings.put(machine.name, binding)
         )
@@ -120,7 +120,8 @@ class Machines:
         await self.context.require(request, ADMIN)
         now = self.context.now()
         machine = await self._change(
-            request, lambda found: evolve(found, revoked_at=found.revoked_at or now)
+            request,
+            lambda current: evolve(current, revoked_at=current.revoked_at or now),
         )
         return await self._shown(machine)
 
@@ -169,17 +170,17 @@ def machine_documents(context: Context) -> list[dict[str, Json]]:
     )
     return [
         machine_document(
-            each,
+            machine,
             now=now,
-            heard_at=heard_at.get(each.server_id, 0.0),
-            binding=bindings.get(each.name, FREE),
+            heard_at=heard_at.get(machine.server_id, 0.0),
+            binding=bindings.get(machine.name, FREE),
         )
-        for each in context.stores.machines.list()
+        for machine in context.stores.machines.list()
     ]
 
 
-def _names(found: Json) -> tuple[str, ...] | None:
-    return tuple(map(str, found)) if isinstance(found, list) else None
+def _names(names: Json) -> tuple[str, ...] | None:
+    return tuple(map(str, names)) if isinstance(names, list) else None
 
 
 def invited(

@@ -95,9 +95,9 @@ class Probes:
     async def metrics(self, request: Request) -> Response:
         """Return the metrics in the text form of Prometheus."""
         await self.context.require(request, READ)
-        found = await self.context.use(lambda: list(self._collect()))
+        metrics = await self.context.use(lambda: list(self._collect()))
         registry = CollectorRegistry()
-        registry.register(_Collected(found))
+        registry.register(_Collected(metrics))
         return PlainTextResponse(generate_latest(registry), media_type=_TYPE)
 
     def counting(self, app: ASGIApp) -> ASGIApp:
@@ -106,8 +106,8 @@ class Probes:
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
             async def note(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    words = set(scope["path"].split("/")[-2:])
-                    call = next((each for each in _CALLS if each in words), "other")
+                    segments = set(scope["path"].split("/")[-2:])
+                    call = next((name for name in _CALLS if name in segments), "other")
                     self.answers[call, message["status"]] += 1
                 await send(message)
 
@@ -183,13 +183,13 @@ class Probes:
         now, states = self.context.now(), Counter[str]()
         lease_s = self.context.settings.leases.seconds
         heard = self.context.stores.reader.heard_at(lease_s=lease_s, now=now)
-        for each in self.context.stores.machines.list():
-            heard_at = heard.get(each.server_id, 0.0)
-            state = machine_state(each, now=now, heard_at=heard_at)
+        for machine in self.context.stores.machines.list():
+            heard_at = heard.get(machine.server_id, 0.0)
+            state = machine_state(machine, now=now, heard_at=heard_at)
             states[state] += 1
             if state in ("active", "away"):
-                age_s = silent_s(each, now=now, heard_at=heard_at)
-                silent.add_metric([each.name], age_s)
+                age_s = silent_s(machine, now=now, heard_at=heard_at)
+                silent.add_metric([machine.name], age_s)
         for word in ("active", "away", "invited", "revoked"):
             machines.add_metric([word], states[word])
         yield machines
@@ -210,9 +210,9 @@ class Probes:
 class _Collected(Collector):
     """Collector of metrics that are collected already."""
 
-    def __init__(self, found: list[Metric]) -> None:
-        self._found = found
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
 
     @override
     def collect(self) -> Iterator[Metric]:
-        yield from self._found
+        yield from self._metrics

@@ -116,7 +116,7 @@ class Pull:
         machine = self._puller(body)
         declared = body.get("workflows")
         workflows = (
-            tuple(str(each) for each in declared)
+            tuple(str(workflow) for workflow in declared)
             if isinstance(declared, list)
             else None
         )
@@ -196,7 +196,9 @@ class Pull:
             # It may have used up news of jobs that its new binding excludes.
             polls.wake_all()
         if claimed is not None:
-            polls.keep(poll, (each for each in news if each.job_id != claimed.job.id))
+            polls.keep(
+                poll, (notice for notice in news if notice.job_id != claimed.job.id)
+            )
         return claimed, _LONGEST_HOLD_S
 
     def _look(self, asking: _Asking, poll: Poll, *, is_first: bool) -> Claimed | None:
@@ -270,5 +272,5 @@ class Pull:
     def _extensions(self, job: HubJob, asking: _Asking) -> list[str]:
         """Return the extensions that the hub offers for a job to a machine."""
         calls = [HEARTBEAT, RELEASE, *self.extension.job_extensions(job)]
-        known = [each for each in calls if asking.knows(each)]
+        known = [extension for extension in calls if asking.knows(extension)]
         return [*known, CAPABILITIES, MARKED]

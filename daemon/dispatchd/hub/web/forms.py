@@ -36,12 +36,12 @@ async def read_form(request: Request) -> dict[str, str]:
     return dict(pairs)
 
 
-def own_path(wanted: str) -> str:
+def own_path(path: str) -> str:
     """Return the path of this hub to redirect to; the first page if the wanted path could lead elsewhere."""
     # Browsers drop line breaks and tabs from a URL, and read a backslash as a slash.
-    plain = wanted.isascii() and wanted.isprintable() and not {" ", "\\"} & set(wanted)
-    inside = wanted.startswith("/") and not wanted.startswith("//")
-    return wanted if plain and inside else "/"
+    plain = path.isascii() and path.isprintable() and not {" ", "\\"} & set(path)
+    inside = path.startswith("/") and not path.startswith("//")
+    return path if plain and inside else "/"
 
 
 def _require_own_site(request: Request) -> None:

@@ -29,38 +29,41 @@ class Entry:
 
     async def show(self, request: Request) -> Response:
         """Return the form of the login, or redirect a person who is logged in already."""
-        wanted = own_path(request.query_params.get("next", "/"))
+        next_path = own_path(request.query_params.get("next", "/"))
         try:
             await self.visitor(request)
         except LoginNeeded:
-            return await self._form(request, wanted)
-        return RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
+            return await self._form(request, next_path)
+        return RedirectResponse(next_path, HTTPStatus.SEE_OTHER)
 
     async def login(self, request: Request) -> Response:
         """Begin a session, if the token has the scope `read`."""
         form = await read_form(request)
-        wanted = own_path(form.get("next", "/"))
+        next_path = own_path(form.get("next", "/"))
         if not await self._is_ours(form, request.cookies.get(_LOGIN_COOKIE, "")):
             return await self._form(
                 request,
-                wanted,
+                next_path,
                 HTTPStatus.FORBIDDEN,
                 "This form was too old. Try again.",
             )
         given = hashed(form.get("token", "").strip())
         token = await self.context.use(lambda: self.context.stores.tokens.find(given))
         if token is None:
-            words, status = "The token is not valid here.", HTTPStatus.UNAUTHORIZED
+            message, status = "The token is not valid here.", HTTPStatus.UNAUTHORIZED
             self._note_refused(request, status, reason="no such token")
-            return await self._form(request, wanted, status, words)
+            return await self._form(request, next_path, status, message)
         if not allows(token, READ):
-            words, status = "The token is not for read or admin.", HTTPStatus.FORBIDDEN
-            self._note_refused(request, status, reason=words, by=token.name)
-            return await self._form(request, wanted, status, words)
+            message, status = (
+                "The token is not for read or admin.",
+                HTTPStatus.FORBIDDEN,
+            )
+            self._note_refused(request, status, reason=message, by=token.name)
+            return await self._form(request, next_path, status, message)
         session = await self.context.use(
             lambda: self.context.sessions.begin(token, now=self.context.now())
         )
-        response = RedirectResponse(wanted, HTTPStatus.SEE_OTHER)
+        response = RedirectResponse(next_path, HTTPStatus.SEE_OTHER)
         _set_cookie(request, response, COOKIE, session)
         _set_cookie(request, response, _LOGIN_COOKIE, "")
         return response
@@ -124,7 +127,7 @@ class Entry:
     async def _form(
         self,
         request: Request,
-        wanted: str,
+        next_path: str,
         status: HTTPStatus = HTTPStatus.OK,
         wrong: str = "",
     ) -> Response:
@@ -137,7 +140,7 @@ class Entry:
             None,
             status,
             wrong=wrong,
-            wanted=wanted,
+            next_path=next_path,
             form_token=form_token,
         )
         _set_cookie(request, response, _LOGIN_COOKIE, bound_to)

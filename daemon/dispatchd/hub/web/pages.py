@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from dispatchd.hub.api.jobs import Jobs, wanted_jobs
+from dispatchd.hub.api.jobs import Jobs, filter_of
 from dispatchd.hub.api.machines import machine_documents
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import ENDED, HELD, WAITING
@@ -28,7 +28,7 @@ from dispatchd.hub.web.render import (
     static,
 )
 from dispatchd.hub.web.text import job_path, standing
-from dispatchd.hub.web.view_model import Progress, asked, steps
+from dispatchd.hub.web.view_model import Progress, origin, steps
 
 _LISTED: Final = 100
 """Jobs on a page (count)."""
@@ -70,8 +70,10 @@ class Page:
     async def list(self, request: Request) -> Response:
         """Return the newest jobs, and every machine."""
         visitor = await Entry(self.context).visitor(request)
-        wanted = wanted_jobs(request, str(_LISTED))
-        return HTMLResponse(await self.context.use(lambda: self._list(visitor, wanted)))
+        job_filter = filter_of(request, str(_LISTED))
+        return HTMLResponse(
+            await self.context.use(lambda: self._list(visitor, job_filter))
+        )
 
     async def show(self, request: Request) -> Response:
         """Return one job."""
@@ -103,8 +105,8 @@ class Page:
         again = await self.jobs.again(_job_id(request), form.get("new_id", ""))
         return RedirectResponse(job_path(again), HTTPStatus.SEE_OTHER)
 
-    def _list(self, visitor: Visitor, wanted: Filter) -> str:
-        jobs = self.context.stores.reader.list(wanted)
+    def _list(self, visitor: Visitor, job_filter: Filter) -> str:
+        jobs = self.context.stores.reader.list(job_filter)
         return render(
             "list.html",
             visitor,
@@ -113,7 +115,7 @@ class Page:
             jobs=jobs[::-1],
             counts=self.context.stores.reader.counts(),
             groups=_GROUPS,
-            wanted=wanted,
+            job_filter=job_filter,
             machines=machine_documents(self.context),
             names=self.context.stores.machines.names(),
         )
@@ -132,7 +134,7 @@ class Page:
             attempts=attempts,
             steps=steps(job, attempts),
             progress=Progress.of(job),
-            asked=asked(job),
+            origin=origin(job),
             standing=standing(job),
             names=self.context.stores.machines.names(),
             link=self.extension.link_of(job),
@@ -149,5 +151,7 @@ def _post(path: str, handler: Handler) -> Route:
 
 
 def _job_id(request: Request) -> str:
-    found: str = request.path_params.get("job_id") or request.query_params.get("id", "")
-    return found
+    job_id: str = request.path_params.get("job_id") or request.query_params.get(
+        "id", ""
+    )
+    return job_id

@@ -18,7 +18,7 @@ from dispatchd.hub.api.errors import answer_to
 from dispatchd.hub.domain.errors import HubError
 from dispatchd.hub.domain.model import State
 from dispatchd.hub.http_bodies import Refused
-from dispatchd.hub.web import text as words
+from dispatchd.hub.web import text
 from dispatchd.hub.web import view_model as shapes
 from dispatchd.protocol.times import iso, utc
 
@@ -55,17 +55,17 @@ class LoginNeeded(DispatchdError):
 
 def _static() -> dict[str, bytes]:
     folder = files(_HERE).joinpath("static")
-    return {each.name: each.read_bytes() for each in folder.iterdir() if each.is_file()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 _STATIC: Final = _static()
 _VERSION: Final = sha256(
-    b"".join(each for _, each in sorted(_STATIC.items()))
+    b"".join(content for _, content in sorted(_STATIC.items()))
 ).hexdigest()[:12]
 
 
 def _environment() -> Environment:
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
@@ -74,11 +74,11 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     for name in ("job_path", "shown", "shown_lines", "state_word"):
-        found.filters[name] = getattr(words, name)
-    found.filters.update(title_of=shapes.title, has_ended=shapes.has_ended)
-    found.filters.update(iso=iso, utc=utc)
-    found.globals.update(static=f"/static/{_VERSION}", State=State)
-    return found
+        environment.filters[name] = getattr(text, name)
+    environment.filters.update(title_of=shapes.title, has_ended=shapes.has_ended)
+    environment.filters.update(iso=iso, utc=utc)
+    environment.globals.update(static=f"/static/{_VERSION}", State=State)
+    return environment
 
 
 _TEMPLATES: Final = _environment()
@@ -154,11 +154,11 @@ def _to_login(request: Request) -> Response:
         return RedirectResponse("/login", HTTPStatus.SEE_OTHER)
     path = request.scope["raw_path"].decode("latin-1")
     query = request.scope["query_string"].decode("latin-1")
-    wanted = f"{path}?{query}" if query else path
+    next_path = f"{path}?{query}" if query else path
     if request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}:
         # A link on another site, for example of a check at GitHub: the browser sends the cookie only with
         # requests of the hub's own pages, so one of them repeats the request.
-        return page("again.html", None, wanted=wanted)
+        return page("again.html", None, next_path=next_path)
     return RedirectResponse(
-        f"/login?next={quote(wanted, safe='')}", HTTPStatus.SEE_OTHER
+        f"/login?next={quote(next_path, safe='')}", HTTPStatus.SEE_OTHER
     )

@@ -25,8 +25,8 @@ SENTENCES: Final = {
 
 def shown(text: object, most: int = 2000) -> str:
     """Return a text on one line, cut to `most` characters, with characters that act on the text around them written out."""
-    found = written_out(str(text)[: most + 1])
-    return found if len(str(text)) <= most else f"{found[:most]}…"
+    escaped = written_out(str(text)[: most + 1])
+    return escaped if len(str(text)) <= most else f"{escaped[:most]}…"
 
 
 def shown_lines(text: str) -> str:

@@ -31,11 +31,11 @@ class Progress:
     @classmethod
     def of(cls, job: HubJob) -> "Progress | None":
         """Return the newest progress that a machine has reported, or None."""
-        told = json.loads(job.progress or "null")
-        if not isinstance(told, dict):
+        document = json.loads(job.progress or "null")
+        if not isinstance(document, dict):
             return None
-        counts = [told.get(name) for name in ("completed", "in_progress", "total")]
-        numbers = [each for each in counts if isinstance(each, int)]
+        counts = [document.get(name) for name in ("completed", "in_progress", "total")]
+        numbers = [count for count in counts if isinstance(count, int)]
         return cls(*numbers) if len(numbers) == len(counts) else None
 
 
@@ -46,15 +46,17 @@ def steps(job: HubJob, attempts: Sequence[Attempt]) -> list[Step]:
 
 def _steps(job: HubJob, attempts: Sequence[Attempt]) -> Iterator[Step]:
     yield Step(job.created_at, "Submitted")
-    for each in attempts:
-        waited = duration(each.claimed_at - job.created_at)
-        detail = f"{waited} after it was submitted" if each.number == 1 else ""
-        yield Step(each.claimed_at, "Claimed by", each.machine, detail)
-        if each.outcome == "released":
-            yield Step(each.ended_at, "Handed back by", each.machine)
-        elif each.outcome == "expired":
+    for attempt in attempts:
+        waited = duration(attempt.claimed_at - job.created_at)
+        detail = f"{waited} after it was submitted" if attempt.number == 1 else ""
+        yield Step(attempt.claimed_at, "Claimed by", attempt.machine, detail)
+        if attempt.outcome == "released":
+            yield Step(attempt.ended_at, "Handed back by", attempt.machine)
+        elif attempt.outcome == "expired":
             detail = "its lease was over"
-            yield Step(each.ended_at, "Not heard of any more:", each.machine, detail)
+            yield Step(
+                attempt.ended_at, "Not heard of any more:", attempt.machine, detail
+            )
     if job.accepted_at:
         detail = f"run {shown(job.run_id, 200)}" if job.run_id else ""
         yield Step(job.accepted_at, "Accepted by", job.machine, detail)
@@ -64,7 +66,7 @@ def _steps(job: HubJob, attempts: Sequence[Attempt]) -> Iterator[Step]:
         yield Step(job.finished_at, "Ended", detail=detail if began else "")
 
 
-def asked(job: HubJob) -> list[tuple[str, str]]:
+def origin(job: HubJob) -> list[tuple[str, str]]:
     """Return the origin of a job: its event, actor and subject, as pairs of a label and a text."""
     document = job.document
     pairs: Iterable[tuple[str, str | int]] = (
