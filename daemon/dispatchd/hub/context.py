@@ -141,8 +141,8 @@ class Context:
             Refused: They are not valid.
         """
         machine = self.stores.machines.by_server_id(str(body["server_id"]))
-        kept = "" if machine is None else machine.secret_hash
-        proven = matches(body[secret_name], kept)
+        secret_hash = "" if machine is None else machine.secret_hash
+        proven = matches(body[secret_name], secret_hash)
         if machine is None or not proven or machine.license_id != body["license_id"]:
             raise Refused(
                 HTTPStatus.UNAUTHORIZED,
@@ -158,21 +158,21 @@ class Context:
         """
         kind, _, given = request.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and given:
-            found = await self.use(
+            token = await self.use(
                 lambda: self.stores.tokens.find(hashed(given.strip()))
             )
         elif kind.lower() != "bearer" and self._may_use_session(request):
-            found = await self.session(request)
+            token = await self.session(request)
         else:
             raise Refused(
                 HTTPStatus.UNAUTHORIZED, "a token is needed (Authorization: Bearer ...)"
             )
-        if found is None:
+        if token is None:
             status = HTTPStatus.UNAUTHORIZED
             self._note_refused(request, status)
             raise Refused(status, "the token is not valid here")
-        self.allow(request, found, scope)
-        return found
+        self.allow(request, token, scope)
+        return token
 
     def allow(
         self, request: Request, token: Token, scope: str, *, what: str = ""

@@ -19,6 +19,6 @@ def hashed(secret: object) -> str:
     return sha256(str(secret or "").encode(errors="surrogatepass")).hexdigest()
 
 
-def matches(secret: object, kept: str) -> bool:
+def matches(secret: object, stored_hash: str) -> bool:
     """Return whether a secret has this hash. The comparison takes constant time."""
-    return bool(kept) and compare_digest(hashed(secret), kept)
+    return bool(stored_hash) and compare_digest(hashed(secret), stored_hash)

@@ -51,19 +51,19 @@ class Sessions:
 
     def token(self, value: str, *, now: float) -> Token | None:
         """Return the token behind a session, or None if the session isn't valid (any more)."""
-        found = self._read(value)
-        if found is None:
+        session = self._read(value)
+        if session is None:
             return None
-        name, expires_at = found
+        name, expires_at = session
         if now >= expires_at or self._marks.get(_ENDED + _hash_of(value)):
             return None
         return self._tokens.named(name)
 
     def end(self, value: str, *, now: float) -> None:
         """Invalidate a session, even for those who have kept its cookie."""
-        found = self._read(value)
-        if found is not None:
-            self._marks.put_until(_ENDED, _hash_of(value), found[1], now=now)
+        session = self._read(value)
+        if session is not None:
+            self._marks.put_until(_ENDED, _hash_of(value), session[1], now=now)
 
     def rotate_key(self) -> None:
         """Replace the key that signs sessions, which ends all of them."""
@@ -92,8 +92,8 @@ class Sessions:
         return hmac.new(key, said, sha256).hexdigest()
 
 
-def _same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode(errors="replace"), wanted.encode())
+def _same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode(errors="replace"), expected.encode())
 
 
 def _hash_of(value: str) -> str:

@@ -135,7 +135,7 @@ class GithubSettings:
 
     def rule(self, name: str) -> Rule | None:
         """Return the rule of a name, or None."""
-        return next((each for each in self.rules if each.name == name), None)
+        return next((rule for rule in self.rules if rule.name == name), None)
 
 
 PULL_REQUEST: Final = "pull_request"
@@ -173,7 +173,7 @@ def resolved(settings: GithubSettings, folder: Path) -> GithubSettings:
         token_file=absolute(settings.token_file),
         ca_file=absolute(settings.ca_file),
         webhook_secret_files=tuple(
-            folder / each for each in settings.webhook_secret_files
+            folder / file for file in settings.webhook_secret_files
         ),
     )
 

@@ -136,12 +136,14 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
     except ValueError as error:
         expected = f"must be TOML in UTF-8 ({error})"
         raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
-    found = [
-        Problem(file=file, key=each.path.removeprefix("$."), expected=each.rule)
-        for each in violations("hub-config", document)
+    problems = [
+        Problem(
+            file=file, key=violation.path.removeprefix("$."), expected=violation.rule
+        )
+        for violation in violations("hub-config", document)
     ]
-    if found:
-        raise ConfigError(found)
+    if problems:
+        raise ConfigError(problems)
     settings = evolve(_converter.structure(document, Settings), file=file)
     if settings.address[1] > MAX_PORT:
         # getaddrinfo(3) would take the remainder.
@@ -149,13 +151,13 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         raise ConfigError([Problem(file=file, key="listen", expected=expected)])
     github = settings.github
     if github is not None:
-        found = [
+        problems = [
             Problem(file=file, key=key, expected=expected)
             for key, expected in mistakes(github)
             if key.startswith("github.rules") or not before_app
         ]
-        if found:
-            raise ConfigError(found)
+        if problems:
+            raise ConfigError(problems)
         github = resolved(github, file.parent)
     try:
         url = _absolute(settings.database_url, file.parent)
@@ -163,8 +165,8 @@ def load(file: Path, *, before_app: bool = False) -> Settings:
         expected = "must be in a folder whose name is UTF-8"
         raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
     cert_file, key_file = (
-        each and str(file.parent / each)
-        for each in (settings.tls_cert_file, settings.tls_key_file)
+        path and str(file.parent / path)
+        for path in (settings.tls_cert_file, settings.tls_key_file)
     )
     return evolve(
         settings,

@@ -17,13 +17,13 @@ def read_secret(file: Path, *, config_file: Path, key: str) -> str:
         ConfigError: It can't be read, or is empty.
     """
     try:
-        found = file.read_text(encoding="utf-8-sig").strip()
+        content = file.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
         expected = f"must name a readable file ({file}: {error.strerror})"
     except UnicodeDecodeError:
         expected = f"must name a file of text ({file} is none)"
     else:
-        if found:
-            return found
+        if content:
+            return content
         expected = f"must name a file that isn't empty ({file})"
     raise ConfigError([Problem(file=config_file, key=key, expected=expected)])

@@ -9,13 +9,13 @@ _RESERVED: Final = 96
 _LEAST: Final = 8
 
 
-def within_descriptors(wanted: int) -> int:
-    """Return the possible number of connections, at most `wanted`; raise the process's own limit where permitted."""
+def within_descriptors(requested: int) -> int:
+    """Return the possible number of connections, at most `requested`; raise the process's own limit where permitted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _RESERVED
+    needed = requested + _RESERVED
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
-        return wanted
-    return max(_LEAST, min(wanted, soft - _RESERVED))
+        return requested
+    return max(_LEAST, min(requested, soft - _RESERVED))

@@ -150,9 +150,9 @@ class Connections:
         """Cut off connections that have taken too long; return their number."""
         now = self.now()
         silent = (*self._unfinished, *self._idle)
-        overdue = [each for each in silent if each.is_overdue(now)]
-        for each in overdue:
-            self._cut_off(each)
+        overdue = [connection for connection in silent if connection.is_overdue(now)]
+        for connection in overdue:
+            self._cut_off(connection)
         return len(overdue)
 
     def _note_silent(self, connection: Connection) -> None:
@@ -188,11 +188,11 @@ class Connections:
 def address_of(host: str) -> str:
     """Return the key by which an address is counted: for IPv6 its network of 64 bits, which belongs to one site."""
     try:
-        found = ip_address(host.partition("%")[0])
+        address = ip_address(host.partition("%")[0])
     except ValueError:
         return host
-    if not isinstance(found, IPv6Address):
-        return str(found)
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(IPv6Address(int(found) >> 64 << 64))
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Address(int(address) >> 64 << 64))

@@ -16,7 +16,7 @@ def in_origin_form(app: ASGIApp) -> ASGIApp:
             None if raw.startswith(b"/") else absolute_target(raw.decode("latin-1"))
         )
         if absolute is not None:
-            others = [each for each in scope["headers"] if each[0] != b"host"]
+            others = [header for header in scope["headers"] if header[0] != b"host"]
             scope = {
                 **scope,
                 "path": unquote(absolute.origin_form),

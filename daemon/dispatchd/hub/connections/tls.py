@@ -74,8 +74,8 @@ class ServerTls:
         connection.context = self._newest
 
     def _state(self) -> _State:
-        stats = [each.stat() for each in (self.cert_file, self.key_file)]
-        return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in stats)
+        stats = [file.stat() for file in (self.cert_file, self.key_file)]
+        return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)
 
     def _loaded(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
