@@ -146,9 +146,9 @@ async def read_proven(
     else:
         body = await _read_shortened(request, limits, limits.longest, prove)
     if _PROVEN_BYTES <= len(body) <= SMALL:
-        found = await _beginning(bytes(body[:_PROVEN_BYTES]), limits)
-        if found is not None:
-            await prove(found)
+        credentials = await _beginning(bytes(body[:_PROVEN_BYTES]), limits)
+        if credentials is not None:
+            await prove(credentials)
     return _values(await _read(body, contract, limits.trim))
 
 
@@ -184,15 +184,15 @@ async def _prove_start(
     Raises:
         Refused: They aren't, or it doesn't start with them.
     """
-    found = await _beginning(start, limits)
-    if found is None:
+    credentials = await _beginning(start, limits)
+    if credentials is None:
         message = (
             f"a body over {SMALL // KIB} KiB has to begin with "
             f"license_id, server_id and {limits.proof}"
         )
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
     try:
-        await prove(found)
+        await prove(credentials)
     except Refused:
         require_length(request, limits.most)
         raise
@@ -203,9 +203,11 @@ async def _beginning(start: bytes, limits: Limits) -> dict[str, Json] | None:
     names = (*_NAMES, limits.proof)
     # The cut may be in the middle of a character.
     text = start.decode(errors="replace")
-    found = await _in_thread(partial(leading_members, text, names))
-    are_there = len(found) == len(names) and all(map(_is_text, found.values()))
-    return found if are_there else None
+    credentials = await _in_thread(partial(leading_members, text, names))
+    are_there = len(credentials) == len(names) and all(
+        map(_is_text, credentials.values())
+    )
+    return credentials if are_there else None
 
 
 async def read_up_to(request: Request, most: int) -> bytearray:
@@ -263,22 +265,22 @@ def _is_text(value: Json) -> bool:
     return isinstance(value, str) and bool(value) and _is_writable({"": value})
 
 
-def _values(found: dict[str, Member]) -> dict[str, Json]:
-    return {name: member.value for name, member in found.items()}
+def _values(body_members: dict[str, Member]) -> dict[str, Json]:
+    return {name: member.value for name, member in body_members.items()}
 
 
 def _checked(body: bytearray, contract: str, trim: Trim) -> dict[str, Member]:
-    found = members(body.decode())
-    document = trim(_values(found))
+    body_members = members(body.decode())
+    document = trim(_values(body_members))
     check(contract, document)
     # Unknown properties of a machine's body are ignored; those of a job are stored.
     known = document if contract == _JOB else schema(contract)["properties"]
-    kept = (document.keys() & known) - set(TEXTS)
-    _require_writable(contract, {name: document[name] for name in kept})
+    stored_names = (document.keys() & known) - set(TEXTS)
+    _require_writable(contract, {name: document[name] for name in stored_names})
     for name, value in document.items():
-        if value is not found[name].value:
-            found[name] = evolve(found[name], value=value)
-    return found
+        if value is not body_members[name].value:
+            body_members[name] = evolve(body_members[name], value=value)
+    return body_members
 
 
 def _require_writable(contract: str, document: dict[str, Json]) -> None:
@@ -306,10 +308,10 @@ def _is_writable(document: dict[str, Json]) -> bool:
 def seconds(value: str | None, longest: float) -> float:
     """Return a number of seconds from a query or header, between 0 and the longest; 0 for what isn't one."""
     try:
-        found = float(value or 0)
+        number = float(value or 0)
     except ValueError:
         return 0.0
-    return 0.0 if math.isnan(found) else min(max(found, 0.0), longest)
+    return 0.0 if math.isnan(number) else min(max(number, 0.0), longest)
 
 
 class _JobId(Convertor[str]):

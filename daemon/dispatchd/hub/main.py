@@ -109,7 +109,7 @@ def _marking(app: ASGIApp) -> ASGIApp:
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:
         async def mark(message: Message) -> None:
             if message["type"] == "http.response.start":
-                calls = [each for each in scope["headers"] if each[0] == call]
+                calls = [pair for pair in scope["headers"] if pair[0] == call]
                 shown = [header, *calls[:1]]
                 message = {**message, "headers": [*message["headers"], *shown]}
             await send(message)

@@ -20,8 +20,8 @@ class Binding:
     @_patterns.default
     def _compiled(self) -> tuple[re.Pattern[str], ...]:
         return tuple(
-            re.compile(".*".join(map(re.escape, each.split("*"))), _FLAGS)
-            for each in self.repositories or ()
+            re.compile(".*".join(map(re.escape, pattern.split("*"))), _FLAGS)
+            for pattern in self.repositories or ()
         )
 
     @property
@@ -42,7 +42,7 @@ class Binding:
             return True
         if not workflow and not repository:
             return True
-        return any(each.fullmatch(repository) for each in self._patterns)
+        return any(pattern.fullmatch(repository) for pattern in self._patterns)
 
 
 _FLAGS: Final = re.IGNORECASE | re.ASCII | re.DOTALL

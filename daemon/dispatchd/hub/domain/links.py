@@ -11,6 +11,6 @@ def web_url(api_url: str) -> str:
     """Return the address of GitHub's website for that of its API (GitHub docs, REST API, base URL)."""
     if api_url.rstrip("/") == _API:
         return _WEB
-    found = urlsplit(api_url)
+    parts = urlsplit(api_url)
     # On GHE.com the API has a host of its own.
-    return f"{found.scheme}://{found.netloc.removeprefix('api.')}"
+    return f"{parts.scheme}://{parts.netloc.removeprefix('api.')}"

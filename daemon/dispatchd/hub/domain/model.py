@@ -36,7 +36,7 @@ HELD: Final = (State.CLAIMED, State.ACCEPTED, State.RUNNING, State.NEEDS_ATTENTI
 WAITING: Final = (State.RECEIVED, State.QUEUED)
 """States of a job that no machine has, and that may still be dispatched."""
 
-ENDED: Final = tuple(each for each in State if each not in {*HELD, *WAITING})
+ENDED: Final = tuple(state for state in State if state not in {*HELD, *WAITING})
 
 
 @frozen(kw_only=True)

@@ -50,15 +50,15 @@ def standing_of(body: Mapping[str, Json]) -> Standing:
 
 def without_excess(body: Mapping[str, Json]) -> dict[str, Json]:
     """Return the body of a finish without the outputs and annotations over the limits, before it is validated."""
-    found = dict(body)
+    trimmed = dict(body)
     outputs, annotations = (
-        found.get(name) for name in ("result_outputs", "result_annotations")
+        trimmed.get(name) for name in ("result_outputs", "result_annotations")
     )
     if isinstance(outputs, dict):
-        found["result_outputs"] = dict(islice(outputs.items(), _MOST_OUTPUTS))
+        trimmed["result_outputs"] = dict(islice(outputs.items(), _MOST_OUTPUTS))
     if isinstance(annotations, list):
-        found["result_annotations"] = annotations[:MOST_ANNOTATIONS]
-    return found
+        trimmed["result_annotations"] = annotations[:MOST_ANNOTATIONS]
+    return trimmed
 
 
 def _text(body: Mapping[str, Json], name: str, most: int) -> str:

@@ -46,34 +46,36 @@ class Details:
 def kept_details(body: Mapping[str, Json]) -> str:
     """Return the details of a finish to store, as a JSON object; empty for none."""
     details = _details(body)
-    found: dict[str, Json] = {
+    document: dict[str, Json] = {
         "result_step_summary": details.step_summary,
         "result_outputs": {**details.outputs},
-        "result_annotations": [asdict(each) for each in details.annotations],
+        "result_annotations": [
+            asdict(annotation) for annotation in details.annotations
+        ],
     }
-    said = {name: value for name, value in found.items() if value}
+    said = {name: value for name, value in document.items() if value}
     return json.dumps(said, ensure_ascii=False) if said else ""
 
 
 def read_details(text: str) -> Details:
     """Return the details of a job (`HubJob.result_details`)."""
     try:
-        found = json.loads(text or "{}")
+        document = json.loads(text or "{}")
     except ValueError:
         return Details()
-    return _details(found) if isinstance(found, dict) else Details()
+    return _details(document) if isinstance(document, dict) else Details()
 
 
 def _details(document: Mapping[str, Json]) -> Details:
     summary, outputs, annotations = (document.get(name) for name in NAMES)
     listed = annotations if isinstance(annotations, list) else []
-    found = (made for each in listed if (made := _annotation(each)) is not None)
+    valid = (made for item in listed if (made := _annotation(item)) is not None)
     return Details(
         step_summary=clip_markdown(summary, MOST_BYTES)
         if isinstance(summary, str)
         else "",
         outputs=dict(_outputs(outputs)) if isinstance(outputs, dict) else {},
-        annotations=tuple(islice(found, _ANNOTATIONS)),
+        annotations=tuple(islice(valid, _ANNOTATIONS)),
     )
 
 
@@ -88,11 +90,11 @@ def _outputs(outputs: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _annotation(found: Json) -> Annotation | None:
-    if not isinstance(found, dict):
+def _annotation(item: Json) -> Annotation | None:
+    if not isinstance(item, dict):
         return None
-    path, level, message = (found.get(name) for name in ("path", "level", "message"))
-    start = _line(found.get("start_line"))
+    path, level, message = (item.get(name) for name in ("path", "level", "message"))
+    start = _line(item.get("start_line"))
     if not (
         isinstance(path, str)
         and isinstance(message, str)
@@ -101,18 +103,18 @@ def _annotation(found: Json) -> Annotation | None:
         and start
     ):
         return None
-    title = found.get("title")
+    title = item.get("title")
     return Annotation(
         path=path[:_PATH_MOST],
         start_line=start,
-        end_line=max(start, _line(found.get("end_line"))),
+        end_line=max(start, _line(item.get("end_line"))),
         level=str(level) if level in _LEVELS else "notice",
         title=title[:_TITLE_MOST] if isinstance(title, str) else "",
         message=shortened(message),
     )
 
 
-def _line(found: Json) -> int:
+def _line(value: Json) -> int:
     """Return a valid line number, or 0."""
     # The exact type: True is an int for isinstance.
-    return found if type(found) is int and 0 < found <= _LINE_MOST else 0
+    return value if type(value) is int and 0 < value <= _LINE_MOST else 0

@@ -93,12 +93,12 @@ def _whole(text: bytes, start: int, end: int) -> int:
     match = _CONTENT.match(text, start, end)
     if match is None:
         return start
-    found = match.end()
-    if text[found : found + 1] == b'"':
-        return found
-    if match.end(1) == found:
+    content_end = match.end()
+    if text[content_end : content_end + 1] == b'"':
+        return content_end
+    if match.end(1) == content_end:
         return match.start(1)
-    if found < end:
-        return found
-    half = _HALF_CHARACTER.search(text, max(start, found - 3), found)
-    return found if half is None else half.start()
+    if content_end < end:
+        return content_end
+    half = _HALF_CHARACTER.search(text, max(start, content_end - 3), content_end)
+    return content_end if half is None else half.start()

@@ -58,14 +58,14 @@ def after_submit(
     """
     if not job.urgent:
         summary = f"Superseded by the job {job.id}, which is for a newer commit."
-        meant = [each for each in others if _is_older(submission, each)]
-        others = [supersede(each, summary, now=now) for each in meant]
+        meant = [other for other in others if _is_older(submission, other)]
+        others = [supersede(other, summary, now=now) for other in meant]
         return Submitted(job=job, others=others)
-    meant = [each for each in others if _is_meant(submission.document, each)]
-    changed = [cancel(each, now=now) for each in meant]
-    held = [each for each in changed if each.cancel_requested]
+    meant = [other for other in others if _is_meant(submission.document, other)]
+    changed = [cancel(other, now=now) for other in meant]
+    held = [other for other in changed if other.cancel_requested]
     if held:
-        newest = max(held, key=lambda each: each.claimed_at)
+        newest = max(held, key=lambda other: other.claimed_at)
         return Submitted(job=evolve(job, only_machine=newest.machine), others=changed)
     if changed:
         summary = f"{cancelled(changed)}. Nothing had begun."
@@ -74,19 +74,19 @@ def after_submit(
 
 
 def after_targets(
-    job: HubJob, wanted: Sequence[HubJob], aborted: Sequence[HubJob], *, now: float
+    job: HubJob, unended: Sequence[HubJob], aborted: Sequence[HubJob], *, now: float
 ) -> HubJob:
     """Return a cancel job that waits for a machine; as ended, once all its targets have ended.
 
     Args:
         job: The cancel job.
-        wanted: The unfinished jobs that are to be cancelled.
+        unended: The unfinished jobs that are to be cancelled.
         aborted: The jobs that were to be cancelled and ended as aborted since the cancel job came.
         now: The time (seconds since the epoch).
     """
-    if any(_is_meant(job.document, each) for each in wanted):
+    if any(_is_meant(job.document, target) for target in unended):
         return job
-    ended = [each for each in aborted if _is_meant(job.document, each)]
+    ended = [target for target in aborted if _is_meant(job.document, target)]
     if ended:
         summary = f"{cancelled(ended)}."
         return ended_here(job, Event.CARRIED_OUT, summary, "", now=now)
@@ -97,7 +97,7 @@ def after_targets(
 
 def cancelled(jobs: Sequence[HubJob]) -> str:
     """Return what a cancel has ended, in words."""
-    named = ", ".join(each.id for each in jobs[:_MOST_NAMED])
+    named = ", ".join(job.id for job in jobs[:_MOST_NAMED])
     more = len(jobs) - _MOST_NAMED
     if len(jobs) == 1:
         return f"Cancelled the job {named}"

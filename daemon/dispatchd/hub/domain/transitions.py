@@ -193,8 +193,8 @@ def _grouped(
     rows: Iterable[tuple[tuple[State, Event], State]],
 ) -> list[tuple[tuple[State, State], list[Event]]]:
     """Return the transitions between different states, each with all events that cause it."""
-    found: dict[tuple[State, State], list[Event]] = {}
+    groups: dict[tuple[State, State], list[Event]] = {}
     for (before, event), after in rows:
         if before is not after:
-            found.setdefault((before, after), []).append(event)
-    return list(found.items())
+            groups.setdefault((before, after), []).append(event)
+    return list(groups.items())

@@ -134,7 +134,7 @@ class Admission:
         db.execute(queries.INSERT_TEXTS, {"id": job.id, **texts})
         if submission.check is not None:
             insert_check(db, submission.check, job)
-        before = {each.id: each for each in others}
+        before = {other.id: other for other in others}
         for after in changed.others:
             write_job(db, before[after.id], after)
         tell_others(db, job)
@@ -145,9 +145,9 @@ class Admission:
     ) -> list[HubJob]:
         """Return the jobs that a new one may mean, with their rows locked. No others are locked: claims skip locked jobs."""
         if job.urgent:
-            wanted = and_(_JOB.state.in_((*HELD, *WAITING)), _may_mean(job))
+            condition = and_(_JOB.state.in_((*HELD, *WAITING)), _may_mean(job))
         elif submission.supersedes and may_supersede(submission.document):
-            wanted = and_(
+            condition = and_(
                 _JOB.state.in_((State.QUEUED, *HELD)),
                 of_repository(submission.document),
                 _JOB.number == job.number,
@@ -155,7 +155,7 @@ class Admission:
             )
         else:
             return []
-        return locked(db, wanted, lambda other: means(job, submission, other))
+        return locked(db, condition, lambda other: means(job, submission, other))
 
     @staticmethod
     def _insert(db: Connection, job: HubJob) -> bool:
@@ -199,15 +199,15 @@ def of_repository(document: JobDocument) -> ColumnElement[bool]:
 
 
 def locked(
-    db: Connection, wanted: ColumnElement[bool], is_meant: Callable[[HubJob], bool]
+    db: Connection, condition: ColumnElement[bool], is_meant: Callable[[HubJob], bool]
 ) -> list[HubJob]:
     """Return jobs that are to be changed, locked, and no others: whoever claims passes locked ones over."""
-    found = map(read_job, db.execute(select(*COLUMNS).where(wanted)).mappings())
-    ids = [each.id for each in found if is_meant(each)]
+    jobs = map(read_job, db.execute(select(*COLUMNS).where(condition)).mappings())
+    ids = [job.id for job in jobs if is_meant(job)]
     if not ids:
         return []
     # In one order, so that no two transactions wait for each other.
-    query = select(*COLUMNS).where(wanted, _JOB.id.in_(ids))
+    query = select(*COLUMNS).where(condition, _JOB.id.in_(ids))
     query = query.order_by(_JOB.position).with_for_update()
     return [read_job(row) for row in db.execute(query).mappings()]
 

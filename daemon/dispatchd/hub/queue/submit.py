@@ -112,9 +112,9 @@ def once_more(
     yet. It is also asked about a command that a user at GitHub (`presser`, a login) runs again by a button.
     """
     document = job.document.changed(id=new_id)
-    asked = check is not None or job.deliveries > 0
+    is_resolved = check is not None or job.deliveries > 0
     if presser and is_by_comment(job.document):
-        asked, check, document = False, None, document.changed(actor=presser)
+        is_resolved, check, document = False, None, document.changed(actor=presser)
     if check is not None:
         # GitHub wants a new check run of the same name; a completed one must not be reopened.
         check = Check(
@@ -132,7 +132,7 @@ def once_more(
         priority=job.priority,
         # A person wants this commit; it isn't newer than the waiting jobs.
         supersedes=False,
-        received=not asked and job.by_event and must_be_asked_about(job.document),
+        received=not is_resolved and job.by_event and must_be_asked_about(job.document),
         by_event=job.by_event,
         event_at=job.event_at,
         check=check,

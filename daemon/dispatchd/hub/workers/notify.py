@@ -46,10 +46,10 @@ class Listener:
         try:
             await self._listen(address)
         except* (OSError, psycopg.Error, TimeoutError) as errors:
-            words = " ".join(str(errors.exceptions[0]).split())
+            message = " ".join(str(errors.exceptions[0]).split())
             log = structlog.get_logger()
             log.warning(
-                "database_lost", error=words or "no answer", retry_in_s=_AGAIN_S
+                "database_lost", error=message or "no answer", retry_in_s=_AGAIN_S
             )
         finally:
             # News sent meanwhile is missed.
