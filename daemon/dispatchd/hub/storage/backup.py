@@ -65,13 +65,13 @@ def restore(file: Path, database: Database) -> int:
         raise UsageError(cannot=cannot, reason="there is no such file")
     source = Database.open(f"sqlite:///{file.absolute()}")
     try:
-        with source.snapshot() as kept:
-            return database.write(lambda db: _put(kept, db, cannot))
+        with source.snapshot() as backup:
+            return database.write(lambda db: _put(backup, db, cannot))
     finally:
         source.close()
 
 
-def _put(kept: Connection, db: Connection, cannot: str) -> int:
+def _put(backup: Connection, db: Connection, cannot: str) -> int:
     """Copy a backup, and return the number of rows.
 
     Raises:
@@ -83,7 +83,7 @@ def _put(kept: Connection, db: Connection, cannot: str) -> int:
             raise UsageError(cannot=cannot, reason=reason)
     for table in _MADE_BY_INIT:
         db.execute(table.delete())
-    rows = _copy(kept, db)
+    rows = _copy(backup, db)
     if is_postgresql(db):
         db.execute(
             text(
@@ -100,8 +100,8 @@ def _copy(source: Connection, target: Connection) -> int:
         if table is SECRETS:
             # With this key a holder of the backup could forge an owner's session; a hub without one makes a new one.
             query = query.where(SECRETS.c.name != PAGE_KEY)
-        found = source.execute(query.execution_options(yield_per=_ROWS))
-        for part in found.mappings().partitions(_ROWS):
+        cursor = source.execute(query.execution_options(yield_per=_ROWS))
+        for part in cursor.mappings().partitions(_ROWS):
             target.execute(insert(table), [dict(row) for row in part])
             rows += len(part)
     return rows

@@ -72,7 +72,7 @@ _BECAUSE_OF_ANOTHER: Final = ("40001", "40P01", "23505")
 (PostgreSQL docs, Appendix A)."""
 
 _ORIGIN: Final = "dispatchd_origin"
-_NOTIFY: Final = text("SELECT pg_notify(:channel, :words)")
+_NOTIFY: Final = text("SELECT pg_notify(:channel, :message)")
 _LOCK: Final = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
 ).bindparams(bindparam("name", type_=Words))
@@ -137,7 +137,7 @@ class Database:
             ) from error
         except (OSError, SQLAlchemyError) as error:
             raise NotReachable(
-                cannot=f"open the database {shown}", reason=_words(error)
+                cannot=f"open the database {shown}", reason=_reason_of(error)
             ) from error
         return cls(engine)
 
@@ -187,7 +187,7 @@ class Database:
         except SQLAlchemyError as error:
             other = _state(getattr(error, "orig", None)) in _BECAUSE_OF_ANOTHER
             kind = _GaveWay if other else StorageBusy
-            raise kind(_words(error)) from error
+            raise kind(_reason_of(error)) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -203,7 +203,7 @@ class Database:
             ):
                 yield db
         except SQLAlchemyError as error:
-            raise StorageBusy(_words(error)) from error
+            raise StorageBusy(_reason_of(error)) from error
 
     @property
     def _snapshot(self) -> dict[str, Any]:
@@ -231,10 +231,10 @@ def upsert(db: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
     return postgresql.insert(table) if is_postgresql(db) else sqlite.insert(table)
 
 
-def announce(db: Connection, words: str) -> None:
+def announce(db: Connection, message: str) -> None:
     """Send a message to every hub process of a shared database, once the transaction is committed."""
     if is_postgresql(db):
-        db.execute(_NOTIFY, {"channel": CHANNEL, "words": words})
+        db.execute(_NOTIFY, {"channel": CHANNEL, "message": message})
 
 
 def origin_of(db: Engine | Connection) -> str:
@@ -257,9 +257,9 @@ def _check(db: Connection) -> None:
     Raises:
         StorageBusy: Another release has migrated the database.
     """
-    found = _revision(db)
-    if found != REVISION:
-        message = f"the tables are those of revision {found}, not {REVISION}"
+    revision = _revision(db)
+    if revision != REVISION:
+        message = f"the tables are those of revision {revision}, not {REVISION}"
         raise StorageBusy(message)
     db.execute(_WRITTEN)
 
@@ -280,10 +280,10 @@ def _bring_up(db: Connection) -> None:
     Raises:
         _Newer: It has some that this release doesn't know.
     """
-    found = _revision(db)
-    if found == REVISION:
+    revision = _revision(db)
+    if revision == REVISION:
         return
-    if found > REVISION:
+    if revision > REVISION:
         raise _Newer
     from dispatchd.hub.storage.migrate import upgrade  # noqa: PLC0415  # see there
 
@@ -379,7 +379,7 @@ def _state(error: BaseException | None) -> str:
     return str(getattr(error, "sqlstate", ""))
 
 
-def _words(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """Return a database's error message, in one line and without the statement."""
     said = str(getattr(error, "orig", None) or error).strip()
     return " ".join(said.split()) or type(error).__name__

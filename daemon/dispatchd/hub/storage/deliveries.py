@@ -71,8 +71,8 @@ class DeliveryStore:
         """Store those deliveries that aren't known."""
 
         def work(db: Connection) -> None:
-            for each in deliveries:
-                insert_delivery(db, each)
+            for delivery in deliveries:
+                insert_delivery(db, delivery)
 
         self._database.write(work)
 
@@ -127,19 +127,19 @@ def insert_delivery(db: Connection, delivery: Delivery) -> bool:
 
 def add_again(db: Connection, delivery_id: str, job_id: str, again_id: str) -> None:
     """Add to a delivery the job that runs one of its jobs again."""
-    for found in _with_job(db, delivery_id, job_id):
-        keep_delivery(db, evolve(found, job_ids=(*found.job_ids, again_id)))
+    for delivery in _with_job(db, delivery_id, job_id):
+        keep_delivery(db, evolve(delivery, job_ids=(*delivery.job_ids, again_id)))
 
 
-def amend_routing(db: Connection, delivery_id: str, job_id: str, words: str) -> None:
+def amend_routing(db: Connection, delivery_id: str, job_id: str, summary: str) -> None:
     """Add the result of one of its jobs to the routing of a delivery, in words."""
-    for found in _with_job(db, delivery_id, job_id):
-        keep_delivery(db, evolve(found, routing=f"{found.routing}; {words}"))
+    for delivery in _with_job(db, delivery_id, job_id):
+        keep_delivery(db, evolve(delivery, routing=f"{delivery.routing}; {summary}"))
 
 
 def _with_job(db: Connection, delivery_id: str, job_id: str) -> list[Delivery]:
     rows = db.execute(_OF_ID, {"of_id": delivery_id}).mappings().all()
-    return [found for row in rows if job_id in (found := _read(row)).job_ids]
+    return [delivery for row in rows if job_id in (delivery := _read(row)).job_ids]
 
 
 def _key(delivery: Delivery) -> dict[str, str]:
@@ -151,5 +151,5 @@ def _values(delivery: Delivery) -> dict[str, Any]:
 
 
 def _read(row: Mapping[Any, Any]) -> Delivery:
-    found = Delivery(**row)
-    return evolve(found, job_ids=tuple(json.loads(str(row["job_ids"]) or "[]")))
+    delivery = Delivery(**row)
+    return evolve(delivery, job_ids=tuple(json.loads(str(row["job_ids"]) or "[]")))

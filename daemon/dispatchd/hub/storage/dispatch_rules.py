@@ -34,9 +34,9 @@ class BindingStore:
 
     def all(self) -> dict[str, Binding]:
         """Return the bindings of all machines that have one, by name."""
-        wanted = MARKS.c.name.startswith(_BOUND, autoescape=True)
+        condition = MARKS.c.name.startswith(_BOUND, autoescape=True)
         with self._database.snapshot() as db:
-            rows = db.execute(select(MARKS.c.name, MARKS.c.value).where(wanted))
+            rows = db.execute(select(MARKS.c.name, MARKS.c.value).where(condition))
             return {row.name.removeprefix(_BOUND): _read(row.value) for row in rows}
 
     def put(self, name: str, binding: Binding) -> None:

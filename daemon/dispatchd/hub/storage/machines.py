@@ -81,7 +81,7 @@ class MachineStore:
         def work(db: Connection) -> Machine | None:
             lock(db, server_id)
             namesake = _one(db, _MACHINE.server_id == server_id)
-            wanted = (_MACHINE.key_hash == key_hash) & (_MACHINE.key_hash != "")
+            of_key = (_MACHINE.key_hash == key_hash) & (_MACHINE.key_hash != "")
 
             def decide_on(machine: Machine) -> Machine:
                 after = decide(machine, namesake)
@@ -92,7 +92,7 @@ class MachineStore:
                     db.execute(nameless)
                 return after
 
-            return _replace(db, wanted, decide_on)
+            return _replace(db, of_key, decide_on)
 
         return self._database.write(work)
 
@@ -115,16 +115,18 @@ class MachineStore:
         self._database.write(work)
 
 
-def _one(db: Connection, wanted: ColumnElement[bool]) -> Machine | None:
-    row = db.execute(select(MACHINES).where(wanted)).mappings().first()
+def _one(db: Connection, condition: ColumnElement[bool]) -> Machine | None:
+    row = db.execute(select(MACHINES).where(condition)).mappings().first()
     return None if row is None else Machine(**row)
 
 
 def _replace(
-    db: Connection, wanted: ColumnElement[bool], decide: Callable[[Machine], Machine]
+    db: Connection, condition: ColumnElement[bool], decide: Callable[[Machine], Machine]
 ) -> Machine | None:
     row = (
-        db.execute(select(MACHINES).where(wanted).with_for_update()).mappings().first()
+        db.execute(select(MACHINES).where(condition).with_for_update())
+        .mappings()
+        .first()
     )
     if row is None:
         return None

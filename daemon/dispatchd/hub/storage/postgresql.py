@@ -75,9 +75,9 @@ class BoundedConnection(psycopg.Connection[Any]):
         """
         until = time.monotonic() + self.answer_s  # of this one wait
         try:
-            wanted = next(gen)
+            wait = next(gen)
             while True:
-                ready = yield wanted
+                ready = yield wait
                 # psycopg also resumes with nothing ready, to check for interrupts.
                 if not ready and time.monotonic() > until:  # likewise
                     self.pgconn.finish()
@@ -85,7 +85,7 @@ class BoundedConnection(psycopg.Connection[Any]):
                         f"the server has not answered within {duration(self.answer_s)}"
                     )
                     raise psycopg.OperationalError(message)
-                wanted = gen.send(ready)
+                wait = gen.send(ready)
         except StopIteration as end:
             value: T = end.value
             return value

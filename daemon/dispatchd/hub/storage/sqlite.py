@@ -57,8 +57,8 @@ def _require_file(db: Connection) -> None:
 
 
 def _set_up(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
-    for each in ("journal_mode = WAL", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {each}")
+    for pragma in ("journal_mode = WAL", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin(db: Connection) -> None:

@@ -55,9 +55,9 @@ class TokenStore:
 
     def named(self, name: str) -> Token | None:
         """Return the token with a name if it is not revoked, or None."""
-        wanted = (_TOKEN.name == name) & (_TOKEN.revoked_at == 0)
+        condition = (_TOKEN.name == name) & (_TOKEN.revoked_at == 0)
         with self._database.snapshot() as db:
-            row = db.execute(select(TOKENS).where(wanted)).mappings().first()
+            row = db.execute(select(TOKENS).where(condition)).mappings().first()
             return None if row is None else Token(**row)
 
     def revoke(self, name: str, *, now: float) -> bool:
@@ -71,10 +71,10 @@ class TokenStore:
 
         def work(db: Connection) -> bool:
             lock(db, "revocation of tokens")
-            found = {
+            is_admin = {
                 row.name: ADMIN in row.scopes.split() for row in db.execute(_VALID)
             }
-            if found.get(name) and sum(found.values()) == 1:
+            if is_admin.get(name) and sum(is_admin.values()) == 1:
                 raise LastAdminToken(name)
             return db.execute(revoke.values(revoked_at=now)).rowcount > 0
 
@@ -90,8 +90,8 @@ class TokenStore:
             return str(db.execute(query).scalar_one())
 
         with self._database.snapshot() as db:
-            found = db.execute(query).scalar()
-        return self._database.write(work) if found is None else str(found)
+            value = db.execute(query).scalar()
+        return self._database.write(work) if value is None else str(value)
 
     def replace_secret(self, name: str, value: str) -> None:
         """Replace a secret; each hub process uses the new one from its next call on."""

@@ -51,7 +51,7 @@ class JobCheck:
         return self.check.repository, self.check.sha, self.check.name
 
 
-COLUMNS_OF_CHECK: Final = [_CHECK[each.name] for each in fields(Check)]
+COLUMNS_OF_CHECK: Final = [_CHECK[field.name] for field in fields(Check)]
 _PUBLISHED: Final = (
     *("told", "round", "kind", "check_run_id"),
     *("asked", "failures", "retry_at", "trouble"),
@@ -106,16 +106,16 @@ class CheckStore:
             .order_by(_CHECK.retry_at)
         )
         with self._database.snapshot() as db:
-            found = _read(db, query.where(_CONCLUDING).limit(limit))
-            if (rest := limit - len(found)) > 0:
-                found += _read(db, query.where(~_CONCLUDING).limit(rest))
-            return found
+            checks = _read(db, query.where(_CONCLUDING).limit(limit))
+            if (rest := limit - len(checks)) > 0:
+                checks += _read(db, query.where(~_CONCLUDING).limit(rest))
+            return checks
 
     def get(self, job_id: str) -> JobCheck | None:
         """Return a job's check and the job, or None."""
         with self._database.snapshot() as db:
-            found = _read(db, _with_job().where(_CHECK.job_id == job_id))
-            return found[0] if found else None
+            checks = _read(db, _with_job().where(_CHECK.job_id == job_id))
+            return checks[0] if checks else None
 
     def next_due_at(self, *, now: float) -> float | None:
         """Return the time at which the next pending check is due (seconds since the epoch), or None if none waits."""
@@ -127,8 +127,8 @@ class CheckStore:
 
     def keep(self, check: Check, *, seen_state: str) -> None:
         """Store what was published. The check stays pending, and is due, if the job's state is no longer `seen_state`."""
-        found = asdict(check)
-        values = {f"new_{name}": found[name] for name in (*_PUBLISHED, "owed")}
+        row = asdict(check)
+        values = {f"new_{name}": row[name] for name in (*_PUBLISHED, "owed")}
         of = {"of_job": check.job_id, "seen_state": seen_state}
 
         def work(db: Connection) -> None:
@@ -155,8 +155,8 @@ def checks_of(db: Connection, sha: str, *repositories: str) -> list[JobCheck]:
 
 def check_of(db: Connection, job_id: str) -> JobCheck | None:
     """Return a job's check and the job, or None."""
-    found = _read(db, _with_job().where(_CHECK.job_id == job_id))
-    return found[0] if found else None
+    checks = _read(db, _with_job().where(_CHECK.job_id == job_id))
+    return checks[0] if checks else None
 
 
 _LATER: Final = CHECKS.alias("later")
@@ -175,17 +175,17 @@ _IS_NEWEST: Final = ~(
 
 
 def _with_job() -> Select[Any]:
-    labelled = [each.label(f"check_{each.name}") for each in COLUMNS_OF_CHECK]
+    labelled = [column.label(f"check_{column.name}") for column in COLUMNS_OF_CHECK]
     columns = [*COLUMNS, *labelled, _IS_NEWEST.label("is_newest")]
     return select(*columns).join(JOBS, JOBS.c.id == _CHECK.job_id)
 
 
 def _read(db: Connection, query: Select[Any]) -> list[JobCheck]:
-    found: list[JobCheck] = []
+    checks: list[JobCheck] = []
     for row in db.execute(query).mappings():
         check = Check(
-            **{each.name: row[f"check_{each.name}"] for each in COLUMNS_OF_CHECK}
+            **{column.name: row[f"check_{column.name}"] for column in COLUMNS_OF_CHECK}
         )
-        job = read_job({each.name: row[each.name] for each in COLUMNS})
-        found.append(JobCheck(check, job, bool(row["is_newest"])))
-    return found
+        job = read_job({column.name: row[column.name] for column in COLUMNS})
+        checks.append(JobCheck(check, job, bool(row["is_newest"])))
+    return checks

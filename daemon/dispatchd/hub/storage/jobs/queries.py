@@ -56,21 +56,21 @@ ANY_NEXT_DECLARED: Final = ANY_NEXT.where(_DECLARED)
 
 def within(binding: Binding) -> ColumnElement[bool]:
     """Return the condition of the free jobs that a bound machine may get; the same rule as `Binding.may_want`."""
-    found: ColumnElement[bool] = true()
+    condition: ColumnElement[bool] = true()
     if binding.workflows is not None:
-        found = or_(_JOB.urgent == true(), _JOB.workflow.in_(binding.workflows))
+        condition = or_(_JOB.urgent == true(), _JOB.workflow.in_(binding.workflows))
     if binding.repositories is None:
-        return found
+        return condition
     name = func.lower(_JOB.repository)
-    fits = (name.like(_like(each), escape="\\") for each in binding.repositories)
+    fits = (name.like(_like(pattern), escape="\\") for pattern in binding.repositories)
     is_its_own = _JOB.only_machine == bindparam("asking_machine")
     is_of_none = and_(_JOB.urgent == true(), _JOB.repository == "")
-    return and_(found, or_(is_its_own, is_of_none, *fits))
+    return and_(condition, or_(is_its_own, is_of_none, *fits))
 
 
 def _like(pattern: str) -> str:
-    for each in "\\%_":
-        pattern = pattern.replace(each, f"\\{each}")
+    for character in "\\%_":
+        pattern = pattern.replace(character, f"\\{character}")
     return pattern.lower().replace("*", "%")
 
 
@@ -79,9 +79,9 @@ CANCEL_JOBS: Final = (
     .where(_QUEUED, _JOB.urgent == true(), _JOB.only_machine != "")
     .with_for_update(skip_locked=True)
 )
-_WANTED: Final = select(*COLUMNS).where(_JOB.cancel_requested == true())
-WANTED_ENDS: Final = _WANTED.where(_JOB.state.in_(HELD))
-ABORTED_SINCE: Final = _WANTED.where(
+_TARGETS: Final = select(*COLUMNS).where(_JOB.cancel_requested == true())
+UNENDED_TARGETS: Final = _TARGETS.where(_JOB.state.in_(HELD))
+ABORTED_SINCE: Final = _TARGETS.where(
     _JOB.state == State.ABORTED, _JOB.finished_at >= bindparam("since")
 )
 _LIKE: Final = and_(_QUEUED, _JOB.priority == bindparam("of_priority"))

@@ -24,8 +24,8 @@ class Filter:
 
 
 _SHORT: Final = [
-    literal("").label(each.name) if each is _JOB.result_details else each
-    for each in COLUMNS
+    literal("").label(column.name) if column is _JOB.result_details else column
+    for column in COLUMNS
 ]
 """Columns of a job for lists, without the result's details, which may have 1 MB."""
 
@@ -60,13 +60,13 @@ class JobReader:
             rows = db.execute(query.order_by(ATTEMPTS.c.number)).mappings().all()
             return [Attempt(**row) for row in rows]
 
-    def list(self, wanted: Filter) -> list[HubJob]:
+    def list(self, job_filter: Filter) -> list[HubJob]:
         """Return the newest jobs, sorted oldest first."""
-        query = select(*_SHORT).order_by(_JOB.position.desc()).limit(wanted.limit)
+        query = select(*_SHORT).order_by(_JOB.position.desc()).limit(job_filter.limit)
         pairs = {
-            _JOB.state: wanted.state,
-            _JOB.repository: wanted.repository,
-            _JOB.workflow: wanted.workflow,
+            _JOB.state: job_filter.state,
+            _JOB.repository: job_filter.repository,
+            _JOB.workflow: job_filter.workflow,
         }
         for column, value in pairs.items():
             if value:
@@ -79,8 +79,8 @@ class JobReader:
         """Return the number of jobs in each state."""
         query = select(_JOB.state, func.count()).group_by(_JOB.state)
         with self._database.snapshot() as db:
-            found = {State(state): count for state, count in db.execute(query)}
-        return {state: found.get(state, 0) for state in State}
+            counts = {State(state): count for state, count in db.execute(query)}
+        return {state: counts.get(state, 0) for state in State}
 
     def heard_at(self, *, lease_s: float, now: float) -> dict[str, float]:
         """Return the times at which machines with jobs were last heard of for one of them, by server id.

@@ -13,7 +13,7 @@ from dispatchd.hub.domain.model import Attempt, Check, HubJob, State
 from dispatchd.hub.storage.database import announce, origin_of
 from dispatchd.hub.storage.schema import ATTEMPTS, CHECKS, JOBS
 
-COLUMNS: Final = [JOBS.c[each.name] for each in fields(HubJob)]
+COLUMNS: Final = [JOBS.c[field.name] for field in fields(HubJob)]
 """Columns of a job: all but its position."""
 
 _OWN: Final = and_(
@@ -40,10 +40,10 @@ def values_of(job: HubJob) -> dict[str, Any]:
 
 def read_job(row: Mapping[Any, Any]) -> HubJob:
     """Return the job of a row."""
-    found = dict(row)
-    found["document"] = json.loads(found["document"])
-    found["state"] = State(found["state"])
-    return HubJob(**found)
+    values = dict(row)
+    values["document"] = json.loads(values["document"])
+    values["state"] = State(values["state"])
+    return HubJob(**values)
 
 
 def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
@@ -65,8 +65,8 @@ def tell_others(db: Connection, job: HubJob) -> None:
 
 def insert_check(db: Connection, check: Check, job: HubJob) -> None:
     """Insert the check of a job within a transaction."""
-    kept = evolve(check, job_id=job.id, state=job.state, created_at=job.created_at)
-    db.execute(_INSERT_CHECK, asdict(kept))
+    stored = evolve(check, job_id=job.id, state=job.state, created_at=job.created_at)
+    db.execute(_INSERT_CHECK, asdict(stored))
 
 
 def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:

@@ -68,19 +68,19 @@ class JobStore:
         Raises:
             Locked: There may be a job, but other transactions have locked all of them.
         """
-        asked: dict[str, Any] = {"asking_machine": machine}
+        parameters: dict[str, Any] = {"asking_machine": machine}
         query, there = queries.NEXT, queries.ANY_NEXT
         if workflows is not None:
             query, there = queries.NEXT_DECLARED, queries.ANY_NEXT_DECLARED
-            asked["declared"] = list(workflows)
+            parameters["declared"] = list(workflows)
         if not binding.is_free:
             within = queries.within(binding)
             query, there = query.where(within), there.where(within)
 
         def work(db: Connection) -> Claimed | None:
-            row = db.execute(query, asked).mappings().first()
+            row = db.execute(query, parameters).mappings().first()
             if row is None:
-                if self._database.is_shared and db.execute(there, asked).first():
+                if self._database.is_shared and db.execute(there, parameters).first():
                     raise Locked
                 return None
             before = read_job(row)
@@ -131,8 +131,8 @@ class JobStore:
         """
         held_until = heard_since + leases.seconds
         over = [
-            and_(wanted, _JOB.lease_until <= now - more_s)
-            for wanted, more_s in _held(leases)
+            and_(condition, _JOB.lease_until <= now - more_s)
+            for condition, more_s in _held(leases)
             if held_until <= now - more_s
         ]
         query = (
@@ -143,8 +143,8 @@ class JobStore:
         )
 
         def work(db: Connection) -> list[HubJob]:
-            found = [read_job(row) for row in db.execute(query).mappings()]
-            changed = [(before, decide(before)) for before in found]
+            jobs = [read_job(row) for row in db.execute(query).mappings()]
+            changed = [(before, decide(before)) for before in jobs]
             for before, after in changed:
                 write_job(db, before, after)
             return [after for _, after in changed]
@@ -174,20 +174,20 @@ class JobStore:
             ]
             if not waiting:
                 return []
-            first = min(each.created_at for each in waiting)
-            wanted, aborted = (
+            first = min(job.created_at for job in waiting)
+            unended, aborted = (
                 [
                     read_job(row)
                     for row in db.execute(query, {"since": first}).mappings()
                 ]
-                for query in (queries.WANTED_ENDS, queries.ABORTED_SINCE)
+                for query in (queries.UNENDED_TARGETS, queries.ABORTED_SINCE)
             )
             changed = []
             for before in waiting:
                 recent = [
-                    each for each in aborted if each.finished_at >= before.created_at
+                    job for job in aborted if job.finished_at >= before.created_at
                 ]
-                after = after_targets(before, wanted, recent, now=now)
+                after = after_targets(before, unended, recent, now=now)
                 if after is not before:
                     write_job(db, before, after)
                     changed.append(after)
@@ -199,14 +199,14 @@ class JobStore:
         """Return the time at which the next lease is over with its additional time (seconds since the epoch), or None."""
         first = select(func.min(_JOB.lease_until))
         with self._database.snapshot() as db:
-            found = [
-                (db.execute(first.where(wanted)).scalar(), more_s)
-                for wanted, more_s in _held(leases)
+            expiries = [
+                (db.execute(first.where(condition)).scalar(), more_s)
+                for condition, more_s in _held(leases)
             ]
         return min(
             (
                 max(at, heard_since + leases.seconds) + more_s
-                for at, more_s in found
+                for at, more_s in expiries
                 if at is not None
             ),
             default=None,
@@ -247,8 +247,8 @@ class JobStore:
 def _held(leases: Leases) -> list[tuple[ColumnElement[bool], float]]:
     """Return the kinds of jobs that machines have, each with its additional time after the lease (seconds)."""
     revoked, valid = (
-        select(MACHINES.c.server_id).where(each)
-        for each in (MACHINES.c.revoked_at > 0, MACHINES.c.revoked_at == 0)
+        select(MACHINES.c.server_id).where(condition)
+        for condition in (MACHINES.c.revoked_at > 0, MACHINES.c.revoked_at == 0)
     )
     # Of a machine that was revoked nothing is heard any more, unless it was added again under another name.
     may_speak = or_(_JOB.machine.not_in(revoked), _JOB.machine.in_(valid))

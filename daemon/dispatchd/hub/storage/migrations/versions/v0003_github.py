@@ -89,8 +89,8 @@ def _take_deliveries_over() -> None:
     op.execute(f"CREATE TABLE deliveries_aside AS {aside}")
     op.drop_table("deliveries")
     names = (*_KEPT, "target", "job_ids")
-    kept = sa.table("deliveries_aside", *(sa.column(name) for name in names))
-    db.execute(sa.insert(_deliveries()).from_select([*names], sa.select(kept)))
+    saved = sa.table("deliveries_aside", *(sa.column(name) for name in names))
+    db.execute(sa.insert(_deliveries()).from_select([*names], sa.select(saved)))
     op.drop_table("deliveries_aside")
 
 
