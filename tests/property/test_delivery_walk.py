@@ -110,8 +110,8 @@ class Model:
                 self.postponed.forget([wanted.guid])
             else:
                 self.postponed.put_off(wanted, now=self.now, patience_s=NOT_THERE_S)
-            del self.walk.found[wanted.guid]
-        if not self.walk.found:
+            del self.walk.pending[wanted.guid]
+        if not self.walk.pending:
             self.keep()
             self.walk = None
         else:
@@ -120,7 +120,7 @@ class Model:
     def keep(self) -> None:
         if self.walk is not None and not self.walk.is_over:
             return
-        left = [] if self.walk is None else [*self.walk.found.values()]
+        left = [] if self.walk is None else [*self.walk.pending.values()]
         unfinished = [each.delivered_at for each in left] + self.postponed.times()
         self.mark = watermark(
             self.mark, unfinished=unfinished, newest=self.reach, now=self.now

@@ -13,7 +13,7 @@ from dispatchd.hub.github.poller.listed import (
     read_page,
 )
 from dispatchd.hub.github.poller.postponed import NOT_THERE_S, UNCLEAR_S, Postponed
-from dispatchd.hub.github.poller.walk import OVERLAP_S, Walk, Wanted, watermark
+from dispatchd.hub.github.poller.walk import OVERLAP_S, PendingDelivery, Walk, watermark
 
 NOW = 1_795_000_000.0
 
@@ -53,7 +53,10 @@ def test_nothing_that_is_seen_moves_the_watermark_into_the_future_or_back() -> N
 
 
 def test_what_is_not_there_is_given_up_after_an_hour_and_not_before() -> None:
-    postponed, wanted = Postponed(), Wanted(guid="g", delivered_at=NOW, ids=(1, 2))
+    postponed, wanted = (
+        Postponed(),
+        PendingDelivery(guid="g", delivered_at=NOW, ids=(1, 2)),
+    )
 
     for at in (0, 1800, 3600):
         assert postponed.put_off(wanted, now=NOW + at, patience_s=NOT_THERE_S)
@@ -69,12 +72,12 @@ def test_what_is_not_there_is_given_up_after_an_hour_and_not_before() -> None:
 
 def test_what_is_not_there_is_tried_often_at_first_and_then_once_a_minute() -> None:
     postponed, tries = Postponed(), []
-    wanted = Wanted(guid="g", delivered_at=NOW, ids=(1,))
+    wanted = PendingDelivery(guid="g", delivered_at=NOW, ids=(1,))
     postponed.put_off(wanted, now=NOW, patience_s=NOT_THERE_S)
     for second in range(1, 601):
         walk = Walk(floor=0, began_at=NOW)
         postponed.rejoin(walk, now=NOW + second)
-        if walk.found:
+        if walk.pending:
             tries.append(second)
             postponed.put_off(wanted, now=NOW + second, patience_s=NOT_THERE_S)
 
@@ -84,7 +87,7 @@ def test_what_is_not_there_is_tried_often_at_first_and_then_once_a_minute() -> N
 
 def test_a_new_try_of_it_makes_it_due_at_once() -> None:
     postponed = Postponed()
-    wanted = Wanted(guid="g", delivered_at=NOW, ids=(1,))
+    wanted = PendingDelivery(guid="g", delivered_at=NOW, ids=(1,))
     postponed.put_off(wanted, now=NOW, patience_s=NOT_THERE_S)
     postponed.put_off(wanted, now=NOW + 50, patience_s=NOT_THERE_S)
     quiet, busy = Walk(floor=0, began_at=NOW), Walk(floor=0, began_at=NOW)
@@ -93,9 +96,9 @@ def test_a_new_try_of_it_makes_it_due_at_once() -> None:
     for walk in (quiet, busy):
         postponed.rejoin(walk, now=NOW + 51)
 
-    assert quiet.found == {}
-    assert busy.found["g"].ids == (1, 7)
-    assert busy.found["g"].delivered_at == NOW
+    assert quiet.pending == {}
+    assert busy.pending["g"].ids == (1, 7)
+    assert busy.pending["g"].delivered_at == NOW
 
 
 def test_an_entry_that_cannot_be_asked_for_is_left_out_and_a_bad_time_is_its_neighbours() -> (

@@ -24,7 +24,7 @@ from dispatchd.hub.github.api.responses import (
 from dispatchd.hub.github.ingest.inbox import Inbox, Taken
 from dispatchd.hub.github.poller.listed import Listed, Unreadable, arrival, has_payload
 from dispatchd.hub.github.poller.postponed import NOT_THERE_S, UNCLEAR_S, Postponed
-from dispatchd.hub.github.poller.walk import Walk, Wanted
+from dispatchd.hub.github.poller.walk import PendingDelivery, Walk
 from dispatchd.hub.github.routing.route import route
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.times import duration
@@ -50,28 +50,28 @@ class Fetcher:
             QueueFull: An event asks for a job and the queue is full.
             StorageBusy: The database can't be used now.
         """
-        passed: list[Wanted] = []
-        for wanted in walk.in_order():
+        passed: list[PendingDelivery] = []
+        for pending in walk.in_order():
             try:
-                document = await self._document(wanted)
+                document = await self._document(pending)
             except (Limited, NoCredential):
                 raise
             except GithubError:
-                passed.append(wanted)
-                if not self.postponed.may_pass([each.guid for each in passed]):
+                passed.append(pending)
+                if not self.postponed.may_pass([earlier.guid for earlier in passed]):
                     # Most likely a failure of GitHub itself.
                     raise
                 continue
             # GitHub serves events again: those that failed before can be fetched now, or are themselves broken.
-            for each in passed:
-                await self._try_again(walk, each)
+            for earlier in passed:
+                await self._try_again(walk, earlier)
             passed = []
-            await self._finish(walk, wanted, document)
-        for each in passed:
+            await self._finish(walk, pending, document)
+        for earlier in passed:
             # Postponed without a time limit, so that they take part in the next walk.
-            self._put_off(walk, each, math.inf)
+            self._put_off(walk, earlier, math.inf)
 
-    async def _try_again(self, walk: Walk, wanted: Wanted) -> None:
+    async def _try_again(self, walk: Walk, pending: PendingDelivery) -> None:
         """Fetch an event again, or postpone it.
 
         Raises:
@@ -79,17 +79,17 @@ class Fetcher:
             NoCredential: GitHub rejects the credential.
         """
         try:
-            document = await self._document(wanted)
+            document = await self._document(pending)
         except (Limited, NoCredential):
             raise
         except GithubError:
-            self._put_off(walk, wanted, UNCLEAR_S)
+            self._put_off(walk, pending, UNCLEAR_S)
         else:
-            await self._finish(walk, wanted, document)
+            await self._finish(walk, pending, document)
 
-    async def _document(self, wanted: Wanted) -> Json:
+    async def _document(self, pending: PendingDelivery) -> Json:
         """Return the first of an event's delivery attempts that GitHub has with its payload, or None."""
-        for delivery_id in wanted.ids:
+        for delivery_id in pending.ids:
             try:
                 document = await self.client.delivery(delivery_id)
             except NotThere:
@@ -98,17 +98,19 @@ class Fetcher:
                 return document
         return None
 
-    async def _finish(self, walk: Walk, wanted: Wanted, document: Json) -> None:
+    async def _finish(
+        self, walk: Walk, pending: PendingDelivery, document: Json
+    ) -> None:
         if document is None:
-            self._put_off(walk, wanted, NOT_THERE_S)
+            self._put_off(walk, pending, NOT_THERE_S)
             return
-        taken = await self.context.use(partial(self._take, wanted, document))
+        taken = await self.context.use(partial(self._take, pending, document))
         for job in taken.jobs:
             self.context.waiting.notify(job)
-        self.postponed.forget([wanted.guid])
-        del walk.found[wanted.guid]
+        self.postponed.forget([pending.guid])
+        del walk.pending[pending.guid]
 
-    def _take(self, wanted: Wanted, document: Json) -> Taken:
+    def _take(self, pending: PendingDelivery, document: Json) -> Taken:
         """Process an event, or store the reason why it can't be. Blocks.
 
         Raises:
@@ -119,37 +121,37 @@ class Fetcher:
         try:
             # A bug that one delivery triggers must not stop all later ones.
             with self.context.bugs.contained(
-                "github deliveries", {"delivery": wanted.guid}, passing=passing
+                "github deliveries", {"delivery": pending.guid}, passing=passing
             ) as containment:
-                found = arrival(
-                    self.settings.target, wanted.guid, wanted.event, document
+                received = arrival(
+                    self.settings.target, pending.guid, pending.event, document
                 )
                 taken = Inbox(self.context).take(
-                    found, route(found.event, self.settings)
+                    received, route(received.event, self.settings)
                 )
             if not containment.bug:
                 return taken
             reason = f"it can't be taken in, which is a bug ({containment.bug}); the hub's log has more"
         except Unreadable as error:
             reason = f"it can't be read: {error}"
-        delivery = self.ignored(wanted, reason)
+        delivery = self.ignored(pending, reason)
         self.context.stores.deliveries.keep_new([delivery])
         return Taken(delivery=delivery)
 
-    def _put_off(self, walk: Walk, wanted: Wanted, patience_s: float) -> None:
-        log = structlog.get_logger().bind(delivery=wanted.guid, tries=[*wanted.ids])
-        is_new = wanted.guid not in self.postponed.guids()
+    def _put_off(self, walk: Walk, pending: PendingDelivery, patience_s: float) -> None:
+        log = structlog.get_logger().bind(delivery=pending.guid, tries=[*pending.ids])
+        is_new = pending.guid not in self.postponed.guids()
         now = self.github_now()
-        if not self.postponed.put_off(wanted, now=now, patience_s=patience_s):
+        if not self.postponed.put_off(pending, now=now, patience_s=patience_s):
             reason = (
                 f"GitHub lists it and hasn't handed it out for {duration(patience_s)}"
             )
             log.warning("github_delivery_lost", reason=reason)
         elif is_new:
             log.info("github_delivery_put_off")
-        del walk.found[wanted.guid]
+        del walk.pending[pending.guid]
 
-    def ignored(self, about: Listed | Wanted, reason: str) -> Delivery:
+    def ignored(self, about: Listed | PendingDelivery, reason: str) -> Delivery:
         """Return the delivery to store for an event that makes no job, with the reason."""
         return Delivery(
             target=self.settings.target,

@@ -52,12 +52,12 @@ def read_page(items: list[dict[str, Json]], *, now: float) -> list[Listed]:
     An entry without id or GUID can't be fetched, and is left out. An entry with an invalid time gets that of the entry
     before it; the first one gets `now`.
     """
-    found: list[Listed] = []
+    entries: list[Listed] = []
     for item in items:
-        listed = _read(item, found[-1].delivered_at if found else now)
+        listed = _read(item, entries[-1].delivered_at if entries else now)
         if listed is not None:
-            found.append(listed)
-    return found
+            entries.append(listed)
+    return entries
 
 
 def _read(item: Json, otherwise: float) -> Listed | None:
@@ -76,8 +76,8 @@ def _read(item: Json, otherwise: float) -> Listed | None:
 
 
 def _delivered_at(given: str, otherwise: float) -> float:
-    found = parse_time(given)
-    return otherwise if found is None else found
+    delivered_at = parse_time(given)
+    return otherwise if delivered_at is None else delivered_at
 
 
 def has_payload(document: Json) -> bool:
@@ -121,14 +121,16 @@ def arrival(target: str, guid: str, event: str, document: Json) -> Arrival:
 
 def _as_text(payload: Json) -> str:
     """Return a payload as GitHub would send it: without spaces, and in UTF-8 where possible."""
-    found = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    written = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
     # Half of a surrogate pair can only be written as an escape.
-    return found if _is_unicode(found) else json.dumps(payload, separators=(",", ":"))
+    return (
+        written if _is_unicode(written) else json.dumps(payload, separators=(",", ":"))
+    )
 
 
-def _is_unicode(found: str) -> bool:
+def _is_unicode(written: str) -> bool:
     try:
-        found.encode()
+        written.encode()
     except UnicodeEncodeError:
         return False
     return True

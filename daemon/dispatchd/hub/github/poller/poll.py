@@ -52,11 +52,11 @@ class Poller:
                 self._sweeper = await Sweeper.open(
                     self.context, self.settings, self.client
                 )
-            wait_s, trouble = await self._sweep(self._sweeper)
-            await self._sweeper.keep(trouble)
+            wait_s, problem = await self._sweep(self._sweeper)
+            await self._sweeper.keep(problem)
         except StorageBusy as error:
-            wait_s, trouble = self._after_failure(), f"the database: {error}"
-        self._say(trouble, wait_s)
+            wait_s, problem = self._after_failure(), f"the database: {error}"
+        self._say(problem, wait_s)
         self.context.bugs.worked("github deliveries")
         await anyio.sleep(wait_s)
 
@@ -75,8 +75,8 @@ class Poller:
         except GithubError as error:
             return self._after_failure(), str(error)
         except QueueFull as full:
-            words = str(full)
-            return self._after_failure(), words
+            problem = str(full)
+            return self._after_failure(), problem
         self._failures = 0
         return (self._interval_s * self._around() if is_through else 0.0), ""
 
@@ -99,15 +99,15 @@ class Poller:
             return self.settings.poll_interval_s
         return RECOVERY_S
 
-    def _say(self, trouble: str, wait_s: float) -> None:
+    def _say(self, problem: str, wait_s: float) -> None:
         """Log the problem, once for each change."""
-        if trouble == self._said:
+        if problem == self._said:
             return
         log = structlog.get_logger()
-        if trouble:
+        if problem:
             log.warning(
-                "github_deliveries_wait", reason=trouble, next_in_s=round(wait_s, 1)
+                "github_deliveries_wait", reason=problem, next_in_s=round(wait_s, 1)
             )
         else:
             log.info("github_deliveries_go_on")
-        self._said = trouble
+        self._said = problem

@@ -10,7 +10,7 @@ from typing import Final
 from attrs import define, evolve, field, frozen
 
 from dispatchd.hub.github.poller.listed import Listed
-from dispatchd.hub.github.poller.walk import Walk, Wanted
+from dispatchd.hub.github.poller.walk import PendingDelivery, Walk
 
 NOT_THERE_S: Final = 3600.0
 """Longest time for which a listed delivery may be not found (seconds); some seconds are usual (chmouel/gosmee, replay.go)."""
@@ -32,7 +32,7 @@ _SLOWEST_S: Final = 60.0
 class _Later:
     """A postponed event, with the times of its first failure and its last try."""
 
-    wanted: Wanted
+    pending: PendingDelivery
     since: float
     tried_at: float
 
@@ -57,7 +57,7 @@ class Postponed:
 
     def times(self) -> list[float]:
         """Return the times at which they were delivered."""
-        return [each.wanted.delivered_at for each in self._later.values()]
+        return [later.pending.delivered_at for later in self._later.values()]
 
     def is_lost(self, listed: Listed) -> bool:
         """Return whether a delivery attempt is given up; another one of the same event still counts."""
@@ -73,16 +73,18 @@ class Postponed:
         self._failures[last] += 1
         return len(guids) <= min(self._failures[first] // _TRIES, _MOST_PASSED)
 
-    def put_off(self, wanted: Wanted, *, now: float, patience_s: float) -> bool:
+    def put_off(
+        self, pending: PendingDelivery, *, now: float, patience_s: float
+    ) -> bool:
         """Postpone an event; return False if it is given up, because it has failed for longer than `patience_s` (seconds)."""
-        before = self._later.get(wanted.guid)
+        before = self._later.get(pending.guid)
         since = before.since if before else now
         if now - since > patience_s:
-            self._lost.update(wanted.ids)
-            self.forget([wanted.guid])
+            self._lost.update(pending.ids)
+            self.forget([pending.guid])
             return False
-        later = _Later(wanted=wanted, since=since, tried_at=now)
-        self._later[wanted.guid] = later
+        later = _Later(pending=pending, since=since, tried_at=now)
+        self._later[pending.guid] = later
         return True
 
     def forget(self, guids: Iterable[str]) -> None:
@@ -96,11 +98,11 @@ class Postponed:
 
         Else a newer event would be processed before an older one that can perhaps be fetched by now.
         """
-        has_more = not self._later.keys() >= walk.found.keys()
+        has_more = not self._later.keys() >= walk.pending.keys()
         for guid, later in self._later.items():
-            found = walk.found.pop(guid, None)
-            tries = found.ids if found else ()
-            ids = tuple(dict.fromkeys((*later.wanted.ids, *tries)))
-            has_new_try = len(ids) > len(later.wanted.ids)
+            seen = walk.pending.pop(guid, None)
+            tries = seen.ids if seen else ()
+            ids = tuple(dict.fromkeys((*later.pending.ids, *tries)))
+            has_new_try = len(ids) > len(later.pending.ids)
             if has_more or has_new_try or later.is_due(now):
-                walk.found[guid] = evolve(later.wanted, ids=ids)
+                walk.pending[guid] = evolve(later.pending, ids=ids)

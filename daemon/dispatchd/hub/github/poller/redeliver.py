@@ -52,19 +52,21 @@ class Redelivery:
             GithubError: GitHub can't be called.
             StorageBusy: The database can't be used now.
         """
-        wanted = set(guids)
-        tries = [each async for each in self._tries(wanted, since_s)]
-        newest = newest_of(tries, wanted)
+        requested = set(guids)
+        tries = [listed async for listed in self._tries(requested, since_s)]
+        newest = newest_of(tries, requested)
         store, target = DeliveryStore(self.database), self.settings.target
         known = await to_thread.run_sync(store.known, target, [*newest])
         choices = [
-            Choice(listed=each, is_known=each.guid in known)
-            for each in newest.values()
-            if wanted or each.guid not in known
+            Choice(listed=listed, is_known=listed.guid in known)
+            for listed in newest.values()
+            if requested or listed.guid not in known
         ]
         return Chosen(
-            choices=tuple(sorted(choices, key=lambda each: each.listed.delivered_at)),
-            missing=tuple(each for each in guids if each not in newest),
+            choices=tuple(
+                sorted(choices, key=lambda choice: choice.listed.delivered_at)
+            ),
+            missing=tuple(guid for guid in guids if guid not in newest),
         )
 
     async def ask(
@@ -84,38 +86,40 @@ class Redelivery:
                 await self.client.redeliver(choice.listed.id)
             say(choice)
 
-    async def _tries(self, wanted: set[str], since_s: float) -> AsyncIterator[Listed]:
+    async def _tries(
+        self, requested: set[str], since_s: float
+    ) -> AsyncIterator[Listed]:
         """Yield the list, newest first, until all wanted GUIDs are found, or up to the largest age."""
-        way, cursor, missing = self.client.credentials.transport, "", set(wanted)
+        way, cursor, missing = self.client.credentials.transport, "", set(requested)
         while True:
             page = await self.client.deliveries(cursor)
             now = way.now() + way.ahead_s
-            for each in read_page(page.items, now=now):
-                if not wanted and each.delivered_at < now - since_s:
+            for listed in read_page(page.items, now=now):
+                if not requested and listed.delivered_at < now - since_s:
                     return
-                missing.discard(each.guid)
-                yield each
-            if page.cursor in ("", cursor) or (wanted and not missing):
+                missing.discard(listed.guid)
+                yield listed
+            if page.cursor in ("", cursor) or (requested and not missing):
                 return
             cursor = page.cursor
 
 
-def newest_of(tries: Iterable[Listed], wanted: Collection[str]) -> dict[str, Listed]:
+def newest_of(tries: Iterable[Listed], requested: Collection[str]) -> dict[str, Listed]:
     """Return the newest attempt of each wanted event, or, if none is wanted, of each whose attempts have all failed.
 
     Args:
         tries: The list, newest first.
-        wanted: GUIDs of the events; none for those whose attempts have all failed.
+        requested: GUIDs of the events; none for those whose attempts have all failed.
     """
     newest: dict[str, Listed] = {}
     taken: set[str] = set()
-    for each in tries:
-        if each.was_taken:
-            taken.add(each.guid)
-        if not wanted or each.guid in wanted:
-            newest.setdefault(each.guid, each)
+    for listed in tries:
+        if listed.was_taken:
+            taken.add(listed.guid)
+        if not requested or listed.guid in requested:
+            newest.setdefault(listed.guid, listed)
     return (
         newest
-        if wanted
-        else {guid: each for guid, each in newest.items() if guid not in taken}
+        if requested
+        else {guid: listed for guid, listed in newest.items() if guid not in taken}
     )

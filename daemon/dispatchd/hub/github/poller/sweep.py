@@ -84,7 +84,7 @@ class Sweeper:
             self.progress = evolve(self.progress, swept_at=walk.began_at)
         return True
 
-    async def keep(self, trouble: str) -> None:
+    async def keep(self, problem: str) -> None:
         """Store the progress, and the problem in words, if there is one.
 
         Raises:
@@ -92,18 +92,18 @@ class Sweeper:
         """
         walk, progress = self._walk, self.progress
         if walk is None or walk.is_over:
-            left = [] if walk is None else [*walk.found.values()]
+            left = [] if walk is None else [*walk.pending.values()]
             late = self.fetcher.postponed.times()
             mark = watermark(
                 progress.watermark,
-                unfinished=[*(each.delivered_at for each in left), *late],
+                unfinished=[*(delivery.delivered_at for delivery in left), *late],
                 newest=self._reach,
                 now=self.fetcher.github_now(),
             )
             progress = evolve(progress, watermark=mark)
-        if trouble != progress.trouble:
-            since = self.context.now() if trouble else 0
-            progress = evolve(progress, trouble=trouble, trouble_at=since)
+        if problem != progress.trouble:
+            since = self.context.now() if problem else 0
+            progress = evolve(progress, trouble=problem, trouble_at=since)
         self.progress = progress
         marks, name = (
             MarkStore(self.context.stores.database),
@@ -123,7 +123,9 @@ class Sweeper:
                 floor = (self._reach or self.progress.watermark) - OVERLAP_S
                 self._walk = Walk(floor=floor, began_at=asked_at + self.fetcher.ahead_s)
             listed = read_page(page.items, now=self.fetcher.github_now())
-            self._walk.see(listed, page.cursor, await self._wanted(listed, self._walk))
+            self._walk.see(
+                listed, page.cursor, await self._to_fetch(listed, self._walk)
+            )
             if self._walk.is_over:
                 # A delivery time in the future must not hide all deliveries until then.
                 seen = min(self._walk.newest, self.fetcher.github_now())
@@ -147,23 +149,23 @@ class Sweeper:
             self._walk = None
             raise
 
-    async def _wanted(self, listed: list[Listed], walk: Walk) -> list[str]:
+    async def _to_fetch(self, listed: list[Listed], walk: Walk) -> list[str]:
         """Return the GUIDs of the events to fetch; store those that nothing can want as ignored."""
         new = [
-            each
-            for each in listed
-            if each.delivered_at >= walk.floor
-            and not self.fetcher.postponed.is_lost(each)
+            entry
+            for entry in listed
+            if entry.delivered_at >= walk.floor
+            and not self.fetcher.postponed.is_lost(entry)
         ]
-        known = await self._known([each.guid for each in new])
+        known = await self._known([entry.guid for entry in new])
         why = {
-            each.guid: (each, self._reason_against(each))
-            for each in new
-            if each.guid not in known
+            entry.guid: (entry, self._reason_against(entry))
+            for entry in new
+            if entry.guid not in known
         }
         ignored = [
-            self.fetcher.ignored(each, reason)
-            for each, reason in why.values()
+            self.fetcher.ignored(entry, reason)
+            for entry, reason in why.values()
             if reason
         ]
         if ignored:
@@ -185,7 +187,7 @@ class Sweeper:
         if self.progress.losses == before.losses:
             return
         last = self.progress.losses[-1]
-        if any(each.since == last.since for each in before.losses):
+        if any(loss.since == last.since for loss in before.losses):
             # The period has grown, and is logged already.
             return
         structlog.get_logger().warning(

@@ -23,7 +23,7 @@ MOST_PAGES: Final = 20
 
 
 @frozen(kw_only=True)
-class Wanted:
+class PendingDelivery:
     """An event that isn't known yet. `ids` are GitHub's attempts to deliver it, oldest first."""
 
     guid: str
@@ -34,7 +34,7 @@ class Wanted:
     installation: int = 0
     ids: tuple[int, ...] = ()
 
-    def also(self, other: Listed) -> "Wanted":
+    def also(self, other: Listed) -> "PendingDelivery":
         """Return it with another attempt, which is older because it comes later in the list."""
         if other.id in self.ids:
             return self
@@ -55,22 +55,22 @@ class Walk:
     newest: float = 0.0
     """Newest delivery time seen."""
     is_over: bool = False
-    found: dict[str, Wanted] = field(factory=dict)
+    pending: dict[str, PendingDelivery] = field(factory=dict)
     """GUID -> event."""
 
-    def see(self, page: Sequence[Listed], cursor: str, wanted: Iterable[str]) -> None:
+    def see(self, page: Sequence[Listed], cursor: str, to_fetch: Iterable[str]) -> None:
         """Add a page.
 
         Args:
             page: Its entries, newest first.
             cursor: The cursor of the next page; empty if there is none.
-            wanted: The GUIDs of the entries whose events have to be fetched.
+            to_fetch: The GUIDs of the entries whose events have to be fetched.
         """
-        kept = set(wanted)
-        for each in page:
-            self.newest = max(self.newest, each.delivered_at)
-            if each.guid in kept and each.delivered_at >= self.floor:
-                self._find(each)
+        guids = set(to_fetch)
+        for listed in page:
+            self.newest = max(self.newest, listed.delivered_at)
+            if listed.guid in guids and listed.delivered_at >= self.floor:
+                self._find(listed)
         self.pages += 1
         # The last entry decides: entries are out of order by less than the overlap.
         below = bool(page) and page[-1].delivered_at < self.floor
@@ -79,11 +79,11 @@ class Walk:
         self.cursor = cursor
 
     def _find(self, listed: Listed) -> None:
-        before = self.found.get(listed.guid)
-        self.found[listed.guid] = (
+        before = self.pending.get(listed.guid)
+        self.pending[listed.guid] = (
             before.also(listed)
             if before
-            else Wanted(
+            else PendingDelivery(
                 guid=listed.guid,
                 delivered_at=listed.delivered_at,
                 event=listed.event,
@@ -93,10 +93,10 @@ class Walk:
             )
         )
 
-    def in_order(self) -> list[Wanted]:
+    def in_order(self) -> list[PendingDelivery]:
         """Return the events found, oldest first; of two with the same age the one lower in the list is older."""
-        lowest_first = [*self.found.values()][::-1]
-        return sorted(lowest_first, key=lambda each: each.delivered_at)
+        lowest_first = [*self.pending.values()][::-1]
+        return sorted(lowest_first, key=lambda delivery: delivery.delivered_at)
 
 
 def watermark(
