@@ -95,11 +95,11 @@ class Client:
                 "per_page": _PER_PAGE,
             },
         )
-        found: list[CheckRun] = []
+        check_runs: list[CheckRun] = []
         async for document in self._pages(installation, call):
             runs = _objects(call, document, "check_runs")
-            found += [_check_run(call, each) for each in runs]
-        return sorted(found, key=lambda each: each.id, reverse=True)
+            check_runs += [_check_run(call, run) for run in runs]
+        return sorted(check_runs, key=lambda run: run.id, reverse=True)
 
     async def create_status(
         self, installation: int, repository: str, sha: str, body: Mapping[str, Json]
@@ -207,11 +207,11 @@ class Client:
 
     async def installations(self) -> list[Document]:
         """Return every installation of the App."""
-        query, found = {"per_page": _PER_PAGE}, list[Document]()
+        query, installations = {"per_page": _PER_PAGE}, list[Document]()
         call = Call(name="list installations", path="app/installations", query=query)
         async for document in self._pages(None, call):
-            found += _objects(call, document)
-        return found
+            installations += _objects(call, document)
+        return installations
 
     async def deliveries(self, cursor: str = "") -> Page:
         """Return a page of the App's deliveries, newest first, without their payloads."""
@@ -292,7 +292,7 @@ def _object(call: Call, document: Json) -> Document:
 
 
 def _objects(call: Call, document: Json, key: str = "") -> list[Document]:
-    found = _object(call, document).get(key) if key else document
-    if not isinstance(found, list):
+    items = _object(call, document).get(key) if key else document
+    if not isinstance(items, list):
         raise Unclear(call=call.name, reason="the answer has no list in it")
-    return [each for each in found if isinstance(each, dict)]
+    return [item for item in items if isinstance(item, dict)]

@@ -110,25 +110,28 @@ class Credentials:
 
     def doubt(self, installation: int) -> None:
         """Mint another token next time, unless this one is new: its permissions may have changed."""
-        kept = self._tokens.get(installation)
-        if kept is not None and self._github_now() - kept.minted_at >= _ASKED_AGAIN_S:
+        cached = self._tokens.get(installation)
+        if (
+            cached is not None
+            and self._github_now() - cached.minted_at >= _ASKED_AGAIN_S
+        ):
             del self._tokens[installation]
 
     async def _installation_token(self, installation: int) -> Token:
         async with self._minting[installation]:
-            kept = self._tokens.get(installation)
-            if kept is None or self._github_now() >= kept.expires_at - _EARLY_S:
-                kept = await self._mint(installation, {})
+            cached = self._tokens.get(installation)
+            if cached is None or self._github_now() >= cached.expires_at - _EARLY_S:
+                cached = await self._mint(installation, {})
                 # Texts can quote only the newest token; redaction forgets the one before.
                 self.transport.known.forget(f"{OURS} {installation}")
-                self.transport.known.know(f"{OURS} {installation}", [kept.value])
-                self._tokens[installation] = kept
-        return kept
+                self.transport.known.know(f"{OURS} {installation}", [cached.value])
+                self._tokens[installation] = cached
+        return cached
 
     def drop(self, installation: int, token: str) -> None:
         """Mint another token next time in place of one that GitHub rejected."""
-        kept = self._tokens.get(installation)
-        if kept is not None and kept.value == token:
+        cached = self._tokens.get(installation)
+        if cached is not None and cached.value == token:
             del self._tokens[installation]
 
     async def run_token(

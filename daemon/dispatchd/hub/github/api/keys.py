@@ -105,10 +105,10 @@ class TokenFile:
             ConfigError: The file can't be read, or is empty.
         """
         try:
-            found = self._file.stat()
+            stat = self._file.stat()
         except OSError as error:
             _refuse(self._file, _UNREADABLE.format(error.strerror), error)
-        version = (found.st_ino, found.st_mtime_ns, found.st_size)
+        version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if version != self._version or not self._value:
             value = _read(self._file).strip()
             if not value or len(value.split()) != 1 or not value.isascii():

@@ -66,6 +66,9 @@ class Gates:
         """Return the installations for which no call is permitted now, each with the remaining wait (seconds)."""
         now = self.clock()
         waits = {
-            each: self.opens_at(each) - now for each in {*self._paces, *self._limited}
+            installation: self.opens_at(installation) - now
+            for installation in {*self._paces, *self._limited}
         }
-        return {each: wait_s for each, wait_s in waits.items() if wait_s > 0}
+        return {
+            installation: wait_s for installation, wait_s in waits.items() if wait_s > 0
+        }

@@ -143,12 +143,12 @@ def json_of(call: str, reply: Reply) -> Json:
     if not reply.body and reply.status in (HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT):
         return None
     try:
-        found: Json = json.loads(reply.body)
+        document: Json = json.loads(reply.body)
     except (ValueError, RecursionError) as error:
         kind = reply.headers.get("content-type", "no content type").split(";")[0]
         reason = f"status {reply.status} with {kind:.60} where JSON was expected"
         raise Unclear(call=call, reason=reason) from error
-    return found
+    return document
 
 
 def ahead_s(headers: Mapping[str, str], asked_at: float, heard_at: float) -> float:
@@ -173,8 +173,8 @@ def is_githubs(reply: Reply) -> bool:
 
 def next_page(headers: Mapping[str, str]) -> str:
     """Return the address of the next page (RFC 8288); empty on the last one."""
-    found = _NEXT.search(headers.get("link", ""))
-    return found[1] if found else ""
+    match = _NEXT.search(headers.get("link", ""))
+    return match[1] if match else ""
 
 
 def _limit_s(reply: Reply, now: float) -> float | None:
@@ -216,9 +216,9 @@ def _message(reply: Reply) -> str:
     if not isinstance(document, dict):
         return ""
     message, errors = document.get("message"), document.get("errors")
-    words = message if isinstance(message, str) else ""
+    summary = message if isinstance(message, str) else ""
     if errors:
-        words += f" {json.dumps(errors, ensure_ascii=False)}"
+        summary += f" {json.dumps(errors, ensure_ascii=False)}"
     return "".join(
-        letter if letter.isprintable() else " " for letter in words.strip()[:_QUOTED]
+        letter if letter.isprintable() else " " for letter in summary.strip()[:_QUOTED]
     )

@@ -112,7 +112,7 @@ class Transport:
             reason = f"no answer within {duration(call.deadline_s)}"
             raise Unclear(call=call.name, reason=reason) from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise Unclear(call=call.name, reason=_words(error)) from error
+            raise Unclear(call=call.name, reason=_reason_of(error)) from error
         if is_githubs(reply):
             self.ahead_s = ahead_s(reply.headers, asked_at, self.now())
         return reply
@@ -221,7 +221,7 @@ def _certificates(file: Path | None) -> ssl.SSLContext:
         raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
 
 
-def _words(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """Return the reason why there was no answer, in one line."""
     said = " ".join(str(error).split())
     return f"{said} ({type(error).__name__})" if said else type(error).__name__

@@ -47,9 +47,9 @@ async def check_app(
             settings, now=now, known=known, environment=environment
         ) as way:
             credentials = Credentials.open(settings, way)
-            asked = _Asked(settings, Client(credentials), way)
-            found = asked.app() if settings.is_app else asked.token()
-            async for finding in found:
+            checks = _RemoteChecks(settings, Client(credentials), way)
+            findings = checks.app() if settings.is_app else checks.token()
+            async for finding in findings:
                 yield finding
     except ConfigError as error:
         for problem in error.problems:
@@ -66,17 +66,17 @@ def _secrets(settings: GithubSettings) -> Iterator[Finding]:
         if file is not None and file.is_file()
     ]
     for index, file in enumerate(settings.webhook_secret_files):
-        words = _unusable(file, f"github.webhook_secret_files[{index}]")
-        if words:
-            yield Finding("secrets", Level.FAILED, words)
+        message = _unusable(file, f"github.webhook_secret_files[{index}]")
+        if message:
+            yield Finding("secrets", Level.FAILED, message)
         else:
             good.append(file)
-    open_ones = [each for each in good if each.stat().st_mode & _OTHERS]
+    open_ones = [file for file in good if file.stat().st_mode & _OTHERS]
     for file in open_ones:
-        words = f"{file} is open to other users: chmod 600 {file}"
-        yield Finding("secrets", Level.WARNING, words)
+        message = f"{file} is open to other users: chmod 600 {file}"
+        yield Finding("secrets", Level.WARNING, message)
     if good and not open_ones:
-        yield Finding("secrets", Level.OK, ", ".join(each.name for each in good))
+        yield Finding("secrets", Level.OK, ", ".join(file.name for file in good))
 
 
 def _unusable(file: Path, key: str) -> str:
@@ -84,12 +84,14 @@ def _unusable(file: Path, key: str) -> str:
     try:
         read_secret(file, config_file=file, key=key)
     except ConfigError as error:
-        return "; ".join(f"{each.key}: {each.expected}" for each in error.problems)
+        return "; ".join(
+            f"{problem.key}: {problem.expected}" for problem in error.problems
+        )
     return ""
 
 
 @frozen
-class _Asked:
+class _RemoteChecks:
     """Checks that need calls of GitHub."""
 
     settings: GithubSettings
@@ -123,8 +125,8 @@ class _Asked:
         yield self._reached()
         yield app_findings.of_clock(self.way.ahead_s)
         name = app.get("name") or app.get("slug")
-        words = f"{name} ({self.settings.app_id}); the private key is one of its keys"
-        yield Finding("app", Level.OK, words)
+        message = f"{name} ({self.settings.app_id}); the private key is one of its keys"
+        yield Finding("app", Level.OK, message)
         for finding in app_findings.of_permissions(self.settings, app):
             yield finding
         for finding in app_findings.of_events(self.settings, app):
@@ -137,10 +139,10 @@ class _Asked:
         }
         for label, ask in steps.items():
             try:
-                found = await ask(app)
+                findings = await ask(app)
             except GithubError as error:
-                found = [Finding(label, Level.FAILED, str(error))]
-            for finding in found:
+                findings = [Finding(label, Level.FAILED, str(error))]
+            for finding in findings:
                 yield finding
 
     def _reached(self) -> Finding:
@@ -149,11 +151,11 @@ class _Asked:
     def _refused(self, error: GithubError) -> Finding:
         app_id = self.settings.app_id
         if isinstance(error, NotThere):
-            words = f"GitHub has no App {app_id}: it was removed, or github.app_id or api_url is another one's ({error.reason})"
-            return Finding("app", Level.FAILED, words)
+            message = f"GitHub has no App {app_id}: it was removed, or github.app_id or api_url is another one's ({error.reason})"
+            return Finding("app", Level.FAILED, message)
         if isinstance(error, NoCredential):
-            words = f"the private key is none of the App {app_id}: make one on the App's page, or mend github.app_id ({error.reason})"
-            return Finding("app", Level.FAILED, words)
+            message = f"the private key is none of the App {app_id}: make one on the App's page, or mend github.app_id ({error.reason})"
+            return Finding("app", Level.FAILED, message)
         return Finding("api", Level.FAILED, str(error))
 
     async def _hook(self, app: Document) -> list[Finding]:
@@ -164,8 +166,8 @@ class _Asked:
         return [*app_findings.of_hook(self.settings, app, hook)]
 
     async def _installations(self, app: Document) -> list[Finding]:
-        found = await self.client.installations()
-        return [*app_reach.of_installations(self.settings, app, found)]
+        installations = await self.client.installations()
+        return [*app_reach.of_installations(self.settings, app, installations)]
 
     async def _repositories(self, _: Document) -> list[Finding]:
         """Return the repositories of rules that no installation covers; GitHub can't look up patterns."""
@@ -175,25 +177,25 @@ class _Asked:
             for name in rule.repositories
             if not app_findings.is_wild(name)
         }
-        found: list[Finding] = []
+        findings: list[Finding] = []
         for name in list(rules)[:_MOST_REPOSITORIES]:
-            words = await self._uncovered(name)
-            if words:
-                words = f"{name}: {words} (rule {rules[name]})"
-                found.append(Finding("repositories", Level.FAILED, words))
-        if rules and not found:
+            reason = await self._uncovered(name)
+            if reason:
+                message = f"{name}: {reason} (rule {rules[name]})"
+                findings.append(Finding("repositories", Level.FAILED, message))
+        if rules and not findings:
             return [Finding("repositories", Level.OK, ", ".join(rules))]
-        return found
+        return findings
 
     async def _uncovered(self, repository: str) -> str:
         """Return the reason why no event of a repository is received; empty if events are."""
         try:
-            found = await self.client.repository_installation(repository)
+            document = await self.client.repository_installation(repository)
         except NotThere:
             return (
                 "no installation of the App covers it, or there is no such repository"
             )
-        counting, installation = self.settings.installations, number(found, "id")
+        counting, installation = self.settings.installations, number(document, "id")
         if counting and installation not in counting:
             return f"its installation {installation} is none of github.installations"
         return ""

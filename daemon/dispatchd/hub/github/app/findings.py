@@ -41,8 +41,8 @@ def of_clock(ahead_s: float) -> Finding:
     if abs(ahead_s) <= _CLOCK_S:
         return Finding("clock", Level.OK, "it is that of GitHub")
     which = "behind" if ahead_s > 0 else "ahead of"
-    words = f"this machine's clock is {duration(abs(ahead_s))} {which} GitHub's: set it (timedatectl set-ntp true)"
-    return Finding("clock", Level.WARNING, words)
+    message = f"this machine's clock is {duration(abs(ahead_s))} {which} GitHub's: set it (timedatectl set-ntp true)"
+    return Finding("clock", Level.WARNING, message)
 
 
 def settings_page(settings: GithubSettings, app: Document) -> str:
@@ -63,19 +63,19 @@ def of_permissions(settings: GithubSettings, app: Document) -> Iterator[Finding]
     by_status = CHECKS in missing and covers(held.get(_STATUSES, ""), WRITE)
     for name in missing:
         why = _why(
-            each
-            for each in needs(settings)
-            if each.permission == name and not covers(held.get(name, ""), each.access)
+            need
+            for need in needs(settings)
+            if need.permission == name and not covers(held.get(name, ""), need.access)
         )
-        words = f"{name}: {needed[name]} is missing (for {why}): give it at {settings_page(settings, app)}/permissions"
+        message = f"{name}: {needed[name]} is missing (for {why}): give it at {settings_page(settings, app)}/permissions"
         if name == CHECKS and by_status:
-            words += "; until then there are commit statuses, without buttons"
-            yield Finding("permissions", Level.WARNING, words)
+            message += "; until then there are commit statuses, without buttons"
+            yield Finding("permissions", Level.WARNING, message)
         else:
-            yield Finding("permissions", Level.FAILED, words)
+            yield Finding("permissions", Level.FAILED, message)
     if not missing:
-        words = ", ".join(f"{name}: {needed[name]}" for name in needed)
-        yield Finding("permissions", Level.OK, words)
+        message = ", ".join(f"{name}: {needed[name]}" for name in needed)
+        yield Finding("permissions", Level.OK, message)
     more = [
         f"{name}: {access}"
         for name, access in sorted(held.items())
@@ -83,26 +83,26 @@ def of_permissions(settings: GithubSettings, app: Document) -> Iterator[Finding]
         and not (name == _STATUSES and by_status)
     ]
     if more:
-        words = f"more than needed, which can be taken away: {', '.join(more)}"
-        yield Finding("permissions", Level.OK, words)
+        message = f"more than needed, which can be taken away: {', '.join(more)}"
+        yield Finding("permissions", Level.OK, message)
 
 
 def of_events(settings: GithubSettings, app: Document) -> Iterator[Finding]:
     """Yield the findings about the App's events: each missing one with its reason, and those that it doesn't need."""
     needed = events(settings)
     # These come with the permission (GitHub docs, Webhook events and payloads: "are automatically subscribed").
-    told = _names(app.get("events")) | {"check_run", "check_suite"} & set(needed)
-    missing = [each for each in needed if each not in told]
+    subscribed = _names(app.get("events")) | {"check_run", "check_suite"} & set(needed)
+    missing = [event for event in needed if event not in subscribed]
     for name in missing:
-        why = _why(each for each in needs(settings) if each.event == name)
-        words = f"{name} is not subscribed to (for {why}): tick it at {settings_page(settings, app)}/permissions"
-        yield Finding("events", Level.FAILED, words)
+        why = _why(need for need in needs(settings) if need.event == name)
+        message = f"{name} is not subscribed to (for {why}): tick it at {settings_page(settings, app)}/permissions"
+        yield Finding("events", Level.FAILED, message)
     if not missing:
         yield Finding("events", Level.OK, ", ".join(needed))
-    more = sorted(told - set(needed))
+    more = sorted(subscribed - set(needed))
     if more:
-        words = f"more than needed, which only cost deliveries: {', '.join(more)}"
-        yield Finding("events", Level.OK, words)
+        message = f"more than needed, which only cost deliveries: {', '.join(more)}"
+        yield Finding("events", Level.OK, message)
 
 
 def of_hook(
@@ -111,43 +111,43 @@ def of_hook(
     """Yield the findings about the App's webhook."""
     url, page = text(hook, "url"), settings_page(settings, app)
     if not url:
-        words = f"it has no address, so there are no deliveries: set one, and Active, at {page}"
-        yield Finding("webhook", Level.FAILED, words)
+        message = f"it has no address, so there are no deliveries: set one, and Active, at {page}"
+        yield Finding("webhook", Level.FAILED, message)
         return
     if settings.ingest is Ingest.POLL:
-        words = f"{url}, which nobody has to answer at: the hub polls"
-        yield Finding("webhook", Level.OK, words)
+        message = f"{url}, which nobody has to answer at: the hub polls"
+        yield Finding("webhook", Level.OK, message)
         return
-    wanted = expected_url(settings)
-    if wanted and url != wanted:
-        words = f"it leads to {url}, and not to {wanted} (github.public_url): change one of them; the App's is at {page}"
-        yield Finding("webhook", Level.FAILED, words)
+    expected = expected_url(settings)
+    if expected and url != expected:
+        message = f"it leads to {url}, and not to {expected} (github.public_url): change one of them; the App's is at {page}"
+        yield Finding("webhook", Level.FAILED, message)
     elif not url.endswith(WEBHOOK_PATH):
-        words = f"it leads to {url}, and the hub answers at {WEBHOOK_PATH} alone, unless a proxy changes that"
-        yield Finding("webhook", Level.WARNING, words)
+        message = f"it leads to {url}, and the hub answers at {WEBHOOK_PATH} alone, unless a proxy changes that"
+        yield Finding("webhook", Level.WARNING, message)
     else:
         yield Finding("webhook", Level.OK, f"it leads to {url}")
     if not hook.get("secret"):
-        words = (
+        message = (
             f"it has no secret, so the hub refuses every delivery: set one at {page}"
         )
-        yield Finding("webhook", Level.FAILED, words)
+        yield Finding("webhook", Level.FAILED, message)
     if str(hook.get("insecure_ssl", "0")) == "1":
-        words = f"GitHub doesn't verify the hub's certificate: enable SSL verification at {page}"
-        yield Finding("webhook", Level.WARNING, words)
+        message = f"GitHub doesn't verify the hub's certificate: enable SSL verification at {page}"
+        yield Finding("webhook", Level.WARNING, message)
 
 
 def of_rules(settings: GithubSettings) -> Iterator[Finding]:
     """Yield a warning for each doubtful rule."""
-    found = [
-        Finding("rules", Level.WARNING, f"rule {rule.name}: {words}")
+    warnings = [
+        Finding("rules", Level.WARNING, f"rule {rule.name}: {message}")
         for rule in settings.rules
-        for words in _oddities(rule, settings)
+        for message in _oddities(rule, settings)
     ]
-    yield from found
-    if not found:
+    yield from warnings
+    if not warnings:
         yield Finding(
-            "rules", Level.OK, ", ".join(each.name for each in settings.rules)
+            "rules", Level.OK, ", ".join(rule.name for rule in settings.rules)
         )
     grouped = {
         pattern
@@ -157,8 +157,8 @@ def of_rules(settings: GithubSettings) -> Iterator[Finding]:
     }
     for rule in settings.rules:
         if PULL_REQUEST in rule.events and not grouped & set(rule.repositories):
-            words = f"rule {rule.name} is not for merge_group: where a merge queue requires its check, the queue would wait for ever"
-            yield Finding("rules", Level.OK, words)
+            message = f"rule {rule.name} is not for merge_group: where a merge queue requires its check, the queue would wait for ever"
+            yield Finding("rules", Level.OK, message)
 
 
 def _oddities(rule: Rule, settings: GithubSettings) -> Iterator[str]:
@@ -182,11 +182,11 @@ def _oddities(rule: Rule, settings: GithubSettings) -> Iterator[str]:
 
 def is_wild(pattern: str) -> bool:
     """Return whether a pattern may mean more than one name."""
-    return any(each in pattern for each in _WILD)
+    return any(character in pattern for character in _WILD)
 
 
-def _why(found: Iterator[Need]) -> str:
-    return ", ".join(dict.fromkeys(each.why for each in found))
+def _why(unmet: Iterator[Need]) -> str:
+    return ", ".join(dict.fromkeys(need.why for need in unmet))
 
 
 def lacking(needed: Mapping[str, str], held: Mapping[str, str]) -> list[str]:
@@ -200,14 +200,14 @@ def lacking(needed: Mapping[str, str], held: Mapping[str, str]) -> list[str]:
 
 def access_of(document: Document) -> dict[str, str]:
     """Return the permissions of an App or an installation, by name."""
-    found = document.get("permissions")
-    pairs = found.items() if isinstance(found, dict) else ()
+    granted = document.get("permissions")
+    pairs = granted.items() if isinstance(granted, dict) else ()
     return {name: access for name, access in pairs if isinstance(access, str)}
 
 
 def _names(value: Json) -> set[str]:
     return (
-        {each for each in value if isinstance(each, str)}
+        {name for name in value if isinstance(name, str)}
         if isinstance(value, list)
         else set()
     )

@@ -70,12 +70,12 @@ def expected_url(settings: GithubSettings) -> str:
 
 def website(api_url: str) -> str:
     """Return the address of GitHub's website for that of its API (GitHub docs, Getting started with the REST API)."""
-    found = urlsplit(api_url)
-    host = found.netloc
+    parts = urlsplit(api_url)
+    host = parts.netloc
     # api.github.com, api.NAME.ghe.com; a GitHub Enterprise Server has its API below its own address.
-    if not found.path.strip("/"):
+    if not parts.path.strip("/"):
         host = host.removeprefix("api.")
-    return f"{found.scheme}://{host}"
+    return f"{parts.scheme}://{host}"
 
 
 def form_url(api_url: str, organization: str) -> str:
@@ -114,10 +114,10 @@ def _check_url(url: str) -> None:
     if not url:
         reason = "it needs an address for the webhook, with ingest = 'poll' too: set github.public_url, or give --webhook-url"
         raise UsageError(cannot=cannot, reason=reason)
-    found = urlsplit(url)
-    if found.scheme not in ("http", "https") or not found.hostname:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(cannot=cannot, reason=f"{url} is no http(s) address")
-    if _is_this_machine(found.hostname):
+    if _is_this_machine(parts.hostname):
         reason = f"GitHub takes no address of the machine itself, as {url} is"
         raise UsageError(cannot=cannot, reason=reason)
 
@@ -130,5 +130,5 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _origin(url: str) -> str:
-    found = urlsplit(url)
-    return f"{found.scheme}://{found.netloc}"
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

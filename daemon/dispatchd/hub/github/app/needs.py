@@ -122,16 +122,16 @@ def needs(settings: GithubSettings) -> Iterator[Need]:
 
 def permissions(settings: GithubSettings) -> dict[str, str]:
     """Return the least permissions that are enough: permission -> `read` or `write`, by name."""
-    found: dict[str, str] = {}
-    for need in sorted(needs(settings), key=lambda each: each.permission):
-        if not covers(found.get(need.permission, ""), need.access):
-            found[need.permission] = need.access
-    return found
+    least: dict[str, str] = {}
+    for need in sorted(needs(settings), key=lambda need: need.permission):
+        if not covers(least.get(need.permission, ""), need.access):
+            least[need.permission] = need.access
+    return least
 
 
 def events(settings: GithubSettings) -> list[str]:
     """Return the events that have to be subscribed to, by name."""
-    return sorted({each.event for each in needs(settings) if each.event})
+    return sorted({need.event for need in needs(settings) if need.event})
 
 
 def covers(held: str, needed: str) -> bool:
@@ -157,8 +157,8 @@ def _of_rule(rule: Rule) -> Iterator[Need]:
             yield Need(why=why, permission="contents", access=READ)
 
 
-def _of_runs(why: str, wanted: Mapping[str, str]) -> Iterator[Need]:
-    for permission, access in sorted(wanted.items()):
+def _of_runs(why: str, granted: Mapping[str, str]) -> Iterator[Need]:
+    for permission, access in sorted(granted.items()):
         yield Need(why=why, permission=permission, access=access)
 
 

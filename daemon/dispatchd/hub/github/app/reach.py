@@ -23,20 +23,20 @@ _WHY_FAILED: Final[Mapping[int, str]] = {
 
 
 def of_installations(
-    settings: GithubSettings, app: Document, found: Sequence[Document]
+    settings: GithubSettings, app: Document, installations: Sequence[Document]
 ) -> Iterator[Finding]:
     """Yield the findings about the App's installations, with what their owners have to do."""
-    if not found:
+    if not installations:
         page = text(app, "html_url") or settings_page(settings, app)
-        words = f"nobody has installed the App: {page}/installations/new"
-        yield Finding("installations", Level.FAILED, words)
-    ids = {number(each, "id") for each in found}
+        message = f"nobody has installed the App: {page}/installations/new"
+        yield Finding("installations", Level.FAILED, message)
+    ids = {number(installation, "id") for installation in installations}
     for gone in sorted(set(settings.installations) - ids):
-        words = f"github.installations has {gone}, which the App has not (any more)"
-        yield Finding("installations", Level.FAILED, words)
-    for each in found:
-        yield _of_installation(settings, app, each)
-    yield from _of_owners(settings.rules, found)
+        message = f"github.installations has {gone}, which the App has not (any more)"
+        yield Finding("installations", Level.FAILED, message)
+    for installation in installations:
+        yield _of_installation(settings, app, installation)
+    yield from _of_owners(settings.rules, installations)
 
 
 def _of_installation(
@@ -45,22 +45,22 @@ def _of_installation(
     found_id = number(installation, "id")
     name = f"{found_id} ({text(installation, 'account', 'login') or '?'})"
     if settings.installations and found_id not in settings.installations:
-        words = f"{name} is none of github.installations, so nothing of it counts"
-        return Finding("installations", Level.OK, words)
+        message = f"{name} is none of github.installations, so nothing of it counts"
+        return Finding("installations", Level.OK, message)
     page = text(installation, "html_url")
     if installation.get("suspended_at"):
-        words = f"{name} is suspended: an owner has to put it back at {page}"
-        return Finding("installations", Level.WARNING, words)
+        message = f"{name} is suspended: an owner has to put it back at {page}"
+        return Finding("installations", Level.WARNING, message)
     needed, held = permissions(settings), access_of(app)
     granted = {name: needed[name] for name in needed if name in held}
     missing = [
-        f"{each}: {needed[each]}"
-        for each in lacking(granted, access_of(installation))
-        if covers(held[each], needed[each])
+        f"{permission}: {needed[permission]}"
+        for permission in lacking(granted, access_of(installation))
+        if covers(held[permission], needed[permission])
     ]
     if missing:
-        words = f"{name} has not accepted {', '.join(missing)} yet: an owner has to at {page}"
-        return Finding("installations", Level.FAILED, words)
+        message = f"{name} has not accepted {', '.join(missing)} yet: an owner has to at {page}"
+        return Finding("installations", Level.FAILED, message)
     which = text(installation, "repository_selection") or "?"
     return Finding("installations", Level.OK, f"{name}, {which} repositories")
 
@@ -69,15 +69,17 @@ def _of_owners(
     rules: tuple[Rule, ...], installations: Sequence[Document]
 ) -> Iterator[Finding]:
     """Yield the patterns of repositories whose owner has not installed the App."""
-    owners = [text(each, "account", "login").lower() for each in installations]
+    owners = [
+        text(installation, "account", "login").lower() for installation in installations
+    ]
     for rule in rules if owners else ():
         for pattern in rule.repositories:
             owner = pattern.lower().partition("/")[0]
             if is_wild(pattern) and not any(
-                fnmatchcase(each, owner) for each in owners
+                fnmatchcase(login, owner) for login in owners
             ):
-                words = f"rule {rule.name}: nobody whom {pattern} means has installed the App"
-                yield Finding("installations", Level.WARNING, words)
+                message = f"rule {rule.name}: nobody whom {pattern} means has installed the App"
+                yield Finding("installations", Level.WARNING, message)
 
 
 def of_deliveries(
@@ -85,24 +87,24 @@ def of_deliveries(
 ) -> Finding:
     """Return the finding about the newest deliveries; `items` are newest first."""
     if not items:
-        words = f"none of the last {settings.retention_days:g} days: is the webhook Active? {settings_page(settings, app)} says so, the API doesn't"
-        return Finding("deliveries", Level.WARNING, words)
+        message = f"none of the last {settings.retention_days:g} days: is the webhook Active? {settings_page(settings, app)} says so, the API doesn't"
+        return Finding("deliveries", Level.WARNING, message)
     newest: dict[str, Document] = {}
     for item in items:
         # Newest first: the first attempt found is the newest of its delivery.
         newest.setdefault(text(item, "guid"), item)
-    bad = [each for each in newest.values() if not _is_taken(each)]
+    bad = [delivery for delivery in newest.values() if not _is_taken(delivery)]
     last = f"the newest is of {text(items[0], 'delivered_at')}"
     if not bad:
-        words = f"{len(newest)} of {len(newest)} were taken; {last}"
-        return Finding("deliveries", Level.OK, words)
+        message = f"{len(newest)} of {len(newest)} were taken; {last}"
+        return Finding("deliveries", Level.OK, message)
     count = f"{len(bad)} of the newest {len(newest)} were not taken"
     if settings.ingest is Ingest.POLL:
-        words = f"{count} at the webhook's address, which is no matter for a hub that polls; {last}"
-        return Finding("deliveries", Level.OK, words)
-    named = "; ".join(_failed(each) for each in bad[:_NAMED])
-    words = f"{count}: {named}; once that is mended: dispatchd hub github redeliver"
-    return Finding("deliveries", Level.WARNING, words)
+        message = f"{count} at the webhook's address, which is no matter for a hub that polls; {last}"
+        return Finding("deliveries", Level.OK, message)
+    named = "; ".join(_failed(delivery) for delivery in bad[:_NAMED])
+    message = f"{count}: {named}; once that is mended: dispatchd hub github redeliver"
+    return Finding("deliveries", Level.WARNING, message)
 
 
 def _is_taken(item: Document) -> bool:

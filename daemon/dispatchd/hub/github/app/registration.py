@@ -51,18 +51,18 @@ class Reserved:
             FolderUnusable: They can't be made.
         """
         folder = config_file.parent
-        found = cls(folder / KEY_FILE, folder / SECRET_FILE)
+        reserved = cls(folder / KEY_FILE, folder / SECRET_FILE)
         try:
-            for file in (found.key_file, found.secret_file):
-                found._open[file] = _create(file, config_file)
+            for file in (reserved.key_file, reserved.secret_file):
+                reserved._open[file] = _create(file, config_file)
         except FileExistsError as error:
-            found.discard()
+            reserved.discard()
             reason = f"{error.filename} is there already, and would be lost; move it away first"
             raise UsageError(cannot=_CANNOT, reason=reason) from error
         except OSError as error:
-            found.discard()
+            reserved.discard()
             raise FolderUnusable(folder=folder, error=error) from error
-        return found
+        return reserved
 
     def discard(self) -> None:
         """Remove the files."""
@@ -111,17 +111,17 @@ async def register(transport: Transport, code: str, files: Reserved) -> Register
         raise UsageError(cannot=_CANNOT, reason=reason) from error
     except GithubError as error:
         raise NotReachable(cannot=_CANNOT, reason=error.reason) from error
-    found = document if isinstance(document, dict) else {}
-    app_id, key = found.get("id"), found.get("pem")
+    app = document if isinstance(document, dict) else {}
+    app_id, key = app.get("id"), app.get("pem")
     if not isinstance(app_id, int) or not isinstance(key, str) or not key:
         reason = "GitHub's answer has no App in it"
         raise NotReachable(cannot=_CANNOT, reason=reason)
-    secret = _text(found.get("webhook_secret"))
+    secret = _text(app.get("webhook_secret"))
     files.fill(key, secret)
     return Registered(
         app_id=app_id,
-        name=_text(found.get("name")) or _text(found.get("slug")),
-        page=_text(found.get("html_url")),
+        name=_text(app.get("name")) or _text(app.get("slug")),
+        page=_text(app.get("html_url")),
         key_file=files.key_file,
         secret_file=files.secret_file if secret else None,
     )
