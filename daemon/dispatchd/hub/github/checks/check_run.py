@@ -126,16 +126,16 @@ class Publication:
         """
         if is_conclusion(self.check.told) and self.check.kind == CHECK:
             self._begin_round()
-        found = await self.report()
+        check_report = await self.report()
         try:
             if await self._by_status():
-                await self._publish_status(found)
+                await self._publish_status(check_report)
             else:
-                await self._publish_check(found)
+                await self._publish_check(check_report)
         except NotPermitted:
             self.client.credentials.doubt(self.check.installation)
             raise
-        self.check = evolve(self.check, told=found.standing.told)
+        self.check = evolve(self.check, told=check_report.standing.check_state)
 
     async def _by_status(self) -> bool:
         """Return whether to set a commit status, because the hub's token can't write checks.
@@ -164,23 +164,26 @@ class Publication:
             self.check, round=number, check_run_id=0, asked=False, told=""
         )
 
-    async def _publish_check(self, found: Report) -> None:
+    async def _publish_check(self, check_report: Report) -> None:
         try:
-            run = await self._known_or_found(found)
-            if run is not None and run.conclusion not in ("", found.standing.told):
+            run = await self._known_or_found(check_report)
+            if run is not None and run.conclusion not in (
+                "",
+                check_report.standing.check_state,
+            ):
                 self._begin_round()
-                found, run = await self.report(), None
+                check_report, run = await self.report(), None
             if run is None:
-                await self._create_if_wanted(found)
+                await self._create_if_wanted(check_report)
                 return
         except NoCredential:
             raise
         except NotPermitted as refusal:
-            await self._fall_back(found, refusal)
+            await self._fall_back(check_report, refusal)
             return
-        await self._update(found, run)
+        await self._update(check_report, run)
 
-    async def _fall_back(self, found: Report, refusal: NotPermitted) -> None:
+    async def _fall_back(self, check_report: Report, refusal: NotPermitted) -> None:
         """Set a commit status for a forbidden check, where the token's permissions are unknown.
 
         Raises:
@@ -192,35 +195,35 @@ class Publication:
             raise refusal
         self.gates.spend(installation)
         try:
-            await self._publish_status(found)
+            await self._publish_status(check_report)
         except NotPermitted:
             raise refusal from None
 
-    async def _publish_status(self, found: Report) -> None:
+    async def _publish_status(self, check_report: Report) -> None:
         if not self.pending.is_newest:
             return
         check = self.check
-        body = found.status()
+        body = check_report.status()
         await self.client.create_status(
             check.installation, check.repository, check.sha, body
         )
         self.check = evolve(check, kind=STATUS, asked=False)
 
-    async def _known_or_found(self, found: Report) -> CheckRun | None:
+    async def _known_or_found(self, check_report: Report) -> CheckRun | None:
         """Return this round's check run, or None if it is certain that there is none."""
         check = self.check
         if check.check_run_id:
-            if found.annotations or check.asked:
-                return await self._read(found)
+            if check_report.annotations or check.asked:
+                return await self._read(check_report)
             return CheckRun(id=check.check_run_id)
         if not check.asked:
             return None
-        run = await self._look(found)
+        run = await self._look(check_report)
         if run is None:
-            self.looks.note(found.external_id)
+            self.looks.note(check_report.external_id)
         return run
 
-    async def _read(self, found: Report) -> CheckRun | None:
+    async def _read(self, check_report: Report) -> CheckRun | None:
         """Return the known check run as GitHub has it, with the number of its annotations."""
         check = self.check
         try:
@@ -228,9 +231,9 @@ class Publication:
                 check.installation, check.repository, check.check_run_id
             )
         except NotThere:
-            return await self._lost(found)
+            return await self._lost(check_report)
 
-    async def _look(self, found: Report) -> CheckRun | None:
+    async def _look(self, check_report: Report) -> CheckRun | None:
         check = self.check
         runs = await self.client.check_runs(
             check.installation,
@@ -240,33 +243,33 @@ class Publication:
             self.settings.app_id,
         )
         # Newest first: of two the newest counts.
-        of_ours = (each for each in runs if each.external_id == found.external_id)
+        of_ours = (run for run in runs if run.external_id == check_report.external_id)
         run = next(of_ours, None)
         if run is not None:
             self._is(run)
         return run
 
-    async def _lost(self, found: Report) -> CheckRun | None:
+    async def _lost(self, check_report: Report) -> CheckRun | None:
         """Forget a check run that no longer exists; return the one that has taken its place, or None."""
         self.check = evolve(self.check, check_run_id=0, asked=True)
         await self.keep(self.check)
-        return await self._look(found)
+        return await self._look(check_report)
 
-    async def _create_if_wanted(self, found: Report) -> None:
+    async def _create_if_wanted(self, check_report: Report) -> None:
         if self.job.state is State.IGNORED or not self.pending.is_newest:
             self.check = evolve(self.check, asked=False)
         else:
-            await self._create(found)
+            await self._create(check_report)
 
-    async def _create(self, found: Report) -> None:
+    async def _create(self, check_report: Report) -> None:
         check = evolve(self.check, asked=True)
         await self.keep(check)
         self.check = check
-        self.looks.forget(found.external_id)
+        self.looks.forget(check_report.external_id)
         try:
             run, whole = await self._whole_or_smallest(
-                found.creation(),
-                found.smallest(create=True),
+                check_report.creation(),
+                check_report.smallest(create=True),
                 lambda body: self.client.create_check_run(
                     check.installation, check.repository, body
                 ),
@@ -279,38 +282,42 @@ class Publication:
             raise
         self._is(run)
         if whole:
-            await self._annotate(found, run.id, ANNOTATIONS_AT_ONCE)
+            await self._annotate(check_report, run.id, ANNOTATIONS_AT_ONCE)
 
-    async def _update(self, found: Report, run: CheckRun) -> None:
-        if found.standing.is_conclusion and self.job.state not in ENDED:
+    async def _update(self, check_report: Report, run: CheckRun) -> None:
+        if check_report.standing.is_conclusion and self.job.state not in ENDED:
             # The job may continue before it is known that GitHub has accepted this.
             self.check = evolve(self.check, asked=True)
             await self.keep(self.check)
         try:
             _, whole = await self._whole_or_smallest(
-                found.update(run.annotations),
-                found.smallest(create=False),
+                check_report.update(run.annotations),
+                check_report.smallest(create=False),
                 lambda body: self._patch(run.id, body),
             )
         except NotThere:
-            other = await self._lost(found)
+            other = await self._lost(check_report)
             self.gates.spend(self.check.installation)
             if other is not None:
                 raise
-            await self._create_if_wanted(found)
+            await self._create_if_wanted(check_report)
             return
         self._is(run)
         if whole:
-            await self._annotate(found, run.id, run.annotations + ANNOTATIONS_AT_ONCE)
+            await self._annotate(
+                check_report, run.id, run.annotations + ANNOTATIONS_AT_ONCE
+            )
 
-    async def _annotate(self, found: Report, run_id: int, told: int) -> None:
+    async def _annotate(
+        self, check_report: Report, run_id: int, published: int
+    ) -> None:
         """Add the annotations that aren't published yet."""
-        if told < len(found.annotations):
+        if published < len(check_report.annotations):
             await self.keep(self.check)
-        while told < len(found.annotations):
+        while published < len(check_report.annotations):
             self.gates.spend(self.check.installation)
-            await self._patch(run_id, found.further(told))
-            told += ANNOTATIONS_AT_ONCE
+            await self._patch(run_id, check_report.further(published))
+            published += ANNOTATIONS_AT_ONCE
 
     async def _whole_or_smallest(
         self,
@@ -343,5 +350,5 @@ def is_published(pending: JobCheck, settings: GithubSettings) -> bool:
         return False
     if job.state is State.IGNORED and not check.told:
         return True
-    wanted = standing(job, partially_succeeded=settings.partially_succeeded)
-    return wanted.told == check.told
+    expected = standing(job, partially_succeeded=settings.partially_succeeded)
+    return expected.check_state == check.told

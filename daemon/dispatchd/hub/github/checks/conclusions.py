@@ -39,9 +39,9 @@ INFRASTRUCTURE: Final[Mapping[str, str]] = MappingProxyType(
 
 @frozen(kw_only=True)
 class Standing:
-    """State of a job for GitHub. `told` is the check run's status until the job ends, then its conclusion."""
+    """State of a job for GitHub. `check_state` is the check run's status until the job ends, then its conclusion."""
 
-    told: str
+    check_state: str
     status: str
     """State of the commit status."""
     title: str
@@ -49,38 +49,54 @@ class Standing:
     @property
     def is_conclusion(self) -> bool:
         """True if it completes a check run."""
-        return is_conclusion(self.told)
+        return is_conclusion(self.check_state)
 
 
-def is_conclusion(told: str) -> bool:
+def is_conclusion(check_state: str) -> bool:
     """Return whether a check run has been concluded (`Check.told`)."""
-    return told not in ("", QUEUED, IN_PROGRESS)
+    return check_state not in ("", QUEUED, IN_PROGRESS)
 
 
 _GOING_ON: Final[Mapping[State, Standing]] = MappingProxyType(
     {
-        State.RECEIVED: Standing(told=QUEUED, status="pending", title="Received"),
-        State.QUEUED: Standing(told=QUEUED, status="pending", title="Queued"),
-        State.CLAIMED: Standing(told=QUEUED, status="pending", title="Queued"),
-        State.ACCEPTED: Standing(told=IN_PROGRESS, status="pending", title="Running"),
-        State.RUNNING: Standing(told=IN_PROGRESS, status="pending", title="Running"),
+        State.RECEIVED: Standing(
+            check_state=QUEUED, status="pending", title="Received"
+        ),
+        State.QUEUED: Standing(check_state=QUEUED, status="pending", title="Queued"),
+        State.CLAIMED: Standing(check_state=QUEUED, status="pending", title="Queued"),
+        State.ACCEPTED: Standing(
+            check_state=IN_PROGRESS, status="pending", title="Running"
+        ),
+        State.RUNNING: Standing(
+            check_state=IN_PROGRESS, status="pending", title="Running"
+        ),
         # A conclusion for GitHub, though the job hasn't ended: it blocks a merge, and shows that a person is needed.
         State.NEEDS_ATTENTION: Standing(
-            told="action_required", status="pending", title="Needs attention"
+            check_state="action_required", status="pending", title="Needs attention"
         ),
     }
 )
 
 _ENDED: Final[Mapping[State, Standing]] = MappingProxyType(
     {
-        State.SUCCEEDED: Standing(told="success", status="success", title="Succeeded"),
-        State.ABORTED: Standing(told="cancelled", status="error", title="Cancelled"),
-        State.SUPERSEDED: Standing(
-            told="cancelled", status="error", title="Superseded by a newer commit"
+        State.SUCCEEDED: Standing(
+            check_state="success", status="success", title="Succeeded"
         ),
-        State.REJECTED: Standing(told="failure", status="error", title="Rejected"),
+        State.ABORTED: Standing(
+            check_state="cancelled", status="error", title="Cancelled"
+        ),
+        State.SUPERSEDED: Standing(
+            check_state="cancelled",
+            status="error",
+            title="Superseded by a newer commit",
+        ),
+        State.REJECTED: Standing(
+            check_state="failure", status="error", title="Rejected"
+        ),
         # Only where the job was published before; "skipped" would let a required check pass.
-        State.IGNORED: Standing(told="cancelled", status="error", title="Not wanted"),
+        State.IGNORED: Standing(
+            check_state="cancelled", status="error", title="Not wanted"
+        ),
     }
 )
 
@@ -101,7 +117,7 @@ def standing(job: HubJob, *, partially_succeeded: str) -> Standing:
         return _failed(job.result_cause)
     if job.state is State.PARTIALLY_SUCCEEDED:
         return Standing(
-            told=partially_succeeded,
+            check_state=partially_succeeded,
             status=_PARTLY[partially_succeeded],
             title="Partially succeeded",
         )
@@ -111,8 +127,8 @@ def standing(job: HubJob, *, partially_succeeded: str) -> Standing:
 def _failed(cause: str) -> Standing:
     if cause in TIMED_OUT:
         title = f"Timed out: {TIMED_OUT[cause]}"
-        return Standing(told="timed_out", status="failure", title=title)
+        return Standing(check_state="timed_out", status="failure", title=title)
     if cause in INFRASTRUCTURE:
         title = f"infrastructure: {INFRASTRUCTURE[cause]}"
-        return Standing(told="failure", status="error", title=title)
-    return Standing(told="failure", status="failure", title="Failed")
+        return Standing(check_state="failure", status="error", title=title)
+    return Standing(check_state="failure", status="failure", title="Failed")

@@ -130,8 +130,8 @@ class Publisher:
         without: list[tuple[str, str, str]],
         closed: list[int],
     ) -> tuple[list[JobCheck], float | None]:
-        found = self._store.due(now=now, limit=limit, without=without, closed=closed)
-        return found, self._store.next_due_at(now=now)
+        due = self._store.due(now=now, limit=limit, without=without, closed=closed)
+        return due, self._store.next_due_at(now=now)
 
     def _start(self, tasks: TaskGroup, pending: JobCheck) -> None:
         if pending.key in self._busy:
@@ -194,9 +194,9 @@ class Publisher:
         except GithubError as error:
             return self._failed(pending, publication.check, error)
         if containment.bug:
-            trouble = f"a bug: {containment.bug}"
+            reason = f"a bug: {containment.bug}"
             retry_at = self.context.now() + LONGEST_WAIT_S
-            return evolve(publication.check, trouble=trouble, retry_at=retry_at)
+            return evolve(publication.check, trouble=reason, retry_at=retry_at)
         if pending.check.trouble:
             structlog.get_logger().info("check_published", job_id=pending.job.id)
         return _settled(publication.check)
@@ -204,19 +204,19 @@ class Publisher:
     def _failed(self, pending: JobCheck, check: Check, error: GithubError) -> Check:
         now, log = self.context.now(), structlog.get_logger()
         wait_s = self._wait_s(check, error, now)
-        job, trouble = pending.job, str(error)
-        said = {"job_id": job.id, "repository": check.repository, "error": trouble}
+        job, reason = pending.job, str(error)
+        said = {"job_id": job.id, "repository": check.repository, "error": reason}
         gives_up = bool(job.finished_at) and now - job.finished_at > _GIVEN_UP_S
         if gives_up:
             log.error("check_given_up", **said)
-        elif trouble != pending.check.trouble:
+        elif reason != pending.check.trouble:
             log.warning("check_not_published", **said, retry_in_s=round(wait_s, 1))
         return evolve(
             check,
             owed=not gives_up,
             failures=check.failures + 1,
             retry_at=now + wait_s,
-            trouble=trouble,
+            trouble=reason,
         )
 
     def _wait_s(self, check: Check, error: GithubError, now: float) -> float:

@@ -80,13 +80,13 @@ class Report:
 
     def smallest(self, *, create: bool) -> Body:
         """Return a minimal body with nothing that GitHub could reject, for use after it has rejected the full one."""
-        words = self.standing.title
+        title = self.standing.title
         named: Body = {"name": self.name, "head_sha": self.sha} if create else {}
-        summary = f"{words}. GitHub did not take the job's own summary."
+        summary = f"{title}. GitHub did not take the job's own summary."
         return {
             **named,
             **self._state(),
-            "output": {"title": words, "summary": summary},
+            "output": {"title": title, "summary": summary},
         }
 
     def status(self) -> Body:
@@ -102,17 +102,17 @@ class Report:
     def _state(self) -> Body:
         concluded = self.standing.is_conclusion
         ends: Body = {
-            "conclusion": self.standing.told,
+            "conclusion": self.standing.check_state,
             "completed_at": self.completed_at,
         }
-        found: Body = {
+        state: Body = {
             "external_id": self.external_id,
-            "status": "completed" if concluded else self.standing.told,
+            "status": "completed" if concluded else self.standing.check_state,
             **(ends if concluded else {}),
             "started_at": self.started_at,
             "details_url": self.details_url,
         }
-        return {name: value for name, value in found.items() if value}
+        return {name: value for name, value in state.items() if value}
 
 
 def report(
@@ -127,19 +127,21 @@ def report(
         redactor: Removes secrets.
     """
     details = read_details(job.result_details)
-    found = standing(job, partially_succeeded=settings.partially_succeeded)
+    job_standing = standing(job, partially_succeeded=settings.partially_succeeded)
     ended = job.state in ENDED
     return Report(
-        standing=found,
+        standing=job_standing,
         external_id=external_id(job.id, check.round),
         name=check.name,
         sha=check.sha,
-        title=wording.title(job, found, redactor),
-        summary=wording.summary(job, details, found, redactor),
+        title=wording.title(job, job_standing, redactor),
+        summary=wording.summary(job, details, job_standing, redactor),
         text=wording.text(job, details, redactor),
         annotations=_annotations(details.annotations, redactor),
         details_url=_details_url(job, settings),
-        started_at=_time(job.accepted_at) if found.told != "queued" else "",
+        started_at=_time(job.accepted_at)
+        if job_standing.check_state != "queued"
+        else "",
         completed_at=_time(job.finished_at) if ended else "",
         may_be_cancelled=not ended,
     )
@@ -150,21 +152,23 @@ def external_id(job_id: str, number: int) -> str:
     return job_id if number == 1 else f"{job_id}#{number}"
 
 
-def _annotations(found: Sequence[Annotation], redactor: Redactor) -> tuple[Body, ...]:
-    return tuple(_annotation(each, redactor) for each in found)
+def _annotations(
+    annotations: Sequence[Annotation], redactor: Redactor
+) -> tuple[Body, ...]:
+    return tuple(_annotation(annotation, redactor) for annotation in annotations)
 
 
-def _annotation(found: Annotation, redactor: Redactor) -> Body:
-    def clean(words: str) -> str:
-        return wording.clean(words, redactor)
+def _annotation(annotation: Annotation, redactor: Redactor) -> Body:
+    def clean(text: str) -> str:
+        return wording.clean(text, redactor)
 
-    title = clip_line(clean(found.title), wording.TITLE_MOST)
+    title = clip_line(clean(annotation.title), wording.TITLE_MOST)
     return {
-        "path": clean(found.path).removeprefix("./"),
-        "start_line": found.start_line,
-        "end_line": found.end_line or found.start_line,
-        "annotation_level": found.level,
-        "message": clean(found.message)[:_MESSAGE_MOST] or "(empty)",
+        "path": clean(annotation.path).removeprefix("./"),
+        "start_line": annotation.start_line,
+        "end_line": annotation.end_line or annotation.start_line,
+        "annotation_level": annotation.level,
+        "message": clean(annotation.message)[:_MESSAGE_MOST] or "(empty)",
         **({"title": title} if title else {}),
     }
 

@@ -67,7 +67,7 @@ def text(job: HubJob, details: Details, redactor: Redactor) -> str:
     log = clean(job.result_output, redactor).strip("\n")
     if log and job.state in ENDED:
         head = "### End of the output\n\n"
-        room = MOST_BYTES - sum(size(each) + 2 for each in parts) - len(head)
+        room = MOST_BYTES - sum(size(part) + 2 for part in parts) - len(head)
         block = fenced(log, room)
         parts += [head + block] if block else []
     return "\n\n".join(parts)
@@ -105,7 +105,7 @@ def _ending(job: HubJob, standing: Standing) -> str:
         command = f"dispatchd resolve {shlex.quote(job.id)}"
         how = f"{_code(command)} with `--retry`, `--fail` or `--succeed`"
         lines.append(f"To decide, on the job's machine: {how}")
-    if standing.told == "neutral":
+    if standing.check_state == "neutral":
         lines.append("Part of it was done. A neutral check doesn't block a merge.")
     if job.state in ENDED and job.result_cause:
         lines.append(f"Cause: {_code(job.result_cause)}")
@@ -114,8 +114,8 @@ def _ending(job: HubJob, standing: Standing) -> str:
     return "\n\n".join(lines)
 
 
-def _code(words: str) -> str:
-    return f"`{clip_line(plain(words), TITLE_MOST).replace('`', chr(39))}`"
+def _code(content: str) -> str:
+    return f"`{clip_line(plain(content), TITLE_MOST).replace('`', chr(39))}`"
 
 
 def _table(outputs: Mapping[str, str], redactor: Redactor) -> str:
@@ -134,5 +134,5 @@ def _table(outputs: Mapping[str, str], redactor: Redactor) -> str:
     return "\n".join(rows)
 
 
-def _cell(words: str) -> str:
-    return _PUNCTUATION.sub(r"\\\1", clip_line(words, _VALUE_MOST))
+def _cell(content: str) -> str:
+    return _PUNCTUATION.sub(r"\\\1", clip_line(content, _VALUE_MOST))
