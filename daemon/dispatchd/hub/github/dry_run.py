@@ -88,7 +88,7 @@ def matches(
         if rule.name in meant:
             yield Match(rule=rule, why_not="", by_command=True)
         elif rule.command:
-            why_not = f"it is for /run {rule.command} under {_words(rule.on)}"
+            why_not = f"it is for /run {rule.command} under {_subject_name(rule.on)}"
             yield Match(rule=rule, why_not=why_not)
         else:
             why_not = mismatch(rule, event)
@@ -106,14 +106,14 @@ def lines(event: GithubEvent, settings: GithubSettings) -> Iterator[Line]:
     """Yield the lines of a comment that are commands, and those that only look like one."""
     if event.name not in COMMENT_EVENTS:
         return
-    found = commands(event.body)
-    for command in found:
+    parsed = commands(event.body)
+    for command in parsed:
         rules = (
             () if command.verb is Verb.CANCEL else candidates(command, event, settings)
         )
         yield Line(text=_written(command), command=command, rules=tuple(rules))
     for line in event.body.splitlines():
-        if _LIKE_A_COMMAND.search(line) and not set(commands(line)) & set(found):
+        if _LIKE_A_COMMAND.search(line) and not set(commands(line)) & set(parsed):
             yield Line(text=line.strip(), command=None)
 
 
@@ -144,18 +144,18 @@ def outcomes(
                 job_id = external_id.partition("#")[0]
                 yield Outcome(words=f"{act} job {job_id} stands for")
             case SuiteAgain(sha=sha):
-                words = f"runs again the newest job of each check of {sha}"
-                yield Outcome(words=words)
+                summary = f"runs again the newest job of each check of {sha}"
+                yield Outcome(words=summary)
 
 
 def _of_run(
     event: GithubEvent, payload: Json, step: Run, delivery_id: str, played: Played
 ) -> Outcome:
     rule, fields = step.rule, job_fields(event, delivery_id, step)
-    words = f"rule {rule.name}: workflow {rule.workflow}, priority {rule.priority}"
+    summary = f"rule {rule.name}: workflow {rule.workflow}, priority {rule.priority}"
     if step.command is None:
         asks = (f"the commit of {event.ref}",) if step.asks_for_commit else ()
-        return Outcome(words=words, asks=asks, job=dict(fields))
+        return Outcome(words=summary, asks=asks, job=dict(fields))
     least = needed_for(rule, from_fork=False).value
     of_forks = needed_for(rule, from_fork=True).value
     who = f"whether {event.actor} has the permission {_either(least, of_forks)}"
@@ -164,7 +164,7 @@ def _of_run(
     questions = (who, code) if event.is_on_pull_request else (who,)
     decision, job = _decision(event, payload, step, fields, played)
     return Outcome(
-        words=words,
+        words=summary,
         asks=questions,
         job=None if job is None else dict(job),
         decision=decision,
@@ -175,14 +175,16 @@ def _of_cancel(
     event: GithubEvent, step: Cancel, delivery_id: str, played: Played
 ) -> Outcome:
     needed = needed_for(None, from_fork=False)
-    words = f"cancel: ends what runs or waits for #{event.pull_request or event.issue}"
+    summary = (
+        f"cancel: ends what runs or waits for #{event.pull_request or event.issue}"
+    )
     asks = (f"whether {event.actor} has the permission {needed.value}",)
     job: dict[str, Json] | None = dict(job_fields(event, delivery_id, step))
     decision = "it is carried out" if played.permission else ""
     if played.permission and not may(played.permission, needed):
         decision = f"refused: {denied(event, played.permission, needed).reason}"
         job = None
-    return Outcome(words=words, asks=asks, job=job, decision=decision)
+    return Outcome(words=summary, asks=asks, job=job, decision=decision)
 
 
 def _decision(
@@ -197,7 +199,7 @@ def _decision(
         return "", fields
     if event.is_on_pull_request and played.pull is None:
         return "not known without the pull request as well (--pull)", fields
-    found = decide(
+    decision = decide(
         step.rule,
         event.name,
         payload if isinstance(payload, dict) else {},
@@ -205,14 +207,14 @@ def _decision(
         pull=played.pull if event.is_on_pull_request else None,
         permission=played.permission,
     )
-    if not isinstance(found, Free):
-        return f"refused: {found.reason}", None
-    sha = found.document.sha
-    held = ", without secrets" if found.document.from_fork else ""
-    return (f"queued for {sha}{held}" if sha else "queued"), found.document
+    if not isinstance(decision, Free):
+        return f"refused: {decision.reason}", None
+    sha = decision.document.sha
+    held = ", without secrets" if decision.document.from_fork else ""
+    return (f"queued for {sha}{held}" if sha else "queued"), decision.document
 
 
-def _words(subject: Subject) -> str:
+def _subject_name(subject: Subject) -> str:
     return "a pull request" if subject is Subject.PULL_REQUEST else "an issue"
 
 

@@ -121,8 +121,8 @@ def asks_for_commit(event: GithubEvent) -> bool:
 
 def clean(value: str) -> str:
     """Return an untrusted text in a form that can be stored: Unicode, without NUL, cut to `LONGEST_TEXT`."""
-    kept = value[:LONGEST_TEXT].encode(errors="replace").decode()
-    return kept.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    cut = value[:LONGEST_TEXT].encode(errors="replace").decode()
+    return cut.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _id(value: int | None) -> int:
@@ -173,8 +173,10 @@ def _labels(payload: Json) -> tuple[str, ...]:
     new = text(payload, "label", "name")
     if new:
         return (clean(new),)
-    found = at(payload, "pull_request", "labels") or at(payload, "issue", "labels")
-    names = [text(each, "name") for each in found] if isinstance(found, list) else []
+    labels = at(payload, "pull_request", "labels") or at(payload, "issue", "labels")
+    names = (
+        [text(label, "name") for label in labels] if isinstance(labels, list) else []
+    )
     return tuple(clean(name) for name in names if name)
 
 

@@ -85,8 +85,8 @@ class Lock:
             ) as held:
                 yield held
             return
-        async with _file_lock(self.database) as found:
-            yield found
+        async with _file_lock(self.database) as lock:
+            yield lock
 
 
 @frozen

@@ -50,13 +50,13 @@ class RunTokens:
         body = await read_body(request, "token-grant-request")
         job_id = request.path_params["job_id"]
         job = await self.context.use(lambda: self._held(job_id, body))
-        wanted = _permissions(body)
-        installation = self._allow(job, wanted)
+        requested = _permissions(body)
+        installation = self._allow(job, requested)
         try:
             token = await self.credentials.run_token(
                 installation,
                 job.document.repository_id or job.repository.partition("/")[2],
-                wanted,
+                requested,
             )
         except GithubError as error:
             structlog.get_logger().warning(
@@ -65,7 +65,7 @@ class RunTokens:
             later = isinstance(error, (Limited, Unclear))
             status = HTTPStatus.SERVICE_UNAVAILABLE if later else HTTPStatus.FORBIDDEN
             raise Refused(status, f"GitHub gives no token: {error.reason}") from error
-        structlog.get_logger().info("run_token_granted", job_id=job.id, **wanted)
+        structlog.get_logger().info("run_token_granted", job_id=job.id, **requested)
         answer = {"token": token.value, "expires_at": int(token.expires_at)}
         return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
@@ -88,7 +88,7 @@ class RunTokens:
             raise Refused(HTTPStatus.CONFLICT, "the job has not been accepted yet")
         return job
 
-    def _allow(self, job: HubJob, wanted: Mapping[str, str]) -> int:
+    def _allow(self, job: HubJob, requested: Mapping[str, str]) -> int:
         """Return the installation for a job's token.
 
         Raises:
@@ -104,7 +104,7 @@ class RunTokens:
             raise Refused(HTTPStatus.FORBIDDEN, message)
         rule = job.document.rule
         permissions = self.settings.permissions_of_run(rule)
-        for name, level in wanted.items():
+        for name, level in requested.items():
             most = permissions.get(name, "")
             if most not in _LEVELS or _LEVELS.index(level) > _LEVELS.index(most):
                 message = (
@@ -116,9 +116,9 @@ class RunTokens:
 
 
 def _permissions(body: Mapping[str, Json]) -> dict[str, str]:
-    found = body.get("permissions")
+    permissions = body.get("permissions")
     return (
-        {name: str(level) for name, level in found.items()}
-        if isinstance(found, dict)
+        {name: str(level) for name, level in permissions.items()}
+        if isinstance(permissions, dict)
         else {}
     )

@@ -31,7 +31,7 @@ class SessionLock:
                 with anyio.fail_after(self.dead_s):
                     await self.connection.execute("SELECT 1")
         except (OSError, psycopg.Error, TimeoutError) as error:
-            structlog.get_logger().warning("database_lost", error=_words(error))
+            structlog.get_logger().warning("database_lost", error=_reason_of(error))
 
 
 @asynccontextmanager
@@ -66,19 +66,19 @@ async def _connected(database: Database, dead_s: float) -> Connection | None:
         with anyio.fail_after(dead_s):
             return await psycopg.AsyncConnection.connect(address, autocommit=True)
     except (OSError, psycopg.Error, TimeoutError) as error:
-        structlog.get_logger().warning("database_lost", error=_words(error))
+        structlog.get_logger().warning("database_lost", error=_reason_of(error))
         return None
 
 
 async def _try(connection: Connection, key: int, dead_s: float) -> bool:
     try:
         with anyio.fail_after(dead_s):
-            found = await connection.execute("SELECT pg_try_advisory_lock(%s)", (key,))
-            return await found.fetchone() == (True,)
+            cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (key,))
+            return await cursor.fetchone() == (True,)
     except (OSError, psycopg.Error, TimeoutError) as error:
-        structlog.get_logger().warning("database_lost", error=_words(error))
+        structlog.get_logger().warning("database_lost", error=_reason_of(error))
         return False
 
 
-def _words(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -56,7 +56,7 @@ class GithubStatus:
             "swept_at": progress.swept_at,
             "trouble": progress.trouble,
             "trouble_at": progress.trouble_at,
-            "losses": [{**asdict(each)} for each in progress.losses],
+            "losses": [{**asdict(loss)} for loss in progress.losses],
             "checks_owed": pending,
             "checks_failing": failing,
             "jobs_received": self.context.stores.reader.counts()[State.RECEIVED],

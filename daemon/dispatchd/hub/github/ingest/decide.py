@@ -36,14 +36,14 @@ Decision = Free | End
 
 def may(actual: str, needed: Permission) -> bool:
     """Return whether a permission (GitHub's role name) is enough; an unknown role isn't."""
-    held = [each for each in _LADDER if each.value == actual]
+    held = [permission for permission in _LADDER if permission.value == actual]
     return bool(held) and _LADDER.index(held[0]) >= _LADDER.index(needed)
 
 
 def denied(event: GithubEvent, actual: str, needed: Permission) -> End:
     """Return the end of a command whose author lacks the permission."""
-    found = f"{event.actor} for {event.repository} is {actual or 'none'}"
-    reason = f"the permission of {found}, and {needed.value} is needed"
+    held = f"{event.actor} for {event.repository} is {actual or 'none'}"
+    reason = f"the permission of {held}, and {needed.value} is needed"
     return End(reason=reason, is_denied=True)
 
 

@@ -118,28 +118,28 @@ class Inbox:
             return Taken(delivery=delivery)
         ids = JobIds(target=arrival.target, delivery_id=arrival.id)
         work = _Work(db=db, context=self.context, arrival=arrival, ids=ids, now=now)
-        done = [each for step in plan.steps for each in work.do(step)]
-        made = tuple(each.job for each in done if each.is_new and each.job)
+        done = [outcome for step in plan.steps for outcome in work.do(step)]
+        made = tuple(outcome.job for outcome in done if outcome.is_new and outcome.job)
         delivery = evolve(
             delivery,
             routing="; ".join(
-                [plan.reason, *(each.words for each in done if each.words)]
+                [plan.reason, *(outcome.note for outcome in done if outcome.note)]
             ),
             state="queued" if made else "done",
             job_ids=tuple(job.id for job in made),
         )
         keep_delivery(db, delivery)
-        jobs = tuple(each.job for each in done if each.job is not None)
+        jobs = tuple(outcome.job for outcome in done if outcome.job is not None)
         return Taken(delivery=delivery, jobs=jobs)
 
 
 @frozen(kw_only=True)
 class _Done:
-    """Result of a step: the job that it made or changed, and words about what the plan couldn't know."""
+    """Result of a step: the job that it made or changed, and a note about what the plan couldn't know."""
 
     job: HubJob | None = None
     is_new: bool = False
-    words: str = ""
+    note: str = ""
 
 
 @frozen(kw_only=True)
@@ -183,18 +183,22 @@ class _Work:
     def _press(self, job_id: str, *, again: bool) -> _Done:
         shown = check_of(self.db, job_id)
         if shown is None or not self._is_of_repository(shown):
-            return _Done(words=f"there is no job {job_id} for it (any more)")
+            return _Done(note=f"there is no job {job_id} for it (any more)")
         if again:
             check = shown.check
             # Of several checks with a name people see the newest.
             names = check.repository, self.arrival.event.repository
             of_commit = checks_of(self.db, check.sha, *names)
-            same = [each for each in of_commit if each.check.name == check.name]
+            same = [
+                job_check
+                for job_check in of_commit
+                if job_check.check.name == check.name
+            ]
             return self._again(same[-1])
         row = self.db.execute(queries.LOCKED, {"of_id": job_id}).mappings().one()
         job = read_job(row)
         if job.state in ENDED:
-            return _Done(words=f"job {job_id} has ended as {job.state} already")
+            return _Done(note=f"job {job_id} has ended as {job.state} already")
         after = claim_rules.cancel(job, now=self.now)
         write_job(self.db, job, after)
         return _Done(job=after)
@@ -204,16 +208,18 @@ class _Work:
         # No checks under this repository name; there may be some under an earlier one.
         of_commit = of_commit or checks_of(self.db, sha)
         newest = {
-            each.check.name: each for each in of_commit if self._is_of_repository(each)
+            job_check.check.name: job_check
+            for job_check in of_commit
+            if self._is_of_repository(job_check)
         }
         if not newest:
-            yield _Done(words="there is no job for this commit (any more)")
-        for name, each in newest.items():
-            if is_by_comment(each.job.document):
+            yield _Done(note="there is no job for this commit (any more)")
+        for name, job_check in newest.items():
+            if is_by_comment(job_check.job.document):
                 # A re-run of all checks must not start a deployment.
-                yield _Done(words=f"{name} was started by a comment, and only by one")
+                yield _Done(note=f"{name} was started by a comment, and only by one")
             else:
-                yield self._again(each)
+                yield self._again(job_check)
 
     def _is_of_repository(self, shown: JobCheck) -> bool:
         """Return whether a check is of the event's repository. The id decides where it is known: names change."""
@@ -225,10 +231,10 @@ class _Work:
     def _again(self, shown: JobCheck) -> _Done:
         job = shown.job
         if job.state not in ENDED:
-            return _Done(words=f"{shown.check.name} is {job.state} already")
+            return _Done(note=f"{shown.check.name} is {job.state} already")
         texts = self.db.execute(queries.TEXTS_OF, {"of_id": job.id}).first()
         if texts is None:
-            return _Done(words=f"the payload of {job.id} is not kept any more")
+            return _Done(note=f"the payload of {job.id} is not kept any more")
         event = self.arrival.event
         self._follow_rename(shown)
         # The repository may have another name by now, and the App another installation.
@@ -259,9 +265,9 @@ class _Work:
             return
         of_commit = checks_of(self.db, check.sha, check.repository)
         same = [
-            each.job.id
-            for each in of_commit
-            if each.check.name == check.name and self._is_of_repository(each)
+            job_check.job.id
+            for job_check in of_commit
+            if job_check.check.name == check.name and self._is_of_repository(job_check)
         ]
         change = update(CHECKS).where(CHECKS.c.job_id.in_(same))
         self.db.execute(change.values(repository=name))

@@ -83,14 +83,14 @@ class Received:
             if before is None:
                 return []
             meant = self._unfinished(db, before)
-            ended = [claim_rules.cancel(each, now=now) for each in meant]
+            ended = [claim_rules.cancel(target, now=now) for target in meant]
             for was, after in zip(meant, ended, strict=True):
                 write_job(db, was, after)
-            words = cancelled(ended) if ended else "Nothing is left to cancel"
+            summary = cancelled(ended) if ended else "Nothing is left to cancel"
             event = Event.CARRIED_OUT if ended else Event.HAD_NO_TARGET
             cause = "" if ended else FailureCause.NO_TARGET
-            job = claim_rules.ended_here(before, event, f"{words}.", cause, now=now)
-            _write_end(db, before, job, words)
+            job = claim_rules.ended_here(before, event, f"{summary}.", cause, now=now)
+            _write_end(db, before, job, summary)
             return [*ended, job]
 
         return self._database.write(work)
@@ -100,7 +100,7 @@ class Received:
         if not job.number:
             return []
         given = select(_JOB.position).where(_JOB.id == job.id).scalar_subquery()
-        wanted = and_(
+        condition = and_(
             _JOB.state.in_((*HELD, *WAITING)),
             of_repository(job.document),
             _JOB.number == job.number,
@@ -109,7 +109,9 @@ class Received:
             _JOB.position + 0 < given,
         )
         return locked(
-            db, wanted, lambda other: is_same_repository(job.document, other.document)
+            db,
+            condition,
+            lambda other: is_same_repository(job.document, other.document),
         )
 
 
@@ -120,6 +122,6 @@ def _received(db: Connection, job_id: str) -> HubJob | None:
     return job if job is not None and job.state is State.RECEIVED else None
 
 
-def _write_end(db: Connection, before: HubJob, after: HubJob, words: str) -> None:
+def _write_end(db: Connection, before: HubJob, after: HubJob, summary: str) -> None:
     write_job(db, before, after)
-    amend_routing(db, after.document.delivery_id, after.id, words)
+    amend_routing(db, after.document.delivery_id, after.id, summary)

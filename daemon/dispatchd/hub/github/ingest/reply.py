@@ -34,14 +34,14 @@ class Replies:
         comment_id = job.document.comment_id
         if not comment_id:
             return
-        reaction, words = _TAKEN, ""
+        reaction, message = _TAKEN, ""
         if isinstance(decision, End):
             reaction = _DENIED if decision.is_denied else _IMPOSSIBLE
-            words = "" if decision.is_denied else decision.reason
+            message = "" if decision.is_denied else decision.reason
         try:
             await self._react(job, comment_id, reaction)
-            if words:
-                await self._say(job, words)
+            if message:
+                await self._say(job, message)
         except GithubError as error:
             structlog.get_logger().warning(
                 "comment_not_answered", job_id=job.id, error=str(error)
@@ -53,10 +53,10 @@ class Replies:
         react = self.client.react_to_review_comment if on_code else self.client.react
         await react(installation, job.repository, comment_id, reaction)
 
-    async def _say(self, job: HubJob, words: str) -> None:
+    async def _say(self, job: HubJob, message: str) -> None:
         await self.client.comment(
             job.document.installation_id,
             job.repository,
             job.document.number,
-            f"{OUR_MARK}\n@{job.document.actor} {words[:1].upper()}{words[1:]}.",
+            f"{OUR_MARK}\n@{job.document.actor} {message[:1].upper()}{message[1:]}.",
         )

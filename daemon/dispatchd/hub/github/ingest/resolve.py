@@ -192,25 +192,27 @@ class Resolver:
     async def _payload(self, job: HubJob) -> dict[str, Json]:
         texts = await self.context.use(lambda: self.context.stores.reader.texts(job.id))
         try:
-            found = loads(texts[0]) if texts is not None else None
+            payload = loads(texts[0]) if texts is not None else None
         except ContractViolation:
-            found = None
-        return found if isinstance(found, dict) else {}
+            payload = None
+        return payload if isinstance(payload, dict) else {}
 
     async def _permission(self, installation: int, repository: str, login: str) -> str:
         """Return a user's permission in a repository, as GitHub's role name."""
         now = self.context.now()
-        at, kept = self._permissions.get((repository, login), (0.0, ""))
+        at, cached = self._permissions.get((repository, login), (0.0, ""))
         if 0 <= now - at < _PERMISSION_S:
-            return kept
+            return cached
         try:
-            found = await self.client.permission(installation, repository, login)
+            document = await self.client.permission(installation, repository, login)
         except NotThere:
             # There is no such user, or they have no access to the repository.
             return ""
-        role = str(found.get("role_name") or "")
+        role = str(document.get("role_name") or "")
         # An organisation's custom role is based on one of GitHub's.
-        known = role if role in set(Permission) else str(found.get("permission") or "")
+        known = (
+            role if role in set(Permission) else str(document.get("permission") or "")
+        )
         self._permissions[repository, login] = (now, known)
         self._forget_old(now)
         return known
@@ -233,8 +235,8 @@ class Resolver:
                     return received.end(job.id, reason, now=now)
 
         changed = await self.context.use(act)
-        for each in changed:
-            self.context.waiting.notify(each)
+        for after in changed:
+            self.context.waiting.notify(after)
         if changed:
             self._log.info(
                 "received_job_decided", job_id=job.id, state=changed[-1].state

@@ -59,10 +59,10 @@ class SignedBody:
                 if size > most:
                     raise TooLarge(most)
                 file.write(chunk)
-                for each in reckoned:
-                    each.update(chunk)
+                for mac in reckoned:
+                    mac.update(chunk)
             opened.pop_all()
-        signatures = [b"sha256=" + each.hexdigest().encode() for each in reckoned]
+        signatures = [b"sha256=" + mac.hexdigest().encode() for mac in reckoned]
         return cls(size, file, signatures)
 
     def is_signed(self, signature: str) -> bool:
@@ -73,7 +73,7 @@ class SignedBody:
         """
         given = signature.encode(errors="replace")
         # All of them, so that the time doesn't show which one matched.
-        fits = [hmac.compare_digest(given, each) for each in self._signatures]
+        fits = [hmac.compare_digest(given, expected) for expected in self._signatures]
         return any(fits)
 
     def read(self) -> bytes:

@@ -81,7 +81,7 @@ def commands(body: str) -> list[Command]:
         return []
     if sum(1 for _ in _MARKUP.finditer(body)) > _MOST_MARKUP:
         return []
-    found: dict[Command, None] = {}
+    parsed: dict[Command, None] = {}
     for line in _plain_lines(body):
         match = _LINE.fullmatch(line)
         if match is None:
@@ -93,8 +93,8 @@ def commands(body: str) -> list[Command]:
             sha=(match["sha"] or "").lower(),
         )
         if verb is Verb.RUN or command == Command(verb=verb):
-            found[command] = None
-    return list(found)[:MOST_COMMANDS]
+            parsed[command] = None
+    return list(parsed)[:MOST_COMMANDS]
 
 
 def _plain_lines(body: str) -> Iterator[str]:
@@ -109,9 +109,9 @@ def _plain_lines(body: str) -> Iterator[str]:
             first = (block.map or [0])[0]
             if is_own and not raw and not _continues_footnote(written, first):
                 yield from _lines_before_html(block.children or [])
-            for each in block.children or []:
-                if each.type == "html_inline":
-                    raw = _raw_after(raw, each.content)
+            for child in block.children or []:
+                if child.type == "html_inline":
+                    raw = _raw_after(raw, child.content)
         before = block
 
 

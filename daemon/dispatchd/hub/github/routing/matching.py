@@ -56,9 +56,9 @@ def why_none(name: str, why: Mapping[str, str]) -> str:
 def mismatch_of_code(rule: Rule, event: GithubEvent) -> str:
     """Return the reason why a rule doesn't match the code or subject of an event, whatever the action; empty if it does."""
     ref = event.base_ref or event.ref
-    if rule.refs and not any(_fits(each, rule.refs) for each in (ref, _short(ref))):
+    if rule.refs and not any(_fits(form, rule.refs) for form in (ref, _short(ref))):
         return f"the ref {ref or '(none)'} isn't one of {', '.join(rule.refs)}"
-    if rule.labels and not any(_fits(each, rule.labels) for each in event.labels):
+    if rule.labels and not any(_fits(label, rule.labels) for label in event.labels):
         return f"it has none of the labels {', '.join(rule.labels)}"
     if event.is_draft and not rule.drafts:
         return "it is a draft"
@@ -70,7 +70,7 @@ def mismatch_of_code(rule: Rule, event: GithubEvent) -> str:
 def mismatch_of_repository(rule: Rule, event: GithubEvent) -> str:
     """Return the reason why a rule doesn't match an event's repository; empty if it does."""
     # GitHub accepts names in any case, and sends them in their owner's spelling.
-    patterns = tuple(each.lower() for each in rule.repositories)
+    patterns = tuple(pattern.lower() for pattern in rule.repositories)
     if _fits(event.repository.lower(), patterns):
         return ""
     return f"{event.repository} isn't one of {', '.join(rule.repositories)}"
@@ -101,7 +101,7 @@ def _actions(rule: Rule, event: str) -> tuple[str, ...]:
 
 
 def _fits(value: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(value, each) for each in patterns)
+    return any(fnmatchcase(value, pattern) for pattern in patterns)
 
 
 def _short(ref: str) -> str:

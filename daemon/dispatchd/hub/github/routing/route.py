@@ -141,9 +141,9 @@ def _of_check_run(event: GithubEvent, settings: GithubSettings) -> Plan:
     if event.action == PRESSED and event.button != CANCEL_BUTTON:
         return Plan(reason=f"there is no button {event.button!r}")
     again = event.action == AGAIN
-    words = "re-run" if again else "cancel"
+    action = "re-run" if again else "cancel"
     button = Button(external_id=event.external_id, again=again)
-    return Plan(steps=(button,), reason=f"{event.actor} wants its {words}")
+    return Plan(steps=(button,), reason=f"{event.actor} wants its {action}")
 
 
 def _of_check_suite(event: GithubEvent, settings: GithubSettings) -> Plan:
@@ -170,16 +170,16 @@ def _speaks(event: GithubEvent) -> bool:
 
 def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
     refusal = refusal_of_comment(event, settings)
-    found = [] if refusal else commands(event.body)
-    if not found:
+    parsed = [] if refusal else commands(event.body)
+    if not parsed:
         by_rules = _of_rules(event, settings)
         reason = refusal or "the comment holds no command"
         return by_rules if by_rules.steps else Plan(reason=reason)
     steps: dict[Step, None] = {}
     unknown: list[str] = []
-    for command in found:
+    for command in parsed:
         if command.verb is Verb.CANCEL:
-            if any(not mismatch_of_repository(each, event) for each in settings.rules):
+            if any(not mismatch_of_repository(rule, event) for rule in settings.rules):
                 steps[Cancel()] = None
             else:
                 unknown.append("no rule is for this repository")
@@ -191,7 +191,7 @@ def _of_comment(event: GithubEvent, settings: GithubSettings) -> Plan:
         steps |= dict.fromkeys(meant)
         if not meant:
             unknown.append(f"no rule is for /run {command.name}".rstrip())
-    said = [_words(each) for each in steps]
+    said = [_summary(step) for step in steps]
     return Plan(steps=tuple(steps), reason="; ".join([*said, *unknown]))
 
 
@@ -218,15 +218,15 @@ def _of_rules(event: GithubEvent, settings: GithubSettings) -> Plan:
         return Plan(reason=f"the message of its commit has {skip}")
     asks = asks_for_commit(event)
     why = {rule.name: mismatch(rule, event) for rule in settings.rules}
-    wanted = [
+    runs = [
         Run(rule=rule, asks_for_commit=asks)
         for rule in settings.rules
         if not why[rule.name]
         # Code of a fork waits for the command of somebody with permission.
         and not event.from_fork
     ]
-    if wanted:
-        return Plan(steps=tuple(wanted), reason="; ".join(map(_words, wanted)))
+    if runs:
+        return Plan(steps=tuple(runs), reason="; ".join(map(_summary, runs)))
     return Plan(reason=_why_not(event, why))
 
 
@@ -252,7 +252,7 @@ def _why_not(event: GithubEvent, why: Mapping[str, str]) -> str:
     return why_none(event.name, why)
 
 
-def _words(step: Step) -> str:
+def _summary(step: Step) -> str:
     match step:
         case Run(rule=rule, command=None):
             return f"rule {rule.name}: workflow {rule.workflow}"
