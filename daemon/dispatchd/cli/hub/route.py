@@ -176,7 +176,7 @@ def _report(
         ],
         "steps": [
             {
-                "does": outcome.words,
+                "does": outcome.summary,
                 "asks_github": list(outcome.asks),
                 "decision": outcome.decision or None,
                 "job": outcome.job,

@@ -64,7 +64,7 @@ class Line:
 class Outcome:
     """Result of a step of the plan."""
 
-    words: str
+    summary: str
     asks: tuple[str, ...] = ()
     """Questions to GitHub that would come first, in words."""
     job: dict[str, Json] | None = None
@@ -142,10 +142,10 @@ def outcomes(
             case Button(external_id=external_id, again=again):
                 act = "runs again what" if again else "ends what"
                 job_id = external_id.partition("#")[0]
-                yield Outcome(words=f"{act} job {job_id} stands for")
+                yield Outcome(summary=f"{act} job {job_id} stands for")
             case SuiteAgain(sha=sha):
                 summary = f"runs again the newest job of each check of {sha}"
-                yield Outcome(words=summary)
+                yield Outcome(summary=summary)
 
 
 def _of_run(
@@ -155,7 +155,7 @@ def _of_run(
     summary = f"rule {rule.name}: workflow {rule.workflow}, priority {rule.priority}"
     if step.command is None:
         asks = (f"the commit of {event.ref}",) if step.asks_for_commit else ()
-        return Outcome(words=summary, asks=asks, job=dict(fields))
+        return Outcome(summary=summary, asks=asks, job=dict(fields))
     least = needed_for(rule, from_fork=False).value
     of_forks = needed_for(rule, from_fork=True).value
     who = f"whether {event.actor} has the permission {_either(least, of_forks)}"
@@ -164,7 +164,7 @@ def _of_run(
     questions = (who, code) if event.is_on_pull_request else (who,)
     decision, job = _decision(event, payload, step, fields, played)
     return Outcome(
-        words=summary,
+        summary=summary,
         asks=questions,
         job=None if job is None else dict(job),
         decision=decision,
@@ -184,7 +184,7 @@ def _of_cancel(
     if played.permission and not may(played.permission, needed):
         decision = f"refused: {denied(event, played.permission, needed).reason}"
         job = None
-    return Outcome(words=summary, asks=asks, job=job, decision=decision)
+    return Outcome(summary=summary, asks=asks, job=job, decision=decision)
 
 
 def _decision(
