@@ -144,10 +144,10 @@ class PathTaken(FolderUnusable):
 
     exit_code = os.EX_CANTCREAT
 
-    def __init__(self, *, path: Path, found: str, error: OSError, do: str) -> None:
+    def __init__(self, *, path: Path, kind: str, error: OSError, do: str) -> None:
         super().__init__(folder=path.parent, error=error)
-        self.path, self.found = path, found
-        self.args = (f"cannot make {path}: there is {found}; {do}",)
+        self.path, self.kind = path, kind
+        self.args = (f"cannot make {path}: there is {kind}; {do}",)
 
 
 class StoreLocked(UserError):

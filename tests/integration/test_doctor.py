@@ -32,7 +32,7 @@ async def doctor(config: Path, **env: str) -> tuple[int, dict[str, tuple[str, st
     for each in json.loads(done.stdout):
         known = found.get(each["check"], ("ok", ""))
         if order.index(each["level"]) >= order.index(known[0]):
-            found[each["check"]] = (each["level"], each["words"])
+            found[each["check"]] = (each["level"], each["message"])
     return done.returncode, found
 
 

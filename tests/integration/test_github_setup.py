@@ -484,13 +484,13 @@ async def test_each_trouble_is_named(
         for each in bad
         if each.check == check
         and each.level is level
-        and words.replace("URL", place.github.url) in each.words
+        and words.replace("URL", place.github.url) in each.message
     ]
     assert len(named) == 1, bad
     # What follows from it is said too, but nothing that has to do with something else.
     assert len(bad) <= (3 if make is other_installation else 2), bad
-    told = "\n".join(each.words for each in found)
-    assert "\n" not in named[0].words
+    told = "\n".join(each.message for each in found)
+    assert "\n" not in named[0].message
     assert "PRIVATE KEY" not in told
     assert "secret-no-pem" not in told
     assert WEBHOOK_SECRET not in told
@@ -518,7 +518,7 @@ async def test_what_is_more_than_needed_is_a_note(place: Place) -> None:
     found = await place.findings()
 
     assert max(each.level for each in found) is Level.OK
-    words = [each.words for each in found]
+    words = [each.message for each in found]
     assert "more than needed, which can be taken away: administration: write" in words
     assert "more than needed, which only cost deliveries: star" in words
 
@@ -532,8 +532,8 @@ async def test_statuses_are_not_too_much_where_they_stand_in_for_checks(
     place.github.app["permissions"]["checks"] = "write"
     beside = await place.findings()
 
-    assert not [each for each in instead if "more than needed" in each.words]
-    assert [each for each in beside if "taken away: statuses: write" in each.words]
+    assert not [each for each in instead if "more than needed" in each.message]
+    assert [each for each in beside if "taken away: statuses: write" in each.message]
 
 
 async def test_a_delivery_that_was_sent_again_has_succeeded(place: Place) -> None:
@@ -559,7 +559,7 @@ async def test_a_hub_that_polls_needs_an_address_and_nobody_behind_it(
 
     assert max(each.level for each in good) is Level.OK, good
     [failed] = [each for each in bad if each.level is not Level.OK]
-    assert "so there are no deliveries" in failed.words
+    assert "so there are no deliveries" in failed.message
 
 
 async def test_a_token_says_what_it_cannot_do(place: Place) -> None:
@@ -576,12 +576,12 @@ async def test_a_token_says_what_it_cannot_do(place: Place) -> None:
 
     [warning] = [each for each in good if each.level is not Level.OK]
     assert (
-        "no checks and their buttons, no tokens for runs, no polling" in warning.words
+        "no checks and their buttons, no tokens for runs, no polling" in warning.message
     )
     assert max(each.level for each in unlimited) is Level.WARNING
     [failed] = [each for each in bad if each.level is Level.FAILED]
-    assert "401" in failed.words
-    assert place.github.token not in failed.words
+    assert "401" in failed.message
+    assert place.github.token not in failed.message
 
 
 async def test_a_merge_queue_without_a_rule_is_a_hint(place: Place) -> None:
@@ -592,7 +592,7 @@ async def test_a_merge_queue_without_a_rule_is_a_hint(place: Place) -> None:
     quiet = await place.findings()
 
     def about(found: list[Finding]) -> list[Finding]:
-        return [each for each in found if "merge_group: where" in each.words]
+        return [each for each in found if "merge_group: where" in each.message]
 
     [hint] = about(hinted)
     assert hint.level is Level.OK

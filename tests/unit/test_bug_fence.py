@@ -173,7 +173,7 @@ async def test_a_loop_that_is_cancelled_in_its_pause_is_named_no_more() -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(bugs.rounds, "it", act)
         await anyio.wait_all_tasks_blocked()
-        assert bugs.words == [
+        assert bugs.messages == [
             "it has met a bug and is tried again; the log has details (ValueError)"
         ]
         tasks.cancel_scope.cancel()

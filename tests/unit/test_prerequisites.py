@@ -39,7 +39,7 @@ def test_a_folder_that_keeps_nothing_is_a_failure() -> None:
     line = found(Path("/proc"))["durability"]
 
     assert line.level is Level.FAILED
-    assert "put store.folder on a local file system" in line.words
+    assert "put store.folder on a local file system" in line.message
 
 
 def test_a_machine_without_git_fails_where_a_workflow_has_a_checkout(
@@ -49,7 +49,7 @@ def test_a_machine_without_git_fails_where_a_workflow_has_a_checkout(
     line = found(tmp_path, search_path=str(tmp_path), checkout=True)["git"]
 
     assert line.level is Level.FAILED
-    assert "install git" in line.words
+    assert "install git" in line.message
 
 
 @pytest.mark.parametrize("home", ["", "/nonexistent"])
@@ -57,7 +57,7 @@ def test_a_home_that_is_not_there_is_a_warning(tmp_path: Path, home: str) -> Non
     line = found(tmp_path, home=home)["home"]
 
     assert line.level is Level.WARNING
-    assert line.words.startswith("HOME is")
+    assert line.message.startswith("HOME is")
 
 
 def test_a_system_without_certificates_fails_where_they_are_needed(
@@ -70,7 +70,7 @@ def test_a_system_without_certificates_fails_where_they_are_needed(
     line = found(tmp_path, system_certificates=True)["certificates"]
 
     assert line.level is Level.FAILED
-    assert "install ca-certificates, or set cloud.ca_file" in line.words
+    assert "install ca-certificates, or set cloud.ca_file" in line.message
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_folder_without_programs_is_named(noexec: Path, *, checkout: bool) -> 
     line = found(noexec, checkout=checkout)["exec"]
 
     assert line.level is (Level.FAILED if checkout else Level.WARNING)
-    assert "mount it without noexec" in line.words
+    assert "mount it without noexec" in line.message
 
 
 def workflow(*own: str, **limits: int) -> Workflow:

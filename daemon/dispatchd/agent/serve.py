@@ -91,10 +91,12 @@ def _machine_warnings(config: Config, environment: Mapping[str, str]) -> list[st
         MachineUnfit: Something is missing without which no job can be run well.
     """
     findings = list(prerequisites(needs_of(config, environment)))
-    failed = [finding.words for finding in findings if finding.level is Level.FAILED]
+    failed = [finding.message for finding in findings if finding.level is Level.FAILED]
     if failed:
         raise MachineUnfit(failed)
-    warnings = [finding.words for finding in findings if finding.level is Level.WARNING]
+    warnings = [
+        finding.message for finding in findings if finding.level is Level.WARNING
+    ]
     for warning in warnings:
         structlog.get_logger().warning("machine_lacks", what=warning)
     return warnings

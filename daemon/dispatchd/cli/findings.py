@@ -15,7 +15,7 @@ T = TypeVar("T")
 def show(finding: Finding) -> None:
     """Print a finding on a line of its own."""
     level = finding.level.name.lower()
-    echo(f"{level:8}{finding.check:14}{finding.words}")
+    echo(f"{level:8}{finding.check:14}{finding.message}")
 
 
 async def gather(
@@ -51,7 +51,7 @@ def conclude(findings: Sequence[Finding], *, as_json: bool) -> NoReturn:
                 {
                     "check": finding.check,
                     "level": finding.level.name.lower(),
-                    "words": finding.words,
+                    "message": finding.message,
                 }
                 for finding in findings
             ]

@@ -129,7 +129,7 @@ class BugFence:
         self.failing.pop(_name(loop, item), None)
 
     @property
-    def words(self) -> list[str]:
+    def messages(self) -> list[str]:
         """Current failures, one sentence each."""
         return [
             f"{name} has met a bug and is tried again; the log has details ({bug})"

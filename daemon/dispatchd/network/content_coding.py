@@ -16,8 +16,8 @@ def coding_problem(content_encoding: str) -> str:
     Args:
         content_encoding: The header's value; several headers are joined by commas.
     """
-    codings = [each.strip().lower() for each in content_encoding.split(",")]
-    foreign = [each for each in codings if each not in {"", "identity"}]
+    codings = [coding.strip().lower() for coding in content_encoding.split(",")]
+    foreign = [coding for coding in codings if coding not in {"", "identity"}]
     if not foreign:
         return ""
     # Text of a stranger: its beginning is enough to find who wrote it.

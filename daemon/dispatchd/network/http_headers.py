@@ -16,10 +16,10 @@ def http_date(value: str) -> datetime | None:
     try:
         date = parsedate_to_datetime(value)
         # A date without a zone is invalid.
-        found = None if date.tzinfo is None else date.astimezone(UTC)
+        utc = None if date.tzinfo is None else date.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return found if found is not None and found.year in _YEARS else None
+    return utc if utc is not None and utc.year in _YEARS else None
 
 
 def seconds(value: str) -> float | None:

@@ -123,22 +123,22 @@ def find_proxy(
     for name in (f"{url.scheme}_proxy", "all_proxy"):
         for spelled in (name, name.upper()):
             if text := environment.get(spelled, "").strip():
-                found = FoundProxy(
+                proxy = FoundProxy(
                     text=text if "://" in text else f"http://{text}", source=spelled
                 )
-                return None if is_excepted(url, environment) else found
+                return None if is_excepted(url, environment) else proxy
     return None
 
 
 def check_proxy(
-    found: FoundProxy, key: str = "cloud.proxy"
+    proxy: FoundProxy, key: str = "cloud.proxy"
 ) -> Iterator[tuple[str, str]]:
     """Yield key and problem of a proxy's URL. Its text is not repeated, as it may hold a password."""
-    key = found.source if found.is_configured else key
-    where = "" if found.is_configured else f"is empty and {found.source} "
-    for problem in _problems(found):
+    key = proxy.source if proxy.is_configured else key
+    where = "" if proxy.is_configured else f"is empty and {proxy.source} "
+    for problem in _problems(proxy):
         yield key, f"{where}{problem}"
-    if found.is_configured and "@" in found.text:
+    if proxy.is_configured and "@" in proxy.text:
         yield (
             key,
             f"must have no credentials; they belong in {key}_credentials_file",
@@ -151,16 +151,16 @@ def environment_proxy(url: httpx.URL, environment: Mapping[str, str]) -> Proxy |
     Raises:
         ConfigError: The proxy can't be used; the error names the variable, and doesn't repeat its text.
     """
-    found = find_proxy(url, "", environment)
-    if found is None:
+    proxy = find_proxy(url, "", environment)
+    if proxy is None:
         return None
     problems = [
-        Problem(file=_ENVIRONMENT, key=found.source, expected=each)
-        for each in _problems(found)
+        Problem(file=_ENVIRONMENT, key=proxy.source, expected=problem)
+        for problem in _problems(proxy)
     ]
     if problems:
         raise ConfigError(problems)
-    return use_proxy(found, None)
+    return use_proxy(proxy, None)
 
 
 def httpx_proxy(proxy: Proxy, ca_file: Path | None = None) -> httpx.Proxy:
@@ -169,10 +169,10 @@ def httpx_proxy(proxy: Proxy, ca_file: Path | None = None) -> httpx.Proxy:
     return httpx.Proxy(proxy.url, auth=proxy.auth, ssl_context=context)
 
 
-def _problems(found: FoundProxy) -> Iterator[str]:
+def _problems(proxy: FoundProxy) -> Iterator[str]:
     expected = "must be an http or https URL with a host"
     try:
-        url = parsed(found.text)
+        url = parsed(proxy.text)
     except httpx.InvalidURL:
         yield expected
         return
@@ -182,20 +182,20 @@ def _problems(found: FoundProxy) -> Iterator[str]:
         yield problem
 
 
-def use_proxy(found: FoundProxy, credentials_file: Path | None) -> Proxy:
+def use_proxy(proxy: FoundProxy, credentials_file: Path | None) -> Proxy:
     """Return a found proxy with its credentials: those of the file, else those in a variable's URL.
 
     Raises:
         OSError: The file can't be read.
         ValueError: The file or the URL can't be used.
     """
-    url = parsed(found.text)
+    url = parsed(proxy.text)
     auth = (url.username, url.password) if url.userinfo else None
     if credentials_file is not None:
         auth = read_credentials(credentials_file)
     return Proxy(
         url=url.copy_with(username=None, password=None, path="/"),
-        source=found.source,
+        source=proxy.source,
         auth=auth,
     )
 

@@ -18,9 +18,9 @@ class AbsoluteTarget:
 
 def absolute_target(target: str) -> AbsoluteTarget | None:
     """Return the parts of a request target in absolute form, or None for one in another form."""
-    found = _ABSOLUTE.fullmatch(target)
-    if found is None:
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
         return None
-    authority, rest = found.groups()
+    authority, rest = match.groups()
     host = authority.rpartition("@")[2]
     return AbsoluteTarget(host, rest if rest.startswith("/") else f"/{rest}")

@@ -171,7 +171,7 @@ def read_certificate(der: bytes) -> SeenCertificate:
 
 def _elements(der: bytes) -> list[tuple[int, bytes]]:
     """Return the (tag, content) pairs that follow each other in DER (X.690, 8.1)."""
-    found: list[tuple[int, bytes]] = []
+    elements: list[tuple[int, bytes]] = []
     at = 0
     while at < len(der):
         tag, length = der[at], der[at + 1]
@@ -180,9 +180,9 @@ def _elements(der: bytes) -> list[tuple[int, bytes]]:
             size = length & 0x7F
             length = int.from_bytes(der[at : at + size])
             at += size
-        found.append((tag, der[at : at + length]))
+        elements.append((tag, der[at : at + length]))
         at += length
-    return found
+    return elements
 
 
 def _name(der: bytes) -> str:
@@ -197,7 +197,10 @@ def _name(der: bytes) -> str:
 
 def _alternatives(fields: list[tuple[int, bytes]]) -> Iterator[str]:
     extensions = [content for tag, content in fields if tag == _EXTENSIONS]
-    for _, sequence in (each for some in extensions for each in _elements(some)):
+    sequences = (
+        element for extension in extensions for element in _elements(extension)
+    )
+    for _, sequence in sequences:
         for _, extension in _elements(sequence):
             (_, kind), *_critical, (_, value) = _elements(extension)
             if kind == _ALT_NAME:

@@ -19,4 +19,4 @@ class Finding:
 
     check: str
     level: Level
-    words: str
+    message: str

@@ -73,9 +73,7 @@ class ControlServer:
             path = self.folder / SOCKET
             if occupant := what_is_at(path):
                 do = "move it away, or set another control.folder"
-                raise PathTaken(
-                    path=path, found=occupant, error=error, do=do
-                ) from error
+                raise PathTaken(path=path, kind=occupant, error=error, do=do) from error
             raise FolderUnusable(folder=self.folder, error=error) from error
         token = make()
         connections = Connections(

@@ -35,7 +35,7 @@ class Health:
         """Reasons why this machine is not ready, each in one sentence; empty if it is ready."""
         problems = [permission.blocked_reason for permission in self.permissions]
         problems += [f"the loop is stuck: {who}" for who in self.stuck]
-        problems += self.context.bugs.words
+        problems += self.context.bugs.messages
         problems += [self.tracker.disk.error, self._deaf(), self._mute()]
         return [problem for problem in problems if problem]
 

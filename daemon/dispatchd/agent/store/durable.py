@@ -51,7 +51,7 @@ def make_folder(path: Path) -> None:
             if not folder.is_dir() and (occupant := what_is_at(folder)):
                 do = "move it away, or name another folder"
                 raise PathTaken(
-                    path=folder, found=occupant, error=error, do=do
+                    path=folder, kind=occupant, error=error, do=do
                 ) from error
         raise FolderUnusable(folder=path, error=error) from error
     except OSError as error:

@@ -32,7 +32,7 @@ def lock(folder: Path) -> ExitStack:
     except OSError as error:
         if occupant := what_is_at(path):
             do = "give it to this user, or move it away while no daemon runs"
-            raise PathTaken(path=path, found=occupant, error=error, do=do) from error
+            raise PathTaken(path=path, kind=occupant, error=error, do=do) from error
         raise FolderUnusable(folder=folder, error=error) from error
     with ExitStack() as held:
         held.callback(os.close, file)

@@ -83,7 +83,7 @@ class Probes:
         if self._failed is not None:
             raise StorageBusy(str(self._failed)) from self._failed
         # A bug in a loop must not make the hub unready: it would take all hub processes away from the machines.
-        return JSONResponse({"message": "ready", "bugs": self.context.bugs.words})
+        return JSONResponse({"message": "ready", "bugs": self.context.bugs.messages})
 
     async def _check(self) -> StorageBusy | None:
         try:
