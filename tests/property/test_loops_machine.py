@@ -247,6 +247,8 @@ class Loops(RuleBasedStateMachine):
         self.orders: list[Order] = []
         self.ordered: set[str] = set()
         self.kills = 0
+        self.is_ending = False
+        """True once a person resolves every job that is parked."""
 
     @override
     def teardown(self) -> None:
@@ -363,6 +365,9 @@ class Loops(RuleBasedStateMachine):
             job = self.endpoint.jobs[job_id].job
             if job.is_cancel or job_id in self.ordered | self.endpoint.lost:
                 continue
+            if self.is_ending and verdict == RESOLVED:
+                # Parked in the life in which it was ordered.
+                continue
             # A daemon that is killed before it has noted that a start failed starts again, which may go well.
             failed = job_id in self.engine.failed and job_id not in ended
             if job.workflow == "agent" or failed:
@@ -394,6 +399,7 @@ class Loops(RuleBasedStateMachine):
 
     def everything_ends(self) -> None:
         """With the failures over and every process ended, every job is reported and nothing is left."""
+        self.is_ending = True
         self.endpoint.faults.clear()
         self.engine.faults.clear()
         for _ in range(ATTEMPTS * len(self.endpoint.jobs) + 3):
@@ -401,10 +407,10 @@ class Loops(RuleBasedStateMachine):
             self.ordered |= self.parked()
             for process in self.engine.alive():
                 process.code = 0
-            done = self.all_reported()
+            was_reported = self.all_reported()
             self.live()
-            if done:
-                # One more life after the last report, for whatever that might start again.
+            # One more life after the last report, for whatever that might start again: a job that was handed out again.
+            if was_reported and self.all_reported():
                 break
         assert self.all_reported(), (self.endpoint.finished, self.endpoint.jobs)
         self.nothing_ran_twice()

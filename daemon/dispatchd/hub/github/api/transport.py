@@ -189,7 +189,7 @@ async def transport(
         follow_redirects=False,
         # Deadlines are those of whole calls.
         timeout=None,  # noqa: S113
-        verify=_certificates(settings.ca_file),
+        verify=_trusted(settings),
         proxy=None if proxy is None else httpx_proxy(proxy),
         # The proxy of the environment is set above; nothing else of the environment counts.
         trust_env=False,
@@ -210,15 +210,24 @@ def repository_path(repository: str) -> str:
     return f"repos/{in_path(owner)}/{in_path(name)}"
 
 
-def _certificates(file: Path | None) -> ssl.SSLContext:
-    if file is None:
-        return client_context(None)
+def _trusted(settings: GithubSettings) -> ssl.SSLContext:
+    """Return the context of connections with TLS; where the URL has none, one that trusts nobody.
+
+    Raises:
+        ConfigError: The certificates can't be used.
+    """
+    file = settings.ca_file
+    if file is None and httpx.URL(settings.api_url).scheme == "http":
+        # To load the system's CAs takes 20 ms.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         # One's own server and a public proxy or redirect may both be on the way.
-        return client_context(file, beside_system=True)
+        return client_context(file, beside_system=file is not None)
     except (OSError, ssl.SSLError) as error:
         expected = f"must be a readable file with certificates in PEM ({error.strerror or error})"
-        raise ConfigError([Problem(file=file, key="", expected=expected)]) from error
+        raise ConfigError(
+            [Problem(file=file or Path(), key="", expected=expected)]
+        ) from error
 
 
 def _reason_of(error: Exception) -> str:
