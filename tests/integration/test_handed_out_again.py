@@ -91,10 +91,12 @@ async def test_while_its_finish_is_refused_a_past_job_beats_under_its_new_claim(
 
             await until(has_beaten)
         hub.script = None
-        await advance(LEASE_S)
-        await hub.until(
-            lambda e: e.finished.get("j", {}).get("claim_token") == "second"
-        )
+
+        async def is_finished() -> bool:
+            await advance(1)
+            return hub.finished.get("j", {}).get("claim_token") == "second"
+
+        await until(is_finished)
 
     beats_of = {each.body["claim_token"] for each in hub.calls("heartbeat")[-3:]}
     assert beats_of == {"second"}

@@ -108,10 +108,13 @@ async def test_a_shim_outlives_its_starter_and_another_one_takes_its_place(
 async def test_a_starter_that_hangs_keeps_no_attempt_from_starting(
     local: LocalEngine, tmp_path: Path
 ) -> None:
-    one = launch(tmp_path / "1", "/bin/true")
+    one = launch(tmp_path / "1", "/bin/sh", "-c", "read line <pipe")
     two = launch(tmp_path / "2", "/bin/sh", "-c", "exit 4")
+    os.mkfifo(one.workspace / "pipe")
     first = await started(local, one)
     starter = starter_of(first)
+    with (one.workspace / "pipe").open("w") as pipe:
+        pipe.write("go\n")
     await local.observe(first, one.folder)
 
     os.kill(starter, signal.SIGSTOP)

@@ -1,6 +1,7 @@
 """Time under test: an event loop whose clock a test moves forward, and deadlines that stay real."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from typing import cast
 import anyio
 from anyio import to_thread
 from typing_extensions import override
+
+_MOMENT_S = 0.2
+"""Longest wait for a thread at work (seconds): one may hang, as some tests want it."""
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
@@ -44,18 +48,30 @@ def loop() -> SkippingLoop:
 
 
 async def advance(seconds: float) -> None:
-    """Move time forward for this test's loop, hubs and daemons; what becomes due at once has begun on return."""
+    """Move time forward for this test's loop, hubs and daemons; what becomes due at once has begun on return.
+
+    On a busy machine moved time would outrun a thread that is at work, so each has a moment for that before.
+    """
+    until = time.monotonic() + _MOMENT_S
+    while _at_work() and time.monotonic() < until:
+        await anyio.sleep(0.001)
     loop().skip(seconds)
     for _ in range(3):
         await anyio.lowlevel.checkpoint()
 
 
 async def threads_are_idle() -> None:
-    """Wait until no worker thread of this loop is at work: on a busy machine moved time would outrun them."""
-    limiter = to_thread.current_default_thread_limiter()
+    """Wait until no thread is at work for this loop."""
     with within(30):
-        while limiter.borrowed_tokens:
-            await anyio.lowlevel.checkpoint()
+        while _at_work():
+            await anyio.sleep(0.001)
+
+
+def _at_work() -> bool:
+    """Return whether a thread is at work for this loop: a worker of anyio, or one of `concurrency.own_threads`."""
+    return bool(to_thread.current_default_thread_limiter().borrowed_tokens) or any(
+        thread.name.startswith("own thread") for thread in threading.enumerate()
+    )
 
 
 async def pass_ticks() -> None:
