@@ -11,7 +11,7 @@ from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.hub import hub as running_hub
 from support.machine import row
-from support.until import until
+from support.until import in_time, until
 from support.waits import finishes
 
 LEASE_S = 60
@@ -119,6 +119,12 @@ async def test_a_daemon_that_starts_again_says_so_at_once(tmp_path: Path) -> Non
             await hub.until_finished("j")
 
 
+async def next_beat(hub: Endpoint) -> None:
+    """Move time on until the job j beats once more."""
+    beats = len(phases(hub, "j"))
+    await in_time(lambda: len(phases(hub, "j")) > beats)
+
+
 @pytest.mark.parametrize("status", [403, 413, 422, 500])
 async def test_a_job_whose_finish_is_refused_goes_on_beating(
     tmp_path: Path, status: int
@@ -130,9 +136,7 @@ async def test_a_job_whose_finish_is_refused_goes_on_beating(
             hub.hand_out(job("j", "quick"))
             await daemon.until_logged("report_failed")
             for _ in range(4):
-                beats = len(phases(hub, "j"))
-                await advance(LEASE_S / 6)
-                await hub.until(lambda e, n=beats: len(phases(e, "j")) > n)  # type: ignore[misc]
+                await next_beat(hub)
             hub.script = None
             await finishes(hub, daemon, "j")
             seen = len(phases(hub, "j"))
@@ -154,9 +158,7 @@ async def test_a_cancel_comes_too_late_for_what_is_being_reported(
             await daemon.until_logged("report_failed")
             hub.cancelled.add("j")
             for _ in range(2):
-                beats = len(phases(hub, "j"))
-                await advance(LEASE_S / 6)
-                await hub.until(lambda e, n=beats: len(phases(e, "j")) > n)  # type: ignore[misc]
+                await next_beat(hub)
             hub.script = None
             await finishes(hub, daemon, "j")
             events = {each.get("event") for each in daemon.log()}

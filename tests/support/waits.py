@@ -7,22 +7,25 @@ from support.daemon import DaemonHere
 from support.endpoint import Endpoint
 from support.until import until
 
-_ROUNDED_S = 0.05
-"""By how much the log rounds a wait (seconds), at most."""
+_STEPS = 20
+"""Steps in which a wait passes (count)."""
+
+_SHORTEST_S = 0.05
+"""Shortest step (seconds): a wait that was logged as 0 may be as long."""
 
 
 async def finishes(
     hub: Endpoint, daemon: DaemonHere, *job_ids: str, within_s: float = 30
 ) -> list[dict[str, Any]]:
-    """Return how jobs were finished, moving time past each wait that the daemon's log names."""
-    passed = 0
+    """Return how jobs were finished, moving time through each wait that the daemon's log names.
+
+    In steps: a wait may begin after it was logged, and a call must not run out of time.
+    """
 
     async def look() -> bool:
-        nonlocal passed
         waits = [line["retry_in_s"] for line in daemon.log() if "retry_in_s" in line]
-        for wait_s in waits[passed:]:
-            await advance(wait_s + _ROUNDED_S)
-        passed = len(waits)
+        if waits:
+            await advance(max(waits[-1] / _STEPS, _SHORTEST_S))
         return all(job_id in hub.finished for job_id in job_ids)
 
     await until(look, within_s, f"finishes of {job_ids}")
