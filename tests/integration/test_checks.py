@@ -581,6 +581,7 @@ async def test_a_status_of_an_older_job_is_never_the_last(tmp_path: Path) -> Non
             first = await stage.accepted("first", name="ci", installation=0)
             again = await stage.accepted("again", name="ci", installation=0)
             await hub.finish(again, "succeeded")
+            await hub.paid()
             await hub.finish(first, "failed")
             await hub.paid()
 
