@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from tempfile import mkdtemp
 import pytest
 
 from dispatchd.agent.store.runs import Runs
+from dispatchd.process.folder_tree import link_tree
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.git_server import git_server
@@ -58,11 +60,35 @@ def test_what_can_be_neither_is_returned_and_the_rest_is_kept(
 ) -> None:
     run = runs.folder("j")
     os.mkfifo(elsewhere / "pipe")
+    for each in ("a", "z"):
+        (elsewhere / each).write_text("x")
     (run.workspace / "bad").symlink_to(elsewhere)
     (run.workspace / "good").write_text("x")
 
     assert runs.keep_artifacts("j", ["bad", "good"]) == ("bad",)
     assert (run.artifacts / "good").read_text() == "x"
+    assert sorted(each.name for each in (run.artifacts / "bad").iterdir()) == ["a", "z"]
+
+
+@pytest.mark.host
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system of a size")
+def test_a_file_of_which_a_part_alone_fits_is_missing_as_a_whole(
+    tmp_path: Path,
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        (tmp_path / "dist").mkdir()
+        (tmp_path / "dist/large").write_bytes(b"x" * 100_000)
+        (tmp_path / "dist/small").write_text("x")
+        with pytest.raises(OSError, match="No space left"):
+            link_tree(tmp_path / "dist", small / "dist")
+        assert [each.name for each in (small / "dist").iterdir()] == ["small"]
+    finally:
+        subprocess.run(["umount", small], check=True)
 
 
 async def test_what_is_reported_does_not_hang_on_artifacts(tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 from support import daemon_process
 from support.daemon import write_config
 from support.endpoint import endpoint
-from support.other_user import NOBODY, as_nobody, python
+from support.git_server import git_server
+from support.other_user import NOBODY, USER, as_nobody, python
+from support.until import until
 
 IT = {"it": ["/bin/sh", "-c", "id -u"]}
 
@@ -76,6 +78,58 @@ async def test_a_command_in_a_folder_of_another_user_fails_its_job_alone(
     assert (finish["result_status"], finish["result_cause"]) == ("failed", "spawn")
     assert "Permission denied" in finish["result_summary"]
     assert "bug_contained" not in [line.get("event") for line in daemon.log()]
+
+
+BUILDS = """
+echo built; echo version=1 >>"$GITHUB_OUTPUT"; echo '# Done' >>"$GITHUB_STEP_SUMMARY"
+mkdir dist && echo x >dist/a.txt && echo y >dist/b.txt && touch ready
+while ! [ -e go ]; do sleep 0.05; done
+"""
+
+
+@pytest.mark.skipif(
+    Path("/proc/sys/fs/protected_hardlinks").read_text().strip() != "1",
+    reason="this kernel lets everybody link others' files",
+)
+@pytest.mark.parametrize(("mode", "outcome"), [(0o644, "succeeded"), (0o600, "failed")])
+async def test_an_artifact_of_another_owner_is_copied_or_missing_and_the_report_is_whole(
+    place: Path, mode: int, outcome: str
+) -> None:
+    """As after a build in a container whose user is root."""
+    with git_server(place / "served") as git:
+        git.create("o/r")
+        async with endpoint() as hub:
+            config = write_config(
+                place / "m",
+                hub.url,
+                {"it": ["/bin/sh", "-c", BUILDS]},
+                limits=f'checkout = true\ncheckout_url = "{git.url}"\n'
+                'required_artifacts = ["dist"]\nmissing_artifacts = "fail"',
+            )
+            async with daemon_process.running_daemon(
+                config, **as_nobody(place / "m")
+            ) as daemon:
+                hub.hand_out({"id": "j", "dag_name": "it", "repository_name": "o/r"})
+                run = daemon.state / "runs" / "j"
+                await until((run / "workspace/ready").exists, 60, "a build")
+                dist = run / "workspace/dist"
+                (dist / "b.txt").chmod(mode)
+                for each in (dist, *dist.iterdir()):
+                    os.chown(each, 0, 0)
+                (run / "workspace/go").touch()
+                (finish,) = await hub.until_finished("j", within_s=60)
+
+    assert finish["result_status"] == outcome, finish
+    assert finish["result_output"] == "built\n"
+    assert finish["result_outputs"] == {"version": "1"}
+    assert finish["result_step_summary"] == "# Done\n"
+    copied = run / "artifacts/dist/a.txt"
+    assert (copied.read_text(), copied.stat().st_uid) == ("x\n", USER)
+    if outcome == "failed":
+        assert finish["result_cause"] == "missing-artifact"
+        assert "dist" in finish["result_summary"]
+    else:
+        assert (run / "artifacts/dist/b.txt").read_text() == "y\n"
 
 
 @pytest.mark.parametrize("words", [("jobs",), ("status",), ("config", "check")])

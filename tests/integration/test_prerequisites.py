@@ -36,9 +36,10 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("error", "calls"),
     [
         (ENOSYS, (PIDFD_OPEN, PIDFD_SEND_SIGNAL)),
+        (EPERM, (PIDFD_OPEN, PIDFD_SEND_SIGNAL)),
         (EPERM, (PIDFD_SEND_SIGNAL, PIDFD_SEND_SIGNAL)),
     ],
-    ids=["old-kernel", "seccomp"],
+    ids=["old-kernel", "seccomp", "seccomp-of-signals-alone"],
 )
 async def test_a_kernel_without_pidfd_is_named_before_a_job_is_taken(
     tmp_path: Path, without: Path, error: int, calls: tuple[str, str]
@@ -64,9 +65,12 @@ async def test_a_kernel_without_pidfd_is_named_before_a_job_is_taken(
     [line] = ran.stderr.splitlines()
     assert "use Linux 5.3 or newer" in line
     assert "seccomp" in line
+    assert os.strerror(error) in line
     assert hub.calls("pull") == []
     assert doctor.returncode == 2
     assert "failed  pidfd" in doctor.stdout
+    assert os.strerror(error) in doctor.stdout
+    assert doctor.stderr == ""
 
 
 async def test_a_checkout_without_git_stops_the_start(tmp_path: Path) -> None:

@@ -133,19 +133,36 @@ def remove_tree(path: Path) -> Leftovers:
 def link_tree(source: Path, target: Path) -> None:
     """Copy a folder to another path, with hard links or copies of its files, without following links. Blocks.
 
+    What can't be copied is left out, and the others are copied.
+
     Raises:
-        OSError: It is not complete, as where a path is longer than the system takes.
+        OSError: It is not complete, as where a path is longer than the system takes. This is the first such error.
     """
     pending = [(source, target)]
+    problem: OSError | None = None
     while pending:
         folder, new = pending.pop()
-        new.mkdir(mode=_OWN, exist_ok=True)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append((Path(entry.path), new / entry.name))
-                elif not os.path.lexists(new / entry.name):
-                    link_or_copy(Path(entry.path), new / entry.name)
+        try:
+            new.mkdir(mode=_OWN, exist_ok=True)
+            with os.scandir(folder) as entries:
+                items = [
+                    (entry.name, entry.is_dir(follow_symlinks=False))
+                    for entry in entries
+                ]
+        except OSError as error:
+            problem = problem or error
+            continue
+        for name, is_folder in items:
+            if is_folder:
+                pending.append((folder / name, new / name))
+                continue
+            try:
+                if not os.path.lexists(new / name):
+                    link_or_copy(folder / name, new / name)
+            except OSError as error:
+                problem = problem or error
+    if problem is not None:
+        raise problem
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -160,7 +177,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:
-        shutil.copy2(source, target, follow_symlinks=False)
+        try:
+            shutil.copy2(source, target, follow_symlinks=False)
+        except OSError:
+            # A part of a file would be taken for all of it.
+            target.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
