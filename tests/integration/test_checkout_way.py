@@ -2,20 +2,22 @@
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from attrs import define, field
 
 from dispatchd.agent.domain.launch import Checkout
 from dispatchd.agent.engine.local.checkout import check_out, try_way
 from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.errors import WorkspaceFailed
 from support.certificates import Authority, server_context
+from support.cli import command
 from support.daemon import running_daemon, write_config
-from support.endpoint import endpoint
+from support.endpoint import Endpoint, endpoint
 from support.git_server import GitServer, git_server
-from support.proxy import proxy
+from support.proxy import Proxy, proxy
 
 HOST = "git.corp.example"
 LOGIN = ("robot", "p@ss:w/rd-0815")
@@ -155,6 +157,101 @@ async def test_an_authority_of_ones_own_counts_beside_the_systems(
     assert text == "version 3\n"
     assert authority.file.read_text().strip() in bundle
     assert bundle.count("BEGIN CERTIFICATE") > 1
+
+
+@define
+class Renewable:
+    """What a machine's git needs to reach a server by TLS and a proxy: all of it is replaced at once."""
+
+    folder: Path
+    proxy: Proxy
+    context: ssl.SSLContext = field(
+        factory=lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    )
+    """The git server's: a client meets the newest certificate, and shows one of the newest authority."""
+    rounds: int = 0
+
+    def replace(self) -> None:
+        """Issue all anew, and put the machine's files in place, as a tool that renews them does."""
+        self.rounds += 1
+        servers = Authority(self.folder / f"servers-{self.rounds}")
+        machines = Authority(self.folder / f"machines-{self.rounds}")
+        newest = server_context(servers.issue(HOST), clients=machines)
+        self.context.verify_mode = newest.verify_mode
+        self.context.sni_callback = lambda connection, *_: setattr(
+            connection, "context", newest
+        )
+        self.proxy.credentials = f"robot:{self.rounds}"
+        self._put("ca.pem", servers.pem)
+        self._put("machine.pem", machines.issue(name="machine").read_bytes())
+        self._put("login", self.proxy.credentials.encode())
+
+    def _put(self, name: str, content: bytes) -> None:
+        aside = self.folder / "aside"
+        aside.write_bytes(content)
+        aside.replace(self.folder / name)
+
+
+@pytest.fixture
+async def renewable(tmp_path: Path) -> AsyncIterator[tuple[Renewable, Endpoint, Path]]:
+    """What can be replaced, the endpoint, and the configuration of the machine."""
+    async with endpoint() as hub, proxy() as there:
+        way = Renewable(tmp_path, there)
+        way.replace()
+        with git_server(tmp_path / "served", tls=way.context) as server:
+            server.create("o/r")
+            url = f"https://{HOST}:{server.port}"
+            config = write_config(
+                tmp_path,
+                hub.url,
+                {"build": ["/bin/ls"]},
+                cloud='client_cert_file = "machine.pem"',
+                limits=f'checkout = true\ncheckout_url = "{url}"',
+            )
+            with config.open("a") as file:
+                file.write(
+                    f'[checkout]\nca_file = "ca.pem"\nproxy = "{there.url}"\n'
+                    'proxy_credentials_file = "login"\n'
+                )
+            yield way, hub, config
+
+
+async def test_each_checkout_reads_anew_what_its_way_needs(
+    renewable: tuple[Renewable, Endpoint, Path],
+) -> None:
+    way, hub, config = renewable
+    async with running_daemon(config):
+        for job_id in ("first", "second"):
+            hub.hand_out({"id": job_id, "dag_name": "build", "repository_name": "o/r"})
+            (finished,) = await hub.until_finished(job_id)
+            assert finished["result_status"] == "succeeded", finished
+            way.replace()
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("ca.pem", "certificate"), ("machine.pem", ""), ("login", "407")],
+)
+async def test_the_doctor_goes_the_way_of_a_checkout(
+    renewable: tuple[Renewable, Endpoint, Path], name: str, complaint: str
+) -> None:
+    way, _, config = renewable
+    old = (way.folder / name).read_bytes()
+
+    async def said() -> str:
+        done = await command("doctor", "--config", str(config))
+        return next(
+            line for line in done.stdout.splitlines() if line.split()[1] == "checkout"
+        )
+
+    assert f"git reaches https://{HOST}" in await said()
+    way.replace()
+    assert f"git reaches https://{HOST}" in await said()
+    (way.folder / name).write_bytes(old)
+    refused = await said()
+    assert f"git doesn't reach https://{HOST}" in refused
+    assert complaint in refused
+    assert "robot:" not in refused
 
 
 async def test_the_doctor_tries_the_way(tmp_path: Path, server: GitServer) -> None:
