@@ -162,6 +162,7 @@ def test_limits_are_set_and_usage_is_read_where_the_kernel_has_them(
     (group / "cpu.stat").write_text("usage_usec 2500000\nuser_usec 1\n")
     (group / "memory.peak").write_text("104857600\n")
     (group / "memory.events").write_text("oom 1\noom_kill 2\n")
+    (group / "pids.events").write_text("max 3\n")
     found = Group.of(attempt, root)
 
     written = {each.name: each.read_text() for each in group.iterdir()}
@@ -170,7 +171,9 @@ def test_limits_are_set_and_usage_is_read_where_the_kernel_has_them(
     assert written["cpu.weight"] == "50"
     assert written["cgroup.procs"] == "0"
     assert found is not None
-    assert found.usage() == Usage(cpu_s=2.5, peak_memory_bytes=100 << 20, oom_kills=2)
+    assert found.usage() == Usage(
+        cpu_s=2.5, peak_memory_bytes=100 << 20, oom_kills=2, pids_refused=3
+    )
 
 
 def test_limits_without_their_controllers_are_left_out(tmp_path: Path) -> None:
@@ -195,6 +198,51 @@ def test_an_end_for_want_of_memory_is_named() -> None:
     assert "Ended by SIGKILL" in summary
     assert "The kernel ended 1 of its processes for want of memory." in summary
     assert "It took 1.2 s of CPU and up to 512 MiB of memory." in summary
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [(0, "Succeeded after 2 s."), (2, "Failed with exit code 2 after 2 s.")],
+)
+def test_a_limit_of_processes_that_was_hit_is_named(code: int, sentence: str) -> None:
+    def summary(refused: int) -> str:
+        end = Exit(code=code, usage=Usage(pids_refused=refused))
+        return judge(Evidence(end=end, story=Story(), duration_s=2.0), None).summary
+
+    assert summary(0) == sentence
+    assert summary(1) == (
+        f"{sentence} 1 start of a process was refused because of its limit (pids_max)."
+    )
+    assert summary(3) == (
+        f"{sentence} 3 starts of a process were refused because of its limit (pids_max)."
+    )
+
+
+@pytest.mark.host
+async def test_a_run_that_hits_its_limit_of_processes_says_so(
+    tmp_path: Path, delegated: Path
+) -> None:
+    """Where the kernel's pids controller is in the tree of version 2."""
+    if "pids" not in (delegated / "cgroup.controllers").read_text().split():
+        pytest.skip("the pids controller isn't in this machine's tree of version 2")
+    own = delegated / "supervisor"
+    own.mkdir()
+    script = "for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; wait"
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/bash", "-c", script]},
+            limits="pids_max = 4",
+        )
+        async with daemon_process.running_daemon(config, wrapper=inside(own)):
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            [finish] = await hub.until_finished("j", within_s=60)
+
+    assert re.search(
+        r"starts? of a process w\w+ refused because of its limit \(pids_max\)",
+        finish["result_summary"],
+    )
 
 
 @pytest.mark.host

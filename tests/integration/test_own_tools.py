@@ -71,6 +71,36 @@ async def test_an_outcome_and_an_environment_are_the_commands(
     assert not [name for name in given if name.startswith("DISPATCHD_GIVEN")]
 
 
+async def test_a_headless_run_does_not_hang_on_tools_of_those_names_in_its_path(
+    tmp_path: Path,
+) -> None:
+    """It runs once, and its result and its exit code are read; none of the tools is called."""
+    tools, calls, runs = (tmp_path / name for name in ("tools", "calls", "runs"))
+    tools.mkdir()
+    for name in ("mv", "sh", "sleep", "cat", "rm", "python3"):
+        (tools / name).write_text(f'#!/bin/sh\necho "$0 $*" >>{calls}\nexit 8\n')
+        (tools / name).chmod(0o755)
+    result = {"status": "success", "summary": "ok", "exit_reason": "completed"}
+    text = json.dumps({"contract_version": "1", **result})
+    script = f"echo ran >>{runs}; printf %s '{text}' >\"$5\""
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path,
+            hub.url,
+            {"it": ["/bin/sh", "-c", script, "it"]},
+            limits=f'contract = "headless"\n{toml({"PATH": str(tools)})}',
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            (finished,) = await hub.until_finished("j")
+
+    assert finished["result_status"] == "succeeded", finished["result_summary"]
+    assert finished["result_summary"].startswith("ok")
+    assert runs.read_text() == "ran\n"
+    assert (daemon.state / "runs/j/attempt-1/exit").read_text() == "0\n"
+    assert not calls.exists()
+
+
 @pytest.mark.parametrize("shell", ["dash", "bash"])
 async def test_a_command_that_ends_by_a_signal_is_judged_so(
     tmp_path: Path, shell: str

@@ -11,7 +11,7 @@ import pytest
 from anyio import to_thread
 
 from support.daemon import write_config
-from support.endpoint import endpoint
+from support.endpoint import Answer, endpoint
 from support.until import until
 
 HALF, ROCKET = "job-\ud800", "rocket-🚀"
@@ -20,37 +20,49 @@ HALF, ROCKET = "job-\ud800", "rocket-🚀"
 @pytest.mark.parametrize(
     ("redirect", "encoding"),
     [
-        (">log", "latin-1"),
+        (">>log", "latin-1"),
         (">&-", "utf-8"),
-        pytest.param(">log", "utf-8", marks=pytest.mark.torture),
+        pytest.param(">>log", "utf-8", marks=pytest.mark.torture),
         pytest.param(">/dev/full", "ascii", marks=pytest.mark.torture),
     ],
 )
-async def test_no_line_of_the_log_ends_the_daemon(
+async def test_no_line_of_the_log_ends_the_daemon_nor_its_next_start(
     tmp_path: Path, redirect: str, encoding: str
 ) -> None:
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]})
         config.write_text(config.read_text().replace('"json"', '"text"'))
+        # Both are tracked over the first stop, and named again at the second start.
+        hub.script = lambda it: Answer(status=503) if it.call == "finish" else None
         for job_id in (HALF, ROCKET):
             # As an endpoint in ASCII sends it.
             hub.hand_out(json.dumps({"id": job_id, "dag_name": "it"}).encode())
-        line = f'exec "{sys.executable}" -m dispatchd run --config "{config}" {redirect} 2>errors'
+        line = f'exec "{sys.executable}" -m dispatchd run --config "{config}" {redirect} 2>>errors'
         env = {**os.environ, "PYTHONIOENCODING": encoding}
-        daemon = subprocess.Popen(["sh", "-c", line], cwd=tmp_path, env=env)
-        try:
-            # Both; the path of a call can't name the first as it is.
-            await until(lambda: len(hub.finished) == 2, within_s=60)
-            assert daemon.poll() is None
-            daemon.send_signal(signal.SIGTERM)
-            code = await to_thread.run_sync(daemon.wait, 30)
-        finally:
-            daemon.kill()
-            daemon.wait()
+        # The path of a call can't name the first as it is.
+        reported = [
+            lambda: len({each.job_id for each in hub.calls("finish")}) == 2,
+            lambda: len(hub.finished) == 2,
+        ]
+        codes = []
+        for is_done in reported:
+            daemon = subprocess.Popen(["sh", "-c", line], cwd=tmp_path, env=env)
+            try:
+                await until(is_done, within_s=60)
+                assert daemon.poll() is None
+                daemon.send_signal(signal.SIGTERM)
+                codes.append(await to_thread.run_sync(daemon.wait, 30))
+            finally:
+                daemon.kill()
+                daemon.wait()
+            hub.script = None
 
-    assert code == 0
+    assert codes == [0, 0]
     assert (tmp_path / "errors").read_text() == ""
-    if redirect == ">log":
+    if redirect == ">>log":
+        shown = ROCKET.encode(encoding, "backslashreplace").decode(encoding)
         log = (tmp_path / "log").read_text(encoding=encoding)
-        assert "job-\\ud800" in log
-        assert "daemon_stopped" in log
+        assert log.count("daemon_stopped") == 2
+        for written in log.split("daemon_stopped")[:2]:
+            assert "job-\\ud800" in written
+            assert shown in written

@@ -279,9 +279,10 @@ def _taken(usage: Usage) -> list[str]:
             f"The kernel ended {usage.oom_kills} of its processes for want of memory."
         )
     if usage.pids_refused:
-        notes.append(
-            f"{usage.pids_refused} starts of a process were refused because of its limit (pids_max)."
-        )
+        starts = "1 start of a process was"
+        if usage.pids_refused > 1:
+            starts = f"{usage.pids_refused:,} starts of a process were"
+        notes.append(f"{starts} refused because of its limit (pids_max).")
     figures = []
     if usage.cpu_s is not None:
         figures.append(f"{duration(usage.cpu_s)} of CPU")
