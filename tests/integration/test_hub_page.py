@@ -15,6 +15,7 @@ from anyio import to_thread
 from dispatchd.hub.domain.model import ENDED, State
 from support.clock import advance, within
 from support.hub import Hub
+from support.hub_page import admin_token, form_token, login, text
 from support.machine import JOBS, Machine, row
 from support.seed import HOSTILE, hostile_job, one_of_each, seed
 
@@ -42,41 +43,11 @@ async def owner(server: Hub, guest: httpx.AsyncClient) -> httpx.AsyncClient:
     return guest
 
 
-def admin_token(server: Hub) -> str:
-    return server.headers["authorization"].removeprefix("Bearer ")
-
-
 async def new_token(server: Hub, *scopes: str) -> str:
     body = {"name": "-".join(scopes), "scopes": list(scopes)}
     reply = await server.http.post("/api/v1/tokens", json=body)
     found: str = reply.json()["token"]
     return found
-
-
-def form_token(page: httpx.Response) -> str:
-    [*_, found] = re.findall(r'name="form_token" value="([^"]+)"', page.text)
-    assert isinstance(found, str)
-    return unescape(found)
-
-
-async def login(
-    guest: httpx.AsyncClient, token: str, path: str = "/"
-) -> httpx.Response:
-    """Send the form of the login as the page has it."""
-    page = await guest.get(f"/login?next={quote(path, safe='')}")
-    [wanted] = re.findall(r'name="next" value="([^"]*)"', page.text)
-    form = {
-        "form_token": form_token(page),
-        "next": unescape(wanted),
-        "token": token,
-    }
-    return await guest.post("/login", data=form)
-
-
-def text(page: httpx.Response) -> str:
-    """Return what can be read of a page's content."""
-    main = page.text.partition("<main")[2].partition("</main>")[0]
-    return unescape(re.sub(r"<[^>]*>", " ", main))
 
 
 def jobs(page: httpx.Response) -> list[str]:

@@ -85,8 +85,9 @@ def test_what_is_kept_is_bounded(documents: list[dict[str, Any]]) -> None:
     story = Story()
 
     for document in documents:
-        story.feed(json.dumps({**document, "name": "n" * 999}).encode())
+        story.feed(json.dumps({**document, "name": "n" * 9_999}).encode())
 
     assert len(story.phases) <= 100
     assert len(story.follow_ups) <= 100
-    assert all(len(each.name) <= 200 for each in story.phases)
+    assert all(len(each.name) <= 4096 for each in story.phases)
+    assert all(len(each.name) <= 200 for each in story.shown().phases)

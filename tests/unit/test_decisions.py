@@ -1,5 +1,6 @@
 """What becomes of a running job: a function of its record, its attempt's evidence and its workflow."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,8 +16,9 @@ from dispatchd.agent.runs.decisions import Gathered, Pace, decided, judged, not_
 from dispatchd.agent.tracking.tracker import Decision
 from dispatchd.errors import SecretUnavailable
 from dispatchd.protocol.job import Job
-from dispatchd.protocol.outcome import Exit, Outcome
+from dispatchd.protocol.outcome import Exit, FailureCause, Outcome
 from dispatchd.protocol.report import WITHHELD
+from dispatchd.redaction.redactor import Redactor
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PACE = Pace(now=NOW, draw=lambda: 0.5, wait_s=8.0)
@@ -103,3 +105,50 @@ def test_a_failed_start_is_tried_again_unless_it_is_refused(
         assert made.record.start_failures == 1
         # As long as the endpoint asked for, and half of a tenth more.
         assert made.record.retry_at == NOW + timedelta(seconds=31.5)
+
+
+SECRET = "S3cr3t-Deploy-Key-Value-42"
+
+
+@pytest.mark.parametrize("before", ["", "x" * 1985, "y " * 990])
+@pytest.mark.parametrize("hidden", ["\r", "\x0c", "\n", "\x1b[1m\x1f"])
+@pytest.mark.parametrize(
+    ("kind", "key", "more"),
+    [
+        ("follow_up", "text", {}),
+        ("phase", "name", {}),
+        ("block", "reason", {}),
+        (
+            "span",
+            "name",
+            dict.fromkeys(("started_at", "ended_at"), "2026-01-01T00:00:00Z"),
+        ),
+    ],
+)
+def test_no_part_of_a_secret_is_left_where_a_text_becomes_a_line_or_is_cut(
+    kind: str, key: str, more: dict[str, str], hidden: str, before: str
+) -> None:
+    text = before[: 2000 if key != "name" else 185] + hidden.join(
+        (SECRET[:10], SECRET[10:])
+    )
+    story = Story()
+    story.feed(json.dumps({"type": kind, key: text, "ok": True, **more}).encode())
+    evidence = evolve(ended(1).evidence, story=story)
+
+    summaries = [
+        judged(
+            record, evolve(ended(1), evidence=evidence), Redactor.of([SECRET]).scrub
+        ).summary
+        for record in (running(1), stopped(running(1)))
+    ]
+
+    assert not [each for each in summaries if SECRET[:6] in each or SECRET[12:] in each]
+    assert any("[reda" in each for each in summaries)
+
+
+def stopped(record: TrackedJob) -> TrackedJob:
+    """Return a record whose attempt the daemon ends, whose summary says where it hung."""
+    assert record.attempt is not None
+    return record.with_attempt(
+        evolve(record.attempt, stop=FailureCause.INACTIVITY_TIMEOUT)
+    )

@@ -66,6 +66,7 @@ def judged(
     evidence = evolve(gathered.evidence, parked_for=newest.blocked)
     if not gathered.secrets_known:
         evidence = _without_texts(evidence)
+    evidence = evolve(evidence, story=evidence.story.shown(scrub))
     stop = newest.attempt.stop if newest.attempt is not None else None
     judgement = judge(evidence, stop)
     return evolve(judgement, summary=shortened(scrub(judgement.summary)))

@@ -67,7 +67,7 @@ def _print_story(record: TrackedJob, folder: RunFolder) -> None:
     """Print the events of the newest attempt."""
     if record.attempt is None:
         return
-    story = read_story(folder.events_file(record.attempt.number))
+    story = read_story(folder.events_file(record.attempt.number)).shown()
     span = story.last_span
     facts = {
         "run phase": story.phases[-1].name if story.phases else "",

@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from typing_extensions import override
 
 from dispatchd.protocol.times import duration
@@ -23,11 +23,14 @@ LONGEST_LINE: Final = 64 * 1024
 _NAMES_KEPT: Final = 100
 """Most phases and follow-ups that are stored (count): the newest."""
 
+_LONGEST_STORED: Final = 4 * 1024
+"""Longest part of a text that is stored (characters): a secret at the end of what is shown is whole in it."""
+
 _LONGEST_NAME: Final = 200
-"""Longest part of a name that is stored (characters)."""
+"""Longest part of a name that is shown (characters)."""
 
 _LONGEST_WORDS: Final = 2000
-"""Longest part of a reason or a follow-up that is stored (characters)."""
+"""Longest part of a reason or a follow-up that is shown (characters)."""
 
 _INSTANT: Final = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII
@@ -74,7 +77,10 @@ class Span:
 
 @define
 class Story:
-    """Summary of the events of an attempt. Fed line by line, in order."""
+    """Summary of the events of an attempt. Fed line by line, in order.
+
+    Its texts are as the run wrote them, because a secret is found in nothing else; `shown` makes lines of them.
+    """
 
     phases: list[RunPhase] = field(factory=list)
     progress: Progress | None = None
@@ -109,6 +115,25 @@ class Story:
         """Record the size of the file behind the part that is read (bytes)."""
         self.bytes_left_out = size
 
+    def shown(self, scrub: Callable[[str], str] = str) -> Self:
+        """Return the story with each text as one line that isn't too long; `scrub` removes the secrets before that."""
+
+        def line(text: str, longest: int) -> str:
+            clean = scrub(text)
+            return (" ".join(clean.split()) or clean)[:longest]
+
+        span, blocked = self.last_span, self.blocked
+        return evolve(
+            self,
+            phases=[
+                evolve(each, name=line(each.name, _LONGEST_NAME))
+                for each in self.phases
+            ],
+            last_span=span and evolve(span, name=line(span.name, _LONGEST_NAME)),
+            follow_ups=[line(each, _LONGEST_WORDS) for each in self.follow_ups],
+            blocked=blocked and line(blocked, _LONGEST_WORDS),
+        )
+
     def where(self) -> str:
         """Return the last known state of the run, for somebody who asks why it hung; empty if it reported none."""
         parts = []
@@ -141,7 +166,7 @@ def _take(story: Story, line: bytes) -> None:
 
 def _phase(story: Story, event: Mapping[str, Any]) -> None:
     at = _instant(event["at"]) if "at" in event else None
-    story.phases.append(RunPhase(name=_text(event["name"], _LONGEST_NAME), at=at))
+    story.phases.append(RunPhase(name=_text(event["name"]), at=at))
     del story.phases[:-_NAMES_KEPT]
 
 
@@ -158,7 +183,7 @@ def _span(story: Story, event: Mapping[str, Any]) -> None:
     if type(event["ok"]) is not bool:
         raise TypeError
     story.last_span = Span(
-        name=_text(event["name"], _LONGEST_NAME),
+        name=_text(event["name"]),
         started_at=_instant(event["started_at"]),
         ended_at=_instant(event["ended_at"]),
         ok=event["ok"],
@@ -166,12 +191,12 @@ def _span(story: Story, event: Mapping[str, Any]) -> None:
 
 
 def _follow_up(story: Story, event: Mapping[str, Any]) -> None:
-    story.follow_ups.append(_text(event["text"], _LONGEST_WORDS))
+    story.follow_ups.append(_text(event["text"]))
     del story.follow_ups[:-_NAMES_KEPT]
 
 
 def _block(story: Story, event: Mapping[str, Any]) -> None:
-    story.blocked = _text(event["reason"], _LONGEST_WORDS)
+    story.blocked = _text(event["reason"])
 
 
 _KINDS: Final[Mapping[str, Callable[[Story, Mapping[str, Any]], None]]] = (
@@ -187,10 +212,10 @@ _KINDS: Final[Mapping[str, Callable[[Story, Mapping[str, Any]], None]]] = (
 )
 
 
-def _text(value: object, longest: int) -> str:
+def _text(value: object) -> str:
     if type(value) is not str or not value:
         raise TypeError
-    return " ".join(value.split())[:longest] if value.strip() else value[:longest]
+    return value[:_LONGEST_STORED]
 
 
 def _count(value: object) -> int:
