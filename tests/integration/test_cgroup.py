@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
 
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge
@@ -102,6 +103,95 @@ async def test_not_even_a_process_without_environment_escapes(
 def is_alive(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat").read_text()
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+NAMED_AS_A_RUNS = "to a group that is named as a run's"
+
+ESCAPES = {
+    "to the daemon": """
+R=$MOUNT$(dirname "$G")
+env -i setsid sh -c "echo \\$\\$ >$R/cgroup.procs; {lives}" >/dev/null 2>&1 &
+""",
+    "to a group of its own": """
+R=$MOUNT$(dirname "$G"); mkdir "$R/mine"
+env -i setsid sh -c "echo \\$\\$ >$R/mine/cgroup.procs; {lives}" >/dev/null 2>&1 &
+""",
+    "to a group below one of its own": """
+R=$MOUNT$(dirname "$G"); mkdir -p "$R/mine/below/more"
+env -i setsid sh -c "echo \\$\\$ >$R/mine/below/more/cgroup.procs; {lives}" >/dev/null 2>&1 &
+""",
+    "to a group below its run's": """
+mkdir "$MOUNT$G/below"
+env -i setsid sh -c "echo \\$\\$ >$MOUNT$G/below/cgroup.procs; {lives}" >/dev/null 2>&1 &
+""",
+    NAMED_AS_A_RUNS: """
+R=$MOUNT$(dirname "$G"); mkdir "$R/run-0123456789abcdef01234567"
+env -i setsid sh -c "echo \\$\\$ >$R/run-0123456789abcdef01234567/cgroup.procs; {lives}" >/dev/null 2>&1 &
+""",
+    "by a forged note": """
+A=$DISPATCHD_ATTEMPT_FOLDER; N=$(basename "$(cat "$A/cgroup")"); F=$PWD/x/$N
+mkdir -p "$F"; touch "$F/cgroup.kill" "$F/cgroup.procs"; printf %s "$F" >"$A/cgroup"
+env -i setsid sh -c "{lives}" >/dev/null 2>&1 &
+""",
+    "without a note": """
+rm "$DISPATCHD_ATTEMPT_FOLDER/cgroup"
+env -i setsid sh -c "{lives}" >/dev/null 2>&1 &
+""",
+}
+"""What a run without isolation does to leave something behind; each process says its pid, and lives on."""
+
+
+@pytest.mark.host
+@pytest.mark.parametrize(
+    ("name", "restarts"),
+    [
+        *((name, False) for name in ESCAPES),
+        # The same shim ends whatever it is.
+        *((name, True) for name in list(ESCAPES)[::3]),
+    ],
+)
+async def test_what_leaves_its_group_is_ended_and_counted(
+    tmp_path: Path,
+    delegated: Path,
+    name: str,
+    restarts: bool,  # noqa: FBT001  # a column of the table
+) -> None:
+    pid_file = tmp_path / "pid"
+    lives = f"echo \\$\\$ >{pid_file}; exec sleep 600"
+    # Until it has arrived where it wants to be, and somebody lets it go on.
+    waits = f"while ! [ -s {pid_file} ] || ! [ -e {tmp_path}/go ]; do sleep 0.05; done"
+    script = "G=$(sed -n s/^0:://p /proc/self/cgroup)" + ESCAPES[name].format(
+        lives=lives
+    )
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path / "machine",
+            hub.url,
+            {"it": ["/bin/sh", "-c", f"{script}{waits}"]},
+            limits=f'env = {{ MOUNT = "{delegated.parent}" }}',
+        )
+        async with daemon_process.running_daemon(
+            config, wrapper=inside(delegated)
+        ) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await until(lambda: pid_file.exists() and pid_file.read_text().strip())
+            if restarts:
+                await to_thread.run_sync(daemon.stop)
+                daemon.log_file.unlink()
+                daemon.start()
+                await daemon.until_logged("daemon_ready")
+            (tmp_path / "go").touch()
+            [finish] = await hub.until_finished("j", within_s=60)
+            pid = int(pid_file.read_text())
+            left = Path(f"/proc/{pid}").exists() and is_alive(pid)
+            groups = [each.name for each in delegated.iterdir() if each.is_dir()]
+
+    assert finish["result_status"] == "succeeded", finish
+    assert not left
+    assert "1 of its processes were left behind" in finish["result_summary"]
+    if name != NAMED_AS_A_RUNS:
+        # Such a one may be that of another daemon's run, and is left in place.
+        assert groups == []
 
 
 @pytest.mark.host

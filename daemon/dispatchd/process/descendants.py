@@ -51,18 +51,21 @@ def signal_child(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def end_children(grace_s: float, within_s: float) -> None:
+def end_children(grace_s: float, within_s: float) -> int:
     """End all children, and those that they leave: SIGTERM, then SIGKILL. Give up those that stay.
+
+    Return the number of processes that were signalled.
 
     Args:
         grace_s: Time between the two (seconds).
         within_s: Time in all (seconds).
     """
-    began, signalled = time.monotonic(), set[int]()
+    began, signalled, killed = time.monotonic(), set[int](), set[int]()
     while (passed_s := time.monotonic() - began) < within_s:
         for pid in children_of(os.getpid()):
             if passed_s >= grace_s:
                 signal_child(pid, signal.SIGKILL)
+                killed.add(pid)
             elif pid not in signalled:
                 signal_child(pid, signal.SIGTERM)
                 signalled.add(pid)
@@ -70,5 +73,6 @@ def end_children(grace_s: float, within_s: float) -> None:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
-            return
+            break
         time.sleep(_LOOK_S)
+    return len(asked | killed)

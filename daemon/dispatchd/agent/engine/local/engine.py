@@ -28,7 +28,7 @@ from dispatchd.agent.engine.local.cgroup import Cgroups, Group, tree
 from dispatchd.agent.engine.local.checkout import check_out
 from dispatchd.agent.engine.local.enclosure import enclose
 from dispatchd.agent.engine.local.end_processes import KILL_S, end_all
-from dispatchd.agent.engine.local.gate import Gated, Starters, read_exit
+from dispatchd.agent.engine.local.gate import Gated, Starters, read_exit, read_leftovers
 from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.agent.engine.local.podman import Podman
 from dispatchd.agent.engine.local.process import (
@@ -349,11 +349,14 @@ class LocalEngine:
         mounted = tree()
         return None if mounted is None else Group.of(folder, mounted)
 
-    def _end_strays(self) -> None:
-        """End the processes that runs have put into groups of their own making."""
+    def _end_strays(self) -> set[int]:
+        """End the processes that runs have put into groups of their own making, and return their pids."""
+        ended: set[int] = set()
         for group in self._cgroups.strays() if self._cgroups is not None else ():
+            ended.update(group.members())
             group.kill()
             group.remove()
+        return ended
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
         """End everything that an attempt left behind, wherever it is, and give up processes that can't be ended."""
@@ -383,10 +386,12 @@ class LocalEngine:
             given_up |= await to_thread.run_sync(self._hunt, process, marker, group)
         if group is not None:
             await to_thread.run_sync(group.remove)
-        await to_thread.run_sync(self._end_strays)
+        seen |= await to_thread.run_sync(self._end_strays)
         described = [describe(pid) for pid in sorted(given_up)]
         survivors = tuple(survivor for survivor in described if survivor is not None)
-        return Cleared(ended=len(seen) - len(survivors), survivors=survivors)
+        before = await to_thread.run_sync(read_leftovers, folder)
+        ended = before + len(seen) - len(survivors)
+        return Cleared(ended=ended, survivors=survivors)
 
 
 def _marker(folder: Path) -> bytes:

@@ -24,6 +24,7 @@ from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engine.local.enclosure import Enclosed
 from dispatchd.agent.engine.local.process import REQUEST_NAME, boot_id, identify
+from dispatchd.agent.engine.local.shim import LEFTOVERS
 from dispatchd.errors import SpawnFailed
 from dispatchd.process.descendants import children_of, descendants_of
 from dispatchd.process.descriptors import sending
@@ -39,6 +40,9 @@ _CODE: Final = re.compile(rb"[0-9]{1,3}\n")
 
 _LONGEST_EXIT: Final = 16
 """Largest `exit` file that is read (bytes): more than an exit code and its line end have."""
+
+_LONGEST_COUNT: Final = 16
+"""Largest `leftovers` file that is read (bytes): more than a count and its line end have."""
 
 _MESSAGE: Final = 64
 """Longest message of the starter (bytes)."""
@@ -345,6 +349,15 @@ def read_exit(folder: Path, process: ProcessIdentity) -> Exit | NeverStarted:
             return NeverStarted()
         return Exit(code=None)
     return Exit(code=int(data) if _CODE.fullmatch(data) else None)
+
+
+def read_leftovers(folder: Path) -> int:
+    """Return the number of an attempt's processes that its shim has ended (count); 0 if it has left them to the daemon."""
+    try:
+        data = read_regular(folder / LEFTOVERS, _LONGEST_COUNT) or b""
+    except OSError:
+        return 0
+    return int(data) if data.strip().isdigit() else 0
 
 
 def _open_output(file: Path) -> int:

@@ -10,7 +10,8 @@ become children of the starter; if that is impossible, the shim ends them first.
 
 The shim works on descriptors, so that a change of a path can't disturb it. It leaves two files in the attempt's
 folder: `started`, made after the gate has opened, and `exit`, renamed into place when the command has ended. The
-space for `exit` is allocated beforehand, so that a full disk can't prevent it.
+space for `exit` is allocated beforehand, so that a full disk can't prevent it. If it has ended processes itself, a third
+one has their number: `leftovers`.
 """
 
 import ctypes
@@ -26,6 +27,9 @@ from dispatchd.process.descendants import adopt_orphans, end_children
 from dispatchd.process.descriptors import keep_some
 from dispatchd.process.kernel import PR_SET_NAME, leave_keyring, process_control
 from dispatchd.process.landlock import enter
+
+LEFTOVERS: Final = "leftovers"
+"""File in an attempt's folder with the number of processes that its shim has ended."""
 
 _ASIDE: Final = "exit.aside"
 _LONGEST: Final = 4
@@ -128,7 +132,7 @@ def _shim(order: Order) -> int:
     _leave(order.folder, aside, code)
     if os.getppid() != starter:
         # If the starter is still there, the leftovers become its children, and it ends them.
-        end_children(_GRACE_S, _END_S)
+        _note_leftovers(order.folder, end_children(_GRACE_S, _END_S))
     return code
 
 
@@ -171,6 +175,15 @@ def _leave(folder: int, aside: int, code: int) -> None:
         os.pwrite(aside, line, 0)
         os.ftruncate(aside, len(line))
         os.rename(_ASIDE, "exit", src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def _note_leftovers(folder: int, count: int) -> None:
+    """Leave the number of processes that were ended, for the summary; without room for it there is none."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with suppress(OSError):
+        fd = os.open(LEFTOVERS, flags, _MODE, dir_fd=folder)
+        os.write(fd, b"%d\n" % count)
+        os.close(fd)
 
 
 def _be_the_command(order: Order, word: int) -> NoReturn:
