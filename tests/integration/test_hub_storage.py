@@ -19,9 +19,10 @@ from dispatchd.errors import UsageError
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.model import State
 from dispatchd.hub.storage.backup import backup, restore
-from dispatchd.hub.storage.database import REVISION, Database
+from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.jobs.store import JobStore
+from dispatchd.hub.storage.migrate import REVISION
 from dispatchd.hub.storage.schema import JOBS, METADATA, SECRETS
 from support.cli import command
 from support.fixtures import ROOT

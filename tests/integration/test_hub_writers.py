@@ -31,6 +31,7 @@ from dispatchd.hub.storage.jobs.reader import JobReader
 from dispatchd.hub.storage.jobs.rows import values_of
 from dispatchd.hub.storage.jobs.store import JobStore
 from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.hub.storage.migrate import Migrating
 from dispatchd.hub.storage.schema import ATTEMPTS, CHECKS, DELIVERIES, JOBS, TEXTS
 from dispatchd.hub.storage.tokens import TokenStore
 from support.hub import Hub
@@ -306,13 +307,17 @@ def test_a_start_that_waits_for_a_migration_says_that_it_goes_on(
         other.execute("SELECT pg_advisory_xact_lock(%s)", (0x64697370,))
         said = Event()
 
+        def say(progress: Migrating) -> None:
+            if progress.waits_for.startswith("another hub process"):
+                said.set()
+
         def end_the_migration() -> None:
             assert said.wait(60)
             other.rollback()
 
         [database, _] = at_once(
             [
-                lambda: Database.open(postgresql_url, said.set, every_s=0.05),
+                lambda: Database.open(postgresql_url, say, every_s=0.05),
                 end_the_migration,
             ]
         )

@@ -19,9 +19,10 @@ from dispatchd.hub.domain.model import ENDED, HubJob, State
 from dispatchd.hub.init import init
 from dispatchd.hub.storage import migrations
 from dispatchd.hub.storage.backup import backup, restore
-from dispatchd.hub.storage.database import REVISION, Database
+from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.machines import MachineStore
+from dispatchd.hub.storage.migrate import REVISION
 from dispatchd.hub.storage.schema import METADATA
 from dispatchd.hub.storage.schema import PAGE_KEY as SESSION_KEY
 from support.cli import command

@@ -75,4 +75,4 @@ def end_children(grace_s: float, within_s: float) -> int:
         except ChildProcessError:
             break
         time.sleep(_LOOK_S)
-    return len(asked | killed)
+    return len(signalled | killed)

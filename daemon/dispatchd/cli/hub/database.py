@@ -11,10 +11,11 @@ from dispatchd.errors import NotReachable
 if TYPE_CHECKING:
     from dispatchd.hub.config.load import Settings
     from dispatchd.hub.storage.database import Database
+    from dispatchd.hub.storage.migrate import Migrating
 
 
 def open_database(
-    config_file: Path, progress: Callable[[], None] = lambda: None
+    config_file: Path, progress: "Callable[[Migrating], None]" = lambda _: None
 ) -> "tuple[Settings, Database]":
     """Return the settings of a hub, and its database, migrated."""
     from dispatchd.hub.config.load import load

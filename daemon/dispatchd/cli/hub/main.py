@@ -20,6 +20,7 @@ from dispatchd.cli.options import json_option, print_json, print_pairs
 
 if TYPE_CHECKING:
     from dispatchd.hub.config.load import Settings
+    from dispatchd.hub.storage.migrate import Migrating
 
 _MIGRATION_GRACE_S = 60.0
 """Time that each request to systemd adds to the start while the database is migrated (seconds)."""
@@ -97,6 +98,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     require_extra()
     import anyio
     import structlog
+    from attrs import asdict
 
     from dispatchd.hub.context import Context
     from dispatchd.hub.main import favour_the_loop
@@ -112,9 +114,9 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     configure("info", "auto", known=known, under_systemd=under_systemd)
     manager = ServiceManager.of(environment)
 
-    def migrating() -> None:
+    def migrating(progress: "Migrating") -> None:
         manager.more_time(_MIGRATION_GRACE_S)
-        structlog.get_logger().info("database_migrating")
+        structlog.get_logger().info("database_migrating", **asdict(progress))
 
     settings, database = open_database(config_file, migrating)
 

@@ -22,6 +22,7 @@ keep decisions correct on both:
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final, TypeVar
@@ -35,7 +36,6 @@ from sqlalchemy import (
     bindparam,
     create_engine,
     event,
-    inspect,
     make_url,
     text,
 )
@@ -43,8 +43,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
-from dispatchd.errors import DispatchdError, NotReachable, UsageError
+from dispatchd.errors import NotReachable, UsageError
 from dispatchd.hub.domain.errors import StorageBusy
+from dispatchd.hub.storage.migrate import (
+    REVISION,
+    Migrating,
+    NewerDatabase,
+    migrate,
+    revision_of,
+)
 from dispatchd.hub.storage.schema import Words
 from dispatchd.hub.storage.sqlite import READ_ONLY, set_up
 
@@ -52,9 +59,6 @@ T = TypeVar("T")
 
 CHANNEL: Final = "dispatchd_jobs"
 """Channel on which hub processes announce changes of jobs to each other (NOTIFY of PostgreSQL)."""
-
-REVISION: Final = "0005"
-"""Number of the newest migration (`migrations/versions/`)."""
 
 _BUSY_S: Final = 5.0
 """Longest wait of a call for SQLite, or for one of the connections (seconds)."""
@@ -76,13 +80,10 @@ _NOTIFY: Final = text("SELECT pg_notify(:channel, :message)")
 _LOCK: Final = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
 ).bindparams(bindparam("name", type_=Words))
-_LOCK_MIGRATION: Final = text("SELECT pg_advisory_xact_lock(:key)")
 _WRITTEN: Final = text(
     "INSERT INTO secrets (name, value) VALUES ('written', '')"
     " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
-_MIGRATING: Final = 0x64697370
-"""Number of PostgreSQL's advisory lock that keeps two hub processes from migrating at once; arbitrary."""
 
 
 @frozen
@@ -95,19 +96,19 @@ class Database:
     def open(
         cls,
         url: str,
-        progress: Callable[[], None] = lambda: None,
+        progress: Callable[[Migrating], None] = lambda _: None,
         every_s: float = _PROGRESS_S,
     ) -> "Database":
         """Open a database, create missing tables, and run missing migrations.
 
         Args:
             url: URL in SQLAlchemy's form: `sqlite:////path/to/file`, `postgresql://user@host/name`.
-            progress: Called repeatedly, by a thread, while a migration runs.
+            progress: Called repeatedly, by a thread, with the progress of a migration while it runs.
             every_s: Interval of these calls (seconds).
 
         Raises:
             UsageError: The URL can't be used.
-            NotReachable: The database can't be opened, or a newer release wrote it.
+            NotReachable: The database can't be opened, or a newer release has begun to migrate it.
         """
         try:
             engine = _engine(url)
@@ -119,18 +120,16 @@ class Database:
                 cannot=f"open the database {url}", reason=str(error)
             ) from error
         shown = engine.url.render_as_string(hide_password=True)
+        migrating = Migrating()
         try:
-            with ExitStack() as opened, _saying(progress, every_s):
+            with (
+                ExitStack() as opened,
+                _saying(partial(progress, migrating), every_s),
+            ):
                 opened.callback(engine.dispose)
-                if engine.dialect.name == "postgresql":
-                    with engine.begin() as db, _without_limits(db):
-                        db.execute(_LOCK_MIGRATION, {"key": _MIGRATING})
-                        _bring_up(db)
-                elif not _is_current(engine):
-                    with engine.begin() as db:
-                        _bring_up(db)
+                migrate(engine, migrating)
                 opened.pop_all()
-        except _Newer as error:
+        except NewerDatabase as error:
             reason = "a newer release of dispatchd wrote it; install that one"
             raise NotReachable(
                 cannot=f"open the database {shown}", reason=reason
@@ -257,44 +256,11 @@ def _check(db: Connection) -> None:
     Raises:
         StorageBusy: Another release has migrated the database.
     """
-    revision = _revision(db)
+    revision = revision_of(db)
     if revision != REVISION:
         message = f"the tables are those of revision {revision}, not {REVISION}"
         raise StorageBusy(message)
     db.execute(_WRITTEN)
-
-
-class _Newer(DispatchdError):
-    """Database that a newer release has migrated."""
-
-
-def _is_current(engine: Engine) -> bool:
-    """Return whether an SQLite database has all migrations. It takes no writer's lock, which is seldom free in a busy hub."""
-    with engine.connect().execution_options(**{READ_ONLY: True}) as db, db.begin():
-        return _revision(db) == REVISION
-
-
-def _bring_up(db: Connection) -> None:
-    """Run the migrations that a database lacks.
-
-    Raises:
-        _Newer: It has some that this release doesn't know.
-    """
-    revision = _revision(db)
-    if revision == REVISION:
-        return
-    if revision > REVISION:
-        raise _Newer
-    from dispatchd.hub.storage.migrate import upgrade  # noqa: PLC0415  # see there
-
-    upgrade(db)
-
-
-def _revision(db: Connection) -> str:
-    """Return the number of a database's last migration; empty for none."""
-    if not inspect(db).has_table("alembic_version"):
-        return ""
-    return str(db.execute(text("SELECT version_num FROM alembic_version")).scalar())
 
 
 def _engine(url: str) -> Engine:
@@ -363,16 +329,6 @@ def _saying(progress: Callable[[], None], every_s: float) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
-
-
-@contextmanager
-def _without_limits(db: Connection) -> Iterator[None]:
-    """Disable the time limits of a transaction's statements."""
-    connection: Any = db.connection.dbapi_connection
-    for name in ("statement_timeout", "lock_timeout"):
-        db.execute(text(f"SET LOCAL {name} = 0"))
-    with connection.patient():
-        yield
 
 
 def _state(error: BaseException | None) -> str:

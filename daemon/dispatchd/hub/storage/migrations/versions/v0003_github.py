@@ -6,12 +6,12 @@ from typing import Final
 import sqlalchemy as sa
 from alembic import op
 
+from dispatchd.hub.storage.migrations.fill import Fill, count
+
 revision: Final = "0003"
 down_revision: Final = "0002"
 
 _BIG: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-_ROWS: Final = 1000
-"""Jobs that are read and written at a time (count)."""
 _UNFINISHED: Final = (
     *("received", "queued", "claimed", "accepted", "running", "needs_attention"),
 )
@@ -23,13 +23,10 @@ _KEPT: Final = (
 
 
 def upgrade() -> None:
-    """Make the new tables, and copy the deliveries."""
-    _more_of_jobs()
+    """Make the new tables, copy the deliveries, and add the new columns of jobs."""
     _take_deliveries_over()
     _others()
-
-
-def _more_of_jobs() -> None:
+    # Last, because it locks the jobs until the end.
     op.add_column("jobs", _text("result_details"))
     op.add_column("jobs", _number("number"))
     by_event = sa.Column(
@@ -37,24 +34,41 @@ def _more_of_jobs() -> None:
     )
     op.add_column("jobs", by_event)
     op.add_column("jobs", _time("event_at"))
-    db = op.get_bind()
-    jobs = sa.Table("jobs", sa.MetaData(), autoload_with=db)
+
+
+def _jobs(db: sa.Connection) -> sa.Table:
+    return sa.Table("jobs", sa.MetaData(), autoload_with=db)
+
+
+def _count(db: sa.Connection, after: int) -> int:
+    jobs = _jobs(db)
+    return count(db, jobs, jobs.c.state.in_(_UNFINISHED), after=after)
+
+
+def _change(db: sa.Connection, after: int, most: int) -> list[int]:
+    """Write the numbers. Of what has ended nobody asks for it, and there may be hundreds of thousands of it."""
+    jobs = _jobs(db)
     own = sa.update(jobs).where(jobs.c.position == sa.bindparam("of_position"))
     write = own.values(number=sa.bindparam("new_number"))
-    # Of what has ended nobody asks for the number, and there may be hundreds of thousands of it.
     part = sa.select(jobs.c.position, jobs.c.document).order_by(jobs.c.position)
-    part = part.where(jobs.c.state.in_(_UNFINISHED))
-    last = -1
-    while rows := db.execute(part.where(jobs.c.position > last).limit(_ROWS)).all():
-        numbers = [
-            {"of_position": row.position, "new_number": number}
-            for row in rows
-            if (number := _number_of(json.loads(row.document)))
-        ]
-        if numbers:
-            db.execute(write, numbers)
-        last = rows[-1].position
-    op.create_index("jobs_by_number", "jobs", ["state", "repository", "number"])
+    part = part.where(jobs.c.state.in_(_UNFINISHED), jobs.c.position > after)
+    rows = db.execute(part.limit(most)).all()
+    numbers = [
+        {"of_position": row.position, "new_number": number}
+        for row in rows
+        if (number := _number_of(json.loads(row.document)))
+    ]
+    if numbers:
+        db.execute(write, numbers)
+    return [row.position for row in rows]
+
+
+def _finish(db: sa.Connection) -> None:
+    of = _jobs(db).c
+    sa.Index("jobs_by_number", of.state, of.repository, of.number).create(db)
+
+
+FILL: Final = Fill(count=_count, change=_change, finish=_finish)
 
 
 def _number_of(document: dict[str, object]) -> object:
