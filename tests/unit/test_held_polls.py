@@ -1,11 +1,18 @@
 """Held polls: the news of a job goes from one to the next until the job is taken, whatever becomes of who heard it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import anyio
+from attrs import define, field
+
 from dispatchd.hub.domain.binding import Binding
+from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.events import ANYTHING, News
-from dispatchd.hub.waiters import Poll, Polls, Watchers
+from dispatchd.hub.waiters import Poll, Polls, Watched, Watchers
+from support.clock import pass_ticks
+from support.until import until
 
 NEWS = News(job_id="j", workflow="ci")
 
@@ -135,20 +142,98 @@ async def test_what_the_dead_poll_of_a_machine_was_told_goes_to_its_living_one()
             assert spare.news == [NEWS]
 
 
+async def look() -> int:
+    return 1
+
+
 async def test_a_watcher_hears_of_its_own_job_and_of_no_other() -> None:
     watchers = Watchers()
-    with watchers.watch("j") as bell, watchers.watch("j"), watchers.watch("k"):
-        rings = bell.next
+    with (
+        watchers.watch("j", look) as watched,
+        watchers.watch("j", look),
+        watchers.watch("k", look),
+    ):
+        rings = watched.changed.next
         watchers.notify("k")
         assert not rings.is_set()
 
         watchers.notify("j")
         assert rings.is_set()
 
-        rings = bell.next
+        rings = watched.changed.next
         watchers.wake_all()
         assert rings.is_set()
     watchers.notify("j")
+
+
+@define
+class Job:
+    """What many look at; each look takes until it is let go."""
+
+    looks: int = 0
+    is_busy: bool = False
+    go_on: anyio.Event = field(factory=anyio.Event)
+
+    async def look(self) -> int:
+        self.looks += 1
+        found = self.looks
+        await self.go_on.wait()
+        if self.is_busy:
+            raise StorageBusy(str(found))
+        return found
+
+
+async def asked_by(watched: Watched[int], count: int, job: Job) -> Counter[object]:
+    """Return what looks have found that many ask for at once, and as many more during the first one."""
+    found: Counter[object] = Counter()
+
+    async def ask() -> None:
+        try:
+            found[await watched.look()] += 1
+        except StorageBusy as error:
+            found[str(error)] += 1
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(count):
+            tasks.start_soon(ask)
+        await until(lambda: job.looks == 1)
+        for _ in range(count):
+            tasks.start_soon(ask)
+        await pass_ticks()
+        job.go_on.set()
+    return found
+
+
+async def test_many_who_watch_one_job_share_a_look_that_begins_after_they_ask() -> None:
+    job = Job()
+    with Watchers().watch("j", job.look) as watched:
+        assert await asked_by(watched, 400, job) == {1: 400, 2: 400}
+
+
+async def test_a_look_that_fails_has_failed_for_all_who_share_it() -> None:
+    job = Job(is_busy=True)
+    with Watchers().watch("j", job.look) as watched:
+        assert await asked_by(watched, 400, job) == {"1": 400, "2": 400}
+
+
+async def test_a_look_whose_watcher_leaves_is_made_by_the_next_one() -> None:
+    job = Job()
+    found: list[int] = []
+    with Watchers().watch("j", job.look) as watched:
+
+        async def ask() -> None:
+            found.append(await watched.look())
+
+        async with anyio.create_task_group() as others:
+            with anyio.CancelScope() as scope:
+                async with anyio.create_task_group() as first:
+                    first.start_soon(ask)
+                    others.start_soon(ask)
+                    await until(lambda: job.looks == 1)
+                    scope.cancel()
+            job.go_on.set()
+
+    assert found == [2]
 
 
 def test_news_are_read_as_they_were_told_and_what_is_too_long_is_anything() -> None:

@@ -1,49 +1,110 @@
 """Waiting requests: held polls, of which each queued job wakes one, watchers of one job, and those of any change."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 from attrs import define, field
 
 from dispatchd.concurrency.notifier import Notifier
+from dispatchd.errors import DispatchdError
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.events import News
 from dispatchd.hub.domain.model import HubJob
 
+T = TypeVar("T")
+
 _MOST_OVERTAKEN: Final = 4
 """Most polls of one machine and kind that are held beside the newest (count)."""
+
+
+@define(eq=False)
+class Watched(Generic[T]):
+    """One job that is watched: its notifier, and looks that its watchers share.
+
+    A change wakes all of them, and each has to look. A look that has not begun yet is as good for all who ask for one.
+    """
+
+    _look: Callable[[], Awaitable[T]]
+    changed: Notifier = field(factory=Notifier, init=False)
+    watchers: int = field(default=0, init=False)
+    """Number of watchers (count)."""
+    _begun: int = field(default=0, init=False)
+    """Looks that have begun (count)."""
+    _seen: tuple[int, T | DispatchdError] | None = field(default=None, init=False)
+    """Number of the last look that has ended, and what it has found."""
+    _turn: anyio.Lock = field(factory=anyio.Lock, init=False)
+
+    async def look(self) -> T:
+        """Return what a look finds that begins from now on.
+
+        Raises:
+            DispatchdError: It has failed.
+        """
+        wanted = self._begun + 1
+        async with self._turn:
+            if self._seen is None or self._seen[0] < wanted:
+                # First all ask who were woken together.
+                await anyio.lowlevel.checkpoint()
+                self._begun += 1
+                self._seen = self._begun, await self._outcome()
+            found = self._seen[1]
+        if isinstance(found, DispatchdError):
+            raise found
+        return found
+
+    async def _outcome(self) -> T | DispatchdError:
+        try:
+            return await self._look()
+        except DispatchdError as error:
+            # Each of them trying again, one after the other, could take hours.
+            return error
+
+    def come(self) -> None:
+        """Count one more watcher."""
+        self.watchers += 1
+
+    def leave(self) -> bool:
+        """Count one watcher less, and return whether it was the last one."""
+        self.watchers -= 1
+        return not self.watchers
 
 
 @define
 class Watchers:
     """Watchers of one job each; a job wakes only its own."""
 
-    _notifiers: dict[str, tuple[Notifier, int]] = field(factory=dict, init=False)
-    """Job id -> its notifier, and the number of its watchers (count)."""
+    _watched: dict[str, Watched[Any]] = field(factory=dict, init=False)
+    """Job id -> what its watchers share."""
 
     @contextmanager
-    def watch(self, job_id: str) -> Iterator[Notifier]:
-        """Yield the notifier of a job, which exists until the block ends."""
-        notifier, count = self._notifiers.get(job_id, (Notifier(), 0))
-        self._notifiers[job_id] = notifier, count + 1
+    def watch(
+        self, job_id: str, look: Callable[[], Awaitable[T]]
+    ) -> Iterator[Watched[T]]:
+        """Yield what the watchers of a job share; it exists until the last of them leaves."""
+        watched: Watched[T] = self._watched.setdefault(job_id, Watched(look))
+        watched.come()
         try:
-            yield notifier
+            yield watched
         finally:
-            notifier, count = self._notifiers.pop(job_id)
-            if count > 1:
-                self._notifiers[job_id] = notifier, count - 1
+            if watched.leave():
+                del self._watched[job_id]
+
+    def count(self, job_id: str) -> int:
+        """Return the number of watchers of a job."""
+        return self._watched[job_id].watchers if job_id in self._watched else 0
 
     def notify(self, job_id: str) -> None:
         """Wake the watchers of a job."""
-        if job_id in self._notifiers:
-            self._notifiers[job_id][0].notify()
+        if job_id in self._watched:
+            self._watched[job_id].changed.notify()
 
     def wake_all(self) -> None:
         """Wake every watcher."""
-        for notifier, _ in self._notifiers.values():
-            notifier.notify()
+        for watched in self._watched.values():
+            watched.changed.notify()
 
 
 @define(eq=False)

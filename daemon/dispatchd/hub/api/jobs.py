@@ -1,6 +1,6 @@
 """Routes of jobs: submit, list, watch, cancel and requeue."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -15,7 +15,7 @@ from dispatchd.hub.api.views import attempt_document, job_document, texts_docume
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.document import JobDocument
-from dispatchd.hub.domain.model import ENDED, HubJob, State, Submission
+from dispatchd.hub.domain.model import ENDED, Attempt, HubJob, State, Submission
 from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT, allows
 from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import (
@@ -118,10 +118,11 @@ class Jobs:
         deadline = anyio.current_time() + seconds(
             request.query_params.get("wait"), _LONGEST_WATCH_S
         )
-        with self.context.waiting.watchers.watch(job_id) as bell:
+        watchers = self.context.waiting.watchers
+        with watchers.watch(job_id, lambda: self._whole(job_id)) as watched:
             while True:
-                rings = bell.next
-                job = await self._job(job_id)
+                rings = watched.changed.next
+                job, attempts, names = await watched.look()
                 left_s = deadline - anyio.current_time()
                 if (
                     has_reached(job, until)
@@ -131,10 +132,6 @@ class Jobs:
                     break
                 with anyio.move_on_after(left_s):
                     await rings.wait()
-        reader, machines = self.context.stores.reader, self.context.stores.machines
-        attempts, names = await self.context.use(
-            lambda: (reader.attempts(job_id), machines.names())
-        )
         return JSONResponse(
             {
                 **self._document(job, names),
@@ -202,10 +199,31 @@ class Jobs:
         return await self.submissions.again(job, new_id)
 
     async def _job(self, job_id: str) -> HubJob:
-        job = await self.context.use(lambda: self.context.stores.reader.get(job_id))
-        if job is None:
-            raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
-        return job
+        return _found(
+            await self.context.use(lambda: self.context.stores.reader.get(job_id)),
+            job_id,
+        )
+
+    async def _whole(
+        self, job_id: str
+    ) -> tuple[HubJob, Sequence[Attempt], Mapping[str, str]]:
+        """Return a job, its attempts, and the names of machines."""
+        reader, machines = self.context.stores.reader, self.context.stores.machines
+        job, attempts, names = await self.context.use(
+            lambda: (reader.get(job_id), reader.attempts(job_id), machines.names())
+        )
+        return _found(job, job_id), attempts, names
+
+
+def _found(job: HubJob | None, job_id: str) -> HubJob:
+    """Return a job.
+
+    Raises:
+        Refused: There is none.
+    """
+    if job is None:
+        raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
+    return job
 
 
 def filter_of(request: Request, limit: str) -> Filter:
