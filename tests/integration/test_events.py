@@ -187,6 +187,65 @@ async def test_events_without_end_hold_up_neither_the_verdict_nor_others(
     assert "22,269,622 lines" in shown
 
 
+FLOODS = (
+    "yes '{}' | head -c 67108864 >\"$DISPATCHD_EVENTS\"; touch flooded; "
+    "while :; do echo '{}'; done >>\"$DISPATCHD_EVENTS\""
+)
+"""Goes on until it is ended."""
+
+
+async def floods(hub: Endpoint, daemon: DaemonHere) -> None:
+    """Hand a job out, and return once it floods its events and beats all the same."""
+    hub.hand_out(JOB)
+    await until((daemon.state / "runs/j/workspace/flooded").exists, 60)
+    await beats(hub, 1)
+
+
+async def test_a_run_that_floods_its_events_is_cancelled(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/sh", "-c", FLOODS]})
+        async with running_daemon(config) as daemon:
+            await floods(hub, daemon)
+            done = await command("cancel", "j", "--config", str(daemon.config))
+            [finish] = await hub.until_finished("j")
+
+    assert done.returncode == 0
+    assert finish["result_status"] == "aborted"
+
+
+async def test_a_run_that_floods_its_events_is_cancelled_by_the_endpoint(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/sh", "-c", FLOODS]})
+        async with running_daemon(config) as daemon:
+            await floods(hub, daemon)
+            hub.cancelled.add("j")
+            [finish] = await hub.until_finished("j")
+
+    assert finish["result_status"] == "aborted"
+
+
+async def test_a_daemon_is_stopped_while_a_run_floods_its_events(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/sh", "-c", FLOODS]})
+        async with running_daemon(config) as daemon:
+            await floods(hub, daemon)
+            await daemon.stop()
+            assert not daemon.alive
+            # The next one reads it from the start, and ends it as well.
+            daemon.log_file.unlink()
+            daemon.start()
+            await daemon.until_logged("daemon_ready")
+            done = await command("cancel", "j", "--config", str(daemon.config))
+            [finish] = await hub.until_finished("j")
+
+    assert done.returncode == 0
+    assert finish["result_status"] == "aborted"
+
+
 async def test_whatever_a_command_does_to_its_folder_its_job_ends(
     tmp_path: Path,
 ) -> None:
