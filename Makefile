@@ -26,6 +26,8 @@ $(VENV)/.demo: pyproject.toml
 $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	# Compiles the tests once; else each worker would do it.
+	$(BIN)/pytest --collect-only --quiet >/dev/null
 	@touch $@
 
 $(VENV)/.mocks: Makefile

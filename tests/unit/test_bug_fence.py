@@ -24,6 +24,7 @@ BOUNDED = {
         "agent/endpoint/diagnose.py:_causes",
         "agent/endpoint/pool.py:__aiter__",
     ),
+    *("hub/storage/migrate.py:_in_steps", "hub/storage/migrate.py:_patiently"),
     *("network/tls_files.py:_ask_tunnel", "concurrency/bug_fence.py:_described"),
     *(
         "agent/control/http_connection.py:_read",
