@@ -9,6 +9,7 @@ from support.clock import advance
 from support.control import until_status
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import SECRET, Answer, Endpoint, Json, Request, as_json, endpoint
+from support.until import in_time
 from support.waits import finishes
 
 TRUE = ["/bin/true"]
@@ -464,3 +465,24 @@ async def test_a_secret_rotated_on_disk_is_used_at_once(tmp_path: Path) -> None:
             (tmp_path / "secret").unlink()
             (tmp_path / "secret").write_text("new-secret")
             await finishes(hub, daemon, "j")
+
+
+async def test_a_poll_that_works_forgets_the_failures_before_it(tmp_path: Path) -> None:
+    refusal = as_json({"message": "no database"}, 503)
+    async with endpoint() as hub:
+        hub.script = FirstTimes("pull", 2, refusal)
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        async with running_daemon(config) as daemon:
+            await in_time(lambda: bool(logged(daemon, "endpoint_answers")))
+            await hub.until(lambda e: any(call.hold_s for call in e.calls("pull")))
+            hub.cut_held_polls(refusal)
+            await in_time(
+                lambda: len(logged(daemon, "pull_failed")) > 2
+            )  # two came before
+            failures = [line["failures"] for line in logged(daemon, "pull_failed")]
+
+    assert failures[:3] == [1, 2, 1]
+
+
+def logged(daemon: DaemonHere, event: str) -> list[Json]:
+    return [line for line in daemon.log() if line.get("event") == event]
