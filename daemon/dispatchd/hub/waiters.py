@@ -43,17 +43,17 @@ class Watched(Generic[T]):
         Raises:
             DispatchdError: It has failed.
         """
-        wanted = self._begun + 1
+        number = self._begun + 1
         async with self._turn:
-            if self._seen is None or self._seen[0] < wanted:
+            if self._seen is None or self._seen[0] < number:
                 # First all ask who were woken together.
                 await anyio.lowlevel.checkpoint()
                 self._begun += 1
                 self._seen = self._begun, await self._outcome()
-            found = self._seen[1]
-        if isinstance(found, DispatchdError):
-            raise found
-        return found
+            seen = self._seen[1]
+        if isinstance(seen, DispatchdError):
+            raise seen
+        return seen
 
     async def _outcome(self) -> T | DispatchdError:
         try:

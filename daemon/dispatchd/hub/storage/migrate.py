@@ -67,7 +67,7 @@ class Migrating:
     of: int = 0
     """Jobs to change (count)."""
     waits_for: str = ""
-    """What has to end before it continues; empty for nothing."""
+    """Reason for its wait, such as another process; empty for none."""
 
     def begin(self, step: str, of: int = 0) -> None:
         """Note that a migration begins, or continues with some jobs to change."""
@@ -93,11 +93,11 @@ class _Version:
     """Position of the last job that the data step of `revision` has changed; None if that has ended."""
 
     @classmethod
-    def of(cls, words: str) -> "_Version":
+    def of(cls, version: str) -> "_Version":
         """Return what the table `alembic_version` says."""
-        newest, *step = words.split("+")
+        newest, *step = version.split("+")
         if not step:
-            return cls(words, newest=words)
+            return cls(version, newest=version)
         return cls(step[0], newest=newest, filled=int(step[1]))
 
     @override
@@ -189,10 +189,10 @@ def _step(progress: Migrating, db: Connection) -> bool:
     Raises:
         NewerDatabase: A newer release has begun one.
     """
-    found = revision_of(db)
-    if found == REVISION:
+    revision = revision_of(db)
+    if revision == REVISION:
         return False
-    version = _Version.of(found)
+    version = _Version.of(revision)
     if version.newest > REVISION:
         raise NewerDatabase
     from dispatchd.hub.storage.migrations import steps  # noqa: PLC0415  # see there

@@ -126,11 +126,11 @@ class Story:
         return evolve(
             self,
             phases=[
-                evolve(each, name=line(each.name, _LONGEST_NAME))
-                for each in self.phases
+                evolve(phase, name=line(phase.name, _LONGEST_NAME))
+                for phase in self.phases
             ],
             last_span=span and evolve(span, name=line(span.name, _LONGEST_NAME)),
-            follow_ups=[line(each, _LONGEST_WORDS) for each in self.follow_ups],
+            follow_ups=[line(task, _LONGEST_WORDS) for task in self.follow_ups],
             blocked=blocked and line(blocked, _LONGEST_WORDS),
         )
 

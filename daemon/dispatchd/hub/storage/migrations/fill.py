@@ -31,5 +31,5 @@ class Fill:
 
 def count(db: Connection, table: Table, *of: ColumnElement[bool], after: int) -> int:
     """Return the number of jobs that match, after a position."""
-    found = select(func.count()).where(table.c.position > after, *of)
-    return int(db.execute(found.select_from(table)).scalar_one())
+    query = select(func.count()).where(table.c.position > after, *of)
+    return int(db.execute(query.select_from(table)).scalar_one())

@@ -18,8 +18,10 @@ def after(revision: str) -> str:
 
 def fills() -> dict[str, Fill]:
     """Return the data steps, each by the number of its migration."""
-    found = {number: getattr(each, "FILL", None) for number, each in _modules().items()}
-    return {number: fill for number, fill in found.items() if fill is not None}
+    by_number = {
+        number: getattr(module, "FILL", None) for number, module in _modules().items()
+    }
+    return {number: fill for number, fill in by_number.items() if fill is not None}
 
 
 def upgrade(db: Connection, revision: str) -> None:
@@ -32,7 +34,7 @@ def upgrade(db: Connection, revision: str) -> None:
 @cache
 def _modules() -> dict[str, Any]:
     scripts = ScriptDirectory.from_config(_config())
-    return {each.revision: each.module for each in scripts.walk_revisions()}
+    return {script.revision: script.module for script in scripts.walk_revisions()}
 
 
 def _config() -> Config:

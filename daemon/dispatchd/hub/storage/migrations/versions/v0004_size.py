@@ -36,8 +36,8 @@ def _change(db: sa.Connection, after: int, most: int) -> list[int]:
     jobs, texts = _tables(db)
     waiting = jobs.c.state.in_(_WAITING)
     part = sa.select(jobs.c.position).where(waiting, jobs.c.position > after)
-    found = db.execute(part.order_by(jobs.c.position).limit(most))
-    positions = list(found.scalars())
+    rows = db.execute(part.order_by(jobs.c.position).limit(most))
+    positions = list(rows.scalars())
     if positions:
         length = sa.func.length(texts.c.payload) + sa.func.length(texts.c.headers)
         own = sa.select(length).where(texts.c.id == jobs.c.id).scalar_subquery()
