@@ -165,8 +165,12 @@ def compare(samples: list[Sample]) -> None:
 
 
 def entries(path: Path) -> int:
-    """Return the number of files and folders below a folder."""
-    return sum(len(folders) + len(files) for _, folders, files in os.walk(path))
+    """Return the number of files and folders below a folder, without those that are being removed."""
+    count = 0
+    for _, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if name != ".gone"]
+        count += len(folders) + len(files)
+    return count
 
 
 def is_empty(path: Path) -> bool:

@@ -147,6 +147,30 @@ async def test_a_job_whose_finish_is_refused_goes_on_beating(
     assert len(phases(hub, "j")) <= seen + 1
 
 
+async def test_a_beat_that_its_finish_overtakes_is_no_lost_lease(
+    tmp_path: Path,
+) -> None:
+    def overtaken(request: Request) -> Answer | None:
+        if request.call == "finish":
+            return as_json({"message": "later"}, 503)
+        if request.call == "heartbeat" and request.body["phase"] == "finishing":
+            return as_json({"message": "the job has finished as succeeded"}, 410)
+        return None
+
+    async with endpoint() as hub:
+        hub.script = overtaken
+        config = write_config(tmp_path, hub.url, WORKFLOWS)
+        async with running_daemon(config) as daemon:
+            hub.hand_out(job("j", "quick"))
+            await in_time(lambda: "finishing" in phases(hub, "j"))
+            hub.script = None
+            (finish,) = await finishes(hub, daemon, "j")
+            events = {line.get("event") for line in daemon.log()}
+
+    assert finish["result_status"] == "succeeded"
+    assert "lease_lost" not in events
+
+
 async def test_a_cancel_comes_too_late_for_what_is_being_reported(
     tmp_path: Path,
 ) -> None:

@@ -6,6 +6,7 @@ that this machine has heartbeats, and what its silence would mean. Each change o
 that people see at once that a run has begun, waits for its next attempt, or is parked.
 """
 
+from datetime import datetime
 from functools import partial
 from typing import Final
 
@@ -152,11 +153,7 @@ class HeartbeatLoop:
         try:
             beat = await self.source.heartbeat(record, news)
         except JobClosed as error:
-            if self._has_finished_since(record):
-                return
-            self.fence.note(record, asked_at, holds=False)
-            self._log.warning("lease_lost", error=str(error), **job_context(record))
-            await self.tracker.answered(record, Event.LEASE_LOST)
+            await self._closed(record, asked_at, error)
         except RemoteError as error:
             self._log.warning(
                 "heartbeat_failed", error=str(error), **job_context(record)
@@ -168,6 +165,18 @@ class HeartbeatLoop:
             decided = record.is_cancelled or record.phase is Phase.FINISHING
             if beat.cancel_requested and not decided:
                 await self.tracker.cancel(job_id, "Cancelled before it started.")
+
+    async def _closed(
+        self, record: TrackedJob, asked_at: datetime, error: JobClosed
+    ) -> None:
+        """Note that the endpoint has refused a beat, unless the job's finish has only overtaken it."""
+        if self._has_finished_since(record):
+            return
+        self.fence.note(record, asked_at, holds=False)
+        if record.phase is not Phase.FINISHING:
+            # Else the finish may be on its way, and its answer tells.
+            self._log.warning("lease_lost", error=str(error), **job_context(record))
+        await self.tracker.answered(record, Event.LEASE_LOST)
 
     def _has_finished_since(self, record: TrackedJob) -> bool:
         """Return whether the refusal of a beat only means that the job's finish has overtaken it."""
