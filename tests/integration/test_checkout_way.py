@@ -64,7 +64,7 @@ async def test_a_checkout_goes_through_the_proxy_of_the_daemon(
 
     assert finished["result_status"] == "succeeded", finished
     assert "README.md" in finished["result_output"]
-    assert {each.target.split("/")[2] for each in way.asked} == {
+    assert {each.target.split("/")[2] for each in way.requests} == {
         f"{HOST}:{server.port}"
     }
 

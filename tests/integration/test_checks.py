@@ -20,7 +20,7 @@ from support.checks import ChecksHub, checks_hub, github_table
 from support.cli import dispatchd
 from support.clock import advance, within
 from support.github import INSTALLATION, REPOSITORY
-from support.github_api import SHA, Asked, Fault, GithubApi, github_api
+from support.github_api import SHA, Fault, GithubApi, Request, github_api
 from support.hub import HubHere
 from support.hub_process import HubProcess
 from support.machine import Held
@@ -67,7 +67,7 @@ class Stage:
         return [each for each in found if each["event"] == event]
 
     def names(self) -> list[str]:
-        return [each.name for each in self.github.asked if each.name != MINT]
+        return [each.name for each in self.github.requests if each.name != MINT]
 
 
 @asynccontextmanager
@@ -110,7 +110,7 @@ async def test_a_job_is_told_from_its_queue_to_its_end_on_one_check_run(
     assert run["details_url"] == "https://hub.example/base/jobs/a%2Fb"
     assert run["head_sha"] == SHA
     assert run["repository"] == REPOSITORY
-    assert stage.github.asked[0].name == MINT
+    assert stage.github.requests[0].name == MINT
 
 
 async def test_what_has_happened_while_the_hub_was_away_is_told_as_its_end_alone(
@@ -182,7 +182,7 @@ async def test_a_parked_job_that_goes_on_before_its_conclusion_is_known_opens_no
 async def test_a_check_run_that_is_gone_is_made_anew(stage: Stage) -> None:
     held = await stage.accepted()
     stage.github.runs.clear()
-    stage.github.asked.clear()
+    stage.github.requests.clear()
 
     await stage.hub.finish(held, "succeeded")
     await stage.hub.paid()
@@ -207,10 +207,12 @@ async def test_a_check_run_is_found_on_any_page(stage: Stage) -> None:
 
     assert len(stage.github.of("j")) == 1
     pages = [
-        each.query.get("page", "1") for each in stage.github.asked if each.name == LOOK
+        each.query.get("page", "1")
+        for each in stage.github.requests
+        if each.name == LOOK
     ]
     assert pages[:4] == ["1", "2", "3", "4"]
-    query = next(each.query for each in stage.github.asked if each.name == LOOK)
+    query = next(each.query for each in stage.github.requests if each.name == LOOK)
     assert query["filter"] == "all"
     assert query["check_name"] == "ci"
     assert query["app_id"] == "4242"
@@ -231,15 +233,15 @@ async def test_nothing_found_at_once_is_looked_for_once_more_later(
 
 
 async def test_a_limit_keeps_one_installation_and_no_other(stage: Stage) -> None:
-    def of_seven(asked: Asked) -> bool:
-        return asked.installation == str(INSTALLATION)
+    def of_seven(request: Request) -> bool:
+        return request.installation == str(INSTALLATION)
 
     limit = Fault(status=403, headers={"retry-after": "60"}, message="secondary rate")
     trap = stage.github.trap(CREATE, limit, when=of_seven)
     stage.hub.add("first")
     await stage.hub.ring()
     await stage.github.until(lambda: bool(trap.sprung))
-    asked = len(stage.github.asked)
+    before = len(stage.github.requests)
 
     for number in range(5):
         stage.hub.add(f"limited{number}")
@@ -248,7 +250,7 @@ async def test_a_limit_keeps_one_installation_and_no_other(stage: Stage) -> None
     await stage.github.until(
         lambda: all(stage.github.of(f"free{number}") for number in range(5))
     )
-    meanwhile = [each for each in stage.github.asked[asked:] if of_seven(each)]
+    meanwhile = [each for each in stage.github.requests[before:] if of_seven(each)]
     await stage.hub.paid()
 
     assert meanwhile == []
@@ -296,7 +298,7 @@ async def test_what_one_repository_refuses_is_no_matter_for_the_others(
         CREATE,
         REFUSALS[refusal],
         times=FOREVER,
-        when=lambda asked: asked.parts[1:3] == ("acme", "old"),
+        when=lambda request: request.parts[1:3] == ("acme", "old"),
     )
     stage.github.trap(STATUS, FORBIDDEN, times=FOREVER)
     stage.hub.add("refused", repository=old)
@@ -403,7 +405,7 @@ async def test_a_check_whose_calls_hang_delays_no_other(stage: Stage) -> None:
         CREATE,
         Fault(hang=True),
         times=FOREVER,
-        when=lambda asked: asked.body["external_id"] == "stuck",
+        when=lambda request: request.body["external_id"] == "stuck",
     )
     stage.hub.add("stuck")
     await stage.hub.ring()
@@ -515,7 +517,7 @@ async def test_with_a_token_in_place_of_an_app_there_are_statuses_alone(
                 "unwanted", lambda job: evolve(job, state=State.IGNORED)
             )
             held = await stage.accepted(installation=0)
-            github.asked.clear()
+            github.requests.clear()
             await stage.park(held)
             await hub.paid()
             (tmp_path / "token").write_text("ghp_second\n")
@@ -530,7 +532,7 @@ async def test_with_a_token_in_place_of_an_app_there_are_statuses_alone(
                 "pending",
                 "failure",
             ]
-            assert [each.headers["authorization"] for each in github.asked] == [
+            assert [each.headers["authorization"] for each in github.requests] == [
                 "Bearer ghp_first",
                 "Bearer ghp_second",
                 "Bearer ghp_second",
@@ -708,7 +710,7 @@ async def test_no_secret_of_the_hubs_is_in_its_log_or_in_what_github_is_told(
         )
         await stage.hub.paid()
 
-        told = json.dumps([each.body for each in stage.github.asked])
+        told = json.dumps([each.body for each in stage.github.requests])
         log = (stage.hub.server.folder / "hub.log").read_text()
         for text in (told, log, stage.hub.check("j").trouble):
             assert token not in text

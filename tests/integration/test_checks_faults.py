@@ -8,7 +8,7 @@ import pytest
 
 from support.checks import ChecksHub, checks_hub
 from support.github import DESCRIPTIONS, prism
-from support.github_api import Asked, Fault, GithubApi, github_api
+from support.github_api import Fault, GithubApi, Request, github_api
 from support.hub import HubHere
 from support.machine import Held
 from support.outcomes import CAUSES, OUTCOMES, expected
@@ -17,9 +17,9 @@ CREATE, UPDATE, LOOK = "POST check-runs", "PATCH check-runs", "GET commits/check
 Setup = Callable[[GithubApi], None]
 
 
-def job_of(asked: Asked) -> object:
+def job_of(request: Request) -> object:
     """Return which check run a write is about, for faults that each of them meets once."""
-    return asked.parts[-1], (asked.body or {}).get("external_id")
+    return request.parts[-1], (request.body or {}).get("external_id")
 
 
 def writes(fault: Fault, *, times: float = 1) -> Setup:
@@ -46,7 +46,7 @@ def ornate(github: GithubApi) -> None:
             name,
             Fault(status=422, message="Validation Failed"),
             times=float("inf"),
-            when=lambda asked: "actions" in asked.body,
+            when=lambda request: "actions" in request.body,
         )
 
 
@@ -202,7 +202,7 @@ async def test_githubs_own_descriptions_find_nothing_wrong_with_any_request(
             UPDATE,
             Fault(status=422),
             key=job_of,
-            when=lambda asked: asked.body.get("external_id", "a")[0] == "j",
+            when=lambda request: request.body.get("external_id", "a")[0] == "j",
         )
         held = await accepted(hub, EVERY)
         remarks = [

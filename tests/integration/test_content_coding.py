@@ -29,7 +29,7 @@ from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, endpoint
 from support.outward import client, settings_for
 from support.records import NOW
-from support.servers import Asked, Reply, http_server
+from support.servers import Reply, Request, http_server
 from support.until import until
 from support.waits import finishes
 
@@ -75,8 +75,8 @@ def answering(coding: str, status: int = 200) -> Iterator[tuple[str, list[str]]]
     bomb = bomb_of(coding)
     headers = {"content-type": "application/json", "content-encoding": coding}
 
-    def answer(asked: Asked) -> Reply:
-        accepted.append(asked.headers["accept-encoding"])
+    def answer(request: Request) -> Reply:
+        accepted.append(request.headers["accept-encoding"])
         return Reply(status, headers, bomb)
 
     with http_server(answer) as port:

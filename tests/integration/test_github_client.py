@@ -41,7 +41,7 @@ from support.github import (
     request_violations,
     trust_little,
 )
-from support.github_api import SHA, Answer, Asked, Fault, GithubApi, github_api
+from support.github_api import SHA, Answer, Fault, GithubApi, Request, github_api
 from support.proxy import proxy
 
 MINT = "POST app/installations/access_tokens"
@@ -91,9 +91,9 @@ async def test_every_call_is_as_github_describes_it(
     found: list[tuple[str, list[Any]]] = []
 
     async def judge(answer: httpx.Response) -> None:
-        asked = f"{answer.request.method} {answer.request.url.path}"
-        found.append((asked, request_violations(answer.headers)))
-        if "check-runs" in asked or asked.endswith("/app/installations"):
+        call = f"{answer.request.method} {answer.request.url.path}"
+        found.append((call, request_violations(answer.headers)))
+        if "check-runs" in call or call.endswith("/app/installations"):
             # Its example of a list has a next page for ever.
             answer.headers.pop("link", None)
 
@@ -125,7 +125,7 @@ async def test_every_call_is_as_github_describes_it(
         await github.credentials.run_token(INSTALLATION, "hello", {"checks": "write"})
 
     assert [each for each in found if each[1]] == []
-    assert len({asked for asked, _ in found}) == 19
+    assert len({call for call, _ in found}) == 19
 
 
 @pytest.mark.host
@@ -173,15 +173,15 @@ async def test_a_whole_life_of_checks_passes_githubs_description_to_a_stateful_m
 def forward(github: GithubApi, upstream: str, verdicts: list[Any]) -> None:
     """Let a GitHub of ours hand everything on, and note what is said of each request."""
 
-    def ask(asked: Asked) -> Answer:
+    def ask(request: Request) -> Answer:
         reply = httpx.request(
-            asked.method,
-            f"{upstream}/{asked.raw}",
-            params=dict(asked.query),
-            json=asked.body,
+            request.method,
+            f"{upstream}/{request.raw}",
+            params=dict(request.query),
+            json=request.body,
             headers={
-                "accept": asked.headers["accept"],
-                "authorization": asked.headers["authorization"],
+                "accept": request.headers["accept"],
+                "authorization": request.headers["authorization"],
             },
             timeout=20,
         )
@@ -213,8 +213,8 @@ async def test_a_wrong_clock_here_is_made_up_for_by_githubs(tmp_path: Path) -> N
     async with github_api() as github:
         clock = Clock()
         clock.now -= 3600
-        github.more = lambda asked: (
-            (200, {"slug": "x"}, {}) if asked.raw == "app" else None
+        github.more = lambda request: (
+            (200, {"slug": "x"}, {}) if request.raw == "app" else None
         )
 
         async with client(tmp_path, github.url, github.key, clock) as ours:
@@ -278,7 +278,7 @@ async def test_a_token_of_a_run_is_for_one_repository_and_never_kept(
 
     assert by_id.value != by_name.value
     assert by_id.value not in repr(by_id)
-    assert [each.body for each in github.asked] == [
+    assert [each.body for each in github.requests] == [
         {"repository_ids": [5], "permissions": {"contents": "read"}},
         {"repositories": ["hello"], "permissions": {"checks": "write"}},
     ]
@@ -354,7 +354,7 @@ async def test_a_repository_with_another_name_is_found(
         made = await ours.create_check_run(INSTALLATION, REPOSITORY, CHECK)
 
         assert github.runs[made.id]["repository"] == "octo/renamed"
-        first, second = github.asked[-2:]
+        first, second = github.requests[-2:]
         assert (first.method, first.body) == (second.method, second.body)
         assert first.headers["authorization"] == second.headers["authorization"]
 
@@ -372,7 +372,7 @@ async def test_a_redirect_to_elsewhere_is_not_followed(
         with pytest.raises(NotThere, match="redirect"):
             await ours.check_run(INSTALLATION, REPOSITORY, 1)
 
-        assert github.asked[-1].name == "GET check-runs"
+        assert github.requests[-1].name == "GET check-runs"
 
 
 async def test_redirects_in_a_circle_come_to_an_end(tmp_path: Path) -> None:
@@ -429,7 +429,11 @@ async def test_a_delivery_of_25_mb_is_read_and_an_endless_answer_is_not(
 ) -> None:
     async with github_api() as github, client(tmp_path, github.url, github.key) as ours:
         size = 25 * 1024 * 1024
-        github.more = lambda asked: (200, {"payload": "x" * int(asked.parts[-1])}, {})
+        github.more = lambda request: (
+            200,
+            {"payload": "x" * int(request.parts[-1])},
+            {},
+        )
 
         assert len(str((await ours.delivery(size))["payload"])) == size
         with pytest.raises(Unclear, match="more than"):
@@ -439,8 +443,8 @@ async def test_a_delivery_of_25_mb_is_read_and_an_endless_answer_is_not(
 async def test_deliveries_go_on_by_the_cursor_of_the_link(tmp_path: Path) -> None:
     async with github_api() as github, client(tmp_path, github.url, github.key) as ours:
 
-        def pages(asked: Asked) -> Answer:
-            cursor = asked.query.get("cursor", "")
+        def pages(request: Request) -> Answer:
+            cursor = request.query.get("cursor", "")
             more = (
                 '<https://elsewhere.example/?per_page=100&cursor=v1_%2B2>; rel="next"'
             )
@@ -472,7 +476,7 @@ async def test_a_ref_is_one_segment_of_a_path_whatever_it_holds(
 
         assert await ours.sha_of(INSTALLATION, REPOSITORY, ref) == SHA
 
-        assert github.asked[-1].raw == path
+        assert github.requests[-1].raw == path
 
 
 async def test_no_error_quotes_a_secret(tmp_path: Path) -> None:
@@ -517,8 +521,8 @@ async def test_the_way_leads_through_the_proxy_of_the_environment_to_a_trusted_s
             await hub.paid()
 
         assert len(github.runs) == 1
-        assert {each.target for each in way.asked} == {f"{host}:{github.port}"}
-        assert {each.method for each in way.asked} == {"CONNECT"}
+        assert {each.target for each in way.requests} == {f"{host}:{github.port}"}
+        assert {each.method for each in way.requests} == {"CONNECT"}
 
 
 async def test_a_server_that_nobody_vouches_for_gets_nothing(tmp_path: Path) -> None:
@@ -530,7 +534,7 @@ async def test_a_server_that_nobody_vouches_for_gets_nothing(tmp_path: Path) -> 
             with pytest.raises(Unclear, match=r"(?i)certificate"):
                 await ours.app()
 
-    assert github.asked == []
+    assert github.requests == []
 
 
 async def test_a_token_file_is_read_anew_when_it_changes(tmp_path: Path) -> None:

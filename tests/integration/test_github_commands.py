@@ -214,7 +214,7 @@ async def test_one_repositorys_trouble_delays_no_other(tmp_path: Path) -> None:
             PULL,
             Fault(hang=True),
             times=99,
-            when=lambda asked: "broken" in asked.parts,
+            when=lambda request: "broken" in request.parts,
         )
         stuck = comment("/run deploy")
         stuck["repository"]["full_name"] = "Codertocat/broken"

@@ -62,7 +62,9 @@ async def test_a_pull_request_has_a_check_with_what_its_run_has_said(
         assert run["details_url"] == f"https://hub.example/base/jobs/{job_id}"
         assert here.github.violations == []
         narrowed = [
-            each.body for each in here.github.asked if each.name == MINT and each.body
+            each.body
+            for each in here.github.requests
+            if each.name == MINT and each.body
         ]
         assert narrowed == [
             {
@@ -90,7 +92,9 @@ async def test_code_of_a_fork_gets_no_token(tmp_path: Path) -> None:
 
             assert job["state"] == "succeeded"
             assert environment(daemon, job_id) == "token=\n"
-        assert all(each.body is None for each in here.github.asked if each.name == MINT)
+        assert all(
+            each.body is None for each in here.github.requests if each.name == MINT
+        )
 
 
 async def granted(held: Held, permissions: dict[str, str], **more: Any) -> Any:

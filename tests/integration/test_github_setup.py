@@ -122,7 +122,7 @@ def test_an_app_is_made_from_the_rules_alone(place: Place) -> None:
     }
     assert json.loads(shown.stdout.partition("\n\n")[0])["name"] == "our-ci"
     assert "--code" in shown.stdout
-    assert place.github.asked == []
+    assert place.github.requests == []
 
 
 def test_the_page_posts_the_manifest(place: Place) -> None:
@@ -183,7 +183,7 @@ def test_a_key_that_is_there_is_never_lost(place: Place) -> None:
         (place.folder / name).unlink()
         assert {each.name for each in place.folder.iterdir()} == {"hub.toml"}
     # The code is still good, because it was not spent.
-    assert place.github.asked == []
+    assert place.github.requests == []
     assert place.say("setup", "--code", CODE).returncode == 0
 
 
@@ -242,7 +242,7 @@ def test_a_good_app_is_ok_in_every_line(place: Place) -> None:
         *("config", "secrets", "api", "clock", "app", "permissions", "events"),
         *("webhook", "installations", "repositories", "deliveries", "rules"),
     }
-    assert all(method == "GET" for method, _, _ in place.github.asked)
+    assert all(method == "GET" for method, _, _ in place.github.requests)
 
 
 def gone(place: Place) -> None:

@@ -39,7 +39,9 @@ async def browser() -> AsyncIterator[Browser]:
 async def guest(browser: Browser, server: HubHere) -> AsyncIterator[Visit]:
     async with visit(browser, server) as found:
         yield found
-        assert [each for each in found.asked if not each.startswith(server.url)] == []
+        assert [
+            each for each in found.requests if not each.startswith(server.url)
+        ] == []
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ async def test_a_token_for_the_hub_on_this_machine_goes_to_no_proxy(
     async with proxy() as there:
         done = await jobs(server, {variable: there.url})
 
-    assert (done.returncode, there.asked) == (0, []), done.stderr
+    assert (done.returncode, there.requests) == (0, []), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ async def test_a_hub_in_clear_on_another_machine_gets_its_token_from_nobody_else
         url = ("--url", f"http://hub.corp.example:{server.port}")
         done = await jobs(server, {"HTTP_PROXY": there.url}, *url)
 
-    assert (done.returncode, there.asked) == (os.EX_UNAVAILABLE, [])
+    assert (done.returncode, there.requests) == (os.EX_UNAVAILABLE, [])
 
 
 async def ask_github(
@@ -112,7 +112,7 @@ async def test_github_is_reached_through_the_proxy_but_for_what_no_proxy_names(
             env = {"http_proxy": there.url.replace("//", "//me:pass@")}
             await ask_github(url, env)
 
-    assert [each.credentials for each in there.asked] == ["me:pass"]
+    assert [each.credentials for each in there.requests] == ["me:pass"]
     assert environment_proxy(httpx.URL(url), {**env, "NO_PROXY": "[::1]"}) is not None
     for host in ("10.20.30.40", "[fd00::1]", "127.0.0.1", "a.corp"):
         address = httpx.URL(f"https://{host}/api/v3")

@@ -34,7 +34,7 @@ from support.clock import advance
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.records import NOW
-from support.servers import Asked, Reply, http_server, threaded
+from support.servers import Reply, Request, http_server, threaded
 from support.until import until
 
 PAUSE_S = 60
@@ -117,10 +117,10 @@ class Collector:
     def listening(self) -> Iterator[None]:
         """Take requests for the length of a block, always on the same port."""
 
-        def answer(asked: Asked) -> Reply:
-            zipped = asked.headers.get("content-encoding") == "gzip"
-            body = gzip.decompress(asked.body) if zipped else asked.body
-            return Reply(self.take(Received(asked.path, asked.headers, body)))
+        def answer(request: Request) -> Reply:
+            zipped = request.headers.get("content-encoding") == "gzip"
+            body = gzip.decompress(request.body) if zipped else request.body
+            return Reply(self.take(Received(request.path, request.headers, body)))
 
         with http_server(answer, port=self.port) as self.port:
             yield

@@ -193,7 +193,7 @@ async def test_a_socket_has_keepalive_with_and_without_a_proxy(
             ]
 
     assert options == [1, 30, 60_000]
-    assert len(way.asked) == int(proxied)
+    assert len(way.requests) == int(proxied)
 
 
 async def test_a_request_for_another_origin_is_not_sent() -> None:

@@ -30,7 +30,7 @@ async def test_a_request_goes_through_the_configured_proxy(
             assert await pull(http) == 204
             assert await pull(http) == 204
 
-    assert [(each.method, each.target) for each in way.asked] == [
+    assert [(each.method, each.target) for each in way.requests] == [
         ("CONNECT", f"{HOST}:{server.port}")
     ]
 
@@ -46,7 +46,7 @@ async def test_a_request_goes_through_the_proxy_of_the_environment(
         async with client(settings) as http:
             assert await pull(http) == 204
 
-    assert len(way.asked) == 1
+    assert len(way.requests) == 1
 
 
 async def test_no_proxy_excepts_a_host_from_the_environment_and_not_from_the_setting(
@@ -57,7 +57,7 @@ async def test_no_proxy_excepts_a_host_from_the_environment_and_not_from_the_set
         environment = {"https_proxy": way.url, "NO_PROXY": "other.test, .test"}
         around = settings_for(server.url, authority.file, environment=environment)
         assert (await failure_of(around)).kind is Kind.NAME_RESOLUTION
-        assert way.asked == []
+        assert way.requests == []
 
         through = settings_for(
             server.url, authority.file, environment=environment, proxy=way.url
@@ -72,7 +72,7 @@ async def test_a_loopback_endpoint_is_never_asked_through_a_proxy() -> None:
         async with client(settings) as http:
             assert await pull(http) == 204
 
-    assert way.asked == []
+    assert way.requests == []
 
 
 async def test_credentials_come_from_a_file_that_may_change(
@@ -94,7 +94,7 @@ async def test_credentials_come_from_a_file_that_may_change(
             file.write_text("robot:new secret\n")
             assert await pull(http) == 204
 
-    assert [each.credentials for each in way.asked] == [
+    assert [each.credentials for each in way.requests] == [
         "robot:old secret:1",
         "robot:new secret",
     ]
@@ -202,7 +202,7 @@ async def test_plain_http_to_the_excepted_host_is_forwarded(tmp_path: Path) -> N
             assert await pull(http) == 204
 
     assert refused.kind is Kind.PROXY_WANTS_AUTHENTICATION
-    assert way.asked[-1].target.startswith(f"http://{HOST}:{server.port}/api/")
+    assert way.requests[-1].target.startswith(f"http://{HOST}:{server.port}/api/")
     assert "proxy-authorization" not in server.requests[0].headers
 
 

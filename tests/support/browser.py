@@ -16,12 +16,12 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @define
 class Visit:
-    """A browser of its own for one visitor; `asked` has the address of each of its requests."""
+    """A browser of its own for one visitor; `requests` has the addresses that it asked for."""
 
     hub: HubHere
     context: BrowserContext
     page: Page
-    asked: list[str] = field(factory=list)
+    requests: list[str] = field(factory=list)
     complaints: list[str] = field(factory=list)
     """What the browser says of errors, and of what the page's policy has kept out."""
 
@@ -71,7 +71,7 @@ async def visit(browser: Browser, hub: HubHere, **options: Any) -> AsyncIterator
     page = await context.new_page()
     page.set_default_timeout(20_000)
     visitor = Visit(hub, context, page)
-    context.on("request", lambda request: visitor.asked.append(request.url))
+    context.on("request", lambda request: visitor.requests.append(request.url))
     page.on(
         "console",
         lambda said: (

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, field
 
-from support.servers import Asked, Reply, http_server
+from support.servers import Reply, Request, http_server
 
 IDENTITY = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
 
@@ -105,7 +105,7 @@ def git_server(
             server.open_gate.set()
 
 
-def _answer(server: GitServer, request: Asked) -> Reply:
+def _answer(server: GitServer, request: Request) -> Reply:
     given = request.headers.get("authorization", "")
     server.requests.append((request.path, given))
     server.at_request()
@@ -120,7 +120,7 @@ def _answer(server: GitServer, request: Asked) -> Reply:
     return _backend(server, request)
 
 
-def _backend(server: GitServer, request: Asked) -> Reply:
+def _backend(server: GitServer, request: Request) -> Reply:
     zipped = request.headers.get("content-encoding") == "gzip"
     body = gzip.decompress(request.body) if zipped else request.body
     parts = urlsplit(request.path)

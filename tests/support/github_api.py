@@ -39,7 +39,7 @@ SHA = "d6fde92930d4715a2b49857d24b940956b26d2d3"
 
 
 @frozen(kw_only=True)
-class Asked:
+class Request:
     """A request: the decoded parts of its path below the base, its query, and its JSON body."""
 
     method: str
@@ -81,8 +81,8 @@ class Trap:
     """A fault that is waiting for its requests: each key's first `times`."""
 
     fault: Fault
-    matches: Callable[[Asked], bool]
-    key: Callable[[Asked], object]
+    matches: Callable[[Request], bool]
+    key: Callable[[Request], object]
     times: float
     sprung: Counter[object] = field(factory=Counter)
 
@@ -110,7 +110,7 @@ class GithubApi:
     """How many times a new check run is left out of lists (count)."""
     runs: dict[int, dict[str, Any]] = field(factory=dict)
     statuses: list[dict[str, Any]] = field(factory=list)
-    asked: list[Asked] = field(factory=list)
+    requests: list[Request] = field(factory=list)
     violations: list[object] = field(factory=list)
     """What was wrong with requests that should have been right."""
     tokens: set[str] = field(factory=set)
@@ -119,9 +119,9 @@ class GithubApi:
     )
     """What every installation's token says that it may do; empty = it doesn't say."""
     token_ends: str = "2099-07-11T22:14:10Z"
-    more: Callable[[Asked], "Answer | None"] = lambda _: None
+    more: Callable[[Request], "Answer | None"] = lambda _: None
     """Further answers, for calls that aren't about checks."""
-    everything: Callable[[Asked], "Answer"] | None = None
+    everything: Callable[[Request], "Answer"] | None = None
     """Answers in place of all of its own."""
     in_progress: int = 0
     """How many requests are being answered; none of those that never will be (count)."""
@@ -140,10 +140,10 @@ class GithubApi:
         fault: Fault,
         *,
         times: float = 1,
-        key: Callable[[Asked], object] = lambda _: "",
-        when: Callable[[Asked], bool] = lambda _: True,
+        key: Callable[[Request], object] = lambda _: "",
+        when: Callable[[Request], bool] = lambda _: True,
     ) -> Trap:
-        """Break the next answers to some requests; `name` as `Asked.name` has it, `times` for each key."""
+        """Break the next answers to some requests; `name` as `Request.name` has it, `times` for each key."""
         trap = Trap(
             fault, lambda request: request.name == name and when(request), key, times
         )
@@ -151,7 +151,7 @@ class GithubApi:
         return trap
 
     def count(self, name: str) -> int:
-        return sum(request.name == name for request in self.asked)
+        return sum(request.name == name for request in self.requests)
 
     def newest(self, external_id: str) -> dict[str, Any]:
         """Return the newest check run of a job and round."""
@@ -167,7 +167,7 @@ class GithubApi:
                 while not reached():
                     await self._changed.wait()
         except TimeoutError:
-            names = [request.name for request in self.asked][-40:]
+            names = [request.name for request in self.requests][-40:]
             raise AssertionError(names) from None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -183,14 +183,14 @@ class GithubApi:
             # The hub looks for what it has missed, which is nothing to these tests (support/deliveries_api.py).
             await _send(send, (200, [], {}))
             return
-        self.asked.append(request)
+        self.requests.append(request)
         try:
             await self._answer(request, receive, send)
         finally:
             self._changed.set()
             self._changed = anyio.Event()
 
-    async def _answer(self, request: Asked, receive: Any, send: Any) -> None:
+    async def _answer(self, request: Request, receive: Any, send: Any) -> None:
         fault = self._sprung(request)
         if fault is None or fault.after:
             if self.everything is None:
@@ -217,7 +217,7 @@ class GithubApi:
             answer = _refusal(fault)
         await _send(send, answer, cut=fault.cut)
 
-    def _sprung(self, request: Asked) -> Fault | None:
+    def _sprung(self, request: Request) -> Fault | None:
         for trap in self._traps:
             key = trap.key(request)
             if trap.matches(request) and trap.sprung[key] < trap.times:
@@ -225,7 +225,7 @@ class GithubApi:
                 return trap.fault
         return None
 
-    async def _judge(self, request: Asked) -> None:
+    async def _judge(self, request: Request) -> None:
         for description in DESCRIPTIONS:
             self.violations += violations(description, request)
         for name, value in {
@@ -249,7 +249,7 @@ class GithubApi:
             if reply.status_code >= 400:
                 self.violations.append((request.name, reply.status_code, reply.text))
 
-    def _do(self, request: Asked) -> Answer:
+    def _do(self, request: Request) -> Answer:
         if request.parts[0] == "app":
             return self._as_app(request)
         if (
@@ -259,7 +259,7 @@ class GithubApi:
             return 401, {"message": "Bad credentials"}, {}
         return self.more(request) or self._about_checks(request)
 
-    def _about_checks(self, request: Asked) -> Answer:
+    def _about_checks(self, request: Request) -> Answer:
         match request.method, request.parts[3:]:
             case "POST", ("check-runs",):
                 return self._create(request)
@@ -275,7 +275,7 @@ class GithubApi:
             case _:
                 return _NOT_FOUND
 
-    def _as_app(self, request: Asked) -> Answer:
+    def _as_app(self, request: Request) -> Answer:
         given = request.headers.get("authorization", "").partition(" ")[2]
         try:
             claims = jwt.decode(
@@ -303,7 +303,7 @@ class GithubApi:
             return 201, {**answer, **said}, {}
         return self.more(request) or _NOT_FOUND
 
-    def _create(self, request: Asked) -> Answer:
+    def _create(self, request: Request) -> Answer:
         if wrong := list(_limits(request.body)):
             self.violations += wrong
             return 422, {"message": "Validation Failed", "errors": wrong}, {}
@@ -320,7 +320,7 @@ class GithubApi:
         self.runs[run["id"]] = run
         return 201, _shown(run), {}
 
-    def _update(self, request: Asked, number: int) -> Answer:
+    def _update(self, request: Request, number: int) -> Answer:
         run = self.runs.get(number)
         if run is None:
             return _NOT_FOUND
@@ -337,7 +337,7 @@ class GithubApi:
         run["writes"].append(request.body)
         return 200, _shown(run), {}
 
-    def _list(self, request: Asked, sha: str) -> Answer:
+    def _list(self, request: Request, sha: str) -> Answer:
         runs = []
         for run in self.runs.values():
             if run["head_sha"] != sha or run["name"] != request.query.get("check_name"):
@@ -359,7 +359,7 @@ class GithubApi:
             )
         return 200, {"total_count": len(runs), "check_runs": shown}, headers
 
-    def _status(self, request: Asked, sha: str) -> Answer:
+    def _status(self, request: Request, sha: str) -> Answer:
         if len(request.body.get("description", "")) > 140:
             self.violations.append(request.body)
             return 422, {"message": "description is too long"}, {}
@@ -414,7 +414,7 @@ def _refusal(fault: Fault) -> Answer:
     return fault.status, {"message": fault.message}, dict(fault.headers)
 
 
-async def _read(scope: Any, receive: Any, prefix: str) -> Asked:
+async def _read(scope: Any, receive: Any, prefix: str) -> Request:
     body = b""
     while True:
         message = await receive()
@@ -422,7 +422,7 @@ async def _read(scope: Any, receive: Any, prefix: str) -> Asked:
         if not message.get("more_body"):
             break
     raw = scope["raw_path"].decode().removeprefix(prefix).strip("/")
-    return Asked(
+    return Request(
         method=scope["method"],
         parts=tuple(unquote(part) for part in raw.split("/")),
         raw=raw,
@@ -468,7 +468,7 @@ def _judge(description: str, method: str, path: str) -> Draft202012Validator:
     return Draft202012Validator(schema, registry=registry)
 
 
-def violations(description: str, request: Asked) -> list[str]:
+def violations(description: str, request: Request) -> list[str]:
     """Return what is wrong with a request by one of GitHub's OpenAPI descriptions."""
     document, _ = _description(description)
     for path, operations in document["paths"].items():
@@ -500,8 +500,8 @@ async def github_api(**options: Any) -> AsyncIterator[GithubApi]:
 __all__ = [
     "INSTALLATION",
     "SHA",
-    "Asked",
     "Fault",
     "GithubApi",
+    "Request",
     "github_api",
 ]

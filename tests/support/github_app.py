@@ -15,7 +15,7 @@ import jwt
 from attrs import define, field
 
 from support.github import public_key
-from support.servers import Asked, Reply, http_server
+from support.servers import Reply, Request, http_server
 
 APP_ID = 4711
 CODE = "a180b1a3d263c81bc6441d7b990bae27d4c10679"
@@ -73,7 +73,7 @@ class GithubApp:
     token: str = "ghp_" + "a" * 36
     faults: dict[str, tuple[int, str]] = field(factory=dict)
     """Path -> status and text, in place of what it says."""
-    asked: list[tuple[str, str, str]] = field(factory=list)
+    requests: list[tuple[str, str, str]] = field(factory=list)
     """Method, path and Authorization of each request."""
 
     def __attrs_post_init__(self) -> None:
@@ -113,7 +113,7 @@ class GithubApp:
 
     def answer(self, method: str, path: str, authorization: str) -> tuple[int, Any]:
         """Return status and body."""
-        self.asked.append((method, path, authorization))
+        self.requests.append((method, path, authorization))
         if path in self.faults:
             return self.faults[path]
         if method == "POST" and path.startswith("/app-manifests/"):
@@ -179,7 +179,7 @@ def github_app(key: str) -> Iterator[GithubApp]:
     """Run a GitHub for the length of a block."""
     github = GithubApp(key=key)
 
-    def answer(request: Asked) -> Reply:
+    def answer(request: Request) -> Reply:
         path = request.path.partition("?")[0].removeprefix("/api/v3")
         authorization = request.headers.get("authorization", "")
         status, body = github.answer(request.method, path, authorization)

@@ -11,7 +11,7 @@ from attrs import define, field
 
 from support.checks import ChecksHub, checks_hub
 from support.github import APP_ID, INSTALLATION
-from support.github_api import Answer, Asked, GithubApi, github_api
+from support.github_api import Answer, GithubApi, Request, github_api
 from support.github_events import comment, pull, real
 from support.github_hub import RULES, send
 from support.hub import HubHere
@@ -33,7 +33,7 @@ class Repository:
     reactions: list[str] = field(factory=list)
     comments: list[str] = field(factory=list)
 
-    def answer(self, request: Asked) -> Answer | None:
+    def answer(self, request: Request) -> Answer | None:
         match request.method, request.parts[3:]:
             case "GET", ("collaborators", login, "permission"):
                 role = self.role or self.permission

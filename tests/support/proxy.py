@@ -16,7 +16,7 @@ from support.servers import tcp_server
 
 
 @frozen(kw_only=True)
-class Asked:
+class Request:
     """What the proxy was asked for; `credentials` are those of Proxy-Authorization, decoded."""
 
     method: str
@@ -31,7 +31,7 @@ class Proxy:
     credentials: str = ""
     refuse_with: str = ""
     port: int = 0
-    asked: list[Asked] = field(factory=list)
+    requests: list[Request] = field(factory=list)
 
     @property
     def url(self) -> str:
@@ -59,18 +59,18 @@ class Proxy:
                     tasks.start_soon(_pump, beyond, stream, tasks.cancel_scope)
                     tasks.start_soon(self._forward, stream, beyond, head, rest)
 
-    def _note(self, head: list[str]) -> Asked:
+    def _note(self, head: list[str]) -> Request:
         method, target, _ = head[0].split(" ")
         credentials = _field(head, "proxy-authorization").removeprefix("Basic ")
-        request = Asked(
+        request = Request(
             method=method,
             target=target,
             credentials=base64.b64decode(credentials).decode(),
         )
-        self.asked.append(request)
+        self.requests.append(request)
         return request
 
-    def _refusal(self, request: Asked) -> str:
+    def _refusal(self, request: Request) -> str:
         if self.credentials and request.credentials != self.credentials:
             return "407 Proxy Authentication Required"
         return self.refuse_with

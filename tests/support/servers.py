@@ -23,7 +23,7 @@ from support.clock import pass_ticks
 
 
 @frozen
-class Asked:
+class Request:
     """A request; the names of `headers` are in lower case, and `path` has the query."""
 
     method: str
@@ -43,7 +43,7 @@ class Reply:
 
 @contextmanager
 def http_server(
-    answer: Callable[[Asked], Reply],
+    answer: Callable[[Request], Reply],
     *,
     port: int = 0,
     tls: ssl.SSLContext | None = None,
@@ -53,7 +53,7 @@ def http_server(
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
-            reply = answer(Asked(self.command, self.path, headers, _body(self)))
+            reply = answer(Request(self.command, self.path, headers, _body(self)))
             self.send_response_only(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)

@@ -111,7 +111,7 @@ async def one_life(
 
     fault = Fault(hang=True, after=after)
     traps = [
-        github.trap(name, fault, when=lambda asked: is_the_one(asked.name))
+        github.trap(name, fault, when=lambda request: is_the_one(request.name))
         for name in WRITES
     ]
     hub.add("j")

@@ -28,7 +28,7 @@ from dispatchd.hub.storage.schema import JOBS
 from support.checks import github_table
 from support.daemon import DaemonHere, write_config
 from support.endpoint import SECRET
-from support.github_api import Answer, Asked, github_api
+from support.github_api import Answer, Request, github_api
 from support.github_events import pull
 from support.hub_calls import (
     CALLERS,
@@ -379,9 +379,9 @@ def _config(folder: Path, url: str, ledger: Path) -> Path:
     return config
 
 
-def _answer(asked: Asked) -> Answer | None:
+def _answer(request: Request) -> Answer | None:
     """Answer what the hub wants to know of a pull request."""
-    match asked.method, asked.parts[3:]:
+    match request.method, request.parts[3:]:
         case "GET", ("pulls", _):
             return 200, pull(), {}
         case _:
