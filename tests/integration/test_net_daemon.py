@@ -21,27 +21,27 @@ from support.hub import HubHere
 from support.hub import hub as running_hub
 from support.licenses import KEY, Issuer, config_lines
 from support.machine import row
-from support.net import InTurn, Net, Trouble, net
+from support.net import Fault, InTurn, Net, net
 from support.until import in_time
 
 STOP_S = 30.0
 """How long a stop may take (TimeoutStopSec of systemd/dispatchd.service; seconds)."""
 
-_PASSES = {Trouble.SLOW, Trouble.LATE, Trouble.BEHIND}
+_PASSES = {Fault.SLOW, Fault.LATE, Fault.BEHIND}
 
 WORKFLOW = {
     "it": ["/bin/sh", "-c", "echo x >>$LEDGER; while ! [ -e go ]; do sleep 0.02; done"]
 }
 
 
-def all_troubles(of: str) -> list[Trouble]:
+def all_faults(of: str) -> list[Fault]:
     """Return each trouble once, in an order of its own for each test."""
-    return random.Random(of).sample(list(Trouble), k=len(Trouble))
+    return random.Random(of).sample(list(Fault), k=len(Fault))
 
 
-def until_one_passes(of: str) -> list[Trouble]:
+def until_one_passes(of: str) -> list[Fault]:
     """Return those after which a call is repeated, and then one of those by which it is made all the same."""
-    found = all_troubles(of)
+    found = all_faults(of)
     passing = [each for each in found if each in _PASSES]
     return [*(each for each in found if each not in _PASSES), passing[0]]
 
@@ -49,7 +49,7 @@ def until_one_passes(of: str) -> list[Trouble]:
 def is_idle(between: Net) -> bool:
     """Return whether time may move on: no call is under way that nothing befalls, but held polls."""
     return not any(
-        each.trouble is None and not each.is_answered and b"/pull" not in each.start
+        each.fault is None and not each.is_answered and b"/pull" not in each.start
         for each in between.passages
     )
 
@@ -78,7 +78,7 @@ class Machine:
 
     async def through_all(self) -> None:
         """Return once each trouble has been."""
-        await self.in_time(lambda: not self.plan.troubles)
+        await self.in_time(lambda: not self.plan.faults)
 
     async def stops_in_time(self) -> None:
         """Stop the daemon, with time moving on no further than a stop may take."""
@@ -93,14 +93,14 @@ async def machine_behind(
     folder: Path,
     port: int,
     wanted: str,
-    troubles: list[Trouble],
+    faults: list[Fault],
     *,
     issuer: Issuer | None = None,
     more: str = "",
     runs: str = "slots = 1\nqueue_ahead = 1",
 ) -> AsyncIterator[Machine]:
     """Run a daemon whose calls with some words are troubled."""
-    plan = InTurn(wanted.encode(), troubles)
+    plan = InTurn(wanted.encode(), faults)
     ledger = folder / "ledger"
     ledger.touch()
     async with net(port, plan) as between:
@@ -155,9 +155,9 @@ async def test_a_job_of_a_hub_runs_once_whatever_befalls_the_calls_about_it(
 ) -> None:
     async with running_hub(tmp_path / "hub", most_expiries=20) as server:
         goes_on = name in ("pull", "heartbeat")
-        troubles = all_troubles(name) if goes_on else until_one_passes(name)
+        faults = all_faults(name) if goes_on else until_one_passes(name)
         async with machine_behind(
-            tmp_path, server.port, f"/{name} ", troubles
+            tmp_path, server.port, f"/{name} ", faults
         ) as machine:
             await server.submit({"id": "j", "dag_name": "it"})
             await machine.until_begun()
@@ -214,7 +214,7 @@ async def test_a_start_waits_for_its_token_whatever_befalls_that(
         machine.let_go("j")
         (told,) = await hub.until_finished("j")
 
-    assert machine.plan.troubles == []
+    assert machine.plan.faults == []
     assert told["result_status"] == "succeeded"
     assert machine.begun() == 1
 
@@ -229,14 +229,14 @@ async def test_a_machine_keeps_its_license_whatever_befalls_its_heartbeat(
             tmp_path, hub.port, "licenses/heartbeat ", [], issuer=issuer
         ) as machine:
             await machine.in_time(lambda: bool(hub.calls("pull")))
-            machine.plan.troubles += until_one_passes("license")
+            machine.plan.faults += until_one_passes("license")
             # It is due once a day.
             await advance(86_400)
 
             async def is_through() -> bool:
                 if is_idle(machine.between):
                     await advance(10)
-                return not machine.plan.troubles
+                return not machine.plan.faults
 
             await in_time(is_through, is_idle=lambda: False, within_s=120)
             hub.hand_out(job())
@@ -262,7 +262,7 @@ async def test_a_full_machine_hears_of_a_cancel_whatever_befalls_its_question(
             lambda e: any(r.body.get("workflows") == [] for r in e.calls("pull"))
         )
         # All that it asks from now on is for cancel jobs.
-        machine.plan.troubles += all_troubles("cancels")
+        machine.plan.faults += all_faults("cancels")
         await machine.through_all()
         hub.hand_out({"id": "c", "command": "cancel", "dag_run_id": "j"})
         await machine.in_time(lambda: {"j", "c"} <= hub.finished.keys())
@@ -288,10 +288,10 @@ async def test_a_stop_ends_in_its_time_while_a_call_gets_no_answer(
             tmp_path, hub.port, f"{name} ", [], issuer=issuer, more=more
         ) as machine:
             await hub.until(lambda e: bool(e.calls("pull")))
-            machine.plan.troubles += [Trouble.SILENT] * 100
-            left = len(machine.plan.troubles)
+            machine.plan.faults += [Fault.SILENT] * 100
+            left = len(machine.plan.faults)
             await bring_about(machine, hub, name)
-            await machine.in_time(lambda: len(machine.plan.troubles) < left)
+            await machine.in_time(lambda: len(machine.plan.faults) < left)
             await machine.stops_in_time()
 
     assert machine.begun() <= 1

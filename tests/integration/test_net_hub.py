@@ -21,7 +21,7 @@ from support.github_events import pull_request
 from support.github_hub import jobs
 from support.hub import HubHere, hub
 from support.machine import JOBS, Machine, row
-from support.net import InTurn, Net, Trouble, net, net_of_its_own
+from support.net import Fault, InTurn, Net, net, net_of_its_own
 from support.polling import polling_hub
 from support.until import in_time, until
 
@@ -30,15 +30,15 @@ STOP_S = 30.0
 """How long a stop may take (TimeoutStopSec of systemd/dispatchd-hub.service; seconds)."""
 
 
-def all_troubles(of: str) -> list[Trouble]:
+def all_faults(of: str) -> list[Fault]:
     """Return each trouble once, in an order of its own for each test."""
-    return random.Random(of).sample(list(Trouble), k=len(Trouble))
+    return random.Random(of).sample(list(Fault), k=len(Fault))
 
 
 def is_idle(between: Net) -> bool:
     """Return whether time may move on: nothing is under way that nothing befalls."""
     return not any(
-        each.trouble is None and not each.is_answered for each in between.passages
+        each.fault is None and not each.is_answered for each in between.passages
     )
 
 
@@ -66,7 +66,7 @@ async def publishing(
 async def test_github_is_told_of_each_job_once_whatever_befalls_the_calls(
     tmp_path: Path,
 ) -> None:
-    plan = InTurn(b"/check-runs", all_troubles("checks"))
+    plan = InTurn(b"/check-runs", all_faults("checks"))
     made = 0
     async with publishing(tmp_path, plan) as (found, github, between):
 
@@ -74,7 +74,7 @@ async def test_github_is_told_of_each_job_once_whatever_befalls_the_calls(
             nonlocal made
             if found.store.pending_count()[0]:
                 return False
-            if made >= 3 and not plan.troubles:
+            if made >= 3 and not plan.faults:
                 return True
             found.add(f"j{made}")
             made += 1
@@ -94,10 +94,10 @@ async def test_github_is_told_of_each_job_once_whatever_befalls_the_calls(
 async def test_a_stop_does_not_wait_for_a_github_that_says_nothing(
     tmp_path: Path,
 ) -> None:
-    plan = InTurn(b"/check-runs", [Trouble.SILENT] * 100)
+    plan = InTurn(b"/check-runs", [Fault.SILENT] * 100)
     async with publishing(tmp_path, plan) as (found, _, _between):
         found.add("j")
-        await until(lambda: len(plan.troubles) < 100)
+        await until(lambda: len(plan.faults) < 100)
         await stops_in_time(found.server)
 
 
@@ -114,7 +114,7 @@ async def fetching(
 async def test_each_event_is_fetched_and_makes_its_jobs_once_whatever_befalls_the_calls(
     tmp_path: Path,
 ) -> None:
-    plan = InTurn(b"/app/hook/deliveries", all_troubles("list"))
+    plan = InTurn(b"/app/hook/deliveries", all_faults("list"))
     async with fetching(tmp_path / "hub", plan) as (server, api, between):
         guids = [
             api.add("pull_request", pull_request(), ago_s=number).guid
@@ -122,7 +122,7 @@ async def test_each_event_is_fetched_and_makes_its_jobs_once_whatever_befalls_th
         ]
 
         async def is_fetched() -> bool:
-            if plan.troubles:
+            if plan.faults:
                 return False
             found = {each["delivery_id"] for each in await jobs(server)}
             return found == set(guids)
@@ -138,9 +138,9 @@ async def test_each_event_is_fetched_and_makes_its_jobs_once_whatever_befalls_th
 async def test_a_stop_does_not_wait_for_a_list_of_deliveries_that_never_comes(
     tmp_path: Path,
 ) -> None:
-    plan = InTurn(b"/app/hook/deliveries", [Trouble.SILENT] * 100)
+    plan = InTurn(b"/app/hook/deliveries", [Fault.SILENT] * 100)
     async with fetching(tmp_path / "hub", plan) as (server, _, _between):
-        await until(lambda: len(plan.troubles) < 100)
+        await until(lambda: len(plan.faults) < 100)
         await stops_in_time(server)
 
 
@@ -222,13 +222,13 @@ async def test_a_hub_that_listens_hears_again_after_each_trouble(
     tmp_path: Path, postgresql: Postgres, postgresql_url: str
 ) -> None:
     # What it asks after each silence on the connection that listens.
-    plan = InTurn(b"SELECT 1", all_troubles("listener"))
+    plan = InTurn(b"SELECT 1", all_faults("listener"))
     with net_of_its_own(postgresql.port, plan, late_s=3.0) as between:
         async with (
             hub(tmp_path / "one", database_url=between.url(postgresql_url)) as one,
             hub(tmp_path / "other", database_url=postgresql_url) as other,
         ):
-            await until(lambda: not plan.troubles, 120)
+            await until(lambda: not plan.faults, 120)
             pulled = []
             for _ in range(3):
                 job_id = await other.submit({"dag_name": "ci"})

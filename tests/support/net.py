@@ -25,11 +25,11 @@ from attrs import define, field
 from support.servers import tcp_server
 
 
-class Trouble(StrEnum):
+class Fault(StrEnum):
     """What can befall an exchange."""
 
     SILENT = "silent"
-    """The request doesn't arrive, nothing comes back, and nothing is closed for as long as the trouble lasts."""
+    """The request doesn't arrive, nothing comes back, and nothing is closed for as long as the fault lasts."""
     SLOW = "slow"
     """Both ways carry a few bytes at a time."""
     RESET = "reset"
@@ -42,7 +42,7 @@ class Trouble(StrEnum):
     """The request arrives after a later one of another connection, or after a while."""
 
 
-Plan = Callable[[bytes], Trouble | None]
+Plan = Callable[[bytes], Fault | None]
 """Decides on an exchange by its first bytes."""
 
 _NO_LINGER = struct.pack("ii", 1, 0)
@@ -54,7 +54,7 @@ _NOTED = 10_000
 """How much is noted of what a client has sent (bytes)."""
 
 
-def untroubled(_: bytes) -> Trouble | None:
+def no_faults(_: bytes) -> Fault | None:
     """Let everything pass."""
     return None
 
@@ -63,12 +63,12 @@ def untroubled(_: bytes) -> Trouble | None:
 class InTurn:
     """Troubles the first exchanges that have some bytes in them, in turn, and lets all others pass."""
 
-    wanted: bytes
-    troubles: list[Trouble]
+    marker: bytes
+    faults: list[Fault]
 
-    def __call__(self, start: bytes) -> Trouble | None:
-        if self.troubles and self.wanted in start:
-            return self.troubles.pop(0)
+    def __call__(self, start: bytes) -> Fault | None:
+        if self.faults and self.marker in start:
+            return self.faults.pop(0)
         return None
 
 
@@ -79,12 +79,12 @@ class AtRandom:
     chance: random.Random
     share: float
     is_on: bool = False
-    counts: Counter[Trouble] = field(factory=Counter)
+    counts: Counter[Fault] = field(factory=Counter)
 
-    def __call__(self, _: bytes) -> Trouble | None:
+    def __call__(self, _: bytes) -> Fault | None:
         if not self.is_on or self.chance.random() >= self.share:
             return None
-        fault = self.chance.choice(list(Trouble))
+        fault = self.chance.choice(list(Fault))
         self.counts[fault] += 1
         return fault
 
@@ -97,7 +97,7 @@ class Passage:
     start: bytes = b""
     is_silent: bool = False
     is_answered: bool = True
-    trouble: Trouble | None = None
+    fault: Fault | None = None
 
 
 @define
@@ -105,7 +105,7 @@ class Net:
     """A proxy on a loopback port. Times are in seconds."""
 
     port: int
-    plan: Plan = untroubled
+    plan: Plan = no_faults
     silent_s: float = inf
     """After this a silent connection is reset, as a network's state tables do it."""
     late_s: float = 3.0
@@ -167,10 +167,10 @@ class Net:
                 if passage.is_answered:
                     passage.is_answered = False
                     passage.start = part
-                    passage.trouble = self.plan(part)
-                if passage.is_silent or passage.trouble is Trouble.SILENT:
+                    passage.fault = self.plan(part)
+                if passage.is_silent or passage.fault is Fault.SILENT:
                     break
-                if passage.trouble is Trouble.BEHIND:
+                if passage.fault is Fault.BEHIND:
                     with anyio.move_on_after(self.late_s):
                         await self._passed.wait()
                 await _send(server, part, passage)
@@ -190,16 +190,16 @@ class Net:
         with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
             async for part in server:
                 passage.is_answered = True
-                match passage.trouble:
+                match passage.fault:
                     case _ if passage.is_silent:
                         break
-                    case Trouble.RESET:
+                    case Fault.RESET:
                         _reset_at_close(client)
                         break
-                    case Trouble.CUT:
+                    case Fault.CUT:
                         await client.send(part[: len(part) // 2])
                         break
-                    case Trouble.LATE:
+                    case Fault.LATE:
                         await anyio.sleep(self.late_s)
                     case _:
                         pass
@@ -208,13 +208,13 @@ class Net:
         both.cancel()
 
     async def _stay_silent(self, client: ByteStream, passage: Passage) -> None:
-        if passage.is_silent or passage.trouble is Trouble.SILENT:
+        if passage.is_silent or passage.fault is Fault.SILENT:
             await anyio.sleep(self.silent_s)
             _reset_at_close(client)
 
 
 async def _send(to: ByteStream, part: bytes, passage: Passage) -> None:
-    if passage.trouble is not Trouble.SLOW:
+    if passage.fault is not Fault.SLOW:
         await to.send(part)
         return
     for start in range(0, len(part), _SLOW_BYTES):
@@ -230,7 +230,7 @@ def _reset_at_close(stream: ByteStream) -> None:
 
 @asynccontextmanager
 async def net(
-    to_port: int, plan: Plan = untroubled, *, silent_s: float = inf, late_s: float = 3.0
+    to_port: int, plan: Plan = no_faults, *, silent_s: float = inf, late_s: float = 3.0
 ) -> AsyncIterator[Net]:
     """Run a proxy to a loopback port for the length of a block, on this loop and by its time."""
     proxy = Net(0, plan, silent_s, late_s)
@@ -244,7 +244,7 @@ async def net(
 
 @contextmanager
 def net_of_its_own(
-    to_port: int, plan: Plan = untroubled, *, silent_s: float = inf, late_s: float = 3.0
+    to_port: int, plan: Plan = no_faults, *, silent_s: float = inf, late_s: float = 3.0
 ) -> Iterator[Net]:
     """Run such a proxy in a thread: who opens a database blocks."""
     with (
@@ -266,7 +266,7 @@ class NetApart:
     """What befell how many exchanges, until it was turned on or off last."""
 
     def turn(self, on: bool) -> None:  # noqa: FBT001  # called in a thread
-        """Begin with the troubles, or leave off."""
+        """Begin with the faults, or leave off."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("on\n" if on else "off\n")
