@@ -6,7 +6,7 @@ A body of a few hundred bytes can unpack to gigabytes, so a limit on the bytes r
 from collections.abc import Mapping
 from typing import Final
 
-ASKED_FOR: Final[Mapping[str, str]] = {"Accept-Encoding": "identity"}
+ACCEPT_IDENTITY: Final[Mapping[str, str]] = {"Accept-Encoding": "identity"}
 """Request header that asks for an answer without a content coding."""
 
 

@@ -26,7 +26,7 @@ _ENVIRONMENT: Final = Path("the environment")
 
 
 @frozen(kw_only=True)
-class FoundProxy:
+class ProxySetting:
     """Proxy as it is written, and its source: the configuration key (which has a dot) or the variable's name."""
 
     text: str = field(repr=False)
@@ -111,7 +111,7 @@ def find_proxy(
     configured: str,
     environment: Mapping[str, str],
     key: str = "cloud.proxy",
-) -> FoundProxy | None:
+) -> ProxySetting | None:
     """Return the proxy for a URL, or None for none.
 
     A configured proxy is used whatever NO_PROXY says; `key` is the configuration key that names it.
@@ -119,11 +119,11 @@ def find_proxy(
     if is_loopback(url.host):
         return None
     if configured:
-        return FoundProxy(text=configured, source=key)
+        return ProxySetting(text=configured, source=key)
     for name in (f"{url.scheme}_proxy", "all_proxy"):
         for spelled in (name, name.upper()):
             if text := environment.get(spelled, "").strip():
-                proxy = FoundProxy(
+                proxy = ProxySetting(
                     text=text if "://" in text else f"http://{text}", source=spelled
                 )
                 return None if is_excepted(url, environment) else proxy
@@ -131,7 +131,7 @@ def find_proxy(
 
 
 def check_proxy(
-    proxy: FoundProxy, key: str = "cloud.proxy"
+    proxy: ProxySetting, key: str = "cloud.proxy"
 ) -> Iterator[tuple[str, str]]:
     """Yield key and problem of a proxy's URL. Its text is not repeated, as it may hold a password."""
     key = proxy.source if proxy.is_configured else key
@@ -169,7 +169,7 @@ def httpx_proxy(proxy: Proxy, ca_file: Path | None = None) -> httpx.Proxy:
     return httpx.Proxy(proxy.url, auth=proxy.auth, ssl_context=context)
 
 
-def _problems(proxy: FoundProxy) -> Iterator[str]:
+def _problems(proxy: ProxySetting) -> Iterator[str]:
     expected = "must be an http or https URL with a host"
     try:
         url = parsed(proxy.text)
@@ -182,8 +182,8 @@ def _problems(proxy: FoundProxy) -> Iterator[str]:
         yield problem
 
 
-def use_proxy(proxy: FoundProxy, credentials_file: Path | None) -> Proxy:
-    """Return a found proxy with its credentials: those of the file, else those in a variable's URL.
+def use_proxy(proxy: ProxySetting, credentials_file: Path | None) -> Proxy:
+    """Return a proxy with its credentials: those of the file, else those in a variable's URL.
 
     Raises:
         OSError: The file can't be read.

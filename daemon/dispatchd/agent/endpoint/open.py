@@ -17,7 +17,7 @@ from dispatchd.agent.endpoint.transport import (
 )
 from dispatchd.agent.engine.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
-from dispatchd.network.content_coding import ASKED_FOR
+from dispatchd.network.content_coding import ACCEPT_IDENTITY
 from dispatchd.network.http_headers import no_cookies
 from dispatchd.network.proxies import MAX_PORT, url_problem
 from dispatchd.network.tls_files import check_files
@@ -54,7 +54,7 @@ async def open_caller(
     async with httpx.AsyncClient(
         cookies=no_cookies(),
         base_url=config.cloud.url,
-        headers={"User-Agent": f"dispatchd/{__version__}", **ASKED_FOR},
+        headers={"User-Agent": f"dispatchd/{__version__}", **ACCEPT_IDENTITY},
         timeout=None,  # noqa: S113  # every call has a deadline of its own, as a cancel scope
         # The transport reads the proxy variables of the environment, and no others.
         trust_env=False,

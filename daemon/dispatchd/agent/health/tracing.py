@@ -27,7 +27,7 @@ from dispatchd.agent.domain.trace import Span, spans_of
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.retry import Retry
 from dispatchd.errors import NotReachable
-from dispatchd.network.content_coding import ASKED_FOR
+from dispatchd.network.content_coding import ACCEPT_IDENTITY
 
 _QUEUE: Final = 1000
 """Most traces, one for each job, that wait for a collector (count): a few MiB at most."""
@@ -256,7 +256,7 @@ def _open(
     session.trust_env = False
     if proxy:
         session.proxies = {"http": proxy, "https": proxy}
-    session.headers.update(ASKED_FOR)
+    session.headers.update(ACCEPT_IDENTITY)
     session.hooks["response"].append(note)
     exporter = trace_exporter.OTLPSpanExporter(
         endpoint=url,

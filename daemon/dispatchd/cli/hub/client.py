@@ -18,7 +18,7 @@ from dispatchd.cli.options import (
 )
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import ContractViolation, NotReachable, UsageError
-from dispatchd.network.content_coding import ASKED_FOR, coding_problem
+from dispatchd.network.content_coding import ACCEPT_IDENTITY, coding_problem
 from dispatchd.protocol.times import utc
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class HubClient:
                 headers={
                     "Authorization": f"Bearer {self._token}",
                     "Content-Type": "application/json",
-                    **ASKED_FOR,
+                    **ACCEPT_IDENTITY,
                 },
                 timeout=_TIMEOUT_S,
                 proxy=self._proxy(),

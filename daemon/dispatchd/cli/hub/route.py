@@ -197,9 +197,9 @@ def _say(report: dict[str, Any]) -> None:
     if report["commands_refused"]:
         echo(f"no command counts: {report['commands_refused']}")
     for command in report["commands"]:
-        echo(f"  {_command_words(command)}")
+        echo(f"  {_command_text(command)}")
     for rule in report["rules"]:
-        echo(f"  rule {rule['rule']} {_rule_words(rule)}")
+        echo(f"  rule {rule['rule']} {_rule_text(rule)}")
     for number, step in enumerate(report["steps"], 1):
         echo(f"\n{number}. {step['does']}")
         for question in step["asks_github"]:
@@ -211,7 +211,7 @@ def _say(report: dict[str, Any]) -> None:
             echo(f"   {key:21}{shown}")
 
 
-def _command_words(line: dict[str, Any]) -> str:
+def _command_text(line: dict[str, Any]) -> str:
     if not line["is_command"]:
         return f"{line['line']!r} is no command: it is quoted, in code, or not alone on its line"
     if line["rules"]:
@@ -219,7 +219,7 @@ def _command_words(line: dict[str, Any]) -> str:
     return line["line"] if line["line"] == "/cancel" else f"{line['line']} -> no rule"
 
 
-def _rule_words(rule: dict[str, Any]) -> str:
+def _rule_text(rule: dict[str, Any]) -> str:
     how = " by command" if rule["by_command"] else ""
     if not rule["matches"]:
         return f"doesn't match: {rule['why_not']}"

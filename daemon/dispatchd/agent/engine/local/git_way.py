@@ -13,8 +13,8 @@ from attrs import field, frozen
 
 from dispatchd.agent.config.load import Config
 from dispatchd.network.proxies import (
-    FoundProxy,
     Proxy,
+    ProxySetting,
     check_proxy,
     find_proxy,
     is_excepted,
@@ -77,7 +77,7 @@ class GitWay:
     def problems(self, url: str) -> Iterator[tuple[str, str]]:
         """Yield configuration key and expected value for each setting of an address that can't be used now."""
         try:
-            proxy = self.found_proxy(url)
+            proxy = self.proxy_setting(url)
         except httpx.InvalidURL as error:
             yield "checkout_url", f"must be a URL ({error})"
             return
@@ -93,7 +93,7 @@ class GitWay:
             except ValueError as error:
                 yield "checkout.proxy_credentials_file", str(error)
 
-    def found_proxy(self, url: str) -> FoundProxy | None:
+    def proxy_setting(self, url: str) -> ProxySetting | None:
         """Return the proxy for the address of a repository as it is written in its source, or None for none."""
         where = parsed(url)
         if self.proxy == DIRECT:
@@ -111,7 +111,7 @@ class GitWay:
             OSError: The proxy's file can't be read.
             ValueError: The proxy or its file can't be used.
         """
-        proxy = self.found_proxy(url)
+        proxy = self.proxy_setting(url)
         if proxy is None:
             return None
         own = self.proxy_credentials_file if self.proxy else self.cloud_credentials_file

@@ -27,7 +27,7 @@ from dispatchd.hub.github.api.responses import (
     json_of,
     refuse_errors,
 )
-from dispatchd.network.content_coding import ASKED_FOR, coding_problem
+from dispatchd.network.content_coding import ACCEPT_IDENTITY, coding_problem
 from dispatchd.network.http_headers import no_cookies
 from dispatchd.network.proxies import environment_proxy, httpx_proxy
 from dispatchd.network.trust import client_context
@@ -182,7 +182,7 @@ async def transport(
         base_url=settings.api_url.rstrip("/") + "/",
         headers={
             "Accept": "application/vnd.github+json",
-            **ASKED_FOR,
+            **ACCEPT_IDENTITY,
             "User-Agent": f"dispatchd/{__version__}",
             "X-GitHub-Api-Version": settings.api_version,
         },
