@@ -404,3 +404,20 @@ def test_a_pattern_ends_where_the_text_ends_as_in_every_other_language() -> None
     for ending in ("\n", "\n\n", "\r\n"):
         with pytest.raises(ContractViolation):
             check("machine-request", {**machine, "name": f"m{ending}"})
+
+
+def test_after_a_load_no_contract_needs_its_file() -> None:
+    script = """
+import sys
+from dispatchd.protocol import contracts
+contracts.load_all()
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
+for name in contracts.names():
+    contracts.violations(name, {})
+print([path for path in opened if str(path).endswith(".json")])
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"

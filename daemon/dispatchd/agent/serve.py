@@ -22,6 +22,7 @@ from dispatchd.agent.wiring import Opened, StateFolder, Surroundings, build
 from dispatchd.errors import MachineUnfit
 from dispatchd.process.clock import SteadyClock
 from dispatchd.process.prerequisites import prerequisites
+from dispatchd.protocol.contracts import load_all
 from dispatchd.protocol.finding import Level
 
 _CONNECTIONS: Final = httpx.Limits(
@@ -37,6 +38,7 @@ async def serve(config: Config, given: Surroundings) -> None:
     """
     environment = given.environment
     log = structlog.get_logger()
+    load_all()
     if config.secret_is_exposed:
         log.warning(
             "secret_open_to_other_users",

@@ -50,6 +50,7 @@ from dispatchd.hub.queue.submit import Submissions
 from dispatchd.hub.web.pages import Page
 from dispatchd.hub.workers.housekeeping import Expiry, Pruning
 from dispatchd.process.systemd import ServiceManager
+from dispatchd.protocol.contracts import load_all
 from dispatchd.protocol.extensions import CALL_HEADER, HEADER, VERSION
 
 _OF_MACHINES: Final = ("/api/v1/github/dispatch/", "/api/v1/licenses/")
@@ -138,6 +139,7 @@ async def serve(
         NotReachable: The hub can't listen on the address.
         ConfigError: The credentials for GitHub can't be used.
     """
+    load_all()
     async with AsyncExitStack() as stack:
         # Before the first answer: with an unreadable key the hub must not start.
         extension = await stack.enter_async_context(github_extension(context))

@@ -108,6 +108,16 @@ def violations(contract: str, document: object) -> list[ContractViolation]:
     ]
 
 
+def load_all() -> None:
+    """Read every contract now: later there may be no descriptor free, or another release's file in its place.
+
+    Raises:
+        OSError: A file can't be read.
+    """
+    for contract in names():
+        _validator(contract)
+
+
 @cache
 def schema(contract: str) -> Mapping[str, Any]:
     """Return a contract's JSON Schema (2020-12). The caller must not change it."""
