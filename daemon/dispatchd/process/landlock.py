@@ -176,7 +176,7 @@ class Builder:
             ruleset = -1
         if ruleset < 0:
             common, ruleset = [], _create(self._wall, system_call)
-        self._common = list(os.path.commonprefix([self._last, rules]))  # noqa: RUF071  # of rules, not of paths
+        self._common = _common_start(self._last, rules)
         self._last = rules
         try:
             _allow(ruleset, rules[len(common) :], self._wall, system_call)
@@ -198,6 +198,16 @@ class Builder:
         return rules[: len(self._common)] == self._common and self._identities == list(
             map(_identity, self._common)
         )
+
+
+def _common_start(some: list[Rule], others: list[Rule]) -> list[Rule]:
+    """Return the rules that two lists begin with alike."""
+    common = []
+    for one, other in zip(some, others, strict=False):
+        if one != other:
+            break
+        common.append(one)
+    return common
 
 
 def _identity(rule: Rule) -> tuple[int, int]:
