@@ -43,11 +43,26 @@ class Hub:
         job: dict[str, Any] = reply.raise_for_status().json()
         return job
 
+    def add_machine(self, number: int) -> "Machine":
+        """Add a machine, for a client of its own: a second pull of one machine ends the first."""
+        name = f"machine-{number}"
+        body = {"name": name, "fixed_secret": True}
+        reply = self.http.post("/api/v1/machines", json=body).raise_for_status()
+        return Machine({**IDENTITY, "server_id": name}, str(reply.json()["secret"]))
+
     def call(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """Make one dispatch call as a machine would."""
         return self.http.post(
             f"/api/v1/github/dispatch/{path}", json={**IDENTITY, **body}
         )
+
+
+@frozen
+class Machine:
+    """A machine of a hub: the fields that name it in each call, and its secret."""
+
+    identity: dict[str, str]
+    secret: str
 
 
 @contextmanager

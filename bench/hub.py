@@ -5,16 +5,17 @@
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import httpx
 import psycopg
 
-from bench.harness import IDENTITY, SECRET, Hub, folder, hub
+from bench.harness import Hub, Machine, folder, hub
 from bench.postgres import find, postgres
 
 JOBS: Final = 600
@@ -42,8 +43,9 @@ def main() -> None:
 
 def measure(kind: str, server: Hub, raw: float) -> None:
     """Print the rates of a hub beside the raw limit of its database."""
-    submitted = rate(server, submit)
-    claimed = rate(server, claim)
+    machines = [server.add_machine(number) for number in range(CLIENTS)]
+    submitted = rate(server, [submit] * CLIENTS)
+    claimed = rate(server, [partial(claim, machine) for machine in machines])
     print(f"hub on {kind}, {JOBS} jobs, {CLIENTS} clients")
     print(f"  reference: rows inserted, each in a transaction of its own {raw:8.1f} /s")
     print(
@@ -57,17 +59,17 @@ def measure(kind: str, server: Hub, raw: float) -> None:
     )
 
 
-def rate(server: Hub, call: Callable[[httpx.Client], None]) -> float:
-    """Return the calls in a second when all clients make them."""
+def rate(server: Hub, calls: Sequence[Callable[[httpx.Client], None]]) -> float:
+    """Return the calls in a second when each client makes its own at the same time."""
 
-    def work(_: int) -> None:
+    def work(call: Callable[[httpx.Client], None]) -> None:
         with httpx.Client(base_url=server.url, headers=server.http.headers) as http:
             for _ in range(JOBS // CLIENTS):
                 call(http)
 
     began = time.perf_counter()
     with ThreadPoolExecutor(CLIENTS) as pool:
-        list(pool.map(work, range(CLIENTS)))
+        list(pool.map(work, calls))
     return JOBS / (time.perf_counter() - began)
 
 
@@ -77,14 +79,15 @@ def submit(http: httpx.Client) -> None:
     http.post("/api/v1/jobs", json=body).raise_for_status()
 
 
-def claim(http: httpx.Client) -> None:
+def claim(machine: Machine, http: httpx.Client) -> None:
     """Claim a job; the queue must have one.
 
     Raises:
         LookupError: The queue is empty.
     """
     known = ["claim", "lease", "heartbeat", "release"]
-    body = {**IDENTITY, "heartbeat_secret": SECRET, "extensions": known}
+    proof = {"heartbeat_secret": machine.secret, "extensions": known}
+    body = {**machine.identity, **proof}
     reply = http.post("/api/v1/github/dispatch/pull", json=body)
     if reply.status_code != httpx.codes.OK:
         raise LookupError(reply.status_code)

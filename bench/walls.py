@@ -71,3 +71,7 @@ async def one_start(local: LocalEngine, launch: Launch) -> float:
     await local.start(launch, record)
     await local.observe(identities[0], launch.folder)
     return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

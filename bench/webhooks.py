@@ -22,8 +22,8 @@ from uuid import uuid4
 
 from attrs import define, field, frozen
 
-from bench.harness import IDENTITY, SECRET, Hub, folder, hub, percentile
-from bench.hub import JOBS, rate, raw_postgres, raw_sqlite
+from bench.harness import Hub, Machine, folder, hub, percentile
+from bench.hub import CLIENTS, JOBS, rate, raw_postgres, raw_sqlite
 from bench.postgres import find, postgres
 
 WEBHOOK_SECRET: Final = "bench-webhook-secret"
@@ -115,10 +115,10 @@ def measure(kind: str, server: Hub, raw: float) -> None:
         "from due to answered": f"{shown(sent.answered_s)} (aim {AIM_MS} at p99)",
         "of 25 MiB": shown(sent.large_s),
     }
-    most = rate(server, deliver_once)
+    most = rate(server, [deliver_once] * CLIENTS)
     rows |= {
         "reference: rows inserted, each in a transaction": f"{raw:.1f} /s",
-        f"deliveries with a job, {JOBS} by 8 clients": f"{most:.1f} /s",
+        f"deliveries with a job, {JOBS} by {CLIENTS} clients": f"{most:.1f} /s",
         "ratio": f"{most / raw:.2f}",
     }
     for label, figure in rows.items():
@@ -146,7 +146,8 @@ def load(server: Hub) -> Sent:
         for _ in range(CONNECTIONS)
     ]
     machines = [
-        threading.Thread(target=machine, args=(server, sent)) for _ in range(MACHINES)
+        threading.Thread(target=work, args=(server, sent, server.add_machine(number)))
+        for number in range(MACHINES)
     ]
     for thread in (*senders, *machines):
         thread.start()
@@ -222,25 +223,25 @@ def sender(
         sent.note(at, reply.status, large=is_large)
 
 
-def machine(server: Hub, sent: Sent) -> None:
+def work(server: Hub, sent: Sent, machine: Machine) -> None:
     """Pull and finish jobs until the end of the run."""
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     base = "/api/v1/github/dispatch"
 
     def call(path: str, fields: dict[str, Any], **headers: str) -> tuple[int, bytes]:
-        content = json.dumps({**IDENTITY, **fields})
+        content = json.dumps({**machine.identity, **fields})
         sent_headers = {"Content-Type": "application/json", **headers}
         connection.request("POST", f"{base}/{path}", content, sent_headers)
         reply = connection.getresponse()
         return reply.status, reply.read()
 
     while not sent.stop.is_set():
-        proof = {"heartbeat_secret": SECRET, "extensions": ["claim", "lease"]}
+        proof = {"heartbeat_secret": machine.secret, "extensions": ["claim", "lease"]}
         status, body = call("pull", proof, Prefer="wait=1")
         if status != http.client.OK:
             continue
         job = json.loads(body)
-        claim = {"secret": SECRET, "claim_token": job["claim_token"]}
+        claim = {"secret": machine.secret, "claim_token": job["claim_token"]}
         call(f"{job['id']}/accept", {**claim, "dag_run_id": job["id"]})
         call(f"{job['id']}/finish", {**claim, "result_status": "succeeded"})
         sent.pulled += 1
