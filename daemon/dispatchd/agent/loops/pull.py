@@ -13,7 +13,7 @@ from typing import Final
 
 import anyio
 import structlog
-from anyio import TASK_STATUS_IGNORED
+from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskStatus
 from attrs import define, field, frozen
 
@@ -317,21 +317,19 @@ class PullLoop:
                     raise
 
         was_known = await self.tracker.find(job_id) is not None
+        if not was_known and await to_thread.run_sync(self._may_run, job_id):
+            refusal: Verdict | None = record_lost()
+        else:
+            workflows = self.context.config.workflows
+            refusal = rejection(delivery, workflows, unfit(workflows, self.machine))
         await self.tracker.receive(
-            delivery.job,
-            store_texts=store_texts,
-            rejection=await self._rejection(delivery),
+            delivery.job, store_texts=store_texts, rejection=refusal
         )
         return was_known
 
-    async def _rejection(self, delivery: Delivery) -> Verdict | None:
-        """Return why a job is not run, or None."""
-        job_id = delivery.job.id
-        if await self.tracker.is_unreadable(job_id) and self.runs.has_attempts(job_id):
-            # A process of it may still run.
-            return record_lost()
-        workflows = self.context.config.workflows
-        return rejection(delivery, workflows, unfit(workflows, self.machine))
+    def _may_run(self, job_id: str) -> bool:
+        """Return whether a process of a job may run whose record can't be read. Reads the disk."""
+        return self.tracker.is_quarantined(job_id) and self.runs.has_attempts(job_id)
 
     def _note_success(self, answer: Delivery | NoJob, asked_s: float) -> None:
         self._note_skew()

@@ -89,11 +89,9 @@ class Tracker:
         """Return a tracked or past job, or None for one that is not known here."""
         return self._store.get(job_id) or await to_thread.run_sync(self._past, job_id)
 
-    async def is_unreadable(self, job_id: str) -> bool:
-        """Return whether a job is known here by a record alone that can't be read."""
-        if await self.find(job_id) is not None:
-            return False
-        return await to_thread.run_sync(self._store.is_quarantined, job_id)
+    def is_quarantined(self, job_id: str) -> bool:
+        """Return whether a record of a job was moved away because it can't be read. Reads the disk."""
+        return self._store.is_quarantined(job_id)
 
     @asynccontextmanager
     async def holding(self, job_id: str) -> AsyncIterator[TrackedJob | None]:

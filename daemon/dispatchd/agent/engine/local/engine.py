@@ -386,10 +386,12 @@ class LocalEngine:
             given_up |= await to_thread.run_sync(self._hunt, process, marker, group)
         if group is not None:
             await to_thread.run_sync(group.remove)
-        seen |= await to_thread.run_sync(self._end_strays)
+        strays, before = await to_thread.run_sync(
+            lambda: (self._end_strays(), read_leftovers(folder))
+        )
+        seen |= strays
         described = [describe(pid) for pid in sorted(given_up)]
         survivors = tuple(survivor for survivor in described if survivor is not None)
-        before = await to_thread.run_sync(read_leftovers, folder)
         ended = before + len(seen) - len(survivors)
         return Cleared(ended=ended, survivors=survivors)
 
