@@ -1,5 +1,7 @@
 """Run every benchmark: `python -m bench`."""
 
+from typing import Final
+
 from bench import help as help_
 from bench import (
     hub,
@@ -14,7 +16,7 @@ from bench import (
     webhooks,
 )
 
-for module in (
+MODULES: Final = (
     store,
     redaction,
     help_,
@@ -26,5 +28,8 @@ for module in (
     hub,
     polls,
     webhooks,
-):
-    module.main()
+)
+
+if __name__ == "__main__":
+    for module in MODULES:
+        module.main()
