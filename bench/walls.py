@@ -13,7 +13,7 @@ from bench.harness import folder, percentile
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engine.local.engine import LocalEngine
+from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 STARTS: Final = 200

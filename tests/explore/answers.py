@@ -36,7 +36,7 @@ _EVENTS = {
     Kind.BEAT: (None, Event.LEASE_LOST),
     Kind.CONFIRM: (None, None),
 }
-"""The events of a call's two ends (`agent/loops/report.py`, `agent/loops/heartbeat.py`, `agent/runs/attempt.py`)."""
+"""The events of a call's two ends (`agent/loops/report.py`, `agent/loops/heartbeat.py`, `agent/run_loop/attempt.py`)."""
 
 Done = tuple[State, tuple[Moment, ...]]
 

@@ -21,10 +21,10 @@ from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.loops.heartbeat import HeartbeatLoop
 from dispatchd.agent.loops.progress import ProgressFeed
 from dispatchd.agent.loops.report import ReportLoop
-from dispatchd.agent.runs.attempt import _with_process
-from dispatchd.agent.runs.conclude import Concluder
-from dispatchd.agent.runs.run_loop import RunLoop
-from dispatchd.agent.runs.workspaces import Workspaces
+from dispatchd.agent.run_loop.attempt import _with_process
+from dispatchd.agent.run_loop.conclude import Concluder
+from dispatchd.agent.run_loop.loop import RunLoop
+from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.context import Context

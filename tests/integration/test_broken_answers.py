@@ -16,7 +16,7 @@ from dispatchd.agent.endpoint.client import DispatchEndpoint
 from dispatchd.agent.endpoint.credentials import ConfiguredCredentials
 from dispatchd.agent.license.client import LicenseEndpoint
 from dispatchd.errors import RemoteError
-from dispatchd.process.clock import MachineTime, SteadyClock
+from dispatchd.linux.clock import MachineTime, SteadyClock
 from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import within

@@ -12,7 +12,7 @@ from anyio import to_thread
 
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge
-from dispatchd.agent.engine.local.cgroup import Cgroups, Group
+from dispatchd.agent.engines.local.cgroup import Cgroups, Group
 from dispatchd.protocol.outcome import Exit, Resources, Usage
 from support import daemon_process
 from support.control import call
@@ -196,9 +196,7 @@ async def test_what_leaves_its_group_is_ended_and_counted(
 
 @pytest.mark.host
 def test_only_what_was_handed_over_is_used(tmp_path: Path, delegated: Path) -> None:
-    source = (
-        "from dispatchd.agent.engine.local.cgroup import Cgroups; print(Cgroups.find())"
-    )
+    source = "from dispatchd.agent.engines.local.cgroup import Cgroups; print(Cgroups.find())"
     command = [sys.executable, "-c", source]
 
     found = subprocess.check_output([*inside(delegated), *command], text=True)

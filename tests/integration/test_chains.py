@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import pytest
 from _pytest.mark import ParameterSet
 
-from dispatchd.agent.engine.local import bubblewrap
-from dispatchd.process.landlock import able
+from dispatchd.agent.engines.local import bubblewrap
+from dispatchd.linux.landlock import able
 from support.chains import CHAINS, Chain
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint

@@ -12,7 +12,7 @@ import pytest
 from anyio import to_thread
 
 from dispatchd.agent.domain.launch import Checkout
-from dispatchd.agent.engine.local.checkout import check_out
+from dispatchd.agent.engines.local.checkout import check_out
 from dispatchd.errors import WorkspaceFailed
 from support.clock import advance
 from support.git_server import GitServer, git, git_server

@@ -9,8 +9,8 @@ import pytest
 from attrs import define, field
 
 from dispatchd.agent.domain.launch import Checkout
-from dispatchd.agent.engine.local.checkout import check_out, try_way
-from dispatchd.agent.engine.local.git_way import GitWay
+from dispatchd.agent.engines.local.checkout import check_out, try_way
+from dispatchd.agent.engines.local.git_way import GitWay
 from dispatchd.errors import WorkspaceFailed
 from support.certificates import Authority, server_context
 from support.cli import command

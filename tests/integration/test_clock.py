@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dispatchd.process.clock import MachineTime, SteadyClock
+from dispatchd.linux.clock import MachineTime, SteadyClock
 from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import endpoint

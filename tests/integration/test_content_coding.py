@@ -22,7 +22,7 @@ from dispatchd.errors import NotReachable, ProtocolError
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.github.api.responses import Unclear
 from dispatchd.hub.github.api.transport import Call, transport
-from dispatchd.process.clock import SteadyClock
+from dispatchd.linux.clock import SteadyClock
 from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.daemon import running_daemon, write_config

@@ -14,8 +14,8 @@ from attrs import evolve
 from dispatchd.agent.domain.isolation import Isolation, Network, PullPolicy
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engine.local import bubblewrap
-from dispatchd.agent.engine.local.podman import name_of
+from dispatchd.agent.engines.local import bubblewrap
+from dispatchd.agent.engines.local.podman import name_of
 from dispatchd.errors import SpawnFailed
 from dispatchd.protocol.outcome import Exit
 from support.control import call

@@ -14,9 +14,9 @@ from attrs import evolve
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.agent.engine.local.gate import read_exit
-from dispatchd.agent.engine.local.process import identify, open_pidfd
+from dispatchd.agent.engines.local.engine import LocalEngine
+from dispatchd.agent.engines.local.gate import read_exit
+from dispatchd.agent.engines.local.process import identify, open_pidfd
 from dispatchd.protocol.outcome import Exit, NeverStarted
 from dispatchd.redaction.known_secrets import KnownSecrets
 
@@ -131,8 +131,8 @@ async def test_nothing_runs_if_the_daemon_dies_behind_the_closed_gate(
 import os
 from pathlib import Path
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engine.local.enclosure import Enclosed
-from dispatchd.agent.engine.local.gate import Gated, Starter
+from dispatchd.agent.engines.local.enclosure import Enclosed
+from dispatchd.agent.engines.local.gate import Gated, Starter
 p = Path({str(tmp_path)!r})
 gated = Gated.spawn(Launch(run_id="r", command=("/bin/sh", "-c", "echo ran"), env={{}}, workspace=p / "workspace",
                            folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log", files=p), Enclosed(command=("/bin/sh", "-c", "echo ran"), env={{}}), Starter())

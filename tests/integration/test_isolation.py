@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.agent.engine.local.secrets import SecretReader
-from dispatchd.agent.engine.local.walls import Walls
-from dispatchd.process.landlock import able
+from dispatchd.agent.engines.local.engine import LocalEngine
+from dispatchd.agent.engines.local.secrets import SecretReader
+from dispatchd.agent.engines.local.walls import Walls
+from dispatchd.linux.landlock import able
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.control import call
 from support.daemon import running_daemon

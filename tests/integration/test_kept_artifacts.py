@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 import pytest
 
 from dispatchd.agent.store.runs import Runs
-from dispatchd.process.folder_tree import link_tree
+from dispatchd.linux.folder_tree import link_tree
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 from support.git_server import git_server

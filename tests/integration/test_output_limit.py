@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.process.holes import allocated, cut_middle, hole_bytes
+from dispatchd.linux.file_holes import allocated, cut_middle, hole_bytes
 from support.cli import command
 from support.clock import advance
 from support.daemon import running_daemon, write_config

@@ -17,8 +17,8 @@ import pytest
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.process.descendants import children_of
+from dispatchd.agent.engines.local.engine import LocalEngine
+from dispatchd.linux.subreaper import children_of
 from dispatchd.protocol.outcome import Exit
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.until import until

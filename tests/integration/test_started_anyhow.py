@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.agent.engine.local.cgroup import Cgroups
+from dispatchd.agent.engines.local.cgroup import Cgroups
 from support import daemon_process
 from support.daemon import write_config
 from support.endpoint import endpoint

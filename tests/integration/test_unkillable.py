@@ -15,9 +15,9 @@ from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge
-from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.agent.engine.local.process import identify
-from dispatchd.agent.runs.leftovers import Leftovers
+from dispatchd.agent.engines.local.engine import LocalEngine
+from dispatchd.agent.engines.local.process import identify
+from dispatchd.agent.run_loop.leftovers import Leftovers
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Survivor
 from dispatchd.protocol.result import NoResult

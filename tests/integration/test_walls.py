@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.process.landlock import able
+from dispatchd.linux.landlock import able
 from support.daemon import write_config
 from support.daemon_process import running
 from support.endpoint import endpoint

@@ -14,8 +14,8 @@ import pytest
 from attrs import frozen
 
 from dispatchd.agent.domain.isolation import Isolation
-from dispatchd.agent.engine.local import bubblewrap
-from dispatchd.process.landlock import able
+from dispatchd.agent.engines.local import bubblewrap
+from dispatchd.linux.landlock import able
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Endpoint, endpoint
 from support.git_server import GitServer, git_server

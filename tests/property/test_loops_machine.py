@@ -33,11 +33,11 @@ from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.loops.pull import PullLoop
 from dispatchd.agent.loops.report import ReportLoop
-from dispatchd.agent.runs.attempt import AttemptRunner
-from dispatchd.agent.runs.conclude import Concluder
-from dispatchd.agent.runs.leftovers import Leftovers
-from dispatchd.agent.runs.run_loop import RunLoop
-from dispatchd.agent.runs.workspaces import Workspaces
+from dispatchd.agent.run_loop.attempt import AttemptRunner
+from dispatchd.agent.run_loop.conclude import Concluder
+from dispatchd.agent.run_loop.leftovers import Leftovers
+from dispatchd.agent.run_loop.loop import RunLoop
+from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
@@ -57,7 +57,7 @@ from dispatchd.errors import (
     Unavailable,
     WorkspaceFailed,
 )
-from dispatchd.process.clock import SteadyClock
+from dispatchd.linux.clock import SteadyClock
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import Outcome, Verdict
 from dispatchd.redaction.known_secrets import KnownSecrets

@@ -30,7 +30,7 @@ from dispatchd.hub.main import serve
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.machines import MachineStore
 from dispatchd.hub.storage.shared_clock import Clock
-from dispatchd.process.systemd import ServiceManager
+from dispatchd.linux.systemd import ServiceManager
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.clock import LoopTime, advance, loop, pass_ticks, within
 from support.endpoint import SECRET

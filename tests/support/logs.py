@@ -10,7 +10,7 @@ from typing import Any, TextIO, cast
 import structlog
 from attrs import frozen
 
-from dispatchd.process import log
+from dispatchd.linux import log
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 

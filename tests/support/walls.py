@@ -14,7 +14,7 @@ from attrs import define
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engine.local.engine import LocalEngine
+from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.store.runs import Runs
 from dispatchd.protocol.outcome import Exit
 from dispatchd.redaction.known_secrets import KnownSecrets

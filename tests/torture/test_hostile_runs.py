@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from dispatchd.process.landlock import able
+from dispatchd.linux.landlock import able
 from support.attacks import ATTACKS
 from support.control import call
 from support.daemon import write_config

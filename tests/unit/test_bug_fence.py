@@ -44,14 +44,14 @@ BOUNDED = {
     *("agent/supervisor.py:give_up_at_signal", "hub/main.py:_stop_on_signal"),
     *("protocol/json_text.py:_members", "redaction/patterns.py:_is_a_key"),
     *("hub/http_bodies.py:_read_shortened", "hub/domain/shortened.py:feed"),
-    *("agent/engine/local/gate.py:_ask", "agent/engine/local/gate.py:status"),
+    *("agent/engines/local/gate.py:_ask", "agent/engines/local/gate.py:status"),
     # Processes of their own.
     *(
-        "agent/engine/local/starter.py:serve",
-        "agent/engine/local/shim.py:_exit_code_of",
+        "agent/engines/local/starter.py:serve",
+        "agent/engines/local/shim.py:_exit_code_of",
     ),
-    "process/descendants.py:end_children",
-    *("agent/engine/local/checkout.py:_read", "agent/engine/local/process.py:_read"),
+    "linux/subreaper.py:end_children",
+    *("agent/engines/local/checkout.py:_read", "agent/engines/local/process.py:_read"),
     *(
         "hub/http_bodies.py:read_up_to",
         "hub/storage/database.py:say",
@@ -74,14 +74,14 @@ BOUNDED = {
     *("hub/web/events.py:_pause", "hub/storage/postgresql.py:_bounded"),
     *(
         "agent/tracking/disk_retry.py:_until_stored",
-        "agent/runs/attempt.py:_until_unwanted",
+        "agent/run_loop/attempt.py:_until_unwanted",
     ),
     *("agent/loops/prune.py:_until_heard", "agent/loops/pull.py:_wait_for_room"),
     *("agent/loops/pull.py:_deliver", "agent/loops/report.py:_pay_all"),
-    *("process/folder_tree.py:link_tree", "process/folder_tree.py:run"),
-    *("process/orphans.py:_be_init", "process/orphans.py:_reap"),
+    *("linux/folder_tree.py:link_tree", "linux/folder_tree.py:run"),
+    *("linux/pid1.py:_be_init", "linux/pid1.py:_reap"),
     *("redaction/stream.py:_held", "agent/store/durable.py:_write_all"),
-    *("agent/store/reserve.py:refill", "agent/runs/attempt.py:_limit_output"),
+    *("agent/store/reserve.py:refill", "agent/run_loop/attempt.py:_limit_output"),
     *(
         "agent/store/durable.py:_replace",
         "agent/store/durable.py:_sync",
@@ -89,7 +89,7 @@ BOUNDED = {
     ),
     "agent/store/jobs.py:_move_away",
     # A line in pieces.
-    "process/nonblocking.py:_sent",
+    "linux/nonblocking.py:_sent",
     # A thread: its batches are fenced by `named`.
     "agent/health/tracing.py:_work",
 }

@@ -12,7 +12,13 @@ from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence
 from dispatchd.agent.domain.workflow import Workflow
-from dispatchd.agent.runs.decisions import Gathered, Pace, decided, judged, not_started
+from dispatchd.agent.run_loop.decisions import (
+    Gathered,
+    Pace,
+    decided,
+    judged,
+    not_started,
+)
 from dispatchd.agent.tracking.tracker import Decision
 from dispatchd.errors import SecretUnavailable
 from dispatchd.protocol.job import Job

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dispatchd.process.folder_tree import link_tree, remove_tree
+from dispatchd.linux.folder_tree import link_tree, remove_tree
 from support.folders import nest
 
 DEEP = 1200
@@ -38,7 +38,7 @@ def test_a_deep_tree_needs_few_descriptors(tmp_path: Path) -> None:
     nest(tmp_path / "run", DEEP)
     script = (
         "import pathlib, resource, sys\n"
-        "from dispatchd.process.folder_tree import remove_tree\n"
+        "from dispatchd.linux.folder_tree import remove_tree\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\n"
         "assert remove_tree(pathlib.Path(sys.argv[1])).count == 0\n"
     )
@@ -144,7 +144,7 @@ def test_an_immutable_file_stays_alone(tmp_path: Path, immutable: Path) -> None:
 
 AS_NOBODY = """
 import os, pathlib, sys
-from dispatchd.process.folder_tree import remove_tree
+from dispatchd.linux.folder_tree import remove_tree
 os.setgid(65534); os.setuid(65534)
 left = remove_tree(pathlib.Path(sys.argv[1]))
 print(left.count, left.first and left.first.strerror)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from attrs import define, field
 
-from dispatchd.process.landlock import (
+from dispatchd.linux.landlock import (
     DEVICE,
     READ,
     WRITE,

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import dispatchd
-from dispatchd.process.landlock import READ, Builder, Rule, able
+from dispatchd.linux.landlock import READ, Builder, Rule, able
 
 pytestmark = pytest.mark.skipif(not able().abi, reason="needs Landlock (Linux 5.13)")
 
 INSIDE = """
 import sys
 sys.path.append(sys.argv[1])
-from dispatchd.process.landlock import enter
+from dispatchd.linux.landlock import enter
 enter(int(sys.argv[2]))
 for path in sys.argv[3:]:
     try:

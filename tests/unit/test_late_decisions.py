@@ -15,15 +15,15 @@ from typing_extensions import override
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.workflow import Workflow
-from dispatchd.agent.runs.conclude import Concluder
-from dispatchd.agent.runs.workspaces import Workspaces
+from dispatchd.agent.run_loop.conclude import Concluder
+from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.process.clock import SteadyClock
+from dispatchd.linux.clock import SteadyClock
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import FailureCause, NeverStarted, Outcome
 from dispatchd.redaction.known_secrets import KnownSecrets

@@ -16,7 +16,7 @@ import pytest
 import structlog
 
 import dispatchd
-from dispatchd.process import log
+from dispatchd.linux import log
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.logs import own_log
 

@@ -14,7 +14,7 @@ from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.limits import DEFAULT_PIDS_MAX
 from dispatchd.agent.domain.workflow import Workflow
-from dispatchd.process.prerequisites import Needs, prerequisites
+from dispatchd.linux.prerequisites import Needs, prerequisites
 from dispatchd.protocol.finding import Finding, Level
 
 

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from dispatchd.process.seccomp import CALLS, program
+from dispatchd.linux.seccomp import CALLS, program
 
 ALLOWED = 0x7FFF0000
 X86_64, I386, AARCH64, ARM, RISCV64 = (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dispatchd.cli.options import print_pairs, print_table
 from dispatchd.cli.terminal import LogFilter, echo
-from dispatchd.process.log import configure
+from dispatchd.linux.log import configure
 from dispatchd.redaction.escapes import coloured, written_out
 from dispatchd.redaction.known_secrets import KnownSecrets
 from support.logs import own_log

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from dispatchd.agent.engine.local.walls import Walls
-from dispatchd.process.landlock import able
+from dispatchd.agent.engines.local.walls import Walls
+from dispatchd.linux.landlock import able
 
 
 def opened(programs: Path, home: Path) -> set[Path]:

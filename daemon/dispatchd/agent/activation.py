@@ -14,7 +14,7 @@ from dispatchd.agent.identity import license_finder
 from dispatchd.agent.license.client import LicenseEndpoint
 from dispatchd.agent.license.finder import hash_of
 from dispatchd.errors import LicenseInvalid, NotReachable, RemoteError
-from dispatchd.process.clock import SteadyClock
+from dispatchd.linux.clock import SteadyClock
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.license import Activation, Claims
 from dispatchd.redaction.known_secrets import KnownSecrets

@@ -22,11 +22,11 @@ from dispatchd.agent.endpoint.open import (
     open_caller,
     transport_settings,
 )
-from dispatchd.agent.engine.local.cgroup import Cgroups
-from dispatchd.agent.engine.local.checkout import try_way
-from dispatchd.agent.engine.local.engine import LocalEngine, inherited
-from dispatchd.agent.engine.local.git_way import GitWay
-from dispatchd.agent.engine.local.walls import Walls
+from dispatchd.agent.engines.local.cgroup import Cgroups
+from dispatchd.agent.engines.local.checkout import try_way
+from dispatchd.agent.engines.local.engine import LocalEngine, inherited
+from dispatchd.agent.engines.local.git_way import GitWay
+from dispatchd.agent.engines.local.walls import Walls
 from dispatchd.agent.identity import identity
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import (
@@ -35,9 +35,9 @@ from dispatchd.errors import (
     JobClosed,
     RemoteError,
 )
-from dispatchd.process.clock import SteadyClock
-from dispatchd.process.prerequisites import prerequisites
-from dispatchd.process.untrusted_files import is_file
+from dispatchd.linux.clock import SteadyClock
+from dispatchd.linux.prerequisites import prerequisites
+from dispatchd.linux.untrusted_files import is_file
 from dispatchd.protocol.finding import Finding, Level
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.times import duration

@@ -20,7 +20,7 @@ from dispatchd.agent.license.finder import LicenseFinder, LicenseSources
 from dispatchd.agent.license.loop import LicenseLoop
 from dispatchd.agent.store.identity import IdentityStore, fingerprint
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.process.clock import SteadyClock
+from dispatchd.linux.clock import SteadyClock
 from dispatchd.protocol.license import Claims
 from dispatchd.redaction.known_secrets import KnownSecrets
 

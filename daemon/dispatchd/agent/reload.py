@@ -18,8 +18,8 @@ from dispatchd.agent.health.status import Status
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import ConfigError, Problem
-from dispatchd.process.log import set_level
-from dispatchd.process.systemd import ServiceManager
+from dispatchd.linux.log import set_level
+from dispatchd.linux.systemd import ServiceManager
 
 _ABOUT: Final = "config"
 """Key of the warning about a refused configuration."""

@@ -18,15 +18,15 @@ from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
-from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.agent.engine.local.git_way import GitWay
-from dispatchd.agent.execution import Execution, execution
+from dispatchd.agent.engines.local.engine import LocalEngine
+from dispatchd.agent.engines.local.git_way import GitWay
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.lock import lock
 from dispatchd.agent.store.names import file_name
 from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.agent.tracking.tracking import Tracking
+from dispatchd.agent.wiring_of_runs import Execution, execution
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.errors import (
@@ -35,8 +35,8 @@ from dispatchd.errors import (
     InvalidTransition,
     UsageError,
 )
-from dispatchd.process.clock import SteadyClock
-from dispatchd.process.folder_tree import remove_tree
+from dispatchd.linux.clock import SteadyClock
+from dispatchd.linux.folder_tree import remove_tree
 from dispatchd.protocol.job import Job
 from dispatchd.redaction.known_secrets import KnownSecrets
 

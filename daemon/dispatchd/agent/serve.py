@@ -11,8 +11,8 @@ from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.control.claim_folder import claim
 from dispatchd.agent.endpoint.open import needs_of, open_caller
-from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.agent.engine.local.git_way import GitWay
+from dispatchd.agent.engines.local.engine import LocalEngine
+from dispatchd.agent.engines.local.git_way import GitWay
 from dispatchd.agent.health.metrics import Metrics
 from dispatchd.agent.store.held_folders import HeldFolders, restore_state
 from dispatchd.agent.store.jobs import JobStore
@@ -20,8 +20,8 @@ from dispatchd.agent.store.lock import lock
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.wiring import Opened, StateFolder, Surroundings, build
 from dispatchd.errors import MachineUnfit
-from dispatchd.process.clock import SteadyClock
-from dispatchd.process.prerequisites import prerequisites
+from dispatchd.linux.clock import SteadyClock
+from dispatchd.linux.prerequisites import prerequisites
 from dispatchd.protocol.contracts import load_all
 from dispatchd.protocol.finding import Level
 

@@ -17,12 +17,12 @@ from dispatchd.agent.health.status import Status
 from dispatchd.agent.loops.pull import PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.reload import Reloader
-from dispatchd.agent.runs.run_loop import RunLoop
+from dispatchd.agent.run_loop.loop import RunLoop
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.errors import ConfigError
-from dispatchd.process.systemd import ServiceManager
+from dispatchd.linux.systemd import ServiceManager
 
 _REPORT_GRACE_S: Final = 5.0
 """Time that a stop leaves for releases and finishes under way (seconds); the next start sends the rest."""

@@ -20,8 +20,7 @@ from dispatchd.agent.control.server import ControlServer
 from dispatchd.agent.domain import fitness
 from dispatchd.agent.endpoint.caller import Caller
 from dispatchd.agent.endpoint.client import DispatchEndpoint
-from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.agent.execution import Execution, execution
+from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.health.metrics import Metrics, StatusCollector
 from dispatchd.agent.health.readiness import Health
 from dispatchd.agent.health.status import MachineStatus, Status
@@ -36,7 +35,7 @@ from dispatchd.agent.loops.prune import PruneLoop
 from dispatchd.agent.loops.pull import Listeners, PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.reload import Reloader
-from dispatchd.agent.runs.attempt import Guard
+from dispatchd.agent.run_loop.attempt import Guard
 from dispatchd.agent.store.held_folders import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
@@ -44,13 +43,14 @@ from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.supervisor import Daemon, Loops
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.agent.tracking.tracking import Tracking
+from dispatchd.agent.wiring_of_runs import Execution, execution
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.last_resort import LastResort
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.errors import ConfigError, Problem
+from dispatchd.linux.clock import MachineTime, SteadyClock, TimeSource
+from dispatchd.linux.systemd import ServiceManager
 from dispatchd.network.proxies import environment_proxy
-from dispatchd.process.clock import MachineTime, SteadyClock, TimeSource
-from dispatchd.process.systemd import ServiceManager
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 

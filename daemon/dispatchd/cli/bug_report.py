@@ -24,7 +24,7 @@ import click
 
 from dispatchd import __version__
 from dispatchd.agent.config.keys import File, WorkflowEntry
-from dispatchd.agent.engine.local.secrets import recall
+from dispatchd.agent.engines.local.secrets import recall
 from dispatchd.agent.store.codec import decode
 from dispatchd.agent.store.identity import IdentityStore
 from dispatchd.cli import options

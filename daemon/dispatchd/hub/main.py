@@ -49,7 +49,7 @@ from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.queue.submit import Submissions
 from dispatchd.hub.web.pages import Page
 from dispatchd.hub.workers.housekeeping import Expiry, Pruning
-from dispatchd.process.systemd import ServiceManager
+from dispatchd.linux.systemd import ServiceManager
 from dispatchd.protocol.contracts import load_all
 from dispatchd.protocol.extensions import CALL_HEADER, HEADER, VERSION
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from dispatchd.agent.control.calls import Act, Call, Reply
 from dispatchd.agent.license.loop import LicenseLoop
-from dispatchd.process.clock import SteadyClock
+from dispatchd.linux.clock import SteadyClock
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.license import LicenseStatus
 from dispatchd.protocol.times import iso_or_none

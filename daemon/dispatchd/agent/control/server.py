@@ -30,7 +30,7 @@ from dispatchd.agent.control.routes import Routes
 from dispatchd.agent.control.token import TOKEN_FILE, make, write
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import FolderUnusable, PathTaken
-from dispatchd.process.untrusted_files import what_is_at
+from dispatchd.linux.untrusted_files import what_is_at
 
 _MODE: Final = 0o660
 

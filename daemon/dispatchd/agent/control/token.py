@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from dispatchd.process.untrusted_files import read_regular, write_new
+from dispatchd.linux.untrusted_files import read_regular, write_new
 
 TOKEN_FILE: Final = "control.token"  # noqa: S105  # a file's name
 TOKEN_HEADER: Final = "dispatchd-token"  # noqa: S105  # a header's name

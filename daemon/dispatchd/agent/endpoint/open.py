@@ -15,13 +15,13 @@ from dispatchd.agent.endpoint.transport import (
     TransportSettings,
     check,
 )
-from dispatchd.agent.engine.local.git_way import GitWay
+from dispatchd.agent.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
+from dispatchd.linux.prerequisites import Needs
 from dispatchd.network.content_coding import ACCEPT_IDENTITY
 from dispatchd.network.http_headers import no_cookies
 from dispatchd.network.proxies import MAX_PORT, url_problem
 from dispatchd.network.tls_files import check_files
-from dispatchd.process.prerequisites import Needs
 
 
 def transport_settings(

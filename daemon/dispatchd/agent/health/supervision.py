@@ -17,7 +17,7 @@ from attrs import define, field
 from dispatchd.agent.health.metrics import Metrics
 from dispatchd.agent.health.status import Status
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.process.systemd import ServiceManager
+from dispatchd.linux.systemd import ServiceManager
 
 _LONGEST_LOOK_S: Final = 5.0
 """Longest time between two looks (seconds)."""

@@ -12,7 +12,7 @@ from dispatchd.agent.domain.run.events import Progress
 from dispatchd.agent.store.evidence import Stories
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.log_context import job_context
-from dispatchd.process.untrusted_files import read_regular, write_new
+from dispatchd.linux.untrusted_files import read_regular, write_new
 
 
 @define

@@ -16,7 +16,7 @@ from anyio.abc import TaskStatus
 from attrs import define, field
 
 from dispatchd.agent.domain.job import TrackedJob
-from dispatchd.agent.runs.workspaces import Workspaces
+from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.context import Context

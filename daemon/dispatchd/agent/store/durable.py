@@ -23,7 +23,7 @@ import structlog
 from attrs import define, field
 
 from dispatchd.errors import FolderUnusable, PathTaken, StoreUnavailable
-from dispatchd.process.untrusted_files import what_is_at
+from dispatchd.linux.untrusted_files import what_is_at
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700

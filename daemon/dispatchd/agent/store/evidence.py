@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from dispatchd.agent.domain.run.brief import CONTRACT_VERSION
 from dispatchd.agent.domain.run.events import LONGEST_LINE, Story
 from dispatchd.errors import ContractViolation
-from dispatchd.process.untrusted_files import read_regular
+from dispatchd.linux.untrusted_files import read_regular
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.result import NoResult, RunResult

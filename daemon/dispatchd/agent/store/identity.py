@@ -16,7 +16,7 @@ from attrs import frozen
 
 from dispatchd.agent.store.durable import FILE_MODE, make_folder, put_file, remove_file
 from dispatchd.errors import FolderUnusable, RecordUnreadable, StoreUnavailable
-from dispatchd.process.untrusted_files import read_text
+from dispatchd.linux.untrusted_files import read_text
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.license import Activation, Fingerprint
 

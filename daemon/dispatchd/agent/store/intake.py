@@ -9,7 +9,7 @@ from attrs import frozen
 from dispatchd.agent.domain.intake import Intake
 from dispatchd.agent.store.durable import put_file
 from dispatchd.errors import RecordUnreadable
-from dispatchd.process.untrusted_files import read_text
+from dispatchd.linux.untrusted_files import read_text
 from dispatchd.protocol.conversion import strict_converter
 
 _FILE: Final = "intake.json"

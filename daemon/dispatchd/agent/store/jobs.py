@@ -29,7 +29,7 @@ from dispatchd.errors import (
     RecordUnreadable,
     StoreUnavailable,
 )
-from dispatchd.process.untrusted_files import read_regular
+from dispatchd.linux.untrusted_files import read_regular
 
 _SUFFIX: Final = ".json"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dispatchd.agent.store.durable import FILE_MODE, make_folder
 from dispatchd.errors import FolderUnusable, PathTaken, StoreLocked
-from dispatchd.process.untrusted_files import what_is_at
+from dispatchd.linux.untrusted_files import what_is_at
 
 
 def lock(folder: Path) -> ExitStack:

@@ -12,7 +12,7 @@ from attrs import evolve
 
 from dispatchd.agent.store.durable import put_files, remove_file, sync_folder
 from dispatchd.agent.store.runs import RunFolder
-from dispatchd.process.untrusted_files import read_regular
+from dispatchd.linux.untrusted_files import read_regular
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.report import Report
 

@@ -22,8 +22,8 @@ from dispatchd.agent.store.durable import (
 from dispatchd.agent.store.names import file_name
 from dispatchd.agent.store.trash import Trash, remove_tree
 from dispatchd.errors import FolderDamaged, FolderUnusable, StoreUnavailable
-from dispatchd.process.folder_tree import link_or_copy, link_tree
-from dispatchd.process.untrusted_files import read_regular
+from dispatchd.linux.folder_tree import link_or_copy, link_tree
+from dispatchd.linux.untrusted_files import read_regular
 
 _ATTEMPT: Final = "attempt-"
 """Beginning of the name of an attempt's folder; its number follows."""

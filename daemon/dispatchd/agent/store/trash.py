@@ -14,7 +14,7 @@ from attrs import frozen
 
 from dispatchd.agent.store.durable import FOLDER_MODE
 from dispatchd.errors import StoreUnavailable
-from dispatchd.process import folder_tree
+from dispatchd.linux import folder_tree
 
 _UNIQUE_BYTES: Final = 8
 """Random part of a name in here (bytes)."""

@@ -16,7 +16,7 @@ from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.notifier import Notifier
-from dispatchd.process.clock import SteadyClock
+from dispatchd.linux.clock import SteadyClock
 
 
 @frozen(kw_only=True)

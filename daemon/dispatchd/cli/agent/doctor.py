@@ -21,7 +21,7 @@ def doctor(config_file: Path | None, *, as_json: bool) -> None:
     """
     import anyio
 
-    from dispatchd.process.log import silence
+    from dispatchd.linux.log import silence
 
     silence()
     findings = anyio.run(_findings, config_file, as_json)

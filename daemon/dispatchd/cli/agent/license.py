@@ -55,7 +55,7 @@ def activate(config_file: Path | None, key_file: Path | None) -> None:
     import anyio
 
     from dispatchd.agent.activation import activate_key
-    from dispatchd.process.log import silence
+    from dispatchd.linux.log import silence
 
     silence()
     claims = anyio.run(activate_key, config, dict(os.environ), key)  # noqa: TID251  # the command line is where the environment comes in

@@ -23,7 +23,7 @@ from dispatchd.cli.options import (
 )
 from dispatchd.cli.terminal import LogFilter
 from dispatchd.errors import UsageError
-from dispatchd.process.holes import read_around_holes
+from dispatchd.linux.file_holes import read_around_holes
 
 _CHUNK_BYTES: Final = 64 * 1024
 _LOOK_S: Final = 0.2

@@ -36,7 +36,7 @@ def replay(
     import anyio
 
     from dispatchd.agent.replay import lay_out, play
-    from dispatchd.process.log import configure
+    from dispatchd.linux.log import configure
     from dispatchd.protocol.outcome import FailureCause, Outcome
     from dispatchd.redaction.known_secrets import KnownSecrets
 

@@ -9,7 +9,7 @@ import click
 
 from dispatchd.agent.config.load import Config
 from dispatchd.cli.options import config_option, load_config
-from dispatchd.process.orphans import leave_orphans_to_init
+from dispatchd.linux.pid1 import leave_orphans_to_init
 
 
 @click.command()
@@ -28,8 +28,8 @@ def run(config_file: Path | None) -> None:
     from dispatchd.agent.endpoint.open import check_outward
     from dispatchd.agent.serve import serve
     from dispatchd.agent.wiring import Surroundings
-    from dispatchd.process.kernel import forbid_tracing
-    from dispatchd.process.log import configure
+    from dispatchd.linux.kernel import forbid_tracing
+    from dispatchd.linux.log import configure
     from dispatchd.redaction.known_secrets import KnownSecrets
 
     def reread() -> Config:

@@ -128,7 +128,7 @@ def _register(config_file: Path, settings: "GithubSettings", text: str) -> "Regi
     from dispatchd.hub.github.api.transport import transport
     from dispatchd.hub.github.app.manifest import code_of
     from dispatchd.hub.github.app.registration import Reserved, register
-    from dispatchd.process.log import silence
+    from dispatchd.linux.log import silence
     from dispatchd.redaction.known_secrets import KnownSecrets
 
     silence()
@@ -182,7 +182,7 @@ def check(config_file: Path, *, as_json: bool) -> None:
     """
     import anyio
 
-    from dispatchd.process.log import silence
+    from dispatchd.linux.log import silence
 
     silence()
     conclude(anyio.run(_findings, config_file, as_json), as_json=as_json)

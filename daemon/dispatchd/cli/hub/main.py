@@ -91,7 +91,7 @@ def init(
 )
 def serve(config_file: Path, port_file: Path | None) -> None:
     """Serve the endpoint until SIGTERM or Ctrl-C; held polls are answered then."""
-    from dispatchd.process.orphans import leave_orphans_to_init
+    from dispatchd.linux.pid1 import leave_orphans_to_init
 
     # First, so that the process that stays behind as init is small.
     leave_orphans_to_init()
@@ -104,8 +104,8 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     from dispatchd.hub.main import favour_the_loop
     from dispatchd.hub.main import serve as serve_hub
     from dispatchd.hub.storage.sole_server import sole_server
-    from dispatchd.process.log import configure
-    from dispatchd.process.systemd import ServiceManager
+    from dispatchd.linux.log import configure
+    from dispatchd.linux.systemd import ServiceManager
     from dispatchd.redaction.known_secrets import KnownSecrets
 
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
@@ -140,7 +140,7 @@ def serve(config_file: Path, port_file: Path | None) -> None:
 
 def _announce(settings: "Settings", port_file: Path | None, bound_port: int) -> None:
     """Say where the hub answers, to whoever has started it."""
-    from dispatchd.process.log import say
+    from dispatchd.linux.log import say
 
     if port_file is not None:
         aside = port_file.with_name(port_file.name + ".aside")

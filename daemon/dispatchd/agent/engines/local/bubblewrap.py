@@ -12,7 +12,7 @@ from typing import Final
 
 from dispatchd.agent.domain.isolation import Network
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.process.landlock import Access, Rule
+from dispatchd.linux.landlock import Access, Rule
 
 _NAMESPACES: Final = (
     *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"),

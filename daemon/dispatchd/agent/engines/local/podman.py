@@ -24,7 +24,7 @@ from attrs import define
 from dispatchd.agent.domain.isolation import Network, PullPolicy
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.errors import SpawnFailed
-from dispatchd.process.landlock import Access, Rule
+from dispatchd.linux.landlock import Access, Rule
 from dispatchd.protocol.times import duration
 
 _TERMINALS: Final = "/dev/pts"

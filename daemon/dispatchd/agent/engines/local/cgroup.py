@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from attrs import frozen
 
-from dispatchd.process.untrusted_files import read_regular
+from dispatchd.linux.untrusted_files import read_regular
 from dispatchd.protocol.outcome import Resources, Usage
 
 _NOTE: Final = "cgroup"
@@ -90,6 +90,15 @@ class Cgroups:
             for path in self._root.glob("*/")
             if path.name not in own and not path.name.startswith(_PREFIX)
         ]
+
+    def end_strays(self) -> set[int]:
+        """End the processes that runs have put into groups of their own making, and return their pids."""
+        ended: set[int] = set()
+        for group in self.strays():
+            ended.update(group.members())
+            group.kill()
+            group.remove()
+        return ended
 
     def prepare(self, folder: Path, resources: Resources) -> int:
         """Return a descriptor with which a process enters a new group for an attempt, with its limits.

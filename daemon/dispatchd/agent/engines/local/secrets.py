@@ -18,8 +18,8 @@ from attrs import field, frozen
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.domain.run.secret import SecretSource
-from dispatchd.agent.engine.local.gate import of_command
-from dispatchd.agent.engine.local.process import read_environment, read_request
+from dispatchd.agent.engines.local.gate import of_command
+from dispatchd.agent.engines.local.process import read_environment, read_request
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import SecretUnavailable
 from dispatchd.protocol.times import duration

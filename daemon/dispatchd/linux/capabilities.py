@@ -3,7 +3,7 @@
 import errno
 from typing import Final
 
-from dispatchd.process.kernel import PR_CAP_AMBIENT, PR_CAPBSET_DROP, process_control
+from dispatchd.linux.kernel import PR_CAP_AMBIENT, PR_CAPBSET_DROP, process_control
 
 _CLEAR_ALL: Final = 4
 """PR_CAP_AMBIENT_CLEAR_ALL."""

@@ -1,4 +1,4 @@
-"""Run: a slot, then an attempt, which `agent/runs/attempt.py` starts and follows to its end.
+"""Run: a slot, then an attempt, which `agent/run_loop/attempt.py` starts and follows to its end.
 
 The fence of this loop is the record: `running` with the attempt's number is durable before the shim is
 forked, and the process identity before its gate opens. So each attempt starts at most once, and after a
@@ -25,8 +25,8 @@ from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.workflow import Workflow
-from dispatchd.agent.runs.attempt import AttemptRunner
-from dispatchd.agent.runs.conclude import Concluder
+from dispatchd.agent.run_loop.attempt import AttemptRunner
+from dispatchd.agent.run_loop.conclude import Concluder
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context

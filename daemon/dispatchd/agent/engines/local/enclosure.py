@@ -7,10 +7,10 @@ from attrs import field, frozen
 
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engine.local.bubblewrap import bubblewrapped
-from dispatchd.agent.engine.local.podman import Podman, client_only
-from dispatchd.agent.engine.local.walls import Walls
-from dispatchd.process.landlock import Rule
+from dispatchd.agent.engines.local.bubblewrap import bubblewrapped
+from dispatchd.agent.engines.local.podman import Podman, client_only
+from dispatchd.agent.engines.local.walls import Walls
+from dispatchd.linux.landlock import Rule
 
 
 @frozen(kw_only=True)

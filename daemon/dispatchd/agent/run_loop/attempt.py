@@ -25,10 +25,10 @@ from dispatchd.agent.domain.job import Attempt, ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.trace import traceparent
 from dispatchd.agent.domain.workflow import Workflow
-from dispatchd.agent.runs.conclude import Concluder
-from dispatchd.agent.runs.leftovers import Leftovers
-from dispatchd.agent.runs.prepare import Prepared, prepare
-from dispatchd.agent.runs.token import given_secrets
+from dispatchd.agent.run_loop.conclude import Concluder
+from dispatchd.agent.run_loop.leftovers import Leftovers
+from dispatchd.agent.run_loop.prepare import Prepared, prepare
+from dispatchd.agent.run_loop.token import given_secrets
 from dispatchd.agent.store.evidence import last_activity_ns
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.tracking.log_context import job_context
@@ -42,7 +42,7 @@ from dispatchd.errors import (
     SecretUnavailable,
     WorkspaceFailed,
 )
-from dispatchd.process.holes import allocated, cut_middle
+from dispatchd.linux.file_holes import allocated, cut_middle
 from dispatchd.protocol.outcome import Exit, FailureCause, NeverStarted
 
 _RECORD_S: Final = 10.0

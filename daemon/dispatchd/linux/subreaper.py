@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from dispatchd.process.kernel import PR_SET_CHILD_SUBREAPER, process_control
+from dispatchd.linux.kernel import PR_SET_CHILD_SUBREAPER, process_control
 
 _LOOK_S: Final = 0.01
 """Interval between two looks at ending children (seconds): their parent gets a signal for each, and has no loop."""

@@ -18,7 +18,7 @@ from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event
 from dispatchd.agent.domain.verdict import Evidence
 from dispatchd.agent.domain.workflow import Workflow
-from dispatchd.agent.runs.decisions import (
+from dispatchd.agent.run_loop.decisions import (
     Gathered,
     Pace,
     decided,
@@ -27,8 +27,8 @@ from dispatchd.agent.runs.decisions import (
     nothing_ran,
     retries_of,
 )
-from dispatchd.agent.runs.report_builder import compose
-from dispatchd.agent.runs.workspaces import Workspaces
+from dispatchd.agent.run_loop.report_builder import compose
+from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store import reports
 from dispatchd.agent.store.evidence import (
     Stories,
@@ -42,7 +42,7 @@ from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import RunError, StoreUnavailable
-from dispatchd.process.holes import cut_middle, hole_bytes
+from dispatchd.linux.file_holes import cut_middle, hole_bytes
 from dispatchd.protocol.outcome import Exit, NeverStarted
 from dispatchd.protocol.result import NoResult, RunResult
 from dispatchd.redaction.known_secrets import KnownSecrets

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from dispatchd.process.kernel import (
+from dispatchd.linux.kernel import (
     PR_SET_NO_NEW_PRIVS,
     PR_SET_SECCOMP,
     process_control,

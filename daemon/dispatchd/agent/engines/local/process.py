@@ -15,7 +15,7 @@ from typing import Final
 from attrs import frozen
 
 from dispatchd.agent.domain.job import ProcessIdentity
-from dispatchd.process.descendants import descendants_of
+from dispatchd.linux.subreaper import descendants_of
 from dispatchd.protocol.outcome import Survivor
 
 _PROC: Final = "/proc"

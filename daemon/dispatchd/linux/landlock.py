@@ -14,7 +14,7 @@ from contextlib import suppress
 from enum import IntFlag
 from typing import Final, NamedTuple
 
-from dispatchd.process.kernel import (
+from dispatchd.linux.kernel import (
     PR_SET_NO_NEW_PRIVS,
     Kernel,
     process_control,

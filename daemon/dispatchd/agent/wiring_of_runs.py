@@ -2,12 +2,12 @@
 
 from attrs import frozen
 
-from dispatchd.agent.engine.local.engine import LocalEngine
-from dispatchd.agent.runs.attempt import AttemptRunner, Guard, unguarded
-from dispatchd.agent.runs.conclude import Concluder
-from dispatchd.agent.runs.leftovers import Leftovers
-from dispatchd.agent.runs.run_loop import RunLoop
-from dispatchd.agent.runs.workspaces import Workspaces
+from dispatchd.agent.engines.local.engine import LocalEngine
+from dispatchd.agent.run_loop.attempt import AttemptRunner, Guard, unguarded
+from dispatchd.agent.run_loop.conclude import Concluder
+from dispatchd.agent.run_loop.leftovers import Leftovers
+from dispatchd.agent.run_loop.loop import RunLoop
+from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracking import Tracking
 from dispatchd.redaction.known_secrets import KnownSecrets

@@ -22,13 +22,13 @@ from attrs import define, field, frozen
 
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.agent.engine.local.enclosure import Enclosed
-from dispatchd.agent.engine.local.process import REQUEST_NAME, boot_id, identify
-from dispatchd.agent.engine.local.shim import LEFTOVERS
+from dispatchd.agent.engines.local.enclosure import Enclosed
+from dispatchd.agent.engines.local.process import REQUEST_NAME, boot_id, identify
+from dispatchd.agent.engines.local.shim import LEFTOVERS
 from dispatchd.errors import SpawnFailed
-from dispatchd.process.descendants import children_of, descendants_of
-from dispatchd.process.descriptors import sending
-from dispatchd.process.untrusted_files import read_regular
+from dispatchd.linux.descriptors import sending
+from dispatchd.linux.subreaper import children_of, descendants_of
+from dispatchd.linux.untrusted_files import read_regular
 from dispatchd.protocol.outcome import Exit, NeverStarted
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -55,7 +55,7 @@ _GOING_S: Final = 1.0
 
 _MAIN: Final = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from dispatchd.agent.engine.local.starter import main; main(is_confined={})"
+    "from dispatchd.agent.engines.local.starter import main; main(is_confined={})"
 )
 
 _LIBRARIES: Final = ("LD_LIBRARY_PATH",)

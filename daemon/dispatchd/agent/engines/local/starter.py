@@ -19,11 +19,11 @@ import sys
 import time
 from typing import Final, TypedDict
 
-from dispatchd.agent.engine.local.shim import Order, carry_out, set_title
-from dispatchd.process.capabilities import drop_capabilities
-from dispatchd.process.descendants import adopt_orphans, children_of, signal_child
-from dispatchd.process.landlock import Builder, Rule, able
-from dispatchd.process.seccomp import Filter, program
+from dispatchd.agent.engines.local.shim import Order, carry_out, set_title
+from dispatchd.linux.capabilities import drop_capabilities
+from dispatchd.linux.landlock import Builder, Rule, able
+from dispatchd.linux.seccomp import Filter, program
+from dispatchd.linux.subreaper import adopt_orphans, children_of, signal_child
 
 _DESCRIPTORS: Final = 5
 """Descriptors in each order: the request, the gate, the output, the attempt's folder; and perhaps a control group."""

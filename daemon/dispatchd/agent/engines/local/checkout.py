@@ -21,11 +21,11 @@ from anyio import to_thread
 from attrs import field, frozen
 
 from dispatchd.agent.domain.launch import Checkout
-from dispatchd.agent.engine.local.git_way import GitWay
-from dispatchd.agent.engine.local.process import kill_group
+from dispatchd.agent.engines.local.git_way import GitWay
+from dispatchd.agent.engines.local.process import kill_group
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import WorkspaceFailed
-from dispatchd.process.folder_tree import remove_tree
+from dispatchd.linux.folder_tree import remove_tree
 from dispatchd.protocol.times import duration
 
 _ASKPASS: Final = """\

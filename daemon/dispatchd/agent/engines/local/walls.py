@@ -16,8 +16,8 @@ from attrs import field, frozen
 
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.launch import Launch
-from dispatchd.process.landlock import DEVICE, READ, WRITE, Able, Access, Rule, able
-from dispatchd.process.seccomp import program
+from dispatchd.linux.landlock import DEVICE, READ, WRITE, Able, Access, Rule, able
+from dispatchd.linux.seccomp import program
 
 _SYSTEM: Final = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc"),

@@ -23,10 +23,10 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Final, NamedTuple, NoReturn
 
-from dispatchd.process.descendants import adopt_orphans, end_children
-from dispatchd.process.descriptors import keep_some
-from dispatchd.process.kernel import PR_SET_NAME, leave_keyring, process_control
-from dispatchd.process.landlock import enter
+from dispatchd.linux.descriptors import keep_some
+from dispatchd.linux.kernel import PR_SET_NAME, leave_keyring, process_control
+from dispatchd.linux.landlock import enter
+from dispatchd.linux.subreaper import adopt_orphans, end_children
 
 LEFTOVERS: Final = "leftovers"
 """File in an attempt's folder with the number of processes that its shim has ended."""

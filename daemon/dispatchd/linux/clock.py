@@ -17,7 +17,7 @@ from typing import Final, Protocol, Self
 import structlog
 from attrs import define
 
-from dispatchd.process.untrusted_files import read_text
+from dispatchd.linux.untrusted_files import read_text
 
 _FILE: Final = "clock.json"
 

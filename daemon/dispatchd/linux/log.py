@@ -11,7 +11,7 @@ from typing import Final, TextIO, cast
 
 import structlog
 
-from dispatchd.process.nonblocking import LineWriter
+from dispatchd.linux.nonblocking import LineWriter
 from dispatchd.redaction.escapes import coloured
 from dispatchd.redaction.known_secrets import KnownSecrets
 

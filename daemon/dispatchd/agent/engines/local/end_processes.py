@@ -8,8 +8,8 @@ from typing import Final
 
 import anyio
 
-from dispatchd.agent.engine.local.cgroup import Group
-from dispatchd.agent.engine.local.process import send
+from dispatchd.agent.engines.local.cgroup import Group
+from dispatchd.agent.engines.local.process import send
 
 _GRACE_S: Final = 2.0
 """Time for leftovers of a run to end after SIGTERM (seconds)."""

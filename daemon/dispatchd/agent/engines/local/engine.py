@@ -23,15 +23,20 @@ from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Checkout, Launch
-from dispatchd.agent.engine.local import bubblewrap
-from dispatchd.agent.engine.local.cgroup import Cgroups, Group, tree
-from dispatchd.agent.engine.local.checkout import check_out
-from dispatchd.agent.engine.local.enclosure import enclose
-from dispatchd.agent.engine.local.end_processes import KILL_S, end_all
-from dispatchd.agent.engine.local.gate import Gated, Starters, read_exit, read_leftovers
-from dispatchd.agent.engine.local.git_way import GitWay
-from dispatchd.agent.engine.local.podman import Podman
-from dispatchd.agent.engine.local.process import (
+from dispatchd.agent.engines.local import bubblewrap
+from dispatchd.agent.engines.local.cgroup import Cgroups, Group, tree
+from dispatchd.agent.engines.local.checkout import check_out
+from dispatchd.agent.engines.local.enclosure import enclose
+from dispatchd.agent.engines.local.end_processes import KILL_S, end_all
+from dispatchd.agent.engines.local.gate import (
+    Gated,
+    Starters,
+    read_exit,
+    read_leftovers,
+)
+from dispatchd.agent.engines.local.git_way import GitWay
+from dispatchd.agent.engines.local.podman import Podman
+from dispatchd.agent.engines.local.process import (
     MARKER,
     boot_id,
     describe,
@@ -43,8 +48,8 @@ from dispatchd.agent.engine.local.process import (
     send_group,
     without,
 )
-from dispatchd.agent.engine.local.secrets import SecretReader, environment_of, recall
-from dispatchd.agent.engine.local.walls import Walls
+from dispatchd.agent.engines.local.secrets import SecretReader, environment_of, recall
+from dispatchd.agent.engines.local.walls import Walls
 from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Usage
 from dispatchd.redaction.known_secrets import KnownSecrets
 
@@ -349,14 +354,10 @@ class LocalEngine:
         mounted = tree()
         return None if mounted is None else Group.of(folder, mounted)
 
-    def _end_strays(self) -> set[int]:
-        """End the processes that runs have put into groups of their own making, and return their pids."""
-        ended: set[int] = set()
-        for group in self._cgroups.strays() if self._cgroups is not None else ():
-            ended.update(group.members())
-            group.kill()
-            group.remove()
-        return ended
+    def _left_elsewhere(self, folder: Path) -> tuple[set[int], int]:
+        """End what is in groups of runs' own making; return its pids, and the number that the shim has ended."""
+        strays = self._cgroups.end_strays() if self._cgroups is not None else set()
+        return strays, read_leftovers(folder)
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
         """End everything that an attempt left behind, wherever it is, and give up processes that can't be ended."""
@@ -386,9 +387,7 @@ class LocalEngine:
             given_up |= await to_thread.run_sync(self._hunt, process, marker, group)
         if group is not None:
             await to_thread.run_sync(group.remove)
-        strays, before = await to_thread.run_sync(
-            lambda: (self._end_strays(), read_leftovers(folder))
-        )
+        strays, before = await to_thread.run_sync(self._left_elsewhere, folder)
         seen |= strays
         described = [describe(pid) for pid in sorted(given_up)]
         survivors = tuple(survivor for survivor in described if survivor is not None)
