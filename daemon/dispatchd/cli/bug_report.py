@@ -32,7 +32,7 @@ from dispatchd.errors import ConfigError, DispatchdError, UserError
 from dispatchd.protocol import toml_text
 from dispatchd.redaction.redactor import MARK, Redactor
 
-_DEADLINE_S: Final = 10.0
+_DEADLINE_S: Final = 30.0
 """Time limit of a command (seconds); they run side by side."""
 
 _LONGEST: Final = 1024 * 1024
