@@ -137,6 +137,31 @@ async def test_a_watchdog_fires_in_time_after_a_restart(
     assert 0 <= seconds(attempt["stop_at"], attempt["started_at"]) - limit_s < LATE_S
 
 
+@pytest.mark.parametrize("limits", ["max_duration_s = 400", "inactivity_s = 400"])
+async def test_an_end_that_nobody_has_seen_counts_although_a_watchdog_would_be_due(
+    tmp_path: Path, limits: str
+) -> None:
+    script = "echo hello; until [ -e end ]; do sleep 0.05; done; exit 7"
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": sh(script)}, limits=limits)
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started", job_id="j")
+            await daemon.crash()
+            run = daemon.state / "runs/j"
+            (run / "workspace/end").touch()
+            await until((run / "attempt-1/exit").exists)
+            await advance(800)
+            daemon.start()
+            finished = (await hub.until_finished("j"))[0]
+            record = await record_when(daemon, "j", lambda it: it["phase"] == "history")
+
+    assert finished["result_cause"] == "exit-code"
+    assert "exit code 7" in finished["result_summary"]
+    assert len(record["attempts"]) == 1
+    assert "stop_at" not in record["attempts"][0]
+
+
 async def test_output_and_events_put_the_inactivity_watchdog_off(
     tmp_path: Path,
 ) -> None:

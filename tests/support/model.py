@@ -240,6 +240,10 @@ class ModelEngine:
             await self.changed.wait()
         return Exit(code=model.code) if model.begun else NeverStarted()
 
+    def has_ended(self, process: ProcessIdentity) -> bool:
+        model = self.processes[process.pid]
+        return not model.begun or model.code is not None
+
     async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
         self.fuse.burn()
         model = self.processes[process.pid]

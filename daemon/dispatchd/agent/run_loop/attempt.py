@@ -13,6 +13,7 @@ record, and silence is measured from the last output of the run.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
+from math import inf
 from typing import Final
 
 import anyio
@@ -196,7 +197,7 @@ class AttemptRunner:
 
         async def stop_when_wanted() -> None:
             nonlocal stopping, escalated
-            cause = await self._until_unwanted(record, attempt)
+            cause = await self._until_unwanted(record, attempt, process)
             stopping = True
             if cause is not None:
                 tasks.start_soon(self._order_stop, record, cause)
@@ -250,15 +251,20 @@ class AttemptRunner:
         return min(max(0.0, now.kill_grace_s - passed_s), now.kill_grace_s)
 
     async def _until_unwanted(
-        self, record: TrackedJob, attempt: Attempt
+        self, record: TrackedJob, attempt: Attempt, process: ProcessIdentity
     ) -> FailureCause | None:
-        """Wait until the run has to end. Return None if somebody ordered it, else the reason of a watchdog."""
+        """Wait until the run has to end. Return None if somebody ordered it, else the reason of a watchdog.
+
+        Watchdogs are for what still runs: an end that nobody has seen, because the daemon was away or suspended, counts.
+        """
         stop_requested = self.tracking.tracker.stop_event(record.job.id)
         while True:
             due_at, cause = self._deadline(record, attempt)
             left_s = (due_at - self.tracking.context.clock.now()).total_seconds()
-            if left_s <= 0:
+            if left_s <= 0 and not self.engine.has_ended(process):
                 return None if stop_requested.is_set() else cause
+            if left_s <= 0:
+                left_s = inf
             with anyio.move_on_after(left_s):
                 await stop_requested.wait()
                 return None

@@ -158,6 +158,10 @@ class Engine(Protocol):
         """Wait for the end of an attempt, whichever daemon started it. Return at once if it has ended."""
         ...
 
+    def has_ended(self, process: ProcessIdentity) -> bool:
+        """Return whether an attempt has ended, so that `observe` returns soon."""
+        ...
+
     async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
         """End a running attempt, gracefully for `grace_s` seconds. Return True if force was needed.
 

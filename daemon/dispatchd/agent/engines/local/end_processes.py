@@ -1,15 +1,23 @@
-"""End of the processes that a run has left: asked first, killed then, given up at last."""
+"""End of the processes that a run has left: asked first, killed then, given up at last.
+
+A run may leave more of them than this process may have descriptors, so one is held open at a time.
+"""
 
 import os
-from contextlib import ExitStack
-from select import POLLIN, poll
 from signal import SIGKILL, SIGTERM
 from typing import Final
 
 import anyio
+from anyio import to_thread
 
+from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.engines.local.cgroup import Group
-from dispatchd.agent.engines.local.process import send
+from dispatchd.agent.engines.local.process import (
+    identify,
+    is_alive,
+    open_pidfd,
+    send_all,
+)
 
 _GRACE_S: Final = 2.0
 """Time for leftovers of a run to end after SIGTERM (seconds)."""
@@ -20,35 +28,31 @@ KILL_S: Final = 10.0
 
 async def end_all(pids: set[int], group: Group | None) -> set[int]:
     """End processes, and return those that can't be ended: they hang in the kernel, or are another user's."""
-    with ExitStack() as stack:
-        left: dict[int, int] = {}
-        for pid in pids:
-            try:
-                fd = os.pidfd_open(pid)
-            except ProcessLookupError:
-                continue
-            stack.callback(os.close, fd)
-            left[pid] = fd
-            send(fd, SIGTERM)
-        await _until_gone(left, _GRACE_S)
-        if left and group is not None:
-            # The kernel kills them whoever owns them.
-            group.kill()
-        for fd in left.values():
-            send(fd, SIGKILL)
-        await _until_gone(left, KILL_S)
-        return set(left)
+    known = await to_thread.run_sync(lambda: [identify(pid) for pid in pids])
+    left = {process for process in known if process is not None}
+    await to_thread.run_sync(send_all, left, SIGTERM)
+    await _until_gone(left, _GRACE_S)
+    if left and group is not None:
+        # The kernel kills them whoever owns them.
+        group.kill()
+    await to_thread.run_sync(send_all, left, SIGKILL)
+    await _until_gone(left, KILL_S)
+    return {process.pid for process in left}
 
 
-async def _until_gone(left: dict[int, int], within_s: float) -> None:
-    """Remove the processes that end within some seconds from a mapping of pid to pidfd."""
+async def _until_gone(left: set[ProcessIdentity], within_s: float) -> None:
+    """Remove the processes that end within some seconds from a set."""
     with anyio.move_on_after(within_s):
-        for pid, fd in list(left.items()):
-            await anyio.wait_readable(fd)
-            del left[pid]
+        for process in list(left):
+            fd = open_pidfd(process)
+            if fd is not None:
+                try:
+                    await anyio.wait_readable(fd)
+                finally:
+                    os.close(fd)
+            left.discard(process)
     # Waiting for one that stays has left no time for the others.
-    for pid, fd in list(left.items()):
-        poller = poll()
-        poller.register(fd, POLLIN)
-        if poller.poll(0):
-            del left[pid]
+    gone = await to_thread.run_sync(
+        lambda: [each for each in left if not is_alive(each)]
+    )
+    left.difference_update(gone)

@@ -8,7 +8,6 @@ the daemon before it.
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import ExitStack
 from math import inf
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -38,13 +37,14 @@ from dispatchd.agent.engines.local.git_way import GitWay
 from dispatchd.agent.engines.local.podman import Podman
 from dispatchd.agent.engines.local.process import (
     MARKER,
+    below,
     boot_id,
     describe,
     is_alive,
+    marker_of,
     members,
-    open_below,
     open_pidfd,
-    send,
+    send_all,
     send_group,
     without,
 )
@@ -154,7 +154,7 @@ class LocalEngine:
         gated = await to_thread.run_sync(self._spawn, launch, env)
         try:
             await record(gated.identity)
-            self._uncleared[gated.identity] = _marker(launch.folder)
+            self._uncleared[gated.identity] = marker_of(launch.folder)
             self._begun.add(gated.identity)
             gated.open()
         finally:
@@ -274,7 +274,7 @@ class LocalEngine:
         self, process: ProcessIdentity, folder: Path
     ) -> Exit | NeverStarted:
         """Wait until an attempt has ended, and return its end. Return at once if it has ended before."""
-        self._uncleared[process] = _marker(folder)
+        self._uncleared[process] = marker_of(folder)
         fd = open_pidfd(process)
         if fd is not None:
             try:
@@ -292,6 +292,10 @@ class LocalEngine:
             return Exit(code=None) if isinstance(end, NeverStarted) else end
         return end
 
+    def has_ended(self, process: ProcessIdentity) -> bool:
+        """Return whether an attempt has ended, observed or not."""
+        return not is_alive(process)
+
     async def stop(self, process: ProcessIdentity, grace_s: float) -> bool:
         """End an attempt: SIGTERM to its group, SIGKILL after the grace. Return whether SIGKILL was needed."""
         fd = open_pidfd(process)
@@ -302,12 +306,10 @@ class LocalEngine:
             with anyio.move_on_after(grace_s):
                 await anyio.wait_readable(fd)
                 return False
-            with ExitStack() as opened:
-                # Before the leader dies: afterwards its descendants can't be found any more.
-                below = await to_thread.run_sync(open_below, process.pid, opened)
-                send_group(process, SIGKILL)
-                for pidfd in below:
-                    send(pidfd, SIGKILL)
+            # Before the leader dies: afterwards its descendants can't be found any more.
+            others = await to_thread.run_sync(below, process.pid)
+            send_group(process, SIGKILL)
+            await to_thread.run_sync(send_all, others, SIGKILL)
             with anyio.move_on_after(KILL_S):
                 await anyio.wait_readable(fd)
             return True
@@ -371,7 +373,7 @@ class LocalEngine:
             return Cleared()
         if self._podman.is_noted(folder):
             await self._podman.remove(folder)
-        marker = _marker(folder)
+        marker = marker_of(folder)
         group = self._group_of(folder)
         seen: set[int] = set()
         given_up: set[int] = set()
@@ -393,8 +395,3 @@ class LocalEngine:
         survivors = tuple(survivor for survivor in described if survivor is not None)
         ended = before + len(seen) - len(survivors)
         return Cleared(ended=ended, survivors=survivors)
-
-
-def _marker(folder: Path) -> bytes:
-    """Return the variable that an attempt's processes have in their environment, and no others unless they lie."""
-    return os.fsencode(f"{MARKER}={folder}")

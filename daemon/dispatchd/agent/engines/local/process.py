@@ -6,7 +6,7 @@ Facts from proc(5), pidfd_open(2), pidfd_send_signal(2) and random(4).
 import os
 import signal
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from pwd import getpwuid
@@ -83,7 +83,12 @@ def identify(pid: int) -> ProcessIdentity | None:
 def is_alive(process: ProcessIdentity) -> bool:
     """Return whether something of a process can still run."""
     now = stat(process.pid)
-    return now is not None and now.start_ticks == process.start_ticks and now.is_alive
+    return (
+        now is not None
+        and now.start_ticks == process.start_ticks
+        and process.boot_id == boot_id()
+        and now.is_alive
+    )
 
 
 def open_pidfd(process: ProcessIdentity) -> int | None:
@@ -99,16 +104,23 @@ def open_pidfd(process: ProcessIdentity) -> int | None:
     return None
 
 
-def open_below(leader: int, opened: ExitStack) -> list[int]:
-    """Return pidfds of the processes below a leader that is alive; `opened` closes them."""
-    pidfds: dict[int, int] = {}
-    for pid in descendants_of(leader):
-        with suppress(ProcessLookupError):
-            pidfds[pid] = os.pidfd_open(pid)
-            opened.callback(os.close, pidfds[pid])
-    # Opened first, checked then: in between no pid can have been reused unnoticed.
+def below(leader: int) -> list[ProcessIdentity]:
+    """Return the processes below a leader that is alive. They may be more than descriptors that can be opened."""
+    known = [identify(pid) for pid in descendants_of(leader)]
+    # Identified first, checked then: in between no pid can have been reused unnoticed.
     still = set(descendants_of(leader))
-    return [fd for pid, fd in pidfds.items() if pid in still]
+    return [each for each in known if each is not None and each.pid in still]
+
+
+def send_all(processes: Iterable[ProcessIdentity], number: signal.Signals) -> None:
+    """Send a signal to processes that are still the same, one after the other."""
+    for process in processes:
+        fd = open_pidfd(process)
+        if fd is not None:
+            try:
+                send(fd, number)
+            finally:
+                os.close(fd)
 
 
 def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
@@ -174,6 +186,11 @@ def read_environment(process: ProcessIdentity) -> dict[str, str] | None:
 
 MARKER: Final = "DISPATCHD_ATTEMPT_FOLDER"
 """Variable that marks the processes of an attempt; its value is the attempt's folder."""
+
+
+def marker_of(folder: Path) -> bytes:
+    """Return the variable that an attempt's processes have in their environment, and no others unless they lie."""
+    return os.fsencode(f"{MARKER}={folder}")
 
 
 def read_request(process: ProcessIdentity) -> bytes | None:

@@ -32,6 +32,9 @@ _MESSAGE: Final = 64
 """Longest message of the two ends (bytes): a word and two numbers."""
 
 
+_LEFT_AT_ONCE: Final = 128
+"""Most leftovers of runs whose ends are waited for at once (count): there may be more than descriptors."""
+
 _HUNT_S: Final = 2.0
 """Longest hunt (seconds); nothing is started meanwhile."""
 
@@ -55,7 +58,7 @@ def main(*, is_confined: bool = False) -> None:
     A confined starter is for walled commands alone. It gives up once what each of them would have to give up: its children
     inherit the filter of system calls, and the capabilities that programs can't gain.
     """
-    for number in (signal.SIGINT, signal.SIGPIPE):
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     daemon = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
@@ -180,11 +183,15 @@ class _Starter:
         self._look_at_left()
 
     def _look_at_left(self) -> None:
-        """Register the leftovers of runs, so that their end is seen."""
+        """Register leftovers of runs, so that their end is seen; others' turn comes when some of them have ended."""
         known = {*self._children.values(), *self._left.values()}
         for pid in children_of(os.getpid()):
-            if pid not in known:
-                fd = os.pidfd_open(pid)
+            if pid not in known and len(self._left) < _LEFT_AT_ONCE:
+                try:
+                    fd = os.pidfd_open(pid)
+                except OSError:
+                    # No descriptor is free now.
+                    return
                 self._left[fd] = pid
                 self._poll.register(fd, select.POLLIN)
 
@@ -218,9 +225,10 @@ class _Starter:
         return ended
 
     def _end_left(self) -> None:
-        self._look_at_left()
-        for pid in self._left.values():
-            signal_child(pid, signal.SIGKILL)
+        shims = set(self._children.values())
+        for pid in children_of(os.getpid()):
+            if pid not in shims:
+                signal_child(pid, signal.SIGKILL)
 
     def _say(self, message: str) -> None:
         try:
