@@ -11,6 +11,8 @@ def main() -> NoReturn:
     _open_standard_streams()
     # Whoever has started this may have blocked signals, and a stop would never be heard of.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # If it is ignored, the kernel keeps no status of a child.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.argv[1:3] == ["hub", "serve"]:
         # The hub has nothing to reload.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -105,6 +105,110 @@ async def test_a_shim_outlives_its_starter_and_another_one_takes_its_place(
     assert await local.observe(first, one.folder) == Exit(code=3)
 
 
+async def test_a_starter_that_is_killed_as_it_forks_gives_no_attempt_two_shims(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    """The first shim may be behind its gate when the starter's answer is lost."""
+
+    def kill_once_it_forks(starter: int, known: list[int]) -> None:
+        until_s = time.monotonic() + 10
+        while time.monotonic() < until_s:
+            if set(children_of(starter)) - set(known):
+                os.kill(starter, signal.SIGKILL)
+                return
+
+    ends = []
+    for number in range(10):
+        before = launch(tmp_path / f"{number}-before", "/bin/sh", "-c", "read _ <pipe")
+        ready = launch(tmp_path / str(number), "/bin/sh", "-c", "echo x >>ran; exit 3")
+        os.mkfifo(before.workspace / "pipe")
+        first = await started(local, before)
+        starter = starter_of(first)
+        killer = threading.Thread(
+            target=kill_once_it_forks, args=(starter, children_of(starter))
+        )
+        killer.start()
+        end = await local.observe(await started(local, ready), ready.folder)
+        ends.append((end, (ready.workspace / "ran").read_text()))
+        killer.join()
+        (before.workspace / "pipe").write_text("go\n")
+        await local.observe(first, before.folder)
+
+    assert ends == [(Exit(code=3), "x\n")] * 10
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[None]:
+    """Let this process and its children have few more descriptors than it has now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("few_descriptors")
+async def test_more_leftovers_than_descriptors_are_ended(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    script = "for n in $(seq 200); do env -i setsid sleep 300 & done; exit 7"
+    ready = launch(tmp_path, "/bin/sh", "-c", script)
+    process = await started(local, ready)
+
+    assert await local.observe(process, ready.folder) == Exit(code=7)
+    cleared = await local.clear(process, ready.folder)
+
+    assert (cleared.ended, cleared.survivors) == (200, ())
+
+
+@pytest.mark.usefixtures("few_descriptors")
+async def test_a_run_with_more_processes_than_descriptors_is_stopped(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    child = tmp_path / "child"
+    child.write_text("trap '' TERM; echo >>$0.up; while :; do sleep 300; done")
+    script = f"trap '' TERM; for n in $(seq 100); do setsid sh {child} & done; wait"
+    ready = launch(tmp_path, "/bin/sh", "-c", script)
+    process = await started(local, ready)
+    up = tmp_path / "child.up"
+    await until(lambda: up.exists() and up.stat().st_size == 100, 60)
+
+    assert await local.stop(process, 0.1)
+    await local.observe(process, ready.folder)
+    await local.clear(process, ready.folder)
+
+    assert running(str(child)) == []
+
+
+async def test_a_run_s_standard_input_is_its_own(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    script = "import fcntl, os; print(fcntl.fcntl(0, fcntl.F_GETFL) & os.O_APPEND); fcntl.fcntl(0, fcntl.F_SETFL, os.O_APPEND)"
+    for name in ("1", "2"):
+        ready = launch(tmp_path / name, sys.executable, "-c", script)
+        process = await started(local, ready)
+        assert await local.observe(process, ready.folder) == Exit(code=0)
+        assert ready.output_file.read_text() == "0\n"
+
+
+async def test_signals_that_were_ignored_at_the_start_are_not_for_runs(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    ready = launch(tmp_path, "/bin/sh", "-c", "grep SigIgn /proc/self/status; exit 3")
+    ignored = {
+        number: signal.signal(number, signal.SIG_IGN)
+        for number in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGTSTP)
+    }
+    try:
+        process = await started(local, ready)
+    finally:
+        for number, handler in ignored.items():
+            signal.signal(number, handler)
+
+    assert await local.observe(process, ready.folder) == Exit(code=3)
+    assert ready.output_file.read_text().split() == ["SigIgn:", "0" * 16]
+
+
 async def test_a_starter_that_hangs_keeps_no_attempt_from_starting(
     local: LocalEngine, tmp_path: Path
 ) -> None:

@@ -1,7 +1,9 @@
 """Modes that a run takes from the daemon's folders, and from other runs', and that are given back."""
 
+import errno
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from dispatchd.agent.store.held_folders import HeldFolders, restore_state
 from dispatchd.agent.store.runs import Runs
 
+ACL = "system.posix_acl_default"
 MOST = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
 
 
@@ -58,6 +61,68 @@ def test_what_has_changed_is_given_back(
     assert held.restore() == 1
     assert mode(state / name) == (0o600 if name.endswith("json") else 0o700)
     assert held.restore() == 0
+
+
+def deny_in(folder: Path) -> None:
+    """Set a default access list that denies everything, as `setfacl -d -m u::-,g::-,o::-` does (acl(5))."""
+    entries = ((tag, 0, 0xFFFFFFFF) for tag in (1, 4, 0x20))
+    packed = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", *entry) for entry in entries
+    )
+    try:
+        os.setxattr(folder, ACL, packed)
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            pytest.skip("needs a file system with access lists")
+        raise
+
+
+@pytest.mark.parametrize("name", [".", "jobs", "runs"])
+def test_a_default_access_list_is_taken_away(
+    held: HeldFolders, state: Path, name: str
+) -> None:
+    deny_in(state / name)
+
+    held.restore()
+
+    assert ACL not in os.listxattr(state / name)
+
+
+def test_a_run_s_folder_is_usable_below_a_folder_whose_list_denies_everything(
+    state: Path,
+) -> None:
+    deny_in(state / "runs")
+    runs = Runs.open(state)
+
+    runs.create("c", payload="{}", headers="{}")
+    attempt = runs.prepare_attempt("c", 1)
+
+    for folder in (runs.folder("c").path, runs.folder("c").workspace, attempt):
+        assert mode(folder) == 0o700
+        assert ACL not in os.listxattr(folder)
+
+
+def test_a_list_of_a_time_without_a_daemon_is_taken_away_at_its_start(
+    state: Path,
+) -> None:
+    deny_in(state / "runs")
+
+    restore_state(state)
+
+    assert ACL not in os.listxattr(state / "runs")
+
+
+def test_without_a_watch_everything_that_is_needed_is_looked_at(state: Path) -> None:
+    runs = Runs.open(state)
+    runs.create("c", payload="{}", headers="{}")
+    runs.prepare_attempt("c", 1)
+    unwatched = HeldFolders.open(state)
+    with unwatched.guarding(runs.folder("c"), 1):
+        for path in ("jobs", "runs/c", "runs"):
+            (state / path).chmod(0)
+
+        assert unwatched.restore() == 3
+    unwatched.close()
 
 
 def test_a_socket_is_given_back_to_its_group_too(

@@ -8,7 +8,11 @@ Standard library alone, so that small helpers can load it.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+from threading import Lock
 from typing import Final
+
+_guard: Final = Lock()
+"""Held while the limit is another one: it is that of the whole process."""
 
 _PART: Final = 4
 """One in so many of the descriptors that a process of ours may have is kept from runs."""
@@ -17,12 +21,13 @@ _PART: Final = 4
 @contextmanager
 def sending() -> Iterator[None]:
     """Let this process send descriptors up to its hard limit for the length of a block."""
-    soft, hard = getrlimit(RLIMIT_NOFILE)
-    setrlimit(RLIMIT_NOFILE, (hard, hard))
-    try:
-        yield
-    finally:
-        setrlimit(RLIMIT_NOFILE, (soft, hard))
+    with _guard:
+        soft, hard = getrlimit(RLIMIT_NOFILE)
+        setrlimit(RLIMIT_NOFILE, (hard, hard))
+        try:
+            yield
+        finally:
+            setrlimit(RLIMIT_NOFILE, (soft, hard))
 
 
 def keep_some() -> None:

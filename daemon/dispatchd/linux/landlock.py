@@ -90,6 +90,10 @@ _SIZES: Final = ((6, 24), (4, 16), (1, 8))
 stays 0."""
 
 
+_NOWHERE: Final = (0, 0)
+"""Identity of a file that can't be reached."""
+
+
 class Rule(NamedTuple):
     """Rights on a file, or on a folder and all below it."""
 
@@ -144,13 +148,23 @@ def build(rules: Iterable[Rule], wall: Able, call: Kernel = system_call) -> int:
     Raises:
         OSError: The kernel refuses.
     """
+    return _built(rules, wall, call)[0]
+
+
+def _built(
+    rules: Iterable[Rule], wall: Able, call: Kernel
+) -> tuple[int, list[tuple[int, int]]]:
+    """Return the descriptor of a wall with openings, and the identities of the files that it opens.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
     ruleset = _create(wall, call)
     try:
-        _allow(ruleset, rules, wall, call)
+        return ruleset, _allow(ruleset, rules, wall, call)
     except BaseException:
         os.close(ruleset)
         raise
-    return ruleset
 
 
 class Builder:
@@ -189,9 +203,10 @@ class Builder:
         """Build what the last two walls had in common, after a wall has been used. Without it, `build` takes longer."""
         if self._prepared >= 0 or not self._common:
             return
-        self._identities = list(map(_identity, self._common))
         with suppress(OSError):
-            self._prepared = build(self._common, self._wall)
+            self._prepared, self._identities = _built(
+                self._common, self._wall, system_call
+            )
 
     def _is_usable(self, rules: list[Rule]) -> bool:
         """Return whether the prepared wall fits: its openings are wanted, and its paths are still the same files."""
@@ -215,7 +230,7 @@ def _identity(rule: Rule) -> tuple[int, int]:
     try:
         status = os.stat(rule.path)  # noqa: PTH116  # no pathlib in here
     except OSError:
-        return 0, 0
+        return _NOWHERE
     return status.st_dev, status.st_ino
 
 
@@ -225,16 +240,29 @@ def _create(wall: Able, call: Kernel) -> int:
     return call(_CREATE_RULESET, attributes, size, 0)
 
 
-def _allow(ruleset: int, rules: Iterable[Rule], wall: Able, call: Kernel) -> None:
+def _allow(
+    ruleset: int, rules: Iterable[Rule], wall: Able, call: Kernel
+) -> list[tuple[int, int]]:
+    """Add rules to a wall, and return the identities of their files.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
     # Plain numbers: arithmetic of flags would take most of the time.
     handled, of_files = int(wall.access), int(_OF_FILES)
+    identities = []
     for rule in rules:
         accesses = (rule.access & handled, rule.access & handled & of_files)
-        _open(ruleset, rule.path, accesses, call)
+        identities.append(_open(ruleset, rule.path, accesses, call))
+    return identities
 
 
-def _open(ruleset: int, path: str, accesses: tuple[int, int], call: Kernel) -> None:
-    """Add a rule for a folder or a file. A path that is missing, or can't be reached, gets no rule.
+def _open(
+    ruleset: int, path: str, accesses: tuple[int, int], call: Kernel
+) -> tuple[int, int]:
+    """Add a rule for a folder or a file, and return its identity (`_identity`).
+
+    A path that is missing, or can't be reached, gets no rule.
 
     Raises:
         OSError: The kernel refuses.
@@ -243,13 +271,15 @@ def _open(ruleset: int, path: str, accesses: tuple[int, int], call: Kernel) -> N
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP}:
-            return
+            return _NOWHERE
         raise
     try:
-        access = accesses[0 if stat.S_ISDIR(os.fstat(fd).st_mode) else 1]
+        status = os.fstat(fd)
+        access = accesses[0 if stat.S_ISDIR(status.st_mode) else 1]
         if access:
             beneath = struct.pack("=Qi", access, fd)
             call(_ADD_RULE, ruleset, _PATH_BENEATH, beneath, 0)
+        return status.st_dev, status.st_ino
     finally:
         os.close(fd)
 

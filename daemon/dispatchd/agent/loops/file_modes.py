@@ -20,6 +20,9 @@ _REST_S: Final = 0.02
 _AGAIN_S: Final = 60.0
 """Wait before watching is tried again where the kernel refuses it (seconds)."""
 
+_LOOK_S: Final = 1.0
+"""Interval between two looks at everything where nothing is watched (seconds)."""
+
 
 @define
 class ModesLoop:
@@ -47,14 +50,19 @@ class ModesLoop:
             )
 
     async def _round(self) -> None:
-        if self._held.changes < 0:
-            await anyio.sleep(_AGAIN_S)
-            self._watch()
-            self._bugs.worked(_LOOP)
+        if self._held.changes >= 0:
+            await anyio.wait_readable(self._held.changes)
+            self._restore()
+            await anyio.sleep(_REST_S)
             return
-        await anyio.wait_readable(self._held.changes)
+        with anyio.move_on_after(_AGAIN_S):
+            while True:
+                self._restore()
+                await anyio.sleep(_LOOK_S)
+        self._watch()
+
+    def _restore(self) -> None:
         restored = self._held.restore()
         self._bugs.worked(_LOOP)
         if restored:
             self._log.warning("folder_modes_restored", count=restored)
-        await anyio.sleep(_REST_S)

@@ -28,10 +28,26 @@ from dispatchd.linux.untrusted_files import what_is_at
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 _ASIDE: Final = ".aside-"
+_DEFAULT_ACL: Final = "system.posix_acl_default"
 """Prefix of a file that is still being written."""
 
 _UNIQUE_BYTES: Final = 6
 """Random part of such a name (bytes): no two writers meet, and the name stays below 255 bytes."""
+
+
+def drop_default_acl(folder: Path | int) -> None:
+    """Take the default access list from a folder: nothing that is made in one which denies everything can be used (acl(5)).
+
+    Whoever can change a folder's mode can set one. Does nothing for a file, for a folder without one, for one of another
+    user, and on a file system without such lists.
+
+    Args:
+        folder: Its path, or a descriptor, which may be one that was opened as a path (open(2), O_PATH).
+    """
+    # removexattr(2) doesn't take a descriptor that was opened as a path; its name in proc does.
+    path = f"/proc/self/fd/{folder}" if isinstance(folder, int) else folder
+    with suppress(OSError):
+        os.removexattr(path, _DEFAULT_ACL)
 
 
 def make_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Final, Self
 from attrs import define, field
 
 from dispatchd.agent.store import inotify
-from dispatchd.agent.store.durable import FILE_MODE, FOLDER_MODE
+from dispatchd.agent.store.durable import FILE_MODE, FOLDER_MODE, drop_default_acl
 from dispatchd.agent.store.runs import RunFolder
 
 _NAMES: Final = (".", "jobs", "history", "quarantine", "runs", "reserve")
@@ -43,6 +43,8 @@ class _Need:
         restored = 0
         for path in self.paths:
             with suppress(OSError), _opened(path) as fd:
+                if not self.to_read:
+                    drop_default_acl(fd)
                 missing = _missing(fd, to_read=self.to_read)
                 mode = stat.S_IMODE(os.fstat(fd).st_mode)
                 if missing:
@@ -65,6 +67,8 @@ class HeldFolders:
     _needs: dict[int, _Need] = field(factory=dict, init=False)
     """Files that live runs need, and those that are needed elsewhere, by watches."""
     _elsewhere: _Need = field(factory=lambda: _Need((), ()), init=False)
+    _live: list[_Need] = field(factory=list, init=False)
+    """Files that live runs need, watched or not."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -96,7 +100,8 @@ class HeldFolders:
             os.close(changes)
             raise
         self.changes = changes
-        self._watch(self._elsewhere)
+        for need in (self._elsewhere, *self._live):
+            self._watch(need)
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -112,10 +117,12 @@ class HeldFolders:
         folders, files = run.needed(number)
         need = _Need((*folders, *files), folders)
         need.restore()
+        self._live.append(need)
         self._watch(need)
         try:
             yield
         finally:
+            self._live.remove(need)
             self._unwatch(need)
 
     def need_elsewhere(self, files: Iterable[Path]) -> None:
@@ -134,7 +141,7 @@ class HeldFolders:
 
     def _watch(self, need: _Need) -> None:
         for path in need.watched:
-            # Without a watch nothing is given back; the daemon continues.
+            # Without a watch it is given back when it is next looked at.
             with suppress(OSError):
                 self._needs[inotify.watch(self.changes, str(path))] = need
 
@@ -145,12 +152,17 @@ class HeldFolders:
                 inotify.unwatch(self.changes, watch)
 
     def restore(self) -> int:
-        """Restore this user's access to everything that changed since the last call. Return the number restored."""
-        changed = inotify.changes(self.changes)
+        """Restore this user's access to everything that changed since the last call, or that may have, without a watch.
+
+        Return the number restored.
+        """
+        changed = inotify.changes(self.changes) if self.changes >= 0 else None
         restored = sum(_restore(fd) for fd in self.descriptors)
         if changed is None:
             # Of records those that are read are in memory; the rest is for the next start.
-            return restored + sum(need.restore() for need in set(self._needs.values()))
+            return restored + sum(
+                need.restore() for need in (self._elsewhere, *self._live)
+            )
         for watch, name in changed:
             if name and watch in self._tops:
                 restored += _restore_in(self._tops[watch], name)
@@ -203,6 +215,7 @@ def _restore_in(folder: int, name: str) -> int:
 
 def _restore(fd: int) -> int:
     """Restore the mode of an open file or folder. Return 1 if it couldn't be used, else 0."""
+    drop_default_acl(fd)
     missing = _missing(fd)
     if missing:
         _change(fd, stat.S_IMODE(os.fstat(fd).st_mode) | missing)

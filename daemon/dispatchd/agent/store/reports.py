@@ -61,8 +61,12 @@ def write(run: RunFolder, number: int, report: Report) -> None:
 
 
 def exist(run: RunFolder, number: int) -> bool:
-    """Return whether an attempt has a report."""
-    return run.report_file(number).exists() or run.details_file(number).exists()
+    """Return whether an attempt has a report, or may have one that can't be reached."""
+    try:
+        return run.report_file(number).exists() or run.details_file(number).exists()
+    except OSError:
+        # Somebody has taken the mode of a folder away; `read` names what is missing.
+        return True
 
 
 def read(run: RunFolder, number: int) -> tuple[Report, str]:

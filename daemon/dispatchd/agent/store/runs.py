@@ -13,6 +13,7 @@ from attrs import frozen
 from dispatchd.agent.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
+    drop_default_acl,
     make_folder,
     put_file,
     put_files,
@@ -244,7 +245,8 @@ class Runs:
             if not folder.is_dir() or folder.is_symlink():
                 self.trash.take([folder])
                 folder.mkdir(mode=FOLDER_MODE)
-            elif folder.stat().st_mode & FOLDER_MODE != FOLDER_MODE:
+            drop_default_acl(folder)
+            if folder.stat().st_mode & FOLDER_MODE != FOLDER_MODE:
                 folder.chmod(FOLDER_MODE)
         except OSError as error:
             raise StoreUnavailable(path=folder, error=error) from error

@@ -93,7 +93,9 @@ class Starter:
             fds: Its gate, its output, the attempt's folder, and perhaps a control group's list of processes.
 
         Raises:
-            OSError: The system refuses another process, or the starter doesn't answer.
+            ConnectionError: The starter was killed. It may have forked a shim, so no other one may wait at this gate.
+            TimeoutError: It hangs. Likewise.
+            OSError: The system refuses another process.
         """
         memory = os.memfd_create(REQUEST_NAME, os.MFD_CLOEXEC)
         try:
@@ -103,9 +105,8 @@ class Starter:
                 try:
                     return self._ask([memory, *fds])
                 except (ConnectionError, TimeoutError):
-                    # The starter was killed, or hangs. It may have forked a shim, which is still behind its gate.
                     self._end()
-                    return self._ask([memory, *fds])
+                    raise
         finally:
             os.close(memory)
 
@@ -293,29 +294,42 @@ class Gated:
                 "deaf": enclosed.deaf,
             }
         ).encode()
+        try:
+            try:
+                return cls._behind_a_gate(launch, request, starter, group)
+            except (ConnectionError, TimeoutError):
+                # The next starter's shim has a gate of its own; that of a shim of the last one is closed by now.
+                return cls._behind_a_gate(launch, request, starter, group)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SpawnFailed(command=program, reason=reason) from error
+
+    @classmethod
+    def _behind_a_gate(
+        cls, launch: Launch, request: bytes, starter: Starter, group: int
+    ) -> Self:
+        """Start a shim behind a gate of its own, which is closed if this fails.
+
+        Raises:
+            OSError: As `Starter.start`, or the shim vanished at once.
+        """
         with ExitStack() as stack:
 
             def closed(fd: int) -> int:
                 stack.callback(os.close, fd)
                 return fd
 
-            try:
-                read_end, write_end = os.pipe2(os.O_CLOEXEC)
-                gate = stack.enter_context(os.fdopen(write_end, "wb", buffering=0))
-                fds = [
-                    closed(read_end),
-                    closed(_open_output(launch.output_file)),
-                    closed(os.open(launch.folder, _FOLDER)),
-                    *([group] if group >= 0 else []),
-                ]
-                identity = identify(starter.start(request, fds))
-            except OSError as error:
-                raise SpawnFailed(
-                    command=program, reason=error.strerror or str(error)
-                ) from error
+            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            gate = stack.enter_context(os.fdopen(write_end, "wb", buffering=0))
+            fds = [
+                closed(read_end),
+                closed(_open_output(launch.output_file)),
+                closed(os.open(launch.folder, _FOLDER)),
+                *([group] if group >= 0 else []),
+            ]
+            identity = identify(starter.start(request, fds))
             if identity is None:
-                reason = "its process vanished at once"
-                raise SpawnFailed(command=program, reason=reason)
+                raise OSError(errno.ESRCH, "its process vanished at once")
             return cls(identity=identity, gate=os.dup(gate.fileno()))
 
     def open(self) -> None:

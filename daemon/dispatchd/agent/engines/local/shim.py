@@ -62,9 +62,6 @@ _TRIES: Final = 50
 _PAUSE_S: Final = 0.2
 """Time between two tries (seconds)."""
 
-_DEFAULTS: Final = (*_POLITE, signal.SIGPIPE, signal.SIGXFSZ)
-"""Signals that are ignored here, and have their defaults in a command."""
-
 
 class Order(NamedTuple):
     """Order for one start; numbers are descriptors, -1 for none."""
@@ -120,9 +117,8 @@ def _shim(order: Order) -> int:
     if not os.read(order.gate, 1):
         os.close(write_end)
         os.waitpid(command, 0)
-        with suppress(OSError):
-            os.unlink(_ASIDE, dir_fd=order.folder)
-        return 0
+        # No exit code: nothing has run. The file aside may be that of another shim by now.
+        os.kill(os.getpid(), signal.SIGKILL)
     _mark_started(order.folder)
     # The command may have been killed already.
     with suppress(BrokenPipeError):
@@ -190,6 +186,8 @@ def _be_the_command(order: Order, word: int) -> NoReturn:
     """Go behind the wall, wait for the shim's message, and become the command. Without a message, end."""
     code = _NOT_EXECUTABLE
     try:
+        # One of its own: what is set on an open file outlives the process.
+        os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0)
         os.dup2(order.output, 1)
         os.dup2(order.output, 2)
         _reset_signals(_POLITE if order.deaf else ())
@@ -223,8 +221,9 @@ def _be_the_command(order: Order, word: int) -> NoReturn:
 
 
 def _reset_signals(ignored: Collection[int]) -> None:
-    for number in _DEFAULTS:
-        if number not in ignored:
+    """Give signals that are ignored here, or that whoever has started the daemon ignored, their defaults."""
+    for number in signal.valid_signals():
+        if number not in ignored and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
 
