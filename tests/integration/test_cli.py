@@ -190,12 +190,25 @@ def test_the_example_config_is_good_and_names_every_option(tmp_path: Path) -> No
             assert f"{option} =" in text, f"{table}.{option}"
 
 
+BLANK = (
+    *((name, "") for name in ("show", "logs", "cancel", "replay")),
+    ("block", "", "--reason", "x"),
+    ("resolve", " ", "--fail"),
+    *(("hub", name, "") for name in ("show", "cancel", "requeue", "redeliver")),
+    *(("hub", "machine", name, "") for name in ("add", "revoke")),
+    ("hub", "token", "add", ""),
+)
+"""Commands about something whose name is blank."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (("nonsense",), os.EX_USAGE, "No such command"),
         (("run", "--nonsense"), os.EX_USAGE, "No such option"),
         (("show",), os.EX_USAGE, "Missing argument"),
+        # As from a script's variable that isn't set.
+        *((each, os.EX_USAGE, "it is empty") for each in BLANK),
         (("hub", "machine", "add"), os.EX_USAGE, "NAME"),
     ],
 )

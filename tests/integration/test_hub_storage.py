@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from anyio import to_thread
 from sqlalchemy import select, text
 
-from dispatchd.errors import UsageError
+from dispatchd.errors import NotReachable, UsageError
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.model import State
 from dispatchd.hub.storage.backup import backup, restore
@@ -205,6 +205,66 @@ def test_a_backup_is_the_same_again_in_either_kind_of_database(
         )
     for each in (first, source, target):
         each.close()
+
+
+def test_a_damaged_backup_is_refused_and_nothing_of_it_is_copied(
+    tmp_path: Path,
+) -> None:
+    source = open_in(tmp_path, "sqlite:///hub.db")
+    with source.transaction() as db:
+        for number in range(500):
+            db.execute(
+                JOBS.insert().values(
+                    id=f"j{number}", urgent=False, lapsed=False, cancel_requested=False
+                )
+            )
+    file = tmp_path / "backup.db"
+    backup(source, file)
+    source.close()
+    # The head of a page that opening the file doesn't read.
+    content = bytearray(file.read_bytes())
+    page = content.rindex(b"j499") // 4096 * 4096
+    content[page : page + 8] = b"\xff" * 8
+    file.write_bytes(content)
+    (tmp_path / "new").mkdir()
+    target = open_in(tmp_path / "new", "sqlite:///hub.db")
+
+    with pytest.raises((UsageError, StorageBusy), match=r"damaged|malformed"):
+        restore(file, target)
+
+    assert rows_of(target)["jobs"] == []
+    target.close()
+
+
+def test_a_file_whose_schema_is_no_text_is_refused(tmp_path: Path) -> None:
+    open_in(tmp_path, "sqlite:///hub.db").close()
+    file = tmp_path / "hub.db"
+    file.write_bytes(
+        file.read_bytes().replace(b"CREATE TABLE", b"CREATE \xff\xfe\xffBLE")
+    )
+
+    with pytest.raises(NotReachable, match="cannot open the database"):
+        Database.open(f"sqlite:///{file}")
+
+
+async def test_a_job_whose_document_is_damaged_holds_up_no_other(
+    tmp_path: Path,
+) -> None:
+    async with hub(tmp_path) as server:
+        for job_id in ("bad", "good"):
+            await server.submit({"id": job_id, "dag_name": "ci"})
+        with closing(sqlite3.connect(server.folder / "hub.db")) as db:
+            db.execute("UPDATE jobs SET document = 'x' WHERE id = 'bad'")
+            db.commit()
+        machine = Machine(http=server.http)
+
+        # Machines reject it, by the contract, and report that.
+        first, second = (await machine.ask()).json(), await machine.pull()
+        shown = await server.http.get(f"{JOBS_PATH}/bad")
+
+    assert (first["id"], second.id) == ("bad", "good")
+    assert "dag_name" not in first
+    assert shown.json()["state"] == "claimed"
 
 
 def open_in(folder: Path, url: str) -> Database:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from bench.postgres import Postgres
 
-from support.clock import within
+from support.clock import advance, within
 from support.hub import Hub, HubHere, hub
 from support.machine import JOBS, HeldPoll, Machine, held_poll
 from support.net import net_of_its_own
@@ -49,8 +49,10 @@ async def test_a_dead_poll_of_a_machine_is_not_served_before_its_living_one(
 ) -> None:
     machine = Machine(http=each_server.http)
     with within(20):
-        async with held_poll(machine, wait="1") as dead, held_poll(machine) as living:
-            await each_server.submit({"id": "j", **CI})
+        async with held_poll(machine, wait="20") as dead:
+            async with held_poll(machine) as living:
+                await each_server.submit({"id": "j", **CI})
+            await advance(20)
 
     assert living.reply.json()["id"] == "j"
     assert dead.reply.status_code == 204

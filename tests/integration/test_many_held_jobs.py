@@ -100,6 +100,8 @@ async def test_the_change_of_one_job_of_many_is_about_that_one(tmp_path: Path) -
         await call(daemon, "POST", "/v1/jobs/j1/resolve", {"as": "fail"})
         await cloud.until_finished("j1")
         await until((daemon.state / "history" / "j1.json").exists)
+        # It is in both places for a moment.
+        await until(lambda: "j1.json" not in files(daemon))
 
         changed = {name for name, at in files(daemon).items() if before[name] != at}
         assert changed == set()

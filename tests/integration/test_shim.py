@@ -206,7 +206,9 @@ async def test_signals_that_were_ignored_at_the_start_are_not_for_runs(
             signal.signal(number, handler)
 
     assert await local.observe(process, ready.folder) == Exit(code=3)
-    assert ready.output_file.read_text().split() == ["SigIgn:", "0" * 16]
+    # Two belong to the C library, which lets nobody set them (signal(7)).
+    mask = int(ready.output_file.read_text().removeprefix("SigIgn:"), 16)
+    assert not mask & ~(0b11 << 31)
 
 
 async def test_a_starter_that_hangs_keeps_no_attempt_from_starting(

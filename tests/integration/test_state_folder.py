@@ -26,6 +26,7 @@ from dispatchd.errors import PathTaken, RecordUnreadable
 from dispatchd.protocol.job import Job
 from support.cli import dispatchd, dispatchd_process
 from support.clock import advance
+from support.control import call
 from support.daemon import DaemonHere, DaemonLog, running_daemon, write_config
 from support.daemon_process import running
 from support.endpoint import endpoint
@@ -166,16 +167,41 @@ async def test_what_is_no_file_is_put_aside_and_the_others_go_on(
         history = config.parent / "state" / "history"
         history.mkdir(exist_ok=True)
         os.mkfifo(history / "past.json")
+        (history / "itself.json").symlink_to("itself.json")
         async with running_daemon(config) as daemon:
             await hub.until_finished("good")
             hub.hand_out({"id": "past", "dag_name": "it"})
             await hub.until_finished("past")
+            past = await call(daemon, "GET", "/v1/jobs?past=10")
 
     aside = sorted(
         each.name for each in (config.parent / "state" / "quarantine").iterdir()
     )
     assert aside == ["endless.json", "folder.json", "nowhere.json", "pipe.json"]
+    assert {each["job"]["id"] for each in past["jobs"]} == {"good", "past"}
     assert not daemon.bugs.met
+
+
+async def test_a_record_that_can_neither_be_read_nor_moved_is_named_and_skipped(
+    tmp_path: Path,
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": TRUE})
+        file = config.parent / "state" / "jobs" / "bad.json"
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+        track(config.parent / "state", "good")
+        if subprocess.run(["chattr", "+i", file], check=False).returncode:
+            pytest.skip("needs root, and a file system with immutable files")
+        try:
+            async with running_daemon(config) as daemon:
+                await hub.until_finished("good")
+        finally:
+            subprocess.run(["chattr", "-i", file], check=True)
+
+    [line] = [line for line in daemon.log() if line["event"] == "record_quarantined"]
+    assert line["path"] == line["moved_to"] == str(file)
+    assert "can't be moved: Operation not permitted" in line["reason"]
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"schema_version": ' + "9" * 400])

@@ -28,6 +28,8 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         self.skipped_s = 0.0
         self.real: set[anyio.CancelScope] = set()
         """Deadlines of tests, which don't move."""
+        self.others = set(threading.enumerate())
+        """Threads of earlier tests; one that hangs never ends."""
 
     @override
     def time(self) -> float:
@@ -70,7 +72,8 @@ async def threads_are_idle() -> None:
 def _at_work() -> bool:
     """Return whether a thread is at work for this loop: a worker of anyio, or one of `concurrency.own_threads`."""
     return bool(to_thread.current_default_thread_limiter().borrowed_tokens) or any(
-        thread.name.startswith("own thread") for thread in threading.enumerate()
+        thread.name.startswith("own thread")
+        for thread in set(threading.enumerate()) - loop().others
     )
 
 

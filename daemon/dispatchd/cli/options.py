@@ -26,6 +26,18 @@ _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def not_blank(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Return the text that an argument was given, unless it is blank. A callback of the argument.
+
+    Raises:
+        BadParameter: It is blank.
+    """
+    if not value.strip():
+        message = "it is empty; is a variable unset?"
+        raise click.BadParameter(message)
+    return value
+
+
 def in_seconds(
     _: click.Context, __: click.Parameter, value: str | None
 ) -> float | None:

@@ -30,6 +30,8 @@ class ModesLoop:
 
     _held: HeldFolders
     _bugs: BugFence
+    _again_at: float = field(default=0.0, init=False)
+    """When watching is tried again where the kernel has refused it (seconds, loop time)."""
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -45,24 +47,19 @@ class ModesLoop:
             self._held.watch()
         except OSError as error:
             # This user has too many; that may be the work of a run.
+            self._again_at = anyio.current_time() + _AGAIN_S
             self._log.warning(
                 "modes_not_watched", error=error.strerror, retry_in_s=_AGAIN_S
             )
 
     async def _round(self) -> None:
-        if self._held.changes >= 0:
+        is_watched = self._held.changes >= 0
+        if is_watched:
             await anyio.wait_readable(self._held.changes)
-            self._restore()
-            await anyio.sleep(_REST_S)
-            return
-        with anyio.move_on_after(_AGAIN_S):
-            while True:
-                self._restore()
-                await anyio.sleep(_LOOK_S)
-        self._watch()
-
-    def _restore(self) -> None:
         restored = self._held.restore()
         self._bugs.worked(_LOOP)
         if restored:
             self._log.warning("folder_modes_restored", count=restored)
+        await anyio.sleep(_REST_S if is_watched else _LOOK_S)
+        if not is_watched and anyio.current_time() >= self._again_at:
+            self._watch()

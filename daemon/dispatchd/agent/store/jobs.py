@@ -220,7 +220,7 @@ class JobStore:
         records = []
         for path in _records(self._history.path):
             # A young file needs no reading. An unreadable one is never counted as old.
-            with suppress(FileNotFoundError, RecordUnreadable):
+            with suppress(OSError, RecordUnreadable):
                 if path.stat().st_mtime < before.timestamp():
                     record = _read(path)
                     # A run can set the times of a file (docs/security.md), and nothing in it.
@@ -279,7 +279,8 @@ class JobStore:
         try:
             path.rename(target)
         except OSError as error:
-            raise StoreUnavailable(path=path, error=error) from error
+            # Such as an immutable file: it is skipped at each start, and named.
+            target, reason = path, f"{reason}; it can't be moved: {error.strerror}"
         return Quarantined(path=path, moved_to=target, reason=reason)
 
 
@@ -322,8 +323,8 @@ def _records(folder: Path) -> list[Path]:
 def _newest_first(folder: Path) -> list[Path]:
     ages = []
     for path in _records(folder):
-        # The record may be pruned after it was listed.
-        with suppress(FileNotFoundError):
+        # The record may be pruned after it was listed, and anything else may lie here, such as a link to itself.
+        with suppress(OSError):
             ages.append((path.stat().st_mtime_ns, path))
     return [path for _, path in sorted(ages, reverse=True)]
 

@@ -159,7 +159,8 @@ class Runs:
         Raises:
             FolderUnusable: It can't be used.
         """
-        make_folder(folder / "runs")
+        for name in ("runs", "t"):
+            make_folder(folder / name)
         return cls((folder / "runs").absolute())
 
     def folder(self, run_id: str) -> RunFolder:

@@ -18,6 +18,7 @@ from dispatchd.cli.options import (
     config_option,
     find_daemon,
     json_option,
+    not_blank,
     print_json,
     raw_option,
 )
@@ -46,7 +47,7 @@ _LIVE: Final = frozenset(
     type=click.IntRange(min=1),
     help="Which attempt.  [default: the newest]",
 )
-@click.argument("job", shell_complete=job_ids)
+@click.argument("job", callback=not_blank, shell_complete=job_ids)
 def logs(
     config_file: Path | None,
     *,

@@ -13,6 +13,7 @@ from dispatchd.cli.options import (
     find_daemon,
     json_option,
     load_config,
+    not_blank,
     print_json,
     raw_option,
 )
@@ -24,7 +25,7 @@ from dispatchd.cli.terminal import LogFilter, echo
 @json_option
 @raw_option
 @click.option("--workflow", default="", help="Another workflow than the job's own.")
-@click.argument("job", shell_complete=job_ids)
+@click.argument("job", callback=not_blank, shell_complete=job_ids)
 def replay(
     config_file: Path | None, *, as_json: bool, raw: bool, workflow: str, job: str
 ) -> None:

@@ -25,6 +25,7 @@ from dispatchd.cli.options import (
     find_daemon,
     json_option,
     load_config,
+    not_blank,
     print_json,
     print_pairs,
 )
@@ -39,7 +40,7 @@ from dispatchd.protocol.times import ago, duration, rough, utc
 @click.command()
 @config_option
 @json_option
-@click.argument("job", shell_complete=job_ids)
+@click.argument("job", callback=not_blank, shell_complete=job_ids)
 def show(config_file: Path | None, *, as_json: bool, job: str) -> None:
     """Show everything about JOB (its id, or the beginning of it)."""
     places = find_daemon(config_file)

@@ -6,7 +6,7 @@ import click
 
 from dispatchd.cli.agent.records import find_job
 from dispatchd.cli.completion import job_ids
-from dispatchd.cli.options import config_option, find_daemon, json_option
+from dispatchd.cli.options import config_option, find_daemon, json_option, not_blank
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
 from dispatchd.protocol.job import Json
@@ -16,7 +16,7 @@ from dispatchd.protocol.job import Json
 @config_option
 @json_option
 @click.option("--reason", required=True, help="Why it has to wait; for those who look.")
-@click.argument("job", shell_complete=job_ids)
+@click.argument("job", callback=not_blank, shell_complete=job_ids)
 def block(config_file: Path | None, *, as_json: bool, job: str, reason: str) -> None:
     """Park JOB for a person; what runs of it is ended first."""
     if not reason.strip():
@@ -31,7 +31,7 @@ def block(config_file: Path | None, *, as_json: bool, job: str, reason: str) -> 
 @click.option("--fail", "decision", flag_value="fail", help="It has failed.")
 @click.option("--succeed", "decision", flag_value="succeed", help="It has succeeded.")
 @click.option("--note", default="", help="Why; part of the job's summary.")
-@click.argument("job", shell_complete=job_ids)
+@click.argument("job", callback=not_blank, shell_complete=job_ids)
 def resolve(
     config_file: Path | None,
     *,
@@ -52,7 +52,7 @@ def resolve(
 @config_option
 @json_option
 @click.option("--reason", default="", help="Why; part of the job's summary.")
-@click.argument("job", shell_complete=job_ids)
+@click.argument("job", callback=not_blank, shell_complete=job_ids)
 def cancel(config_file: Path | None, *, as_json: bool, job: str, reason: str) -> None:
     """End JOB: at once if nothing of it runs, else once its run has been ended."""
     _tell(config_file, job, "cancel", {"reason": reason}, as_json=as_json)

@@ -7,7 +7,7 @@ import click
 
 from dispatchd.cli.agent.views import age_s
 from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, print_rows, say, when
-from dispatchd.cli.options import print_json, print_pairs
+from dispatchd.cli.options import not_blank, print_json, print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import ago
@@ -36,7 +36,7 @@ def machine() -> None:
     is_flag=True,
     help="A secret for its configuration, in place of a key to activate.",
 )
-@click.argument("name")
+@click.argument("name", callback=not_blank)
 def add_machine(
     hub: HubClient,
     *,
@@ -57,7 +57,7 @@ def add_machine(
 
 @machine.command("rotate")
 @asks_hub
-@click.argument("name")
+@click.argument("name", callback=not_blank)
 def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Give the machine NAME a new key, or a new secret; the old secret counts until the key is activated."""
     answer = _change_machine(hub, name, "rotate")
@@ -76,7 +76,7 @@ def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     help="OWNER/NAME, in which * stands for anything; may be repeated.",
 )
 @click.option("--any", "is_free", is_flag=True, help="Bind it to nothing any more.")
-@click.argument("name")
+@click.argument("name", callback=not_blank)
 def bind_machine(
     hub: HubClient,
     *,
@@ -106,7 +106,7 @@ def bind_machine(
 
 @machine.command("revoke")
 @asks_hub
-@click.argument("name")
+@click.argument("name", callback=not_blank)
 def revoke_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Revoke machine NAME. It can no longer pull or report jobs."""
     answer = _change_machine(hub, name, "revoke")
@@ -128,7 +128,7 @@ def token() -> None:
     type=click.Choice(["submit", "read", "admin"]),
     help="What it is for; may be repeated.",
 )
-@click.argument("name")
+@click.argument("name", callback=not_blank)
 def add_token(
     hub: HubClient,
     *,
@@ -149,7 +149,7 @@ def add_token(
 
 @token.command("revoke")
 @asks_hub
-@click.argument("name")
+@click.argument("name", callback=not_blank)
 def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Revoke token NAME."""
     hub.ask(

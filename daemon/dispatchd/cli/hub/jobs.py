@@ -19,7 +19,7 @@ from dispatchd.cli.hub.client import (
     when,
 )
 from dispatchd.cli.hub.job import print_job
-from dispatchd.cli.options import confirm, print_json, read_text
+from dispatchd.cli.options import confirm, not_blank, print_json, read_text
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import rough
 
@@ -54,7 +54,7 @@ def jobs(
 
 @click.command()
 @asks_hub
-@click.argument("job")
+@click.argument("job", callback=not_blank)
 def show(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Show everything about JOB."""
     document = hub.ask(
@@ -89,7 +89,7 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
 
 @click.command()
 @asks_hub
-@click.argument("job")
+@click.argument("job", callback=not_blank)
 def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
     """End JOB: at once where no machine has it, else through its machine."""
     document = hub.ask(
@@ -108,7 +108,7 @@ def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
 
 @click.command()
 @asks_hub
-@click.argument("job")
+@click.argument("job", callback=not_blank)
 def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Run JOB again after its end, as a job with another id."""
     requeued = hub.ask(
@@ -137,7 +137,7 @@ def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
 
 @click.command()
 @asks_hub
-@click.argument("delivery")
+@click.argument("delivery", callback=not_blank)
 def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
     """Replay DELIVERY as new jobs."""
     answer = hub.ask(

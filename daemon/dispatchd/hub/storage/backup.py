@@ -58,7 +58,7 @@ def restore(file: Path, database: Database) -> int:
     """Restore a backup into a database without jobs and machines; return the number of rows.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or it is damaged.
     """
     cannot = f"restore {file}"
     if not file.exists():
@@ -66,6 +66,10 @@ def restore(file: Path, database: Database) -> int:
     source = Database.open(f"sqlite:///{file.absolute()}")
     try:
         with source.snapshot() as backup:
+            damage = backup.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+            if damage != "ok":
+                reason = f"the file is damaged ({damage}); take another one"
+                raise UsageError(cannot=cannot, reason=reason)
             return database.write(lambda db: _put(backup, db, cannot))
     finally:
         source.close()

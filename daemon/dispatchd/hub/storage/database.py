@@ -134,6 +134,11 @@ class Database:
             raise NotReachable(
                 cannot=f"open the database {shown}", reason=reason
             ) from error
+        except UnicodeDecodeError as error:
+            reason = "its file is damaged; restore a backup into a new one"
+            raise NotReachable(
+                cannot=f"open the database {shown}", reason=reason
+            ) from error
         except (OSError, SQLAlchemyError) as error:
             raise NotReachable(
                 cannot=f"open the database {shown}", reason=_reason_of(error)

@@ -161,9 +161,22 @@ class GitWay:
         system = ssl.get_default_verify_paths()
         files = [self.ca_file, Path(of_variable or system.cafile or "/dev/null")]
         bundle = scratch / _BUNDLE
-        texts = [file.read_bytes().rstrip() for file in files if file is not None]
+        texts = [_read(file).rstrip() for file in files if file is not None]
         bundle.write_bytes(b"\n".join(texts) + b"\n")
         settings = {"http.sslCAInfo": str(bundle)}
         if system.capath:
             settings["http.sslCAPath"] = system.capath
         return settings
+
+
+def _read(file: Path) -> bytes:
+    """Return the content of a file with CAs.
+
+    Raises:
+        OSError: It can't be read; the text names it.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        reason = f"the CA file {file} can't be read ({error.strerror})"
+        raise OSError(error.errno, reason) from error

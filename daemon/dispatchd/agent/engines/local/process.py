@@ -197,13 +197,15 @@ def read_request(process: ProcessIdentity) -> bytes | None:
     """Return the request of a live shim, or None if it has ended, or is of a release before these requests."""
     folder = f"{_PROC}/{process.pid}/fd"
     try:
-        for name in os.listdir(folder):  # noqa: PTH208  # names alone are needed
-            link = f"{folder}/{name}"
-            if os.readlink(link).startswith(f"/memfd:{REQUEST_NAME}"):  # noqa: PTH115  # likewise
-                content = _read(process.pid, f"fd/{name}")
-                return content if identify(process.pid) == process else None
+        names = os.listdir(folder)  # noqa: PTH208  # names alone are needed
     except OSError:
         return None
+    for name in names:
+        # A shim that has just been forked closes some.
+        with suppress(OSError):
+            if os.readlink(f"{folder}/{name}").startswith(f"/memfd:{REQUEST_NAME}"):  # noqa: PTH115  # likewise
+                content = _read(process.pid, f"fd/{name}")
+                return content if identify(process.pid) == process else None
     return None
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+import structlog
 from attrs import asdict, evolve, fields
 from sqlalchemy import Connection, and_, bindparam, delete, insert, true, update
 
@@ -41,9 +42,23 @@ def values_of(job: HubJob) -> dict[str, Any]:
 def read_job(row: Mapping[Any, Any]) -> HubJob:
     """Return the job of a row."""
     values = dict(row)
-    values["document"] = json.loads(values["document"])
+    values["document"] = _document(values["id"], values["document"])
     values["state"] = State(values["state"])
     return HubJob(**values)
+
+
+def _document(job_id: str, text: str) -> Any:  # noqa: ANN401  # converted by the model
+    """Return a document; an empty one, which machines reject, where the database is damaged: it holds up no other job."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    if isinstance(document, dict):
+        return document
+    structlog.get_logger().error(
+        "job_document_damaged", job_id=job_id, reason="it isn't a JSON object"
+    )
+    return {}
 
 
 def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
