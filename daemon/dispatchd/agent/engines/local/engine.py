@@ -318,14 +318,14 @@ class LocalEngine:
 
     def _left_behind(
         self, process: ProcessIdentity, marker: bytes, group: Group | None
-    ) -> tuple[set[int], bool]:
-        """Return the processes left of an attempt, and whether there may be more: one that just ended may continue in a child."""
+    ) -> tuple[set[int], set[int]]:
+        """Return the processes left of an attempt, and those that have ended, which may continue in a child."""
         inside = group.members() if group is not None else []
         # What is below a starter is of a run that has ended. A marker can be a lie, so it spares nobody unless the
         # attempt that it names has ended, too, and is about to be cleared. Asked in this order.
         left = self._starters.left()
         below, ended = without(left, self._also_ended - {marker})
-        return {*members(process, marker), *inside, *below}, bool(ended)
+        return {*members(process, marker), *inside, *below}, ended
 
     @property
     def _also_ended(self) -> set[bytes]:
@@ -377,12 +377,15 @@ class LocalEngine:
         group = self._group_of(folder)
         seen: set[int] = set()
         given_up: set[int] = set()
+        gone: set[int] = set()
         for _ in range(_SWEEPS):
-            left, may_be_more = await to_thread.run_sync(
+            left, over = await to_thread.run_sync(
                 self._left_behind, process, marker, group
             )
-            if left <= given_up and not may_be_more:
+            # One that had ended at the last look, too, has left nothing since.
+            if left <= given_up and over <= gone:
                 break
+            gone |= over
             seen |= left
             given_up |= await end_all(left - given_up, group)
         else:
