@@ -106,3 +106,35 @@ anyio.run(main)
     done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
 
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("hangs", "code", "output"), [(True, 3, ""), (False, 0, "cleaned up\n")]
+)
+def test_an_end_that_leaves_a_thread_behind_cleans_up_nothing_that_it_uses(
+    tmp_path: Path, hangs: bool, code: int, output: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    call = f'Path("{tmp_path}/pipe").read_text' if hangs else "int"
+    program = f"""
+import anyio, atexit
+from pathlib import Path
+from dispatchd.concurrency.own_threads import OwnThreads, end_if_left
+
+async def main():
+    with anyio.move_on_after(0.5):
+        await OwnThreads().run("a", {call}, within_s=None)
+
+atexit.register(print, "cleaned up")
+anyio.run(main)
+end_if_left(3)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        timeout=60,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.returncode, done.stdout) == (code, output)

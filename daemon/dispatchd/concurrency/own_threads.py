@@ -4,12 +4,14 @@ A read on a dead network file system, or of a pipe that nothing writes to, can't
 anyio is waited for when its task is cancelled, and when the program ends. A thread of this module is not.
 """
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -18,6 +20,9 @@ from attrs import define, field
 from dispatchd.protocol.times import duration
 
 T = TypeVar("T")
+
+_NAME: Final = "own thread"
+"""Beginning of the name of each thread."""
 
 
 @define
@@ -47,7 +52,7 @@ class OwnThreads:
         """
         future = self._running.get(key)
         if future is None or future.done():
-            future = self._running[key] = _begin(f"own thread: {key}", call)
+            future = self._running[key] = _begin(f"{_NAME}: {key}", call)
         with anyio.move_on_after(within_s) as scope:
             await _until_done(future)
         if within_s is not None and scope.cancelled_caught:
@@ -89,3 +94,14 @@ async def _until_done(future: Future[Any]) -> None:
 
         future.add_done_callback(tell)
         await done.wait()
+
+
+def end_if_left(code: int) -> None:
+    """End the process at once, with an exit code, if a thread was left behind.
+
+    An ordinary end cleans up what such a thread may be using: OpenSSL, while it loads certificates, would crash.
+    """
+    if any(thread.name.startswith(_NAME) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

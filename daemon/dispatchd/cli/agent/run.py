@@ -28,6 +28,7 @@ def run(config_file: Path | None) -> None:
     from dispatchd.agent.endpoint.open import check_outward
     from dispatchd.agent.serve import serve
     from dispatchd.agent.wiring import Surroundings
+    from dispatchd.concurrency.own_threads import end_if_left
     from dispatchd.linux.kernel import forbid_tracing
     from dispatchd.linux.log import configure
     from dispatchd.redaction.known_secrets import KnownSecrets
@@ -67,3 +68,4 @@ def run(config_file: Path | None) -> None:
             await serve(config, given)
 
     anyio.run(run_daemon)
+    end_if_left(os.EX_OK)
