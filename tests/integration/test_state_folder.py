@@ -182,6 +182,7 @@ async def test_what_is_no_file_is_put_aside_and_the_others_go_on(
     assert not daemon.bugs.met
 
 
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
 async def test_a_record_that_can_neither_be_read_nor_moved_is_named_and_skipped(
     tmp_path: Path,
 ) -> None:
