@@ -278,13 +278,13 @@ async def test_a_run_with_folders_nested_deep_is_pruned_like_any_other(
     assert not place.bugs.met
 
 
-@pytest.mark.host
 async def a_later_round_removes(mark: Path) -> bool:
     """Move time on by an hour, to the next round at least; return whether a file is gone."""
     await advance(3600)
     return not mark.exists()
 
 
+@pytest.mark.host
 @pytest.mark.skipif(shutil.which("chattr") is None, reason="needs chattr")
 async def test_a_run_that_cannot_be_removed_keeps_no_other_and_is_named_once(
     place: Place, tmp_path: Path
