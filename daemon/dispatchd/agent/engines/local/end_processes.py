@@ -26,6 +26,16 @@ KILL_S: Final = 10.0
 """Longest wait for the end of killed processes (seconds); then they are given up."""
 
 
+async def until_ended(process: ProcessIdentity) -> None:
+    """Wait until a process has ended. Return at once if it has ended before."""
+    fd = open_pidfd(process)
+    if fd is not None:
+        try:
+            await anyio.wait_readable(fd)
+        finally:
+            os.close(fd)
+
+
 async def end_all(pids: set[int], group: Group | None) -> set[int]:
     """End processes, and return those that can't be ended: they hang in the kernel, or are another user's."""
     known = await to_thread.run_sync(lambda: [identify(pid) for pid in pids])
@@ -44,12 +54,7 @@ async def _until_gone(left: set[ProcessIdentity], within_s: float) -> None:
     """Remove the processes that end within some seconds from a set."""
     with anyio.move_on_after(within_s):
         for process in list(left):
-            fd = open_pidfd(process)
-            if fd is not None:
-                try:
-                    await anyio.wait_readable(fd)
-                finally:
-                    os.close(fd)
+            await until_ended(process)
             left.discard(process)
     # Waiting for one that stays has left no time for the others.
     gone = await to_thread.run_sync(

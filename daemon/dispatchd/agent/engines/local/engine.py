@@ -26,7 +26,7 @@ from dispatchd.agent.engines.local import bubblewrap
 from dispatchd.agent.engines.local.cgroup import Cgroups, Group, tree
 from dispatchd.agent.engines.local.checkout import check_out
 from dispatchd.agent.engines.local.enclosure import enclose
-from dispatchd.agent.engines.local.end_processes import KILL_S, end_all
+from dispatchd.agent.engines.local.end_processes import KILL_S, end_all, until_ended
 from dispatchd.agent.engines.local.gate import (
     Gated,
     Starters,
@@ -275,12 +275,7 @@ class LocalEngine:
     ) -> Exit | NeverStarted:
         """Wait until an attempt has ended, and return its end. Return at once if it has ended before."""
         self._uncleared[process] = marker_of(folder)
-        fd = open_pidfd(process)
-        if fd is not None:
-            try:
-                await anyio.wait_readable(fd)
-            finally:
-                os.close(fd)
+        await until_ended(process)
         status = await to_thread.run_sync(self._starters.status, process.pid)
         begun = process in self._begun
         self._begun.discard(process)
