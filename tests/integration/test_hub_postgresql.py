@@ -1,14 +1,17 @@
 """What depends on PostgreSQL: several hubs on one database, and a database that goes away."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
+import psycopg
 import pytest
 from bench.postgres import Postgres
 
+from dispatchd.hub.storage.postgresql import connect
 from support.cli import dispatchd
 from support.clock import advance, within
 from support.hub import HubHere, hub
@@ -163,6 +166,19 @@ async def test_a_database_that_is_away_is_a_503_and_the_hub_goes_on_after_it(
             async with held_poll(machine) as poll:
                 await server.submit({"id": "k", **CI})
         assert poll.reply.json()["id"] == "k"
+
+
+def test_a_connection_that_cannot_be_set_up_is_closed(postgresql_url: str) -> None:
+    """As one that the server ends at that moment; pytest reports one that is left open."""
+    with psycopg.connect(postgresql_url, autocommit=True) as server:
+        server.execute("CREATE SCHEMA other")
+        server.execute(
+            "CREATE FUNCTION other.set_config(text, text, boolean) RETURNS text"
+            " LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$"
+        )
+    with pytest.raises(psycopg.errors.RaiseException):
+        connect(postgresql_url, options="-c search_path=other,pg_catalog")
+    gc.collect()
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])

@@ -2,12 +2,13 @@
 
 import json
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import httpx
 import pytest
-from anyio.streams.tls import TLSAttribute
+from anyio.streams.tls import TLSAttribute, TLSStream
 
 from dispatchd.errors import ConfigError
 from dispatchd.hub.config.load import load
@@ -16,6 +17,8 @@ from support.cli import dispatchd
 from support.clock import advance
 from support.hub import HubHere, hub
 from support.hub_process import hub as hub_process
+from support.machine import PATH
+from support.raw_calls import head, message_of
 from support.until import until
 
 TLS = 'tls_cert_file = "tls.pem"'
@@ -81,6 +84,53 @@ async def test_a_hub_speaks_https_and_takes_a_new_certificate_over(
             assert (await http.get("/api/v1/jobs")).status_code == 200
             entry = await http.get("/login")
             assert "Secure" in entry.headers["set-cookie"]
+
+
+async def test_a_connection_that_is_made_during_a_stop_is_not_waited_for(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """It was accepted before the stop. A plain one is made some turns of the loop later, this one by its handshake."""
+    configured(tmp_path / "hub", authority)
+    context = ssl.create_default_context(cafile=authority.file)
+    async with (
+        hub(tmp_path / "hub", keys=TLS) as server,
+        await anyio.connect_tcp("127.0.0.1", server.port) as late,
+        await anyio.connect_tcp(
+            "127.0.0.1", server.port, ssl_context=context, tls_hostname="127.0.0.1"
+        ) as slow,
+        anyio.create_task_group() as tasks,
+    ):
+        await slow.send(head(f"{PATH}/pull", "Content-Length: 2") + b"{")
+        tasks.start_soon(server.stop, 8)  # the hub itself gives up after 10 s
+
+        async def stops() -> bool:
+            with suppress(OSError):
+                async with await anyio.connect_tcp("127.0.0.1", server.port):
+                    return False
+            return True
+
+        await until(stops)
+        made = await TLSStream.wrap(late, hostname="127.0.0.1", ssl_context=context)
+        with anyio.fail_after(5), pytest.raises(anyio.EndOfStream):
+            await made.receive()
+        await slow.send(b"}")
+        assert "license_id" in await message_of(slow)
+
+
+async def test_a_stop_waits_for_no_client_that_does_not_look(
+    tmp_path: Path, authority: Authority
+) -> None:
+    """An idle connection of a pool isn't read, so nothing answers the end of its TLS."""
+    configured(tmp_path / "hub", authority)
+    async with (
+        hub(tmp_path / "hub", keys=TLS) as server,
+        httpx.AsyncClient(
+            base_url=f"https://127.0.0.1:{server.port}",
+            verify=ssl.create_default_context(cafile=authority.file),
+        ) as http,
+    ):
+        assert (await http.get("/healthz")).status_code == 200
+        await server.stop(within_s=8)  # the hub itself gives up after 10 s
 
 
 async def test_a_key_of_another_certificate_is_said_at_the_start(

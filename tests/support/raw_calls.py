@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-from anyio.abc import SocketStream
+from anyio.abc import ByteReceiveStream, SocketStream
 
 from support.hub import Hub
 
@@ -29,7 +29,7 @@ async def status_of(stream: SocketStream) -> int:
     return int(line.split()[1])
 
 
-async def message_of(stream: SocketStream) -> str:
+async def message_of(stream: ByteReceiveStream) -> str:
     """Return the message of a refusal that comes next and ends its connection."""
     data = b""
     while True:

@@ -197,7 +197,7 @@ async def _serve(
         announce(listener.getsockname()[1])
         manager.ready("answering")
 
-    server = _Server(config, ready)
+    server = _Server(config, connections, ready)
     with listener:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_stop_on_signal, context, server, manager, signals)
@@ -213,9 +213,14 @@ async def _serve(
 class _Server(uvicorn.Server):
     """Server of uvicorn without its signal handling: the hub's own also ends held polls."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        connections: Connections,
+        ready: Callable[[], None],
+    ) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._connections, self._ready = connections, ready
 
     @override
     @contextmanager
@@ -226,6 +231,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._ready()
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._connections.is_closing = True
+        await super().shutdown(sockets)
 
 
 async def _feed_watchdog(manager: ServiceManager, bugs: BugFence) -> None:

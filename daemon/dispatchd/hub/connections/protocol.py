@@ -13,6 +13,10 @@ from dispatchd.hub.connections.table import Connection, Connections, Stage
 _DROPPED_SPEED: Final = 32 * 1024 * 1024
 """Speed at which an answered body is read on and dropped (bytes per second)."""
 
+_FAREWELL_S: Final = 1.0
+"""Time that a connection has to close during a stop once all has been sent (seconds). With TLS, asyncio waits for the
+other end to close too, for 30 s by default (`ssl_shutdown_timeout`); a client with an idle connection doesn't look."""
+
 
 class WatchedProtocol(H11Protocol):
     """Protocol of one connection.
@@ -42,6 +46,14 @@ class WatchedProtocol(H11Protocol):
         if self._connection is not None:
             self._connection.end_by(transport.abort)
         self._observe()
+        if self._table.is_closing:
+            self.shutdown()
+
+    @override
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self._end_soon()
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -58,6 +70,8 @@ class WatchedProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._observe()
+        if self._table.is_closing:
+            self._end_soon()
 
     @override
     def pause_writing(self) -> None:
@@ -68,6 +82,17 @@ class WatchedProtocol(H11Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._observe()
+
+    def _end_soon(self) -> None:
+        self.loop.call_later(_FAREWELL_S, self._end_if_sent)
+
+    def _end_if_sent(self) -> None:
+        if self not in self.connections:
+            return
+        if self.transport.get_write_buffer_size():
+            self._end_soon()
+        else:
+            self.transport.abort()
 
     def _observe(self) -> None:
         if self._connection is not None:

@@ -98,6 +98,8 @@ class Connections:
     most: int
     silent_per_address: int
     now: Callable[[], float]
+    is_closing: bool = field(default=False, init=False)
+    """True once the hub stops: a connection that was accepted just before is closed as soon as it is made."""
     _all: set[Connection] = field(factory=set, init=False)
     _idle: dict[Connection, None] = field(factory=dict, init=False)
     """Connections between two requests, oldest first."""

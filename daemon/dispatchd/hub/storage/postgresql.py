@@ -7,7 +7,7 @@ has exceeded it is closed, and SQLAlchemy then replaces all connections of its p
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
@@ -95,16 +95,19 @@ def connect(*args: Any, **parameters: Any) -> BoundedConnection:  # noqa: ANN401
     """Connect, and set the server's limits.
 
     Raises:
+        psycopg.Error: The server can't be reached, or ends the connection before it has been set up.
         psycopg.NotSupportedError: The database can't store all texts.
     """
-    connection = BoundedConnection.connect(*args, **{**PARAMETERS, **parameters})
-    encoding = connection.info.parameter_status("server_encoding")
-    if encoding not in (None, _ENCODING):
-        name = connection.info.dbname
-        connection.close()
-        message = f"its encoding is {encoding}, and {_ENCODING} is needed: make another one (createdb -E {_ENCODING} -T template0 NAME), and move what is in {name} there"
-        raise psycopg.NotSupportedError(message)
-    for name, value in SETTINGS.items():
-        connection.execute("SELECT set_config(%s, %s, false)", (name, value))
-    connection.commit()
+    with ExitStack() as opened:
+        connection = BoundedConnection.connect(*args, **{**PARAMETERS, **parameters})
+        opened.callback(connection.close)
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding not in (None, _ENCODING):
+            name = connection.info.dbname
+            message = f"its encoding is {encoding}, and {_ENCODING} is needed: make another one (createdb -E {_ENCODING} -T template0 NAME), and move what is in {name} there"
+            raise psycopg.NotSupportedError(message)
+        for name, value in SETTINGS.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+        connection.commit()
+        opened.pop_all()
     return connection
