@@ -1,11 +1,16 @@
 """What a run starts ends with it, also what has forked twice and left its group and its session."""
 
 import socket
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import anyio
 import pytest
+from anyio import to_thread
 
+from dispatchd.agent.engines.local.process import without
 from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import endpoint
@@ -125,7 +130,8 @@ async def test_a_grandchild_in_a_session_of_its_own_ends_with_the_run_every_time
 
     assert left == []
     assert all(is_free(port) for port in ports)
-    assert all("1 of its processes" in each["result_summary"] for each in finished)
+    said = [each["result_summary"] for each in finished]
+    assert [each for each in said if "1 of its processes" not in each] == []
 
 
 @pytest.mark.parametrize(("kind", "outcome"), [("done", "succeeded")])
@@ -165,3 +171,32 @@ def test_the_probe_sees_a_port_that_is_taken() -> None:
         taken.listen()
 
         assert not is_free(taken.getsockname()[1])
+
+
+async def test_what_is_just_ending_is_not_counted_for_another_run() -> None:
+    """A process loses its environment, which says whose it is, before it is seen as ended."""
+    marker = b"DISPATCHD_ATTEMPT_FOLDER=/another"
+    name, _, value = marker.decode().partition("=")
+    sleepers = [
+        subprocess.Popen(["/bin/sleep", "300"], env={name: value}) for _ in range(400)
+    ]
+    pids = [each.pid for each in sleepers]
+    try:
+        for pid in pids:
+            environment = Path(f"/proc/{pid}/environ")
+            await until(lambda file=environment: marker in file.read_bytes())
+        counted: set[int] = set()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(to_thread.run_sync, partial(kill, sleepers))
+            while alive := [each for each in sleepers if each.poll() is None]:
+                counted |= without([each.pid for each in alive], {marker})[0]
+                await anyio.lowlevel.checkpoint()
+    finally:
+        kill(sleepers)
+    assert counted == set()
+
+
+def kill(sleepers: list[subprocess.Popen[bytes]]) -> None:
+    for each in sleepers:
+        each.kill()
+        each.wait()

@@ -160,10 +160,12 @@ def without(
     """Return the processes that are alive and have none of some markers in their environment, and those that just ended."""
     alive, ended = set(), set()
     for pid in pids:
+        # Read first: a process that is about to end has lost it.
+        environment = _environment(pid)
         status = stat(pid)
         if status is None or not status.is_alive:
             ended.add(pid)
-        elif not any(variable in markers for variable in _environment(pid)):
+        elif not any(variable in markers for variable in environment):
             alive.add(pid)
     return alive, ended
 
