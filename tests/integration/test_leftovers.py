@@ -182,9 +182,8 @@ async def test_what_is_just_ending_is_not_counted_for_another_run() -> None:
     ]
     pids = [each.pid for each in sleepers]
     try:
-        for pid in pids:
-            environment = Path(f"/proc/{pid}/environ")
-            await until(lambda file=environment: marker in file.read_bytes())
+        environments = [Path(f"/proc/{pid}/environ") for pid in pids]
+        await until(lambda: all(marker in each.read_bytes() for each in environments))
         counted: set[int] = set()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(to_thread.run_sync, partial(kill, sleepers))
