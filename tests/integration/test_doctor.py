@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.cli import command
-from support.daemon import write_config
+from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import Issuer, config_lines
 
@@ -66,6 +66,28 @@ async def test_a_good_set_up_is_ok_in_every_line(tmp_path: Path) -> None:
         "endpoint",
         "clock",
     }
+
+
+async def test_it_says_what_a_running_daemon_says_of_itself(tmp_path: Path) -> None:
+    """The daemon's unit forbids what the shell of whoever asks may; here, its PATH is another one."""
+    socket = tmp_path / "state" / "control.sock"
+    async with endpoint() as hub:
+        config = good(tmp_path, hub)
+        config.write_text(f'{config.read_text()}isolation = "bubblewrap"\n')
+        before = await doctor(config)
+        async with running_daemon(config, env={"PATH": str(tmp_path)}):
+            running = await doctor(config)
+            aside = socket.rename(tmp_path / "aside.sock")
+            socket.write_text("")
+            taken = await doctor(config)
+            aside.replace(socket)
+
+    assert before[1]["daemon"] == ("ok", "it isn't running")
+    assert running[0] == 1
+    assert running[1]["daemon"][0] == "warning"
+    assert "bubblewrap isn't installed" in running[1]["daemon"][1]
+    assert taken[1]["daemon"][0] == "warning"
+    assert "no daemon is running" in taken[1]["daemon"][1]
 
 
 Break = Callable[[Path], None]

@@ -83,6 +83,11 @@ FAULTS = {
         "redirect to http://login/",
     ),
     "a list": (as_json([]), "ProtocolError", "where the contract wants JSON"),
+    "an error of 2 MiB": (
+        Answer(status=502, body=b"<html>" + b"x" * (2 << 20)),
+        "Unavailable",
+        "status 502 Bad Gateway",
+    ),
     "a job without an id": (as_json({"dag_name": "it"}), "ProtocolError", "$.id"),
 }
 
@@ -109,7 +114,11 @@ async def test_a_failed_pull_is_named_and_tried_again(
 
 @pytest.mark.parametrize("call", ["accept", "finish"])
 @pytest.mark.parametrize(
-    "fault", ["500", "429", "a page with 200", "a truncated body", "no answer", "401"]
+    "fault",
+    [
+        *("500", "429", "a page with 200", "a truncated body", "no answer", "401"),
+        "an error of 2 MiB",
+    ],
 )
 async def test_a_failed_report_is_repeated_until_it_arrives(
     tmp_path: Path, call: str, fault: str
@@ -354,6 +363,21 @@ async def test_an_answer_over_the_limit_is_refused_in_words(tmp_path: Path) -> N
             line = await daemon.until_logged("pull_failed")
 
     assert "larger than 32 MiB" in line["error"]
+
+
+async def test_no_answer_but_a_job_is_large(tmp_path: Path) -> None:
+    """The loop that reports all jobs parses what the others say."""
+    large = as_json({"accepted": ["x" * 1024] * 1100})
+    async with endpoint() as hub:
+        hub.script = FirstTimes("accept", 1, large)
+        hub.hand_out({**JOB, "payload": "x" * (2 << 20)})
+        async with running_daemon(
+            write_config(tmp_path, hub.url, {"it": TRUE})
+        ) as daemon:
+            line = await daemon.until_logged("report_failed")
+            await finishes(hub, daemon, "j")
+
+    assert "larger than 1 MiB" in line["error"]
 
 
 async def test_an_endpoint_that_does_not_hold_is_asked_at_intervals(

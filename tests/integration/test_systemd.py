@@ -552,8 +552,11 @@ async def test_doctor_names_the_drop_in_that_is_missing(machine: Machine) -> Non
         configure(machine, hub, workflow("it", "true", options))
         await start(machine)
         told = await status(machine)
+        # As root and outside of the unit, where bubblewrap works.
+        found = await machine.dispatchd("doctor", check=False)
 
     assert any("isolation-bubblewrap.conf" in each for each in told["warnings"]), told
+    assert "isolation-bubblewrap.conf" in found.stdout, found
 
 
 CONTAINER = 'isolation = "container"\nimage = "localhost/probe"\npull = "never"'

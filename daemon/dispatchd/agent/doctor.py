@@ -3,14 +3,18 @@
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import httpx
+from anyio import to_thread
 
 from dispatchd.agent.config.load import Config
+from dispatchd.agent.control.calls import SOCKET
+from dispatchd.agent.control.client import ask
 from dispatchd.agent.domain import fitness
 from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.isolation import Isolation
@@ -33,7 +37,9 @@ from dispatchd.errors import (
     ConfigError,
     IdentityError,
     JobClosed,
+    NotReachable,
     RemoteError,
+    UsageError,
 )
 from dispatchd.linux.clock import SteadyClock
 from dispatchd.linux.prerequisites import prerequisites
@@ -47,6 +53,9 @@ _FEW_INODES: Final = 10_000
 """Free inodes below which a warning is due (count): a run needs about ten."""
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+_ANSWER_S: Final = 3.0
+"""Time limit of the daemon's answer (seconds)."""
 
 _CONNECTIONS: Final = httpx.Limits(max_connections=2)
 
@@ -62,11 +71,8 @@ async def check_up(
     needs = needs_of(config, environment)
     for finding in (*_on_disk(config, environment), *prerequisites(needs)):
         yield finding
-    machine = Machine(
-        controllers=_controllers(), blocked_reason=_blocked_reason_of(environment)
-    )
-    for warning in fitness.warnings(config.workflows, machine):
-        yield Finding("limits", Level.WARNING, warning)
+    for finding in await to_thread.run_sync(_of_the_machine, config, environment):
+        yield finding
     try:
         check_outward(config, environment)
     except ConfigError as error:
@@ -77,6 +83,43 @@ async def check_up(
         yield finding
     async for finding in _checkouts(config, environment):
         yield finding
+
+
+def _of_the_machine(config: Config, environment: Mapping[str, str]) -> list[Finding]:
+    """Return what the running daemon finds, and what is found from here alone. Blocks."""
+    machine = Machine(
+        controllers=_controllers(), blocked_reason=_blocked_reason_of(environment)
+    )
+    daemons = _daemon(config)
+    known = {finding.message for finding in daemons}
+    warnings = fitness.warnings(config.workflows, machine)
+    others = [warning for warning in warnings if warning not in known]
+    return [*daemons, *(Finding("limits", Level.WARNING, each) for each in others)]
+
+
+def _daemon(config: Config) -> list[Finding]:
+    """Return what a running daemon says of itself: its unit may forbid what is possible from here. Blocks."""
+    folder = config.control_folder
+    with suppress(PermissionError):
+        if not os.path.lexists(folder / SOCKET):
+            return [Finding("daemon", Level.OK, "it isn't running")]
+    try:
+        status: Any = ask(
+            folder,
+            "GET",
+            "/v1/status",
+            cannot="ask the daemon",
+            timeout_s=_ANSWER_S,
+            state=config.state_folder,
+        )
+    except (NotReachable, UsageError) as error:
+        return [Finding("daemon", Level.WARNING, str(error))]
+    running = f"version {status['version']} is running, pid {status['pid']}"
+    said = [*status["problems"], *status["warnings"]]
+    return [
+        Finding("daemon", Level.OK, running),
+        *(Finding("daemon", Level.WARNING, each) for each in said),
+    ]
 
 
 def _blocked_reason_of(environment: Mapping[str, str]) -> Callable[[Isolation], str]:

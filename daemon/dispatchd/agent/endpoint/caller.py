@@ -74,8 +74,9 @@ class Caller:
         *,
         headers: dict[str, str] | None = None,
         deadline_s: float,
+        most_bytes: int = MAX_BYTES,
     ) -> Reply:
-        """Return the reply to a call, whatever its status.
+        """Return the reply to a call, whatever its status. A success has at most `most_bytes`.
 
         Raises:
             ClosedWithoutAnswer: The connection was closed before an answer began.
@@ -83,7 +84,7 @@ class Caller:
         """
         end = "none"
         try:
-            reply = await self._post(call, path, body, headers, deadline_s)
+            reply = await self._post(call, path, body, headers, deadline_s, most_bytes)
             end = f"{reply.status // 100}xx"
         finally:
             self._tally[call, end] += 1
@@ -96,6 +97,7 @@ class Caller:
         body: dict[str, Json],
         headers: dict[str, str] | None,
         deadline_s: float,
+        most_bytes: int,
     ) -> Reply:
         answering = False
         # ASCII with escapes can carry any id that JSON can.
@@ -114,7 +116,7 @@ class Caller:
                     reply = Reply(
                         status=response.status_code,
                         headers=response.headers,
-                        body=await _read(call, response),
+                        body=await _read(call, response, most_bytes),
                     )
         except TimeoutError as error:
             reason = f"no complete answer within {duration(deadline_s)}"
@@ -182,7 +184,7 @@ def _require_own_call(call: str, number: str, response: httpx.Response) -> None:
         raise ProtocolError(call=call, reason=reason)
 
 
-async def _read(call: str, response: httpx.Response) -> bytes:
+async def _read(call: str, response: httpx.Response, most_bytes: int) -> bytes:
     if problem := coding_problem(response.headers.get("content-encoding", "")):
         if response.is_success:
             raise ProtocolError(call=call, reason=problem)
@@ -190,11 +192,13 @@ async def _read(call: str, response: httpx.Response) -> bytes:
         return b""
     chunks: list[bytes] = []
     size = 0
+    most_bytes = most_bytes if response.is_success else MAX_BYTES
     async for chunk in response.aiter_raw():
         size += len(chunk)
-        if size > MAX_BYTES:
-            raise ProtocolError(
-                call=call, reason=f"the answer is larger than {MAX_BYTES >> 20} MiB"
-            )
+        if size > most_bytes:
+            if not response.is_success:
+                return b""  # likewise
+            reason = f"the answer is larger than {most_bytes >> 20} MiB"
+            raise ProtocolError(call=call, reason=reason)
         chunks.append(chunk)
     return b"".join(chunks)

@@ -20,6 +20,7 @@ from dispatchd.agent.endpoint.credentials import Credentials
 from dispatchd.agent.endpoint.doubts import Doubts
 from dispatchd.agent.endpoint.responses import (
     CLOSES_A_JOB,
+    MAX_JOB_BYTES,
     Proof,
     Reply,
     hold_applied,
@@ -109,7 +110,12 @@ class DispatchEndpoint:
         deadline_s = max(self.call_timeout_s, hold + _HOLD_SLACK_S)
         try:
             reply = await self.caller.post(
-                "pull", f"{_PATH}/pull", body, headers=headers, deadline_s=deadline_s
+                "pull",
+                f"{_PATH}/pull",
+                body,
+                headers=headers,
+                deadline_s=deadline_s,
+                most_bytes=MAX_JOB_BYTES,
             )
         except ClosedWithoutAnswer:
             held_s = self.caller.clock.monotonic() - began

@@ -34,8 +34,11 @@ from dispatchd.network.http_headers import http_date, seconds
 from dispatchd.protocol.extensions import HEADER, is_marked
 from dispatchd.protocol.job import Json
 
-MAX_BYTES: Final = 32 * 1024 * 1024
-"""Largest reply that is read (bytes); contracts/README.md, size limits."""
+MAX_BYTES: Final = 1024 * 1024
+"""Largest reply that is read (bytes); contracts/README.md, Limits."""
+
+MAX_JOB_BYTES: Final = 32 * 1024 * 1024
+"""Largest reply to a pull (bytes); likewise."""
 
 _UNPROVEN_S: Final = 50.0
 """Longest wait that an unproven answer can ask for (seconds): the endpoint may be back sooner."""

@@ -17,7 +17,7 @@ def doctor(config_file: Path | None, *, as_json: bool) -> None:
     """Check configuration, folders, disk, proxy, TLS, license, endpoint and clock.
 
     Each line is ok, warning or failed, with what to do. The exit code is that of the worst: 0, 1 or 2. It asks
-    the endpoint about a job that doesn't exist, so it takes no work.
+    the endpoint about a job that doesn't exist, so it takes no work. It repeats what a running daemon warns of.
     """
     import anyio
 
