@@ -19,7 +19,7 @@ class AtOnce(random.Random):
         return 0.0
 
 
-def keyed() -> KeyedTasks:
+def keyed() -> KeyedTasks[str]:
     return KeyedTasks("loop", BugFence(AtOnce()))
 
 

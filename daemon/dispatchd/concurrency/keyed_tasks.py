@@ -1,24 +1,29 @@
 """Tasks of a loop, one at most for each key, so that one subject's failures delay no other."""
 
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from typing import Generic, TypeVar
 
 from anyio.abc import TaskGroup
 from attrs import define, field
 
 from dispatchd.concurrency.bug_fence import BugFence
+from dispatchd.protocol.backoff import CAP_S
+
+K = TypeVar("K", bound=Hashable)
 
 
 @define
-class KeyedTasks:
+class KeyedTasks(Generic[K]):
     """Runs an action for each key, such as a job's id, and repeats it with back-off while it raises."""
 
     _loop: str
     """Name of the loop that the tasks belong to."""
     _bugs: BugFence
-    _keys: set[str] = field(factory=set, init=False)
+    _longest_s: float = CAP_S
+    """Longest pause after a bug (seconds)."""
+    _keys: set[K] = field(factory=set, init=False)
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: K) -> bool:
         """Return whether a task with this key is under way."""
         return key in self._keys
 
@@ -26,13 +31,18 @@ class KeyedTasks:
         """Return the number of tasks under way."""
         return len(self._keys)
 
-    def start(
+    def __iter__(self) -> Iterator[K]:
+        """Yield the keys of the tasks under way."""
+        return iter(self._keys)
+
+    def start(  # most have a default
         self,
         tasks: TaskGroup,
-        key: str,
+        key: K,
         act: Callable[[], Awaitable[None]],
         *,
-        on_end: Callable[[], None],
+        item: str = "",
+        on_end: Callable[[], None] | None = None,
         on_pause: Callable[[float], None] | None = None,
     ) -> None:
         """Start a task, unless there is one with this key.
@@ -41,26 +51,27 @@ class KeyedTasks:
             tasks: The task group of the loop.
             key: The subject of the action.
             act: The action.
+            item: Name of the subject; by default its key.
             on_end: Called when the task has ended, however, and its key is free again.
             on_pause: Called with the length of a pause after a bug (seconds) before it begins.
         """
-        if key not in self._keys:
-            self._keys.add(key)
-            tasks.start_soon(
-                partial(self._run, key, act, on_end=on_end, on_pause=on_pause),
-                name=f"{self._loop} {key}",
-            )
+        if key in self._keys:
+            return
+        self._keys.add(key)
+        item = item or str(key)
 
-    async def _run(
-        self,
-        key: str,
-        act: Callable[[], Awaitable[None]],
-        *,
-        on_end: Callable[[], None],
-        on_pause: Callable[[float], None] | None,
-    ) -> None:
-        try:
-            await self._bugs.complete(self._loop, act, item=key, on_pause=on_pause)
-        finally:
-            self._keys.discard(key)
-            on_end()
+        async def run() -> None:
+            try:
+                await self._bugs.complete(
+                    self._loop,
+                    act,
+                    item=item,
+                    on_pause=on_pause,
+                    longest_s=self._longest_s,
+                )
+            finally:
+                self._keys.discard(key)
+                if on_end is not None:
+                    on_end()
+
+        tasks.start_soon(run, name=f"{self._loop} {item}")

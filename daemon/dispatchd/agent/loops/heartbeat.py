@@ -75,13 +75,13 @@ class HeartbeatLoop:
     context: Context
     _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
     """Rhythms by job. A job whose claim is lost has none: its run continues, and another beat would change nothing."""
-    _work: KeyedTasks = field(init=False)
+    _work: KeyedTasks[str] = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
 
     @_work.default
-    def _new_work(self) -> KeyedTasks:
+    def _new_work(self) -> KeyedTasks[str]:
         return KeyedTasks(_LOOP, self.context.bugs)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:

@@ -63,7 +63,7 @@ class ReportLoop:
     context: Context
     _why_back: str = field(default="the machine was stopped", init=False)
     """Reason for handing jobs back, for the source."""
-    _work: KeyedTasks = field(init=False)
+    _work: KeyedTasks[str] = field(init=False)
     _turns: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
     )
@@ -72,7 +72,7 @@ class ReportLoop:
     )
 
     @_work.default
-    def _new_work(self) -> KeyedTasks:
+    def _new_work(self) -> KeyedTasks[str]:
         return KeyedTasks(_LOOP, self.context.bugs)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:

@@ -67,7 +67,7 @@ class RunLoop:
     context: Context
     _stopping: bool = field(default=False, init=False)
     """True when the daemon stops."""
-    _work: KeyedTasks = field(init=False)
+    _work: KeyedTasks[str] = field(init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
     )
@@ -75,7 +75,7 @@ class RunLoop:
     _parked: set[str] = field(factory=set, init=False)
 
     @_work.default
-    def _new_work(self) -> KeyedTasks:
+    def _new_work(self) -> KeyedTasks[str]:
         return KeyedTasks(_LOOP, self.context.bugs)
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:

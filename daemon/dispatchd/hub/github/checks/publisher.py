@@ -13,6 +13,7 @@ import structlog
 from anyio.abc import TaskGroup
 from attrs import define, evolve, field
 
+from dispatchd.concurrency.keyed_tasks import KeyedTasks
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.hub.config.github import GithubSettings
 from dispatchd.hub.context import Context
@@ -69,11 +70,12 @@ class Publisher:
     looks: Looks = field(init=False)
     _store: CheckStore = field(init=False)
     _woken: Notifier = field(factory=Notifier, init=False)
-    _busy: set[tuple[str, str, str]] = field(factory=set, init=False)
-    """Keys of the checks that are being published (`JobCheck.key`): one task for each, so that the newest job's comes last."""
+    _work: KeyedTasks[tuple[str, str, str]] = field(init=False)
+    """By `JobCheck.key`: one task for each check, so that the newest job's comes last."""
 
     def __attrs_post_init__(self) -> None:
         self._store = CheckStore(self.context.stores.database)
+        self._work = KeyedTasks(_LOOP, self.context.bugs)
         self.looks = Looks(anyio.current_time)
         self.gates = Gates(anyio.current_time, self.settings.writes_per_minute)
 
@@ -101,12 +103,12 @@ class Publisher:
 
     async def _start_due(self, tasks: TaskGroup) -> float:
         """Start to publish the checks that are due; return the wait until the next look, if nothing changes (seconds)."""
-        free = _AT_ONCE - len(self._busy)
+        free = _AT_ONCE - len(self._work)
         if free <= 0:
             return _IDLE_S
         closed, now = self.gates.closed(), self.context.now()
         look = partial(
-            self._look, now=now, limit=free, without=[*self._busy], closed=[*closed]
+            self._look, now=now, limit=free, without=[*self._work], closed=[*closed]
         )
         try:
             due, next_at = await self.context.use(look)
@@ -134,29 +136,23 @@ class Publisher:
         return due, self._store.next_due_at(now=now)
 
     def _start(self, tasks: TaskGroup, pending: JobCheck) -> None:
-        if pending.key in self._busy:
+        if pending.key in self._work:
             return
         installation = pending.check.installation
         if not is_published(pending, self.settings):
             if not self.gates.is_open(installation):
                 return
             self.gates.spend(installation)
-        self._busy.add(pending.key)
-        tasks.start_soon(
-            self._publish, pending, name=f"check of {pending.check.job_id}"
+        self._work.start(
+            tasks,
+            pending.key,
+            partial(self._publish, pending),
+            item=pending.check.job_id,
+            on_end=self._woken.notify,
         )
 
     async def _publish(self, pending: JobCheck) -> None:
         """Publish one check, and store the result."""
-        try:
-            await self.context.bugs.complete(
-                _LOOP, partial(self._publish_once, pending), item=pending.check.job_id
-            )
-        finally:
-            self._busy.discard(pending.key)
-            self._woken.notify()
-
-    async def _publish_once(self, pending: JobCheck) -> None:
         try:
             check = await self._published(pending)
             await self._keep(check, pending.check.state)

@@ -13,6 +13,7 @@ import structlog
 from anyio.abc import TaskGroup
 from attrs import define, evolve, field
 
+from dispatchd.concurrency.keyed_tasks import KeyedTasks
 from dispatchd.errors import ContractViolation
 from dispatchd.hub.config.github import GithubSettings, Permission, Rule
 from dispatchd.hub.context import Context
@@ -69,7 +70,7 @@ class Resolver:
     gates: Gates
     """Gates of installations, shared with the publisher: GitHub's limits are for both."""
     random: random.Random
-    _busy: set[str] = field(factory=set, init=False)
+    _work: KeyedTasks[str] = field(init=False)
     _turns: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_AT_ONCE), init=False
     )
@@ -80,9 +81,12 @@ class Resolver:
         factory=structlog.get_logger, init=False
     )
 
+    @_work.default
+    def _new_work(self) -> KeyedTasks[str]:
+        return KeyedTasks(_LOOP, self.context.bugs, _AFTER_A_BUG_S)
+
     async def run(self) -> None:
         """Resolve until cancelled."""
-        self._busy.clear()
         received = Received(self.context.stores.database)
         async with anyio.create_task_group() as tasks:
             await self.context.bugs.rounds(_LOOP, partial(self._round, tasks, received))
@@ -91,32 +95,15 @@ class Resolver:
         bell = self.context.waiting.changed.next
         try:
             # Jobs that are being resolved already don't count.
-            most = _LOOKED_AT + len(self._busy)
-            jobs = await self.context.use(lambda: received.oldest(most))
-            self._take_up(tasks, jobs)
+            most = _LOOKED_AT + len(self._work)
+            for job in await self.context.use(lambda: received.oldest(most)):
+                self._work.start(tasks, job.id, partial(self._until_decided, job))
         except StorageBusy as error:
             self._log.warning("database_busy", error=str(error))
         self.context.bugs.worked(_LOOP)
         shared = self.context.stores.database.is_shared
         with anyio.move_on_after(_LOOK_S if shared else None):
             await bell.wait()
-
-    def _take_up(self, tasks: TaskGroup, jobs: list[HubJob]) -> None:
-        for job in jobs:
-            if job.id not in self._busy:
-                self._busy.add(job.id)
-                tasks.start_soon(self._settle, job, name=f"resolve {job.id}")
-
-    async def _settle(self, job: HubJob) -> None:
-        try:
-            await self.context.bugs.complete(
-                _LOOP,
-                partial(self._until_decided, job),
-                item=job.id,
-                longest_s=_AFTER_A_BUG_S,
-            )
-        finally:
-            self._busy.discard(job.id)
 
     async def _until_decided(self, job: HubJob) -> None:
         failures, asked_since = 0, self.context.now()
