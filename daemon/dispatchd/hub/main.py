@@ -234,7 +234,7 @@ class _Server(uvicorn.Server):
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._connections.is_closing = True
+        self._connections.begin_closing()
         await super().shutdown(sockets)
 
 

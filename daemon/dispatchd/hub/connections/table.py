@@ -108,6 +108,10 @@ class Connections:
     _of_address: dict[str, dict[Connection, None]] = field(factory=dict, init=False)
     """Other silent connections by address."""
 
+    def begin_closing(self) -> None:
+        """Set `is_closing`."""
+        self.is_closing = True
+
     def __len__(self) -> int:
         """Return the number of connections."""
         return len(self._all)
