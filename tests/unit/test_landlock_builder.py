@@ -81,6 +81,23 @@ def test_a_folder_that_was_replaced_meanwhile_is_opened_as_it_is_now(
     assert within_reach(builder, rules(a, b), [a, a.with_name("former")]) == {a}
 
 
+def test_a_link_in_the_place_of_a_real_path_opens_nothing(
+    folders: dict[str, Path],
+) -> None:
+    """Also one that a run puts there after the path was resolved, or after the wall was prepared."""
+    a, b, c = folders.values()
+    builder = Builder(able())
+    real = [Rule(str(a), int(READ), is_real=True), *rules(b)]
+    for _ in range(2):
+        assert within_reach(builder, real, [a, b, c]) == {a, b}
+    a.rename(a.with_name("former"))
+    a.symlink_to(c)
+    for _ in range(2):
+        assert within_reach(builder, real, [a, b, c]) == {b}
+    below = [Rule(str(a / "file"), int(READ), is_real=True)]
+    assert within_reach(builder, below, [a, c]) == set()
+
+
 def test_a_folder_that_was_missing_is_opened_once_it_is_there(
     folders: dict[str, Path],
 ) -> None:

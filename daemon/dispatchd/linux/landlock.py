@@ -90,6 +90,18 @@ _SIZES: Final = ((6, 24), (4, 16), (1, 8))
 stays 0."""
 
 
+_OPENAT2: Final = 437
+"""Number of openat2(2), the same on every machine; each kernel with Landlock has it."""
+
+_HERE: Final = -100
+"""AT_FDCWD of linux/fcntl.h; all paths are absolute."""
+
+_NO_LINKS: Final = 0x04
+"""RESOLVE_NO_SYMLINKS of linux/openat2.h."""
+
+_HOW: Final = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, _NO_LINKS)
+"""`struct open_how`: flags, mode, resolve."""
+
 _NOWHERE: Final = (0, 0)
 """Identity of a file that can't be reached."""
 
@@ -99,6 +111,8 @@ class Rule(NamedTuple):
 
     path: str
     access: int
+    is_real: bool = False
+    """True if a path with a link in it is another one than was meant: it gets no opening."""
 
 
 class Able(NamedTuple):
@@ -253,12 +267,12 @@ def _allow(
     identities = []
     for rule in rules:
         accesses = (rule.access & handled, rule.access & handled & of_files)
-        identities.append(_open(ruleset, rule.path, accesses, call))
+        identities.append(_open(ruleset, rule, accesses, call))
     return identities
 
 
 def _open(
-    ruleset: int, path: str, accesses: tuple[int, int], call: Kernel
+    ruleset: int, rule: Rule, accesses: tuple[int, int], call: Kernel
 ) -> tuple[int, int]:
     """Add a rule for a folder or a file, and return its identity (`_identity`).
 
@@ -268,7 +282,10 @@ def _open(
         OSError: The kernel refuses.
     """
     try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        if rule.is_real:
+            fd = system_call(_OPENAT2, _HERE, os.fsencode(rule.path), _HOW, len(_HOW))
+        else:
+            fd = os.open(rule.path, os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP}:
             return _NOWHERE

@@ -69,6 +69,11 @@ class Reader:
             read_paths=self._absolute(entry.read_paths),
             write_paths=self._absolute(entry.write_paths),
             hidden_paths=self._absolute(self._secret_files()),
+            writable_paths=self._absolute(
+                path
+                for other in self.content.workflows.values()
+                for path in other.write_paths
+            ),
             forks_without_isolation=entry.forks_without_isolation,
             repositories=entry.repositories,
             github_servers=tuple(self._servers(entry)),

@@ -36,7 +36,8 @@ class Launch:
     by means of `token`.
 
     With an isolation the command can write its `workspace` and its own `files`, and read its `inputs`. The owner may
-    add `read_paths` and `write_paths`. `hidden_paths`, the files with secrets, are never reachable. `temporary` is its
+    add `read_paths` and `write_paths`. `hidden_paths`, the files with secrets, are never reachable. `writable_paths` are
+    the paths that any workflow may write, so that links in them aren't trusted. `temporary` is its
     own folder for temporary files, a part of `files`; `home` is a home folder that it shares with other runs. A
     container is made from `image`, fetched as `pull` says.
     """
@@ -62,5 +63,6 @@ class Launch:
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()
     hidden_paths: tuple[str, ...] = ()
+    writable_paths: tuple[str, ...] = ()
     checkout: Checkout | None = None
     token: SecretSource | None = None

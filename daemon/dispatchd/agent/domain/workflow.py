@@ -70,6 +70,8 @@ class Workflow(RunLimits):
     read_paths: tuple[str, ...] = ()
     write_paths: tuple[str, ...] = ()
     hidden_paths: tuple[str, ...] = ()
+    writable_paths: tuple[str, ...] = ()
+    """The `write_paths` of all workflows."""
     forks_without_isolation: bool = False
     github_servers: tuple[str, ...] = (PUBLIC,)
     repositories: tuple[str, ...] | None = None

@@ -122,6 +122,7 @@ def _prepared(
         read_paths=workflow.read_paths,
         write_paths=workflow.write_paths,
         hidden_paths=workflow.hidden_paths,
+        writable_paths=workflow.writable_paths,
         files=run.files(number),
         home=home,
         temporary=run.temporary(number),

@@ -28,8 +28,10 @@ from dispatchd.linux.untrusted_files import what_is_at
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
 _ASIDE: Final = ".aside-"
-_DEFAULT_ACL: Final = "system.posix_acl_default"
 """Prefix of a file that is still being written."""
+
+_DEFAULT_ACL: Final = "system.posix_acl_default"
+"""Extended attribute with a folder's default access list (acl(5))."""
 
 _UNIQUE_BYTES: Final = 6
 """Random part of such a name (bytes): no two writers meet, and the name stays below 255 bytes."""
@@ -42,12 +44,14 @@ def drop_default_acl(folder: Path | int) -> None:
     user, and on a file system without such lists.
 
     Args:
-        folder: Its path, or a descriptor, which may be one that was opened as a path (open(2), O_PATH).
+        folder: Its path, which must be no link, or a descriptor, which may be one that was opened as a path (open(2),
+            O_PATH).
     """
-    # removexattr(2) doesn't take a descriptor that was opened as a path; its name in proc does.
-    path = f"/proc/self/fd/{folder}" if isinstance(folder, int) else folder
+    # removexattr(2) doesn't take a descriptor that was opened as a path; its name in proc, a link, does.
+    is_open = isinstance(folder, int)
+    path = f"/proc/self/fd/{folder}" if is_open else folder
     with suppress(OSError):
-        os.removexattr(path, _DEFAULT_ACL)
+        os.removexattr(path, _DEFAULT_ACL, follow_symlinks=is_open)
 
 
 def make_folder(path: Path) -> None:

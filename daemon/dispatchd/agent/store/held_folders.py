@@ -40,19 +40,23 @@ class _Need:
 
     def restore(self) -> int:
         """Restore the modes of paths that can't be used. Return the number restored."""
-        restored = 0
-        for path in self.paths:
-            with suppress(OSError), _opened(path) as fd:
-                if not self.to_read:
-                    drop_default_acl(fd)
-                missing = _missing(fd, to_read=self.to_read)
-                mode = stat.S_IMODE(os.fstat(fd).st_mode)
-                if missing:
-                    _change(fd, self._modes.get(path, mode | missing))
-                    restored += 1
-                else:
-                    self._modes[path] = mode
-        return restored
+        return sum(self._restore(path) for path in self.paths)
+
+    def _restore(self, path: Path) -> int:
+        with suppress(OSError):
+            seen = path.lstat()
+            if not self.to_read and stat.S_ISDIR(seen.st_mode):
+                drop_default_acl(path)
+            if not _missing(seen, to_read=self.to_read):
+                self._modes[path] = stat.S_IMODE(seen.st_mode)
+                return 0
+            with _opened(path) as fd:
+                now = os.fstat(fd)
+                missing = _missing(now, to_read=self.to_read)
+                mode = stat.S_IMODE(now.st_mode) | missing
+                _change(fd, self._modes.get(path, mode))
+                return 1
+        return 0
 
 
 @define
@@ -216,9 +220,10 @@ def _restore_in(folder: int, name: str) -> int:
 def _restore(fd: int) -> int:
     """Restore the mode of an open file or folder. Return 1 if it couldn't be used, else 0."""
     drop_default_acl(fd)
-    missing = _missing(fd)
+    status = os.fstat(fd)
+    missing = _missing(status)
     if missing:
-        _change(fd, stat.S_IMODE(os.fstat(fd).st_mode) | missing)
+        _change(fd, stat.S_IMODE(status.st_mode) | missing)
     return int(bool(missing))
 
 
@@ -227,9 +232,8 @@ def _change(fd: int, mode: int) -> None:
     Path(f"/proc/self/fd/{fd}").chmod(mode)
 
 
-def _missing(fd: int, *, to_read: bool = False) -> int:
+def _missing(status: os.stat_result, *, to_read: bool = False) -> int:
     """Return the missing bits of a mode; 0 for files of other users, which no run can change either."""
-    status = os.fstat(fd)
     if status.st_uid != os.geteuid():
         return 0
     needed = 0

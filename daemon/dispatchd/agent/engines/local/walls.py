@@ -12,6 +12,7 @@ from pathlib import Path
 from pwd import getpwuid
 from typing import Final, Self
 
+import structlog
 from attrs import field, frozen
 
 from dispatchd.agent.domain.isolation import Isolation
@@ -57,6 +58,9 @@ _SOCKETS_ELSEWHERE: Final = (
     *("/var/lib/incus/unix.socket", "/var/lib/lxd/unix.socket"),
     *("/var/snap/lxd/common/lxd/unix.socket", "/tmp/tmux-{uid}/default"),  # noqa: S108  # of tmux(1)
 )
+
+_MOST_NAMES: Final = 4096
+"""Most names on the way to a path that are looked at (count): as many as a path has characters (PATH_MAX)."""
 
 _NAME_A_SOCKET: Final = ("DOCKER_HOST", "CONTAINER_HOST", "DBUS_SESSION_BUS_ADDRESS")
 """Variables with the address of such a socket; its path follows the scheme."""
@@ -139,15 +143,15 @@ class Walls:
         """Return the openings for a launch: the machine's programs, its own files, the owner's additions. Blocks."""
         return [
             *self._machine(launch.hidden_paths),
-            Rule(launch.command[0], int(READ)),
+            *self._program(launch),
             *self.own_openings(launch),
         ]
 
     def own_openings(self, launch: Launch) -> list[Rule]:
         """Return the openings for a launch's own files, and the owner's additions. Blocks."""
         return [
-            *self._added(launch.read_paths, launch.hidden_paths, READ),
-            *self._added(launch.write_paths, launch.hidden_paths, WRITE),
+            *self._added(launch.read_paths, launch, READ),
+            *self._added(launch.write_paths, launch, WRITE),
             *(Rule(str(path), int(READ)) for path in launch.inputs),
             Rule(str(launch.workspace), int(WRITE)),
             Rule(str(launch.files), int(WRITE)),
@@ -168,15 +172,52 @@ class Walls:
             self._known[secret] = rules
         return rules
 
+    def _program(self, launch: Launch) -> Iterator[Rule]:
+        hidden = (*self.hidden, *_all_real(map(Path, launch.hidden_paths)))
+        yield from _opened(_trusted([launch.command[0]], launch), hidden, READ)
+
     def _added(
-        self, paths: Iterable[str], secret: tuple[str, ...], access: int
+        self, paths: Iterable[str], launch: Launch, access: int
     ) -> Iterator[Rule]:
         """Yield the rules for the owner's additions: a secret only for its own path, the daemon's folders never."""
-        for path in paths:
-            named = _real(Path(path))
-            hidden = _all_real(map(Path, secret))
-            others = tuple(file for file in hidden if file != named)
-            yield from _opened([named], (*self.hidden, *others), access)
+        hidden = _all_real(map(Path, launch.hidden_paths))
+        for path in _trusted(paths, launch):
+            others = tuple(file for file in hidden if file != path)
+            yield from _opened([path], (*self.hidden, *others), access)
+
+
+def _trusted(paths: Iterable[str], launch: Launch) -> Iterator[Path]:
+    """Yield the real paths, but for those that lead through a link which a run may have made."""
+    writable = _all_real(map(Path, launch.writable_paths))
+    for path in map(Path, paths):
+        real = _real(path)
+        links = _links_on(path) if real != path and writable else ()
+        if any(folder in link.parents for link in links for folder in writable):
+            structlog.get_logger().warning("link_not_followed", path=str(path))
+        else:
+            yield real
+
+
+def _links_on(path: Path) -> Iterator[Path]:
+    """Yield the links that an absolute path leads through, each by its real place."""
+    here, names = Path(path.anchor), list(reversed(path.parts[1:]))
+    for _ in range(_MOST_NAMES):
+        if not names:
+            break
+        name = names.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        try:
+            target = (here / name).readlink()
+        except OSError:
+            here /= name
+            continue
+        yield here / name
+        if target.is_absolute():
+            here = Path(target.anchor)
+            target = target.relative_to(target.anchor)
+        names.extend(reversed(target.parts))
 
 
 def _homes(environment: Mapping[str, str]) -> Iterator[Path]:
@@ -251,7 +292,7 @@ def _opened(
         if any(folder.is_relative_to(secret) for secret in hidden):
             continue
         if not any(secret.is_relative_to(folder) for secret in hidden):
-            yield Rule(str(folder), int(access))
+            yield Rule(str(folder), int(access), is_real=True)
         else:
             yield from _opened(_children(folder), hidden, access)
 
