@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.clock import LongPauses
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Request, as_json, endpoint
@@ -31,7 +32,8 @@ async def daemon(
     tmp_path: Path, server: Hub, forge: GitServer
 ) -> AsyncIterator[DaemonHere]:
     config = configure(tmp_path, server.url, forge)
-    async with running_daemon(config, env={"TOKEN_OF_THE_MACHINE": TOKEN}) as found:
+    env = {"TOKEN_OF_THE_MACHINE": TOKEN}
+    async with running_daemon(config, env=env, random=LongPauses()) as found:
         yield found
 
 

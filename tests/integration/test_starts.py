@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from support.clock import advance
+from support.clock import LongPauses, advance
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
@@ -92,7 +92,8 @@ async def test_one_bad_answer_to_the_call_for_a_token_costs_a_plain_job_nothing(
 ) -> None:
     async with endpoint() as hub:
         hub.script = answering(answer)
-        async with running_daemon(configure(tmp_path, hub, TOKEN)) as daemon:
+        config = configure(tmp_path, hub, TOKEN)
+        async with running_daemon(config, random=LongPauses()) as daemon:
             hub.hand_out(JOB)
             await daemon.until_logged("job_start_failed")
             waiting = record(daemon)

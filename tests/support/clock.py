@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from random import Random
 from typing import cast
 
 import anyio
@@ -94,6 +95,14 @@ def within(seconds: float) -> Iterator[None]:
             yield
         finally:
             skipping.real.discard(scope)
+
+
+class LongPauses(Random):
+    """Jitter that leaves every pause almost as long as it may be, for a test that looks at what happens in one."""
+
+    @override
+    def random(self) -> float:
+        return 0.99
 
 
 class LoopTime:

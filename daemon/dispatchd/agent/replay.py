@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import anyio
@@ -116,7 +117,12 @@ async def play(
         own = evolve(config, state_folder=replay.state_folder)
         clock = SteadyClock.open(replay.state_folder)
         shared = Tracking.of(
-            CurrentConfig(own), store, clock, BugFence(), changed=Notifier()
+            CurrentConfig(own),
+            store,
+            clock,
+            BugFence(),
+            random=Random(),  # noqa: S311  # for jitter, not for secrets
+            changed=Notifier(),
         )
         core = execution(shared, engine, known)
         try:

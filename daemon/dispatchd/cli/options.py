@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +21,9 @@ _STATE: Final = Path("/var/lib")
 _RUNTIME: Final = Path("/run")
 """Folders of the units' state and socket, in folders called dispatchd, or dispatchd-NAME for NAME.toml."""
 
+_MOST_TEXT: Final = 40 << 20
+"""Largest text that a command reads (bytes); contracts/README.md, Limits."""
+
 _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Folders in which programs are searched if the daemon has no PATH."""
 
@@ -34,6 +38,18 @@ def not_blank(_: click.Context, __: click.Parameter, value: str) -> str:
     """
     if not value.strip():
         message = "it is empty; is a variable unset?"
+        raise click.BadParameter(message)
+    return value
+
+
+def finite(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """Return the number that an option was given. A callback of the option.
+
+    Raises:
+        BadParameter: It is infinite, or none (nan).
+    """
+    if value is not None and not isfinite(value):
+        message = f"{value} is no number"
         raise click.BadParameter(message)
     return value
 
@@ -139,20 +155,27 @@ def _places(file: Path) -> Places:
 
 
 def read_text(file: Path) -> str:
-    """Return the text of a file that the command line names.
+    """Return the text of a file that the command line names; `-` is stdin.
 
     Raises:
-        UsageError: The file can't be read.
+        UsageError: The file can't be read, is no text, or has more than any hub takes.
     """
+    cannot = f"read {file}"
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (
-            (error.strerror or str(error))
-            if isinstance(error, OSError)
-            else "not UTF-8 text"
-        )
-        raise UsageError(cannot=f"read {file}", reason=reason) from error
+        if str(file) == "-":
+            data = b"" if sys.stdin is None else sys.stdin.buffer.read(_MOST_TEXT + 1)
+        else:
+            with file.open("rb") as opened:
+                data = opened.read(_MOST_TEXT + 1)
+        if len(data) > _MOST_TEXT:
+            reason = f"it has more than {_MOST_TEXT >> 20} MiB"
+            raise UsageError(cannot=cannot, reason=reason)
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(cannot=cannot, reason=reason) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(cannot=cannot, reason="not UTF-8 text") from error
 
 
 def confirm(question: str, *, cannot: str) -> None:

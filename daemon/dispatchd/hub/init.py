@@ -79,7 +79,8 @@ def init(folder: Path, *, listen: str, database_url: str, license_id: str) -> Ma
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write(file, text)
     except FileExistsError as error:
-        reason = f"{file} is there already"
+        is_folder = folder.is_dir()
+        reason = f"{file} is there already" if is_folder else "it is no folder"
         raise UsageError(cannot=f"make a hub in {folder}", reason=reason) from error
     except OSError as error:
         raise FolderUnusable(folder=folder, error=error) from error

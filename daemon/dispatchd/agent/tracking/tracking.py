@@ -1,7 +1,7 @@
 """The tracked jobs of a daemon: their records, their folders, and the context of the loops that move them."""
 
-import random
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import Self
 
 from attrs import frozen
@@ -29,21 +29,21 @@ class Tracking:
     runs: Runs
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913  # wiring has as many parts
         cls,
         current: CurrentConfig,
         store: JobStore,
         clock: SteadyClock,
         bugs: BugFence,
         *,
+        random: Random,
         changed: Notifier,
         watchers: Sequence[Callable[[TrackedJob], None]] = (),
     ) -> Self:
         """Wire those of an open store. `changed` notifies the loops; `watchers` are called with every durable record."""
-        rng = random.Random()  # noqa: S311  # for jitter, not for secrets
-        tracker = Tracker(store, clock, Disk(rng), watchers, changed)
+        tracker = Tracker(store, clock, Disk(random), watchers, changed)
         return cls(
-            context=Context(current=current, clock=clock, random=rng, bugs=bugs),
+            context=Context(current=current, clock=clock, random=random, bugs=bugs),
             tracker=tracker,
             fence=Fence(tracker, clock),
             runs=Runs.open(current.config.state_folder),

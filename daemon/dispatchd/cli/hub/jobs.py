@@ -1,7 +1,6 @@
 """`dispatchd hub submit`, `jobs`, `show`, `cancel`, `requeue`, `pause`, `resume`, `deliveries`, `redeliver`, `prune`."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,7 +18,7 @@ from dispatchd.cli.hub.client import (
     when,
 )
 from dispatchd.cli.hub.job import print_job
-from dispatchd.cli.options import confirm, not_blank, print_json, read_text
+from dispatchd.cli.options import confirm, finite, not_blank, print_json, read_text
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import rough
 
@@ -74,9 +73,8 @@ def show(hub: HubClient, *, as_json: bool, job: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
     """Queue the job in FILE (JSON, contracts/schemas/submit-request.schema.json; - for stdin)."""
-    text = sys.stdin.read() if str(file) == "-" else read_text(file)
     try:
-        document = json.loads(text)
+        document = json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
         raise UsageError(
             cannot=f"submit {file}", reason=f"it is not JSON ({error})"
@@ -151,7 +149,12 @@ def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
 
 @click.command()
 @asks_hub
-@click.option("--days", type=click.FloatRange(min=0), help="[default: as configured]")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0),
+    callback=finite,
+    help="[default: as configured]",
+)
 @click.option("-y", "--yes", is_flag=True, help="Don't ask before all is forgotten.")
 def prune(hub: HubClient, *, as_json: bool, days: float | None, yes: bool) -> None:
     """Forget jobs that ended, and deliveries that came, longer ago than some days.

@@ -4,6 +4,7 @@ The key that signs the sessions of the web page is left out: nobody is logged in
 """
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,20 @@ def backup(database: Database, file: Path) -> int:
         raise UsageError(cannot=f"back up to {file}", reason="it is there already")
     aside = file.with_name(file.name + ".part")
     aside.unlink(missing_ok=True)
+    with ExitStack() as undo:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            beside = aside.with_name(aside.name + suffix)
+            undo.callback(beside.unlink, missing_ok=True)
+        rows = _written(database, aside)
+        _sync(aside)
+        aside.replace(file)
+        undo.pop_all()
+    _sync(file.parent)
+    return rows
+
+
+def _written(database: Database, aside: Path) -> int:
+    """Copy a database into a new file of this user alone, and return the number of rows."""
     target = Database.open(f"sqlite:///{aside.absolute()}")
     try:
         with database.snapshot() as source:
@@ -48,9 +63,6 @@ def backup(database: Database, file: Path) -> int:
     finally:
         target.close()
     aside.chmod(0o600)
-    _sync(aside)
-    aside.replace(file)
-    _sync(file.parent)
     return rows
 
 
