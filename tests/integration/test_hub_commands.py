@@ -172,3 +172,26 @@ async def _added(server: HubHere, name: str) -> tuple[int, bool]:
     config = ("--config", str(server.folder / "hub.toml"))
     said = await command("hub", "machine", "add", name, *config)
     return said.returncode, "$.name must have no slash" in said.stderr
+
+
+SUBMIT = ("submit", "--url", "http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((*SUBMIT, "/dev/zero"), "it has more than 40 MiB"),
+        ((*SUBMIT, "/dev"), "Is a directory"),
+        (("prune", "--days", "nan"), "nan is no number"),
+        (("prune", "--days", "inf"), "inf is no number"),
+        (("init", "/dev/null"), "it is no folder"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_words(
+    arguments: tuple[str, ...], words: str
+) -> None:
+    done = dispatchd("hub", *arguments, env={"DISPATCHD_HUB_TOKEN": "t"})
+
+    assert done.returncode in {2, os.EX_USAGE}
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) <= 4

@@ -3,6 +3,8 @@
 import json
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +26,7 @@ from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.jobs.store import JobStore
 from dispatchd.hub.storage.migrate import REVISION
 from dispatchd.hub.storage.schema import JOBS, METADATA, SECRETS
-from support.cli import command
+from support.cli import command, dispatchd
 from support.fixtures import ROOT
 from support.hub import HubHere, hub
 from support.machine import JOBS as JOBS_PATH
@@ -173,6 +175,30 @@ def empty(folder: Path, url: str) -> None:
             # Copied from one template, both hubs have the same first token.
             db.execute(METADATA.tables["tokens"].delete())
     database.close()
+
+
+def test_a_backup_without_room_leaves_nothing(tmp_path: Path) -> None:
+    """A limit of the size of files stands for the end of the disk."""
+    made = dispatchd("hub", "init", str(tmp_path / "hub"))
+    assert made.returncode == 0
+    code = (
+        "import resource, signal; from dispatchd.cli.main import main;"
+        " signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        " resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); main()"
+    )
+    file = tmp_path / "kept" / "backup.db"
+    file.parent.mkdir()
+    config = str(tmp_path / "hub" / "hub.toml")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "hub", "backup", str(file), "--config", config],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode != 0
+    assert len(done.stderr.splitlines()) == 1, done
+    assert list(file.parent.iterdir()) == []
 
 
 def test_a_backup_is_the_same_again_in_either_kind_of_database(
