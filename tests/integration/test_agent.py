@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dispatchd.concurrency.bug_fence import BugFence
 from support.clock import LongPauses
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
@@ -33,7 +34,7 @@ async def daemon(
 ) -> AsyncIterator[DaemonHere]:
     config = configure(tmp_path, server.url, forge)
     env = {"TOKEN_OF_THE_MACHINE": TOKEN}
-    async with running_daemon(config, env=env, random=LongPauses()) as found:
+    async with running_daemon(config, env=env, bugs=BugFence(LongPauses())) as found:
         yield found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dispatchd.concurrency.bug_fence import BugFence
 from support.clock import LongPauses, advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
@@ -75,7 +76,7 @@ async def test_each_change_of_the_phase_is_told_without_time_passing(
     options = 'contract = "headless"\nmax_retries = 1\n'
     async with endpoint() as hub:
         config = write_config(tmp_path, hub.url, workflows, limits=options)
-        async with running_daemon(config, random=LongPauses()) as daemon:
+        async with running_daemon(config, bugs=BugFence(LongPauses())) as daemon:
             workspace = daemon.state / "runs" / "j" / "workspace"
             hub.hand_out(job("j", "agent", lease_seconds=86_400))
             await hub.until(lambda e: phases(e, "j")[-1:] == ["running"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dispatchd.concurrency.bug_fence import BugFence
 from support.clock import LongPauses, advance
 from support.control import call
 from support.daemon import DaemonHere, running_daemon, write_config
@@ -93,7 +94,7 @@ async def test_one_bad_answer_to_the_call_for_a_token_costs_a_plain_job_nothing(
     async with endpoint() as hub:
         hub.script = answering(answer)
         config = configure(tmp_path, hub, TOKEN)
-        async with running_daemon(config, random=LongPauses()) as daemon:
+        async with running_daemon(config, bugs=BugFence(LongPauses())) as daemon:
             hub.hand_out(JOB)
             await daemon.until_logged("job_start_failed")
             waiting = record(daemon)

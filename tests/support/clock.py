@@ -29,7 +29,7 @@ class SkippingLoop(asyncio.SelectorEventLoop):
         self.skipped_s = 0.0
         self.real: set[anyio.CancelScope] = set()
         """Deadlines of tests, which don't move."""
-        self.others = set(threading.enumerate())
+        self.others = {each for each in threading.enumerate() if _is_busy(each)}
         """Threads of earlier tests; one that hangs never ends."""
 
     @override
@@ -73,9 +73,12 @@ async def threads_are_idle() -> None:
 def _at_work() -> bool:
     """Return whether a thread is at work for this loop: a worker of anyio, or one of `concurrency.own_threads`."""
     return bool(to_thread.current_default_thread_limiter().borrowed_tokens) or any(
-        thread.name.startswith("own thread")
-        for thread in set(threading.enumerate()) - loop().others
+        _is_busy(thread) for thread in set(threading.enumerate()) - loop().others
     )
+
+
+def _is_busy(thread: threading.Thread) -> bool:
+    return thread.name.startswith("own thread")
 
 
 async def pass_ticks() -> None:

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import anyio
@@ -144,7 +143,6 @@ class DaemonHere(DaemonLog):
 
     time: LoopTime = field(init=False)
     bugs: BugFence = field(factory=BugFence)
-    random: Random = field(factory=Random)
     _tasks: TaskGroup
     _signals: MemoryObjectSendStream[signal.Signals] = field(init=False)
     _ended: anyio.Event = field(factory=anyio.Event, init=False)
@@ -182,7 +180,6 @@ class DaemonHere(DaemonLog):
                         known=known,
                         time=self.time,
                         bugs=self.bugs,
-                        random=self.random,
                     )
                     await serve(config, given)
         finally:

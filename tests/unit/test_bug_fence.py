@@ -92,6 +92,8 @@ BOUNDED = {
     "linux/nonblocking.py:_sent",
     # A thread: its batches are fenced by `named`.
     "agent/health/tracing.py:_work",
+    # Threads: what they call raises where it is waited for.
+    "concurrency/own_threads.py:run",
 }
 """The endless loops outside the fence. Whoever adds one says why it is none of a program's loops."""
 

@@ -32,6 +32,24 @@ async def test_a_call_has_the_context_of_its_caller() -> None:
     assert await OwnThreads().run("a", name.get, within_s=30) == "caller"
 
 
+async def test_calls_in_a_row_share_a_thread_unless_it_hangs() -> None:
+    threads, over = OwnThreads(), threading.Event()
+    used = {await threads.run("a", threading.get_ident, within_s=30) for _ in range(50)}
+    # One that has just ended a call may not be free yet.
+    assert len(used) <= 9
+
+    for number in range(20):
+        with pytest.raises(TimeoutError):
+            await threads.run(number, over.wait, within_s=0)
+    assert await threads.run("b", lambda: 7, within_s=30) == 7
+    over.set()
+    with within(30):
+        while any(each.name == "own thread: 19" for each in threading.enumerate()):
+            await anyio.sleep(0.001)
+    names = [each.name for each in threading.enumerate()]
+    assert 0 < names.count("idle thread") <= 8
+
+
 async def test_what_hangs_is_left_behind_after_its_time() -> None:
     threads, over = OwnThreads(), threading.Event()
 

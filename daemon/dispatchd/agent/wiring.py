@@ -4,7 +4,6 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from random import Random
 
 import httpx
 from attrs import evolve, field, frozen
@@ -67,7 +66,6 @@ class Surroundings:
     """Secrets that the log leaves out."""
     time: TimeSource = field(factory=MachineTime)
     bugs: BugFence = field(factory=BugFence)
-    random: Random = field(factory=Random)  # noqa: S311  # for jitter, not for secrets
     end: Callable[[], object] | None = None
     """Ends the process at once if a stop hangs; None if the daemon shares its process."""
 
@@ -121,7 +119,7 @@ def build(opened: Opened) -> Daemon:
         opened.folder.store,
         opened.folder.clock,
         bugs,
-        random=given.random,
+        random=bugs.random,
         changed=changed,
         watchers=[watcher.see for watcher in watchers],
     )
@@ -379,7 +377,7 @@ def _traces(opened: Opened, server_id: Callable[[], str]) -> TraceExporter | Non
         proxy="" if proxy is None else proxy.full_url,
         instance_id=server_id,
         bugs=opened.given.bugs,
-        random=opened.given.random,
+        random=opened.given.bugs.random,
     )
 
 

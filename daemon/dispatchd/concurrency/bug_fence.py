@@ -4,10 +4,10 @@ Each loop of the daemon and of the hub runs its rounds in here. A round that rai
 context, counted, and repeated with back-off. Until a round works again, the loop is listed in `failing`.
 """
 
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from random import Random, SystemRandom
 from typing import Never
 
 import anyio
@@ -33,7 +33,8 @@ class Containment:
 class BugFence:
     """Contains the bugs of one program. All of its loops share one object."""
 
-    _random: random.Random = field(factory=random.SystemRandom)
+    random: Random = field(factory=SystemRandom)
+    """Draws the jitter of pauses, after bugs and elsewhere."""
     failing: dict[str, str] = field(factory=dict, init=False)
     """Loops and items in back-off after a bug, by name such as `prune` or `report job-1`, with the type of its exception."""
     met: Counter[str] = field(factory=Counter, init=False)
@@ -78,7 +79,7 @@ class BugFence:
             on_pause: Called with the length of a pause (seconds) before it begins.
             longest_s: Longest pause after a bug (seconds).
         """
-        retry = Retry(self._random, cap_s=longest_s)
+        retry = Retry(self.random, cap_s=longest_s)
         try:
             while not await self._works(loop, act, item):
                 delay_s = retry.failed()

@@ -1,7 +1,8 @@
 """Blocking calls that may hang forever: each in a thread of its own, which can be left behind.
 
 A read on a dead network file system, or of a pipe that nothing writes to, can't be ended. A worker thread of
-anyio is waited for when its task is cancelled, and when the program ends. A thread of this module is not.
+anyio is waited for when its task is cancelled, and when the program ends. A thread of this module is not. One whose
+call has ended carries out another one, because the start of a thread keeps the event loop waiting.
 """
 
 import os
@@ -11,18 +12,25 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
+from queue import SimpleQueue
 from typing import Any, Final, TypeVar, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal
 from attrs import define, field
+from typing_extensions import override
 
 from dispatchd.protocol.times import duration
 
 T = TypeVar("T")
 
 _NAME: Final = "own thread"
-"""Beginning of the name of each thread."""
+"""Beginning of the name of each thread while it has a call."""
+
+_IDLE_NAME: Final = "idle thread"
+
+_MOST_IDLE: Final = 8
+"""Most threads that are kept for further calls (count)."""
 
 
 @define
@@ -63,6 +71,32 @@ class OwnThreads:
         return cast("T", future.result())
 
 
+class _Worker(threading.Thread):
+    """Thread that carries out one call after another, for as long as none hangs."""
+
+    idle: Final[list["_Worker"]] = []
+    """Those without a call, of the whole process."""
+
+    def __init__(self) -> None:
+        # The end of the program doesn't wait for it.
+        super().__init__(daemon=True)
+        self._calls = SimpleQueue[Callable[[], None]]()
+
+    def carry_out(self, name: str, call: Callable[[], None]) -> None:
+        """Begin a call, which raises nothing."""
+        self.name = name
+        self._calls.put(call)
+
+    @override
+    def run(self) -> None:
+        while True:
+            self._calls.get()()
+            if len(self.idle) >= _MOST_IDLE:
+                return
+            self.name = _IDLE_NAME
+            self.idle.append(self)
+
+
 def _begin(name: str, call: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
     context = copy_context()
@@ -75,8 +109,12 @@ def _begin(name: str, call: Callable[[], T]) -> Future[T]:
         else:
             future.set_result(result)
 
-    # A daemon thread: the end of the program doesn't wait for it.
-    threading.Thread(target=work, name=name, daemon=True).start()
+    try:
+        worker = _Worker.idle.pop()
+    except IndexError:
+        worker = _Worker()
+        worker.start()
+    worker.carry_out(name, work)
     return future
 
 

@@ -51,6 +51,8 @@ def drop_default_acl(folder: Path | int) -> None:
     is_open = isinstance(folder, int)
     path = f"/proc/self/fd/{folder}" if is_open else folder
     with suppress(OSError):
+        # There is seldom one, and a removal waits for the file system's journal all the same.
+        os.getxattr(path, _DEFAULT_ACL, follow_symlinks=is_open)
         os.removexattr(path, _DEFAULT_ACL, follow_symlinks=is_open)
 
 

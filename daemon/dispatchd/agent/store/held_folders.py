@@ -106,6 +106,8 @@ class HeldFolders:
         self.changes = changes
         for need in (self._elsewhere, *self._live):
             self._watch(need)
+        # Changes before the watch.
+        self._restore_all()
 
     def close(self) -> None:
         """Close the descriptors."""
@@ -161,15 +163,14 @@ class HeldFolders:
         Return the number restored.
         """
         changed = inotify.changes(self.changes) if self.changes >= 0 else None
-        restored = sum(_restore(fd) for fd in self.descriptors)
         if changed is None:
             # Of records those that are read are in memory; the rest is for the next start.
-            return restored + sum(
-                need.restore() for need in (self._elsewhere, *self._live)
-            )
+            return self._restore_all()
+        restored = 0
         for watch, name in changed:
-            if name and watch in self._tops:
-                restored += _restore_in(self._tops[watch], name)
+            if watch in self._tops:
+                top = self._tops[watch]
+                restored += _restore_in(top, name) if name else _restore(top)
         for need in {
             self._needs[watch] for watch, _ in changed if watch in self._needs
         }:
@@ -177,6 +178,11 @@ class HeldFolders:
             # Something else may be in its place by now.
             self._watch(need)
         return restored
+
+    def _restore_all(self) -> int:
+        return sum(map(_restore, self.descriptors)) + sum(
+            need.restore() for need in (self._elsewhere, *self._live)
+        )
 
 
 def restore_state(folder: Path) -> int:
@@ -212,8 +218,11 @@ def _opened(path: Path | str, folder: int | None = None) -> Iterator[int]:
 
 def _restore_in(folder: int, name: str) -> int:
     """Restore the mode of an entry of a folder, if it exists, and never through a link."""
-    with suppress(OSError), _opened(name, folder) as fd:
-        return _restore(fd)
+    with suppress(OSError):
+        seen = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISDIR(seen.st_mode) or _missing(seen):
+            with _opened(name, folder) as fd:
+                return _restore(fd)
     return 0
 
 
