@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import click
 
@@ -23,6 +23,9 @@ _RUNTIME: Final = Path("/run")
 
 _MOST_TEXT: Final = 40 << 20
 """Largest text that a command reads (bytes); contracts/README.md, Limits."""
+
+_PART: Final = 64 << 10
+"""Largest read at once (bytes): room for all of it is taken beforehand."""
 
 _SEARCH_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Folders in which programs are searched if the daemon has no PATH."""
@@ -162,11 +165,11 @@ def read_text(file: Path) -> str:
     """
     cannot = f"read {file}"
     try:
-        if str(file) == "-":
-            data = b"" if sys.stdin is None else sys.stdin.buffer.read(_MOST_TEXT + 1)
-        else:
+        if str(file) != "-":
             with file.open("rb") as opened:
-                data = opened.read(_MOST_TEXT + 1)
+                data = _beginning(opened)
+        else:
+            data = b"" if sys.stdin is None else _beginning(sys.stdin.buffer)
         if len(data) > _MOST_TEXT:
             reason = f"it has more than {_MOST_TEXT >> 20} MiB"
             raise UsageError(cannot=cannot, reason=reason)
@@ -176,6 +179,14 @@ def read_text(file: Path) -> str:
         raise UsageError(cannot=cannot, reason=reason) from error
     except UnicodeDecodeError as error:
         raise UsageError(cannot=cannot, reason="not UTF-8 text") from error
+
+
+def _beginning(opened: BinaryIO) -> bytes:
+    """Return the content of a file, as far as a text may be long, and a part more."""
+    data = bytearray()
+    while len(data) <= _MOST_TEXT and (part := opened.read(_PART)):
+        data += part
+    return bytes(data)
 
 
 def confirm(question: str, *, cannot: str) -> None:
