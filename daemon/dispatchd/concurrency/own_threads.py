@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar, cast
 
@@ -80,20 +81,23 @@ class _Worker(threading.Thread):
     def __init__(self) -> None:
         # The end of the program doesn't wait for it.
         super().__init__(daemon=True)
-        self._calls = SimpleQueue[Callable[[], None]]()
+        self._calls = SimpleQueue[Callable[[], Callable[[], None]]]()
 
-    def carry_out(self, name: str, call: Callable[[], None]) -> None:
-        """Begin a call, which raises nothing."""
+    def carry_out(self, name: str, call: Callable[[], Callable[[], None]]) -> None:
+        """Begin a call, which raises nothing, and returns the call that publishes its result."""
         self.name = name
         self._calls.put(call)
 
     @override
     def run(self) -> None:
         while True:
-            self._calls.get()()
+            publish = self._calls.get()()
+            # Before: whoever gets the result may end the program (`end_if_left`).
+            self.name = _IDLE_NAME
+            publish()
+            del publish
             if len(self.idle) >= _MOST_IDLE:
                 return
-            self.name = _IDLE_NAME
             self.idle.append(self)
 
 
@@ -101,13 +105,12 @@ def _begin(name: str, call: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
     context = copy_context()
 
-    def work() -> None:
+    def work() -> Callable[[], None]:
         try:
             result = context.run(call)
         except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+            return partial(future.set_exception, error)
+        return partial(future.set_result, result)
 
     try:
         worker = _Worker.idle.pop()
