@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from dispatchd.protocol.contracts import check
+from dispatchd.protocol.extensions import OF_MACHINES
 from support.clock import advance
 from support.hub import Hub
 from support.machine import JOBS, Held, Machine, encoded, refuses, row
@@ -62,6 +63,29 @@ async def test_what_nobody_has_accepted_ends_with_the_first_accept(
     await cancel(server)
 
     refuses(await held.accept(), 410)
+
+    assert (await row(server, "j"))["state"] == "aborted"
+    assert await none_left(server)
+
+
+@pytest.mark.parametrize("extensions", [OF_MACHINES, None])
+@pytest.mark.parametrize("how", ["release", "expiry"])
+async def test_an_accept_under_an_earlier_claim_begins_nothing_after_a_cancel(
+    server: Hub, machine: Machine, how: str, extensions: tuple[str, ...] | None
+) -> None:
+    earlier = await claimed(server, machine)
+    await earlier.accept()
+    await earlier.beat()
+    if how == "release":
+        await earlier.release()
+    else:
+        await advance(server.lease_s + server.patience_s + 1)
+        await until(lambda: is_queued(server))
+    other = Machine(http=server.http, name="m2", extensions=extensions)
+    held = await other.pull()
+    await cancel(server)
+
+    refuses(await held.accept("run-2"), 410)
 
     assert (await row(server, "j"))["state"] == "aborted"
     assert await none_left(server)

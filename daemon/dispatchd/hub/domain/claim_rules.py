@@ -50,7 +50,7 @@ def accept(
 ) -> HubJob:
     """Return the job as accepted by the holder of its claim, with its lease extended; idempotent.
 
-    A job that is to be cancelled and was never accepted is ended: nothing has begun.
+    A job that is to be cancelled and was not accepted under this claim is ended: its machine has begun nothing.
 
     Raises:
         JobEnded: The job has ended.
@@ -60,7 +60,7 @@ def accept(
     require_holder(job, claim)
     if job.run_id and job.run_id != run_id:
         raise WrongRun
-    if job.cancel_requested and not job.accepts:
+    if job.cancel_requested and not job.accepted_at:
         return _let_go(job, _not_started(job), now=now)
     return advance(
         job,
