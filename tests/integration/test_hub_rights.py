@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from support.hub import Hub
-from support.machine import Machine, row
+from support.machine import Machine, held_poll, row
 
 PUSHED = {
     "dag_name": "ci",
@@ -81,3 +81,63 @@ async def test_a_token_for_submit_supersedes_no_job(server: Hub) -> None:
 
     assert reply.status_code == 403
     assert (await row(server, "victim"))["state"] == "queued"
+
+
+async def machine_call(
+    server: Hub, path: str, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the answer to an owner's call about a machine, or to an activation."""
+    reply = await server.http.post(f"/api/v1/{path}", json=body)
+    assert reply.is_success, reply.text
+    answer: dict[str, Any] = reply.json()
+    return answer
+
+
+async def activated(server: Hub, given: dict[str, Any]) -> Machine:
+    """Return a machine with the secret that its enrolment key was exchanged for."""
+    key = given["enrolment_key"]
+    body = {"key": key, "server_id": "s-1", "machine_name": "build-1"}
+    made = await machine_call(server, "licenses/activate", body)
+    return Machine(http=server.http, name="s-1", secret=made["heartbeat_secret"])
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+async def test_a_held_poll_ends_with_its_secret(server: Hub, *, fixed: bool) -> None:
+    body = {"name": "build-1", "fixed_secret": fixed}
+    given = await machine_call(server, "machines", body)
+    if fixed:
+        old = Machine(http=server.http, name="build-1", secret=given["secret"])
+    else:
+        old = await activated(server, given)
+
+    async with held_poll(old) as poll:
+        again = await machine_call(server, "machines/build-1/rotate")
+        if not fixed:
+            await activated(server, again)
+        await server.submit({"id": "j", **PUSHED})
+
+    assert poll.reply.status_code == 401
+    assert poll.reply.json() == (await old.ask()).json()
+    assert (await row(server, "j"))["state"] == "queued"
+
+
+async def test_a_held_poll_goes_on_until_the_new_key_is_activated(server: Hub) -> None:
+    given = await machine_call(server, "machines", {"name": "build-1"})
+    machine = await activated(server, given)
+
+    async with held_poll(machine) as poll:
+        await machine_call(server, "machines/build-1/rotate")
+        await server.submit({"id": "j", **PUSHED})
+
+    assert poll.reply.json()["id"] == "j"
+
+
+async def test_a_held_poll_of_a_revoked_machine_is_told_so(server: Hub) -> None:
+    given = await machine_call(server, "machines", {"name": "build-1"})
+    machine = await activated(server, given)
+
+    async with held_poll(machine) as poll:
+        await machine_call(server, "machines/build-1/revoke")
+        await server.submit({"id": "j", **PUSHED})
+
+    assert poll.reply.status_code == 410

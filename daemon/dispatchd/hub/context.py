@@ -144,11 +144,20 @@ class Context:
         secret_hash = "" if machine is None else machine.secret_hash
         proven = matches(body[secret_name], secret_hash)
         if machine is None or not proven or machine.license_id != body["license_id"]:
-            raise Refused(
-                HTTPStatus.UNAUTHORIZED,
-                "the license or the machine's secret is not valid here",
-            )
+            raise Refused(HTTPStatus.UNAUTHORIZED, _NOT_PROVEN)
         return machine
+
+    def authenticate_again(self, machine: Machine) -> Machine:
+        """Return an authenticated machine as it is stored now. Blocks.
+
+        Raises:
+            Refused: Its credentials have been replaced since.
+        """
+        now = self.stores.machines.by_server_id(machine.server_id)
+        proof = machine.license_id, machine.secret_hash
+        if now is None or (now.license_id, now.secret_hash) != proof:
+            raise Refused(HTTPStatus.UNAUTHORIZED, _NOT_PROVEN)
+        return now
 
     async def require(self, request: Request, scope: str) -> Token:
         """Return the token of a request, if it has a scope.
@@ -218,6 +227,8 @@ class Context:
         # Browsers also send the cookie with requests that other sites forge, so it permits no changes.
         return request.method == "GET" and bool(request.cookies.get(COOKIE))
 
+
+_NOT_PROVEN: Final = "the license or the machine's secret is not valid here"
 
 _THREADS: Final = 16
 """Most calls of the database at the same time (count)."""

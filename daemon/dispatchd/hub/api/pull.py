@@ -107,10 +107,7 @@ class Pull:
         Raises:
             Refused: The credentials are not valid, or the machine has been revoked.
         """
-        machine = self.context.authenticate(body, "heartbeat_secret")
-        if machine.revoked_at:
-            raise Refused(HTTPStatus.GONE, "this machine has been revoked")
-        return machine
+        return _not_revoked(self.context.authenticate(body, "heartbeat_secret"))
 
     def _asking(self, body: dict[str, Json]) -> _Asking:
         machine = self._puller(body)
@@ -204,10 +201,8 @@ class Pull:
     def _look(self, asking: _Asking, poll: Poll, *, is_first: bool) -> Claimed | None:
         claim = asking.claim
         if not is_first:
-            # It has waited: a machine that was revoked meanwhile must get no job.
-            machine = self.context.stores.machines.by_server_id(claim.machine)
-            if machine is None or machine.revoked_at:
-                raise Refused(HTTPStatus.GONE, "this machine has been revoked")
+            # It has waited: a machine that was revoked meanwhile, or has another secret now, must get no job.
+            machine = _not_revoked(self.context.authenticate_again(asking.machine))
             poll.bind(self.context.stores.bindings.get(machine.name))
         leases = self.context.settings.leases
         # A machine that knows no leases gets more time.
@@ -274,3 +269,14 @@ class Pull:
         calls = [HEARTBEAT, RELEASE, *self.extension.job_extensions(job)]
         known = [extension for extension in calls if asking.knows(extension)]
         return [*known, CAPABILITIES, MARKED]
+
+
+def _not_revoked(machine: Machine) -> Machine:
+    """Return a machine that may pull.
+
+    Raises:
+        Refused: It has been revoked.
+    """
+    if machine.revoked_at:
+        raise Refused(HTTPStatus.GONE, "this machine has been revoked")
+    return machine
