@@ -60,6 +60,30 @@ async def test_what_it_is_handed_has_no_extension(here: HubHere) -> None:
     assert not {"claim_token", "lease_seconds", "extensions"} & held.job.keys()
 
 
+async def test_the_claim_of_a_submitted_document_reaches_no_machine(
+    here: HubHere,
+) -> None:
+    calls = ["heartbeat", "release", "token"]
+    claim = {"claim_token": "stale", "lease_seconds": 60, "extensions": calls}
+    shown = {"status": "running", "claimed_by": "m9", "license_id": "lic-9"}
+    for _ in range(2):
+        await here.submit(
+            {"dag_name": "it", "repository_name": "o/r", **claim, **shown}
+        )
+    first = await Machine(http=here.http, extensions=None).pull()
+    second = await Machine(http=here.http, extensions=("heartbeat",)).pull()
+
+    assert not claim.keys() & first.job.keys()
+    assert {"claim_token", "lease_seconds"} & second.job.keys() == set()
+    assert second.job["extensions"] == ["heartbeat", "capabilities", "contract-header"]
+    own = {"status": "claimed", "claimed_by": "m1", "license_id": "lic-test"}
+    for held in (first, second):
+        assert {name: held.job[name] for name in own} == own
+        assert held.job["repository_name"] == "o/r"
+        assert (await held.accept()).status_code == 204
+        assert (await held.finish()).status_code == 204
+
+
 @pytest.mark.parametrize(
     ("named", "shown"),
     [

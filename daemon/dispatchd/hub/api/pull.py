@@ -43,6 +43,8 @@ _LOCKED_S: Final = 0.1
 """Wait of a held poll before its next look, if jobs are locked by other transactions (seconds)."""
 _BUSY_S: Final = 1.0
 """Wait of a held poll before its next look, if the database couldn't be used (seconds)."""
+_OF_CLAIM: Final = frozenset(("claim_token", "lease_seconds", "extensions"))
+"""Fields of a claim that a machine gets from the hub alone; those of a submitted document are left out."""
 _NOTED_EVERY_S: Final = 10.0
 """Interval at which the pulls of a machine are stored (seconds)."""
 
@@ -259,7 +261,10 @@ class Pull:
             added["lease_seconds"] = self.context.settings.leases.seconds
         if asking.extensions is not None:
             added["extensions"] = [*self._extensions(job, asking)]
-        head = json.dumps({**job.document, **added})
+        submitted = {
+            name: value for name, value in job.document.items() if name not in _OF_CLAIM
+        }
+        head = json.dumps({**submitted, **added})
         # The exact texts that were submitted, not parsed and written again.
         texts = f'"payload": {claimed.payload}, "headers": {claimed.headers}'
         return f"{head[:-1]}, {texts}}}".encode()
