@@ -1,11 +1,12 @@
 """Each act at the hub needs one scope, whichever way it is done."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from support.hub import Hub
+from support.hub import Hub, hub
 from support.machine import Machine, held_poll, row
 
 PUSHED = {
@@ -86,19 +87,25 @@ async def test_a_token_for_submit_supersedes_no_job(server: Hub) -> None:
 async def machine_call(
     server: Hub, path: str, body: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the answer to an owner's call about a machine, or to an activation."""
+    """Return the answer to an owner's call about a machine."""
     reply = await server.http.post(f"/api/v1/{path}", json=body)
     assert reply.is_success, reply.text
     answer: dict[str, Any] = reply.json()
     return answer
 
 
-async def activated(server: Hub, given: dict[str, Any]) -> Machine:
-    """Return a machine with the secret that its enrolment key was exchanged for."""
+async def activate(server: Hub, given: dict[str, Any]) -> httpx.Response:
     key = given["enrolment_key"]
     body = {"key": key, "server_id": "s-1", "machine_name": "build-1"}
-    made = await machine_call(server, "licenses/activate", body)
-    return Machine(http=server.http, name="s-1", secret=made["heartbeat_secret"])
+    return await server.http.post("/api/v1/licenses/activate", json=body)
+
+
+async def activated(server: Hub, given: dict[str, Any]) -> Machine:
+    """Return a machine with the secret that its enrolment key was exchanged for."""
+    reply = await activate(server, given)
+    assert reply.is_success, reply.text
+    secret = reply.json()["heartbeat_secret"]
+    return Machine(http=server.http, name="s-1", secret=secret)
 
 
 @pytest.mark.parametrize("fixed", [True, False])
@@ -141,3 +148,21 @@ async def test_a_held_poll_of_a_revoked_machine_is_told_so(server: Hub) -> None:
         await server.submit({"id": "j", **PUSHED})
 
     assert poll.reply.status_code == 410
+
+
+async def test_a_key_is_used_up_by_the_first_pull_after_its_activation(
+    tmp_path: Path,
+) -> None:
+    async with hub(tmp_path) as server:
+        given = await machine_call(server, "machines", {"name": "build-1"})
+        for _ in range(3):
+            # The answer may have been lost.
+            await activated(server, given)
+            machine = await activated(server, given)
+            assert (await machine.ask()).status_code == 204
+
+            assert (await activate(server, given)).status_code == 401
+
+            assert (await machine.ask()).status_code == 204
+            server.time.wall_set_by_s -= 3600
+            given = await machine_call(server, "machines/build-1/rotate")

@@ -60,6 +60,7 @@ class Licenses:
                 secret_hash=hashed(secret),
                 license_id=self.context.settings.license_id,
                 activated_at=now,
+                seen_at=0,
             )
 
         key_hash = hashed(body["key"])
@@ -120,7 +121,7 @@ def _check_key(
         Refused: It may not.
     """
     used_by_another = machine.activated_at and machine.server_id != server_id
-    if used_by_another or machine.seen_at >= machine.activated_at > 0:
+    if used_by_another or (machine.activated_at and machine.seen_at):
         raise Refused(HTTPStatus.UNAUTHORIZED, "the license key has been used already")
     if machine.revoked_at or now > machine.key_expires_at:
         raise Refused(HTTPStatus.UNAUTHORIZED, "the license key is not valid any more")

@@ -139,7 +139,8 @@ class Pull:
     def _note(self, machine: Machine, workflows: str) -> None:
         now = self.context.now()
         at, declared = self._noted.get(machine.name, (0.0, ""))
-        if not 0 <= now - at < _NOTED_EVERY_S or declared != workflows:
+        is_recent = bool(machine.seen_at) and 0 <= now - at < _NOTED_EVERY_S
+        if not is_recent or declared != workflows:
             self.context.stores.machines.note_pull(machine.name, workflows, now=now)
             self._noted[machine.name] = (now, workflows)
 

@@ -218,6 +218,7 @@ class Machine:
     added_at: float = 0
     activated_at: float = 0
     seen_at: float = 0
+    """Time of its last stored pull; 0 if it has not pulled since its activation."""
     revoked_at: float = 0
     workflows: str = ""
     """Workflows that it declared with its newest pull, as a JSON list; empty for none declared."""
