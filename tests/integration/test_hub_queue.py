@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from attrs import evolve
+from sqlalchemy import select
 
+from dispatchd.hub.config.load import FILE, load
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.schema import MARKS
 from support.clock import advance, within
 from support.daemon import running_daemon, write_config
 from support.hub import Hub, HubHere, hub
@@ -342,6 +347,68 @@ async def test_an_owner_cancels_and_submits_again(
     assert repeated.id == again
     assert '"payload": {"a": 1.50}' in repeated.text
     assert (await row(server, "held"))["state"] == "aborted"
+
+
+async def test_a_requeue_under_the_id_of_a_job_that_is_no_requeue_of_it_is_refused(
+    server: Hub, machine: Machine
+) -> None:
+    same = {"dag_name": "ci", "repository_name": "o/r"}
+
+    async def ended(job_id: str, **other: str) -> None:
+        await server.submit({"id": job_id, **same, **other})
+        held = await machine.pull()
+        await held.accept()
+        await held.finish("failed")
+
+    async def requeue(job_id: str, new_id: str) -> httpx.Response:
+        query = {"new_id": new_id}
+        return await server.http.post(f"{JOBS}/{job_id}/requeue", params=query)
+
+    for job_id in ("first", "second", "third"):
+        await ended(job_id)
+
+    for taken in ("first", "second", "third"):
+        assert taken in refuses(await requeue("second", taken), 409)
+    assert await order(machine) == []
+
+    made = await requeue("second", "again")
+    assert (made.status_code, made.json()) == (201, {"id": "again"})
+    refuses(await requeue("first", "again"), 409)
+    held = await machine.pull()
+    await held.accept()
+    await held.finish("failed")
+    # Its answer was lost.
+    repeated = await requeue("second", "again")
+    assert (repeated.status_code, repeated.json()) == (201, {"id": "again"})
+    refuses(await requeue("again", "again"), 409)
+    assert (await requeue("again", "once more")).status_code == 201
+    assert await order(machine) == ["once more"]
+
+
+async def test_the_origin_of_a_requeued_job_goes_with_it(
+    server: Hub, machine: Machine
+) -> None:
+    await server.submit({"id": "old", **CI})
+    for job_id in ("old", "new"):
+        held = await machine.pull()
+        await held.accept()
+        await held.finish("failed")
+        if job_id == "old":
+            await server.http.post(f"{JOBS}/old/requeue?new_id=new")
+    database = Database.open(load(server.folder / FILE).database_url)
+    of_new = select(MARKS.c.value).where(MARKS.c.name.contains("new"))
+
+    def noted() -> list[str]:
+        with database.snapshot() as db:
+            return list(db.execute(of_new).scalars())
+
+    before = noted()
+    pruned = await server.http.post("/api/v1/prune", json={"days": 0})
+
+    assert before == ["old"]
+    assert pruned.json() == {"removed": 2}
+    assert noted() == []
+    database.close()
 
 
 async def test_deliveries_are_kept_and_can_be_made_again(

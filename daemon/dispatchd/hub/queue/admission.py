@@ -25,6 +25,7 @@ from dispatchd.hub.domain.supersede import (
 from dispatchd.hub.storage.database import Database, lock
 from dispatchd.hub.storage.deliveries import add_again, add_delivery
 from dispatchd.hub.storage.jobs import queries
+from dispatchd.hub.storage.jobs.requeues import note_requeue
 from dispatchd.hub.storage.jobs.rows import (
     COLUMNS,
     insert_check,
@@ -65,7 +66,7 @@ class Admission:
             most: Most jobs that may wait (count).
             most_bytes: Largest size of the waiting jobs together (bytes).
             delivery: The delivery of the job, stored with it.
-            again_of: The job that it runs again; it is added to that job's delivery.
+            again_of: The job that it runs again: this is noted, and it is added to that job's delivery.
 
         Raises:
             QueueFull: The queue is full.
@@ -77,6 +78,7 @@ class Admission:
                 add_delivery(db, delivery)
             if job is not None and again_of is not None:
                 add_again(db, again_of.document.delivery_id, again_of.id, job.id)
+                note_requeue(db, job.id, again_of.id)
             return job
 
         return self._database.write(work)

@@ -45,7 +45,7 @@ class Submissions:
 
         Args:
             job: The job that has ended.
-            new_id: The new job's id; it is returned if an earlier call made the same job with it. Empty for a new id.
+            new_id: The new job's id; it is returned if an earlier call for the same job made one with it. Empty for a new id.
 
         Raises:
             PayloadGone: Its payload was removed.
@@ -66,16 +66,9 @@ class Submissions:
             self.context.waiting.notify(new)
             return new.id
         reader = self.context.stores.reader
-        earlier, its_texts = await self.context.use(
-            lambda: (reader.get(submission.id), reader.texts(submission.id))
-        )
-        if (
-            earlier is None
-            or earlier.document != submission.document
-            or its_texts != texts
-        ):
-            raise IdTaken(submission.id)
-        return earlier.id
+        if await self.context.use(lambda: reader.requeued_of(new_id)) != job.id:
+            raise IdTaken(new_id)
+        return new_id
 
     def _keep(
         self,

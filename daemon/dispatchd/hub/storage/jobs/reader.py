@@ -7,6 +7,7 @@ from sqlalchemy import func, literal, select
 
 from dispatchd.hub.domain.model import HELD, Attempt, HubJob, State
 from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs.requeues import requeued_of
 from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job
 from dispatchd.hub.storage.schema import ATTEMPTS, JOBS, TEXTS
 
@@ -52,6 +53,11 @@ class JobReader:
         with self._database.snapshot() as db:
             row = db.execute(query).first()
             return None if row is None else (row.payload, row.headers)
+
+    def requeued_of(self, job_id: str) -> str:
+        """Return the id of the job that a requeued job runs again; empty for any other job."""
+        with self._database.snapshot() as db:
+            return requeued_of(db, job_id)
 
     def attempts(self, job_id: str) -> list[Attempt]:
         """Return the claims of a job, oldest first."""

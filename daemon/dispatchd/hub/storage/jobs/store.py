@@ -25,6 +25,7 @@ from dispatchd.hub.domain.model import ENDED, HELD, Claimed, HubJob, State
 from dispatchd.hub.domain.supersede import after_targets
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs import queries
+from dispatchd.hub.storage.jobs.requeues import forget_requeues
 from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job, write_job
 from dispatchd.hub.storage.jobs.turns import pass_turn
 from dispatchd.hub.storage.schema import ATTEMPTS, CHECKS, JOBS, MACHINES, TEXTS
@@ -234,6 +235,7 @@ class JobStore:
                 (JOBS, _JOB.id),
             ):
                 db.execute(delete(table).where(column.in_(ids)))
+            forget_requeues(db, ids)
             return len(ids)
 
         removed = 0
