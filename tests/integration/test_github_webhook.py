@@ -41,6 +41,10 @@ from support.mutations import Flood
 
 MIB = 1024 * 1024
 SIGNATURE = "X-Hub-Signature-256"
+NO_HOOK = {
+    "X-GitHub-Hook-Installation-Target-Type": None,
+    "X-GitHub-Hook-Installation-Target-ID": None,
+}
 
 
 @pytest.fixture
@@ -122,7 +126,8 @@ async def test_a_webhook_without_what_each_has_is_refused(
 async def test_a_replayed_delivery_makes_no_second_job(server: Hub) -> None:
     first = await send(server, "pull_request", pull_request(), "d-1")
     again = await send(server, "pull_request", pull_request("closed"), "d-1")
-    other = await send(server, "pull_request", pull_request(), "d-1", target="9")
+    changed = {**pull_request(), "x": 1}
+    other = await send(server, "pull_request", changed, "d-1", target="9")
 
     assert (first.status_code, other.status_code) == (202, 202)
     assert (again.status_code, again.json()) == (200, {"message": "duplicate"})
@@ -138,6 +143,9 @@ async def test_a_body_under_another_delivery_id_makes_no_second_job(
     replays = [
         await send(server, "pull_request", body, "d-2"),
         await send(server, "pull_request", body, "d-3", target="9"),
+        # Nor is the hook.
+        await send(server, "pull_request", body, "d-1", target="9"),
+        await send(server, "pull_request", body, "d-1", headers=NO_HOOK),
         # Neither is the event's name signed.
         await send(server, "check_run", body, "d-4"),
         await send(server, "pull_request", body, "d-5", form=True),
@@ -158,6 +166,20 @@ async def test_a_body_under_another_delivery_id_makes_no_second_job(
     # A changed body is another one.
     changed = await send(server, "pull_request", {**body, "x": 1}, "d-7")
     assert changed.status_code == 202
+
+
+async def test_a_body_without_a_hook_is_known_for_longer_than_its_delivery(
+    server: HubHere,
+) -> None:
+    first = await send(server, "pull_request", pull_request(), "d-1", headers=NO_HOOK)
+    await advance(2 * 86_400)
+    await server.http.post("/api/v1/prune", json={"days": 1})
+    kept = await deliveries(server)
+
+    again = await send(server, "pull_request", pull_request(), "d-1", headers=NO_HOOK)
+
+    assert (first.status_code, kept) == (202, [])
+    assert (again.status_code, again.json()) == (200, {"message": "duplicate"})
 
 
 async def test_what_people_cause_once_more_with_the_same_body_is_taken_in_again(
@@ -392,15 +414,10 @@ async def test_an_app_takes_only_what_comes_by_its_own_hook(tmp_path: Path) -> N
     own = 'app_id = 4711\nprivate_key_file = "app.pem"'
     more = CONFIG.replace('token_file = "github-token"', own)
     async with hub(folder, more=more) as server:
-        headers = dict.fromkeys(
-            (
-                "X-GitHub-Hook-Installation-Target-Type",
-                "X-GitHub-Hook-Installation-Target-ID",
-            )
-        )
         ours = await send(server, "push", real("push/00"), "d-1")
-        foreign = await send(server, "push", real("push/00"), "d-1", target="9")
-        unnamed = await send(server, "push", real("push/00"), "d-1", headers=headers)
+        other = {**real("push/00"), "x": 1}
+        foreign = await send(server, "push", other, "d-1", target="9")
+        unnamed = await send(server, "push", real("push/00"), "d-1", headers=NO_HOOK)
 
         assert len(ours.json()["jobs"]) == 1
         assert foreign.json()["jobs"] == []

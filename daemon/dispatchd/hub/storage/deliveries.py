@@ -24,6 +24,7 @@ _DELIVERY: Final = DELIVERIES.c
 _SAME: Final = and_(
     _DELIVERY.target == bindparam("of_target"), _DELIVERY.id == bindparam("of_id")
 )
+_STORED: Final = select(_DELIVERY.id).where(_SAME)
 _LOCKED: Final = select(DELIVERIES).where(_SAME).with_for_update()
 _OF_ID: Final = (
     select(DELIVERIES)
@@ -123,6 +124,11 @@ def insert_delivery(db: Connection, delivery: Delivery) -> bool:
     insert = upsert(db, DELIVERIES).values(_values(delivery))
     new = insert.on_conflict_do_nothing().returning(_DELIVERY.id)
     return db.execute(new).first() is not None
+
+
+def is_known(db: Connection, delivery: Delivery) -> bool:
+    """Return within a transaction whether a delivery with the same hook and id is stored."""
+    return db.execute(_STORED, _key(delivery)).first() is not None
 
 
 def add_again(db: Connection, delivery_id: str, job_id: str, again_id: str) -> None:

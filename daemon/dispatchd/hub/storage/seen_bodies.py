@@ -1,4 +1,4 @@
-"""Replay protection of webhooks. The id of a delivery isn't signed, so a body that comes again under another id is a replay.
+"""Replay protection of webhooks. Neither the id of a delivery nor its hook is signed, so a body that comes again is a replay.
 
 Bodies are stored as marks, by their hash, for as long as the deliveries of webhooks.
 """
@@ -20,10 +20,8 @@ _REPEATED: Final = frozenset(
 """Events that people can cause again with the same payload, byte for byte: it has no time in it."""
 
 
-def first_delivery(
-    db: Connection, payload_hash: str, delivery_id: str, event: str
-) -> str:
-    """Return the other delivery id under which a body came first; empty if it is new, or may come again."""
+def first_delivery(db: Connection, payload_hash: str, event: str) -> str:
+    """Return the delivery id under which a body came first; empty if it is new, or may come again."""
     query = select(MARKS.c.value).where(MARKS.c.name == _PREFIX + payload_hash)
     value = db.execute(query).scalar()
     if value is None:
@@ -31,7 +29,7 @@ def first_delivery(
     _, before, first = str(value).split(" ", 2)
     # The name of the event isn't signed either.
     may_come_again = event == before and event in _REPEATED
-    return "" if first == delivery_id or may_come_again else first
+    return "" if may_come_again else first
 
 
 def note_body(

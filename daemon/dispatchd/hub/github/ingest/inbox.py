@@ -28,7 +28,11 @@ from dispatchd.hub.github.routing.route import (
 )
 from dispatchd.hub.queue.admission import Admission, lock_repository
 from dispatchd.hub.queue.submit import once_more
-from dispatchd.hub.storage.deliveries import insert_delivery, keep_delivery
+from dispatchd.hub.storage.deliveries import (
+    insert_delivery,
+    is_known,
+    keep_delivery,
+)
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.checks import JobCheck, check_of, checks_of
 from dispatchd.hub.storage.jobs.rows import read_job, write_job
@@ -78,8 +82,8 @@ class Inbox:
         Args:
             arrival: The event.
             plan: The steps that it asks for.
-            by_hook: True if the id comes from the sender of a webhook alone. The same body under another id is a replay
-                then. Nothing of a replay is stored, so that the event is still processed if GitHub lists that id.
+            by_hook: True if id and hook come from the sender of a webhook alone. The same body under another id or hook is a
+                replay then. Nothing of a replay is stored, so that the event is still processed if GitHub lists that id.
 
         Raises:
             QueueFull: The event asks for a job and the queue is full.
@@ -107,11 +111,11 @@ class Inbox:
         )
         lock_repository(db, event.repository, event.repository_id)
         if by_hook:
-            body = arrival.payload_hash, arrival.id, event.name
-            first = first_delivery(db, *body)
+            first = first_delivery(db, arrival.payload_hash, event.name)
             if first:
-                return Taken(delivery=delivery, is_duplicate=True, replay_of=first)
-            note_body(db, *body, now=now)
+                replay_of = "" if is_known(db, delivery) else first
+                return Taken(delivery=delivery, is_duplicate=True, replay_of=replay_of)
+            note_body(db, arrival.payload_hash, arrival.id, event.name, now=now)
         if not insert_delivery(db, delivery):
             return Taken(delivery=delivery, is_duplicate=True)
         if not plan.steps:
