@@ -203,6 +203,27 @@ async def test_a_body_is_forgotten_with_the_deliveries(server: HubHere) -> None:
     assert reply.status_code == 202
 
 
+@pytest.mark.parametrize("headers", [{}, NO_HOOK])
+async def test_a_submitted_job_takes_no_events_delivery_over(
+    server: Hub, headers: dict[str, str | None]
+) -> None:
+    event = pull_request()
+    made = await send(server, "pull_request", event, "d-1", headers=headers)
+    body = {"name": "ci", "scopes": ["submit"]}
+    token = (await server.http.post("/api/v1/tokens", json=body)).json()["token"]
+    job = {"dag_name": "own", "repository_name": "o/own", "delivery_id": "d-1"}
+    submitted = await server.http.post(
+        "/api/v1/jobs", json=job, headers={"authorization": f"Bearer {token}"}
+    )
+
+    reply = await server.http.post("/api/v1/deliveries/d-1/redeliver")
+
+    assert (made.status_code, submitted.status_code) == (202, 201)
+    assert reply.status_code == 201
+    names = {each["id"]: each["dag_name"] for each in await jobs(server)}
+    assert [names[each] for each in reply.json()["ids"]] == ["ci", "lint"]
+
+
 async def test_fifty_replays_at_once_make_one_job(server: Hub) -> None:
     statuses: list[int] = []
 

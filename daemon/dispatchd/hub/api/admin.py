@@ -126,7 +126,9 @@ class Admin:
                 self.context.stores.reader.get(job_id) for job_id in delivery.job_ids
             ]
         )
-        jobs = [job for job in stored_jobs if job is not None]
+        kept = [job for job in stored_jobs if job is not None]
+        # A submission may name the id of an event. If that came without the headers of a hook, both are one delivery.
+        jobs = [job for job in kept if job.by_event] or kept
         if not jobs:
             message = "this delivery has no job, or none that is kept any more"
             raise Refused(HTTPStatus.GONE, message)

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Connection,
     and_,
     bindparam,
+    case,
     delete,
     or_,
     select,
@@ -53,10 +54,11 @@ class DeliveryStore:
         self._database.write(work)
 
     def get(self, delivery_id: str) -> Delivery | None:
-        """Return the newest delivery of an id, or None."""
+        """Return the newest delivery of an id, of a hook before one that a submission named; or None."""
         query = select(DELIVERIES).where(_DELIVERY.id == delivery_id)
+        of_hook = case((_DELIVERY.target != "", 0), else_=1)
         with self._database.snapshot() as db:
-            newest = query.order_by(_DELIVERY.received_at.desc()).limit(1)
+            newest = query.order_by(of_hook, _DELIVERY.received_at.desc()).limit(1)
             row = db.execute(newest).mappings().first()
             return None if row is None else _read(row)
 
