@@ -1,6 +1,7 @@
 """Which job goes out next, to whom, and what takes one out of the queue, on a real hub."""
 
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,11 @@ import anyio
 import httpx
 import pytest
 from attrs import evolve
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from dispatchd.hub.config.load import FILE, load
 from dispatchd.hub.storage.database import Database
-from dispatchd.hub.storage.schema import MARKS
+from dispatchd.hub.storage.schema import MARKS, TEXTS
 from support.clock import advance, within
 from support.daemon import running_daemon, write_config
 from support.hub import Hub, HubHere, hub
@@ -562,3 +563,56 @@ async def test_a_submitted_job_that_poses_as_a_command_waits_for_no_github(
     again = await server.http.post(f"{JOBS}/j/requeue")
 
     assert (await machine.pull()).id == again.json()["id"]
+
+
+async def refused_redelivery(server: Hub) -> dict[str, Any]:
+    """Return the refusal of a redelivery; fail if something has changed by it."""
+    shown = (await server.http.get("/api/v1/deliveries")).json()
+    reply = await server.http.post("/api/v1/deliveries/d-1/redeliver")
+
+    assert (await server.http.get("/api/v1/deliveries")).json() == shown
+    queued = (await server.http.get(f"{JOBS}?state=queued")).json()["jobs"]
+    assert [job["id"] for job in queued] == ["waits"]
+    return {"status": reply.status_code, **reply.json()}
+
+
+@pytest.fixture
+async def narrow(tmp_path: Path) -> AsyncIterator[HubHere]:
+    """A hub with room for one more job than waits, and a delivery with two that have ended."""
+    async with hub(tmp_path / "hub", more="[queue]\nmost = 2\n") as server:
+        machine = Machine(http=server.http)
+        for job_id in ("one", "two"):
+            await server.submit({"id": job_id, "delivery_id": "d-1", **CI})
+            held = await machine.pull()
+            await held.accept()
+            await held.finish("failed")
+        await server.submit({"id": "waits", **CI})
+        yield server
+
+
+async def test_a_delivery_for_which_there_is_no_room_is_not_redelivered_in_part(
+    narrow: HubHere,
+) -> None:
+    refused = await refused_redelivery(narrow)
+
+    assert refused["status"] == 503
+    await Machine(http=narrow.http).pull()
+    reply = await narrow.http.post("/api/v1/deliveries/d-1/redeliver")
+    assert reply.status_code == 201
+    [delivery] = (await narrow.http.get("/api/v1/deliveries")).json()["deliveries"]
+    assert delivery["state"] == "redelivered"
+    assert delivery["job_ids"] == reply.json()["ids"]
+    assert len(delivery["job_ids"]) == 2
+
+
+async def test_a_delivery_with_a_payload_that_is_gone_is_not_redelivered_in_part(
+    narrow: HubHere,
+) -> None:
+    database = Database.open(load(narrow.folder / FILE).database_url)
+    with database.transaction() as db:
+        db.execute(delete(TEXTS).where(TEXTS.c.id == "two"))
+    database.close()
+
+    refused = await refused_redelivery(narrow)
+
+    assert (refused["status"], "two" in refused["message"]) == (410, True)

@@ -29,7 +29,11 @@ from dispatchd.hub.domain.model import (
 from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
-from dispatchd.hub.storage.deliveries import DeliveryStore
+from dispatchd.hub.storage.deliveries import (
+    DeliveryStore,
+    add_again,
+    keep_delivery,
+)
 from dispatchd.hub.storage.jobs.checks import CheckStore
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.jobs.rows import values_of
@@ -91,7 +95,6 @@ class Store:
         now: float = NOW,
         most: int = 1000,
         delivery: Delivery | None = None,
-        again_of: HubJob | None = None,
         **more: Any,
     ) -> HubJob | None:
         submission = Submission(
@@ -100,7 +103,7 @@ class Store:
             **{"payload": "null", "headers": "null", **more},
         )
         return Admission(self.database).submit(
-            submission, now=now, most=most, delivery=delivery, again_of=again_of
+            submission, now=now, most=most, delivery=delivery
         )
 
     def claim(
@@ -752,7 +755,7 @@ def test_any_text_can_be_a_name(store: Store) -> None:
         assert machines.add(Machine(name=name, server_id=name))
         assert tokens.add(Token(name=name, token_hash=name, scopes="read"))
         marks.put(name, name)
-        deliveries.keep(Delivery(id=name, target="hook", repository=name))
+        deliveries.keep_new([Delivery(id=name, target="hook", repository=name)])
 
     for name in names:
         job = store.get(name)
@@ -776,7 +779,7 @@ def test_a_nul_is_kept_as_the_mark_for_what_cannot_be_shown(store: Store) -> Non
 
 def test_the_largest_numbers_are_kept(store: Store) -> None:
     most = 2**63 - 1
-    DeliveryStore(store.database).keep(Delivery(id="d", installation=most))
+    DeliveryStore(store.database).keep_new([Delivery(id="d", installation=most)])
     store.submit("j", {"pull_request_number": most}, priority=-(2**31))
 
     found = DeliveryStore(store.database).get("d")
@@ -972,18 +975,22 @@ FULL = Delivery(
 
 
 def test_a_delivery_is_one_of_its_hook_and_the_newest_of_an_id_is_shown(
-    deliveries: DeliveryStore,
+    database: Database, deliveries: DeliveryStore
 ) -> None:
-    deliveries.keep(FULL)
+    deliveries.keep_new([FULL])
     assert deliveries.get("d") == FULL
     other = evolve(FULL, target="integration/2", received_at=NOW + 1)
-    deliveries.keep(other)
-    deliveries.keep(evolve(FULL, routing="other words"))
+    submitted = evolve(FULL, target="", received_at=NOW + 2)
+    deliveries.keep_new([other, evolve(submitted, id="s"), submitted])
+    with database.transaction() as db:
+        keep_delivery(db, evolve(FULL, routing="other words"))
 
     assert deliveries.get("d") == other
+    assert deliveries.get("s") == evolve(submitted, id="s")
     assert deliveries.get("e") is None
-    assert [each.routing for each in deliveries.list(9)] == ["other words", "words"]
-    assert deliveries.list(1) == [other]
+    routings = [each.routing for each in deliveries.list(9)]
+    assert routings == ["other words", *["words"] * 3]
+    assert deliveries.list(3)[0] == other
     assert deliveries.known("integration/1", ["d", "e"]) == {"d"}
     assert deliveries.known("integration/3", ["d"]) == set()
     assert deliveries.known("integration/1", []) == set()
@@ -992,7 +999,7 @@ def test_a_delivery_is_one_of_its_hook_and_the_newest_of_an_id_is_shown(
 def test_only_new_deliveries_are_kept_where_that_is_wanted(
     deliveries: DeliveryStore,
 ) -> None:
-    deliveries.keep(FULL)
+    deliveries.keep_new([FULL])
 
     deliveries.keep_new([evolve(FULL, routing="x"), evolve(FULL, id="e"), FULL])
 
@@ -1011,7 +1018,8 @@ def test_a_delivery_that_comes_several_times_at_once_is_kept_once(
 def test_deliveries_of_hooks_are_kept_for_longer(deliveries: DeliveryStore) -> None:
     for target in ("", "hook"):
         for at in (1.0, 5.0, 9.0):
-            deliveries.keep(Delivery(target=target, id=f"{at:g}", received_at=at))
+            kept = Delivery(target=target, id=f"{at:g}", received_at=at)
+            deliveries.keep_new([kept])
 
     assert deliveries.prune(before=9, of_hooks_before=5) == 3
 
@@ -1021,12 +1029,15 @@ def test_deliveries_of_hooks_are_kept_for_longer(deliveries: DeliveryStore) -> N
 
 def test_a_job_once_more_belongs_to_the_delivery_of_the_first(store: Store) -> None:
     deliveries = DeliveryStore(store.database)
-    first = store.submit(
-        "j", {"delivery_id": "d"}, delivery=Delivery(id="d", job_ids=("j",))
+    deliveries.keep_new(
+        [
+            Delivery(id="d", job_ids=("j",)),
+            Delivery(id="d", target="other", job_ids=("k",), received_at=1),
+        ]
     )
-    deliveries.keep(Delivery(id="d", target="other", job_ids=("k",), received_at=1))
 
-    store.submit("again", {"delivery_id": "d"}, again_of=first)
+    with store.database.transaction() as db:
+        add_again(db, "d", "j", "again")
 
     found = {each.target: each.job_ids for each in deliveries.list(9)}
     assert found == {"": ("j", "again"), "other": ("k",)}

@@ -48,7 +48,7 @@ def test_only_the_table_of_states_moves_a_job() -> None:
     # A delivery and a check have states of their own.
     assert moved == {
         ("domain/transitions.py", "job"),
-        ("api/admin.py", "delivery"),
+        ("queue/submit.py", "delivery"),
         ("github/ingest/inbox.py", "delivery"),
         ("storage/jobs/rows.py", "check"),
     }

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from typing import Final
 
-from attrs import evolve, frozen
+from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -108,7 +108,7 @@ class Admin:
         )
 
     async def redeliver(self, request: Request) -> Response:
-        """Submit the jobs of a delivery again, as new jobs.
+        """Submit the jobs of a delivery again, as new jobs: all or none.
 
         Raises:
             PayloadGone: The payload of one was removed.
@@ -132,9 +132,7 @@ class Admin:
         if not jobs:
             message = "this delivery has no job, or none that is kept any more"
             raise Refused(HTTPStatus.GONE, message)
-        again = [await self.submissions.again(job) for job in jobs]
-        redelivered = evolve(delivery, state="redelivered", job_ids=tuple(again))
-        await self.context.use(lambda: self.context.stores.deliveries.keep(redelivered))
+        again = await self.submissions.redeliver(delivery, jobs)
         made = {"id": again[-1], "ids": again}
         return JSONResponse(made, status_code=HTTPStatus.CREATED)
 

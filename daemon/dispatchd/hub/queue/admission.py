@@ -23,9 +23,8 @@ from dispatchd.hub.domain.supersede import (
     means,
 )
 from dispatchd.hub.storage.database import Database, lock
-from dispatchd.hub.storage.deliveries import add_again, add_delivery
+from dispatchd.hub.storage.deliveries import add_delivery
 from dispatchd.hub.storage.jobs import queries
-from dispatchd.hub.storage.jobs.requeues import note_requeue
 from dispatchd.hub.storage.jobs.rows import (
     COLUMNS,
     insert_check,
@@ -56,7 +55,6 @@ class Admission:
         most: int,
         most_bytes: int = ANY_SIZE,
         delivery: Delivery | None = None,
-        again_of: HubJob | None = None,
     ) -> HubJob | None:
         """Store a new job durably and return it; return None, and change nothing, if its id is taken.
 
@@ -66,7 +64,6 @@ class Admission:
             most: Most jobs that may wait (count).
             most_bytes: Largest size of the waiting jobs together (bytes).
             delivery: The delivery of the job, stored with it.
-            again_of: The job that it runs again: this is noted, and it is added to that job's delivery.
 
         Raises:
             QueueFull: The queue is full.
@@ -76,9 +73,6 @@ class Admission:
             job = self.admit(db, submission, now=now, most=most, most_bytes=most_bytes)
             if job is not None and delivery is not None:
                 add_delivery(db, delivery)
-            if job is not None and again_of is not None:
-                add_again(db, again_of.document.delivery_id, again_of.id, job.id)
-                note_requeue(db, job.id, again_of.id)
             return job
 
         return self._database.write(work)

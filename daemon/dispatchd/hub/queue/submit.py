@@ -1,16 +1,22 @@
 """Submission of jobs, from whatever source: they are checked for size, stored with their delivery, and announced."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final
 from uuid import uuid4
 
 from attrs import evolve, frozen
+from sqlalchemy import Connection
 
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.errors import IdTaken, JobTooLarge, PayloadGone
 from dispatchd.hub.domain.event_kinds import is_by_comment, must_be_asked_about
 from dispatchd.hub.domain.model import Check, Delivery, HubJob, Submission
 from dispatchd.hub.queue.admission import Admission
+from dispatchd.hub.storage.deliveries import add_again, keep_delivery
+from dispatchd.hub.storage.jobs import queries
+from dispatchd.hub.storage.jobs.checks import check_of
+from dispatchd.hub.storage.jobs.requeues import note_requeue
 
 _LARGEST_READ: Final = 32 * 1024 * 1024
 """Largest answer that a machine reads (bytes); contracts/README.md, limits."""
@@ -51,17 +57,11 @@ class Submissions:
             PayloadGone: Its payload was removed.
             IdTaken: Another job has the new id.
         """
-        texts, shown = await self.context.use(
-            lambda: (
-                self.context.stores.reader.texts(job.id),
-                self.context.stores.checks.get(job.id),
-            )
+        new_id = new_id or str(uuid4())
+        database = self.context.stores.database
+        new = await self.context.use(
+            lambda: database.write(lambda db: self._admit_again(db, job, new_id))
         )
-        if texts is None:
-            raise PayloadGone(job.id)
-        check = shown.check if shown else None
-        submission = once_more(job, check, *texts, new_id=new_id or str(uuid4()))
-        new = await self.context.use(lambda: self._keep(submission, again_of=job))
         if new is not None:
             self.context.waiting.notify(new)
             return new.id
@@ -70,24 +70,77 @@ class Submissions:
             raise IdTaken(new_id)
         return new_id
 
-    def _keep(
-        self,
-        submission: Submission,
-        delivery: Delivery | None = None,
-        again_of: HubJob | None = None,
-    ) -> HubJob | None:
-        if submission.size > _LARGEST_JOB:
-            raise JobTooLarge(_LARGEST_READ)
-        queue, now = self.context.settings.queue, self.context.now()
-        supersedes = submission.supersedes and queue.supersede
-        return Admission(self.context.stores.database).submit(
-            evolve(submission, supersedes=supersedes),
-            now=now,
+    async def redeliver(self, delivery: Delivery, jobs: Sequence[HubJob]) -> list[str]:
+        """Submit the jobs of a delivery again as new ones, all or none, and return the new jobs' ids.
+
+        Raises:
+            JobTooLarge: No machine could read one.
+            PayloadGone: The payload of one was removed.
+            QueueFull: The queue has no room for all of them.
+        """
+
+        def work(db: Connection) -> list[HubJob]:
+            again = [self._admit_again(db, job, str(uuid4())) for job in jobs]
+            made = [new for new in again if new is not None]
+            ids = tuple(new.id for new in made)
+            keep_delivery(db, evolve(delivery, state="redelivered", job_ids=ids))
+            return made
+
+        database = self.context.stores.database
+        made = await self.context.use(lambda: database.write(work))
+        for new in made:
+            self.context.waiting.notify(new)
+        return [new.id for new in made]
+
+    def _admit_again(self, db: Connection, job: HubJob, new_id: str) -> HubJob | None:
+        """Insert within a transaction a new job that runs another one again; return None if its id is taken.
+
+        Raises:
+            PayloadGone: The payload of the other one was removed.
+        """
+        texts = db.execute(queries.TEXTS_OF, {"of_id": job.id}).first()
+        if texts is None:
+            raise PayloadGone(job.id)
+        shown = check_of(db, job.id)
+        check = shown.check if shown else None
+        submission = once_more(job, check, texts.payload, texts.headers, new_id=new_id)
+        queue = self.context.settings.queue
+        new = self._admission.admit(
+            db,
+            self._admissible(submission),
+            now=self.context.now(),
+            most=queue.most,
+            most_bytes=queue.most_bytes,
+        )
+        if new is not None:
+            add_again(db, job.document.delivery_id, job.id, new.id)
+            note_requeue(db, new.id, job.id)
+        return new
+
+    def _keep(self, submission: Submission, delivery: Delivery | None) -> HubJob | None:
+        queue = self.context.settings.queue
+        return self._admission.submit(
+            self._admissible(submission),
+            now=self.context.now(),
             most=queue.most,
             most_bytes=queue.most_bytes,
             delivery=delivery,
-            again_of=again_of,
         )
+
+    def _admissible(self, submission: Submission) -> Submission:
+        """Return a submission as the configuration allows it.
+
+        Raises:
+            JobTooLarge: No machine could read the job.
+        """
+        if submission.size > _LARGEST_JOB:
+            raise JobTooLarge(_LARGEST_READ)
+        supersedes = submission.supersedes and self.context.settings.queue.supersede
+        return evolve(submission, supersedes=supersedes)
+
+    @property
+    def _admission(self) -> Admission:
+        return Admission(self.context.stores.database)
 
 
 def once_more(

@@ -45,14 +45,6 @@ class DeliveryStore:
 
     _database: Database
 
-    def keep(self, delivery: Delivery) -> None:
-        """Store a delivery; it replaces one with the same hook and id."""
-
-        def work(db: Connection) -> None:
-            keep_delivery(db, delivery)
-
-        self._database.write(work)
-
     def get(self, delivery_id: str) -> Delivery | None:
         """Return the newest delivery of an id, of a hook before one that a submission named; or None."""
         query = select(DELIVERIES).where(_DELIVERY.id == delivery_id)
