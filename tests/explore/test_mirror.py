@@ -592,7 +592,8 @@ class HubStory:
         return (
             (job.state, job.machine, job.token_hash, job.lapsed, job.run_id),
             (job.phase, job.cancel_requested, job.only_machine, cause),
-            (bool(job.accepts), bool(job.finishes), job.expiries),
+            (bool(job.accepts), bool(job.accepted_at)),
+            (bool(job.finishes), job.expiries),
         )
 
     def submit(self) -> None:
