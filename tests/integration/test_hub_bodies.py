@@ -16,6 +16,7 @@ from support.machine import JOBS, PATH, Machine, refuses, row
 from support.raw_calls import connection, head, status_of
 
 MIB = 1024 * 1024
+ACTIVATE = "/api/v1/licenses/activate"
 STRANGER = {"license_id": "x", "server_id": "x"}
 BEGINNING = {"license_id": "lic-test", "server_id": "m1"}
 MARK = {"path": "a", "start_line": 1, "level": "notice", "message": "m"}
@@ -61,7 +62,7 @@ WORST = {
         413,
     ),
     "activate-1m": (
-        "/api/v1/licenses/activate",
+        ACTIVATE,
         text({"server_id": "x", "key": "x"}, "x", many("[]", MIB)),
         413,
     ),
@@ -80,6 +81,27 @@ async def test_the_worst_bodies_of_strangers_are_refused_by_their_beginning(
         await stream.send(body[: 70 * 1024])
         # The rest is never sent, and nobody waits for it.
         assert await status_of(stream) == status
+
+
+@pytest.mark.parametrize("call", [f"{PATH}/pull", f"{PATH}/x/finish", ACTIVATE])
+async def test_a_stranger_s_body_has_few_members(server: Hub, call: str) -> None:
+    body = b"{" + b",".join([b'"":1'] * 13_000) + b"}"
+
+    message = refuses(await server.http.post(call, content=body), 400)
+
+    assert message == "$ must have at most 100 members"
+
+
+async def test_credentials_may_be_anywhere_in_a_body_of_few_members(
+    server: Hub, machine: Machine
+) -> None:
+    claim = {"claim_token": "x", "result_status": "failed", "result_output": "o" * 9000}
+    names = {f"x{number}": 1 for number in range(93)}
+    known = {**BEGINNING, "secret": machine.secret}
+
+    for fields in ({**names, **claim, **known}, {**known, **claim, **names, "y": 1}):
+        reply = await server.http.post(f"{PATH}/x/finish", json=fields)
+        refuses(reply, 404)
 
 
 async def test_a_body_that_says_that_it_is_too_large_is_not_read_at_all(
