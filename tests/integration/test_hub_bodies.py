@@ -206,6 +206,54 @@ async def test_texts_of_any_length_are_cut_and_never_refused(
     assert len(listed.content) < 40_000
 
 
+async def test_half_of_a_surrogate_pair_is_replaced_and_never_refused(
+    server: Hub, machine: Machine
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+    known = {**BEGINNING, "secret": machine.secret, "claim_token": held.token}
+    half = {"path": "p\ud83d", "title": "t\udc4d", "message": "m\ud83d"}
+
+    async def call(name: str, **fields: Any) -> int:
+        body = json.dumps({**known, **fields})
+        reply = await server.http.post(f"{PATH}/j/{name}", content=body)
+        return reply.status_code
+
+    assert await call("release", reason="later \ud83d") == 204
+    held = await machine.pull()
+    known["claim_token"] = held.token
+    assert (await held.accept()).status_code == 204
+    assert await call("heartbeat", phase="running", reason="why \ud83d") == 200
+    assert (await row(server, "j"))["reason"] == "why \ufffd"
+    status = await call(
+        "finish",
+        result_status="failed",
+        result_summary="s \ud83d",
+        result_cause="\udc4d",
+        result_output="\ud83d\udc4d \udc4d",
+        result_step_summary="\ud83d",
+        result_outputs={"o\ud83d": "\udc4d"},
+        result_annotations=[{**MARK, **half, "raw_details": {"x": "\ud83d"}}],
+    )
+
+    assert status == 204
+    found = await row(server, "j")
+    names = ("summary", "cause", "output", "step_summary", "outputs")
+    assert [found[f"result_{name}"] for name in names] == [
+        "s \ufffd",
+        "\ufffd",
+        "\U0001f44d \ufffd",
+        "\ufffd",
+        {"o\ufffd": "\ufffd"},
+    ]
+    [marked] = found["result_annotations"]
+    assert (marked["path"], marked["title"], marked["message"]) == (
+        "p\ufffd",
+        "t\ufffd",
+        "m\ufffd",
+    )
+
+
 async def test_what_is_too_many_is_left_out_before_it_is_checked(
     server: Hub, machine: Machine
 ) -> None:

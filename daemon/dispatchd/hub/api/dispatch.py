@@ -14,14 +14,19 @@ from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.claim_rules import Claim
 from dispatchd.hub.domain.model import ENDED, HubJob, Machine
-from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
+from dispatchd.hub.domain.reported import (
+    result_of,
+    standing_of,
+    with_whole_characters,
+    without_excess,
+)
 from dispatchd.hub.http_bodies import FINISH, Limits, Refused, read_proven
 from dispatchd.protocol.job import Json
 
 _PATH: Final = "/api/v1/github/dispatch"
 _OF_FINISH: Final = Limits(most=FINISH, longest=512 * 1024, trim=without_excess)
 """Limits of a finish. A string of 512 KiB contains all that is stored of any text, however it is escaped."""
-_WITH_REASON: Final = Limits(longest=48 * 1024)
+_WITH_REASON: Final = Limits(longest=48 * 1024, trim=with_whole_characters)
 """Limits of calls with a reason: 48 KiB contain its 4,000 characters, however they are escaped."""
 
 
