@@ -206,6 +206,49 @@ async def test_texts_of_any_length_are_cut_and_never_refused(
     assert len(listed.content) < 40_000
 
 
+LONG_TEXTS: dict[str, dict[str, Any]] = {
+    "messages": {"result_annotations": [{**MARK, "message": "m" * 100_000}] * 60},
+    "messages of too many": {
+        "result_annotations": [{**MARK, "message": "m" * 5000}] * 1000
+    },
+    "escaped messages": {
+        "result_annotations": [{**MARK, "message": "\U0001f600" * 4000}] * 200
+    },
+    "outputs": {"result_outputs": {f"o{n}": "v" * 100_000 for n in range(60)}},
+    "an output that is stored": {
+        "result_outputs": {"a": "\x01" * 60_000, "b": "v" * 6_000_000}
+    },
+}
+
+
+@pytest.mark.parametrize("name", LONG_TEXTS)
+async def test_many_long_texts_are_cut_and_never_refused(
+    server: Hub, machine: Machine, name: str
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+    fields = LONG_TEXTS[name]
+
+    body = {
+        **BEGINNING,
+        "secret": machine.secret,
+        "claim_token": held.token,
+        **fields,
+        "result_status": "failed",
+        "result_summary": "s" * 4000,
+    }
+    reply = await server.http.post(f"{PATH}/j/finish", content=json.dumps(body))
+
+    assert reply.status_code == 204
+    found = await row(server, "j")
+    assert found["result_summary"] == "s" * 4000
+    marks = fields.get("result_annotations", [])
+    kept = found.get("result_annotations") or []
+    assert [len(mark["message"]) for mark in kept] == [4000] * min(len(marks), 200)
+    first = fields.get("result_outputs", {}).get("a")
+    assert first is None or found["result_outputs"] == {"a": first}
+
+
 async def test_half_of_a_surrogate_pair_is_replaced_and_never_refused(
     server: Hub, machine: Machine
 ) -> None:

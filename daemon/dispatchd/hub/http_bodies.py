@@ -30,7 +30,7 @@ SMALL: Final = 64 * KIB
 """Largest body of most calls, and the most that is read of any body before its sender is authenticated (bytes)."""
 
 FINISH: Final = 4 * MIB
-"""Largest body of a finish (bytes)."""
+"""Largest body of a finish without its texts (bytes)."""
 
 LARGEST_JOB_BODY: Final = 40 * MIB
 """Largest body of a submit (bytes)."""
@@ -86,9 +86,11 @@ class Limits:
 
     most: int = SMALL
     """Largest size of the body (bytes)."""
-    longest: int | None = None
-    """Longest part of a string that is read where the body is over 64 KiB (bytes): the rest doesn't count for the size.
-    None if no string may be cut."""
+    shortener: Callable[[], Shortener] | None = None
+    """Maker of what cuts the strings of a body over 64 KiB: the rest of them doesn't count for the size. None if no
+    string may be cut."""
+    texts: int = 0
+    """Largest size of the strings that stay and don't count for the size either (bytes)."""
     proof: str = "secret"
     """Name of the property with the machine's secret."""
     trim: Trim = dict
@@ -136,10 +138,10 @@ async def read_proven(
         Refused: The body is too large without that part, is no JSON object, breaks the contract, or is over 64 KiB and
             doesn't begin with valid credentials.
     """
-    if limits.longest is None:
+    if limits.shortener is None:
         body = await read_up_to(request, limits.most)
     else:
-        body = await _read_shortened(request, limits, limits.longest, prove)
+        body = await _read_shortened(request, limits, limits.shortener, prove)
     is_proven = len(body) > SMALL
     if _PROVEN_BYTES <= len(body) <= SMALL:
         credentials = _beginning(bytes(body[:_PROVEN_BYTES]), limits)
@@ -150,7 +152,10 @@ async def read_proven(
 
 
 async def _read_shortened(
-    request: Request, limits: Limits, longest: int, prove: Prove
+    request: Request,
+    limits: Limits,
+    new_shortener: Callable[[], Shortener],
+    prove: Prove,
 ) -> bytearray:
     """Return a body without the ends of its long strings, if the machine is authenticated or it has at most 64 KiB.
 
@@ -166,9 +171,10 @@ async def _read_shortened(
         body += chunk if shortener is None else shortener.feed(chunk)
         if shortener is None and size > SMALL:
             await _prove_start(request, bytes(body[:SMALL]), limits, prove)
-            shortener = Shortener(longest)
+            shortener = new_shortener()
             body = bytearray(shortener.feed(bytes(body)))
-        if len(body) > limits.most:
+        free = 0 if shortener is None else min(shortener.texts, limits.texts)
+        if len(body) - free > limits.most:
             raise TooLarge(limits.most)
     return body if shortener is None else body + shortener.close()
 
