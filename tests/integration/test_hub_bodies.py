@@ -16,6 +16,7 @@ from support.machine import JOBS, PATH, Machine, refuses, row
 from support.raw_calls import connection, head, status_of
 
 MIB = 1024 * 1024
+ACTIVATE = "/api/v1/licenses/activate"
 STRANGER = {"license_id": "x", "server_id": "x"}
 BEGINNING = {"license_id": "lic-test", "server_id": "m1"}
 MARK = {"path": "a", "start_line": 1, "level": "notice", "message": "m"}
@@ -61,7 +62,7 @@ WORST = {
         413,
     ),
     "activate-1m": (
-        "/api/v1/licenses/activate",
+        ACTIVATE,
         text({"server_id": "x", "key": "x"}, "x", many("[]", MIB)),
         413,
     ),
@@ -80,6 +81,27 @@ async def test_the_worst_bodies_of_strangers_are_refused_by_their_beginning(
         await stream.send(body[: 70 * 1024])
         # The rest is never sent, and nobody waits for it.
         assert await status_of(stream) == status
+
+
+@pytest.mark.parametrize("call", [f"{PATH}/pull", f"{PATH}/x/finish", ACTIVATE])
+async def test_a_stranger_s_body_has_few_members(server: Hub, call: str) -> None:
+    body = b"{" + b",".join([b'"":1'] * 13_000) + b"}"
+
+    message = refuses(await server.http.post(call, content=body), 400)
+
+    assert message == "$ must have at most 100 members"
+
+
+async def test_credentials_may_be_anywhere_in_a_body_of_few_members(
+    server: Hub, machine: Machine
+) -> None:
+    claim = {"claim_token": "x", "result_status": "failed", "result_output": "o" * 9000}
+    names = {f"x{number}": 1 for number in range(93)}
+    known = {**BEGINNING, "secret": machine.secret}
+
+    for fields in ({**names, **claim, **known}, {**known, **claim, **names, "y": 1}):
+        reply = await server.http.post(f"{PATH}/x/finish", json=fields)
+        refuses(reply, 404)
 
 
 async def test_a_body_that_says_that_it_is_too_large_is_not_read_at_all(
@@ -182,6 +204,97 @@ async def test_texts_of_any_length_are_cut_and_never_refused(
     assert len(found["result_annotations"][0]["message"]) == 4000
     listed = await server.http.get(f"{JOBS}?limit=1")
     assert len(listed.content) < 40_000
+
+
+LONG_TEXTS: dict[str, dict[str, Any]] = {
+    "messages": {"result_annotations": [{**MARK, "message": "m" * 100_000}] * 60},
+    "messages of too many": {
+        "result_annotations": [{**MARK, "message": "m" * 5000}] * 1000
+    },
+    "escaped messages": {
+        "result_annotations": [{**MARK, "message": "\U0001f600" * 4000}] * 200
+    },
+    "outputs": {"result_outputs": {f"o{n}": "v" * 100_000 for n in range(60)}},
+    "an output that is stored": {
+        "result_outputs": {"a": "\x01" * 60_000, "b": "v" * 6_000_000}
+    },
+}
+
+
+@pytest.mark.parametrize("name", LONG_TEXTS)
+async def test_many_long_texts_are_cut_and_never_refused(
+    server: Hub, machine: Machine, name: str
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+    fields = LONG_TEXTS[name]
+
+    body = {
+        **BEGINNING,
+        "secret": machine.secret,
+        "claim_token": held.token,
+        **fields,
+        "result_status": "failed",
+        "result_summary": "s" * 4000,
+    }
+    reply = await server.http.post(f"{PATH}/j/finish", content=json.dumps(body))
+
+    assert reply.status_code == 204
+    found = await row(server, "j")
+    assert found["result_summary"] == "s" * 4000
+    marks = fields.get("result_annotations", [])
+    kept = found.get("result_annotations") or []
+    assert [len(mark["message"]) for mark in kept] == [4000] * min(len(marks), 200)
+    first = fields.get("result_outputs", {}).get("a")
+    assert first is None or found["result_outputs"] == {"a": first}
+
+
+async def test_half_of_a_surrogate_pair_is_replaced_and_never_refused(
+    server: Hub, machine: Machine
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    held = await machine.pull()
+    known = {**BEGINNING, "secret": machine.secret, "claim_token": held.token}
+    half = {"path": "p\ud83d", "title": "t\udc4d", "message": "m\ud83d"}
+
+    async def call(name: str, **fields: Any) -> int:
+        body = json.dumps({**known, **fields})
+        reply = await server.http.post(f"{PATH}/j/{name}", content=body)
+        return reply.status_code
+
+    assert await call("release", reason="later \ud83d") == 204
+    held = await machine.pull()
+    known["claim_token"] = held.token
+    assert (await held.accept()).status_code == 204
+    assert await call("heartbeat", phase="running", reason="why \ud83d") == 200
+    assert (await row(server, "j"))["reason"] == "why \ufffd"
+    status = await call(
+        "finish",
+        result_status="failed",
+        result_summary="s \ud83d",
+        result_cause="\udc4d",
+        result_output="\ud83d\udc4d \udc4d",
+        result_step_summary="\ud83d",
+        result_outputs={"o\ud83d": "\udc4d"},
+        result_annotations=[{**MARK, **half, "raw_details": {"x": "\ud83d"}}],
+    )
+
+    assert status == 204
+    found = await row(server, "j")
+    names = ("summary", "cause", "output", "step_summary", "outputs")
+    assert [found[f"result_{name}"] for name in names] == [
+        "s \ufffd",
+        "\ufffd",
+        "\U0001f44d \ufffd",
+        "\ufffd",
+        {"o\ufffd": "\ufffd"},
+    ]
+    [marked] = found["result_annotations"]
+    assert (marked["path"], marked["title"], marked["message"]) == (
+        "p\ufffd",
+        "t\ufffd",
+        "m\ufffd",
+    )
 
 
 async def test_what_is_too_many_is_left_out_before_it_is_checked(

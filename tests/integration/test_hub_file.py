@@ -55,6 +55,33 @@ async def test_nothing_is_taken_while_the_file_is_another_one(
     assert (again.status_code, shown.status_code) == (201, 200)
 
 
+@pytest.mark.parametrize("lose", [_moved, _made_anew])
+@pytest.mark.parametrize(
+    "words",
+    [("serve",), ("backup", "night"), ("restore", "night"), ("keys", "rotate", "page")],
+)
+def test_no_command_makes_a_database_in_the_place_of_a_lost_one(
+    tmp_path: Path, lose: Callable[[Path], None], words: tuple[str, ...]
+) -> None:
+    made = init(
+        tmp_path / "hub",
+        listen="127.0.0.1:0",
+        database_url="sqlite:///hub.db",
+        license_id="self-hosted",
+    )
+    file = tmp_path / "hub" / "hub.db"
+    lose(file)
+    before = sorted(tmp_path.rglob("*"))
+
+    said = dispatchd("hub", *words, "--config", str(made.settings.file), cwd=tmp_path)
+
+    assert said.returncode == os.EX_UNAVAILABLE, said.stderr
+    [complaint] = said.stderr.splitlines()
+    assert f"open the database sqlite:///{file}: " in complaint
+    assert "(dispatchd hub init) and restore a backup" in complaint
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 async def test_a_second_hub_on_one_file_is_refused(tmp_path: Path) -> None:
     """It would not hear of what the first one takes, and its machines would wait for their next poll."""
     async with hub_process.hub(tmp_path / "hub") as first:

@@ -1,10 +1,14 @@
 """Submitting and watching jobs, against a real hub."""
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
 import anyio
 
 from support.clock import within
-from support.hub import Hub
-from support.machine import JOBS, Machine, refuses
+from support.hub import Hub, hub
+from support.machine import JOBS, Machine, refuses, row
 
 BROKEN_JOBS = [
     (b"{", 400, "JSON"),
@@ -75,6 +79,37 @@ async def test_a_job_that_no_machine_could_read_is_refused(
     most = '"' + "x" * ((32 << 20) - (64 << 10)) + '"'
     await server.submit({"dag_name": "ci"}, payload=most)
     assert len((await machine.pull()).text) < 32 << 20
+
+
+async def test_a_job_that_is_large_beside_its_payload_is_refused(
+    server: Hub, machine: Machine
+) -> None:
+    large = {"dag_name": "ci", "note": "ü" * 11_000}
+    reply = await server.http.post(JOBS, json=large)
+
+    assert "larger than 64 KiB; move what is long into payload" in refuses(reply, 413)
+    assert (await server.http.get(JOBS)).json()["jobs"] == []
+    await server.submit({**large, "note": "ü" * 10_000}, payload=f'"{"x" * 100_000}"')
+    assert (await machine.pull()).job["note"] == "ü" * 10_000
+
+
+async def test_a_large_job_of_an_earlier_release_is_shown_and_runs_again(
+    tmp_path: Path,
+) -> None:
+    async with hub(tmp_path / "hub") as server:
+        await server.submit({"id": "j", "dag_name": "ci", "note": "x"})
+        assert (await server.http.post(f"{JOBS}/j/cancel")).is_success
+        with closing(sqlite3.connect(server.folder / "hub.db")) as db, db:
+            db.execute(
+                "UPDATE jobs SET document = replace(document, '\"x\"', ?)",
+                (f'"{"x" * 70_000}"',),
+            )
+
+        again = await server.http.post(f"{JOBS}/j/requeue")
+
+        assert again.status_code == 201, again.text
+        shown = await row(server, again.json()["id"])
+        assert shown["note"] == "x" * 70_000
 
 
 async def test_a_watcher_is_answered_when_the_job_gets_there(

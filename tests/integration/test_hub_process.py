@@ -18,6 +18,7 @@ import pytest
 from anyio import to_thread
 
 from dispatchd.hub.init import init
+from dispatchd.hub.storage.database import Database
 from dispatchd.protocol.contracts import check
 from support.cli import dispatchd
 from support.hub import Hub, HubHere
@@ -274,6 +275,7 @@ def test_a_hub_that_cannot_start_says_why_in_one_line(
     tmp_path: Path, name: str, text: str | None, code: int, words: str
 ) -> None:
     (tmp_path / "page.html").write_text("<html>" * 1000)
+    Database.open(f"sqlite:///{tmp_path / 'hub.db'}").close()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         if text is not None:

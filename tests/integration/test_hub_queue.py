@@ -21,6 +21,7 @@ from support.hub import Hub, HubHere, hub
 from support.machine import JOBS, Machine, held_poll, refuses, row
 from support.until import until
 
+HOUR_S, DAY_S = 3600.0, 86_400.0
 CI = {"dag_name": "ci"}
 PUSHED = {
     "dag_name": "ci",
@@ -470,6 +471,36 @@ async def test_pruning_forgets_what_ended_and_nothing_else(
     assert removed == {"removed": 4}
     listed = (await server.http.get(JOBS)).json()["jobs"]
     assert [each["id"] for each in listed] == ["held", "queued"]
+
+
+async def test_nothing_is_pruned_before_an_hour_in_which_the_clock_was_right(
+    tmp_path: Path,
+) -> None:
+    more = "[retention]\ndays = 1"
+    async with hub(tmp_path / "hub", more=more) as server:
+
+        def postponed() -> int:
+            return server.log_file.read_text().count("pruning_postponed")
+
+        async def status() -> int:
+            return (await server.http.get(f"{JOBS}/done")).status_code
+
+        async def is_gone() -> bool:
+            return await status() == 404
+
+        await server.submit({"id": "done", **CI})
+        await (await Machine(http=server.http).pull()).finish()
+        server.time.wall_set_by_s += 60 * DAY_S
+        await advance(HOUR_S + 1)
+        await until(lambda: postponed() == 1)
+        server.time.wall_set_by_s -= 60 * DAY_S
+        await advance(HOUR_S + 1)
+        await until(lambda: postponed() == 2)
+        assert await status() == 200
+
+        await advance(DAY_S)
+
+        await until(is_gone)
 
 
 async def test_what_waits_is_limited_in_bytes_too(

@@ -1,5 +1,6 @@
 """What the hub's stores promise, through their own interfaces and on each kind of database."""
 
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -562,6 +563,26 @@ def test_cancels_of_the_same_jobs_at_once_do_not_wait_for_each_other(
 
     found = Counter(store.states().values())
     assert found == {"aborted": 10, "succeeded": 1, "queued": 3}
+
+
+def test_a_cancel_job_may_mean_more_jobs_than_a_statement_has_parameters(
+    tmp_path: Path,
+) -> None:
+    store = Store(Database.open(f"sqlite:///{tmp_path / 'hub.db'}"))
+    seed = store.submit("seed", PUSHED)
+    assert seed is not None
+    store.fill(evolve(seed, id=f"j{number}") for number in range(2500))
+    with store.database.engine.connect() as db:
+        driver = db.connection.driver_connection
+        assert driver is not None
+        driver.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 2000)
+
+    cancel = {**PUSHED, "command": "cancel"}
+    assert store.submit("cancel", cancel, most=10_000) is not None
+
+    counts = store.reader.counts()
+    assert (counts[State.ABORTED], counts[State.SUCCEEDED]) == (2501, 1)
+    store.database.close()
 
 
 LATEST: list[tuple[str, dict[str, Any], float]] = [

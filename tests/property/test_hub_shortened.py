@@ -22,7 +22,7 @@ VALUES = st.recursive(
 
 
 def shorten(text: bytes, longest: int, cuts: list[int]) -> bytes:
-    shortener = Shortener(longest)
+    shortener = Shortener(longest, longest_inside=longest, most_items=10_000)
     places = [0, *sorted(cut % (len(text) + 1) for cut in cuts), len(text)]
     pieces = [text[a:b] for a, b in pairwise(places)]
     return b"".join(map(shortener.feed, pieces)) + shortener.close()
@@ -71,6 +71,30 @@ def test_long_strings_are_cut_at_a_character_and_nothing_else_is(
         0xD800 <= ord(each) < 0xE000
         for each in json.dumps(json.loads(left), ensure_ascii=False)
     )
+
+
+def test_each_text_is_cut_at_what_can_be_kept_of_it() -> None:
+    """In a member together, further inside each by itself, and nothing of the items that are too many."""
+    items = [{"m": "x" * 50, "n": [["y" * 9]]}] * 3
+    body = {
+        "text": "t" * 50,
+        "values": {"a": "1" * 15, "b": "2" * 15, "c": 3, "d": "4"},
+        "items": items,
+        "last": "l",
+    }
+    shortener = Shortener(20, longest_inside=10, most_items=2)
+
+    text = b"".join(
+        shortener.feed(json.dumps(body).encode()[start : start + 7])
+        for start in range(0, len(json.dumps(body)), 7)
+    )
+
+    assert json.loads(text + shortener.close()) == {
+        "text": "t" * 20,
+        "values": {"a": "1" * 15, "b": "222", "": ""},
+        "items": [{"m": "x" * 10, "n": [["y" * 9]]}] * 2 + [{"": [[""]]}],
+        "last": "l",
+    }
 
 
 @given(st.binary(max_size=60), st.lists(st.integers(0, 100), max_size=5))

@@ -182,6 +182,47 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any] | None, list[str]]] =
         None,
         NOTHING,
     ),
+    **{
+        f"in {start}": (
+            comment(f"{start}\n\n/run docs\n\n{end}"),
+            "write",
+            None,
+            NOTHING,
+        )
+        for start, end in (
+            ("<details>\n<summary>old</summary>", "</details>"),
+            ("<blockquote>", "</blockquote>"),
+            ("<div hidden>", "</div>"),
+            ("<div/>", "</div>"),
+            ("<table><tr><td>", "</td></tr></table>"),
+            ("<h1>", "</h1>"),
+            ("<ul><li>", "</li></ul>"),
+            ('<a href="https://x.example">', "</a>"),
+            ("Old: <del>", "</del>"),
+            ("<unknown>", "</unknown>"),
+            # Unclosed, unfinished, or closed where it doesn't count
+            ("<div><p></div>", ""),
+            ("<div", ">"),
+            ('<div title="', '">'),
+            ("<details>\n\n| a |\n| --- |\n| </details> |", ""),
+            ("<!--> <div hidden> -->", "</div>"),
+            ("<!-- --!> <div hidden> -->", "</div>"),
+            ("<![CDATA[ > <div hidden> ]]>", "</div>"),
+        )
+    },
+    **{
+        f"after {html}": (comment(f"{html}\n\n/run docs"), "write", None, ["docs ec26"])
+        for html in (
+            "<details>\n<summary>old</summary>\n\nlog\n\n</details>",
+            'Hi <b>you</b><br> <img src="x">',
+            "<hr>",
+            "- <b>x</b>",
+            "> <details>\n> x\n> </details>",
+            "<script>\nif (a < b && c) {}\n</script>",
+            "<!-- AT&T > x -->",
+            "</div>",
+        )
+    },
     "in a footnote": (comment("[^1]: Hi\n/run docs"), "write", None, NOTHING),
     "struck out": (comment("~~a\n/run docs\nb~~"), "write", None, NOTHING),
     "in a table": (comment("| a |\n| --- |\n/run docs"), "write", None, NOTHING),

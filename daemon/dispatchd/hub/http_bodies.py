@@ -9,10 +9,8 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from http import HTTPStatus
-from typing import Final, TypeVar
+from typing import Final
 
-from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import RunVar
 from attrs import evolve, frozen
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
@@ -20,11 +18,10 @@ from typing_extensions import override
 
 from dispatchd.errors import ContractViolation, DispatchdError
 from dispatchd.hub.domain.shortened import Shortener
+from dispatchd.hub.parsers import Busy, parsed
 from dispatchd.protocol.contracts import check, schema
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.json_text import Member, leading_members, members
-
-T = TypeVar("T")
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -33,7 +30,7 @@ SMALL: Final = 64 * KIB
 """Largest body of most calls, and the most that is read of any body before its sender is authenticated (bytes)."""
 
 FINISH: Final = 4 * MIB
-"""Largest body of a finish (bytes)."""
+"""Largest body of a finish without its texts (bytes)."""
 
 LARGEST_JOB_BODY: Final = 40 * MIB
 """Largest body of a submit (bytes)."""
@@ -46,11 +43,8 @@ _JOB: Final = "submit-request"
 _THREAD_BYTES: Final = 8 * KIB
 """Size from which JSON is handled in a worker thread (bytes): the worst 8 KiB take less than 10 ms."""
 
-_PARSERS: Final = 1
-"""Most bodies that are handled in threads at the same time (count): each delays the event loop, which needs the
-interpreter, too."""
-
-_parsers: Final[RunVar[CapacityLimiter]] = RunVar("parsers")
+_MOST_MEMBERS: Final = 100
+"""Most members of a body whose sender is not authenticated (count): many cost more to parse than anything else."""
 
 _PROVEN_BYTES: Final = _THREAD_BYTES
 """Size from which a machine is authenticated by the beginning of its body, if that has its credentials (bytes)."""
@@ -92,9 +86,11 @@ class Limits:
 
     most: int = SMALL
     """Largest size of the body (bytes)."""
-    longest: int | None = None
-    """Longest part of a string that is read where the body is over 64 KiB (bytes): the rest doesn't count for the size.
-    None if no string may be cut."""
+    shortener: Callable[[], Shortener] | None = None
+    """Maker of what cuts the strings of a body over 64 KiB: the rest of them doesn't count for the size. None if no
+    string may be cut."""
+    texts: int = 0
+    """Largest size of the strings that stay and don't count for the size either (bytes)."""
     proof: str = "secret"
     """Name of the property with the machine's secret."""
     trim: Trim = dict
@@ -104,23 +100,24 @@ async def read_members(request: Request, contract: str, most: int) -> dict[str, 
     """Return the members of a request's JSON body, validated against a contract.
 
     Args:
-        request: The request; the sender of more than 64 KiB is authenticated before.
+        request: The request; its sender is authenticated before.
         contract: The contract's name.
         most: Largest size of the body (bytes).
 
     Raises:
         Refused: The body is too large, not a JSON object, or breaks the contract.
     """
-    return await _read(await read_up_to(request, most), contract)
+    return await _read(await read_up_to(request, most), contract, is_proven=True)
 
 
 async def read_body(request: Request, contract: str) -> dict[str, Json]:
-    """Return a request's JSON body of at most 64 KiB, validated against a contract.
+    """Return a request's JSON body of at most 64 KiB and 100 members, validated against a contract.
 
     Raises:
         Refused: As for `read_members`.
     """
-    return _values(await read_members(request, contract, SMALL))
+    body = await read_up_to(request, SMALL)
+    return _values(await _read(body, contract, is_proven=False))
 
 
 async def read_proven(
@@ -141,19 +138,24 @@ async def read_proven(
         Refused: The body is too large without that part, is no JSON object, breaks the contract, or is over 64 KiB and
             doesn't begin with valid credentials.
     """
-    if limits.longest is None:
+    if limits.shortener is None:
         body = await read_up_to(request, limits.most)
     else:
-        body = await _read_shortened(request, limits, limits.longest, prove)
+        body = await _read_shortened(request, limits, limits.shortener, prove)
+    is_proven = len(body) > SMALL
     if _PROVEN_BYTES <= len(body) <= SMALL:
-        credentials = await _beginning(bytes(body[:_PROVEN_BYTES]), limits)
+        credentials = _beginning(bytes(body[:_PROVEN_BYTES]), limits)
         if credentials is not None:
             await prove(credentials)
-    return _values(await _read(body, contract, limits.trim))
+            is_proven = True
+    return _values(await _read(body, contract, limits.trim, is_proven=is_proven))
 
 
 async def _read_shortened(
-    request: Request, limits: Limits, longest: int, prove: Prove
+    request: Request,
+    limits: Limits,
+    new_shortener: Callable[[], Shortener],
+    prove: Prove,
 ) -> bytearray:
     """Return a body without the ends of its long strings, if the machine is authenticated or it has at most 64 KiB.
 
@@ -169,9 +171,10 @@ async def _read_shortened(
         body += chunk if shortener is None else shortener.feed(chunk)
         if shortener is None and size > SMALL:
             await _prove_start(request, bytes(body[:SMALL]), limits, prove)
-            shortener = Shortener(longest)
+            shortener = new_shortener()
             body = bytearray(shortener.feed(bytes(body)))
-        if len(body) > limits.most:
+        free = 0 if shortener is None else min(shortener.texts, limits.texts)
+        if len(body) - free > limits.most:
             raise TooLarge(limits.most)
     return body if shortener is None else body + shortener.close()
 
@@ -184,7 +187,7 @@ async def _prove_start(
     Raises:
         Refused: They aren't, or it doesn't start with them.
     """
-    credentials = await _beginning(start, limits)
+    credentials = _beginning(start, limits)
     if credentials is None:
         message = (
             f"a body over {SMALL // KIB} KiB has to begin with "
@@ -198,12 +201,12 @@ async def _prove_start(
         raise
 
 
-async def _beginning(start: bytes, limits: Limits) -> dict[str, Json] | None:
+def _beginning(start: bytes, limits: Limits) -> dict[str, Json] | None:
     """Return the credentials in the beginning of a body, or None if it doesn't have all of them."""
     names = (*_NAMES, limits.proof)
     # The cut may be in the middle of a character.
     text = start.decode(errors="replace")
-    credentials = await _in_thread(partial(leading_members, text, names))
+    credentials = leading_members(text, names, most=_MOST_MEMBERS)
     are_there = len(credentials) == len(names) and all(
         map(_is_text, credentials.values())
     )
@@ -241,23 +244,24 @@ def require_length(request: Request, most: int) -> None:
         raise TooLarge(most)
 
 
-async def _read(body: bytearray, contract: str, trim: Trim = dict) -> dict[str, Member]:
+async def _read(
+    body: bytearray, contract: str, trim: Trim = dict, *, is_proven: bool
+) -> dict[str, Member]:
+    checked = partial(
+        _checked, body, contract, trim, None if is_proven else _MOST_MEMBERS
+    )
     try:
         if len(body) < _THREAD_BYTES:
-            return _checked(body, contract, trim)
-        return await _in_thread(partial(_checked, body, contract, trim))
+            return checked()
+        return await parsed(checked, is_proven=is_proven)
+    except Busy as busy:
+        raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, str(busy)) from busy
     except ContractViolation as violation:
         broken = violation.contract == "JSON"
         status = HTTPStatus.BAD_REQUEST if broken else HTTPStatus.UNPROCESSABLE_ENTITY
         raise Refused(status, f"{violation.path} {violation.rule}") from violation
     except UnicodeDecodeError as error:
         raise Refused(HTTPStatus.BAD_REQUEST, "the body is not UTF-8 text") from error
-
-
-async def _in_thread(call: Callable[[], T]) -> T:
-    limiter = _parsers.get(None) or CapacityLimiter(_PARSERS)
-    _parsers.set(limiter)
-    return await to_thread.run_sync(call, limiter=limiter)
 
 
 def _is_text(value: Json) -> bool:
@@ -269,8 +273,10 @@ def _values(body_members: dict[str, Member]) -> dict[str, Json]:
     return {name: member.value for name, member in body_members.items()}
 
 
-def _checked(body: bytearray, contract: str, trim: Trim) -> dict[str, Member]:
-    body_members = members(body.decode())
+def _checked(
+    body: bytearray, contract: str, trim: Trim, most: int | None
+) -> dict[str, Member]:
+    body_members = members(body.decode(), most=most)
     document = trim(_values(body_members))
     check(contract, document)
     # Unknown properties of a machine's body are ignored; those of a job are stored.

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import Final, NoReturn
 
 from attrs import frozen
@@ -51,42 +52,52 @@ def loads(text: str) -> Json:
     return value
 
 
-def members(text: str) -> dict[str, Member]:
+def members(text: str, most: int | None = None) -> dict[str, Member]:
     """Return the members of the object that a JSON text holds; of equal names the last one counts.
 
+    Args:
+        text: The text.
+        most: Most members, those of equal names included (count); None for any.
+
     Raises:
-        ContractViolation: The text isn't a JSON object, or not strict, or nested too deeply.
+        ContractViolation: The text isn't a JSON object, or not strict, or nested too deeply, or has too many members.
     """
-    by_name = flawed_members(text)
+    by_name = flawed_members(text, most)
     for member in by_name.values():
         if member.problem:
             raise ContractViolation(contract="JSON", path="$", rule=member.problem)
     return by_name
 
 
-def flawed_members(text: str) -> dict[str, Member]:
+def flawed_members(text: str, most: int | None = None) -> dict[str, Member]:
     """Return the members of the object that a JSON text holds, also those that hold NaN or are nested too deeply.
 
     Raises:
-        ContractViolation: It isn't a JSON object.
+        ContractViolation: It isn't a JSON object, or has more than `most` members.
     """
-    text = _without_bom(text)
+    found = _members(_without_bom(text))
     try:
-        return dict(_members(text))
+        by_name = dict(islice(found, most))
+        is_whole = next(found, None) is None
     except (ValueError, RecursionError) as error:
         raise ContractViolation(contract="JSON", path="$", rule=_rule(error)) from error
+    if not is_whole:
+        rule = f"must have at most {most} members"
+        raise ContractViolation(contract="JSON", path="$", rule=rule)
+    return by_name
 
 
-def leading_members(text: str, names: Collection[str]) -> dict[str, Json]:
+def leading_members(text: str, names: Collection[str], most: int) -> dict[str, Json]:
     """Return the named members at the beginning of a JSON object whose text may be cut off.
 
     Args:
         text: The beginning of an object's text.
         names: The members' names; the text behind the last of them isn't read.
+        most: Most members that are read (count).
     """
     values: dict[str, Json] = {}
     with suppress(ValueError, RecursionError):
-        for name, member in _members(_without_bom(text)):
+        for name, member in islice(_members(_without_bom(text)), most):
             if name in names and not member.problem:
                 values[name] = member.value
                 if len(values) == len(names):

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def open_database(
     config_file: Path, progress: "Callable[[Migrating], None]" = lambda _: None
 ) -> "tuple[Settings, Database]":
-    """Return the settings of a hub, and its database, migrated."""
+    """Return the settings of a hub, and its database, migrated; only `dispatchd hub init` makes one."""
     from dispatchd.hub.config.load import load
     from dispatchd.hub.storage.database import Database
 
     settings = load(config_file)
-    return settings, Database.open(settings.database_url, progress)
+    return settings, Database.open(settings.database_url, progress, must_exist=True)
 
 
 @contextmanager

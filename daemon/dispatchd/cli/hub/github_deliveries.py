@@ -144,7 +144,7 @@ async def _redeliver(
     now = time.time  # noqa: TID251  # the command line is where the clock comes in
     settings = load(config_file)
     github = _app_of(settings)
-    database = Database.open(settings.database_url)
+    database = Database.open(settings.database_url, must_exist=True)
     try:
         async with transport(
             github,

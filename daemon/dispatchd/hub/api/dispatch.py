@@ -1,6 +1,7 @@
 """Calls about a job that a machine has: accept, finish, heartbeat, release (contracts/README.md)."""
 
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Final
 
@@ -14,15 +15,43 @@ from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.claim_rules import Claim
 from dispatchd.hub.domain.model import ENDED, HubJob, Machine
-from dispatchd.hub.domain.reported import result_of, standing_of, without_excess
-from dispatchd.hub.http_bodies import FINISH, Limits, Refused, read_proven
+from dispatchd.hub.domain.reported import (
+    result_of,
+    standing_of,
+    with_whole_characters,
+    without_excess,
+)
+from dispatchd.hub.domain.shortened import Shortener
+from dispatchd.hub.http_bodies import FINISH, KIB, MIB, Limits, Refused, read_proven
 from dispatchd.protocol.job import Json
+from dispatchd.protocol.report import MOST_ANNOTATIONS
 
 _PATH: Final = "/api/v1/github/dispatch"
-_OF_FINISH: Final = Limits(most=FINISH, longest=512 * 1024, trim=without_excess)
-"""Limits of a finish. A string of 512 KiB contains all that is stored of any text, however it is escaped."""
-_WITH_REASON: Final = Limits(longest=48 * 1024)
-"""Limits of calls with a reason: 48 KiB contain its 4,000 characters, however they are escaped."""
+_LONGEST_REASON: Final = 48 * KIB
+"""Length that contains 4,000 characters, however they are escaped (bytes)."""
+_OF_FINISH: Final = Limits(
+    most=FINISH,
+    shortener=partial(
+        Shortener,
+        longest=512 * KIB,
+        longest_inside=_LONGEST_REASON,
+        most_items=MOST_ANNOTATIONS,
+    ),
+    texts=16 * MIB,
+    trim=without_excess,
+)
+"""Limits of a finish. 512 KiB contain all that is stored of any text, and of all outputs, however they are escaped;
+16 MiB contain all texts."""
+_WITH_REASON: Final = Limits(
+    shortener=partial(
+        Shortener,
+        longest=_LONGEST_REASON,
+        longest_inside=_LONGEST_REASON,
+        most_items=MOST_ANNOTATIONS,
+    ),
+    trim=with_whole_characters,
+)
+"""Limits of calls with a reason."""
 
 
 @frozen

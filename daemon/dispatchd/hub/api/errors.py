@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dispatchd.hub.domain.errors import (
+    DocumentTooLarge,
     HubError,
     IdTaken,
     JobEnded,
@@ -33,6 +34,7 @@ STATUSES: Final[Mapping[type[HubError], HTTPStatus]] = MappingProxyType(
         IdTaken: HTTPStatus.CONFLICT,
         PayloadGone: HTTPStatus.GONE,
         JobTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        DocumentTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         LastAdminToken: HTTPStatus.CONFLICT,
         QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
         StorageBusy: HTTPStatus.SERVICE_UNAVAILABLE,

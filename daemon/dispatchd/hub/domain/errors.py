@@ -8,6 +8,7 @@ HubError
 ├─ IdTaken             another job has the id
 ├─ PayloadGone         the job's payload was removed
 ├─ JobTooLarge         no machine could read the job
+├─ DocumentTooLarge    the job is large without its payload and headers
 ├─ QueueFull           the queue is full; the same submission may succeed later
 ├─ LastAdminToken      the token can't be revoked: nobody could manage the hub
 ├─ StorageBusy         the database can't be used now; the same call may succeed later
@@ -70,6 +71,16 @@ class JobTooLarge(HubError):
     def __init__(self, most: int) -> None:
         super().__init__(
             f"the job is larger than the {most >> 20} MiB that a machine reads"
+        )
+
+
+class DocumentTooLarge(HubError):
+    """Job that is large without its payload and headers."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"the job's fields beside payload and headers are larger than {most >> 10} KiB; "
+            "move what is long into payload"
         )
 
 

@@ -4,6 +4,7 @@ The agent cuts them before (contracts/README.md, limits); other clients may send
 """
 
 import json
+import re
 from collections.abc import Mapping
 from itertools import islice
 from typing import Final
@@ -21,6 +22,25 @@ _LONGEST_CAUSE: Final = 200
 
 _MOST_OUTPUTS: Final = 100
 """Most outputs that are stored (count)."""
+
+_TEXTS: Final = (
+    "reason",
+    "result_summary",
+    "result_cause",
+    "result_output",
+    "result_step_summary",
+)
+_OF_ANNOTATION: Final = (
+    "path",
+    "start_line",
+    "end_line",
+    "level",
+    "title",
+    "message",
+)
+
+_HALF: Final = re.compile("[\ud800-\udfff]")
+"""Half of a surrogate pair, which UTF-8 can't hold; JSON can, as an escape."""
 
 _STEPS: Final = ("completed", "in_progress", "total")
 _MOST_STEPS: Final = 2**53 - 1
@@ -48,17 +68,40 @@ def standing_of(body: Mapping[str, Json]) -> Standing:
     )
 
 
+def with_whole_characters(body: Mapping[str, Json]) -> dict[str, Json]:
+    """Return a report whose texts can be stored: half of a surrogate pair becomes U+FFFD, and nothing is refused for it."""
+    return {
+        name: _whole(value) if name in _TEXTS else value for name, value in body.items()
+    }
+
+
 def without_excess(body: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the body of a finish without the outputs and annotations over the limits, before it is validated."""
-    trimmed = dict(body)
+    """Return the body of a finish that can be stored, without what is over the limits, before it is validated."""
+    trimmed = with_whole_characters(body)
     outputs, annotations = (
         trimmed.get(name) for name in ("result_outputs", "result_annotations")
     )
     if isinstance(outputs, dict):
-        trimmed["result_outputs"] = dict(islice(outputs.items(), _MOST_OUTPUTS))
+        trimmed["result_outputs"] = {
+            _HALF.sub("\ufffd", name): _whole(value)
+            for name, value in islice(outputs.items(), _MOST_OUTPUTS)
+        }
     if isinstance(annotations, list):
-        trimmed["result_annotations"] = annotations[:MOST_ANNOTATIONS]
+        trimmed["result_annotations"] = [
+            _annotation(item) for item in annotations[:MOST_ANNOTATIONS]
+        ]
     return trimmed
+
+
+def _annotation(item: Json) -> Json:
+    """Return an annotation without unknown properties."""
+    if not isinstance(item, dict):
+        return item
+    return {name: _whole(item[name]) for name in _OF_ANNOTATION if name in item}
+
+
+def _whole(value: Json) -> Json:
+    return _HALF.sub("\ufffd", value) if isinstance(value, str) else value
 
 
 def _text(body: Mapping[str, Json], name: str, most: int) -> str:

@@ -37,6 +37,8 @@ from dispatchd.hub.storage.jobs.turns import next_turn
 from dispatchd.hub.storage.schema import JOBS
 
 _JOB: Final = JOBS.c
+_LOCKED_AT_ONCE: Final = 1000
+"""Most jobs that a statement locks (count): PostgreSQL takes 65,535 parameters, SQLite half as many."""
 ANY_SIZE: Final = 2**63 - 1
 """Size limit that means none (bytes)."""
 
@@ -198,14 +200,17 @@ def locked(
     db: Connection, condition: ColumnElement[bool], is_meant: Callable[[HubJob], bool]
 ) -> list[HubJob]:
     """Return jobs that are to be changed, locked, and no others: whoever claims passes locked ones over."""
-    jobs = map(read_job, db.execute(select(*COLUMNS).where(condition)).mappings())
-    ids = [job.id for job in jobs if is_meant(job)]
-    if not ids:
-        return []
     # In one order, so that no two transactions wait for each other.
-    query = select(*COLUMNS).where(condition, _JOB.id.in_(ids))
-    query = query.order_by(_JOB.position).with_for_update()
-    return [read_job(row) for row in db.execute(query).mappings()]
+    query = select(*COLUMNS).where(condition).order_by(_JOB.position)
+    ids = [
+        job.id for job in map(read_job, db.execute(query).mappings()) if is_meant(job)
+    ]
+    found: list[HubJob] = []
+    for start in range(0, len(ids), _LOCKED_AT_ONCE):
+        part = _JOB.id.in_(ids[start : start + _LOCKED_AT_ONCE])
+        rows = db.execute(query.where(part).with_for_update())
+        found += map(read_job, rows.mappings())
+    return found
 
 
 def _may_mean(job: HubJob) -> ColumnElement[bool]:

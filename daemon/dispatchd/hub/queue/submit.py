@@ -9,7 +9,12 @@ from attrs import evolve, frozen
 from sqlalchemy import Connection
 
 from dispatchd.hub.context import Context
-from dispatchd.hub.domain.errors import IdTaken, JobTooLarge, PayloadGone
+from dispatchd.hub.domain.errors import (
+    DocumentTooLarge,
+    IdTaken,
+    JobTooLarge,
+    PayloadGone,
+)
 from dispatchd.hub.domain.event_kinds import is_by_comment, must_be_asked_about
 from dispatchd.hub.domain.model import Check, Delivery, HubJob, Submission
 from dispatchd.hub.queue.admission import Admission
@@ -24,6 +29,10 @@ _LARGEST_READ: Final = 32 * 1024 * 1024
 _LARGEST_JOB: Final = _LARGEST_READ - 16 * 1024
 """Largest job (bytes): without the fields that a pull adds."""
 
+_LARGEST_DOCUMENT: Final = 64 * 1024
+"""Largest document of a job, which has all but payload and headers (bytes): each list and heartbeat reads it. That of a
+GitHub event has about 1 KiB."""
+
 
 @frozen
 class Submissions:
@@ -35,6 +44,7 @@ class Submissions:
         """Store a job durably and wake those who wait for it; return False, and change nothing, if its id is taken.
 
         Raises:
+            DocumentTooLarge: The job is large without its payload and headers.
             JobTooLarge: No machine could read the job.
             QueueFull: The queue is full.
             StorageBusy: The database can't be used now.
@@ -118,6 +128,9 @@ class Submissions:
         return new
 
     def _keep(self, submission: Submission, delivery: Delivery | None) -> HubJob | None:
+        # One that an earlier release has taken may run again.
+        if len(submission.document.text) > _LARGEST_DOCUMENT:
+            raise DocumentTooLarge(_LARGEST_DOCUMENT)
         queue = self.context.settings.queue
         return self._admission.submit(
             self._admissible(submission),

@@ -98,6 +98,8 @@ class Database:
         url: str,
         progress: Callable[[Migrating], None] = lambda _: None,
         every_s: float = _PROGRESS_S,
+        *,
+        must_exist: bool = False,
     ) -> "Database":
         """Open a database, create missing tables, and run missing migrations.
 
@@ -105,13 +107,14 @@ class Database:
             url: URL in SQLAlchemy's form: `sqlite:////path/to/file`, `postgresql://user@host/name`.
             progress: Called repeatedly, by a thread, with the progress of a migration while it runs.
             every_s: Interval of these calls (seconds).
+            must_exist: True to refuse a file that is missing or empty. Else it is made.
 
         Raises:
             UsageError: The URL can't be used.
             NotReachable: The database can't be opened, or a newer release has begun to migrate it.
         """
         try:
-            engine = _engine(url)
+            engine = _engine(url, must_exist=must_exist)
         except (ArgumentError, ModuleNotFoundError, ValueError) as error:
             reason = f"{error}; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
             raise UsageError(cannot="use database_url", reason=reason) from error
@@ -268,14 +271,11 @@ def _check(db: Connection) -> None:
     db.execute(_WRITTEN)
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, *, must_exist: bool) -> Engine:
     parsed = make_url(url)
     if parsed.drivername == "sqlite":
         if parsed.database:
-            file = Path(parsed.database)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # SQLite gives the files that it makes beside this one the same mode.
-            file.touch(mode=0o600)
+            _provide(Path(parsed.database), must_exist=must_exist)
         # One connection: SQLite has one writer at a time, and waiting here is better than the error "busy".
         engine = create_engine(
             parsed,
@@ -307,6 +307,24 @@ def _engine(url: str) -> Engine:
     )
     event.listen(engine, "do_connect", _connect_postgresql)
     return engine
+
+
+def _provide(file: Path, *, must_exist: bool) -> None:
+    """Make a database's file, unless it has to be there.
+
+    Raises:
+        FileNotFoundError: It has to be there, and is missing or empty.
+    """
+    if not must_exist:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # SQLite gives the files that it makes beside this one the same mode.
+        file.touch(mode=0o600)
+    elif not file.exists() or not file.stat().st_size:
+        message = (
+            "there is no such file, or it is empty; mount its disk or correct database_url, "
+            "or make a new hub (dispatchd hub init) and restore a backup into it"
+        )
+        raise FileNotFoundError(message)
 
 
 def _connect_postgresql(

@@ -21,6 +21,9 @@ _LONGEST_S: Final = 5.0
 """Longest wait until the next look for expired leases (seconds)."""
 
 _PRUNE_EVERY_S: Final = 3600.0
+_SET_S: Final = 60.0
+"""Difference between the hub's clock and one that nobody sets from which the former counts as set (seconds)."""
+
 _DAY_S: Final = 86_400.0
 
 
@@ -105,7 +108,10 @@ class Expiry:
 
 @frozen
 class Pruning:
-    """Removes records that are older than the retention."""
+    """Removes records that are older than the retention, after each hour in which nobody has set the clock.
+
+    A clock that is wrong for a moment, as at a start without a battery, would make all records old.
+    """
 
     context: Context
     extension: Extension
@@ -115,12 +121,22 @@ class Pruning:
         await self.context.bugs.rounds("prune", self._round)
 
     async def _round(self) -> None:
+        before = self._ahead()
+        await anyio.sleep(_PRUNE_EVERY_S)
+        set_by_s = self._ahead() - before
+        if abs(set_by_s) > _SET_S:
+            structlog.get_logger().warning(
+                "pruning_postponed", reason="the clock was set", seconds=set_by_s
+            )
+            return
         try:
             await self.context.use(self._prune)
         except StorageBusy as error:
             structlog.get_logger().warning("database_busy", error=str(error))
-        self.context.bugs.worked("prune")
-        await anyio.sleep(_PRUNE_EVERY_S)
+
+    def _ahead(self) -> float:
+        """Return the lead of the hub's clock over the one by which loops wait (seconds)."""
+        return self.context.now() - anyio.current_time()
 
     def _prune(self) -> int:
         now = self.extension.handled_until(self.context.now())

@@ -16,6 +16,8 @@ from attrs import frozen
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from dispatchd.hub.github.routing.open_elements import OpenElements
+
 MOST_COMMANDS: Final = 10
 """Most commands of a comment that are executed (count)."""
 
@@ -48,12 +50,6 @@ _LINE: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
-
-_RAW: Final = re.compile(
-    r"<(?P<end>/?)(?P<tag>pre|code|script|style|textarea|template|svg|math)\b",
-    re.IGNORECASE,
-)
-"""HTML elements that show or hide their content unchanged, also over paragraphs."""
 
 _CANDIDATE: Final = re.compile(
     r"^.{0,60}/(?:run|cancel)\b", re.IGNORECASE | re.MULTILINE
@@ -100,18 +96,18 @@ def commands(body: str) -> list[Command]:
 def _plain_lines(body: str) -> Iterator[str]:
     """Yield the lines of a document's own paragraphs that are nothing but text, outside of HTML elements."""
     written = _BREAK.split(body)
-    raw, before = "", Token("", "", 0)
+    elements, before = OpenElements(), Token("", "", 0)
     for block in _MARKDOWN.parse(body):
         if block.type == "html_block":
-            raw = _raw_after(raw, block.content)
+            elements.read(block.content, block.level)
         elif block.type == "inline":
             is_own = before.type == "paragraph_open" and before.level == 0
             first = (block.map or [0])[0]
-            if is_own and not raw and not _continues_footnote(written, first):
+            if is_own and not elements and not _continues_footnote(written, first):
                 yield from _lines_before_html(block.children or [])
             for child in block.children or []:
                 if child.type == "html_inline":
-                    raw = _raw_after(raw, child.content)
+                    elements.read(child.content, before.level + child.level)
         before = block
 
 
@@ -145,14 +141,3 @@ def _hides(token: Token, line: str) -> bool:
         return not token.content.startswith(_COMMENT)
     text = line + token.content
     return token.type == "text" and bool(_COMMENT in text or _FOOTNOTE.match(text))
-
-
-def _raw_after(raw: str, html: str) -> str:
-    """Return the raw element that is open after some HTML; empty for none."""
-    for tag in _RAW.finditer(html):
-        name = tag["tag"].lower()
-        if not raw and not tag["end"]:
-            raw = name
-        elif tag["end"] and name == raw:
-            raw = ""
-    return raw
