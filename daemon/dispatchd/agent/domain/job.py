@@ -7,6 +7,7 @@ from attrs import evolve, frozen
 from typing_extensions import override
 
 from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.phase import TRANSITIONS, UNSTARTED, Event, Phase
 from dispatchd.errors import InvalidTransition
 from dispatchd.protocol.job import Job
@@ -30,11 +31,29 @@ class ProcessIdentity:
 
 
 @frozen(kw_only=True)
+class Terms:
+    """Settings of a workflow that count when an attempt has ended. The defaults repeat and report nothing.
+
+    `retries` is the number of attempts after the first. A success that lacks one of the artifacts (paths relative to
+    the workspace) is parked, or is a failure if `missing_fails`. `report_output` is true if the output may be
+    reported, `has_secrets` if the command may have been given secrets.
+    """
+
+    retries: int = 0
+    required_artifacts: tuple[str, ...] = ()
+    missing_fails: bool = False
+    report_output: bool = False
+    has_secrets: bool = True
+    isolation: Isolation = Isolation.NONE
+
+
+@frozen(kw_only=True)
 class Attempt:
     """One process start of a run, with the settings that it was started under.
 
     A changed configuration doesn't change a running attempt. `inactivity_s` and `output_max_bytes` 0 are no limit.
     `stop` is the reason why the daemon ends it, `stop_at` the time; both are written before the signal.
+    An attempt of an earlier release has no `terms`.
     """
 
     number: int
@@ -44,6 +63,7 @@ class Attempt:
     inactivity_s: float = 0.0
     kill_grace_s: float = 10.0
     output_max_bytes: int = 0
+    terms: Terms | None = None
     process: ProcessIdentity | None = None
     stop: FailureCause | None = None
     stop_at: datetime | None = None

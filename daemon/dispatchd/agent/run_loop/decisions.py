@@ -10,7 +10,7 @@ from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, Judgement, judge, never_started
-from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.domain.workflow import Workflow, terms_of
 from dispatchd.agent.tracking.tracker import Decision
 from dispatchd.errors import RunError
 from dispatchd.protocol.backoff import RETRY_CAP_S, after_asked_s, full_jitter_s
@@ -72,11 +72,6 @@ def judged(
     return evolve(judgement, summary=shortened(scrub(judgement.summary)))
 
 
-def retries_of(workflow: Workflow | None) -> int:
-    """Return the attempts after the first that a workflow has (count); none if it is no longer configured."""
-    return 0 if workflow is None else workflow.retries
-
-
 def decided(
     newest: TrackedJob, workflow: Workflow | None, judgement: Judgement, pace: Pace
 ) -> Decision:
@@ -85,7 +80,8 @@ def decided(
     ended = _with_end(newest, ruling.cause, pace.now)
     if ruling.then is Then.PARK or ruling.outcome is None:
         return Decision(Event.PARKED, evolve(ended, blocked=judgement.summary))
-    if ruling.then is Then.RETRY and len(newest.attempts) <= retries_of(workflow):
+    retries = terms_of(newest.attempt, workflow).retries
+    if ruling.then is Then.RETRY and len(newest.attempts) <= retries:
         return Decision(Event.ATTEMPT_FAILED, pace.again(ended, len(ended.attempts)))
     verdict = Verdict(
         outcome=ruling.outcome, cause=ruling.cause, summary=judgement.summary
