@@ -79,6 +79,7 @@ attempts = st.builds(
     stop=st.none() | st.sampled_from(FailureCause),
     ended_at=st.none() | times,
     cause=st.none() | st.sampled_from(FailureCause),
+    summary=texts,
 )
 steps = st.builds(
     Step, at=times, event=st.sampled_from(Event), phase=st.sampled_from(Phase)
@@ -137,6 +138,7 @@ FULL = TrackedJob(
             stop=FailureCause.CANCELLED,
             ended_at=NOW,
             cause=FailureCause.CANCELLED,
+            summary="Cancelled.",
         ),
     ),
     verdict=Verdict(

@@ -53,7 +53,8 @@ class Attempt:
 
     A changed configuration doesn't change a running attempt. `inactivity_s` and `output_max_bytes` 0 are no limit.
     `stop` is the reason why the daemon ends it, `stop_at` the time; both are written before the signal.
-    An attempt of an earlier release has no `terms`.
+    `summary` is the sentence about its end, without secrets. Attempts of earlier releases have no `terms` and no
+    `summary`.
     """
 
     number: int
@@ -69,6 +70,7 @@ class Attempt:
     stop_at: datetime | None = None
     ended_at: datetime | None = None
     cause: FailureCause | None = None
+    summary: str = ""
 
 
 @frozen(kw_only=True)
@@ -149,6 +151,8 @@ class TrackedJob:
         is_back = self.phase is Phase.HISTORY and phase is not Phase.HISTORY
         least = self.changed_at + timedelta.resolution if is_back else self.changed_at
         now = max(now, least)
+        if event is Event.REJECTED and verdict is not None:
+            verdict = self._not_again(verdict)
         steps = (*self.steps, Step(at=now, event=event, phase=phase))[-STEPS_KEPT:]
         # The first verdict stands: a message that arrives late can't rewrite how a run ended.
         decided = self.verdict or (verdict if phase is Phase.FINISHING else None)
@@ -161,6 +165,18 @@ class TrackedJob:
             verdict=decided,
             retry_at=retry_at,
             blocked=self.blocked if phase in _MAY_BE_BLOCKED else "",
+        )
+
+    def _not_again(self, rejection: Verdict) -> Verdict:
+        """Return the verdict of a job that can't be run (any more): after an attempt it ends as that one did."""
+        attempt = self.attempt
+        if attempt is None:
+            return rejection
+        ended = attempt.summary or f"Attempt {attempt.number} has failed."
+        return Verdict(
+            outcome=Outcome.FAILED,
+            cause=attempt.cause,
+            summary=f"{ended} It isn't tried again. {rejection.summary}",
         )
 
     @property

@@ -14,7 +14,7 @@ from dispatchd.agent.domain.workflow import Workflow, terms_of
 from dispatchd.agent.tracking.tracker import Decision
 from dispatchd.errors import RunError
 from dispatchd.protocol.backoff import RETRY_CAP_S, after_asked_s, full_jitter_s
-from dispatchd.protocol.outcome import Exit, FailureCause, Verdict
+from dispatchd.protocol.outcome import Exit, Verdict
 from dispatchd.protocol.report import WITHHELD, shortened
 from dispatchd.protocol.result import RunResult
 
@@ -77,7 +77,7 @@ def decided(
 ) -> Decision:
     """Return what becomes of a job whose attempt is over."""
     ruling = judgement.ruling
-    ended = _with_end(newest, ruling.cause, pace.now)
+    ended = _with_end(newest, judgement, pace.now)
     if ruling.then is Then.PARK or ruling.outcome is None:
         return Decision(Event.PARKED, evolve(ended, blocked=judgement.summary))
     retries = terms_of(newest.attempt, workflow).retries
@@ -117,12 +117,16 @@ def not_started(
     return Decision(Event.START_FAILED, pace.again(again, starts, error.retry_after_s))
 
 
-def _with_end(
-    record: TrackedJob, cause: FailureCause | None, now: datetime
-) -> TrackedJob:
+def _with_end(record: TrackedJob, judgement: Judgement, now: datetime) -> TrackedJob:
     if record.attempt is None:
         return record
-    return record.with_attempt(evolve(record.attempt, ended_at=now, cause=cause))
+    ended = evolve(
+        record.attempt,
+        ended_at=now,
+        cause=judgement.ruling.cause,
+        summary=judgement.summary,
+    )
+    return record.with_attempt(ended)
 
 
 def _without_texts(evidence: Evidence) -> Evidence:
