@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 from anyio.streams.text import TextReceiveStream
 
 from support.cli import command as run
@@ -273,6 +274,46 @@ def test_commands_on_an_empty_folder_say_so(tmp_path: Path) -> None:
         assert result.returncode == os.EX_USAGE
         assert "cannot find a job 'x'" in result.stderr
     assert dispatchd("status", "--config", config).returncode == os.EX_UNAVAILABLE
+
+
+@pytest.mark.parametrize("only", [(), ("--attempt", "1")])
+async def test_followed_logs_go_on_with_the_next_attempt_unless_one_is_named(
+    tmp_path: Path, only: tuple[str, ...]
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    script = f'echo "attempt $DISPATCHD_ATTEMPT"; read _ <{gate}; exit 2'
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path / "machine",
+            hub.url,
+            {"it": ["/bin/sh", "-c", script]},
+            runs="retry_wait_s = 0.1",
+            limits='contract = "headless"\nmax_retries = 1',
+        )
+        words = ["logs", "-f", "job-1", *only, "--config", str(config)]
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "job-1", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started")
+            async with await anyio.open_process(
+                [sys.executable, "-m", "dispatchd", *words], stderr=subprocess.PIPE
+            ) as logs:
+                assert logs.stdout is not None
+                assert logs.stderr is not None
+                seen = await logs.stdout.receive()
+                for number in (1, 2):
+                    await daemon.until_logged("job_attempt_started", attempt=number)
+                    await to_thread.run_sync(gate.write_text, "go\n")
+                await hub.until_finished("job-1")
+                seen += b"".join([chunk async for chunk in logs.stdout])
+                said = b"".join([chunk async for chunk in logs.stderr])
+
+    assert logs.returncode == 0
+    if only:
+        assert (seen, said) == (b"attempt 1\n", b"")
+    else:
+        assert seen == b"attempt 1\nattempt 2\n"
+        assert said == b"dispatchd: attempt 2 of job job-1:\n"
 
 
 async def test_jobs_show_logs_and_status_tell_what_happened(tmp_path: Path) -> None:

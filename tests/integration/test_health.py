@@ -14,6 +14,7 @@ from anyio.abc import SocketStream
 from attrs import evolve
 
 from dispatchd.errors import NotReachable
+from support.cli import command
 from support.clock import advance, threads_are_idle, within
 from support.control import call, until_status
 from support.daemon import DaemonLog, running_daemon, write_config
@@ -195,6 +196,30 @@ async def test_reports_that_get_no_answer_are_a_flaw_though_pulls_do(
     assert "no report has succeeded" in status["problems"][0]
     assert status["outbox"]["oldest_job"] == "job-1"
     assert status["outbox"]["oldest_age_s"] > 2 * HOLD_S
+
+
+@pytest.mark.parametrize("how", ["pause", "drain"])
+async def test_a_flaw_beside_a_pause_or_a_drain_is_still_the_exit_code(
+    tmp_path: Path, how: str
+) -> None:
+    async with endpoint() as hub:
+        hub.script = lambda request: (
+            Answer(status=500) if request.call == "finish" else None
+        )
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=USUAL)
+        async with running_daemon(config) as daemon:
+            await call(daemon, "POST", f"/v1/{how}")
+            await until_status(daemon, lambda s: len(s["problems"]) == 1)
+            wanted = await command("status", "--config", str(config))
+            await call(daemon, "POST", "/v1/resume")
+            hub.hand_out({"id": "job-1", "dag_name": "it"})
+            await daemon.until_logged("report_failed")
+            await call(daemon, "POST", f"/v1/{how}")
+            await until_status(daemon, lambda s: len(s["problems"]) == 2, skip_s=5)
+            shown = await command("status", "--config", str(config))
+
+    assert (wanted.returncode, shown.returncode) == (0, 1)
+    assert "no report has succeeded" in shown.stdout
 
 
 async def test_a_full_machine_that_asks_for_nothing_is_ready(tmp_path: Path) -> None:

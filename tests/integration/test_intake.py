@@ -53,6 +53,7 @@ async def test_a_paused_machine_takes_nothing_and_goes_on_with_what_it_has(
             let_go(daemon, "first")
             await hub.until_finished("first")
             status = await call(daemon, "GET", "/v1/status")
+            shown = await command(daemon, "status")
             polls_after = len(hub.calls("pull"))
             await command(daemon, "resume")
             await daemon.until_logged("job_attempt_started", job_id="second")
@@ -66,6 +67,7 @@ async def test_a_paused_machine_takes_nothing_and_goes_on_with_what_it_has(
         "paused by an operator (new disk); `dispatchd resume` ends that"
     ]
     assert status["intake"]["mode"] == "paused"
+    assert shown.returncode == 0
 
 
 async def test_a_drain_hands_back_what_has_not_started_and_waits_for_the_rest(

@@ -15,7 +15,7 @@ from attrs import define, evolve
 
 from dispatchd.agent.store.identity import IdentityStore
 from support.cli import Done, command
-from support.clock import advance
+from support.clock import advance, threads_are_idle
 from support.daemon import running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.licenses import KEY, SECRET, Issuer, config_lines
@@ -487,6 +487,35 @@ async def test_a_401_with_a_wrong_clock_is_told_as_skew(machine: Machine) -> Non
     assert line["kind"] == "Skewed"
     assert "ahead of the endpoint's" in line["error"]
     assert re.search(r"\d d( \d+ h)? ahead", skew["difference"])
+
+
+async def test_a_clock_that_was_ahead_and_is_set_right_puts_no_heartbeat_off(
+    machine: Machine,
+) -> None:
+    day = timedelta(days=1)
+
+    def beats() -> int:
+        return len(machine.hub.calls("license-heartbeat"))
+
+    async with running_daemon(machine.config) as daemon:
+        await machine.run("j1")
+        daemon.time.wall_set_by_s = 20 * day.total_seconds()
+        await machine.run("j2")
+        await daemon.until_logged("clock_was_set", by_s=20 * day.total_seconds())
+        await advance(day.total_seconds())
+        await machine.hub.until(lambda _: beats() == 1)
+        daemon.time.wall_set_by_s = 0
+        await machine.run("j3")
+        await daemon.until_logged("clock_was_set", by_s=-20 * day.total_seconds())
+        await advance(NEXT_TRY_S)
+        await threads_are_idle()
+        told = await machine.told()
+        wall = datetime.fromtimestamp(daemon.time.wall(), UTC)
+        await advance(day.total_seconds())
+        await machine.hub.until(lambda _: beats() == 2)
+
+    due = datetime.fromisoformat(told["next_heartbeat_at"]) - wall
+    assert timedelta(hours=21) < due < day
 
 
 async def test_a_machine_whose_id_cannot_be_kept_waits_and_says_so(

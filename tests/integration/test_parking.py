@@ -80,6 +80,28 @@ async def test_a_run_parks_itself_and_a_person_has_it_tried_again(
     assert output.read_text() == "attempt 2\n"
 
 
+async def test_a_parked_job_that_cannot_be_tried_again_ends_as_it_was(
+    machine: Machine,
+) -> None:
+    machine.hub.hand_out({**JOB, "dag_name": "asks"})
+    await machine.until_phase("j", "needs_attention")
+    config = machine.daemon.config
+    config.write_text(config.read_text().replace('"asks"', '"inquires"'))
+    await machine.command("reload")
+
+    retried = await machine.command("resolve", "j", "--retry")
+
+    [finish] = await machine.hub.until_finished("j")
+    assert retried.returncode == 0
+    assert (finish["result_status"], finish["result_cause"]) == (
+        "failed",
+        "needs-input",
+    )
+    assert "Which of the two?" in finish["result_summary"]
+    assert "no workflow called 'asks'" in finish["result_summary"]
+    assert "attempt 1" in finish["result_output"]
+
+
 async def test_a_parked_job_holds_no_slot_and_comes_first_and_its_lease_is_told(
     machine: Machine,
 ) -> None:

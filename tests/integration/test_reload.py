@@ -24,6 +24,15 @@ def change(config: Path, before: str, after: str) -> None:
     config.write_text(text.replace(before, after))
 
 
+async def restart(daemon: DaemonHere, before: str, after: str) -> None:
+    """Kill a daemon, and start the next one with a changed configuration."""
+    await daemon.crash()
+    change(daemon.config, before, after)
+    daemon.log_file.unlink()
+    daemon.start()
+    await daemon.until_logged("daemon_ready")
+
+
 def let_go(daemon: DaemonHere, job_id: str) -> None:
     (daemon.state / "runs" / job_id / "workspace" / "go").touch()
 
@@ -108,6 +117,50 @@ async def test_a_run_whose_workflow_has_gone_ends_as_it_would_have(
             [finish] = await hub.until_finished("job-1")
 
     assert finish["result_status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('[workflows."it"]', '[workflows."other"]'),
+        ("report_output = false", "report_output = true"),
+    ],
+)
+async def test_the_output_of_a_run_that_was_to_stay_at_home_stays_there(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    script = [*WAITS[:2], f"echo private; {WAITS[2]}"]
+    limits = 'env = { CODE = "1" }\nreport_output = false'
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": script}, limits=limits)
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "job-1", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started", job_id="job-1")
+            await restart(daemon, before, after)
+            let_go(daemon, "job-1")
+            [finish] = await hub.until_finished("job-1")
+
+    assert finish["result_status"] == "failed"
+    assert "private" not in str(finish)
+
+
+async def test_a_run_whose_workflow_has_gone_still_needs_its_artifacts(
+    tmp_path: Path,
+) -> None:
+    limits = 'env = { CODE = "0" }\nrequired_artifacts = ["dist"]\nmissing_artifacts = "fail"'
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": WAITS}, limits=limits)
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "job-1", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started", job_id="job-1")
+            await restart(daemon, '[workflows."it"]', '[workflows."other"]')
+            let_go(daemon, "job-1")
+            [finish] = await hub.until_finished("job-1")
+
+    assert (finish["result_status"], finish["result_cause"]) == (
+        "failed",
+        "missing-artifact",
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from anyio import to_thread
 
+from support.clock import advance
 from support.daemon import running_daemon, write_config
 from support.endpoint import endpoint
 
@@ -63,3 +65,36 @@ async def test_a_job_that_waits_is_rejected_once_its_repository_is_taken_out(
     assert first["result_status"] == "succeeded"
     assert second["result_status"] == "rejected"
     assert "doesn't run for the repository acme/shop" in second["result_summary"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        ("acme/*", "other/*", "doesn't run for the repository acme/shop"),
+        ('[workflows."it"]', '[workflows."other"]', "no workflow called 'it'"),
+    ],
+)
+async def test_a_job_that_has_run_fails_once_it_cannot_be_tried_again(
+    tmp_path: Path, before: str, after: str, why: str
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(
+            tmp_path / "machine",
+            hub.url,
+            {"it": ["/bin/sh", "-c", "echo ran; exit 2"]},
+            runs="retry_wait_s = 300",
+            limits='contract = "headless"\nrepositories = ["acme/*"]',
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", **ACME})
+            await daemon.until_logged("job_attempt_failed")
+            config.write_text(config.read_text().replace(before, after))
+            daemon.send(signal.SIGHUP)
+            await daemon.until_logged("reloaded")
+            await advance(300)
+            [finish] = await hub.until_finished("j")
+
+    assert (finish["result_status"], finish["result_cause"]) == ("failed", "exit-code")
+    assert "exit code 2" in finish["result_summary"]
+    assert why in finish["result_summary"]
+    assert finish["result_output"] == "ran\n"

@@ -139,8 +139,9 @@ async def test_after_a_restart_the_old_value_of_a_running_command_is_still_kept_
     assert finished["result_output"] == "[redacted]\n" * 2
 
 
+@pytest.mark.parametrize("still_configured", [True, False])
 async def test_words_of_a_command_that_ended_unwatched_are_withheld(
-    tmp_path: Path,
+    tmp_path: Path, *, still_configured: bool
 ) -> None:
     key, gate = tmp_path / "key", tmp_path / "gate"
     key.write_text("first-value-of-it")
@@ -156,6 +157,9 @@ async def test_words_of_a_command_that_ended_unwatched_are_withheld(
             gate.write_text("go\n")
             exit_file = daemon.state / "runs/j/attempt-1/exit"
             await until(exit_file.exists)
+            if not still_configured:
+                given = 'secrets = { KEY = "key" }'
+                config.write_text(config.read_text().replace(given, ""))
             daemon.log_file.unlink()
             daemon.start()
             finished = (await hub.until_finished("j"))[0]

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import (
     STEPS_KEPT,
     Attempt,
     ProcessIdentity,
     Step,
+    Terms,
     TrackedJob,
 )
 from dispatchd.agent.domain.phase import Event, Phase
@@ -58,15 +60,26 @@ processes = st.builds(
     start_ticks=st.integers(0, 2**63 - 1),
     boot_id=st.uuids().map(str),
 )
+terms = st.builds(
+    Terms,
+    retries=st.integers(0, 9),
+    required_artifacts=st.lists(texts, max_size=3).map(tuple),
+    missing_fails=st.booleans(),
+    report_output=st.booleans(),
+    has_secrets=st.booleans(),
+    isolation=st.sampled_from(Isolation),
+)
 attempts = st.builds(
     Attempt,
     number=st.integers(1, 9),
     started_at=times,
     deadline_at=times,
+    terms=st.none() | terms,
     process=st.none() | processes,
     stop=st.none() | st.sampled_from(FailureCause),
     ended_at=st.none() | times,
     cause=st.none() | st.sampled_from(FailureCause),
+    summary=texts,
 )
 steps = st.builds(
     Step, at=times, event=st.sampled_from(Event), phase=st.sampled_from(Phase)
@@ -113,10 +126,19 @@ FULL = TrackedJob(
             number=1,
             started_at=NOW,
             deadline_at=NOW,
+            terms=Terms(
+                retries=2,
+                required_artifacts=("dist",),
+                missing_fails=True,
+                report_output=True,
+                has_secrets=False,
+                isolation=Isolation.SANDBOX,
+            ),
             process=ProcessIdentity(pid=7, start_ticks=8, boot_id="b"),
             stop=FailureCause.CANCELLED,
             ended_at=NOW,
             cause=FailureCause.CANCELLED,
+            summary="Cancelled.",
         ),
     ),
     verdict=Verdict(
@@ -250,6 +272,8 @@ def test_an_unknown_name_is_refused(place: Place, name: str) -> None:
         (("job", "from_fork"), "true"),
         (("attempts", 0, "number"), True),
         (("attempts", 0, "process", "pid"), "7"),
+        (("attempts", 0, "terms", "retries"), 2.0),
+        (("attempts", 0, "terms", "report_output"), "false"),
         (("phase",), 1),
         (("received_at",), "2026-11-20T12:00:00"),
     ],

@@ -10,11 +10,13 @@ import pytest
 
 from dispatchd.agent.config import keys
 from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import (
     STEPS_KEPT,
     Attempt,
     ProcessIdentity,
     Step,
+    Terms,
     TrackedJob,
 )
 from dispatchd.agent.domain.phase import Event, Phase
@@ -106,6 +108,7 @@ def test_a_record_with_every_field_filled_keeps_the_contract() -> None:
         (TrackedJob, ()),
         (Job, ("job",)),
         (Attempt, ("attempts", "items")),
+        (Terms, ("attempts", "items", "terms")),
         (ProcessIdentity, ("attempts", "items", "process")),
         (Verdict, ("verdict",)),
         (Step, ("steps", "items")),
@@ -144,6 +147,8 @@ def test_the_closed_lists_are_those_of_our_types() -> None:
     assert step["event"]["enum"] == values(Event)
     assert verdict["outcome"]["enum"] == values(Outcome)
     assert attempt["contract"]["enum"] == values(Contract)
+    terms = attempt["terms"]["properties"]
+    assert terms["isolation"]["enum"] == values(Isolation)
     for place in (verdict["cause"], attempt["cause"], attempt["stop"]):
         assert place["enum"] == [*values(FailureCause), None]
     assert schema("finish-request")["properties"]["result_status"]["enum"] == values(

@@ -7,11 +7,11 @@ import pytest
 from attrs import evolve
 
 from dispatchd.agent.domain.exit_table import Contract, Ending
-from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.job import Attempt, Terms, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence
-from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.domain.workflow import Workflow, terms_of
 from dispatchd.agent.run_loop.decisions import (
     Gathered,
     Pace,
@@ -67,6 +67,35 @@ def test_a_signal_is_tried_again_after_a_drawn_wait_until_the_budget_is_used() -
     assert last.event is Event.DECIDED
     assert last.verdict is not None
     assert last.verdict.outcome is Outcome.FAILED
+
+
+@pytest.mark.parametrize(
+    ("terms", "workflow", "event"),
+    [
+        (Terms(retries=1), None, Event.ATTEMPT_FAILED),
+        (Terms(), AGENT, Event.DECIDED),
+        # Of an earlier release.
+        (None, AGENT, Event.ATTEMPT_FAILED),
+        (None, None, Event.DECIDED),
+    ],
+)
+def test_the_budget_is_that_of_the_start_whatever_has_become_of_the_workflow(
+    terms: Terms | None, workflow: Workflow | None, event: Event
+) -> None:
+    record, found = running(1), ended(None)
+    record = record.with_attempt(evolve(record.attempts[0], terms=terms))
+
+    made = decided(record, workflow, judged(record, found, str), PACE)
+
+    assert made.event is event
+
+
+def test_an_attempt_without_terms_whose_workflow_has_gone_reports_no_output() -> None:
+    attempt = running(1).attempt
+
+    assert not terms_of(attempt, None).report_output
+    assert terms_of(attempt, None).has_secrets
+    assert terms_of(attempt, AGENT).report_output
 
 
 def test_a_run_that_asks_for_a_person_is_parked_with_its_reason() -> None:

@@ -5,6 +5,7 @@ import pytest
 from attrs import evolve
 
 from dispatchd.agent.domain.cancel import targets, verdict
+from dispatchd.agent.domain.delivery import unknown_workflow
 from dispatchd.agent.domain.job import STEPS_KEPT, Attempt, TrackedJob, cancelled
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.errors import InvalidTransition
@@ -60,6 +61,32 @@ def test_the_first_verdict_stands() -> None:
     late = record.advance(Event.CANCEL_REQUESTED, NOW, verdict=cancelled("too late"))
 
     assert late.verdict == DONE
+
+
+@pytest.mark.parametrize("phase", [Phase.PENDING_ACCEPT, Phase.RETRY_WAIT])
+@pytest.mark.parametrize("said", ["Failed with exit code 2.", ""])
+def test_a_job_that_has_run_is_never_rejected_and_ends_as_its_last_attempt_did(
+    phase: Phase, said: str
+) -> None:
+    attempt = Attempt(
+        number=1,
+        started_at=NOW,
+        deadline_at=NOW,
+        cause=FailureCause.EXIT_CODE,
+        summary=said,
+    )
+    no = unknown_workflow("it")
+    record = tracked(phase)
+
+    fresh = record.advance(Event.REJECTED, NOW, verdict=no).verdict
+    ended = record.with_attempt(attempt).advance(Event.REJECTED, NOW, verdict=no)
+
+    assert fresh == no
+    assert ended.verdict == Verdict(
+        outcome=Outcome.FAILED,
+        cause=FailureCause.EXIT_CODE,
+        summary=f"{said or 'Attempt 1 has failed.'} It isn't tried again. {no.summary}",
+    )
 
 
 def test_a_verdict_is_not_kept_by_a_job_that_goes_on() -> None:

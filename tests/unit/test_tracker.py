@@ -29,6 +29,9 @@ class StandingClock:
     def now(self) -> datetime:
         return NOW
 
+    def since_boot(self) -> float:
+        raise NotImplementedError
+
     def of_file(self, written_ns: int) -> datetime:
         raise NotImplementedError(written_ns)
 

@@ -96,6 +96,10 @@ class SteadyClock:
         """Return the wall-clock time, aware, in UTC; for comparison with times that others have written."""
         return datetime.fromtimestamp(self._time.wall(), UTC)
 
+    def since_boot(self) -> float:
+        """Return the seconds since boot, suspension included; for deadlines and ages of this process."""
+        return self._time.since_boot()
+
     def monotonic(self) -> float:
         """Return seconds that only grow."""
         return self._time.monotonic()

@@ -91,7 +91,7 @@ def foreign_repository(job: Job, workflow: Workflow) -> Verdict | None:
         f"the repository {job.repository:.200}" if job.repository else "no repository"
     )
     summary = (
-        f"The workflow {workflow.name!r} of this machine doesn't run for {named}, so nothing was run;"
+        f"The workflow {workflow.name!r} of this machine doesn't run for {named}, so the job can't be run;"
         " the machine's owner can add it to the workflow's repositories."
     )
     return Verdict(
@@ -101,9 +101,7 @@ def foreign_repository(job: Job, workflow: Workflow) -> Verdict | None:
 
 def unfit_workflow(name: str, why: str) -> Verdict:
     """Return the verdict of a job whose workflow this machine can't run as its owner wants it."""
-    summary = (
-        f"This machine doesn't run the workflow {name!r}, so nothing was run: {why}."
-    )
+    summary = f"This machine doesn't run the workflow {name!r}: {why}."
     return Verdict(
         outcome=Outcome.REJECTED, cause=FailureCause.UNKNOWN_WORKFLOW, summary=summary
     )
@@ -111,7 +109,7 @@ def unfit_workflow(name: str, why: str) -> Verdict:
 
 def unknown_workflow(name: str) -> Verdict:
     """Return the verdict of a job whose workflow is not configured on this machine."""
-    summary = f"This machine has no workflow called {name!r}, so nothing was run; its owner can add it to the configuration."
+    summary = f"This machine has no workflow called {name!r}, so the job can't be run; its owner can add it to the configuration."
     return Verdict(
         outcome=Outcome.REJECTED, cause=FailureCause.UNKNOWN_WORKFLOW, summary=summary
     )

@@ -7,6 +7,7 @@ from attrs import evolve, frozen
 from typing_extensions import override
 
 from dispatchd.agent.domain.exit_table import Contract
+from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.phase import TRANSITIONS, UNSTARTED, Event, Phase
 from dispatchd.errors import InvalidTransition
 from dispatchd.protocol.job import Job
@@ -30,11 +31,30 @@ class ProcessIdentity:
 
 
 @frozen(kw_only=True)
+class Terms:
+    """Settings of a workflow that count when an attempt has ended. The defaults repeat and report nothing.
+
+    `retries` is the number of attempts after the first. A success that lacks one of the artifacts (paths relative to
+    the workspace) is parked, or is a failure if `missing_fails`. `report_output` is true if the output may be
+    reported, `has_secrets` if the command may have been given secrets.
+    """
+
+    retries: int = 0
+    required_artifacts: tuple[str, ...] = ()
+    missing_fails: bool = False
+    report_output: bool = False
+    has_secrets: bool = True
+    isolation: Isolation = Isolation.NONE
+
+
+@frozen(kw_only=True)
 class Attempt:
     """One process start of a run, with the settings that it was started under.
 
     A changed configuration doesn't change a running attempt. `inactivity_s` and `output_max_bytes` 0 are no limit.
     `stop` is the reason why the daemon ends it, `stop_at` the time; both are written before the signal.
+    `summary` is the sentence about its end, without secrets. Attempts of earlier releases have no `terms` and no
+    `summary`.
     """
 
     number: int
@@ -44,11 +64,13 @@ class Attempt:
     inactivity_s: float = 0.0
     kill_grace_s: float = 10.0
     output_max_bytes: int = 0
+    terms: Terms | None = None
     process: ProcessIdentity | None = None
     stop: FailureCause | None = None
     stop_at: datetime | None = None
     ended_at: datetime | None = None
     cause: FailureCause | None = None
+    summary: str = ""
 
 
 @frozen(kw_only=True)
@@ -129,6 +151,8 @@ class TrackedJob:
         is_back = self.phase is Phase.HISTORY and phase is not Phase.HISTORY
         least = self.changed_at + timedelta.resolution if is_back else self.changed_at
         now = max(now, least)
+        if event is Event.REJECTED and verdict is not None:
+            verdict = self._not_again(verdict)
         steps = (*self.steps, Step(at=now, event=event, phase=phase))[-STEPS_KEPT:]
         # The first verdict stands: a message that arrives late can't rewrite how a run ended.
         decided = self.verdict or (verdict if phase is Phase.FINISHING else None)
@@ -141,6 +165,18 @@ class TrackedJob:
             verdict=decided,
             retry_at=retry_at,
             blocked=self.blocked if phase in _MAY_BE_BLOCKED else "",
+        )
+
+    def _not_again(self, rejection: Verdict) -> Verdict:
+        """Return the verdict of a job that can't be run (any more): after an attempt it ends as that one did."""
+        attempt = self.attempt
+        if attempt is None:
+            return rejection
+        ended = attempt.summary or f"Attempt {attempt.number} has failed."
+        return Verdict(
+            outcome=Outcome.FAILED,
+            cause=attempt.cause,
+            summary=f"{ended} It isn't tried again. {rejection.summary}",
         )
 
     @property

@@ -9,6 +9,7 @@ from attrs import Factory, frozen
 
 from dispatchd.agent.domain.exit_table import DEFAULT_RETRIES, Contract
 from dispatchd.agent.domain.isolation import Home, Network, PullPolicy
+from dispatchd.agent.domain.job import Attempt, Terms
 from dispatchd.agent.domain.limits import RunLimits
 from dispatchd.agent.domain.run.github_server import PUBLIC
 from dispatchd.agent.domain.run.secret import SecretSource
@@ -98,6 +99,18 @@ class Workflow(RunLimits):
         return DEFAULT_RETRIES[self.contract] if own is None else own
 
     @property
+    def terms(self) -> Terms:
+        """Settings that count when an attempt has ended."""
+        return Terms(
+            retries=self.retries,
+            required_artifacts=self.required_artifacts,
+            missing_fails=self.missing_fails,
+            report_output=self.report_output,
+            has_secrets=bool(self.secret_variables),
+            isolation=self.isolation,
+        )
+
+    @property
     def secret_variables(self) -> tuple[str, ...]:
         """Variables in which its command gets secrets, sorted."""
         token = [GH_TOKEN] if self.github_token else []
@@ -107,3 +120,13 @@ class Workflow(RunLimits):
     def program(self) -> Path:
         """File that is executed."""
         return Path(self.command[0])
+
+
+def terms_of(attempt: Attempt | None, workflow: Workflow | None) -> Terms:
+    """Return the terms that an attempt was started under.
+
+    Where its record has none, they are those of its workflow as configured now, and the defaults if it has gone.
+    """
+    if attempt is not None and attempt.terms is not None:
+        return attempt.terms
+    return Terms() if workflow is None else workflow.terms

@@ -6,7 +6,7 @@ restart doesn't forget it. A license that becomes valid, by whatever way, is not
 
 import random
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -60,6 +60,8 @@ class LicenseLoop:
     """Set when `status` has been determined for the first time."""
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
     _retry: Retry = field(init=False)
+    _due_s: float | None = field(default=None, init=False)
+    """Time of the next call (seconds since boot); None for at once."""
     _wake: anyio.Event = field(factory=anyio.Event, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -132,7 +134,7 @@ class LicenseLoop:
                 status,
                 validity=None if claims is None else claims.validity(self.clock.wall()),
                 last_heartbeat_at=self.status.last_heartbeat_at,
-                next_heartbeat_at=self.status.next_heartbeat_at,
+                next_heartbeat_at=self._next_at(),
                 heartbeat_error=self.status.heartbeat_error,
             )
         )
@@ -261,12 +263,18 @@ class LicenseLoop:
         self.status = evolve(self.status, heartbeat_error=reason)
 
     def _schedule(self, delay_s: float) -> None:
-        due = self.clock.now() + timedelta(seconds=delay_s)
-        self.status = evolve(self.status, next_heartbeat_at=due)
+        self._due_s = self.clock.since_boot() + delay_s
+        self.status = evolve(self.status, next_heartbeat_at=self._next_at())
 
     def _is_due(self) -> bool:
-        due = self.status.next_heartbeat_at
-        return due is None or due <= self.clock.now()
+        return self._due_s is None or self._due_s <= self.clock.since_boot()
+
+    def _next_at(self) -> datetime | None:
+        """Return the time of the next call, by the wall clock as it is now."""
+        if self._due_s is None:
+            return None
+        left_s = self._due_s - self.clock.since_boot()
+        return self.clock.wall() + timedelta(seconds=left_s)
 
     def _become(self, status: LicenseStatus) -> None:
         before, self.status = self.status, status

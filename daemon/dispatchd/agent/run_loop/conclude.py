@@ -14,10 +14,10 @@ from attrs import define, field
 
 from dispatchd.agent.domain.exit_table import Contract, Ending
 from dispatchd.agent.domain.isolation import denial
-from dispatchd.agent.domain.job import Attempt, TrackedJob
+from dispatchd.agent.domain.job import Attempt, Terms, TrackedJob
 from dispatchd.agent.domain.phase import Event
 from dispatchd.agent.domain.verdict import Evidence
-from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.domain.workflow import Workflow, terms_of
 from dispatchd.agent.run_loop.decisions import (
     Gathered,
     Pace,
@@ -25,7 +25,6 @@ from dispatchd.agent.run_loop.decisions import (
     judged,
     not_started,
     nothing_ran,
-    retries_of,
 )
 from dispatchd.agent.run_loop.report_builder import compose
 from dispatchd.agent.run_loop.workspaces import Workspaces
@@ -92,12 +91,12 @@ class Concluder:
             await self._undo(record, attempt, workflow)
             return
         # `from_fork` doesn't count here: it may have become known after the start.
-        secret_free = workflow is not None and not workflow.secret_variables
-        known = secrets_known or secret_free
+        terms = terms_of(attempt, workflow)
+        known = secrets_known or not terms.has_secrets
         # A stop doesn't wait for the reading of evidence, however large: the next daemon reads it again.
         gathered = await self._threads.run(
             job_id,
-            lambda: self._read(record, attempt, end, workflow, known=known),
+            lambda: self._read(record, attempt, end, terms, known=known),
             within_s=None,
         )
         await self._decide(
@@ -156,7 +155,7 @@ class Concluder:
         record: TrackedJob,
         attempt: Attempt,
         end: Exit,
-        workflow: Workflow | None,
+        terms: Terms,
         *,
         known: bool,
     ) -> Gathered:
@@ -165,14 +164,14 @@ class Concluder:
         headless = attempt.contract is Contract.HEADLESS
         result = read_result(run.result_file(attempt.number)) if headless else None
         artifacts = [
-            *(workflow.required_artifacts if workflow is not None else ()),
+            *terms.required_artifacts,
             *(result.artifacts if isinstance(result, RunResult) else ()),
         ]
         missing = missing_artifacts(run.workspace, artifacts)
         if artifacts and not missing and run.private_mark.exists():
             missing = self._keep_artifacts(record, artifacts)
         try:
-            self._write_report(record, attempt, result, workflow, known=known)
+            self._write_report(record, attempt, result, terms, known=known)
         except StoreUnavailable as error:
             # The command may have left anything there; its job must end all the same.
             self._log.error("not_stored", error=str(error), **job_context(record))
@@ -183,8 +182,8 @@ class Concluder:
             story=self.stories.whole(run.events_file(attempt.number)),
             missing=missing,
             output_left_out=self._limit_output(run, attempt),
-            denial=_denial(run.output_file(attempt.number), workflow),
-            missing_fails=workflow is not None and workflow.missing_fails,
+            denial=_denial(run.output_file(attempt.number), terms),
+            missing_fails=terms.missing_fails,
             duration_s=(self.context.clock.now() - attempt.started_at).total_seconds(),
         )
         return Gathered(evidence=evidence, secrets_known=known)
@@ -214,7 +213,7 @@ class Concluder:
         record: TrackedJob,
         attempt: Attempt,
         result: RunResult | NoResult | None,
-        workflow: Workflow | None,
+        terms: Terms,
         *,
         known: bool,
     ) -> None:
@@ -224,7 +223,7 @@ class Concluder:
             attempt.number,
             result,
             self.known.redactor if known else None,
-            with_output=workflow is None or workflow.report_output,
+            with_output=terms.report_output,
         )
         if composed.left_out:
             self._log.warning(
@@ -243,7 +242,9 @@ class Concluder:
             self._log.warning(
                 "attempt_failed",
                 reason=judgement.summary,
-                attempts_left=retries_of(workflow) + 1 - len(newest.attempts),
+                attempts_left=terms_of(newest.attempt, workflow).retries
+                + 1
+                - len(newest.attempts),
                 **job_context(newest),
             )
         return made
@@ -263,12 +264,12 @@ class Concluder:
             await self.workspaces.clear(job_id)
 
 
-def _denial(output_file: Path, workflow: Workflow | None) -> str:
+def _denial(output_file: Path, terms: Terms) -> str:
     """Return a message in an output about a denied access, where the run's isolation may be why. Blocks.
 
     An output that isn't reported gives none.
     """
-    if workflow is None or not workflow.report_output:
+    if not terms.report_output:
         return ""
     text, _ = read_tail(output_file, _LOOKED_THROUGH)
-    return denial(workflow.isolation, text)
+    return denial(terms.isolation, text)

@@ -10,11 +10,11 @@ from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event
 from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, Judgement, judge, never_started
-from dispatchd.agent.domain.workflow import Workflow
+from dispatchd.agent.domain.workflow import Workflow, terms_of
 from dispatchd.agent.tracking.tracker import Decision
 from dispatchd.errors import RunError
 from dispatchd.protocol.backoff import RETRY_CAP_S, after_asked_s, full_jitter_s
-from dispatchd.protocol.outcome import Exit, FailureCause, Verdict
+from dispatchd.protocol.outcome import Exit, Verdict
 from dispatchd.protocol.report import WITHHELD, shortened
 from dispatchd.protocol.result import RunResult
 
@@ -72,20 +72,16 @@ def judged(
     return evolve(judgement, summary=shortened(scrub(judgement.summary)))
 
 
-def retries_of(workflow: Workflow | None) -> int:
-    """Return the attempts after the first that a workflow has (count); none if it is no longer configured."""
-    return 0 if workflow is None else workflow.retries
-
-
 def decided(
     newest: TrackedJob, workflow: Workflow | None, judgement: Judgement, pace: Pace
 ) -> Decision:
     """Return what becomes of a job whose attempt is over."""
     ruling = judgement.ruling
-    ended = _with_end(newest, ruling.cause, pace.now)
+    ended = _with_end(newest, judgement, pace.now)
     if ruling.then is Then.PARK or ruling.outcome is None:
         return Decision(Event.PARKED, evolve(ended, blocked=judgement.summary))
-    if ruling.then is Then.RETRY and len(newest.attempts) <= retries_of(workflow):
+    retries = terms_of(newest.attempt, workflow).retries
+    if ruling.then is Then.RETRY and len(newest.attempts) <= retries:
         return Decision(Event.ATTEMPT_FAILED, pace.again(ended, len(ended.attempts)))
     verdict = Verdict(
         outcome=ruling.outcome, cause=ruling.cause, summary=judgement.summary
@@ -121,12 +117,16 @@ def not_started(
     return Decision(Event.START_FAILED, pace.again(again, starts, error.retry_after_s))
 
 
-def _with_end(
-    record: TrackedJob, cause: FailureCause | None, now: datetime
-) -> TrackedJob:
+def _with_end(record: TrackedJob, judgement: Judgement, now: datetime) -> TrackedJob:
     if record.attempt is None:
         return record
-    return record.with_attempt(evolve(record.attempt, ended_at=now, cause=cause))
+    ended = evolve(
+        record.attempt,
+        ended_at=now,
+        cause=judgement.ruling.cause,
+        summary=judgement.summary,
+    )
+    return record.with_attempt(ended)
 
 
 def _without_texts(evidence: Evidence) -> Evidence:

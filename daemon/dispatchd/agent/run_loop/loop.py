@@ -297,6 +297,7 @@ class RunLoop:
             inactivity_s=workflow.inactivity_s,
             kill_grace_s=workflow.kill_grace_s,
             output_max_bytes=workflow.output_max_bytes,
+            terms=workflow.terms,
         )
         job_id = record.job.id
         record = await self.tracker.apply(

@@ -13,7 +13,7 @@ from dispatchd.errors import RecordTooNew, RecordUnreadable
 from dispatchd.protocol.conversion import strict_converter
 from dispatchd.protocol.job import Json
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """Version that this release writes. It reads this version and every older one."""
 
 Record = dict[str, Json]
@@ -41,12 +41,18 @@ def _without_start_failures(record: Record) -> Record:
     return record
 
 
+def _without_terms(record: Record) -> Record:
+    """Change nothing: version 5 had no `terms` of an attempt."""
+    return record
+
+
 MIGRATIONS: Final[Mapping[int, Callable[[Record], Record]]] = MappingProxyType(
     {
         1: _with_a_reason,
         2: _of_no_known_fork,
         3: _without_releases,
         4: _without_start_failures,
+        5: _without_terms,
     }
 )
 """Migrations from each older version to the next one. A function in here is never edited once released."""

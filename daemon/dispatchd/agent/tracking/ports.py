@@ -21,7 +21,11 @@ class Clock(Protocol):
     """Source of times."""
 
     def now(self) -> datetime:
-        """Return the time, aware, in UTC. It never jumps while the machine is up."""
+        """Return the time, aware, in UTC. It never jumps while a job is tracked."""
+        ...
+
+    def since_boot(self) -> float:
+        """Return the seconds since boot, suspension included. They never jump, and mean nothing to another boot."""
         ...
 
     def of_file(self, written_ns: int) -> datetime:

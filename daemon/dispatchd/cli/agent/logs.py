@@ -22,7 +22,7 @@ from dispatchd.cli.options import (
     print_json,
     raw_option,
 )
-from dispatchd.cli.terminal import LogFilter
+from dispatchd.cli.terminal import LogFilter, echo
 from dispatchd.errors import UsageError
 from dispatchd.linux.file_holes import read_around_holes
 
@@ -40,12 +40,15 @@ _LIVE: Final = frozenset(
 @json_option
 @raw_option
 @click.option(
-    "-f", "--follow", is_flag=True, help="Follow the output until the run has ended."
+    "-f",
+    "--follow",
+    is_flag=True,
+    help="Follow the output, and that of further attempts, until the run has ended.",
 )
 @click.option(
     "--attempt",
     type=click.IntRange(min=1),
-    help="Which attempt.  [default: the newest]",
+    help="Which attempt alone.  [default: the newest]",
 )
 @click.argument("job", callback=not_blank, shell_complete=job_ids)
 def logs(
@@ -70,10 +73,17 @@ def logs(
             {"job": record.job.id, "attempt": number, "file": str(path), "output": text}
         )
         return
-    safe = LogFilter()
-    for chunk in _chunks(places, record.job.id, path, follow=follow):
-        click.echo(chunk if raw else safe.feed(chunk), nl=False)
-    click.echo(safe.feed(b"", last=True), nl=False)
+    job_id, folder = record.job.id, Runs.at(places.state_folder).folder(record.run_id)
+    while True:
+        path = folder.output_file(number)
+        safe = LogFilter()
+        for chunk in _chunks(places, job_id, number, path, follow=follow):
+            click.echo(chunk if raw else safe.feed(chunk), nl=False)
+        click.echo(safe.feed(b"", last=True), nl=False)
+        if not follow or attempt or len(find_job(places, job_id).attempts) <= number:
+            return
+        number += 1
+        echo(f"dispatchd: attempt {number} of job {job_id}:", err=True)
 
 
 def _output_file(
@@ -89,18 +99,23 @@ def _output_file(
 
 
 def _chunks(
-    places: Places, job_id: str, path: Path, *, follow: bool
+    places: Places, job_id: str, number: int, path: Path, *, follow: bool
 ) -> Iterator[bytes]:
+    """Yield the output of an attempt; while it is followed, until the job has ended or has another attempt."""
     position = 0
     while True:
         # Checked first, so that the last round reads everything that was written before the end.
-        live = follow and find_job(places, job_id).phase in _LIVE
+        live = follow and _may_grow(find_job(places, job_id), number)
         size = _size(path)
         yield from _between(path, position, size)
         position = size
         if not live:
             return
         time.sleep(_LOOK_S)
+
+
+def _may_grow(record: TrackedJob, number: int) -> bool:
+    return record.phase in _LIVE and len(record.attempts) <= number
 
 
 def _size(path: Path) -> int:

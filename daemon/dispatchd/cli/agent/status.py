@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from dispatchd.agent.config.load import Places
+from dispatchd.agent.domain.intake import Intake, Mode
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.store.jobs import read_all
 from dispatchd.cli.agent.views import age_s
@@ -42,7 +43,7 @@ _HELD: Final = {None: "not seen yet", True: "held", False: "at intervals"}
 def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
     """Show the status of the daemon and the machine.
 
-    Exit code: 0 if it takes jobs or may not because somebody wants that, 1 if something is wrong, 69 if no
+    Exit code: 0 if it takes jobs, or takes none only because it is paused or drained, 1 if something is wrong, 69 if no
     daemon answers.
     """
     places = find_daemon(config_file)
@@ -61,7 +62,7 @@ def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
             _print_store(places, as_json=as_json)
         raise
     _print(document, as_json=as_json)
-    sys.exit(0 if document["ready"] or document["intake"]["mode"] != "pulling" else 1)
+    sys.exit(1 if _is_wrong(document) else 0)
 
 
 def _ask(places: Places) -> dict[str, Any]:
@@ -76,6 +77,13 @@ def _ask(places: Places) -> dict[str, Any]:
         state=places.state_folder,
     )
     return document  # type: ignore[no-any-return]  # contracts/schemas/control-status.schema.json
+
+
+def _is_wrong(document: dict[str, Any]) -> bool:
+    """Return whether there is a problem beside that somebody has paused or drained the machine."""
+    mode, reason = document["intake"]["mode"], document["intake"]["reason"]
+    wanted = Intake(mode=Mode(mode), reason=reason).blocked_reason
+    return any(problem != wanted for problem in document["problems"])
 
 
 def _clear_screen() -> None:
