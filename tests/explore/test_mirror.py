@@ -118,6 +118,9 @@ class SetClock:
 
     wall = now
 
+    def since_boot(self) -> float:
+        return self.at.timestamp()
+
 
 @define
 class Says:

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import anyio
@@ -196,6 +197,31 @@ async def test_reports_that_get_no_answer_are_a_flaw_though_pulls_do(
     assert "no report has succeeded" in status["problems"][0]
     assert status["outbox"]["oldest_job"] == "job-1"
     assert status["outbox"]["oldest_age_s"] > 2 * HOLD_S
+
+
+@pytest.mark.parametrize("hours", [2, -2])
+async def test_a_clock_that_is_set_changes_nothing_about_a_machine_that_pulls(
+    tmp_path: Path, hours: int
+) -> None:
+    async with endpoint() as hub:
+        config = write_config(tmp_path, hub.url, {"it": ["/bin/true"]}, cloud=USUAL)
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "job-1", "dag_name": "it"})
+            await daemon.until_logged("job_finish_acknowledged")
+            await threads_are_idle()
+            daemon.time.wall_set_by_s = hours * 3600
+            hub.hand_out({"id": "job-2", "dag_name": "it"})
+            await hub.until_finished("job-2")
+            await daemon.until_logged("clock_was_set")
+            await advance(HOLD_S / 2)
+            status = await call(daemon, "GET", "/v1/status")
+            wall = daemon.time.wall()
+
+    told = status["endpoint"]
+    reported = datetime.fromisoformat(told["last_report_at"]).timestamp()
+    assert status["ready"]
+    assert HOLD_S / 2 <= told["last_pull_age_s"] < 2 * HOLD_S
+    assert 0 <= wall - reported < 2 * HOLD_S
 
 
 @pytest.mark.parametrize("how", ["pause", "drain"])

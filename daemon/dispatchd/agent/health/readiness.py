@@ -52,8 +52,12 @@ class Health:
     @property
     def last_pull_age_s(self) -> float | None:
         """Seconds since a pull succeeded; None before the first."""
-        at = self.context.activity.last_pull_at
-        return None if at is None else self._age_s(at)
+        return self._since_s(self.context.activity.last_pull_s)
+
+    @property
+    def last_report_age_s(self) -> float | None:
+        """Seconds since a report succeeded; None before the first."""
+        return self._since_s(self.context.activity.last_report_s)
 
     @property
     def outbox(self) -> list[TrackedJob]:
@@ -70,30 +74,34 @@ class Health:
         return self._age_s(outbox[0].changed_at) if outbox else 0.0
 
     def _deaf(self) -> str:
-        asking_since = self.context.activity.asking_since
-        if asking_since is None:
+        asking_s = self._since_s(self.context.activity.asking_since_s)
+        if asking_s is None:
             return ""
         if self.context.activity.is_revoked:
             return f"the endpoint has revoked this machine: {self.context.activity.endpoint}"
         if self.context.activity.failures >= FAILURES:
             count, why = self.context.activity.failures, self.context.activity.endpoint
             return f"the last {count} pulls have failed: {why}"
-        last = self.context.activity.last_pull_at
-        if last is None:
+        pulled_s = self.last_pull_age_s
+        if pulled_s is None:
             return f"no pull has succeeded yet: {self.context.activity.endpoint}"
-        silent_s = self._age_s(max(last, asking_since))
+        silent_s = min(pulled_s, asking_s)
         if silent_s <= self.context.config.patience_s:
             return ""
         return f"no pull has succeeded for {duration(silent_s)}: {self.context.activity.endpoint}"
 
     def _mute(self) -> str:
         waiting_s = self.oldest_unreported_age_s
-        last = self.context.activity.last_report_at
+        reported_s = self.last_report_age_s
         patience_s = self.context.config.patience_s
-        reported_lately = last is not None and self._age_s(last) <= patience_s
+        reported_lately = reported_s is not None and reported_s <= patience_s
         if waiting_s <= patience_s or reported_lately:
             return ""
         return f"no report has succeeded while one has waited for {duration(waiting_s)}"
+
+    def _since_s(self, at_s: float | None) -> float | None:
+        """Return the age of something that happened at a time since boot (seconds), if it did."""
+        return None if at_s is None else self.context.clock.since_boot() - at_s
 
     def _age_s(self, instant: datetime) -> float:
         return max(0.0, (self.context.clock.now() - instant).total_seconds())

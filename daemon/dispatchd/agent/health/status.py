@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from attrs import define, field, frozen
 
@@ -149,11 +149,17 @@ class Status:
             "state": activity.endpoint,
             "long_poll": activity.long_poll,
             "extensions": list(activity.extensions),
-            "last_pull_at": iso_or_none(activity.last_pull_at),
+            "last_pull_at": iso_or_none(self._ago(self.health.last_pull_age_s)),
             "last_pull_age_s": self.health.last_pull_age_s,
-            "last_report_at": iso_or_none(activity.last_report_at),
+            "last_report_at": iso_or_none(self._ago(self.health.last_report_age_s)),
             "clock_skew_s": self.machine.skew_s(),
         }
+
+    def _ago(self, age_s: float | None) -> datetime | None:
+        """Return the time of something of an age (seconds)."""
+        if age_s is None:
+            return None
+        return self.context.clock.now() - timedelta(seconds=age_s)
 
     def _outbox(self) -> Json:
         outbox = self.health.outbox

@@ -266,7 +266,7 @@ class PullLoop:
             if not blocked_reason:
                 if self._no_room.is_set():
                     self._no_room = anyio.Event()
-                self.context.activity.ask_since(self.context.clock.now())
+                self.context.activity.ask_since(self.context.clock.since_boot())
                 return
             self._no_room.set()
             self.context.activity.stop_asking()
@@ -340,7 +340,7 @@ class PullLoop:
         if not self.context.activity.is_well:
             self._log.info("endpoint_answers", before=self.context.activity.endpoint)
         result = "job" if isinstance(answer, Delivery) else "none"
-        self.context.activity.pulled(result, self.context.clock.now())
+        self.context.activity.pulled(result, self.context.clock.since_boot())
         if isinstance(answer, Delivery):
             self._has_capabilities = CAPABILITIES in answer.job.extensions
             self.context.activity.offer(answer.job.extensions)

@@ -209,7 +209,7 @@ class ReportLoop:
                 **job_context(record),
             )
             event = call.refused
-        self.context.activity.reported(self.context.clock.now())
+        self.context.activity.reported(self.context.clock.since_boot())
         self.context.liveness.expect(promise, STEP_S)
         await self.tracker.answered(record, event)
 

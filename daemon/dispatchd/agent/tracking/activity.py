@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Final
 
 from attrs import define, field
@@ -40,12 +39,13 @@ class Activity:
     """Number of pulls by result: `job`, `none`, `cut`, or the name of an error."""
     polling: int = field(default=0, init=False)
     """Pulls that are under way, and whose job isn't on disk yet (count)."""
-    asking_since: datetime | None = field(default=None, init=False)
-    """Time since when only the endpoint keeps this machine from taking a job; None while something else does."""
-    last_pull_at: datetime | None = field(default=None, init=False)
-    """Time of the last pull that succeeded, with or without a job."""
-    last_report_at: datetime | None = field(default=None, init=False)
-    """Time of the last accept, release or finish that succeeded."""
+    asking_since_s: float | None = field(default=None, init=False)
+    """Time since when only the endpoint keeps this machine from taking a job (seconds since boot); None while
+    something else does."""
+    last_pull_s: float | None = field(default=None, init=False)
+    """Time of the last pull that succeeded, with or without a job (seconds since boot)."""
+    last_report_s: float | None = field(default=None, init=False)
+    """Time of the last accept, release or finish that succeeded (seconds since boot)."""
     changed: Notifier = field(factory=Notifier, init=False)
     """Notifies readers of a change."""
 
@@ -60,13 +60,14 @@ class Activity:
             self.doing[loop] = doing
             self.changed.notify()
 
-    def ask_since(self, now: datetime) -> None:
+    def ask_since(self, now_s: float) -> None:
         """Record that from now on, or since an earlier time, only the endpoint keeps this machine from taking a job."""
-        self.asking_since = self.asking_since or now
+        if self.asking_since_s is None:
+            self.asking_since_s = now_s
 
     def stop_asking(self) -> None:
         """Record that this machine takes no job for a reason of its own."""
-        self.asking_since = None
+        self.asking_since_s = None
 
     @contextmanager
     def poll(self) -> Iterator[None]:
@@ -78,12 +79,12 @@ class Activity:
             self.polling -= 1
             self.changed.notify()
 
-    def pulled(self, result: str, now: datetime) -> None:
+    def pulled(self, result: str, now_s: float) -> None:
         """Record a pull that the endpoint has answered."""
         self.pulls[result] += 1
         self.endpoint = _WELL
         self.failures, self.is_revoked = 0, False
-        self.last_pull_at = now
+        self.last_pull_s = now_s
 
     def offer(self, extensions: tuple[str, ...]) -> None:
         """Record the extensions that a job offers."""
@@ -104,6 +105,6 @@ class Activity:
         """Record the difference between the clocks; empty for none."""
         self.skew = skew
 
-    def reported(self, now: datetime) -> None:
+    def reported(self, now_s: float) -> None:
         """Record a report that the endpoint has answered."""
-        self.last_report_at = now
+        self.last_report_s = now_s
