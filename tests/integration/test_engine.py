@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -151,3 +152,18 @@ os.kill(os.getpid(), 9)
 
     assert end == NeverStarted()
     assert ready.output_file.read_text() == ""
+
+
+async def test_a_process_whose_pid_is_that_of_a_thread_now_is_gone() -> None:
+    """As after a reboot."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        former = ProcessIdentity(
+            pid=thread.native_id or 0, start_ticks=1, boot_id="another"
+        )
+        assert open_pidfd(former) is None
+    finally:
+        over.set()
+        thread.join()

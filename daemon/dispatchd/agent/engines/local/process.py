@@ -3,6 +3,7 @@
 Facts from proc(5), pidfd_open(2), pidfd_send_signal(2) and random(4).
 """
 
+import errno
 import os
 import signal
 from collections.abc import Collection, Iterable, Iterator
@@ -25,6 +26,9 @@ REQUEST_NAME: Final = "dispatchd-request"
 
 _EXITING: Final = 0x4
 """PF_EXITING of linux/sched.h: its memory is gone, and it will be a zombie in a moment."""
+
+_NO_PROCESS: Final = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
+"""Errors of pidfd_open(2) where a pid is nobody's, or that of a thread now: EINVAL, and ENOENT from Linux 6.9 on."""
 
 _CHUNK: Final = 64 * 1024
 """Largest read at once (bytes); an environment is usually smaller."""
@@ -92,11 +96,17 @@ def is_alive(process: ProcessIdentity) -> bool:
 
 
 def open_pidfd(process: ProcessIdentity) -> int | None:
-    """Return a descriptor of exactly this process, or None if it is gone. The caller closes it."""
+    """Return a descriptor of exactly this process, or None if it is gone. The caller closes it.
+
+    Raises:
+        OSError: The kernel has no descriptor for it now.
+    """
     try:
         fd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return None
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
     # Opened first, compared then: the descriptor can't move to another process in between.
     if identify(process.pid) == process:
         return fd
