@@ -118,17 +118,30 @@ class Pruning:
 
     async def run(self) -> None:
         """Prune until cancelled."""
-        await self.context.bugs.rounds("prune", self._round)
+        is_due = False
 
-    async def _round(self) -> None:
+        async def round_() -> None:
+            nonlocal is_due
+            if is_due:
+                await self._prune_now()
+            self.context.bugs.worked("prune")
+            is_due = await self._hour_passes()
+
+        await self.context.bugs.rounds("prune", round_)
+
+    async def _hour_passes(self) -> bool:
+        """Wait for an hour, and return whether nobody has set the clock in it."""
         before = self._ahead()
         await anyio.sleep(_PRUNE_EVERY_S)
         set_by_s = self._ahead() - before
-        if abs(set_by_s) > _SET_S:
-            structlog.get_logger().warning(
-                "pruning_postponed", reason="the clock was set", seconds=set_by_s
-            )
-            return
+        if abs(set_by_s) <= _SET_S:
+            return True
+        structlog.get_logger().warning(
+            "pruning_postponed", reason="the clock was set", seconds=set_by_s
+        )
+        return False
+
+    async def _prune_now(self) -> None:
         try:
             await self.context.use(self._prune)
         except StorageBusy as error:
