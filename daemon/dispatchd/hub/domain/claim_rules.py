@@ -1,5 +1,6 @@
 """Decisions about jobs: pure functions, called inside a transaction."""
 
+from hashlib import sha256
 from typing import Final
 
 from attrs import evolve, frozen
@@ -12,6 +13,7 @@ from dispatchd.protocol.outcome import FailureCause
 LEASE_EXPIRED: Final = "lease-expired"
 """Failure cause of a job whose machines were not heard of any more (contracts/README.md, failure causes)."""
 
+_OF_NO_TOKEN: Final = ("", sha256(b"").hexdigest())
 
 NOBODY_HAD_IT: Final = "Cancelled before any machine had it."
 """Summary of a job that was cancelled while it waited."""
@@ -23,6 +25,11 @@ class Claim:
 
     machine: str
     token_hash: str
+
+    @property
+    def is_bare(self) -> bool:
+        """True for a machine of the first protocol, which knows no claim tokens."""
+        return self.token_hash in _OF_NO_TOKEN
 
 
 def claim(
@@ -40,7 +47,7 @@ def claim(
         lapsed=False,
         lease_until=lease_until,
         claimed_at=now,
-        accepted_at=0,
+        accepted_at=job.accepted_at if job.machine == machine else 0,
         deliveries=job.deliveries + 1,
     )
 
@@ -50,7 +57,8 @@ def accept(
 ) -> HubJob:
     """Return the job as accepted by the holder of its claim, with its lease extended; idempotent.
 
-    A job that is to be cancelled and was not accepted under this claim is ended: its machine has begun nothing.
+    A job that is to be cancelled is ended if its machine has begun nothing. Else the machine is told to end it, and so is
+    one that knows claim tokens if any machine has accepted the job: it may have had the job before.
 
     Raises:
         JobEnded: The job has ended.
@@ -60,7 +68,8 @@ def accept(
     require_holder(job, claim)
     if job.run_id and job.run_id != run_id:
         raise WrongRun
-    if job.cancel_requested and not job.accepted_at:
+    may_have_begun = job.accepted_at or (job.accepts and not claim.is_bare)
+    if job.cancel_requested and not may_have_begun:
         return _let_go(job, _not_started(job), now=now)
     return advance(
         job,
