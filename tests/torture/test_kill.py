@@ -99,7 +99,8 @@ async def test_killed_at_random_moments_while_many_jobs_pass(
     script = 'echo "$DISPATCHD_JOB_ID" >>"$LEDGER"; sleep "0.$(( $$ % 10 ))"; exit $(( ${#DISPATCHD_JOB_ID} % 2 ))'
     ids: list[str] = []
     kills = 0
-    async with hub(tmp_path / "hub", lease_s=1) as server:
+    # A busy machine is killed before it has accepted, again and again.
+    async with hub(tmp_path / "hub", lease_s=1, most_expiries=1000) as server:
         config = machine(
             tmp_path / "machine",
             server.url,
@@ -128,7 +129,8 @@ async def test_killed_at_random_moments_while_many_jobs_pass(
             daemon.kill()
     print(f"killed {kills} times while {len(ids)} jobs passed")
 
-    assert Counter(ledger.read_text().split()) == dict.fromkeys(ids, 1)
+    ran = Counter(ledger.read_text().split())
+    assert {each: results[each] for each in ids if ran[each] != 1} == {}
     expected = {job_id: "failed" if len(job_id) % 2 else "succeeded" for job_id in ids}
     assert {
         job_id: result["result_status"] for job_id, result in results.items()
