@@ -114,7 +114,7 @@ def test_a_fault_in_the_tables_is_found(
 def test_what_a_cancelled_job_may_not_do_is_found(stage: Stage) -> None:
     stage.run("UPDATE jobs SET cancel_requested = TRUE")
     assert stage.found() == ""
-    stage.run("UPDATE jobs SET accepted_at = 1, state = 'accepted' WHERE id = 'held'")
+    stage.run("UPDATE jobs SET accepts = 1, state = 'accepted' WHERE id = 'held'")
     stage.run(
         "UPDATE jobs SET state = 'claimed', deliveries = 1, token_hash = 'u' WHERE id = 'old'"
     )

@@ -4,8 +4,8 @@
 2. One claim. A job's machine and claim token change only when it is claimed out of the queue, or when a claim that
    never reached its machine is taken back. Of a job's claims one lasts at most: the newest, and only while it is held.
 3. A fence never goes back. Once a later claim of a job has been used, no call with an earlier one succeeds.
-4. A cancel is a debt. A job whose end somebody wants is not claimed, and no claim of it is accepted for the first time.
-   No accept that begins after a cancel was answered is answered as if the job might begin.
+4. A cancel is a debt. A job whose end somebody wants is not claimed, and nobody accepts it for the first time. No
+   accept that begins after a cancel was answered is answered as if the job might begin.
 5. Rows belong together, in the tables and in each backup: a job has its texts, its claims and, where an event has
    made it, its check; each of these has its job; the jobs of a delivery are there.
 6. Nothing lies. No queued job is beside a held poll that may have it for longer than `LYING_S`.
@@ -26,7 +26,6 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Float,
     Integer,
     MetaData,
     Table,
@@ -57,7 +56,7 @@ _NOTED: Final = {
     "machine": Text,
     "token_hash": Text,
     "deliveries": BigInteger,
-    "accepted_at": Float,
+    "accepts": BigInteger,
     "cancel_requested": Text,
 }
 HISTORY: Final = Table(
@@ -119,8 +118,7 @@ def wrong_moves(moves: Iterable[Mapping[Any, Any]]) -> Iterator[str]:
         is_wanted = move["old_cancel_requested"] in ("1", "true")
         if is_wanted and is_claim:
             yield f"claimed though cancelled: {what}"
-        is_first = move["old_accepted_at"] == 0 < move["new_accepted_at"]
-        if is_wanted and is_first and not is_taken_back:
+        if is_wanted and move["old_accepts"] == 0 < move["new_accepts"]:
             yield f"accepted though cancelled: {what}"
 
 
