@@ -35,7 +35,7 @@ class KeyedTasks(Generic[K]):
         """Yield the keys of the tasks under way."""
         return iter(self._keys)
 
-    def start(  # most have a default
+    def start(
         self,
         tasks: TaskGroup,
         key: K,
