@@ -24,6 +24,13 @@ BOUNDED = {
         "agent/endpoint/diagnose.py:_causes",
         "agent/endpoint/pool.py:__aiter__",
     ),
+    # The parts of an answer, and the connections that wait for a request.
+    *("network/direct.py:ask", "network/direct.py:__aiter__"),
+    *(
+        "network/direct.py:aclose",
+        "network/direct.py:_idle_one",
+        "network/direct.py:_release",
+    ),
     *("hub/storage/migrate.py:_in_steps", "hub/storage/migrate.py:_patiently"),
     *("network/tls_files.py:_ask_tunnel", "concurrency/bug_fence.py:_described"),
     *(

@@ -24,6 +24,7 @@ SETTINGS: Final = {"GitWay", "TransportSettings"}
 FOREIGN: Final = {
     # Objects of libraries.
     *("request.extensions", "response.stream", "entry.mode"),
+    *("error.request", "response.request"),
 }
 """Attributes of others' objects that have the name of one of ours."""
 

@@ -13,6 +13,7 @@ from attrs import define, field
 from dispatchd.agent.endpoint.clock_skew import Reading, Skew
 from dispatchd.agent.endpoint.diagnose import explain
 from dispatchd.agent.endpoint.failure_kinds import Kind
+from dispatchd.agent.endpoint.plain_client import Http
 from dispatchd.agent.endpoint.responses import MAX_BYTES, Proof, Reply, refuse_errors
 from dispatchd.agent.endpoint.transport import TransportSettings
 from dispatchd.errors import ProtocolError, Unavailable
@@ -48,7 +49,7 @@ class ClosedWithoutAnswer(Unavailable):
 class Caller:
     """Posts JSON to one endpoint."""
 
-    http: httpx.AsyncClient
+    http: Http
     settings: TransportSettings
     clock: Clock
     skew: Skew = field(factory=Skew)

@@ -16,13 +16,13 @@ import anyio
 import httpx
 from anyio import to_thread
 
-from dispatchd.agent.endpoint.connection_trace import Stage
 from dispatchd.agent.endpoint.failure_kinds import Explanation, Kind, Place, place_of
 from dispatchd.agent.endpoint.transport import (
     FilesUnusable,
     ForeignOrigin,
     TransportSettings,
 )
+from dispatchd.network.connection_trace import Stage
 from dispatchd.network.proxies import port_of
 from dispatchd.network.tls_files import (
     SeenCertificate,

@@ -5,8 +5,8 @@ from enum import StrEnum
 import httpx
 from attrs import frozen
 
-from dispatchd.agent.endpoint.connection_trace import ConnectionTrace, Stage
 from dispatchd.agent.endpoint.transport import TransportSettings
+from dispatchd.network.connection_trace import ConnectionTrace, Stage
 from dispatchd.network.proxies import Proxy, authority, port_of
 
 

@@ -10,6 +10,7 @@ import httpx
 from dispatchd import __version__
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.endpoint.caller import Caller, Clock
+from dispatchd.agent.endpoint.plain_client import PlainClient
 from dispatchd.agent.endpoint.transport import (
     ReloadingTransport,
     TransportSettings,
@@ -19,7 +20,6 @@ from dispatchd.agent.engines.local.git_way import GitWay
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.linux.prerequisites import Needs
 from dispatchd.network.content_coding import ACCEPT_IDENTITY
-from dispatchd.network.http_headers import no_cookies
 from dispatchd.network.proxies import MAX_PORT, url_problem
 from dispatchd.network.tls_files import check_files
 
@@ -51,17 +51,15 @@ async def open_caller(
 ) -> AsyncIterator[Caller]:
     """Open the connection to the endpoint for the length of a block."""
     settings = transport_settings(config, environment)
-    async with httpx.AsyncClient(
-        cookies=no_cookies(),
-        base_url=config.cloud.url,
-        headers={"User-Agent": f"dispatchd/{__version__}", **ACCEPT_IDENTITY},
-        timeout=None,  # noqa: S113  # every call has a deadline of its own, as a cancel scope
-        # The transport reads the proxy variables of the environment, and no others.
-        trust_env=False,
-        transport=ReloadingTransport(
-            settings, limits=limits, monotonic=clock.monotonic
-        ),
-    ) as http:
+    # The transport reads the proxy variables of the environment, and no others.
+    async with ReloadingTransport(
+        settings, limits=limits, monotonic=clock.monotonic
+    ) as transport:
+        http = PlainClient(
+            transport,
+            httpx.URL(config.cloud.url),
+            {"User-Agent": f"dispatchd/{__version__}", **ACCEPT_IDENTITY},
+        )
         yield Caller(http=http, settings=settings, clock=clock)
 
 

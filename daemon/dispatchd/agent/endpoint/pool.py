@@ -19,7 +19,7 @@ _CLOSE_S: Final = 2.0
 class Pool:
     """Connections for one state of the files; counts the requests that are under way."""
 
-    inner: httpx.AsyncHTTPTransport
+    inner: httpx.AsyncBaseTransport
     proxy: Proxy | None
     since_s: float
     requests: int = 0
@@ -74,7 +74,7 @@ class LastingStream(httpx.AsyncByteStream):
 
 @contextmanager
 def as_httpx_errors(request: httpx.Request) -> Iterator[None]:
-    """Turn errors that httpcore lets through into httpx's own kind of error.
+    """Turn errors that a transport lets through into httpx's own kind of error.
 
     Those are: errors of `ssl` that come after the handshake, as with a client's certificate
     that a TLS 1.3 server doesn't accept (RFC 8446, 4.4.2.4), those of a socket's options, and the one

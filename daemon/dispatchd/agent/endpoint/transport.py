@@ -17,10 +17,11 @@ import structlog
 from attrs import field, frozen
 from typing_extensions import override
 
-from dispatchd.agent.endpoint.connection_trace import ConnectionTrace
 from dispatchd.agent.endpoint.pool import LastingStream, Pool, as_httpx_errors
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import DispatchdError
+from dispatchd.network.connection_trace import ConnectionTrace
+from dispatchd.network.direct import DirectTransport
 from dispatchd.network.proxies import (
     Proxy,
     check_proxy,
@@ -180,6 +181,9 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
             "trace": trace,
             "timeout": {**times, "connect": times.get("connect") or CONNECT_S},
         }
+        if pool.proxy is not None and (target := request.extensions.pop("target", b"")):
+            # httpcore would send it as it is, also where a proxy needs the whole URL.
+            request.url = request.url.copy_with(raw_path=target)
         pool.enter()
         try:
             with as_httpx_errors(request):
@@ -213,16 +217,24 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         """
         # Checked before the files are read: a change in between is seen the next time.
         stamp = await self._look()
+        if pool := self._still_usable(stamp, self._monotonic()):
+            return pool
         # One request after the other, so that the others use the pool that the first one has opened.
         async with self._choosing:
             return await self._choose(request, stamp)
 
+    def _still_usable(self, stamp: _Stamp, now_s: float) -> Pool | None:
+        """Return the pool in use, unless its time is over."""
+        pool = self._pool
+        if pool is None or now_s - pool.since_s >= self._max_age_s:
+            return None
+        return pool if stamp in {self._stamp, self._warned} else None
+
     async def _choose(self, request: httpx.Request, stamp: _Stamp) -> Pool:
         now_s = self._monotonic()
+        if pool := self._still_usable(stamp, now_s):
+            return pool
         old = self._pool
-        aged = old is not None and now_s - old.since_s >= self._max_age_s
-        if old is not None and not aged and stamp in {self._stamp, self._warned}:
-            return old
         try:
             new = await self._threads.run(
                 "open", partial(self._open, now_s), within_s=_FILES_S
@@ -268,12 +280,16 @@ class ReloadingTransport(httpx.AsyncBaseTransport):
         context = client_context(
             settings.ca_file, settings.client_cert_file, settings.client_key_file
         )
-        inner = httpx.AsyncHTTPTransport(
-            verify=context,
-            trust_env=False,
-            limits=self._limits,
-            proxy=None if proxy is None else httpx_proxy(proxy, settings.ca_file),
-        )
+        inner: httpx.AsyncBaseTransport
+        if proxy is None:
+            inner = DirectTransport(context, self._limits)
+        else:
+            inner = httpx.AsyncHTTPTransport(
+                verify=context,
+                trust_env=False,
+                limits=self._limits,
+                proxy=httpx_proxy(proxy, settings.ca_file),
+            )
         return Pool(inner, proxy=proxy, since_s=now_s)
 
 

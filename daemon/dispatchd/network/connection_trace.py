@@ -1,4 +1,4 @@
-"""The way of one request through httpcore: its last stage, and the options of its socket."""
+"""The way of one request: its last stage, and the options of its socket."""
 
 import socket
 from collections.abc import Mapping
@@ -32,9 +32,9 @@ class Stage(StrEnum):
 
 @define
 class ConnectionTrace:
-    """Follows a request on its way (httpcore's `trace` extension), so that a failure can be located.
+    """Follows a request on its way, so that a failure can be located, and sets the options of each new socket.
 
-    It also sets the options of each new socket: httpcore doesn't pass them on to connections through a proxy.
+    httpcore calls it (its `trace` extension), since it passes no options on to connections through a proxy.
     """
 
     proxy: Proxy | None
@@ -43,22 +43,44 @@ class ConnectionTrace:
     with_proxy: bool = False
     fresh: bool = False
 
+    def connecting(self) -> None:
+        """Record that a new connection is begun."""
+        self.stage, self.fresh = Stage.CONNECTING, True
+        self.with_proxy = self.proxy is not None
+
+    def securing(self) -> None:
+        """Record that a TLS handshake is begun."""
+        self.stage = Stage.SECURING
+
+    def asking(self) -> None:
+        """Record that the request is sent."""
+        self.stage = Stage.ASKING
+
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        """Record one step."""
+        """Record one step of httpcore."""
         match event:
             case "connection.connect_tcp.started":
-                self.stage, self.fresh = Stage.CONNECTING, True
-                self.with_proxy = self.proxy is not None
+                self.connecting()
             case "connection.connect_tcp.complete":
-                raw = info["return_value"].get_extra_info("socket")
-                for level, name, value in _SOCKET_OPTIONS:
-                    raw.setsockopt(level, name, value)
+                tune(info["return_value"].get_extra_info("socket"))
             case "connection.start_tls.started":
-                self.stage = Stage.SECURING
+                self.securing()
             case "proxy.start_tls.started":
-                self.stage, self.with_proxy = Stage.SECURING, False
+                self.securing()
+                self.with_proxy = False
             case "http11.send_request_headers.started":
-                tunnelling = info["request"].method == b"CONNECT"
-                self.stage = Stage.TUNNELLING if tunnelling else Stage.ASKING
+                self.asking()
+                if info["request"].method == b"CONNECT":
+                    self.stage = Stage.TUNNELLING
             case _:
                 pass
+
+
+def tune(raw: socket.socket) -> None:
+    """Set the options of a new connection's socket.
+
+    Raises:
+        OSError: The kernel refuses one.
+    """
+    for level, name, value in _SOCKET_OPTIONS:
+        raw.setsockopt(level, name, value)

@@ -1,0 +1,150 @@
+"""The connections of the daemon's own way: how many there are, how long they last, and who closes them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+import httpx
+from anyio.abc import SocketStream
+from attrs import define, field
+
+from dispatchd.network.connection_trace import ConnectionTrace
+from dispatchd.network.direct import DirectTransport
+from dispatchd.network.trust import client_context
+from support.clock import within
+from support.servers import tcp_server
+
+WITHIN_S: Final = 20.0
+ANSWER: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+@define
+class Server:
+    """Answers each request once it may, and counts its connections."""
+
+    may_answer: anyio.Event = field(factory=anyio.Event)
+    connections: int = 0
+    open: int = 0
+    waiting: int = 0
+
+    async def connection(self, stream: SocketStream) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            while True:
+                received = b""
+                while not received.endswith(b"{}"):
+                    received += await stream.receive()
+                self.waiting += 1
+                await self.may_answer.wait()
+                self.waiting -= 1
+                await stream.send(ANSWER)
+        finally:
+            self.open -= 1
+
+
+@define
+class Site:
+    """A server, and a way to it."""
+
+    server: Server
+    transport: DirectTransport
+    url: str = ""
+
+    async def ask(self) -> int:
+        request = httpx.Request(
+            "POST",
+            self.url,
+            content=b"{}",
+            extensions={"trace": ConnectionTrace(None), "timeout": {"connect": 10.0}},
+        )
+        answer = await self.transport.handle_async_request(request)
+        await answer.aread()
+        await answer.aclose()
+        return answer.status_code
+
+    async def until(self, *, waiting: int = 0, open_: int) -> None:
+        with within(WITHIN_S):
+            while (self.server.waiting, self.server.open) != (waiting, open_):
+                await anyio.sleep(0.001)
+
+
+@asynccontextmanager
+async def site(limits: httpx.Limits, now_s: list[float]) -> AsyncIterator[Site]:
+    transport = DirectTransport(client_context(None), limits, lambda: now_s[0])
+    here = Site(Server(), transport)
+    async with tcp_server(here.server.connection) as port:
+        here.url = f"http://127.0.0.1:{port}/"
+        async with transport:
+            yield here
+        await here.until(open_=0)
+
+
+async def test_no_more_connections_than_allowed_and_every_request_gets_its_turn() -> (
+    None
+):
+    async with site(httpx.Limits(max_connections=2), [0.0]) as here:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(here.ask)
+            await here.until(waiting=2, open_=2)
+            here.server.may_answer.set()
+
+        assert here.server.connections == 2
+
+
+async def test_only_so_many_wait_for_the_next_request() -> None:
+    limits = httpx.Limits(max_connections=3, max_keepalive_connections=1)
+    async with site(limits, [0.0]) as here:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(here.ask)
+            await here.until(waiting=3, open_=3)
+            here.server.may_answer.set()
+
+        await here.until(open_=1)
+        await here.ask()
+        assert here.server.connections == 3
+
+
+async def test_a_connection_that_has_waited_for_too_long_is_closed() -> None:
+    now_s = [0.0]
+    async with site(httpx.Limits(keepalive_expiry=30), now_s) as here:
+        here.server.may_answer.set()
+        for now_s[0] in (0, 30, 60):
+            await here.ask()
+        assert here.server.connections == 1
+
+        now_s[0] = 90.1
+        await here.ask()
+        assert here.server.connections == 2
+        await here.until(open_=1)
+
+
+async def test_a_cancelled_request_closes_its_connection_and_makes_room() -> None:
+    async with site(httpx.Limits(max_connections=1), [0.0]) as here:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(here.ask)
+            await here.until(waiting=1, open_=1)
+            tasks.cancel_scope.cancel()
+        here.server.may_answer.set()
+
+        with within(WITHIN_S):
+            assert await here.ask() == 204
+        assert here.server.connections == 2
+
+
+async def test_a_request_that_waits_for_its_turn_can_be_cancelled() -> None:
+    async with site(httpx.Limits(max_connections=1), [0.0]) as here:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(here.ask)
+            await here.until(waiting=1, open_=1)
+            with anyio.move_on_after(0) as scope:
+                await here.ask()
+            assert scope.cancelled_caught
+            here.server.may_answer.set()
+
+        with within(WITHIN_S):
+            assert await here.ask() == 204
+        assert here.server.connections == 1
