@@ -17,7 +17,8 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeVar, cast
 
 import anyio
-from anyio.from_thread import BlockingPortal
+from anyio import from_thread
+from anyio.lowlevel import current_token
 from attrs import define, field
 from typing_extensions import override
 
@@ -123,18 +124,18 @@ def _begin(name: str, call: Callable[[], T]) -> Future[T]:
 
 async def _until_done(future: Future[Any]) -> None:
     here, done = threading.get_ident(), anyio.Event()
-    async with BlockingPortal() as portal:
+    loop = current_token()
 
-        def tell(_: Future[Any]) -> None:
-            if threading.get_ident() == here:
-                done.set()
-            else:
-                # The caller may be gone, and the loop with it.
-                with suppress(RuntimeError):
-                    portal.start_task_soon(done.set)
+    def tell(_: Future[Any]) -> None:
+        if threading.get_ident() == here:
+            done.set()
+        else:
+            # The caller may be gone, and the loop with it.
+            with suppress(RuntimeError):
+                from_thread.run_sync(done.set, token=loop)
 
-        future.add_done_callback(tell)
-        await done.wait()
+    future.add_done_callback(tell)
+    await done.wait()
 
 
 def end_if_left(code: int) -> None:
