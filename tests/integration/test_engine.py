@@ -133,7 +133,8 @@ import os
 from pathlib import Path
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.local.enclosure import Enclosed
-from dispatchd.agent.engines.local.gate import Gated, Starter
+from dispatchd.agent.engines.local.gate import Gated
+from dispatchd.agent.engines.local.starters import Starter
 p = Path({str(tmp_path)!r})
 gated = Gated.spawn(Launch(run_id="r", command=("/bin/sh", "-c", "echo ran"), env={{}}, workspace=p / "workspace",
                            folder=p / "attempt-1", output_file=p / "attempt-1" / "output.log", files=p), Enclosed(command=("/bin/sh", "-c", "echo ran"), env={{}}), Starter())

@@ -37,11 +37,11 @@ def machine(folder: Path, url: str, ledger: Path, script: str, runs: str = "") -
     )
 
 
-ONE_JOB = Sweep(least=40, most=60)
-"""Step 33 comes when the command has a process and waits at its gate for that to be durable."""
+ONE_JOB = Sweep(least=45, most=60)
+"""Step 44 comes when the command has a process and waits at its gate for that to be durable."""
 
 
-@pytest.mark.parametrize(("sweep", "step"), ONE_JOB.smoke(3, 33, 40))
+@pytest.mark.parametrize(("sweep", "step"), ONE_JOB.smoke(3, 40, 44))
 async def test_killed_before_a_few_steps_that_the_outside_can_see(
     tmp_path: Path, kill_at: Path, sweep: Sweep, step: int
 ) -> None:

@@ -26,11 +26,11 @@ echo "# Told" >>"$GITHUB_STEP_SUMMARY"
 exit 7
 """
 
-ONE_JOB = Sweep(least=28, most=48)
-"""Step 28 comes when the outcome is durable, and the finish is about to be sent."""
+ONE_JOB = Sweep(least=30, most=46)
+"""Step 30 comes when the outcome becomes durable, and the finish is about to be sent."""
 
 
-@pytest.mark.parametrize(("sweep", "step"), ONE_JOB.smoke(12, 19, 28))
+@pytest.mark.parametrize(("sweep", "step"), ONE_JOB.smoke(12, 22, 30))
 async def test_the_power_goes_before_a_few_steps(
     tmp_path: Path, power_cut: Path, sweep: Sweep, step: int
 ) -> None:

@@ -37,6 +37,11 @@ def children_of(pid: int) -> list[int]:
     return pids
 
 
+def lists_children() -> bool:
+    """Return whether this kernel lists children (CONFIG_PROC_CHILDREN)."""
+    return os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110  # likewise
+
+
 def descendants_of(pid: int) -> list[int]:
     """Return all descendants of a process, parents first."""
     pids = children_of(pid)

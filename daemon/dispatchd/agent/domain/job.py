@@ -260,6 +260,17 @@ class TrackedJob:
         )
 
     @property
+    def is_owed_again(self) -> bool:
+        """True if a restart from the record before this one leads here again, so that this one needs no put of its own.
+
+        A daemon that has just started asks for every claim with a lease. An attempt without a process never began.
+        """
+        event = self.steps[-1].event if self.steps else None
+        return event is Event.ATTEMPT_STARTING or (
+            event is Event.ACCEPT_CONFIRMED and self.job.lease_s is not None
+        )
+
+    @property
     def stop_requested(self) -> bool:
         """True if the daemon has decided to end the running attempt."""
         return (

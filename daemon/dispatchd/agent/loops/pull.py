@@ -317,7 +317,7 @@ class PullLoop:
                     raise
 
         was_known = await self.tracker.find(job_id) is not None
-        if not was_known and await to_thread.run_sync(self._may_run, job_id):
+        if not was_known and await self._may_run(job_id):
             refusal: Verdict | None = record_lost()
         else:
             workflows = self.context.config.workflows
@@ -327,9 +327,12 @@ class PullLoop:
         )
         return was_known
 
-    def _may_run(self, job_id: str) -> bool:
-        """Return whether a process of a job may run whose record can't be read. Reads the disk."""
-        return self.tracker.is_quarantined(job_id) and self.runs.has_attempts(job_id)
+    async def _may_run(self, job_id: str) -> bool:
+        """Return whether a process of a job may run whose record can't be read."""
+        # A look costs less than a thread, and few jobs are in quarantine.
+        return self.tracker.is_quarantined(job_id) and await to_thread.run_sync(
+            self.runs.has_attempts, job_id
+        )
 
     def _note_success(self, answer: Delivery | NoJob, asked_s: float) -> None:
         self._note_skew()

@@ -27,6 +27,8 @@ from dispatchd.linux.untrusted_files import what_is_at
 
 FILE_MODE: Final = 0o600
 FOLDER_MODE: Final = 0o700
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
 _ASIDE: Final = ".aside-"
 """Prefix of a file that is still being written."""
 
@@ -130,10 +132,7 @@ def put_files(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         StoreUnavailable: They may or may not be stored; write them again.
     """
-    try:
-        opened = DurableFolder.open(folder)
-    except FolderUnusable as unusable:
-        raise StoreUnavailable(path=folder, error=unusable.error) from unusable
+    opened = _opened(folder)
     try:
         opened.put_all(files)
     finally:
@@ -146,14 +145,29 @@ def remove_file(folder: Path, name: str) -> None:
     Raises:
         StoreUnavailable: It may still exist, or come back after a power cut.
     """
-    try:
-        opened = DurableFolder.open(folder)
-    except FolderUnusable as unusable:
-        raise StoreUnavailable(path=folder, error=unusable.error) from unusable
+    opened = _opened(folder)
     try:
         opened.remove(name, durably=True)
     finally:
         opened.close()
+
+
+def _opened(folder: Path) -> "DurableFolder":
+    """Open a folder, which is created if it is missing.
+
+    Raises:
+        StoreUnavailable: It can't be used.
+    """
+    try:
+        return DurableFolder(folder, os.open(folder, _FOLDER))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StoreUnavailable(path=folder, error=error) from error
+    try:
+        return DurableFolder.open(folder)
+    except FolderUnusable as unusable:
+        raise StoreUnavailable(path=folder, error=unusable.error) from unusable
 
 
 def sync_folder(folder: Path) -> None:
@@ -163,7 +177,7 @@ def sync_folder(folder: Path) -> None:
         StoreUnavailable: They may be gone after a power cut.
     """
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(folder, _FOLDER)
         try:
             os.fsync(fd)
         finally:
@@ -202,7 +216,7 @@ class DurableFolder:
         """
         make_folder(path)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(path, _FOLDER)
         except OSError as error:
             raise FolderUnusable(folder=path, error=error) from error
         return cls(path, fd)

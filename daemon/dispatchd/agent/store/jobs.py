@@ -125,6 +125,10 @@ class JobStore:
             ]
         return sorted(records, key=lambda record: record.received_at)
 
+    def has_past(self, job_id: str) -> bool:
+        """Return whether history has a record of a job, which may be unreadable. A look at the folder."""
+        return os.path.lexists(self._history.path / (file_name(job_id) + _SUFFIX))
+
     def past(self, job_id: str) -> TrackedJob | None:
         """Return a job from history, or None. Reads the disk.
 
@@ -179,6 +183,10 @@ class JobStore:
                 # Of a job that was handed back and has come again: until this is removed, the later record is valid.
                 self._history.remove(name, durably=True)
         self._on_put(time.perf_counter() - began)
+        self._index(record)
+
+    def keep(self, record: TrackedJob) -> None:
+        """Make a record of a tracked job the newest one in memory alone; its next put makes it durable."""
         self._index(record)
 
     def _write(self, folder: DurableFolder, name: str, record: TrackedJob) -> None:

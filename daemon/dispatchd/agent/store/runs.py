@@ -1,6 +1,7 @@
 """Layout of a run's folder, and the durable writing of a run's inputs."""
 
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha256
@@ -8,12 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from attrs import frozen
+from attrs import field, frozen
 
 from dispatchd.agent.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
-    drop_default_acl,
     make_folder,
     put_file,
     put_files,
@@ -33,6 +33,8 @@ _LARGEST_TEXT: Final = 64 << 20
 """Largest file that is read (bytes): more than payload and headers have together, which is at most 32 MiB
 (contracts/README.md)."""
 
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
 _SHORT: Final = 10
 """Length of a short name for an attempt (hexadecimal digits)."""
 
@@ -42,6 +44,8 @@ class RunFolder:
     """Files of one run; all paths are absolute."""
 
     path: Path
+    _own: dict[int, Path] = field(factory=dict, init=False, eq=False, repr=False)
+    """The commands' folders of attempts, by number; each is looked for once."""
 
     @property
     def event_file(self) -> Path:
@@ -64,14 +68,20 @@ class RunFolder:
 
     def files(self, number: int) -> Path:
         """Return the command's folder of an attempt; the rest of the attempt's folder is the daemon's."""
-        own = self.attempt(number) / "run"
-        try:
-            is_own = own.is_dir() and not own.is_symlink()
-        except PermissionError:
-            # Somebody has taken the attempt's mode away.
-            return own
-        # Attempts of earlier releases had one folder for both.
-        return own if is_own else self.attempt(number)
+        if number not in self._own:
+            own = self.attempt(number) / "run"
+            try:
+                is_own = stat.S_ISDIR(own.lstat().st_mode)
+            except PermissionError:
+                # Somebody has taken the attempt's mode away.
+                return own
+            except OSError:
+                is_own = False
+            if not is_own:
+                # Attempts of earlier releases had one folder for both.
+                return self.attempt(number)
+            self._own[number] = own
+        return self._own[number]
 
     def needed(self, number: int) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         """Return the folders that a live attempt needs, outermost first, and what is in them of files and its workspace."""
@@ -174,11 +184,12 @@ class Runs:
             StoreUnavailable: It may be incomplete; create it again.
         """
         run = self.folder(run_id)
-        self._make_usable(run.path)
-        self._make_usable(run.workspace)
+        is_new = self.trash.make_usable(run.path)
+        self.trash.make_usable(run.workspace)
         try:
             sync_folder(self._root)
-            sweep(run.path)
+            if not is_new:
+                sweep(run.path)
         except OSError as error:
             raise StoreUnavailable(path=run.path, error=error) from error
         except FolderUnusable as unusable:
@@ -204,16 +215,15 @@ class Runs:
         """
         run = self.folder(run_id)
         folder = run.attempt(number)
-        self._make_usable(run.path)
-        self._make_usable(run.workspace)
-        self.trash.take([folder])
+        self.trash.make_usable(run.path)
+        self.trash.make_usable(run.workspace)
         try:
-            folder.mkdir(mode=FOLDER_MODE)
+            self.trash.make_new(folder)
             (folder / "run").mkdir(mode=FOLDER_MODE)
             for own in (run.home(number), run.temporary(number)):
                 own.mkdir(mode=FOLDER_MODE)
             for file in (run.outputs_file(number), run.summary_file(number)):
-                file.touch(mode=FILE_MODE)
+                os.close(os.open(file, _NEW_FILE, FILE_MODE))
         except OSError as error:
             raise StoreUnavailable(path=folder, error=error) from error
         return folder
@@ -236,22 +246,6 @@ class Runs:
             texts.append(data.decode(errors="surrogatepass"))
         return texts[0], texts[1]
 
-    def _make_usable(self, folder: Path) -> None:
-        """Make a folder that this user can use. Anything else in its place is moved to the trash.
-
-        Raises:
-            StoreUnavailable: It can't be made.
-        """
-        try:
-            if not folder.is_dir() or folder.is_symlink():
-                self.trash.take([folder])
-                folder.mkdir(mode=FOLDER_MODE)
-            drop_default_acl(folder)
-            if folder.stat().st_mode & FOLDER_MODE != FOLDER_MODE:
-                folder.chmod(FOLDER_MODE)
-        except OSError as error:
-            raise StoreUnavailable(path=folder, error=error) from error
-
     def workflow_home(self, workflow: str) -> Path:
         """Return the home that runs of a workflow share. A missing one is created.
 
@@ -261,7 +255,7 @@ class Runs:
         home = self._root.parent / "homes" / file_name(workflow)
         try:
             home.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
-            self._make_usable(home)
+            self.trash.make_usable(home)
         except OSError as error:
             raise StoreUnavailable(path=home, error=error) from error
         return home

@@ -6,13 +6,14 @@ needs no lock, may take long, and may be done by the next daemon.
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from errno import ELOOP, ENOTDIR
 from pathlib import Path
 from typing import Final
 
 from attrs import frozen
 
-from dispatchd.agent.store.durable import FOLDER_MODE
+from dispatchd.agent.store.durable import FOLDER_MODE, drop_default_acl
 from dispatchd.errors import StoreUnavailable
 from dispatchd.linux import folder_tree
 
@@ -27,7 +28,7 @@ class Trash:
     path: Path
 
     def take(self, folders: Iterable[Path]) -> list[Path]:
-        """Move folders into the trash; missing ones are fine. Returns their new paths.
+        """Move folders into the trash; missing ones are fine, and empty ones are removed. Returns their new paths.
 
         Raises:
             StoreUnavailable: One is still in its place.
@@ -35,6 +36,36 @@ class Trash:
         return [
             new for folder in folders if (new := self._take_one(folder)) is not None
         ]
+
+    def make_new(self, folder: Path) -> None:
+        """Make a new folder. Anything in its place is moved to the trash.
+
+        Raises:
+            OSError: It can't be made.
+            StoreUnavailable: Something is still in its place.
+        """
+        try:
+            folder.mkdir(mode=FOLDER_MODE)
+        except FileExistsError:
+            self.take([folder])
+            folder.mkdir(mode=FOLDER_MODE)
+
+    def make_usable(self, folder: Path) -> bool:
+        """Make a folder that this user can use, and return whether it is new. Anything else in its place is moved here.
+
+        Raises:
+            StoreUnavailable: It can't be made.
+        """
+        try:
+            is_new = not folder.is_dir() or folder.is_symlink()
+            if is_new:
+                self.make_new(folder)
+            drop_default_acl(folder)
+            if folder.stat().st_mode & FOLDER_MODE != FOLDER_MODE:
+                folder.chmod(FOLDER_MODE)
+        except OSError as error:
+            raise StoreUnavailable(path=folder, error=error) from error
+        return is_new
 
     def contents(self) -> list[Path]:
         """Return the folders in the trash; an earlier daemon may have left some.
@@ -53,6 +84,9 @@ class Trash:
             return [self.path]
 
     def _take_one(self, folder: Path) -> Path | None:
+        with suppress(OSError):
+            folder.rmdir()
+            return None
         new = self.path / os.urandom(_UNIQUE_BYTES).hex()
         try:
             self._make()

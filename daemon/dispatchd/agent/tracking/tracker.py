@@ -1,7 +1,8 @@
 """The only writer of phases: lock the job, advance, put, notify the loops.
 
 A record is durable before the act that it describes. So nothing here returns until the disk has it: a
-full or failing disk makes every loop wait here (`agent/tracking/disk_retry.py`).
+full or failing disk makes every loop wait here (`agent/tracking/disk_retry.py`). Only a record that a restart would
+lead to again waits for the next put of its job (`TrackedJob.is_owed_again`).
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -50,7 +51,7 @@ class Tracker:
     _clock: Clock
     disk: Disk
     _watchers: Sequence[Callable[[TrackedJob], None]] = ()
-    """Called with every record that has become durable, in order; they neither wait nor fail."""
+    """Called with every new record, in order, once it is as durable as it has to be; they neither wait nor fail."""
     repeats: set[str] = field(factory=set, init=False)
     """Jobs that were handed out again, and whose accept or finish is to be repeated."""
     changed: Notifier = field(factory=Notifier)
@@ -87,7 +88,11 @@ class Tracker:
 
     async def find(self, job_id: str) -> TrackedJob | None:
         """Return a tracked or past job, or None for one that is not known here."""
-        return self._store.get(job_id) or await to_thread.run_sync(self._past, job_id)
+        known = self._store.get(job_id)
+        # A look costs less than a thread, and most jobs are new.
+        if known is not None or not self._store.has_past(job_id):
+            return known
+        return await to_thread.run_sync(self._past, job_id)
 
     def is_quarantined(self, job_id: str) -> bool:
         """Return whether a record of a job was moved away because it can't be read. Reads the disk."""
@@ -264,7 +269,10 @@ class Tracker:
             if record.stop_requested:
                 self._ring_stop(record)
 
-        await self.disk.until_stored(write, refused)
+        if record.is_owed_again:
+            self._store.keep(record)
+        else:
+            await self.disk.until_stored(write, refused)
         step = record.steps[-1].event if record.steps else "received"
         self._log.info("job_" + step, phase=record.phase, **job_context(record))
         for watch in self._watchers:

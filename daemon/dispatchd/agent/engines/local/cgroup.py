@@ -129,16 +129,21 @@ class Group:
     _path: Path
 
     @classmethod
-    def of(cls, folder: Path, tree: Path) -> Self | None:
+    def of(cls, folder: Path, root: Path | None = None) -> Self | None:
         """Return the group of an attempt according to its note, or None if it no longer has one.
 
         Without isolation a command can write the note as well, so only a path in the kernel's tree is valid.
+
+        Args:
+            folder: The attempt's.
+            root: Root of the kernel's groups, if it is known.
         """
         try:
             path = Path(os.fsdecode(read_regular(folder / _NOTE, _LONGEST_PATH) or b""))
         except OSError:
             return None
-        ours = path.name == _name(folder) and path.is_relative_to(tree)
+        root = root or tree()
+        ours = root and path.name == _name(folder) and path.is_relative_to(root)
         return cls(path) if ours and (path / "cgroup.kill").exists() else None
 
     def members(self) -> list[int]:

@@ -23,32 +23,24 @@ from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Checkout, Launch
 from dispatchd.agent.engines.local import bubblewrap
-from dispatchd.agent.engines.local.cgroup import Cgroups, Group, tree
+from dispatchd.agent.engines.local.cgroup import Cgroups
 from dispatchd.agent.engines.local.checkout import check_out
 from dispatchd.agent.engines.local.enclosure import enclose
-from dispatchd.agent.engines.local.end_processes import KILL_S, end_all, until_ended
-from dispatchd.agent.engines.local.gate import (
-    Gated,
-    Starters,
-    read_exit,
-    read_leftovers,
-)
+from dispatchd.agent.engines.local.end_processes import KILL_S, Leavings, until_ended
+from dispatchd.agent.engines.local.gate import Gated, read_exit
 from dispatchd.agent.engines.local.git_way import GitWay
 from dispatchd.agent.engines.local.podman import Podman
 from dispatchd.agent.engines.local.process import (
     MARKER,
     below,
     boot_id,
-    describe,
     is_alive,
-    marker_of,
-    members,
     open_pidfd,
     send_all,
     send_group,
-    without,
 )
 from dispatchd.agent.engines.local.secrets import SecretReader, environment_of, recall
+from dispatchd.agent.engines.local.starters import Starters
 from dispatchd.agent.engines.local.walls import Walls
 from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Usage
 from dispatchd.redaction.known_secrets import KnownSecrets
@@ -61,9 +53,6 @@ _REAP_S: Final = 5.0
 
 _LOOK_AGAIN_S: Final = 60.0
 """Time for which an isolation that can't be had is not tried again (seconds)."""
-
-_SWEEPS: Final = 20
-"""Most sweeps for leftovers (count): each ends all processes that it sees."""
 
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
@@ -89,8 +78,7 @@ class LocalEngine:
     """Isolations that were checked: the reason why no run can have one here, and the time until which that counts."""
     _begun: set[ProcessIdentity] = field(factory=set, init=False)
     """Attempts whose gate this daemon has opened: they have begun, whatever they do to their folders."""
-    _uncleared: dict[ProcessIdentity, bytes] = field(factory=dict, init=False)
-    """Markers of the attempts that were not cleared yet."""
+    _leavings: Leavings = field(init=False)
 
     @classmethod
     def here(
@@ -141,6 +129,10 @@ class LocalEngine:
     def _new_starters(self) -> Starters:
         return Starters.of(self._secrets.environment)
 
+    @_leavings.default
+    def _new_leavings(self) -> Leavings:
+        return Leavings(self._starters, self._cgroups)
+
     async def start(
         self, launch: Launch, record: Callable[[ProcessIdentity], Awaitable[None]]
     ) -> None:
@@ -154,7 +146,7 @@ class LocalEngine:
         gated = await to_thread.run_sync(self._spawn, launch, env)
         try:
             await record(gated.identity)
-            self._uncleared[gated.identity] = marker_of(launch.folder)
+            self._leavings.expect(gated.identity, launch.folder)
             self._begun.add(gated.identity)
             gated.open()
         finally:
@@ -274,9 +266,12 @@ class LocalEngine:
         self, process: ProcessIdentity, folder: Path
     ) -> Exit | NeverStarted:
         """Wait until an attempt has ended, and return its end. Return at once if it has ended before."""
-        self._uncleared[process] = marker_of(folder)
+        self._leavings.expect(process, folder)
         await until_ended(process)
-        status = await to_thread.run_sync(self._starters.status, process.pid)
+        # A look costs less than a thread, and the starter is as fast as this process.
+        status = self._starters.heard(process.pid)
+        if status is None:
+            status = await to_thread.run_sync(self._starters.status, process.pid)
         begun = process in self._begun
         self._begun.discard(process)
         if begun and status is not None:
@@ -311,85 +306,13 @@ class LocalEngine:
         finally:
             os.close(fd)
 
-    def _left_behind(
-        self, process: ProcessIdentity, marker: bytes, group: Group | None
-    ) -> tuple[set[int], set[int]]:
-        """Return the processes left of an attempt, and those that have ended, which may continue in a child."""
-        inside = group.members() if group is not None else []
-        # What is below a starter is of a run that has ended. A marker can be a lie, so it spares nobody unless the
-        # attempt that it names has ended, too, and is about to be cleared. Asked in this order.
-        left = self._starters.left()
-        below, ended = without(left, self._also_ended - {marker})
-        return {*members(process, marker), *inside, *below}, ended
-
-    @property
-    def _also_ended(self) -> set[bytes]:
-        """Markers of the attempts that have ended and were not cleared yet."""
-        known = list(self._uncleared.items())
-        return {marker for process, marker in known if not is_alive(process)}
-
-    def _hunt(
-        self, process: ProcessIdentity, marker: bytes, group: Group | None
-    ) -> set[int]:
-        """Kill processes that are others at each look, and so can't be asked to end. Return the processes that are left."""
-        if group is not None:
-            group.kill()
-        self._starters.hunt()
-        return self._left_behind(process, marker, group)[0]
-
     def usage(self, folder: Path) -> Usage | None:
         """Return the resources that an attempt used, as its control group counted them."""
-        group = self._group_of(folder)
+        group = self._leavings.group_of(folder)
         return None if group is None else group.usage()
-
-    def _group_of(self, folder: Path) -> Group | None:
-        """Return the group of an attempt: in this daemon's part of the tree, or that of a daemon started elsewhere."""
-        if self._cgroups is not None:
-            group = self._cgroups.group_of(folder)
-            if group is not None:
-                return group
-        mounted = tree()
-        return None if mounted is None else Group.of(folder, mounted)
-
-    def _left_elsewhere(self, folder: Path) -> tuple[set[int], int]:
-        """End what is in groups of runs' own making; return its pids, and the number that the shim has ended."""
-        strays = self._cgroups.end_strays() if self._cgroups is not None else set()
-        return strays, read_leftovers(folder)
 
     async def clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
         """End everything that an attempt left behind, wherever it is, and give up processes that can't be ended."""
-        try:
-            return await self._clear(process, folder)
-        finally:
-            self._uncleared.pop(process, None)
-
-    async def _clear(self, process: ProcessIdentity, folder: Path) -> Cleared:
-        if process.boot_id != boot_id():
-            return Cleared()
-        if self._podman.is_noted(folder):
+        if process.boot_id == boot_id() and self._podman.is_noted(folder):
             await self._podman.remove(folder)
-        marker = marker_of(folder)
-        group = self._group_of(folder)
-        seen: set[int] = set()
-        given_up: set[int] = set()
-        gone: set[int] = set()
-        for _ in range(_SWEEPS):
-            left, over = await to_thread.run_sync(
-                self._left_behind, process, marker, group
-            )
-            # One that had ended at the last look, too, has left nothing since.
-            if left <= given_up and over <= gone:
-                break
-            gone |= over
-            seen |= left
-            given_up |= await end_all(left - given_up, group)
-        else:
-            given_up |= await to_thread.run_sync(self._hunt, process, marker, group)
-        if group is not None:
-            await to_thread.run_sync(group.remove)
-        strays, before = await to_thread.run_sync(self._left_elsewhere, folder)
-        seen |= strays
-        described = [describe(pid) for pid in sorted(given_up)]
-        survivors = tuple(survivor for survivor in described if survivor is not None)
-        ended = before + len(seen) - len(survivors)
-        return Cleared(ended=ended, survivors=survivors)
+        return await self._leavings.clear(process, folder)
