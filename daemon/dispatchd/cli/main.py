@@ -56,6 +56,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Pack what is to be known about a problem, without secrets.",
     ),
     "config": ("dispatchd.cli.config", "Check the configuration."),
+    "service": (
+        "dispatchd.cli.service.commands",
+        "Install or remove the service of systemd.",
+    ),
     "hub": ("dispatchd.cli.hub.main", "Serve a dispatch endpoint (extra `hub`)."),
     "completion": (
         "dispatchd.cli.completion",
