@@ -17,10 +17,10 @@ PROGRAM = "/opt/dispatchd/bin/dispatchd"
 UNITS = "etc/systemd/system"
 
 
-def service(root: Path, what: str, *options: str, **more: str) -> Done:
+def service(root: Path, what: str, *options: str) -> Done:
     program = ("--program", PROGRAM) if what == "install" else ()
     words = ("service", what, "--root", str(root), *program, *options)
-    return dispatchd(*words, **more)
+    return dispatchd(*words)
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -114,10 +114,10 @@ def test_a_file_of_an_earlier_release_is_replaced(tmp_path: Path) -> None:
 def test_what_others_need_stays_until_the_last_one_goes(tmp_path: Path) -> None:
     service(tmp_path, "install")
     service(tmp_path, "install", "--hub")
+    wants = tmp_path / UNITS / "multi-user.target.wants"
+    wants.mkdir()
     for name in ("one", "two"):
         service(tmp_path, "install", "--name", name)
-        wants = tmp_path / UNITS / "multi-user.target.wants"
-        wants.mkdir(exist_ok=True)
         (wants / f"dispatchd@{name}.service").symlink_to("../dispatchd@.service")
     shared = tmp_path / "etc/sysusers.d/dispatchd.conf"
     template = tmp_path / UNITS / "dispatchd@.service"

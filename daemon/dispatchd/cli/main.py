@@ -42,6 +42,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Say which workflow and parameters a job would get.",
     ),
     "license": ("dispatchd.cli.agent.license", "Show the license."),
+    "join": ("dispatchd.cli.begin.join", "Make this machine one of a hub's."),
     "activate": (
         "dispatchd.cli.agent.license",
         "Activate a license key on this machine.",

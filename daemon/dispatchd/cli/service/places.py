@@ -7,6 +7,7 @@ from typing import Final
 
 from attrs import frozen
 
+from dispatchd.agent.config.drop_ins import drop_in_folder
 from dispatchd.cli.service.shipped import drop_ins, shipped
 from dispatchd.errors import UsageError
 
@@ -20,7 +21,7 @@ _TAKEN: Final = ("config", "hub")
 _PLAIN_PATH: Final = re.compile(r"/[\w./+@-]+", re.ASCII)
 """A path that means itself in a unit (systemd.syntax(7))."""
 
-STARTER: Final = """\
+_STARTER: Final = """\
 # What this machine is to do. Every option with its default: config.example.toml.
 # `dispatchd join URL KEY` writes where its jobs come from, into a file in {drop_ins}/.
 {store}
@@ -117,12 +118,11 @@ class Service:
 
     def starter(self) -> str:
         """Return a first configuration of a daemon."""
-        store = ""
-        if self.is_user and self.name:
-            # The system's instances have a folder each from systemd.
-            folder = self.state_home / self._state.name
-            store = f'\n[store]\nfolder = "{folder}"\n'
-        return STARTER.format(drop_ins=drop_in_folder(self.config).name, store=store)
+        # The system's instances have a folder each from systemd.
+        apart = self.is_user and bool(self.name)
+        return starter(
+            self.config, self.state_home / self._state.name if apart else None
+        )
 
     def inside(self, path: Path) -> Path:
         """Return a path as it is named inside of `root`."""
@@ -132,9 +132,10 @@ class Service:
         return self.root / path.relative_to("/")
 
 
-def drop_in_folder(config: Path) -> Path:
-    """Return the folder of the files that are read after a configuration file."""
-    return config.with_name(f"{config.name}.d")
+def starter(config: Path, store: Path | None = None) -> str:
+    """Return a first configuration of a daemon, with a state folder if the usual one isn't its."""
+    table = "" if store is None else f'\n[store]\nfolder = "{store}"\n'
+    return _STARTER.format(drop_ins=drop_in_folder(config).name, store=table)
 
 
 def service_of(*, is_hub: bool, is_user: bool, name: str, root: Path) -> Service:
