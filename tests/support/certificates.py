@@ -123,6 +123,31 @@ class Authority:
         return path
 
 
+def self_signed(folder: Path, *hosts: str, name: str = "self-signed") -> Path:
+    """Return a PEM file with a certificate that is its own issuer, and its key."""
+    folder.mkdir(parents=True, exist_ok=True)
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = dt.datetime.now(dt.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(_name(name))
+        .issuer_name(_name(name))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _DAY)
+        .not_valid_after(now + 30 * _DAY)
+        .add_extension(
+            x509.SubjectAlternativeName([_alternative(host) for host in hosts]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / f"{name}.pem"
+    path.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM) + _key_pem(key)
+    )
+    return path
+
+
 def serial_of(issued: Path) -> int:
     """Return the serial number of a certificate that an Authority issued."""
     return int(issued.stem.rpartition("-")[2], 16)

@@ -38,10 +38,14 @@ _LOCK = Path("/run/dispatchd-test-machine.lock")
 
 @define
 class Machine:
-    """A booted machine: `folder` is ours and has its /etc/dispatchd and /etc/credstore."""
+    """A booted machine: `folder` is ours and has its /etc/dispatchd and /etc/credstore.
+
+    One that is bare has the program alone, and an /etc of its own.
+    """
 
     folder: Path
     name: str
+    bare: bool = False
     nspawn: subprocess.Popen[bytes] = field(init=False)
     init: int = field(default=0, init=False)
 
@@ -55,7 +59,7 @@ class Machine:
         program = self.folder / "dispatchd"
         program.write_text(_program())
         program.chmod(0o755)
-        binds = {
+        installed = {
             UNITS / "dispatchd.service": "/etc/systemd/system/dispatchd.service",
             UNITS / "dispatchd@.service": "/etc/systemd/system/dispatchd@.service",
             UNITS
@@ -63,12 +67,15 @@ class Machine:
             UNITS / "sysusers.d/dispatchd.conf": "/etc/sysusers.d/dispatchd.conf",
             UNITS / "tmpfiles.d/dispatchd.conf": "/etc/tmpfiles.d/dispatchd.conf",
             drop_ins: "/etc/systemd/system/dispatchd.service.d",
+            etc: "/etc/dispatchd",
+            credentials: "/etc/credstore",
+        }
+        binds = {
+            **({} if self.bare else installed),
             program: "/opt/dispatchd/bin/dispatchd",
             Path(sys.base_prefix): _PYTHON,
             Path(sysconfig.get_paths()["purelib"]): _PACKAGES,
             ROOT: _SOURCE,
-            etc: "/etc/dispatchd",
-            credentials: "/etc/credstore",
         }
         with (self.folder / "console").open("wb") as console:
             self.nspawn = subprocess.Popen(
@@ -168,7 +175,7 @@ class Machine:
 
 
 @contextmanager
-def booted(folder: Path) -> Iterator[Machine]:
+def booted(folder: Path, *, bare: bool = False) -> Iterator[Machine]:
     """Give a booted machine; skip, with the reason, where none can be had."""
     for program in ("systemd-nspawn", "nsenter", "dbus-daemon"):
         if shutil.which(program) is None:
@@ -176,7 +183,7 @@ def booted(folder: Path) -> Iterator[Machine]:
     if os.geteuid() != 0:
         pytest.skip("only root may boot a container")
     with _alone():
-        machine = Machine(folder, f"dispatchd-test-{os.getpid()}")
+        machine = Machine(folder, f"dispatchd-test-{os.getpid()}", bare)
         try:
             _wait_for_boot(machine)
             yield machine

@@ -333,7 +333,10 @@ SHOWN: list[tuple[str, dict[str, Any], set[str]]] = [
     (
         "hub-machine",
         machine_document(Machine(name="m"), now=1),
-        {"secret", "enrolment_key", "key_expires_at", "public_key", "fingerprint"},
+        {
+            *("secret", "enrolment_key", "join_key", "key_expires_at"),
+            *("public_key", "fingerprint"),
+        },
     ),
     ("hub-token", token_document(Token(name="t", token_hash="", scopes="")), {"token"}),
     ("hub-delivery", delivery_document(Delivery(id="d", state="queued")), set()),

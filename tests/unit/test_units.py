@@ -76,6 +76,30 @@ def test_a_unit_is_exposed_no_more_than_a_program_that_starts_commands_has_to_be
 
 
 @needs_analyze
+@pytest.mark.parametrize(
+    "unit", sorted((UNITS / "user").iterdir()), ids=lambda unit: unit.name
+)
+def test_systemd_has_nothing_to_say_against_a_unit_of_a_user(
+    tmp_path: Path, unit: Path
+) -> None:
+    """Nor does it need root: what only the manager of the system can set is not in it."""
+    (tmp_path / "run").mkdir(mode=0o700)
+    done = subprocess.run(
+        [
+            *("systemd-analyze", "--no-pager", "verify", "--user", "--man=no"),
+            as_installed(tmp_path, unit),
+        ],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path / "run")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert not {"User", "Group", "CapabilityBoundingSet"} & {*options(unit.read_text())}
+
+
+@needs_analyze
 def test_the_hub_which_starts_no_commands_is_exposed_less(tmp_path: Path) -> None:
     assert exposure(as_installed(tmp_path, HUB)) <= WORST_EXPOSURE_OF_HUB
 

@@ -23,6 +23,7 @@ import attrs
 import click
 
 from dispatchd import __version__
+from dispatchd.agent.config.drop_ins import Sources
 from dispatchd.agent.config.keys import File, WorkflowEntry
 from dispatchd.agent.engines.local.secrets import recall
 from dispatchd.agent.store.codec import decode
@@ -30,6 +31,7 @@ from dispatchd.agent.store.identity import IdentityStore
 from dispatchd.cli import options
 from dispatchd.errors import ConfigError, DispatchdError, UserError
 from dispatchd.protocol import toml_text
+from dispatchd.protocol.job import Json
 from dispatchd.redaction.redactor import MARK, Redactor
 
 _DEADLINE_S: Final = 30.0
@@ -125,8 +127,8 @@ def _members(
     """Return the members, name to text without secrets, and the secrets that are not known, each with the reason."""
     file, state = _find(config_file)
     try:
-        document = toml_text.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+        document = Sources.read(file, _tables).merged
+    except (ConfigError, OSError, ValueError):
         # The secrets in it can't be recognized, so nothing of it is shown; `config check` reports the mistakes.
         document = {}
     known, missing = _known(document, file.parent, state)
@@ -147,6 +149,10 @@ def _members(
     return {name: redactor.scrub(text) for name, text in texts.items()}, missing
 
 
+def _tables(file: Path) -> dict[str, Json]:
+    return toml_text.loads(file.read_text(encoding="utf-8-sig"))
+
+
 def _scrubbed(value: Any, redactor: Redactor) -> Any:  # noqa: ANN401  # JSON
     """Return a value without secrets. Each string is scrubbed by itself: inside the value's JSON it has more escapes."""
     if isinstance(value, dict):
@@ -160,10 +166,7 @@ def _scrubbed(value: Any, redactor: Redactor) -> Any:  # noqa: ANN401  # JSON
 
 def _find(config_file: Path | None) -> tuple[Path, Path | None]:
     """Return the configuration file and the state folder; None if the file doesn't show it."""
-    try:
-        file = options.load_config(config_file).file
-    except ConfigError as error:
-        file = error.problems[0].file
+    file = options.config_path(config_file).absolute()
     with suppress(ConfigError):
         return file, options.find_daemon(config_file).state_folder
     return file, None

@@ -42,6 +42,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Say which workflow and parameters a job would get.",
     ),
     "license": ("dispatchd.cli.agent.license", "Show the license."),
+    "join": ("dispatchd.cli.begin.join", "Make this machine one of a hub's."),
     "activate": (
         "dispatchd.cli.agent.license",
         "Activate a license key on this machine.",
@@ -56,6 +57,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "Pack what is to be known about a problem, without secrets.",
     ),
     "config": ("dispatchd.cli.config", "Check the configuration."),
+    "service": (
+        "dispatchd.cli.service.commands",
+        "Install or remove the service of systemd.",
+    ),
     "hub": ("dispatchd.cli.hub.main", "Serve a dispatch endpoint (extra `hub`)."),
     "completion": (
         "dispatchd.cli.completion",

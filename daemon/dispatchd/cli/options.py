@@ -93,7 +93,7 @@ def load_config(config_file: Path | None) -> Config:
         ConfigError: It can't be used.
     """
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
-    file = _file(config_file)
+    file = config_path(config_file)
     return load(
         file,
         defaults=_places(file),
@@ -110,14 +110,15 @@ def find_daemon(config_file: Path | None, *, quiet: bool = False) -> Places:
     Raises:
         ConfigError: The file can't be read.
     """
-    file = _file(config_file)
+    file = config_path(config_file)
     places, problem = locate(file, defaults=_places(file))
     if problem is not None and not quiet:
         click.echo(f"dispatchd: {problem}", err=True)
     return places
 
 
-def _file(config_file: Path | None) -> Path:
+def config_path(config_file: Path | None) -> Path:
+    """Return the configuration file that a command uses."""
     import platformdirs
 
     if config_file is not None:

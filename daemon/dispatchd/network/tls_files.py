@@ -1,6 +1,6 @@
 """Checks of TLS files, and a look at a certificate that was refused.
 
-The only unverified handshake, in `glance`, carries no request. It ends as soon as the certificate is known.
+The only unverified handshake, in `shown_certificate`, carries no request. It ends as soon as the certificate is known.
 """
 
 import base64
@@ -14,7 +14,7 @@ from typing import Final
 
 from attrs import field, frozen
 
-from dispatchd.network.proxies import authority
+from dispatchd.network.proxies import Proxy, authority, port_of
 
 _SHOWN: Final = 120
 """Longest part of a certificate's own text that is repeated (characters); a stranger wrote it."""
@@ -106,25 +106,53 @@ def basic(user: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
+def tunnel_of(proxy: Proxy) -> Tunnel:
+    """Return the tunnel through a proxy.
+
+    Raises:
+        ValueError: The way to the proxy is itself TLS.
+    """
+    if proxy.url.scheme == "https":
+        message = f"the way leads through the https proxy {proxy.at}, which can't be looked through"
+        raise ValueError(message)
+    return Tunnel(
+        host=proxy.url.host,
+        port=port_of(proxy.url),
+        authorization=basic(*proxy.auth) if proxy.auth else "",
+    )
+
+
 def glance(
     host: str, port: int, through: Tunnel | None, within_s: float
 ) -> SeenCertificate | None:
-    """Return the certificate that a server shows, or None if it can't be read. Blocks.
+    """Return the claims of the certificate that a server shows, or None if it can't be read. Blocks."""
+    try:
+        return read_certificate(shown_certificate(host, port, through, within_s))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def shown_certificate(
+    host: str, port: int, through: Tunnel | None, within_s: float
+) -> bytes:
+    """Return the certificate (DER) that a server shows. Blocks.
 
     Nothing is sent after the handshake, because the other end isn't verified.
+
+    Raises:
+        OSError: There is no connection or no handshake.
+        ValueError: The host can't be a host's name.
+        IndexError: A proxy answers with something else than HTTP.
     """
     first = (through.host, through.port) if through else (host, port)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    try:
-        with socket.create_connection(first, timeout=within_s) as plain:
-            if through is not None:
-                _ask_tunnel(plain, through, authority(host, port), within_s)
-            with context.wrap_socket(plain, server_hostname=host) as secured:
-                return read_certificate(secured.getpeercert(binary_form=True) or b"")
-    except (OSError, ValueError, IndexError):
-        return None
+    with socket.create_connection(first, timeout=within_s) as plain:
+        if through is not None:
+            _ask_tunnel(plain, through, authority(host, port), within_s)
+        with context.wrap_socket(plain, server_hostname=host) as secured:
+            return secured.getpeercert(binary_form=True) or b""
 
 
 def _ask_tunnel(

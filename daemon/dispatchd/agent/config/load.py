@@ -15,6 +15,7 @@ from typing import Final
 import attrs
 from attrs import frozen
 
+from dispatchd.agent.config.drop_ins import Sources, drop_ins
 from dispatchd.agent.config.keys import (
     RESTART,
     Checkout,
@@ -118,7 +119,10 @@ class Config:
             ),
         )
         files = [self.file.parent / name for name in dict.fromkeys(named) if name]
-        return [self.file, *files, self.state_folder, self.control_folder]
+        return [
+            *(self.file, *drop_ins(self.file), *files),
+            *(self.state_folder, self.control_folder),
+        ]
 
 
 _CREDENTIALS: Final = "/run/credentials/dispatchd.service"
@@ -147,7 +151,7 @@ def load(
     search_path: str,
     credentials_folder: str = "",
 ) -> Config:
-    """Read and check a configuration file.
+    """Read and check a configuration file and its drop-ins.
 
     Args:
         path: The file.
@@ -160,8 +164,9 @@ def load(
         ConfigError: The file can't be used; carries every problem that could be found in one go.
     """
     path = path.absolute()
-    document = _parse(path)
-    content = _structured(path, document)
+    sources = Sources.read(path, _parse)
+    document = sources.merged
+    content = _structured(sources, document)
     reader = Reader(path.parent, search_path, content, own_tables(document))
     workflows = {
         name: reader.workflow(name, entry) for name, entry in content.workflows.items()
@@ -184,7 +189,7 @@ def load(
         workflows=workflows,
     )
     problems = [
-        Problem(file=path, key=key, expected=expected)
+        Problem(file=sources.file_of(key), key=key, expected=expected)
         for key, expected in _unusable(config, credentials_folder)
     ]
     if problems:
@@ -203,18 +208,24 @@ def locate(path: Path, *, defaults: Places) -> tuple[Places, Problem | None]:
         ConfigError: The file can't be read.
     """
     path = path.absolute()
-    content, problem = _read(path), None
-    try:
-        document = toml_text.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        document, problem = _whole_tables(content), _toml_problem(path, str(error))
+    problems: list[Problem] = []
+
+    def tables(file: Path) -> dict[str, Json]:
+        content = _read(file)
+        try:
+            return toml_text.loads(content)
+        except tomllib.TOMLDecodeError as error:
+            problems.append(_toml_problem(file, str(error)))
+            return _whole_tables(content)
+
+    document = Sources.read(path, tables).merged
     places = _places(
         path,
         text(document, "store", "folder"),
         text(document, "control", "folder"),
         defaults,
     )
-    return places, problem
+    return places, problems[0] if problems else None
 
 
 def _places(path: Path, state: str, control: str, defaults: Places) -> Places:
@@ -242,25 +253,22 @@ def _parse(path: Path) -> dict[str, Json]:
         raise ConfigError([_toml_problem(path, str(error))]) from error
 
 
-def _structured(path: Path, document: dict[str, Json]) -> File:
-    """Return the content of a file, checked against the schema, and its keys against each other.
+def _structured(sources: Sources, document: dict[str, Json]) -> File:
+    """Return the content of the files, checked against the schema, and its keys against each other.
 
     Raises:
         ConfigError: It has mistakes.
     """
     problems = [
-        Problem(
-            file=path,
-            key=violation.path.removeprefix("$").removeprefix("."),
-            expected=violation.rule,
-        )
+        Problem(file=sources.file_of(key), key=key, expected=violation.rule)
         for violation in violations("config", document)
+        for key in (violation.path.removeprefix("$").removeprefix("."),)
     ]
     if problems:
         raise ConfigError(problems)
     content = _converter.structure(with_limits(document), File)
     problems = [
-        Problem(file=path, key=key, expected=expected)
+        Problem(file=sources.file_of(key), key=key, expected=expected)
         for key, expected in (
             *unknown_secrets(content),
             *unexpanded_programs(content),

@@ -27,9 +27,9 @@ from dispatchd.network.proxies import port_of
 from dispatchd.network.tls_files import (
     SeenCertificate,
     Tunnel,
-    basic,
     glance,
     printable,
+    tunnel_of,
 )
 
 _GLANCE_S: Final = 3.0
@@ -185,17 +185,13 @@ async def _look(place: Place) -> SeenCertificate | None:
     host, port = place.endpoint.host, port_of(place.endpoint)
     through: Tunnel | None = None
     if place.proxy is not None:
-        url, auth = place.proxy.url, place.proxy.auth
+        url = place.proxy.url
         if place.with_proxy:
             host, port = url.host, port_of(url)
         elif url.scheme == "https":
             return None  # a tunnel within TLS: not worth the code
         else:
-            through = Tunnel(
-                host=url.host,
-                port=port_of(url),
-                authorization=basic(*auth) if auth else "",
-            )
+            through = tunnel_of(place.proxy)
     with anyio.move_on_after(_GLANCE_S):
         return await to_thread.run_sync(
             glance, host, port, through, _GLANCE_S, abandon_on_cancel=True

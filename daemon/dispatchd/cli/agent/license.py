@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dispatchd.agent.config.load import Config
+from dispatchd.cli.agent.as_owner import as_owner_of
 from dispatchd.cli.agent.views import passed_s
 from dispatchd.cli.options import (
     config_option,
@@ -58,7 +59,8 @@ def activate(config_file: Path | None, key_file: Path | None) -> None:
     from dispatchd.linux.log import silence
 
     silence()
-    claims = anyio.run(activate_key, config, dict(os.environ), key)  # noqa: TID251  # the command line is where the environment comes in
+    with as_owner_of(config.state_folder):
+        claims = anyio.run(activate_key, config, dict(os.environ), key)  # noqa: TID251  # the command line is where the environment comes in
     _look(config)
     echo(f"activated: license {claims.license_id}, plan {claims.plan or 'none'}")
 

@@ -52,7 +52,7 @@ def add_machine(
         cannot=f"add machine {name}",
         contract="hub-machine",
     )
-    _say_given(answer, as_json=as_json)
+    _say_given(hub, answer, as_json=as_json)
 
 
 @machine.command("rotate")
@@ -61,7 +61,7 @@ def add_machine(
 def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
     """Give the machine NAME a new key, or a new secret; the old secret counts until the key is activated."""
     answer = _change_machine(hub, name, "rotate")
-    _say_given(answer, as_json=as_json)
+    _say_given(hub, answer, as_json=as_json)
 
 
 @machine.command("bind")
@@ -222,24 +222,32 @@ def _bound(machine: dict[str, Any]) -> str:
     return "; ".join(bindings) or "any"
 
 
-def _say_given(machine: dict[str, Any], *, as_json: bool) -> None:
+def _say_given(hub: HubClient, machine: dict[str, Any], *, as_json: bool) -> None:
     """Print the secrets or keys that a machine was given."""
     if as_json:
         print_json(machine)
         return
-    names = (
-        "name",
-        "server_id",
-        "license_id",
-        "secret",
-        "enrolment_key",
-        "fingerprint",
-    )
+    join_key = machine.get("join_key")
+    of_key = () if join_key else ("enrolment_key", "fingerprint")
+    names = ("name", "server_id", "license_id", "secret", *of_key)
     print_pairs(
         {name.replace("_", " "): str(machine.get(name) or "") for name in names}
     )
-    if "public_key" in machine:
+    if join_key:
+        print_pairs({"valid until": when(machine["key_expires_at"])})
+        echo(f"\nOn that machine{_from_elsewhere(hub.url)}:\n")
+        echo(f"dispatchd join {hub.url} {join_key}")
+    elif "public_key" in machine:
+        # Of a hub of an earlier release.
         echo(
             f"valid until {when(machine['key_expires_at'])}; on the machine, pin this as license.public_keys:\n"
         )
         click.echo(machine["public_key"], nl=False)
+
+
+def _from_elsewhere(url: str) -> str:
+    from dispatchd.network.proxies import is_loopback, parsed
+
+    if not is_loopback(parsed(url).host):
+        return ""
+    return " (if it is another one, with the address by which it reaches this hub)"

@@ -17,6 +17,7 @@ from dispatchd.hub.auth.license_signing_key import signing_key
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import Machine
 from dispatchd.hub.http_bodies import Refused, read_body
+from dispatchd.network.enrolment_key import secret_of
 from dispatchd.protocol.license import VERSION
 
 _ALGORITHM: Final = "EdDSA"
@@ -63,7 +64,7 @@ class Licenses:
                 seen_at=0,
             )
 
-        key_hash = hashed(body["key"])
+        key_hash = hashed(secret_of(str(body["key"])))
         machine = await self.context.use(
             lambda: self.context.stores.machines.enrol(key_hash, server_id, decide)
         )

@@ -12,11 +12,13 @@ from starlette.routing import Route
 from dispatchd.hub.api.views import machine_document
 from dispatchd.hub.auth.hashing import hashed, new_secret
 from dispatchd.hub.auth.license_signing_key import fingerprint, public_key
+from dispatchd.hub.connections.tls import pinned_certificate
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.model import Machine
 from dispatchd.hub.domain.scopes import ADMIN, READ
 from dispatchd.hub.http_bodies import Refused, read_body
+from dispatchd.network.enrolment_key import EnrolmentKey
 from dispatchd.protocol.job import Json
 
 _KEY_LIFE_S: Final = 7 * 24 * 3600
@@ -152,13 +154,24 @@ class Machines:
         if is_fixed(machine):
             return {**document, "secret": given}
         public = await self.context.use(lambda: public_key(self.context.stores.tokens))
+        join_key = await self.context.use(lambda: self._join_key(public, given))
         return {
             **document,
             "enrolment_key": given,
+            **({"join_key": join_key} if join_key else {}),
             "key_expires_at": machine.key_expires_at,
             "public_key": public,
             "fingerprint": fingerprint(public),
         }
+
+    def _join_key(self, public: str, given: str) -> str:
+        """Return the key that also says by what the machine knows this hub; empty while its certificate can't be read. Blocks."""
+        try:
+            certificate = pinned_certificate(self.context.settings.tls_cert_file)
+        except (OSError, ValueError):
+            # The log has said so already (`tls_not_reloaded`).
+            return ""
+        return EnrolmentKey.of_pem(public, certificate, given).text
 
 
 def machine_documents(context: Context) -> list[dict[str, Json]]:

@@ -85,6 +85,22 @@ class ServerTls:
         return context
 
 
+def pinned_certificate(cert_file: str) -> bytes:
+    """Return the SHA-256 of a certificate (PEM file) that is its own issuer, so that only a pin can vouch for it. Blocks.
+
+    Empty for no file, and for a certificate of a CA: that is renewed, and machines trust it by the CA.
+    """
+    from cryptography import x509  # noqa: PLC0415  # slow to load, and seldom needed
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415
+
+    if not cert_file:
+        return b""
+    certificate = x509.load_pem_x509_certificate(Path(cert_file).read_bytes())
+    if certificate.issuer != certificate.subject:
+        return b""
+    return certificate.fingerprint(SHA256())
+
+
 def _problem(error: OSError, cert_file: Path, key_file: Path) -> tuple[str, str]:
     """Return the key of the configuration that is wrong, and the expectation."""
     for key, file in (

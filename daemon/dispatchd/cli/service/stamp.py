@@ -1,0 +1,79 @@
+"""A first line by which a file that this program wrote is told from one that a person has edited since."""
+
+import os
+import re
+from contextlib import suppress
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from dispatchd import __version__
+
+_STAMP: Final = re.compile(r"# dispatchd \S+ wrote this; sha256 ([0-9a-f]{64})\..*\n")
+
+
+class State(StrEnum):
+    """State of a file before it is written."""
+
+    MISSING = "missing"
+    UNCHANGED = "unchanged"
+    """It has the same content already."""
+    OLDER = "older"
+    """This program wrote it, and nobody has edited it since."""
+    EDITED = "edited"
+    """A person wrote or edited it, or it is no file."""
+
+
+def stamped(text: str) -> str:
+    """Return a text with the line that tells an edited file from an untouched one."""
+    return f"# dispatchd {__version__} wrote this; sha256 {_hash(text)}. An edited file is left alone.\n{text}"
+
+
+def state_of(file: Path, text: str) -> State:
+    """Return the state of a file in whose place a text is to be; files that are no text count as edited."""
+    if not file.is_symlink():
+        with suppress(UnicodeDecodeError):
+            try:
+                current = file.read_text("utf-8")
+            except FileNotFoundError:
+                return State.MISSING
+            except IsADirectoryError:
+                return State.EDITED
+            if current == stamped(text):
+                return State.UNCHANGED
+            if is_untouched(current):
+                return State.OLDER
+    return State.EDITED
+
+
+def is_untouched(content: str) -> bool:
+    """Return whether this program, in any release, wrote a content as it is."""
+    stamp = _STAMP.match(content)
+    return stamp is not None and stamp[1] == _hash(content[stamp.end() :])
+
+
+def write(file: Path, content: str, *, mode: int = 0o644) -> None:
+    """Write a file as a whole, with the folders above it.
+
+    Raises:
+        OSError: It can't be written; what was there before stays then.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.new")
+    aside.unlink(missing_ok=True)
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as opened:
+            # A umask of 077 would hide a unit's configuration from those who may steer the daemon.
+            os.fchmod(fd, mode)
+            opened.write(content)
+            opened.flush()
+            os.fsync(fd)
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _hash(text: str) -> str:
+    return sha256(text.encode()).hexdigest()

@@ -1,0 +1,106 @@
+"""`dispatchd service` under a real systemd: on a machine that has nothing but the program."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.endpoint import SECRET, endpoint
+from support.nspawn import Machine, booted
+
+pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
+
+PROGRAM = ("--program", "/opt/dispatchd/bin/dispatchd")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    folder = tmp_path_factory.mktemp("machine")
+    for each in (folder, *folder.parents):
+        if each.owner() == "root" and each != Path("/"):
+            each.chmod(each.stat().st_mode | 0o055)
+    with booted(folder, bare=True) as found:
+        yield found
+
+
+def free_port() -> int:
+    """Return a port that nothing has now; the machine shares this one's network."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+    return port
+
+
+async def put(machine: Machine, path: str, text: str) -> None:
+    await machine.run("sh", "-c", 'printf %s "$1" >"$2"', "sh", text, path)
+
+
+async def test_a_daemon_is_installed_works_and_leaves_nothing(machine: Machine) -> None:
+    installed = await machine.dispatchd("service", "install", *PROGRAM)
+    assert "ran           systemctl daemon-reload" in installed.stdout
+    early = await machine.dispatchd(
+        "service", "install", "--now", *PROGRAM, check=False
+    )
+    assert (early.returncode, "cloud" in early.stderr) == (78, True), early
+    async with endpoint() as hub:
+        await put(machine, "/etc/credstore/dispatchd.machine-secret", SECRET)
+        config = f"""
+[cloud]
+url = "{hub.url}"
+license_id = "lic-test"
+server_id = "srv-test"
+secret_credential = "machine-secret"
+hold_s = 1
+[store]
+min_free_mib = 0
+[workflows.hello]
+command = ["/bin/sh", "-c", "id -un"]
+"""
+        await put(machine, "/etc/dispatchd/config.toml", config)
+        started = await machine.dispatchd("service", "install", "--now", *PROGRAM)
+        hub.hand_out({"id": "job-1", "dag_name": "hello"})
+        [finish] = await hub.until_finished("job-1", within_s=60)
+        shown = await machine.shown("ActiveState", "UnitFileState")
+        removed = await machine.dispatchd("service", "uninstall", "--yes")
+    after = await machine.shown("ActiveState", "LoadState")
+    left = await machine.run(
+        *("find", "/etc/dispatchd", "/var/lib/dispatchd", "/var/cache/dispatchd"),
+        *("/etc/systemd/system/dispatchd.service", "/etc/sysusers.d/dispatchd.conf"),
+        *("-type", "f"),
+        check=False,
+    )
+
+    assert "ran           systemctl enable --now dispatchd.service" in started.stdout
+    assert shown == {"ActiveState": "active", "UnitFileState": "enabled"}
+    assert finish["result_output"].split() == ["dispatchd"]
+    assert "deleted       /var/lib/dispatchd" in removed.stdout
+    assert after == {"ActiveState": "inactive", "LoadState": "not-found"}
+    assert left.stdout == ""
+
+
+async def test_a_hub_is_installed_and_keeps_its_state_if_told_so(
+    machine: Machine,
+) -> None:
+    await machine.dispatchd("service", "install", "--hub", *PROGRAM)
+    as_hub = ("setpriv", "--reuid=dispatchd-hub", "--regid=dispatchd-hub")
+    program = (*as_hub, "--clear-groups", "/opt/dispatchd/bin/dispatchd")
+    await machine.run(
+        *program,
+        "hub",
+        "init",
+        "--listen",
+        f"127.0.0.1:{free_port()}",
+        "/var/lib/dispatchd-hub",
+    )
+    await machine.dispatchd("service", "install", "--hub", "--now", *PROGRAM)
+    added = await machine.run(*program, "hub", "machine", "add", "build-1", "--json")
+    assert json.loads(added.stdout)["name"] == "build-1"
+
+    await machine.dispatchd("service", "uninstall", "--hub", "--keep-state")
+
+    assert (await machine.shown("ActiveState", unit="dispatchd-hub"))[
+        "ActiveState"
+    ] == "inactive"
+    await machine.run("test", "-f", "/var/lib/dispatchd-hub/hub.db")
+    await machine.run("test", "!", "-e", "/etc/systemd/system/dispatchd-hub.service")

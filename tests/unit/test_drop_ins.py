@@ -1,0 +1,87 @@
+"""Drop-ins of a configuration: what counts, and which file a mistake is in."""
+
+from pathlib import Path
+
+import pytest
+
+from dispatchd.agent.config.load import Config, Places, load, locate
+from dispatchd.errors import ConfigError
+
+MAIN = """
+[cloud]
+url = "https://one.example"
+hold_s = 7
+[license]
+public_keys = ["a.pem"]
+[workflows.it]
+command = ["/bin/true"]
+"""
+
+
+def write(folder: Path, **drop_ins: str) -> Path:
+    file = folder / "config.toml"
+    file.write_text(MAIN)
+    (folder / "config.toml.d").mkdir()
+    for name, text in drop_ins.items():
+        (folder / "config.toml.d" / f"{name}.toml").write_text(text)
+    return file
+
+
+def read(file: Path) -> Config:
+    places = Places(state_folder=file.parent / "s", control_folder=file.parent / "c")
+    return load(file, defaults=places, search_path="/bin")
+
+
+def test_a_later_file_counts_and_tables_are_merged(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        b='[cloud]\nurl = "https://three.example"',
+        a='[cloud]\nurl = "https://two.example"\npoll_interval_s = 3',
+        c='[workflows.more]\ncommand = ["true"]\n[license]\npublic_keys = ["b.pem"]',
+    )
+    (tmp_path / "config.toml.d" / "d.txt").write_text("no TOML, and not read")
+
+    config = read(file)
+
+    assert config.cloud.url == "https://three.example"
+    assert (config.cloud.hold_s, config.cloud.poll_interval_s) == (7, 3)
+    assert config.license.public_keys == ("b.pem",)
+    assert sorted(config.workflows) == ["it", "more"]
+    assert config.file == file
+    assert file.with_name("config.toml.d") / "a.toml" in config.needed_files()
+
+
+@pytest.mark.parametrize(
+    ("drop_in", "file", "key"),
+    [
+        ('[cloud]\nurl = "ftp://x"', "config.toml.d/a.toml", "cloud.url"),
+        ("[cloud]\nhold_s = -1", "config.toml.d/a.toml", "cloud.hold_s"),
+        ("[cloud]\nholds = 1", "config.toml.d/a.toml", "cloud.holds"),
+        ("[workflows.x]\nenv = {}", "config.toml.d/a.toml", "workflows.x.command"),
+        ("[cloud", "config.toml.d/a.toml", ""),
+        ("", "config.toml", "workflows.it.command"),
+    ],
+)
+def test_a_mistake_is_said_with_the_file_that_makes_it(
+    tmp_path: Path, drop_in: str, file: str, key: str
+) -> None:
+    main = write(tmp_path, a=drop_in)
+    if not drop_in:
+        main.write_text(MAIN.replace("/bin/true", "no-such-program"))
+
+    with pytest.raises(ConfigError) as caught:
+        read(main)
+
+    [problem] = caught.value.problems
+    assert (problem.file, problem.key) == (tmp_path / file, key)
+
+
+def test_folders_are_found_whatever_is_broken(tmp_path: Path) -> None:
+    main = write(tmp_path, a='[store]\nfolder = "there"\n', b="[cloud\n")
+    places, problem = locate(
+        main, defaults=Places(state_folder=tmp_path, control_folder=tmp_path)
+    )
+
+    assert places.state_folder == tmp_path / "there"
+    assert problem is not None
+    assert problem.file == tmp_path / "config.toml.d" / "b.toml"
