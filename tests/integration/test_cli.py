@@ -205,7 +205,7 @@ BLANK = (
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("nonsense",), os.EX_USAGE, "No such command"),
+        (("nonsense",), os.EX_USAGE, "no command 'nonsense'"),
         (("run", "--nonsense"), os.EX_USAGE, "No such option"),
         (("show",), os.EX_USAGE, "Missing argument"),
         # As from a script's variable that isn't set.
@@ -368,7 +368,7 @@ async def test_jobs_show_logs_and_status_tell_what_happened(tmp_path: Path) -> N
         assert "very-secret" not in dispatchd(*command, "--config", config).stdout
     assert "very-secret" not in daemon.log_file.read_text()
     alone = dispatchd("status", "--config", config)
-    assert "doesn't answer" in alone.stdout
+    assert "not running" in alone.stdout
     assert "no daemon is running" in alone.stderr
     assert alone.returncode == os.EX_UNAVAILABLE
 
@@ -484,8 +484,8 @@ async def test_status_is_shown_anew_until_it_is_interrupted(tmp_path: Path) -> N
             screens = TextReceiveStream(watch.stdout)
             await until_shown(screens, "no daemon is running")
             async with running_daemon(config):
-                await until_shown(screens, "daemon        ready")
-                await until_shown(screens, "daemon        ready")
+                await until_shown(screens, "daemon      ready")
+                await until_shown(screens, "daemon      ready")
             watch.send_signal(signal.SIGINT)
             assert await watch.wait() == 130
 

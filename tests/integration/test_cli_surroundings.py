@@ -31,8 +31,8 @@ from support.records import NOW
 ROCKET, HALF = "déploy-🚀", "half-\ud83d"
 NOWHERE: Final = "http://127.0.0.1:9"
 
-UNTIL_A_SIGNAL: Final = {"run", "demo", "hub serve"}
-"""Commands that serve; their log has a test of its own."""
+UNTIL_A_SIGNAL: Final = {"run", "demo", "hub serve", "hub watch"}
+"""Commands that serve or follow; their log has a test of its own."""
 
 ARGUMENTS: Final = {
     "job": [HALF],
@@ -42,6 +42,7 @@ ARGUMENTS: Final = {
     "delivery": ["some"],
     "guids": ["some"],
     "shell": ["bash"],
+    "workflow": ["docs"],
 }
 OPTIONS: Final = {"block": ["--reason", "x"], "hub token add": ["--scope", "read"]}
 
@@ -284,7 +285,8 @@ def test_a_bare_group_prints_its_help(words: list[str]) -> None:
 
     assert said.returncode == 0
     assert said.stdout.startswith("Usage: dispatchd")
-    assert "Commands:" in said.stdout
+    assert "\n\nOptions:\n" in said.stdout
+    assert said.stdout.count(":\n  ") >= 2
     assert said.stderr == ""
 
 

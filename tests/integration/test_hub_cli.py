@@ -75,7 +75,7 @@ async def test_jobs_are_submitted_listed_shown_cancelled_and_repeated(
     table = (await owner.say("jobs", "--workflow", "docs")).stdout.splitlines()
     assert len(table) == 2
     assert table[0].split()[:3] == ["JOB", "STATE", "WORKFLOW"]
-    assert table[0].endswith("AGE")
+    assert table[0].split()[-2:] == ["AGE", "TOOK"]
     assert re.search(r"  \d+ (s|min)$", table[1])
     [created_at] = [each for each in text.splitlines() if each.startswith("created")]
     assert re.fullmatch(r"created +[0-9-]{10} [0-9:]{8} UTC", created_at)
@@ -155,14 +155,9 @@ async def test_machines_are_let_in_and_put_out(owner: Owner) -> None:
     assert titles.split() == [
         "MACHINE",
         "STATE",
-        "SERVER",
-        "ID",
-        "SEEN",
-        "LAST",
-        "PULL",
-        "WORKFLOWS",
-        "BOUND",
-        "TO",
+        *("SEEN", "LAST", "PULL"),
+        *("WORKFLOWS", "BOUND", "TO"),
+        *("SERVER", "ID"),
     ]
     log = (owner.folder / "hub.log").read_text()
     assert '"path": "/api/v1/machines/build-1/revoke"' in log

@@ -4,10 +4,19 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import click
 
-from dispatchd.cli.options import print_json, print_table
+from dispatchd.cli.options import print_json
+from dispatchd.cli.screen.table import Column, Kind, print_table
+
+_COLUMNS: Final = (
+    Column("JOB"),
+    Column("OUTCOME", Kind.STATE),
+    Column("AS EXPECTED"),
+    Column("OUTPUT"),
+)
 
 
 @click.command()
@@ -50,7 +59,7 @@ def demo(*, as_json: bool) -> None:
             for r in results
         ]
         click.echo()
-        print_table(("JOB", "OUTCOME", "AS EXPECTED", "OUTPUT"), rows)
+        print_table(_COLUMNS, rows)
         click.echo(
             f"\nEverything is kept in {folder}; the daemon's log is {folder / 'daemon.log'}."
         )

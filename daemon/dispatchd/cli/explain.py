@@ -20,9 +20,9 @@ from dispatchd.cli.options import (
     json_option,
     load_config,
     print_json,
-    print_pairs,
     read_text,
 )
+from dispatchd.cli.screen.table import print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import ContractViolation, UsageError
 from dispatchd.protocol.github_event import job_from_event

@@ -2,12 +2,19 @@
 
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar
 
 from dispatchd.cli.options import print_json
-from dispatchd.cli.terminal import echo
+from dispatchd.cli.screen.colour import painted
+from dispatchd.cli.screen.colour import show as print_line
+from dispatchd.cli.screen.table import wrapped
 from dispatchd.errors import ConfigError
 from dispatchd.protocol.finding import Finding, Level
+from dispatchd.redaction.escapes import written_out
+
+_LEVEL: Final = 8
+_CHECK: Final = 14
+"""Widths of the columns before the message (characters)."""
 
 T = TypeVar("T")
 
@@ -15,7 +22,10 @@ T = TypeVar("T")
 def show(finding: Finding) -> None:
     """Print a finding on a line of its own."""
     level = finding.level.name.lower()
-    echo(f"{level:8}{finding.check:14}{finding.message}")
+    lines = wrapped(written_out(finding.message), _LEVEL + _CHECK)
+    beginning = painted(f"{level:{_LEVEL}}", level) + f"{finding.check:{_CHECK}}"
+    for number, line in enumerate(lines):
+        print_line((" " * (_LEVEL + _CHECK) if number else beginning) + line)
 
 
 async def gather(

@@ -4,15 +4,17 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import EBADF, EDQUOT, EFBIG, EIO, ENOSPC
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 import click
 from typing_extensions import override
 
 from dispatchd import __version__
+from dispatchd.cli.screen.groups import SectionedGroup, Sections
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import DispatchdError, UserError
 
@@ -22,7 +24,7 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "dispatchd.cli.demo",
         "Show the main job end to end, on this machine alone.",
     ),
-    "status": ("dispatchd.cli.agent.status", "Say what the daemon is doing."),
+    "status": ("dispatchd.cli.agent.status", "Show the state of the daemon."),
     "jobs": ("dispatchd.cli.agent.jobs", "List the tracked and the latest past jobs."),
     "show": ("dispatchd.cli.agent.show", "Show everything about one job."),
     "logs": ("dispatchd.cli.agent.logs", "Print what a job's command wrote."),
@@ -33,7 +35,10 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
         "dispatchd.cli.agent.replay",
         "Run a job's payload again, on this machine alone.",
     ),
-    "drain": ("dispatchd.cli.agent.intake", "Empty the machine: take nothing new."),
+    "drain": (
+        "dispatchd.cli.agent.intake",
+        "Empty the machine: take nothing new, wait for what runs.",
+    ),
     "pause": ("dispatchd.cli.agent.intake", "Take no new jobs."),
     "resume": ("dispatchd.cli.agent.intake", "Take jobs again."),
     "reload": ("dispatchd.cli.agent.intake", "Read the configuration again."),
@@ -50,24 +55,40 @@ _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "deactivate": ("dispatchd.cli.agent.license", "Forget the stored activation."),
     "doctor": (
         "dispatchd.cli.agent.doctor",
-        "Check everything that has to work, and say what to do.",
+        "Check everything that has to work; say what to do.",
     ),
     "bug-report": (
         "dispatchd.cli.bug_report",
-        "Pack what is to be known about a problem, without secrets.",
+        "Collect diagnostics into a file, with secrets removed.",
     ),
     "config": ("dispatchd.cli.config", "Check the configuration."),
     "service": (
         "dispatchd.cli.service.commands",
         "Install or remove the service of systemd.",
     ),
-    "hub": ("dispatchd.cli.hub.main", "Serve a dispatch endpoint (extra `hub`)."),
+    "hub": (
+        "dispatchd.cli.hub.main",
+        "Host a dispatch endpoint (extra `hub`); see dispatchd hub -h.",
+    ),
     "completion": (
         "dispatchd.cli.completion",
         "Print the completion script of a shell.",
     ),
 }
 """Commands with their module, imported on use, and their line in `--help`."""
+
+_SECTIONS: Final[Sections] = MappingProxyType(
+    {
+        "Jobs": ("jobs", "show", "logs", "cancel", "block", "resolve", "replay"),
+        "Daemon": ("run", "status", "pause", "resume", "drain", "reload"),
+        "Setting up": (
+            *("join", "config", "service", "license", "activate", "deactivate"),
+            *("explain", "doctor", "bug-report", "completion"),
+        ),
+        "Hub": ("hub",),
+        "First look": ("demo",),
+    }
+)
 
 _NAMES: Final[Mapping[str, str]] = {
     "license": "license_",
@@ -92,7 +113,7 @@ def _writing() -> Iterator[None]:
         raise _ReaderGone from error
 
 
-class _LazyGroup(click.Group):
+class _LazyGroup(SectionedGroup):
     """A group that imports a command when it is run, so that `--help` is instant."""
 
     @override
@@ -112,8 +133,8 @@ class _LazyGroup(click.Group):
             return super().invoke(ctx)
 
     @override
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+    def names(self) -> Iterable[str]:
+        return _COMMANDS
 
     @override
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -128,14 +149,15 @@ class _LazyGroup(click.Group):
         return command
 
     @override
-    def format_commands(
-        self, ctx: click.Context, formatter: click.HelpFormatter
-    ) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+    def short_help_of(self, ctx: click.Context, name: str) -> str:
+        return _COMMANDS[name][1]
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_LazyGroup,
+    sections=_SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="dispatchd")
 def cli() -> None:
     """Take dispatch jobs from an endpoint, run them here, and report how they end."""

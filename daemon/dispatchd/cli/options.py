@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
@@ -14,7 +14,6 @@ import click
 from dispatchd.agent.config.load import Config, Places, load, locate
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import parse_duration
-from dispatchd.redaction.escapes import written_out
 
 _SYSTEM_FILE: Final = Path("/etc/dispatchd/config.toml")
 _STATE: Final = Path("/var/lib")
@@ -190,19 +189,6 @@ def _beginning(opened: BinaryIO) -> bytes:
     return bytes(data)
 
 
-def confirm(question: str, *, cannot: str) -> None:
-    """Ask a person, and return if the answer is yes.
-
-    Raises:
-        UsageError: stdin is no terminal.
-        Abort: The answer is no.
-    """
-    if not sys.stdin.isatty():
-        raise UsageError(cannot=cannot, reason="nobody can be asked; say --yes")
-    if not click.confirm(question, err=True):
-        raise click.Abort
-
-
 def print_json(value: object) -> None:
     """Print one JSON value, with JSON's own escapes for characters that the terminal can't show."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
@@ -212,23 +198,3 @@ def print_json(value: object) -> None:
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2, default=str)
     click.echo(text)
-
-
-def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under titles, in columns as wide as their content."""
-    lines = [titles, *([written_out(cell) for cell in row] for row in rows)]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    for row in lines:
-        click.echo(
-            "  ".join(
-                cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-            ).rstrip()
-        )
-
-
-def print_pairs(pairs: Mapping[str, str]) -> None:
-    """Print names and values in two columns, empty values left out."""
-    width = max(len(name) for name in pairs)
-    for name, value in pairs.items():
-        if value:
-            click.echo(f"{name.ljust(width)}  {written_out(value)}")

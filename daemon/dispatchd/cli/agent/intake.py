@@ -13,6 +13,7 @@ from dispatchd.cli.options import (
     json_option,
     print_json,
 )
+from dispatchd.cli.screen.hints import next_step
 from dispatchd.protocol.job import Json
 
 reason_option = click.option(
@@ -66,6 +67,7 @@ def pause(config_file: Path | None, *, as_json: bool, reason: str) -> None:
     _print(
         _tell(find_daemon(config_file), "pause", {"reason": reason}), as_json=as_json
     )
+    next_step("Take jobs again: dispatchd resume")
 
 
 @click.command()
@@ -113,7 +115,12 @@ def _wait_until_empty(places: Places, *, quiet: bool) -> Any:  # noqa: ANN401  #
     ):
         if not quiet:
             left = last["left"]
-            click.echo("drained" if not left else f"{left} left, or a poll on its way")
+            jobs = "1 job" if left == 1 else f"{left} jobs"
+            click.echo(
+                f"draining: {jobs} left, or a poll on its way" if left else "drained"
+            )
+    if not quiet:
+        next_step("The machine takes nothing until: dispatchd resume")
     return last
 
 

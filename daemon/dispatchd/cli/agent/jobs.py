@@ -9,14 +9,10 @@ from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.store.codec import to_public
 from dispatchd.cli.agent.records import read_records
-from dispatchd.cli.agent.views import age_s, purpose, standing
-from dispatchd.cli.options import (
-    config_option,
-    find_daemon,
-    json_option,
-    print_json,
-    print_table,
-)
+from dispatchd.cli.agent.views import age_s, purpose, standing, took
+from dispatchd.cli.options import config_option, find_daemon, json_option, print_json
+from dispatchd.cli.screen.hints import next_step
+from dispatchd.cli.screen.table import Column, Kind, print_table
 from dispatchd.protocol.times import rough
 
 _ORDER: Final = (
@@ -29,6 +25,15 @@ _ORDER: Final = (
     Phase.RELEASING,
     Phase.FINISHING,
     Phase.HISTORY,
+)
+
+_COLUMNS: Final = (
+    Column("JOB", Kind.ID),
+    Column("STATUS", Kind.STATE),
+    Column("WORKFLOW"),
+    Column("FOR"),
+    Column("AGE", Kind.WHOLE),
+    Column("TOOK", Kind.WHOLE),
 )
 
 
@@ -50,21 +55,18 @@ def jobs(config_file: Path | None, *, as_json: bool, past: int) -> None:
     if as_json:
         print_json([to_public(record) for record in chosen])
     elif chosen:
-        print_table(
-            ("JOB", "WORKFLOW", "PHASE", "STATUS", "FOR", "AGE"),
-            [_row(record) for record in chosen],
-        )
+        print_table(_COLUMNS, [_row(record) for record in chosen])
     else:
         click.echo(f"No jobs in {places.state_folder}.")
+        next_step("`dispatchd status` says whether this machine takes jobs.")
 
 
 def _row(record: TrackedJob) -> tuple[str, ...]:
-    workflow = record.job.workflow or record.job.command
     return (
         record.job.id,
-        workflow,
-        record.phase,
         standing(record),
+        record.job.workflow or record.job.command,
         purpose(record),
-        rough(age_s(record.changed_at)),
+        rough(age_s(record.received_at)),
+        took(record),
     )

@@ -9,13 +9,9 @@ import click
 from dispatchd.agent.config.load import Config
 from dispatchd.cli.agent.as_owner import as_owner_of
 from dispatchd.cli.agent.views import passed_s
-from dispatchd.cli.options import (
-    config_option,
-    json_option,
-    load_config,
-    print_json,
-    print_pairs,
-)
+from dispatchd.cli.options import config_option, json_option, load_config, print_json
+from dispatchd.cli.screen.hints import confirm, next_step, yes_option
+from dispatchd.cli.screen.table import print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import DispatchdError, NotReachable, UsageError
 from dispatchd.protocol.job import Json
@@ -63,13 +59,21 @@ def activate(config_file: Path | None, key_file: Path | None) -> None:
         claims = anyio.run(activate_key, config, dict(os.environ), key)  # noqa: TID251  # the command line is where the environment comes in
     _look(config)
     echo(f"activated: license {claims.license_id}, plan {claims.plan or 'none'}")
+    next_step(
+        "Check everything: dispatchd doctor. Start the daemon: dispatchd run, or systemctl start dispatchd."
+    )
 
 
 @click.command()
 @config_option
-def deactivate(config_file: Path | None) -> None:
-    """Forget the stored activation; a running daemon stops pulling. Its runs continue and are reported."""
+@yes_option
+def deactivate(config_file: Path | None, *, yes: bool) -> None:
+    """Forget the stored activation; a running daemon stops pulling. Its runs continue and are reported.
+
+    On a terminal it asks first.
+    """
     config = _licensed(config_file, "deactivate")
+    confirm("Forget the activation? A new one needs a new license key.", yes=yes)
     from dispatchd.agent.store.identity import IdentityStore
 
     try:

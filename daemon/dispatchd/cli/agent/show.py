@@ -27,8 +27,8 @@ from dispatchd.cli.options import (
     load_config,
     not_blank,
     print_json,
-    print_pairs,
 )
+from dispatchd.cli.screen.table import print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import ContractViolation, UserError
 from dispatchd.protocol.github_event import link_of

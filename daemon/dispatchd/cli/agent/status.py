@@ -15,13 +15,8 @@ from dispatchd.agent.domain.intake import Intake, Mode
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.store.jobs import read_all
 from dispatchd.cli.agent.views import age_s
-from dispatchd.cli.options import (
-    config_option,
-    find_daemon,
-    json_option,
-    print_json,
-    print_pairs,
-)
+from dispatchd.cli.options import config_option, find_daemon, json_option, print_json
+from dispatchd.cli.screen.table import print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import FolderUnusable, NotReachable
 from dispatchd.protocol.job import Json
@@ -40,7 +35,12 @@ _HELD: Final = {None: "not seen yet", True: "held", False: "at intervals"}
 @config_option
 @json_option
 @click.option("-w", "--watch", is_flag=True, help="Refresh every second, until Ctrl-C.")
-def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Show the machine, its folders and loops too."
+)
+def status(
+    config_file: Path | None, *, as_json: bool, watch: bool, verbose: bool
+) -> None:
     """Show the status of the daemon and the machine.
 
     Exit code: 0 if it takes jobs, or takes none only because it is paused or drained, 1 if something is wrong, 69 if no
@@ -50,7 +50,7 @@ def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
     while watch:
         _clear_screen()
         try:
-            _print(_ask(places), as_json=as_json)
+            _print(_ask(places), as_json=as_json, verbose=verbose)
         except NotReachable as error:
             echo(error)
         time.sleep(_AGAIN_S)
@@ -61,7 +61,7 @@ def status(config_file: Path | None, *, as_json: bool, watch: bool) -> None:
         with suppress(FolderUnusable):
             _print_store(places, as_json=as_json)
         raise
-    _print(document, as_json=as_json)
+    _print(document, as_json=as_json, verbose=verbose)
     sys.exit(1 if _is_wrong(document) else 0)
 
 
@@ -91,11 +91,12 @@ def _clear_screen() -> None:
         click.clear()
 
 
-def _print(document: dict[str, Any], *, as_json: bool) -> None:
+def _print(document: dict[str, Any], *, as_json: bool, verbose: bool) -> None:
     if as_json:
         print_json(document)
-    else:
-        print_pairs(dict(_lines(document)))
+        return
+    lines = [*_lines(document), *(_more(document) if verbose else ())]
+    print_pairs(dict(lines), states={"daemon": _state(document)})
 
 
 def _print_store(places: Places, *, as_json: bool) -> None:
@@ -118,49 +119,36 @@ def _print_store(places: Places, *, as_json: bool) -> None:
         return
     print_pairs(
         {
-            "daemon": "doesn't answer; this is what its store has",
+            "daemon": "not running; its store has:",
             "jobs": _counted(counts),
             "unreported": f"for {duration(oldest_s)}" if oldest_s is not None else "",
         }
     )
 
 
+def _state(document: dict[str, Any]) -> str:
+    """Return the state of a daemon in a word: a machine that a person has taken out of service is not faulty."""
+    mode = document["intake"]["mode"]
+    if _is_wrong(document) or (mode == "pulling" and not document["ready"]):
+        return "not ready"
+    return "ready" if mode == "pulling" else str(mode)
+
+
 def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the lines of the screen: name and value, empty if there is none."""
-    endpoint, slots, outbox, disk = (
-        document[name] for name in ("endpoint", "slots", "outbox", "disk")
+    endpoint, slots, outbox = (
+        document[name] for name in ("endpoint", "slots", "outbox")
     )
-    state = "ready" if document["ready"] else "NOT READY"
     up_s = age_s(datetime.fromisoformat(document["started_at"]))
     yield (
         "daemon",
-        f"{state}; version {document['version']}, pid {document['pid']}, up {duration(up_s)}",
+        f"{_state(document)}; version {document['version']}, pid {document['pid']}, up {duration(up_s)}",
     )
     for number, problem in enumerate(document["problems"], start=1):
-        yield f"  because {number}", problem
-    machine = document["machine"]
-    yield (
-        "machine",
-        f"{machine['server_id'] or '?'} under license {machine['license_id'] or '?'}",
-    )
-    yield "license", _license(document["license"])
-    extensions = ", ".join(endpoint["extensions"])
-    yield (
-        "endpoint",
-        f"{endpoint['url']}: {endpoint['state']}; polls {_HELD[endpoint['long_poll']]}"
-        + (f"; {extensions}" if extensions else ""),
-    )
-    yield "last pull", ago(endpoint["last_pull_age_s"])
-    yield "last report", ago(_since(endpoint["last_report_at"]))
-    yield (
-        "clock",
-        ""
-        if (skew_s := endpoint["clock_skew_s"]) is None
-        else f"{duration(abs(skew_s))} {'ahead of' if skew_s > 0 else 'behind'} the endpoint"
-        if skew_s
-        else "in step with the endpoint",
-    )
+        yield ("why" if number == 1 else f"why {number}"), problem
     yield "intake", _intake(document["intake"])
+    pulled = ago(endpoint["last_pull_age_s"])
+    yield "endpoint", f"{endpoint['url']}: {endpoint['state']}; last pull {pulled}"
     yield "slots", f"{slots['used']} of {slots['total']} in use"
     yield "jobs", _counted(document["jobs"])
     yield (
@@ -169,6 +157,24 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if outbox["depth"]
         else "none",
     )
+    for number, warning in enumerate(document["warnings"], start=1):
+        yield f"warning {number}", warning
+
+
+def _more(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the lines that a machine in good order has no need of."""
+    endpoint, machine, disk = (
+        document[name] for name in ("endpoint", "machine", "disk")
+    )
+    yield (
+        "machine",
+        f"{machine['server_id'] or '?'} under license {machine['license_id'] or '?'}",
+    )
+    yield "license", _license(document["license"])
+    yield "last report", ago(_since(endpoint["last_report_at"]))
+    yield "polls", _HELD[endpoint["long_poll"]]
+    yield "extensions", ", ".join(endpoint["extensions"])
+    yield "clock", _clock(endpoint["clock_skew_s"])
     yield "runs kept by", document["containment"]
     yield "isolation", document["isolation"]
     free = f"{disk['free_bytes'] / (1 << 30):.1f} GiB and {disk['free_inodes']:,} inodes free"
@@ -181,8 +187,15 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     for name, doing in document["loops"].items():
         yield f"{name} loop", doing
-    for number, warning in enumerate(document["warnings"], start=1):
-        yield f"WARNING {number}", warning
+
+
+def _clock(skew_s: float | None) -> str:
+    if skew_s is None:
+        return ""
+    if not skew_s:
+        return "in step with the endpoint"
+    side = "ahead of" if skew_s > 0 else "behind"
+    return f"{duration(abs(skew_s))} {side} the endpoint"
 
 
 def _license(license_status: dict[str, Any] | None) -> str:
@@ -201,7 +214,7 @@ def _license(license_status: dict[str, Any] | None) -> str:
 def _intake(intake: dict[str, Any]) -> str:
     why = f" ({intake['reason']})" if intake["reason"] else ""
     if intake["mode"] == "pulling":
-        return "pulling"
+        return ""
     since = ago(_since(intake["since"]))
     left = f"; {intake['left']} left" if intake["mode"] == "draining" else ""
     until = (
@@ -209,7 +222,7 @@ def _intake(intake: dict[str, Any]) -> str:
         if intake["until"]
         else ""
     )
-    return f"{intake['mode'].upper()}{why}, since {since}{left}{until}"
+    return f"{intake['mode']}{why}, since {since}{left}{until}"
 
 
 def _counted(jobs: dict[str, Json]) -> str:

@@ -6,6 +6,7 @@ from typing import Final
 
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
+from dispatchd.protocol.times import rough
 
 _SHOWN: Final = 60
 """Longest part of a reason in a table (characters)."""
@@ -37,7 +38,18 @@ def _waiting(record: TrackedJob) -> str:
     if not record.blocked:
         return record.phase
     reason = " ".join(record.blocked.split())
-    return reason if len(reason) <= _SHOWN else reason[: _SHOWN - 1] + "…"
+    shown = reason if len(reason) <= _SHOWN else reason[: _SHOWN - 1] + "…"
+    return f"{record.phase}: {shown}"
+
+
+def took(record: TrackedJob) -> str:
+    """Return the time from the first start of a job's run to its end, or to now; empty if it has not started."""
+    if not record.attempts:
+        return ""
+    started_at, ended_at = record.attempts[0].started_at, record.attempts[-1].ended_at
+    if ended_at is None or record.phase is Phase.RETRY_WAIT:
+        return rough(age_s(started_at))
+    return rough((ended_at - started_at).total_seconds())
 
 
 def annotation_line(level: str, path: str, line: int, message: str) -> str:

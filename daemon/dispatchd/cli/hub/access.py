@@ -7,21 +7,37 @@ import click
 
 from dispatchd.cli.agent.views import age_s
 from dispatchd.cli.hub.client import HubClient, asks_hub, in_path, print_rows, say, when
-from dispatchd.cli.options import not_blank, print_json, print_pairs
+from dispatchd.cli.options import not_blank, print_json
+from dispatchd.cli.screen.hints import confirm, next_step, yes_option
+from dispatchd.cli.screen.table import Column, Kind, print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import ago
+
+_MACHINE_COLUMNS: Final = (
+    Column("MACHINE"),
+    Column("STATE", Kind.STATE),
+    Column("SEEN", Kind.WHOLE),
+    Column("LAST PULL", Kind.WHOLE),
+    Column("WORKFLOWS"),
+    Column("BOUND TO"),
+    Column("SERVER ID", Kind.ID),
+)
+_TOKEN_COLUMNS: Final = (
+    Column("TOKEN"),
+    Column("SCOPES"),
+    Column("MADE", Kind.WHOLE),
+    Column("REVOKED", Kind.WHOLE),
+)
 
 
 @click.command()
 @asks_hub
 def machines(hub: HubClient, *, as_json: bool) -> None:
     """List the machines."""
-    rows = hub.rows(
-        "/api/v1/machines", "machines", "hub-machine", cannot="list machines"
-    )
-    titles = ("MACHINE", "STATE", "SERVER ID", "SEEN", "LAST PULL", "WORKFLOWS")
-    print_rows(rows, (*titles, "BOUND TO"), _machine_row, as_json=as_json)
+    rows = hub.machines()
+    empty = "No machines yet. Add one: dispatchd hub machine add NAME"
+    print_rows(rows, _MACHINE_COLUMNS, _machine_row, as_json=as_json, empty=empty)
 
 
 @click.group()
@@ -29,7 +45,7 @@ def machine() -> None:
     """Add and revoke machines."""
 
 
-@machine.command("add")
+@machine.command("add", short_help="Add a machine as NAME; print its credentials.")
 @asks_hub
 @click.option(
     "--fixed-secret",
@@ -55,16 +71,21 @@ def add_machine(
     _say_given(hub, answer, as_json=as_json)
 
 
-@machine.command("rotate")
+@machine.command("rotate", short_help="Give the machine NAME a new key or secret.")
 @asks_hub
+@yes_option
 @click.argument("name", callback=not_blank)
-def rotate_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
-    """Give the machine NAME a new key, or a new secret; the old secret counts until the key is activated."""
+def rotate_machine(hub: HubClient, *, as_json: bool, yes: bool, name: str) -> None:
+    """Give the machine NAME a new key, or a new secret where it has a fixed one. On a terminal it asks first.
+
+    With a key, the old secret stays valid until the key is activated; a fixed secret is replaced at once.
+    """
+    confirm(f"Replace the credentials of machine {name}?", yes=yes)
     answer = _change_machine(hub, name, "rotate")
     _say_given(hub, answer, as_json=as_json)
 
 
-@machine.command("bind")
+@machine.command("bind", short_help="Bind NAME to workflows and repositories.")
 @asks_hub
 @click.option(
     "--workflow", "workflows", multiple=True, help="A workflow; may be repeated."
@@ -104,11 +125,13 @@ def bind_machine(
     say(answer, f"{name}  bound to {_bound(answer)}", as_json=as_json)
 
 
-@machine.command("revoke")
+@machine.command("revoke", short_help="Revoke machine NAME.")
 @asks_hub
+@yes_option
 @click.argument("name", callback=not_blank)
-def revoke_machine(hub: HubClient, *, as_json: bool, name: str) -> None:
-    """Revoke machine NAME. It can no longer pull or report jobs."""
+def revoke_machine(hub: HubClient, *, as_json: bool, yes: bool, name: str) -> None:
+    """Revoke machine NAME. It can no longer pull or report jobs. On a terminal it asks first."""
+    confirm(f"Revoke machine {name}? It can no longer pull or report jobs.", yes=yes)
     answer = _change_machine(hub, name, "revoke")
     say(answer, f"{name}  {answer['state']}", as_json=as_json)
 
@@ -145,13 +168,18 @@ def add_token(
         contract="hub-token",
     )
     say(answer, answer["token"], as_json=as_json)
+    next_step(
+        "Keep it: it isn't shown again. Use it as $DISPATCHD_HUB_TOKEN, or from a file with --token-file."
+    )
 
 
 @token.command("revoke")
 @asks_hub
+@yes_option
 @click.argument("name", callback=not_blank)
-def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
-    """Revoke token NAME."""
+def revoke_token(hub: HubClient, *, as_json: bool, yes: bool, name: str) -> None:
+    """Revoke token NAME. On a terminal it asks first."""
+    confirm(f"Revoke token {name}? Whoever uses it is refused from now on.", yes=yes)
     hub.ask(
         "POST", f"/api/v1/tokens/{in_path(name)}/revoke", cannot=f"revoke token {name}"
     )
@@ -163,8 +191,8 @@ def revoke_token(hub: HubClient, *, as_json: bool, name: str) -> None:
 def list_tokens(hub: HubClient, *, as_json: bool) -> None:
     """List tokens; secrets are never shown."""
     rows = hub.rows("/api/v1/tokens", "tokens", "hub-token", cannot="list tokens")
-    titles = ("TOKEN", "SCOPES", "MADE", "REVOKED")
-    print_rows(rows, titles, _token_row, as_json=as_json)
+    empty = "No tokens. Add one: dispatchd hub token add NAME --scope read"
+    print_rows(rows, _TOKEN_COLUMNS, _token_row, as_json=as_json, empty=empty)
 
 
 COMMANDS: Final = (machines, machine, token)
@@ -187,11 +215,11 @@ def _machine_row(machine: dict[str, Any]) -> tuple[str, ...]:
     return (
         machine["name"],
         machine["state"],
-        machine["server_id"],
         _seen(machine["seen_at"]),
         _seen(machine.get("last_pull_at", machine["seen_at"])),
         ", ".join(machine["workflows"] or ["any"]),
         _bound(machine),
+        machine["server_id"],
     )
 
 
@@ -240,9 +268,14 @@ def _say_given(hub: HubClient, machine: dict[str, Any], *, as_json: bool) -> Non
     elif "public_key" in machine:
         # Of a hub of an earlier release.
         echo(
-            f"valid until {when(machine['key_expires_at'])}; on the machine, pin this as license.public_keys:\n"
+            f"The key is valid until {when(machine['key_expires_at'])}.\n"
+            "On the machine, pin this as license.public_keys:\n"
         )
         click.echo(machine["public_key"], nl=False)
+    elif "secret" in machine:
+        next_step(
+            "\nNext, on the machine: put the secret into a file, and name it as cloud.secret_file in config.toml."
+        )
 
 
 def _from_elsewhere(url: str) -> str:

@@ -10,12 +10,8 @@ from urllib.parse import quote
 
 import click
 
-from dispatchd.cli.options import (
-    json_option,
-    print_json,
-    print_table,
-    read_text,
-)
+from dispatchd.cli.options import json_option, print_json, read_text
+from dispatchd.cli.screen.table import Column, print_table
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import ContractViolation, NotReachable, UsageError
 from dispatchd.network.content_coding import ACCEPT_IDENTITY, coding_problem
@@ -85,6 +81,9 @@ class HubClient:
         token = environment.get("DISPATCHD_HUB_TOKEN", "")
         settings = None if url and (token_file or token) else load(config_file)
         self.url = url or (settings.url if settings else "")
+        github = settings.github if settings and not url else None
+        self.page_url = (github.public_url if github else "") or self.url
+        """Address of the page, for people."""
         self._cert_file = settings.tls_cert_file if settings and not url else ""
         """Certificate of the hub itself, if its configuration is on this machine."""
         file = token_file or (settings.token_file if settings and not token else None)
@@ -154,6 +153,33 @@ class HubClient:
                 raise NotReachable(cannot=cannot, reason=f"{self.url} {problem}")
             items.append(item)
         return items
+
+    def job(
+        self, job_id: str, *, wait_s: float = 0, until: str = "finished"
+    ) -> dict[str, Any]:
+        """Return a job by its whole id, after `wait_s` (seconds) or as soon as it is in the state `until` or has ended.
+
+        Raises:
+            NotReachable: The hub doesn't answer.
+            UsageError: The hub refuses, or has no such job.
+        """
+        return self.ask(
+            "GET",
+            f"/api/v1/jobs/{in_path(job_id)}?wait={wait_s:g}&until={until}",
+            cannot=f"show job {job_id}",
+            contract="hub-job",
+        )
+
+    def machines(self) -> list[dict[str, Any]]:
+        """Return the machines.
+
+        Raises:
+            NotReachable: The hub doesn't answer.
+            UsageError: The hub refuses.
+        """
+        return self.rows(
+            "/api/v1/machines", "machines", "hub-machine", cannot="list machines"
+        )
 
     def _answer(
         self, method: str, path: str, body: object, cannot: str
@@ -280,16 +306,19 @@ limit_option = click.option(
 
 def print_rows(
     items: Sequence[dict[str, Any]],
-    titles: Sequence[str],
+    columns: Sequence[Column],
     row: Callable[[dict[str, Any]], Sequence[str]],
     *,
     as_json: bool,
+    empty: str,
 ) -> None:
-    """Print a list of the hub as JSON, or as a table with a row for each item."""
+    """Print a list of the hub as JSON, or as a table with a row for each item; `empty` is the line for no items."""
     if as_json:
         print_json(items)
+    elif items:
+        print_table(columns, [row(item) for item in items])
     else:
-        print_table(titles, [row(item) for item in items])
+        echo(empty)
 
 
 def say(answer: object, message: str, *, as_json: bool) -> None:

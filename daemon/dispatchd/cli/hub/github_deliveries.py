@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dispatchd.cli.hub.client import HubClient, asks_hub, config_option, when
-from dispatchd.cli.options import in_seconds, json_option, print_json, print_pairs
+from dispatchd.cli.options import in_seconds, json_option, print_json
+from dispatchd.cli.screen.table import print_pairs
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import ConfigError, NotReachable, Problem, UsageError
 from dispatchd.protocol.times import duration, utc

@@ -5,10 +5,11 @@ from typing import Any, Final
 
 import click
 
-from dispatchd.cli.agent.views import annotation_line
+from dispatchd.cli.agent.views import age_s, annotation_line
 from dispatchd.cli.hub.client import when
-from dispatchd.cli.options import print_pairs
+from dispatchd.cli.screen.table import print_pairs
 from dispatchd.cli.terminal import echo
+from dispatchd.protocol.times import rough
 from dispatchd.redaction.escapes import coloured
 
 _NAMES: Final = (
@@ -57,6 +58,14 @@ def print_job(job: Mapping[str, Any]) -> None:
             echo(f"\n{title}\n{text}")
     if output := str(job.get("result_output") or ""):
         click.echo(f"\nOutput\n{coloured(output)}")
+
+
+def took(job: Mapping[str, Any]) -> str:
+    """Return the time from a machine's accept to the end of a job, or to now; empty if none has accepted it."""
+    if not job["accepted_at"]:
+        return ""
+    accepted_s = age_s(job["accepted_at"])
+    return rough(accepted_s - (age_s(job["finished_at"]) if job["finished_at"] else 0))
 
 
 def _machine(record: Mapping[str, Any]) -> str:

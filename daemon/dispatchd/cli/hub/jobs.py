@@ -15,10 +15,13 @@ from dispatchd.cli.hub.client import (
     limit_option,
     print_rows,
     say,
-    when,
 )
-from dispatchd.cli.hub.job import print_job
-from dispatchd.cli.options import confirm, finite, not_blank, print_json, read_text
+from dispatchd.cli.hub.job import print_job, took
+from dispatchd.cli.hub.lookup import delivery_id_of, job_id_of, workflows_of
+from dispatchd.cli.options import finite, not_blank, print_json, read_text
+from dispatchd.cli.screen.hints import confirm, next_step, working, yes_option
+from dispatchd.cli.screen.names import hint
+from dispatchd.cli.screen.table import Column, Kind
 from dispatchd.errors import UsageError
 from dispatchd.protocol.times import rough
 
@@ -47,28 +50,29 @@ def jobs(
     ]
     query = "&".join([*pairs, f"limit={limit}"])
     rows = hub.rows(f"/api/v1/jobs?{query}", "jobs", "hub-job", cannot="list jobs")
-    titles = ("JOB", "STATE", "WORKFLOW", "REPOSITORY", "MACHINE", "AGE")
-    print_rows(rows, titles, _job_row, as_json=as_json)
+    empty = (
+        "No jobs match."
+        if pairs
+        else "No jobs yet. Run one: dispatchd hub run WORKFLOW"
+    )
+    if workflow and not rows and not as_json:
+        empty = f"No jobs of the workflow {workflow}{hint(workflow, workflows_of(hub))}"
+    print_rows(rows, JOB_COLUMNS, job_row, as_json=as_json, empty=empty)
 
 
-@click.command()
+@click.command(short_help="Show everything about JOB.")
 @asks_hub
 @click.argument("job", callback=not_blank)
 def show(hub: HubClient, *, as_json: bool, job: str) -> None:
-    """Show everything about JOB."""
-    document = hub.ask(
-        "GET",
-        f"/api/v1/jobs/{in_path(job)}",
-        cannot=f"show job {job}",
-        contract="hub-job",
-    )
+    """Show everything about JOB (its id, or the beginning of it)."""
+    document = hub.job(job_id_of(hub, job))
     if as_json:
         print_json(document)
         return
     print_job(document)
 
 
-@click.command()
+@click.command(short_help="Queue the job in FILE (JSON; - for stdin).")
 @asks_hub
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
@@ -85,40 +89,41 @@ def submit(hub: HubClient, *, as_json: bool, file: Path) -> None:
     say(submitted, submitted["id"], as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="End JOB.")
 @asks_hub
 @click.argument("job", callback=not_blank)
 def cancel(hub: HubClient, *, as_json: bool, job: str) -> None:
     """End JOB: at once where no machine has it, else through its machine."""
+    job_id = job_id_of(hub, job)
     document = hub.ask(
         "POST",
-        f"/api/v1/jobs/{in_path(job)}/cancel",
+        f"/api/v1/jobs/{in_path(job_id)}/cancel",
         cannot=f"cancel job {job}",
         contract="hub-job",
     )
     doing = (
-        "its machine has been asked"
+        f"cancel requested; {document['machine_name'] or 'its machine'} ends the run"
         if document["cancel_requested"] and not document["ended"]
         else document["state"]
     )
-    say(document, f"{job}  {doing}", as_json=as_json)
+    say(document, f"{job_id}  {doing}", as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Run JOB again, under a new id.")
 @asks_hub
 @click.argument("job", callback=not_blank)
 def requeue(hub: HubClient, *, as_json: bool, job: str) -> None:
     """Run JOB again after its end, as a job with another id."""
     requeued = hub.ask(
         "POST",
-        f"/api/v1/jobs/{in_path(job)}/requeue",
+        f"/api/v1/jobs/{in_path(job_id_of(hub, job))}/requeue",
         cannot=f"requeue job {job}",
         has="id",
     )
     say(requeued, requeued["id"], as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="List the newest deliveries of GitHub.")
 @asks_hub
 @limit_option
 def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
@@ -129,25 +134,25 @@ def deliveries(hub: HubClient, *, as_json: bool, limit: int) -> None:
         "hub-delivery",
         cannot="list deliveries",
     )
-    titles = ("DELIVERY", "RECEIVED", "EVENT", "REPOSITORY", "ROUTING", "JOBS")
-    print_rows(rows, titles, _delivery_row, as_json=as_json)
+    empty = "No deliveries yet. See what GitHub has sent: dispatchd hub github status"
+    print_rows(rows, _DELIVERY_COLUMNS, _delivery_row, as_json=as_json, empty=empty)
 
 
-@click.command()
+@click.command(short_help="Replay DELIVERY as new jobs.")
 @asks_hub
 @click.argument("delivery", callback=not_blank)
 def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
-    """Replay DELIVERY as new jobs."""
+    """Replay DELIVERY (its id, or the beginning of it) as new jobs."""
     answer = hub.ask(
         "POST",
-        f"/api/v1/deliveries/{in_path(delivery)}/redeliver",
+        f"/api/v1/deliveries/{in_path(delivery_id_of(hub, delivery))}/redeliver",
         cannot=f"redeliver {delivery}",
         has="ids",
     )
     say(answer, "\n".join(answer["ids"]), as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Forget old jobs and deliveries.")
 @asks_hub
 @click.option(
     "--days",
@@ -155,23 +160,31 @@ def redeliver(hub: HubClient, *, as_json: bool, delivery: str) -> None:
     callback=finite,
     help="[default: as configured]",
 )
-@click.option("-y", "--yes", is_flag=True, help="Don't ask before all is forgotten.")
+@yes_option
 def prune(hub: HubClient, *, as_json: bool, days: float | None, yes: bool) -> None:
     """Forget jobs that ended, and deliveries that came, longer ago than some days.
 
-    With --days 0, which forgets all of them, it asks first.
+    On a terminal it asks first. A script needs --yes with --days 0, which forgets all of them.
     """
-    if days == 0 and not yes:
-        confirm(
-            "Forget every job that has ended, and every delivery?",
-            cannot="prune everything",
-        )
+    old = (
+        f" older than {days:g} days"
+        if days
+        else ""
+        if days is not None
+        else " older than the hub keeps them"
+    )
+    confirm(
+        f"Forget every job that has ended and every delivery{old}?",
+        yes=yes,
+        cannot="prune everything" if days == 0 else "",
+    )
     body = {} if days is None else {"days": days}
-    answer = hub.ask("POST", "/api/v1/prune", body, cannot="prune", has="removed")
+    with working("pruning"):
+        answer = hub.ask("POST", "/api/v1/prune", body, cannot="prune", has="removed")
     say(answer, f"{answer['removed']} removed", as_json=as_json)
 
 
-@click.command()
+@click.command(short_help="Stop handing out jobs.")
 @asks_hub
 @click.option("--reason", default="", help="Why; shown to whoever asks.")
 def pause(hub: HubClient, *, as_json: bool, reason: str) -> None:
@@ -184,6 +197,7 @@ def pause(hub: HubClient, *, as_json: bool, reason: str) -> None:
         has="paused",
     )
     say(answer, "dispatch is paused", as_json=as_json)
+    next_step("Hand out jobs again: dispatchd hub resume")
 
 
 @click.command()
@@ -203,21 +217,42 @@ COMMANDS: Final = (
 """Commands of this module for the group `hub`."""
 
 
-def _job_row(job: dict[str, Any]) -> tuple[str, ...]:
+JOB_COLUMNS: Final = (
+    Column("JOB", Kind.ID),
+    Column("STATE", Kind.STATE),
+    Column("WORKFLOW"),
+    Column("REPOSITORY"),
+    Column("MACHINE"),
+    Column("AGE", Kind.WHOLE),
+    Column("TOOK", Kind.WHOLE),
+)
+_DELIVERY_COLUMNS: Final = (
+    Column("DELIVERY", Kind.ID),
+    Column("AGE", Kind.WHOLE),
+    Column("EVENT"),
+    Column("REPOSITORY"),
+    Column("ROUTING"),
+    Column("JOBS", Kind.IDS),
+)
+
+
+def job_row(job: dict[str, Any]) -> tuple[str, ...]:
+    """Return the cells of a job, one for each of `JOB_COLUMNS`."""
     return (
         job["id"],
         job["state"],
         str(job.get("dag_name") or job.get("command") or ""),
         str(job.get("repository_name") or ""),
         job.get("machine_name") or job["machine"],
-        rough(age_s(job["finished_at"] or job["claimed_at"] or job["created_at"])),
+        rough(age_s(job["created_at"])),
+        took(job),
     )
 
 
 def _delivery_row(delivery: dict[str, Any]) -> tuple[str, ...]:
     return (
         delivery["id"],
-        when(delivery["received_at"]),
+        rough(age_s(delivery["received_at"])),
         " ".join((delivery["event"], delivery["action"])).strip(),
         delivery["repository"],
         f"{delivery['state']}: {delivery['routing']}",

@@ -8,10 +8,11 @@ import click
 from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
 from dispatchd.cli.options import json_option, print_json
+from dispatchd.cli.screen.hints import confirm, yes_option
 from dispatchd.cli.terminal import echo
 
 
-@click.group()
+@click.group(short_help="Replace the keys that sign sessions and licenses.")
 def keys() -> None:
     """The hub's own keys: `page` signs the sessions of browsers, `license` the licenses of machines."""
 
@@ -19,14 +20,16 @@ def keys() -> None:
 @keys.command()
 @config_option
 @json_option
+@yes_option
 @click.argument("name", type=click.Choice(["page", "license"]))
-def rotate(config_file: Path, *, as_json: bool, name: str) -> None:
+def rotate(config_file: Path, *, as_json: bool, yes: bool, name: str) -> None:
     """Replace the key NAME (page or license), such as after a backup was lost; the hub may keep running.
 
     page: everybody is logged out. license: pin the public key that is printed as license.public_keys of each machine;
-    until then a machine works on with the license that it has.
+    until then a machine works on with the license that it has. On a terminal it asks first.
     """
     require_extra()
+    confirm(f"Replace the hub's key {name}?", yes=yes)
     from dispatchd.hub.auth.license_signing_key import fingerprint, rotate_signing_key
     from dispatchd.hub.auth.sessions import Sessions
     from dispatchd.hub.storage.cursors import MarkStore

@@ -5,7 +5,8 @@ import signal
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -14,9 +15,13 @@ from dispatchd.cli.hub import github as hub_github
 from dispatchd.cli.hub import jobs as hub_jobs
 from dispatchd.cli.hub import keys as hub_keys
 from dispatchd.cli.hub import route as hub_route
+from dispatchd.cli.hub import run as hub_run
 from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
-from dispatchd.cli.options import json_option, print_json, print_pairs
+from dispatchd.cli.options import json_option, print_json
+from dispatchd.cli.screen.groups import SectionedGroup, Sections
+from dispatchd.cli.screen.hints import working
+from dispatchd.cli.screen.table import print_pairs
 
 if TYPE_CHECKING:
     from dispatchd.hub.config.load import Settings
@@ -26,19 +31,32 @@ _MIGRATION_GRACE_S = 60.0
 """Time that each request to systemd adds to the start while the database is migrated (seconds)."""
 
 
-@click.group()
+_SECTIONS: Final[Sections] = MappingProxyType(
+    {
+        "Jobs": (
+            *("run", "watch", "jobs", "show", "open", "cancel", "requeue"),
+            *("submit", "pause", "resume", "prune"),
+        ),
+        "Machines and people": ("machines", "machine", "token"),
+        "GitHub": ("github", "deliveries", "redeliver", "route"),
+        "Server": ("init", "serve", "backup", "restore", "keys"),
+    }
+)
+
+
+@click.group(cls=SectionedGroup, sections=_SECTIONS)
 def hub() -> None:
     """Host a dispatch endpoint (extra `hub`)."""
 
 
 for _command in (
-    *(*hub_jobs.COMMANDS, *hub_people.COMMANDS),
+    *(*hub_run.COMMANDS, *hub_jobs.COMMANDS, *hub_people.COMMANDS),
     *(hub_github.github, hub_route.route, hub_keys.keys),
 ):
     hub.add_command(_command)
 
 
-@hub.command()
+@hub.command(short_help="Make a hub in FOLDER.")
 @click.option(
     "--listen",
     default="127.0.0.1:8484",
@@ -82,7 +100,7 @@ def init(
     )
 
 
-@hub.command()
+@hub.command(short_help="Serve the endpoint until SIGTERM or Ctrl-C.")
 @config_option
 @click.option(
     "--port-file",
@@ -151,7 +169,7 @@ def _announce(settings: "Settings", port_file: Path | None, bound_port: int) -> 
     say(f"hub ready {settings.scheme}://{shown}:{bound_port}")
 
 
-@hub.command()
+@hub.command(short_help="Write the whole database to FILE.")
 @config_option
 @json_option
 @click.argument("file", type=click.Path(path_type=Path))
@@ -161,12 +179,16 @@ def backup(config_file: Path, *, as_json: bool, file: Path) -> None:
     from dispatchd.hub.storage.backup import backup as write
 
     _, database = open_database(config_file)
-    with busy_is_said(f"back up to {file}"), closing(database):
+    with (
+        busy_is_said(f"back up to {file}"),
+        closing(database),
+        working("backing up", lambda: _size(file)),
+    ):
         rows = write(database, file)
     _say_rows(file, rows, as_json=as_json)
 
 
-@hub.command()
+@hub.command(short_help="Put a backup into a new hub.")
 @config_option
 @json_option
 @click.option(
@@ -190,7 +212,7 @@ def restore(
     from dispatchd.hub.storage.backup import restore as read
 
     _, database = open_database(config_file)
-    with busy_is_said(f"restore {file}"), closing(database):
+    with busy_is_said(f"restore {file}"), closing(database), working("restoring"):
         rows = read(file, database)
         now = time.time()  # noqa: TID251  # of this one call
         prepare(database, SinceBackup(events or "look"), file=file, now=now)
@@ -200,6 +222,14 @@ def restore(
             "Dispatch is paused. Start the hub, look at `dispatchd hub jobs --state queued`, "
             "cancel what isn't to run again, then run: dispatchd hub resume"
         )
+
+
+def _size(file: Path) -> str:
+    """Return the size of a file that is being written, for people; empty while there is none."""
+    try:
+        return f"{file.stat().st_size / (1 << 20):.1f} MiB"
+    except OSError:
+        return ""
 
 
 def _say_rows(file: Path, rows: int, *, as_json: bool) -> None:

@@ -30,7 +30,7 @@ class _Given:
     payload: Json
 
 
-@click.command()
+@click.command(short_help="Explain what an event of GitHub would start.")
 @config_option
 @json_option
 @click.option(

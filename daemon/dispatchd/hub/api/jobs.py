@@ -1,6 +1,7 @@
 """Routes of jobs: submit, list, watch, cancel and requeue."""
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Final
 from uuid import uuid4
@@ -235,12 +236,19 @@ def filter_of(request: Request, limit: str) -> Filter:
     query = request.query_params
     state = query.get("state", "")
     if state and state not in set(State):
-        message = f"there is no state {state!r}; there are: {', '.join(State)}"
+        similar = get_close_matches(state, State, n=1)
+        known = (
+            f"did you mean {similar[0]}?"
+            if similar
+            else f"there are: {', '.join(State)}"
+        )
+        message = f"there is no state {state!r}; {known}"
         raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, message)
     return Filter(
         state=state,
         repository=query.get("repository", ""),
         workflow=query.get("workflow", ""),
+        like=query.get("like", ""),
         limit=int(seconds(query.get("limit", limit), _LONGEST_LIST)),
     )
 

@@ -9,7 +9,7 @@ from dispatchd.hub.domain.model import HELD, Attempt, HubJob, State
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.jobs.requeues import requeued_of
 from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job
-from dispatchd.hub.storage.schema import ATTEMPTS, JOBS, TEXTS
+from dispatchd.hub.storage.schema import ATTEMPTS, JOBS, TEXTS, Words
 
 _JOB: Final = JOBS.c
 
@@ -21,6 +21,8 @@ class Filter:
     state: str = ""
     repository: str = ""
     workflow: str = ""
+    like: str = ""
+    """Beginning of the id."""
     limit: int = 100
 
 
@@ -68,7 +70,16 @@ class JobReader:
 
     def list(self, job_filter: Filter) -> list[HubJob]:
         """Return the newest jobs, sorted oldest first."""
-        query = select(*_SHORT).order_by(_JOB.position.desc()).limit(job_filter.limit)
+        newest = _JOB.position.desc()
+        query = select(*_SHORT).limit(job_filter.limit)
+        if like := job_filter.like:
+            # The shortest first, so that the limit never cuts off the job whose whole id it is.
+            beginning = func.substr(_JOB.id, 1, len(like), type_=Words)
+            query = query.where(beginning == like).order_by(
+                func.length(_JOB.id), newest
+            )
+        else:
+            query = query.order_by(newest)
         pairs = {
             _JOB.state: job_filter.state,
             _JOB.repository: job_filter.repository,
