@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from bench.postgres import Postgres
 
-from dispatchd.hub.storage.postgresql import connect
+from dispatchd.hub.storage.engines.postgresql import connect
 from support.cli import dispatchd
 from support.clock import advance, within
 from support.hub import HubHere, hub

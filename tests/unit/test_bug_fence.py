@@ -78,7 +78,8 @@ BOUNDED = {
     *("hub/workers/notify.py:_listen", "hub/workers/notify.py:_doubt"),
     "hub/storage/migrations/versions/v0003_github.py:_more_of_jobs",
     *("hub/web/forms.py:read_form", "hub/web/events.py:_events"),
-    *("hub/web/events.py:_pause", "hub/storage/postgresql.py:_bounded"),
+    *("hub/web/events.py:_pause", "hub/storage/engines/postgresql.py:_bounded"),
+    "hub/storage/engines/turns.py:awaited",
     *(
         "agent/tracking/disk_retry.py:_until_stored",
         "agent/run_loop/attempt.py:_until_unwanted",

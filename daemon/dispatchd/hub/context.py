@@ -23,6 +23,7 @@ from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.deliveries import DeliveryStore
 from dispatchd.hub.storage.dispatch_rules import BindingStore, PauseStore
+from dispatchd.hub.storage.engines.turns import awaited
 from dispatchd.hub.storage.jobs.checks import CheckStore
 from dispatchd.hub.storage.jobs.reader import JobReader
 from dispatchd.hub.storage.jobs.store import JobStore
@@ -133,6 +134,11 @@ class Context:
     async def use(self, call: Callable[[], T]) -> T:
         """Run a blocking call of a store in a thread, and return its result."""
         return await to_thread.run_sync(call, limiter=self._threads)
+
+    async def write(self, call: Callable[[], T]) -> T:
+        """Run a blocking call of a store that changes something; return its result once that is durable."""
+        writer = self.stores.database.writer
+        return await (self.use(call) if writer is None else awaited(writer.add(call)))
 
     def authenticate(self, body: dict[str, Json], secret_name: str) -> Machine:
         """Return the machine that a request's credentials authenticate. Blocks.

@@ -151,7 +151,7 @@ class Dispatch:
                 job_id, lambda job: decide(job, claim)
             )
 
-        changed = await self.context.use(change)
+        changed = await self.context.write(change)
         if changed is None:
             raise Refused(HTTPStatus.NOT_FOUND, "there is no such job")
         before, after = changed

@@ -167,7 +167,7 @@ class Jobs:
             Refused: There is no such job.
         """
         now = self.context.now()
-        changed = await self.context.use(
+        changed = await self.context.write(
             lambda: self.context.stores.jobs.change(
                 job_id, lambda job: claim_rules.cancel(job, now=now)
             )

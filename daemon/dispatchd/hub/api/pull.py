@@ -182,7 +182,7 @@ class Pull:
         if not polls.counts(poll):
             return None, _LONGEST_HOLD_S
         try:
-            claimed = await self.context.use(
+            claimed = await self.context.write(
                 partial(self._look, asking, poll, is_first=is_first)
             )
         except BaseException as error:
@@ -230,7 +230,7 @@ class Pull:
             self.context.waiting.notify(claimed.job)
             return claimed
         now = self.context.now()
-        changed = await self.context.use(
+        changed = await self.context.write(
             lambda: self.context.stores.jobs.change(
                 claimed.job.id,
                 lambda job: claim_rules.take_back(

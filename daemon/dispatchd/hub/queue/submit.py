@@ -50,7 +50,7 @@ class Submissions:
             StorageBusy: The database can't be used now.
         """
         delivery = _delivery(submission, self.context.now())
-        job = await self.context.use(lambda: self._keep(submission, delivery))
+        job = await self.context.write(lambda: self._keep(submission, delivery))
         if job is None:
             return False
         self.context.waiting.notify(job)
@@ -69,7 +69,7 @@ class Submissions:
         """
         new_id = new_id or str(uuid4())
         database = self.context.stores.database
-        new = await self.context.use(
+        new = await self.context.write(
             lambda: database.write(lambda db: self._admit_again(db, job, new_id))
         )
         if new is not None:
@@ -97,7 +97,7 @@ class Submissions:
             return made
 
         database = self.context.stores.database
-        made = await self.context.use(lambda: database.write(work))
+        made = await self.context.write(lambda: database.write(work))
         for new in made:
             self.context.waiting.notify(new)
         return [new.id for new in made]

@@ -3,9 +3,10 @@
 The changes of a call are durable when it returns: SQLite syncs its log fully at each commit (WAL,
 synchronous = FULL), PostgreSQL does so by default (synchronous_commit).
 
-Several writers. SQLite has one at a time, which holds the lock of a writer from its first statement. On PostgreSQL
-transactions run concurrently (READ COMMITTED), so that "read, then write" may decide by outdated rows. These rules
-keep decisions correct on both:
+Several writers. SQLite has one at a time, which holds the lock of a writer from its first statement: a thread that
+makes all changes of the process, those that wait together in one transaction (`engines/writer.py`). Reads have
+connections of their own, and keep no change waiting. On PostgreSQL transactions run concurrently (READ COMMITTED), so
+that "read, then write" may decide by outdated rows. These rules keep decisions correct on both:
 
 1. Every change goes through `Database.write`. It owns the transaction, and tries it again if the server has refused
    it because of another one: a deadlock, a serialization failure, a row that the other one inserted first. So a
@@ -23,28 +24,20 @@ keep decisions correct on both:
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final, TypeVar
-from uuid import uuid4
 
 from attrs import frozen
-from sqlalchemy import (
-    Connection,
-    Engine,
-    Table,
-    bindparam,
-    create_engine,
-    event,
-    make_url,
-    text,
-)
+from sqlalchemy import Connection, Engine, Table, bindparam, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
 
 from dispatchd.errors import NotReachable, UsageError
 from dispatchd.hub.domain.errors import StorageBusy
+from dispatchd.hub.storage.engines.make import ORIGIN, Engines
+from dispatchd.hub.storage.engines.reasons import reason_of
+from dispatchd.hub.storage.engines.turns import settled
+from dispatchd.hub.storage.engines.writer import Writer, in_savepoint
 from dispatchd.hub.storage.migrate import (
     REVISION,
     Migrating,
@@ -53,20 +46,14 @@ from dispatchd.hub.storage.migrate import (
     revision_of,
 )
 from dispatchd.hub.storage.schema import Words
-from dispatchd.hub.storage.sqlite import READ_ONLY, set_up
 
 T = TypeVar("T")
 
 CHANNEL: Final = "dispatchd_jobs"
 """Channel on which hub processes announce changes of jobs to each other (NOTIFY of PostgreSQL)."""
 
-_BUSY_S: Final = 5.0
-"""Longest wait of a call for SQLite, or for one of the connections (seconds)."""
-
 _PROGRESS_S: Final = 5.0
 """Interval of progress reports during a migration (seconds)."""
-
-_CONNECTIONS: Final = 10
 
 _TRIES: Final = 5
 """Most tries of a transaction that conflicts with others (count)."""
@@ -75,7 +62,6 @@ _BECAUSE_OF_ANOTHER: Final = ("40001", "40P01", "23505")
 """SQLSTATEs of errors that another transaction causes: serialization_failure, deadlock_detected, unique_violation
 (PostgreSQL docs, Appendix A)."""
 
-_ORIGIN: Final = "dispatchd_origin"
 _NOTIFY: Final = text("SELECT pg_notify(:channel, :message)")
 _LOCK: Final = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"
@@ -91,6 +77,11 @@ class Database:
     """An open database whose tables are those of this release."""
 
     engine: Engine
+    """Engine of changes."""
+    _readers: Engine
+    """Engine of reads; on PostgreSQL the same."""
+    writer: Writer | None
+    """Thread that makes all changes; None where transactions run at the same time."""
 
     @classmethod
     def open(
@@ -114,7 +105,7 @@ class Database:
             NotReachable: The database can't be opened, or a newer release has begun to migrate it.
         """
         try:
-            engine = _engine(url, must_exist=must_exist)
+            engines = Engines.of(url, must_exist=must_exist)
         except (ArgumentError, ModuleNotFoundError, ValueError) as error:
             reason = f"{error}; expected sqlite:///FILE or postgresql://USER@HOST/NAME"
             raise UsageError(cannot="use database_url", reason=reason) from error
@@ -122,6 +113,7 @@ class Database:
             raise NotReachable(
                 cannot=f"open the database {url}", reason=str(error)
             ) from error
+        engine = engines.changes
         shown = engine.url.render_as_string(hide_password=True)
         migrating = Migrating()
         try:
@@ -129,7 +121,7 @@ class Database:
                 ExitStack() as opened,
                 _saying(partial(progress, migrating), every_s),
             ):
-                opened.callback(engine.dispose)
+                opened.callback(engines.dispose)
                 migrate(engine, migrating)
                 opened.pop_all()
         except NewerDatabase as error:
@@ -144,13 +136,16 @@ class Database:
             ) from error
         except (OSError, SQLAlchemyError) as error:
             raise NotReachable(
-                cannot=f"open the database {shown}", reason=_reason_of(error)
+                cannot=f"open the database {shown}", reason=reason_of(error)
             ) from error
-        return cls(engine)
+        is_shared = engine.dialect.name == "postgresql"
+        return cls(engine, engines.reads, None if is_shared else Writer(engine))
 
     def close(self) -> None:
-        """Close the connections."""
-        self.engine.dispose()
+        """Make the changes that wait, and close the connections."""
+        if self.writer is not None:
+            self.writer.close()
+        Engines(self.engine, self._readers).dispose()
 
     @property
     def origin(self) -> str:
@@ -175,11 +170,22 @@ class Database:
         Raises:
             StorageBusy: The database can't be used now.
         """
+        if self.writer is not None:
+            return self._in_turn(self.writer, work)
         for _ in range(_TRIES - 1):
             with suppress(_GaveWay), self.transaction() as db:
                 return work(db)
         with self.transaction() as db:
             return work(db)
+
+    def _in_turn(self, writer: Writer, work: Callable[[Connection], T]) -> T:
+        db = writer.connection()
+        if db is None:
+            return settled(writer.add(lambda: self._in_turn(writer, work)))
+        try:
+            return in_savepoint(db, work)
+        except SQLAlchemyError as error:
+            raise StorageBusy(reason_of(error)) from error
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -194,28 +200,34 @@ class Database:
         except SQLAlchemyError as error:
             other = _state(getattr(error, "orig", None)) in _BECAUSE_OF_ANOTHER
             kind = _GaveWay if other else StorageBusy
-            raise kind(_reason_of(error)) from error
+            raise kind(reason_of(error)) from error
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """Yield a connection that reads one consistent state, without blocking writers.
 
+        A call of the writer's reads in its open transaction: it is answered after the commit of all that it has seen.
+
         Raises:
             StorageBusy: The database can't be used now.
         """
+        db = None if self.writer is None else self.writer.connection()
         try:
+            if db is not None:
+                yield db
+                return
             with (
-                self.engine.connect().execution_options(**self._snapshot) as db,
+                self._readers.connect().execution_options(**self._snapshot) as db,
                 db.begin(),
             ):
                 yield db
         except SQLAlchemyError as error:
-            raise StorageBusy(_reason_of(error)) from error
+            raise StorageBusy(reason_of(error)) from error
 
     @property
     def _snapshot(self) -> dict[str, Any]:
         if not self.is_shared:
-            return {READ_ONLY: True}
+            return {}
         return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
     def check(self) -> None:
@@ -246,7 +258,7 @@ def announce(db: Connection, message: str) -> None:
 
 def origin_of(db: Engine | Connection) -> str:
     """Return the id of this process in its news."""
-    return str(db.get_execution_options()[_ORIGIN])
+    return str(db.get_execution_options()[ORIGIN])
 
 
 def is_postgresql(db: Connection) -> bool:
@@ -271,71 +283,6 @@ def _check(db: Connection) -> None:
     db.execute(_WRITTEN)
 
 
-def _engine(url: str, *, must_exist: bool) -> Engine:
-    parsed = make_url(url)
-    if parsed.drivername == "sqlite":
-        if parsed.database:
-            _provide(Path(parsed.database), must_exist=must_exist)
-        # One connection: SQLite has one writer at a time, and waiting here is better than the error "busy".
-        engine = create_engine(
-            parsed,
-            execution_options={_ORIGIN: uuid4().hex},
-            poolclass=QueuePool,
-            pool_size=1,
-            max_overflow=0,
-            pool_timeout=_BUSY_S,
-            connect_args={
-                "timeout": _BUSY_S,
-                "isolation_level": None,
-                "check_same_thread": False,
-            },
-        )
-        set_up(engine)
-        return engine
-    if parsed.drivername in ("postgresql", "postgres"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.drivername != "postgresql+psycopg":
-        message = f"{parsed.drivername} is not supported"
-        raise ArgumentError(message)
-    engine = create_engine(
-        parsed,
-        execution_options={_ORIGIN: uuid4().hex},
-        pool_size=_CONNECTIONS,
-        max_overflow=0,
-        pool_timeout=_BUSY_S,
-        pool_pre_ping=True,
-    )
-    event.listen(engine, "do_connect", _connect_postgresql)
-    return engine
-
-
-def _provide(file: Path, *, must_exist: bool) -> None:
-    """Make a database's file, unless it has to be there.
-
-    Raises:
-        FileNotFoundError: It has to be there, and is missing or empty.
-    """
-    if not must_exist:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # SQLite gives the files that it makes beside this one the same mode.
-        file.touch(mode=0o600)
-    elif not file.exists() or not file.stat().st_size:
-        message = (
-            "there is no such file, or it is empty; mount its disk or correct database_url, "
-            "or make a new hub (dispatchd hub init) and restore a backup into it"
-        )
-        raise FileNotFoundError(message)
-
-
-def _connect_postgresql(
-    _dialect: object, _record: object, args: list[Any], parameters: dict[str, Any]
-) -> object:
-    # It imports the driver of PostgreSQL, which SQLite doesn't need.
-    from dispatchd.hub.storage.postgresql import connect  # noqa: PLC0415
-
-    return connect(*args, **parameters)
-
-
 @contextmanager
 def _saying(progress: Callable[[], None], every_s: float) -> Iterator[None]:
     """Call `progress` repeatedly until the block ends."""
@@ -356,9 +303,3 @@ def _saying(progress: Callable[[], None], every_s: float) -> Iterator[None]:
 
 def _state(error: BaseException | None) -> str:
     return str(getattr(error, "sqlstate", ""))
-
-
-def _reason_of(error: Exception) -> str:
-    """Return a database's error message, in one line and without the statement."""
-    said = str(getattr(error, "orig", None) or error).strip()
-    return " ".join(said.split()) or type(error).__name__

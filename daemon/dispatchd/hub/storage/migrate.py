@@ -23,8 +23,8 @@ from sqlalchemy.exc import DBAPIError
 from typing_extensions import override
 
 from dispatchd.errors import DispatchdError
+from dispatchd.hub.storage.engines.sqlite import READ_ONLY
 from dispatchd.hub.storage.migrations.fill import BEGINNING, Fill
-from dispatchd.hub.storage.sqlite import READ_ONLY
 
 REVISION: Final = "0005"
 """Number of the newest migration (`migrations/versions/`)."""

@@ -14,8 +14,10 @@ READ_ONLY: Final = "dispatchd_read_only"
 _FILE: Final = "dispatchd_file"
 
 
-def set_up(engine: Engine) -> None:
+def set_up(engine: Engine, *, only_reads: bool = False) -> None:
     """Have the connections and transactions of an engine made as those of the hub."""
+    if only_reads:
+        event.listen(engine, "connect", _refuse_changes)
     # SQLite opens the file at the first statement.
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "connect", partial(_note_file, engine.url.database))
@@ -59,6 +61,10 @@ def _require_file(db: Connection) -> None:
 def _set_up(connection: Any, _: object) -> None:  # noqa: ANN401  # SQLAlchemy's own kind of connection
     for pragma in ("journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _refuse_changes(connection: Any, _: object) -> None:  # noqa: ANN401  # likewise
+    connection.execute("PRAGMA query_only = ON")
 
 
 def _begin(db: Connection) -> None:
