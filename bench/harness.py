@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from statistics import median
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import httpx
 from attrs import frozen
@@ -22,6 +23,19 @@ SECRET: Final = "bench-secret"
 IDENTITY: Final = {"license_id": "bench", "server_id": "machine"}
 WAIT_S: Final = 60
 """Longest wait for one event (seconds)."""
+
+ROUNDS: Final = 3
+"""Rounds of a comparison (count)."""
+
+
+class Named(Protocol):
+    """Something with a name for the figures."""
+
+    name: str
+
+
+A = TypeVar("A", bound=Named)
+T = TypeVar("T")
 
 
 @frozen
@@ -187,6 +201,33 @@ def percentile(values: Sequence[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 
 
-def spread(values_s: Sequence[float]) -> str:
-    """Return median and 99th percentile of times in seconds, written in milliseconds."""
-    return f"p50 {percentile(values_s, 0.5) * 1e3:7.2f} ms   p99 {percentile(values_s, 0.99) * 1e3:7.2f} ms"
+@frozen
+class Rounds(Generic[T]):
+    """Measurements of a reference and of what is compared with it, taken in turns."""
+
+    names: tuple[str, str]
+    pairs: list[tuple[T, T]]
+
+    def show(self, what: str, figure: Callable[[T], float], *, aim: str = "") -> None:
+        """Print the medians of one figure, the median of the ratios of the rounds, and the ratios' spread."""
+        references, measured = zip(
+            *((figure(one), figure(other)) for one, other in self.pairs), strict=True
+        )
+        ratios = [other / one for one, other in zip(references, measured, strict=True)]
+        reference, name = self.names
+        print(
+            f"  {what:27} {reference} {median(references):8.2f}   {name} {median(measured):8.2f}"
+            f"   ratio {median(ratios):5.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            + (f"   aim: {aim}" if aim else "")
+        )
+
+
+def in_rounds(
+    pair: tuple[A, A], measure: Callable[[A], T], rounds: int = ROUNDS
+) -> Rounds[T]:
+    """Measure a reference and another in turns, so that what else the machine does meets both."""
+    one, other = pair
+    return Rounds(
+        (one.name, other.name),
+        [(measure(one), measure(other)) for _ in range(rounds)],
+    )

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from bench.agents import tree_cpu_s
 from bench.harness import daemon, folder, hub, wait_until, write_config
-from bench.throughput import cpu_s
 
 SETTLE_JOBS: Final = 20
 WATCH_S: Final = 20.0
@@ -25,9 +25,12 @@ def main() -> None:
                 server.submit(f"job-{number}")
             for number in range(SETTLE_JOBS):
                 server.finished(f"job-{number}")
-            before = cpu_s(process.pid)
+            before = tree_cpu_s(process.pid)
             time.sleep(WATCH_S)
-            used_s, resident = cpu_s(process.pid) - before, resident_mib(process.pid)
+            used_s, resident = (
+                tree_cpu_s(process.pid) - before,
+                resident_mib(process.pid),
+            )
         bare = bare_mib(python)
     print("idle, with a held poll, after some jobs")
     print(f"  reference: Python with asyncio    {bare:7.1f} MiB")

@@ -8,9 +8,9 @@ import anyio
 from anyio.abc import ByteStream
 from attrs import define, field
 
+from bench.agents import tree_cpu_s
 from bench.harness import Hub, Machine, folder, hub, percentile
 from bench.idle import resident_mib
-from bench.throughput import cpu_s
 
 MACHINES: Final = 500
 JOBS: Final = 300
@@ -80,9 +80,9 @@ async def measure(server: Hub) -> None:
         # The hub holds them a moment after they were sent.
         while held_polls(server) < MACHINES:  # noqa: ASYNC110  # another process
             await anyio.sleep(0.05)
-        began_s = cpu_s(pid)
+        began_s = tree_cpu_s(pid)
         await anyio.sleep(WATCH_S)
-        used_s, resident = cpu_s(pid) - began_s, resident_mib(pid)
+        used_s, resident = tree_cpu_s(pid) - began_s, resident_mib(pid)
         for number in range(JOBS):
             name = f"job-{number}"
             began = time.perf_counter()

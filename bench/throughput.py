@@ -1,81 +1,58 @@
-"""Full cycles in a second, beside the raw rate of the same machine in the same run."""
+"""Full cycles in a second, and the processor time of each, beside those of the floor agent in the same run."""
 
-import os
-import subprocess
 import time
 from pathlib import Path
 from typing import Final
 
-from bench.harness import SECRET, Hub, daemon, folder, hub, write_config
-from dispatchd.agent.store.durable import DurableFolder
+from attrs import frozen
+
+from bench.agents import AGENTS, Agent, switches, tree_cpu_s
+from bench.harness import folder, hub, in_rounds
 
 JOBS: Final = 400
 WARM: Final = 40
 """Jobs that pass before the clock starts (count)."""
 
-RAW_JOBS: Final = 200
-RECORD: Final = b"x" * 1500
-"""About the size of a tracked job (bytes)."""
+SLOTS: Final = 8
+
+
+@frozen
+class Cycles:
+    """What one agent did with the jobs of one round."""
+
+    rate: float
+    """Jobs in a second."""
+    cpu_ms: float
+    """Processor time of a job, with that of its process (milliseconds)."""
+    switches: float
+    """Voluntary context switches of a job in the agent's own process (count)."""
 
 
 def main() -> None:
-    """Print both rates and their ratio."""
-    with folder() as path:
-        with hub(path) as server:
-            for number in range(JOBS):
-                server.submit(f"job-{number}")
-            config = write_config(
-                path, server.url, ["/bin/true"], slots=8, queue_ahead=16
+    """Print rates, processor time and their ratios."""
+    rounds = in_rounds(AGENTS, cycles)
+    print(f"throughput, {JOBS} jobs of /bin/true, {SLOTS} slots, in turns")
+    rounds.show("jobs a second", lambda round_: round_.rate, aim="at least 0.7")
+    rounds.show("CPU a job, ms", lambda round_: round_.cpu_ms, aim="at most 1.6")
+    rounds.show("context switches a job", lambda round_: round_.switches)
+
+
+def cycles(agent: Agent) -> Cycles:
+    """Return what an agent does with a queue of jobs."""
+    with folder() as path, hub(path) as server:
+        for number in range(JOBS):
+            server.submit(f"job-{number}")
+        with agent.running(path, server, str(Path("/bin/true")), SLOTS) as pid:
+            server.finished(f"job-{WARM}")
+            began, cpu, switched = time.perf_counter(), tree_cpu_s(pid), switches(pid)
+            for number in range(WARM, JOBS):
+                server.finished(f"job-{number}")
+            count, seconds = JOBS - WARM, time.perf_counter() - began
+            return Cycles(
+                rate=count / seconds,
+                cpu_ms=(tree_cpu_s(pid) - cpu) * 1e3 / count,
+                switches=(switches(pid) - switched) / count,
             )
-            with daemon(config) as process:
-                server.finished(f"job-{WARM}")
-                began = time.perf_counter()
-                for number in range(WARM, JOBS):
-                    server.finished(f"job-{number}")
-                rate = (JOBS - WARM) / (time.perf_counter() - began)
-                cpu_ms = cpu_s(process.pid) * 1e3 / JOBS
-        with hub(path, "raw") as server:
-            raw = raw_rate(server, path)
-    print(f"throughput, {JOBS} jobs of /bin/true, 8 slots")
-    print(
-        f"  reference: 3 calls, 3 durable puts, 1 spawn, one after the other {raw:7.1f} /s"
-    )
-    print(
-        f"  full cycle                                                       {rate:7.1f} /s"
-    )
-    print(
-        f"  ratio                                                            {rate / raw:7.2f}      aim: at least 0.5"
-    )
-    print(
-        f"  the daemon's own time for a job, with its start                  {cpu_ms:7.1f} ms"
-    )
-
-
-def raw_rate(server: Hub, path: Path) -> float:
-    """Return jobs in a second of a bare worker: nothing tracked, nothing recovered."""
-    for number in range(RAW_JOBS):
-        server.submit(f"job-{number}")
-    records = DurableFolder.open(path / "raw")
-    began = time.perf_counter()
-    for number in range(RAW_JOBS):
-        name = str(number)
-        job = server.call(
-            "pull", {"heartbeat_secret": SECRET, "extensions": ["claim", "lease"]}
-        ).json()
-        claim = {"secret": SECRET, "claim_token": job["claim_token"]}
-        records.put(name, RECORD)
-        server.call(f"{job['id']}/accept", {**claim, "dag_run_id": name})
-        records.put(name, RECORD)
-        subprocess.run(["/bin/true"], check=True)
-        records.put(name, RECORD)
-        server.call(f"{job['id']}/finish", {**claim, "result_status": "succeeded"})
-    return RAW_JOBS / (time.perf_counter() - began)
-
-
-def cpu_s(pid: int) -> float:
-    """Return the processor time that a process has used (seconds; proc_pid_stat(5), fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
