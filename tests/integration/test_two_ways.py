@@ -8,11 +8,14 @@ from typing import Final
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
+from hypothesis import settings as with_settings
 from hypothesis import strategies as st
 
 from support.certificates import Authority, server_context
-from support.outward import settings_for
+from support.endpoint import endpoint
+from support.outward import BODY, PULL, settings_for
+from support.proxy import proxy
 from support.servers import tcp_server
 from support.two_ways import MOST_BYTES, Answer, Server, caller, outcome
 
@@ -33,17 +36,17 @@ def authority(tmp_path: Path) -> Authority:
 
 
 async def judged(
-    answers: Sequence[Answer], authority: Authority | None = None
+    answers: Sequence[Answer], authority: Authority | None = None, path: str = ""
 ) -> tuple[object, object]:
     """Return what each way makes of the answers: the outcomes, the requests, and the number of connections."""
     return (
-        await _judged(answers, authority, own=True),
-        await _judged(answers, authority, own=False),
+        await _judged(answers, authority, path, own=True),
+        await _judged(answers, authority, path, own=False),
     )
 
 
 async def _judged(
-    answers: Sequence[Answer], authority: Authority | None, *, own: bool
+    answers: Sequence[Answer], authority: Authority | None, path: str, *, own: bool
 ) -> object:
     tls = None if authority is None else server_context(authority.issue(HOST))
     server = Server(answers, tls)
@@ -52,7 +55,7 @@ async def _judged(
         port = await stack.enter_async_context(tcp_server(server.connection))
         scheme = "http" if tls is None else "https"
         ca_file = None if authority is None else authority.file
-        endpoint = settings_for(f"{scheme}://{HOST}:{port}", ca_file)
+        endpoint = settings_for(f"{scheme}://{HOST}:{port}{path}", ca_file)
         asking = await stack.enter_async_context(caller(endpoint, own=own))
         for _ in answers:
             outcomes.append(await outcome(asking, port))
@@ -62,6 +65,28 @@ async def _judged(
             for each in server.requests
         ]
     return outcomes, requests, server.connections
+
+
+@pytest.mark.parametrize("path", ["/", "/below", "/a b/ä%20/"])
+async def test_an_endpoint_below_a_path(path: str) -> None:
+    own, by_httpx = await judged([PLAIN, PLAIN], path=path)
+
+    assert own == by_httpx
+
+
+async def test_a_forward_proxy_gets_the_whole_address() -> None:
+    host = "endpoint.test"
+    async with endpoint() as server, proxy() as way:
+        settings = settings_for(
+            f"http://{host}:{server.port}", allow_insecure_host=host, proxy=way.url
+        )
+        async with caller(settings, own=True) as asking:
+            reply = await asking.post("pull", PULL, dict(BODY), deadline_s=60)
+
+    assert reply.status == 204
+    assert [each.target for each in way.requests] == [
+        f"http://{host}:{server.port}{PULL}"
+    ]
 
 
 def cuts(answer: bytes, end: str, step: int) -> Iterator[Answer]:
@@ -147,7 +172,9 @@ def whole(draw: st.DrawFn) -> Answer:
 
 
 @given(st.lists(broken() | whole(), min_size=1, max_size=8))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@with_settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 def test_any_answers_one_after_the_other(answers: list[Answer]) -> None:
     own, by_httpx = anyio.run(judged, answers)
 

@@ -125,10 +125,6 @@ class JobStore:
             ]
         return sorted(records, key=lambda record: record.received_at)
 
-    def has_past(self, job_id: str) -> bool:
-        """Return whether history has a record of a job, which may be unreadable. A look at the folder."""
-        return os.path.lexists(self._history.path / (file_name(job_id) + _SUFFIX))
-
     def past(self, job_id: str) -> TrackedJob | None:
         """Return a job from history, or None. Reads the disk.
 

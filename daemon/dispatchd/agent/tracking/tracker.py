@@ -88,11 +88,18 @@ class Tracker:
 
     async def find(self, job_id: str) -> TrackedJob | None:
         """Return a tracked or past job, or None for one that is not known here."""
-        known = self._store.get(job_id)
-        # A look costs less than a thread, and most jobs are new.
-        if known is not None or not self._store.has_past(job_id):
-            return known
-        return await to_thread.run_sync(self._past, job_id)
+        return self._store.get(job_id) or await to_thread.run_sync(self.past, job_id)
+
+    def past(self, job_id: str) -> TrackedJob | None:
+        """Return a job in history, or None for one that isn't there. Reads the disk."""
+        try:
+            return self._store.past(job_id)
+        except RecordUnreadable as error:
+            # Without its record the job counts as new; its accept is still the fence.
+            self._log.error(
+                "history_record_unreadable", error=str(error), job_id=job_id
+            )
+            return None
 
     def is_quarantined(self, job_id: str) -> bool:
         """Return whether a record of a job was moved away because it can't be read. Reads the disk."""
@@ -299,16 +306,6 @@ class Tracker:
         if record.phase not in phases:
             raise NotPossible(do=do, job_id=job_id, reason=f"it is {record.phase}")
         return record
-
-    def _past(self, job_id: str) -> TrackedJob | None:
-        try:
-            return self._store.past(job_id)
-        except RecordUnreadable as error:
-            # Without its record the job counts as new; its accept is still the fence.
-            self._log.error(
-                "history_record_unreadable", error=str(error), job_id=job_id
-            )
-            return None
 
     def _lock(self, job_id: str) -> anyio.Lock:
         return self._locks.setdefault(job_id, anyio.Lock())
