@@ -149,7 +149,7 @@ class Admission:
                 _JOB.state.in_((State.QUEUED, *HELD)),
                 of_repository(submission.document),
                 _JOB.number == job.number,
-                _JOB.workflow == job.workflow,
+                queries.beside(_JOB.workflow) == job.workflow,
             )
         else:
             return []
@@ -189,7 +189,7 @@ def lock_repository(db: Connection, name: str, repository_id: int) -> None:
 
 def of_repository(document: JobDocument) -> ColumnElement[bool]:
     """Return what holds at least for the jobs of a job's repository (`submitted.is_same_repository`)."""
-    is_named = _JOB.repository == document.repository
+    is_named = queries.beside(_JOB.repository) == document.repository
     if not document.repository_id:
         return is_named
     known = document.stored_repository_id
@@ -218,7 +218,12 @@ def _may_mean(job: HubJob) -> ColumnElement[bool]:
     target = job.document.target
     if target:
         return or_(_JOB.id == target, _JOB.run_id == target)
-    same = and_(of_repository(job.document), _JOB.workflow == job.workflow)
+    same = and_(
+        of_repository(job.document), queries.beside(_JOB.workflow) == job.workflow
+    )
     if job.document.pull_request:
         return and_(same, _JOB.number == job.number)
+    if not job.document.repository_id:
+        # By the index; one that was renamed may have jobs under other names.
+        return and_(same, _JOB.repository == job.repository)
     return same
