@@ -24,6 +24,7 @@ from dispatchd.hub.domain.supersede import (
 )
 from dispatchd.hub.storage.database import Database, lock
 from dispatchd.hub.storage.deliveries import add_delivery
+from dispatchd.hub.storage.engines.pipeline import UNREAD
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.rows import (
     COLUMNS,
@@ -129,7 +130,8 @@ class Admission:
         if not self._insert(db, job):
             return None
         texts = {"payload": submission.payload, "headers": submission.headers}
-        db.execute(queries.INSERT_TEXTS, {"id": job.id, **texts})
+        own = {"id": job.id, **texts}
+        db.execute(queries.INSERT_TEXTS, own, execution_options=UNREAD)
         if submission.check is not None:
             insert_check(db, submission.check, job)
         before = {other.id: other for other in others}
@@ -160,7 +162,7 @@ class Admission:
         if db.execute(queries.POSITION, {"of_id": job.id}).first():
             return False
         # If another transaction inserts the same job at this moment, `Database.write` repeats this one.
-        db.execute(queries.INSERT, values_of(job))
+        db.execute(queries.INSERT, values_of(job), execution_options=UNREAD)
         return True
 
 

@@ -23,7 +23,8 @@ from dispatchd.hub.storage.schema import COUNTS, JOBS, MARKS, PAUSED, TEXTS
 _JOB: Final = JOBS.c
 _QUEUED: Final = _JOB.state == State.QUEUED
 _OF_ID: Final = _JOB.id == bindparam("of_id")
-INSERT: Final = insert(JOBS)
+INSERT: Final = insert(JOBS).inline()
+"""Nobody asks for the position."""
 INSERT_TEXTS: Final = insert(TEXTS)
 LOCKED: Final = select(*COLUMNS).where(_OF_ID).with_for_update()
 POSITION: Final = select(_JOB.position).where(_OF_ID)

@@ -44,7 +44,7 @@ class JobReader:
 
     def get(self, job_id: str) -> HubJob | None:
         """Return a job, or None."""
-        with self._database.snapshot() as db:
+        with self._database.look() as db:
             query = select(*COLUMNS).where(_JOB.id == job_id)
             row = db.execute(query).mappings().first()
             return None if row is None else read_job(row)
