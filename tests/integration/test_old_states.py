@@ -51,6 +51,7 @@ _KEYS = {
     "deliveries": ("id",),
     "checks": ("job_id",),
     "licenses": ("id",),
+    "job_counts": ("state", "part"),
 }
 """The key of each table in every revision, where it isn't its name."""
 

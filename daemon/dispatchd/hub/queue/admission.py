@@ -24,6 +24,7 @@ from dispatchd.hub.domain.supersede import (
 )
 from dispatchd.hub.storage.database import Database, lock
 from dispatchd.hub.storage.deliveries import add_delivery
+from dispatchd.hub.storage.engines.pipeline import UNREAD
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.rows import (
     COLUMNS,
@@ -129,7 +130,8 @@ class Admission:
         if not self._insert(db, job):
             return None
         texts = {"payload": submission.payload, "headers": submission.headers}
-        db.execute(queries.INSERT_TEXTS, {"id": job.id, **texts})
+        own = {"id": job.id, **texts}
+        db.execute(queries.INSERT_TEXTS, own, execution_options=UNREAD)
         if submission.check is not None:
             insert_check(db, submission.check, job)
         before = {other.id: other for other in others}
@@ -149,7 +151,7 @@ class Admission:
                 _JOB.state.in_((State.QUEUED, *HELD)),
                 of_repository(submission.document),
                 _JOB.number == job.number,
-                _JOB.workflow == job.workflow,
+                queries.beside(_JOB.workflow) == job.workflow,
             )
         else:
             return []
@@ -160,7 +162,7 @@ class Admission:
         if db.execute(queries.POSITION, {"of_id": job.id}).first():
             return False
         # If another transaction inserts the same job at this moment, `Database.write` repeats this one.
-        db.execute(queries.INSERT, values_of(job))
+        db.execute(queries.INSERT, values_of(job), execution_options=UNREAD)
         return True
 
 
@@ -189,7 +191,7 @@ def lock_repository(db: Connection, name: str, repository_id: int) -> None:
 
 def of_repository(document: JobDocument) -> ColumnElement[bool]:
     """Return what holds at least for the jobs of a job's repository (`submitted.is_same_repository`)."""
-    is_named = _JOB.repository == document.repository
+    is_named = queries.beside(_JOB.repository) == document.repository
     if not document.repository_id:
         return is_named
     known = document.stored_repository_id
@@ -218,7 +220,12 @@ def _may_mean(job: HubJob) -> ColumnElement[bool]:
     target = job.document.target
     if target:
         return or_(_JOB.id == target, _JOB.run_id == target)
-    same = and_(of_repository(job.document), _JOB.workflow == job.workflow)
+    same = and_(
+        of_repository(job.document), queries.beside(_JOB.workflow) == job.workflow
+    )
     if job.document.pull_request:
         return and_(same, _JOB.number == job.number)
+    if not job.document.repository_id:
+        # By the index; one that was renamed may have jobs under other names.
+        return and_(same, _JOB.repository == job.repository)
     return same

@@ -8,11 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, func, insert, select, text
+from sqlalchemy import Connection, delete, func, insert, select, text
 
 from dispatchd.errors import UsageError
 from dispatchd.hub.storage.database import Database, is_postgresql
 from dispatchd.hub.storage.schema import (
+    COUNTS,
     JOBS,
     LICENSES,
     MACHINES,
@@ -111,8 +112,14 @@ def _put(backup: Connection, db: Connection, cannot: str) -> int:
 
 def _copy(source: Connection, target: Connection) -> int:
     rows = 0
-    for table in METADATA.sorted_tables:
+    # The counts last: each copied job has changed those of the copy.
+    for table in (
+        *(table for table in METADATA.sorted_tables if table is not COUNTS),
+        COUNTS,
+    ):
         query = select(table)
+        if table is COUNTS:
+            target.execute(delete(COUNTS))
         if table is SECRETS:
             # With this key a holder of the backup could forge an owner's session; a hub without one makes a new one.
             query = query.where(SECRETS.c.name != PAGE_KEY)

@@ -27,7 +27,7 @@ class MarkStore:
 
     def get(self, name: str) -> str:
         """Return the text of a mark; empty if there is none."""
-        with self._database.snapshot() as db:
+        with self._database.look() as db:
             return db.execute(_VALUE, {"of_name": name}).scalar() or ""
 
     def remove(self, db: Connection, name: str) -> bool:

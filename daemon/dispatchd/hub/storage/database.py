@@ -22,7 +22,7 @@ that "read, then write" may decide by outdated rows. These rules keep decisions 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from threading import Event, Thread
 from typing import Any, Final, TypeVar
@@ -35,6 +35,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from dispatchd.errors import NotReachable, UsageError
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.storage.engines.make import ORIGIN, Engines
+from dispatchd.hub.storage.engines.pipeline import UNREAD, pipelined
 from dispatchd.hub.storage.engines.reasons import reason_of
 from dispatchd.hub.storage.engines.turns import settled
 from dispatchd.hub.storage.engines.writer import Writer, in_savepoint
@@ -195,7 +196,11 @@ class Database:
             StorageBusy: The database can't be used now.
         """
         try:
-            with self.engine.begin() as db:
+            with (
+                self.engine.connect() as db,
+                pipelined(db) if self.is_shared else nullcontext(),
+                db.begin(),
+            ):
                 yield db
         except SQLAlchemyError as error:
             other = _state(getattr(error, "orig", None)) in _BECAUSE_OF_ANOTHER
@@ -230,6 +235,23 @@ class Database:
             return {}
         return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
+    @contextmanager
+    def look(self) -> Iterator[Connection]:
+        """Yield a connection for one statement, which needs no transaction of its own.
+
+        Raises:
+            StorageBusy: The database can't be used now.
+        """
+        if not self.is_shared:
+            with self.snapshot() as db:
+                yield db
+            return
+        try:
+            with self.engine.connect() as db:
+                yield db.execution_options(isolation_level="AUTOCOMMIT")
+        except SQLAlchemyError as error:
+            raise StorageBusy(reason_of(error)) from error
+
     def check(self) -> None:
         """Check that the tables are those of this release, and that a change can be committed.
 
@@ -242,7 +264,7 @@ class Database:
 def lock(db: Connection, name: str) -> None:
     """Lock a name until the transaction ends; others who want it wait. Without effect on SQLite."""
     if is_postgresql(db):
-        db.execute(_LOCK, {"name": name})
+        db.execute(_LOCK, {"name": name}, execution_options=UNREAD)
 
 
 def upsert(db: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
@@ -253,7 +275,8 @@ def upsert(db: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:
 def announce(db: Connection, message: str) -> None:
     """Send a message to every hub process of a shared database, once the transaction is committed."""
     if is_postgresql(db):
-        db.execute(_NOTIFY, {"channel": CHANNEL, "message": message})
+        said = {"channel": CHANNEL, "message": message}
+        db.execute(_NOTIFY, said, execution_options=UNREAD)
 
 
 def origin_of(db: Engine | Connection) -> str:

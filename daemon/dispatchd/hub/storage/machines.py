@@ -55,7 +55,7 @@ class MachineStore:
 
     def by_server_id(self, server_id: str) -> Machine | None:
         """Return the machine with a server id, or None."""
-        with self._database.snapshot() as db:
+        with self._database.look() as db:
             row = db.execute(_OF_SERVER, {"of_id": server_id}).mappings().first()
             return None if row is None else Machine(**row)
 

@@ -102,6 +102,9 @@ Index(
     _JOB.priority.desc(),
     _JOB.turn,
     _JOB.position,
+    # All that decides whether a machine gets the job: who finds none reads no row.
+    _JOB.workflow,
+    _JOB.only_machine,
 )
 Index("jobs_by_turn", _JOB.state, _JOB.priority, _JOB.repository, _JOB.turn)
 Index("jobs_by_number", _JOB.state, _JOB.number)
@@ -109,7 +112,22 @@ Index("jobs_by_run", _JOB.run_id)
 Index("jobs_by_state", _JOB.state, _JOB.position)
 Index("jobs_by_lease", _JOB.state, _JOB.lease_until)
 Index("jobs_by_end", _JOB.state, _JOB.finished_at)
-Index("jobs_by_size", _JOB.state, _JOB.size)
+Index("jobs_by_repository", _JOB.repository, _JOB.position)
+Index("jobs_by_workflow", _JOB.workflow, _JOB.position)
+Index("jobs_of_repository", _JOB.state, _JOB.repository, _JOB.position)
+
+COUNTS: Final = Table(
+    "job_counts",
+    METADATA,
+    Column("state", Words, primary_key=True),
+    Column("part", Integer, primary_key=True, autoincrement=False),
+    _number("jobs"),
+    _number("bytes"),
+)
+"""Number of jobs in each state, and their size. Triggers of `jobs` keep it (`migrations/versions/v0006_counts.py`).
+
+The sum of all parts counts: on PostgreSQL each connection changes a part of its own.
+"""
 
 TEXTS: Final = Table(
     "texts",

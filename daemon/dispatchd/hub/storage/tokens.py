@@ -49,7 +49,7 @@ class TokenStore:
 
     def find(self, token_hash: str) -> Token | None:
         """Return the token with a hash if it is not revoked, or None."""
-        with self._database.snapshot() as db:
+        with self._database.look() as db:
             row = db.execute(_FOUND, {"of_hash": token_hash}).mappings().first()
             return None if row is None else Token(**row)
 

@@ -10,6 +10,7 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
+from dispatchd.hub.storage.engines.pipeline import read_late
 from dispatchd.hub.storage.engines.sqlite import READ_ONLY, set_up
 from dispatchd.hub.storage.engines.turns import BUSY_S
 
@@ -98,9 +99,9 @@ def _postgresql(url: URL) -> Engine:
         pool_size=_CONNECTIONS,
         max_overflow=0,
         pool_timeout=BUSY_S,
-        pool_pre_ping=True,
     )
     event.listen(engine, "do_connect", _connect_postgresql)
+    _set_up_postgresql(engine)
     return engine
 
 
@@ -129,3 +130,10 @@ def _connect_postgresql(
     from dispatchd.hub.storage.engines.postgresql import connect  # noqa: PLC0415
 
     return connect(*args, **parameters)
+
+
+def _set_up_postgresql(engine: Engine) -> None:
+    from dispatchd.hub.storage.engines.postgresql import keep_alive  # noqa: PLC0415  # likewise
+
+    keep_alive(engine)
+    read_late(engine)

@@ -12,11 +12,18 @@ from typing import Any, ClassVar, Final, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import InvalidatePoolError
 from typing_extensions import override
 
 from dispatchd.protocol.times import duration
 
 T = TypeVar("T")
+
+_USED_AT: Final = "dispatchd_used_at"
+
+_FRESH_S: Final = 0.1
+"""Time after its last use for which a connection is used again without a question (seconds)."""
 
 CONNECT_S: Final = 5
 """Time limit of connecting (seconds)."""
@@ -111,3 +118,30 @@ def connect(*args: Any, **parameters: Any) -> BoundedConnection:  # noqa: ANN401
         connection.commit()
         opened.pop_all()
     return connection
+
+
+def keep_alive(engine: Engine) -> None:
+    """Have connections checked before their use, unless they were used a moment ago."""
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", _require_alive)
+
+
+def _note_use(_connection: object, record: Any) -> None:  # noqa: ANN401  # likewise
+    record.info[_USED_AT] = time.monotonic()  # of this one connection
+
+
+def _require_alive(connection: Any, record: Any, _: object) -> None:  # noqa: ANN401  # likewise
+    """Check a connection that was idle.
+
+    Raises:
+        InvalidatePoolError: Its server has ended it, and so most likely the others.
+    """
+    used_at = record.info.get(_USED_AT)
+    if used_at is None or time.monotonic() - used_at < _FRESH_S:  # likewise
+        return
+    try:
+        connection.autocommit = True
+        connection.execute("SELECT 1")
+        connection.autocommit = False
+    except psycopg.Error as error:
+        raise InvalidatePoolError(str(error)) from error

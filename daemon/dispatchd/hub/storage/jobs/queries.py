@@ -7,6 +7,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     exists,
+    false,
     func,
     insert,
     or_,
@@ -17,22 +18,27 @@ from sqlalchemy import (
 from dispatchd.hub.domain.binding import Binding
 from dispatchd.hub.domain.model import ENDED, HELD, WAITING, State
 from dispatchd.hub.storage.jobs.rows import COLUMNS
-from dispatchd.hub.storage.schema import JOBS, MARKS, PAUSED, TEXTS
+from dispatchd.hub.storage.schema import COUNTS, JOBS, MARKS, PAUSED, TEXTS
 
 _JOB: Final = JOBS.c
 _QUEUED: Final = _JOB.state == State.QUEUED
-_WAITS: Final = _JOB.state.in_(WAITING)
 _OF_ID: Final = _JOB.id == bindparam("of_id")
-INSERT: Final = insert(JOBS)
+INSERT: Final = insert(JOBS).inline()
+"""Nobody asks for the position."""
 INSERT_TEXTS: Final = insert(TEXTS)
 LOCKED: Final = select(*COLUMNS).where(_OF_ID).with_for_update()
 POSITION: Final = select(_JOB.position).where(_OF_ID)
 TEXTS_OF: Final = select(TEXTS.c.payload, TEXTS.c.headers).where(
     TEXTS.c.id == bindparam("of_id")
 )
-WAITING_SIZE: Final = select(func.count(), func.coalesce(func.sum(_JOB.size), 0)).where(
-    _WAITS
+WAITING_SIZE: Final = select(
+    func.coalesce(func.sum(COUNTS.c.jobs), 0),
+    func.coalesce(func.sum(COUNTS.c.bytes), 0),
+).where(COUNTS.c.state.in_(WAITING))
+COUNTED: Final = select(COUNTS.c.state, func.sum(COUNTS.c.jobs)).group_by(
+    COUNTS.c.state
 )
+"""Query of the number of jobs in each state."""
 _FREE: Final = and_(
     _QUEUED,
     or_(_JOB.urgent == true(), ~exists().where(MARKS.c.name == PAUSED)),
@@ -68,6 +74,11 @@ def within(binding: Binding) -> ColumnElement[bool]:
     return and_(condition, or_(is_its_own, is_of_none, *fits))
 
 
+def beside(column: ColumnElement[str]) -> ColumnElement[str]:
+    """Return a column for a condition beside others whose index is to find the jobs."""
+    return func.coalesce(column, "")
+
+
 def _like(pattern: str) -> str:
     for character in "\\%_":
         pattern = pattern.replace(character, f"\\{character}")
@@ -93,7 +104,12 @@ TURNS: Final = select(
     .where(_LIKE, _JOB.repository == bindparam("of_repository"))
     .scalar_subquery(),
 )
-FIRST_TURN: Final = select(func.min(_JOB.turn)).where(_LIKE)
+FIRST_TURN: Final = (
+    select(_JOB.turn)
+    .where(_LIKE, _JOB.urgent == false())
+    .order_by(_JOB.turn, _JOB.position)
+    .limit(1)
+)
 HAS_HAD_TURN: Final = (
     select(_JOB.position)
     .where(

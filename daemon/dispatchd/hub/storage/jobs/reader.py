@@ -1,12 +1,14 @@
 """Read access to jobs: each call reads one consistent state, without blocking writers."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from attrs import frozen
-from sqlalchemy import func, literal, select
+from sqlalchemy import ColumnElement, func, literal, select
 
 from dispatchd.hub.domain.model import HELD, Attempt, HubJob, State
 from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.requeues import requeued_of
 from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job
 from dispatchd.hub.storage.schema import ATTEMPTS, JOBS, TEXTS, Words
@@ -44,7 +46,7 @@ class JobReader:
 
     def get(self, job_id: str) -> HubJob | None:
         """Return a job, or None."""
-        with self._database.snapshot() as db:
+        with self._database.look() as db:
             query = select(*COLUMNS).where(_JOB.id == job_id)
             row = db.execute(query).mappings().first()
             return None if row is None else read_job(row)
@@ -70,33 +72,22 @@ class JobReader:
 
     def list(self, job_filter: Filter) -> list[HubJob]:
         """Return the newest jobs, sorted oldest first."""
+        query = select(*_SHORT).where(*_conditions(job_filter))
         newest = _JOB.position.desc()
-        query = select(*_SHORT).limit(job_filter.limit)
         if like := job_filter.like:
             # The shortest first, so that the limit never cuts off the job whose whole id it is.
             beginning = func.substr(_JOB.id, 1, len(like), type_=Words)
-            query = query.where(beginning == like).order_by(
-                func.length(_JOB.id), newest
-            )
-        else:
-            query = query.order_by(newest)
-        pairs = {
-            _JOB.state: job_filter.state,
-            _JOB.repository: job_filter.repository,
-            _JOB.workflow: job_filter.workflow,
-        }
-        for column, value in pairs.items():
-            if value:
-                query = query.where(column == value)
+            query = query.where(beginning == like).order_by(func.length(_JOB.id))
+        query = query.order_by(newest).limit(job_filter.limit)
         with self._database.snapshot() as db:
             rows = db.execute(query).mappings().all()
             return [read_job(row) for row in reversed(rows)]
 
     def counts(self) -> dict[State, int]:
         """Return the number of jobs in each state."""
-        query = select(_JOB.state, func.count()).group_by(_JOB.state)
         with self._database.snapshot() as db:
-            counts = {State(state): count for state, count in db.execute(query)}
+            rows = db.execute(queries.COUNTED)
+            counts = {State(state): int(count) for state, count in rows}
         return {state: counts.get(state, 0) for state in State}
 
     def heard_at(self, *, lease_s: float, now: float) -> dict[str, float]:
@@ -121,3 +112,22 @@ class JobReader:
         first = select(_JOB.created_at).where(_JOB.state == State.QUEUED)
         with self._database.snapshot() as db:
             return db.execute(first.order_by(_JOB.position).limit(1)).scalar()
+
+
+def _conditions(job_filter: Filter) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions of a list, of which one index finds the jobs in their order.
+
+    It is that of the repository, with or without the state; else that of the workflow; else that of the state. SQLite
+    would take the index of a state that nearly all jobs have.
+    """
+    state, repository = job_filter.state, job_filter.repository
+    workflow = job_filter.workflow
+    if repository:
+        yield _JOB.repository == repository
+    if workflow:
+        yield (
+            queries.beside(_JOB.workflow) if repository else _JOB.workflow
+        ) == workflow
+    if state:
+        is_alone = repository or not workflow
+        yield (_JOB.state if is_alone else queries.beside(_JOB.state)) == state

@@ -12,6 +12,7 @@ from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.events import News
 from dispatchd.hub.domain.model import Attempt, Check, HubJob, State
 from dispatchd.hub.storage.database import announce, origin_of
+from dispatchd.hub.storage.engines.pipeline import UNREAD
 from dispatchd.hub.storage.schema import ATTEMPTS, CHECKS, JOBS
 
 COLUMNS: Final = [JOBS.c[field.name] for field in fields(HubJob)]
@@ -66,10 +67,12 @@ def write_job(db: Connection, before: HubJob, after: HubJob) -> None:
 
     These are the state of its newest claim, its pending check, and the announcement to other hub processes.
     """
-    db.execute(_WRITE, {**values_of(after), "of_id": after.id})
+    values = {**values_of(after), "of_id": after.id}
+    db.execute(_WRITE, values, execution_options=UNREAD)
     keep_attempt(db, before, after)
     if after.state is not before.state:
-        db.execute(_MARK_PENDING, {"of_job": after.id, "new_state": after.state})
+        pending = {"of_job": after.id, "new_state": after.state}
+        db.execute(_MARK_PENDING, pending, execution_options=UNREAD)
         tell_others(db, after)
 
 
@@ -81,7 +84,7 @@ def tell_others(db: Connection, job: HubJob) -> None:
 def insert_check(db: Connection, check: Check, job: HubJob) -> None:
     """Insert the check of a job within a transaction."""
     stored = evolve(check, job_id=job.id, state=job.state, created_at=job.created_at)
-    db.execute(_INSERT_CHECK, asdict(stored))
+    db.execute(_INSERT_CHECK, asdict(stored), execution_options=UNREAD)
 
 
 def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:
@@ -94,11 +97,12 @@ def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:
             claimed_at=after.claimed_at,
             lease_until=after.lease_until,
         )
-        db.execute(_INSERT, asdict(attempt))
+        db.execute(_INSERT, asdict(attempt), execution_options=UNREAD)
         return
     if after.deliveries < before.deliveries:
         # The claim never reached its machine.
-        db.execute(_DELETE, {"of_job": after.id, "of_number": before.deliveries})
+        own = {"of_job": after.id, "of_number": before.deliveries}
+        db.execute(_DELETE, own, execution_options=UNREAD)
         return
     outcome, was = (
         claim_rules.outcome_of_claim(after),
@@ -115,4 +119,4 @@ def keep_attempt(db: Connection, before: HubJob, after: HubJob) -> None:
             "lease_until": before.lease_until,
         }
         own = {"of_job": after.id, "of_number": after.deliveries}
-        db.execute(_UPDATE, {**values, **own})
+        db.execute(_UPDATE, {**values, **own}, execution_options=UNREAD)

@@ -1,9 +1,13 @@
 """Turns: fairness between repositories, within the transaction of the caller (start-time fair queueing)."""
 
-from sqlalchemy import BigInteger, Connection, cast
+from typing import Final
+
+from sqlalchemy import BigInteger, Connection, Insert, cast
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dispatchd.hub.domain.model import HubJob
-from dispatchd.hub.storage.database import upsert
+from dispatchd.hub.storage.database import is_postgresql
+from dispatchd.hub.storage.engines.pipeline import UNREAD
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.schema import MARKS, TURN
 
@@ -30,12 +34,22 @@ def pass_turn(db: Connection, job: HubJob) -> None:
     """Store the turn of a claimed job as the current one; an earlier turn changes nothing, and neither does a cancel job."""
     if job.urgent:
         return
-    insert = upsert(db, MARKS).values(name=f"{TURN}{job.priority}", value=str(job.turn))
-    later = cast(MARKS.c.value, BigInteger) < job.turn
-    db.execute(
-        insert.on_conflict_do_update(
-            index_elements=[MARKS.c.name],
-            set_={"value": insert.excluded.value},
-            where=later,
-        )
+    values = {"name": f"{TURN}{job.priority}", "value": str(job.turn)}
+    statement = _PASS[is_postgresql(db)]
+    db.execute(statement, values, execution_options=UNREAD)
+
+
+def _pass(insert: postgresql.Insert | sqlite.Insert) -> Insert:
+    later = cast(MARKS.c.value, BigInteger) < cast(insert.excluded.value, BigInteger)
+    return insert.on_conflict_do_update(
+        index_elements=[MARKS.c.name],
+        set_={"value": insert.excluded.value},
+        where=later,
     )
+
+
+_PASS: Final = {
+    True: _pass(postgresql.insert(MARKS)),
+    False: _pass(sqlite.insert(MARKS)),
+}
+"""Statements that store a turn, built once: by whether they are for PostgreSQL."""
