@@ -13,6 +13,7 @@ import pytest
 from anyio import to_thread
 
 from dispatchd.hub.config.load import TOKEN_FILE
+from dispatchd.protocol.contracts import check
 from support.cli import Done, dispatchd
 from support.hub import Hub, hub
 from support.machine import Machine
@@ -263,3 +264,65 @@ async def test_every_command_finds_a_hub_by_address_and_token_alone(
 
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("result", "code"), [("succeeded", 0), ("failed", 1), ("partially_succeeded", 2)]
+)
+async def test_a_watched_run_ends_with_the_code_of_its_outcome(
+    owner: Owner, machine: Machine, result: str, code: int
+) -> None:
+    said: list[Done] = []
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            words = ("run", "ci", "--repo", "o/r", "-f", "level=full", "--watch")
+            said.append(await owner.say(*words))
+
+        tasks.start_soon(watch)
+        held = await machine.pull(wait="30")
+        await held.accept("run-1")
+        await held.finish(result, "That is how it went.")
+
+    [done] = said
+    assert done.returncode == code, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert last == f"{held.id}  {result}  That is how it went."
+    again = await owner.say("watch", held.id[:8])
+    assert (again.returncode, again.stdout) == (code, f"{last}\n")
+
+
+async def test_the_beginning_of_an_id_is_enough_where_it_is_unique(
+    owner: Owner,
+) -> None:
+    for job_id in ("release", "release-linux", "release-macos", "Release-x"):
+        document = json.dumps({"id": job_id, **CI})
+        await owner.say("submit", "-", stdin=document)
+
+    whole = await owner.get("show", "release")
+    one = await owner.get("show", "release-m")
+    several = await owner.say("show", "release-")
+    none = await owner.say("cancel", "releases")
+
+    assert (whole["id"], one["id"]) == ("release", "release-macos")
+    assert several.returncode == os.EX_USAGE
+    assert "2 begin with it (release-linux, release-macos)" in several.stderr
+    assert "there is no job releases" in none.stderr
+    cancelled = await owner.say("cancel", "Rel")
+    assert cancelled.stdout == "Release-x  aborted\n"
+
+
+async def test_every_list_is_an_array_of_what_its_contract_says(owner: Owner) -> None:
+    await owner.say("submit", "-", stdin=json.dumps({"id": "one", **CI}))
+    for words, contract in (
+        (("jobs",), "hub-job"),
+        (("machines",), "hub-machine"),
+        (("token", "list"), "hub-token"),
+    ):
+        items = await owner.get(*words)
+        assert isinstance(items, list)
+        assert items
+        for item in items:
+            check(contract, item)
+    assert await owner.get("deliveries") == []
+    assert await owner.get("jobs", "--state", "failed") == []

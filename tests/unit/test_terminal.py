@@ -7,7 +7,15 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatchd.cli.options import print_pairs, print_table
+from dispatchd.cli.screen.names import hint, short_ids
+from dispatchd.cli.screen.table import (
+    Column,
+    Kind,
+    cells_of,
+    print_pairs,
+    print_table,
+    table_lines,
+)
 from dispatchd.cli.terminal import LogFilter, echo
 from dispatchd.linux.log import configure
 from dispatchd.redaction.escapes import coloured, written_out
@@ -31,7 +39,7 @@ EVIL = "esc\x1b]0;PWNED\x07\x1b[2J\x1b[31m"
 def test_tables_and_pairs_write_out_what_acts(
     text: str, seen: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_table(["JOB", "FOR"], [[text, "x"]])
+    print_table([Column("JOB"), Column("FOR")], [[text, "x"]])
     print_pairs({"job": text, "for": ""})
 
     assert capsys.readouterr().out.splitlines() == [
@@ -98,3 +106,43 @@ def test_a_log_in_any_chunks_is_the_same_as_the_whole(
     seen += safe.feed(data[at:]) + safe.feed(b"", last=True)
 
     assert seen == coloured(text).encode()
+
+
+@given(st.sets(st.text(min_size=1), max_size=20))
+def test_a_short_id_is_the_beginning_of_one_id_alone(ids: set[str]) -> None:
+    short = short_ids(ids)
+
+    assert set(short) == ids
+    for each in ids:
+        # An id that is the whole beginning of another one is shown whole, and found because it is equal.
+        assert short[each] == each or [
+            other for other in ids if other.startswith(short[each])
+        ] == [each]
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=40), st.text(max_size=40), st.text(max_size=40)),
+        max_size=5,
+    ),
+    st.integers(30, 200),
+)
+def test_a_table_fits_the_terminal_and_a_pipe_has_everything(
+    rows: list[tuple[str, str, str]], width: int
+) -> None:
+    columns = [Column("STATE", Kind.STATE), Column("FOR"), Column("NOTE")]
+
+    cut, whole = table_lines(columns, rows, width), table_lines(columns, rows, None)
+
+    assert all(cells_of(line) <= width for line in cut)
+    assert len(cut) == len(whole) == len(rows) + 1
+    for line, row in zip(whole[1:], rows, strict=True):
+        assert all(written_out(cell).rstrip() in line for cell in row)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("statsu", "; did you mean status?"), ("xyzzy", ""), ("", "")],
+)
+def test_a_hint_names_what_is_similar_or_nothing(typed: str, said: str) -> None:
+    assert hint(typed, ["status", "jobs", "show"]) == said

@@ -16,7 +16,8 @@ sends a command. Every job is kept in a durable store, run as a local process, a
 at any instruction, restarted, upgraded, or cut off from the network without losing a job, running one twice, or
 leaving one unreported.
 
-Wherever JOB is wanted, the beginning of a job's id will do where it is enough.
+Wherever JOB is wanted, the beginning of a job's id will do where it is enough. On a terminal, lists show such
+beginnings and are cut to its width; in a pipe they are whole. With --json every list is one array of objects.
 """
 
 _FILES: Final = (
@@ -52,9 +53,11 @@ _EXITS: Final = (
     ("0", "It is done."),
     (
         "1",
-        "status: something is wrong. doctor: the worst is a warning. demo: a job did not end as expected.",
+        "status: something is wrong. doctor: the worst is a warning. demo: a job did not end as expected. hub watch, hub run --watch: the job has failed.",
     ),
-    ("2", "doctor: something has failed."),
+    ("2", "doctor: something has failed. hub watch: the job has partially succeeded."),
+    ("3", "hub watch: the job was aborted or superseded."),
+    ("4", "hub watch: the job was rejected or ignored, and never ran."),
     ("64", "The command line asks for what doesn't exist or can't be (EX_USAGE)."),
     (
         "69",
@@ -66,7 +69,7 @@ _EXITS: Final = (
         "78",
         "The configuration can't be used, or a newer release wrote the store (EX_CONFIG).",
     ),
-    ("130", "It was interrupted (128 + SIGINT)."),
+    ("130", "It was interrupted (128 + SIGINT), or a question was answered with no."),
 )
 
 _ENVIRONMENT: Final = (
@@ -76,6 +79,11 @@ _ENVIRONMENT: Final = (
     ("DISPATCHD_LICENSE_FILE", "A file with a license token, looked for last."),
     ("STATE_DIRECTORY", "The state folder; systemd sets it, see systemd.exec(5)."),
     ("CREDENTIALS_DIRECTORY", "Where the credentials are that the configuration names; systemd sets it."),
+    ("DISPATCHD_HUB_CONFIG", "The hub's configuration file, where --config isn't given."),
+    ("DISPATCHD_HUB_URL", "The hub's address, where --url isn't given."),
+    ("DISPATCHD_HUB_TOKEN", "The token for the hub, where --token-file isn't given."),
+    ("NO_COLOR", "No colours, if it is set and not empty; it goes before CLICOLOR_FORCE."),
+    ("CLICOLOR_FORCE", "Colours in a pipe too, if it is set, and neither empty nor 0."),
     (
         "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY",
         "The proxy on the way to the endpoint, unless cloud.proxy names one.",
