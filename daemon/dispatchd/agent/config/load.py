@@ -29,6 +29,8 @@ from dispatchd.agent.config.keys import (
 from dispatchd.agent.config.workflows import (
     Reader,
     own_tables,
+    renamed_keys,
+    two_report_keys,
     two_tokens,
     unexpanded_programs,
     unfit_isolations,
@@ -63,6 +65,8 @@ class Config:
     metrics: Metrics
     telemetry: Telemetry
     workflows: Mapping[str, Workflow]
+    warnings: tuple[str, ...] = ()
+    """Keys that have another name by now, one sentence each."""
 
     @property
     def room(self) -> int:
@@ -182,6 +186,7 @@ def load(
         metrics=content.metrics,
         telemetry=content.telemetry,
         workflows=workflows,
+        warnings=tuple(renamed_keys(content)),
     )
     problems = [
         Problem(file=path, key=key, expected=expected)
@@ -265,6 +270,7 @@ def _structured(path: Path, document: dict[str, Json]) -> File:
             *unknown_secrets(content),
             *unexpanded_programs(content),
             *two_tokens(content),
+            *two_report_keys(content, own_tables(document)),
             *unfit_isolations(content),
         )
     ]
