@@ -12,6 +12,7 @@ from support import daemon_process, hub_process
 from support.daemon import write_config
 from support.daemon_process import DaemonProcess
 from support.endpoint import SECRET as MACHINE_SECRET
+from support.until import until
 
 SECRET = "hunter2-the-value-of-the-secret"
 LIMITS = """
@@ -83,3 +84,77 @@ async def test_a_line_is_there_soon_and_the_rest_at_the_end(tmp_path: Path) -> N
             (daemon.state / "runs/j/workspace/go").touch()
             assert await reader.to_the_end() == local_text(daemon)
     assert reader.text == b"first [redacted]\nlast\n"
+
+
+WRITES = """
+import os, sys, time
+secret = os.environ["KEY"]
+out = sys.stdout.buffer
+for number in range(4000):
+    out.write(b"\\x1b[32m%05d\\x1b[0m some line of a build, of an ordinary length\\n" % number)
+    if number % 50 == 0:
+        out.write(secret[:11].encode())
+        out.flush()
+        time.sleep(0.02)
+        out.write(secret[11:].encode() + b"\\n")
+    if number % 500 == 0:
+        out.write(b"x" * 200_000 + b"\\xff\\x00\\r\\n")
+    out.flush()
+    time.sleep(0.002)
+"""
+
+
+async def test_kills_on_both_sides_take_nothing_of_a_log(tmp_path: Path) -> None:
+    folder = tmp_path / "machine"
+    async with hub_process.hub(tmp_path / "hub") as hub:
+        config = write_machine(folder, hub.url, f"exec python3 {folder}/writes.py")
+        (folder / "writes.py").write_text(WRITES)
+        with daemon_process.running(config) as daemon:
+            await daemon.until_logged("daemon_ready")
+            await hub.submit({"id": "j", "dag_name": "it"})
+            await hub.result("j", until="running")
+            reader = Reader(hub.http)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(reader.to_the_end)
+                for _ in range(3):
+                    before = len(reader.text)
+                    await until(lambda: len(reader.text) > before + 20_000)  # noqa: B023
+                    hub.kill()
+                    await hub.start()
+                    before = len(reader.text)
+                    await until(lambda: len(reader.text) > before + 20_000)  # noqa: B023
+                    daemon.kill()
+                    daemon.start()
+            assert (await hub.result("j"))["state"] == "succeeded"
+            expected = local_text(daemon)
+            whole = Reader(hub.http)
+            await whole.to_the_end()
+            daemon.stop()
+
+    assert len(expected) > 1_500_000
+    assert expected.count(b"[redacted]\n") == 80
+    assert whole.text == expected
+    assert SECRET.encode() not in reader.text
+    assert SECRET[:11].encode() not in reader.text
+
+
+async def test_a_log_whose_middle_is_cut_out_ends_as_the_local_one(
+    tmp_path: Path,
+) -> None:
+    script = "seq -w 1 900000; sleep 3; seq -w 1 10"
+    async with hub_process.hub(tmp_path / "hub") as hub:
+        limits = LIMITS.replace("= 64", "= 1")
+        config = write_machine(tmp_path / "machine", hub.url, script, limits)
+        async with daemon_process.running_daemon(config) as daemon:
+            await hub.submit({"id": "j", "dag_name": "it"})
+            await hub.result("j", until="running")
+            live = Reader(hub.http)
+            await live.read()
+            await hub.result("j")
+            whole = Reader(hub.http)
+            await whole.to_the_end()
+            expected = local_text(daemon)
+
+    assert b"bytes of output are left out here]" in expected
+    assert len(expected) < 1 << 20
+    assert whole.text == expected
