@@ -12,7 +12,7 @@ import anyio
 from attrs import define, field
 from typing_extensions import override
 
-from dispatchd.agent.domain.delivery import Beat, Delivery, NoJob
+from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.launch import Launch
@@ -21,7 +21,7 @@ from dispatchd.agent.store.jobs import JobStore
 from dispatchd.errors import Conflict, Gone, RemoteError, RunError
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Outcome, Verdict
-from dispatchd.protocol.report import Report
+from dispatchd.protocol.report import LogChunk, Report
 
 KILLED_CODE = 143
 ELSEWHERE = Verdict(outcome=Outcome.SUCCEEDED, summary="Run by another machine.")
@@ -151,6 +151,10 @@ class ModelEndpoint:
 
     async def token(self, record: TrackedJob, permissions: Mapping[str, str]) -> str:
         raise NotImplementedError(record.job.id, permissions)
+
+    async def log(self, record: TrackedJob, chunk: LogChunk) -> LogAnswer:
+        """Refuse it: no job of a model lists the extension."""
+        raise NotImplementedError
 
     async def release(self, record: TrackedJob, reason: str) -> None:
         raise NotImplementedError(record.job.id, reason)

@@ -100,6 +100,12 @@ BOUNDED = {
     "linux/nonblocking.py:_sent",
     # A thread: its batches are fenced by `named`.
     "agent/health/tracing.py:_work",
+    # Calls and streams of logs, each for one job.
+    *("agent/loops/logs/loop.py:_send_all", "agent/loops/logs/loop.py:_send"),
+    *("agent/loops/logs/loop.py:_call", "agent/loops/logs/text.py:_read"),
+    *("hub/api/logs.py:read", "hub/web/log.py:events", "hub/web/log.py:pieces"),
+    *("hub/storage/logs/store.py:_write_all", "hub/storage/logs/store.py:_hash_of"),
+    *("hub/web/ansi.py:after", "hub/storage/logs/backup.py:_pieces"),
     # Threads: what they call raises where it is waited for.
     "concurrency/own_threads.py:run",
 }

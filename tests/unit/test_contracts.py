@@ -51,6 +51,8 @@ NAMES = [
     "hub-token",
     "license-heartbeat-reply",
     "license-heartbeat-request",
+    "log-reply",
+    "log-request",
     "machine-binding-request",
     "machine-request",
     "pause-request",

@@ -51,7 +51,7 @@ NOT_ON_THE_WIRE = {
     "run-result",
     "tracked-job",
 }
-ABOUT_A_JOB = ["accept", "finish", "heartbeat", "release", "token"]
+ABOUT_A_JOB = ["accept", "finish", "heartbeat", "release", "token", "log"]
 OPERATIONS = {
     "/api/v1/github/dispatch/pull": "pull",
     **{f"/api/v1/github/dispatch/{{id}}/{call}": call for call in ABOUT_A_JOB},
@@ -65,6 +65,7 @@ CONTRACT_OF = {
     "heartbeat": ("heartbeat-request", "heartbeat-reply"),
     "release": ("release-request", ""),
     "token": ("token-grant-request", "token-grant-reply"),
+    "log": ("log-request", "log-reply"),
     "activate": ("activate-request", "activate-reply"),
     "license_heartbeat": ("license-heartbeat-request", "license-heartbeat-reply"),
 }
@@ -181,7 +182,7 @@ def test_a_call_takes_and_answers_what_its_contracts_say(path: str) -> None:
 @pytest.mark.parametrize("path", OPERATIONS)
 def test_a_call_names_every_answer(path: str) -> None:
     responses = operation(path)["responses"]
-    gives = "/licenses/" in path or path.endswith("/token")
+    gives = "/licenses/" in path or path.endswith(("/token", "/log"))
     without_body = set() if gives else {"204"}
 
     assert set(responses) == {"200"} | without_body | ERRORS
@@ -222,7 +223,7 @@ def test_what_is_optional_for_an_endpoint_is_marked() -> None:
         if "x-extension" in operation(path)
     }
 
-    assert marked == {name: name for name in ("heartbeat", "release", "token")}
+    assert marked == {name: name for name in ("heartbeat", "release", "token", "log")}
     assert components["parameters"]["Prefer"]["x-extension"] == "long-poll"
     assert components["headers"]["Preference-Applied"]["x-extension"] == "long-poll"
     assert components["headers"]["Retry-After"]["x-extension"] == "retry-after"

@@ -45,6 +45,8 @@ async def serve(config: Config, given: Surroundings) -> None:
             path=str(config.secret_file),
             to_do="chmod 600",
         )
+    for warning in config.warnings:
+        log.warning("key_renamed", what=warning)
     restored = restore_state(config.state_folder)
     if restored:
         log.warning("folder_modes_restored", count=restored)

@@ -29,6 +29,7 @@ from dispatchd.agent.identity import Identity, identity
 from dispatchd.agent.loops.file_modes import ModesLoop
 from dispatchd.agent.loops.heartbeat import HeartbeatLoop
 from dispatchd.agent.loops.intake import IntakeLoop
+from dispatchd.agent.loops.logs.loop import LogLoop
 from dispatchd.agent.loops.progress import ProgressFeed
 from dispatchd.agent.loops.prune import PruneLoop
 from dispatchd.agent.loops.pull import Listeners, PullLoop
@@ -38,6 +39,7 @@ from dispatchd.agent.run_loop.attempt import Guard
 from dispatchd.agent.store.held_folders import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.log_debts import LogDebts
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.supervisor import Daemon, Loops
 from dispatchd.agent.tracking.tracker import Tracker
@@ -145,6 +147,7 @@ def build(opened: Opened) -> Daemon:
     others = (
         *(modes, who.license, loops.report, core.run_loop),
         *(core.leftovers, loops.heartbeat, loops.prune, loops.intake),
+        _log_loop(opened, shared, source),
         control,
         _supervision(opened, status, manager),
         traces,
@@ -254,6 +257,7 @@ def _loops(
         fence=shared.fence,
         progress=ProgressFeed(runs, core.concluder.stories),
         context=context,
+        logs=shared.logs,
     )
     listeners = Listeners(early_end=heartbeat.hurry)
     if who.license is not None:
@@ -290,6 +294,15 @@ def _report(opened: Opened, shared: Tracking, source: DispatchEndpoint) -> Repor
     )
 
 
+def _log_loop(opened: Opened, shared: Tracking, source: DispatchEndpoint) -> LogLoop:
+    return LogLoop(
+        source=source,
+        tracking=shared,
+        debts=LogDebts.open(opened.current.config.state_folder),
+        known=opened.given.known,
+    )
+
+
 def _prune(opened: Opened, shared: Tracking, core: Execution) -> PruneLoop:
     return PruneLoop(
         store=opened.folder.store,
@@ -310,6 +323,7 @@ def _status(
         return [
             *fitness.warnings(context.config.workflows, engine.machine),
             *opened.warnings,
+            *context.config.warnings,
             *loops.prune.problems,
             *core.leftovers.warnings,
         ]

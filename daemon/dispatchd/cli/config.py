@@ -61,6 +61,7 @@ def _problem(problem: Problem) -> dict[str, str]:
 def _warnings(configuration: Config) -> Iterator[str]:
     if configuration.secret_is_exposed:
         yield f"{configuration.secret_file} is open to other users; run: chmod 600 {configuration.secret_file}"
+    yield from configuration.warnings
     if not configuration.workflows:
         yield f"{configuration.file} has no [workflows.NAME], so every job would be rejected"
     for name, workflow in configuration.workflows.items():

@@ -27,6 +27,7 @@ from dispatchd.hub.storage.engines.turns import awaited
 from dispatchd.hub.storage.jobs.checks import CheckStore
 from dispatchd.hub.storage.jobs.reader import JobReader
 from dispatchd.hub.storage.jobs.store import JobStore
+from dispatchd.hub.storage.logs.store import LogStore
 from dispatchd.hub.storage.machines import MachineStore
 from dispatchd.hub.storage.shared_clock import Clock
 from dispatchd.hub.storage.tokens import TokenStore
@@ -81,12 +82,19 @@ class Context:
     refusals: Refusals = field(init=False)
     waiting: Waiting = field(factory=Waiting, init=False)
     """Requests of this process that wait."""
+    logs: LogStore = field(init=False)
+    """Logs of jobs."""
     _threads: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_THREADS), init=False
     )
 
     def __attrs_post_init__(self) -> None:
         self.refusals = Refusals(self.now)
+        self.logs = LogStore.open(
+            self.settings.log_folder,
+            self.settings.logs.most_bytes,
+            self.stores.database,
+        )
 
     @classmethod
     def at(
@@ -151,6 +159,17 @@ class Context:
         proven = matches(body[secret_name], secret_hash)
         if machine is None or not proven or machine.license_id != body["license_id"]:
             raise Refused(HTTPStatus.UNAUTHORIZED, _NOT_PROVEN)
+        return machine
+
+    def holder(self, body: dict[str, Json]) -> Machine:
+        """Return the machine that makes a call about a job. Blocks.
+
+        Raises:
+            Refused: The credentials are not valid, or the machine has been revoked.
+        """
+        machine = self.authenticate(body, "secret")
+        if machine.revoked_at:
+            raise Refused(HTTPStatus.UNAUTHORIZED, "this machine has been revoked")
         return machine
 
     def authenticate_again(self, machine: Machine) -> Machine:

@@ -39,6 +39,11 @@ license_id = {license_id}
 [retention]
 # days = 30                        # how long ended jobs and deliveries are kept
 
+[logs]
+# folder = "logs"                  # shared, where several hub processes use one database
+# days = 14                        # how long the log of a job is kept
+# job_mib = 256                    # how large all logs of one job may be together
+
 # A GitHub App of your own (docs/github.md): write the rules, then `dispatchd hub github setup`.
 # [github]
 # public_url = "https://hub.example.org"

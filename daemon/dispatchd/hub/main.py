@@ -29,6 +29,7 @@ from dispatchd.hub.api.dispatch import Dispatch
 from dispatchd.hub.api.errors import answer_hub_error
 from dispatchd.hub.api.jobs import Jobs
 from dispatchd.hub.api.licenses import Licenses
+from dispatchd.hub.api.logs import Logs
 from dispatchd.hub.api.machines import Machines
 from dispatchd.hub.api.probes import Probes
 from dispatchd.hub.api.pull import Pull
@@ -77,16 +78,18 @@ def application(
     """Return the hub's application, with the routes of an extension; the metrics count its open connections."""
     submissions, probes = Submissions(context), Probes(context, extension, connections)
     jobs = Jobs(context, submissions, extension)
+    logs = Logs(context, jobs)
     app = Starlette(
         routes=[
             *Pull(context, extension).routes(),
             *Dispatch(context).routes(),
+            *logs.routes(),
             *jobs.routes(),
             *Licenses(context).routes(),
             *Machines(context).routes(),
             *Admin(context, submissions, extension).routes(),
             *probes.routes(),
-            *Page(context, jobs, extension).routes(),
+            *Page(context, jobs, logs, extension).routes(),
             *extension.routes(),
         ],
         exception_handlers={
@@ -152,6 +155,12 @@ async def serve(
             from dispatchd.hub.workers.notify import Listener  # noqa: PLC0415
 
             loops.append(Listener(context=context).run)
+        if not context.logs.is_shared:
+            structlog.get_logger().warning(
+                "logs_not_shared",
+                folder=str(context.settings.log_folder),
+                hint="hub processes of one database need one folder: share it (logs.folder); until then machines send no logs here",
+            )
         if context.settings.is_in_clear:
             structlog.get_logger().warning(
                 "plain_http",

@@ -276,6 +276,8 @@ class Waiting:
     """Long polls that wait for a job."""
     watchers: Watchers = field(factory=Watchers, init=False)
     """Requests that wait for a change of one job each."""
+    logs: Watchers = field(factory=Watchers, init=False)
+    """Requests that follow the log of one job each."""
     changed: Notifier = field(factory=Notifier, init=False)
     """Notifies when a job has changed its state."""
     stopping: bool = field(default=False, init=False)
@@ -297,10 +299,12 @@ class Waiting:
         elif news.machine:
             self.polls.end(news.machine)
         self.watchers.notify(news.job_id)
+        self.logs.notify(news.job_id)
         self.changed.notify()
 
     def wake_all(self) -> None:
         """Wake all waiting requests, for example after news may have been missed."""
         self.polls.wake_all()
         self.watchers.wake_all()
+        self.logs.wake_all()
         self.changed.notify()

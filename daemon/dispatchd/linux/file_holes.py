@@ -4,6 +4,7 @@ Sizes and offsets stay, so the writer notices nothing. Facts from fallocate(2) a
 """
 
 import ctypes
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -93,6 +94,49 @@ def read_around_holes(
                 yield data.rstrip(b"\0") if is_before_hole else data
                 if not data:
                     return
+
+
+def next_piece(fd: int, position: int, most: int) -> tuple[bytes, int, int]:
+    """Return the next content of a file that is being written, the size of the hole before it, and the place behind it.
+
+    Zeros before a hole are left out, as by `read_around_holes`. A piece ends at a multiple of `most` (bytes), so that the
+    pieces are the same however the file grows. At the end of the file the place is `position`.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    size = os.fstat(fd).st_size
+    if position >= size:
+        return b"", 0, position
+    try:
+        start = os.lseek(fd, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        # Only a hole is behind it.
+        return b"", 0, position
+    until = min(size, os.lseek(fd, start, os.SEEK_HOLE))
+    data = os.pread(fd, min(until, (start // most + 1) * most) - start, start)
+    end = start + len(data)
+    if end == until < size:
+        data = data.rstrip(b"\0")
+    return data, start - position, end
+
+
+def end_of_head(path: Path) -> int | None:
+    """Return the place up to which `cut_middle` has left a file as it was (bytes); None if it has a whole middle."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        hole = os.lseek(fd, 0, os.SEEK_HOLE)
+        # The block before the hole has the marker.
+        return max(0, hole - _BLOCK) if hole < os.fstat(fd).st_size else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def hole_bytes(path: Path) -> int:

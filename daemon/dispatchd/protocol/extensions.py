@@ -9,11 +9,12 @@ HEARTBEAT: Final = "heartbeat"
 RELEASE: Final = "release"
 TOKEN: Final = "token"  # noqa: S105  # a name
 REPORT: Final = "report"
+LOG: Final = "log"
 CAPABILITIES: Final = "capabilities"
 MARKED: Final = "contract-header"
 """Extension of an endpoint that puts the header of the contract into each of its answers."""
 
-OF_MACHINES: Final = (CLAIM, LEASE, HEARTBEAT, RELEASE, TOKEN, REPORT)
+OF_MACHINES: Final = (CLAIM, LEASE, HEARTBEAT, RELEASE, TOKEN, REPORT, LOG)
 """Extensions that this release names in its pulls."""
 
 HEADER: Final = "Dispatch-Contract"

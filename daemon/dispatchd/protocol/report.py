@@ -1,14 +1,21 @@
-"""Report of an attempt beside its verdict, and its limits.
+"""Report of an attempt beside its verdict, and chunks of its log (contracts/README.md, logs), with their limits.
 
-A command has written all of it, and it leaves the machine. It is scrubbed first and cut afterwards, so that
+A command has written all of it, and it leaves the machine. A report is scrubbed first and cut afterwards, so that
 no cut leaves half of a secret.
 """
 
+import base64
+import binascii
+import gzip
+import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from hashlib import sha256
+from typing import Final, Self
 
 from attrs import Factory, evolve, frozen
 
+from dispatchd.errors import ContractViolation
+from dispatchd.protocol.job import Json
 from dispatchd.protocol.result import Annotation
 from dispatchd.redaction.truncate import clip_markdown
 
@@ -70,3 +77,84 @@ def annotations(
         )
         for annotation in possible[:MOST_ANNOTATIONS]
     )
+
+
+LARGEST_CHUNK: Final = 1024 * 1024
+"""Largest chunk that an endpoint takes (bytes, before it is compressed; log-request schema)."""
+
+_CONTRACT: Final = "log-request"
+
+_LEVEL: Final = 6
+"""Level of gzip: more takes several times as long and saves few percent of a log."""
+
+_GZIP: Final = 16 + zlib.MAX_WBITS
+"""Tells zlib that a gzip header is in front."""
+
+
+@frozen(kw_only=True)
+class LogChunk:
+    """Part of the log of an attempt: UTF-8 as the command wrote it, without secrets.
+
+    `offset` is its place in the log of that attempt (bytes). `whole` is the SHA-256 of the whole log of the attempt, in
+    the chunk with which it ends; empty in all others.
+    """
+
+    attempt: int
+    offset: int
+    data: bytes = b""
+    whole: str = ""
+
+    @property
+    def end(self) -> int:
+        """Place of the first byte after it (bytes)."""
+        return self.offset + len(self.data)
+
+    def to_wire(self) -> dict[str, Json]:
+        """Return its fields on the wire."""
+        packed = gzip.compress(self.data, _LEVEL, mtime=0) if self.data else b""
+        fields: dict[str, Json] = {
+            "attempt": self.attempt,
+            "offset": self.offset,
+            "length": len(self.data),
+            "sha256": sha256(self.data).hexdigest(),
+            "data": base64.b64encode(packed).decode(),
+        }
+        return {**fields, "whole_sha256": self.whole} if self.whole else fields
+
+    @classmethod
+    def from_wire(cls, fields: Mapping[str, Json]) -> Self:
+        """Return the chunk in a body that keeps the schema.
+
+        Raises:
+            ContractViolation: Its data isn't what its length and its hash say.
+        """
+        length = int(str(fields["length"]))
+        data = _unpacked(str(fields["data"]), length) if length else b""
+        if sha256(data).hexdigest() != fields["sha256"]:
+            rule = "must be the SHA-256 of the chunk's bytes"
+            raise ContractViolation(contract=_CONTRACT, path="$.sha256", rule=rule)
+        return cls(
+            attempt=int(str(fields["attempt"])),
+            offset=int(str(fields["offset"])),
+            data=data,
+            whole=str(fields.get("whole_sha256") or ""),
+        )
+
+
+def _unpacked(text: str, length: int) -> bytes:
+    """Return the bytes in base64 of gzip; never more than one beyond `length`, whatever the text would unpack to.
+
+    Raises:
+        ContractViolation: It isn't gzip, or not of this length.
+    """
+    unpack = zlib.decompressobj(_GZIP)
+    try:
+        packed = base64.b64decode(text, validate=True)
+        data = unpack.decompress(packed, length + 1)
+    except (binascii.Error, ValueError, zlib.error) as error:
+        rule = "must be base64 of gzip"
+        raise ContractViolation(contract=_CONTRACT, path="$.data", rule=rule) from error
+    if len(data) != length:
+        rule = "must be the number of the chunk's bytes"
+        raise ContractViolation(contract=_CONTRACT, path="$.length", rule=rule)
+    return data

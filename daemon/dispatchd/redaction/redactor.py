@@ -32,6 +32,9 @@ REPORTED: Final = 16_000
 _ROUNDS: Final = 5
 """Most searches of one text (count): a mark can bring a key and a value together."""
 
+_SHORTEST_BEGIN: Final = 4
+"""Shortest beginning of a secret that is held back (characters): shorter ones tell little, and occur everywhere."""
+
 _FOLDED_FROM: Final = 12
 """Shortest form that is searched across several lines (characters): shorter ones would match by chance."""
 
@@ -109,6 +112,22 @@ class Redactor:
         """Return the length of the end of a known secret with which a text begins (characters)."""
         return max(map(self._rest_within, readings(text[: 4 * self.reach]).views))
 
+    def begins_within(self, text: str) -> int:
+        """Return the length of the end of a text that may be the beginning of a known secret (characters)."""
+        if not self._forms:
+            return 0
+        end = text[-4 * self.reach :]
+        views = [each for view in readings(end).views for each in (view, joined(view))]
+        return max(self._begun_within(view, len(end)) for view in views)
+
+    def _begun_within(self, view: View, size: int) -> int:
+        every = (*self._with_hidden, *self._in_lines, *self._in_joined)
+        begun = max((_begin_of(form, view.text) for form in every), default=0)
+        if not begun:
+            return 0
+        last = len(view.text)
+        return size - view.origin((last - begun, last))[0]
+
     def _rest_within(self, view: View) -> int:
         head = view.text[:SHORTEST]
         if len(head) < SHORTEST:
@@ -172,6 +191,15 @@ def _rest_of(form: str, text: str, head: str) -> int:
     for start, _ in _all(form, head):
         if start > 0 and text.startswith(form[start:]):
             return len(form) - start
+    return 0
+
+
+def _begin_of(form: str, text: str) -> int:
+    """Return the length of the beginning of a form with which a text ends, but for its shortest ones (characters)."""
+    end = text[max(0, len(text) - len(form) + 1) :]
+    for start, _ in _all(end, form[:_SHORTEST_BEGIN]):
+        if form.startswith(end[start:]):
+            return len(end) - start
     return 0
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from attrs import define, field
 
-from dispatchd.redaction.patterns import LONGEST
+from dispatchd.redaction.patterns import LONGEST, Place
 from dispatchd.redaction.redactor import MARK, Redactor
 from dispatchd.redaction.shown import shown
 
@@ -54,6 +54,30 @@ class StreamRedactor:
         self._seen, self._returned = self._seen[keep:], self._returned - keep
         return clean
 
+    def glimpse(self, fresh: int) -> str:
+        """Return the whole lines behind the text that was returned that are most likely clean; changes nothing.
+
+        The next `feed` may mask more of them, because what comes then may belong to a secret in them. Text with
+        which a known secret may begin is left out, and so is a secret that may continue.
+
+        Args:
+            fresh: Length of the end that was written just now, so that a secret in it may be incomplete (characters).
+        """
+        seen = self._seen
+        settled = len(seen) - max(fresh, self._redactor.begins_within(seen))
+        until = seen.rfind("\n", self._returned, max(settled, self._returned)) + 1
+        if until <= self._returned:
+            return ""
+        places = self._redactor.places(seen)
+        for start, end in reversed(places):
+            # A private key at the end of the text may have more lines.
+            is_open = start < until <= end + 1 and _is_begun_key(seen[start:end])
+            if is_open or start < until <= end:
+                until = seen.rfind("\n", self._returned, max(start, self._returned)) + 1
+        if until <= self._returned:
+            return ""
+        return self._clean(until, places)[0]
+
     def close(self) -> str:
         """Return the rest."""
         clean, _ = self._answer(len(self._seen))
@@ -72,16 +96,28 @@ class StreamRedactor:
 
     def _answer(self, until: int) -> tuple[str, int]:
         """Return the clean text up to a character, and the start of a secret that continues there (-1: none does)."""
+        places = self._redactor.places(self._seen)
+        clean, self._returned, last = self._clean(until, places)
+        return clean, last
+
+    def _clean(self, until: int, places: list[Place]) -> tuple[str, int, int]:
+        """Return the clean text up to a character, its end, and the start of a secret that continues there (-1: none)."""
         clean: list[str] = []
-        last = -1
-        for start, end in self._redactor.places(self._seen):
-            if start >= until or end < self._returned:
+        returned, last = self._returned, -1
+        for start, end in places:
+            if start >= until or end < returned:
                 continue
-            if start >= self._returned:
-                clean += (self._seen[self._returned : start], MARK)
+            if start >= returned:
+                clean += (self._seen[returned:start], MARK)
             # A secret that began before has its mark already; only its rest is new.
-            self._returned, last = end, start
-        if self._returned < until:
-            clean.append(self._seen[self._returned : until])
-            self._returned, last = until, -1
-        return "".join(clean), last
+            returned, last = end, start
+        if returned < until:
+            clean.append(self._seen[returned:until])
+            returned, last = until, -1
+        return "".join(clean), returned, last
+
+
+def _is_begun_key(text: str) -> bool:
+    """Return whether a place is a private key without its last line."""
+    visible = shown(text)
+    return "-----BEGIN" in visible and "-----END" not in visible

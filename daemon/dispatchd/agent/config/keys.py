@@ -9,7 +9,7 @@ from attrs import field, frozen
 from dispatchd.agent.domain.exit_table import Contract
 from dispatchd.agent.domain.isolation import Home, Network, PullPolicy
 from dispatchd.agent.domain.limits import RunLimits
-from dispatchd.agent.domain.workflow import HEADLESS_ARGUMENTS
+from dispatchd.agent.domain.workflow import HEADLESS_ARGUMENTS, ReportLog
 
 RESTART: Final = {"restart": True}
 """Metadata of a key that a running daemon can't change; all others are applied by a reload."""
@@ -142,7 +142,9 @@ class WorkflowEntry(RunLimits):
     checkout_timeout_s: float = 300.0
     required_artifacts: tuple[str, ...] = ()
     missing_artifacts: str = "park"
-    report_output: bool = True
+    report_log: ReportLog = ReportLog.FULL
+    report_output: bool | None = None
+    """Name of `report_log` before it: true for the tail, false for never."""
 
 
 @frozen(kw_only=True)

@@ -30,6 +30,8 @@ from dispatchd.agent.config.keys import (
 from dispatchd.agent.config.workflows import (
     Reader,
     own_tables,
+    renamed_keys,
+    two_report_keys,
     two_tokens,
     unexpanded_programs,
     unfit_isolations,
@@ -64,6 +66,8 @@ class Config:
     metrics: Metrics
     telemetry: Telemetry
     workflows: Mapping[str, Workflow]
+    warnings: tuple[str, ...] = ()
+    """Keys that have another name by now, one sentence each."""
 
     @property
     def room(self) -> int:
@@ -187,6 +191,7 @@ def load(
         metrics=content.metrics,
         telemetry=content.telemetry,
         workflows=workflows,
+        warnings=tuple(renamed_keys(content)),
     )
     problems = [
         Problem(file=sources.file_of(key), key=key, expected=expected)
@@ -273,6 +278,7 @@ def _structured(sources: Sources, document: dict[str, Json]) -> File:
             *unknown_secrets(content),
             *unexpanded_programs(content),
             *two_tokens(content),
+            *two_report_keys(content, own_tables(document)),
             *unfit_isolations(content),
         )
     ]

@@ -15,7 +15,7 @@ from dispatchd.agent.domain.isolation import CHOOSES_NETWORK, Home, Isolation, N
 from dispatchd.agent.domain.limits import RunLimits
 from dispatchd.agent.domain.run.github_server import PUBLIC, server_of
 from dispatchd.agent.domain.run.secret import SecretSource
-from dispatchd.agent.domain.workflow import GH_TOKEN, Repository, Workflow
+from dispatchd.agent.domain.workflow import GH_TOKEN, ReportLog, Repository, Workflow
 from dispatchd.protocol.job import Json
 
 _LIMITS: Final = tuple(field.name for field in attrs.fields(RunLimits))
@@ -80,7 +80,7 @@ class Reader:
             checkout=self._repository(entry) if entry.checkout else None,
             required_artifacts=entry.required_artifacts,
             missing_fails=entry.missing_artifacts == "fail",
-            report_output=entry.report_output,
+            report_log=_report_log(entry),
         )
 
     def _command(self, entry: WorkflowEntry) -> tuple[str, ...]:
@@ -159,6 +159,34 @@ def own_tables(document: Mapping[str, Json]) -> dict[str, dict[str, Json]]:
 
 def _table(value: Json) -> dict[str, Json]:
     return value if isinstance(value, dict) else {}
+
+
+def _report_log(entry: WorkflowEntry) -> ReportLog:
+    if entry.report_output is None:
+        return entry.report_log
+    return ReportLog.TAIL if entry.report_output else ReportLog.NEVER
+
+
+def renamed_keys(content: File) -> Iterator[str]:
+    """Yield a sentence for every key that has another name by now."""
+    for name, entry in content.workflows.items():
+        if entry.report_output is not None:
+            yield (
+                f"workflows.{name}.report_output is now report_log: "
+                f'write report_log = "{_report_log(entry)}", or leave it out for the whole log'
+            )
+
+
+def two_report_keys(
+    content: File, tables: Mapping[str, Mapping[str, Json]]
+) -> Iterator[tuple[str, str]]:
+    """Yield key and expectation for every workflow with the old and the new name of a key."""
+    for name, entry in content.workflows.items():
+        if entry.report_output is not None and "report_log" in tables[name]:
+            yield (
+                f"workflows.{name}.report_output",
+                "must not stand beside report_log, which replaces it",
+            )
 
 
 def two_tokens(content: File) -> Iterator[tuple[str, str]]:

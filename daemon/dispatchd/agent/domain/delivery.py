@@ -44,6 +44,16 @@ class Beat:
     """The endpoint's answer to a heartbeat or an accept."""
 
     cancel_requested: bool = False
+    watching: bool = False
+    """True while somebody looks at the log of the job."""
+
+
+@frozen(kw_only=True)
+class LogAnswer:
+    """The endpoint's answer to a chunk of a log: up to where it has the log of the attempt (bytes)."""
+
+    offset: int
+    watching: bool = False
 
 
 def rejection(

@@ -1,6 +1,7 @@
 """Workflow that a job may ask for, as the machine's owner configured it."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,18 @@ from dispatchd.protocol.job import Job
 
 GH_TOKEN: Final = "GH_TOKEN"  # noqa: S105  # the name of a variable
 """Variable in which a command gets the token of the endpoint, as GitHub's `gh` reads it."""
+
+
+class ReportLog(StrEnum):
+    """Part of what its command writes that goes to the endpoint, without secrets."""
+
+    FULL = "full"
+    """All of it, and the end with the result; an endpoint without logs gets the end."""
+    TAIL = "tail"
+    """Its end with the result, and what it writes while somebody watches."""
+    NEVER = "never"
+    """Nothing."""
+
 
 HEADLESS_ARGUMENTS: Final = (
     "--headless",
@@ -80,7 +93,7 @@ class Workflow(RunLimits):
     checkout: Repository | None = None
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False
-    report_output: bool = True
+    report_log: ReportLog = ReportLog.FULL
 
     def runs_for(self, job: Job) -> bool:
         """Return whether it runs jobs of this job's repository."""
@@ -105,7 +118,7 @@ class Workflow(RunLimits):
             retries=self.retries,
             required_artifacts=self.required_artifacts,
             missing_fails=self.missing_fails,
-            report_output=self.report_output,
+            report_output=self.report_log is not ReportLog.NEVER,
             has_secrets=bool(self.secret_variables),
             isolation=self.isolation,
         )

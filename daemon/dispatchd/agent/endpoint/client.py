@@ -11,7 +11,7 @@ import structlog
 from anyio import to_thread
 from attrs import asdict, define, evolve, field
 
-from dispatchd.agent.domain.delivery import Beat, Delivery, NoJob
+from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.run.events import Progress
@@ -33,7 +33,7 @@ from dispatchd.errors import ContractViolation, ProtocolError, TooLarge
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.extensions import MARKED, OF_MACHINES, is_marked
 from dispatchd.protocol.job import Job, Json
-from dispatchd.protocol.report import Report
+from dispatchd.protocol.report import LogChunk, Report
 
 _PATH: Final = "/api/v1/github/dispatch"
 
@@ -189,6 +189,16 @@ class DispatchEndpoint:
             body["reason"] = self._scrubbed(record.blocked)
         return _beat("heartbeat", await self._about("heartbeat", record, body))
 
+    async def log(self, record: TrackedJob, chunk: LogChunk) -> LogAnswer:
+        """Send a chunk of the log of one of the job's attempts, without secrets."""
+        fields = await to_thread.run_sync(chunk.to_wire)
+        document = json_object("log", await self._about("log", record, fields))
+        _check("log", "log-reply", document)
+        return LogAnswer(
+            offset=int(str(document["offset"])),
+            watching=document.get("watching") is True,
+        )
+
     async def release(self, record: TrackedJob, reason: str) -> None:
         """Hand an unstarted job back."""
         await self._about("release", record, {"reason": reason})
@@ -298,7 +308,10 @@ def _beat(call: str, reply: Reply) -> Beat:
         return Beat()
     document = json_object(call, reply)
     _check(call, "heartbeat-reply", document)
-    return Beat(cancel_requested=document.get("cancel_requested") is True)
+    return Beat(
+        cancel_requested=document.get("cancel_requested") is True,
+        watching=document.get("watching") is True,
+    )
 
 
 def _check(call: str, contract: str, document: object) -> None:

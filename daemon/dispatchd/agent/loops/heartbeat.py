@@ -22,6 +22,7 @@ from dispatchd.agent.loops.progress import ProgressFeed
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
+from dispatchd.agent.tracking.log_watch import LogWatch
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.keyed_tasks import KeyedTasks
@@ -73,6 +74,7 @@ class HeartbeatLoop:
     fence: Fence
     progress: ProgressFeed
     context: Context
+    logs: LogWatch = field(factory=LogWatch)
     _rhythms: dict[str, _Rhythm] = field(factory=dict, init=False)
     """Rhythms by job. A job whose claim is lost has none: its run continues, and another beat would change nothing."""
     _work: KeyedTasks[str] = field(init=False)
@@ -160,6 +162,7 @@ class HeartbeatLoop:
             )
         else:
             self.fence.note(record, asked_at, holds=True)
+            self.logs.note(job_id, watching=beat.watching)
             if news is not None:
                 self.progress.note_sent(record)
             decided = record.is_cancelled or record.phase is Phase.FINISHING

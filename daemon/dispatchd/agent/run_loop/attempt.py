@@ -179,6 +179,9 @@ class AttemptRunner:
             if attempt.process is not None:
                 # Before the wait: afterwards the secrets that must not get into a report may no longer be known.
                 readable = await self.engine.recall(attempt.process, folder)
+                if readable:
+                    redactor = self.concluder.known.redactor
+                    self.tracking.logs.begin(record, attempt.number, redactor)
                 end = await self._watch(record, attempt, attempt.process)
             await self.concluder.conclude(
                 record.job.id, end, workflow, secrets_known=readable

@@ -8,13 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from dispatchd.agent.domain.delivery import Beat, Delivery, NoJob
+from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.domain.run.events import Progress
 from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Usage
-from dispatchd.protocol.report import Report
+from dispatchd.protocol.report import LogChunk, Report
 
 
 class Clock(Protocol):
@@ -114,6 +114,13 @@ class Source(Protocol):
 
         `permissions` are GitHub's names with `read` or `write`. Called only for jobs whose `extensions` list
         `token`. Each call may return another one.
+        """
+        ...
+
+    async def log(self, record: TrackedJob, chunk: LogChunk) -> LogAnswer:
+        """Send a chunk of an attempt's log, without secrets; JobClosed if the source takes none of this job.
+
+        Called only for jobs whose `extensions` list `log`. TooLarge means that it takes no more.
         """
         ...
 

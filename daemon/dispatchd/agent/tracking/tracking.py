@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Self
 
-from attrs import frozen
+from attrs import field, frozen
 
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.job import TrackedJob
@@ -13,6 +13,7 @@ from dispatchd.agent.store.runs import Runs
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.log_watch import LogWatch
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.notifier import Notifier
@@ -27,6 +28,7 @@ class Tracking:
     tracker: Tracker
     fence: Fence
     runs: Runs
+    logs: LogWatch = field(factory=LogWatch)
 
     @classmethod
     def of(  # noqa: PLR0913  # wiring has as many parts
@@ -47,4 +49,5 @@ class Tracking:
             tracker=tracker,
             fence=Fence(tracker, clock),
             runs=Runs.open(current.config.state_folder),
+            logs=LogWatch(changed),
         )

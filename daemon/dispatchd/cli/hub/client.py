@@ -4,8 +4,9 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from functools import wraps
+from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import quote
 
 import click
@@ -129,6 +130,22 @@ class HubClient:
             raise NotReachable(cannot=cannot, reason=f"{self.url} {problem}")
         return answer or {}
 
+    def text(self, path: str, *, cannot: str) -> "tuple[bytes, httpx.Headers]":
+        """Return the text and the headers of an answer that is no JSON.
+
+        Args:
+            path: The path, encoded.
+            cannot: What the command can't do if this fails, as words after "cannot".
+
+        Raises:
+            NotReachable: The hub doesn't answer.
+            UsageError: The hub refuses.
+        """
+        reply = self._reply("GET", path, None, cannot)
+        if not reply.is_success:
+            self._refused(reply, cannot)
+        return reply.content, reply.headers
+
     def rows(
         self, path: str, name: str, contract: str, *, cannot: str
     ) -> list[dict[str, Any]]:
@@ -190,6 +207,24 @@ class HubClient:
             NotReachable: The hub doesn't answer.
             UsageError: The hub refuses.
         """
+        reply = self._reply(method, path, body, cannot)
+        document = _object(reply.content)
+        if reply.status_code == HTTPStatus.NO_CONTENT:
+            return None
+        if not reply.is_success:
+            self._refused(reply, cannot)
+        if document is None:
+            raise NotReachable(cannot=cannot, reason=self._page(reply))
+        return document
+
+    def _reply(
+        self, method: str, path: str, body: object, cannot: str
+    ) -> "httpx.Response":
+        """Return an answer, whatever its status.
+
+        Raises:
+            NotReachable: The hub doesn't answer.
+        """
         import httpx
 
         try:
@@ -212,27 +247,30 @@ class HubClient:
                 if problem := coding_problem(coding):
                     raise NotReachable(cannot=cannot, reason=f"{self.url}: {problem}")
                 reply.read()
+                return reply
         except (httpx.TransportError, httpx.InvalidURL) as error:
             reason = f"no hub answers at {self.url} ({error})"
             raise NotReachable(cannot=cannot, reason=reason) from error
-        document = _object(reply.content)
-        if reply.status_code == httpx.codes.NO_CONTENT:
-            return None
-        if reply.is_success and document is not None:
-            return document
-        said = (document or {}).get("message")
-        kind = reply.headers.get("content-type", "no content type").partition(";")[0]
-        page = f" with {kind:.60} (a proxy's or a login page?)"
-        reason = (
-            said
-            if isinstance(said, str) and not reply.is_success
-            else f"{self.url} answers {reply.status_code}{'' if document else page}"
-        )
-        if reply.is_success:
-            raise NotReachable(cannot=cannot, reason=reason)
+
+    def _refused(self, reply: "httpx.Response", cannot: str) -> NoReturn:
+        """Report a refusal.
+
+        Raises:
+            NotReachable: It is an error of the hub, or of something on the way.
+            UsageError: The hub refuses.
+        """
+        said = (_object(reply.content) or {}).get("message")
+        reason = said if isinstance(said, str) else self._page(reply)
         if reply.status_code >= _SERVER_ERROR:
             raise NotReachable(cannot=cannot, reason=reason)
         raise UsageError(cannot=cannot, reason=reason)
+
+    def _page(self, reply: "httpx.Response") -> str:
+        """Return the description of an answer that isn't the hub's JSON."""
+        kind = reply.headers.get("content-type", "no content type").partition(";")[0]
+        page = f" with {kind:.60} (a proxy's or a login page?)"
+        is_json = _object(reply.content) is not None
+        return f"{self.url} answers {reply.status_code}{'' if is_json else page}"
 
     def _context(self) -> "ssl.SSLContext":
         """Return the context that checks the hub's certificate.

@@ -14,6 +14,7 @@ from dispatchd.cli.hub import access as hub_people
 from dispatchd.cli.hub import github as hub_github
 from dispatchd.cli.hub import jobs as hub_jobs
 from dispatchd.cli.hub import keys as hub_keys
+from dispatchd.cli.hub import logs as hub_logs
 from dispatchd.cli.hub import route as hub_route
 from dispatchd.cli.hub import run as hub_run
 from dispatchd.cli.hub.client import config_option
@@ -34,8 +35,8 @@ _MIGRATION_GRACE_S = 60.0
 _SECTIONS: Final[Sections] = MappingProxyType(
     {
         "Jobs": (
-            *("run", "watch", "jobs", "show", "open", "cancel", "requeue"),
-            *("submit", "pause", "resume", "prune"),
+            *("run", "watch", "jobs", "show", "logs", "open", "cancel"),
+            *("requeue", "submit", "pause", "resume", "prune"),
         ),
         "Machines and people": ("machines", "machine", "token"),
         "GitHub": ("github", "deliveries", "redeliver", "route"),
@@ -51,7 +52,7 @@ def hub() -> None:
 
 for _command in (
     *(*hub_run.COMMANDS, *hub_jobs.COMMANDS, *hub_people.COMMANDS),
-    *(hub_github.github, hub_route.route, hub_keys.keys),
+    *(hub_github.github, hub_route.route, hub_keys.keys, hub_logs.logs),
 ):
     hub.add_command(_command)
 
@@ -172,19 +173,20 @@ def _announce(settings: "Settings", port_file: Path | None, bound_port: int) -> 
 @hub.command(short_help="Write the whole database to FILE.")
 @config_option
 @json_option
+@click.option("--without-logs", is_flag=True, help="Leave the logs of jobs out.")
 @click.argument("file", type=click.Path(path_type=Path))
-def backup(config_file: Path, *, as_json: bool, file: Path) -> None:
-    """Write everything that the database has to FILE (SQLite); the hub may keep running."""
+def backup(config_file: Path, *, as_json: bool, without_logs: bool, file: Path) -> None:
+    """Write everything that the database has, and the logs of jobs, to FILE (SQLite); the hub may keep running."""
     require_extra()
     from dispatchd.hub.storage.backup import backup as write
 
-    _, database = open_database(config_file)
+    settings, database = open_database(config_file)
     with (
         busy_is_said(f"back up to {file}"),
         closing(database),
         working("backing up", lambda: _size(file)),
     ):
-        rows = write(database, file)
+        rows = write(database, file, None if without_logs else settings.log_folder)
     _say_rows(file, rows, as_json=as_json)
 
 
@@ -211,9 +213,9 @@ def restore(
     from dispatchd.hub.queue.since_backup import SinceBackup, prepare
     from dispatchd.hub.storage.backup import restore as read
 
-    _, database = open_database(config_file)
+    settings, database = open_database(config_file)
     with busy_is_said(f"restore {file}"), closing(database), working("restoring"):
-        rows = read(file, database)
+        rows = read(file, database, settings.log_folder)
         now = time.time()  # noqa: TID251  # of this one call
         prepare(database, SinceBackup(events or "look"), file=file, now=now)
     _say_rows(file, rows, as_json=as_json)

@@ -14,7 +14,7 @@ from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.claim_rules import Claim
-from dispatchd.hub.domain.model import ENDED, HubJob, Machine
+from dispatchd.hub.domain.model import ENDED, HubJob
 from dispatchd.hub.domain.reported import (
     result_of,
     standing_of,
@@ -122,9 +122,15 @@ class Dispatch:
                 job, claim, standing=standing, lease_until=lease_until
             ),
         )
-        return JSONResponse(
-            {"lease_seconds": lease_s, "cancel_requested": claim_rules.wants_end(job)}
-        )
+        reply: dict[str, Json] = {
+            "lease_seconds": lease_s,
+            "cancel_requested": claim_rules.wants_end(job),
+        }
+        if await self.context.use(
+            lambda: self.context.logs.is_watched(job.id, now=self.context.now())
+        ):
+            reply["watching"] = True
+        return JSONResponse(reply)
 
     async def release(self, request: Request) -> Response:
         """Release a job that hasn't started."""
@@ -145,7 +151,7 @@ class Dispatch:
         token_hash = hashed(body.get("claim_token"))
 
         def change() -> tuple[HubJob, HubJob] | None:
-            machine = self._machine(body)
+            machine = self.context.holder(body)
             claim = Claim(machine=machine.server_id, token_hash=token_hash)
             return self.context.stores.jobs.change(
                 job_id, lambda job: decide(job, claim)
@@ -162,18 +168,7 @@ class Dispatch:
         return after
 
     async def _prove(self, credentials: dict[str, Json]) -> None:
-        await self.context.use(lambda: self._machine(credentials))
-
-    def _machine(self, body: dict[str, Json]) -> Machine:
-        """Return the machine that makes a call about a job. Blocks.
-
-        Raises:
-            Refused: The credentials are not valid, or the machine has been revoked.
-        """
-        machine = self.context.authenticate(body, "secret")
-        if machine.revoked_at:
-            raise Refused(HTTPStatus.UNAUTHORIZED, "this machine has been revoked")
-        return machine
+        await self.context.use(lambda: self.context.holder(credentials))
 
 
 def _reported(job: HubJob) -> tuple[str, str, str]:

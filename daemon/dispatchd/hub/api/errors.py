@@ -17,6 +17,8 @@ from dispatchd.hub.domain.errors import (
     JobEnded,
     JobTooLarge,
     LastAdminToken,
+    LogsFull,
+    LogTooLarge,
     NotHolder,
     OtherResult,
     PayloadGone,
@@ -35,6 +37,8 @@ STATUSES: Final[Mapping[type[HubError], HTTPStatus]] = MappingProxyType(
         PayloadGone: HTTPStatus.GONE,
         JobTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         DocumentTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        LogTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        LogsFull: HTTPStatus.SERVICE_UNAVAILABLE,
         LastAdminToken: HTTPStatus.CONFLICT,
         QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
         StorageBusy: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -42,7 +46,7 @@ STATUSES: Final[Mapping[type[HubError], HTTPStatus]] = MappingProxyType(
 )
 
 _RETRY_S: Final[Mapping[type[HubError], int]] = MappingProxyType(
-    {QueueFull: 10, StorageBusy: 1}
+    {QueueFull: 10, StorageBusy: 1, LogsFull: 30}
 )
 """Seconds after which the same request may succeed, of the errors that pass."""
 
@@ -63,6 +67,9 @@ def answer_to(error: HubError) -> Answer:
     if isinstance(error, StorageBusy):
         structlog.get_logger().warning("database_busy", error=message)
         message = "the hub's database can't be used now; the hub's log says why"
+    if isinstance(error, LogsFull):
+        structlog.get_logger().warning("logs_not_stored", error=message)
+        message = "the hub can't store logs now; its own log says why"
     return Answer(
         status=STATUSES[type(error)],
         message=message,

@@ -23,7 +23,7 @@ from dispatchd.hub.domain.scopes import READ
 from dispatchd.hub.extension import Extension
 
 _CALLS: Final = (
-    *("pull", "accept", "finish", "heartbeat", "release", "token", "activate"),
+    *("pull", "accept", "finish", "heartbeat", "release", "log", "token", "activate"),
     *("jobs", "webhooks"),
 )
 _CHECKED_EVERY_S: Final = 1.0

@@ -28,6 +28,7 @@ from dispatchd.protocol.extensions import (
     CLAIM,
     HEARTBEAT,
     LEASE,
+    LOG,
     MARKED,
     RELEASE,
 )
@@ -272,7 +273,8 @@ class Pull:
 
     def _extensions(self, job: HubJob, asking: _Asking) -> list[str]:
         """Return the extensions that the hub offers for a job to a machine."""
-        calls = [HEARTBEAT, RELEASE, *self.extension.job_extensions(job)]
+        logs = [LOG] if self.context.logs.is_shared else []
+        calls = [HEARTBEAT, RELEASE, *logs, *self.extension.job_extensions(job)]
         known = [extension for extension in calls if asking.knows(extension)]
         return [*known, CAPABILITIES, MARKED]
 

@@ -66,6 +66,23 @@ class Retention:
 
 
 @frozen(kw_only=True)
+class LogSettings:
+    """Storage of the logs of jobs."""
+
+    folder: str = "logs"
+    """Folder of the logs; relative to the configuration file."""
+    days: float = 14.0
+    """Time for which the log of a job is kept (days)."""
+    job_mib: int = 256
+    """Largest size of all logs of one job together (MiB)."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Largest size of all logs of one job together (bytes)."""
+        return self.job_mib << 20
+
+
+@frozen(kw_only=True)
 class Settings:
     """A validated configuration; the paths in it are absolute."""
 
@@ -81,6 +98,7 @@ class Settings:
     queue: Queue = Queue()
     connections: ConnectionLimits = ConnectionLimits()
     retention: Retention = Retention()
+    logs: LogSettings = LogSettings()
     github: GithubSettings | None = None
     """Settings for GitHub; None for a hub without GitHub."""
 
@@ -88,6 +106,11 @@ class Settings:
     def token_file(self) -> Path:
         """File with the first token, written by `hub init` for the commands on the same machine."""
         return self.file.parent / TOKEN_FILE
+
+    @property
+    def log_folder(self) -> Path:
+        """Folder of the logs of jobs."""
+        return self.file.parent / self.logs.folder
 
     @property
     def address(self) -> tuple[str, int]:

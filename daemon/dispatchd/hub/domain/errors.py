@@ -10,6 +10,8 @@ HubError
 ├─ JobTooLarge         no machine could read the job
 ├─ DocumentTooLarge    the job is large without its payload and headers
 ├─ QueueFull           the queue is full; the same submission may succeed later
+├─ LogTooLarge         the logs of the job would be larger than the hub stores
+├─ LogsFull            logs can't be stored now; the same call may succeed later
 ├─ LastAdminToken      the token can't be revoked: nobody could manage the hub
 ├─ StorageBusy         the database can't be used now; the same call may succeed later
 └─ Locked              other transactions have locked the free jobs; only a pull meets it, and looks again
@@ -86,6 +88,19 @@ class DocumentTooLarge(HubError):
 
 class QueueFull(HubError):
     """Full queue; the message names the limit."""
+
+
+class LogTooLarge(HubError):
+    """Log that would be larger than the hub stores of one job."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"the logs of this job are larger than {most >> 20} MiB (logs.job_mib)"
+        )
+
+
+class LogsFull(HubError):
+    """Log that can't be stored now, as on a full disk. The message is only for the hub's own log."""
 
 
 class LastAdminToken(HubError):

@@ -12,11 +12,14 @@ from sqlalchemy import Connection, delete, func, insert, select, text
 
 from dispatchd.errors import UsageError
 from dispatchd.hub.storage.database import Database, is_postgresql
+from dispatchd.hub.storage.logs.backup import get_logs, put_logs
+from dispatchd.hub.storage.logs.store import FOLDER_MARK
 from dispatchd.hub.storage.schema import (
     COUNTS,
     JOBS,
     LICENSES,
     MACHINES,
+    MARKS,
     METADATA,
     PAGE_KEY,
     SECRETS,
@@ -29,8 +32,13 @@ _MADE_BY_INIT: Final = (SECRETS, LICENSES)
 """Tables that a new hub has filled already; a restore replaces their rows. Its first token stays."""
 
 
-def backup(database: Database, file: Path) -> int:
+def backup(database: Database, file: Path, logs: Path | None = None) -> int:
     """Write a backup and return the number of rows; the hub may run meanwhile.
+
+    Args:
+        database: The database.
+        file: The file of the backup.
+        logs: The folder of the logs; None to leave them out.
 
     Raises:
         UsageError: The file exists already.
@@ -43,7 +51,7 @@ def backup(database: Database, file: Path) -> int:
         for suffix in ("", "-wal", "-shm", "-journal"):
             beside = aside.with_name(aside.name + suffix)
             undo.callback(beside.unlink, missing_ok=True)
-        rows = _written(database, aside)
+        rows = _written(database, aside, logs)
         _sync(aside)
         aside.replace(file)
         undo.pop_all()
@@ -51,12 +59,15 @@ def backup(database: Database, file: Path) -> int:
     return rows
 
 
-def _written(database: Database, aside: Path) -> int:
+def _written(database: Database, aside: Path, logs: Path | None) -> int:
     """Copy a database into a new file of this user alone, and return the number of rows."""
     target = Database.open(f"sqlite:///{aside.absolute()}")
     try:
         with database.snapshot() as source:
             rows = target.write(lambda copy: _copy(source, copy))
+        if logs is not None:
+            # After the rows: a log of a job that the backup doesn't have does no harm.
+            target.write(lambda copy: put_logs(copy, logs))
         with target.engine.connect() as plain:
             # One file, without a write-ahead log beside it.
             plain.exec_driver_sql("ROLLBACK")
@@ -67,8 +78,13 @@ def _written(database: Database, aside: Path) -> int:
     return rows
 
 
-def restore(file: Path, database: Database) -> int:
+def restore(file: Path, database: Database, logs: Path | None = None) -> int:
     """Restore a backup into a database without jobs and machines; return the number of rows.
+
+    Args:
+        file: The file of the backup.
+        database: The database.
+        logs: The folder of the logs; None to leave them in the backup.
 
     Raises:
         UsageError: There is no such file, or it is damaged.
@@ -83,7 +99,14 @@ def restore(file: Path, database: Database) -> int:
             if damage != "ok":
                 reason = f"the file is damaged ({damage}); take another one"
                 raise UsageError(cannot=cannot, reason=reason)
-            return database.write(lambda db: _put(backup, db, cannot))
+            rows = database.write(lambda db: _put(backup, db, cannot))
+            if logs is not None:
+                try:
+                    get_logs(backup, logs)
+                except OSError as error:
+                    reason = f"the jobs are restored, and their logs are not: {error}"
+                    raise UsageError(cannot=cannot, reason=reason) from error
+            return rows
     finally:
         source.close()
 
@@ -101,6 +124,8 @@ def _put(backup: Connection, db: Connection, cannot: str) -> int:
     for table in _MADE_BY_INIT:
         db.execute(table.delete())
     rows = _copy(backup, db)
+    # The restored hub has another folder.
+    db.execute(MARKS.delete().where(MARKS.c.name == FOLDER_MARK))
     if is_postgresql(db):
         db.execute(
             text(

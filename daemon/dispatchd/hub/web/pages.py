@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlencode
 from uuid import uuid4
 
 from attrs import frozen
@@ -10,6 +11,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from dispatchd.hub.api.jobs import Jobs, filter_of
+from dispatchd.hub.api.logs import Logs
 from dispatchd.hub.api.machines import machine_documents
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.model import ENDED, HELD, WAITING
@@ -18,6 +20,7 @@ from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.storage.jobs.reader import Filter
 from dispatchd.hub.web.events import Live
+from dispatchd.hub.web.log import download, log_stream, shown_log
 from dispatchd.hub.web.login import Entry
 from dispatchd.hub.web.render import (
     Handler,
@@ -46,6 +49,7 @@ class Page:
 
     context: Context
     jobs: Jobs
+    logs: Logs
     extension: Extension
 
     def routes(self) -> list[Route]:
@@ -57,6 +61,9 @@ class Page:
             _post("/login", entry.login),
             _post("/logout", entry.logout),
             _get("/events", self.events),
+            # With the id in the query, as below.
+            _get("/log", self.log),
+            _get("/log/events", self.log_events),
             _get("/static/{version}/{name}", static),
             # With the id in the query; `job_path` explains why.
             _get("/jobs", self.show),
@@ -79,7 +86,10 @@ class Page:
         """Return one job."""
         visitor = await Entry(self.context).visitor(request)
         job_id = _job_id(request)
-        return HTMLResponse(await self.context.use(lambda: self._job(visitor, job_id)))
+        page = await self.context.use(lambda: self._job(visitor, job_id))
+        # So that a page without the script has more of the log when it is loaded again.
+        await self.logs.mark(await self.logs.view(job_id))
+        return HTMLResponse(page)
 
     async def events(self, request: Request) -> Response:
         """Stream changes to an open page.
@@ -92,6 +102,25 @@ class Page:
         except LoginNeeded as error:
             raise Refused(HTTPStatus.UNAUTHORIZED, "the session has ended") from error
         return Live(self.context).stream(request)
+
+    async def log(self, request: Request) -> Response:
+        """Return all logs of a job as a text to store."""
+        await Entry(self.context).visitor(request)
+        return download(self.logs, await self.logs.view(_job_id(request)))
+
+    async def log_events(self, request: Request) -> Response:
+        """Stream the log of a job to an open page.
+
+        Raises:
+            Refused: Nobody is logged in, or there is no such job.
+        """
+        try:
+            await Entry(self.context).visitor(request)
+        except LoginNeeded as error:
+            raise Refused(HTTPStatus.UNAUTHORIZED, "the session has ended") from error
+        job_id = _job_id(request)
+        await self.logs.view(job_id)
+        return log_stream(self.logs, job_id, request)
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a job."""
@@ -125,6 +154,7 @@ class Page:
         if job is None:
             raise Refused(HTTPStatus.NOT_FOUND, f"there is no job {job_id}")
         attempts = self.context.stores.reader.attempts(job_id)
+        log = shown_log(self.logs, self.logs.view_now(job_id))
         return render(
             "job.html",
             visitor,
@@ -139,6 +169,8 @@ class Page:
             names=self.context.stores.machines.names(),
             link=self.extension.link_of(job),
             details=read_details(job.result_details),
+            log=log,
+            log_query=urlencode({"id": job_id}, errors="surrogatepass"),
         )
 
 

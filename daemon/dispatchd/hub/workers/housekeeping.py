@@ -153,6 +153,9 @@ class Pruning:
 
     def _prune(self) -> int:
         now = self.extension.handled_until(self.context.now())
+        self.context.logs.prune(
+            before=self.context.now() - self.context.settings.logs.days * _DAY_S
+        )
         days = self.context.settings.retention.days
         return prune(self.context, self.extension, days, now=now)
 

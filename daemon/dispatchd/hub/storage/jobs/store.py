@@ -21,9 +21,10 @@ from dispatchd.hub.config.load import Leases
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.binding import FREE, Binding
 from dispatchd.hub.domain.errors import Locked
+from dispatchd.hub.domain.events import News
 from dispatchd.hub.domain.model import ENDED, HELD, Claimed, HubJob, State
 from dispatchd.hub.domain.supersede import after_targets
-from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.database import Database, announce, origin_of
 from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.requeues import forget_requeues
 from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job, write_job
@@ -212,6 +213,10 @@ class JobStore:
             ),
             default=None,
         )
+
+    def announce(self, news: News) -> None:
+        """Announce news to the other hub processes of a shared database."""
+        self._database.write(lambda db: announce(db, news.text(origin_of(db))))
 
     def prune(self, *, before: float) -> int:
         """Remove jobs that ended before a time, with all that belongs to them; return their number.

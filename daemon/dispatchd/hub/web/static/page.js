@@ -87,6 +87,50 @@ function disconnect(words) {
 document.addEventListener("visibilitychange", () => (document.hidden ? disconnect("") : connect()));
 setInterval(() => source && refresh(), LOOK_MS);
 
+// The log of a job, as it grows. What has come long ago goes, so that a long log doesn't fill the memory; the download
+// has all of it.
+const MOST_SHOWN = 2_000_000;
+const section = document.querySelector("[data-log]");
+let logSource = null;
+let logFrom = section?.dataset.log;
+
+function append(html) {
+  const pre = section.querySelector("pre");
+  section.querySelector("[data-until-log]")?.remove();
+  const follows = pre.hidden || pre.scrollHeight - pre.scrollTop - pre.clientHeight < 40;
+  pre.hidden = false;
+  // The hub has escaped all text in it.
+  pre.insertAdjacentHTML("beforeend", `<span>${html}</span>`);
+  while (pre.childNodes.length > 1 && pre.textContent.length > MOST_SHOWN) pre.firstChild.remove();
+  if (follows) pre.scrollTop = pre.scrollHeight;
+}
+
+function followLog() {
+  if (!section || logSource || !logFrom || document.hidden) return;
+  logSource = new EventSource(logFrom);
+  logSource.addEventListener("log", (event) => {
+    // Where a new stream continues, after this one was closed.
+    logFrom = section.dataset.log.replace(/from=.*/, `from=${event.lastEventId}`);
+    append(JSON.parse(event.data));
+  });
+  logSource.addEventListener("end", () => {
+    leaveLog();
+    logFrom = null;
+  });
+}
+
+function leaveLog() {
+  logSource?.close();
+  logSource = null;
+}
+
+if (section) {
+  const pre = section.querySelector("pre");
+  pre.scrollTop = pre.scrollHeight;
+  followLog();
+  document.addEventListener("visibilitychange", () => (document.hidden ? leaveLog() : followLog()));
+}
+
 // Up and down, or k and j, move from row to row while the focus is in a table of jobs.
 document.addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 }[event.key];
