@@ -8,6 +8,7 @@ import click
 from attrs import define, field
 
 from dispatchd.cli.hub.client import HubClient, asks_hub, in_path
+from dispatchd.cli.hub.lookup import job_id_of
 from dispatchd.cli.options import not_blank, print_json, raw_option
 from dispatchd.cli.terminal import LogFilter, echo
 from dispatchd.errors import NotReachable
@@ -55,6 +56,7 @@ def logs(
 
     With --follow, the exit code is 0 if the job has succeeded, and 1 if it has ended in another way.
     """
+    job = job_id_of(hub, job)
     log = _Log(hub, job, attempt or 1, follows=follow)
     if as_json:
         text = b"".join(piece for _, piece in log.pieces(only=attempt is not None))
