@@ -17,7 +17,6 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeVar, cast
 
 import anyio
-from anyio import from_thread
 from anyio.lowlevel import current_token
 from attrs import define, field
 from typing_extensions import override
@@ -123,7 +122,10 @@ def _begin(name: str, call: Callable[[], T]) -> Future[T]:
 
 
 async def _until_done(future: Future[Any]) -> None:
-    here, done, loop = threading.get_ident(), anyio.Event(), current_token()
+    here, done = threading.get_ident(), anyio.Event()
+    loop: Any = (
+        current_token().native_token
+    )  # asyncio's: the only one that the programs run on
 
     def tell(_: Future[Any]) -> None:
         if threading.get_ident() == here:
@@ -131,7 +133,8 @@ async def _until_done(future: Future[Any]) -> None:
         else:
             # The caller may be gone, and the loop with it.
             with suppress(RuntimeError):
-                from_thread.run_sync(done.set, token=loop)
+                # Without waiting for it, as anyio's own ways back do: the thread is free at once.
+                loop.call_soon_threadsafe(done.set)
 
     future.add_done_callback(tell)
     await done.wait()
