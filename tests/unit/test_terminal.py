@@ -43,7 +43,7 @@ def test_tables_and_pairs_write_out_what_acts(
     print_pairs({"job": text, "for": ""})
 
     assert capsys.readouterr().out.splitlines() == [
-        f"{'JOB'.ljust(len(seen))}  FOR",
+        f"{'JOB'.ljust(cells_of(seen))}  FOR",
         f"{seen}  x",
         f"job  {seen}",
     ]
