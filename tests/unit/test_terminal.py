@@ -43,7 +43,7 @@ def test_tables_and_pairs_write_out_what_acts(
     print_pairs({"job": text, "for": ""})
 
     assert capsys.readouterr().out.splitlines() == [
-        f"{'JOB'.ljust(len(seen))}  FOR",
+        f"{'JOB'.ljust(cells_of(seen))}  FOR",
         f"{seen}  x",
         f"job  {seen}",
     ]
@@ -108,7 +108,7 @@ def test_a_log_in_any_chunks_is_the_same_as_the_whole(
     assert seen == coloured(text).encode()
 
 
-@given(st.sets(st.text(min_size=1), max_size=20))
+@given(st.sets(st.text("ab", max_size=4).map("release-2026-{}".format), max_size=20))
 def test_a_short_id_is_the_beginning_of_one_id_alone(ids: set[str]) -> None:
     short = short_ids(ids)
 

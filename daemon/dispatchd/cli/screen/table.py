@@ -24,6 +24,10 @@ _LEAST_WRAPPED: Final = 20
 """Width below which values are not wrapped (characters)."""
 
 
+_NO_WIDTH: Final = frozenset({"Mn", "Me", "Cf"})
+"""Characters (Unicode categories) that are drawn on the one before them, or not at all."""
+
+
 class Kind(Enum):
     """How the cells of a column are shown on a terminal."""
 
@@ -125,7 +129,7 @@ def cells_of(text: str) -> int:
         return len(text)
     return sum(
         0
-        if unicodedata.combining(character)
+        if unicodedata.category(character) in _NO_WIDTH
         else 2
         if unicodedata.east_asian_width(character) in "WF"
         else 1
