@@ -91,6 +91,7 @@ async def test_the_claim_of_a_submitted_document_reaches_no_machine(
         (("claim",), {"claim_token"}),
         (("lease", "heartbeat"), {"lease_seconds", "heartbeat"}),
         (("release", "unknown-to-all"), {"release"}),
+        (("log",), {"log"}),
         (
             ("claim", "lease", "heartbeat", "release", "token", "report"),
             {"claim_token", "lease_seconds", "heartbeat", "release"},
