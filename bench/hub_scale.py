@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import psycopg
@@ -22,6 +22,8 @@ import psycopg
 from bench.harness import folder, percentile
 from bench.hub_process import HERE, Client, Served, served
 from bench.postgres import Postgres, find, postgres
+
+T = TypeVar("T")
 
 STEPS: Final = "0:0,100000:0,100000:1000000"
 JOBS: Final = "/api/v1/jobs"
@@ -35,7 +37,7 @@ def main() -> None:
     parser.add_argument("--checkout", type=Path, default=HERE)
     parser.add_argument("--only", choices=["SQLite", "PostgreSQL"])
     given = parser.parse_args()
-    steps = [tuple(map(int, step.split(":"))) for step in given.steps.split(",")]
+    steps = [_step(text) for text in given.steps.split(",")]
     if given.only != "PostgreSQL":
         table("SQLite", steps, given, None)
     if given.only != "SQLite" and find() is not None:
@@ -45,7 +47,7 @@ def main() -> None:
 
 def table(
     kind: str,
-    steps: list[tuple[int, ...]],
+    steps: list[tuple[int, int]],
     given: argparse.Namespace,
     server: Postgres | None,
 ) -> None:
@@ -60,6 +62,11 @@ def table(
             for column in columns
         ]
         print(f"  {name:24}" + "".join(cells))
+
+
+def _step(text: str) -> tuple[int, int]:
+    queued, finished = text.split(":")
+    return int(queued), int(finished)
 
 
 def one_step(
@@ -96,7 +103,7 @@ def _rows(count: int, state: str, no: str) -> Iterator[str]:
     numbers = f"WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {count})"
     job_id, done = f"'{state}-' || n", int(state != "queued")
     document = f"""'{{"id":"' || {job_id} || '","dag_name":"w' || (n % 5) || '","repository_name":"acme/r' || (n % 20) || '"}}'"""
-    now = time.time()
+    now = 1_800_000_000
     yield f"""
         INSERT INTO jobs (id, document, workflow, repository, turn, size, state,
           urgent, lapsed, cancel_requested, created_at, finished_at, deliveries)
@@ -112,7 +119,7 @@ def times(hub: Served, samples: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     client, machine = Client(hub), hub.machines[0]
 
-    def timed(name: str, call: Callable[[], Any]) -> Any:
+    def timed(name: str, call: Callable[[], T]) -> T:
         began = time.perf_counter()
         result = call()
         found.setdefault(name, []).append(time.perf_counter() - began)
@@ -180,7 +187,7 @@ def page_of(hub: Served) -> Iterator[Callable[[], bytes]]:
 
         def call(
             method: str, path: str, body: str = "", **headers: str
-        ) -> tuple[Any, bytes]:
+        ) -> tuple[HTTPResponse, bytes]:
             web.request(method, path, body, headers)
             reply = web.getresponse()
             return reply, reply.read()
@@ -204,7 +211,7 @@ def page_of(hub: Served) -> Iterator[Callable[[], bytes]]:
         yield page
 
 
-def _cookies(reply: Any) -> str:
+def _cookies(reply: HTTPResponse) -> str:
     given = reply.headers.get_all("Set-Cookie") or []
     return "; ".join(each.split(";")[0] for each in given)
 

@@ -120,6 +120,7 @@ class Context:
             StorageBusy: The database can't be used now.
         """
         stores = Stores(database)
+        database.connect()
         return cls(
             settings=settings,
             stores=stores,

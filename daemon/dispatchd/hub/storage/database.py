@@ -142,6 +142,17 @@ class Database:
         is_shared = engine.dialect.name == "postgresql"
         return cls(engine, engines.reads, None if is_shared else Writer(engine))
 
+    def connect(self) -> None:
+        """Open all connections for reads, which then need no descriptors any more.
+
+        Raises:
+            StorageBusy: The database can't be used now.
+        """
+        try:
+            Engines(self.engine, self._readers).connect()
+        except SQLAlchemyError as error:
+            raise StorageBusy(reason_of(error)) from error
+
     def close(self) -> None:
         """Make the changes that wait, and close the connections."""
         if self.writer is not None:

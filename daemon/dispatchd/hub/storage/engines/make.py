@@ -1,6 +1,8 @@
 """Engines of a database, by its URL."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -11,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool
 
 from dispatchd.hub.storage.engines.pipeline import read_late
-from dispatchd.hub.storage.engines.sqlite import READ_ONLY, set_up
+from dispatchd.hub.storage.engines.sqlite import READ_ONLY, open_existing, set_up
 from dispatchd.hub.storage.engines.turns import BUSY_S
 
 ORIGIN: Final = "dispatchd_origin"
@@ -20,8 +22,8 @@ ORIGIN: Final = "dispatchd_origin"
 _CONNECTIONS: Final = 10
 """Most connections to PostgreSQL (count)."""
 
-_READERS: Final = 16
-"""Most connections that read from SQLite (count): as many as threads call a database (`hub/context.py`)."""
+_READERS: Final = 8
+"""Connections that read from SQLite (count); each has three descriptors (`hub/connections/limits.py`)."""
 
 
 @frozen
@@ -56,6 +58,14 @@ class Engines:
         engine = _postgresql(parsed)
         return cls(engine, engine)
 
+    def connect(self) -> None:
+        """Open the connections that read from SQLite, while there are descriptors and the file is the right one."""
+        if self.reads is self.changes:
+            return
+        with ExitStack() as opened:
+            for _ in range(_READERS):
+                opened.enter_context(self.reads.connect())
+
     def dispose(self) -> None:
         """Close the connections."""
         self.reads.dispose()
@@ -71,14 +81,22 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _sqlite_readers(url: URL) -> Engine:
-    engine = _of_file(url, {READ_ONLY: True}, pool_size=_READERS)
+    engine = _of_file(
+        url,
+        {READ_ONLY: True},
+        pool_size=_READERS,
+        creator=partial(open_existing, url.database or "", BUSY_S),
+    )
     set_up(engine, only_reads=True)
     return engine
 
 
-def _of_file(url: URL, options: Mapping[str, object], *, pool_size: int) -> Engine:
+def _of_file(
+    url: URL, options: Mapping[str, object], *, pool_size: int, **more: object
+) -> Engine:
     return create_engine(
         url,
+        **more,
         execution_options=options,
         poolclass=QueuePool,
         pool_size=pool_size,

@@ -140,8 +140,8 @@ def _require_alive(connection: Any, record: Any, _: object) -> None:  # noqa: AN
     if used_at is None or time.monotonic() - used_at < _FRESH_S:  # likewise
         return
     try:
-        connection.autocommit = True
+        connection.set_autocommit(True)
         connection.execute("SELECT 1")
-        connection.autocommit = False
+        connection.set_autocommit(False)
     except psycopg.Error as error:
         raise InvalidatePoolError(str(error)) from error

@@ -1,7 +1,9 @@
 """Connections to SQLite: durable, with the writer's lock from the start, and to the file that they have opened."""
 
 import os
+import sqlite3
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import Connection, Engine, event
@@ -12,6 +14,25 @@ READ_ONLY: Final = "dispatchd_read_only"
 """Option of a connection whose transaction only reads."""
 
 _FILE: Final = "dispatchd_file"
+
+
+def open_existing(path: str, busy_s: float) -> sqlite3.Connection:
+    """Connect to a database's file; a file that is missing is not made.
+
+    Args:
+        path: Path of the file.
+        busy_s: Longest wait for locks of others (seconds).
+
+    Raises:
+        sqlite3.OperationalError: There is no such file.
+    """
+    return sqlite3.connect(
+        f"{Path(path).absolute().as_uri()}?mode=rw",
+        uri=True,
+        timeout=busy_s,
+        isolation_level=None,
+        check_same_thread=False,
+    )
 
 
 def set_up(engine: Engine, *, only_reads: bool = False) -> None:
