@@ -18,6 +18,10 @@ from dispatchd.errors import DispatchdError, UserError
 
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "run": ("dispatchd.cli.agent.run", "Run the daemon in the foreground."),
+    "quickstart": (
+        "dispatchd.cli.begin.quickstart",
+        "Set up a hub and a machine in a folder, and run a first job.",
+    ),
     "demo": (
         "dispatchd.cli.demo",
         "Show the main job end to end, on this machine alone.",

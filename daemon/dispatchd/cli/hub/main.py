@@ -13,6 +13,7 @@ from dispatchd.cli.hub import access as hub_people
 from dispatchd.cli.hub import github as hub_github
 from dispatchd.cli.hub import jobs as hub_jobs
 from dispatchd.cli.hub import keys as hub_keys
+from dispatchd.cli.hub import login as hub_login
 from dispatchd.cli.hub import route as hub_route
 from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
@@ -34,6 +35,7 @@ def hub() -> None:
 for _command in (
     *(*hub_jobs.COMMANDS, *hub_people.COMMANDS),
     *(hub_github.github, hub_route.route, hub_keys.keys),
+    hub_login.login_link_command,
 ):
     hub.add_command(_command)
 
