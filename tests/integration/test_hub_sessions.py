@@ -9,6 +9,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import jwt
 import pytest
@@ -209,3 +210,62 @@ def test_of_two_owners_who_revoke_each_other_at_once_one_stays(tmp_path: Path) -
 
     assert len([each for each in tokens.list() if not each.revoked_at]) == 1
     database.close()
+
+
+async def link(server: Hub) -> str:
+    done = await to_thread.run_sync(
+        lambda: dispatchd("hub", "login-link", "--json", cwd=server.folder)
+    )
+    assert done.returncode == 0, done.stderr
+    path, _, query = json.loads(done.stdout)["link"].partition("/login?")
+    assert path.startswith("http")
+    return f"/login?{query}"
+
+
+async def entered(server: Hub, path: str, method: str = "GET") -> httpx.Response:
+    async with httpx.AsyncClient(base_url=server.url) as found:
+        reply = await found.request(method, path)
+        if reply.status_code == 303:
+            assert (await found.get("/")).status_code == 200
+        return reply
+
+
+async def test_a_link_logs_in_once(server: Hub) -> None:
+    path = await link(server)
+
+    looked = await entered(server, path, "HEAD")
+    first = await entered(server, path)
+    again = await entered(server, path)
+
+    assert looked.status_code == 200
+    assert (first.status_code, first.headers["location"]) == (303, "/")
+    assert again.status_code == 401
+    assert "has been used, or is too old" in again.text
+    assert COOKIE not in again.cookies
+    assert "login_refused" in (server.folder / "hub.log").read_text()
+
+
+async def test_of_many_who_use_a_link_at_once_one_is_logged_in(server: Hub) -> None:
+    path, found = await link(server), []
+
+    async def use() -> None:
+        found.append((await entered(server, path)).status_code)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(8):
+            tasks.start_soon(use)
+
+    assert sorted(found) == [303, *[401] * 7]
+
+
+async def test_a_link_is_for_ten_minutes_and_no_cookie(server: HubHere) -> None:
+    path = await link(server)
+    code = path.partition("=")[2]
+    async with browser(server) as page:
+        cookie = page.cookies[COOKIE]
+
+    assert (await statuses(server, code))[:2] == [303, 401]
+    assert (await entered(server, f"/login?once={cookie}")).status_code == 401
+    assert (await entered(server, "/login?once=")).status_code == 401
+    await advance(601)
+    assert (await entered(server, path)).status_code == 401

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.endpoint import SECRET, endpoint
+from support.hub_process import hub as hub_process
 from support.nspawn import Machine, booted
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(300)]
@@ -104,3 +105,34 @@ async def test_a_hub_is_installed_and_keeps_its_state_if_told_so(
     ] == "inactive"
     await machine.run("test", "-f", "/var/lib/dispatchd-hub/hub.db")
     await machine.run("test", "!", "-e", "/etc/systemd/system/dispatchd-hub.service")
+
+
+async def test_two_commands_make_a_service_of_a_hubs_machine(
+    machine: Machine, tmp_path: Path
+) -> None:
+    async with hub_process(tmp_path / "hub") as server:
+        added = (
+            await server.http.post("/api/v1/machines", json={"name": "box"})
+        ).json()
+
+        await machine.dispatchd("join", server.url, added["join_key"])
+        await machine.dispatchd("service", "install", "--now", *PROGRAM)
+
+        await server.submit({"id": "j", "dag_name": "hello"})
+        job = await server.result("j")
+        joined = await machine.run(
+            *("stat", "-c", "%U", "/var/lib/dispatchd/activation.json")
+        )
+        # The service's user has the state now, and root joins once more.
+        rotated = (await server.http.post("/api/v1/machines/box/rotate")).json()
+        await machine.dispatchd("join", server.url, rotated["join_key"])
+        again = await machine.run(
+            *("stat", "-c", "%U %n", "/var/lib/dispatchd/activation.json"),
+            *("/etc/dispatchd/config.toml.d/50-join.toml",),
+        )
+        await machine.dispatchd("service", "uninstall", "--yes")
+
+    assert job["state"] == "succeeded"
+    assert str(job["result_output"]).startswith("hello from")
+    assert joined.stdout == "dispatchd\n"
+    assert again.stdout.split()[::2] == ["dispatchd", "root"]

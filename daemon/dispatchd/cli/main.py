@@ -20,6 +20,10 @@ from dispatchd.errors import DispatchdError, UserError
 
 _COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "run": ("dispatchd.cli.agent.run", "Run the daemon in the foreground."),
+    "quickstart": (
+        "dispatchd.cli.begin.quickstart",
+        "Set up a hub and a machine in a folder, and run a first job.",
+    ),
     "demo": (
         "dispatchd.cli.demo",
         "Show the main job end to end, on this machine alone.",
@@ -86,7 +90,7 @@ _SECTIONS: Final[Sections] = MappingProxyType(
             *("explain", "doctor", "bug-report", "completion"),
         ),
         "Hub": ("hub",),
-        "First look": ("demo",),
+        "First look": ("quickstart", "demo"),
     }
 )
 

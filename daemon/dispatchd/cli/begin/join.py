@@ -50,8 +50,22 @@ def join(config_file: Path | None, url: str, key: str) -> None:
     KEY it is read from a pipe, or asked for. Writes a drop-in beside the configuration, and a first configuration if
     there is none; no file of a person is changed.
     """
-    enrolment = _parsed(_given(key))
     file = _file(config_file)
+    config, claims = join_hub(file, url, _parsed(_given(key)))
+    echo(f"joined {url}: license {claims.license_id}")
+    _say_next(config, file)
+
+
+def join_hub(file: Path, url: str, enrolment: EnrolmentKey) -> "tuple[Config, Claims]":
+    """Join a hub: write the drop-in of a configuration file, and activate the key. Say each file.
+
+    If it fails, all files are as before.
+
+    Raises:
+        UsageError: The configuration has another identity, or a person edited the drop-in.
+        NotReachable: The hub isn't the one of the key, doesn't take it, or can't be reached.
+        ConfigError: The configuration can't be used.
+    """
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
     with ExitStack() as undo:
         for path, content in _planned(file, url, enrolment).items():
@@ -66,8 +80,7 @@ def join(config_file: Path | None, url: str, key: str) -> None:
             _write(certificate, pem, undo)
         claims = _activated(config, environment, enrolment.secret)
         undo.pop_all()
-    echo(f"joined {url}: license {claims.license_id}")
-    _say_next(config, file)
+    return config, claims
 
 
 def _given(key: str) -> str:

@@ -15,6 +15,7 @@ from dispatchd.cli.hub import github as hub_github
 from dispatchd.cli.hub import jobs as hub_jobs
 from dispatchd.cli.hub import keys as hub_keys
 from dispatchd.cli.hub import logs as hub_logs
+from dispatchd.cli.hub import login as hub_login
 from dispatchd.cli.hub import route as hub_route
 from dispatchd.cli.hub import run as hub_run
 from dispatchd.cli.hub.client import config_option
@@ -38,7 +39,7 @@ _SECTIONS: Final[Sections] = MappingProxyType(
             *("run", "watch", "jobs", "show", "logs", "open", "cancel"),
             *("requeue", "submit", "pause", "resume", "prune"),
         ),
-        "Machines and people": ("machines", "machine", "token"),
+        "Machines and people": ("machines", "machine", "token", "login-link"),
         "GitHub": ("github", "deliveries", "redeliver", "route"),
         "Server": ("init", "serve", "backup", "restore", "keys"),
     }
@@ -53,6 +54,7 @@ def hub() -> None:
 for _command in (
     *(*hub_run.COMMANDS, *hub_jobs.COMMANDS, *hub_people.COMMANDS),
     *(hub_github.github, hub_route.route, hub_keys.keys, hub_logs.logs),
+    hub_login.login_link_command,
 ):
     hub.add_command(_command)
 

@@ -22,6 +22,12 @@ from dispatchd.hub.storage.tokens import TokenStore
 LIFE_S: Final = 12 * 3600
 """Lifetime of a session (seconds)."""
 
+INVITATION_S: Final = 600
+"""Lifetime of an invitation (seconds)."""
+
+_USED: Final = "invitation used "
+"""Prefix of the mark of an invitation that was used; its hash follows."""
+
 _ENDED: Final = "session ended "
 """Prefix of the mark of a session that was logged out; its hash follows."""
 
@@ -44,10 +50,24 @@ class Sessions:
 
     def begin(self, token: Token, *, now: float) -> str:
         """Return the value of a new session."""
-        # Random, so that no two logins have the same form token.
-        body = json.dumps([token.name, now + LIFE_S, token_urlsafe(9)])
-        text = urlsafe_b64encode(body.encode()).decode()
-        return f"{text}.{self._signature('session', text)}"
+        return self._signed("session", token, now + LIFE_S)
+
+    def invite(self, token: Token, *, now: float) -> str:
+        """Return an invitation, with which one browser begins a session without knowing the token."""
+        return self._signed("invitation", token, now + INVITATION_S)
+
+    def accept(self, invitation: str, *, now: float) -> Token | None:
+        """Return the token behind an invitation, which ends by that; None if it isn't valid (any more)."""
+        read = self._read(invitation, "invitation")
+        if read is None:
+            return None
+        name, expires_at = read
+        used = _hash_of(invitation)
+        if now >= expires_at or not self._marks.put_until(
+            _USED, used, expires_at, now=now
+        ):
+            return None
+        return self._tokens.named(name)
 
     def token(self, value: str, *, now: float) -> Token | None:
         """Return the token behind a session, or None if the session isn't valid (any more)."""
@@ -77,10 +97,16 @@ class Sessions:
         """Return whether a form has the token of its session. The comparison takes constant time."""
         return bool(value) and _same(given, self.form_token(value))
 
-    def _read(self, value: str) -> tuple[str, float] | None:
-        """Return the token's name and the end of a session that the hub has signed, or None."""
+    def _signed(self, purpose: str, token: Token, until: float) -> str:
+        # Random, so that no two logins have the same form token.
+        body = json.dumps([token.name, until, token_urlsafe(9)])
+        text = urlsafe_b64encode(body.encode()).decode()
+        return f"{text}.{self._signature(purpose, text)}"
+
+    def _read(self, value: str, purpose: str = "session") -> tuple[str, float] | None:
+        """Return the token's name and the end of what the hub has signed for a purpose, or None."""
         text, _, signature = value.partition(".")
-        if not _same(signature, self._signature("session", text)):
+        if not _same(signature, self._signature(purpose, text)):
             return None
         name, expires_at, _ = json.loads(urlsafe_b64decode(text))
         return str(name), float(expires_at)

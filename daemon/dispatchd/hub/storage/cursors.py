@@ -34,8 +34,8 @@ class MarkStore:
         """Remove a mark within a transaction; return whether there was one."""
         return bool(db.execute(_DELETE, {"of_name": name}).rowcount)
 
-    def put_until(self, kind: str, name: str, at: float, *, now: float) -> None:
-        """Store a mark of a kind until a time, and remove those of the kind whose time is over.
+    def put_until(self, kind: str, name: str, at: float, *, now: float) -> bool:
+        """Store a mark of a kind until a time, and remove those of the kind whose time is over; False if it is there already.
 
         `kind` is the prefix of their names; times are seconds since the epoch.
         """
@@ -44,12 +44,12 @@ class MarkStore:
         like = MARKS.c.name.startswith(kind, autoescape=True)
         value = f"{int(at) + 1:0{_DIGITS}d}"
 
-        def work(db: Connection) -> None:
+        def work(db: Connection) -> bool:
             db.execute(delete(MARKS).where(like, over))
             made = upsert(db, MARKS).values(name=f"{kind}{name}", value=value)
-            db.execute(made.on_conflict_do_nothing())
+            return db.execute(made.on_conflict_do_nothing()).rowcount > 0
 
-        self._database.write(work)
+        return self._database.write(work)
 
     def add(self, db: Connection, name: str, value: str) -> None:
         """Store a new mark within a transaction."""

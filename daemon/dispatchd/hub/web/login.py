@@ -12,6 +12,7 @@ from dispatchd.hub.auth.audit import note_owner
 from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.auth.sessions import LIFE_S
 from dispatchd.hub.context import COOKIE, Context
+from dispatchd.hub.domain.model import Token
 from dispatchd.hub.domain.scopes import ADMIN, READ, allows
 from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.web.forms import FORM_TOKEN, own_path, read_form
@@ -30,6 +31,8 @@ class Entry:
     async def show(self, request: Request) -> Response:
         """Return the form of the login, or redirect a person who is logged in already."""
         next_path = own_path(request.query_params.get("next", "/"))
+        if request.method == "GET" and "once" in request.query_params:
+            return await self._invited(request, next_path)
         try:
             await self.visitor(request)
         except LoginNeeded:
@@ -60,6 +63,24 @@ class Entry:
             )
             self._note_refused(request, status, reason=message, by=token.name)
             return await self._form(request, next_path, status, message)
+        return await self._begun(request, token, next_path)
+
+    async def _invited(self, request: Request, next_path: str) -> Response:
+        """Begin a session by a link of `dispatchd hub login-link`, which is good once."""
+        given, sessions = request.query_params["once"], self.context.sessions
+        token = await self.context.use(
+            lambda: sessions.accept(given, now=self.context.now())
+        )
+        if token is None or not allows(token, READ):
+            message, status = (
+                "This link has been used, or is too old. Make another one by dispatchd hub login-link.",
+                HTTPStatus.UNAUTHORIZED,
+            )
+            self._note_refused(request, status, reason="no such link")
+            return await self._form(request, next_path, status, message)
+        return await self._begun(request, token, next_path)
+
+    async def _begun(self, request: Request, token: Token, next_path: str) -> Response:
         session = await self.context.use(
             lambda: self.context.sessions.begin(token, now=self.context.now())
         )

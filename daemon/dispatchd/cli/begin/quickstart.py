@@ -1,0 +1,129 @@
+"""`dispatchd quickstart`: a hub, a machine and a first job, in one folder that is a real installation."""
+
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dispatchd.cli.begin.child import Child, until_one_ends
+from dispatchd.cli.begin.installation import Installation
+from dispatchd.cli.terminal import echo
+from dispatchd.errors import NotReachable
+
+
+@click.command()
+@click.argument(
+    "folder",
+    metavar="[DIR]",
+    default="dispatchd-quickstart",
+    type=click.Path(path_type=Path, file_okay=False),
+)
+@click.option(
+    "--listen",
+    default="",
+    metavar="HOST:PORT",
+    help="Address of a new hub.  [default: 127.0.0.1:8484, or another port if that is taken]",
+)
+def quickstart(folder: Path, listen: str) -> None:
+    """Set up a hub and a machine in DIR, run a first job, and keep both running until Ctrl-C.
+
+    What is in DIR (by default dispatchd-quickstart) is a real installation: every command works on it. A second call
+    starts what is there.
+    """
+    from dispatchd.cli.hub.database import require_extra
+
+    require_extra()
+    that = Installation(folder)
+    with _ended_by_signals(), ExitStack() as children:
+        _play(that, listen, children)
+
+
+def _play(that: Installation, listen: str, children: ExitStack) -> None:
+    that.make(listen)
+    hub = Child.start(
+        "hub",
+        ("hub", "serve", "--config", str(that.hub_file)),
+        that.hub_file.with_name("hub.log"),
+    )
+    children.callback(hub.stop, signal.SIGTERM)
+    echo(f"hub      {that.client.url}, in {that.hub_file.parent}")
+    is_new = not that.has_joined
+    if is_new:
+        that.join()
+    machine = Child.start(
+        "machine",
+        ("run", "--config", str(that.machine_file)),
+        that.machine_file.with_name("daemon.log"),
+    )
+    # As Ctrl-C twice: its runs are ended, too.
+    children.callback(partial(_stop_machine, machine))
+    echo(f"machine  ready, in {that.machine_file.parent}")
+    if is_new:
+        _show(that.run_hello())
+    _say_next(that)
+    ended = until_one_ends([hub, machine])
+    raise NotReachable(
+        cannot="continue", reason=f"the {ended.what} has ended; see {ended.log}"
+    )
+
+
+def _stop_machine(machine: Child) -> None:
+    echo("\nstopping: what runs is ended, then the machine and the hub")
+    machine.stop(signal.SIGINT, signal.SIGINT)
+
+
+def _show(job: dict[str, Any]) -> None:
+    took_s = job["finished_at"] - job["created_at"]
+    echo(f"job      hello: {job['state']} after {took_s:.1f} s")
+    text = str(job.get("result_output") or job.get("result_summary") or "")
+    for line in text.splitlines():
+        echo(f"         | {line}")
+
+
+def _say_next(that: Installation) -> None:
+    from dispatchd.cli.hub.login import login_link
+
+    hub, config, script = (
+        shlex.quote(str(file))
+        for file in (that.hub_file, that.machine_file, that.script)
+    )
+    echo(f"""
+The page, for 10 minutes and one login (again: dispatchd hub login-link --config {hub}):
+  {login_link(that.hub_file)}
+
+In another terminal:
+  echo '{{"dag_name": "hello"}}' | dispatchd hub submit - --config {hub}
+  dispatchd hub jobs --config {hub}
+  dispatchd status --config {config}
+
+What to edit next:
+  {script}   # what the workflow hello does
+  {config}   # workflows of your own; then: dispatchd reload --config {config}
+  {hub}   # the hub; another machine: dispatchd hub machine add NAME --config {hub}
+
+Ctrl-C ends both. They start again by: dispatchd quickstart {shlex.quote(str(that.folder))}""")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End the block at SIGINT, SIGTERM or SIGHUP; that is its usual end. While it ends, they are ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(_number: int, _frame: object) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
