@@ -9,7 +9,7 @@ import pytest
 from anyio import to_thread
 from click.testing import CliRunner
 
-from dispatchd.cli.hub.route import route
+from dispatchd.cli.hub.github.route import route
 from support.cli import Done, dispatchd
 from support.github_events import (
     HEAD,

@@ -116,6 +116,9 @@ class _Connection:
         http = self.http
         if self._torn or not (http.our_state is http.their_state is h11.DONE):
             return False
+        if http.trailing_data[0]:
+            # Somebody would take it for the next answer.
+            return False
         http.start_next_cycle()
         self.idle_since_s = now_s
         return True

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dispatchd.cli.hub import access as hub_people
-from dispatchd.cli.hub import github as hub_github
 from dispatchd.cli.hub import jobs as hub_jobs
 from dispatchd.cli.hub import keys as hub_keys
-from dispatchd.cli.hub import logs as hub_logs
 from dispatchd.cli.hub import login as hub_login
-from dispatchd.cli.hub import route as hub_route
+from dispatchd.cli.hub import logs as hub_logs
 from dispatchd.cli.hub import run as hub_run
 from dispatchd.cli.hub.client import config_option
 from dispatchd.cli.hub.database import busy_is_said, open_database, require_extra
+from dispatchd.cli.hub.github import commands as hub_github
+from dispatchd.cli.hub.github import route as hub_route
 from dispatchd.cli.options import json_option, print_json
 from dispatchd.cli.screen.groups import SectionedGroup, Sections
 from dispatchd.cli.screen.hints import working

@@ -8,7 +8,7 @@ import click
 from attrs import frozen
 
 from dispatchd.cli.hub.client import config_option
-from dispatchd.cli.hub.github_settings import github_settings
+from dispatchd.cli.hub.github.settings import github_settings
 from dispatchd.cli.options import json_option, print_json, read_text
 from dispatchd.cli.terminal import echo
 from dispatchd.errors import ContractViolation, UsageError

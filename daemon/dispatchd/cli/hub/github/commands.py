@@ -2,8 +2,8 @@
 
 import click
 
-from dispatchd.cli.hub import github_deliveries as hub_github_deliveries
-from dispatchd.cli.hub import github_setup as hub_github_setup
+from dispatchd.cli.hub.github import deliveries as hub_github_deliveries
+from dispatchd.cli.hub.github import setup as hub_github_setup
 
 
 @click.group()

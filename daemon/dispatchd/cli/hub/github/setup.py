@@ -10,7 +10,7 @@ import click
 
 from dispatchd.cli.findings import conclude, gather
 from dispatchd.cli.hub.client import config_option
-from dispatchd.cli.hub.github_settings import github_settings
+from dispatchd.cli.hub.github.settings import github_settings
 from dispatchd.cli.options import json_option, print_json
 from dispatchd.errors import FolderUnusable, UsageError
 from dispatchd.protocol.finding import Finding, Level
