@@ -148,3 +148,23 @@ async def test_a_request_that_waits_for_its_turn_can_be_cancelled() -> None:
         with within(WITHIN_S):
             assert await here.ask() == 204
         assert here.server.connections == 1
+
+
+async def test_what_came_unasked_is_nobodys_answer() -> None:
+    connections = 0
+
+    async def serve(stream: SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        await stream.receive()
+        # In one write, so that the client has both before it asks again.
+        await stream.send(ANSWER + b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")
+        await stream.receive()
+
+    transport = DirectTransport(client_context(None), httpx.Limits())
+    async with tcp_server(serve) as port, transport:
+        here = Site(Server(), transport, f"http://127.0.0.1:{port}/")
+
+        assert [await here.ask(), await here.ask()] == [204, 204]
+
+    assert connections == 2

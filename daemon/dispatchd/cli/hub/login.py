@@ -12,7 +12,7 @@ from dispatchd.cli.options import json_option, print_json, read_text
 from dispatchd.errors import UsageError
 
 
-@click.command("login-link")
+@click.command("login-link", short_help="Print a link that logs one browser in.")
 @config_option
 @json_option
 def login_link_command(config_file: Path, *, as_json: bool) -> None:

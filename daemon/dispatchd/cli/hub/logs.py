@@ -26,7 +26,7 @@ _MOST_FAILURES: Final = 60
 _WELL: Final = ("succeeded", "partially_succeeded")
 
 
-@click.command()
+@click.command(short_help="Print the log of JOB.")
 @asks_hub
 @raw_option
 @click.option(
