@@ -124,18 +124,21 @@ def _begin(name: str, call: Callable[[], T]) -> Future[T]:
 
 async def _until_done(future: Future[Any]) -> None:
     here, done = threading.get_ident(), anyio.Event()
-    loop = current_token()
+    loop, is_awaited = current_token(), True
 
     def tell(_: Future[Any]) -> None:
         if threading.get_ident() == here:
             done.set()
-        else:
+        elif is_awaited:
             # The caller may be gone, and the loop with it.
             with suppress(RuntimeError):
                 from_thread.run_sync(done.set, token=loop)
 
     future.add_done_callback(tell)
-    await done.wait()
+    try:
+        await done.wait()
+    finally:
+        is_awaited = False
 
 
 def end_if_left(code: int) -> None:
