@@ -1,6 +1,7 @@
 """The local engine by itself: identities, gates, and what a shim leaves behind."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +18,8 @@ from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.engines.local.gate import read_exit
-from dispatchd.agent.engines.local.process import identify, open_pidfd
+from dispatchd.agent.engines.local.process import identify, is_alive, open_pidfd
+from dispatchd.linux.subreaper import children_of
 from dispatchd.protocol.outcome import Exit, NeverStarted
 from dispatchd.redaction.known_secrets import KnownSecrets
 
@@ -103,6 +105,28 @@ async def test_the_identity_is_recorded_before_the_command_runs(
 
     assert end == Exit(code=3)
     assert ready.output_file.read_text() == "ran\n"
+
+
+async def test_what_a_run_has_left_is_found_though_its_starter_was_killed_since(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    others = set(children_of(os.getpid()))
+    ready = launch(tmp_path, "setsid sleep 300 & echo $!")
+    recorded: list[ProcessIdentity] = []
+
+    async def record(process: ProcessIdentity) -> None:
+        recorded.append(process)
+
+    await local.start(ready, record)
+    assert await local.observe(recorded[0], ready.folder) == Exit(code=0)
+    left = identify(int(ready.output_file.read_text()))
+    [starter] = set(children_of(os.getpid())) - others
+    os.kill(starter, signal.SIGKILL)
+    cleared = await local.clear(recorded[0], ready.folder)
+
+    assert cleared.ended == 1
+    assert left is not None
+    assert not is_alive(left)
 
 
 async def test_nothing_runs_if_the_identity_cannot_be_recorded(

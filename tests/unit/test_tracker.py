@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
-from dispatchd.agent.store.jobs import JobStore
+from dispatchd.agent.store.jobs import JobStore, read_all
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.errors import InvalidTransition, NotPossible
@@ -95,6 +95,43 @@ async def refusing_disk(tracker: Tracker, file: Path) -> AsyncIterator[None]:
 
 
 # What the disk refuses
+
+
+async def test_an_accept_under_a_lease_waits_for_the_next_put_of_its_job(
+    tmp_path: Path, store: JobStore, tracker: Tracker
+) -> None:
+    leased = evolve(job(), lease_s=60.0)
+    await tracker.receive(leased, store_texts=lambda: None)
+    await tracker.apply("job-1", Event.ACCEPT_CONFIRMED)
+    starting = await tracker.apply(
+        "job-1",
+        Event.ATTEMPT_STARTING,
+        change=lambda before: before.with_attempt(ATTEMPT),
+    )
+    assert tracker.get("job-1") == starting
+    assert starting.phase is Phase.RUNNING
+    # A daemon that starts now asks for the claim, and begins the attempt.
+    assert on_disk(tmp_path) == [Phase.PENDING_ACCEPT]
+
+    started = await tracker.apply("job-1", Event.ATTEMPT_STARTED)
+
+    store.close()
+    again, _ = JobStore.open(tmp_path)
+    assert again.get("job-1") == started
+    again.close()
+
+
+async def test_an_accept_without_a_lease_is_durable_because_it_stands(
+    tmp_path: Path, tracker: Tracker
+) -> None:
+    await tracker.receive(job(), store_texts=lambda: None)
+    await tracker.apply("job-1", Event.ACCEPT_CONFIRMED)
+
+    assert on_disk(tmp_path) == [Phase.ACCEPTED]
+
+
+def on_disk(folder: Path) -> list[Phase]:
+    return [record.phase for record in read_all(folder)]
 
 
 async def test_a_change_waits_until_the_disk_takes_it(

@@ -122,22 +122,24 @@ def _begin(name: str, call: Callable[[], T]) -> Future[T]:
 
 
 async def _until_done(future: Future[Any]) -> None:
-    here, done = threading.get_ident(), anyio.Event()
-    loop: Any = (
-        current_token().native_token
-    )  # asyncio's: the only one that the programs run on
+    here, done, is_awaited = threading.get_ident(), anyio.Event(), True
+    # Asyncio's, the only one that the programs run on.
+    loop: Any = current_token().native_token
 
     def tell(_: Future[Any]) -> None:
         if threading.get_ident() == here:
             done.set()
-        else:
+        elif is_awaited:
             # The caller may be gone, and the loop with it.
             with suppress(RuntimeError):
-                # Without waiting for it, as anyio's own ways back do: the thread is free at once.
+                # Unlike anyio's own ways back it waits for nothing: the thread is free at once.
                 loop.call_soon_threadsafe(done.set)
 
     future.add_done_callback(tell)
-    await done.wait()
+    try:
+        await done.wait()
+    finally:
+        is_awaited = False
 
 
 def end_if_left(code: int) -> None:

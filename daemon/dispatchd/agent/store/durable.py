@@ -190,6 +190,8 @@ def sync_folder(folder: Path) -> None:
 class _Commit:
     """One shared fsync: all callers that joined before it began get its result."""
 
+    ended: threading.Condition
+    """Notifies them, and one of them when it is the next to begin."""
     done: bool = False
     error: OSError | None = None
 
@@ -203,9 +205,13 @@ class DurableFolder:
 
     path: Path
     _fd: int
-    _turn: threading.Condition = field(factory=threading.Condition, init=False)
-    _next: _Commit = field(factory=_Commit, init=False)
+    _guard: threading.Lock = field(factory=threading.Lock, init=False)
+    _next: _Commit = field(init=False)
     _syncing: bool = field(default=False, init=False)
+
+    @_next.default
+    def _new_commit(self) -> _Commit:
+        return _Commit(threading.Condition(self._guard))
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -306,13 +312,13 @@ class DurableFolder:
             raise
 
     def _sync(self) -> None:
-        with self._turn:
+        with self._guard:
             mine = self._next
             while self._syncing and not mine.done:
-                self._turn.wait()
+                mine.ended.wait()
             if not mine.done:
                 self._syncing = True
-                self._next = _Commit()
+                self._next = self._new_commit()
         if not mine.done:
             self._lead(mine)
         if mine.error is not None:
@@ -324,10 +330,11 @@ class DurableFolder:
             os.fsync(self._fd)
         except OSError as failure:
             error = failure
-        with self._turn:
+        with self._guard:
             commit.done, commit.error = True, error
             self._syncing = False
-            self._turn.notify_all()
+            commit.ended.notify_all()
+            self._next.ended.notify()
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -139,7 +139,8 @@ def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
     A process belongs to the run if its environment has the marker, or its session is the leader's. So a process that
     has left the process group and the session, as a daemon does, is found. So is one of another user, whose
     environment isn't readable. A process with an empty environment *and* a session of its own isn't found here: it is
-    below the starter (`Starter.left`), or in the run's control group.
+    below the starter (`Starter.left`), or in the run's control group. Where the starter has adopted all that the leader left,
+    no sweep is needed (`Starter.has_adopted`).
 
     Args:
         process: The leader, which is gone.
@@ -149,7 +150,7 @@ def members(process: ProcessIdentity, marker: bytes) -> Iterator[int]:
     leader = stat(process.pid)
     is_reused = leader is not None and leader.start_ticks != process.start_ticks
     session = None if is_reused else process.pid
-    for name in os.listdir(_PROC):  # noqa: PTH208  # at the end of every run: half the time of iterdir
+    for name in os.listdir(_PROC):  # noqa: PTH208  # half the time of iterdir
         if not name.isdigit():
             continue
         pid = int(name)
@@ -255,7 +256,7 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def _read(pid: int, name: str) -> bytes:
-    # Bare calls: the sweep at the end of every run reads a file or two of each process of the machine.
+    # Bare calls: a sweep reads a file or two of each process of the machine.
     fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         content = b""

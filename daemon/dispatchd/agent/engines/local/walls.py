@@ -40,6 +40,12 @@ _DEVICES: Final = (
 )
 """Without /dev/pts: there are the terminals of other runs, and of whoever has logged in as the daemon's user."""
 
+_OF_DEVICES: Final = [
+    Rule(device, int(DEVICE | Access.READ_DIR)) for device in _DEVICES
+]
+_READ, _WRITE, _DEVICE = int(READ), int(WRITE), int(DEVICE)
+"""As plain numbers: arithmetic of flags is slow, and needed at each start."""
+
 _SUBFOLDERS: Final = ("lib", "lib64", "libexec")
 """Folders beside a folder of programs that mark an installation, which is opened as a whole."""
 
@@ -134,9 +140,9 @@ class Walls:
         if launch.isolation is not Isolation.SANDBOX or not self.kernel.abi:
             return None
         return [
-            *(Rule(device, int(DEVICE | Access.READ_DIR)) for device in _DEVICES),
+            *_OF_DEVICES,
             *self.openings(launch),
-            Rule(str(launch.output_file), int(DEVICE)),
+            Rule(str(launch.output_file), _DEVICE),
         ]
 
     def openings(self, launch: Launch) -> list[Rule]:
@@ -150,12 +156,12 @@ class Walls:
     def own_openings(self, launch: Launch) -> list[Rule]:
         """Return the openings for a launch's own files, and the owner's additions. Blocks."""
         return [
-            *self._added(launch.read_paths, launch, READ),
-            *self._added(launch.write_paths, launch, WRITE),
-            *(Rule(str(path), int(READ)) for path in launch.inputs),
-            Rule(str(launch.workspace), int(WRITE)),
-            Rule(str(launch.files), int(WRITE)),
-            *([Rule(str(launch.home), int(WRITE))] if launch.home is not None else []),
+            *self._added(launch.read_paths, launch, _READ),
+            *self._added(launch.write_paths, launch, _WRITE),
+            *(Rule(str(path), _READ) for path in launch.inputs),
+            Rule(str(launch.workspace), _WRITE),
+            Rule(str(launch.files), _WRITE),
+            *([Rule(str(launch.home), _WRITE)] if launch.home is not None else []),
         ]
 
     def _machine(self, secret: tuple[str, ...]) -> list[Rule]:
@@ -165,7 +171,7 @@ class Walls:
             return known
         hidden = (*self.hidden, *_all_real(map(Path, secret)))
         folders = _outermost(_all_real((*map(Path, _SYSTEM), *self.programs)))
-        rules = [*_opened(folders, hidden, READ)]
+        rules = [*_opened(folders, hidden, _READ)]
         if not any(
             path.is_relative_to(folder) for path in hidden for folder in folders
         ):
@@ -174,7 +180,7 @@ class Walls:
 
     def _program(self, launch: Launch) -> Iterator[Rule]:
         hidden = (*self.hidden, *_all_real(map(Path, launch.hidden_paths)))
-        yield from _opened(_trusted([launch.command[0]], launch), hidden, READ)
+        yield from _opened(_trusted([launch.command[0]], launch), hidden, _READ)
 
     def _added(
         self, paths: Iterable[str], launch: Launch, access: int
@@ -292,7 +298,7 @@ def _opened(
         if any(folder.is_relative_to(secret) for secret in hidden):
             continue
         if not any(secret.is_relative_to(folder) for secret in hidden):
-            yield Rule(str(folder), int(access), is_real=True)
+            yield Rule(str(folder), access, is_real=True)
         else:
             yield from _opened(_children(folder), hidden, access)
 
