@@ -106,6 +106,7 @@ BOUNDED = {
     # Calls and streams of logs, each for one job.
     *("agent/loops/logs/loop.py:_send_all", "agent/loops/logs/loop.py:_send"),
     *("agent/loops/logs/loop.py:_call", "agent/loops/logs/text.py:_read"),
+    "agent/loops/logs/text.py:save",
     *("hub/api/logs.py:read", "hub/web/log.py:events", "hub/web/log.py:pieces"),
     *("hub/storage/logs/store.py:_write_all", "hub/storage/logs/store.py:_hash_of"),
     *("hub/web/ansi.py:after", "hub/storage/logs/backup.py:_pieces"),

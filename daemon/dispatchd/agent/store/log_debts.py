@@ -68,6 +68,12 @@ class LogDebts:
     def pay(self, run: RunFolder, number: int) -> None:
         """Note that the log of an attempt needs no more calls."""
         self._write(run.attempt(number) / _MARK, "")
+        with suppress(OSError):
+            self.saved(run, number).unlink()
+
+    def saved(self, run: RunFolder, number: int) -> Path:
+        """Return the file with the log of an attempt without secrets, until it has been sent."""
+        return run.attempt(number) / "log.clean"
 
     def _write(self, file: Path, text: str) -> None:
         try:

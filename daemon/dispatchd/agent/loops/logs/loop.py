@@ -239,7 +239,14 @@ class LogLoop:
         run = self.tracking.runs.folder(record.run_id)
         if await to_thread.run_sync(self.debts.is_paid, run, attempt.number):
             return None
-        redactor = self._redactor(record, attempt)
+        path, redactor = (
+            run.output_file(attempt.number),
+            self._redactor(record, attempt),
+        )
+        saved = self.debts.saved(run, attempt.number)
+        if redactor is None and saved.exists():
+            # An earlier daemon has taken the secrets out.
+            path, redactor = saved, self.known.redactor
         if redactor is None:
             self._log.warning(
                 "log_withheld",
@@ -247,13 +254,12 @@ class LogLoop:
                 **job_context(record),
             )
             return None
+        text = self._texts[key] = LogText(path, redactor)
         question = LogChunk(attempt=attempt.number, offset=0)
         stored = await self._call(record, attempt, question)
         if stored is None:
             return None
-        text = LogText(run.output_file(attempt.number), redactor)
         text.restart(stored)
-        self._texts[key] = text
         return text
 
     def _redactor(self, record: TrackedJob, attempt: Attempt) -> Redactor | None:
@@ -294,10 +300,26 @@ class LogLoop:
                     retry_in_s=round(pause_s, 2),
                     **job_context(record),
                 )
+                await self._save(newest, attempt)
                 await anyio.sleep(pause_s)
             else:
                 self.tracking.logs.note(record.job.id, watching=answer.watching)
                 return answer.offset
+
+    async def _save(self, record: TrackedJob, attempt: Attempt) -> None:
+        """Take the secrets out of a log that can't be sent now, while they are known: a restart forgets them."""
+        text = self._texts.get((record.job.id, attempt.number))
+        saved = self.debts.saved(
+            self.tracking.runs.folder(record.run_id), attempt.number
+        )
+        if text is None or _is_live(record, attempt) or saved.exists():
+            return
+        try:
+            await to_thread.run_sync(text.save, saved, limiter=self._reader)
+        except OSError as error:
+            self._log.warning(
+                "log_not_saved", error=error.strerror, **job_context(record)
+            )
 
     def _gives_up(self, record: TrackedJob, attempt: Attempt, failures: int) -> bool:
         """Return whether a log that couldn't be sent is given up."""

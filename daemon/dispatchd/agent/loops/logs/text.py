@@ -177,6 +177,27 @@ class LogText:
             self._newest_sent = self._newest
         return False
 
+    def save(self, path: Path) -> None:
+        """Write all of the text of an attempt that is over to a file, for a daemon that doesn't know its secrets.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        whole = LogText(self._path, self._redactor)
+        aside = path.with_name(path.name + ".part")
+        with aside.open("wb") as file:
+            aside.chmod(0o600)
+            while not whole.is_closed:
+                whole.finish()
+                file.write(whole.take())
+        aside.replace(path)
+
+    def take(self) -> bytes:
+        """Return the certain text that was read, and drop it."""
+        data = bytes(self._reading.certain)
+        self._reading.certain.clear()
+        return data
+
     def _read(self) -> tuple[int, bool]:
         """Return how much was read (characters), and whether there is more to read at once."""
         reading, read, start = self._reading, 0, self._reading.position
