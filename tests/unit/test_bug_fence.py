@@ -44,7 +44,8 @@ BOUNDED = {
     *("agent/supervisor.py:give_up_at_signal", "hub/main.py:_stop_on_signal"),
     *("protocol/json_text.py:_members", "redaction/patterns.py:_is_a_key"),
     *("hub/http_bodies.py:_read_shortened", "hub/domain/shortened.py:feed"),
-    *("agent/engines/local/gate.py:_ask", "agent/engines/local/gate.py:status"),
+    *("agent/engines/local/starters.py:_ask", "agent/engines/local/starters.py:status"),
+    "agent/engines/local/starters.py:heard",
     # Processes of their own.
     *(
         "agent/engines/local/starter.py:serve",
