@@ -223,8 +223,11 @@ def jobs_in_many_states(scene: Scene) -> None:
 
 def mistakes(scene: Scene) -> None:
     scene.see_all(
-        *("statsu", "hub jbos", "hub jobs --state qeued", "hub jobs --workflow depoy"),
-        *("hub run fial", "hub run ci -f novalue", "jobs --jsn", "license"),
+        *("statsu", "hub jbos"),
+        "hub jobs --state qeued",  # codespell:ignore
+        "hub jobs --workflow depoy",  # codespell:ignore
+        "hub run fial",  # codespell:ignore
+        *("hub run ci -f novalue", "jobs --jsn", "license"),
         "config check",
     )
 
