@@ -13,6 +13,7 @@ from playwright.async_api import Browser, expect
 
 from dispatchd.hub.config.load import TOKEN_FILE
 from dispatchd.hub.domain.model import ENDED, State
+from dispatchd.protocol.report import LogChunk
 from support.browser import Visit, chromium, visit
 from support.hub import HubHere, hub
 from support.machine import Machine, row
@@ -206,3 +207,26 @@ async def test_hostile_texts_are_only_shown(owner: Visit) -> None:
     assert "owned" not in (await owner.page.title()).split("<")[0]
     assert await owner.page.locator("main script, main img").count() == 0
     assert owner.complaints == []
+
+
+async def test_a_log_grows_on_the_page(owner: Visit) -> None:
+    await owner.hub.submit({"id": "j", **CI})
+    held = await Machine(http=owner.hub.http).pull()
+    await held.accept()
+    await held.beat()
+    await owner.go("/jobs/j")
+    log = owner.page.locator("#log")
+    await expect(log).to_be_hidden()
+
+    first = LogChunk(attempt=1, offset=0, data=b"one\n")
+    await held.machine.call("log", "j", **first.to_wire())
+    await expect(log).to_have_text("one\n")
+    hostile = b"\x1b[31mtwo\x1b[0m <img src=x onerror=document.title='pwned'>\n"
+    second = LogChunk(attempt=1, offset=4, data=hostile)
+    await held.machine.call("log", "j", **second.to_wire())
+
+    await expect(log.locator(".f1")).to_have_text("two")
+    await expect(log).to_contain_text("<img src=x")
+    assert await log.locator("img").count() == 0
+    assert (await held.beat()).json()["watching"] is True
+    await shoot(owner, "log")

@@ -17,7 +17,7 @@ from dispatchd.agent.store.runs import RunFolder
 from dispatchd.linux.untrusted_files import read_regular
 
 _MARK: Final = "log.sent"
-"""Name of the empty file in the folder of an attempt whose log needs no more calls."""
+"""Name of the empty file in the folder of an attempt whose log needs no further calls."""
 
 _LARGEST: Final = 64 * 1024
 """Largest note that is read (bytes): an id has at most 512 characters."""
@@ -62,11 +62,11 @@ class LogDebts:
         return ids
 
     def is_paid(self, run: RunFolder, number: int) -> bool:
-        """Return whether the log of an attempt needs no more calls."""
+        """Return whether the log of an attempt needs no further calls."""
         return (run.attempt(number) / _MARK).exists()
 
     def pay(self, run: RunFolder, number: int) -> None:
-        """Note that the log of an attempt needs no more calls."""
+        """Note that the log of an attempt needs no further calls."""
         self._write(run.attempt(number) / _MARK, "")
         with suppress(OSError):
             self.saved(run, number).unlink()

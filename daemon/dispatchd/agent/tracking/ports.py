@@ -120,7 +120,7 @@ class Source(Protocol):
     async def log(self, record: TrackedJob, chunk: LogChunk) -> LogAnswer:
         """Send a chunk of an attempt's log, without secrets; JobClosed if the source takes none of this job.
 
-        Called only for jobs whose `extensions` list `log`. TooLarge means that it takes no more.
+        Called only for jobs whose `extensions` list `log`. TooLarge means that it takes nothing further.
         """
         ...
 

@@ -74,7 +74,7 @@ class LogLoop:
     _owed: set[str] = field(factory=set, init=False)
     """Jobs with attempts whose log may not have been sent."""
     _over: set[Key] = field(factory=set, init=False)
-    """Attempts of those whose log needs no more calls."""
+    """Attempts of those whose log needs no further calls."""
     _paused: set[Key] = field(factory=set, init=False)
     """Live attempts that have written more than is sent live."""
     _texts: dict[Key, LogText] = field(factory=dict, init=False)
@@ -167,7 +167,7 @@ class LogLoop:
                     await self._end(record, each.number)
 
     async def _settle(self, job_id: str) -> None:
-        """Forget a job whose logs need no more calls."""
+        """Forget a job whose logs need no further calls."""
         await to_thread.run_sync(self.debts.remove, job_id)
         self._owed.discard(job_id)
         self.tracking.logs.forget_job(job_id)
@@ -175,7 +175,7 @@ class LogLoop:
             keys -= {key for key in keys if key[0] == job_id}
 
     async def _end(self, record: TrackedJob, number: int) -> None:
-        """Note that the log of an attempt needs no more calls; a restarted daemon knows it too."""
+        """Note that the log of an attempt needs no further calls; a restarted daemon knows it too."""
         key = record.job.id, number
         self._over.add(key)
         self._paused.discard(key)
@@ -189,7 +189,7 @@ class LogLoop:
 
         Raises:
             JobClosed: The endpoint takes no logs of this job.
-            TooLarge: It takes no more.
+            TooLarge: It takes nothing further.
         """
         key = record.job.id, attempt.number
         text, failed = await self._text(record, attempt), 0
@@ -218,11 +218,11 @@ class LogLoop:
     async def _has_all(
         self, record: TrackedJob, attempt: Attempt, text: LogText, chunk: LogChunk
     ) -> bool:
-        """Send a chunk. Return whether the log needs no more of them.
+        """Send a chunk. Return whether the log needs no further chunks.
 
         Raises:
             JobClosed: The endpoint takes no logs of this job.
-            TooLarge: It takes no more.
+            TooLarge: It takes nothing further.
         """
         stored = await self._call(record, attempt, chunk)
         return stored is None or await to_thread.run_sync(text.sent, chunk, stored)
@@ -277,7 +277,7 @@ class LogLoop:
 
         Raises:
             JobClosed: The endpoint takes no logs of this job.
-            TooLarge: It takes no more.
+            TooLarge: It takes nothing further.
         """
         retry = Retry(self.context.random, cap_s=_LONGEST_PAUSE_S)
         while True:
