@@ -72,6 +72,7 @@ _CONTRACTS = {
     "accept": "accept-request",
     "finish": "finish-request",
     "heartbeat": "heartbeat-request",
+    "log": "log-request",
     "release": "release-request",
     "token": "token-grant-request",
     "license-activate": "activate-request",
@@ -200,6 +201,8 @@ class Endpoint:
         self._ring()
         if request.call == "heartbeat":
             return as_json({"cancel_requested": request.job_id in self.cancelled})
+        if request.call == "log":
+            return as_json({"offset": request.body["offset"] + request.body["length"]})
         if request.call == "token":
             return as_json({"token": TOKEN, "expires_at": 1764066000})
         return Answer()

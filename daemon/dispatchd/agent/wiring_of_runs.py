@@ -37,6 +37,7 @@ def execution(
         workspaces=Workspaces(tracker, runs, context.bugs),
         known=known,
         context=context,
+        logs=shared.logs,
     )
     leftovers = Leftovers(engine, context.bugs)
     runner = AttemptRunner(

@@ -38,6 +38,7 @@ from dispatchd.agent.store.evidence import (
 from dispatchd.agent.store.runs import RunFolder, Runs
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.log_context import job_context
+from dispatchd.agent.tracking.log_watch import LogWatch
 from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import RunError, StoreUnavailable
@@ -61,6 +62,7 @@ class Concluder:
     context: Context
     stories: Stories = field(factory=Stories)
     """Events of the runs, as far as they have been read."""
+    logs: LogWatch = field(factory=LogWatch)
     _threads: OwnThreads = field(factory=OwnThreads, init=False)
     _log: structlog.typing.FilteringBoundLogger = field(
         factory=structlog.get_logger, init=False
@@ -99,6 +101,8 @@ class Concluder:
             lambda: self._read(record, attempt, end, terms, known=known),
             within_s=None,
         )
+        if gathered.is_silent:
+            self.logs.silence(record, attempt.number)
         await self._decide(
             job_id,
             lambda newest: self._decided(newest, workflow, gathered),
@@ -186,7 +190,11 @@ class Concluder:
             missing_fails=terms.missing_fails,
             duration_s=(self.context.clock.now() - attempt.started_at).total_seconds(),
         )
-        return Gathered(evidence=evidence, secrets_known=known)
+        return Gathered(
+            evidence=evidence,
+            secrets_known=known,
+            is_silent=_is_empty(run.output_file(attempt.number)),
+        )
 
     def _keep_artifacts(
         self, record: TrackedJob, artifacts: Sequence[str]
@@ -262,6 +270,12 @@ class Concluder:
         after = await self.tracker.decide(job_id, decision)
         if not after.blocked:
             await self.workspaces.clear(job_id)
+
+
+def _is_empty(file: Path) -> bool:
+    with suppress(OSError):
+        return file.lstat().st_size == 0
+    return False
 
 
 def _denial(output_file: Path, terms: Terms) -> str:

@@ -25,6 +25,8 @@ class Gathered:
 
     evidence: Evidence
     secrets_known: bool
+    is_silent: bool = False
+    """True if its command has written nothing to stdout and stderr."""
 
 
 @frozen(kw_only=True)

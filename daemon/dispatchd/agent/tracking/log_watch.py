@@ -1,5 +1,7 @@
 """What the logs of runs need of others: who watches them, and the redactors of live attempts."""
 
+from collections.abc import Set as AbstractSet
+
 from attrs import define, field
 
 from dispatchd.agent.domain.job import TrackedJob
@@ -21,6 +23,8 @@ class LogWatch:
     changed: Notifier = field(factory=Notifier)
     _watched: set[str] = field(factory=set, init=False)
     _redactors: dict[Key, Redactor] = field(factory=dict, init=False)
+    _silent: set[Key] = field(factory=set, init=False)
+    """Attempts that have ended and written nothing: they have no log."""
 
     def is_watched(self, job_id: str) -> bool:
         """Return whether somebody watches the log of a job."""
@@ -42,6 +46,14 @@ class LogWatch:
             self._redactors[record.job.id, number] = redactor
             self.changed.notify()
 
+    def silence(self, record: TrackedJob, number: int) -> None:
+        """Note that an attempt has ended and written nothing. Called before its job's next phase."""
+        self._silent.add((record.job.id, number))
+
+    def is_silent(self, key: Key) -> bool:
+        """Return whether an attempt has ended and written nothing."""
+        return key in self._silent
+
     def redactor(self, key: Key) -> Redactor | None:
         """Return the redactor of an attempt; None if it isn't known here."""
         return self._redactors.get(key)
@@ -50,8 +62,9 @@ class LogWatch:
         """Forget the redactor of an attempt whose log has been sent."""
         self._redactors.pop(key, None)
 
-    def forget_job(self, job_id: str) -> None:
-        """Forget a job that has ended, and all redactors of its attempts."""
-        self._watched.discard(job_id)
-        for key in [key for key in self._redactors if key[0] == job_id]:
+    def forget_all_but(self, job_ids: AbstractSet[str]) -> None:
+        """Forget every job but some, with all that is known of its attempts."""
+        self._watched &= job_ids
+        self._silent -= {key for key in self._silent if key[0] not in job_ids}
+        for key in [key for key in self._redactors if key[0] not in job_ids]:
             del self._redactors[key]

@@ -73,6 +73,8 @@ class LogLoop:
     """Secrets of this machine, for the logs of runs without any of their own."""
     _owed: set[str] = field(factory=set, init=False)
     """Jobs with attempts whose log may not have been sent."""
+    _resumed: set[str] = field(factory=set, init=False)
+    """Those of them of which an earlier daemon may have sent a part."""
     _over: set[Key] = field(factory=set, init=False)
     """Attempts of those whose log needs no further calls."""
     _paused: set[Key] = field(factory=set, init=False)
@@ -103,14 +105,18 @@ class LogLoop:
         """Send until cancelled."""
         async with anyio.create_task_group() as tasks:
             task_status.started()
-            self._owed |= set(await to_thread.run_sync(self.debts.list))
+            self._resumed |= set(await to_thread.run_sync(self.debts.list))
+            self._owed |= self._resumed
             await self.context.bugs.rounds(_LOOP, partial(self._round, tasks))
 
     async def _round(self, tasks: TaskGroup) -> None:
         bell = self.tracking.tracker.changed.next
-        for record in self.tracking.tracker.in_phase(*_STARTED):
+        started = self.tracking.tracker.in_phase(*_STARTED)
+        for record in started:
             if LOG in record.job.extensions and self._next(record) is not None:
                 self._owed.add(record.job.id)
+        known = {record.job.id for record in started}
+        self.tracking.logs.forget_all_but(known | self._owed)
         for job_id in self._owed - {*self._work}:
             tracked = self.tracking.tracker.get(job_id)
             if tracked is None or self._next(tracked) is not None:
@@ -128,7 +134,9 @@ class LogLoop:
         watched = self.tracking.logs.is_watched(record.job.id)
         for attempt in record.attempts:
             key = record.job.id, attempt.number
-            if key in self._over:
+            if key in self._over or (
+                self.tracking.logs.is_silent(key) and key not in self._texts
+            ):
                 continue
             mode = self._mode(record, attempt)
             if _is_live(record, attempt):
@@ -170,7 +178,7 @@ class LogLoop:
         """Forget a job whose logs need no further calls."""
         await to_thread.run_sync(self.debts.remove, job_id)
         self._owed.discard(job_id)
-        self.tracking.logs.forget_job(job_id)
+        self._resumed.discard(job_id)
         for keys in (self._over, self._paused):
             keys -= {key for key in keys if key[0] == job_id}
 
@@ -237,7 +245,10 @@ class LogLoop:
         if key in self._texts:
             return self._texts[key]
         run = self.tracking.runs.folder(record.run_id)
-        if await to_thread.run_sync(self.debts.is_paid, run, attempt.number):
+        is_resumed = record.job.id in self._resumed
+        if is_resumed and await to_thread.run_sync(
+            self.debts.is_paid, run, attempt.number
+        ):
             return None
         path, redactor = (
             run.output_file(attempt.number),
@@ -255,8 +266,10 @@ class LogLoop:
             )
             return None
         text = self._texts[key] = LogText(path, redactor)
-        question = LogChunk(attempt=attempt.number, offset=0)
-        stored = await self._call(record, attempt, question)
+        stored: int | None = 0
+        if is_resumed:
+            question = LogChunk(attempt=attempt.number, offset=0)
+            stored = await self._call(record, attempt, question)
         if stored is None:
             return None
         text.restart(stored)
