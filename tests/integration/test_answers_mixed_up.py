@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from support.daemon import running_daemon, write_config
-from support.front import Fault, Front, front
+from support.front import Fault, Front, Headers, front
 from support.hub import HubHere, hub
 from support.machine import row
 from support.until import in_time
@@ -44,8 +44,35 @@ async def test_an_answer_that_comes_twice_is_no_answer_to_the_next_call(
             assert (await row(server, job_id))["state"] == state
     assert len(ran.read_text().splitlines()) == len(jobs)
     text = daemon.log_file.read_text()
-    assert "with the answer to another call" in text
+    # What follows an answer unasked ends its connection.
+    assert "with the answer to another call" not in text
     assert "job_closed_by_endpoint" not in text
+
+
+@pytest.mark.parametrize("call", ["pull", "accept", "finish"])
+async def test_the_answer_to_another_call_is_asked_for_again(
+    site: tuple[HubHere, Front], tmp_path: Path, call: str
+) -> None:
+    server, way = site
+    left = 2
+
+    def mix_up(_status: int, headers: Headers, body: bytes) -> tuple[Headers, bytes]:
+        nonlocal left
+        if not left or not way.answered[-1].endswith(f"/{call}"):
+            return headers, body
+        left -= 1
+        others = [(name, value) for name, value in headers if name != b"dispatch-call"]
+        return [*others, (b"dispatch-call", b"another")], body
+
+    way.reword = mix_up
+    config = write_config(tmp_path / "machine", way.url, {"good": ["/bin/true"]})
+    async with running_daemon(config) as daemon:
+        job_id = await server.submit({"dag_name": "good"})
+
+        await in_time(lambda: server.has_ended(job_id))
+        assert (await row(server, job_id))["state"] == "succeeded"
+    assert not left
+    assert "with the answer to another call" in daemon.log_file.read_text()
 
 
 async def test_the_hub_repeats_what_a_call_is_known_by(

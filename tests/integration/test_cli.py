@@ -187,7 +187,8 @@ def test_the_example_config_is_good_and_names_every_option(tmp_path: Path) -> No
             content.get("properties") or content["additionalProperties"]["properties"]
         )
         assert f"[{table}" in text
-        for option in options:
+        # An example shows no earlier name of an option.
+        for option in options.keys() - {"report_output"}:
             assert f"{option} =" in text, f"{table}.{option}"
 
 

@@ -31,7 +31,7 @@ from support.records import NOW
 ROCKET, HALF = "déploy-🚀", "half-\ud83d"
 NOWHERE: Final = "http://127.0.0.1:9"
 
-UNTIL_A_SIGNAL: Final = {"run", "demo", "hub serve", "hub watch"}
+UNTIL_A_SIGNAL: Final = {"run", "demo", "quickstart", "hub serve", "hub watch"}
 """Commands that serve or follow; their log has a test of its own."""
 
 ARGUMENTS: Final = {
@@ -43,8 +43,15 @@ ARGUMENTS: Final = {
     "guids": ["some"],
     "shell": ["bash"],
     "workflow": ["docs"],
+    "url": [NOWHERE],
+    "key": ["dhub1.wrong"],
 }
-OPTIONS: Final = {"block": ["--reason", "x"], "hub token add": ["--scope", "read"]}
+OPTIONS: Final = {
+    "block": ["--reason", "x"],
+    "hub token add": ["--scope", "read"],
+    "service install": ["--dry-run", "--program", "/usr/bin/dispatchd"],
+    "service uninstall": ["--dry-run"],
+}
 
 
 def commands() -> dict[str, click.Command]:

@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from dispatchd.protocol.report import LogChunk
 from support.hub import Hub
 from support.machine import PATH, PROOF, encoded
 
@@ -141,6 +142,12 @@ def from_somebody_known(
             case.body.setdefault("claim_token", fields["claim_token"])
 
 
+def with_right_sums(case: Case[Any]) -> None:
+    """Let length and hash of a chunk be those of its data, which no schema can say."""
+    if case.path.endswith("/log") and isinstance(case.body, dict):
+        case.body |= LogChunk(attempt=1, offset=0, data=b"text").to_wire()
+
+
 def try_out(
     server: Hub,
     operation: APIOperation[Any, Any, Any, Any],
@@ -173,6 +180,8 @@ def try_out(
             )
         if turn % 8 != 6:
             from_somebody_known(case, known, chosen, server.headers)
+        if mode is GenerationMode.POSITIVE:
+            with_right_sums(case)
         answer = case.call(base_url=server.url, session=session, allow_redirects=False)
         case.validate_response(answer, checks=WANTED)
         assert mode is GenerationMode.NEGATIVE or answer.status_code not in BROKEN

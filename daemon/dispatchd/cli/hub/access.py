@@ -258,11 +258,11 @@ def _say_given(hub: HubClient, machine: dict[str, Any], *, as_json: bool) -> Non
     join_key = machine.get("join_key")
     of_key = () if join_key else ("enrolment_key", "fingerprint")
     names = ("name", "server_id", "license_id", "secret", *of_key)
-    print_pairs(
-        {name.replace("_", " "): str(machine.get(name) or "") for name in names}
-    )
+    pairs = {name.replace("_", " "): str(machine.get(name) or "") for name in names}
     if join_key:
-        print_pairs({"valid until": when(machine["key_expires_at"])})
+        pairs["valid until"] = when(machine["key_expires_at"])
+    print_pairs(pairs)
+    if join_key:
         echo(f"\nOn that machine{_from_elsewhere(hub.url)}:\n")
         echo(f"dispatchd join {hub.url} {join_key}")
     elif "public_key" in machine:
