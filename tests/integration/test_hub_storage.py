@@ -296,3 +296,18 @@ async def test_a_job_whose_document_is_damaged_holds_up_no_other(
 def open_in(folder: Path, url: str) -> Database:
     """Open a database; a file is in a folder."""
     return Database.open(url.replace("sqlite:///hub.db", f"sqlite:///{folder}/hub.db"))
+
+
+def test_a_workflow_of_an_older_release_is_short_enough_for_an_index(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "hub.db"
+    with closing(sqlite3.connect(file)) as before:
+        before.executescript((ROOT / "states/hub/0005.sql").read_text())
+        before.execute("UPDATE jobs SET workflow = ? WHERE position = 1", ["ä" * 600])
+        before.commit()
+
+    with closing(Database.open(f"sqlite:///{file}")) as database:
+        jobs = JobReader(database).list(Filter())
+
+    assert "ä" * 512 in {job.workflow for job in jobs}

@@ -184,7 +184,7 @@ def test_a_submitted_job_has_the_fields_of_a_dispatch_job() -> None:
     dispatched, submitted = schema("dispatch-job"), schema("submit-request")
     added = submitted["properties"].keys() - dispatched["properties"].keys()
 
-    tighter = {"delivery_id", "repository_name"}
+    tighter = {"dag_name", "delivery_id", "repository_name"}
 
     assert added == {"priority", "supersede"}
     assert {

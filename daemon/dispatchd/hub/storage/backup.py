@@ -124,8 +124,6 @@ def _put(backup: Connection, db: Connection, cannot: str) -> int:
     for table in _MADE_BY_INIT:
         db.execute(table.delete())
     rows = _copy(backup, db)
-    # The restored hub has another folder.
-    db.execute(MARKS.delete().where(MARKS.c.name == FOLDER_MARK))
     if is_postgresql(db):
         db.execute(
             text(
@@ -148,6 +146,9 @@ def _copy(source: Connection, target: Connection) -> int:
         if table is SECRETS:
             # With this key a holder of the backup could forge an owner's session; a hub without one makes a new one.
             query = query.where(SECRETS.c.name != PAGE_KEY)
+        if table is MARKS:
+            # Each hub has a folder of its own.
+            query = query.where(MARKS.c.name != FOLDER_MARK)
         cursor = source.execute(query.execution_options(yield_per=_ROWS))
         for part in cursor.mappings().partitions(_ROWS):
             target.execute(insert(table), [dict(row) for row in part])

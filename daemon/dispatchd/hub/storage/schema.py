@@ -102,9 +102,6 @@ Index(
     _JOB.priority.desc(),
     _JOB.turn,
     _JOB.position,
-    # All that decides whether a machine gets the job: who finds none reads no row.
-    _JOB.workflow,
-    _JOB.only_machine,
 )
 Index("jobs_by_turn", _JOB.state, _JOB.priority, _JOB.repository, _JOB.turn)
 Index("jobs_by_number", _JOB.state, _JOB.number)
