@@ -1,5 +1,6 @@
 """The log of an attempt in chunks: whatever is lost, doubled, restarted or cut, the hub has the redacted local file."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +45,7 @@ STEPS = st.lists(
             st.sampled_from(["look", "look", "send", "send", "lost", "doubled", "old"]),
             st.just(b""),
         ),
-        st.tuples(st.sampled_from(["restart", "cut", "forget"]), st.just(b"")),
+        st.tuples(st.sampled_from(["restart", "cut", "extend", "forget"]), st.just(b"")),
     ),
     max_size=40,
 )
@@ -98,6 +99,10 @@ class Sending:
         for path in self.hub.files.of_job("j").glob("*"):
             path.unlink()
 
+    def extend(self) -> None:
+        """Make the file longer without content, as a run can with its stdout."""
+        os.truncate(self.file, self.file.stat().st_size + 64 * 1024)
+
     def do(self, step: str, data: bytes) -> None:
         steps: dict[str, Callable[[], object]] = {
             "write": lambda: self.write(data),
@@ -108,6 +113,7 @@ class Sending:
             "old": self.repeat_the_first,
             "restart": self.restart,
             "cut": lambda: cut_middle(self.file, 32 * 1024),
+            "extend": self.extend,
             "forget": self.forget,
         }
         steps[step]()
@@ -130,6 +136,7 @@ LONG = b"".join(b"line %d of a log\n" % number for number in range(5_000))
         *(("write", LONG), ("cut", b""), ("restart", b""), ("look", b"")),
     ]
 )
+@example([("write", LONG), ("cut", b""), ("extend", b"")])
 @settings(max_examples=150, deadline=None)
 @given(STEPS)
 def test_the_hub_has_the_redacted_local_file(
