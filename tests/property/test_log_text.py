@@ -45,7 +45,9 @@ STEPS = st.lists(
             st.sampled_from(["look", "look", "send", "send", "lost", "doubled", "old"]),
             st.just(b""),
         ),
-        st.tuples(st.sampled_from(["restart", "cut", "extend", "forget"]), st.just(b"")),
+        st.tuples(
+            st.sampled_from(["restart", "cut", "extend", "forget"]), st.just(b"")
+        ),
     ),
     max_size=40,
 )
