@@ -16,7 +16,7 @@ from dispatchd.protocol.contracts import check
 from dispatchd.protocol.report import LogChunk
 from support.cli import command
 from support.hub import NO_TLS, Hub, HubHere, hub
-from support.hub_page import login
+from support.hub_page import form_token, login
 from support.machine import JOBS, Held, Machine, held_poll, refuses
 from support.until import until
 
@@ -320,3 +320,39 @@ async def test_a_machine_without_logs_leaves_the_end_of_the_output(
     )
 
     assert shown.stdout == "the end\n\n"
+
+
+async def test_the_log_of_an_attempt_that_was_cut_off_does_not_hide_the_next_one(
+    server: HubHere,
+) -> None:
+    held = await running(server)
+    await send(held, b"one\n")
+    [file] = (server.folder / "logs").glob("*/*/*.log")
+    await send(held, b"two\n", attempt=2)
+    assert (await log_of(server, part=1, offset=4)).headers["log-complete"] == "0"
+
+    os.utime(file, (0, 0))
+
+    reply = await log_of(server, part=1, offset=4, wait=60)
+    assert reply.headers["log-complete"] == "1"
+    assert (await log_of(server, part=2)).headers["log-complete"] == "0"
+
+
+async def test_a_logout_ends_a_log_that_grows(server: Hub) -> None:
+    held = await running(server)
+    await send(held, b"line\n")
+    token = server.headers["authorization"].removeprefix("Bearer ")
+    async with httpx.AsyncClient(
+        base_url=server.url, verify=NO_TLS, timeout=60
+    ) as owner:
+        await login(owner, token)
+        form = {"form_token": form_token(await owner.get("/"))}
+        seen = 0
+        async with owner.stream("GET", "/log/events?id=j&from=1-0-") as events:
+            async for line in events.aiter_lines():
+                if line.startswith("data:"):
+                    seen += 1
+                    assert seen < 20, "it is still shown"
+                    if seen == 1:
+                        await owner.post("/logout", data=form)
+                    await send(held, b"line\n", 5 * seen)

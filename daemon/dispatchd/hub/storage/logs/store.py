@@ -53,6 +53,7 @@ class LogPart:
     attempt: int
     size: int
     is_whole: bool
+    changed_at: float
 
 
 @frozen(kw_only=True)
@@ -128,11 +129,13 @@ class LogStore:
                 part = part_of(entry.name)
                 if part is not None and part[0] in order:
                     whole = Path(entry.path).with_suffix(WHOLE)
+                    file_stat = entry.stat()
                     stored = LogPart(
                         machine=machines[order[part[0]]],
                         attempt=part[1],
-                        size=entry.stat().st_size,
+                        size=file_stat.st_size,
                         is_whole=whole.exists(),
+                        changed_at=file_stat.st_mtime,
                     )
                     found.append((order[part[0]], part[1], stored))
         return [stored for *_, stored in sorted(found, key=lambda each: each[:2])]
