@@ -16,7 +16,7 @@ from dispatchd.protocol.contracts import check
 from dispatchd.protocol.report import LogChunk
 from support.cli import command
 from support.hub import NO_TLS, Hub, HubHere, hub
-from support.hub_page import form_token, login
+from support.hub_page import admin_token, form_token, login
 from support.machine import JOBS, Held, Machine, held_poll, refuses
 from support.until import until
 
@@ -268,6 +268,28 @@ async def test_logs_are_removed_when_they_are_old(tmp_path: Path) -> None:
         assert (await log_of(server)).content == b""
         assert not store.files.of_job("j").exists()
         assert await stored(await send(held, b"new\n")) == 4
+
+
+async def test_a_folder_in_trouble_keeps_only_its_own_log(server: HubHere) -> None:
+    for job_id in ("a", "b"):
+        await send(await running(server, job_id), b"text\n")
+    store = server.context.logs
+    folder = store.files.of_job("a")
+    [file] = folder.iterdir()
+    file.unlink()
+    file.mkdir()
+
+    assert (await log_of(server, "a")).content == b""
+    assert (await log_of(server, "b")).content == b"text\n"
+    assert store.prune(before=server.context.now() + 60) == 1
+    file.rmdir()
+    folder.rmdir()
+    folder.touch()
+    assert (await log_of(server, "a")).headers["log-parts"] == "0"
+    async with httpx.AsyncClient(base_url=server.url, verify=NO_TLS) as owner:
+        await login(owner, admin_token(server))
+        assert (await owner.get("/jobs/a")).status_code == 200
+    assert "logs_not_read" in server.log_file.read_text()
 
 
 async def test_logs_are_part_of_a_backup(tmp_path: Path) -> None:
