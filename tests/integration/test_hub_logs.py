@@ -15,6 +15,7 @@ from dispatchd.hub.domain.model import State
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.report import LogChunk
 from support.cli import command
+from support.front import Fault, front
 from support.hub import NO_TLS, Hub, HubHere, hub
 from support.hub_page import admin_token, form_token, login
 from support.machine import JOBS, Held, Machine, held_poll, refuses
@@ -254,6 +255,22 @@ async def test_the_command_follows_all_attempts(server: HubHere) -> None:
     assert ended["f"].returncode == 1
     assert ended["f"].stdout == "first \x1b[31mtry\x1b[0m\\x07\nsecond\n"
     assert ended["f"].stderr == "dispatchd: attempt 2 of job j:\n"
+
+
+async def test_a_page_in_place_of_a_log_is_no_log(
+    server: HubHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running(server)
+    monkeypatch.setenv("DISPATCHD_HUB_TOKEN", admin_token(server))
+    login_page = Fault(page=b"<html>Sign in</html>")
+    async with front(server.url) as between:
+        between.decide = lambda path: login_page if "/log?" in path else None
+        done = await command("hub", "logs", "j", "--url", between.url)
+
+    assert done.returncode == 69
+    assert done.stdout == ""
+    assert "cannot show the log of j: " in done.stderr
+    assert "a login page?" in done.stderr
 
 
 async def test_logs_are_removed_when_they_are_old(tmp_path: Path) -> None:

@@ -144,10 +144,11 @@ class LogStore:
 
     def read(self, job_id: str, part: LogPart, offset: int, most: int) -> bytes:
         """Return at most `most` bytes of a log from an offset; empty where it has none."""
-        path, data = self.files.of_attempt(job_id, part.machine, part.attempt), b""
+        path = self.files.of_attempt(job_id, part.machine, part.attempt)
+        data = bytearray()
         with _trouble_is_said("logs_not_read", path), path.open("rb") as file:
-            data = os.pread(file.fileno(), most, offset)
-        return data
+            data += os.pread(file.fileno(), most, offset)
+        return bytes(data)
 
     def watch(self, job_id: str, *, now: float) -> bool:
         """Note that somebody watches a job's log; return whether nobody has for a while."""
