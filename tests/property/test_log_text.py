@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -160,3 +161,19 @@ def test_the_hub_has_the_redacted_local_file(
         for chunk in sending.sent[-3:]:
             sending.append(chunk)
         assert sending.stored() == clean
+
+
+def test_a_clean_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "output.log"
+    file.write_text(f"the {SECRET}\n")
+    copy = tmp_path / "copies" / "log.clean"
+    copy.mkdir(parents=True)
+
+    with pytest.raises(OSError, match="directory"):
+        LogText(file, REDACTOR).save(copy)
+
+    assert [*copy.parent.iterdir()] == [copy]
+    copy.rmdir()
+    LogText(file, REDACTOR).save(copy)
+    assert copy.read_text() == REDACTOR.scrub(file.read_text())
+    assert [*copy.parent.iterdir()] == [copy]
