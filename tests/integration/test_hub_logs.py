@@ -15,8 +15,9 @@ from dispatchd.hub.domain.model import State
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.report import LogChunk
 from support.cli import command
+from support.front import Fault, front
 from support.hub import NO_TLS, Hub, HubHere, hub
-from support.hub_page import login
+from support.hub_page import admin_token, form_token, login
 from support.machine import JOBS, Held, Machine, held_poll, refuses
 from support.until import until
 
@@ -256,6 +257,22 @@ async def test_the_command_follows_all_attempts(server: HubHere) -> None:
     assert ended["f"].stderr == "dispatchd: attempt 2 of job j:\n"
 
 
+async def test_a_page_in_place_of_a_log_is_no_log(
+    server: HubHere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running(server)
+    monkeypatch.setenv("DISPATCHD_HUB_TOKEN", admin_token(server))
+    login_page = Fault(page=b"<html>Sign in</html>")
+    async with front(server.url) as between:
+        between.decide = lambda path: login_page if "/log?" in path else None
+        done = await command("hub", "logs", "j", "--url", between.url)
+
+    assert done.returncode == 69
+    assert done.stdout == ""
+    assert "cannot show the log of j: " in done.stderr
+    assert "a login page?" in done.stderr
+
+
 async def test_logs_are_removed_when_they_are_old(tmp_path: Path) -> None:
     async with hub(tmp_path / "hub", more="[logs]\ndays = 2") as server:
         held = await running(server)
@@ -268,6 +285,28 @@ async def test_logs_are_removed_when_they_are_old(tmp_path: Path) -> None:
         assert (await log_of(server)).content == b""
         assert not store.files.of_job("j").exists()
         assert await stored(await send(held, b"new\n")) == 4
+
+
+async def test_a_folder_in_trouble_keeps_only_its_own_log(server: HubHere) -> None:
+    for job_id in ("a", "b"):
+        await send(await running(server, job_id), b"text\n")
+    store = server.context.logs
+    folder = store.files.of_job("a")
+    [file] = folder.iterdir()
+    file.unlink()
+    file.mkdir()
+
+    assert (await log_of(server, "a")).content == b""
+    assert (await log_of(server, "b")).content == b"text\n"
+    assert store.prune(before=server.context.now() + 60) == 1
+    file.rmdir()
+    folder.rmdir()
+    folder.touch()
+    assert (await log_of(server, "a")).headers["log-parts"] == "0"
+    async with httpx.AsyncClient(base_url=server.url, verify=NO_TLS) as owner:
+        await login(owner, admin_token(server))
+        assert (await owner.get("/jobs/a")).status_code == 200
+    assert "logs_not_read" in server.log_file.read_text()
 
 
 async def test_logs_are_part_of_a_backup(tmp_path: Path) -> None:
@@ -320,3 +359,39 @@ async def test_a_machine_without_logs_leaves_the_end_of_the_output(
     )
 
     assert shown.stdout == "the end\n\n"
+
+
+async def test_the_log_of_an_attempt_that_was_cut_off_does_not_hide_the_next_one(
+    server: HubHere,
+) -> None:
+    held = await running(server)
+    await send(held, b"one\n")
+    [file] = (server.folder / "logs").glob("*/*/*.log")
+    await send(held, b"two\n", attempt=2)
+    assert (await log_of(server, part=1, offset=4)).headers["log-complete"] == "0"
+
+    os.utime(file, (0, 0))
+
+    reply = await log_of(server, part=1, offset=4, wait=60)
+    assert reply.headers["log-complete"] == "1"
+    assert (await log_of(server, part=2)).headers["log-complete"] == "0"
+
+
+async def test_a_logout_ends_a_log_that_grows(server: Hub) -> None:
+    held = await running(server)
+    await send(held, b"line\n")
+    token = server.headers["authorization"].removeprefix("Bearer ")
+    async with httpx.AsyncClient(
+        base_url=server.url, verify=NO_TLS, timeout=60
+    ) as owner:
+        await login(owner, token)
+        form = {"form_token": form_token(await owner.get("/"))}
+        seen = 0
+        async with owner.stream("GET", "/log/events?id=j&from=1-0-") as events:
+            async for line in events.aiter_lines():
+                if line.startswith("data:"):
+                    seen += 1
+                    assert seen < 20, "it is still shown"
+                    if seen == 1:
+                        await owner.post("/logout", data=form)
+                    await send(held, b"line\n", 5 * seen)

@@ -316,6 +316,24 @@ async def test_a_machine_with_an_identity_of_its_own_is_left_alone(
     assert not mine.with_name("config.toml.d").exists()
 
 
+@pytest.mark.parametrize("key", ["cloud.url", "license.public_keys"])
+async def test_a_drop_in_that_counts_more_gets_no_key(
+    server: Hub, mine: Path, key: str
+) -> None:
+    async with endpoint() as other:
+        later = mine.with_name("config.toml.d") / "60-mine.toml"
+        later.parent.mkdir()
+        value = f'"{other.url}"' if key == "cloud.url" else '["another"]'
+        later.write_text(f"{key} = {value}\n")
+
+        done = await join(mine, server.url, await key_of(server.http))
+
+        assert not other.requests
+    assert done.returncode == 64
+    assert f"sets {key}" in done.stderr
+    assert [*beside(mine)] == ["60-mine.toml"]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root acts for another user")
 async def test_root_leaves_files_that_the_daemon_can_read(
     server: Hub, mine: Path

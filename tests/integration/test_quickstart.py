@@ -186,6 +186,33 @@ def test_a_call_that_was_cut_short_is_completed_by_the_next_one(
         assert second.stop() == 0
 
 
+def kill(program: str, folder: Path) -> None:
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (each / "cmdline").read_text(errors="replace").replace("\0", " ")
+            if program in words and str(folder) in words:
+                os.kill(int(each.name), signal.SIGKILL)
+
+
+def test_a_machine_that_ends_before_the_first_job_does_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "q"
+    with quickstart(folder) as cut_short:
+        cut_short.until("hub  ")
+        cut_short.process.kill()
+        kill("hub serve", folder)
+    (folder / "machine" / "hello.sh").write_text(
+        '#!/bin/sh\nexec tail -f "$PWD/../event.json"\n'
+    )
+    with quickstart(folder) as that:
+        that.until("machine  ready")
+        kill("run --config", folder)
+        that.rest()
+        assert that.process.wait(90) == 69
+    # A run outlives its daemon.
+    kill("tail -f", folder)
+    assert "the machine has ended; see" in that.text
+
+
 @pytest.mark.parametrize("program", ["hub serve", "run --config"])
 def test_the_end_of_one_ends_the_other_and_says_so(
     tmp_path: Path, program: str
@@ -193,13 +220,7 @@ def test_the_end_of_one_ends_the_other_and_says_so(
     folder = tmp_path / "q"
     with quickstart(folder) as that:
         that.until("Ctrl-C ends both")
-        for each in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                words = (
-                    (each / "cmdline").read_text(errors="replace").replace("\0", " ")
-                )
-                if program in words and str(folder) in words:
-                    os.kill(int(each.name), signal.SIGKILL)
+        kill(program, folder)
         that.rest()
         assert that.process.wait(90) == 69
     name = "hub" if "hub" in program else "machine"

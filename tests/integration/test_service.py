@@ -294,3 +294,19 @@ def test_the_wheel_has_all_of_it(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / name)
     assert trees[0] == trees[1]
     assert len(trees[0]) > 8
+
+
+def test_a_file_that_does_not_fit_on_the_disk_is_named(tmp_path: Path) -> None:
+    install = f"service install --program {PROGRAM} --root '{tmp_path}'"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"ulimit -f 0; exec {sys.executable} -m dispatchd {install}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 74
+    unit = tmp_path / UNITS / "dispatchd.service"
+    assert done.stderr == f"dispatchd: cannot use {unit}: File too large\n"
+    assert done.stdout == ""
+    assert tree(tmp_path) == {}

@@ -1,9 +1,11 @@
 """The log of an attempt in chunks: whatever is lost, doubled, restarted or cut, the hub has the redacted local file."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +46,9 @@ STEPS = st.lists(
             st.sampled_from(["look", "look", "send", "send", "lost", "doubled", "old"]),
             st.just(b""),
         ),
-        st.tuples(st.sampled_from(["restart", "cut", "forget"]), st.just(b"")),
+        st.tuples(
+            st.sampled_from(["restart", "cut", "extend", "forget"]), st.just(b"")
+        ),
     ),
     max_size=40,
 )
@@ -98,6 +102,10 @@ class Sending:
         for path in self.hub.files.of_job("j").glob("*"):
             path.unlink()
 
+    def extend(self) -> None:
+        """Make the file longer without content, as a run can with its stdout."""
+        os.truncate(self.file, self.file.stat().st_size + 64 * 1024)
+
     def do(self, step: str, data: bytes) -> None:
         steps: dict[str, Callable[[], object]] = {
             "write": lambda: self.write(data),
@@ -108,6 +116,7 @@ class Sending:
             "old": self.repeat_the_first,
             "restart": self.restart,
             "cut": lambda: cut_middle(self.file, 32 * 1024),
+            "extend": self.extend,
             "forget": self.forget,
         }
         steps[step]()
@@ -130,6 +139,7 @@ LONG = b"".join(b"line %d of a log\n" % number for number in range(5_000))
         *(("write", LONG), ("cut", b""), ("restart", b""), ("look", b"")),
     ]
 )
+@example([("write", LONG), ("cut", b""), ("extend", b"")])
 @settings(max_examples=150, deadline=None)
 @given(STEPS)
 def test_the_hub_has_the_redacted_local_file(
@@ -151,3 +161,19 @@ def test_the_hub_has_the_redacted_local_file(
         for chunk in sending.sent[-3:]:
             sending.append(chunk)
         assert sending.stored() == clean
+
+
+def test_a_clean_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "output.log"
+    file.write_text(f"the {SECRET}\n")
+    copy = tmp_path / "copies" / "log.clean"
+    copy.mkdir(parents=True)
+
+    with pytest.raises(OSError, match="directory"):
+        LogText(file, REDACTOR).save(copy)
+
+    assert [*copy.parent.iterdir()] == [copy]
+    copy.rmdir()
+    LogText(file, REDACTOR).save(copy)
+    assert copy.read_text() == REDACTOR.scrub(file.read_text())
+    assert [*copy.parent.iterdir()] == [copy]

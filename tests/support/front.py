@@ -123,8 +123,11 @@ class Front:
             nonlocal answer
             fields = [header for header in head.headers if header[0] != b"host"]
             try:
-                reply = await self._http.post(
-                    f"{self.to}{head.target.decode()}", content=body, headers=fields
+                reply = await self._http.request(
+                    head.method.decode(),
+                    f"{self.to}{head.target.decode()}",
+                    content=body,
+                    headers=fields,
                 )
             except httpx.HTTPError:
                 tasks.cancel_scope.cancel()

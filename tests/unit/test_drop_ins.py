@@ -40,6 +40,7 @@ def test_a_later_file_counts_and_tables_are_merged(tmp_path: Path) -> None:
         c='[workflows.more]\ncommand = ["true"]\n[license]\npublic_keys = ["b.pem"]',
     )
     (tmp_path / "config.toml.d" / "d.txt").write_text("no TOML, and not read")
+    (tmp_path / "config.toml.d" / ".#a.toml").symlink_to("lock-of@an.editor:1")
 
     config = read(file)
 

@@ -140,22 +140,23 @@ def end_of_head(path: Path) -> int | None:
 
 
 def hole_bytes(path: Path) -> int:
-    """Return the size of a file's holes (bytes); 0 for one that can't be read."""
+    """Return the size of the holes that a file has before data (bytes); 0 for one that can't be read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return 0
+    size, holes, position = os.fstat(fd).st_size, 0, 0
     try:
-        size, position, data = os.fstat(fd).st_size, 0, 0
         while position < size:
-            position = os.lseek(fd, position, os.SEEK_DATA)
-            until = os.lseek(fd, position, os.SEEK_HOLE)
-            data, position = data + until - position, until
-        return size - data
+            data = os.lseek(fd, position, os.SEEK_DATA)
+            holes += data - position
+            position = os.lseek(fd, data, os.SEEK_HOLE)
     except OSError:
-        return 0
+        # No data is behind it, or it is no file.
+        return holes
     finally:
         os.close(fd)
+    return holes
 
 
 def _room(file_stat: os.stat_result) -> int:

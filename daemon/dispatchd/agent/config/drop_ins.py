@@ -63,7 +63,12 @@ def drop_ins(path: Path) -> list[Path]:
     """
     folder = drop_in_folder(path)
     try:
-        return sorted(file for file in folder.iterdir() if file.suffix == ".toml")
+        # A hidden one is an editor's: its lock, or a copy.
+        return sorted(
+            file
+            for file in folder.iterdir()
+            if file.suffix == ".toml" and not file.name.startswith(".")
+        )
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -87,6 +87,11 @@ class Child:
             if assignment in self.notices.recv(_LINE).decode().splitlines():
                 return True
 
+    @property
+    def has_ended(self) -> bool:
+        """True once the child has ended."""
+        return bool(select.select([self.pidfd], [], [], 0)[0])
+
     def stop(self, *numbers: signal.Signals) -> None:
         """End the child by signals: each after the first is sent once the child says that it is stopping."""
         for count, number in enumerate(numbers):
@@ -110,10 +115,9 @@ class Child:
         os.close(self.pidfd)
 
 
-def until_one_ends(children: Sequence[Child]) -> Child:
-    """Return the first of some children that ends."""
-    ended, _, _ = select.select([child.pidfd for child in children], [], [])
-    return next(child for child in children if child.pidfd in ended)
+def until_one_ends(children: Sequence[Child]) -> None:
+    """Wait until one of some children ends."""
+    select.select([child.pidfd for child in children], [], [])
 
 
 def _last(log: Path, begins_at: int) -> str:

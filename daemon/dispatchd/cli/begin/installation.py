@@ -1,6 +1,7 @@
 """The folder of `dispatchd quickstart`: a hub and a machine as anyone would set them up, only beside each other."""
 
 import socket
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -111,14 +112,15 @@ class Installation:
             contract="hub-machine",
         )
 
-    def run_hello(self) -> dict[str, Any]:
-        """Run a first job, and return it once it has ended."""
+    def run_hello(self, require_running: Callable[[], None]) -> dict[str, Any]:
+        """Run a first job, and return it once it has ended. While it is waited for, `require_running` is called."""
         client, cannot = self.client, "run the first job"
         job = {"dag_name": "hello"}
         job_id = client.ask("POST", "/api/v1/jobs", job, cannot=cannot, has="id")["id"]
-        path = f"/api/v1/jobs/{job_id}?wait=25&until=finished"
+        path = f"/api/v1/jobs/{job_id}?wait=5&until=finished"
         shown: dict[str, Any] = {}
         while not shown.get("ended"):
+            require_running()
             shown = client.ask("GET", path, cannot=cannot, contract="hub-job")
         return shown
 

@@ -74,6 +74,7 @@ def join_hub(file: Path, url: str, enrolment: EnrolmentKey) -> "tuple[Config, Cl
         if config.secret_file is not None:
             reason = f"{file} has an identity of its own: take license_id, server_id and the secret out of [cloud]"
             raise UsageError(cannot=f"join {url}", reason=reason)
+        _require_counts(config, url, enrolment)
         certificate = drop_in_folder(file) / _CERTIFICATE
         if enrolment.certificate:
             pem = _proven(config, enrolment, environment)
@@ -150,6 +151,24 @@ def _put_back(file: Path, before: str | None) -> None:
     echo(f"removed   {file}")
     with suppress(OSError):
         file.parent.rmdir()
+
+
+def _require_counts(config: "Config", url: str, enrolment: EnrolmentKey) -> None:
+    """Check that no drop-in after ours has another hub: that one would be given the key.
+
+    Raises:
+        UsageError: One has.
+    """
+    ca_file = f"{drop_in_folder(config.file).name}/{_CERTIFICATE}"
+    other = {
+        "cloud.url": config.cloud.url.rstrip("/") != url.rstrip("/"),
+        "cloud.ca_file": bool(enrolment.certificate)
+        and config.cloud.ca_file != ca_file,
+        "license.public_keys": [*config.license.public_keys] != [enrolment.public_pem],
+    }
+    for key in (key for key, is_other in other.items() if is_other):
+        reason = f"a file that is read after {_DROP_IN} in {drop_in_folder(config.file)} sets {key}; take it out there"
+        raise UsageError(cannot=f"join {url}", reason=reason)
 
 
 def _proven(

@@ -2,7 +2,7 @@
 
 import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -63,13 +63,24 @@ def _play(that: Installation, listen: str, children: ExitStack) -> None:
     # As Ctrl-C twice: its runs are ended, too.
     children.callback(partial(_stop_machine, machine))
     echo(f"machine  ready, in {that.machine_file.parent}")
+    both = [hub, machine]
     if is_new:
-        _show(that.run_hello())
+        _show(that.run_hello(partial(_require_running, both)))
     _say_next(that)
-    ended = until_one_ends([hub, machine])
-    raise NotReachable(
-        cannot="continue", reason=f"the {ended.what} has ended; see {ended.log}"
-    )
+    until_one_ends(both)
+    _require_running(both)
+
+
+def _require_running(children: Sequence[Child]) -> None:
+    """Check that no child has ended.
+
+    Raises:
+        NotReachable: One has.
+    """
+    for child in children:
+        if child.has_ended:
+            reason = f"the {child.what} has ended; see {child.log}"
+            raise NotReachable(cannot="continue", reason=reason)
 
 
 def _stop_machine(machine: Child) -> None:

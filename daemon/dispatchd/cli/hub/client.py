@@ -130,11 +130,14 @@ class HubClient:
             raise NotReachable(cannot=cannot, reason=f"{self.url} {problem}")
         return answer or {}
 
-    def text(self, path: str, *, cannot: str) -> "tuple[bytes, httpx.Headers]":
+    def text(
+        self, path: str, counts: Sequence[str], *, cannot: str
+    ) -> "tuple[bytes, httpx.Headers]":
         """Return the text and the headers of an answer that is no JSON.
 
         Args:
             path: The path, encoded.
+            counts: Headers of every such answer of the hub, each a whole number.
             cannot: What the command can't do if this fails, as words after "cannot".
 
         Raises:
@@ -144,6 +147,8 @@ class HubClient:
         reply = self._reply("GET", path, None, cannot)
         if not reply.is_success:
             self._refused(reply, cannot)
+        if not all(reply.headers.get(name, "").isdecimal() for name in counts):
+            raise NotReachable(cannot=cannot, reason=self._page(reply))
         return reply.content, reply.headers
 
     def rows(

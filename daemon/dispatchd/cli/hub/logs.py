@@ -23,6 +23,9 @@ _AGAIN_S: Final = 1.0
 _MOST_FAILURES: Final = 60
 """Most questions in a row that a hub may leave without an answer while its log is followed (count)."""
 
+_COUNTS: Final = ("log-size", "log-parts")
+"""Headers of the hub's answer that are numbers."""
+
 _WELL: Final = ("succeeded", "partially_succeeded")
 
 
@@ -125,10 +128,8 @@ class _Log:
                 self.has_text = True
                 yield self._part, piece
             offset += len(piece)
-            size, parts = (
-                int(headers.get(f"log-{name}", 0)) for name in ("size", "parts")
-            )
-            has_more = offset < size or (
+            size, parts = int(headers["log-size"]), int(headers["log-parts"])
+            has_more = (bool(piece) and offset < size) or (
                 self._follows and headers.get("log-complete") != "1"
             )
             if has_more:
@@ -145,10 +146,10 @@ class _Log:
         """
         wait = f"&wait={_WAIT_S}" if self._follows else ""
         path = f"/api/v1/jobs/{in_path(self.job_id)}/log?part={self._part}&offset={offset}{wait}"
-        failures = 0
+        cannot, failures = f"show the log of {self.job_id}", 0
         while True:
             try:
-                return self._hub.text(path, cannot=f"show the log of {self.job_id}")
+                return self._hub.text(path, _COUNTS, cannot=cannot)
             except NotReachable:
                 failures += 1
                 if not self._follows or failures > _MOST_FAILURES:

@@ -140,9 +140,9 @@ def uninstall(
         if not removes:
             _say("kept", path)
             continue
-        _say("would delete" if dry_run else "deleted", path)
         if not dry_run:
             _delete(path)
+        _say("would delete" if dry_run else "deleted", path)
     systemd.reload()
 
 
@@ -154,9 +154,9 @@ def _put(file: Path, text: str, *, dry_run: bool) -> None:
         case State.EDITED:
             _say("kept", file, "a person wrote or edited it")
         case State.MISSING | State.OLDER:
-            _say(_WRITTEN[state][dry_run], file)
             if not dry_run:
                 write(file, stamped(text))
+            _say(_WRITTEN[state][dry_run], file)
 
 
 def _begin(that: Service, *, dry_run: bool) -> None:
@@ -164,9 +164,9 @@ def _begin(that: Service, *, dry_run: bool) -> None:
     if os.path.lexists(that.config):
         _say("kept", that.config, "it is a person's")
         return
-    _say(_WRITTEN[State.MISSING][dry_run], that.config)
     if not dry_run:
         write(that.config, that.starter())
+    _say(_WRITTEN[State.MISSING][dry_run], that.config)
 
 
 def _say(done: str, path: Path, why: str = "") -> None:
@@ -238,9 +238,9 @@ def _remove(file: Path, *, dry_run: bool) -> None:
     if not is_untouched(content):
         _say("kept", file, "a person wrote or edited it")
         return
-    _say("would remove" if dry_run else "removed", file)
     if not dry_run:
         file.unlink()
+    _say("would remove" if dry_run else "removed", file)
 
 
 def _prune(folder: Path) -> None:

@@ -71,6 +71,9 @@ def write(file: Path, content: str, *, mode: int = 0o644) -> None:
             opened.flush()
             os.fsync(fd)
         aside.replace(file)
+    except OSError as error:
+        # Without the name it would seem to be about stdout.
+        raise OSError(error.errno, error.strerror, str(file)) from error
     finally:
         aside.unlink(missing_ok=True)
 

@@ -44,7 +44,8 @@ _LOOK_S: Final = 1.0
 """Interval of looks at a log that another hub process may write (seconds)."""
 
 _LATE_S: Final = 10.0
-"""Time after the end of a job for which the rest of its log is waited for (seconds)."""
+"""Time for which the rest of a log is waited for: after the end of its job, or after what came of an older attempt
+(seconds)."""
 
 _DIGITS: Final = 15
 """Most digits of a number in a query (count)."""
@@ -56,8 +57,7 @@ class LogView:
 
     job: HubJob
     parts: Sequence[LogPart]
-    is_late: bool
-    """True if the job has ended so long ago that no more of its log is waited for."""
+    now: float
 
     @property
     def is_over(self) -> bool:
@@ -68,10 +68,16 @@ class LogView:
         """Return whether no more of a part is to be waited for, given its number (from 1)."""
         if number < len(self.parts):
             # A newer attempt has begun. The rest of an older log comes soon, or never.
-            return self.parts[number - 1].is_whole or self.is_late
+            part = self.parts[number - 1]
+            return part.is_whole or self._is_late(part.changed_at)
         if not self.is_over:
             return False
-        return self.is_late or (bool(self.parts) and self.parts[-1].is_whole)
+        is_whole = bool(self.parts) and self.parts[-1].is_whole
+        return is_whole or self._is_late(self.job.finished_at)
+
+    def _is_late(self, since: float) -> bool:
+        # A clock that was set back must not make the wait longer.
+        return abs(self.now - since) > _LATE_S
 
 
 @frozen
@@ -185,8 +191,7 @@ class Logs:
         return LogView(
             job=job,
             parts=self.context.logs.parts(job_id, machines),
-            is_late=job.state in ENDED
-            and self.context.now() - job.finished_at > _LATE_S,
+            now=self.context.now(),
         )
 
     async def text(self, view: LogView, number: int, offset: int, most: int) -> bytes:

@@ -113,7 +113,7 @@ class _Stream:
         yield _BEAT
         waiting = self.logs.context.waiting
         with self.logs.following(self.job_id) as follower:
-            while not waiting.stopping:
+            while not waiting.stopping and await self._counts(request):
                 rings = follower.next
                 view = await follower.look()
                 event = await self._next(view)
@@ -123,8 +123,6 @@ class _Stream:
                     continue
                 if view.has_all(len(view.parts)) and self.point.part >= len(view.parts):
                     yield b"event: end\ndata:\n\n"
-                    return
-                if not await self._counts(request):
                     return
                 yield _BEAT
                 await self.logs.news(rings, _BEAT_S)

@@ -200,7 +200,8 @@ class LogLoop:
             TooLarge: It takes nothing further.
         """
         key = record.job.id, attempt.number
-        text, failed = await self._text(record, attempt), 0
+        text = await self._text(record, attempt)
+        repairs = Retry(self.context.random, cap_s=_LONGEST_PAUSE_S)
         while text is not None:
             record = await self.tracking.tracker.find(record.job.id) or record
             live = _is_live(record, attempt)
@@ -212,19 +213,21 @@ class LogLoop:
                 text.look if live else text.finish, limiter=self._reader
             )
             chunk = text.chunk(attempt.number)
-            if chunk is not None:
-                if await self._has_all(record, attempt, text, chunk):
-                    break
-                # The endpoint has another text than the whole one: it is sent again.
-                failed += bool(chunk.whole)
-                if failed > _MOST_REPAIRS:
-                    break
+            if chunk is not None and await self._has_all(
+                record, attempt, text, chunk, repairs
+            ):
+                break
             if live and not more:
                 await anyio.sleep(_LOOK_S)
         await self._end(record, attempt.number)
 
     async def _has_all(
-        self, record: TrackedJob, attempt: Attempt, text: LogText, chunk: LogChunk
+        self,
+        record: TrackedJob,
+        attempt: Attempt,
+        text: LogText,
+        chunk: LogChunk,
+        repairs: Retry,
     ) -> bool:
         """Send a chunk. Return whether the log needs no further chunks.
 
@@ -233,7 +236,21 @@ class LogLoop:
             TooLarge: It takes nothing further.
         """
         stored = await self._call(record, attempt, chunk)
-        return stored is None or await to_thread.run_sync(text.sent, chunk, stored)
+        if stored is None or await to_thread.run_sync(text.sent, chunk, stored):
+            return True
+        live = _is_live(record, attempt)
+        if stored > chunk.offset and not chunk.whole:
+            if live:
+                repairs.worked()
+            return False
+        # The endpoint has another text than the machine, which sends its own again.
+        pause_s = repairs.failed()
+        if not live and repairs.failures > _MOST_REPAIRS:
+            why = "the endpoint keeps another text"
+            self._log.warning("log_not_sent", error=why, **job_context(record))
+            return True
+        await anyio.sleep(pause_s)
+        return False
 
     async def _text(self, record: TrackedJob, attempt: Attempt) -> LogText | None:
         """Return the text of an attempt, from where the endpoint has it; None if none of it may be sent any more.

@@ -185,12 +185,16 @@ class LogText:
         """
         whole = LogText(self._path, self._redactor)
         aside = path.with_name(path.name + ".part")
-        with aside.open("wb") as file:
-            aside.chmod(0o600)
-            while not whole.is_closed:
-                whole.finish()
-                file.write(whole.take())
-        aside.replace(path)
+        try:
+            with aside.open("wb") as file:
+                aside.chmod(0o600)
+                while not whole.is_closed:
+                    whole.finish()
+                    file.write(whole.take())
+            aside.replace(path)
+        finally:
+            # On a full disk it would keep what others need.
+            aside.unlink(missing_ok=True)
 
     def take(self) -> bytes:
         """Return the certain text that was read, and drop it."""

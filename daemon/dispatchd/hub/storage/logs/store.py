@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, Self
 from uuid import uuid4
 
+import structlog
 from attrs import frozen
 
 from dispatchd.errors import FolderUnusable
@@ -53,6 +54,7 @@ class LogPart:
     attempt: int
     size: int
     is_whole: bool
+    changed_at: float
 
 
 @frozen(kw_only=True)
@@ -123,16 +125,19 @@ class LogStore:
         """
         order = {machine_name(machine): place for place, machine in enumerate(machines)}
         found = []
-        with suppress(FileNotFoundError):
-            for entry in os.scandir(self.files.of_job(job_id)):
+        folder = self.files.of_job(job_id)
+        with _trouble_is_said("logs_not_read", folder):
+            for entry in os.scandir(folder):
                 part = part_of(entry.name)
                 if part is not None and part[0] in order:
                     whole = Path(entry.path).with_suffix(WHOLE)
+                    file_stat = entry.stat()
                     stored = LogPart(
                         machine=machines[order[part[0]]],
                         attempt=part[1],
-                        size=entry.stat().st_size,
+                        size=file_stat.st_size,
                         is_whole=whole.exists(),
+                        changed_at=file_stat.st_mtime,
                     )
                     found.append((order[part[0]], part[1], stored))
         return [stored for *_, stored in sorted(found, key=lambda each: each[:2])]
@@ -140,9 +145,10 @@ class LogStore:
     def read(self, job_id: str, part: LogPart, offset: int, most: int) -> bytes:
         """Return at most `most` bytes of a log from an offset; empty where it has none."""
         path = self.files.of_attempt(job_id, part.machine, part.attempt)
-        with suppress(FileNotFoundError), path.open("rb") as file:
-            return os.pread(file.fileno(), most, offset)
-        return b""
+        data = bytearray()
+        with _trouble_is_said("logs_not_read", path), path.open("rb") as file:
+            data += os.pread(file.fileno(), most, offset)
+        return bytes(data)
 
     def watch(self, job_id: str, *, now: float) -> bool:
         """Note that somebody watches a job's log; return whether nobody has for a while."""
@@ -163,20 +169,14 @@ class LogStore:
 
     def prune(self, *, before: float) -> int:
         """Remove the logs of each job of which nothing was written since a time; return the number of jobs."""
-        removed = 0
         for mark in self.files.watched.glob("*"):
-            if mark.stat().st_mtime < before:
-                mark.unlink(missing_ok=True)
+            with _trouble_is_said("logs_not_removed", mark):
+                if mark.stat().st_mtime < before:
+                    mark.unlink()
+        removed = 0
         for folder in self.files.folder.glob("[0-9a-f][0-9a-f]/*/"):
-            entries = [*folder.iterdir()]
-            newest = max((entry.stat().st_mtime for entry in entries), default=0.0)
-            if newest < before:
-                for entry in entries:
-                    entry.unlink(missing_ok=True)
-                # A chunk that comes just now keeps it.
-                with suppress(OSError):
-                    folder.rmdir()
-                removed += 1
+            with _trouble_is_said("logs_not_removed", folder):
+                removed += _prune(folder, before)
         return removed
 
     @contextmanager
@@ -254,6 +254,36 @@ def _id_of(files: LogFiles) -> str:
         with os.fdopen(fd, "w") as file:
             file.write(uuid4().hex)
     return files.id_file.read_text().strip()
+
+
+@contextmanager
+def _trouble_is_said(event: str, path: Path) -> Iterator[None]:
+    """End a block at an error of a path, and log it: what else there is works on."""
+    try:
+        yield
+    except FileNotFoundError:
+        # Another hub process has removed it.
+        pass
+    except OSError as error:
+        structlog.get_logger().warning(event, path=str(path), error=error.strerror)
+
+
+def _prune(folder: Path, before: float) -> bool:
+    """Remove the logs of a job if nothing was written since a time; return whether they were removed.
+
+    Raises:
+        OSError: A file can't be removed.
+    """
+    entries = [*folder.iterdir()]
+    newest = max((entry.stat().st_mtime for entry in entries), default=0.0)
+    if newest >= before:
+        return False
+    for entry in entries:
+        entry.unlink(missing_ok=True)
+    # A chunk that comes just now keeps it.
+    with suppress(OSError):
+        folder.rmdir()
+    return True
 
 
 def _common(one: bytes, other: bytes) -> int:
