@@ -17,7 +17,7 @@ from dispatchd.hub.domain.model import Submission
 from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
-from dispatchd.hub.storage.engines.turns import awaited
+from dispatchd.hub.storage.engines.turns import awaited, settled
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.schema import MARKS
 from support.clock import within
@@ -178,6 +178,30 @@ def test_a_call_whose_turn_does_not_come_is_not_made(database: Database) -> None
         submit(database, "late")
 
     assert jobs(database) == []
+
+
+def test_a_call_is_not_made_either_if_its_turn_does_not_come_in_a_shared_transaction(
+    database: Database,
+) -> None:
+    has_begun, may_end = Event(), Event()
+
+    def work(_: Connection) -> None:
+        has_begun.set()
+        may_end.wait(60)
+
+    with held(database):
+        before = add(database, lambda: submit(database, "a"))
+        add(database, lambda: database.write(work))
+        late = add(database, lambda: submit(database, "late"))
+    assert has_begun.wait(60)
+    try:
+        with pytest.raises(StorageBusy, match="others have used it"):
+            settled(late)
+    finally:
+        may_end.set()
+
+    assert before.result(60)
+    assert jobs(database) == ["a"]
 
 
 async def test_a_caller_that_is_gone_before_its_turn_has_no_call_made(
