@@ -10,13 +10,14 @@ from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import Connection, event, insert
+from sqlalchemy import Connection, event, insert, select
 
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.model import Submission
 from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.engines.sqlite import LOG_BYTES
 from dispatchd.hub.storage.engines.turns import awaited, settled
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.schema import MARKS
@@ -166,6 +167,32 @@ def test_a_read_waits_for_no_change(database: Database) -> None:
     submit(database, "a")
     with held(database):
         assert jobs(database) == ["a"]
+
+
+def test_the_log_of_changes_stays_small_although_there_are_always_reads(
+    tmp_path: Path, database: Database
+) -> None:
+    is_over, rows = Event(), select(MARKS.c.name)
+
+    def read() -> None:
+        while not is_over.is_set():
+            with database.snapshot() as db:
+                db.execute(rows).all()
+                # A read of many rows takes as long.
+                is_over.wait(0.03)
+
+    with ThreadPoolExecutor(6) as threads:
+        reading = [threads.submit(read) for _ in range(6)]
+        try:
+            for number in range(2 * LOG_BYTES >> 20):
+                # SQLite doesn't write what is the same already.
+                MarkStore(database).put("m", "ab"[number % 2] * (1 << 20))
+        finally:
+            is_over.set()
+
+    for each in reading:
+        each.result(60)
+    assert (tmp_path / "hub.db-wal").stat().st_size < LOG_BYTES + (4 << 20)
 
 
 def test_a_reading_connection_changes_nothing(database: Database) -> None:
