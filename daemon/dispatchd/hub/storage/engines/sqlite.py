@@ -71,11 +71,10 @@ def _forget_file(_connection: object, record: Any) -> None:  # noqa: ANN401  # l
 
 
 def _empty_log(connection: Any, record: Any) -> None:  # noqa: ANN401  # likewise
-    """Empty the log of changes if it is large.
+    """Empty the log of changes if it is large. An error harms nothing: the next commit meets it, too.
 
-    SQLite does so by itself only at a commit during which nobody reads, which never comes while reads overlap. Here new
-    ones wait for nobody, and the writer waits for those that read an older state. If they take long, the next try
-    comes when the log has grown further.
+    SQLite does so by itself only if nobody reads at the moment of a commit. This waits for the reads of older states.
+    If they take long, the next try comes when the log has grown further.
     """
     path, _ = record.info.get(_FILE, ("", -1))
     if not path or connection is None:
