@@ -3,7 +3,7 @@
 import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -161,6 +161,29 @@ def test_of_a_commit_that_fails_no_call_counts_as_written(
     again = Database.open(f"sqlite:///{tmp_path}/hub.db")
     assert jobs(again) == ["before", "b"]
     again.close()
+
+
+def test_nothing_is_stored_after_sqlite_has_ended_the_transaction(
+    database: Database,
+) -> None:
+    """Also of a call that continues after its error, because that call is told that all of it failed."""
+    marks = MarkStore(database)
+
+    def end(db: Connection) -> None:
+        driver: Any = db.connection.driver_connection
+        driver.rollback()
+        raise StorageBusy("full")
+
+    def work() -> None:
+        with suppress(StorageBusy):
+            database.write(end)
+        marks.put("m", "stored")
+
+    with held(database):
+        call = add(database, work)
+
+    assert isinstance(call.exception(60), StorageBusy)
+    assert marks.get("m") == ""
 
 
 def test_a_read_waits_for_no_change(database: Database) -> None:

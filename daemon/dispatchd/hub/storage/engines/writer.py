@@ -28,6 +28,8 @@ _AT_ONCE: Final = 64
 _LONGEST_S: Final = 0.1
 """Time after which no further call joins those that share a commit (seconds)."""
 
+_ENDED: Final = "SQLite has ended the transaction"
+
 
 @frozen(eq=False)
 class _Call:
@@ -147,7 +149,7 @@ class Writer:
             outcome = _Outcome(error=error)
         # It rolls back all by itself if the disk is full or broken (sqlite.org/lang_transaction.html, 2.3).
         if not _driver(db).in_transaction:
-            reason = outcome.error or "SQLite has ended the transaction"
+            reason = outcome.error or _ENDED
             raise StorageBusy(str(reason))
         return outcome
 
@@ -161,8 +163,14 @@ class Writer:
 
 
 def in_savepoint(db: Connection, work: Callable[[Connection], T]) -> T:
-    """Run a unit of work within an open transaction; if it fails, only its own changes are undone."""
+    """Run a unit of work within an open transaction; if it fails, only its own changes are undone.
+
+    Raises:
+        StorageBusy: SQLite has ended the transaction, and the savepoint would begin another one.
+    """
     driver = _driver(db)
+    if not driver.in_transaction:
+        raise StorageBusy(_ENDED)
     driver.execute("SAVEPOINT call")
     try:
         result = work(db)
