@@ -3,21 +3,22 @@
 import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import anyio
 import pytest
-from sqlalchemy import Connection, event, insert
+from sqlalchemy import Connection, event, insert, select
 
 from dispatchd.hub.domain.errors import StorageBusy
 from dispatchd.hub.domain.model import Submission
 from dispatchd.hub.queue.admission import Admission
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
-from dispatchd.hub.storage.engines.turns import awaited
+from dispatchd.hub.storage.engines.sqlite import LOG_BYTES
+from dispatchd.hub.storage.engines.turns import awaited, settled
 from dispatchd.hub.storage.jobs.reader import Filter, JobReader
 from dispatchd.hub.storage.schema import MARKS
 from support.clock import within
@@ -162,10 +163,59 @@ def test_of_a_commit_that_fails_no_call_counts_as_written(
     again.close()
 
 
+def test_nothing_is_stored_after_sqlite_has_ended_the_transaction(
+    database: Database,
+) -> None:
+    """Also of a call that continues after its error, because that call is told that all of it failed."""
+    marks = MarkStore(database)
+
+    def end(db: Connection) -> None:
+        driver: Any = db.connection.driver_connection
+        driver.rollback()
+        raise StorageBusy("full")
+
+    def work() -> None:
+        with suppress(StorageBusy):
+            database.write(end)
+        marks.put("m", "stored")
+
+    with held(database):
+        call = add(database, work)
+
+    assert isinstance(call.exception(60), StorageBusy)
+    assert marks.get("m") == ""
+
+
 def test_a_read_waits_for_no_change(database: Database) -> None:
     submit(database, "a")
     with held(database):
         assert jobs(database) == ["a"]
+
+
+def test_the_log_of_changes_stays_small_although_there_are_always_reads(
+    tmp_path: Path, database: Database
+) -> None:
+    is_over, rows = Event(), select(MARKS.c.name)
+
+    def read() -> None:
+        while not is_over.is_set():
+            with database.snapshot() as db:
+                db.execute(rows).all()
+                # A read of many rows takes as long.
+                is_over.wait(0.03)
+
+    with ThreadPoolExecutor(6) as threads:
+        reading = [threads.submit(read) for _ in range(6)]
+        try:
+            for number in range(2 * LOG_BYTES >> 20):
+                # SQLite doesn't write what is the same already.
+                MarkStore(database).put("m", "ab"[number % 2] * (1 << 20))
+        finally:
+            is_over.set()
+
+    for each in reading:
+        each.result(60)
+    assert (tmp_path / "hub.db-wal").stat().st_size < LOG_BYTES + (4 << 20)
 
 
 def test_a_reading_connection_changes_nothing(database: Database) -> None:
@@ -178,6 +228,30 @@ def test_a_call_whose_turn_does_not_come_is_not_made(database: Database) -> None
         submit(database, "late")
 
     assert jobs(database) == []
+
+
+def test_a_call_is_not_made_either_if_its_turn_does_not_come_in_a_shared_transaction(
+    database: Database,
+) -> None:
+    has_begun, may_end = Event(), Event()
+
+    def work(_: Connection) -> None:
+        has_begun.set()
+        may_end.wait(60)
+
+    with held(database):
+        before = add(database, lambda: submit(database, "a"))
+        add(database, lambda: database.write(work))
+        late = add(database, lambda: submit(database, "late"))
+    assert has_begun.wait(60)
+    try:
+        with pytest.raises(StorageBusy, match="others have used it"):
+            settled(late)
+    finally:
+        may_end.set()
+
+    assert before.result(60)
+    assert jobs(database) == ["a"]
 
 
 async def test_a_caller_that_is_gone_before_its_turn_has_no_call_made(

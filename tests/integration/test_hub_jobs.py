@@ -2,12 +2,16 @@
 
 import sqlite3
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import anyio
+import httpx
+import pytest
 
 from support.clock import within
-from support.hub import Hub, hub
+from support.hub import Hub, HubHere, hub
 from support.machine import JOBS, Machine, refuses, row
 
 BROKEN_JOBS = [
@@ -158,3 +162,31 @@ async def test_jobs_are_listed_by_state_newest_last(
     assert await listed(state="queued") == ["b", "c"]
     assert await listed(state="claimed") == ["a"]
     assert await listed(limit="2") == ["b", "c"]
+
+
+@pytest.mark.parametrize("path", [JOBS, "/api/v1/deliveries"])
+async def test_however_many_lists_are_read_a_machine_gets_its_job(
+    server: HubHere, machine: Machine, path: str
+) -> None:
+    await server.submit({"id": "j", "dag_name": "ci"})
+    context, may_end = server.context, Event()
+    lists: list[httpx.Response] = []
+
+    async def ask() -> None:
+        lists.append(await server.http.get(path, headers=server.headers))
+
+    with within(60):
+        async with anyio.create_task_group() as tasks:
+            try:
+                for _ in range(40):
+                    wait = partial(may_end.wait, 60)
+                    tasks.start_soon(context.use_for_list, wait)
+                tasks.start_soon(ask)
+                await anyio.wait_all_tasks_blocked()
+                held = await machine.pull()
+                assert lists == []
+            finally:
+                may_end.set()
+
+    assert held.job["id"] == "j"
+    assert len(lists) == 1

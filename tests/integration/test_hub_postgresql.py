@@ -10,8 +10,12 @@ import anyio
 import psycopg
 import pytest
 from bench.postgres import Postgres
+from sqlalchemy import Connection, insert
 
+from dispatchd.hub.storage.database import Database
+from dispatchd.hub.storage.engines.pipeline import UNREAD
 from dispatchd.hub.storage.engines.postgresql import connect
+from dispatchd.hub.storage.schema import MARKS
 from support.cli import dispatchd
 from support.clock import advance, within
 from support.hub import HubHere, hub
@@ -179,6 +183,34 @@ def test_a_connection_that_cannot_be_set_up_is_closed(postgresql_url: str) -> No
     with pytest.raises(psycopg.errors.RaiseException):
         connect(postgresql_url, options="-c search_path=other,pg_catalog")
     gc.collect()
+
+
+def test_a_conflict_that_no_statement_waits_for_is_tried_again(
+    postgresql_url: str,
+) -> None:
+    """However many statements are on their way when its error is read."""
+    database, counts = Database.open(postgresql_url), [0, 1, 2, 5, 10, 50, 200]
+    tries, taken_row = Counter[int](), {"name": "taken", "value": ""}
+    try:
+        database.write(lambda db: db.execute(insert(MARKS), taken_row))
+        for count in counts:
+
+            def work(db: Connection, count: int = count) -> None:
+                tries[count] += 1
+                # As if another transaction had inserted the same one first.
+                taken = "taken" if tries[count] < 4 else f"free {count}"
+                for name in (
+                    taken,
+                    *(f"{count} {number}" for number in range(count)),
+                ):
+                    row = {"name": name, "value": ""}
+                    db.execute(insert(MARKS), row, execution_options=UNREAD)
+
+            database.write(work)
+    finally:
+        database.close()
+
+    assert tries == dict.fromkeys(counts, 4)
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])

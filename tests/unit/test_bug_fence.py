@@ -32,6 +32,7 @@ BOUNDED = {
         "network/direct.py:_release",
     ),
     *("hub/storage/migrate.py:_in_steps", "hub/storage/migrate.py:_patiently"),
+    "hub/storage/engines/writer.py:_in_turn",
     *("network/tls_files.py:_ask_tunnel", "concurrency/bug_fence.py:_described"),
     *(
         "agent/control/http_connection.py:_read",

@@ -87,6 +87,9 @@ class Context:
     _threads: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_THREADS), init=False
     )
+    _lists: anyio.CapacityLimiter = field(
+        factory=lambda: anyio.CapacityLimiter(_LISTS), init=False
+    )
 
     def __attrs_post_init__(self) -> None:
         self.refusals = Refusals(self.now)
@@ -143,6 +146,11 @@ class Context:
     async def use(self, call: Callable[[], T]) -> T:
         """Run a blocking call of a store in a thread, and return its result."""
         return await to_thread.run_sync(call, limiter=self._threads)
+
+    async def use_for_list(self, call: Callable[[], T]) -> T:
+        """Run a blocking call that may read many rows; others find a thread and a connection, however many of these come."""
+        async with self._lists:
+            return await self.use(call)
 
     async def write(self, call: Callable[[], T]) -> T:
         """Run a blocking call of a store that changes something; return its result once that is durable."""
@@ -258,3 +266,6 @@ _NOT_PROVEN: Final = "the license or the machine's secret is not valid here"
 
 _THREADS: Final = 16
 """Most calls of the database at the same time (count)."""
+
+_LISTS: Final = 4
+"""Most of them that read lists (count): fewer than there are connections for reads."""

@@ -100,7 +100,7 @@ class Admin:
         """Return the newest deliveries, sorted oldest first."""
         await self.context.require(request, READ)
         limit = int(seconds(request.query_params.get("limit", "100"), _LONGEST_LIST))
-        deliveries = await self.context.use(
+        deliveries = await self.context.use_for_list(
             lambda: self.context.stores.deliveries.list(limit)
         )
         return JSONResponse(

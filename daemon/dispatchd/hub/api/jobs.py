@@ -102,7 +102,7 @@ class Jobs:
         """Return the newest jobs, sorted oldest first."""
         await self.context.require(request, READ)
         job_filter = filter_of(request, "100")
-        jobs, names = await self.context.use(
+        jobs, names = await self.context.use_for_list(
             lambda: (
                 self.context.stores.reader.list(job_filter),
                 self.context.stores.machines.names(),

@@ -79,7 +79,7 @@ class Page:
         visitor = await Entry(self.context).visitor(request)
         job_filter = filter_of(request, str(_LISTED))
         return HTMLResponse(
-            await self.context.use(lambda: self._list(visitor, job_filter))
+            await self.context.use_for_list(lambda: self._list(visitor, job_filter))
         )
 
     async def show(self, request: Request) -> Response:

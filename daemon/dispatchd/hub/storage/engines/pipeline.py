@@ -6,7 +6,7 @@ raised by the statement with which its answer is read. A statement says that nob
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -19,22 +19,26 @@ UNREAD: Final = MappingProxyType({LATER: True})
 """Options of a statement whose answer nobody needs."""
 
 _PIPELINE: Final = "dispatchd_pipeline"
+_OPENED: Final = "dispatchd_pipeline_opened"
 
 
 def read_late(engine: Engine) -> None:
     """Have the answers of statements read by which those that need them were waited for."""
     event.listen(engine, "after_cursor_execute", _read_answers)
+    event.listen(engine, "rollback", _end)
 
 
 @contextmanager
 def pipelined(db: Connection) -> Iterator[None]:
     """Send the statements of a block, of which none has begun a transaction yet, in a pipeline."""
     driver: Any = db.connection.driver_connection
-    with driver.pipeline() as db.info[_PIPELINE]:
+    with ExitStack() as opened:
+        db.info[_OPENED] = opened
+        db.info[_PIPELINE] = opened.enter_context(driver.pipeline())
         try:
             yield
         finally:
-            del db.info[_PIPELINE]
+            del db.info[_PIPELINE], db.info[_OPENED]
 
 
 def _read_answers(db: Connection, *about: Any) -> None:  # noqa: ANN401  # SQLAlchemy's own kinds
@@ -42,3 +46,14 @@ def _read_answers(db: Connection, *about: Any) -> None:  # noqa: ANN401  # SQLAl
     context = about[-2]
     if pipeline is not None and not context.execution_options.get(LATER):
         pipeline.sync()
+
+
+def _end(db: Connection) -> None:
+    """End a pipeline before its rollback, which else fails by the statements that were sent after the one that failed.
+
+    Their error, "pipeline aborted", would replace the one that says whether another try helps.
+    """
+    opened = db.info.get(_OPENED)
+    if opened is not None:
+        with suppress(db.dialect.loaded_dbapi.Error):
+            opened.close()

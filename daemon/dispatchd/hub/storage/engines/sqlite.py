@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,14 @@ READ_ONLY: Final = "dispatchd_read_only"
 """Option of a connection whose transaction only reads."""
 
 _FILE: Final = "dispatchd_file"
+
+LOG_BYTES: Final = 64 * 1024 * 1024
+"""Size from which on the log of changes (WAL) is emptied, although others read (bytes)."""
+
+_READERS_END_S: Final = 0.5
+"""Longest wait for reads that began before the log is emptied (seconds)."""
+
+_TRY_AT: Final = "dispatchd_try_at"
 
 
 def open_existing(path: str, busy_s: float) -> sqlite3.Connection:
@@ -39,6 +48,8 @@ def set_up(engine: Engine, *, only_reads: bool = False) -> None:
     """Have the connections and transactions of an engine made as those of the hub."""
     if only_reads:
         event.listen(engine, "connect", _refuse_changes)
+    else:
+        event.listen(engine, "checkin", _empty_log)
     # SQLite opens the file at the first statement.
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "connect", partial(_note_file, engine.url.database))
@@ -57,6 +68,32 @@ def _forget_file(_connection: object, record: Any) -> None:  # noqa: ANN401  # l
     _, file = record.info.pop(_FILE, ("", -1))
     if file >= 0:
         os.close(file)
+
+
+def _empty_log(connection: Any, record: Any) -> None:  # noqa: ANN401  # likewise
+    """Empty the log of changes if it is large. An error harms nothing: the next commit meets it, too.
+
+    SQLite does so by itself only if nobody reads at the moment of a commit. This waits for the reads of older states.
+    If they take long, the next try comes when the log has grown further.
+    """
+    path, _ = record.info.get(_FILE, ("", -1))
+    if not path or connection is None:
+        return
+    with suppress(OSError, sqlite3.Error):
+        size = os.stat(f"{path}-wal").st_size  # noqa: PTH116  # it is a string, and this is after each commit
+        if size < record.info.get(_TRY_AT, LOG_BYTES):
+            return
+        record.info[_TRY_AT] = size + LOG_BYTES
+        [before] = connection.execute("PRAGMA busy_timeout").fetchone()
+        connection.execute(f"PRAGMA busy_timeout = {int(1000 * _READERS_END_S)}")
+        try:
+            is_busy, *_ = connection.execute(
+                "PRAGMA wal_checkpoint(TRUNCATE)"
+            ).fetchone()
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {before}")
+        if not is_busy:
+            record.info[_TRY_AT] = LOG_BYTES
 
 
 def _require_file(db: Connection) -> None:

@@ -5,7 +5,8 @@ answered once the shared commit is durable, with its result or its error. If tha
 failed, whatever they have answered before.
 """
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextvars import Context, copy_context
 from queue import Empty, SimpleQueue
@@ -23,6 +24,11 @@ T = TypeVar("T")
 
 _AT_ONCE: Final = 64
 """Most calls that share a commit (count): the first of them waits for the last."""
+
+_LONGEST_S: Final = 0.1
+"""Time after which no further call joins those that share a commit (seconds)."""
+
+_ENDED: Final = "SQLite has ended the transaction"
 
 
 @frozen(eq=False)
@@ -93,38 +99,42 @@ class Writer:
 
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
-            calls = [
-                call
-                for call in (first, *self._others())
-                if call.future.set_running_or_notify_cancel()
-            ]
-            if calls:
-                self._answer(calls, self._together(calls))
+            if first.future.set_running_or_notify_cancel():
+                self._together(first)
 
-    def _others(self) -> list[_Call]:
-        """Return further calls that wait already."""
-        calls: list[_Call] = []
-        while len(calls) < _AT_ONCE - 1:
+    def _together(self, first: _Call) -> None:
+        """Make a call and others that wait in one transaction, and answer them once it is committed."""
+        begun = [first]
+        try:
+            with self._engine.begin() as self._open:
+                outcomes = [
+                    self._made(self._open, call) for call in self._in_turn(begun)
+                ]
+        except BaseException as error:  # noqa: BLE001  # each caller gets it; the thread has to serve the next ones
+            outcomes = [_Outcome(error=_of_one(error)) for _ in begun]
+        finally:
+            self._open = None
+        self._answer(begun, outcomes)
+
+    def _in_turn(self, begun: list[_Call]) -> Iterator[_Call]:
+        """Yield the first call that has begun, then those that wait already, each as it begins.
+
+        One that waits for those before it may still be withdrawn.
+        """
+        most = min(1 + self._waiting.qsize(), _AT_ONCE)
+        until = time.monotonic() + _LONGEST_S  # of this one transaction
+        yield begun[0]
+        while len(begun) < most and time.monotonic() < until:  # likewise
             try:
                 call = self._waiting.get_nowait()
             except Empty:
-                break
+                return
             if call is None:
-                # The end comes after these.
                 self._waiting.put(None)
-                break
-            calls.append(call)
-        return calls
-
-    def _together(self, calls: list[_Call]) -> list[_Outcome]:
-        """Make calls in one transaction, and return their outcomes once it is committed."""
-        try:
-            with self._engine.begin() as self._open:
-                return [self._made(self._open, call) for call in calls]
-        except BaseException as error:  # noqa: BLE001  # each caller gets it; the thread has to serve the next ones
-            return [_Outcome(error=_of_one(error)) for _ in calls]
-        finally:
-            self._open = None
+                return
+            if call.future.set_running_or_notify_cancel():
+                begun.append(call)
+                yield call
 
     @staticmethod
     def _made(db: Connection, call: _Call) -> _Outcome:
@@ -139,7 +149,7 @@ class Writer:
             outcome = _Outcome(error=error)
         # It rolls back all by itself if the disk is full or broken (sqlite.org/lang_transaction.html, 2.3).
         if not _driver(db).in_transaction:
-            reason = outcome.error or "SQLite has ended the transaction"
+            reason = outcome.error or _ENDED
             raise StorageBusy(str(reason))
         return outcome
 
@@ -153,8 +163,14 @@ class Writer:
 
 
 def in_savepoint(db: Connection, work: Callable[[Connection], T]) -> T:
-    """Run a unit of work within an open transaction; if it fails, only its own changes are undone."""
+    """Run a unit of work within an open transaction; if it fails, only its own changes are undone.
+
+    Raises:
+        StorageBusy: SQLite has ended the transaction, and the savepoint would begin another one.
+    """
     driver = _driver(db)
+    if not driver.in_transaction:
+        raise StorageBusy(_ENDED)
     driver.execute("SAVEPOINT call")
     try:
         result = work(db)
