@@ -181,7 +181,7 @@ class AttemptRunner:
                 readable = await self.engine.recall(attempt.process, folder)
                 if readable:
                     redactor = self.concluder.known.redactor
-                    self.tracking.logs.begin(record, attempt.number, redactor)
+                    self.tracking.logs.begin(record, attempt, redactor)
                 end = await self._watch(record, attempt, attempt.process)
             await self.concluder.conclude(
                 record.job.id, end, workflow, secrets_known=readable
