@@ -8,6 +8,7 @@ from typing import Final
 import anyio
 import httpx
 from anyio.abc import ByteStream, SocketStream
+from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 from attrs import define, field
 from typing_extensions import override
@@ -21,6 +22,11 @@ from support.servers import tcp_server
 
 WITHIN_S: Final = 20.0
 ANSWER: Final = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+
+def request(url: str) -> httpx.Request:
+    extensions = {"trace": ConnectionTrace(None), "timeout": {"connect": 10.0}}
+    return httpx.Request("POST", url, content=b"{}", extensions=extensions)
 
 
 @define
@@ -57,13 +63,7 @@ class Site:
     url: str = ""
 
     async def ask(self) -> int:
-        request = httpx.Request(
-            "POST",
-            self.url,
-            content=b"{}",
-            extensions={"trace": ConnectionTrace(None), "timeout": {"connect": 10.0}},
-        )
-        answer = await self.transport.handle_async_request(request)
+        answer = await self.transport.handle_async_request(request(self.url))
         await answer.aread()
         await answer.aclose()
         return answer.status_code
@@ -219,6 +219,40 @@ async def test_what_came_unasked_in_a_record_of_its_own_is_nobodys_answer(
 
         with within(WITHIN_S):
             assert [await here.ask(), await here.ask()] == [204, 204]
+
+
+async def test_an_answer_in_thousands_of_parts_lets_others_have_their_turns() -> None:
+    parts = 20_000
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    sent, turns = anyio.Event(), 0
+
+    async def serve(stream: SocketStream) -> None:
+        await stream.receive()
+        await stream.send(head + b"1\r\nx\r\n" * parts + b"0\r\n\r\n")
+        sent.set()
+        await stream.receive()
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            await checkpoint()
+            turns += 1
+
+    transport = DirectTransport(client_context(None), httpx.Limits())
+    async with tcp_server(serve) as port, transport:
+        answer = await transport.handle_async_request(
+            request(f"http://127.0.0.1:{port}/")
+        )
+        with within(WITHIN_S):
+            await sent.wait()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(take_turns)
+                assert len(await answer.aread()) == parts
+                tasks.cancel_scope.cancel()
+        await answer.aclose()
+
+    # Each has a few KiB; at one go they would keep the event loop for half a second.
+    assert turns >= 5
 
 
 @define(eq=False)

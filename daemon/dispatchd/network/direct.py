@@ -21,6 +21,7 @@ import anyio
 import h11
 import httpx
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import define, field
 from typing_extensions import override
@@ -30,6 +31,9 @@ from dispatchd.network.proxies import port_of
 
 _READ_BYTES: Final = 256 * 1024
 """Most bytes of one read (bytes): as many as asyncio takes from the kernel at once, so that none stay between the two."""
+
+_PIECE_BYTES: Final = 16 * 1024
+"""Most bytes that are parsed at a time (bytes): the peer may have cut them into thousands of parts."""
 
 _HEAD_BYTES: Final = 100 * 1024
 """Largest head of an answer (bytes)."""
@@ -70,6 +74,7 @@ class _Connection:
     tls: ssl.SSLObject | None = None
     http: h11.Connection = field(init=False)
     idle_since_s: float = field(default=0.0, init=False)
+    _unparsed: bytes = field(default=b"", init=False)
     _torn: bool = field(default=False, init=False)
     """True once the peer has stopped reading."""
 
@@ -129,18 +134,25 @@ class _Connection:
 
     async def _receive(self, request: httpx.Request) -> bytes:
         try:
-            return await self.stream.receive(_READ_BYTES)
+            if self._unparsed:
+                # Nothing else would let other tasks run, or the call end in time.
+                await checkpoint()
+            else:
+                self._unparsed = await self.stream.receive(_READ_BYTES)
         except anyio.EndOfStream:
             return b""
         except anyio.BrokenResourceError as error:
             raise httpx.ReadError(str(error), request=request) from error
+        piece = self._unparsed[:_PIECE_BYTES]
+        self._unparsed = self._unparsed[_PIECE_BYTES:]
+        return piece
 
     def rest(self, now_s: float) -> bool:
         """Return whether the connection can serve another request."""
         http = self.http
         if self._torn or not (http.our_state is http.their_state is h11.DONE):
             return False
-        if http.trailing_data[0]:
+        if http.trailing_data[0] or self._unparsed:
             # Somebody would take it for the next answer.
             return False
         http.start_next_cycle()
