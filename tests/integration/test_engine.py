@@ -129,6 +129,37 @@ async def test_what_a_run_has_left_is_found_though_its_starter_was_killed_since(
     assert not is_alive(left)
 
 
+async def test_an_attempt_that_never_began_is_no_hiding_place(
+    local: LocalEngine, tmp_path: Path
+) -> None:
+    for name in ("never", "liar"):
+        (tmp_path / name).mkdir()
+    never = launch(tmp_path / "never", "echo ran")
+    recorded: list[ProcessIdentity] = []
+
+    async def record_and_fail(process: ProcessIdentity) -> None:
+        recorded.append(process)
+        raise OSError
+
+    with pytest.raises(OSError):  # noqa: PT011  # the very one from above
+        await local.start(never, record_and_fail)
+    assert await local.observe(recorded[0], never.folder) == NeverStarted()
+
+    lie = f"DISPATCHD_ATTEMPT_FOLDER={never.folder}"
+    ready = launch(tmp_path / "liar", f"{lie} setsid sleep 300 & echo $!")
+
+    async def record(process: ProcessIdentity) -> None:
+        recorded.append(process)
+
+    await local.start(ready, record)
+    assert await local.observe(recorded[1], ready.folder) == Exit(code=0)
+    left = identify(int(ready.output_file.read_text()))
+    cleared = await local.clear(recorded[1], ready.folder)
+
+    assert cleared.ended == 1
+    assert left is None or not is_alive(left)
+
+
 async def test_nothing_runs_if_the_identity_cannot_be_recorded(
     local: LocalEngine, tmp_path: Path
 ) -> None:

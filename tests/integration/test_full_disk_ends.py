@@ -99,6 +99,40 @@ async def test_a_run_on_a_full_disk_ends(
         assert "exit code 5" in finish["result_summary"]
 
 
+async def test_a_job_that_waits_for_the_room_to_start_can_be_cancelled(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    (small_disk / "state").mkdir(mode=0o700)
+    (machine / "state").symlink_to(small_disk / "state")
+    async with endpoint() as hub:
+        config = write_config(
+            machine,
+            hub.url,
+            {"it": ["/bin/sleep", "300"]},
+            runs="slots = 1\nqueue_ahead = 1",
+        )
+        async with running_daemon(config) as daemon:
+            hub.hand_out({"id": "j", "dag_name": "it"})
+            await daemon.until_logged("job_attempt_started", job_id="j")
+            hub.hand_out({"id": "k", "dag_name": "it"})
+            await daemon.until_logged("job_accept_confirmed", job_id="k")
+            # Not even the folder of the attempt can be made.
+            disk = os.statvfs(small_disk)
+            option = f"remount,nr_inodes={disk.f_files - disk.f_ffree}"
+            subprocess.run(["mount", "-o", option, small_disk], check=True)
+            # The end of the first run would make some room.
+            config.write_text(config.read_text().replace("slots = 1", "slots = 2"))
+            await call(daemon, "POST", "/v1/reload")
+            await daemon.until_logged("store_write_refused")
+            await call(daemon, "POST", "/v1/jobs/k/cancel", {})
+
+            (finish,) = await hub.until_finished("k")
+
+    assert finish["result_cause"] == "cancelled"
+
+
 def test_only_what_ends_a_run_may_take_the_room_that_is_kept_back(
     small_disk: Path,
 ) -> None:

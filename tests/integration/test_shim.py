@@ -1,5 +1,6 @@
 """The starter and its shims: what they leave, whatever happens to the processes around them."""
 
+import json
 import os
 import resource
 import shutil
@@ -9,15 +10,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
+import anyio
 import pytest
+from anyio import to_thread
 
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.engines.local.engine import LocalEngine
+from dispatchd.agent.engines.local.process import REQUEST_NAME
+from dispatchd.agent.engines.local.starters import Starter
 from dispatchd.linux.subreaper import children_of
 from dispatchd.protocol.outcome import Exit
 from dispatchd.redaction.known_secrets import KnownSecrets
@@ -227,6 +232,41 @@ async def test_a_starter_that_hangs_keeps_no_attempt_from_starting(
     end = await local.observe(await started(local, two), two.folder)
 
     assert end == Exit(code=4)
+
+
+async def test_the_event_loop_forgets_a_shim_while_its_starter_hangs(
+    tmp_path: Path,
+) -> None:
+    request = {"command": ["/bin/true"], "env": {}, "workspace": "/", "folder": "/"}
+    text = json.dumps({**request, "rules": None, "deaf": False}).encode()
+
+    def start() -> None:
+        """Have a shim started whose gate stays closed."""
+        with ExitStack() as fds:
+            read_end, gate = (fds.enter_context(os.fdopen(fd)) for fd in os.pipe())
+            output = fds.enter_context((tmp_path / "output").open("w"))
+            folder = os.open(tmp_path, os.O_RDONLY)
+            fds.callback(os.close, folder)
+            starter.start(text, [read_end.fileno(), output.fileno(), folder])
+            gate.close()
+
+    def is_asked() -> bool:
+        with suppress(FileNotFoundError):
+            fds = Path("/proc/self/fd").iterdir()
+            return any(REQUEST_NAME in str(fd.readlink()) for fd in fds)
+        return False
+
+    others = set(children_of(os.getpid()))
+    with closing(Starter(dict(os.environ))) as starter:
+        await to_thread.run_sync(start)
+        [process] = set(children_of(os.getpid())) - others
+        os.kill(process, signal.SIGSTOP)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(to_thread.run_sync, start)
+            await until(is_asked)
+            starter.forget(1)
+            # Soon enough for the start, which would fail otherwise.
+            os.kill(process, signal.SIGCONT)
 
 
 async def test_the_shim_is_out_of_reach_of_a_command_s_environment(

@@ -20,16 +20,20 @@ from typing import Final
 import anyio
 import h11
 import httpx
-from anyio.abc import ByteStream, SocketAttribute
-from anyio.streams.tls import TLSStream
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSAttribute, TLSStream
 from attrs import define, field
 from typing_extensions import override
 
 from dispatchd.network.connection_trace import ConnectionTrace, tune
 from dispatchd.network.proxies import port_of
 
-_READ_BYTES: Final = 64 * 1024
-"""Most bytes of one read (bytes)."""
+_READ_BYTES: Final = 256 * 1024
+"""Most bytes of one read (bytes): as many as asyncio takes from the kernel at once, so that none stay between the two."""
+
+_PIECE_BYTES: Final = 16 * 1024
+"""Most bytes that are parsed at a time (bytes): the peer may have cut them into thousands of parts."""
 
 _HEAD_BYTES: Final = 100 * 1024
 """Largest head of an answer (bytes)."""
@@ -39,13 +43,38 @@ _NO_HANDSHAKE: Final = (ssl.SSLError, anyio.BrokenResourceError, anyio.EndOfStre
 
 
 @define(eq=False)
+class _Tcp(ByteStream):
+    """TCP below TLS, which would read it in smaller pieces."""
+
+    stream: SocketStream
+
+    @override
+    async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:
+        return await self.stream.receive(_READ_BYTES)
+
+    @override
+    async def send(self, item: bytes) -> None:
+        await self.stream.send(item)
+
+    @override
+    async def send_eof(self) -> None:
+        await self.stream.send_eof()
+
+    @override
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+@define(eq=False)
 class _Connection:
     """A connection that serves one request after another."""
 
     stream: ByteStream
     raw: socket.socket
+    tls: ssl.SSLObject | None = None
     http: h11.Connection = field(init=False)
     idle_since_s: float = field(default=0.0, init=False)
+    _unparsed: bytes = field(default=b"", init=False)
     _torn: bool = field(default=False, init=False)
     """True once the peer has stopped reading."""
 
@@ -105,18 +134,25 @@ class _Connection:
 
     async def _receive(self, request: httpx.Request) -> bytes:
         try:
-            return await self.stream.receive(_READ_BYTES)
+            if self._unparsed:
+                # Nothing else would let other tasks run, or the call end in time.
+                await checkpoint()
+            else:
+                self._unparsed = await self.stream.receive(_READ_BYTES)
         except anyio.EndOfStream:
             return b""
         except anyio.BrokenResourceError as error:
             raise httpx.ReadError(str(error), request=request) from error
+        piece = self._unparsed[:_PIECE_BYTES]
+        self._unparsed = self._unparsed[_PIECE_BYTES:]
+        return piece
 
     def rest(self, now_s: float) -> bool:
         """Return whether the connection can serve another request."""
         http = self.http
         if self._torn or not (http.our_state is http.their_state is h11.DONE):
             return False
-        if http.trailing_data[0]:
+        if http.trailing_data[0] or self._unparsed:
             # Somebody would take it for the next answer.
             return False
         http.start_next_cycle()
@@ -131,7 +167,7 @@ class _Connection:
         """Return whether something has come that nobody asked for, as a rule the end of the connection."""
         poll = select.poll()
         poll.register(self.raw, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(0)) or _has_more(self.tls)
 
     async def close(self) -> None:
         """Close the connection, also for a call that is cancelled."""
@@ -267,7 +303,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 anyio.fail_after(within_s),
             ):
                 tls = await TLSStream.wrap(
-                    tcp,
+                    _Tcp(tcp),
                     server_side=False,
                     hostname=host,
                     ssl_context=self._context,
@@ -276,7 +312,21 @@ class DirectTransport(httpx.AsyncBaseTransport):
         except BaseException:
             await anyio.aclose_forcefully(tcp)
             raise
-        return _Connection(tls, raw)
+        ssl_object = tls.extra(TLSAttribute.ssl_object)  # noqa: S610  # likewise
+        return _Connection(tls, raw, ssl_object)
+
+
+def _has_more(tls: ssl.SSLObject | None) -> bool:
+    """Return whether there is another record than those that were read, or the end of TLS."""
+    if tls is None:
+        return False
+    try:
+        tls.read(1)
+    except ssl.SSLWantReadError:
+        return False
+    except ssl.SSLError:
+        return True
+    return True
 
 
 @contextmanager

@@ -88,24 +88,9 @@ class AttemptRunner:
         If the job is lost before the command has begun, the start is reverted. If the endpoint doesn't
         answer, the attempt has a process that never begins, and whoever follows it reverts it.
         """
-        base_env = dict(self.engine.inherited)
         run = self.tracking.runs.folder(record.run_id)
-        if self.tracking.context.config.telemetry.otlp_url:
-            # W3C Trace Context.
-            base_env["TRACEPARENT"] = traceparent(record, attempt.number)
         try:
-            prepared = await self.tracking.tracker.disk.until_stored(
-                lambda: prepare(
-                    record,
-                    attempt,
-                    workflow,
-                    self.tracking.runs,
-                    base_env,
-                    self.concluder.known,
-                )
-            )
-            self._log_left_out(record, prepared)
-            await self._launch(record, prepared, workflow)
+            await self._launch(record, attempt, workflow)
         except RunError as error:
             await self.concluder.fail_to_start(record, workflow, _ending(error), error)
             self.engine.forget(run.attempt(attempt.number))
@@ -119,10 +104,32 @@ class AttemptRunner:
             self.engine.forget(run.attempt(attempt.number))
             await self.concluder.workspaces.clear(record.job.id)
 
+    async def _prepare(
+        self, record: TrackedJob, attempt: Attempt, workflow: Workflow
+    ) -> Prepared:
+        base_env = dict(self.engine.inherited)
+        if self.tracking.context.config.telemetry.otlp_url:
+            # W3C Trace Context.
+            base_env["TRACEPARENT"] = traceparent(record, attempt.number)
+        prepared = await self.tracking.tracker.disk.until_stored(
+            lambda: prepare(
+                record,
+                attempt,
+                workflow,
+                self.tracking.runs,
+                base_env,
+                self.concluder.known,
+            )
+        )
+        self._log_left_out(record, prepared)
+        return prepared
+
     async def _launch(
-        self, record: TrackedJob, prepared: Prepared, workflow: Workflow
+        self, record: TrackedJob, attempt: Attempt, workflow: Workflow
     ) -> None:
-        """Start it, or give up when the attempt is to be ended: a token and a checkout can take minutes.
+        """Prepare and start it, or give up when the attempt is to be ended.
+
+        A token and a checkout can take minutes, and room on a full disk any time.
 
         Raises:
             RunError: It can't be started: a leaf.
@@ -148,6 +155,7 @@ class AttemptRunner:
 
             tasks.start_soon(give_up_when_unwanted, name=f"start watchdog {job_id}")
             try:
+                prepared = await self._prepare(record, attempt, workflow)
                 given = await given_secrets(self.source, record, workflow)
                 launch = evolve(prepared.launch, given=given)
                 await self.engine.start(launch, record_process)
@@ -181,7 +189,7 @@ class AttemptRunner:
                 readable = await self.engine.recall(attempt.process, folder)
                 if readable:
                     redactor = self.concluder.known.redactor
-                    self.tracking.logs.begin(record, attempt.number, redactor)
+                    self.tracking.logs.begin(record, attempt, redactor)
                 end = await self._watch(record, attempt, attempt.process)
             await self.concluder.conclude(
                 record.job.id, end, workflow, secrets_known=readable

@@ -102,7 +102,7 @@ class Concluder:
             within_s=None,
         )
         if gathered.is_silent:
-            self.logs.silence(record, attempt.number)
+            self.logs.silence(record, attempt)
         await self._decide(
             job_id,
             lambda newest: self._decided(newest, workflow, gathered),

@@ -1,16 +1,22 @@
 """What the logs of runs need of others: who watches them, and the redactors of live attempts."""
 
 from collections.abc import Set as AbstractSet
+from datetime import datetime
 
 from attrs import define, field
 
-from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.protocol.extensions import LOG
 from dispatchd.redaction.redactor import Redactor
 
-Key = tuple[str, int]
-"""An attempt: the id of its job, and its number."""
+Key = tuple[str, datetime]
+"""An attempt: the id of its job, and its start. One that never began leaves its number to the next."""
+
+
+def key_of(record: TrackedJob, attempt: Attempt) -> Key:
+    """Return the key of an attempt."""
+    return record.job.id, attempt.started_at
 
 
 @define
@@ -40,15 +46,15 @@ class LogWatch:
             self._watched.discard(job_id)
         self.changed.notify()
 
-    def begin(self, record: TrackedJob, number: int, redactor: Redactor) -> None:
+    def begin(self, record: TrackedJob, attempt: Attempt, redactor: Redactor) -> None:
         """Store the redactor of a live attempt, which knows all secrets that its command was given."""
         if LOG in record.job.extensions:
-            self._redactors[record.job.id, number] = redactor
+            self._redactors[key_of(record, attempt)] = redactor
             self.changed.notify()
 
-    def silence(self, record: TrackedJob, number: int) -> None:
+    def silence(self, record: TrackedJob, attempt: Attempt) -> None:
         """Note that an attempt has ended and written nothing. Called before its job's next phase."""
-        self._silent.add((record.job.id, number))
+        self._silent.add(key_of(record, attempt))
 
     def is_silent(self, key: Key) -> bool:
         """Return whether an attempt has ended and written nothing."""

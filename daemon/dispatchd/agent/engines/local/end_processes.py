@@ -89,6 +89,11 @@ class Leavings:
         """Note an attempt, which will be cleared when it has ended."""
         self._uncleared[process] = marker_of(folder)
 
+    def forget(self, process: ProcessIdentity) -> None:
+        """Forget an attempt that has left nothing more, or never began."""
+        self._uncleared.pop(process, None)
+        self._starters.forget(process.pid)
+
     def group_of(self, folder: Path) -> Group | None:
         """Return the group of an attempt: in this daemon's part of the tree, or that of a daemon started elsewhere."""
         if self._cgroups is not None:
@@ -102,8 +107,7 @@ class Leavings:
         try:
             return await self._clear(process, folder)
         finally:
-            self._uncleared.pop(process, None)
-            self._starters.forget(process.pid)
+            self.forget(process)
 
     def _cleared_at_once(
         self,

@@ -167,6 +167,7 @@ class LocalEngine:
                 await to_thread.run_sync(self._starters.status, process.pid)
         finally:
             os.close(fd)
+            self._leavings.forget(process)
 
     def close(self) -> None:
         """End the starters; the runs continue."""
@@ -278,8 +279,11 @@ class LocalEngine:
             # The kernel's status counts before any file.
             return Exit(code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None)
         end = read_exit(folder, process)
-        if begun:
-            return Exit(code=None) if isinstance(end, NeverStarted) else end
+        if isinstance(end, NeverStarted):
+            if begun:
+                return Exit(code=None)
+            # Nobody will clear it.
+            self._leavings.forget(process)
         return end
 
     def has_ended(self, process: ProcessIdentity) -> bool:

@@ -128,9 +128,9 @@ class Starter:
             )
 
     def forget(self, pid: int) -> None:
-        """Forget a shim whose leftovers have been ended."""
-        with self._guard:
-            self._adopted.discard(pid)
+        """Forget a shim whose leftovers have been ended. Doesn't block."""
+        # Without the guard, which may be held for as long as a starter hangs: nothing else is about this pid.
+        self._adopted.discard(pid)
 
     def left(self) -> set[int]:
         """Return the pids of all processes below the starter that ended runs have left."""
@@ -266,7 +266,7 @@ class Starters:
         return self._confined.has_adopted(pid) or self._free.has_adopted(pid)
 
     def forget(self, pid: int) -> None:
-        """Forget a shim whose leftovers have been ended."""
+        """Forget a shim whose leftovers have been ended. Doesn't block."""
         self._confined.forget(pid)
         self._free.forget(pid)
 

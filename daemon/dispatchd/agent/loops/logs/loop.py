@@ -21,7 +21,7 @@ from dispatchd.agent.loops.logs.text import LogText
 from dispatchd.agent.store.log_debts import LogDebts
 from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.log_context import job_context
-from dispatchd.agent.tracking.log_watch import Key
+from dispatchd.agent.tracking.log_watch import Key, key_of
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracking import Tracking
 from dispatchd.concurrency.keyed_tasks import KeyedTasks
@@ -133,7 +133,7 @@ class LogLoop:
         """Return the first attempt of a job whose log is to be sent now; None if there is none."""
         watched = self.tracking.logs.is_watched(record.job.id)
         for attempt in record.attempts:
-            key = record.job.id, attempt.number
+            key = key_of(record, attempt)
             if key in self._over or (
                 self.tracking.logs.is_silent(key) and key not in self._texts
             ):
@@ -172,7 +172,7 @@ class LogLoop:
                     "log_refused", error=str(error), **job_context(record)
                 )
                 for each in record.attempts:
-                    await self._end(record, each.number)
+                    await self._end(record, each)
 
     async def _settle(self, job_id: str) -> None:
         """Forget a job whose logs need no further calls."""
@@ -181,16 +181,18 @@ class LogLoop:
         self._resumed.discard(job_id)
         for keys in (self._over, self._paused):
             keys -= {key for key in keys if key[0] == job_id}
+        for key in [key for key in self._texts if key[0] == job_id]:
+            del self._texts[key]
 
-    async def _end(self, record: TrackedJob, number: int) -> None:
+    async def _end(self, record: TrackedJob, attempt: Attempt) -> None:
         """Note that the log of an attempt needs no further calls; a restarted daemon knows it too."""
-        key = record.job.id, number
+        key = key_of(record, attempt)
         self._over.add(key)
         self._paused.discard(key)
         self._texts.pop(key, None)
         self.tracking.logs.forget(key)
         run = self.tracking.runs.folder(record.run_id)
-        await to_thread.run_sync(self.debts.pay, run, number)
+        await to_thread.run_sync(self.debts.pay, run, attempt.number)
 
     async def _send(self, record: TrackedJob, attempt: Attempt) -> None:
         """Send the log of an attempt: as long as somebody watches it live, or to its end.
@@ -199,7 +201,7 @@ class LogLoop:
             JobClosed: The endpoint takes no logs of this job.
             TooLarge: It takes nothing further.
         """
-        key = record.job.id, attempt.number
+        key = key_of(record, attempt)
         text = await self._text(record, attempt)
         repairs = Retry(self.context.random, cap_s=_LONGEST_PAUSE_S)
         while text is not None:
@@ -207,7 +209,7 @@ class LogLoop:
             live = _is_live(record, attempt)
             if live and _is_enough(attempt, text):
                 self._paused.add(key)
-            if live and self._next(record) is None:
+            if not _counts(record, attempt) or (live and self._next(record) is None):
                 return
             more = await to_thread.run_sync(
                 text.look if live else text.finish, limiter=self._reader
@@ -219,7 +221,7 @@ class LogLoop:
                 break
             if live and not more:
                 await anyio.sleep(_LOOK_S)
-        await self._end(record, attempt.number)
+        await self._end(record, attempt)
 
     async def _has_all(
         self,
@@ -258,7 +260,7 @@ class LogLoop:
         Raises:
             JobClosed: The endpoint takes no logs of this job.
         """
-        key = record.job.id, attempt.number
+        key = key_of(record, attempt)
         if key in self._texts:
             return self._texts[key]
         run = self.tracking.runs.folder(record.run_id)
@@ -294,7 +296,7 @@ class LogLoop:
 
     def _redactor(self, record: TrackedJob, attempt: Attempt) -> Redactor | None:
         """Return what removes the secrets from a log; None if they are not known."""
-        known = self.tracking.logs.redactor((record.job.id, attempt.number))
+        known = self.tracking.logs.redactor(key_of(record, attempt))
         workflow = self.context.config.workflows.get(record.job.workflow)
         if known is not None or terms_of(attempt, workflow).has_secrets:
             return known
@@ -338,7 +340,7 @@ class LogLoop:
 
     async def _save(self, record: TrackedJob, attempt: Attempt) -> None:
         """Take the secrets out of a log that can't be sent now, while they are known: a restart forgets them."""
-        text = self._texts.get((record.job.id, attempt.number))
+        text = self._texts.get(key_of(record, attempt))
         saved = self.debts.saved(
             self.tracking.runs.folder(record.run_id), attempt.number
         )
@@ -357,6 +359,11 @@ class LogLoop:
             return False
         late = self.context.clock.now() - record.changed_at > _AFTERWARDS
         return failures >= _MOST_FAILURES or (record.phase is Phase.HISTORY and late)
+
+
+def _counts(record: TrackedJob, attempt: Attempt) -> bool:
+    """Return whether an attempt is one of its job, as one that never began isn't."""
+    return any(each.started_at == attempt.started_at for each in record.attempts)
 
 
 def _is_live(record: TrackedJob, attempt: Attempt) -> bool:
