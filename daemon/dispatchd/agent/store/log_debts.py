@@ -51,8 +51,15 @@ class LogDebts:
 
     def list(self) -> list[str]:
         """Return the ids of the jobs with a note. One that can't be read is left out."""
-        ids = []
-        for file in sorted(self._folder.iterdir()):
+        ids: list[str] = []
+        try:
+            files = sorted(self._folder.iterdir())
+        except OSError as error:
+            structlog.get_logger().warning(
+                "log_notes_unreadable", path=str(self._folder), error=error.strerror
+            )
+            return ids
+        for file in files:
             try:
                 job_id = json.loads(read_regular(file, _LARGEST) or b"")
             except (OSError, ValueError):

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 
 import anyio
@@ -150,7 +151,9 @@ class _Stream:
             return self._event(html)
         if not end:
             return b""
-        html, style = log_html(note + data[:end].decode(errors="replace"), point.style)
+        text = note + data[:end].decode(errors="replace")
+        # In a thread: a text of nothing but colours takes long.
+        html, style = await self.logs.context.use(partial(log_html, text, point.style))
         self.point = Point(part=point.part, offset=offset + end, style=style)
         return self._event(html)
 
