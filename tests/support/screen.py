@@ -19,6 +19,7 @@ from dispatchd import __version__
 _PATIENCE_S = 60.0
 """Longest silence of a command (seconds)."""
 
+_WIDTHS = {"COLUMNS", "LINES"}
 _COLOURS = {"31": "red", "32": "green", "33": "yellow", "90": "dim"}
 
 
@@ -47,7 +48,7 @@ def on_terminal(
         stdout=its,
         stderr=its,
         cwd=cwd,
-        env={**os.environ, "TERM": "xterm-256color", **env},
+        env={**_surroundings(), "TERM": "xterm-256color", **env},
         start_new_session=True,
     )
     os.close(its)
@@ -79,11 +80,16 @@ def in_pipe(arguments: list[str], *, cwd: Path, env: Mapping[str, str]) -> Shown
         capture_output=True,
         text=True,
         cwd=cwd,
-        env={**os.environ, **env},
+        env={**_surroundings(), **env},
         timeout=_PATIENCE_S,
         check=False,
     )
     return Shown(done.returncode, done.stdout + done.stderr)
+
+
+def _surroundings() -> dict[str, str]:
+    """Return this process's environment without a width, which would win over that of the terminal."""
+    return {name: value for name, value in os.environ.items() if name not in _WIDTHS}
 
 
 @define
