@@ -65,8 +65,9 @@ async def test_only_a_poll_that_can_use_a_job_is_woken_at_another_hub(
         async with held_poll(docs) as waits:
             async with held_poll(ci) as poll:
                 # More than NOTIFY takes is told as any job.
-                long = {"dag_name": "docs" * 4000}
-                await one.submit({"id": "long", **long})
+                names = ("dag_name", "repository_name", "id")
+                long = dict.fromkeys(names, "\N{ROCKET}" * 512)
+                await one.submit(long)
                 await one.submit({"id": "j", **CI})
             await one.submit({"id": "k", "dag_name": "docs"})
 

@@ -5,7 +5,7 @@ CERTIFICATE is the SHA-256 of the hub's certificate in DER; empty if the system'
 Both are in base64url without padding (RFC 4648, 5). Pure.
 """
 
-from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, b64encode, urlsafe_b64decode, urlsafe_b64encode
 from typing import Final
 
 from attrs import field, frozen
@@ -39,9 +39,7 @@ class EnrolmentKey:
         """Return the key for a public key (PEM)."""
         body = "".join(public_pem.split("-----")[2].split())
         return cls(
-            public=urlsafe_b64decode(body.replace("+", "-").replace("/", "_"))[
-                -_BYTES:
-            ],
+            public=b64decode(body)[-_BYTES:],
             certificate=certificate,
             secret=secret,
         )
