@@ -1,4 +1,4 @@
-"""What the logs of runs need of others: who watches them, and the redactors of live attempts."""
+"""Watchers of the logs of runs, and the redactors of live attempts: the logs' loop needs both from others."""
 
 from collections.abc import Set as AbstractSet
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What a person reads beside the result: the next step, progress, and a question before something is destroyed.
+"""Hints beside a result: the next step, progress, and a question before something is destroyed.
 
 All of it goes to stderr, and only where a terminal is: scripts see the result alone.
 """

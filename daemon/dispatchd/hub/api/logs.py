@@ -65,7 +65,7 @@ class LogView:
         return self.job.state in ENDED
 
     def has_all(self, number: int) -> bool:
-        """Return whether no more of a part is to be waited for, given its number (from 1)."""
+        """Return whether a part is complete or given up, by its number (from 1)."""
         if number < len(self.parts):
             # A newer attempt has begun. The rest of an older log comes soon, or never.
             part = self.parts[number - 1]

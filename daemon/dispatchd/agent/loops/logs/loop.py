@@ -373,5 +373,5 @@ def _is_live(record: TrackedJob, attempt: Attempt) -> bool:
 
 
 def _is_enough(attempt: Attempt, text: LogText) -> bool:
-    """Return whether no more of a live attempt is sent before its end: its middle may be cut out by then."""
+    """Return whether the rest of a live attempt waits for its end: its middle may be cut out by then."""
     return bool(attempt.output_max_bytes) and text.size > attempt.output_max_bytes
