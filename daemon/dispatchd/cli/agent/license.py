@@ -57,7 +57,7 @@ def activate(config_file: Path | None, key_file: Path | None) -> None:
     silence()
     with as_owner_of(config.state_folder):
         claims = anyio.run(activate_key, config, dict(os.environ), key)  # noqa: TID251  # the command line is where the environment comes in
-    _look(config)
+    tell_daemon(config)
     echo(f"activated: license {claims.license_id}, plan {claims.plan or 'none'}")
     next_step(
         "Check everything: dispatchd doctor. Start the daemon: dispatchd run, or systemctl start dispatchd."
@@ -80,7 +80,7 @@ def deactivate(config_file: Path | None, *, yes: bool) -> None:
         IdentityStore(config.state_folder).forget()
     except DispatchdError as error:
         raise NotReachable(cannot="deactivate", reason=str(error)) from error
-    _look(config)
+    tell_daemon(config)
     echo("deactivated: this machine has no stored activation any more")
 
 
@@ -112,8 +112,8 @@ def _key(key_file: Path | None, config: Config) -> str:
     return key
 
 
-def _look(config: Config) -> None:
-    """Notify a running daemon, if there is one; it would notice the change by itself within seconds."""
+def tell_daemon(config: Config) -> bool:
+    """Notify a running daemon, and return whether there is one; it would notice the change by itself within seconds."""
     from dispatchd.agent.control.client import ask
 
     try:
@@ -125,7 +125,8 @@ def _look(config: Config) -> None:
             state=config.state_folder,
         )
     except NotReachable:
-        return
+        return False
+    return True
 
 
 def _current_license(config: Config) -> dict[str, Json]:

@@ -220,20 +220,12 @@ def _activated(
 
 
 def _say_next(config: "Config", file: Path) -> None:
-    from dispatchd.agent.control.client import ask
+    from dispatchd.cli.agent.license import tell_daemon
 
-    try:
-        ask(
-            config.control_folder,
-            "POST",
-            "/v1/license/look",
-            cannot="tell the daemon",
-            state=config.state_folder,
-        )
-    except NotReachable:
+    if tell_daemon(config):
+        echo("\nNext: restart the daemon that runs; it uses the address of before.")
+    else:
         echo(
             f"\nNext:\n  edit {file}   # what this machine is to do\n"
             f"  dispatchd run --config {file}   # or as a service: dispatchd service install --now"
         )
-    else:
-        echo("\nNext: restart the daemon that runs; it uses the address of before.")
