@@ -130,15 +130,15 @@ async def take_back_despite_a_kill(arm: Arm, sweep: Sweep, step: int) -> None:
     sweep.require(step, killed=client.killed)
 
 
-FINISHING = Sweep(least=20, most=26)
-FINISHING_POSTGRESQL = Sweep(database=POSTGRESQL, least=75, most=95)
+FINISHING = Sweep(least=18, most=26)
+FINISHING_POSTGRESQL = Sweep(database=POSTGRESQL, least=75, most=120)
 TAKING_BACK = Sweep(least=35, most=45)
 TAKING_BACK_POSTGRESQL = Sweep(database=POSTGRESQL, least=140, most=190)
 
 
 @pytest.mark.parametrize(
     ("sweep", "step"),
-    [*FINISHING.smoke(2, 10, 20), *FINISHING_POSTGRESQL.smoke(40)],
+    [*FINISHING.smoke(2, 10, 18), *FINISHING_POSTGRESQL.smoke(40)],
 )
 async def test_a_job_finishes_though_the_hub_is_killed_at_a_few_steps(
     arm: Arm, sweep: Sweep, step: int
