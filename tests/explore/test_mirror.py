@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 from attrs import define, field
 
-from dispatchd.agent.domain import fitness
+from dispatchd.agent.domain import runnable_workflows
 from dispatchd.agent.domain.delivery import Beat
 from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
@@ -27,9 +27,9 @@ from dispatchd.agent.run_loop.loop import RunLoop
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import Conflict, Gone, NotPossible, RemoteError, Unavailable
@@ -194,13 +194,13 @@ class Real:
         self.run = RunLoop(
             runner=anything,
             concluder=self.concluder,
-            machine=fitness.Machine(),
+            machine=runnable_workflows.Machine(),
             **common,
         )
         self.report = ReportLoop(
             source=self.source,  # type: ignore[arg-type]
             runs=self.runs,
-            machine=fitness.Machine(),
+            machine=runnable_workflows.Machine(),
             **common,
         )
         self.heartbeat = HeartbeatLoop(

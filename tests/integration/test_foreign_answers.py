@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from attrs import define, evolve
 
-from dispatchd.agent.endpoint.doubts import BELIEVED_AFTER_S, BELIEVED_AFTER_TRIES
+from dispatchd.agent.endpoint.doubted_refusals import (
+    BELIEVED_AFTER_S,
+    BELIEVED_AFTER_TRIES,
+)
 from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint

@@ -15,7 +15,7 @@ from dispatchd.agent.loops.logs.loop import LogLoop
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.log_debts import LogDebts
 from dispatchd.agent.tracking.ports import Source
-from dispatchd.agent.tracking.tracking import Tracking
+from dispatchd.agent.tracking.tracked_jobs import Tracking
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.linux.clock import SteadyClock

@@ -17,7 +17,7 @@ from dispatchd.agent.domain.run.events import Story
 from dispatchd.agent.domain.verdict import Evidence, judge
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.engines.local.process import identify
-from dispatchd.agent.run_loop.leftovers import Leftovers
+from dispatchd.agent.run_loop.survivors import Survivors
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.protocol.outcome import Exit, FailureCause, Outcome, Survivor
 from dispatchd.protocol.result import NoResult
@@ -75,13 +75,13 @@ async def test_a_leftover_of_another_user_is_given_up_and_swept_again(
     assert cleared.ended == 0
     (survivor,) = cleared.survivors
     assert (survivor.name, survivor.user) == ("sleep", "root")
-    leftovers = Leftovers(engine, BugFence())
-    leftovers.add("j", leftover, tmp_path, cleared.survivors)
-    assert leftovers.warnings == [f"processes of job j can't be ended: {survivor}"]
+    survivors = Survivors(engine, BugFence())
+    survivors.add("j", leftover, tmp_path, cleared.survivors)
+    assert survivors.warnings == [f"processes of job j can't be ended: {survivor}"]
     async with anyio.create_task_group() as tasks:
-        await tasks.start(leftovers.run)
+        await tasks.start(survivors.run)
         await advance(61)
-        await until(lambda: leftovers.warnings == [])
+        await until(lambda: survivors.warnings == [])
         tasks.cancel_scope.cancel()
 
 

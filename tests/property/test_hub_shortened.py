@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispatchd.hub.domain.shortened import Shortener
+from dispatchd.hub.domain.json_shortener import Shortener
 
 CHARACTERS = st.text(
     st.sampled_from('ab"\\\n/ué\u202e\U0001f600\x00')

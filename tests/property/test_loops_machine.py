@@ -28,22 +28,22 @@ from typing_extensions import override
 from dispatchd.agent.config.keys import Limits
 from dispatchd.agent.domain.delivery import Delivery
 from dispatchd.agent.domain.exit_table import Contract
-from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.domain.runnable_workflows import Machine
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.loops.pull import PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.run_loop.attempt import AttemptRunner
 from dispatchd.agent.run_loop.conclude import Concluder
-from dispatchd.agent.run_loop.leftovers import Leftovers
 from dispatchd.agent.run_loop.loop import RunLoop
+from dispatchd.agent.run_loop.survivors import Survivors
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
+from dispatchd.agent.tracking.loop_context import Context
+from dispatchd.agent.tracking.tracked_jobs import Tracking
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.agent.tracking.tracking import Tracking
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import (
     NotPossible,
@@ -150,7 +150,7 @@ class Daemon:
             ),
             engine=engine,
             concluder=concluder,
-            leftovers=Leftovers(engine, BugFence()),
+            survivors=Survivors(engine, BugFence()),
             source=endpoint,
         )
         self.loops = (

@@ -8,8 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatchd.redaction.encodings import ENCODINGS
+from dispatchd.redaction.invisible import shown
 from dispatchd.redaction.redactor import MARK, Redactor
-from dispatchd.redaction.shown import shown
 from dispatchd.redaction.stream import StreamRedactor
 from dispatchd.redaction.views import decoded, joined, readings
 

@@ -51,7 +51,7 @@ BOUNDED = {
     ),
     *("agent/supervisor.py:give_up_at_signal", "hub/main.py:_stop_on_signal"),
     *("protocol/json_text.py:_members", "redaction/patterns.py:_is_a_key"),
-    *("hub/http_bodies.py:_read_shortened", "hub/domain/shortened.py:feed"),
+    *("hub/http_bodies.py:_read_shortened", "hub/domain/json_shortener.py:feed"),
     *(
         f"agent/engines/local/starters.py:{name}"
         for name in ("_ask", "heard", "status")
@@ -93,7 +93,7 @@ BOUNDED = {
     *("linux/folder_tree.py:link_tree", "linux/folder_tree.py:run"),
     *("linux/pid1.py:_be_init", "linux/pid1.py:_reap"),
     *("redaction/stream.py:_held", "agent/store/durable.py:_write_all"),
-    *("agent/store/reserve.py:refill", "agent/run_loop/attempt.py:_limit_output"),
+    *("agent/store/disk_reserve.py:refill", "agent/run_loop/attempt.py:_limit_output"),
     *(
         "agent/store/durable.py:_replace",
         "agent/store/durable.py:_sync",

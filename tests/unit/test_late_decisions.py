@@ -19,8 +19,8 @@ from dispatchd.agent.run_loop.conclude import Concluder
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.linux.clock import SteadyClock

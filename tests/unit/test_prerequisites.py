@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 
-from dispatchd.agent.domain import fitness
-from dispatchd.agent.domain.fitness import Machine
+from dispatchd.agent.domain import runnable_workflows
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.limits import DEFAULT_PIDS_MAX
+from dispatchd.agent.domain.runnable_workflows import Machine
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.linux.prerequisites import Needs, prerequisites
 from dispatchd.protocol.finding import Finding, Level
@@ -127,8 +127,8 @@ def test_a_limit_of_a_workflow_keeps_its_jobs_away_and_a_default_is_a_warning(
         del workflows["weighed"]
 
     machine = Machine(controllers=controllers)
-    assert [*fitness.unfit(workflows, machine)] == unfit
-    said = fitness.warnings(workflows, machine)
+    assert [*runnable_workflows.unfit(workflows, machine)] == unfit
+    said = runnable_workflows.warnings(workflows, machine)
     assert len(said) == len(words)
     assert all(line.startswith(start) for line, start in zip(said, words, strict=True))
     assert all("systemd 254" in line for line in said)
@@ -144,7 +144,7 @@ def test_an_isolation_that_cannot_be_had_keeps_jobs_away() -> None:
     )
 
     why = 'isolation = "bubblewrap": no bwrap'
-    assert fitness.unfit(workflows, machine) == {"boxed": why}
-    assert fitness.warnings(workflows, machine) == [
+    assert runnable_workflows.unfit(workflows, machine) == {"boxed": why}
+    assert runnable_workflows.warnings(workflows, machine) == [
         f"workflows.boxed takes no jobs: {why}"
     ]

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from dispatchd.redaction.encodings import ENCODINGS
+from dispatchd.redaction.invisible import shown
 from dispatchd.redaction.redactor import MARK, Redactor
-from dispatchd.redaction.shown import shown
 
 ROOT: Final = Path(__file__).parents[2]
 CONTRACT: Final = (ROOT / "contracts" / "README.md").read_text()

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dispatchd.agent.endpoint.doubts import Doubts
+from dispatchd.agent.endpoint.doubted_refusals import Doubts
 from dispatchd.agent.endpoint.responses import (
     Proof,
     Reply,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from dispatchd.agent.store.disk_reserve import FILE_BYTES, FILES, Reserve
 from dispatchd.agent.store.durable import DurableFolder
-from dispatchd.agent.store.reserve import FILE_BYTES, FILES, Reserve
 
 
 def files(folder: Path) -> list[Path]:

@@ -22,8 +22,8 @@ from dispatchd.agent.loops.prune import PruneLoop
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import RunFolder, Runs
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.linux.clock import SteadyClock

@@ -15,10 +15,10 @@ from anyio import to_thread
 from dispatchd.agent.config.load import Config
 from dispatchd.agent.control.calls import SOCKET
 from dispatchd.agent.control.client import ask
-from dispatchd.agent.domain import fitness
-from dispatchd.agent.domain.fitness import Machine
+from dispatchd.agent.domain import runnable_workflows
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import TrackedJob
+from dispatchd.agent.domain.runnable_workflows import Machine
 from dispatchd.agent.endpoint.client import DispatchEndpoint
 from dispatchd.agent.endpoint.open import (
     check_outward,
@@ -92,7 +92,7 @@ def _of_the_machine(config: Config, environment: Mapping[str, str]) -> list[Find
     )
     daemons = _daemon(config)
     known = {finding.message for finding in daemons}
-    warnings = fitness.warnings(config.workflows, machine)
+    warnings = runnable_workflows.warnings(config.workflows, machine)
     others = [warning for warning in warnings if warning not in known]
     return [*daemons, *(Finding("limits", Level.WARNING, each) for each in others)]
 

@@ -25,8 +25,8 @@ from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.lock import lock
 from dispatchd.agent.store.names import file_name
 from dispatchd.agent.store.runs import RunFolder, Runs
+from dispatchd.agent.tracking.tracked_jobs import Tracking
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.agent.tracking.tracking import Tracking
 from dispatchd.agent.wiring_of_runs import Execution, execution
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.notifier import Notifier

@@ -9,7 +9,7 @@ import structlog
 
 from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.config.load import Config
-from dispatchd.agent.control.claim_folder import claim
+from dispatchd.agent.control.socket_folder import claim
 from dispatchd.agent.endpoint.open import needs_of, open_caller
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.engines.local.git_way import GitWay

@@ -20,7 +20,7 @@ from dispatchd.agent.reload import Reloader
 from dispatchd.agent.run_loop.loop import RunLoop
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.concurrency.last_resort import LastResort
+from dispatchd.concurrency.forced_exit import LastResort
 from dispatchd.errors import ConfigError
 from dispatchd.linux.systemd import ServiceManager
 

@@ -16,7 +16,7 @@ from dispatchd.agent.control.license import license_routes, license_status
 from dispatchd.agent.control.queries import EventFeed, Queries, metrics_server
 from dispatchd.agent.control.routes import Routes
 from dispatchd.agent.control.server import ControlServer
-from dispatchd.agent.domain import fitness
+from dispatchd.agent.domain import runnable_workflows
 from dispatchd.agent.endpoint.caller import Caller
 from dispatchd.agent.endpoint.client import DispatchEndpoint
 from dispatchd.agent.engines.local.engine import LocalEngine
@@ -42,11 +42,11 @@ from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.log_debts import LogDebts
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.supervisor import Daemon, Loops
+from dispatchd.agent.tracking.tracked_jobs import Tracking
 from dispatchd.agent.tracking.tracker import Tracker
-from dispatchd.agent.tracking.tracking import Tracking
 from dispatchd.agent.wiring_of_runs import Execution, execution
 from dispatchd.concurrency.bug_fence import BugFence
-from dispatchd.concurrency.last_resort import LastResort
+from dispatchd.concurrency.forced_exit import LastResort
 from dispatchd.concurrency.notifier import Notifier
 from dispatchd.errors import ConfigError, Problem
 from dispatchd.linux.clock import MachineTime, SteadyClock, TimeSource
@@ -146,7 +146,7 @@ def build(opened: Opened) -> Daemon:
     modes = ModesLoop(opened.folder.held, bugs)
     others = (
         *(modes, who.license, loops.report, core.run_loop),
-        *(core.leftovers, loops.heartbeat, loops.prune, loops.intake),
+        *(core.survivors, loops.heartbeat, loops.prune, loops.intake),
         _log_loop(opened, shared, source),
         control,
         _supervision(opened, status, manager),
@@ -220,7 +220,7 @@ def _source(opened: Opened, who: Identity) -> DispatchEndpoint:
     def declared() -> list[str] | None:
         # Jobs that this machine can't run well are left to others, even if the owner doesn't want the list to be sent.
         workflows = current.config.workflows
-        unfit = fitness.unfit(workflows, machine)
+        unfit = runnable_workflows.unfit(workflows, machine)
         if not (unfit or current.config.cloud.declare_workflows):
             return None
         return sorted(workflows.keys() - unfit.keys())
@@ -321,11 +321,11 @@ def _status(
 
     def warnings() -> list[str]:
         return [
-            *fitness.warnings(context.config.workflows, engine.machine),
+            *runnable_workflows.warnings(context.config.workflows, engine.machine),
             *opened.warnings,
             *context.config.warnings,
             *loops.prune.problems,
-            *core.leftovers.warnings,
+            *core.survivors.warnings,
         ]
 
     machine = MachineStatus(

@@ -5,11 +5,11 @@ from attrs import frozen
 from dispatchd.agent.engines.local.engine import LocalEngine
 from dispatchd.agent.run_loop.attempt import AttemptRunner, Guard, unguarded
 from dispatchd.agent.run_loop.conclude import Concluder
-from dispatchd.agent.run_loop.leftovers import Leftovers
 from dispatchd.agent.run_loop.loop import RunLoop
+from dispatchd.agent.run_loop.survivors import Survivors
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.tracking.ports import Source
-from dispatchd.agent.tracking.tracking import Tracking
+from dispatchd.agent.tracking.tracked_jobs import Tracking
 from dispatchd.redaction.known_secrets import KnownSecrets
 
 
@@ -19,7 +19,7 @@ class Execution:
 
     run_loop: RunLoop
     concluder: Concluder
-    leftovers: Leftovers
+    survivors: Survivors
 
 
 def execution(
@@ -39,12 +39,12 @@ def execution(
         context=context,
         logs=shared.logs,
     )
-    leftovers = Leftovers(engine, context.bugs)
+    survivors = Survivors(engine, context.bugs)
     runner = AttemptRunner(
         tracking=shared,
         engine=engine,
         concluder=concluder,
-        leftovers=leftovers,
+        survivors=survivors,
         source=source,
         guard=guard,
     )
@@ -59,5 +59,5 @@ def execution(
     return Execution(
         run_loop=run_loop,
         concluder=concluder,
-        leftovers=leftovers,
+        survivors=survivors,
     )

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from typing_extensions import override
 
 from dispatchd.errors import ContractViolation, DispatchdError
-from dispatchd.hub.domain.shortened import Shortener
+from dispatchd.hub.domain.json_shortener import Shortener
 from dispatchd.hub.parsers import Busy, parsed
 from dispatchd.protocol.contracts import check, schema
 from dispatchd.protocol.job import Json

@@ -12,8 +12,8 @@ from typing import Final, Self
 from attrs import frozen
 
 from dispatchd.redaction.encodings import SHORTEST, forms, values
+from dispatchd.redaction.invisible import shown
 from dispatchd.redaction.patterns import Place, credentials
-from dispatchd.redaction.shown import shown
 from dispatchd.redaction.views import (
     Readings,
     View,

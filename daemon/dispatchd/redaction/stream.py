@@ -4,9 +4,9 @@ from typing import Final
 
 from attrs import define, field
 
+from dispatchd.redaction.invisible import shown
 from dispatchd.redaction.patterns import LONGEST, Place
 from dispatchd.redaction.redactor import MARK, Redactor
-from dispatchd.redaction.shown import shown
 
 _SPAN: Final = 16 * 1024
 """Longest part of a credential that is needed to recognize it (characters): a JWT has three long parts."""

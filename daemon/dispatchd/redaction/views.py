@@ -11,8 +11,8 @@ from typing import Final
 
 from attrs import define, field, frozen
 
+from dispatchd.redaction.invisible import hidden
 from dispatchd.redaction.patterns import Place
-from dispatchd.redaction.shown import hidden
 
 _DEEPEST: Final = 3
 """Most decodings of a text on top of each other (count), such as JSON in JSON in a URL."""

@@ -17,7 +17,7 @@ from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.run.events import Progress
 from dispatchd.agent.endpoint.caller import Caller, ClosedWithoutAnswer
 from dispatchd.agent.endpoint.credentials import Credentials
-from dispatchd.agent.endpoint.doubts import Doubts
+from dispatchd.agent.endpoint.doubted_refusals import Doubts
 from dispatchd.agent.endpoint.responses import (
     CLOSES_A_JOB,
     MAX_JOB_BYTES,

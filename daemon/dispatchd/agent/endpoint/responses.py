@@ -78,7 +78,7 @@ class Proof(Enum):
     """Proof that an answer is the endpoint's own."""
 
     NONE = "none"
-    """It has been the only answer for long enough (`agent/endpoint/doubts.py`)."""
+    """It has been the only answer for long enough (`agent/endpoint/doubted_refusals.py`)."""
     BODY = "body"
     """A refusal has a JSON object with a `message`."""
     HEADER = "header"

@@ -13,7 +13,7 @@ from attrs import define
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.tracking.activity import NOT_ASKED
-from dispatchd.agent.tracking.context import Context
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.ports import Permission
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.protocol.times import duration

@@ -10,7 +10,7 @@ from dispatchd import __version__
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.health.readiness import Health
 from dispatchd.agent.loops.intake import IntakeLoop
-from dispatchd.agent.tracking.context import Context
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.times import ago, iso_or_none

@@ -19,10 +19,10 @@ from attrs import define, field
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.loops.progress import ProgressFeed
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.log_watch import LogWatch
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.keyed_tasks import KeyedTasks

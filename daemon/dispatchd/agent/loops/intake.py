@@ -17,7 +17,7 @@ from dispatchd.agent.domain.intake import Intake, Mode
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.store.intake import IntakeStore
-from dispatchd.agent.tracking.context import Context
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.errors import RecordUnreadable
 

@@ -19,7 +19,7 @@ from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.context import Context
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.errors import StoreUnavailable
 

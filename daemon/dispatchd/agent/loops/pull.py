@@ -19,12 +19,12 @@ from attrs import define, field, frozen
 
 from dispatchd.agent.config.keys import Cloud
 from dispatchd.agent.domain.delivery import Delivery, NoJob, record_lost, rejection
-from dispatchd.agent.domain.fitness import Machine, unfit
 from dispatchd.agent.domain.long_poll import Hold
 from dispatchd.agent.domain.phase import Phase
+from dispatchd.agent.domain.runnable_workflows import Machine, unfit
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.ports import Permission, Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.retry import Retry

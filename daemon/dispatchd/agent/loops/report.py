@@ -15,15 +15,15 @@ from anyio import TASK_STATUS_IGNORED, to_thread
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, field, frozen
 
-from dispatchd.agent.domain.fitness import Machine, unfit
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import OWES, UNSTARTED, Debt, Event, Phase
+from dispatchd.agent.domain.runnable_workflows import Machine, unfit
 from dispatchd.agent.store import reports
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.liveness import SLACK_S, STEP_S
 from dispatchd.agent.tracking.log_context import job_context
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.ports import Source
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.keyed_tasks import KeyedTasks

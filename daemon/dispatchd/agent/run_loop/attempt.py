@@ -27,15 +27,15 @@ from dispatchd.agent.domain.phase import Event, Phase
 from dispatchd.agent.domain.trace import traceparent
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.run_loop.conclude import Concluder
-from dispatchd.agent.run_loop.leftovers import Leftovers
 from dispatchd.agent.run_loop.prepare import Prepared, prepare
+from dispatchd.agent.run_loop.survivors import Survivors
 from dispatchd.agent.run_loop.token import given_secrets
 from dispatchd.agent.store.evidence import last_activity_ns
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.ports import Engine, Source
+from dispatchd.agent.tracking.tracked_jobs import Tracking
 from dispatchd.agent.tracking.tracker import Decision
-from dispatchd.agent.tracking.tracking import Tracking
 from dispatchd.errors import (
     FolderDamaged,
     NotConfirmed,
@@ -72,7 +72,7 @@ class AttemptRunner:
     tracking: Tracking
     engine: Engine
     concluder: Concluder
-    leftovers: Leftovers
+    survivors: Survivors
     source: Source | None = None
     """Source of tokens for attempts; None for a replay, of which no endpoint knows."""
     guard: Guard = unguarded
@@ -241,7 +241,7 @@ class AttemptRunner:
         if isinstance(end, NeverStarted):
             return end
         usage = self.engine.usage(folder)
-        cleared = await self.leftovers.clear(record, process, folder)
+        cleared = await self.survivors.clear(record, process, folder)
         return evolve(
             end,
             escalated=escalated,

@@ -36,9 +36,9 @@ from dispatchd.agent.store.evidence import (
     read_tail,
 )
 from dispatchd.agent.store.runs import RunFolder, Runs
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.log_watch import LogWatch
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import RunError, StoreUnavailable

@@ -15,21 +15,21 @@ from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskGroup, TaskStatus
 from attrs import define, evolve, field
 
-from dispatchd.agent.domain import cancel, fitness
+from dispatchd.agent.domain import cancel, runnable_workflows
 from dispatchd.agent.domain.delivery import (
     foreign_repository,
     unfit_workflow,
     unknown_workflow,
 )
-from dispatchd.agent.domain.fitness import Machine
 from dispatchd.agent.domain.job import Attempt, TrackedJob
 from dispatchd.agent.domain.phase import Event, Phase
+from dispatchd.agent.domain.runnable_workflows import Machine
 from dispatchd.agent.domain.workflow import Workflow
 from dispatchd.agent.run_loop.attempt import AttemptRunner
 from dispatchd.agent.run_loop.conclude import Concluder
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_context import job_context
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.keyed_tasks import KeyedTasks
 from dispatchd.protocol.backoff import RETRY_CAP_S
@@ -252,8 +252,8 @@ class RunLoop:
             # A person runs a job again, and has read the warning.
             return ""
         if record.phase is Phase.RETRY_WAIT:
-            return fitness.missing_limits(workflow, self.machine)
-        reasons = fitness.unfit({workflow.name: workflow}, self.machine)
+            return runnable_workflows.missing_limits(workflow, self.machine)
+        reasons = runnable_workflows.unfit({workflow.name: workflow}, self.machine)
         return reasons.get(workflow.name, "")
 
     async def _turn_down(

@@ -21,9 +21,9 @@ from attrs import define, field, frozen
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import ENDS, Phase
 from dispatchd.agent.store.codec import decode, encode
+from dispatchd.agent.store.disk_reserve import Reserve, is_no_room
 from dispatchd.agent.store.durable import DurableFolder, make_folder, sweep
 from dispatchd.agent.store.names import file_name, identifier
-from dispatchd.agent.store.reserve import Reserve, is_no_room
 from dispatchd.errors import (
     FolderUnusable,
     RecordUnreadable,

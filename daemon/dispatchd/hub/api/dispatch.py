@@ -14,6 +14,7 @@ from dispatchd.hub.auth.hashing import hashed
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain import claim_rules
 from dispatchd.hub.domain.claim_rules import Claim
+from dispatchd.hub.domain.json_shortener import Shortener
 from dispatchd.hub.domain.model import ENDED, HubJob
 from dispatchd.hub.domain.reported import (
     result_of,
@@ -21,7 +22,6 @@ from dispatchd.hub.domain.reported import (
     with_whole_characters,
     without_excess,
 )
-from dispatchd.hub.domain.shortened import Shortener
 from dispatchd.hub.http_bodies import FINISH, KIB, MIB, Limits, Refused, read_proven
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.report import MOST_ANNOTATIONS

@@ -17,9 +17,9 @@ from dispatchd.errors import ContractViolation
 from dispatchd.hub.api.jobs import Jobs
 from dispatchd.hub.context import Context
 from dispatchd.hub.domain.events import News
+from dispatchd.hub.domain.json_shortener import Shortener
 from dispatchd.hub.domain.model import ENDED, HELD, HubJob
 from dispatchd.hub.domain.scopes import READ
-from dispatchd.hub.domain.shortened import Shortener
 from dispatchd.hub.http_bodies import MIB, Limits, Refused, read_proven, seconds
 from dispatchd.hub.storage.logs.store import WATCHED_S, LogPart
 from dispatchd.hub.waiters import Watched

@@ -19,11 +19,11 @@ from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.workflow import ReportLog, terms_of
 from dispatchd.agent.loops.logs.text import LogText
 from dispatchd.agent.store.log_debts import LogDebts
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.log_context import job_context
 from dispatchd.agent.tracking.log_watch import Key, key_of
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.ports import Source
-from dispatchd.agent.tracking.tracking import Tracking
+from dispatchd.agent.tracking.tracked_jobs import Tracking
 from dispatchd.concurrency.keyed_tasks import KeyedTasks
 from dispatchd.concurrency.retry import Retry
 from dispatchd.errors import JobClosed, RemoteError, TooLarge

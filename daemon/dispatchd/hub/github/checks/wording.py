@@ -8,8 +8,8 @@ from typing import Final
 from dispatchd.hub.domain.model import ENDED, HubJob, State
 from dispatchd.hub.domain.result_details import Details
 from dispatchd.hub.github.checks.conclusions import Standing
+from dispatchd.redaction.invisible import without_sequences
 from dispatchd.redaction.redactor import MARK, Redactor
-from dispatchd.redaction.shown import without_sequences
 from dispatchd.redaction.truncate import (
     MOST_BYTES,
     clip_line,

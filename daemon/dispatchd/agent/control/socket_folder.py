@@ -1,4 +1,4 @@
-"""The claim on a control folder: two daemons must not answer at one socket."""
+"""Folder of the control socket: one daemon at a time holds it, so that two never answer at one socket."""
 
 import socket
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""Leftovers: processes of past attempts that could not be ended, reported to people, and swept again.
+"""Survivors: processes of past attempts that could not be ended, reported to people, and swept again.
 
 Only this daemon knows them: after a restart they aren't reported.
 """
@@ -32,7 +32,7 @@ class _Attempt:
 
 
 @define
-class Leftovers:
+class Survivors:
     """Processes left by attempts that were given up, by run."""
 
     _engine: Engine

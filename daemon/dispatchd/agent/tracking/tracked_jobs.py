@@ -10,10 +10,10 @@ from dispatchd.agent.config.current import CurrentConfig
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.store.jobs import JobStore
 from dispatchd.agent.store.runs import Runs
-from dispatchd.agent.tracking.context import Context
 from dispatchd.agent.tracking.disk_retry import Disk
 from dispatchd.agent.tracking.fence import Fence
 from dispatchd.agent.tracking.log_watch import LogWatch
+from dispatchd.agent.tracking.loop_context import Context
 from dispatchd.agent.tracking.tracker import Tracker
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.concurrency.notifier import Notifier

@@ -1,4 +1,4 @@
-"""Doubts: refusals that something on the way may have given, counted until they are believed.
+"""Refusals that something on the way may have given, counted until they are believed.
 
 An endpoint without extensions may refuse without a body. Such a refusal looks like a proxy's, so one is not
 enough. But a job that the endpoint has really closed must not be reported forever.

@@ -1,4 +1,4 @@
-"""The last resort of a stop: a call that hangs in the kernel must not keep the process.
+"""Forced exit of a stop that hangs: a call that the kernel never ends must not keep the process.
 
 Everything is durable before it is acted on, so a process that is ended here loses nothing: the next one continues.
 """
