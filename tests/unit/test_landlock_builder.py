@@ -1,6 +1,7 @@
 """A builder of many walls: each is exactly what was asked for, whatever was prepared for it."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,23 @@ def test_a_builder_holds_one_prepared_wall_at_most(folders: dict[str, Path]) -> 
         builder.prepare()
 
     assert held() <= before + 1
+
+
+def test_a_wall_that_can_not_be_prepared_is_not_tried_again_and_again(
+    folders: dict[str, Path],
+) -> None:
+    """The starter prepares when it is idle: it must not wake up for it for ever."""
+    a, b, _ = folders.values()
+    builder = Builder(able())
+    for _ in range(2):
+        os.close(builder.build(rules(a, b)))
+    before = builder.is_prepared
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        builder.prepare()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert (before, builder.is_prepared) == (False, True)
+    assert within_reach(builder, rules(a, b), [a, b]) == {a, b}

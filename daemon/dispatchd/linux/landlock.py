@@ -10,7 +10,6 @@ import os
 import stat
 import struct
 from collections.abc import Iterable
-from contextlib import suppress
 from enum import IntFlag
 from typing import Final, NamedTuple
 
@@ -201,19 +200,26 @@ class Builder:
             raise
         return ruleset
 
+    @property
+    def is_prepared(self) -> bool:
+        """True if `prepare` has nothing to do."""
+        return self._prepared >= 0 or not self._common
+
     def prepare(self) -> None:
         """Build what the last two walls had in common, after a wall has been used. Without it, `build` takes longer."""
-        if self._prepared >= 0 or not self._common:
+        if self.is_prepared:
             return
-        with suppress(OSError):
+        try:
             self._prepared, self._identities = _built(
                 self._common, self._wall, system_call
             )
+        except OSError:
+            self._common = []
 
     def _is_usable(self, rules: list[Rule]) -> bool:
         """Return whether the prepared wall fits: its openings are wanted, and its paths are still the same files."""
-        return rules[: len(self._common)] == self._common and self._identities == list(
-            map(_identity, self._common)
+        return rules[: len(self._common)] == self._common and all(
+            map(_is_still, self._common, self._identities)
         )
 
 
@@ -227,13 +233,16 @@ def _common_start(some: list[Rule], others: list[Rule]) -> list[Rule]:
     return common
 
 
-def _identity(rule: Rule) -> tuple[int, int]:
-    """Return the device and inode of a rule's file; zeros if it can't be reached."""
+def _is_still(rule: Rule, identity: tuple[int, int]) -> bool:
+    """Return whether a rule's path leads to the file with an identity, or still to none that can be reached."""
+    if identity == _NOWHERE:
+        # Without an exception, which would take twice as long; half of the paths are missing on most machines.
+        return not os.access(rule.path, os.F_OK)
     try:
         status = os.stat(rule.path)  # noqa: PTH116  # no pathlib in here
     except OSError:
-        return _NOWHERE
-    return status.st_dev, status.st_ino
+        return False
+    return (status.st_dev, status.st_ino) == identity
 
 
 def _create(wall: Able, call: Kernel) -> int:
@@ -262,7 +271,7 @@ def _allow(
 def _open(
     ruleset: int, rule: Rule, accesses: tuple[int, int], call: Kernel
 ) -> tuple[int, int]:
-    """Add a rule for a folder or a file, and return its identity (`_identity`).
+    """Add a rule for a folder or a file, and return its identity (device and inode; zeros without a rule).
 
     A path that is missing, or can't be reached, gets no rule.
 

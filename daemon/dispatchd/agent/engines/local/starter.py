@@ -35,6 +35,9 @@ _MESSAGE: Final = 64
 _LEFT_AT_ONCE: Final = 128
 """Most leftovers of runs whose ends are waited for at once (count): there may be more than descriptors."""
 
+_IDLE_MS: Final = 20
+"""Time without an order or an end after which the next wall is prepared (milliseconds): a start takes less."""
+
 _HUNT_S: Final = 2.0
 """Longest hunt (seconds); nothing is started meanwhile."""
 
@@ -100,7 +103,10 @@ class _Starter:
     def serve(self) -> None:
         adopt_orphans()
         while True:
-            for fd, _ in self._poll.poll():
+            events = self._poll.poll(None if self._walls.is_prepared else _IDLE_MS)
+            if not events:
+                self._walls.prepare()
+            for fd, _ in events:
                 if fd in self._children:
                     self._reap(fd)
                 elif fd in self._left:
@@ -129,7 +135,6 @@ class _Starter:
             for fd in fds:
                 os.close(fd)
         self._say(said)
-        self._walls.prepare()
         return True
 
     def _start(self, fds: list[int]) -> int:
@@ -181,6 +186,7 @@ class _Starter:
         _, status = os.waitpid(pid, 0)
         self._say(f"ended {pid} {status}")
         self._look_at_left()
+        self._walls.prepare()
 
     def _look_at_left(self) -> None:
         """Register leftovers of runs, so that their end is seen; others' turn comes when some of them have ended."""

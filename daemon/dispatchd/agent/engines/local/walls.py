@@ -147,9 +147,10 @@ class Walls:
 
     def openings(self, launch: Launch) -> list[Rule]:
         """Return the openings for a launch: the machine's programs, its own files, the owner's additions. Blocks."""
+        machine = self._machine(launch.hidden_paths)
         return [
-            *self._machine(launch.hidden_paths),
-            *self._program(launch),
+            *machine,
+            *self._program(launch, machine),
             *self.own_openings(launch),
         ]
 
@@ -178,9 +179,12 @@ class Walls:
             self._known[secret] = rules
         return rules
 
-    def _program(self, launch: Launch) -> Iterator[Rule]:
+    def _program(self, launch: Launch, machine: list[Rule]) -> Iterator[Rule]:
+        """Yield the rules for a launch's program, unless it lies in a folder that is open for all runs."""
         hidden = (*self.hidden, *_all_real(map(Path, launch.hidden_paths)))
-        yield from _opened(_trusted([launch.command[0]], launch), hidden, _READ)
+        for path in _trusted([launch.command[0]], launch):
+            if not any(str(path).startswith(f"{rule.path}/") for rule in machine):
+                yield from _opened([path], hidden, _READ)
 
     def _added(
         self, paths: Iterable[str], launch: Launch, access: int
