@@ -1,5 +1,6 @@
 """Drop-ins of a configuration: what counts, and which file a mistake is in."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,18 @@ def test_folders_are_found_whatever_is_broken(tmp_path: Path) -> None:
     assert places.state_folder == tmp_path / "there"
     assert problem is not None
     assert problem.file == tmp_path / "config.toml.d" / "b.toml"
+
+
+def test_a_pipe_or_a_folder_among_the_drop_ins_is_a_mistake_and_not_waited_for(
+    tmp_path: Path,
+) -> None:
+    main = write(tmp_path, a="")
+    drop_ins = tmp_path / "config.toml.d"
+    os.mkfifo(drop_ins / "b.toml")
+    (drop_ins / "c.toml").mkdir()
+
+    with pytest.raises(ConfigError) as caught:
+        read(main)
+
+    files = [problem.file for problem in caught.value.problems]
+    assert files == [drop_ins / "b.toml", drop_ins / "c.toml"]

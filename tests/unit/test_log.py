@@ -206,6 +206,23 @@ def test_a_socket_and_a_terminal_without_readers_keep_nobody_waiting() -> None:
     os.close(controller)
 
 
+@pytest.mark.parametrize("colours", [True, False])
+def test_text_has_colours_where_they_are_asked_for(*, colours: bool) -> None:
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "w", encoding="utf-8") as out, own_log():
+        log.configure(
+            "info",
+            "text",
+            known=KnownSecrets(),
+            under_systemd=False,
+            colours=colours,
+            out=out,
+        )
+        structlog.get_logger().info("seen")
+        assert (b"\x1b[" in _drained(read_end)) is colours
+    os.close(read_end)
+
+
 def test_a_reader_that_goes_away_ends_nothing() -> None:
     read_end, write_end = os.pipe()
     with os.fdopen(write_end, "w", encoding="utf-8") as out, own_log():

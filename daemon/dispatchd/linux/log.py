@@ -41,6 +41,7 @@ def configure(
     *,
     known: KnownSecrets,
     under_systemd: bool,
+    colours: bool = False,
     out: TextIO | None = None,
 ) -> None:
     """Set up logging for this process.
@@ -50,6 +51,7 @@ def configure(
         form: `json`, `text`, or `auto`, which is text on a terminal and JSON elsewhere.
         known: Secrets that are left out of every line.
         under_systemd: True if stdout goes to the journal.
+        colours: True for colours in text; JSON has none.
         out: Stream for the lines, if not stdout.
     """
     # It is None where the program was started with stdout closed.
@@ -58,7 +60,7 @@ def configure(
     sink = _Sink(out)
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(
-            colors=out.isatty(),
+            colors=colours,
             exception_formatter=structlog.dev.plain_traceback,
         )
         if as_text

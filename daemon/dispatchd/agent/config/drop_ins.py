@@ -59,21 +59,29 @@ def drop_ins(path: Path) -> list[Path]:
     """Return the drop-ins of a configuration file.
 
     Raises:
-        ConfigError: The folder can't be read.
+        ConfigError: The folder can't be read, or something in it is no file, such as a pipe, which nobody may ever fill.
     """
     folder = drop_in_folder(path)
     try:
         # A hidden one is an editor's: its lock, or a copy.
-        return sorted(
+        files = sorted(
             file
             for file in folder.iterdir()
             if file.suffix == ".toml" and not file.name.startswith(".")
         )
+        problems = [
+            Problem(file=file, key="", expected="must be a file; remove it")
+            for file in files
+            if file.exists() and not file.is_file()
+        ]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         expected = f"must be a readable folder: {error.strerror}"
         raise ConfigError([Problem(file=folder, key="", expected=expected)]) from error
+    if problems:
+        raise ConfigError(problems)
+    return files
 
 
 def _merged(below: dict[str, Json], above: dict[str, Json]) -> dict[str, Json]:

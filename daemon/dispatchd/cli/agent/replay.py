@@ -17,6 +17,7 @@ from dispatchd.cli.options import (
     print_json,
     raw_option,
 )
+from dispatchd.cli.screen.colour import is_coloured
 from dispatchd.cli.terminal import LogFilter, echo
 
 
@@ -45,7 +46,14 @@ def replay(
     past = find_job(find_daemon(config_file), job)
     laid_out = lay_out(config, past, workflow)
     known = KnownSecrets()
-    configure("error", "text", known=known, under_systemd=False, out=sys.stderr)
+    configure(
+        "error",
+        "text",
+        known=known,
+        under_systemd=False,
+        colours=is_coloured(sys.stderr),
+        out=sys.stderr,
+    )
     if not as_json:
         echo(f"{laid_out.job.workflow} in {laid_out.run_folder.path}")
     environment = dict(os.environ)  # noqa: TID251  # the command line is where the environment comes in
@@ -71,12 +79,13 @@ def replay(
         )
     else:
         if output is not None and output.exists():
-            written = output.read_bytes()
-            click.echo(
-                written if raw else LogFilter().feed(written, last=True),
-                nl=not written.endswith(b"\n"),
-            )
+            _print_output(output.read_bytes(), raw=raw)
         echo(f"{outcome}  {summary}".rstrip())
     if cause is FailureCause.CANCELLED:
         sys.exit(130)  # 128 + SIGINT, as a shell reports it
     sys.exit(0 if outcome is Outcome.SUCCEEDED else 1)
+
+
+def _print_output(written: bytes, *, raw: bool) -> None:
+    safe = written if raw else LogFilter().feed(written, last=True)
+    click.echo(safe, nl=not written.endswith(b"\n"))

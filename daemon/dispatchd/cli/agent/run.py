@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import click
 
 from dispatchd.agent.config.load import Config
 from dispatchd.cli.options import config_option, load_config
+from dispatchd.cli.screen.colour import is_coloured
 from dispatchd.linux.pid1 import leave_orphans_to_init
 
 
@@ -52,6 +54,7 @@ def run(config_file: Path | None) -> None:
         config.log.format,
         known=known,
         under_systemd="JOURNAL_STREAM" in environment,
+        colours=is_coloured(sys.stdout),
     )
 
     async def run_daemon() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from dispatchd.cli.hub.database import busy_is_said, open_database, require_extr
 from dispatchd.cli.hub.github import commands as hub_github
 from dispatchd.cli.hub.github import route as hub_route
 from dispatchd.cli.options import json_option, print_json
+from dispatchd.cli.screen.colour import is_coloured
 from dispatchd.cli.screen.groups import SectionedGroup, Sections
 from dispatchd.cli.screen.hints import working
 from dispatchd.cli.screen.table import print_pairs
@@ -132,7 +134,13 @@ def serve(config_file: Path, port_file: Path | None) -> None:
     environment = os.environ  # noqa: TID251  # the command line is where the environment comes in
     under_systemd = "JOURNAL_STREAM" in environment
     known = KnownSecrets()
-    configure("info", "auto", known=known, under_systemd=under_systemd)
+    configure(
+        "info",
+        "auto",
+        known=known,
+        under_systemd=under_systemd,
+        colours=is_coloured(sys.stdout),
+    )
     manager = ServiceManager.of(environment)
 
     def migrating(progress: "Migrating") -> None:
