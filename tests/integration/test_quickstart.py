@@ -172,6 +172,20 @@ async def test_a_first_job_runs_and_the_folder_is_an_installation(
     say(f"dispatchd config check --config {shlex.quote(str(config))}")
 
 
+async def test_hub_and_machine_end_with_a_call_that_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "it"
+    with quickstart(folder) as first:
+        first.until("Ctrl-C ends both")
+        first.process.kill()
+        first.rest()
+    await until(lambda: processes_of(folder) == [], 60)
+
+    with quickstart(folder) as second:
+        second.until("Ctrl-C ends both")
+        assert second.stop() == 0, second.text
+    assert processes_of(folder) == []
+
+
 def test_a_call_that_was_cut_short_is_completed_by_the_next_one(
     tmp_path: Path,
 ) -> None:

@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import signal
 from contextlib import suppress
 from typing import Final, Protocol
 
+PR_SET_PDEATHSIG: Final = 1
 PR_SET_DUMPABLE: Final = 4
 PR_SET_NAME: Final = 15
 PR_SET_SECCOMP: Final = 22
@@ -63,6 +65,17 @@ def process_control(option: int, *arguments: int | bytes) -> None:
 
 def _passed(argument: int | bytes | None) -> object:
     return _LONG(argument) if isinstance(argument, int) else argument
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel send SIGTERM to this process once the thread that has forked it ends; it lasts over execve(2).
+
+    Args:
+        parent: Pid of that thread's process. If it has gone already, this process ends at once.
+    """
+    process_control(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def leave_keyring() -> None:

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
 from attrs import frozen
 
 from dispatchd.errors import NotReachable
+from dispatchd.linux.kernel import end_with_parent
 
 _OWN: Final = (sys.executable, "-P", "-m", "dispatchd")
 _START_S: Final = 60.0
@@ -28,7 +30,7 @@ _LINE: Final = 64 << 10
 
 @frozen(kw_only=True)
 class Child:
-    """A running child, in a session of its own: Ctrl-C on the terminal reaches its parent alone."""
+    """A running child, in a session of its own: Ctrl-C on the terminal reaches its parent alone. It ends with its parent."""
 
     what: str
     log: Path
@@ -58,6 +60,7 @@ class Child:
                 stderr=output,
                 env=environment,
                 start_new_session=True,
+                preexec_fn=partial(end_with_parent, os.getpid()),  # noqa: PLW1509  # this process has one thread
             )
         child = cls(
             what=what,
