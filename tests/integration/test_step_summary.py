@@ -128,6 +128,29 @@ async def test_the_annotations_of_a_result_are_reported(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("report_log", ["full", "tail", "never"])
+async def test_log_commands_are_annotations_where_the_output_may_be_reported(
+    tmp_path: Path, report_log: str
+) -> None:
+    script = f'echo "::error file=$PWD/app.py,line=3,title=Key::it is {VALUE}"'
+
+    finish, _ = await finish_of(
+        tmp_path,
+        script,
+        f'report_log = "{report_log}"\nsecrets = {{ KEY = "key" }}',
+    )
+
+    annotation = {
+        "path": "app.py",
+        "start_line": 3,
+        "level": "failure",
+        "title": "Key",
+        "message": "it is [redacted]",
+    }
+    expected = [] if report_log == "never" else [annotation]
+    assert finish.get("result_annotations", []) == expected
+
+
 async def test_half_of_a_surrogate_pair_does_not_keep_a_job_unreported(
     tmp_path: Path,
 ) -> None:

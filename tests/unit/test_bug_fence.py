@@ -97,6 +97,7 @@ BOUNDED = {
     *(
         "agent/store/durable.py:_replace",
         "agent/store/durable.py:_sync",
+        "agent/store/evidence.py:command_lines",
         "agent/store/evidence.py:read",
     ),
     "agent/store/jobs.py:_move_away",

@@ -1,19 +1,22 @@
 """Compose: from the files that a command has written to its report, without secrets and within limits.
 
-There are three texts of the command (output, step summary, outputs), and the annotations of its result. The output
-is whatever it prints, so its owner may exclude that from reports; the others are written to be reported.
+There are three texts of the command (output, step summary, outputs), and the annotations of its result and of its log
+commands. The output is whatever it prints, so its owner may exclude that from reports; the others are written to be
+reported.
 """
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from attrs import frozen
 
-from dispatchd.agent.domain.run import outputs
-from dispatchd.agent.store.evidence import read_head, read_tail
+from dispatchd.agent.domain.run import log_commands, outputs
+from dispatchd.agent.store.evidence import command_lines, read_head, read_tail
 from dispatchd.agent.store.runs import RunFolder
 from dispatchd.protocol import report
 from dispatchd.protocol.report import WITHHELD, Report
-from dispatchd.protocol.result import NoResult, RunResult
+from dispatchd.protocol.result import Annotation, NoResult, RunResult
 from dispatchd.redaction.redactor import REPORTED, Redactor, reported_tail
 
 _SEEN_BEFORE: Final = 16 * 1024
@@ -52,7 +55,9 @@ def compose(
     output = _output(run, number, redactor) if with_output else ""
     summary, problems = _step_summary(run, number, redactor)
     parsed, more = _outputs(run, number)
-    remarks = result.annotations if isinstance(result, RunResult) else ()
+    remarks = [*(result.annotations if isinstance(result, RunResult) else ())]
+    if with_output:
+        remarks += _remarks(run, number)
     if redactor is None:
         has_texts = summary or parsed.values or remarks
         withheld = Report(output=output, step_summary=WITHHELD if has_texts else "")
@@ -77,6 +82,12 @@ def _output(run: RunFolder, number: int, redactor: Redactor | None) -> str:
         return WITHHELD
     seen = text[-(REPORTED + _SEEN_BEFORE) :]
     return reported_tail(seen, redactor, cut_before=before + len(text) - len(seen))
+
+
+def _remarks(run: RunFolder, number: int) -> Iterator[Annotation]:
+    lines = command_lines(run.output_file(number))
+    found = log_commands.annotations(lines, str(run.workspace))
+    return islice(found, report.MOST_ANNOTATIONS)
 
 
 def _step_summary(

@@ -5,8 +5,9 @@ large, or anything but text.
 """
 
 import json
+import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +34,12 @@ LONGEST_EVENTS: Final = 64 * MIB
 
 MOST_EVENTS: Final = 100_000
 """Most lines of them that are read (count), which takes less than a second; contracts/README.md."""
+
+LONGEST_COMMAND: Final = 4096
+"""Longest part of a line with a log command that is read (bytes)."""
+
+_COMMAND: Final = re.compile(rb"^[ \t]*::[^\n]*", re.MULTILINE)
+"""Line of an output that may be a log command."""
 
 _CHUNK: Final = 256 * 1024
 
@@ -84,6 +91,28 @@ def read_tail(path: Path, limit: int) -> tuple[str, int]:
     except OSError:
         return "", 0
     return ("", 0) if data is None else (data.decode(errors="replace"), start)
+
+
+def command_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of an output that may be log commands, without their ends: the first `MOST_EVENTS`. Blocks.
+
+    No more than the first `LONGEST_EVENTS` bytes are read. Anything but a regular file has none.
+    """
+    offset, count, rest = 0, 0, b""
+    while offset < LONGEST_EVENTS and count < MOST_EVENTS:
+        try:
+            data = read_regular(path, _CHUNK, offset) or b""
+        except OSError:
+            return
+        offset += len(data)
+        whole, _, after = (rest + data).rpartition(b"\n")
+        for found in _COMMAND.finditer(whole if data else rest):
+            count += 1
+            yield found[0][:LONGEST_COMMAND].decode(errors="replace")
+        if not data:
+            return
+        # Of a long line only the beginning matters.
+        rest = after[: LONGEST_COMMAND + 1]
 
 
 @frozen(kw_only=True)
