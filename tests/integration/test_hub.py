@@ -27,6 +27,7 @@ async def test_a_job_goes_from_submit_to_finish(server: Hub, machine: Machine) -
         "heartbeat",
         "release",
         "log",
+        "artifacts",
         "capabilities",
         "contract-header",
     }

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from dispatchd.hub.domain.scopes import ADMIN, READ, SUBMIT
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.machines import MachineStore
 from dispatchd.hub.storage.schema import METADATA
+from dispatchd.protocol.uploads.artifacts import Artifact, ArtifactChunk, ArtifactList
 from support.endpoint import SECRET
 from support.golden import ROOT, examples, read
 from support.hub import Hub
@@ -41,6 +43,11 @@ DEAD_KEYS: dict[str, dict[str, Any]] = {
     "used-word": {"activated_at": 1, "server_id": "another-word"},
 }
 """Enrolment keys, each the name of its machine too, and what makes it one that counts no more."""
+FILE_OF_RUN = Artifact(
+    path="file-word",
+    size=len(PAYLOAD),
+    sha256=sha256(PAYLOAD.encode()).hexdigest(),
+)
 MISSING = "nothing-of-that-name"
 
 
@@ -84,6 +91,8 @@ class Call:
     @property
     def there(self) -> str:
         """The path to what is there."""
+        if self.name == "read_artifact":
+            return f"{self.at(JOB)}?path={FILE_OF_RUN.path}"
         kinds = {"deliveries": DELIVERY, "tokens": TOKEN, "machines": MACHINE}
         return self.at(
             next((name for kind, name in kinds.items() if kind in self.path), JOB)
@@ -153,6 +162,11 @@ class Seeded:
         assert [each for each in words if each in told] == []
 
 
+def bytes_of_file() -> ArtifactChunk:
+    content = PAYLOAD.encode()
+    return ArtifactChunk(file=FILE_OF_RUN.sha256, offset=0, data=content)
+
+
 @pytest.fixture
 async def seeded(server: Hub) -> AsyncIterator[Seeded]:
     owner = server.http
@@ -194,6 +208,13 @@ async def seeded(server: Hub) -> AsyncIterator[Seeded]:
         if call == "finish":
             own = {**job, "id": JOB, "delivery_id": DELIVERY}
             await server.submit(own, payload=f'"{PAYLOAD}"')
+    for call, sent in (
+        ("artifacts", ArtifactList(attempt=1, files=[FILE_OF_RUN]).to_wire()),
+        ("artifact", bytes_of_file().to_wire()),
+    ):
+        url = f"{PATH}/{encoded(JOB)}/{call}"
+        done = await owner.post(url, json={**identity, **sent})
+        assert done.is_success, done.text
     # The first one leaves a mark, to see whether the database takes it.
     assert (await owner.get("/readyz")).status_code == 200
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
@@ -305,8 +326,8 @@ def weak_machines(call: Call, seeded: Seeded) -> list[tuple[dict[str, Any], int]
         ({"server_id": INVITED, **secret(seeded.key)}, 401),
         (revoked, 401 if call.is_about_a_job else 410),
     ]
-    if call.name == "log":
-        # Each machine that has had the job may send its log, under whichever claim.
+    if call.name in {"log", "artifacts", "artifact"}:
+        # Each machine that has had the job may send its log and its files, under whichever claim.
         found.append((other, 404))
     elif call.is_about_a_job:
         tokens = (seeded.stale_token, "", None, hashed(seeded.claim_token))
@@ -337,9 +358,13 @@ async def test_without_the_right_credentials_nothing_is_told_and_nothing_changes
 async def test_the_right_credentials_are_enough(seeded: Seeded) -> None:
     await seeded.server.submit({"dag_name": "ci"})
     for call in OF_MACHINES:
-        own = {"key": seeded.key, "dag_run_id": RUN}
+        own: dict[str, Any] = {"key": seeded.key, "dag_run_id": RUN}
         if "key" in call.body:
             own["server_id"] = "new"
+        if call.name == "artifacts":
+            own["files"] = [FILE_OF_RUN.to_wire()]
+        if call.name == "artifact":
+            own |= bytes_of_file().to_wire()
         body = {**call.body, **seeded.identity, **own}
 
         reply = await seeded.http.post(call.there, json=body)

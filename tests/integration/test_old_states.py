@@ -48,6 +48,7 @@ _KEYS = {
     "jobs": ("position",),
     "attempts": ("job_id", "number"),
     "texts": ("id",),
+    "artifacts": ("job_id", "number"),
     "deliveries": ("id",),
     "checks": ("job_id",),
     "licenses": ("id",),

@@ -73,6 +73,8 @@ _CONTRACTS = {
     "finish": "finish-request",
     "heartbeat": "heartbeat-request",
     "log": "log-request",
+    "artifacts": "artifacts-request",
+    "artifact": "artifact-request",
     "release": "release-request",
     "token": "token-grant-request",
     "license-activate": "activate-request",

@@ -1,6 +1,7 @@
 """Generated requests to a real hub, judged by the descriptions in `contracts/`; schemathesis takes a second to load."""
 
 import re
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from dispatchd.protocol.report import LogChunk
+from dispatchd.protocol.uploads.artifacts import Artifact, ArtifactChunk, ArtifactList
 from support.hub import Hub
 from support.machine import PATH, PROOF, encoded
 
@@ -39,6 +41,10 @@ WANTED = [
 ]
 BROKEN = {400, 405, 413, 422}
 """Nothing that keeps its description is refused as broken."""
+
+TEXT = b"text"
+KEPT = Artifact(path="a/b", size=len(TEXT), sha256=sha256(TEXT).hexdigest())
+"""An artifact of each job that a machine has."""
 
 LONGEST_WAIT_S = 0.02
 NUMBERS = count(1)
@@ -103,6 +109,13 @@ async def moved(server: Hub, job_id: str, token: str, step: str) -> None:
     call = step if step in {"accept", "finish", "release"} else "heartbeat"
     body = {**PROOF, "claim_token": token, "dag_run_id": "run", "phase": step}
     body["result_status"] = "failed"
+    for name, fields in (
+        ("artifacts", ArtifactList(attempt=1, files=[KEPT]).to_wire()),
+        ("artifact", ArtifactChunk(file=KEPT.sha256, offset=0, data=TEXT).to_wire()),
+    ):
+        url = f"{PATH}/{encoded(job_id)}/{name}"
+        kept = await server.http.post(url, json={**PROOF, **fields})
+        assert kept.is_success, kept.text
     reply = await server.http.post(f"{PATH}/{encoded(job_id)}/{call}", json=body)
     assert reply.is_success, reply.text
 
@@ -115,6 +128,8 @@ def brief(case: Case[Any]) -> None:
             case.query["wait"] = min(float(wait), LONGEST_WAIT_S)
         except (TypeError, ValueError):
             case.query["wait"] = wait if isinstance(wait, str) else "x"
+    if case.path.endswith("/artifact") and "path" in case.query:
+        case.query["path"] = KEPT.path
     if "Prefer" in case.headers:
         case.headers["Prefer"] = re.sub(r"\d+", "0", case.headers["Prefer"])
 
@@ -144,8 +159,16 @@ def from_somebody_known(
 
 def with_right_sums(case: Case[Any]) -> None:
     """Let length and hash of a chunk be those of its data, which no schema can say."""
-    if case.path.endswith("/log") and isinstance(case.body, dict):
+    if not isinstance(case.body, dict):
+        return
+    if case.path.endswith("/log"):
         case.body |= LogChunk(attempt=1, offset=0, data=b"text").to_wire()
+    if case.path.endswith("/artifact"):
+        case.body |= ArtifactChunk(file=KEPT.sha256, offset=0, data=TEXT).to_wire()
+    if case.path.endswith("/artifacts"):
+        body: dict[str, Any] = case.body
+        files = {file["path"]: file for file in body["files"]}
+        body["files"] = [*files.values()]
 
 
 def try_out(

@@ -5,14 +5,14 @@ come before any of them: `Killed` is no Exception, so nothing of the daemon can 
 """
 
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import anyio
 from attrs import define, field
 from typing_extensions import override
 
-from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob
+from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob, Stored
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.launch import Launch
@@ -22,6 +22,7 @@ from dispatchd.errors import Conflict, Gone, RemoteError, RunError
 from dispatchd.protocol.job import Job
 from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Outcome, Verdict
 from dispatchd.protocol.report import LogChunk, Report
+from dispatchd.protocol.uploads.artifacts import ArtifactChunk, ArtifactList
 
 KILLED_CODE = 143
 ELSEWHERE = Verdict(outcome=Outcome.SUCCEEDED, summary="Run by another machine.")
@@ -155,6 +156,16 @@ class ModelEndpoint:
     async def log(self, record: TrackedJob, chunk: LogChunk) -> LogAnswer:
         """Refuse it: no job of a model lists the extension."""
         raise NotImplementedError
+
+    async def artifacts(
+        self, record: TrackedJob, listed: ArtifactList
+    ) -> Sequence[Stored]:
+        message = "no job of these has this extension"
+        raise AssertionError(message)
+
+    async def artifact(self, record: TrackedJob, chunk: ArtifactChunk) -> Stored:
+        message = "no job of these has this extension"
+        raise AssertionError(message)
 
     async def release(self, record: TrackedJob, reason: str) -> None:
         raise NotImplementedError(record.job.id, reason)

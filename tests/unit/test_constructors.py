@@ -23,7 +23,7 @@ SETTINGS: Final = {"GitWay", "TransportSettings"}
 
 FOREIGN: Final = {
     # Objects of libraries.
-    *("request.extensions", "response.stream", "entry.mode"),
+    *("request.extensions", "response.stream", "entry.mode", "entry.size"),
     *("error.request", "response.request"),
 }
 """Attributes of others' objects that have the name of one of ours."""

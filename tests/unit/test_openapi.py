@@ -29,6 +29,7 @@ HUB: dict[str, Any] = json.loads((CONTRACTS / "hub.openapi.json").read_text("utf
 BOTH = pytest.mark.parametrize("document", [OPENAPI, HUB], ids=["endpoint", "hub"])
 
 OF_THE_HUB = {
+    "hub-artifact",
     "hub-delivery",
     "hub-github-status",
     "hub-job",
@@ -51,7 +52,16 @@ NOT_ON_THE_WIRE = {
     "run-result",
     "tracked-job",
 }
-ABOUT_A_JOB = ["accept", "finish", "heartbeat", "release", "token", "log"]
+ABOUT_A_JOB = [
+    "accept",
+    "finish",
+    "heartbeat",
+    "release",
+    "token",
+    "log",
+    "artifacts",
+    "artifact",
+]
 OPERATIONS = {
     "/api/v1/github/dispatch/pull": "pull",
     **{f"/api/v1/github/dispatch/{{id}}/{call}": call for call in ABOUT_A_JOB},
@@ -66,6 +76,8 @@ CONTRACT_OF = {
     "release": ("release-request", ""),
     "token": ("token-grant-request", "token-grant-reply"),
     "log": ("log-request", "log-reply"),
+    "artifacts": ("artifacts-request", "artifacts-reply"),
+    "artifact": ("artifact-request", "artifact-reply"),
     "activate": ("activate-request", "activate-reply"),
     "license_heartbeat": ("license-heartbeat-request", "license-heartbeat-reply"),
 }
@@ -182,7 +194,9 @@ def test_a_call_takes_and_answers_what_its_contracts_say(path: str) -> None:
 @pytest.mark.parametrize("path", OPERATIONS)
 def test_a_call_names_every_answer(path: str) -> None:
     responses = operation(path)["responses"]
-    gives = "/licenses/" in path or path.endswith(("/token", "/log"))
+    gives = "/licenses/" in path or path.endswith(
+        ("/token", "/log", "/artifacts", "/artifact")
+    )
     without_body = set() if gives else {"204"}
 
     assert set(responses) == {"200"} | without_body | ERRORS
@@ -223,7 +237,10 @@ def test_what_is_optional_for_an_endpoint_is_marked() -> None:
         if "x-extension" in operation(path)
     }
 
-    assert marked == {name: name for name in ("heartbeat", "release", "token", "log")}
+    assert marked == {
+        **{name: name for name in ("heartbeat", "release", "token", "log")},
+        **dict.fromkeys(("artifacts", "artifact"), "artifacts"),
+    }
     assert components["parameters"]["Prefer"]["x-extension"] == "long-poll"
     assert components["headers"]["Preference-Applied"]["x-extension"] == "long-poll"
     assert components["headers"]["Retry-After"]["x-extension"] == "retry-after"

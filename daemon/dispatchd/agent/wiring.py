@@ -26,6 +26,7 @@ from dispatchd.agent.health.status import MachineStatus, Status
 from dispatchd.agent.health.supervision import SupervisionLoop
 from dispatchd.agent.health.tracing import TraceExporter, read_headers
 from dispatchd.agent.identity import Identity, identity
+from dispatchd.agent.loops.artifacts import ArtifactLoop
 from dispatchd.agent.loops.file_modes import ModesLoop
 from dispatchd.agent.loops.heartbeat import HeartbeatLoop
 from dispatchd.agent.loops.intake import IntakeLoop
@@ -36,6 +37,7 @@ from dispatchd.agent.loops.pull import Listeners, PullLoop
 from dispatchd.agent.loops.report import ReportLoop
 from dispatchd.agent.reload import Reloader
 from dispatchd.agent.run_loop.attempt import Guard
+from dispatchd.agent.store.artifacts.snapshots import Snapshots
 from dispatchd.agent.store.held_folders import HeldFolders
 from dispatchd.agent.store.intake import IntakeStore
 from dispatchd.agent.store.jobs import JobStore
@@ -147,8 +149,7 @@ def build(opened: Opened) -> Daemon:
     others = (
         *(modes, who.license, loops.report, core.run_loop),
         *(core.survivors, loops.heartbeat, loops.prune, loops.intake),
-        _log_loop(opened, shared, source),
-        control,
+        *(*_uploads(opened, shared, source), control),
         _supervision(opened, status, manager),
         traces,
         metrics_server(config.metrics.listen, queries, bugs),
@@ -294,13 +295,13 @@ def _report(opened: Opened, shared: Tracking, source: DispatchEndpoint) -> Repor
     )
 
 
-def _log_loop(opened: Opened, shared: Tracking, source: DispatchEndpoint) -> LogLoop:
-    return LogLoop(
-        source=source,
-        tracking=shared,
-        debts=LogDebts.open(opened.current.config.state_folder),
-        known=opened.given.known,
-    )
+def _uploads(
+    opened: Opened, shared: Tracking, source: DispatchEndpoint
+) -> tuple[LogLoop, ArtifactLoop]:
+    folder, known = opened.current.config.state_folder, opened.given.known
+    debts, copies = LogDebts.open(folder), Snapshots.open(folder)
+    logs = LogLoop(source=source, tracking=shared, debts=debts, known=known)
+    return logs, ArtifactLoop(source=source, tracking=shared, snapshots=copies)
 
 
 def _prune(opened: Opened, shared: Tracking, core: Execution) -> PruneLoop:

@@ -19,6 +19,7 @@ from dispatchd.hub.config.load import Settings
 from dispatchd.hub.domain.model import Machine, Token
 from dispatchd.hub.domain.scopes import ADMIN, allows
 from dispatchd.hub.http_bodies import Refused
+from dispatchd.hub.storage.artifacts.store import ArtifactStore
 from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.deliveries import DeliveryStore
@@ -84,6 +85,8 @@ class Context:
     """Requests of this process that wait."""
     logs: LogStore = field(init=False)
     """Logs of jobs."""
+    artifacts: ArtifactStore = field(init=False)
+    """Artifacts of jobs."""
     _threads: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_THREADS), init=False
     )
@@ -96,6 +99,11 @@ class Context:
         self.logs = LogStore.open(
             self.settings.log_folder,
             self.settings.logs.most_bytes,
+            self.stores.database,
+        )
+        self.artifacts = ArtifactStore.open(
+            self.settings.artifact_folder,
+            self.settings.artifacts,
             self.stores.database,
         )
 

@@ -56,6 +56,10 @@ _LONGEST_NAME: Final = 100
 """Longest name of a property in an answer (characters)."""
 
 
+_DIGITS: Final = 15
+"""Most digits of a number in a query (count)."""
+
+
 class Refused(DispatchdError):
     """Refused request: an HTTP status, and a message for the client."""
 
@@ -318,6 +322,13 @@ def seconds(value: str | None, longest: float) -> float:
     except ValueError:
         return 0.0
     return 0.0 if math.isnan(number) else min(max(number, 0.0), longest)
+
+
+def whole_number(text: str | None, default: int) -> int:
+    """Return a whole number from a query; the default for what isn't one."""
+    digits = (text or "").strip()
+    is_number = digits.isascii() and digits.isdecimal() and len(digits) <= _DIGITS
+    return int(digits) if is_number else default
 
 
 class _JobId(Convertor[str]):

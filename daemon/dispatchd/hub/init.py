@@ -44,6 +44,12 @@ license_id = {license_id}
 # days = 14                        # how long the log of a job is kept
 # job_mib = 256                    # how large all logs of one job may be together
 
+[artifacts]
+# folder = "artifacts"             # shared, where several hub processes use one database
+# days = 14                        # how long the artifacts of a job are kept
+# job_mib = 1024                   # how large all artifacts of one job may be together; 0 keeps none
+# file_mib = 512                   # how large one of them may be
+
 # A GitHub App of your own (docs/github.md): write the rules, then `dispatchd hub github setup`.
 # [github]
 # public_url = "https://hub.example.org"

@@ -25,6 +25,7 @@ from typing_extensions import override
 from dispatchd.concurrency.bug_fence import BugFence
 from dispatchd.errors import NotReachable
 from dispatchd.hub.api.admin import Admin
+from dispatchd.hub.api.artifacts import Artifacts
 from dispatchd.hub.api.dispatch import Dispatch
 from dispatchd.hub.api.errors import answer_hub_error
 from dispatchd.hub.api.jobs import Jobs
@@ -78,18 +79,19 @@ def application(
     """Return the hub's application, with the routes of an extension; the metrics count its open connections."""
     submissions, probes = Submissions(context), Probes(context, extension, connections)
     jobs = Jobs(context, submissions, extension)
-    logs = Logs(context, jobs)
+    logs, artifacts = Logs(context, jobs), Artifacts(context, jobs)
     app = Starlette(
         routes=[
             *Pull(context, extension).routes(),
             *Dispatch(context).routes(),
             *logs.routes(),
+            *artifacts.routes(),
             *jobs.routes(),
             *Licenses(context).routes(),
             *Machines(context).routes(),
             *Admin(context, submissions, extension).routes(),
             *probes.routes(),
-            *Page(context, jobs, logs, extension).routes(),
+            *Page(context, jobs, logs, artifacts, extension).routes(),
             *extension.routes(),
         ],
         exception_handlers={
@@ -160,6 +162,12 @@ async def serve(
                 "logs_not_shared",
                 folder=str(context.settings.log_folder),
                 hint="hub processes of one database need one folder: share it (logs.folder); until then machines send no logs here",
+            )
+        if not context.artifacts.is_shared:
+            structlog.get_logger().warning(
+                "artifacts_not_shared",
+                folder=str(context.settings.artifact_folder),
+                hint="hub processes of one database need one folder: share it (artifacts.folder); until then machines send no artifacts here",
             )
         if context.settings.is_in_clear:
             structlog.get_logger().warning(

@@ -4,19 +4,14 @@ A command has written all of it, and it leaves the machine. A report is scrubbed
 no cut leaves half of a secret.
 """
 
-import base64
-import binascii
-import gzip
-import zlib
 from collections.abc import Callable, Iterable, Mapping
-from hashlib import sha256
 from typing import Final, Self
 
 from attrs import Factory, evolve, frozen
 
-from dispatchd.errors import ContractViolation
 from dispatchd.protocol.job import Json
 from dispatchd.protocol.result import Annotation
+from dispatchd.protocol.uploads.chunks import packed, unpacked
 from dispatchd.redaction.truncate import clip_markdown
 
 MOST_ANNOTATIONS: Final = 200
@@ -79,16 +74,7 @@ def annotations(
     )
 
 
-LARGEST_CHUNK: Final = 1024 * 1024
-"""Largest chunk that an endpoint takes (bytes, before it is compressed; log-request schema)."""
-
 _CONTRACT: Final = "log-request"
-
-_LEVEL: Final = 6
-"""Level of gzip: more takes several times as long and saves few percent of a log."""
-
-_GZIP: Final = 16 + zlib.MAX_WBITS
-"""Tells zlib that a gzip header is in front."""
 
 
 @frozen(kw_only=True)
@@ -111,13 +97,10 @@ class LogChunk:
 
     def to_wire(self) -> dict[str, Json]:
         """Return its fields on the wire."""
-        packed = gzip.compress(self.data, _LEVEL, mtime=0) if self.data else b""
         fields: dict[str, Json] = {
             "attempt": self.attempt,
             "offset": self.offset,
-            "length": len(self.data),
-            "sha256": sha256(self.data).hexdigest(),
-            "data": base64.b64encode(packed).decode(),
+            **packed(self.data),
         }
         return {**fields, "whole_sha256": self.whole} if self.whole else fields
 
@@ -128,33 +111,9 @@ class LogChunk:
         Raises:
             ContractViolation: Its data isn't what its length and its hash say.
         """
-        length = int(str(fields["length"]))
-        data = _unpacked(str(fields["data"]), length) if length else b""
-        if sha256(data).hexdigest() != fields["sha256"]:
-            rule = "must be the SHA-256 of the chunk's bytes"
-            raise ContractViolation(contract=_CONTRACT, path="$.sha256", rule=rule)
         return cls(
             attempt=int(str(fields["attempt"])),
             offset=int(str(fields["offset"])),
-            data=data,
+            data=unpacked(fields, _CONTRACT),
             whole=str(fields.get("whole_sha256") or ""),
         )
-
-
-def _unpacked(text: str, length: int) -> bytes:
-    """Return the bytes in base64 of gzip; never more than one beyond `length`, whatever the text would unpack to.
-
-    Raises:
-        ContractViolation: It isn't gzip, or not of this length.
-    """
-    unpack = zlib.decompressobj(_GZIP)
-    try:
-        packed = base64.b64decode(text, validate=True)
-        data = unpack.decompress(packed, length + 1)
-    except (binascii.Error, ValueError, zlib.error) as error:
-        rule = "must be base64 of gzip"
-        raise ContractViolation(contract=_CONTRACT, path="$.data", rule=rule) from error
-    if len(data) != length:
-        rule = "must be the number of the chunk's bytes"
-        raise ContractViolation(contract=_CONTRACT, path="$.length", rule=rule)
-    return data

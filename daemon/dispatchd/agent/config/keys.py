@@ -142,6 +142,8 @@ class WorkflowEntry(RunLimits):
     checkout_timeout_s: float = 300.0
     required_artifacts: tuple[str, ...] = ()
     missing_artifacts: str = "park"
+    artifacts: tuple[str, ...] = ()
+    report_artifacts: bool = True
     report_log: ReportLog = ReportLog.FULL
     report_output: bool | None = None
     """Name of `report_log` before it: true for the tail, false for never."""

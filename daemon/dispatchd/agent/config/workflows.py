@@ -80,6 +80,8 @@ class Reader:
             checkout=self._repository(entry) if entry.checkout else None,
             required_artifacts=entry.required_artifacts,
             missing_fails=entry.missing_artifacts == "fail",
+            artifacts=entry.artifacts,
+            report_artifacts=entry.report_artifacts,
             report_log=_report_log(entry),
         )
 

@@ -56,6 +56,16 @@ class LogAnswer:
     watching: bool = False
 
 
+@frozen(kw_only=True)
+class Stored:
+    """The endpoint's answer about an artifact: up to where it has the file (bytes), or why it doesn't take it."""
+
+    offset: int
+    whole: bool = False
+    """True once it has all of the file, with the announced hash."""
+    refused: str = ""
+
+
 def rejection(
     delivery: Delivery, workflows: Mapping[str, Workflow], unfit: Mapping[str, str]
 ) -> Verdict | None:

@@ -19,6 +19,7 @@ class RunLimits:
     `max_retries` is the number of attempts after the first; only retry-safe failures use it. None is the default of
     the workflow's contract. `start_retries` is the number of starts of an attempt after the first; failures before its
     command could begin use it. `output_max_mib` is the size of its output that is kept, 0 for all.
+    `artifacts_max_mib` is the size of the artifacts of an attempt that are sent to the endpoint.
     """
 
     kill_grace_s: float = 10.0
@@ -29,6 +30,7 @@ class RunLimits:
     max_retries: int | None = None
     start_retries: int = DEFAULT_START_RETRIES
     output_max_mib: int = 64
+    artifacts_max_mib: int = 1024
     isolation: Isolation = Isolation.SANDBOX
     memory_max_mib: int = 0
     pids_max: int = DEFAULT_PIDS_MAX
@@ -38,6 +40,11 @@ class RunLimits:
     def output_max_bytes(self) -> int:
         """Size of an attempt's output that is kept (bytes); 0 for all."""
         return self.output_max_mib << 20
+
+    @property
+    def artifacts_max_bytes(self) -> int:
+        """Size of the artifacts of an attempt that are sent to the endpoint (bytes)."""
+        return self.artifacts_max_mib << 20
 
     @property
     def resources(self) -> Resources:

@@ -93,6 +93,10 @@ class Workflow(RunLimits):
     checkout: Repository | None = None
     required_artifacts: tuple[str, ...] = ()
     missing_fails: bool = False
+    artifacts: tuple[str, ...] = ()
+    """Patterns of files in the workspace that are sent to the endpoint beside the required ones."""
+    report_artifacts: bool = True
+    """False if no artifact leaves the machine."""
     report_log: ReportLog = ReportLog.FULL
 
     def runs_for(self, job: Job) -> bool:

@@ -11,7 +11,7 @@ import structlog
 from anyio import to_thread
 from attrs import asdict, define, evolve, field
 
-from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob
+from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob, Stored
 from dispatchd.agent.domain.job import TrackedJob
 from dispatchd.agent.domain.phase import Phase
 from dispatchd.agent.domain.run.events import Progress
@@ -28,12 +28,13 @@ from dispatchd.agent.endpoint.responses import (
     json_object,
     not_json,
 )
-from dispatchd.agent.endpoint.wire import read_delivery, report_to_wire
+from dispatchd.agent.endpoint.wire import read_delivery, report_to_wire, stored_of
 from dispatchd.errors import ContractViolation, ProtocolError, TooLarge
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.extensions import MARKED, OF_MACHINES, is_marked
 from dispatchd.protocol.job import Job, Json
 from dispatchd.protocol.report import LogChunk, Report
+from dispatchd.protocol.uploads.artifacts import ArtifactChunk, ArtifactList
 
 _PATH: Final = "/api/v1/github/dispatch"
 
@@ -198,6 +199,32 @@ class DispatchEndpoint:
             offset=int(str(document["offset"])),
             watching=document.get("watching") is True,
         )
+
+    async def artifacts(
+        self, record: TrackedJob, listed: ArtifactList
+    ) -> Sequence[Stored]:
+        """Announce all artifacts of an attempt; return of each what the endpoint has.
+
+        Raises:
+            ProtocolError: The answer is about other files.
+        """
+        reply = await self._about("artifacts", record, listed.to_wire())
+        document = json_object("artifacts", reply)
+        _check("artifacts", "artifacts-reply", document)
+        answers = document["files"]
+        if not isinstance(answers, list) or len(answers) != len(listed.files):
+            reason = "the reply has another number of files than the call"
+            raise ProtocolError(call="artifacts", reason=reason)
+        return [stored_of(answer) for answer in answers if isinstance(answer, dict)]
+
+    async def artifact(self, record: TrackedJob, chunk: ArtifactChunk) -> Stored:
+        """Send a part of an artifact that was announced."""
+        fields = await to_thread.run_sync(chunk.to_wire)
+        document = json_object(
+            "artifact", await self._about("artifact", record, fields)
+        )
+        _check("artifact", "artifact-reply", document)
+        return stored_of(document)
 
     async def release(self, record: TrackedJob, reason: str) -> None:
         """Hand an unstarted job back."""

@@ -5,7 +5,7 @@ from typing import Final
 
 from attrs import fields
 
-from dispatchd.agent.domain.delivery import Delivery
+from dispatchd.agent.domain.delivery import Delivery, Stored
 from dispatchd.errors import ContractViolation
 from dispatchd.protocol.contracts import check
 from dispatchd.protocol.conversion import strict_converter
@@ -144,4 +144,13 @@ def _claim_only(document: Mapping[str, Json], job_id: str) -> Job:
         else (),
         workflow=text.get("dag_name", ""),
         repository=text.get("repository_name", ""),
+    )
+
+
+def stored_of(fields: Mapping[str, Json]) -> Stored:
+    """Return the answer about an artifact, in fields that keep the schema."""
+    return Stored(
+        offset=int(str(fields["offset"])),
+        whole=fields.get("whole") is True,
+        refused=str(fields.get("refused") or ""),
     )

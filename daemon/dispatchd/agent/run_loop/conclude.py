@@ -29,6 +29,7 @@ from dispatchd.agent.run_loop.decisions import (
 from dispatchd.agent.run_loop.report_builder import compose
 from dispatchd.agent.run_loop.workspaces import Workspaces
 from dispatchd.agent.store import reports
+from dispatchd.agent.store.artifacts.snapshots import Bounds, Owner, Wanted
 from dispatchd.agent.store.evidence import (
     Stories,
     missing_artifacts,
@@ -43,9 +44,13 @@ from dispatchd.agent.tracking.tracker import Decision, Tracker
 from dispatchd.concurrency.own_threads import OwnThreads
 from dispatchd.errors import RunError, StoreUnavailable
 from dispatchd.linux.file_holes import cut_middle, hole_bytes
+from dispatchd.protocol.extensions import ARTIFACTS
 from dispatchd.protocol.outcome import Exit, NeverStarted
 from dispatchd.protocol.result import NoResult, RunResult
 from dispatchd.redaction.known_secrets import KnownSecrets
+
+_COPIED_WITHIN_S: Final = 60.0
+"""Longest time in which artifacts are copied (seconds): the finish waits for it, and not for the endpoint to have them."""
 
 _LOOKED_THROUGH: Final = 64 * 1024
 """Size of the end of an output that is searched for messages about a denied access (bytes)."""
@@ -98,7 +103,7 @@ class Concluder:
         # A stop doesn't wait for the reading of evidence, however large: the next daemon reads it again.
         gathered = await self._threads.run(
             job_id,
-            lambda: self._read(record, attempt, end, terms, known=known),
+            lambda: self._read(record, attempt, end, workflow, known=known),
             within_s=None,
         )
         if gathered.is_silent:
@@ -159,12 +164,13 @@ class Concluder:
         record: TrackedJob,
         attempt: Attempt,
         end: Exit,
-        terms: Terms,
+        workflow: Workflow | None,
         *,
         known: bool,
     ) -> Gathered:
-        """Gather the evidence, and write the report. Blocks."""
+        """Gather the evidence, copy the artifacts, and write the report. Blocks."""
         run = self.runs.folder(record.run_id)
+        terms = terms_of(attempt, workflow)
         headless = attempt.contract is Contract.HEADLESS
         result = read_result(run.result_file(attempt.number)) if headless else None
         artifacts = [
@@ -174,6 +180,12 @@ class Concluder:
         missing = missing_artifacts(run.workspace, artifacts)
         if artifacts and not missing and run.private_mark.exists():
             missing = self._keep_artifacts(record, artifacts)
+        if (
+            workflow is not None
+            and workflow.report_artifacts
+            and ARTIFACTS in record.job.extensions
+        ):
+            self._copy_artifacts(record, attempt, workflow, artifacts)
         try:
             self._write_report(record, attempt, result, terms, known=known)
         except StoreUnavailable as error:
@@ -205,6 +217,45 @@ class Concluder:
         except StoreUnavailable as error:
             self._log.error("not_stored", error=str(error), **job_context(record))
             return tuple(artifacts)
+
+    def _copy_artifacts(
+        self,
+        record: TrackedJob,
+        attempt: Attempt,
+        workflow: Workflow,
+        paths: Sequence[str],
+    ) -> None:
+        """Copy what is sent to the endpoint later, before the workspace is removed or another attempt changes it. Blocks."""
+        clock, config = self.context.clock, self.context.config
+        late_at = clock.since_boot() + _COPIED_WITHIN_S
+        wanted = Wanted(paths=tuple(paths), patterns=workflow.artifacts)
+        if not (wanted.paths or wanted.patterns) and attempt.number == 1:
+            return
+        try:
+            kept = self.runs.snapshots.take(
+                Owner(job_id=record.job.id, attempt=attempt.number),
+                self.runs.folder(record.run_id).workspace,
+                wanted,
+                Bounds(
+                    most_bytes=workflow.artifacts_max_bytes,
+                    min_free_bytes=config.min_free_bytes,
+                    is_late=lambda: clock.since_boot() > late_at,
+                ),
+            )
+        except OSError as error:
+            self._log.error(
+                "artifacts_not_copied", error=str(error), **job_context(record)
+            )
+            return
+        self._log.info(
+            "artifacts_copied", files=kept.files, bytes=kept.size, **job_context(record)
+        )
+        if kept.left_out:
+            self._log.warning(
+                "artifacts_left_out",
+                reasons=list(kept.left_out),
+                **job_context(record),
+            )
 
     def _limit_output(self, run: RunFolder, attempt: Attempt) -> int:
         """Cut the output written since the last look. Return the size of the part left out (bytes). Blocks."""

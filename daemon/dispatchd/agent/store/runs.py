@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 from attrs import field, frozen
 
+from dispatchd.agent.store.artifacts.snapshots import Snapshots
 from dispatchd.agent.store.durable import (
     FILE_MODE,
     FOLDER_MODE,
@@ -378,6 +379,11 @@ class Runs:
         retired = self.trash.take([run.path])
         sync_folder(self._root)
         return retired
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """Copies of artifacts that the endpoint doesn't have yet."""
+        return Snapshots(self._root.parent / "artifacts")
 
     @property
     def trash(self) -> Trash:

@@ -3,18 +3,19 @@
 A port's docstring is its contract: an implementation can be written from it alone.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob
+from dispatchd.agent.domain.delivery import Beat, Delivery, LogAnswer, NoJob, Stored
 from dispatchd.agent.domain.isolation import Isolation
 from dispatchd.agent.domain.job import ProcessIdentity, TrackedJob
 from dispatchd.agent.domain.launch import Launch
 from dispatchd.agent.domain.run.events import Progress
 from dispatchd.protocol.outcome import Cleared, Exit, NeverStarted, Usage
 from dispatchd.protocol.report import LogChunk, Report
+from dispatchd.protocol.uploads.artifacts import ArtifactChunk, ArtifactList
 
 
 class Clock(Protocol):
@@ -121,6 +122,22 @@ class Source(Protocol):
         """Send a chunk of an attempt's log, without secrets; JobClosed if the source takes none of this job.
 
         Called only for jobs whose `extensions` list `log`. TooLarge means that it takes nothing further.
+        """
+        ...
+
+    async def artifacts(
+        self, record: TrackedJob, listed: ArtifactList
+    ) -> Sequence[Stored]:
+        """Announce all artifacts of an attempt; return of each, in their order, what the source has or why it takes none.
+
+        Called only for jobs whose `extensions` list `artifacts`. JobClosed if the source takes none of this job.
+        """
+        ...
+
+    async def artifact(self, record: TrackedJob, chunk: ArtifactChunk) -> Stored:
+        """Send a part of an artifact that was announced; JobClosed if the source no longer takes it.
+
+        An answer that is not `whole` at the end of the file means that all of it has to be sent again.
         """
         ...
 

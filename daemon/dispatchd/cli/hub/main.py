@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dispatchd.cli.hub import access as hub_people
+from dispatchd.cli.hub import artifacts as hub_artifacts
 from dispatchd.cli.hub import jobs as hub_jobs
 from dispatchd.cli.hub import keys as hub_keys
 from dispatchd.cli.hub import login as hub_login
@@ -38,8 +39,8 @@ _MIGRATION_GRACE_S = 60.0
 _SECTIONS: Final[Sections] = MappingProxyType(
     {
         "Jobs": (
-            *("run", "watch", "jobs", "show", "logs", "open", "cancel"),
-            *("requeue", "submit", "pause", "resume", "prune"),
+            *("run", "watch", "jobs", "show", "logs", "artifacts"),
+            *("open", "cancel", "requeue", "submit", "pause", "resume", "prune"),
         ),
         "Machines and people": ("machines", "machine", "token", "login-link"),
         "GitHub": ("github", "deliveries", "redeliver", "route"),
@@ -56,7 +57,7 @@ def hub() -> None:
 for _command in (
     *(*hub_run.COMMANDS, *hub_jobs.COMMANDS, *hub_people.COMMANDS),
     *(hub_github.github, hub_route.route, hub_keys.keys, hub_logs.logs),
-    hub_login.login_link_command,
+    *(hub_login.login_link_command, hub_artifacts.artifacts),
 ):
     hub.add_command(_command)
 
@@ -184,10 +185,19 @@ def _announce(settings: "Settings", port_file: Path | None, bound_port: int) -> 
 @config_option
 @json_option
 @click.option("--without-logs", is_flag=True, help="Leave the logs of jobs out.")
+@click.option("--without-artifacts", is_flag=True, help="Leave artifacts out.")
 @click.argument("file", type=click.Path(path_type=Path))
-def backup(config_file: Path, *, as_json: bool, without_logs: bool, file: Path) -> None:
-    """Write everything that the database has, and the logs of jobs, to FILE (SQLite); the hub may keep running."""
+def backup(
+    config_file: Path,
+    *,
+    as_json: bool,
+    without_logs: bool,
+    without_artifacts: bool,
+    file: Path,
+) -> None:
+    """Write everything that the database has, and the logs and artifacts of jobs, to FILE (SQLite); the hub may keep running."""
     require_extra()
+    from dispatchd.hub.storage.backup import Folders
     from dispatchd.hub.storage.backup import backup as write
 
     settings, database = open_database(config_file)
@@ -196,7 +206,11 @@ def backup(config_file: Path, *, as_json: bool, without_logs: bool, file: Path) 
         closing(database),
         working("backing up", lambda: _size(file)),
     ):
-        rows = write(database, file, None if without_logs else settings.log_folder)
+        folders = Folders(
+            logs=None if without_logs else settings.log_folder,
+            artifacts=None if without_artifacts else settings.artifact_folder,
+        )
+        rows = write(database, file, folders)
     _say_rows(file, rows, as_json=as_json)
 
 
@@ -221,11 +235,13 @@ def restore(
     import time
 
     from dispatchd.hub.queue.since_backup import SinceBackup, prepare
+    from dispatchd.hub.storage.backup import Folders
     from dispatchd.hub.storage.backup import restore as read
 
     settings, database = open_database(config_file)
     with busy_is_said(f"restore {file}"), closing(database), working("restoring"):
-        rows = read(file, database, settings.log_folder)
+        folders = Folders(logs=settings.log_folder, artifacts=settings.artifact_folder)
+        rows = read(file, database, folders)
         now = time.time()  # noqa: TID251  # of this one call
         prepare(database, SinceBackup(events or "look"), file=file, now=now)
     _say_rows(file, rows, as_json=as_json)

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dispatchd.hub.domain.errors import (
+    ArtifactsFull,
     DocumentTooLarge,
     HubError,
     IdTaken,
@@ -19,7 +20,9 @@ from dispatchd.hub.domain.errors import (
     LastAdminToken,
     LogsFull,
     LogTooLarge,
+    NoSuchArtifact,
     NotHolder,
+    OlderArtifacts,
     OtherResult,
     PayloadGone,
     QueueFull,
@@ -39,6 +42,9 @@ STATUSES: Final[Mapping[type[HubError], HTTPStatus]] = MappingProxyType(
         DocumentTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         LogTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
         LogsFull: HTTPStatus.SERVICE_UNAVAILABLE,
+        ArtifactsFull: HTTPStatus.SERVICE_UNAVAILABLE,
+        NoSuchArtifact: HTTPStatus.NOT_FOUND,
+        OlderArtifacts: HTTPStatus.CONFLICT,
         LastAdminToken: HTTPStatus.CONFLICT,
         QueueFull: HTTPStatus.SERVICE_UNAVAILABLE,
         StorageBusy: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -46,7 +52,7 @@ STATUSES: Final[Mapping[type[HubError], HTTPStatus]] = MappingProxyType(
 )
 
 _RETRY_S: Final[Mapping[type[HubError], int]] = MappingProxyType(
-    {QueueFull: 10, StorageBusy: 1, LogsFull: 30}
+    {QueueFull: 10, StorageBusy: 1, LogsFull: 30, ArtifactsFull: 30}
 )
 """Seconds after which the same request may succeed, of the errors that pass."""
 
@@ -70,6 +76,9 @@ def answer_to(error: HubError) -> Answer:
     if isinstance(error, LogsFull):
         structlog.get_logger().warning("logs_not_stored", error=message)
         message = "the hub can't store logs now; its own log says why"
+    if isinstance(error, ArtifactsFull):
+        structlog.get_logger().warning("artifacts_not_stored", error=message)
+        message = "the hub can't store artifacts now; its own log says why"
     return Answer(
         status=STATUSES[type(error)],
         message=message,

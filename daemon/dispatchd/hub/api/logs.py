@@ -20,7 +20,14 @@ from dispatchd.hub.domain.events import News
 from dispatchd.hub.domain.json_shortener import Shortener
 from dispatchd.hub.domain.model import ENDED, HELD, HubJob
 from dispatchd.hub.domain.scopes import READ
-from dispatchd.hub.http_bodies import MIB, Limits, Refused, read_proven, seconds
+from dispatchd.hub.http_bodies import (
+    MIB,
+    Limits,
+    Refused,
+    read_proven,
+    seconds,
+    whole_number,
+)
 from dispatchd.hub.storage.logs.store import WATCHED_S, LogPart
 from dispatchd.hub.waiters import Watched
 from dispatchd.protocol.job import Json
@@ -46,9 +53,6 @@ _LOOK_S: Final = 1.0
 _LATE_S: Final = 10.0
 """Time for which the rest of a log is waited for: after the end of its job, or after what came of an older attempt
 (seconds)."""
-
-_DIGITS: Final = 15
-"""Most digits of a number in a query (count)."""
 
 
 @frozen(kw_only=True)
@@ -134,14 +138,14 @@ class Logs:
             return await self.jobs.show(request)
         await self.context.require(request, READ)
         query = request.query_params
-        offset = _number(query.get("offset"), 0)
-        most = _number(query.get("limit"), _LARGEST_READ)
+        offset = whole_number(query.get("offset"), 0)
+        most = whole_number(query.get("limit"), _LARGEST_READ)
         deadline = anyio.current_time() + seconds(query.get("wait"), _LONGEST_WAIT_S)
         with self.following(job_id, mark=bool(query.get("wait"))) as follower:
             while True:
                 rings = follower.next
                 view = await follower.look()
-                number = _number(query.get("part"), len(view.parts) or 1)
+                number = whole_number(query.get("part"), len(view.parts) or 1)
                 data = await self.text(view, number, offset, most)
                 left_s = deadline - anyio.current_time()
                 if data or view.has_all(number) or self._is_over(left_s):
@@ -251,13 +255,6 @@ class Follower:
             self._marked_at = now
             await self._logs.mark(view)
         return view
-
-
-def _number(text: str | None, default: int) -> int:
-    """Return a whole number from a query; the default for what isn't one."""
-    digits = (text or "").strip()
-    is_number = digits.isascii() and digits.isdecimal() and len(digits) <= _DIGITS
-    return int(digits) if is_number else default
 
 
 def _flag(*, value: bool) -> str:

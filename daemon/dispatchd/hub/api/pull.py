@@ -24,6 +24,7 @@ from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Limits, Refused, read_proven, seconds
 from dispatchd.hub.waiters import Poll
 from dispatchd.protocol.extensions import (
+    ARTIFACTS,
     CAPABILITIES,
     CLAIM,
     HEARTBEAT,
@@ -274,7 +275,14 @@ class Pull:
     def _extensions(self, job: HubJob, asking: _Asking) -> list[str]:
         """Return the extensions that the hub offers for a job to a machine."""
         logs = [LOG] if self.context.logs.is_shared else []
-        calls = [HEARTBEAT, RELEASE, *logs, *self.extension.job_extensions(job)]
+        artifacts = [ARTIFACTS] if self.context.artifacts.is_open else []
+        calls = [
+            HEARTBEAT,
+            RELEASE,
+            *logs,
+            *artifacts,
+            *self.extension.job_extensions(job),
+        ]
         known = [extension for extension in calls if asking.knows(extension)]
         return [*known, CAPABILITIES, MARKED]
 

@@ -83,6 +83,30 @@ class LogSettings:
 
 
 @frozen(kw_only=True)
+class ArtifactSettings:
+    """Storage of the artifacts of jobs."""
+
+    folder: str = "artifacts"
+    """Folder of the files; relative to the configuration file."""
+    days: float = 14.0
+    """Time for which the artifacts of a job are kept (days)."""
+    job_mib: int = 1024
+    """Largest size of all artifacts of one job together (MiB); 0 to store none."""
+    file_mib: int = 512
+    """Largest size of one of them (MiB)."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Largest size of all artifacts of one job together (bytes)."""
+        return self.job_mib << 20
+
+    @property
+    def most_file_bytes(self) -> int:
+        """Largest size of one artifact (bytes)."""
+        return self.file_mib << 20
+
+
+@frozen(kw_only=True)
 class Settings:
     """A validated configuration; the paths in it are absolute."""
 
@@ -99,6 +123,7 @@ class Settings:
     connections: ConnectionLimits = ConnectionLimits()
     retention: Retention = Retention()
     logs: LogSettings = LogSettings()
+    artifacts: ArtifactSettings = ArtifactSettings()
     github: GithubSettings | None = None
     """Settings for GitHub; None for a hub without GitHub."""
 
@@ -111,6 +136,11 @@ class Settings:
     def log_folder(self) -> Path:
         """Folder of the logs of jobs."""
         return self.file.parent / self.logs.folder
+
+    @property
+    def artifact_folder(self) -> Path:
+        """Folder of the artifacts of jobs."""
+        return self.file.parent / self.artifacts.folder
 
     @property
     def address(self) -> tuple[str, int]:

@@ -12,6 +12,9 @@ HubError
 ├─ QueueFull           the queue is full; the same submission may succeed later
 ├─ LogTooLarge         the logs of the job would be larger than the hub stores
 ├─ LogsFull            logs can't be stored now; the same call may succeed later
+├─ ArtifactsFull       artifacts can't be stored now; the same call may succeed later
+├─ NoSuchArtifact      the machine has listed no such file among those of the job
+├─ OlderArtifacts      a newer attempt of the job has left others
 ├─ LastAdminToken      the token can't be revoked: nobody could manage the hub
 ├─ StorageBusy         the database can't be used now; the same call may succeed later
 └─ Locked              other transactions have locked the free jobs; only a pull meets it, and looks again
@@ -101,6 +104,24 @@ class LogTooLarge(HubError):
 
 class LogsFull(HubError):
     """Log that can't be stored now, as on a full disk. The message is only for the hub's own log."""
+
+
+class ArtifactsFull(HubError):
+    """Artifact that can't be stored now, as on a full disk. The message is only for the hub's own log."""
+
+
+class NoSuchArtifact(HubError):
+    """Bytes of a file that the machine hasn't listed among those of the job."""
+
+    def __init__(self) -> None:
+        super().__init__("this machine has listed no such artifact of the job")
+
+
+class OlderArtifacts(HubError):
+    """List of the artifacts of an attempt after that of a newer one."""
+
+    def __init__(self) -> None:
+        super().__init__("a newer attempt of the job has listed its artifacts")
 
 
 class LastAdminToken(HubError):

@@ -8,9 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from attrs import frozen
 from sqlalchemy import Connection, delete, func, insert, select, text
 
 from dispatchd.errors import UsageError
+from dispatchd.hub.storage.artifacts.backup import get_artifacts, put_artifacts
+from dispatchd.hub.storage.artifacts.store import ARTIFACT_MARK
 from dispatchd.hub.storage.database import Database, is_postgresql
 from dispatchd.hub.storage.logs.backup import get_logs, put_logs
 from dispatchd.hub.storage.logs.store import FOLDER_MARK
@@ -28,17 +31,31 @@ from dispatchd.hub.storage.schema import (
 _ROWS: Final = 500
 """Rows that are copied at a time (count)."""
 
+_FOLDER_MARKS: Final = (FOLDER_MARK, ARTIFACT_MARK)
+"""Marks with the ids of folders: each hub has folders of its own."""
+
 _MADE_BY_INIT: Final = (SECRETS, LICENSES)
 """Tables that a new hub has filled already; a restore replaces their rows. Its first token stays."""
 
 
-def backup(database: Database, file: Path, logs: Path | None = None) -> int:
+@frozen(kw_only=True)
+class Folders:
+    """Folders whose files belong to a backup; None for one that doesn't."""
+
+    logs: Path | None = None
+    artifacts: Path | None = None
+
+
+_NONE: Final = Folders()
+
+
+def backup(database: Database, file: Path, folders: Folders = _NONE) -> int:
     """Write a backup and return the number of rows; the hub may run meanwhile.
 
     Args:
         database: The database.
         file: The file of the backup.
-        logs: The folder of the logs; None to leave them out.
+        folders: The folders whose files belong to it.
 
     Raises:
         UsageError: The file exists already.
@@ -51,7 +68,7 @@ def backup(database: Database, file: Path, logs: Path | None = None) -> int:
         for suffix in ("", "-wal", "-shm", "-journal"):
             beside = aside.with_name(aside.name + suffix)
             undo.callback(beside.unlink, missing_ok=True)
-        rows = _written(database, aside, logs)
+        rows = _written(database, aside, folders)
         _sync(aside)
         aside.replace(file)
         undo.pop_all()
@@ -59,15 +76,17 @@ def backup(database: Database, file: Path, logs: Path | None = None) -> int:
     return rows
 
 
-def _written(database: Database, aside: Path, logs: Path | None) -> int:
+def _written(database: Database, aside: Path, folders: Folders) -> int:
     """Copy a database into a new file of this user alone, and return the number of rows."""
     target = Database.open(f"sqlite:///{aside.absolute()}")
     try:
         with database.snapshot() as source:
             rows = target.write(lambda copy: _copy(source, copy))
-        if logs is not None:
-            # After the rows: a log of a job that the backup doesn't have does no harm.
+        # After the rows: a log of a job that the backup doesn't have does no harm.
+        if (logs := folders.logs) is not None:
             target.write(lambda copy: put_logs(copy, logs))
+        if (artifacts := folders.artifacts) is not None:
+            target.write(lambda copy: put_artifacts(copy, artifacts))
         with target.engine.connect() as plain:
             # One file, without a write-ahead log beside it.
             plain.exec_driver_sql("ROLLBACK")
@@ -78,13 +97,13 @@ def _written(database: Database, aside: Path, logs: Path | None) -> int:
     return rows
 
 
-def restore(file: Path, database: Database, logs: Path | None = None) -> int:
+def restore(file: Path, database: Database, folders: Folders = _NONE) -> int:
     """Restore a backup into a database without jobs and machines; return the number of rows.
 
     Args:
         file: The file of the backup.
         database: The database.
-        logs: The folder of the logs; None to leave them in the backup.
+        folders: The folders for the files that belong to it.
 
     Raises:
         UsageError: There is no such file, or it is damaged.
@@ -100,12 +119,14 @@ def restore(file: Path, database: Database, logs: Path | None = None) -> int:
                 reason = f"the file is damaged ({damage}); take another one"
                 raise UsageError(cannot=cannot, reason=reason)
             rows = database.write(lambda db: _put(backup, db, cannot))
-            if logs is not None:
-                try:
-                    get_logs(backup, logs)
-                except OSError as error:
-                    reason = f"the jobs are restored, and their logs are not: {error}"
-                    raise UsageError(cannot=cannot, reason=reason) from error
+            try:
+                if folders.logs is not None:
+                    get_logs(backup, folders.logs)
+                if folders.artifacts is not None:
+                    get_artifacts(backup, folders.artifacts)
+            except OSError as error:
+                reason = f"the jobs are restored, and not all of their logs and artifacts: {error}"
+                raise UsageError(cannot=cannot, reason=reason) from error
             return rows
     finally:
         source.close()
@@ -147,8 +168,7 @@ def _copy(source: Connection, target: Connection) -> int:
             # With this key a holder of the backup could forge an owner's session; a hub without one makes a new one.
             query = query.where(SECRETS.c.name != PAGE_KEY)
         if table is MARKS:
-            # Each hub has a folder of its own.
-            query = query.where(MARKS.c.name != FOLDER_MARK)
+            query = query.where(MARKS.c.name.not_in(_FOLDER_MARKS))
         cursor = source.execute(query.execution_options(yield_per=_ROWS))
         for part in cursor.mappings().partitions(_ROWS):
             target.execute(insert(table), [dict(row) for row in part])

@@ -147,6 +147,25 @@ ATTEMPTS: Final = Table(
     _text("cause"),
 )
 
+ARTIFACTS: Final = Table(
+    "artifacts",
+    METADATA,
+    Column("job_id", Words, primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    _text("path"),
+    _number("size"),
+    _text("sha256"),
+    _text("machine"),
+    _number("claim"),
+    _number("attempt"),
+    _time("listed_at"),
+    _time("stored_at"),
+    _text("refused"),
+)
+"""Files that the newest attempt of each job has left. The bytes are in files, by their hash (`artifacts/store.py`)."""
+Index("artifacts_by_hash", ARTIFACTS.c.sha256)
+Index("artifacts_by_time", ARTIFACTS.c.listed_at)
+
 LICENSES: Final = Table(
     "licenses",
     METADATA,

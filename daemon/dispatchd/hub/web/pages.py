@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from dispatchd.hub.api.artifacts import Artifacts
 from dispatchd.hub.api.jobs import Jobs, filter_of
 from dispatchd.hub.api.logs import Logs
 from dispatchd.hub.api.machines import machine_documents
@@ -19,6 +20,7 @@ from dispatchd.hub.domain.result_details import read_details
 from dispatchd.hub.extension import Extension
 from dispatchd.hub.http_bodies import Refused
 from dispatchd.hub.storage.jobs.reader import Filter
+from dispatchd.hub.web.artifacts import shown_artifacts
 from dispatchd.hub.web.events import Live
 from dispatchd.hub.web.log import download, log_stream, shown_log
 from dispatchd.hub.web.login import Entry
@@ -50,6 +52,7 @@ class Page:
     context: Context
     jobs: Jobs
     logs: Logs
+    artifacts: Artifacts
     extension: Extension
 
     def routes(self) -> list[Route]:
@@ -64,6 +67,7 @@ class Page:
             # With the id in the query, as below.
             _get("/log", self.log),
             _get("/log/events", self.log_events),
+            _get("/artifact", self.artifact),
             _get("/static/{version}/{name}", static),
             # With the id in the query; `job_path` explains why.
             _get("/jobs", self.show),
@@ -107,6 +111,11 @@ class Page:
         """Return all logs of a job as a text to store."""
         await Entry(self.context).visitor(request)
         return download(self.logs, await self.logs.view(_job_id(request)))
+
+    async def artifact(self, request: Request) -> Response:
+        """Return the bytes of an artifact, to store."""
+        await Entry(self.context).visitor(request)
+        return await self.artifacts.download(_job_id(request), request)
 
     async def log_events(self, request: Request) -> Response:
         """Stream the log of a job to an open page.
@@ -170,6 +179,7 @@ class Page:
             link=self.extension.link_of(job),
             details=read_details(job.result_details),
             log=log,
+            artifacts=shown_artifacts(self.artifacts, job_id),
             log_query=urlencode({"id": job_id}, errors="surrogatepass"),
         )
 

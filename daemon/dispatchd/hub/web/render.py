@@ -104,8 +104,8 @@ def answering(handler: Handler) -> Handler:
 
     async def answer(request: Request) -> Response:
         response = await _answer(handler, request)
-        response.headers.update(_HEADERS)
-        response.headers.setdefault("Cache-Control", "no-store")
+        for name, value in {**_HEADERS, "Cache-Control": "no-store"}.items():
+            response.headers.setdefault(name, value)
         return response
 
     return answer

@@ -156,6 +156,9 @@ class Pruning:
         self.context.logs.prune(
             before=self.context.now() - self.context.settings.logs.days * _DAY_S
         )
+        self.context.artifacts.prune(
+            before=self.context.now() - self.context.settings.artifacts.days * _DAY_S
+        )
         days = self.context.settings.retention.days
         return prune(self.context, self.extension, days, now=now)
 
@@ -170,4 +173,6 @@ def prune(context: Context, extension: Extension, days: float, *, now: float) ->
     deliveries = context.stores.deliveries.prune(
         before=before, of_hooks_before=min(before, again_since)
     )
-    return context.stores.jobs.prune(before=before) + deliveries
+    jobs = context.stores.jobs.prune(before=before)
+    context.artifacts.remove_unused(now=context.now())
+    return jobs + deliveries

@@ -29,7 +29,14 @@ from dispatchd.hub.storage.jobs import queries
 from dispatchd.hub.storage.jobs.requeues import forget_requeues
 from dispatchd.hub.storage.jobs.rows import COLUMNS, read_job, write_job
 from dispatchd.hub.storage.jobs.turns import pass_turn
-from dispatchd.hub.storage.schema import ATTEMPTS, CHECKS, JOBS, MACHINES, TEXTS
+from dispatchd.hub.storage.schema import (
+    ARTIFACTS,
+    ATTEMPTS,
+    CHECKS,
+    JOBS,
+    MACHINES,
+    TEXTS,
+)
 
 _JOB: Final = JOBS.c
 _EXPIRED_AT_ONCE: Final = 100
@@ -237,6 +244,7 @@ class JobStore:
                 (TEXTS, TEXTS.c.id),
                 (ATTEMPTS, ATTEMPTS.c.job_id),
                 (CHECKS, CHECKS.c.job_id),
+                (ARTIFACTS, ARTIFACTS.c.job_id),
                 (JOBS, _JOB.id),
             ):
                 db.execute(delete(table).where(column.in_(ids)))

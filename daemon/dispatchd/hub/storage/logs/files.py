@@ -34,11 +34,6 @@ class LogFiles:
     folder: Path
 
     @property
-    def id_file(self) -> Path:
-        """File with the id of the folder."""
-        return self.folder / "id"
-
-    @property
     def watched(self) -> Path:
         """Folder of the marks of jobs whose log is being watched."""
         return self.folder / "watched"

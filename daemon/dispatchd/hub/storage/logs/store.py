@@ -15,14 +15,11 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self
-from uuid import uuid4
 
 import structlog
 from attrs import frozen
 
-from dispatchd.errors import FolderUnusable
 from dispatchd.hub.domain.errors import LogsFull, LogTooLarge
-from dispatchd.hub.storage.cursors import MarkStore
 from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.logs.files import (
     LOG,
@@ -31,6 +28,7 @@ from dispatchd.hub.storage.logs.files import (
     machine_name,
     part_of,
 )
+from dispatchd.hub.storage.shared_folder import is_shared_folder, sync_folder
 from dispatchd.protocol.report import LogChunk
 
 WATCHED_S: Final = 15.0
@@ -75,19 +73,8 @@ class LogStore:
             FolderUnusable: It can't be used.
             StorageBusy: The database can't be used now.
         """
-        files, is_shared = LogFiles(folder), True
-        if database.is_shared:
-            try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                own = _id_of(files)
-            except OSError as error:
-                raise FolderUnusable(folder=folder, error=error) from error
-            marks = MarkStore(database)
-            known = marks.get(FOLDER_MARK)
-            if not known:
-                marks.put(FOLDER_MARK, own)
-            is_shared = known in ("", own)
-        return cls(files=files, most_bytes=most_bytes, is_shared=is_shared)
+        is_shared = is_shared_folder(folder, FOLDER_MARK, database)
+        return cls(files=LogFiles(folder), most_bytes=most_bytes, is_shared=is_shared)
 
     def append(self, job_id: str, machine: str, chunk: LogChunk) -> int:
         """Store a chunk, and return up to where the log of its attempt is stored (bytes).
@@ -234,26 +221,6 @@ class LogStore:
         if disk.f_bavail * disk.f_frsize < _LEAST_FREE + more:
             message = f"less than {_LEAST_FREE >> 20} MiB are free"
             raise LogsFull(message)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _id_of(files: LogFiles) -> str:
-    """Return the id of a folder of logs; a new folder gets one."""
-    with suppress(FileExistsError):
-        fd = os.open(
-            files.id_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-        )
-        with os.fdopen(fd, "w") as file:
-            file.write(uuid4().hex)
-    return files.id_file.read_text().strip()
 
 
 @contextmanager
