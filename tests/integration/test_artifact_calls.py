@@ -106,6 +106,10 @@ async def test_the_owner_says_what_is_sent(
             hub.hand_out(JOB)
             await finishes(hub, daemon, "j")
             await until_paid(daemon)
+            copied = [
+                each for each in daemon.log() if each["event"] == "artifacts_copied"
+            ]
+    assert bool(copied) is bool(expected)
     assert [sorted(each) for each in paths(hub)] == expected
 
 

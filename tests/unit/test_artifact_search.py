@@ -1,6 +1,7 @@
 """Artifacts in a workspace that a run has written: what is found, what is copied, and what a hostile run gets."""
 
 import os
+import threading
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -249,3 +250,33 @@ def test_what_a_crash_or_a_stranger_has_left_is_no_snapshot(
     for name in names:
         snapshots.remove(name, read[name])
     assert snapshots.names() == []
+
+
+def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(tmp_path: Path) -> None:
+    workspace, outside = tmp_path / "workspace", tmp_path / "outside"
+    for folder in (workspace / "d/e", outside / "e"):
+        folder.mkdir(parents=True)
+    (workspace / "d/e/f").write_text("inside")
+    (outside / "e/f").write_text("outside")
+    (workspace / "link").symlink_to(outside)
+    is_over = threading.Event()
+
+    def swap() -> None:
+        while not is_over.is_set():
+            for one, other in (("d", "aside"), ("link", "d")):
+                Path(workspace / one).rename(workspace / other)
+            for one, other in (("d", "link"), ("aside", "d")):
+                Path(workspace / one).rename(workspace / other)
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    seen: list[bytes] = []
+    try:
+        for _ in range(400):
+            take(tmp_path / "s", workspace, ("d/**", "**/f", "d/e/f"))
+            seen += contents(tmp_path / "s").values()
+    finally:
+        is_over.set()
+        thread.join()
+
+    assert set(seen) == {b"inside"}

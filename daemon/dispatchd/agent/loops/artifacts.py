@@ -63,6 +63,8 @@ class ArtifactLoop:
     snapshots: Snapshots
     _over: set[tuple[str, int]] = field(factory=set, init=False)
     """Jobs and attempts that need no further calls, and whose snapshot couldn't be removed."""
+    _trouble: str = field(default="", init=False)
+    """Last error of the folder, which is logged once."""
     _work: KeyedTasks[str] = field(init=False)
     _turns: anyio.CapacityLimiter = field(
         factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
@@ -105,7 +107,9 @@ class ArtifactLoop:
         try:
             return self.snapshots.names()
         except OSError as error:
-            self._log.warning("artifacts_unreadable", error=str(error))
+            if str(error) != self._trouble:
+                self._log.warning("artifacts_unreadable", error=str(error))
+            self._trouble = str(error)
             return []
 
     def _is_due(self, snapshot: Snapshot | None) -> bool:

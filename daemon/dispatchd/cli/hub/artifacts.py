@@ -34,7 +34,7 @@ _COLUMNS: Final = (
     Column("FILE"),
     Column("BYTES", Kind.WHOLE),
     Column("SHA-256", Kind.WHOLE),
-    Column("STATE", Kind.WHOLE),
+    Column("STATE"),
 )
 
 
@@ -178,15 +178,27 @@ def _write(
                 cannot = f"download {artifact['path']}"
                 reason = f"{hub.url} has sent other bytes than its hash says"
                 raise NotReachable(cannot=cannot, reason=reason)
-            if not replace:
-                # Fails if something has come there meanwhile.
-                os.link(aside, name, src_dir_fd=parent, dst_dir_fd=parent)
-            else:
+            if replace or not _linked(parent, aside, name):
                 os.rename(aside, name, src_dir_fd=parent, dst_dir_fd=parent)
                 aside = ""
         finally:
             if aside:
                 os.unlink(aside, dir_fd=parent)
+
+
+def _linked(parent: int, aside: str, name: str) -> bool:
+    """Give a file another name, unless something has that by now. Return False where there are no hard links.
+
+    Raises:
+        OSError: Something has come there meanwhile.
+    """
+    try:
+        os.link(aside, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except (PermissionError, NotImplementedError):
+        if name in os.listdir(parent):
+            raise
+        return False
+    return True
 
 
 def _pieces(hub: HubClient, job: str, artifact: dict[str, Any]) -> Iterator[bytes]:

@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 from typing import Final, TypeVar
 from urllib.parse import quote
 
-from attrs import frozen
+import anyio
+from attrs import field, frozen
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -15,6 +16,7 @@ from starlette.routing import Route
 from dispatchd.errors import ContractViolation
 from dispatchd.hub.api.jobs import Jobs
 from dispatchd.hub.context import Context
+from dispatchd.hub.domain.errors import ArtifactsFull
 from dispatchd.hub.domain.json_shortener import Shortener
 from dispatchd.hub.domain.model import HubJob
 from dispatchd.hub.domain.scopes import READ
@@ -57,6 +59,9 @@ _OF_CHUNK: Final = Limits(
     texts=2 * MIB,
 )
 
+_CALLS_AT_ONCE: Final = 4
+"""Most calls of machines at the same time (count): the hash of a large file takes seconds, and others need threads."""
+
 _PIECE: Final = MIB
 """Part of a download that is read at a time (bytes)."""
 
@@ -67,6 +72,9 @@ class Artifacts:
 
     context: Context
     jobs: Jobs
+    _turns: anyio.CapacityLimiter = field(
+        factory=lambda: anyio.CapacityLimiter(_CALLS_AT_ONCE), init=False
+    )
 
     def routes(self) -> list[Route]:
         """Return the routes, for the application."""
@@ -183,8 +191,13 @@ class Artifacts:
 
         Raises:
             Refused: It has never had it, or its bytes aren't what their hash says.
+            ArtifactsFull: This process of the hub can't store any.
         """
         job_id = request.path_params["job_id"]
+        if not self.context.artifacts.is_shared:
+            # Another process of the hub can store it.
+            message = "this process has another folder (artifacts.folder)"
+            raise ArtifactsFull(message)
 
         def call() -> T:
             machine = self.context.holder(body).server_id
@@ -199,8 +212,8 @@ class Artifacts:
             return store(Sender(job_id=job_id, machine=machine, claim=max(claims)))
 
         try:
-            # As a list, because the hash of a large file takes seconds: others find a thread.
-            stored = await self.context.use_for_list(call)
+            async with self._turns:
+                stored = await self.context.use(call)
         except ContractViolation as violation:
             message = f"{violation.path} {violation.rule}"
             raise Refused(HTTPStatus.UNPROCESSABLE_ENTITY, message) from violation

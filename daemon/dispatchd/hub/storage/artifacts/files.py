@@ -67,8 +67,8 @@ class ArtifactFiles:
         with _locked(self.folder / "lock"):
             yield
 
-    def append(self, path: Path, chunk: ArtifactChunk) -> int:
-        """Write a chunk at the end of an incomplete file; return its size, or that of before if the chunk is elsewhere.
+    def append(self, path: Path, chunk: ArtifactChunk) -> tuple[int, int]:
+        """Write a chunk at the end of an incomplete file; return its size before and after, the same if the chunk is elsewhere.
 
         Raises:
             OSError: It can't be written.
@@ -78,7 +78,7 @@ class ArtifactFiles:
             size = os.fstat(fd).st_size
             if chunk.offset <= size < chunk.end:
                 _write_all(fd, chunk.data[size - chunk.offset :], size)
-            return os.fstat(fd).st_size
+            return size, os.fstat(fd).st_size
 
     @contextmanager
     def completing(self, path: Path, digest: str, *, now: float) -> Iterator[bool]:

@@ -18,7 +18,7 @@ from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 from dispatchd.hub.config.load import ArtifactSettings
 from dispatchd.hub.domain.errors import ArtifactsFull, NoSuchArtifact, OlderArtifacts
 from dispatchd.hub.storage.artifacts.files import ArtifactFiles, size_of
-from dispatchd.hub.storage.database import Database, lock
+from dispatchd.hub.storage.database import Database
 from dispatchd.hub.storage.schema import ARTIFACTS
 from dispatchd.hub.storage.shared_folder import is_shared_folder
 from dispatchd.protocol.uploads.artifacts import Artifact, ArtifactChunk, ArtifactList
@@ -123,8 +123,9 @@ class ArtifactStore:
         """
         refusals = self._refusals(listed.files)
 
+        gone: set[Path] = set()
+
         def work(db: Connection) -> list[Row]:
-            lock(db, f"artifacts {sender.job_id}")
             before = _rows(db, _OF.job_id == sender.job_id)
             if before and (before[0].claim, before[0].attempt) > (
                 sender.claim,
@@ -150,6 +151,12 @@ class ArtifactStore:
                     zip(listed.files, refusals, strict=True), 1
                 )
             ]
+            listed_now = {(row.machine, row.sha256) for row in after}
+            gone.update(
+                self.files.part(row.job_id, row.machine, row.sha256)
+                for row in before
+                if (row.machine, row.sha256) not in listed_now
+            )
             db.execute(delete(ARTIFACTS).where(_OF.job_id == sender.job_id))
             if after:
                 db.execute(insert(ARTIFACTS), [asdict(row) for row in after])
@@ -157,6 +164,8 @@ class ArtifactStore:
 
         with _full_is_said(), self.files.locked():
             rows = self.database.write(work)
+            for path in gone:
+                path.unlink(missing_ok=True)
         return [self._standing(row) for row in rows]
 
     def append(self, sender: Sender, chunk: ArtifactChunk, *, now: float) -> Standing:
@@ -175,17 +184,22 @@ class ArtifactStore:
             _OF.sha256 == chunk.file,
             _OF.refused == "",
         )
-        with self.database.snapshot() as db:
-            rows = _rows(db, *mine)
-        if not rows or chunk.end > rows[0].size:
+        row = self._row(*mine)
+        if row is None or chunk.end > row.size:
             raise NoSuchArtifact
-        row = rows[0]
         if row.stored_at:
             return Standing(file=row.file, offset=row.size, is_whole=True)
         path = self.files.part(sender.job_id, sender.machine, row.sha256)
         with _full_is_said():
             self._require_space(len(chunk.data))
-            size = self.files.append(path, chunk)
+            before, size = self.files.append(path, chunk)
+            newest = row if before else self._row(*mine)
+            if newest is None or newest.stored_at:
+                # A call at the same time has completed it, or has taken it from the list.
+                path.unlink(missing_ok=True)
+                if newest is None:
+                    raise NoSuchArtifact
+                return Standing(file=row.file, offset=row.size, is_whole=True)
             if size < row.size:
                 return Standing(file=row.file, offset=size)
             with self.files.completing(path, row.sha256, now=now) as is_whole:
@@ -194,6 +208,10 @@ class ArtifactStore:
                 stored = update(ARTIFACTS).where(*mine).values(stored_at=now)
                 self.database.write(lambda db: db.execute(stored).rowcount)
         return Standing(file=row.file, offset=row.size, is_whole=True)
+
+    def _row(self, *conditions: ColumnElement[bool]) -> Row | None:
+        with self.database.snapshot() as db:
+            return next(iter(_rows(db, *conditions)), None)
 
     def of_job(self, job_id: str) -> list[Row]:
         """Return the artifacts of a job, in the order of its list."""
@@ -230,26 +248,21 @@ class ArtifactStore:
                 removed += self._remove(path, now)
         for path in self.files.parts():
             if _age_s(path, now) > _PARTS_S:
-                path.unlink(missing_ok=True)
-                removed += 1
+                with _trouble_is_said(path):
+                    path.unlink(missing_ok=True)
+                    removed += 1
         return removed
 
     def _remove(self, path: Path, now: float) -> int:
         """Remove a file, unless it has become part of an artifact meanwhile; return the number removed."""
         query = select(_OF.job_id).where(_OF.sha256 == path.name).limit(1)
-        try:
-            with self.files.locked():
-                with self.database.snapshot() as db:
-                    is_named = db.execute(query).first() is not None
-                if is_named or _age_s(path, now) <= _GRACE_S:
-                    return 0
+        with _trouble_is_said(path), self.files.locked():
+            with self.database.snapshot() as db:
+                is_named = db.execute(query).first() is not None
+            if not is_named and _age_s(path, now) > _GRACE_S:
                 path.unlink(missing_ok=True)
                 return 1
-        except OSError as error:
-            structlog.get_logger().warning(
-                "artifacts_not_removed", path=str(path), error=error.strerror
-            )
-            return 0
+        return 0
 
     def _refusals(self, files: Sequence[Artifact]) -> list[str]:
         """Return for each file why it isn't taken, in words; empty if it is."""
@@ -322,6 +335,17 @@ def _age_s(path: Path, now: float) -> float:
         return now - path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+@contextmanager
+def _trouble_is_said(path: Path) -> Iterator[None]:
+    """End a block at an error of a path, and log it: the others are removed."""
+    try:
+        yield
+    except OSError as error:
+        structlog.get_logger().warning(
+            "artifacts_not_removed", path=str(path), error=error.strerror
+        )
 
 
 @contextmanager
