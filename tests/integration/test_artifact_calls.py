@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dispatchd.protocol.uploads.artifacts import ArtifactChunk
+from support.clock import advance
 from support.daemon import DaemonHere, running_daemon, write_config
 from support.endpoint import Answer, Endpoint, Request, as_json, endpoint
 from support.until import until
@@ -193,3 +194,30 @@ async def test_an_answer_about_other_files_is_none(tmp_path: Path) -> None:
             await until_paid(daemon)
     assert "another number of files" in line["error"]
     assert len(kept) == 2
+
+
+async def test_what_cannot_be_sent_for_a_day_is_given_up_also_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    def script(request: Request) -> Answer | None:
+        is_ours = request.call.startswith("artifact")
+        return Answer(status=503, body=b"{}") if is_ours else None
+
+    async with endpoint() as hub:
+        hub.script = script
+        commands = {"it": ["/bin/sh", "-c", TWO]}
+        config = write_config(tmp_path, hub.url, commands, limits=D)
+        async with running_daemon(config) as daemon:
+            hub.hand_out(JOB)
+            await finishes(hub, daemon, "j")
+            await daemon.until_logged("artifacts_delayed")
+            await daemon.stop()
+            assert [*(daemon.state / "artifacts").iterdir()]
+            daemon.start()
+            count = len(hub.calls("artifacts"))
+            await hub.until(lambda it: len(it.calls("artifacts")) > count)
+            for _ in range(25):
+                await advance(3600)
+            line = await daemon.until_logged("artifacts_not_sent")
+            await until_paid(daemon)
+    assert line["job_id"] == "j"

@@ -210,6 +210,23 @@ async def test_the_newest_attempt_has_the_list(server: Hub) -> None:
     refuses(await send(held, b"one"), 404)
 
 
+async def test_the_newest_claim_has_the_list_whoever_is_late(server: Hub) -> None:
+    await server.submit({"id": "j", **CI})
+    first = await Machine(http=server.http).pull()
+    await wanted(first, artifact("of-first", b"one"), attempt=7)
+    await first.release()
+    second = await Machine(http=server.http, name="m2").pull()
+    await second.accept()
+
+    await wanted(second, artifact("of-second", b"two"))
+
+    refuses(await send_list(first, artifact("of-first", b"one"), attempt=8), 409)
+    refuses(await send(first, b"one"), 404)
+    refuses(await send(first, b"two"), 404)
+    await send(second, b"two")
+    assert await states(server) == {"of-second": "stored"}
+
+
 async def test_what_is_too_large_is_refused_by_name_and_the_job_ends(
     tmp_path: Path,
 ) -> None:
