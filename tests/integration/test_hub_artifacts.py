@@ -324,6 +324,47 @@ async def stored_again(held: Held) -> tuple[int, bool]:
     return await stored(await send(held, b"shared"))
 
 
+async def test_they_go_with_their_job(each_server: HubHere) -> None:
+    held = await running(each_server)
+    await wanted(held, artifact("a", b"one"))
+    await send(held, b"one")
+    await held.finish()
+
+    reply = await each_server.http.post("/api/v1/prune", json={"days": 0})
+
+    assert reply.status_code == 200, reply.text
+    store = each_server.context.artifacts
+    assert store.of_job("j") == []
+    assert store.remove_unused(now=each_server.context.now() + 10_000) == 1
+
+
+async def test_a_folder_in_trouble_stops_nothing_else(server: HubHere) -> None:
+    held = await running(server)
+    await wanted(held, artifact("a", b"one"), artifact("b", b"two"))
+    await send(held, b"one")
+    folder = server.folder / "artifacts"
+    folder.rename(server.folder / "aside")
+    folder.touch()
+
+    for reply in (
+        await send(held, b"two"),
+        await send_list(held, artifact("c", b"three")),
+    ):
+        refuses(reply, 503)
+        assert reply.headers["retry-after"] == "30"
+    assert await states(server) == {"a": "missing", "b": "waiting"}
+    refuses(await download(server, "a"), 404)
+    assert server.context.artifacts.remove_unused(now=1e12) == 0
+    async with httpx.AsyncClient(base_url=server.url, verify=NO_TLS) as owner:
+        await login(owner, admin_token(server))
+        assert (await owner.get("/jobs/j")).status_code == 200
+    assert "artifacts_not_stored" in server.log_file.read_text()
+    assert (await held.finish()).status_code == 204
+    folder.unlink()
+    (server.folder / "aside").rename(folder)
+    assert await stored(await send(held, b"two")) == (3, True)
+
+
 async def test_they_are_part_of_a_backup(tmp_path: Path) -> None:
     large = os.urandom(3 << 20)
     async with hub(tmp_path / "hub") as server:

@@ -199,6 +199,13 @@ def test_bounds_of_count_size_and_time_hold(tmp_path: Path) -> None:
         (workspace / f"{number:04}").write_bytes(b"x" * 1000)
 
     assert take(tmp_path / "s", workspace, most_bytes=10_000).files == 10
+    (workspace / "z").mkdir()
+    (workspace / "z/required").touch()
+    names: list[str] = []
+    search = Search(workspace=workspace, take=lambda path, _: names.append(path))
+    search.run(["z/required", "0007"], ["**"])
+    assert names[:2] == ["0007", "z/required"]
+    assert len(names) == len({*names}) == 1011
     kept = take(tmp_path / "s", workspace)
     assert kept.files == 1000
     assert any("more than 1000 files" in each for each in kept.left_out)

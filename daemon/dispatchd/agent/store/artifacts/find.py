@@ -81,23 +81,24 @@ class Search:
     _taken: set[str] = field(factory=set, init=False)
 
     def run(self, paths: Iterable[str], patterns: Iterable[str]) -> None:
-        """Take each file that one of the paths or patterns names, once."""
-        all_wanted = [
-            *(_parts(pattern, may_be_wild=True) for pattern in patterns),
-            *(_parts(path, may_be_wild=False) for path in paths),
+        """Take each file that one of the paths or patterns names, once; those of the paths first."""
+        groups = [
+            [*filter(None, (_parts(path, may_be_wild=False) for path in paths))],
+            [*filter(None, (_parts(path, may_be_wild=True) for path in patterns))],
         ]
-        wanted = [*dict.fromkeys(parts for parts in all_wanted if parts)]
-        if len(wanted) > MOST_PATHS:
-            self._note(f"more than {MOST_PATHS} paths are named")
-        if not wanted:
+        if not any(groups):
             return
+        if max(map(len, groups)) > MOST_PATHS:
+            self._note(f"more than {MOST_PATHS} paths are named")
         try:
             fd = os.open(self.workspace, _FOLDER)
         except OSError as error:
             self._note(f"the workspace can't be opened ({error.strerror})")
             return
         try:
-            self._folder(fd, "", wanted[:MOST_PATHS], 0)
+            for wanted in groups:
+                if wanted:
+                    self._folder(fd, "", wanted[:MOST_PATHS], 0)
         finally:
             os.close(fd)
 
