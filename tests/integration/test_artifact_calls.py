@@ -221,3 +221,20 @@ async def test_what_cannot_be_sent_for_a_day_is_given_up_also_after_a_restart(
             line = await daemon.until_logged("artifacts_not_sent")
             await until_paid(daemon)
     assert line["job_id"] == "j"
+
+
+async def test_a_folder_in_trouble_ends_no_job_badly(tmp_path: Path) -> None:
+    async with endpoint() as hub:
+        commands = {"it": ["/bin/sh", "-c", TWO]}
+        config = write_config(tmp_path, hub.url, commands, limits=D)
+        async with running_daemon(config) as daemon:
+            (daemon.state / "artifacts").rmdir()
+            (daemon.state / "artifacts").write_text("no folder")
+            for job_id in ("j", "k"):
+                hub.hand_out({**JOB, "id": job_id})
+                [finish] = await finishes(hub, daemon, job_id)
+                assert finish["result_status"] == "succeeded"
+            events = [line["event"] for line in daemon.log()]
+    assert events.count("artifacts_not_copied") == 2
+    assert events.count("artifacts_unreadable") == 1
+    assert "bug_contained" not in events

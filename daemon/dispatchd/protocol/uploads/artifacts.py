@@ -1,5 +1,6 @@
 """Artifacts of a job on the wire (contracts/README.md, artifacts): the list of an attempt's files, and their bytes."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final, Self
 from unicodedata import category
@@ -18,7 +19,10 @@ LONGEST_PATH: Final = 1024
 _CONTRACT: Final = "artifact-request"
 
 _LEVEL: Final = 1
-"""Level of gzip: most artifacts are compressed already."""
+"""Level of gzip: more takes several times as long."""
+
+_SAMPLE: Final = 32 * 1024
+"""Beginning of a chunk by which it is decided whether it is worth compressing (bytes): most artifacts are compressed already."""
 
 _NOT_SHOWN: Final = ("Cc", "Cs", "Zl", "Zp")
 """Categories (Unicode) of control characters, halves of surrogate pairs, and ends of lines and paragraphs."""
@@ -79,7 +83,7 @@ class ArtifactChunk:
         return {
             "file_sha256": self.file,
             "offset": self.offset,
-            **packed(self.data, _LEVEL),
+            **packed(self.data, _level_for(self.data)),
         }
 
     @classmethod
@@ -94,6 +98,13 @@ class ArtifactChunk:
             offset=int(str(fields["offset"])),
             data=unpacked(fields, _CONTRACT),
         )
+
+
+def _level_for(data: bytes) -> int:
+    """Return the level of gzip for a chunk: 0, which stores it, where compression saves less than a tenth."""
+    sample = data[:_SAMPLE]
+    is_worth_it = len(zlib.compress(sample, _LEVEL)) < len(sample) * 9 // 10
+    return _LEVEL if is_worth_it else 0
 
 
 def path_problem(path: str) -> str:
