@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -85,9 +84,9 @@ def test_a_path_is_no_pattern_and_stays_inside(workspace: Path) -> None:
     assert found(workspace / "up", ["secret"]) == []
 
 
-def test_a_million_names_and_a_deep_folder_end_the_search(tmp_path: Path) -> None:
+def test_too_many_names_and_a_deep_folder_end_the_search(tmp_path: Path) -> None:
     (tmp_path / "many").mkdir()
-    for number in range(120_000):
+    for number in range(2_000):
         os.close(os.open(tmp_path / f"many/{number}", os.O_CREAT | os.O_WRONLY))
     (tmp_path / "many/wanted").touch()
     deep = tmp_path
@@ -95,14 +94,16 @@ def test_a_million_names_and_a_deep_folder_end_the_search(tmp_path: Path) -> Non
         deep /= "d"
         deep.mkdir()
     taken: list[str] = []
-    search = Search(workspace=tmp_path, take=lambda path, _: taken.append(path))
+    search = Search(
+        workspace=tmp_path,
+        take=lambda path, _: taken.append(path),
+        most_entries=1000,
+    )
 
-    began = time.monotonic()
     search.run(["many/wanted"], ["**/x"])
 
     assert taken == ["many/wanted"]
-    assert time.monotonic() - began < 20
-    assert any("more than 100000 entries" in each for each in search.problems)
+    assert any("more than 1000 entries" in each for each in search.problems)
     search = Search(workspace=tmp_path / "d", take=lambda path, _: taken.append(path))
     search.run([], ["**"])
     assert any("deeper than 64" in each for each in search.problems)
@@ -279,7 +280,7 @@ def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(tmp_path: Path) ->
     thread.start()
     seen: list[bytes] = []
     try:
-        for _ in range(400):
+        for _ in range(150):
             take(tmp_path / "s", workspace, ("d/**", "**/f", "d/e/f"))
             seen += contents(tmp_path / "s").values()
     finally:

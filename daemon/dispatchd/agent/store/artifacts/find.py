@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -75,6 +76,8 @@ class Search:
     """Takes a file: its path relative to the workspace, and its descriptor (open(2), O_PATH)."""
     is_over: Callable[[], bool] = lambda: False
     """Returns whether no further file is to be looked for."""
+    most_entries: int = _MOST_ENTRIES
+    """Most entries of folders that are looked at (count)."""
     problems: list[str] = field(factory=list, init=False)
     """Reasons why the search isn't complete, in words."""
     _entries: int = field(default=0, init=False)
@@ -83,8 +86,11 @@ class Search:
     def run(self, paths: Iterable[str], patterns: Iterable[str]) -> None:
         """Take each file that one of the paths or patterns names, once; those of the paths first."""
         groups = [
-            [*filter(None, (_parts(path, may_be_wild=False) for path in paths))],
-            [*filter(None, (_parts(path, may_be_wild=True) for path in patterns))],
+            [*islice(filter(None, wanted), MOST_PATHS + 1)]
+            for wanted in (
+                (_parts(path, may_be_wild=False) for path in paths),
+                (_parts(pattern, may_be_wild=True) for pattern in patterns),
+            )
         ]
         if not any(groups):
             return
@@ -130,8 +136,8 @@ class Search:
             with os.scandir(fd) as entries:
                 for entry in entries:
                     self._entries += 1
-                    if self._entries > _MOST_ENTRIES:
-                        self._note(f"it has more than {_MOST_ENTRIES} entries")
+                    if self._entries > self.most_entries:
+                        self._note(f"it has more than {self.most_entries} entries")
                         return
                     if self.is_over():
                         return
