@@ -4,6 +4,7 @@ It packs the output of other commands, each run as a process of its own with a d
 stuck or broken stops no other. No output of a run and no payload goes into it.
 """
 
+import errno
 import json
 import os
 import platform
@@ -95,6 +96,11 @@ def bug_report(config_file: Path | None, *, as_json: bool, output: Path | None) 
     """
     now = datetime.now(UTC)  # noqa: TID251  # shown, never decided from
     file = output or Path(f"{_FOLDER}-{now:%Y%m%dT%H%M%SZ}.tar.gz")
+    if os.path.lexists(file):
+        # Before it takes its time; whoever makes the file meanwhile keeps it too.
+        raise ReportNotWritten(
+            file=file, error=FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        )
     members, missing = _members(config_file, now)
     try:
         fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
