@@ -1,5 +1,6 @@
 """What every test has."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,18 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("same")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_are_without_rich() -> Iterator[None]:
+    """Let a process of a test find no rich, as most users have none.
+
+    Schemathesis brings it; httpx and structlog load it where they find it, which takes a tenth of each start.
+    """
+    folder = Path(__file__).with_name("support") / "without_rich"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="session")
