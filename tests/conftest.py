@@ -1,8 +1,9 @@
 """What every test has."""
 
+import gc
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,17 @@ settings.register_profile(
 settings.load_profile("same")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while tests are collected, and never again among what is there then: it stays to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def processes_are_without_rich() -> Iterator[None]:
     """Let a process of a test find no rich, as most users have none.
@@ -38,7 +50,9 @@ def processes_are_without_rich() -> Iterator[None]:
     """
     folder = Path(__file__).with_name("support") / "without_rich"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        # An empty part would be the working folder.
+        parts = (str(folder), os.environ.get("PYTHONPATH"))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, parts)))
         yield
 
 
