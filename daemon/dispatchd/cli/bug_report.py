@@ -26,9 +26,7 @@ import click
 from dispatchd import __version__
 from dispatchd.agent.config.drop_ins import Sources
 from dispatchd.agent.config.keys import File, WorkflowEntry
-from dispatchd.agent.engines.local.secrets import recall
 from dispatchd.agent.store.codec import decode
-from dispatchd.agent.store.identity import IdentityStore
 from dispatchd.cli import options
 from dispatchd.errors import ConfigError, DispatchdError, UserError
 from dispatchd.protocol import toml_text
@@ -298,6 +296,9 @@ def _leaves(value: Any, *path: str) -> Iterator[tuple[tuple[str, ...], str]]:  #
 
 def _of_state(state: Path) -> Iterator[str]:
     """Yield the secrets that the daemon was given: claims, secrets of its runs, its activation."""
+    from dispatchd.agent.engines.local.secrets import recall
+    from dispatchd.agent.store.identity import IdentityStore
+
     with suppress(DispatchdError, OSError):
         activation = IdentityStore(state).activation()
         yield from (activation.token, activation.heartbeat_secret) if activation else ()
